@@ -1,0 +1,1 @@
+"""The shared words of Truecourse: settings, problems, storage, tables, references, errors, statistics."""

@@ -1,0 +1,118 @@
+"""Every error Truecourse raises on purpose. The tree:
+
+TruecourseError
+├── SettingsError          where we run is described wrongly
+├── ProblemError           what we predict is described wrongly; carries every fault at once
+├── SourceError            a source cannot be read
+├── ValidationFailed       data broke a critical expectation
+├── StorageError           object storage or a table cannot be reached
+│   ├── NotFound           no such object, table or version
+│   ├── AlreadyExists      create-if-absent lost
+│   └── AccessDenied       bad or missing credentials
+├── FeatureError           a feature view or the feature store
+├── IntegrityError         bytes are not the bytes that were recorded
+├── ModelError             training, registry, packaging
+│   └── GateFailed         a model may not be promoted
+├── RequestError           a prediction request breaks the contract
+└── PlatformError          a server or process of ours does not come up, or a port is taken
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class TruecourseError(Exception):
+    """What was wrong, where, and what to do about it."""
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.cure = cure
+        super().__init__(what, where, cure)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{self.what}" + (f"\n  → {self.cure}" if self.cure else "")
+
+    # Prefect carries exceptions between processes by pickle, which would drop keyword arguments.
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__))
+
+
+def _rebuild(kind: type[TruecourseError], state: dict[str, object]) -> TruecourseError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    error.args = (state["what"], state["where"], state["cure"])
+    return error
+
+
+class SettingsError(TruecourseError):
+    pass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a problem specification: its place, what is wrong, and its cure."""
+
+    where: str
+    what: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"\n    → {self.cure}" if self.cure else "")
+
+
+class ProblemError(TruecourseError):
+    def __init__(self, name: str, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        lines = "\n".join(f"  {fault}" for fault in self.faults)
+        count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
+        super().__init__(f"{count}\n{lines}", where=f"problem {name}")
+
+
+class SourceError(TruecourseError):
+    pass
+
+
+class ValidationFailed(TruecourseError):
+    pass
+
+
+class StorageError(TruecourseError):
+    pass
+
+
+class NotFound(StorageError):
+    pass
+
+
+class AlreadyExists(StorageError):
+    pass
+
+
+class AccessDenied(StorageError):
+    pass
+
+
+class FeatureError(TruecourseError):
+    pass
+
+
+class IntegrityError(TruecourseError):
+    pass
+
+
+class ModelError(TruecourseError):
+    pass
+
+
+class GateFailed(ModelError):
+    pass
+
+
+class RequestError(TruecourseError):
+    pass
+
+
+class PlatformError(TruecourseError):
+    pass

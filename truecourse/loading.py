@@ -1,0 +1,108 @@
+"""Finding a problem by name, and the document and digest that identify what it says."""
+
+import dataclasses
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from truecourse.digests import sha256, sha256_json
+from truecourse.errors import Fault, ProblemError
+from truecourse.problem import Problem
+from truecourse.settings import get_settings
+
+
+def problem_names() -> list[str]:
+    return sorted(path.parent.name for path in get_settings().problems.glob("*/problem.py"))
+
+
+def load_problem(name: str | None = None) -> Problem:
+    """The PROBLEM of `<problems>/<name>/problem.py`. Raises ProblemError with a place and a cure."""
+    name = name or get_settings().problem
+    folder = get_settings().problems / name
+    file = folder / "problem.py"
+    if not file.is_file():
+        known = ", ".join(problem_names()) or "none"
+        raise ProblemError(
+            name, [Fault(str(file), "no such file", f"known problems: {known}; or `truecourse init {name}`")]
+        )
+    problem = getattr(_import(name, file), "PROBLEM", None)
+    if not isinstance(problem, Problem):
+        raise ProblemError(name, [Fault(str(file), "defines no PROBLEM", "end it with PROBLEM = Problem(...)")])
+    if problem.name != name:
+        raise ProblemError(
+            name, [Fault(str(file), f"its name is {problem.name!r}", f"name it {name!r}, as its folder")]
+        )
+    return dataclasses.replace(problem, folder=folder)
+
+
+def _import(name: str, file: Path) -> Any:
+    module_name = f"problems.{name}.problem"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # so that its functions can be pickled and inspected
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        where = f"{file}:{_line_of(error, file)} {error.title}"
+        raise ProblemError(name, [Fault(_place(where, e["loc"]), e["msg"], _cure(e)) for e in error.errors()]) from None
+    except Exception as error:
+        raise ProblemError(
+            name, [Fault(f"{file}:{_line_of(error, file)}", f"{type(error).__name__}: {error}")]
+        ) from error
+    return module
+
+
+def _place(where: str, location: tuple[int | str, ...]) -> str:
+    return f"{where}.{'.'.join(map(str, location))}" if location else where
+
+
+def _cure(error: Any) -> str:
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return "remove it, or look for the right name in truecourse/problem.py"
+    return f"got {error['input']!r:.80}"
+
+
+def _line_of(error: BaseException, file: Path) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 0
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return lines[-1] or 0 if lines else 0
+
+
+def problem_document(problem: Problem) -> dict[str, Any]:
+    """Everything the problem says, as JSON: values that are not defaults, digests of the SQL and functions it names."""
+    document: dict[str, Any] = _document(dataclasses.replace(problem, folder=Path()))
+    names = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
+    document["sql"] = {name: sha256(problem.text(name).encode()) for name in sorted({n for n in names if n})}
+    return document
+
+
+def problem_digest(problem: Problem) -> str:
+    return sha256_json(problem_document(problem))
+
+
+def _document(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        defaults = {f.name: f.default for f in dataclasses.fields(value)}
+        said = {k: _document(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
+        return {"is": type(value).__name__, **said}
+    if isinstance(value, Mapping):
+        return {str(k): _document(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_document(v) for v in value]
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, date | Path):
+        return str(value)
+    if callable(value):
+        return {"function": value.__name__, "sha256": sha256(inspect.getsource(value).encode())}
+    return value

@@ -1,0 +1,313 @@
+"""What we predict: one frozen, strict, typed object. Everything derived (suites, Feast definitions, the request
+contract, monitoring bins) is compiled from it. It names no bucket, URL or secret."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from truecourse.schema import (
+    CONFIG,
+    AnyColumn,
+    Boolean,
+    Columns,
+    Csv,
+    Files,
+    Float,
+    Identifier,
+    Integer,
+    Many,
+    Objects,
+    PackageData,
+    Sql,
+    Table,
+    Text,
+    Time,
+    days,
+    hours,
+    minutes,
+)
+
+__all__ = [
+    "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer", "Label",
+    "MetricGate", "Monitoring", "Objects", "PackageData", "Problem", "RandomSplit", "Range", "RequestFeatures",
+    "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours", "minutes",
+]  # fmt: skip
+
+Kind = Literal["binary", "multiclass", "regression"]
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Entity:
+    """Something with a history. `keys` are request fields; one key of the entity's own name unless given."""
+
+    name: Identifier
+    _: KW_ONLY
+    keys: Many[str] = ()
+
+    @property
+    def join_keys(self) -> tuple[str, ...]:
+        return self.keys or (self.name,)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class View:
+    """Features of one entity, one SQL file (DuckDB dialect) over clean tables and `relations`.
+
+    The SQL returns the entity's keys, `event_timestamp` (the moment the row became known) and the features.
+    A view with `timeless=True` returns no event_timestamp: one row a key, true at any time.
+    `ttl`: older values count as missing (inclusive); zero is unlimited.
+    `lookback`: no source row can touch a feature row farther from it in time than this, measured on the tables'
+    `time` columns in either direction. It makes recomputing incremental; None recomputes all.
+    """
+
+    name: Identifier
+    _: KW_ONLY
+    sql: str
+    entity: str
+    features: Columns
+    ttl: timedelta = timedelta(0)
+    lookback: timedelta | None = None
+    timeless: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class RequestFeatures:
+    """Features computed from the request alone: arrays of n values by column in, arrays of n values out.
+
+    `inputs` names request fields (and `decision_time`, as datetime64[us], if there is one). Numbers come as float64 with
+    NaN for missing, text as object arrays with None, times as datetime64[us]. The same function serves training,
+    one request and a batch.
+    """
+
+    function: Callable[[Arrays], Arrays]
+    _: KW_ONLY
+    inputs: Many[str]
+    features: Columns
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Label:
+    """The truth to predict.
+
+    Either `column` of the one `table` of a plain problem, or `sql`, which returns `id`, `label` and `known_at`
+    (the moment the label became known, UTC). `closes_after`: a cohort's labels are complete this long after its decisions.
+    `classes` orders the classes of a binary (the last is the positive one) or multiclass problem; sorted unless given.
+    """
+
+    _: KW_ONLY
+    sql: str | None = None
+    table: str | None = None
+    column: str | None = None
+    closes_after: timedelta = timedelta(0)
+    classes: Many[str] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class TimeSplit:
+    """By decision time: train < train_until <= validate < validate_until <= test < test_until. Dates are UTC midnights."""
+
+    _: KW_ONLY
+    train_until: Annotated[date, Field(strict=False)]
+    validate_until: Annotated[date, Field(strict=False)]
+    test_until: Annotated[date | None, Field(strict=False)] = None
+
+
+@dataclass(frozen=True, config=CONFIG)
+class RandomSplit:
+    """By a hash of the row's id and the seed: the same row falls on the same side for ever. Shares of all rows."""
+
+    _: KW_ONLY
+    validate: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Range:
+    """A search range, both ends included; whole numbers if both ends are."""
+
+    low: int | float
+    high: int | float
+    _: KW_ONLY
+    log: bool = False
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Choice:
+    values: Many[int | float | str]
+
+
+@dataclass(frozen=True, config=CONFIG)
+class XGBoost:
+    """Parameters of `hist` boosting, under XGBoost's own names, and the space that `tune` searches."""
+
+    _: KW_ONLY
+    rounds: Annotated[int, Field(ge=1)] = 1000
+    early_stopping_rounds: Annotated[int, Field(ge=1)] = 50
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    max_depth: Annotated[int, Field(ge=0)] = 6
+    min_child_weight: float = 1.0
+    subsample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 1.0
+    reg_lambda: float = 1.0
+    reg_alpha: float = 0.0
+    gamma: float = 0.0
+    max_bin: Annotated[int, Field(ge=2)] = 256
+    max_cat_to_onehot: int = 4
+    max_cat_threshold: int = 64
+    seed: int = 0
+    refit: bool = True
+    """Once the number of rounds is chosen, train again on training and validation rows together."""
+    search: Mapping[str, Range | Choice] = field(default_factory=dict)
+    trials: Annotated[int, Field(ge=1)] = 20
+
+
+@dataclass(frozen=True, config=CONFIG)
+class MetricGate:
+    """A metric on the test rows must be within bounds."""
+
+    metric: str
+    _: KW_ONLY
+    max: float | None = None
+    min: float | None = None
+
+
+@dataclass(frozen=True, config=CONFIG)
+class BeatsBaseline:
+    """The model's loss on the test rows must be below that of the constant prediction, and the whole interval with it."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class BeatsChampion:
+    """Not worse than the champion on the same test rows: the interval of the loss difference may not lie above `margin`."""
+
+    _: KW_ONLY
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, config=CONFIG)
+class SliceFloor:
+    """On every slice of a request field with at least `rows` test rows, the metric keeps its bounds."""
+
+    column: str
+    metric: str
+    _: KW_ONLY
+    max: float | None = None
+    min: float | None = None
+    rows: int = 200
+
+
+Gate = MetricGate | BeatsBaseline | BeatsChampion | SliceFloor
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Monitoring:
+    """Drift is an alarm when the permutation test rejects at `false_alarm_rate` over all columns together and the
+    statistic exceeds `psi`. `window`: how much of the latest data is checked."""
+
+    _: KW_ONLY
+    window: timedelta = timedelta(days=7)
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    psi: Annotated[float, Field(gt=0)] = 0.1
+    bins: Annotated[int, Field(ge=2, le=100)] = 10
+    slices: Many[str] = ()
+    """Request fields that metrics are broken down by."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Serving:
+    """Limits of the endpoint: rows a request, and what happens to categories never seen in training."""
+
+    _: KW_ONLY
+    max_rows: Annotated[int, Field(ge=1)] = 1000
+    unknown_category: Literal["reject", "missing"] = "missing"
+    """reject: a 422 that names the value; missing: scored as missing, and flagged in the answer."""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Problem:
+    """One prediction problem. `request` are the fields a caller sends (entity keys among them); the spine returns the same
+    columns, with `id` and `decision_time`. A plain problem has no spine: its one table is the spine, and its request is
+    that table's columns but the label."""
+
+    name: Identifier
+    _: KW_ONLY
+    kind: Kind
+    tables: Many[Table]
+    label: Label
+    request: Columns = field(default_factory=dict)
+    spine: str | None = None
+    relations: Mapping[str, str] = field(default_factory=dict)
+    """Named SQL files that other SQL may select from, in order of dependence."""
+    entities: Many[Entity] = ()
+    views: Many[View] = ()
+    request_features: RequestFeatures | None = None
+    split: TimeSplit | RandomSplit = RandomSplit()
+    model: XGBoost = XGBoost()
+    gates: Many[Gate] = (BeatsBaseline(),)
+    monitoring: Monitoring = Monitoring()
+    serving: Serving = Serving()
+    description: str = ""
+    folder: Path = Path()
+    """The folder of problem.py; set when it is loaded."""
+
+    def table(self, name: str) -> Table:
+        return next(table for table in self.tables if table.name == name)
+
+    def entity(self, name: str) -> Entity:
+        return next(entity for entity in self.entities if entity.name == name)
+
+    def view(self, name: str) -> View:
+        return next(view for view in self.views if view.name == name)
+
+    @property
+    def is_plain(self) -> bool:
+        """No spine: each row of the label's table is one decision, and carries no time unless the table does."""
+        return self.spine is None
+
+    @property
+    def label_table(self) -> Table:
+        return self.table(self.label.table) if self.label.table else self.tables[0]
+
+    @property
+    def has_time(self) -> bool:
+        return not self.is_plain or self.label_table.time is not None
+
+    @property
+    def request_fields(self) -> dict[str, AnyColumn]:
+        """What a caller sends, in order: `request`, or a plain table's columns but its label and its time."""
+        if self.request or not self.is_plain:
+            return dict(self.request)
+        table = self.label_table
+        left_out = {self.label.column, table.time, *table.key}
+        return {name: column for name, column in table.columns.items() if name not in left_out}
+
+    @property
+    def features(self) -> dict[str, AnyColumn]:
+        """Every model input by name, in the model's column order: request fields, request features, views."""
+        direct = {n: c for n, c in self.request_fields.items() if c.feature and not isinstance(c, Time)}
+        computed = dict(self.request_features.features) if self.request_features else {}
+        return direct | computed | {n: c for view in self.views for n, c in view.features.items()}
+
+    @property
+    def metric(self) -> str:
+        """The loss that training stops on and models are compared by."""
+        return {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}[self.kind]
+
+    def text(self, file: str) -> str:
+        """A SQL file of the problem's folder."""
+        return (self.folder / file).read_text()
+
+
+def midnight(day: date) -> datetime:
+    """The start of a UTC day, naive, as every time in a frame is."""
+    return datetime(day.year, day.month, day.day)

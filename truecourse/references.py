@@ -1,0 +1,82 @@
+"""What steps hand each other: small, frozen, JSON-able references. Never frames, never paths."""
+
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Reference(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArtifactRef(Reference):
+    """An object in storage and the SHA-256 of its bytes."""
+
+    key: str
+    sha256: str
+    bytes: int
+
+
+class TableVersion(Reference):
+    """One version of a Delta table. `name` is its path below the storage root, such as `tables/flight_delays/clean/flights`."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class SourceDigest(Reference):
+    """One source file as it was read: where from (no secrets), its SHA-256, bytes and rows."""
+
+    uri: str
+    sha256: str
+    bytes: int
+    rows: int
+
+
+class Snapshot(Reference):
+    """An immutable training frame, `snapshots/<problem>/<sha256>/`, named by the SHA-256 of its Parquet bytes."""
+
+    problem: str
+    sha256: str
+    rows: int
+
+    @property
+    def frame_key(self) -> str:
+        return f"snapshots/{self.problem}/{self.sha256}/frame.parquet"
+
+    @property
+    def manifest_key(self) -> str:
+        return f"snapshots/{self.problem}/{self.sha256}/manifest.json"
+
+
+class TrainedRun(Reference):
+    """An MLflow run that holds a trained model, and the SHA-256 of that model's UBJSON."""
+
+    problem: str
+    run_id: str
+    snapshot: Snapshot
+    model_sha256: str
+
+
+class ModelVersion(Reference):
+    """A version in the MLflow registry."""
+
+    problem: str
+    version: int
+    run_id: str
+    model_sha256: str
+
+
+class Window(Reference):
+    """A span of time, UTC: `start` <= t < `end`; None is open."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @classmethod
+    def all(cls) -> Self:
+        return cls()

@@ -1,0 +1,247 @@
+"""Object storage: one port, a local folder by default, S3 through boto3 when the root is `s3://`.
+
+Keys are relative, `/`-separated. A write is whole or not there. `put_new` creates only what is absent, so that
+two racing writers have one winner.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from truecourse.digests import sha256, sha256_file
+from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFound, SettingsError, StorageError
+from truecourse.references import ArtifactRef
+from truecourse.settings import Settings, get_settings
+
+
+class ObjectStore(Protocol):
+    """What every storage can do. Raises NotFound, AlreadyExists, AccessDenied or StorageError."""
+
+    root: str
+
+    def put(self, key: str, data: bytes) -> None: ...
+    def put_new(self, key: str, data: bytes) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def exists(self, key: str) -> bool: ...
+    def list(self, prefix: str) -> Iterator[str]: ...
+    def delete(self, key: str) -> None: ...
+    def upload(self, key: str, path: Path) -> None: ...
+    def download(self, key: str, path: Path) -> None: ...
+
+
+class LocalStore:
+    """A folder. Objects appear by rename or link, after an fsync, so that a reader never sees half of one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = str(root)
+        self._root = root
+
+    def _path(self, key: str) -> Path:
+        path = (self._root / key).resolve()
+        if not path.is_relative_to(self._root.resolve()):
+            raise StorageError(f"the key {key!r} leaves the storage root", where=self.root)
+        return path
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        where = f"{self.root}/{key}"
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError):
+            raise NotFound("no such object", where=where) from None
+        except FileExistsError:
+            raise AlreadyExists("the object is there already", where=where) from None
+        except PermissionError:
+            raise AccessDenied(
+                "the folder may not be read or written", where=where, cure="check its owner and mode"
+            ) from None
+        except OSError as error:
+            raise StorageError(error.strerror or str(error), where=where) from error
+
+    @contextmanager
+    def _temporary(self, path: Path, data: bytes | Path) -> Iterator[Path]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with temporary.open("wb") as file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    with data.open("rb") as source:
+                        while chunk := source.read(1 << 20):
+                            file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(key), self._temporary(self._path(key), data) as temporary:
+            temporary.replace(self._path(key))
+
+    def put_new(self, key: str, data: bytes) -> None:
+        with self._errors(key), self._temporary(self._path(key), data) as temporary:
+            os.link(temporary, self._path(key))
+
+    def get(self, key: str) -> bytes:
+        with self._errors(key):
+            return self._path(key).read_bytes()
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = self._path(prefix if prefix.endswith("/") or not prefix else str(Path(prefix).parent))
+        keys = (
+            p.relative_to(self._root.resolve()).as_posix()
+            for p in folder.rglob("*")
+            if p.is_file() and p.name[0] != "."
+        )
+        yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        with self._errors(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def upload(self, key: str, path: Path) -> None:
+        with self._errors(key), self._temporary(self._path(key), path) as temporary:
+            temporary.replace(self._path(key))
+
+    def download(self, key: str, path: Path) -> None:
+        with self._errors(key), self._path(key).open("rb") as source:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                while chunk := source.read(1 << 20):
+                    file.write(chunk)
+
+
+class S3Store:
+    """A bucket and prefix. `put_new` is S3's conditional put (If-None-Match: *)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = settings.storage_root
+        self._settings = settings
+        self._bucket, _, prefix = self.root.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    @cached_property
+    def _client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        settings = self._settings
+        return boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint or None,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key_id.get_secret_value() or None,
+            aws_secret_access_key=settings.s3_secret_access_key.get_secret_value() or None,
+            config=Config(
+                retries={"mode": "standard", "max_attempts": 5},
+                s3={"addressing_style": "path"} if settings.s3_endpoint else {},
+                request_checksum_calculation="when_required",
+            ),
+        )
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            self._raise(error.response["Error"].get("Code", ""), key, error)
+        except BotoCoreError as error:
+            cure = "check TRUECOURSE_S3_ENDPOINT, and the credentials"
+            raise StorageError(str(error), where=f"{self.root}/{key}", cure=cure) from error
+
+    def _raise(self, code: str, key: str, error: Exception) -> NoReturn:
+        where = f"{self.root}/{key}"
+        if code in ("404", "NoSuchKey", "NoSuchBucket"):
+            raise NotFound("no such bucket" if code == "NoSuchBucket" else "no such object", where=where) from None
+        if code in ("412", "PreconditionFailed", "ConditionalRequestConflict"):
+            raise AlreadyExists("the object is there already", where=where) from None
+        if code in ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            cure = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
+            raise AccessDenied("the storage refuses these credentials", where=where, cure=cure) from None
+        raise StorageError(str(error), where=where) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+
+    def put_new(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
+
+    def get(self, key: str) -> bytes:
+        with self._errors(key):
+            data: bytes = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+            return data
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._errors(key):
+                self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except NotFound:
+            return False
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                yield from (item["Key"].removeprefix(self._prefix) for item in page.get("Contents", ()))
+
+    def delete(self, key: str) -> None:
+        with self._errors(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def upload(self, key: str, path: Path) -> None:
+        with self._errors(key):
+            self._client.upload_file(str(path), self._bucket, self._prefix + key)
+
+    def download(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors(key):
+            self._client.download_file(self._bucket, self._prefix + key, str(path))
+
+
+def open_store(settings: Settings | None = None) -> ObjectStore:
+    """The store of the settings' storage root. Touches nothing until used."""
+    settings = settings or get_settings()
+    root = settings.storage_root
+    if root.startswith("s3://"):
+        if not root.removeprefix("s3://").split("/")[0]:
+            raise SettingsError("names no bucket", where=f"TRUECOURSE_STORAGE={root}", cure="write s3://bucket/prefix")
+        return S3Store(settings)
+    if "://" in root:
+        raise SettingsError("is neither a folder nor s3://", where=f"TRUECOURSE_STORAGE={root}")
+    return LocalStore(Path(root).absolute())
+
+
+def put_artifact(store: ObjectStore, key: str, data: bytes) -> ArtifactRef:
+    store.put(key, data)
+    return ArtifactRef(key=key, sha256=sha256(data), bytes=len(data))
+
+
+def upload_artifact(store: ObjectStore, key: str, path: Path) -> ArtifactRef:
+    store.upload(key, path)
+    return ArtifactRef(key=key, sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def get_artifact(store: ObjectStore, reference: ArtifactRef) -> bytes:
+    """The object's bytes. Raises IntegrityError if they are not the bytes that were recorded."""
+    data = store.get(reference.key)
+    if sha256(data) != reference.sha256:
+        raise IntegrityError(
+            f"SHA-256 is not {reference.sha256}", where=reference.key, cure="restore it, or rebuild it"
+        )
+    return data

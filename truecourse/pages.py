@@ -1,0 +1,93 @@
+"""Pages a person opens: one look, no network. Templates are in truecourse/templates/ and extend base.html."""
+
+import io
+import json
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("truecourse"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "count": count, "share": share, "pretty": pretty}
+    return environment
+
+
+def render(template: str, **context: Any) -> str:
+    """A whole HTML page, everything inline. `template` is a file of truecourse/templates/."""
+    return _environment().get_template(template).render(**context)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure with thousands separators and at most `digits` significant decimals; a dash for none."""
+    if value is None or value != value:
+        return "–"
+    if float(value).is_integer() and abs(value) >= 1:
+        return f"{int(value):,}"
+    return f"{value:,.{digits}f}" if abs(value) >= 10**-digits else f"{value:.2g}"
+
+
+def count(value: int) -> str:
+    return f"{value:,}"
+
+
+def share(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{100 * value:.1f}%"
+
+
+def pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+PALETTE = ("#2f6fde", "#e07a1f", "#2b9a66", "#b5469b", "#8a6fdf", "#7a7f87")
+_INK = "#8a9099"  # reads on light and on dark
+
+
+def figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> Any:
+    """A matplotlib Figure and its axes (one, or an array of `columns`), styled for svg(). No pyplot, no global state."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 9,
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#8a909933",
+        "legend.frameon": False,
+    }
+    with rc_context(style):
+        made = Figure(figsize=(width, height), layout="constrained")
+        axes = made.subplots(1, columns)
+    made.patch.set_alpha(0)
+    for axis in axes if columns > 1 else [axes]:
+        axis.patch.set_alpha(0)
+        axis.set_prop_cycle(color=PALETTE)
+    return made, axes
+
+
+def svg(figure: Any, title: str) -> Markup:
+    """An inline SVG of a figure, transparent, that scales with the page; `title` is read to those who cannot see it."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "truecourse", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :].replace("<svg ", '<svg role="img" class="plot" ', 1)
+    start = drawing.index(">") + 1
+    return Markup(drawing[:start]) + Markup("<title>{}</title>").format(title) + Markup(drawing[start:])  # noqa: S704

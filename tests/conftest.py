@@ -121,8 +121,9 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     command = [
-        _seaweed_binary(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder}/s3.json",
-        f"-s3.port={ports[6]}", f"-s3.port.grpc={ports[7]}", "-s3.port.iceberg=0", "-webdav=false", "-admin.ui=false", *flags,
+        _seaweed_binary(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port.iceberg=0",
+        f"-s3.config={folder}/s3.json", f"-s3.port={ports[6]}", f"-s3.port.grpc={ports[7]}", "-webdav=false",
+        "-admin.ui=false", *flags,
     ]  # fmt: skip
     with (folder / "log").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)

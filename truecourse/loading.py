@@ -45,7 +45,8 @@ def load_problem(name: str | None = None) -> Problem:
 def _import(name: str, file: Path) -> Any:
     module_name = f"problems.{name}.problem"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # so that its functions can be pickled and inspected
     try:

@@ -53,7 +53,7 @@ _INK = "#8a9099"  # reads on light and on dark
 
 
 def figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> Any:
-    """A matplotlib Figure and its axes (one, or an array of `columns`), styled for svg(). No pyplot, no global state."""
+    """A matplotlib Figure and its axes (an array if `columns` > 1), styled for svg(). No pyplot, no global state."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -82,7 +82,7 @@ class View:
 class RequestFeatures:
     """Features computed from the request alone: arrays of n values by column in, arrays of n values out.
 
-    `inputs` names request fields (and `decision_time`, as datetime64[us], if there is one). Numbers come as float64 with
+    `inputs` names request fields (and `decision_time`, if there is one). Numbers come as float64 with
     NaN for missing, text as object arrays with None, times as datetime64[us]. The same function serves training,
     one request and a batch.
     """
@@ -98,7 +98,7 @@ class Label:
     """The truth to predict.
 
     Either `column` of the one `table` of a plain problem, or `sql`, which returns `id`, `label` and `known_at`
-    (the moment the label became known, UTC). `closes_after`: a cohort's labels are complete this long after its decisions.
+    (when the label became known, UTC). `closes_after`: a cohort's labels are complete this long after its decisions.
     `classes` orders the classes of a binary (the last is the positive one) or multiclass problem; sorted unless given.
     """
 
@@ -113,7 +113,7 @@ class Label:
 
 @dataclass(frozen=True, config=CONFIG)
 class TimeSplit:
-    """By decision time: train < train_until <= validate < validate_until <= test < test_until. Dates are UTC midnights."""
+    """By decision time: train < train_until <= validate < validate_until <= test < test_until, at UTC midnights."""
 
     _: KW_ONLY
     train_until: Annotated[date, Field(strict=False)]
@@ -183,12 +183,12 @@ class MetricGate:
 
 @dataclass(frozen=True, config=CONFIG)
 class BeatsBaseline:
-    """The model's loss on the test rows must be below that of the constant prediction, and the whole interval with it."""
+    """The loss on the test rows must be below that of the constant prediction, and the whole interval with it."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class BeatsChampion:
-    """Not worse than the champion on the same test rows: the interval of the loss difference may not lie above `margin`."""
+    """Not worse than the champion on the same test rows: the loss difference's interval does not lie above `margin`."""
 
     _: KW_ONLY
     margin: float = 0.0
@@ -235,8 +235,8 @@ class Serving:
 
 @dataclass(frozen=True, config=CONFIG)
 class Problem:
-    """One prediction problem. `request` are the fields a caller sends (entity keys among them); the spine returns the same
-    columns, with `id` and `decision_time`. A plain problem has no spine: its one table is the spine, and its request is
+    """One prediction problem. `request` are the fields a caller sends (entity keys among them); the spine returns them
+    too, with `id` and `decision_time`. A plain problem has no spine: its one table is the spine, and its request is
     that table's columns but the label."""
 
     name: Identifier

@@ -19,7 +19,7 @@ class ArtifactRef(Reference):
 
 
 class TableVersion(Reference):
-    """One version of a Delta table. `name` is its path below the storage root, such as `tables/flight_delays/clean/flights`."""
+    """One version of a Delta table. `name` is its path below the storage root: `tables/<problem>/clean/<table>`."""
 
     name: str
     version: int

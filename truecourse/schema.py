@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
 Severity = Literal["critical", "warning", "info"]
-"""critical: the flow stops and nothing is written; warning: the row is quarantined; info: the row stays, and is reported."""
+"""critical: the flow stops, nothing is written; warning: the row is quarantined; info: the row stays, reported."""
 
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
@@ -95,7 +95,9 @@ Format = Literal["csv", "parquet", "jsonl"]
 
 @dataclass(frozen=True, config=CONFIG)
 class Files:
-    """Local files by path or glob, relative to the problem's folder. The format follows the name unless given; `.zip` and `.gz` are opened."""
+    """Local files by path or glob, relative to the problem's folder.
+
+    The format follows the name unless given; `.zip` and `.gz` are opened."""
 
     path: str
     _: KW_ONLY

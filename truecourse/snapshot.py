@@ -46,7 +46,8 @@ def frame_bytes(frame: pa.Table) -> bytes:
     """Parquet, the same bytes for equal frames under one Arrow version."""
     sink = pa.BufferOutputStream()
     pq.write_table(frame.replace_schema_metadata(None), sink, compression="zstd", row_group_size=1 << 17)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def save(store: ObjectStore, frame: pa.Table, manifest: Manifest) -> Snapshot:

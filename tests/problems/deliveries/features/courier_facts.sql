@@ -1,0 +1,1 @@
+SELECT courier, vehicle, since FROM couriers

@@ -1,0 +1,1 @@
+SELECT delivery AS id, late AS label, known_at FROM outcomes

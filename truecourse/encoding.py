@@ -5,6 +5,7 @@ is a missing number.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -58,6 +59,11 @@ class Vocabulary(BaseModel):
     @property
     def features(self) -> tuple[str, ...]:
         return tuple(self.kinds)
+
+    @property
+    def booster_names(self) -> list[str]:
+        """The features as XGBoost takes them: it refuses names that hold [, ] or <, so these are percent-encoded."""
+        return [re.sub(r"[%<\[\]]", lambda c: f"%{ord(c[0]):02X}", name) for name in self.kinds]
 
     @property
     def feature_types(self) -> list[str]:

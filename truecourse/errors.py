@@ -110,8 +110,32 @@ class GateFailed(ModelError):
     pass
 
 
+@dataclass(frozen=True)
+class RowFault:
+    """One fault of a row that was sent for prediction: the row's place from 0, its field (None for the whole row)."""
+
+    row: int
+    field: str | None
+    problem: str
+
+
 class RequestError(TruecourseError):
-    pass
+    """`status` is the HTTP status to answer with; `faults` the first of `count` faults."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int,
+        faults: Iterable[RowFault] = (),
+        count: int = 0,
+        where: str = "",
+        cure: str = "",
+    ) -> None:
+        self.status = status
+        self.faults = tuple(faults)
+        self.count = count
+        super().__init__(what, where=where, cure=cure)
 
 
 class PlatformError(TruecourseError):

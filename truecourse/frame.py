@@ -1,5 +1,6 @@
 """The frame: one row a decision, with its request fields, features, label and split, in one canonical order."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 
@@ -41,6 +42,11 @@ def spine(
             query = f"SELECT * FROM ({query}) WHERE {' AND '.join(limits) or 'true'}"  # noqa: S608
         rows = sql.fetch(connection, query, where=problem.spine or problem.label_table.name)
     return in_order(_checked(problem, rows))
+
+
+def unlabelled(problem: Problem) -> Problem:
+    """The problem whose spine looks no labels up."""
+    return dataclasses.replace(problem, label=dataclasses.replace(problem.label, sql=None))
 
 
 def _plain_query(problem: Problem) -> str:

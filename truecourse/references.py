@@ -1,6 +1,6 @@
 """What steps hand each other: small, frozen, JSON-able references. Never frames, never paths."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -80,3 +80,8 @@ class Window(Reference):
     @classmethod
     def all(cls) -> Self:
         return cls()
+
+
+def naive_utc(moment: datetime | None) -> datetime | None:
+    """A moment as frames carry it: UTC, with no zone. One with no zone is UTC already."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment is not None and moment.tzinfo else moment

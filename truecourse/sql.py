@@ -114,15 +114,22 @@ def statement(problem: Problem, file: str) -> str:
 
 def run(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> duckdb.DuckDBPyConnection:
     """Run SQL of a problem. Raises FeatureError that names its file."""
-    try:
+    with _told(where):
         return connection.execute(sql)
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    try:
+        yield
     except duckdb.Error as error:
         raise FeatureError(str(error), where=where, cure="run `truecourse check`, and correct the SQL") from error
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> pa.Table:
     """The rows of a query, its naive times marked as UTC microseconds."""
-    result = run(connection, sql, where).to_arrow_table()
+    with _told(where):
+        result = connection.sql(sql).to_arrow_table()
     fields = [
         pa.field(f.name, pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(f.type) else _plain(f)
         for f in result.schema

@@ -116,9 +116,14 @@ class Tables:
     def append(self, name: str, rows: Rows, commit: dict[str, Any]) -> TableVersion:
         return self._write(name, rows, commit, mode="append")
 
-    def replace(self, name: str, rows: Rows, commit: dict[str, Any], where: str | None = None) -> TableVersion:
-        """Write `rows` in place of all rows, or of those that `where` (a Delta predicate) selects."""
-        return self._write(name, rows, commit, mode="overwrite", predicate=where)
+    def replace(
+        self, name: str, rows: Rows, commit: dict[str, Any], where: str | None = None, merge: bool = False
+    ) -> TableVersion:
+        """Write `rows` in place of all rows, or of those that `where` (a Delta predicate) selects.
+
+        `merge`: columns that the table does not have yet are added to it, and are null in its other rows."""
+        schema_mode = "merge" if merge else None
+        return self._write(name, rows, commit, mode="overwrite", predicate=where, schema_mode=schema_mode)
 
     def _write(self, name: str, rows: Rows, commit: dict[str, Any], **options: Any) -> TableVersion:
         with self._errors(name):

@@ -1,0 +1,133 @@
+"""XGBoost `hist` on canonical cut points, frozen from each column's own quantiles before XGBoost sees the rows.
+
+So neither the order of the rows nor the number of threads can move them; the trees keep raw thresholds, so inference
+knows nothing of it.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from truecourse.encoding import Array, Vocabulary
+from truecourse.problem import Kind, XGBoost
+from truecourse.settings import get_settings
+
+if TYPE_CHECKING:
+    import xgboost
+
+log = logging.getLogger("truecourse.training")
+
+LOSSES: Mapping[Kind, str] = {"binary": "logloss", "multiclass": "mlogloss", "regression": "rmse"}
+OBJECTIVES: Mapping[Kind, str] = {
+    "binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror",
+}  # fmt: skip
+_OURS = ("rounds", "early_stopping_rounds", "refit")
+_LOG_EVERY = 50
+
+
+def parameters(spec: XGBoost) -> dict[str, Any]:
+    """Every parameter by name but the search space."""
+    names = [f.name for f in dataclasses.fields(spec) if f.name not in ("search", "trials")]
+    return {name: getattr(spec, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrices:
+    """XGBoost's own binned matrices, on canonical cut points."""
+
+    vocabulary: Vocabulary
+    max_bin: int
+
+    def make(
+        self, matrix: Array, labels: Array, like: "xgboost.QuantileDMatrix | None" = None
+    ) -> "xgboost.QuantileDMatrix":
+        """From (n, d) float32 and n labels; cut points of these rows, or those of `like`."""
+        return self._binned(matrix, labels, like or self._binned(grid(matrix, self.vocabulary, self.max_bin)))
+
+    def _binned(self, matrix: Array, labels: Array | None = None, ref: Any = None) -> "xgboost.QuantileDMatrix":
+        import xgboost
+
+        return xgboost.QuantileDMatrix(
+            matrix,
+            labels,
+            ref=ref,
+            max_bin=self.max_bin,
+            feature_names=self.vocabulary.booster_names,
+            feature_types=self.vocabulary.feature_types,
+            nthread=get_settings().threads,
+        )
+
+
+def grid(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
+    """A small matrix whose sketch is the cut points: each number's quantiles, or all its values if they are few, and
+    every category's code; shorter columns are filled up with NaN."""
+    columns = []
+    for position, name in enumerate(vocabulary.features):
+        values = matrix[:, position]
+        if name in vocabulary.categories:
+            columns.append(np.arange(len(vocabulary.categories[name]), dtype=np.float32))
+            continue
+        distinct = np.unique(values[~np.isnan(values)])
+        if len(distinct) > max_bin:
+            ordered = np.sort(values[~np.isnan(values)])
+            distinct = np.unique(np.quantile(ordered, np.linspace(0, 1, max_bin), method="inverted_cdf"))
+        columns.append(distinct)
+    made = np.full((max([1, *map(len, columns)]), len(columns)), np.nan, dtype=np.float32)
+    for position, values in enumerate(columns):
+        made[: len(values), position] = values
+    return made
+
+
+def boost(
+    kind: Kind,
+    vocabulary: Vocabulary,
+    spec: XGBoost,
+    data: "xgboost.QuantileDMatrix",
+    validation: "xgboost.QuantileDMatrix | None" = None,
+    progress: bool = True,
+) -> tuple["xgboost.Booster", dict[str, list[float]]]:
+    """Boost for `spec.rounds`, or until the validation loss has not fallen for `early_stopping_rounds`.
+
+    Returns the booster and the loss by round of each side. `progress`: log the loss now and then."""
+    import xgboost
+
+    own = {name: value for name, value in parameters(spec).items() if name not in _OURS}
+    settings = own | {
+        "objective": OBJECTIVES[kind],
+        "eval_metric": LOSSES[kind],
+        "tree_method": "hist",
+        "nthread": get_settings().threads,
+    }
+    if kind == "multiclass":
+        settings["num_class"] = len(vocabulary.classes)
+    history: dict[str, dict[str, list[float]]] = {}
+    callbacks: list[Any] = [_progress(spec.rounds)] if progress else []
+    if validation is not None:
+        callbacks.append(xgboost.callback.EarlyStopping(rounds=spec.early_stopping_rounds, data_name="validate"))
+    booster = xgboost.train(
+        settings,
+        data,
+        num_boost_round=spec.rounds,
+        evals=[(data, "train"), (validation, "validate")] if validation is not None else [],
+        evals_result=history,
+        callbacks=callbacks,
+        verbose_eval=False,
+    )
+    return booster, {side: losses[LOSSES[kind]] for side, losses in history.items()}
+
+
+def _progress(rounds: int) -> Any:
+    import xgboost
+
+    class Progress(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            if (epoch + 1) % _LOG_EVERY == 0:
+                losses = {side: values[-1] for side, by_name in evals_log.items() for values in by_name.values()}
+                told = "".join(f", {side} {loss:.5f}" for side, loss in losses.items())
+                log.info("round %d of at most %d%s", epoch + 1, rounds, told)
+            return False
+
+    return Progress()

@@ -1,0 +1,44 @@
+"""Every fault of a problem specification at once, each with its place and its cure."""
+
+from collections.abc import Iterator
+
+from truecourse.checks.features import feature_faults
+from truecourse.checks.function import function_faults
+from truecourse.checks.label import label_faults
+from truecourse.checks.leaks import leak_faults
+from truecourse.checks.names import label_table_known
+from truecourse.checks.queries import query_faults
+from truecourse.checks.tables import table_faults
+from truecourse.checks.training import gate_faults, monitoring_faults, search_faults, split_faults
+from truecourse.errors import Fault, ProblemError
+from truecourse.problem import Problem
+
+
+def check_problem(problem: Problem) -> list[Fault]:
+    """Faults in the order of the specification; none if it is sound. Reads the problem's SQL files, and no data."""
+    return list(dict.fromkeys(_faults(problem)))
+
+
+def require_sound(problem: Problem) -> None:
+    """Raises ProblemError that carries every fault."""
+    faults = check_problem(problem)
+    if faults:
+        raise ProblemError(problem.name, faults)
+
+
+def _faults(problem: Problem) -> Iterator[Fault]:
+    yield from table_faults(problem)
+    yield from label_faults(problem)
+    yield from search_faults(problem)
+    if not label_table_known(problem):
+        return
+    yield from feature_faults(problem)
+    yield from function_faults(problem)
+    yield from split_faults(problem)
+    yield from gate_faults(problem)
+    yield from monitoring_faults(problem)
+    queries = list(query_faults(problem))
+    yield from queries
+    relations = set(problem.relations.values())
+    if not any(fault.where.split(":")[0] in relations for fault in queries):  # a circle of them cannot be followed
+        yield from leak_faults(problem)

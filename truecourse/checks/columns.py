@@ -1,0 +1,74 @@
+"""Whether a column's own constraints can be kept at all."""
+
+import math
+import re
+from collections.abc import Iterator
+
+from truecourse.checks.names import place
+from truecourse.errors import Fault
+from truecourse.schema import AnyColumn, Columns, Float, Integer, Text, Time
+
+
+def constraint_faults(columns: Columns, *path: str) -> Iterator[Fault]:
+    """Constraints of these columns that contradict each other; `path` is where they are declared."""
+    for name, column in columns.items():
+        if isinstance(column, Text):
+            yield from _text_faults(column, place(*path, name))
+        elif isinstance(column, Integer | Float):
+            yield from _range_faults(column, place(*path, name))
+
+
+def _range_faults(column: Integer | Float, where: str) -> Iterator[Fault]:
+    low, high = column.ge, column.le
+    if any(bound is not None and math.isnan(bound) for bound in (low, high)):
+        yield Fault(f"{where}", "a bound is not a number", "give a number, or leave it out")
+    if low is not None and high is not None and low > high:
+        yield Fault(f"{where}", f"no value is at least {low} and at most {high}", "swap or correct ge and le")
+    allowed = column.one_of if isinstance(column, Integer) else None
+    if allowed is None:
+        return
+    yield from _choice_faults(allowed, where)
+    for value in allowed:
+        if (low is not None and value < low) or (high is not None and value > high):
+            cure = "leave it out of one_of, or widen ge and le"
+            yield Fault(f"{where}.one_of", f"{value} lies outside {low} to {high}", cure)
+
+
+def _text_faults(column: Text, where: str) -> Iterator[Fault]:
+    pattern = None
+    if column.pattern is not None:
+        try:
+            pattern = re.compile(column.pattern)
+        except re.error as error:
+            yield Fault(
+                f"{where}.pattern", f"{column.pattern!r} is no regular expression: {error}", "correct or remove it"
+            )
+    if column.max_length is not None and column.max_length < 1:
+        yield Fault(f"{where}.max_length", "no text is so short", "give 1 or more")
+    if column.one_of is None:
+        return
+    yield from _choice_faults(column.one_of, where)
+    for value in column.one_of:
+        if pattern is not None and not pattern.search(value):
+            yield Fault(f"{where}.one_of", f"{value!r} does not match {column.pattern}", "correct one of the two")
+        if column.max_length is not None and len(value) > column.max_length >= 1:
+            yield Fault(f"{where}.one_of", f"{value!r} is longer than {column.max_length}", "correct one of the two")
+
+
+def _choice_faults(allowed: tuple[object, ...], where: str) -> Iterator[Fault]:
+    if not allowed:
+        yield Fault(f"{where}.one_of", "no value is allowed", "list the allowed values, or leave it out")
+    if len(set(allowed)) < len(allowed):
+        yield Fault(f"{where}.one_of", "a value stands twice", "list each once")
+
+
+def feature_type_faults(columns: Columns, *path: str) -> Iterator[Fault]:
+    """A model takes numbers, categories and booleans, no moments."""
+    for name, column in columns.items():
+        if isinstance(column, Time):
+            cure = "make a number of it, as hours since or the hour of the day"
+            yield Fault(place(*path, name), "a feature cannot be a Time", cure)
+
+
+def same_type(one: AnyColumn, other: AnyColumn) -> bool:
+    return type(one) is type(other)

@@ -1,0 +1,109 @@
+"""Request fields, entities, views and features: every name in its place, once, and of a type that a model takes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+
+from truecourse.checks.columns import constraint_faults, feature_type_faults, same_type
+from truecourse.checks.names import FRAME_NAMES, nearest, place, repeated
+from truecourse.errors import Fault
+from truecourse.problem import Problem, View
+
+VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
+
+
+def feature_faults(problem: Problem) -> Iterator[Fault]:
+    """Needs a problem whose label table is known."""
+    yield from _request_faults(problem)
+    yield from _entity_faults(problem)
+    yield from repeated((view.name for view in problem.views), place("views"), "views")
+    for view in problem.views:
+        yield from _view_faults(problem, view)
+    yield from _name_faults(problem)
+    if not problem.features:
+        yield Fault(place("request"), "the model has no inputs", "declare request fields or views")
+
+
+def _request_faults(problem: Problem) -> Iterator[Fault]:
+    yield from constraint_faults(problem.request, "request")
+    yield from repeated(problem.request, place("request"), "request fields")
+    for name in problem.request_fields:
+        if name.lower() in FRAME_NAMES:
+            cure = "rename it, or leave it out of the request"
+            yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", cure)
+    if problem.is_plain:
+        yield from _plain_request_faults(problem)
+
+
+def _plain_request_faults(problem: Problem) -> Iterator[Fault]:
+    table = problem.label_table
+    for name, column in problem.request.items():
+        where = place("request", name)
+        if name == problem.label.column:
+            yield Fault(where, "the label itself is asked for in the request: a leak", "remove it from the request")
+        elif name not in table.columns:
+            yield Fault(where, f"table {table.name} has no such column", nearest(name, table.columns))
+        elif not same_type(column, table.columns[name]):
+            what = f"is {type(column).__name__}, and in table {table.name} {type(table.columns[name]).__name__}"
+            yield Fault(where, what, "declare both with one type")
+
+
+def _entity_faults(problem: Problem) -> Iterator[Fault]:
+    yield from repeated((entity.name for entity in problem.entities), place("entities"), "entities")
+    for entity in problem.entities:
+        for key in entity.join_keys:
+            if key not in problem.request_fields:
+                cure = f"add it to the request (feature=False keeps it from the model); {_near(key, problem)}"
+                yield Fault(place("entities", entity.name, "keys"), f"{key} is no request field", cure)
+
+
+def _near(name: str, problem: Problem) -> str:
+    return nearest(name, problem.request_fields)
+
+
+def _view_faults(problem: Problem, view: View) -> Iterator[Fault]:
+    path = ("views", view.name)
+    yield from constraint_faults(view.features, *path, "features")
+    yield from feature_type_faults(view.features, *path, "features")
+    names = [entity.name for entity in problem.entities]
+    if view.entity not in names:
+        yield Fault(place(*path, "entity"), f"no entity {view.entity!r}", nearest(view.entity, names))
+    if not view.features:
+        yield Fault(place(*path, "features"), "the view declares no feature", "declare what its SQL returns")
+    yield from _view_time_faults(problem, view, path)
+
+
+def _view_time_faults(problem: Problem, view: View, path: tuple[str, str]) -> Iterator[Fault]:
+    if view.timeless:
+        for name in ("ttl", "lookback"):
+            if getattr(view, name):
+                cure = f"remove {name}, or return event_timestamp and remove timeless=True"
+                yield Fault(place(*path, name), f"a {name} on a view with no time has no meaning", cure)
+        return
+    for name in ("ttl", "lookback"):
+        span = getattr(view, name)
+        if span is not None and span < timedelta(0):
+            yield Fault(place(*path, name), f"{span} is negative", "give a positive span of time")
+    if not problem.has_time:
+        cure = "give the label's table a time, or declare the view timeless=True"
+        yield Fault(place(*path), "the view has times, and the problem's decisions have none", cure)
+
+
+def _name_faults(problem: Problem) -> Iterator[Fault]:
+    declared = {place("request", name): name for name in problem.request_fields}
+    if problem.request_features is not None:
+        path = ("request_features", "features")
+        yield from constraint_faults(problem.request_features.features, *path)
+        yield from feature_type_faults(problem.request_features.features, *path)
+        declared |= {place(*path, name): name for name in problem.request_features.features}
+    for view in problem.views:
+        declared |= {place("views", view.name, "features", name): name for name in view.features}
+    counts = Counter(name.lower() for name in declared.values())
+    taken: set[str] = set()
+    for where, name in declared.items():
+        if counts[name.lower()] > 1 and name.lower() in taken:
+            others = [w for w, n in declared.items() if n.lower() == name.lower() and w != where]
+            yield Fault(where, f"the name {name!r} is declared elsewhere: {', '.join(others)}", "rename one of them")
+        taken.add(name.lower())
+        if not where.startswith(place("request", "")) and name.lower() in FRAME_NAMES | VIEW_NAMES:
+            yield Fault(where, f"{name} is a column of Truecourse's own", "give the feature another name")

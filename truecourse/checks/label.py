@@ -1,0 +1,89 @@
+"""The label: where it comes from, and whether its type suits the kind of problem."""
+
+from collections.abc import Iterator
+
+from truecourse.checks.names import label_table_known, nearest, place
+from truecourse.errors import Fault
+from truecourse.problem import Problem
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+
+
+def label_faults(problem: Problem) -> Iterator[Fault]:
+    yield from (_plain_faults(problem) if problem.is_plain else _timed_faults(problem))
+    yield from _class_faults(problem)
+
+
+def _timed_faults(problem: Problem) -> Iterator[Fault]:
+    label = problem.label
+    if label.sql is None:
+        cure = "write a SQL file that returns id, label and known_at, and name it here"
+        yield Fault(place("label", "sql"), "a problem with a spine has its label from SQL, and there is none", cure)
+    for name in ("table", "column"):
+        if getattr(label, name) is not None:
+            cure = f"remove {name}, or remove the spine"
+            yield Fault(place("label", name), "is for a plain problem, and this one has a spine", cure)
+
+
+def _plain_faults(problem: Problem) -> Iterator[Fault]:
+    label, names = problem.label, [table.name for table in problem.tables]
+    if label.sql is not None:
+        cure = "add spine='spine.sql', or name the label's table and column instead"
+        yield Fault(place("label", "sql"), "label SQL needs a spine, which says what the decisions are", cure)
+    elif label.column is None:
+        cure = "Label(table=..., column=...), or a spine and Label(sql=...)"
+        yield Fault(place("label", "column"), "no column is named as the label", cure)
+    if label.table is None and len(names) > 1:
+        cure = f"add table= to the label: {' or '.join(names)}"
+        yield Fault(place("label", "table"), "there are several tables, and none is named", cure)
+    if label.table is not None and label.table not in names:
+        yield Fault(place("label", "table"), f"no table {label.table!r}", nearest(label.table, names))
+    if not label_table_known(problem) or label.column is None:
+        return
+    table = problem.label_table
+    if label.column not in table.columns:
+        yield Fault(
+            place("label", "column"), f"table {table.name} has no column {label.column!r}",
+            nearest(label.column, table.columns),
+        )  # fmt: skip
+    else:
+        yield from _type_faults(problem, table.columns[label.column])
+        if label.column == table.time or label.column in table.key:
+            cure = "predict another column, or take it out of key and time"
+            yield Fault(place("label", "column"), f"{label.column} is the table's own key or time", cure)
+
+
+def _type_faults(problem: Problem, column: AnyColumn) -> Iterator[Fault]:
+    where, kind = place("label", "column"), type(column).__name__
+    if problem.kind == "regression":
+        if not isinstance(column, Integer | Float):
+            yield Fault(where, f"a regression predicts a number, and {kind} is none", "declare kind='multiclass'")
+        return
+    if isinstance(column, Time) or (isinstance(column, Float) and not problem.label.classes):
+        cure = "declare it Integer, Boolean or Text" + (
+            ", list the classes, or kind='regression'" if isinstance(column, Float) else ""
+        )
+        yield Fault(where, f"classes are texts, integers or booleans, and this is {kind}", cure)
+    allowed = column.one_of if isinstance(column, Text | Integer) else None
+    if problem.kind == "binary" and allowed is not None and len(allowed) != 2:
+        yield Fault(where, f"a binary label has two values, and one_of lists {len(allowed)}", "use kind='multiclass'")
+    if problem.label.classes and allowed is not None:
+        strange = sorted(set(problem.label.classes) - {str(value) for value in allowed})
+        if strange:
+            what = f"{', '.join(strange)} can never occur: the column's one_of lacks it"
+            yield Fault(place("label", "classes"), what, "correct one of the two")
+    if problem.label.classes and isinstance(column, Boolean) and set(problem.label.classes) != {"0", "1"}:
+        yield Fault(place("label", "classes"), "a Boolean label's classes are written 0 and 1", "classes=['0', '1']")
+
+
+def _class_faults(problem: Problem) -> Iterator[Fault]:
+    classes, where = problem.label.classes, place("label", "classes")
+    if not classes:
+        return
+    if problem.kind == "regression":
+        yield Fault(where, "a regression has no classes", "remove them, or change kind")
+    elif problem.kind == "binary" and len(classes) != 2:
+        yield Fault(where, f"a binary label has two classes, not {len(classes)}", "list the two, the positive one last")
+    elif len(classes) < 2:
+        yield Fault(where, "there is one class only", "list all classes")
+    if len(set(classes)) < len(classes):
+        yield Fault(where, "a class stands twice", "list each once")

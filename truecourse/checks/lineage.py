@@ -1,0 +1,83 @@
+"""From which columns of which tables a column of a SQL file is made (sqlglot.lineage), through all relations."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.lineage import Node, lineage
+from sqlglot.optimizer.qualify import qualify
+from sqlglot.optimizer.scope import Scope, build_scope
+
+from truecourse.problem import Problem
+from truecourse.sql import statement
+
+Sources = frozenset[tuple[str, str]]
+"""(table, column), both in lower case."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What one returned column is made of."""
+
+    sources: Sources
+    row_by_row: bool
+    """No window or aggregate on the way: the value is of the row itself."""
+    delayed: bool
+    """A fixed span of time is added on the way."""
+
+
+class Untraceable(Exception):
+    """sqlglot cannot parse, resolve or follow this SQL (DuckDB knows more than it does), or there is no such file."""
+
+
+@contextmanager
+def _following() -> Iterator[None]:
+    try:
+        yield
+    except (SqlglotError, ValueError, KeyError, OSError, RecursionError) as error:
+        raise Untraceable(str(error)) from error
+
+
+class Lineage:
+    """One SQL file, its relations inlined and its columns resolved."""
+
+    def __init__(self, problem: Problem, file: str) -> None:
+        """Raises Untraceable."""
+        self._schema = {table.name: dict.fromkeys(table.columns, "VARCHAR") for table in problem.tables}
+        with _following():
+            relations = {name: _parsed(problem, path) for name, path in problem.relations.items()}
+            expanded = exp.expand(_parsed(problem, file), relations, dialect="duckdb")
+            tables = [t.name.lower() for t in expanded.find_all(exp.Table) if t.name.lower() in self._schema]
+            self.joins_itself = len(set(tables)) < len(tables)
+            self._query = qualify(expanded, dialect="duckdb", schema=self._schema, validate_qualify_columns=False)
+            self._scope: Scope | None = build_scope(self._query)
+
+    def origin(self, column: str) -> Origin:
+        """Raises Untraceable."""
+        with _following():
+            root = lineage(column.lower(), self._query, schema=self._schema, dialect="duckdb", scope=self._scope)
+        nodes = list(root.walk())
+        return Origin(
+            sources=frozenset(self._leaves(nodes)),
+            row_by_row=not any(node.expression.find(exp.Window, exp.AggFunc) for node in nodes),
+            delayed=any(_adds_a_span(node.expression) for node in nodes),
+        )
+
+    def _leaves(self, nodes: list[Node]) -> Iterator[tuple[str, str]]:
+        for node in nodes:
+            if not node.downstream and isinstance(node.source, exp.Table) and node.source.name.lower() in self._schema:
+                yield node.source.name.lower(), node.name.partition(".")[2].strip('"').lower()
+
+
+def _parsed(problem: Problem, file: str) -> exp.Expression:
+    return sqlglot.parse_one(statement(problem, file), dialect="duckdb")
+
+
+def _adds_a_span(expression: exp.Expression) -> bool:
+    return any(
+        isinstance(span.parent, exp.Add) and isinstance(span.this, exp.Literal)
+        for span in expression.find_all(exp.Interval)
+    )

@@ -1,0 +1,124 @@
+"""SQL files: bound in DuckDB over empty tables of the declared types, so what they return is known without data."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+import duckdb
+
+from truecourse.checks.binding import SQL_TYPES, Binding, NoQuery
+from truecourse.checks.names import nearest, place
+from truecourse.errors import Fault
+from truecourse.problem import Problem, View
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+
+Types = Mapping[str, str]
+WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+INTEGERS = frozenset({*WHOLE, *(f"U{name}" for name in WHOLE)})
+MOMENTS = frozenset({"TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
+
+
+def query_faults(problem: Problem) -> Iterator[Fault]:
+    """Needs no data: reads the SQL files alone."""
+    with duckdb.connect(config={"threads": 1}) as connection:
+        binding = Binding(connection, problem)
+        for name, file in problem.relations.items():
+            yield from _relation_faults(binding, name, file)
+        if problem.spine is not None:
+            yield from _spine_faults(problem, binding)
+        for view in problem.views:
+            yield from _view_faults(problem, binding, view)
+
+
+def _relation_faults(binding: Binding, name: str, file: str) -> Iterator[Fault]:
+    if name in {table.name for table in binding.problem.tables}:
+        yield Fault(place("relations", name), "a table has this name", "give the relation another name")
+    try:
+        binding.add_relation(name, file)
+    except NoQuery as error:
+        yield from error.faults
+
+
+def _spine_faults(problem: Problem, binding: Binding) -> Iterator[Fault]:
+    assert problem.spine is not None
+    spine, labels = {}, {}
+    with suppress(NoQuery):
+        try:
+            spine = binding.types(problem.spine)
+            wanted = {"id": None, "decision_time": Time(), **problem.request_fields}
+            yield from _returned_faults(problem.spine, spine, wanted)
+            for name in ("label", "known_at"):
+                if name in spine:
+                    cure = "select it in the label's SQL only"
+                    yield Fault(problem.spine, f"returns {name}, which no decision knows: a leak", cure)
+        except NoQuery as error:
+            yield from error.faults
+    if problem.label.sql is None:
+        return
+    try:
+        labels = binding.types(problem.label.sql)
+        yield from _label_faults(problem, problem.label.sql, labels, spine)
+    except NoQuery as error:
+        yield from error.faults
+
+
+def _label_faults(problem: Problem, file: str, labels: Types, spine: Types) -> Iterator[Fault]:
+    yield from _returned_faults(file, labels, {"id": None, "label": None, "known_at": Time()})
+    kind = labels.get("label", '"NULL"')
+    if problem.kind == "regression" and not _fits(kind, Float()):
+        yield Fault(file, f"label is {kind}, and a regression predicts a number", "CAST it, or change kind")
+    if problem.kind != "regression" and not any(_fits(kind, c) for c in (Integer(), Boolean(), Text())):
+        cure = "CAST(... AS INTEGER), or change kind"
+        yield Fault(file, f"label is {kind}, and classes are integers, booleans or texts", cure)
+    if "id" in labels and "id" in spine and _fits(labels["id"], Text()) != _fits(spine["id"], Text()):
+        what = f"id is {labels['id']}, and in {problem.spine} it is {spine['id']}"
+        yield Fault(file, what, "CAST one of the two, so that they can be joined")
+
+
+def _view_faults(problem: Problem, binding: Binding, view: View) -> Iterator[Fault]:
+    try:
+        returned = binding.types(view.sql)
+    except NoQuery as error:
+        yield from error.faults
+        return
+    keys: dict[str, AnyColumn | None] = {}
+    for entity in problem.entities:
+        if entity.name == view.entity:
+            keys = {key: problem.request_fields.get(key) for key in entity.join_keys}
+    time: dict[str, AnyColumn | None] = {} if view.timeless else {"event_timestamp": Time()}
+    if view.timeless and "event_timestamp" in returned:
+        cure = f"remove it from the SELECT, or remove timeless=True from view {view.name}"
+        yield Fault(view.sql, f"returns event_timestamp, and view {view.name} is declared timeless", cure)
+    wanted = {**keys, **time, **view.features}
+    yield from _returned_faults(view.sql, returned, wanted)
+    if not keys:
+        return
+    for name in returned:
+        if name not in wanted and name != "event_timestamp":
+            cure = f"declare it in features of view {view.name}, or remove it from the SELECT"
+            yield Fault(view.sql, f"returns {name!r}, a feature nobody declares", cure)
+
+
+def _returned_faults(file: str, returned: Types, wanted: Mapping[str, AnyColumn | None]) -> Iterator[Fault]:
+    """Columns that the SQL does not return, or returns with another type; None takes any type."""
+    for name, column in wanted.items():
+        if name not in returned:
+            free = [other for other in returned if other not in wanted]
+            cure = f"add it to the SELECT; {nearest(name, free)}" if free else "add it to the SELECT"
+            yield Fault(file, f"returns no column {name!r}", cure)
+        elif column is not None and not _fits(returned[name], column):
+            what = f"{name} is {returned[name]}, and declared {type(column).__name__}"
+            yield Fault(file, what, f"CAST({name} AS {SQL_TYPES[type(column)]}), or declare another type")
+
+
+def _fits(kind: str, column: AnyColumn) -> bool:
+    """Whether a DuckDB type can be read as the declared one without loss."""
+    whole = kind in INTEGERS or (kind.startswith("DECIMAL") and kind.endswith(",0)"))
+    if kind == '"NULL"':
+        return True
+    if isinstance(column, Text):
+        return kind == "VARCHAR" or kind.startswith("ENUM")
+    if isinstance(column, Integer):
+        return whole
+    if isinstance(column, Float):
+        return whole or kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")
+    return kind == "BOOLEAN" if isinstance(column, Boolean) else kind in MOMENTS

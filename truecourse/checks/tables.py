@@ -1,0 +1,84 @@
+"""Tables: their names, keys, times, references and row counts."""
+
+from collections.abc import Iterator
+
+from truecourse.checks.columns import constraint_faults, same_type
+from truecourse.checks.names import ROW_NAMES, nearest, place, repeated
+from truecourse.errors import Fault
+from truecourse.problem import Problem
+from truecourse.schema import AnyColumn, Table, Time
+
+
+def table_faults(problem: Problem) -> Iterator[Fault]:
+    """Everything wrong with the tables themselves and with what they say of each other."""
+    if not problem.tables:
+        yield Fault(place("tables"), "there is no table", "declare a Table with a source and its columns")
+    yield from repeated((table.name for table in problem.tables), place("tables"), "tables")
+    for table in problem.tables:
+        yield from _own_faults(table)
+        for name, column in table.columns.items():
+            if column.in_table is not None:
+                yield from _reference_faults(problem, table, name, column)
+    yield from _circle_faults(problem)
+
+
+def _own_faults(table: Table) -> Iterator[Fault]:
+    path = ("tables", table.name)
+    columns = place(*path, "columns")
+    if not table.columns:
+        yield Fault(columns, "the table has no columns", "declare those that the problem uses")
+    yield from constraint_faults(table.columns, *path, "columns")
+    yield from repeated(table.columns, columns, "columns")
+    for name in table.columns:
+        if name.lower() in ROW_NAMES:
+            yield Fault(place(*path, "columns", name), f"the name {name} is taken", "rename the column in its source")
+    for name in table.key:
+        if name not in table.columns:
+            yield Fault(place(*path, "key"), f"no column {name!r}", nearest(name, table.columns))
+    yield from repeated(table.key, place(*path, "key"), "key columns")
+    yield from _time_faults(table, path)
+    least, most = table.rows or (0, None)
+    if least < 0 or (most is not None and least > most):
+        yield Fault(place(*path, "rows"), f"no count lies between {least} and {most}", "give (least, most)")
+
+
+def _time_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
+    if table.time is None:
+        if table.freshness is not None:
+            cure = "name the table's time column, or remove freshness"
+            yield Fault(place(*path, "freshness"), "the table has no time to measure it by", cure)
+        return
+    if table.time not in table.columns:
+        times = [name for name, column in table.columns.items() if isinstance(column, Time)]
+        yield Fault(place(*path, "time"), f"no column {table.time!r}", nearest(table.time, times or table.columns))
+    elif not isinstance(table.columns[table.time], Time):
+        kind = type(table.columns[table.time]).__name__
+        yield Fault(place(*path, "time"), f"{table.time} is declared {kind}", f"declare {table.time} as Time()")
+
+
+def _reference_faults(problem: Problem, table: Table, name: str, column: AnyColumn) -> Iterator[Fault]:
+    where = place("tables", table.name, "columns", name, "in_table")
+    others = {other.name: other for other in problem.tables}
+    target = others.get(str(column.in_table))
+    if target is None:
+        yield Fault(where, f"no table {column.in_table!r}", nearest(str(column.in_table), others))
+    elif target.key_column is None:
+        cure = f"give {target.name} a key of one column, or remove in_table"
+        yield Fault(where, f"table {target.name} has no key of a single column to refer to", cure)
+    elif target.key_column in target.columns and not same_type(column, target.columns[target.key_column]):
+        theirs = type(target.columns[target.key_column]).__name__
+        what = f"is {type(column).__name__}, and {target.name}.{target.key_column} is {theirs}"
+        yield Fault(where, what, "declare both with one type")
+
+
+def _circle_faults(problem: Problem) -> Iterator[Fault]:
+    refers = {
+        table.name: {c.in_table for c in table.columns.values() if c.in_table and c.in_table != table.name}
+        for table in problem.tables
+    }
+    while free := [name for name, targets in refers.items() if not targets & refers.keys()]:
+        for name in free:
+            del refers[name]
+    if refers:
+        where = place("tables", next(iter(refers)))
+        yield Fault(where, f"{', '.join(refers)} refer to each other in a circle by in_table", "remove one reference")

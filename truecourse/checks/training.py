@@ -1,0 +1,95 @@
+"""Split, model, gates and monitoring: dates in order, parameters that XGBoost takes, metrics that exist."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from truecourse.checks.names import nearest, place
+from truecourse.errors import Fault
+from truecourse.problem import Kind, MetricGate, Problem, RandomSplit, Range, SliceFloor, XGBoost
+
+METRICS: Mapping[Kind, tuple[str, ...]] = {
+    "binary": ("auc", "log_loss", "brier", "average_precision", "calibration_error"),
+    "multiclass": ("log_loss", "accuracy", "macro_f1", "auc", "calibration_error"),
+    "regression": ("rmse", "mae", "r2", "bias"),
+}
+NOT_SEARCHED = frozenset({"search", "trials", "refit", "seed"})
+
+
+def split_faults(problem: Problem) -> Iterator[Fault]:
+    split = problem.split
+    if isinstance(split, RandomSplit):
+        if split.validate + split.test >= 1:
+            cure = "let validate and test sum to less than 1"
+            yield Fault(place("split"), f"{split.validate:g} and {split.test:g} leave nothing to train on", cure)
+        return
+    if not problem.has_time:
+        cure = "split=RandomSplit(), or name the table's time column"
+        yield Fault(place("split"), "a TimeSplit needs decisions with a time, and these have none", cure)
+    if split.validate_until <= split.train_until:
+        what = f"{split.validate_until} is not after train_until, {split.train_until}"
+        yield Fault(place("split", "validate_until"), what, "give a later date")
+    if split.test_until is not None and split.test_until <= split.validate_until:
+        what = f"{split.test_until} is not after validate_until, {split.validate_until}"
+        yield Fault(place("split", "test_until"), what, "give a later date, or leave it out")
+
+
+def search_faults(problem: Problem) -> Iterator[Fault]:
+    known = [field.name for field in dataclasses.fields(XGBoost) if field.name not in NOT_SEARCHED]
+    for name, space in problem.model.search.items():
+        where = place("model", "search", name)
+        if name not in known:
+            yield Fault(where, "is no parameter that can be searched", nearest(name, known))
+        elif isinstance(space, Range):
+            yield from _range_faults(problem.model, name, space, where)
+        elif not space.values:
+            yield Fault(where, "there is nothing to choose from", "list values")
+        else:
+            yield from _value_faults(problem.model, name, space.values, where)
+
+
+def _range_faults(model: XGBoost, name: str, space: Range, where: str) -> Iterator[Fault]:
+    if space.low >= space.high:
+        yield Fault(where, f"no range lies between {space.low} and {space.high}", "give Range(low, high)")
+    if space.log and space.low <= 0:
+        yield Fault(where, f"a logarithmic range cannot start at {space.low}", "start above 0, or leave out log")
+    yield from _value_faults(model, name, (space.low, space.high), where)
+
+
+def _value_faults(model: XGBoost, name: str, values: tuple[Any, ...], where: str) -> Iterator[Fault]:
+    for value in values:
+        try:
+            dataclasses.replace(model, **{name: value})
+        except ValidationError as error:
+            yield Fault(where, f"{value!r} is out of range: {error.errors()[0]['msg']}", f"correct {name}'s range")
+
+
+def gate_faults(problem: Problem) -> Iterator[Fault]:
+    for number, gate in enumerate(problem.gates):
+        if not isinstance(gate, MetricGate | SliceFloor):
+            continue
+        path, metrics = ("gates", f"{number}"), METRICS[problem.kind]
+        if gate.metric not in metrics:
+            what = f"a {problem.kind} problem has no metric {gate.metric!r}"
+            yield Fault(place(*path, "metric"), what, nearest(gate.metric, metrics))
+        if gate.min is None and gate.max is None:
+            yield Fault(place(*path), "the gate has no bound, so every model passes", "give max= or min=")
+        elif gate.min is not None and gate.max is not None and gate.min > gate.max:
+            yield Fault(place(*path), f"no value is at least {gate.min} and at most {gate.max}", "swap min and max")
+        if isinstance(gate, SliceFloor):
+            yield from _slice_faults(problem, gate.column, place(*path, "column"))
+
+
+def monitoring_faults(problem: Problem) -> Iterator[Fault]:
+    if problem.monitoring.window <= timedelta(0):
+        yield Fault(place("monitoring", "window"), "is not positive", "give a span, as days(7)")
+    for name in problem.monitoring.slices:
+        yield from _slice_faults(problem, name, place("monitoring", "slices"))
+
+
+def _slice_faults(problem: Problem, name: str, where: str) -> Iterator[Fault]:
+    if name not in problem.request_fields:
+        yield Fault(where, f"no request field {name!r} to slice by", nearest(name, problem.request_fields))

@@ -1,0 +1,139 @@
+"""The request contract: what a caller may send, compiled from the problem and the vocabulary of the trained model.
+
+It is stored with the model as contract.json, so that a model is served by the contract it was trained under.
+Reading requests by it is truecourse/request.py, describing it to clients truecourse/openapi.py.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from truecourse.encoding import Vocabulary
+from truecourse.problem import Kind, Problem
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time, constraints
+
+FieldType = Literal["text", "integer", "float", "boolean", "time"]
+TYPES: Mapping[type, FieldType] = {
+    Text: "text", Integer: "integer", Float: "float", Boolean: "boolean", Time: "time",
+}  # fmt: skip
+
+TEXT_LIMIT = 256
+"""Characters of a text whose column declares no max_length."""
+BODY_LIMIT = 8 << 20
+EXAMPLES = 3
+ID, DECISION_TIME = "id", "decision_time"
+
+
+class RequestField(BaseModel):
+    """One field of a row. `known`: the categories that the model learned, of a categorical feature."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    type: FieldType
+    description: str = ""
+    nulls: bool = False
+    ge: int | float | None = None
+    le: int | float | None = None
+    one_of: tuple[int | str, ...] | None = None
+    pattern: str | None = None
+    max_length: int | None = None
+    known: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, name: str, column: AnyColumn, known: tuple[str, ...] | None) -> Self:
+        # What is only reported in the data (severity info) is in the training rows too: no reason to refuse it here.
+        limits = {} if column.severity == "info" else constraints(column)
+        limits.pop("in_table", None)
+        kind = TYPES[type(column)]
+        return cls(name=name, type=kind, description=column.description, nulls=column.nulls, known=known, **limits)
+
+    @property
+    def bytes(self) -> int:
+        """The most bytes that the field takes in a request, every character escaped."""
+        return len(self.name.encode()) + 8 + (12 * (self.max_length or TEXT_LIMIT) if self.type == "text" else 40)
+
+
+class Contract(BaseModel):
+    """What a request may hold and what its answer means. `examples` are rows of real data that keep the contract."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    problem: str
+    description: str
+    kind: Kind
+    label: str
+    classes: tuple[str, ...]
+    fields: tuple[RequestField, ...]
+    has_time: bool
+    max_rows: int
+    unknown_category: Literal["reject", "missing"]
+    examples: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, problem: Problem, vocabulary: Vocabulary, examples: list[dict[str, Any]] | None = None) -> Self:
+        fields = [
+            RequestField.of(name, column, vocabulary.categories.get(name))
+            for name, column in problem.request_fields.items()
+        ]
+        return cls(
+            problem=problem.name,
+            description=problem.description,
+            kind=problem.kind,
+            label=problem.label.description or problem.label.column or "label",
+            classes=vocabulary.classes,
+            fields=tuple(fields),
+            has_time=problem.has_time,
+            max_rows=problem.serving.max_rows,
+            unknown_category=problem.serving.unknown_category,
+            examples=tuple(examples or ()),
+        )
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        return cls.model_validate_json(data)
+
+    def to_json(self) -> bytes:
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What a row may hold beside its fields, and need not."""
+        offered = (ID, DECISION_TIME) if self.has_time else (ID,)
+        return tuple(name for name in offered if name not in self.names)
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest request body that is read at all."""
+        row = 400 + sum(field.bytes for field in self.fields)
+        return min(1024 + self.max_rows * row, BODY_LIMIT)
+
+
+def contract_bytes(problem: Problem, vocabulary: Vocabulary, frame: pa.Table) -> bytes:
+    """contract.json of a model trained on this frame, with examples from the frame's last rows."""
+    from truecourse.request import RowReader
+
+    bare = Contract.of(problem, vocabulary)
+    names = [name for name in (*bare.extras, *bare.names) if name in frame.column_names]
+    rows = [example(row) for row in frame.select(names).slice(max(0, len(frame) - 200)).to_pylist()]
+    kept = RowReader(bare).read(rows, datetime.now(UTC)).accepted
+    spread = [kept[i * len(kept) // EXAMPLES] for i in range(EXAMPLES)] if len(kept) >= EXAMPLES else kept
+    return Contract.of(problem, vocabulary, [rows[i] for i in spread]).to_json()
+
+
+def example(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON: times as ISO 8601 in UTC, missing values left out."""
+    return {
+        name: value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+        for name, value in row.items()
+        if value is not None
+    }

@@ -1,0 +1,255 @@
+"""Drift of a window against a reference: binned counts, PSI, and a permutation of whole days.
+
+Rows of one day resemble each other (weather, a strike), so tests that take rows as independent alarm when nothing has
+changed. Here whole blocks (UTC days; for data with no time, runs of rows) change sides, which keeps what ties them
+together, and the largest statistic over all columns is compared with its own permutations (Westfall and Young,
+Resampling-Based Multiple Testing, 1993), so that the chance of any false alarm is the one that was set.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.errors import FeatureError
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Edges: TypeAlias = Array | tuple[str, ...]
+
+PERMUTATIONS = 999
+MAX_CATEGORIES = 30
+RARE = 0.005
+"""Categories with a smaller share of the reference count as `other`."""
+MAX_BLOCKS = 4000
+"""Blocks a side for data with no time: what a permutation of rows costs is bounded."""
+_SAMPLE = 1 << 16
+MISSING, OTHER = "missing", "other"
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of one column, frozen from the reference.
+
+    A number's lie between its quantiles; values outside its range have a bin of their own only where it ends in a
+    value that many rows share (a constant, a zero). A category's are its commonest values and `other`: rare or never
+    seen. A bin that is empty by its making would make any window look new, and permutations less so. `missing` is
+    always the last.
+    """
+
+    kind: Literal["number", "category"]
+    edges: Edges
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        if isinstance(self.edges, tuple):
+            return (*self.edges, OTHER, MISSING)
+        e = [f"{edge if abs(edge) > 1e-300 else 0:.4g}" for edge in self.edges]  # below 0 is -5e-324
+        if not e:
+            return ("any", MISSING)
+        first = f"below {e[0]}" if e[0] in e[1:2] else f"up to {e[0]}"
+        return (first, *(b if a == b else f"{a} to {b}" for a, b in pairwise(e)), f"above {e[-1]}", MISSING)
+
+    def codes(self, values: pa.ChunkedArray) -> Array:
+        """The bin of each of n values, int64."""
+        missing = len(self.labels) - 1
+        if isinstance(self.edges, tuple):
+            found = pc.index_in(values.cast(pa.string()), pa.array(self.edges, pa.string()))
+            codes = pc.if_else(pc.is_null(values), missing, pc.fill_null(found, len(self.edges)))
+            return np.asarray(codes.to_numpy(), dtype=np.int64)
+        numbers = _numbers(values)
+        return np.asarray(np.where(np.isnan(numbers), missing, np.searchsorted(self.edges, numbers, side="left")))
+
+
+def _numbers(values: pa.ChunkedArray) -> Array:
+    """float64, NaN where missing."""
+    kind = pa.int8() if pa.types.is_boolean(values.type) else values.type
+    return np.asarray(values.cast(kind).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+
+def learn(reference: pa.Table, columns: list[str], bins: int = 10) -> dict[str, Bins]:
+    """Bins of the reference's columns: text as categories, everything else as numbers in `bins` quantiles."""
+    return {name: _learn(reference[name], bins) for name in columns}
+
+
+def _learn(values: pa.ChunkedArray, bins: int) -> Bins:
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        present = values.drop_null()
+        counted = [(-item["counts"], item["values"]) for item in pc.value_counts(present).to_pylist()]
+        common = [name for count, name in sorted(counted) if -count >= RARE * len(present)]
+        return Bins("category", tuple(common[:MAX_CATEGORIES]))
+    numbers = _numbers(values)
+    numbers = numbers[~np.isnan(numbers)]
+    if len(numbers) == 0:
+        return Bins("number", np.empty(0))
+    sample = np.sort(numbers[:: len(numbers) // _SAMPLE + 1])
+    edges = np.unique(sample[np.linspace(0, len(sample) - 1, bins + 1).astype(np.int64)[1:-1]])
+    # An atom at the least value: what lies below it was never seen.
+    low = [np.nextafter(edges[0], -np.inf)] if edges[0] == numbers.min() else []
+    return Bins("number", np.concatenate([low, edges]))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows by block and bin, (blocks, all bins of all columns) int64. Counts of the same bins add up."""
+
+    matrix: Array
+
+    @classmethod
+    def of(cls, bins: Mapping[str, Bins], frame: pa.Table, blocks: Array) -> "Counts":
+        """`blocks`: the block of each row, from 0."""
+        height = int(blocks.max()) + 1 if len(blocks) else 0
+        parts = []
+        for name, binning in bins.items():
+            width = len(binning.labels)
+            cells = np.bincount(blocks * width + binning.codes(frame[name]), minlength=height * width)
+            parts.append(cells.reshape(height, width))
+        return cls(np.concatenate(parts, axis=1))
+
+
+def day_blocks(times: pa.ChunkedArray) -> Array:
+    """The UTC day of each row, numbered from 0 without gaps."""
+    days = times.cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    return np.asarray(np.unique(days, return_inverse=True)[1], dtype=np.int64)
+
+
+def psi(reference: Array, window: Array, starts: Array) -> Array:
+    """Population stability index of columns whose bins begin at `starts`: (…, bins) counts give (…, columns).
+
+    sum((w - r) * ln(w / r)) over shares; half a row is added to every bin, so that an empty one is finite."""
+    shares = []
+    widths = np.diff(np.append(starts, reference.shape[-1]))
+    for counts in (reference, window):
+        smoothed = counts + 0.5
+        shares.append(smoothed / np.repeat(np.add.reduceat(smoothed, starts, axis=-1), widths, axis=-1))
+    return np.asarray(np.add.reduceat((shares[1] - shares[0]) * np.log(shares[1] / shares[0]), starts, axis=-1))
+
+
+@dataclass(frozen=True)
+class ColumnDrift:
+    """`p_value` is adjusted for all columns tested together. Shares are of rows, by bin."""
+
+    name: str
+    kind: Literal["number", "category"]
+    psi: float
+    p_value: float
+    drifted: bool
+    labels: tuple[str, ...]
+    reference: tuple[float, ...]
+    window: tuple[float, ...]
+
+    @property
+    def missing(self) -> tuple[float, float]:
+        """The share of missing values, in the reference and in the window."""
+        return self.reference[-1], self.window[-1]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Columns, the most changed first. `least_p` is the smallest p-value that so few blocks can give: above the
+    false-alarm rate, no alarm is possible and `decidable` is false."""
+
+    columns: tuple[ColumnDrift, ...]
+    blocks: tuple[int, int]
+    rows: tuple[int, int]
+    least_p: float
+    decidable: bool
+
+    @property
+    def drifted(self) -> tuple[ColumnDrift, ...]:
+        return tuple(column for column in self.columns if column.drifted)
+
+
+def compare(
+    reference: pa.Table,
+    window: pa.Table,
+    columns: list[str],
+    *,
+    time: str | None = None,
+    bins: int = 10,
+    threshold: float = 0.1,
+    false_alarm_rate: float = 0.05,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Drift:
+    """Drift of `window` against `reference`. A column has drifted if its adjusted p-value is at most
+    `false_alarm_rate` and its PSI is above `threshold`. `time`: the column whose UTC days stay together; None
+    permutes rows. Raises FeatureError where either side is empty."""
+    for side, frame in (("reference", reference), ("window", window)):
+        if len(frame) == 0:
+            raise FeatureError(f"the {side} has no rows", where="drift", cure="widen it")
+    frozen = learn(reference, columns, bins)
+    (before, after), sides = _counted(frozen, reference, window, time), (reference, window)
+    starts = np.cumsum([0, *(len(b.labels) for b in frozen.values())])[:-1]
+    value, p_values = permutation_test(before, after, starts, permutations, seed)
+    splits = math.comb(len(before.matrix) + len(after.matrix), len(after.matrix))
+    least = max(1 / (permutations + 1), 1 / splits)
+    decidable = least <= false_alarm_rate
+    found = []
+    for i, (name, binning) in enumerate(frozen.items()):
+        place = slice(starts[i], starts[i] + len(binning.labels))
+        shares = [_shares(side.matrix[:, place].sum(axis=0)) for side in (before, after)]
+        drifted = bool(decidable and p_values[i] <= false_alarm_rate and value[i] > threshold)
+        found.append(
+            ColumnDrift(name, binning.kind, float(value[i]), float(p_values[i]), drifted, binning.labels, *shares)
+        )
+    found.sort(key=lambda column: (not column.drifted, -column.psi, column.name))
+    blocks = (len(before.matrix), len(after.matrix))
+    return Drift(tuple(found), blocks, (len(sides[0]), len(sides[1])), least, decidable)
+
+
+def _shares(counts: Array) -> tuple[float, ...]:
+    return tuple((counts / counts.sum()).tolist())
+
+
+def _counted(bins: Mapping[str, Bins], reference: pa.Table, window: pa.Table, time: str | None) -> list[Counts]:
+    if time is not None:
+        return [Counts.of(bins, frame, day_blocks(frame[time])) for frame in (reference, window)]
+    # Blocks of equally many rows on both sides are exchangeable when rows are; the reference is thinned to fit.
+    size = max(1, min(len(reference), len(window)) // 100)
+    counted = []
+    for frame in (reference, window):
+        step = len(frame) // (size * MAX_BLOCKS) + 1
+        rows = frame.take(pa.array(np.arange(0, len(frame), step))) if step > 1 else frame
+        rows = rows.slice(0, max(1, len(rows) // size) * size)
+        counted.append(Counts.of(bins, rows, np.arange(len(rows)) // size))
+    return counted
+
+
+def permutation_test(
+    reference: Counts, window: Counts, starts: Array, permutations: int = PERMUTATIONS, seed: int = 0
+) -> tuple[Array, Array]:
+    """PSI of each column, and its p-value adjusted for all of them (single-step maximum).
+
+    Columns differ in how much their days differ: the logarithm of each PSI is put on the scale of its own
+    permutations before the maximum is taken, so that a noisy column does not drown the others."""
+    blocks = np.concatenate([reference.matrix, window.matrix]).astype(np.float64)
+    height, taken = len(blocks), len(window.matrix)
+    random = np.random.default_rng(seed)
+    chosen = np.zeros((permutations + 1, height))
+    chosen[0, height - taken :] = 1
+    ranks = random.random((permutations, height)).argpartition(taken - 1, axis=1)[:, :taken]
+    np.put_along_axis(chosen[1:], ranks, 1.0, axis=1)
+    inside = chosen @ blocks
+    statistic = psi(blocks.sum(axis=0) - inside, inside, starts)
+    scaled = np.log(np.maximum(statistic, 1e-12))
+    spread = scaled.std(axis=0)
+    scaled = np.where(spread > 1e-9, (scaled - scaled.mean(axis=0)) / np.maximum(spread, 1e-9), -np.inf)
+    largest = np.sort(scaled.max(axis=1))
+    # The observed split is one of the permutations: the p-value counts it, and is never 0.
+    at_least = len(largest) - np.searchsorted(largest, scaled[0] - 1e-9, side="left")
+    return statistic[0], at_least / len(largest)
+
+
+def default_window(newest: Any, length: timedelta) -> tuple[Any, Any]:
+    """The last `length` before the end of the newest moment's UTC day (naive), so that its days are whole ones; less
+    than a day ends at that moment itself."""
+    end = newest + timedelta(microseconds=1)
+    if length >= timedelta(days=1):
+        end = newest.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return end - length, end

@@ -1,0 +1,170 @@
+"""What each type of request field takes: checks compiled once, that give back a value or say what is wrong with it."""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from truecourse.contract import ID, TEXT_LIMIT, RequestField
+
+ABSENT: Any = object()
+Check = Callable[[Any], Any]
+_INTEGERS = range(-(2**63), 2**63)
+# fromisoformat alone takes week dates and bare years; years are those that every library's clock can tell.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?")
+_YEARS = range(1678, 2262)
+
+
+class Refused(ValueError):
+    """A value that breaks the contract, and how."""
+
+
+def short(value: Any) -> str:
+    """A value as JSON would write it, cut at 40 characters, safe to put into an answer."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def said(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
+    return kinds.get(type(value), "a number")
+
+
+def nullable(check: Check, nulls: bool) -> Check:
+    if nulls:
+        return optional(check)
+
+    def required(value: Any) -> Any:
+        if value is ABSENT:
+            raise Refused("is missing")
+        if value is None:
+            raise Refused("may not be null")
+        return check(value)
+
+    return required
+
+
+def optional(check: Check) -> Check:
+    return lambda value: None if value is None or value is ABSENT else check(value)
+
+
+def _text(field: RequestField, reject: bool = False) -> Check:
+    limit = field.max_length or TEXT_LIMIT
+    allowed = frozenset(field.one_of or ())
+    pattern = re.compile(field.pattern) if field.pattern else None
+    known = frozenset(field.known) if reject and field.known is not None else None
+
+    def check(value: Any) -> str:
+        if value.__class__ is not str:
+            raise Refused(f"must be text, not {said(value)}")
+        if len(value) > limit:
+            raise Refused(f"has {len(value)} characters; {limit} are the most")
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise Refused("holds half of a surrogate pair")
+        if allowed and value not in allowed:
+            raise Refused(f"must be one of {_listed(field.one_of)}; got {short(value)}")
+        if pattern and not pattern.search(value):
+            raise Refused(f"must match {field.pattern}; got {short(value)}")
+        if known is not None and value not in known:
+            raise Refused(f"{short(value)} is no category that the model knows")
+        return str(value)
+
+    return check
+
+
+def _integer(field: RequestField, reject: bool = False) -> Check:
+    within = _bounds(field)
+
+    def check(value: Any) -> int:
+        if value.__class__ is float and value.is_integer():
+            value = int(value)  # JSON makes no difference between 3 and 3.0
+        if value.__class__ is not int:
+            raise Refused(f"must be a whole number, not {short(value)}")
+        if value not in _INTEGERS:
+            raise Refused("is no 64-bit integer")
+        within(value)
+        return int(value)
+
+    return check
+
+
+def _float(field: RequestField, reject: bool = False) -> Check:
+    within = _bounds(field)
+
+    def check(value: Any) -> float:
+        if value.__class__ is not float and value.__class__ is not int:
+            raise Refused(f"must be a number, not {short(value)}")
+        try:
+            value = float(value)
+        except OverflowError:
+            value = float("inf")
+        if not -1.8e308 < value < 1.8e308:
+            raise Refused("is no finite 64-bit number")
+        within(value)
+        return float(value)
+
+    return check
+
+
+def _bounds(field: RequestField) -> Check:
+    least, most, allowed = field.ge, field.le, frozenset(field.one_of or ())
+
+    def within(value: Any) -> None:
+        if least is not None and value < least:
+            raise Refused(f"must be at least {least}; got {short(value)}")
+        if most is not None and value > most:
+            raise Refused(f"must be at most {most}; got {short(value)}")
+        if allowed and value not in allowed:
+            raise Refused(f"must be one of {_listed(field.one_of)}; got {short(value)}")
+
+    return within
+
+
+def _boolean(field: RequestField, reject: bool = False) -> Check:
+    def check(value: Any) -> bool:
+        if value.__class__ is not bool:
+            raise Refused(f"must be true or false, not {short(value)}")
+        return bool(value)
+
+    return check
+
+
+def check_time(field: RequestField, reject: bool = False) -> Check:
+    def check(value: Any) -> datetime:
+        """Naive UTC. Files bring times; JSON brings them as text."""
+        try:
+            moment = value if isinstance(value, datetime) else _parsed(value)
+            moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        except (ValueError, OverflowError):
+            raise Refused(f"must be an ISO 8601 time, as 2024-05-01T12:30:00Z; got {short(value)}") from None
+        if moment.year not in _YEARS:
+            raise Refused(f"must lie between the years {_YEARS[0]} and {_YEARS[-1]}")
+        return moment
+
+    return check
+
+
+def _parsed(value: Any) -> datetime:
+    if value.__class__ is not str or not _MOMENT.fullmatch(value):
+        raise ValueError
+    return datetime.fromisoformat(value)
+
+
+def check_id(value: Any) -> Any:
+    if value.__class__ is int and value in _INTEGERS:
+        return value
+    return _text(RequestField(name=ID, type="text"))(value)
+
+
+def _listed(values: Any) -> str:
+    shown = ", ".join(map(str, values[:20]))
+    return shown + (f" and {len(values) - 20} more" if len(values) > 20 else "")
+
+
+CHECKS: dict[str, Callable[[RequestField, bool], Check]] = {
+    "text": _text, "integer": _integer, "float": _float, "boolean": _boolean, "time": check_time,
+}  # fmt: skip

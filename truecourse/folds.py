@@ -1,0 +1,42 @@
+"""How training rows are split once more, to choose parameters: by rolling origin in time, by hash without it."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+
+from truecourse.encoding import Array, columns_of
+from truecourse.errors import ModelError
+from truecourse.problem import Problem, TimeSplit
+
+FOLDS = 3
+_HORIZON = 1 / 6
+"""Of the training rows' time span, each rolling-origin fold scores this share."""
+
+
+def folds(problem: Problem, rows: pa.Table) -> list[tuple[Array, Array]]:
+    """(rows to fit, rows to score) as masks over training rows.
+
+    In time: expanding windows, each scored on the stretch after it, as a model would be used; a label counts in a
+    window only if it was known at its end. Without time: FOLDS parts by a hash of the id. Raises ModelError where a
+    part is empty."""
+    masks = _rolling(rows) if isinstance(problem.split, TimeSplit) else _hashed(rows, problem.split.seed)
+    if any(not fit.any() or not score.any() for fit, score in masks):
+        cure = "train on more rows, or a longer time"
+        raise ModelError("too few training rows to tune on", where=f"problem {problem.name}", cure=cure)
+    return masks
+
+
+def _rolling(rows: pa.Table) -> list[tuple[Array, Array]]:
+    decided = columns_of(rows, ["decision_time"])["decision_time"]
+    known = columns_of(rows, ["known_at"])["known_at"] if "known_at" in rows.column_names else decided
+    first, last = decided.min(), decided.max()
+    step = np.timedelta64(int((last - first) / np.timedelta64(1, "us") * _HORIZON), "us")
+    ends = [last - step * (FOLDS - fold) for fold in range(FOLDS)]
+    return [((known <= end) & (decided <= end), (decided > end) & (decided <= end + step)) for end in ends]
+
+
+def _hashed(rows: pa.Table, seed: int) -> list[tuple[Array, Array]]:
+    digests = (hashlib.sha256(f"fold:{seed}:{id}".encode()).digest() for id in rows["id"].to_pylist())
+    part = np.fromiter((int.from_bytes(d[:8], "big") % FOLDS for d in digests), dtype=np.int64, count=len(rows))
+    return [(part != fold, part == fold) for fold in range(FOLDS)]

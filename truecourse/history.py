@@ -1,0 +1,177 @@
+"""Every version of a view's rows over spans of time, built in DuckDB, which spills what memory does not hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+
+from truecourse import sql
+from truecourse.asof import CREATED, EVENT
+from truecourse.errors import FeatureError
+from truecourse.problem import Problem, View
+from truecourse.references import TableVersion, Window
+from truecourse.schema import Table
+from truecourse.spans import ALWAYS, Span, around, joined, overlap
+from truecourse.tables import Tables
+from truecourse.viewsql import checked_query
+
+HISTORY, _FRESH, _NEWEST = "__history", "__fresh", "__newest"
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def memory(view: View) -> timedelta:
+    """How far back a row may stand in for one that vanished: an older value would not be used anyway."""
+    return view.ttl or view.lookback or timedelta(0)
+
+
+def reach(view: View) -> tuple[timedelta, timedelta]:
+    """How long before and after a source row's time it can touch feature rows. `lookback` must be declared."""
+    assert view.lookback is not None
+    return view.lookback, view.lookback + memory(view)
+
+
+@dataclass(frozen=True)
+class History:
+    """A view's rows at exact table versions. `build` leaves them in the temporary table HISTORY."""
+
+    connection: duckdb.DuckDBPyConnection
+    problem: Problem
+    tables: Tables
+    view: View
+    versions: Mapping[str, TableVersion]
+    used: frozenset[str]
+
+    @property
+    def keys(self) -> list[str]:
+        return [sql.quoted(key) for key in self.problem.entity(self.view.entity).join_keys]
+
+    @property
+    def features(self) -> list[str]:
+        return [sql.quoted(name) for name in self.view.features]
+
+    def build(self, spans: list[Span]) -> None:
+        """Raises FeatureError that names the SQL file."""
+        self._evaluate(HISTORY, sql.CURRENT if self.view.timeless else sql.BASE, spans)
+        if not self.view.timeless:
+            for epoch, touched in self._epochs(spans):
+                self._apply(epoch, touched)
+
+    def _evaluate(self, target: str, rows: str, spans: list[Span]) -> None:
+        """Put the view's rows of these spans, as `rows` tell them, into a temporary table, and check them."""
+        for number, span in enumerate(spans):
+            sql.bind(
+                self.connection, self.problem, self.tables, self.versions, rows=rows, window=self._sources_of(span)
+            )
+            query = checked_query(self.connection, self.problem, self.view)
+            limited = f"SELECT *, {EVENT} AS {CREATED} FROM ({query}) WHERE {_within([span], missing=True)}"  # noqa: S608
+            verb = f"INSERT INTO {target}" if number else f"CREATE OR REPLACE TEMP TABLE {target} AS"
+            sql.run(self.connection, f"{verb} {limited}", where=self.view.sql)
+        self._check(target)
+
+    def _sources_of(self, span: Span) -> Window | None:
+        if span == ALWAYS or self.view.lookback is None:
+            return None
+        start, end = span.widened(self.view.lookback, self.view.lookback + _MICROSECOND).moments()
+        return Window(start=start, end=end)
+
+    def _check(self, target: str) -> None:
+        ((missing,),) = self._all(f"SELECT count(*) FROM {target} WHERE {EVENT} IS NULL")  # noqa: S608
+        if missing:
+            cure = "a row is of use from the moment it became known: leave out rows that have none"
+            raise FeatureError(f"{missing} rows have no {EVENT}", where=self.view.sql, cure=cure)
+        identity = ", ".join([*self.keys, EVENT])
+        repeated = self._all(
+            f"SELECT {identity}, count(*) FROM {target} GROUP BY {identity} HAVING count(*) > 1 LIMIT 1"  # noqa: S608
+        )
+        if repeated:
+            *values, count = repeated[0]
+            names = [*self.problem.entity(self.view.entity).join_keys, EVENT]
+            row = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+            cure = "return one row for each key and event_timestamp: GROUP BY them"
+            raise FeatureError(f"{count} rows for {row}", where=self.view.sql, cure=cure)
+
+    def _epochs(self, spans: list[Span]) -> list[tuple[datetime, list[Span]]]:
+        """The moments (naive UTC) at which late rows and corrections became known, and the spans they touch."""
+        touched: dict[datetime, list[Span]] = {}
+        for table in self.problem.tables:
+            if table.name not in self.used or table.time is None:
+                continue
+            for epoch, times in self._changes(table):
+                whole = self.view.lookback is None
+                touched.setdefault(epoch, []).extend([ALWAYS] if whole else around(times, *reach(self.view)))
+        found = ((epoch, overlap(spans, joined(touched[epoch]))) for epoch in sorted(touched))
+        return [(epoch, both) for epoch, both in found if both]
+
+    def _changes(self, table: Table) -> list[tuple[datetime, Any]]:
+        time, rows = sql.quoted(str(table.time)), sql.quoted(f"{table.name}__rows")
+        found = sql.run(
+            self.connection,
+            f"SELECT CAST(epoch AS TIMESTAMP) AS epoch, CAST({time} AS TIMESTAMP) AS time FROM ("  # noqa: S608
+            f"SELECT unnest([_recorded_at, _superseded_at]) AS epoch, {time} FROM {rows} "
+            "WHERE _recorded_at IS NOT NULL OR _superseded_at IS NOT NULL) "
+            "WHERE epoch > TIMESTAMPTZ '1970-01-01 00:00:00+00' GROUP BY ALL ORDER BY ALL",
+            where=table.name,
+        ).df()
+        return [(epoch.to_pydatetime(), group["time"].to_numpy()) for epoch, group in found.groupby("epoch")]
+
+    def _apply(self, epoch: datetime, touched: list[Span]) -> None:
+        """Add what became known at `epoch`: first versions of rows after it, further versions of rows before it."""
+        earlier = joined(span.widened(memory(self.view), timedelta(0)) for span in touched)
+        self._evaluate(_FRESH, sql.as_of(epoch), earlier)
+        moment, here = f"TIMESTAMPTZ '{epoch.isoformat(sep=' ')}+00'", _within(touched)
+        names = ", ".join([*self.keys, EVENT, *self.features])
+        self._do(f"DELETE FROM {HISTORY} WHERE {EVENT} >= {moment} AND {here}")  # noqa: S608
+        self._do(
+            f"INSERT INTO {HISTORY} ({names}, {CREATED}) SELECT {names}, {EVENT} FROM {_FRESH} "  # noqa: S608
+            f"WHERE {EVENT} >= {moment} AND {here}"
+        )
+        self._do(
+            f"CREATE OR REPLACE TEMP TABLE {_NEWEST} AS SELECT * FROM {HISTORY} "  # noqa: S608
+            f"WHERE {EVENT} < {moment} AND {here} "
+            f"QUALIFY row_number() OVER (PARTITION BY {', '.join([*self.keys, EVENT])} ORDER BY {CREATED} DESC) = 1"
+        )
+        same = " AND ".join(f"w.{name} IS NOT DISTINCT FROM n.{name}" for name in self.features)
+        self._do(
+            f"INSERT INTO {HISTORY} ({names}, {CREATED}) SELECT w.*, {moment} "  # noqa: S608
+            f"FROM ({self._kept(names, moment, here)} UNION ALL {self._vanished()}) AS w "
+            f"LEFT JOIN {_NEWEST} AS n USING ({', '.join([*self.keys, EVENT])}) WHERE n.{EVENT} IS NULL OR NOT ({same})"
+        )
+
+    def _kept(self, names: str, moment: str, here: str) -> str:
+        return f"SELECT {names} FROM {_FRESH} WHERE {EVENT} < {moment} AND {here}"  # noqa: S608
+
+    def _vanished(self) -> str:
+        """Rows that are no more, each with the values of the row before it, if that is young enough."""
+        on = " AND ".join(f"gone.{key} = f.{key}" for key in self.keys)
+        kept = timedelta.max if not memory(self.view) else memory(self.view)
+        young = "true" if kept == timedelta.max else f"f.{EVENT} >= gone.{EVENT} - {_interval(kept)}"
+        values = ", ".join(f"CASE WHEN {young} THEN f.{name} END AS {name}" for name in self.features)
+        return (
+            f"SELECT {', '.join(f'gone.{key}' for key in self.keys)}, gone.{EVENT}, {values} FROM ("  # noqa: S608
+            f"SELECT * FROM {_NEWEST} ANTI JOIN {_FRESH} USING ({', '.join([*self.keys, EVENT])})) AS gone "
+            f"ASOF LEFT JOIN {_FRESH} AS f ON {on} AND gone.{EVENT} > f.{EVENT}"
+        )
+
+    def _do(self, statement: str) -> None:
+        sql.run(self.connection, statement, where=self.view.sql)
+
+    def _all(self, query: str) -> list[tuple[Any, ...]]:
+        # To the end: DuckDB takes no other work while a result is half read.
+        rows: list[tuple[Any, ...]] = sql.run(self.connection, query, where=self.view.sql).fetchall()
+        return rows
+
+
+def _within(spans: list[Span], missing: bool = False) -> str:
+    if ALWAYS in spans:
+        return "true"
+    conditions = [
+        f"{EVENT} BETWEEN TIMESTAMPTZ '{a.isoformat(sep=' ')}+00' AND TIMESTAMPTZ '{b.isoformat(sep=' ')}+00'"
+        for a, b in (span.moments() for span in spans)
+    ]
+    return f"({' OR '.join([*conditions, *([f'{EVENT} IS NULL'] if missing else [])])})"
+
+
+def _interval(duration: timedelta) -> str:
+    return f"to_microseconds({duration // _MICROSECOND})"

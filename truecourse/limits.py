@@ -1,0 +1,28 @@
+"""Ranges that a column's values may be expected to keep, with a margin around those seen."""
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+_INTEGER = 2**63 - 1
+
+
+def with_margin(low: float, high: float) -> tuple[float, float]:
+    """A range as wide again on either side, at round numbers; not below zero if nothing seen is.
+
+    Integers in, integers out, within 64 bits."""
+    least, most = Decimal(low), Decimal(high)
+    span = (most - least) or abs(most) or Decimal(1)
+    under = Decimal(0) if least >= 0 and least - span <= 0 else _rounded(least - span, ROUND_FLOOR)
+    over = Decimal(0) if most <= 0 and most + span >= 0 else _rounded(most + span, ROUND_CEILING)
+    if isinstance(low, int) and isinstance(high, int):
+        return max(int(under), -_INTEGER), min(int(over), _INTEGER)
+    return float(under), float(over)
+
+
+def _rounded(value: Decimal, mode: str) -> Decimal:
+    """To two significant digits, away from the values seen; whole numbers stay whole."""
+    if not value:
+        return value
+    step = Decimal(1).scaleb(value.adjusted() - 1)
+    if value == value.to_integral_value():
+        step = max(step, Decimal(1))
+    return (value / step).to_integral_value(rounding=mode) * step

@@ -1,0 +1,60 @@
+"""Locks in object storage, built on create-if-absent alone.
+
+A lock is a run of numbered tickets, `locks/<name>/<number>`. The highest ticket holds the lock until it is marked
+released or its time is up; whoever creates the next number first holds it then. Taking over from a dead owner is
+therefore as safe as taking a free lock: of any number of racers exactly one creates a ticket.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from truecourse.errors import AlreadyExists, NotFound, StorageError
+from truecourse.storage import ObjectStore
+
+
+@contextmanager
+def locked(store: ObjectStore, name: str, *, expiry: float = 60, patience: float = 90) -> Iterator[None]:
+    """Hold the lock for at most `expiry` seconds. Raises StorageError after `patience` seconds of waiting."""
+    owner, deadline = secrets.token_hex(8), time.monotonic() + patience
+    while (ticket := _take(store, f"locks/{name}", owner, expiry)) is None:
+        if time.monotonic() > deadline:
+            cure = "another process holds it; if none does, it frees itself within a minute"
+            raise StorageError(f"waited {patience:.0f} s for a lock", where=f"locks/{name}", cure=cure)
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        store.put(_key(f"locks/{name}", ticket), _document(owner, expires=0))
+
+
+def _take(store: ObjectStore, place: str, owner: str, expiry: float) -> int | None:
+    """The number of our new ticket, or None while another's holds."""
+    numbers = [int(key.rsplit("/", 1)[1]) for key in store.list(f"{place}/")]
+    newest = max(numbers, default=0)
+    if newest and not _is_over(store, _key(place, newest)):
+        return None
+    try:
+        store.put_new(_key(place, newest + 1), _document(owner, expires=time.time() + expiry))
+    except AlreadyExists:
+        return None
+    for number in numbers:  # only the highest ticket counts
+        store.delete(_key(place, number))
+    return newest + 1
+
+
+def _is_over(store: ObjectStore, key: str) -> bool:
+    try:
+        return bool(json.loads(store.get(key))["expires"] < time.time())
+    except NotFound:
+        return False  # a newer ticket swept it away: look again
+
+
+def _key(place: str, number: int) -> str:
+    return f"{place}/{number:09d}"
+
+
+def _document(owner: str, expires: float) -> bytes:
+    return json.dumps({"owner": owner, "expires": expires}).encode()

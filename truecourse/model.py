@@ -1,0 +1,61 @@
+"""A trained model: an XGBoost booster, the vocabulary that feeds it, and what its numbers mean."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from truecourse.encoding import Array, Vocabulary
+from truecourse.errors import ModelError
+from truecourse.problem import Kind
+from truecourse.settings import get_settings
+
+if TYPE_CHECKING:
+    import xgboost
+
+
+@dataclass(frozen=True)
+class Model:
+    """Matrices are (n, d) float32 as Vocabulary.encode() makes them."""
+
+    booster: "xgboost.Booster"
+    vocabulary: Vocabulary
+    kind: Kind
+
+    @classmethod
+    def load(cls, ubj: bytes, vocabulary: Vocabulary, kind: Kind, threads: int | None = None) -> Self:
+        """From UBJSON. Raises ModelError for bytes that are no model, or another vocabulary's model."""
+        import xgboost
+
+        try:
+            booster = xgboost.Booster({"nthread": threads or get_settings().threads}, model_file=bytearray(ubj))
+        except xgboost.core.XGBoostError as error:
+            raise ModelError(f"the bytes are no XGBoost model: {str(error).splitlines()[0]}") from None
+        if (booster.feature_names or []) != vocabulary.booster_names:
+            raise ModelError("the model's inputs are not those of its vocabulary", cure="package the model again")
+        return cls(booster, vocabulary, kind)
+
+    def ubj(self) -> bytes:
+        """The model's UBJSON: equal bytes for equal models."""
+        return bytes(self.booster.save_raw("ubj"))
+
+    def predict(self, matrix: Array) -> Array:
+        """float32: probabilities of the last class (n,) for binary, of every class (n, k) for multiclass, values (n,)
+        for regression."""
+        return np.asarray(self.booster.inplace_predict(matrix, validate_features=False), dtype=np.float32)
+
+    def margin(self, matrix: Array) -> Array:
+        """float32, before the link: log-odds (n,), class scores (n, k), or values (n,)."""
+        raw = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
+        return np.asarray(raw, dtype=np.float32)
+
+    def contributions(self, matrix: Array) -> Array:
+        """Exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for
+        multiclass. The last column is the base value; a row's sum is its margin."""
+        return np.asarray(self.booster.predict(self.matrix(matrix), pred_contribs=True), dtype=np.float32)
+
+    def matrix(self, matrix: Array) -> Any:
+        import xgboost
+
+        names, types = self.vocabulary.booster_names, self.vocabulary.feature_types
+        return xgboost.DMatrix(matrix, feature_names=names, feature_types=types)

@@ -1,0 +1,83 @@
+"""The page of a model: how good it is, against what, on whom it is weak, and what it was made from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from truecourse.lineage import sources
+from truecourse.metrics import HIGHER_IS_BETTER
+from truecourse.pages import render as render_page
+from truecourse.pages import svg
+from truecourse.plots import Images
+from truecourse.problem import Problem
+from truecourse.references import TrainedRun
+from truecourse.snapshot import Manifest
+
+_LABELS = {
+    "auc": "AUC", "log_loss": "Log loss", "brier": "Brier score", "average_precision": "Average precision",
+    "calibration_error": "Calibration error", "base_rate": "Base rate", "accuracy": "Accuracy", "macro_f1": "Macro F1",
+    "rmse": "RMSE", "mae": "Mean absolute error", "r2": "R²", "bias": "Bias of the mean",
+}  # fmt: skip
+_SLICES = 25
+_NEUTRAL = ("base_rate", "bias")
+_ROWS = {
+    "decisions": "decisions in the spine", "open": "cohort not closed yet", "unlabelled": "without a label",
+    "after_test": "after the test window", "train": "train", "validate": "validate", "test": "test",
+}  # fmt: skip
+_MAIN = {
+    "binary": ("auc", "log_loss", "brier"), "multiclass": ("log_loss", "accuracy", "macro_f1"),
+    "regression": ("rmse", "mae", "r2"),
+}  # fmt: skip
+
+
+def render(
+    problem: Problem,
+    run: TrainedRun,
+    report: Mapping[str, Any],
+    training: Mapping[str, Any],
+    manifest: Manifest,
+    lineage: Mapping[str, Any],
+    images: Images,
+) -> str:
+    """A whole HTML page."""
+    return render_page(
+        "model.html",
+        problem=problem,
+        run=run,
+        report=report,
+        training=training,
+        manifest=manifest,
+        sources=sources(lineage),
+        labels=_LABELS,
+        linear={"regression": "Ridge regression"}.get(problem.kind, "Logistic regression"),
+        tiles=[tile(name, report["metrics"]) for name in _MAIN[problem.kind]],
+        rows=[(said, report["rows"][name]) for name, said in _ROWS.items() if report["rows"].get(name)],
+        metrics=[(name, _direction(name)) for name in report["metrics"]["model"]],
+        parts=_by_column(report["slices"], _MAIN[problem.kind][0]),
+        main=_MAIN[problem.kind],
+        plots=[(title, svg(figure, title)) for title, figure in images.values()],
+        passed=all(gate["passed"] for gate in report["gates"]),
+    )
+
+
+def tile(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A headline figure and that of the linear baseline."""
+    return {"label": _LABELS[name], "figure": metrics["model"][name], "linear": metrics["linear"][name]["value"]}
+
+
+def _direction(name: str) -> str:
+    if name in _NEUTRAL:
+        return ""
+    return "higher is better" if name in HIGHER_IS_BETTER else "lower is better"
+
+
+def _by_column(slices: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Slices a column, and the ends of the scale that their intervals are drawn on."""
+    columns = dict.fromkeys(part["column"] for part in slices)
+    return [_scaled(column, [p for p in slices if p["column"] == column][:_SLICES], metric) for column in columns]
+
+
+def _scaled(column: str, parts: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    figures = [part["metrics"][metric] for part in parts]
+    low = min((f["low"] for f in figures if f["low"] is not None), default=0.0)
+    high = max((f["high"] for f in figures if f["high"] is not None), default=1.0)
+    return {"column": column, "slices": parts, "low": low, "high": high, "width": (high - low) or 1.0}

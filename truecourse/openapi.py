@@ -1,0 +1,178 @@
+"""The contract as an OpenAPI 3.1 document, with examples from the problem's own data."""
+
+from typing import Any
+
+from truecourse.contract import DECISION_TIME, ID, TEXT_LIMIT, Contract, RequestField
+
+Schema = dict[str, Any]
+_KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
+_REFUSALS = {
+    "400": "The body is no JSON.",
+    "413": "The body is too long.",
+    "415": "The content type is not application/json.",
+    "422": "The rows break the contract; every fault is named.",
+    "503": "The online features cannot be read.",
+}
+_LISTED = 50
+"""Categories that are named in a description."""
+
+
+def document(contract: Contract, version: str) -> Schema:
+    """`version` is the model's."""
+    title = f"{contract.problem}: predictions"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version, "description": contract.description or title},
+        "paths": {
+            "/predict": {"post": _operation(contract, "predict", "Predict", "Prediction")},
+            "/explain": {"post": _operation(contract, "explain", "Predict, and say why", "Explanation")},
+            "/model": {"get": _plain("model", "The model that answers", {"$ref": "#/components/schemas/Model"})},
+            "/healthz": {"get": _plain("healthz", "The process is alive", None)},
+            "/readyz": {"get": _plain("readyz", "The model is loaded", None)},
+        },
+        "components": {"schemas": _schemas(contract)},
+    }
+
+
+def _operation(contract: Contract, name: str, summary: str, answer: str) -> Schema:
+    examples = {f"row {i + 1}": {"value": {"rows": [row]}} for i, row in enumerate(contract.examples)}
+    if len(contract.examples) > 1:
+        examples["all"] = {"value": {"rows": list(contract.examples)}}
+    content: Schema = {"schema": {"$ref": "#/components/schemas/Request"}}
+    if examples:
+        content["examples"] = examples
+    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": {
+            "200": {"description": "One answer a row, in order.", "content": _json(_answer(answer))},
+            **{status: {"description": why, "content": refusal} for status, why in _REFUSALS.items()},
+        },
+    }
+
+
+def _plain(name: str, summary: str, schema: Schema | None) -> Schema:
+    answer: Schema = {"description": summary}
+    if schema:
+        answer["content"] = _json(schema)
+    return {"operationId": name, "summary": summary, "responses": {"200": answer}}
+
+
+def _json(schema: Schema) -> Schema:
+    return {"application/json": {"schema": schema}}
+
+
+def _answer(of: str) -> Schema:
+    identity = {"type": "object", "properties": {"version": {"type": "integer"}, "sha256": {"type": "string"}}}
+    rows = {"type": "array", "items": {"$ref": f"#/components/schemas/{of}"}}
+    return _object({"model": identity, "predictions": rows})
+
+
+def _object(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def _schemas(contract: Contract) -> Schema:
+    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}}
+    prediction = _prediction(contract)
+    explanation = {**prediction, "properties": {**prediction["properties"], **_reasons(contract)}}
+    explanation["required"] = prediction["required"] + list(_reasons(contract))
+    return {
+        "Request": _object({"rows": rows | {"minItems": 1, "maxItems": contract.max_rows}}),
+        "Row": _row(contract),
+        "Prediction": prediction,
+        "Explanation": explanation,
+        "Model": {"type": "object"},
+        "Refusal": _refusal(),
+    }
+
+
+def _row(contract: Contract) -> Schema:
+    properties = {field.name: _field(field, contract.unknown_category == "reject") for field in contract.fields}
+    optional = tuple(field.name for field in contract.fields if field.nulls)
+    if ID in contract.extras:
+        what = "Yours; comes back with the answer."
+        properties[ID] = {"type": ["string", "integer", "null"], "description": what, "maxLength": TEXT_LIMIT}
+    if DECISION_TIME in contract.extras:
+        what = "The moment whose knowledge counts, UTC unless it says otherwise; now if left out."
+        properties[DECISION_TIME] = {"type": ["string", "null"], "format": "date-time", "description": what}
+    return _object(properties, optional + contract.extras) | {"examples": list(contract.examples)}
+
+
+def _field(field: RequestField, reject: bool) -> Schema:
+    kind = _KINDS[field.type]
+    schema: Schema = {"type": [kind, "null"] if field.nulls else kind}
+    said = {"minimum": field.ge, "maximum": field.le, "pattern": field.pattern}
+    schema |= {name: limit for name, limit in said.items() if limit is not None}
+    if field.type == "text":
+        schema["maxLength"] = field.max_length or TEXT_LIMIT
+    if field.type == "integer":
+        schema["format"] = "int64"
+    if field.type == "time":
+        schema["format"] = "date-time"
+    taken = field.one_of or (field.known if reject else None)
+    if taken is not None:
+        schema["enum"] = [*taken, None] if field.nulls else list(taken)
+    description = [field.description] if field.description else []
+    if taken is None and field.known is not None:
+        shown = ", ".join(field.known[:_LISTED]) + (", ..." if len(field.known) > _LISTED else "")
+        description.append(f"Known to the model: {shown}. Another counts as missing, and is flagged.")
+    return schema | ({"description": " — ".join(description)} if description else {})
+
+
+def _prediction(contract: Contract) -> Schema:
+    given: Schema = {ID: {"type": ["string", "integer"], "description": "as sent"}} if ID in contract.extras else {}
+    if contract.has_time:
+        given[DECISION_TIME] = {"type": "string", "format": "date-time"}
+    features = {"type": "array", "items": {"type": "string"}}
+    flags = {
+        "missing": features | {"description": "features that had no value, or none fresh enough"},
+        "unknown": features | {"description": "features whose category the model never saw"},
+    }
+    return _object({**given, **_outcome(contract), **flags}, optional=(ID,))
+
+
+def _outcome(contract: Contract) -> Schema:
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    name = {"type": "string", "enum": list(contract.classes)}
+    if contract.kind == "regression":
+        value = {"type": "number", "description": contract.label}
+        return {"score": value, "prediction": value}
+    if contract.kind == "binary":
+        what = f"{contract.label}: the probability of {contract.classes[-1]}"
+        return {"score": share | {"description": what}, "prediction": name | {"description": "the likelier class"}}
+    scores = _object(dict.fromkeys(contract.classes, share)) | {"description": f"{contract.label}: probabilities"}
+    return {"scores": scores, "prediction": name | {"description": "the likeliest class"}}
+
+
+def _reasons(contract: Contract) -> Schema:
+    of = " of the predicted class" if contract.kind == "multiclass" else ""
+    value = {"type": ["string", "number", "boolean", "null"]}
+    item = _object({"feature": {"type": "string"}, "value": value, "contribution": {"type": "number"}})
+    margin = f"The score{of} before its link function: base and contributions add up to it."
+    return {
+        "base": {"type": "number", "description": f"The margin{of} of the average training row."},
+        "margin": {"type": "number", "description": margin},
+        "contributions": {"type": "array", "items": item, "description": "Exact SHAP values, the weightiest first."},
+    }
+
+
+def _refusal() -> Schema:
+    place = {"row": {"type": "integer"}, "field": {"type": ["string", "null"]}, "problem": {"type": "string"}}
+    return {
+        "type": "object",
+        "properties": {
+            "error": {"type": "string"},
+            "cure": {"type": "string"},
+            "faults": {"type": "array", "items": _object(place), "description": "the first of them"},
+            "fault_count": {"type": "integer"},
+        },
+        "required": ["error"],
+    }

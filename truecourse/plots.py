@@ -1,0 +1,162 @@
+"""What a model does on its test rows, drawn."""
+
+import io
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from truecourse.encoding import Array
+from truecourse.evaluation import HeldOut
+from truecourse.pages import PALETTE, figure
+
+Images: TypeAlias = dict[str, tuple[str, Any]]
+"""By name: (what is shown, a matplotlib figure)."""
+
+_POINTS = 300
+_EXPLAINED = 1000
+_SHOWN = 18
+_SOFT = "#8a9099"
+
+
+def draw(test: HeldOut, curve: dict[str, list[float]]) -> Images:
+    """Every plot of this kind of problem."""
+    if test.problem.kind == "regression":
+        images = {"predicted": _predicted(test), "residuals": _residuals(test)}
+    else:
+        images = {"roc": _roc(test), "precision_recall": _precision_recall(test), "scores": _scores(test)}
+    return images | {
+        "calibration": _calibration(test),
+        "contributions": _contributions(test),
+        "learning_curve": _learning_curve(curve),
+    }
+
+
+def png(drawn: Any) -> bytes:
+    """A figure as an image on white."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _curves(test: HeldOut) -> list[tuple[str, Array, Array]]:
+    """(name, is positive, score): model and linear baseline, or each class of a multiclass model."""
+    if test.problem.kind == "binary":
+        names = {"model": "model", "linear": "logistic regression"}
+        return [(said, test.labels > 0, test.predictions[name]) for name, said in names.items()]
+    scores = test.predictions["model"]
+    return [(name, test.labels == code, scores[:, code]) for code, name in enumerate(test.model.vocabulary.classes)]
+
+
+def _counts(positive: Array, scores: Array) -> tuple[Array, Array]:
+    """True and false positives at every threshold, from the highest, at the ends of ties, thinned for drawing."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    ends = ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))]
+    found = np.cumsum(positive[order])[ends]
+    return found, ends + 1 - found
+
+
+def _roc(test: HeldOut) -> tuple[str, Any]:
+    drawn, axis = figure(4.6, 3.6)
+    axis.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    for name, positive, scores in _curves(test):
+        found, false = _counts(positive, scores)
+        axis.plot(np.append(0, false / false[-1]), np.append(0, found / found[-1]), label=name)
+    axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
+    axis.legend(loc="lower right", labelcolor=_SOFT, frameon=False)
+    return "ROC: how well scores order the rows", drawn
+
+
+def _precision_recall(test: HeldOut) -> tuple[str, Any]:
+    drawn, axis = figure(4.6, 3.6)
+    for number, (name, positive, scores) in enumerate(_curves(test)):
+        found, false = _counts(positive, scores)
+        axis.plot(found / found[-1], found / (found + false), label=name)
+        if number == 0 or test.problem.kind == "multiclass":
+            axis.axhline(positive.mean(), color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axis.legend(loc="best", labelcolor=_SOFT, frameon=False)
+    return "Precision and recall; dashed: the base rate", drawn
+
+
+def _scores(test: HeldOut) -> tuple[str, Any]:
+    """Where the scores of each class lie, each class as shares of its own rows."""
+    drawn, axis = figure(4.6, 3.6)
+    positive = test.predictions["model"] if test.problem.kind == "binary" else test.predictions["model"].max(axis=1)
+    bins = np.linspace(positive.min(), positive.max(), 41)
+    for code, name in enumerate(test.model.vocabulary.classes):
+        own = positive[test.labels == code]
+        axis.hist(own, bins=bins, weights=np.full(len(own), 1 / max(len(own), 1)), alpha=0.5, label=f"label {name}")
+    words = {
+        "binary": f"score of class {test.model.vocabulary.classes[-1]}",
+        "multiclass": "score of the likeliest class",
+    }
+    axis.set(xlabel=words[test.problem.kind], ylabel="share of the class")
+    axis.set_axisbelow(True)
+    axis.legend(loc="best", labelcolor=_SOFT, frameon=False)
+    return "Scores by outcome", drawn
+
+
+def _calibration(test: HeldOut) -> tuple[str, Any]:
+    """Mean outcome against mean prediction, by tenths of the predictions."""
+    kind, scores = test.problem.kind, test.predictions["model"].astype(np.float64)
+    truth = test.labels.astype(np.float64)
+    if kind == "multiclass":
+        scores, truth = scores.max(axis=1), (scores.argmax(axis=1) == test.labels).astype(np.float64)
+    parts = [part for part in np.array_split(np.argsort(scores, kind="stable"), 10) if len(part)]
+    said, seen = [scores[part].mean() for part in parts], [truth[part].mean() for part in parts]
+    errors = [1.96 * truth[part].std() / np.sqrt(len(part)) for part in parts]
+    drawn, axis = figure(4.6, 3.6)
+    ends = [min(*said, *seen), max(*said, *seen)]
+    axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axis.errorbar(said, seen, yerr=errors, marker="o", markersize=4, linewidth=1.2, elinewidth=1)
+    words = {"binary": "share of positives", "multiclass": "share right", "regression": "mean label"}
+    axis.set(xlabel="mean prediction", ylabel=words[kind])
+    return "Calibration: by tenths of the predictions, 95% bars", drawn
+
+
+def _contributions(test: HeldOut) -> tuple[str, Any]:
+    """Mean absolute SHAP value of each input over a spread of test rows."""
+    chosen = np.unique(np.linspace(0, len(test.matrix) - 1, _EXPLAINED).astype(int))
+    values = np.abs(test.model.contributions(test.matrix[chosen])[..., :-1])
+    mean = values.reshape(-1, values.shape[-1]).mean(axis=0)
+    order = np.argsort(mean)[-_SHOWN:]
+    drawn, axis = figure(4.6, max(1.6, 0.24 * len(order) + 0.7))
+    axis.barh([test.model.vocabulary.features[place] for place in order], mean[order], color=PALETTE[0], height=0.65)
+    axis.grid(visible=False, axis="y")
+    axis.set_axisbelow(True)
+    unit = "label units" if test.problem.kind == "regression" else "log-odds"
+    axis.set(xlabel=f"mean absolute contribution, {unit}")
+    axis.margins(y=0.01)
+    return "What moves the predictions (exact SHAP values)", drawn
+
+
+def _learning_curve(curve: dict[str, list[float]]) -> tuple[str, Any]:
+    drawn, axis = figure(4.6, 3.6)
+    for side, losses in curve.items():
+        axis.plot(np.arange(1, len(losses) + 1), losses, label=side)
+    best = int(np.argmin(curve["validate"])) + 1
+    axis.axvline(best, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axis.set(xlabel=f"round of boosting ({best} chosen)", ylabel="loss")
+    axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False)
+    return "Learning curve: loss by round", drawn
+
+
+def _predicted(test: HeldOut) -> tuple[str, Any]:
+    drawn, axis = figure(4.6, 3.6)
+    chosen = np.unique(np.linspace(0, len(test.labels) - 1, 3000).astype(int))
+    said, seen = test.predictions["model"][chosen], test.labels[chosen]
+    ends = [min(said.min(), seen.min()), max(said.max(), seen.max())]
+    axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axis.scatter(said, seen, s=9, alpha=0.5, linewidths=0)
+    axis.set(xlabel="prediction", ylabel="label")
+    return "Labels against predictions", drawn
+
+
+def _residuals(test: HeldOut) -> tuple[str, Any]:
+    drawn, axis = figure(4.6, 3.6)
+    for name, said in (("model", "model"), ("linear", "ridge regression")):
+        axis.hist(test.labels - test.predictions[name], bins=40, histtype="step", linewidth=1.4, label=said)
+    axis.set(xlabel="label minus prediction", ylabel="test rows")
+    axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False)
+    return "Errors", drawn

@@ -1,0 +1,93 @@
+"""From feature columns to predictions and their reasons: the same code for one request and for a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from truecourse.encoding import Array, Vocabulary
+from truecourse.model import Model
+from truecourse.problem import Kind
+
+Columns = Mapping[str, Array]
+
+
+def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
+    """What a model's output says: (n,) class names, the likelier of two at 0.5, or the values of a regression."""
+    if kind == "regression":
+        return output
+    codes = (output >= 0.5).astype(np.int64) if kind == "binary" else output.argmax(axis=1)
+    names: Array = np.array(classes, dtype=object)[codes]
+    return names
+
+
+def missing(vocabulary: Vocabulary, columns: Columns) -> dict[str, Array]:
+    """For each feature, which of the n values are missing."""
+    return {name: _is_missing(columns[name]) for name in vocabulary.features}
+
+
+def _is_missing(values: Array) -> Array:
+    if values.dtype == object:
+        return np.array([value is None for value in values], dtype=bool)
+    return np.isnan(values)
+
+
+def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
+    """For each row its score (or scores by class), its prediction, and which features were missing or unknown."""
+    output, vocabulary = model.predict(matrix), model.vocabulary
+    names, classes = predicted(model.kind, vocabulary.classes, output).tolist(), vocabulary.classes
+    absent, strange = missing(vocabulary, columns), vocabulary.unknown(columns)
+    rows: list[dict[str, Any]] = []
+    for i, (numbers, name) in enumerate(zip(output.tolist(), names, strict=True)):
+        scores = {"scores": dict(zip(classes, numbers, strict=True))} if output.ndim == 2 else {"score": numbers}
+        flags = {
+            "missing": [feature for feature, flag in absent.items() if flag[i]],
+            "unknown": [feature for feature, flag in strange.items() if flag[i]],
+        }
+        rows.append({**scores, "prediction": name, **flags})
+    return rows
+
+
+def attributions(model: Model, matrix: Array) -> tuple[Array, Array, Array]:
+    """Base values (n,), margins (n,) and exact SHAP contributions (n, d), float64: base and contributions add up to
+    the margin, within float32. Of a multiclass model those of the predicted class."""
+    shap, margin = model.contributions(matrix).astype(np.float64), model.margin(matrix).astype(np.float64)
+    if model.kind == "multiclass":
+        rows, chosen = np.arange(len(matrix)), margin.argmax(axis=1)
+        shap, margin = shap[rows, chosen], margin[rows, chosen]
+    return shap[:, -1], margin, shap[:, :-1]
+
+
+def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
+    """For each row the base, the margin, and every feature's value and contribution, the weightiest first."""
+    base, margin, parts = attributions(model, matrix)
+    order = np.argsort(-np.abs(parts), axis=1, kind="stable")
+    names = model.vocabulary.features
+    return [
+        {
+            "base": base[i].item(),
+            "margin": margin[i].item(),
+            "contributions": [
+                {
+                    "feature": names[j],
+                    "value": value(model.vocabulary, names[j], columns[names[j]][i]),
+                    "contribution": parts[i, j].item(),
+                }
+                for j in order[i]
+            ],
+        }
+        for i in range(len(matrix))
+    ]
+
+
+def value(vocabulary: Vocabulary, feature: str, given: Any) -> str | float | int | bool | None:
+    """A feature's value as a person wrote it: category text, whole numbers whole, None where it is missing."""
+    if given is None or isinstance(given, str):
+        return given
+    number = float(given)
+    if np.isnan(number):
+        return None
+    kind = vocabulary.kinds[feature]
+    if kind == "boolean":
+        return bool(number)
+    return int(number) if kind == "integer" and number.is_integer() else number

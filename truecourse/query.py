@@ -1,0 +1,68 @@
+"""Rows of a SQL query, streamed into an Arrow file of text cells: equal rows give equal bytes."""
+
+import json
+from collections.abc import Iterator
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from truecourse.errors import SourceError
+from truecourse.schema import Sql
+from truecourse.settings import get_settings
+
+ROWS = 20_000
+
+
+def run_query(source: Sql, path: Path, where: str) -> None:
+    """Write the query's rows to `path`, in the order they come: an ORDER BY makes their digest repeatable.
+
+    Raises SourceError for a connection that the settings do not name, or that does not answer; never shows its URL."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    place = f"{where}: connection {source.connection!r}"
+    url = get_settings().connections.get(source.connection)
+    if url is None:
+        known = ", ".join(get_settings().connections) or "none"
+        cure = f"set TRUECOURSE_CONNECTIONS__{source.connection.upper()} to its URL (known: {known})"
+        raise SourceError("the settings do not name it", where=place, cure=cure)
+    try:
+        engine = create_engine(url.get_secret_value())
+    except (ArgumentError, ImportError) as error:
+        what = f"{type(error).__name__}: the URL is malformed, or its driver is not installed"
+        raise SourceError(what, where=place, cure="write it as SQLAlchemy does: dialect+driver://...") from None
+    try:
+        with engine.connect().execution_options(stream_results=True, yield_per=ROWS) as connection:
+            result = connection.execute(text(source.query))
+            _write(path, list(result.keys()), result.partitions(ROWS))
+    except SQLAlchemyError as error:
+        what = str(getattr(error, "orig", None) or error).strip()
+        raise SourceError(what, where=place, cure="check the query, and that the database answers") from None
+    finally:
+        engine.dispose()
+
+
+def _write(path: Path, names: list[str], partitions: Iterator[Any]) -> None:
+    schema = pa.schema([(name, pa.string()) for name in names])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for rows in partitions:
+            cells = [pa.array(map(cell_text, column), pa.string()) for column in zip(*rows, strict=True)]
+            writer.write_batch(pa.record_batch(cells, schema=schema))
+
+
+def cell_text(value: Any) -> str | None:
+    """A database's or JSON's value as text that a column of its type reads back."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode(errors="replace")
+    return json.dumps(value, ensure_ascii=False, default=str)

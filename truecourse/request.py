@@ -1,0 +1,180 @@
+"""Reading requests by the contract: from bytes, or rows of a file, to the arrays that a model's inputs come from.
+
+A row is refused whole, with every fault of it named by row and field. Nothing is coerced: "3" and true are no numbers.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import numpy as np
+
+from truecourse.contract import DECISION_TIME, ID, Contract, RequestField
+from truecourse.encoding import Array
+from truecourse.errors import RequestError, RowFault
+from truecourse.fields import ABSENT, CHECKS, Check, Refused, check_id, check_time, nullable, said, short
+
+MAX_FAULTS = 100
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Accepted rows as columns, in the convention of truecourse.encoding.columns_of.
+
+    `accepted`: their places in what came in. `ids` as they were given, or None. `decision_times`: (n,)
+    datetime64[us], None for a problem with no time. `integers`: the exact values of integer fields, which float64
+    cannot hold beyond 2**53. `faults`: of the rows that were refused.
+    """
+
+    accepted: list[int]
+    ids: list[Any]
+    columns: dict[str, Array]
+    integers: dict[str, Array]
+    decision_times: Array | None
+    faults: list[RowFault]
+
+    def __len__(self) -> int:
+        return len(self.accepted)
+
+
+class RowReader:
+    """A contract compiled to checks. Safe to share between threads.
+
+    `times_required`: a row must give its decision time (if the problem has one), rather than count as of now."""
+
+    def __init__(self, contract: Contract, times_required: bool = False) -> None:
+        self.contract = contract
+        reject = contract.unknown_category == "reject"
+        self._checks = [(f.name, nullable(CHECKS[f.type](f, reject), f.nulls)) for f in contract.fields]
+        offered: dict[str, Check] = {
+            ID: check_id,
+            DECISION_TIME: check_time(RequestField(name=DECISION_TIME, type="time")),
+        }
+        optionals = {ID} if times_required else {ID, DECISION_TIME}
+        self._extras = [(name, nullable(offered[name], name in optionals)) for name in contract.extras]
+        self._names = frozenset(contract.names + contract.extras)
+
+    def request(self, body: bytes, now: datetime) -> Rows:
+        """The rows of a request body, `now` the decision time of those that give none.
+
+        Raises RequestError: 400 for what is no JSON, 413 for too much, 422 for what breaks the contract."""
+        if len(body) > self.contract.max_bytes:
+            raise too_large(self.contract)
+        rows = self.read(self._rows(decode(body)), now)
+        if rows.faults:
+            count = len(rows.faults)
+            what = f"{count} fault" + "s" * (count > 1)
+            raise RequestError(what, status=422, faults=rows.faults[:MAX_FAULTS], count=count, cure=_CURE)
+        return rows
+
+    def _rows(self, document: Any) -> list[Any]:
+        limit = self.contract.max_rows
+        if not isinstance(document, dict):
+            _refuse(f"the body is {said(document)}, not an object")
+        strange = sorted(set(document) - {"rows"})
+        if strange:
+            _refuse(f"the body has unknown members: {', '.join(map(short, strange[:10]))}")
+        rows = document.get("rows", ABSENT)
+        if rows is ABSENT:
+            _refuse('the body has no "rows"')
+        if not isinstance(rows, list):
+            _refuse(f'"rows" is {said(rows)}, not a list')
+        if not 1 <= len(rows) <= limit:
+            _refuse(f'"rows" holds {len(rows)} rows; 1 to {limit} are taken')
+        return rows
+
+    def read(self, rows: Sequence[Any], now: datetime) -> Rows:
+        """Check rows one by one; refused ones are left out and told of in `faults`."""
+        checks = self._checks + self._extras
+        values: list[list[Any]] = []
+        accepted: list[int] = []
+        faults: list[RowFault] = []
+        for place, row in enumerate(rows):
+            if row.__class__ is not dict:
+                faults.append(RowFault(place, None, f"is {said(row)}, not an object"))
+                continue
+            before, read = len(faults), []
+            for name, check in checks:
+                try:
+                    read.append(check(row.get(name, ABSENT)))
+                except Refused as refused:
+                    faults.append(RowFault(place, name, str(refused)))
+            if not self._names.issuperset(row):
+                strange = sorted(set(row) - self._names)
+                faults.extend(RowFault(place, short(name), "is no field of this contract") for name in strange)
+            if len(faults) == before:
+                accepted.append(place)
+                values.append(read)
+        return self._columns(accepted, values, faults, now)
+
+    def _columns(self, accepted: list[int], values: list[list[Any]], faults: list[RowFault], now: datetime) -> Rows:
+        names = [name for name, _ in self._checks + self._extras]
+        lists = dict(zip(names, zip(*values, strict=True), strict=True)) if values else dict.fromkeys(names, ())
+        columns = {f.name: _array(f, lists[f.name]) for f in self.contract.fields}
+        integers = {f.name: _objects(lists[f.name]) for f in self.contract.fields if f.type == "integer"}
+        ids = list(lists.get(ID, [None] * len(accepted))) if ID in self.contract.extras else [None] * len(accepted)
+        times = None
+        if self.contract.has_time:
+            given = lists[DECISION_TIME]
+            moment = now.astimezone(UTC).replace(tzinfo=None)
+            times = np.array([moment if t is None else t for t in given], dtype="datetime64[us]")
+            columns = columns | {DECISION_TIME: times}
+        return Rows(accepted, ids, columns, integers, times, faults)
+
+
+def decode(body: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN or Infinity, no name twice in an object. Raises RequestError 400."""
+    try:
+        return _DECODER.decode(body.decode())
+    except UnicodeDecodeError as error:
+        _malformed(f"byte {error.start} is no UTF-8")
+    except json.JSONDecodeError as error:
+        _malformed(f"{error.msg}, line {error.lineno} column {error.colno}")
+    except RecursionError:
+        _malformed("nested too deep")
+    except ValueError as error:
+        _malformed(str(error))
+
+
+def _malformed(why: str) -> NoReturn:
+    raise RequestError(f"the body is no JSON: {why}", status=400, cure="send JSON as UTF-8") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON; send null")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+_CURE = "correct the rows; the contract is at /docs.json"
+
+
+def too_large(contract: Contract) -> RequestError:
+    what = f"the body is longer than {contract.max_bytes} bytes"
+    return RequestError(what, status=413, cure=f"send fewer rows at once; {contract.max_rows} are the most")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RequestError(what, status=422, cure='send {"rows": [{...}]}; the contract is at /docs.json')
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _array(field: RequestField, values: Sequence[Any]) -> Array:
+    if field.type == "text":
+        return _objects(values)
+    if field.type == "time":
+        return np.array([np.datetime64("NaT") if v is None else v for v in values], dtype="datetime64[us]")
+    return np.array(values, dtype=np.float64)  # None becomes NaN

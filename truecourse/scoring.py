@@ -1,0 +1,163 @@
+"""Batches of predictions: what a row of the predictions table holds, and which parts of a batch are done.
+
+A batch is one source scored by one model. It is written part by part, each part one commit that replaces the rows of
+its span, so that whatever is repeated leaves no duplicates, and what a killed run did not reach is known.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from truecourse import prediction
+from truecourse.encoding import Array, columns_of
+from truecourse.frame import UTC_TIME
+from truecourse.model import Model
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion, Window
+from truecourse.tables import Tables
+
+CHUNK_ROWS = 200_000
+"""About as many rows are held at once."""
+_EPOCH = datetime(1970, 1, 1)
+_WIDEST, _NARROWEST = timedelta(days=512), timedelta(minutes=15)
+
+
+def predictions_table(problem: str) -> str:
+    return f"predictions/{problem}"
+
+
+def rejected_table(problem: str) -> str:
+    """Rows of files that break the contract."""
+    return f"rejected/{problem}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Part of a batch, from `start` up to but without `end`: decision times (naive UTC), or places in the source."""
+
+    start: datetime | int
+    end: datetime | int
+
+    def covers(self, other: "Span") -> bool:
+        return bool(self.start <= other.start and other.end <= self.end)  # type: ignore[operator]
+
+    def overlaps(self, other: "Span") -> bool:
+        return bool(self.start < other.end and other.start < self.end)  # type: ignore[operator]
+
+    def predicate(self, batch: str) -> str:
+        """The Delta predicate of the span's rows."""
+        if isinstance(self.start, datetime) and isinstance(self.end, datetime):
+            start, end = f"'{self.start.isoformat()}Z'", f"'{self.end.isoformat()}Z'"
+            return f"batch = '{batch}' AND decision_time >= {start} AND decision_time < {end}"
+        return f"batch = '{batch}' AND row >= {self.start} AND row < {self.end}"
+
+    def dump(self) -> list[str] | list[int]:
+        if isinstance(self.start, datetime) and isinstance(self.end, datetime):
+            return [self.start.isoformat(), self.end.isoformat()]
+        return [int(self.start), int(self.end)]  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, bounds: list[Any]) -> "Span":
+        start, end = (datetime.fromisoformat(b) if isinstance(b, str) else b for b in bounds)
+        return cls(start, end)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One source scored by one model. `id` names the two; `inputs` digests everything that the rows come from."""
+
+    id: str
+    inputs: str
+    version: ModelVersion
+    explain: bool
+
+    def commit(self, span: Span, rows: int) -> dict[str, Any]:
+        about = {"flow": "score", "batch": self.id, "inputs": self.inputs, "explain": self.explain}
+        return about | {"model": self.version.model_dump(), "span": span.dump(), "rows": rows}
+
+
+class Done:
+    """What the predictions table's commits say of a batch."""
+
+    def __init__(self, tables: Tables, problem: str, batch: Batch) -> None:
+        name = predictions_table(problem)
+        commits = [commit for _, commit in tables.commits(name)] if tables.exists(name) else []
+        self._commits = [commit for commit in reversed(commits) if commit.get("batch") == batch.id]
+        self._batch = batch
+
+    def has(self, span: Span) -> bool:
+        """The span is as this batch would write it: the last commit that touched it came from the same inputs."""
+        for commit in self._commits:
+            written = Span.load(commit["span"])
+            if written.overlaps(span):
+                same = commit["inputs"] == self._batch.inputs and commit["explain"] >= self._batch.explain
+                return bool(same and written.covers(span))
+        return False
+
+
+def time_spans(first: datetime, last: datetime, rows: int, window: Window) -> Iterator[Span]:
+    """Spans that part the decisions `first` to `last`, within the window, at fixed edges, by about CHUNK_ROWS."""
+    width, longest = _WIDEST, (last - first) * min(1.0, CHUNK_ROWS / max(rows, 1))
+    while rows > CHUNK_ROWS and width > max(longest, _NARROWEST):
+        width /= 2
+    start = _EPOCH + (first - _EPOCH) // width * width
+    while start <= last:
+        lower, upper = max(start, window.start or start), min(start + width, window.end or datetime.max)
+        if lower < upper:
+            yield Span(lower, upper)
+        start += width
+
+
+def row_spans(rows: int) -> Iterator[Span]:
+    for start in range(0, rows, CHUNK_ROWS):
+        yield Span(start, min(start + CHUNK_ROWS, rows))
+
+
+def scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch, at: datetime) -> pa.Table:
+    """A frame's ids, times, fields and features, with scores, prediction and where they come from.
+
+    `frame` may carry `row`, each row's place in its source. `at`: the moment of scoring, UTC.
+    """
+    columns = columns_of(frame, model.vocabulary.features)
+    matrix = model.vocabulary.encode(columns)
+    output, count = model.predict(matrix), len(frame)
+    names = ["id", *(["decision_time"] if problem.has_time else []), *problem.request_fields, *problem.features]
+    result = frame.select(list(dict.fromkeys(names)))
+    predicted = prediction.predicted(model.kind, model.vocabulary.classes, output)
+    added: dict[str, pa.Array] = {
+        **_scores(model, output),
+        "prediction": pa.array(predicted, pa.float64() if model.kind == "regression" else pa.string()),
+        "model_version": pa.array(np.full(count, batch.version.version), pa.int64()),
+        "model_sha256": _repeated(batch.version.model_sha256, count),
+        "scored_at": pa.array([at] * count, UTC_TIME),
+        "contributions": pa.array(_contributions(model, matrix) if batch.explain else [None] * count, pa.string()),
+        "batch": _repeated(batch.id, count),
+        "row": frame["row"] if "row" in frame.column_names else pa.nulls(count, pa.int64()),
+    }
+    for name, values in added.items():
+        result = result.append_column(name, values)
+    return result
+
+
+def _repeated(text: str, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(text, pa.string()), count)
+
+
+def _scores(model: Model, output: Array) -> dict[str, pa.Array]:
+    if output.ndim == 1:
+        return {"score": pa.array(output.astype(np.float64))}
+    classes = model.vocabulary.classes
+    return {f"score_{name}": pa.array(output[:, i].astype(np.float64)) for i, name in enumerate(classes)}
+
+
+def _contributions(model: Model, matrix: Array) -> Iterable[str]:
+    base, margin, parts = prediction.attributions(model, matrix)
+    order, names = np.argsort(-np.abs(parts), axis=1, kind="stable"), model.vocabulary.features
+    for i in range(len(matrix)):
+        told = {names[j]: parts[i, j] for j in order[i]}
+        yield json.dumps({"base": base[i], "margin": margin[i], "contributions": told})

@@ -1,0 +1,117 @@
+"""Writing values as Python source, laid out as ruff would: on one line if it fits, else one part a line."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+WIDTH = 120
+STEP = "    "
+
+
+@dataclass(frozen=True)
+class Call:
+    """`name(*arguments, **keywords)`; `notes` are comments, by keyword, or by place in `arguments`."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A dict or list, one entry a line, and comments over some of them (by key or position)."""
+
+    entries: Mapping[Any, Any]
+    notes: Mapping[Any, str]
+
+
+def call_names(value: Any) -> set[str]:
+    """The names of everything called in a value: what its source must import."""
+    if isinstance(value, Call):
+        return {value.name}.union(*map(call_names, [*value.arguments, *value.keywords.values()]))
+    if isinstance(value, Noted):
+        value = value.entries
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return set().union(*map(call_names, parts))
+
+
+def literal(value: Any) -> str:
+    """A string with double quotes unless single ones spare it backslashes; anything else by its repr."""
+    if not isinstance(value, str):
+        return repr(value)
+    written = json.dumps(value, ensure_ascii=False)
+    if value.count('"') <= value.count("'"):
+        return written
+    return "'" + written[1:-1].replace('\\"', '"').replace("'", "\\'") + "'"
+
+
+def source(value: Any, indent: str = "", before: int = 0, after: int = 1) -> str:
+    """`before` and `after` are the characters that share the first and the last line with the value."""
+    flat = _flat(value)
+    if flat is not None and len(indent) + before + len(flat) + after <= WIDTH:
+        return flat
+    opening, lines, closing = _parts(value, indent + STEP)
+    if not lines:
+        return opening
+    return "\n".join([opening, *lines, f"{indent}{closing}"])
+
+
+def _flat(value: Any) -> str | None:
+    """On one line; None where a comment forbids it."""
+    if isinstance(value, Noted) or (isinstance(value, Call) and value.notes):
+        return None
+    if isinstance(value, Call):
+        parts = [_flat(a) for a in value.arguments] + [_pair(f"{k}=", v) for k, v in value.keywords.items()]
+        return _joined(f"{value.name}(", parts, ")")
+    if isinstance(value, Mapping):
+        return _joined("{", [_pair(f"{literal(k)}: ", v) for k, v in value.items()], "}")
+    if isinstance(value, list):
+        return _joined("[", [_flat(v) for v in value], "]")
+    if isinstance(value, tuple):
+        return _joined("(", [_flat(v) for v in value], ")")
+    return literal(value)
+
+
+def _pair(name: str, value: Any) -> str | None:
+    flat = _flat(value)
+    return None if flat is None else name + flat
+
+
+def _joined(opening: str, parts: Iterable[str | None], closing: str) -> str | None:
+    known = list(parts)
+    return None if None in known else opening + ", ".join(str(part) for part in known) + closing
+
+
+def _parts(value: Any, indent: str) -> tuple[str, list[str], str]:
+    if isinstance(value, Noted):
+        lines = [
+            line
+            for key, entry in value.entries.items()
+            for line in (*_note(value.notes.get(key), indent), _entry(f"{literal(key)}: ", entry, indent))
+        ]
+        lines += [line for key, note in value.notes.items() if key not in value.entries for line in _note(note, indent)]
+        return "{", lines, "}"
+    if isinstance(value, Call):
+        named = [("", argument, "") for argument in value.arguments]
+        named += [(f"{k}=", v, k) for k, v in value.keywords.items()]
+        lines = [line for p, v, k in named for line in (*_note(value.notes.get(k), indent), _entry(p, v, indent))]
+        return f"{value.name}(", lines, ")"
+    if isinstance(value, Mapping):
+        return "{", [_entry(f"{literal(k)}: ", v, indent) for k, v in value.items()], "}"
+    if isinstance(value, list):
+        return "[", [_entry("", v, indent) for v in value], "]"
+    return literal(value), [], ""
+
+
+def _note(note: str | None, indent: str) -> list[str]:
+    """A comment on a line of its own, cut to the width; whatever the text holds, it stays one line."""
+    if not note:
+        return []
+    clean = "".join(c if c.isprintable() else "·" for c in f"{indent}# {note}")
+    return [clean if len(clean) <= WIDTH else clean[: WIDTH - 1] + "…"]
+
+
+def _entry(prefix: str, value: Any, indent: str) -> str:
+    return f"{indent}{prefix}{source(value, indent, len(prefix))},"

@@ -1,0 +1,183 @@
+"""Where a table's rows come from: every source as a local file, its bytes counted and digested, ready to be read."""
+
+import fnmatch
+import glob
+import gzip
+import importlib.metadata
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from truecourse.digests import sha256_file
+from truecourse.errors import NotFound, SourceError
+from truecourse.problem import Problem
+from truecourse.query import run_query
+from truecourse.references import SourceDigest
+from truecourse.schema import Csv, Files, Format, Objects, PackageData, Sql, Table
+from truecourse.settings import get_settings
+from truecourse.storage import ObjectStore
+
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Located:
+    """One source file on this machine. `uri` says where it is from, without secrets; `sha256` is of its own bytes."""
+
+    uri: str
+    path: Path
+    sha256: str
+    bytes: int
+    format: Format | None = None
+    """None: an Arrow file of text cells, the result of a query."""
+    csv: Csv = field(default_factory=Csv)
+
+    def digest(self, rows: int) -> SourceDigest:
+        return SourceDigest(uri=self.uri, sha256=self.sha256, bytes=self.bytes, rows=rows)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder below <home>/tmp that is gone afterwards."""
+    temporary = get_settings().temporary
+    temporary.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=temporary, prefix="ingest-") as folder:
+        yield Path(folder)
+
+
+def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> Iterator[Located]:
+    """Every source file of a table, in order of name, one at a time: objects and query results are fetched into
+    `folder`. Raises SourceError where there is none."""
+    source, where = table.source, f"{problem.name}.{table.name}"
+    if isinstance(source, Files):
+        found = [(path.as_posix(), path) for path in _files(problem.folder, source.path, where)]
+    elif isinstance(source, PackageData):
+        found = [(f"package:{source.package}/{source.path}", _package_file(source, where))]
+    elif isinstance(source, Objects):
+        yield from _objects(source, store, folder, where)
+        return
+    else:
+        yield _query_result(source, folder, where)
+        return
+    for uri, path in found:
+        yield _located(uri, path, source)
+
+
+def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Located:
+    format = source.format or _format(uri)
+    csv = source.csv
+    if re.search(r"\.tsv(\.gz|\.zip)?$", uri) and csv.delimiter == ",":
+        csv = replace(csv, delimiter="\t")
+    try:
+        return Located(uri, path, sha256_file(path), path.stat().st_size, format, csv)
+    except OSError as error:
+        raise SourceError(error.strerror or str(error), where=uri, cure="check the file's owner and mode") from None
+
+
+def _format(uri: str) -> Format:
+    suffixes = [s for s in PurePosixPath(uri.lower()).suffixes if s not in (".gz", ".zip")]
+    if suffixes and suffixes[-1] in _FORMATS:
+        return _FORMATS[suffixes[-1]]
+    known = ", ".join(_FORMATS)
+    raise SourceError(f"its name tells no format (known: {known})", where=uri, cure='give format="csv", for example')
+
+
+def _files(base: Path, pattern: str, where: str) -> list[Path]:
+    if not glob.has_magic(pattern):
+        path = base / pattern
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise SourceError(what, where=f"{where}: {path}", cure="correct the table's source, or put the file there")
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(base / pattern), recursive=True))  # noqa: PTH207 (absolute too)
+    files = [path for path in found if path.is_file()]
+    if not files:
+        raise SourceError(
+            "no file matches", where=f"{where}: {base / pattern}", cure="correct the glob, or put files there"
+        )
+    return files
+
+
+def _package_file(source: PackageData, where: str) -> Path:
+    try:
+        listed = importlib.metadata.files(source.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        cure = f"install it: uv add {source.package}"
+        raise SourceError(f"the package {source.package} is not installed", where=where, cure=cure) from None
+    matching = [f for f in listed if f.as_posix() == source.path] or [
+        f for f in listed if f.as_posix().endswith(f"/{source.path}")
+    ]
+    if len(matching) != 1:
+        data = [f.as_posix() for f in listed if f.suffix not in (".py", ".pyc") and ".dist-info" not in f.as_posix()]
+        what = f"{len(matching)} files of the package {source.package} are named {source.path}"
+        raise SourceError(what, where=where, cure=f"its files: {', '.join(data[:20])}")
+    return Path(str(matching[0].locate()))
+
+
+def _objects(source: Objects, store: ObjectStore, folder: Path, where: str) -> Iterator[Located]:
+    place = f"{where}: {store.root}/{source.key}"
+    keys = [source.key]
+    if glob.has_magic(source.key):
+        prefix = re.split(r"[*?\[]", source.key, maxsplit=1)[0]
+        keys = sorted(key for key in store.list(prefix) if fnmatch.fnmatchcase(key, source.key))
+        if not keys:
+            raise SourceError("no object matches", where=place, cure="correct the glob, or put the objects there")
+    for number, key in enumerate(keys):
+        path = folder / f"object-{number}"
+        try:
+            store.download(key, path)
+        except NotFound:
+            raise SourceError("no such object", where=place, cure="correct the key, or put the object there") from None
+        yield _located(f"object:{key}", path, source)
+
+
+def _query_result(source: Sql, folder: Path, where: str) -> Located:
+    path = folder / "query.arrow"
+    run_query(source, path, where)
+    return Located(f"sql:{source.connection}", path, sha256_file(path), path.stat().st_size)
+
+
+@contextmanager
+def unpacked(located: Located) -> Iterator[Path]:
+    """The file itself, or what its .zip or .gz holds. Raises SourceError for a broken or ambiguous archive."""
+    name = located.uri.lower()
+    if not name.endswith((".zip", ".gz")) or located.format is None:
+        yield located.path
+        return
+    with scratch() as folder:
+        target = folder / "unpacked"
+        try:
+            _unpack_zip(located, target) if name.endswith(".zip") else _unpack_gzip(located, target)
+        except (zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError, NotImplementedError) as error:
+            _broken(located, error)
+        yield target
+
+
+def _unpack_gzip(located: Located, target: Path) -> None:
+    with gzip.open(located.path) as packed, target.open("wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _unpack_zip(located: Located, target: Path) -> None:
+    with zipfile.ZipFile(located.path) as archive:
+        members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+        if len(members) != 1:
+            names = ", ".join(m.filename for m in members[:10]) or "none"
+            what = f"holds {len(members)} files, not one: {names}"
+            raise SourceError(what, where=located.uri, cure="pack one file an archive, or unpack it and name a glob")
+        with archive.open(members[0]) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _broken(located: Located, error: Exception) -> NoReturn:
+    what = f"the archive is broken: {error}"
+    raise SourceError(what, where=located.uri, cure="fetch the file again") from None

@@ -1,0 +1,98 @@
+"""Training that repeats byte for byte: canonical rows, columns, category codes and cut points, constant seeds."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.boosting import LOSSES, Matrices, boost, parameters
+from truecourse.digests import sha256_json
+from truecourse.encoding import Array, Vocabulary, columns_of
+from truecourse.errors import ModelError
+from truecourse.model import Model
+from truecourse.problem import Problem, XGBoost
+from truecourse.references import Snapshot
+
+log = logging.getLogger("truecourse.training")
+
+_METHOD = 1
+"""Raised when this file would train another model from the same snapshot and parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model, its rounds of boosting, and the loss by round: {"train": [...], "validate": [...]}."""
+
+    model: Model
+    rounds: int
+    curve: dict[str, list[float]]
+
+    @property
+    def loss(self) -> float:
+        """On the validation rows, at the chosen round."""
+        return self.curve["validate"][self.rounds - 1]
+
+
+def training_key(problem_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
+    """What a finished run is known by: equal keys mean equal model bytes, and an equal contract."""
+    said = {
+        "snapshot": snapshot.sha256,
+        "problem": problem_digest,
+        "parameters": parameters(spec),
+        "method": _METHOD,
+        "xgboost": version("xgboost"),
+        "numpy": version("numpy"),
+    }
+    return sha256_json(said)
+
+
+def library_versions() -> dict[str, str]:
+    """What the bytes of a snapshot and of a model depend on."""
+    libraries = ("xgboost", "numpy", "pyarrow", "duckdb", "polars")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in libraries}}
+
+
+def with_parameters(spec: XGBoost, found: Mapping[str, Any]) -> XGBoost:
+    """The model with some parameters replaced. Raises ModelError for one that XGBoost() does not have."""
+    strange = sorted(set(found) - {f.name for f in dataclasses.fields(spec)})
+    if strange:
+        cure = "name fields of truecourse.problem.XGBoost in XGBoost(search=...)"
+        raise ModelError(f"no parameter {', '.join(strange)}", where="XGBoost", cure=cure)
+    return dataclasses.replace(spec, **found)
+
+
+def rows_of(frame: pa.Table, *sides: str) -> pa.Table:
+    """The rows of some sides of the split, in the frame's canonical order."""
+    return frame.filter(pc.is_in(frame["split"], pa.array(sides)))
+
+
+def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
+    """(n, d) float32."""
+    return vocabulary.encode(columns_of(frame, vocabulary.features))
+
+
+def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Trained:
+    """Train on a snapshot's frame: rounds chosen on the validation rows, then all rows but the test rows if `refit`."""
+    spec = spec or problem.model
+    vocabulary = Vocabulary.learn(problem, frame)
+    sides = [rows_of(frame, side) for side in ("train", "validate")]
+    matrices = [matrix_of(vocabulary, side) for side in sides]
+    labels = [vocabulary.labels(side) for side in sides]
+    data = Matrices(vocabulary, spec.max_bin)
+    train_data = data.make(matrices[0], labels[0])
+    booster, curve = boost(problem.kind, vocabulary, spec, train_data, data.make(matrices[1], labels[1], train_data))
+    rounds = int(np.argmin(curve["validate"])) + 1
+    log.info("chose %d rounds: validation %s %.5f", rounds, LOSSES[problem.kind], curve["validate"][rounds - 1])
+    if spec.refit:
+        everything = data.make(np.concatenate(matrices), np.concatenate(labels))
+        booster, _ = boost(problem.kind, vocabulary, dataclasses.replace(spec, rounds=rounds), everything)
+    else:
+        booster = booster[:rounds]
+        booster.set_attr(best_iteration=None, best_score=None)
+    return Trained(Model(booster, vocabulary, problem.kind), rounds, curve)

@@ -1,0 +1,98 @@
+"""A view's SQL, checked against its declaration: which tables it reads, and the columns it must return."""
+
+import duckdb
+
+from truecourse import sql
+from truecourse.asof import EVENT
+from truecourse.errors import FeatureError
+from truecourse.problem import Problem, View
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
+
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+_TIMES = ("TIMESTAMP", "DATE")
+_NUMBERS = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
+
+
+def used_tables(problem: Problem, view: View) -> frozenset[str]:
+    """The problem's tables that a view reads, itself or through relations; all of them where SQL cannot be parsed."""
+    tables = {table.name.lower(): table.name for table in problem.tables}
+    relations = {name.lower(): file for name, file in problem.relations.items()}
+    seen: set[str] = set()
+    files = [view.sql]
+    while files:
+        names = _selected_from(sql.statement(problem, files.pop()))
+        if names is None:
+            return frozenset(tables.values())
+        files += [relations[name] for name in names - seen if name in relations]
+        seen |= names
+    return frozenset(tables[name] for name in seen if name in tables)
+
+
+def _selected_from(statement: str) -> set[str] | None:
+    """Names that a statement selects from, in lower case."""
+    import sqlglot
+    from sqlglot import errors, exp
+
+    try:
+        parsed = sqlglot.parse_one(statement, dialect="duckdb")
+    except errors.SqlglotError:
+        return None
+    return {table.name.lower() for table in parsed.find_all(exp.Table)}
+
+
+def key_columns(problem: Problem, view: View) -> dict[str, AnyColumn]:
+    """The declared columns of a view's keys."""
+    keys = problem.entity(view.entity).join_keys
+    absent = [key for key in keys if key not in problem.request_fields]
+    if absent:
+        what = f"the entity {view.entity} has keys that are no request field: {', '.join(absent)}"
+        raise FeatureError(what, where=f"problem {problem.name}", cure="declare them in `request`")
+    return {key: problem.request_fields[key] for key in keys}
+
+
+def checked_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view: View) -> str:
+    """A query for keys, event_timestamp and features under their declared types. Rows with a null key, which no
+    decision can look up, are left out. Raises FeatureError for columns absent, undeclared or of another type."""
+    body = sql.statement(problem, view.sql)
+    returned = {row[0]: row[1] for row in sql.run(connection, f"DESCRIBE {body}", view.sql).fetchall()}
+    keys = key_columns(problem, view)
+    wanted = {**keys, **view.features}
+    times = [] if view.timeless else [EVENT]
+    _check_names(view, returned, [*wanted, *times])
+    for name, column in wanted.items():
+        _check_type(view, name, column, returned[name])
+    if not view.timeless and not returned[EVENT].startswith(_TIMES):
+        raise FeatureError(f"{EVENT} is {returned[EVENT]}", where=view.sql, cure="return a TIMESTAMP in UTC")
+    columns = [f"CAST({sql.quoted(n)} AS {duckdb_type(c)}) AS {sql.quoted(n)}" for n, c in wanted.items()]
+    moment = f"CAST({EVENT} AS TIMESTAMPTZ)" if times else "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
+    known = " AND ".join(f"{sql.quoted(key)} IS NOT NULL" for key in keys)
+    return f"SELECT {', '.join(columns)}, {moment} AS {EVENT} FROM ({body}\n) WHERE {known}"  # noqa: S608
+
+
+def duckdb_type(column: AnyColumn) -> str:
+    for kind, name in ((Text, "VARCHAR"), (Integer, "BIGINT"), (Float, "DOUBLE"), (Boolean, "BOOLEAN")):
+        if isinstance(column, kind):
+            return name
+    return "TIMESTAMPTZ"
+
+
+def _check_names(view: View, returned: dict[str, str], wanted: list[str]) -> None:
+    absent = [name for name in wanted if name not in returned]
+    extra = [name for name in returned if name not in wanted]
+    if absent:
+        cure = f"add it to the SELECT, which returns {', '.join(returned)}"
+        raise FeatureError(f"returns no column {', '.join(absent)}", where=view.sql, cure=cure)
+    if extra:
+        cure = f"declare it in the features of view {view.name}, or take it out of the SELECT"
+        raise FeatureError(f"returns {', '.join(extra)}, which nobody declares", where=view.sql, cure=cure)
+
+
+def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None:
+    fits = {
+        "VARCHAR": ("VARCHAR", "ENUM"), "BIGINT": _INTEGERS, "DOUBLE": _NUMBERS, "BOOLEAN": ("BOOLEAN",),
+        "TIMESTAMPTZ": _TIMES,
+    }[duckdb_type(column)]  # fmt: skip
+    if not returned.startswith(fits) and returned not in ('"NULL"', "NULL"):
+        declared = type(column).__name__
+        cure = f"CAST it to {duckdb_type(column)}, or correct the declaration of view {view.name}"
+        raise FeatureError(f"{name} is declared {declared} and comes as {returned}", where=view.sql, cure=cure)

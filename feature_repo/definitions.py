@@ -1,0 +1,23 @@
+"""What `feast apply` registers: the entities and views of the settings' problem, as module-level names.
+
+Feast collects module-level objects only; one in a list or a dict would be left out without a word.
+"""
+
+from pathlib import Path
+
+from feature_repo.compiled import feast_objects
+from truecourse.loading import load_problem
+from truecourse.settings import Settings, get_settings
+
+_HERE = Path(__file__).resolve().parent
+
+
+def _settings() -> Settings:
+    """The settings, with a relative home taken from the repository: the CLI runs in this folder."""
+    settings = get_settings()
+    if settings.home.is_relative_to(_HERE):
+        return settings.model_copy(update={"home": _HERE.parent / settings.home.relative_to(_HERE)})
+    return settings
+
+
+globals().update(feast_objects(load_problem(_settings().problem), _settings()))

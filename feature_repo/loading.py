@@ -1,0 +1,170 @@
+"""Loading the online store: for each key that changed since the last load, the newest value known by then."""
+
+import json
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from feature_repo.protos import EXACT_EVENT, entity_keys, field_of, value
+from feature_repo.store import open_feature_store
+from truecourse import sql
+from truecourse.asof import CREATED, EVENT
+from truecourse.errors import NotFound, StorageError
+from truecourse.features import view_digest
+from truecourse.problem import Problem, View
+from truecourse.references import TableVersion
+from truecourse.tables import Tables, feature_table
+from truecourse.viewsql import key_columns
+
+_CHUNK = 4096
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def load_online(problem: Problem, tables: Tables, view: str, until: datetime) -> int:
+    """Bring a view's online values to what was known at `until` (UTC); the number of keys written.
+
+    Keys are written again if a row of theirs was added, superseded, or became known since the last load, however
+    old its event: a late row is not missed. Going back in time loads all anew. Raises NotFound for a view never
+    computed, StorageError for a store that cannot be written."""
+    spec = problem.view(view)
+    version = tables.version(feature_table(problem.name, view))
+    if version is None:
+        cure = f"truecourse run materialize --problem {problem.name}"
+        raise NotFound("the view was never computed", where=f"{problem.name}.{view}", cure=cure)
+    until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
+    target = _Target(problem, spec)
+    now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}
+    last = target.mark()
+    if last == now:
+        return 0
+    changed = _changed(tables, version, last, now)
+    if changed is None:
+        target.wipe()
+    written = 0
+    for rows in _newest(problem, spec, tables.dataset(version), changed, until):
+        written += target.write(rows, until)
+    target.set_mark(now)
+    return written
+
+
+def _changed(
+    tables: Tables, version: TableVersion, last: dict[str, Any] | None, now: dict[str, Any]
+) -> list[ds.Dataset | pa.Table] | None:
+    """Rows, of either version, of every key that may have changed since the last load; None for all of them."""
+    if last is None or last["digest"] != now["digest"] or last["until"] > now["until"]:
+        return None
+    dataset = tables.dataset(version)
+    since, until = (pa.scalar(datetime.fromisoformat(m["until"]), pa.timestamp("us", tz="UTC")) for m in (last, now))
+    passed = [(ds.field(name) > since) & (ds.field(name) <= until) for name in (EVENT, CREATED)]
+    changed: list[ds.Dataset | pa.Table] = [dataset.filter(passed[0] | passed[1])]
+    if last["version"] == version.version:
+        return changed
+    try:
+        before = TableVersion(name=version.name, version=last["version"])
+        old, new = set(tables.files(before)), set(tables.files(version))
+        return [*changed, *_only(tables, before, old - new), *_only(tables, version, new - old)]
+    except StorageError:  # the version of the last load is gone
+        return None
+
+
+def _only(tables: Tables, version: TableVersion, keys: set[str]) -> list[ds.Dataset]:
+    """Those fragments of a version that are the files of these keys."""
+    dataset = tables.dataset(version)
+    names = {key.removeprefix(version.name).lstrip("/") for key in keys}
+    chosen = [f for f in dataset.get_fragments() if f.path.lstrip("/") in names]
+    if len(chosen) != len(names):
+        raise StorageError("a file of the version is not to be found", where=str(version))
+    return [ds.FileSystemDataset(chosen, dataset.schema, chosen[0].format, chosen[0].filesystem)] if chosen else []
+
+
+def _newest(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
+    """Batches of one row a key: the newest known at `until`, nulls for a changed key that has none."""
+    keys = ", ".join(sql.quoted(key) for key in key_columns(problem, view))
+    features = ", ".join(sql.quoted(name) for name in view.features)
+    moment = f"TIMESTAMPTZ '{until.isoformat(sep=' ')}'"
+    with sql.connect() as connection:
+        connection.register("__rows", rows)
+        query = (
+            f"SELECT {keys}, {EVENT}, {features} FROM __rows WHERE {EVENT} <= {moment} AND {CREATED} <= {moment} "  # noqa: S608
+            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {EVENT} DESC, {CREATED} DESC) = 1"
+        )
+        if changed is not None:
+            for number, part in enumerate(changed):
+                connection.register(f"__changed{number}", part)
+            parts = " UNION ".join(f"SELECT {keys} FROM __changed{n}" for n in range(len(changed)))  # noqa: S608
+            query = f"SELECT * FROM ({parts}) LEFT JOIN ({query}) USING ({keys})"  # noqa: S608
+        yield from connection.sql(query).to_arrow_reader(_CHUNK)
+
+
+class _Target:
+    """One view in the online store, and the mark of its last load, which lives in the store itself: a store that is
+    emptied forgets both."""
+
+    def __init__(self, problem: Problem, view: View) -> None:
+        from feast.infra.online_stores.helpers import get_online_store_from_config
+
+        store = open_feature_store(problem)
+        self._config = store.config
+        self._feast_view = store.get_feature_view(view.name)
+        self._store: Any = get_online_store_from_config(store.config.online_store)
+        self._keys = {name: field_of(column) for name, column in key_columns(problem, view).items()}
+        self._features = {name: field_of(column) for name, column in view.features.items()}
+        self._name = f"truecourse:loaded:{problem.name}:{view.name}"
+        self._redis = store.config.online_store.type == "redis"
+
+    def write(self, rows: pa.RecordBatch, until: datetime) -> int:
+        columns = rows.to_pydict()
+        keys = entity_keys(
+            list(self._keys), list(self._keys.values()), zip(*(columns[k] for k in self._keys), strict=True)
+        )
+        data = []
+        for i, key in enumerate(keys):
+            event = columns[EVENT][i] or until
+            values = {name: value(field, columns[name][i]) for name, field in self._features.items()}
+            values[EXACT_EVENT] = value("int64_val", _microseconds(event))
+            data.append((key, values, event, None))
+        self._store.online_write_batch(self._config, self._feast_view, data, None)
+        return len(data)
+
+    def wipe(self) -> None:
+        view = [self._feast_view]
+        self._set(None)
+        if self._redis:
+            self._store.delete_table(self._config, self._feast_view)
+            return
+        self._store.update(self._config, view, [], [], [], partial=True)
+        self._store.update(self._config, [], view, [], [], partial=True)
+
+    def mark(self) -> dict[str, Any] | None:
+        if self._redis:
+            text = self._store._get_client(self._config.online_store).get(self._name)
+        else:
+            with closing(self._database()) as database:
+                row = database.execute("SELECT mark FROM truecourse_loaded WHERE name = ?", [self._name]).fetchone()
+            text = row[0] if row else None
+        mark: dict[str, Any] | None = json.loads(text) if text else None
+        return mark
+
+    def set_mark(self, mark: dict[str, Any]) -> None:
+        self._set(json.dumps(mark, sort_keys=True))
+
+    def _set(self, text: str | None) -> None:
+        if self._redis:
+            client = self._store._get_client(self._config.online_store)
+            client.set(self._name, text) if text else client.delete(self._name)
+            return
+        with closing(self._database()) as database, database:
+            database.execute("INSERT OR REPLACE INTO truecourse_loaded VALUES (?, ?)", [self._name, text])
+
+    def _database(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._config.online_store.path)
+        database.execute("CREATE TABLE IF NOT EXISTS truecourse_loaded (name TEXT PRIMARY KEY, mark TEXT)")
+        return database
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // _MICROSECOND

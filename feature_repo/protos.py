@@ -1,0 +1,50 @@
+"""Between columns and Feast's protocol messages, by declared type."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from truecourse.encoding import Array
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
+
+EXACT_EVENT = "__event_us"
+"""A value beside the features: the event time in microseconds. The sqlite store keeps whole seconds only, and reads
+them by the clock of the machine's time zone."""
+
+
+def field_of(column: AnyColumn) -> str:
+    """The field of a Value that holds this type."""
+    for kind, field in ((Text, "string_val"), (Integer, "int64_val"), (Float, "double_val"), (Boolean, "bool_val")):
+        if isinstance(column, kind):
+            return field
+    return "unix_timestamp_val"
+
+
+def value(field: str, given: Any) -> Value:
+    """A Value; one with nothing in it for None."""
+    if given is None:
+        return Value()
+    if field == "unix_timestamp_val":
+        return Value(unix_timestamp_val=int(given.timestamp()))
+    return Value(**{field: given})
+
+
+def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[EntityKey]:
+    """One key a row; `rows` hold the values of `names`, none of them missing."""
+    return [
+        EntityKey(
+            join_keys=names, entity_values=[value(field, given) for field, given in zip(fields, row, strict=True)]
+        )
+        for row in rows
+    ]
+
+
+def array_of(column: AnyColumn, values: Sequence[Value | None]) -> Array:
+    """n values as columns_of() gives them: float64 with NaN, or object with None."""
+    field = field_of(column)
+    empty = None if field == "string_val" else np.nan
+    found = [getattr(v, field) if v is not None and v.WhichOneof("val") else empty for v in values]
+    return np.array(found, dtype=object if field == "string_val" else np.float64)

@@ -1,0 +1,126 @@
+"""The Feast feature store of a problem, configured from the settings."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from feature_repo.compiled import feast_objects
+from truecourse.asof import EVENT
+from truecourse.digests import sha256_json
+from truecourse.errors import FeatureError, SettingsError
+from truecourse.features import view_digest
+from truecourse.frame import UTC_TIME, arrow_type
+from truecourse.problem import Problem
+from truecourse.references import TableVersion
+from truecourse.settings import Settings, get_settings
+from truecourse.tables import Tables
+
+NO_TIME = datetime(2200, 1, 1)
+"""The decision time of problems that have none: after all that is known."""
+
+
+def feast_folder(problem: Problem) -> Path:
+    return get_settings().home / "feast" / problem.name
+
+
+def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
+    """Feast's configuration of the online store that the settings name. Raises SettingsError for one it has not."""
+    url = settings.online_store.get_secret_value()
+    if url == "sqlite":
+        return {"type": "sqlite", "path": str(feast_folder(problem) / "online.db")}
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        cure = "write sqlite, or redis://[:password@]host:port[/db]"
+        raise SettingsError("names no online store that we know", where="TRUECOURSE_ONLINE_STORE", cure=cure)
+    options = {"db": parts.path.strip("/") or "0"}
+    options |= {"username": parts.username} if parts.username else {}
+    options |= {"password": parts.password} if parts.password else {}
+    options |= {"ssl": "true"} if parts.scheme == "rediss" else {}
+    texts = [f"{parts.hostname}:{parts.port or 6379}", *(f"{name}={value}" for name, value in options.items())]
+    # skip_dedup: without it a corrected value of the same event would not be written
+    return {"type": "redis", "connection_string": ",".join(texts), "skip_dedup": True}
+
+
+def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:
+    """Feast's configuration; `versions` pins feature tables by view."""
+    from feast import RepoConfig
+
+    folder, settings = feast_folder(problem), get_settings()
+    folder.mkdir(parents=True, exist_ok=True)
+    return RepoConfig(
+        project=problem.name,
+        provider="local",
+        registry={"registry_type": "file", "path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
+        offline_store={
+            "type": "feature_repo.offline.AsofOfflineStore",
+            "versions": {view: version.version for view, version in (versions or {}).items()},
+        },
+        online_store=online_config(problem, settings),
+        entity_key_serialization_version=3,
+        coerce_tz_aware=False,
+        repo_path=folder,
+    )
+
+
+def open_feature_store(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:
+    """A feast.FeatureStore whose registry knows the problem as it is now."""
+    from feast import FeatureStore
+
+    store = FeatureStore(config=repo_config(problem, versions))
+    _apply(problem, store)
+    return store
+
+
+def apply(problem: Problem) -> None:
+    """Register the problem's entities and views, if they are not."""
+    open_feature_store(problem)
+
+
+def _apply(problem: Problem, store: Any) -> None:
+    settings, folder = get_settings(), feast_folder(problem)
+    where = [settings.storage_root, settings.s3_endpoint, sha256_json(settings.online_store.get_secret_value())]
+    digest = sha256_json([where, [[view.name, view_digest(problem, view)] for view in problem.views]])
+    mark = folder / "applied"
+    if mark.is_file() and (folder / "registry.db").is_file() and mark.read_text() == digest:
+        return
+    objects = list(feast_objects(problem, settings).values())
+    known = {*(o.name for o in objects)}
+    gone = [o for o in [*store.list_feature_views(), *store.list_data_sources()] if o.name not in known]
+    store.apply(objects, objects_to_delete=gone, partial=False)
+    mark.write_text(digest)
+
+
+def historical_features(
+    problem: Problem, tables: Tables, spine: pa.Table, versions: Mapping[str, TableVersion]
+) -> pa.Table:
+    """The spine, row for row, with every view's features as they were known at its decision times.
+
+    Raises FeatureError for a spine that lacks a join key, and for views with no table."""
+    import pandas as pd
+
+    keys = {key: None for view in problem.views for key in problem.entity(view.entity).join_keys}
+    absent = [key for key in keys if key not in spine.column_names]
+    if absent:
+        raise FeatureError(f"has no column {', '.join(absent)}", where="the spine", cure="these are entity keys")
+    entities = spine.select(list(keys))
+    times = spine["decision_time"] if "decision_time" in spine.column_names else _no_time(len(spine))
+    entities = entities.append_column(EVENT, times.cast(UTC_TIME))
+    store = open_feature_store(problem, versions)
+    features = {name: column for view in problem.views for name, column in view.features.items()}
+    job = store.get_historical_features(
+        entity_df=entities.to_pandas(types_mapper=pd.ArrowDtype),
+        features=[f"{view.name}:{name}" for view in problem.views for name in view.features],
+        filter_by_created_timestamp=True,
+    )
+    found = job.to_arrow()
+    for name, column in features.items():
+        spine = spine.append_column(name, found[name].cast(arrow_type(column)))
+    return spine
+
+
+def _no_time(rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.repeat(pa.scalar(NO_TIME, pa.timestamp("us")), rows)])

@@ -11,15 +11,18 @@ from prefect import task
 from feature_repo.store import historical_features
 from tasks.retry import RETRY
 from truecourse import frame as frames
+from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.problem import Problem
-from truecourse.references import Snapshot, TableVersion, Window
+from truecourse.references import Snapshot, TableVersion, Window, naive_utc
 from truecourse.snapshot import Input, Manifest, save
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables, feature_table
 
 log = logging.getLogger("truecourse.snapshot")
+_METHOD = 1
+"""Raised when this file would make another frame of the same inputs."""
 Versions = Mapping[str, TableVersion]
 
 
@@ -58,12 +61,12 @@ def with_view_features(problem: Problem, tables: Tables, spine: pa.Table, featur
 def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) -> tuple[pa.Table, dict[str, int]]:
     """The labelled rows of closed cohorts with their split, and an account of every row.
 
-    A cohort is closed `closes_after` after its decision; what is not by `until` (by default the moment of the newest
-    label) is left out, since early labels are not a fair sample of all."""
+    A cohort is closed `closes_after` after its decision; what is not by `until` (naive UTC; by default the moment of
+    the newest label) is left out, since early labels are not a fair sample of all, and so is a label known later."""
     account = {"decisions": len(frame)}
     frame = _closed(problem, frame, until)
     account["open"] = account["decisions"] - len(frame)
-    labelled = frame.filter(pc.is_valid(frame["label"]))
+    labelled = frame.filter(_known(frame, until))
     account["unlabelled"] = len(frame) - len(labelled)
     used = frames.with_split(problem, labelled)
     account["after_test"] = len(labelled) - len(used)
@@ -88,6 +91,13 @@ def _closed(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Tab
     return frame.filter(
         pc.less_equal(frame["decision_time"], pa.scalar(clock - problem.label.closes_after, frames.UTC_TIME))
     )
+
+
+def _known(frame: pa.Table, until: datetime | None) -> pa.ChunkedArray:
+    there = pc.is_valid(frame["label"])
+    if until is None or "known_at" not in frame.column_names:
+        return there
+    return pc.and_kleene(there, pc.less_equal(frame["known_at"], pa.scalar(until.replace(tzinfo=UTC), frames.UTC_TIME)))
 
 
 def _present(frame: pa.Table, name: str) -> list[str]:
@@ -117,7 +127,36 @@ def build_snapshot(
 
 @task(name="snapshot", **RETRY)
 def take_snapshot(problem: str, until: datetime | None = None) -> Snapshot:
-    """Freeze the training frame of the newest clean tables and feature tables."""
-    spec, tables = load_problem(problem), Tables()
+    """Freeze the training frame of the newest clean tables and feature tables, unless it was frozen before.
+
+    `until` (UTC if it has no zone): labels count that were known by then."""
+    spec, tables, until = load_problem(problem), Tables(), naive_utc(until)
     clean = clean_versions(spec, tables)
-    return build_snapshot(spec, tables, clean=clean, features=feature_versions(spec, tables, clean), until=until)
+    features = feature_versions(spec, tables, clean)
+    said = [problem_digest(spec), *map(str, (*clean.values(), *features.values())), str(until), _METHOD]
+    key = f"snapshots/{problem}/inputs/{sha256_json(said)}.json"
+    taken = _taken(tables, key)
+    if taken is None:
+        taken = build_snapshot(spec, tables, clean=clean, features=features, until=until)
+        tables.store.put(key, taken.model_dump_json().encode())
+    return taken
+
+
+def _taken(tables: Tables, key: str) -> Snapshot | None:
+    """What was built from these inputs, if it is still there."""
+    try:
+        snapshot = Snapshot.model_validate_json(tables.store.get(key))
+    except NotFound:
+        return None
+    return snapshot if tables.store.exists(snapshot.manifest_key) else None
+
+
+@task(name="newest decision", **RETRY)
+def newest_decision(problem: str) -> datetime | None:
+    """When (UTC) the data's newest decision was taken; None for a problem without time."""
+    spec, tables = load_problem(problem), Tables()
+    if not spec.has_time:
+        return None
+    times = frames.spine(frames.unlabelled(spec), tables, clean_versions(spec, tables))["decision_time"]
+    newest: datetime | None = pc.max(times).as_py()
+    return newest

@@ -1,0 +1,107 @@
+"""Judge a trained model on its snapshot's test rows: metrics, baselines, slices, gates, plots and the model's page."""
+
+import json
+import logging
+import time
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact
+from prefect.context import FlowRunContext
+
+from tasks.retry import RETRY
+from truecourse import modelpage, plots, registry, tracking
+from truecourse.evaluation import HeldOut, evidence
+from truecourse.gates import judge
+from truecourse.loading import load_problem
+from truecourse.model import Model
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion, TrainedRun
+from truecourse.settings import get_settings
+from truecourse.snapshot import load_frame, load_manifest
+from truecourse.storage import ObjectStore, open_store
+
+log = logging.getLogger("truecourse.evaluation")
+
+
+def page_key(run: TrainedRun) -> str:
+    return f"reports/{run.problem}/model-{run.run_id}.html"
+
+
+@task(name="evaluate", **RETRY)
+def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
+    """The report of a run, stored in it as report.json with its plots, and as a page.
+
+    {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
+    "champion": version compared with or None, "page": key}."""
+    spec, store = load_problem(problem), open_store()
+    test = HeldOut(spec, registry.open_model(run, spec.kind), load_frame(store, run.snapshot))
+    office = registry.champion(problem)
+    report = _report(test, run, store, office)
+    images = plots.draw(test, json.loads(tracking.artifact(run.run_id, "training.json"))["curve"])
+    page = _page(spec, run, store, report, images)
+    store.put(page_key(run), page)
+    files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
+    files |= {"model.html": page, "report.json": json.dumps(report, indent=1).encode()}
+    tracking.put_artifacts(run.run_id, files)
+    _log_metrics(run, report)
+    _link(run)
+    return report
+
+
+def _report(test: HeldOut, run: TrainedRun, store: ObjectStore, office: ModelVersion | None) -> dict[str, Any]:
+    metrics, parts = test.metrics(), test.slices()
+    champion = _other(test.problem, run, office)
+    seen = evidence(test, metrics, parts, office.version if office else None, champion)
+    verdicts = judge(test.problem.gates, seen)
+    report = {
+        "metrics": metrics,
+        "slices": parts,
+        "gates": verdicts,
+        "rows": load_manifest(store, run.snapshot).rows,
+        "champion": office.version if office else None,
+        "page": page_key(run),
+    }
+    loss = metrics["model"][test.problem.metric]["value"]
+    log.info("test rows: %s %.4f, gates: %s", test.problem.metric, loss, _told(verdicts))
+    return report
+
+
+def _other(problem: Problem, run: TrainedRun, office: ModelVersion | None) -> Model | None:
+    """The champion's model, unless this run is the champion."""
+    return None if office is None or office.run_id == run.run_id else registry.open_model(office, problem.kind)
+
+
+def _told(gates: list[dict[str, Any]]) -> str:
+    failing = [gate["gate"] for gate in gates if not gate["passed"]]
+    return f"failed: {', '.join(failing)}" if failing else f"all {len(gates)} passed"
+
+
+def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:
+    training = json.loads(tracking.artifact(run.run_id, "training.json"))
+    manifest = load_manifest(store, run.snapshot)
+    lineage = json.loads(tracking.artifact(run.run_id, "lineage.json"))
+    return modelpage.render(problem, run, report, training, manifest, lineage, images).encode()
+
+
+def _log_metrics(run: TrainedRun, report: dict[str, Any]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    prefixes = {"model": "test", "constant": "constant", "linear": "linear"}
+    figures = {
+        f"{prefixes[name]}_{metric}{'' if part == 'value' else '_' + part}": figure[part]
+        for name, metrics in report["metrics"].items()
+        for metric, figure in metrics.items()
+        for part in (("value", "low", "high") if name == "model" else ("value",))
+    }
+    metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
+    tracking.connect_mlflow().log_batch(run.run_id, metrics=metrics)
+
+
+def _link(run: TrainedRun) -> None:
+    if FlowRunContext.get() is None:
+        return
+    address = f"{get_settings().storage_root}/{page_key(run)}"
+    link = address if "://" in address else f"file://{address}"
+    create_link_artifact(link, link_text="Model page", key=f"model-{run.problem.replace('_', '-')}")

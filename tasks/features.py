@@ -1,0 +1,22 @@
+"""Compute feature tables from the clean tables."""
+
+import logging
+
+from prefect import task
+from prefect.runtime import flow_run
+
+from tasks.retry import RETRY
+from truecourse.features import compute_view as compute
+from truecourse.loading import load_problem
+from truecourse.references import TableVersion
+from truecourse.tables import Tables
+
+log = logging.getLogger("truecourse.features")
+
+
+@task(name="compute view", task_run_name="compute {view}", **RETRY)
+def compute_view(problem: str, view: str) -> TableVersion:
+    """Bring a view's feature table up to the newest clean tables."""
+    version = compute(load_problem(problem), Tables(), view, run=flow_run.get_id() or "")
+    log.info("%s", version)
+    return version

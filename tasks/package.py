@@ -1,0 +1,92 @@
+"""Package a model version as a Bento: model, vocabulary, contract, the problem, our code and the locked environment."""
+
+import logging
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from prefect import task
+
+from tasks.retry import RETRY
+from truecourse import registry
+from truecourse.bento import BENTO_BYTES, BENTO_INPUTS, BENTO_KEY, BENTO_SHA256, bento_files, packaged
+from truecourse.digests import sha256, sha256_file, sha256_json
+from truecourse.errors import ModelError
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.settings import child_environment, get_settings
+from truecourse.storage import ObjectStore, open_store, upload_artifact
+
+log = logging.getLogger("truecourse.package")
+
+
+def find_version(problem: str, number: int | None) -> ModelVersion:
+    """The version, by default the champion. Raises ModelError, with a cure, if there is none."""
+    if number is not None:
+        return registry.version(problem, number)
+    champion = registry.champion(problem)
+    if champion is None:
+        cure = f"truecourse run register --problem {problem}, or name a version"
+        raise ModelError("there is no champion", where=f"model {problem}", cure=cure)
+    return champion
+
+
+def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
+    """Build, export and record the Bento, or give back the one that holds the same files already."""
+    store = open_store()
+    files = bento_files(problem, version)
+    inputs = sha256_json(
+        {name: sha256(data) for name, data in files.items()} | {"bentoml": metadata.version("bentoml")}
+    )
+    found = packaged(version)
+    if found is not None and found[1] == inputs and store.exists(found[0].key):
+        log.info("version %d of %s is packaged already", version.version, problem.name)
+        return found[0]
+    reference = _build(store, version, files, inputs)
+    tags = {BENTO_SHA256: reference.sha256, BENTO_KEY: reference.key, BENTO_INPUTS: inputs}
+    tags[BENTO_BYTES] = str(reference.bytes)
+    registry.set_tags(version, tags)
+    log.info("packaged %s, %.1f MB", reference.key, reference.bytes / 1e6)
+    return reference
+
+
+def _build(store: ObjectStore, version: ModelVersion, files: dict[str, bytes], inputs: str) -> ArtifactRef:
+    settings = get_settings()
+    settings.temporary.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.temporary, prefix="bento-") as temporary:
+        place = Path(temporary)
+        for name, data in files.items():
+            target = place / "context" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        archive = place / "archive.bento"
+        _run_build(place, archive, version, inputs)
+        key = f"bentos/{version.problem}/{version.version}-{sha256_file(archive)[:12]}.bento"
+        return upload_artifact(store, key, archive)
+
+
+def _run_build(place: Path, archive: Path, version: ModelVersion, inputs: str) -> None:
+    home = place / "bentoml"
+    (place / "tmp").mkdir()
+    command = [sys.executable, "-m", "services.build", str(place / "context"), str(archive), version.problem]
+    environment = child_environment(BENTOML_HOME=str(home), TMPDIR=str(place / "tmp"), PYTHONDONTWRITEBYTECODE="1")
+    done = subprocess.run(  # noqa: S603
+        [*command, f"{version.version}-{inputs[:12]}"],
+        cwd=place / "context",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        where = f"version {version.version} of {version.problem}"
+        raise ModelError("the Bento does not build:\n" + "\n".join(lines[-20:]), where=where)
+
+
+@task(name="package", **RETRY)
+def package_model(problem: str, number: int | None) -> ArtifactRef:
+    return package_version(load_problem(problem), find_version(problem, number))

@@ -1,0 +1,92 @@
+"""Batch scoring: decisions of the data, or rows of a file, into the predictions table."""
+
+import logging
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from prefect import task
+
+from tasks.package import find_version
+from tasks.retry import RETRY
+from tasks.snapshot import decision_frame, feature_versions
+from truecourse import frame as frames
+from truecourse import registry, scoring
+from truecourse.digests import sha256_json
+from truecourse.errors import FeatureError
+from truecourse.loading import load_problem, problem_digest
+from truecourse.model import Model
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion, TableVersion, Window
+from truecourse.scoring import Batch, Done, Span, predictions_table
+from truecourse.sql import clean_versions
+from truecourse.tables import Tables
+
+log = logging.getLogger("truecourse.score")
+Versions = dict[str, TableVersion]
+
+
+@task(name="score", **RETRY)
+def score_decisions(problem: str, number: int | None, window: Window, explain: bool) -> TableVersion:
+    """Predictions of the window's decisions. Raises FeatureError if there are none."""
+    spec, tables = load_problem(problem), Tables()
+    version = find_version(problem, number)
+    clean = clean_versions(spec, tables)
+    features = feature_versions(spec, tables, clean)
+    batch = decisions_batch(spec, version, clean, features, explain)
+    model = registry.open_model(version, spec.kind)
+    if spec.has_time:
+        _score_times(spec, tables, model, batch, clean, features, window)
+    else:
+        _score_rows(spec, tables, model, batch, decision_frame(spec, tables, clean, features))
+    written = tables.version(predictions_table(problem))
+    assert written is not None
+    return written
+
+
+def decisions_batch(
+    problem: Problem, version: ModelVersion, clean: Versions, features: Versions, explain: bool
+) -> Batch:
+    """All decisions of a problem by one model are one batch, whatever window of them is scored."""
+    inputs = [problem_digest(problem), *(str(v) for v in (*clean.values(), *features.values()))]
+    identity = {"source": "decisions", "model": version.model_sha256, "version": version.version}
+    return Batch(sha256_json(identity), sha256_json(inputs), version, explain)
+
+
+def _score_times(
+    problem: Problem, tables: Tables, model: Model, batch: Batch, clean: Versions, features: Versions, window: Window
+) -> None:
+    unlabelled = frames.unlabelled(problem)
+    times = frames.spine(unlabelled, tables, clean, window)["decision_time"]
+    if not len(times):
+        raise FeatureError("no decisions in the window", where=f"problem {problem.name}", cure="widen start and end")
+    ends = pc.min_max(times).as_py()
+    first, last = (ends[side].replace(tzinfo=None) for side in ("min", "max"))
+    done = Done(tables, problem.name, batch)
+    for span in scoring.time_spans(first, last, len(times), window):
+        if done.has(span):
+            continue
+        assert isinstance(span.start, datetime)
+        assert isinstance(span.end, datetime)
+        part = Window(start=span.start, end=span.end)
+        frame = decision_frame(unlabelled, tables, clean, features, part)
+        write(problem, tables, model, batch, span, frame)
+
+
+def _score_rows(problem: Problem, tables: Tables, model: Model, batch: Batch, frame: pa.Table) -> None:
+    """Of a problem with no time: parts are slices of the canonical order."""
+    done = Done(tables, problem.name, batch)
+    frame = frame.append_column("row", pa.array(range(len(frame)), pa.int64()))
+    for span in scoring.row_spans(len(frame)):
+        if not done.has(span):
+            assert isinstance(span.start, int)
+            assert isinstance(span.end, int)
+            write(problem, tables, model, batch, span, frame.slice(span.start, span.end - span.start))
+
+
+def write(problem: Problem, tables: Tables, model: Model, batch: Batch, span: Span, frame: pa.Table) -> None:
+    """One part of a batch as one commit, in place of what an earlier run wrote for it."""
+    rows = scoring.scored(problem, model, frame, batch, datetime.now(UTC))
+    name, commit = predictions_table(problem.name), batch.commit(span, len(rows))
+    tables.replace(name, rows, commit, where=span.predicate(batch.id) if tables.exists(name) else None, merge=True)
+    log.info("%s: %s rows scored, %s to %s", problem.name, f"{len(rows):,}", span.start, span.end)

@@ -1,0 +1,157 @@
+"""Train a model on a snapshot, as an MLflow run that holds everything needed to use, judge and repeat it."""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+
+from tasks.retry import RETRY
+from truecourse import lineage, tracking
+from truecourse.boosting import LOSSES, parameters
+from truecourse.contract import contract_bytes
+from truecourse.digests import sha256
+from truecourse.errors import NotFound
+from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.problem import Problem, XGBoost
+from truecourse.references import Snapshot, TrainedRun
+from truecourse.settings import get_settings
+from truecourse.snapshot import load_frame, load_manifest
+from truecourse.storage import ObjectStore, open_store
+from truecourse.tables import Tables
+from truecourse.training import Trained, library_versions, train, training_key, with_parameters
+
+log = logging.getLogger("truecourse.training")
+CURVE_POINTS = 200
+
+
+def tuning_key(snapshot: Snapshot) -> str:
+    return f"tuning/{snapshot.problem}/{snapshot.sha256}.json"
+
+
+def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) -> XGBoost:
+    """The problem's model with the parameters that tuning found on this snapshot. Raises NotFound if it never ran."""
+    try:
+        found = json.loads(store.get(tuning_key(snapshot)))
+    except NotFound:
+        cure = f"truecourse run tune --problem {problem.name}"
+        raise NotFound("this snapshot was not tuned", where=tuning_key(snapshot), cure=cure) from None
+    return with_parameters(problem.model, found["best"])
+
+
+@task(name="train", **RETRY)
+def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> TrainedRun:
+    """The finished run of the same snapshot and parameters if there is one, else a new one."""
+    spec, store = load_problem(problem), open_store()
+    model = chosen_parameters(spec, store, snapshot) if tuned else spec.model
+    key = training_key(problem_digest(spec), model, snapshot)
+    for run in tracking.runs(problem, truecourse__key=key):
+        found = tracking.trained_run(problem, run.info.run_id)
+        if store.exists(tracking.artifact_key(found.run_id, "model/model.ubj")):
+            log.info("run %s has trained this already", found.run_id[:8])
+            return found
+    frame = load_frame(store, snapshot)
+    with _run(problem, f"train {snapshot.sha256[:8]}") as run_id:
+        trained = train(spec, frame, model)
+        return _keep(spec, run_id, snapshot, key, model, trained, frame)
+
+
+@contextmanager
+def _run(problem: str, name: str) -> Iterator[str]:
+    """A new MLflow run; marked failed if the block raises."""
+    client = tracking.connect_mlflow()
+    run_id = client.create_run(tracking.experiment(problem), run_name=name).info.run_id
+    try:
+        yield run_id
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def _keep(
+    problem: Problem, run_id: str, snapshot: Snapshot, key: str, spec: XGBoost, trained: Trained, frame: pa.Table
+) -> TrainedRun:
+    ubj, tables = trained.model.ubj(), Tables()
+    manifest = tables.store.get(snapshot.manifest_key)
+    files = _mlflow_model(trained) | {
+        "model/model.ubj": ubj,
+        "model/vocabulary.json": trained.model.vocabulary.to_json(),
+        "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
+        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame),
+        "lineage.json": json.dumps(lineage.record(tables, load_manifest(tables.store, snapshot)), indent=1).encode(),
+        "training.json": json.dumps(_account(spec, trained), indent=1).encode(),
+    }
+    tracking.put_artifacts(run_id, files)
+    tags = {
+        "truecourse.step": "train",
+        "truecourse.key": key,
+        "truecourse.snapshot": snapshot.sha256,
+        "truecourse.rows": str(snapshot.rows),
+        "truecourse.manifest": sha256(manifest),
+        "truecourse.problem_digest": problem_digest(problem),
+        "truecourse.artifacts": json.dumps({name: sha256(data) for name, data in files.items()}),
+        tracking.SHA256: sha256(ubj),
+    }
+    _log(run_id, snapshot, spec, trained, tags)
+    return TrainedRun(problem=problem.name, run_id=run_id, snapshot=snapshot, model_sha256=sha256(ubj))
+
+
+def _account(spec: XGBoost, trained: Trained) -> dict[str, Any]:
+    """What repeating the training takes, and how it went."""
+    return {
+        "parameters": parameters(spec),
+        "rounds": trained.rounds,
+        "loss": trained.loss,
+        "curve": trained.curve,
+        "versions": library_versions(),
+    }
+
+
+def _log(run_id: str, snapshot: Snapshot, spec: XGBoost, trained: Trained, tags: dict[str, str]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+    client, now = tracking.connect_mlflow(), int(time.time() * 1000)
+    loss = LOSSES[trained.model.kind]
+    metrics = [Metric(f"validate_{loss}", trained.loss, now, trained.rounds), Metric("rounds", trained.rounds, now, 0)]
+    for side, values in trained.curve.items():
+        steps = range(0, len(values), -(-len(values) // CURVE_POINTS))
+        metrics += [Metric(f"curve_{side}_{loss}", values[step], now, step) for step in steps]
+    client.log_batch(
+        run_id,
+        metrics=metrics,
+        params=[Param(name, str(value)) for name, value in parameters(spec).items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+    # MLflow keeps 36 characters of a digest: the whole one stands in the source, the name and the tag.
+    source = {"uri": f"{get_settings().storage_root}/{snapshot.frame_key}", "sha256": snapshot.sha256}
+    dataset = Dataset(f"{snapshot.problem} {snapshot.sha256}", snapshot.sha256[:36], "snapshot", json.dumps(source))
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def _mlflow_model(trained: Trained) -> dict[str, bytes]:
+    """The files that make the folder a model in MLflow's own format, `mlflow.pyfunc.load_model()` and all."""
+    import mlflow.xgboost
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = Schema([ColSpec("float", name, required=False) for name in trained.model.vocabulary.features])
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # warns that pip is not installed
+    get_settings().temporary.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=get_settings().temporary) as temporary:
+        folder = Path(temporary) / "model"
+        mlflow.xgboost.save_model(
+            trained.model.booster,
+            str(folder),
+            model_format="ubj",
+            signature=ModelSignature(inputs, Schema([ColSpec("float")])),
+            pip_requirements=[f"xgboost=={version('xgboost')}"],
+        )
+        return {f"model/{path.name}": path.read_bytes() for path in folder.iterdir()}

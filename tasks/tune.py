@@ -1,0 +1,184 @@
+"""Search the declared parameter space, on training rows alone, with Optuna."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+
+from tasks.retry import RETRY
+from tasks.train import tuning_key
+from truecourse import tracking
+from truecourse.boosting import LOSSES, Matrices, boost, parameters
+from truecourse.digests import sha256_json
+from truecourse.encoding import Vocabulary
+from truecourse.errors import ModelError, NotFound
+from truecourse.folds import folds
+from truecourse.loading import load_problem, problem_document
+from truecourse.problem import Problem, Range
+from truecourse.references import Snapshot
+from truecourse.settings import get_settings
+from truecourse.snapshot import load_frame
+from truecourse.storage import ObjectStore, open_store
+from truecourse.training import matrix_of, rows_of, with_parameters
+
+log = logging.getLogger("truecourse.tuning")
+Fold = tuple[Any, Any]
+
+
+@task(name="tune", **RETRY)
+def search_parameters(problem: str, snapshot: Snapshot, trials: int | None = None) -> dict[str, Any]:
+    """Try `trials` parameter sets (the problem's number if None), the problem's own first, and store the best.
+
+    {"best": {name: value}, "loss": float, "metric": str, "trials": [...]} at tuning/<problem>/<snapshot>.json. A
+    search that was killed goes on where it was; one that is done is not repeated. Raises ModelError if no space is
+    declared."""
+    spec, store = load_problem(problem), open_store()
+    if not spec.model.search:
+        cure = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
+        raise ModelError("there is no search space", where=f"problem {problem}", cure=cure)
+    count, identity = trials or spec.model.trials, _identity(spec, snapshot)
+    stored = _stored(store, snapshot)
+    if stored and stored["search"] == identity and len(stored["trials"]) >= count:
+        log.info("this snapshot was tuned already: %s", stored["best"])
+        return stored
+    study = _study(spec, identity)
+    left = count - len(_done(study))
+    if left > 0:
+        _search(spec, study, load_frame(store, snapshot), identity, left)
+    found = _result(spec, study, identity)
+    store.put(tuning_key(snapshot), json.dumps(found, indent=1).encode())
+    return found
+
+
+def _identity(problem: Problem, snapshot: Snapshot) -> str:
+    document = problem_document(problem)
+    return sha256_json({"snapshot": snapshot.sha256, "model": document.get("model"), "split": document.get("split")})
+
+
+def _stored(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(store.get(tuning_key(snapshot)))
+    except NotFound:
+        return None
+    return found
+
+
+def _study(problem: Problem, identity: str) -> Any:
+    """The study of this search: kept in <home>/tuning, so that a killed one goes on."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = get_settings().home / "tuning"
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / f"{problem.name}-{identity[:16]}.log")))
+    study = optuna.create_study(storage=storage, study_name=identity, load_if_exists=True)
+    # A seed for each number of trials done: going on must not draw what was drawn before.
+    study.sampler = optuna.samplers.TPESampler(seed=problem.model.seed + len(study.trials))
+    if not study.trials:
+        study.enqueue_trial({name: getattr(problem.model, name) for name in problem.model.search})
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)  # its process was killed
+        if trial.params:
+            study.enqueue_trial(trial.params, skip_if_exists=True)
+    return study
+
+
+def _done(study: Any) -> list[Any]:
+    from optuna.trial import TrialState
+
+    return list(study.get_trials(states=(TrialState.COMPLETE,)))
+
+
+def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: int) -> None:
+    client, parent = tracking.connect_mlflow(), _parent_run(problem, identity)
+    evaluate = _evaluator(problem, rows_of(frame, "train"))
+    client.update_run(parent, status="RUNNING")
+
+    def objective(trial: Any) -> float:
+        started = time.time()
+        found = {name: _suggest(trial, name, space) for name, space in problem.model.search.items()}
+        losses, rounds = evaluate(found)
+        trial.set_user_attr("rounds", rounds)
+        loss = float(np.mean(losses))
+        _log_trial(problem, parent, trial.number, found, losses, rounds, started)
+        log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, found)
+        return loss
+
+    study.optimize(objective, n_trials=left)
+    client.set_terminated(parent, "FINISHED")
+
+
+def _evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
+    """From parameters to the loss on each fold, and the rounds it took. The folds are binned once a `max_bin`."""
+    vocabulary = Vocabulary.learn(problem, rows)
+    matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
+    masks, binned = folds(problem, rows), dict[int, list[Fold]]()
+
+    def binned_folds(max_bin: int) -> list[Fold]:
+        if max_bin not in binned:
+            data = Matrices(vocabulary, max_bin)
+            pairs = [(data.make(matrix[fit], labels[fit]), fit, score) for fit, score in masks]
+            binned[max_bin] = [(made, data.make(matrix[score], labels[score], made)) for made, _, score in pairs]
+        return binned[max_bin]
+
+    def evaluate(found: dict[str, Any]) -> tuple[list[float], list[int]]:
+        model = with_parameters(problem.model, found)
+        boosted = [boost(problem.kind, vocabulary, model, *f, progress=False) for f in binned_folds(model.max_bin)]
+        curves = [curve["validate"] for _, curve in boosted]
+        return [min(curve) for curve in curves], [int(np.argmin(curve)) + 1 for curve in curves]
+
+    return evaluate
+
+
+def _suggest(trial: Any, name: str, space: Any) -> int | float | str:
+    if not isinstance(space, Range):
+        value: int | float | str = trial.suggest_categorical(name, list(space.values))
+    elif isinstance(space.low, int) and isinstance(space.high, int):
+        value = trial.suggest_int(name, space.low, space.high, log=space.log)
+    else:
+        value = trial.suggest_float(name, space.low, space.high, log=space.log)
+    return value
+
+
+def _parent_run(problem: Problem, identity: str) -> str:
+    """The MLflow run of this search: the one there is, or a new one."""
+    client, place = tracking.connect_mlflow(), tracking.experiment(problem.name)
+    found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
+    if found:
+        return str(found[0].info.run_id)
+    tags = {"truecourse.step": "tune", "truecourse.search": identity}
+    return str(client.create_run(place, run_name=f"tune {identity[:8]}", tags=tags).info.run_id)
+
+
+def _log_trial(
+    problem: Problem, parent: str, number: int, found: dict[str, Any], losses: list[float], rounds: list[int], at: float
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    client, now = tracking.connect_mlflow(), int(time.time() * 1000)
+    tags = {"mlflow.parentRunId": parent, "truecourse.step": "trial"}
+    run = client.create_run(
+        tracking.experiment(problem.name), start_time=int(at * 1000), run_name=f"trial {number}", tags=tags
+    )
+    metrics = [Metric(LOSSES[problem.kind], float(np.mean(losses)), now, 0), Metric("rounds", max(rounds), now, 0)]
+    metrics += [Metric(f"fold_{LOSSES[problem.kind]}", loss, now, fold) for fold, loss in enumerate(losses)]
+    said = parameters(with_parameters(problem.model, found))
+    client.log_batch(run.info.run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in said.items()])
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def _result(problem: Problem, study: Any, identity: str) -> dict[str, Any]:
+    done = _done(study)
+    best = min(done, key=lambda trial: trial.value)
+    trials = [{"number": t.number, "loss": t.value, "parameters": t.params, **t.user_attrs} for t in done]
+    return {
+        "best": best.params, "loss": best.value, "metric": LOSSES[problem.kind], "search": identity, "trials": trials,
+    }  # fmt: skip

@@ -1,0 +1,65 @@
+"""Everything once: from sources to a packaged champion, its predictions and a drift check."""
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from flows.ingest import ingest
+from flows.materialize import materialize
+from flows.monitor import monitor
+from flows.package import package
+from flows.register import register
+from flows.score import score
+from flows.train import train
+from flows.validate import validate
+from tasks.snapshot import newest_decision
+from truecourse import registry
+from truecourse.check import require_sound
+from truecourse.loading import load_problem
+from truecourse.problem import Problem, TimeSplit, midnight
+
+
+@flow(name="lifecycle")
+def lifecycle(
+    problem: str | None = None, tune: bool = False, until: datetime | None = None, historical: bool = False
+) -> dict[str, Any]:
+    """Run every flow in order; each repeats only what is missing.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    tune: search the declared parameter space before training.
+    until: the moment (UTC) up to which labels count and features are loaded online; the data's end if empty.
+    historical: the data ends in the past: its newest decision counts as now, and the endpoint answers as of then.
+
+    A model that fails a gate is registered as challenger and goes no further: packaging, scoring and monitoring are
+    those of the champion, if there is one. Raises ProblemError, before anything is read, if the specification is
+    wrong, and what the flows raise.
+    """
+    spec = load_problem(problem)
+    require_sound(spec)
+    name = spec.name
+    ingested = ingest(name)
+    validated = validate(name)
+    now = until or (newest_decision(name) if historical else None)
+    materialized = materialize(name, until=now)
+    run = train(name, until=now, tune=tune)
+    registered = register(name, run_id=run.run_id)
+    summary = {
+        "problem": name,
+        "ingest": ingested,
+        "validate": validated,
+        "materialize": materialized,
+        "train": run,
+        "register": registered,
+        "champion": registry.champion(name),
+    }
+    if summary["champion"] is not None:
+        summary["package"] = package(name)
+        summary["score"] = score(name, start=_first_unseen(spec), end=until)
+        summary["monitor"] = monitor(name)
+    return summary
+
+
+def _first_unseen(problem: Problem) -> datetime | None:
+    """The first decision time that neither trains nor chooses a model; None where rows are split at random."""
+    return midnight(problem.split.validate_until) if isinstance(problem.split, TimeSplit) else None

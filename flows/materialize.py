@@ -1,0 +1,35 @@
+"""From clean tables to feature tables, and from these to the online store."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from tasks.features import compute_view
+from tasks.online import apply_definitions, load_view
+from truecourse.features import newest_event
+from truecourse.loading import load_problem
+from truecourse.references import TableVersion
+from truecourse.tables import Tables
+
+
+@flow(name="materialize")
+def materialize(
+    problem: str | None = None, until: datetime | None = None, online: bool = True
+) -> dict[str, TableVersion]:
+    """Compute what new, late and corrected rows touch of each feature view, and load the newest values online.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    until: the moment (UTC) whose values the online store gets; the newest of the feature tables if empty.
+    online: whether to load the online store at all.
+
+    Returns the feature table version of each view. Raises FeatureError, that names the file, for SQL that does not
+    return what its view declares.
+    """
+    spec = load_problem(problem)
+    versions = {view.name: compute_view(spec.name, view.name) for view in spec.views}
+    if online and spec.views:
+        apply_definitions(spec.name)
+        moment = until or newest_event(spec, Tables())
+        for view in spec.views:
+            load_view(spec.name, view.name, moment)
+    return versions

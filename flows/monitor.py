@@ -1,0 +1,26 @@
+"""Has the data moved away from what the champion learned?"""
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from tasks.monitor import check_drift
+from truecourse.loading import load_problem
+
+
+@flow(name="monitor")
+def monitor(
+    problem: str | None = None, start: datetime | None = None, end: datetime | None = None, evidently: bool = False
+) -> dict[str, Any]:
+    """Compare the champion's predictions of a window, and the features they saw, with its snapshot.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    start: the window's first moment (UTC); the problem's `monitoring.window` before the end if empty.
+    end: the window's end (UTC, not included); the end of the day of the newest prediction if empty.
+    evidently: also write Evidently's own report, on a sample of rows.
+
+    A problem without time is checked on all its predictions. Raises ModelError if there is no champion, NotFound if
+    it scored nothing, FeatureError if the window is empty.
+    """
+    return check_drift(load_problem(problem).name, start, end, evidently)

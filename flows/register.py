@@ -1,0 +1,24 @@
+"""Judge the newest model, register it, and promote it past its gates."""
+
+from prefect import flow
+
+from tasks.evaluate import evaluate_model
+from tasks.register import register_model, registered
+from truecourse.loading import load_problem
+from truecourse.references import ModelVersion
+from truecourse.tracking import trained_run
+
+
+@flow(name="register")
+def register(problem: str | None = None, run_id: str | None = None) -> ModelVersion:
+    """Evaluate a trained model on test rows, judge it by the problem's gates, and register it as a version.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    run_id: the MLflow run of the training; the newest finished one if empty.
+
+    The version becomes challenger, and champion if every gate passes; a failing gate leaves the champion in office.
+    A run that was registered before is not judged again. Raises ModelError if nothing was trained.
+    """
+    name = load_problem(problem).name
+    run = trained_run(name, run_id)
+    return registered(run) or register_model(run, evaluate_model(name, run))

@@ -1,0 +1,37 @@
+"""Batch predictions into the predictions table."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from tasks.score import score_decisions
+from tasks.score_file import score_file
+from truecourse.loading import load_problem
+from truecourse.references import TableVersion, Window, naive_utc
+
+
+@flow(name="score")
+def score(
+    problem: str | None = None,
+    source: str | None = None,
+    version: int | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    explain: bool = False,
+) -> TableVersion:
+    """Score the decisions of a window, or the rows of a file, with features as they were known at decision time.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    source: CSV, Parquet or JSON lines with the request fields: a path, a glob, or a key of object storage;
+        the problem's own decisions if empty.
+    version: of the model; the champion if empty.
+    start, end: decision times (UTC) from, and up to but without; all if empty. Not for files.
+    explain: add the contribution of every feature.
+
+    What was scored before from the same data by the same model is not scored again. Rows of a file that break the
+    contract go to the table `rejected/<problem>` with their reasons.
+    """
+    name = load_problem(problem).name
+    if source is not None:
+        return score_file(name, source, version, explain)
+    return score_decisions(name, version, Window(start=naive_utc(start), end=naive_utc(end)), explain)

@@ -1,0 +1,32 @@
+"""Freeze a training frame and train on it."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from tasks.snapshot import take_snapshot
+from tasks.train import train_model
+from tasks.tune import search_parameters
+from truecourse.loading import load_problem
+from truecourse.references import TrainedRun
+
+
+@flow(name="train")
+def train(
+    problem: str | None = None, until: datetime | None = None, tune: bool = False, trials: int | None = None
+) -> TrainedRun:
+    """Join features to labels point in time, freeze the frame as a snapshot, and train on it.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    until: the moment (UTC) up to which labels count; the newest label if empty.
+    tune: search the declared parameter space first.
+    trials: how many parameter sets to try; the problem's own number if empty.
+
+    A snapshot and parameters that were trained before are not trained again. Raises FeatureError where a feature table
+    is behind its tables, ModelError for labels that cannot be learned.
+    """
+    name = load_problem(problem).name
+    snapshot = take_snapshot(name, until)
+    if tune:
+        search_parameters(name, snapshot, trials)
+    return train_model(name, snapshot, tuned=tune)

@@ -1,0 +1,25 @@
+"""Search the declared parameter space."""
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from tasks.snapshot import take_snapshot
+from tasks.tune import search_parameters
+from truecourse.loading import load_problem
+
+
+@flow(name="tune")
+def tune(problem: str | None = None, trials: int | None = None, until: datetime | None = None) -> dict[str, Any]:
+    """Search the problem's parameter space on training rows alone, and store the best for `train` with tune=True.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    trials: how many parameter sets to try; the problem's own number if empty.
+    until: the moment (UTC) up to which labels count; the newest label if empty.
+
+    Every trial is an MLflow run. A search that was interrupted goes on where it was. Raises ModelError if the problem
+    declares no space.
+    """
+    name = load_problem(problem).name
+    return search_parameters(name, take_snapshot(name, until), trials)

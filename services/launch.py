@@ -1,0 +1,98 @@
+"""Starting the endpoint: a Bento from object storage, verified and unpacked, in a server process of its own."""
+
+import shutil
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from truecourse import processes, registry
+from truecourse.bento import packaged
+from truecourse.digests import sha256_file
+from truecourse.errors import IntegrityError, ModelError
+from truecourse.processes import Child
+from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.settings import child_environment, get_settings
+from truecourse.storage import open_store
+
+
+def prepare(problem: str, number: int | None = None) -> Path:
+    """The unpacked Bento of a version, by default the champion: `<home>/serving/<sha256>`.
+
+    Raises ModelError for a version that was never packaged, IntegrityError for a Bento whose bytes were changed."""
+    version = registry.version(problem, number) if number is not None else registry.champion(problem)
+    if version is None:
+        cure = f"truecourse run lifecycle --problem {problem}"
+        raise ModelError("there is no champion to serve", where=f"model {problem}", cure=cure)
+    found = packaged(version)
+    if found is None:
+        cure = f"truecourse run package --problem {problem}"
+        raise ModelError("the version was never packaged", where=_name(version), cure=cure)
+    return _unpacked(found[0], version)
+
+
+def _name(version: ModelVersion) -> str:
+    return f"version {version.version} of {version.problem}"
+
+
+def _unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
+    place = get_settings().home / "serving"
+    folder = place / reference.sha256
+    if folder.is_dir():
+        return folder
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".unpacking-") as temporary:
+        archive, unpacked = Path(temporary) / "bento", Path(temporary) / "folder"
+        open_store().download(reference.key, archive)
+        if sha256_file(archive) != reference.sha256:
+            cure = f"restore it, or `truecourse run package --problem {version.problem}` after deleting it"
+            raise IntegrityError("the Bento's bytes were changed", where=reference.key, cure=cure)
+        with tarfile.open(archive, "r:xz") as tar:
+            tar.extractall(unpacked, filter="data")
+        try:
+            unpacked.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(unpacked)
+    return folder
+
+
+def command(folder: Path, port: int) -> list[str]:
+    host = get_settings().host
+    return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
+
+
+def environment(folder: Path, port: int) -> dict[str, str]:
+    """For a server of this Bento: the problem inside it, one thread a worker, a BentoML home of its own.
+
+    Servers that share a home wipe each other's metrics."""
+    home = get_settings().home / "serving" / f"bentoml-{port}"
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    return child_environment(
+        TRUECOURSE_PROBLEMS=str(folder / "src" / "problems"),
+        TRUECOURSE_ENDPOINT_PORT=str(port),
+        BENTOML_HOME=str(home),
+        TMPDIR=str(home / "tmp"),
+        OMP_NUM_THREADS="1",
+        OMP_WAIT_POLICY="passive",
+        PYTHONSAFEPATH="1",
+    )
+
+
+def start(folder: Path, port: int, log: Path) -> Child:
+    """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started."""
+    return processes.start("the endpoint", command(folder, port), environment(folder, port), log)
+
+
+def wait_ready(server: Child, port: int) -> None:
+    """Raises PlatformError, with the end of the server's log, if it ends or is not ready in time."""
+    server.wait_ready(lambda: ready(port))
+
+
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{get_settings().host}:{port}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False

@@ -1,0 +1,35 @@
+"""The endpoint's front page: how to ask, and what a row holds. Bento's own would load its style from the network."""
+
+from typing import Any
+
+from truecourse import openapi
+from truecourse.contract import Contract
+from truecourse.pages import render
+
+
+def page(contract: Contract, about: dict[str, Any], address: str) -> str:
+    row = openapi.document(contract, "")["components"]["schemas"]["Row"]
+    return render(
+        "endpoint.html",
+        contract=contract,
+        about=about,
+        address=address,
+        example={"rows": list(contract.examples[:1])},
+        fields=[_field(name, schema, name not in row["required"]) for name, schema in row["properties"].items()],
+    )
+
+
+def _field(name: str, schema: dict[str, Any], optional: bool) -> dict[str, Any]:
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    least, most = schema.get("minimum"), schema.get("maximum")
+    limits = [f"at least {least}"] if least is not None else []
+    limits += [f"at most {most}"] if most is not None else []
+    limits += [schema["pattern"]] if "pattern" in schema else []
+    limits += [", ".join(map(str, schema["enum"][:20]))] if "enum" in schema else []
+    return {
+        "name": name,
+        "type": " or ".join("time" if schema.get("format") == "date-time" and k == "string" else k for k in kinds),
+        "limits": ", ".join(limits),
+        "description": schema.get("description", ""),
+        "optional": optional,
+    }

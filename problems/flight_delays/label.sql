@@ -1,0 +1,1 @@
+SELECT id, late AS label, known_at FROM outcomes

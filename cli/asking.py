@@ -1,0 +1,120 @@
+"""`serve`, `predict` and `explain`."""
+
+import json as jsonlib
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from cli.endpoint import (
+    ask,
+    contract_of,
+    endpoint_url,
+    example_rows,
+    require_champion,
+    row_of,
+    start_endpoint,
+)
+from cli.output import Answer, Json, ProblemName, command, print_json, stderr
+from cli.views import explanation_view, pairs, prediction_view, request_view
+from services import launch
+from truecourse.errors import PlatformError, RequestError
+from truecourse.loading import load_problem
+from truecourse.processes import require_free, supervised
+from truecourse.settings import get_settings
+
+Fields = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="One row; else an example's.")]
+RowsJson = Annotated[list[str] | None, typer.Option("--row", help="A row as a JSON object; may be given again.")]
+Example = Annotated[int | None, typer.Option(min=1, max=3, help="Start from this example; FIELD=VALUE changes it.")]
+Url = Annotated[str | None, typer.Option(help="The endpoint; the settings' host and port if not given.")]
+
+
+@command
+def serve(
+    problem: ProblemName = None,
+    version: Annotated[int | None, typer.Option(help="A model version; the champion if not given.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; the settings' endpoint_port if not given.")] = None,
+    json: Json = False,
+) -> Answer:
+    """Serve predictions over HTTP, in the foreground, until Ctrl-C."""
+    name, port = load_problem(problem).name, port or get_settings().endpoint_port
+    require_free(get_settings().host, port, "the endpoint", "TRUECOURSE_ENDPOINT_PORT or --port")
+    url = endpoint_url(port)
+    with supervised() as children:
+        children.append(start_endpoint(name, port, version))
+        launch.wait_ready(children[0], port)
+        shown = {"predict": f"POST {url}/predict", "explain": f"POST {url}/explain", "openapi": f"{url}/openapi.json"}
+        if json:
+            print_json({"url": url, "problem": name, "pid": children[0].process.pid})
+        stderr().print(pairs({"serving": name, **shown, "stop": "Ctrl-C"}))
+        status = children[0].process.wait()
+        raise PlatformError(f"ended with status {status}\n{children[0].tail()}", where="the endpoint")
+
+
+def _rows(problem: str, fields: list[str] | None, rows: list[str] | None, example: int | None) -> list[dict[str, Any]]:
+    if rows:
+        return [_parsed(text) for text in rows]
+    champion = require_champion(problem)
+    given = row_of(contract_of(champion), fields or [])
+    if fields and example is None:
+        return [given]
+    examples = example_rows(champion)
+    if not examples:
+        raise RequestError("the model has no examples", status=422, cure="give the row's FIELD=VALUE words")
+    return [examples[min(example or 1, len(examples)) - 1] | given]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        row = jsonlib.loads(text)
+    except ValueError as error:
+        raise RequestError(f"--row is no JSON: {error}", status=422, cure="""--row '{"field": "value"}'""") from None
+    if not isinstance(row, dict):
+        raise RequestError("--row is no JSON object", status=422, cure="""--row '{"field": "value"}'""")
+    return row
+
+
+def _asked(path: str, problem: str | None, rows: list[dict[str, Any]], url: str | None) -> dict[str, Any]:
+    begun = time.perf_counter()
+    answer = ask(load_problem(problem).name, path, rows, url)
+    return answer | {"milliseconds": round(1000 * (time.perf_counter() - begun), 2), "rows": rows}
+
+
+def _sent(answer: dict[str, Any]) -> RenderableType:
+    return request_view(answer["rows"][0]) if len(answer["rows"]) == 1 else f"{len(answer['rows'])} rows"
+
+
+@command
+def predict(
+    fields: Fields = None,
+    row: RowsJson = None,
+    example: Example = None,
+    problem: ProblemName = None,
+    url: Url = None,
+    json: Json = False,
+) -> Answer:
+    """Predict one row: one of the newest decisions that were scored, or the fields given."""
+    from rich.console import Group
+
+    rows = _rows(load_problem(problem).name, fields, row, example)
+    answer = _asked("predict", problem, rows, url)
+    return Answer(answer, Group(_sent(answer), "", prediction_view(answer)))
+
+
+@command
+def explain(
+    fields: Fields = None,
+    row: RowsJson = None,
+    example: Example = None,
+    problem: ProblemName = None,
+    url: Url = None,
+    top: Annotated[int, typer.Option(min=1, help="How many features to show by themselves.")] = 10,
+    json: Json = False,
+) -> Answer:
+    """Predict one row, and say what pushed the prediction up and down (exact SHAP contributions)."""
+    from rich.console import Group
+
+    rows = _rows(load_problem(problem).name, fields, row, example)
+    answer = _asked("explain", problem, rows, url)
+    return Answer(answer, Group(_sent(answer), "", explanation_view(answer, top)))

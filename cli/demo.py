@@ -1,0 +1,124 @@
+"""The main job, once, end to end: from raw files to a served and explained prediction, and a summary."""
+
+import time
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.text import Text
+
+from cli.describe import counted, seconds
+from cli.endpoint import ask, batch_score, endpoint_url, example_rows, start_endpoint
+from cli.output import Answer, Json, ProblemName, command, stderr
+from cli.progress import Progress
+from cli.reports import pages, quality, standing, table_states
+from cli.run import STEPS, run_flow
+from cli.views import contributions, pairs, prediction_view, request_view
+from services import launch
+from truecourse.errors import GateFailed
+from truecourse.loading import load_problem
+from truecourse.processes import free_port, supervised
+from truecourse.references import ModelVersion
+from truecourse.settings import get_settings, prefect_environment
+
+SAME = 1e-6
+ASKED = ["serve", "predict", "explain", "trace"]
+Document = dict[str, Any]
+
+
+@command
+def demo(problem: ProblemName = None, json: Json = False) -> Answer:
+    """Everything once: data to model, then served, predicted, explained and traced back. Nothing is left running."""
+    begun, spec = time.monotonic(), load_problem(problem)
+    stderr().print(Panel.fit(f"[bold]{spec.name}[/]\n{spec.description}".strip(), border_style="cyan"))
+    with Progress([*STEPS, *ASKED]) as progress:
+        run_flow("lifecycle", {"problem": spec.name, "historical": True}, progress)
+        champion = _champion(spec.name)
+        document = _served(champion, progress)
+    document |= {
+        "problem": spec.name,
+        "tables": table_states(spec),
+        "champion": standing(champion),
+        "pages": [str(path) for path in pages(spec.name)],
+        "next": _following(spec.name, champion.version),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    return Answer(document, _view(document))
+
+
+def _champion(problem: str) -> ModelVersion:
+    from truecourse import registry
+
+    champion = registry.champion(problem)
+    if champion is None:
+        cure = "its gates are on the model's page; `truecourse status` says which failed"
+        raise GateFailed("the model failed a gate, and there is no champion to serve", where=problem, cure=cure)
+    return champion
+
+
+def _served(champion: ModelVersion, progress: Progress) -> Document:
+    """Start the endpoint, ask it for an example, trace the model, stop the endpoint."""
+    prefect_environment()
+    from tasks.trace import trace_model
+
+    port, problem = free_port(get_settings().host), champion.problem
+    url, rows = endpoint_url(port), example_rows(champion, 1)
+    with supervised() as children:
+        with progress.step("serve") as tell:
+            children.append(start_endpoint(problem, port, champion.version))
+            launch.wait_ready(children[0], port)
+            tell(f"{url}, version {champion.version}")
+        answers = {}
+        for path in ("predict", "explain"):
+            with progress.step(path) as tell:
+                begun = time.perf_counter()
+                answers[path] = ask(problem, path, rows, url)
+                tell(f"POST {url}/{path}, answered in {1000 * (time.perf_counter() - begun):.0f} ms")
+    with progress.step("trace") as tell:
+        traced = trace_model(problem, champion.version)
+        verified = sum(link["verified"] for link in traced["links"])
+        tell(f"{verified} of {counted(len(traced['links']), 'link')} verified, back to the source files")
+    return {"endpoint": url, "asked": rows[0], **answers, "batch": batch_score(champion, rows[0]), "trace": traced}
+
+
+def _following(problem: str, version: int) -> list[str]:
+    return [
+        f"truecourse explain --problem {problem} --example 2",
+        f"truecourse reproduce {version} --problem {problem}",
+        "truecourse up",
+    ]
+
+
+def _compared(document: Document) -> str:
+    batch, online = document["batch"], document["predict"]["predictions"][0].get("score")
+    if batch is None or online is None:
+        return "not compared: the row was not scored in batch"
+    same = "the same" if abs(batch - online) < SAME else "NOT the same"
+    return f"{same} score, {batch:.6f} and {online:.6f}"
+
+
+def _view(document: Document) -> RenderableType:
+    rows = {item["table"]: item["rows"] for item in document["tables"]}
+    clean = {name: count for name, count in rows.items() if "/clean/" in name}
+    data = f"{counted(sum(clean.values()), 'row')} in {counted(len(clean), 'clean table')}"
+    quarantined = sum(count for name, count in rows.items() if "/quarantine/" in name)
+    champion = document["champion"]
+    summary = {
+        "data": f"{data}, {quarantined:,} rows in quarantine",
+        "champion": f"version {champion['version']}, model {champion['model_sha256'][:12]}",
+        "gates": f"{sum(g['passed'] for g in champion['gates'])} of {len(champion['gates'])} passed",
+        "endpoint": f"answered at {document['endpoint']}; stopped again",
+        "batch and online": _compared(document),
+        "lineage": f"{counted(len(document['trace']['links']), 'link')} back to the source bytes, each verified",
+        "took": seconds(document["seconds"]),
+    }
+    explained = document["explain"]["predictions"][0]
+    return Group(
+        Rule("One prediction, and why", style="cyan"), request_view(document["asked"]), Text(),
+        prediction_view(document["predict"]), Text(), contributions(explained, 8), Text(),
+        Rule("The model", style="cyan"), quality(champion["metrics"]),
+        Rule("Summary", style="cyan"), pairs(summary), Text(),
+        Text("pages to open", style="dim"), *(Text(f"  {page}") for page in document["pages"]), Text(),
+        Text("try next", style="dim"), *(Text(f"  {line}", style="bold") for line in document["next"]),
+    )  # fmt: skip

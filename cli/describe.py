@@ -1,0 +1,84 @@
+"""What a finished flow achieved, in one line for a person."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from truecourse import registry
+from truecourse.loading import load_problem
+from truecourse.references import ArtifactRef, ModelVersion, TableVersion, TrainedRun
+from truecourse.tables import Tables
+
+
+def describe(flow: str, result: Any) -> str:
+    """A line for the flow's result; nothing for a flow without one. Never the reason for a command to fail."""
+    teller = TELLERS.get(flow)
+    if teller is None or result is None:
+        return ""
+    try:
+        return teller(result)
+    except Exception:  # the result is there, only its telling is not
+        return ""
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def seconds(value: float) -> str:
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{value:.1f} s"
+
+
+def _rows(version: TableVersion) -> int:
+    return int(Tables().dataset(version).count_rows())
+
+
+def _ingest(versions: Mapping[str, TableVersion]) -> str:
+    rows = sum(map(_rows, versions.values()))
+    return f"{counted(rows, 'row')} in {counted(len(versions), 'table')}"
+
+
+def _validate(versions: Mapping[str, TableVersion]) -> str:
+    tables = Tables()
+    commits = [tables.commits(version.name)[-1][1]["rows"] for version in versions.values()]
+    total = {name: sum(commit.get(name, 0) for commit in commits) for name in ("in", "quarantined", "corrected")}
+    told = [f"{counted(total['in'] - total['quarantined'], 'row')} sound", f"{total['quarantined']:,} quarantined"]
+    return ", ".join([*told, f"{total['corrected']:,} corrected"] if total["corrected"] else told)
+
+
+def _materialize(versions: Mapping[str, TableVersion]) -> str:
+    if not versions:
+        return "no views: features come from the request alone"
+    problem = load_problem(next(iter(versions.values())).name.split("/")[1])
+    features = sum(len(view.features) for view in problem.views)
+    return f"{counted(features, 'feature')} in {counted(len(versions), 'view')}"
+
+
+def _train(run: TrainedRun) -> str:
+    return f"{counted(run.snapshot.rows, 'row')} of snapshot {run.snapshot.sha256[:12]}, model {run.model_sha256[:12]}"
+
+
+def _register(version: ModelVersion) -> str:
+    gates = json.loads(registry.tags(version).get("truecourse.gates", "[]"))
+    passed = sum(gate["passed"] for gate in gates)
+    standing = "champion" if version == registry.champion(version.problem) else "not champion"
+    return f"version {version.version}, {standing}, {passed} of {counted(len(gates), 'gate')} passed"
+
+
+def _package(reference: ArtifactRef) -> str:
+    return f"Bento of {reference.bytes / 1e6:.1f} MB, {reference.sha256[:12]}"
+
+
+def _score(version: TableVersion) -> str:
+    return f"{counted(_rows(version), 'prediction')} in {version.name}"
+
+
+def _monitor(found: Mapping[str, Any]) -> str:
+    return str(found["sentence"])
+
+
+TELLERS: dict[str, Callable[[Any], str]] = {
+    "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
+    "register": _register, "package": _package, "score": _score, "monitor": _monitor,
+}  # fmt: skip

@@ -1,0 +1,169 @@
+"""The endpoint from the command line: starting one, and asking one. Without one, the packaged model answers here."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from services import launch
+from truecourse import registry
+from truecourse.contract import Contract, RequestField, example
+from truecourse.errors import ModelError, PlatformError, RequestError
+from truecourse.processes import Child
+from truecourse.references import ModelVersion
+from truecourse.scoring import predictions_table
+from truecourse.settings import get_settings
+from truecourse.tables import Tables
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def endpoint_url(port: int | None = None) -> str:
+    return f"http://{get_settings().host}:{port or get_settings().endpoint_port}"
+
+
+def start_endpoint(problem: str, port: int, version: int | None = None) -> Child:
+    """An endpoint process of a packaged version, by default the champion; `launch.wait_ready()` waits for it."""
+    folder = launch.prepare(problem, version)
+    log = get_settings().home / "logs" / f"endpoint-{port}.log"
+    return launch.start(folder, port, log)
+
+
+def served(url: str) -> dict[str, Any] | None:
+    """What the endpoint says that it serves, or None where none answers."""
+    try:
+        with urllib.request.urlopen(f"{url}/model", timeout=5) as answer:  # noqa: S310
+            about: dict[str, Any] = json.load(answer)
+            return about
+    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
+        return None
+
+
+def require_champion(problem: str) -> ModelVersion:
+    champion = registry.champion(problem)
+    if champion is None:
+        cure = f"truecourse run lifecycle --problem {problem}"
+        raise ModelError("there is no champion yet", where=f"problem {problem}", cure=cure)
+    return champion
+
+
+def contract_of(version: ModelVersion) -> Contract:
+    return Contract.from_json(registry.artifact(version.run_id, "model/contract.json"))
+
+
+def example_rows(version: ModelVersion, count: int = 3) -> list[dict[str, Any]]:
+    """Rows to try: the newest decisions that the version scored in batch, else the examples of its contract.
+
+    The online store holds the newest features: it can answer the newest decisions as batch scoring did."""
+    contract = contract_of(version)
+    scored = _newest_scored(version, [*contract.extras, *contract.names], count) if contract.has_time else []
+    return scored or list(contract.examples)
+
+
+def _newest_scored(version: ModelVersion, names: list[str], count: int) -> list[dict[str, Any]]:
+    import pyarrow.compute as pc
+
+    tables, name = Tables(), predictions_table(version.problem)
+    reference = tables.version(name)
+    if reference is None:
+        return []
+    mine = pc.field("model_version") == version.version
+    times = tables.read(reference, ["decision_time"], mine)["decision_time"]
+    newest = pc.unique(times).sort(order="descending")[:count]
+    rows = tables.read(reference, names, mine & pc.field("decision_time").isin(newest))
+    ordered = rows.sort_by([("decision_time", "descending"), ("id", "ascending")]).to_pylist()
+    return [example(row) for row in {row["id"]: row for row in ordered}.values()][:count]
+
+
+def batch_score(version: ModelVersion, row: Mapping[str, Any]) -> float | None:
+    """What batch scoring said of a row of example_rows(); None if it said nothing, or scores by class."""
+    import pyarrow.compute as pc
+
+    tables = Tables()
+    reference = tables.version(predictions_table(version.problem))
+    if reference is None or "score" not in tables.dataset(reference).schema.names:
+        return None
+    mine = (pc.field("id") == str(row.get("id"))) & (pc.field("model_version") == version.version)
+    found = tables.read(reference, ["score", "scored_at"], mine).sort_by([("scored_at", "descending")])
+    return found["score"][0].as_py() if len(found) else None
+
+
+def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str, Any]:
+    """The endpoint's answer to `predict` or `explain`, and who gave it (`answered_by`): where no endpoint serves the
+    problem, its packaged champion does in this process. Raises RequestError for rows that break the contract."""
+    about = served(url or endpoint_url())
+    if about is not None and about.get("problem") == problem:
+        return _post(url or endpoint_url(), path, rows) | {"answered_by": url or endpoint_url()}
+    if url is not None:
+        raise PlatformError(f"no endpoint of {problem} answers", where=url, cure="truecourse serve")
+    return _answered_here(problem, path, rows) | {"answered_by": "this process (no endpoint is running)"}
+
+
+def _post(url: str, path: str, rows: Rows) -> dict[str, Any]:
+    body = json.dumps({"rows": list(rows)}).encode()
+    request = urllib.request.Request(f"{url}/{path}", body, {"content-type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        raise _refused(error.code, error.read()) from None
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        raise PlatformError(f"the endpoint does not answer: {error}", where=url, cure="truecourse serve") from None
+
+
+def _refused(status: int, body: bytes) -> RequestError:
+    try:
+        said = json.loads(body)
+    except ValueError:
+        said = {"error": body[:200].decode(errors="replace")}
+    faults = [
+        f"row {f['row']}{', ' + f['field'] if f.get('field') else ''}: {f['problem']}" for f in said.get("faults", ())
+    ]
+    return RequestError("\n  ".join([str(said.get("error")), *faults]), status=status, cure=said.get("cure") or "")
+
+
+def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
+    from services.prediction import open_predictor
+
+    require_champion(problem)
+    predictor = open_predictor(_model_folder(launch.prepare(problem)))
+    body = json.dumps({"rows": list(rows)}).encode()
+    try:
+        read = predictor.rows.request(body, datetime.now(UTC))
+    except RequestError as error:
+        faults = [{"row": f.row, "field": f.field, "problem": f.problem} for f in error.faults]
+        raise _refused(
+            error.status, json.dumps({"error": error.what, "cure": error.cure, "faults": faults}).encode()
+        ) from None
+    return predictor.predict(read) if path == "predict" else predictor.explain(read)
+
+
+def _model_folder(bento: Path) -> Path:
+    return bento / "src" / "model"
+
+
+def row_of(contract: Contract, fields: Sequence[str]) -> dict[str, Any]:
+    """A row from FIELD=VALUE words, each value read by its field's type. Raises RequestError for other words."""
+    types = {field.name: field for field in contract.fields}
+    row: dict[str, Any] = {}
+    for word in fields:
+        name, equals, text = word.partition("=")
+        if not equals or name not in (*types, *contract.extras):
+            known = ", ".join([*types, *contract.extras])
+            raise RequestError(f"{word!r} is no FIELD=VALUE", status=422, cure=f"the fields are {known}")
+        row[name] = _value(types[name], text) if name in types else text
+    return row
+
+
+def _value(field: RequestField, text: str) -> Any:
+    if text == "":
+        return None
+    try:
+        readers: dict[str, Callable[[str], Any]] = {"integer": int, "float": float, "boolean": json.loads}
+        return readers.get(field.type, str)(text)
+    except ValueError:
+        raise RequestError(f"{field.name}={text!r} is no {field.type}", status=422) from None

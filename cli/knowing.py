@@ -1,0 +1,118 @@
+"""`status`, `check`, `init`, `trace` and `reproduce`: what there is, and whether it is what it says."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from cli.endpoint import endpoint_url, served
+from cli.output import Answer, Json, ProblemName, command
+from cli.reports import pages, quality, standing, table_states
+from cli.server import running_platform
+from cli.views import links_view, pairs, table
+from truecourse import registry
+from truecourse.loading import load_problem
+from truecourse.settings import get_settings, prefect_environment
+
+Version = Annotated[int, typer.Argument(help="A version in the model registry.")]
+
+
+@command
+def status(problem: ProblemName = None, json: Json = False) -> Answer:
+    """What there is: tables, champion and challenger, endpoint, the last checks' pages."""
+    spec, platform = load_problem(problem), running_platform()
+    about = served(endpoint_url())
+    document: dict[str, Any] = {
+        "problem": spec.name,
+        "home": str(get_settings().home),
+        "storage": get_settings().storage_root,
+        "tables": table_states(spec),
+        "champion": standing(registry.champion(spec.name)),
+        "challenger": standing(registry.challenger(spec.name)),
+        "endpoint": {"url": endpoint_url(), **about} if about else None,
+        "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
+        "pages": [str(path) for path in pages(spec.name)],
+    }
+    return Answer(document, _status_view(document))
+
+
+def _status_view(document: dict[str, Any]) -> RenderableType:
+    tables = [[item["table"], item["version"], item["rows"]] for item in document["tables"]]
+    champion = document["champion"]
+    parts: list[RenderableType] = [
+        pairs(
+            {
+                "problem": document["problem"],
+                "storage": document["storage"],
+                "champion": _short(champion),
+                "challenger": _short(document["challenger"]),
+                "endpoint": document["endpoint"]["url"] if document["endpoint"] else "not running: truecourse serve",
+                "platform": document["platform"]["prefect"] if document["platform"] else "not running: truecourse up",
+            }
+        ),
+        table("table", "version", "rows", rows=tables) if tables else Text("\nno data yet: truecourse run ingest"),
+    ]
+    if champion and champion["metrics"]:
+        parts.append(quality(champion["metrics"]))
+    return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
+
+
+def _short(version: dict[str, Any] | None) -> str:
+    if version is None:
+        return "none"
+    passed = sum(gate["passed"] for gate in version["gates"])
+    return f"version {version['version']}, {passed} of {len(version['gates'])} gates passed"
+
+
+@command
+def check(problem: ProblemName = None, json: Json = False) -> Answer:
+    """Every fault of a problem's specification, each with its place and its cure. Reads no data."""
+    from truecourse.check import require_sound
+
+    spec = load_problem(problem)
+    require_sound(spec)
+    told = f"{spec.name}: {len(spec.tables)} tables, {len(spec.views)} views, {len(spec.features)} features"
+    return Answer({"problem": spec.name, "faults": []}, f"[green]✓[/] no faults in {told}")
+
+
+@command
+def init(
+    name: Annotated[str, typer.Argument(help="The new problem: lower-case letters, digits and underscores.")],
+    data: Annotated[Path, typer.Option(help="A CSV or Parquet file.")],
+    label: Annotated[str, typer.Option(help="The column to predict.")],
+    json: Json = False,
+) -> Answer:
+    """Write a first problem from a data file: every guess is marked by a comment."""
+    from truecourse.scaffold import scaffold
+
+    folder = scaffold(name, data, label)
+    following = [f"truecourse check --problem {name}", f"truecourse run lifecycle --problem {name}"]
+    view = pairs(
+        {"written": str(folder), "read": f"{folder / 'problem.py'}: every guess has a comment", "then": following[1]}
+    )
+    return Answer({"problem": name, "folder": folder, "next": following}, view)
+
+
+@command
+def trace_model(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
+    """The line from a model version back to the bytes of its sources, each link verified again."""
+    prefect_environment()
+    from tasks import trace
+
+    traced = trace.trace_model(load_problem(problem).name, version)
+    return Answer(traced, links_view(traced), ok=all(link["verified"] for link in traced["links"]))
+
+
+@command
+def reproduce(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
+    """Rebuild a version's snapshot from the recorded table versions, train again, and compare the bytes."""
+    prefect_environment()
+    from tasks import trace
+
+    rebuilt = trace.reproduce(load_problem(problem).name, version)
+    same = bool(rebuilt["identical"])
+    said = Text("byte for byte the same", "bold green") if same else Text("not the same", "bold red")
+    view = Group(said, pairs({"recorded": rebuilt["recorded_sha256"], "rebuilt": rebuilt["rebuilt_sha256"]}))
+    return Answer(rebuilt, view, ok=same)

@@ -1,0 +1,156 @@
+"""The steps of a run as a person sees them: what is done, in what time and with what result, and what runs now."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from cli.describe import describe, seconds
+from cli.output import stderr
+from truecourse.settings import get_settings
+
+
+@dataclass
+class Step:
+    name: str
+    begun: float | None = None
+    took: float | None = None
+    failed: bool = False
+    result: str = ""
+
+
+class Progress(logging.Handler):
+    """A live list of steps on a terminal; elsewhere a line for each finished step."""
+
+    def __init__(self, names: list[str], *, quiet: bool = False) -> None:
+        super().__init__(logging.INFO)
+        self.steps = {name: Step(name) for name in names}
+        self._console = stderr()
+        self._quiet = quiet
+        self._now = ""
+        self._spinner = Spinner("dots", style="cyan")
+        shown = self._console.is_terminal and not quiet
+        self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=8) if shown else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._now = ""
+        if self._live:
+            self._live.stop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._now = record.getMessage().splitlines()[0][:160]
+
+    def begin(self, name: str) -> None:
+        self.steps.setdefault(name, Step(name)).begun = time.monotonic()
+
+    def end(self, name: str, result: str = "", *, failed: bool = False) -> None:
+        step = self.steps[name]
+        step.took, step.result, step.failed = time.monotonic() - (step.begun or time.monotonic()), result, failed
+        self._now = ""
+        if self._live is None and not self._quiet:
+            mark = "✗" if failed else "✓"
+            self._console.print(f"{mark} {name:<12} {seconds(step.took):>10}  {escape(result)}", soft_wrap=True)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Callable[[str], None]]:
+        """A step that is no flow; the block calls what it gets with the step's result."""
+        told: list[str] = []
+        self.begin(name)
+        try:
+            yield told.append
+        except BaseException:
+            self.end(name, failed=True)
+            raise
+        self.end(name, told[-1] if told else "")
+
+    def _picture(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=2)
+        table.add_column(min_width=12)
+        table.add_column(justify="right", min_width=9)
+        table.add_column(overflow="fold")
+        for step in self.steps.values():
+            table.add_row(*self._row(step))
+        return Group(table, Text(f"    {self._now}", style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _row(self, step: Step) -> tuple[RenderableType, ...]:
+        if step.took is not None:
+            mark = Text(" ✗", style="bold red") if step.failed else Text(" ✓", style="bold green")
+            return mark, Text(step.name), Text(seconds(step.took), style="dim"), Text(step.result)
+        if step.begun is not None:
+            passed = seconds(time.monotonic() - step.begun)
+            return self._spinner, Text(step.name, style="bold"), Text(passed, style="cyan"), Text("")
+        return Text(" ·", style="dim"), Text(step.name, style="dim"), Text(""), Text("")
+
+
+@contextmanager
+def watching(progress: Progress, flows: list[Any]) -> Iterator[None]:
+    """Report the runs of these flows to the progress, and logs to it and to a file, while the block lasts."""
+    with ExitStack() as stack:
+        for flow in flows:
+            stack.enter_context(_hooked(progress, flow))
+        stack.enter_context(_logging_to(progress))
+        yield
+
+
+@contextmanager
+def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
+    def begun(flow: Any, run: Any, state: Any) -> None:
+        progress.begin(flow.name)
+
+    def completed(flow: Any, run: Any, state: Any) -> None:
+        progress.end(flow.name, describe(flow.name, state.result(raise_on_failure=False)))
+
+    def failed(flow: Any, run: Any, state: Any) -> None:
+        progress.end(flow.name, failed=True)
+
+    hooks = [
+        (flow.on_running_hooks, begun),
+        (flow.on_completion_hooks, completed),
+        (flow.on_failure_hooks, failed),
+        (flow.on_crashed_hooks, failed),
+    ]
+    for registered, hook in hooks:
+        registered.append(hook)
+    try:
+        yield
+    finally:
+        for registered, hook in hooks:
+            registered.remove(hook)
+
+
+@contextmanager
+def _logging_to(progress: Progress) -> Iterator[None]:
+    """Our own log lines to the display; everything to a file instead of the terminal."""
+    path = get_settings().home / "logs" / "truecourse.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, ours = logging.getLogger(), logging.getLogger("truecourse")
+    before, level = root.handlers[:], ours.level
+    root.handlers[:] = [file]
+    ours.addHandler(progress)
+    ours.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers[:] = before
+        ours.removeHandler(progress)
+        ours.setLevel(level)
+        file.close()

@@ -1,0 +1,85 @@
+"""What is known of a problem's model and data: for `status` and for the demo's summary."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from cli.views import table
+from truecourse import registry
+from truecourse.errors import NotFound
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion
+from truecourse.settings import get_settings
+from truecourse.storage import open_store
+from truecourse.tables import Tables, clean_table, feature_table, quarantine_table
+
+Document = dict[str, Any]
+
+
+def table_states(problem: Problem) -> list[Document]:
+    """Every table that there is: its name, version and rows."""
+    tables = Tables()
+    names = [place(problem.name, t.name) for t in problem.tables for place in (clean_table, quarantine_table)]
+    names += [feature_table(problem.name, view.name) for view in problem.views]
+    versions = [tables.version(name) for name in [*names, f"predictions/{problem.name}"]]
+    return [
+        {"table": found.name, "version": found.version, "rows": int(tables.dataset(found).count_rows())}
+        for found in versions
+        if found is not None
+    ]
+
+
+def standing(version: ModelVersion | None) -> Document | None:
+    """A version with its gates and its figures on test rows."""
+    if version is None:
+        return None
+    gates = json.loads(registry.tags(version).get("truecourse.gates", "[]"))
+    return {**version.model_dump(), "gates": gates, "metrics": evaluation(version).get("metrics", {})}
+
+
+def evaluation(version: ModelVersion) -> Document:
+    """The version's evaluation report; empty for a version that was never evaluated."""
+    try:
+        report: Document = json.loads(registry.artifact(version.run_id, "report.json"))
+    except NotFound:
+        return {}
+    return report
+
+
+def quality(metrics: Mapping[str, Any]) -> RenderableType:
+    """The metrics on test rows, with 95% intervals, beside the baselines."""
+    models = list(metrics)
+    names = list(metrics.get("model", {}))
+    rows = [[name, *(_figure(metrics[model].get(name)) for model in models)] for name in names]
+    return table("on test rows (95%)", *models, rows=rows)
+
+
+def _figure(metric: Any) -> str:
+    if metric is None:
+        return "–"
+    if not isinstance(metric, Mapping):
+        return f"{metric:.4f}"
+    spread = f"  {metric['low']:.3f}–{metric['high']:.3f}" if metric.get("low") is not None else ""
+    return f"{metric['value']:.4g}{spread}"
+
+
+def pages(problem: str) -> list[Path]:
+    """The problem's report pages that are meant to be opened, as files below <home>/reports."""
+    store, prefix = open_store(), f"reports/{problem}/"
+    wanted = {f"{prefix}{name}.html" for name in ("validation", "drift")}
+    champion = registry.champion(problem) or registry.challenger(problem)
+    if champion is not None:
+        wanted.add(f"{prefix}model-{champion.run_id}.html")
+    return [_copied(key) for key in sorted(wanted) if store.exists(key)]
+
+
+def _copied(key: str) -> Path:
+    """The page's file: itself in local storage, a copy of an object's bytes otherwise."""
+    store = open_store()
+    path = get_settings().home / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(store.get(key))
+    return path

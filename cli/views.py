@@ -1,0 +1,110 @@
+"""Answers as a person reads them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+BAR = 24
+"""Characters of the longest bar."""
+
+
+def table(*headers: str, rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+    """Columns of text; those whose every cell is a number are set right."""
+    drawn = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for i, header in enumerate(headers):
+        numbers = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        drawn.add_column(header, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(value if isinstance(value, Text) else escape(_cell(value)) for value in row))
+    return drawn
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def pairs(items: Mapping[str, object]) -> Table:
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="dim")
+    drawn.add_column(overflow="fold")
+    for name, value in items.items():
+        drawn.add_row(name, value if isinstance(value, Text) else escape(_cell(value)))
+    return drawn
+
+
+def request_view(row: Mapping[str, object]) -> Table:
+    """A row as it is sent: 1830 may be a clock, and takes no thousands separator."""
+    return pairs({name: str(value) for name, value in row.items()})
+
+
+def prediction_view(answer: Mapping[str, Any]) -> RenderableType:
+    version = answer["model"]["version"]
+    lines: list[RenderableType] = []
+    for told in answer["predictions"]:
+        lines.append(Text.assemble((str(told.get("id", "prediction")), "dim"), "  ", (_said(told), "bold")))
+        lines += [
+            Text(f"  {what}: {', '.join(told[what])}", style="dim") for what in ("missing", "unknown") if told.get(what)
+        ]
+    return Group(*lines, Text(f"model version {version}, answered by {answer['answered_by']}", style="dim"))
+
+
+def _said(told: Mapping[str, Any]) -> str:
+    if "scores" in told:
+        scores = ", ".join(f"{name} {share:.1%}" for name, share in told["scores"].items())
+        return f"{told['prediction']}  ({scores})"
+    if isinstance(told["prediction"], int | float):
+        return f"{told['prediction']:.4g}"
+    return f"{told['prediction']}  (score {told['score']:.1%})"
+
+
+def explanation_view(answer: Mapping[str, Any], top: int) -> RenderableType:
+    return Group(
+        prediction_view(answer),
+        *(part for told in answer["predictions"] for part in (Text(), contributions(told, top))),
+    )
+
+
+def contributions(told: Mapping[str, Any], top: int) -> RenderableType:
+    """Bars of the largest contributions; the rest in one line, so that all add up to the margin."""
+    shown, rest = told["contributions"][:top], told["contributions"][top:]
+    scale = max((abs(item["contribution"]) for item in shown), default=1.0) or 1.0
+    rows: list[list[object]] = [
+        [item["feature"], _value(item["value"]), _bar(item["contribution"] / scale), f"{item['contribution']:+.3f}"]
+        for item in shown
+    ]
+    if rest:
+        total = sum(item["contribution"] for item in rest)
+        rows.append([f"{len(rest)} others", "", _bar(total / scale), f"{total:+.3f}"])
+    ends = Text(f"base {told['base']:+.3f}, and all contributions: margin {told['margin']:+.3f}", style="dim")
+    return Group(table("feature", "value", "pushes down · up", "by", rows=rows), ends)
+
+
+def _value(value: object) -> str:
+    return "missing" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _bar(share: float) -> Text:
+    length = min(BAR, max(1, round(abs(share) * BAR))) if share else 0
+    half = BAR // 2
+    filled = "█" * max(1, length // 2) if length else ""
+    left, right = (filled.rjust(half), " " * half) if share < 0 else (" " * half, filled.ljust(half))
+    return Text.assemble((left, "blue"), "│", (right, "dark_orange"))
+
+
+def links_view(traced: Mapping[str, Any]) -> RenderableType:
+    rows = [
+        [Text("✓", "green") if item["verified"] else Text("✗", "bold red"), item["link"], item["id"], item["detail"]]
+        for item in traced["links"]
+    ]
+    whole = all(item["verified"] for item in traced["links"])
+    end = Text("every link verified", "bold green") if whole else Text("the line is broken", "bold red")
+    return Group(table("", "link", "id", "what was verified", rows=rows), end)

@@ -1,0 +1,41 @@
+"""The home that benchmarks read: the settings' own if it has what is needed, and made ready once if not."""
+
+from collections.abc import Callable
+
+from benchmarks.harness import measure
+from truecourse import registry
+from truecourse.errors import NotFound, TruecourseError
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.tables import Tables
+
+
+def ready(until: str) -> Problem:
+    """The settings' problem with every step up to and with `until` done (`materialize`, `register` or `score`)."""
+    problem = load_problem()
+    if not _has(problem, until):
+        measure("benchmarks.home:prepare", problem=problem.name, until=until)
+    return problem
+
+
+def _has(problem: Problem, until: str) -> bool:
+    from tasks.snapshot import feature_versions
+    from truecourse.scoring import predictions_table
+    from truecourse.sql import clean_versions
+
+    tables = Tables()
+    try:
+        feature_versions(problem, tables, clean_versions(problem, tables))
+    except (NotFound, TruecourseError):
+        return False
+    if until == "materialize":
+        return True
+    if registry.champion(problem.name) is None:
+        return False
+    return until != "score" or tables.exists(predictions_table(problem.name))
+
+
+def prepare(problem: str, until: str) -> Callable[[], None]:
+    from benchmarks import steps
+
+    return lambda: steps.prepare(problem, until)

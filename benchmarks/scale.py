@@ -1,0 +1,124 @@
+"""Time and peak memory of the steps at 1, 3 and 10 times the rows, and how they grow.
+
+Every table that has a time is repeated, each copy later than the one before by whole weeks; where its key holds no
+time, whole-number keys move on too. Tables without time stay: there are no more planes because there are more flights.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmarks.harness import Measured, Row, growth, measure
+from benchmarks.home import ready
+from truecourse.frame import UTC_TIME
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import TableVersion
+from truecourse.schema import Integer, Table, Time
+from truecourse.settings import get_settings
+from truecourse.tables import Tables, raw_table
+
+STEPS = {"validate": "validation", "views": "feature views", "frame": "training frame"}
+
+
+def rows(quick: bool) -> list[Row]:
+    problem, times = ready("materialize"), (1, 2) if quick else (1, 3, 10)
+    runs: dict[str, list[Measured]] = {name: [] for name in STEPS}
+    sizes: list[int] = []
+    for copies in times:
+        place = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
+        try:
+            made = measure("benchmarks.scale:replicate", problem=problem.name, place=str(place), times=copies)
+            sizes.append(made.result)
+            for name in STEPS:
+                runs[name].append(measure(f"benchmarks.scale:{name}", home=place, problem=problem.name))
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    return [row for name, what in STEPS.items() for row in _rows(what, sizes, runs[name])]
+
+
+def _rows(what: str, sizes: list[int], runs: list[Measured]) -> list[Row]:
+    first = runs[0]
+    made = []
+    for size, run in zip(sizes, runs, strict=True):
+        made.append(Row(what=f"{what}, {size:,} rows: CPU time", value=run.cpu, unit="CPU s", reference=first.cpu,
+                        reference_is=f"{sizes[0]:,} rows"))  # fmt: skip
+        made.append(Row(what=f"{what}, {size:,} rows: peak memory", value=run.peak_bytes / 1e9, unit="GB",
+                        reference=first.peak_bytes / 1e9, reference_is=f"{sizes[0]:,} rows"))  # fmt: skip
+    time = growth(sizes, [run.cpu for run in runs])
+    memory = growth(sizes, [run.peak_bytes for run in runs])
+    made.append(Row(what=f"{what}: growth exponent of CPU time", value=time, unit="", limit=1.15))
+    made.append(Row(what=f"{what}: growth exponent of peak memory", value=memory, unit="", limit=1.0))
+    return made
+
+
+def replicate(problem: str, place: str, times: int) -> Callable[[], int]:
+    """Write the raw tables `times` times over under another home; the rows of all of them."""
+    spec, tables = load_problem(problem), Tables()
+    other = Tables(get_settings().model_copy(update={"home": Path(place), "storage": ""}))
+
+    def run() -> int:
+        return sum(_replicate(spec, table, tables, other, times) for table in spec.tables)
+
+    return run
+
+
+def _replicate(problem: Problem, table: Table, tables: Tables, other: Tables, times: int) -> int:
+    name = raw_table(problem.name, table.name)
+    version = tables.version(name)
+    assert version is not None
+    rows, (_, commit) = tables.read(version), tables.commits(name)[-1]
+    parts = [rows] if table.time is None else [moved(table, rows, copy) for copy in range(times)]
+    reader = pa.RecordBatchReader.from_batches(rows.schema, (b for part in parts for b in part.to_batches()))
+    total = len(rows) * len(parts)
+    made: TableVersion = other.append(name, reader, commit | {"rows": total})
+    return total if made else 0
+
+
+def moved(table: Table, rows: pa.Table, copy: int) -> pa.Table:
+    """One copy of a table, later by `copy` times its span in whole weeks, with keys and row numbers of its own."""
+    assert table.time is not None
+    ends = pc.min_max(rows[table.time]).as_py()
+    by = pa.scalar(timedelta(days=((ends["max"] - ends["min"]).days // 7 + 1) * 7) * copy, pa.duration("us"))
+    timed = any(isinstance(table.columns[key], Time) for key in table.key)
+    numbers = {"_row"} | {k for k in table.key if not timed and isinstance(table.columns[k], Integer)}
+    for position, field in enumerate(rows.schema):
+        values = rows[field.name]
+        if isinstance(table.columns.get(field.name), Time):
+            values = pc.add(values.cast(UTC_TIME), by).cast(field.type)
+        elif field.name in numbers:
+            values = pc.add(values, copy * (pc.max(values).as_py() + 1))
+        rows = rows.set_column(position, field, values)
+    return rows
+
+
+def _step(problem: str, name: str) -> Callable[[], None]:
+    from benchmarks import steps
+
+    spec = load_problem(problem)
+    run: Callable[[Any], None] = getattr(steps, name)
+    return lambda: run(spec)
+
+
+def validate(problem: str) -> Callable[[], None]:
+    return _step(problem, "validate")
+
+
+def views(problem: str) -> Callable[[], None]:
+    return _step(problem, "compute_views")
+
+
+def frame(problem: str) -> Callable[[], int]:
+    """Every decision with its label, request fields and features."""
+    from tasks.snapshot import decision_frame, feature_versions
+    from truecourse.sql import clean_versions
+
+    spec, tables = load_problem(problem), Tables()
+    clean = clean_versions(spec, tables)
+    return lambda: len(decision_frame(spec, tables, clean, feature_versions(spec, tables, clean)))

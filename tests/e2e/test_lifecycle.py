@@ -1,0 +1,53 @@
+"""The main job on a year of real flights."""
+
+import json
+import time
+
+import pytest
+
+from flows.lifecycle import lifecycle
+from tests.e2e.conftest import Flown
+from truecourse import registry
+from truecourse.loading import load_problem
+from truecourse.problem import MetricGate
+from truecourse.tables import Tables, clean_table, quarantine_table
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_the_model_keeps_its_promises_on_months_it_never_chose_by(flown: Flown) -> None:
+    report = json.loads(registry.artifact(flown.summary["register"].run_id, "report.json"))
+    values = {name: figure["value"] for name, figure in report["metrics"]["model"].items()}
+    assert values["auc"] >= 0.740
+    assert values["log_loss"] <= 0.495
+    assert values["brier"] <= 0.161
+    assert report["metrics"]["constant"]["auc"]["value"] == pytest.approx(0.5)
+    assert values["log_loss"] < report["metrics"]["linear"]["log_loss"]["value"]
+    gates = json.loads(registry.tags(flown.summary["register"])["truecourse.gates"])
+    assert all(gate["passed"] for gate in gates)
+    assert len(gates) == len(load_problem("flight_delays").gates)
+    assert any(isinstance(gate, MetricGate) for gate in load_problem("flight_delays").gates)
+    assert flown.summary["champion"] == flown.summary["register"]
+
+
+def test_no_row_is_lost_on_the_way(flown: Flown) -> None:
+    tables = Tables()
+    for table, version in flown.summary["validate"].items():
+        _, commit = tables.commits(version.name)[-1]
+        rows = commit["rows"]
+        assert rows["in"] == sum(count for name, count in rows.items() if name != "in")
+        raw = tables.dataset(flown.summary["ingest"][table]).count_rows()
+        assert rows["in"] == raw
+        quarantine = tables.version(quarantine_table("flight_delays", table))
+        quarantined = tables.dataset(quarantine).count_rows() if quarantine else 0
+        assert rows["quarantined"] == quarantined
+    flights = flown.summary["validate"]["flights"]
+    assert flights.name == clean_table("flight_delays", "flights")
+
+
+def test_a_second_run_repeats_nothing(flown: Flown) -> None:
+    started = time.monotonic()
+    again = lifecycle("flight_delays")
+    assert time.monotonic() - started < 90
+    for step in ("ingest", "validate", "materialize", "train", "register", "champion", "package", "score"):
+        assert again[step] == flown.summary[step], step

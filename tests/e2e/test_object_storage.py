@@ -1,0 +1,44 @@
+"""The whole lifecycle with everything in S3, on a real server that checks credentials."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.ingest import ingest
+from flows.lifecycle import lifecycle
+from tasks.trace import trace_model
+from tests import deliveries
+from tests.conftest import S3Server
+from truecourse import registry
+from truecourse.errors import AccessDenied
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+
+def test_the_lifecycle_runs_on_s3(
+    tmp_path: Path, home: Path, configure: Callable[..., None], seaweed: S3Server, prefect_server: str
+) -> None:
+    deliveries.install(tmp_path)
+    configure(problems=tmp_path, problem="deliveries", **seaweed.settings(f"life-{uuid.uuid4().hex[:8]}"))
+    summary = lifecycle()
+    assert summary["champion"] is not None
+    keys = list(open_store().list(""))
+    for place in ("tables/", "features/", "snapshots/", "bentos/", "predictions/", "reports/", "mlflow/"):
+        assert any(key.startswith(place) for key in keys), place
+    assert not (home / "storage").exists()
+    assert len(Tables().read(summary["score"])) > 0
+    links = trace_model("deliveries", registry.champion("deliveries").version)["links"]
+    assert links
+    assert all(link["verified"] for link in links)
+
+
+def test_bad_credentials_are_refused_with_a_cure(
+    tmp_path: Path, home: Path, configure: Callable[..., None], seaweed: S3Server, prefect_server: str
+) -> None:
+    deliveries.install(tmp_path)
+    settings = seaweed.settings("denied") | {"s3_secret_access_key": "wrong"}
+    configure(problems=tmp_path, problem="deliveries", **settings)
+    with pytest.raises(AccessDenied, match="TRUECOURSE_S3_ACCESS_KEY_ID"):
+        ingest()

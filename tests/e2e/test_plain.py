@@ -1,0 +1,51 @@
+"""Nothing is bound to flights: plain tables with neither time nor keys, of two more kinds, end to end."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from flows.lifecycle import lifecycle
+from tests.plain import install_diabetes, install_wine
+from truecourse import registry
+from truecourse.loading import load_problem
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+INSTALL = {"wine": install_wine, "diabetes": install_diabetes}
+
+
+@pytest.mark.parametrize("name", list(INSTALL))
+def test_a_plain_table_goes_all_the_way(
+    name: str, tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
+) -> None:
+    INSTALL[name](tmp_path)
+    configure(problems=tmp_path, problem=name)
+    summary = lifecycle()
+    assert summary["champion"] == summary["register"] == registry.champion(name)
+    assert open_store().exists(summary["package"].key)
+    problem, tables = load_problem(name), Tables()
+    (clean,) = summary["validate"].values()
+    predictions = tables.read(summary["score"])
+    assert len(predictions) == tables.dataset(clean).count_rows()
+    expected = ["score_0", "score_1", "score_2"] if name == "wine" else ["score"]
+    assert [column for column in predictions.column_names if column.startswith("score") and column != "scored_at"] == (
+        expected
+    )
+    if name == "wine":
+        truth = tables.read(clean, columns=["cultivar", "_row"])
+        joined = _with_truth(predictions, truth)
+        right = sum(p == t for p, t in zip(joined["prediction"], joined["cultivar"], strict=True))
+        assert right / len(predictions) > 0.9
+    assert summary["monitor"]["alarm"] is False
+    assert problem.kind == {"wine": "multiclass", "diabetes": "regression"}[name]
+
+
+def _with_truth(predictions: pa.Table, truth: pa.Table) -> dict[str, list[str]]:
+    """Predicted and true classes of the same rows; a row with no key is known by its number."""
+    classes = dict(zip(map(str, truth["_row"].to_pylist()), map(str, truth["cultivar"].to_pylist()), strict=True))
+    return {
+        "prediction": predictions["prediction"].to_pylist(),
+        "cultivar": [classes[id] for id in predictions["id"].to_pylist()],
+    }

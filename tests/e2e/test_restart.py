@@ -1,0 +1,74 @@
+"""A lifecycle killed again and again ends where an undisturbed one ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import deliveries
+from tests.conftest import REPOSITORY
+from truecourse import registry
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+SCRIPT = "from flows.lifecycle import lifecycle; print(lifecycle()['register'].model_sha256)"
+KILLED_AT = ("tables/deliveries/clean/", "snapshots/", "predictions/")
+
+
+def start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=REPOSITORY, stdout=subprocess.PIPE, start_new_session=True
+    )
+
+
+def kill_when(prefix: str) -> None:
+    """Run the lifecycle, and kill it (SIGKILL) as soon as something lies under the prefix."""
+    process = start()
+    deadline = time.monotonic() + 240
+    try:
+        while not any(True for _ in open_store().list(prefix)) and process.poll() is None:
+            assert time.monotonic() < deadline, f"nothing under {prefix}"
+            time.sleep(0.01)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def finish() -> str:
+    process = start()
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0
+    return output.decode().strip().splitlines()[-1]
+
+
+def rows(name: str) -> list[dict[str, object]]:
+    tables = Tables()
+    table = tables.read(tables.version(name))
+    order = [(column, "ascending") for column in ("_row", "id") if column in table.column_names]
+    return table.drop([c for c in ("scored_at",) if c in table.column_names]).sort_by(order).to_pylist()
+
+
+@pytest.mark.timeout(1200)
+def test_a_killed_lifecycle_loses_and_doubles_nothing(
+    tmp_path: Path, configure: Callable[..., None], prefect_server: str
+) -> None:
+    deliveries.install(tmp_path / "problems")
+    compared = ("tables/deliveries/clean/deliveries", "tables/deliveries/raw/deliveries", "predictions/deliveries")
+    ends = {}
+    for name, kills in (("undisturbed", ()), ("killed", KILLED_AT)):
+        configure(home=tmp_path / name, problems=tmp_path / "problems", problem="deliveries")
+        for prefix in kills:
+            kill_when(prefix)
+        model = finish()
+        ends[name] = (model, [rows(table) for table in compared])
+        assert [version.version for version in registry.versions("deliveries")] == [1]
+    assert ends["killed"][0] == ends["undisturbed"][0]
+    for table, one, other in zip(compared, ends["undisturbed"][1], ends["killed"][1], strict=True):
+        assert one == other, table

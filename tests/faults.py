@@ -1,0 +1,27 @@
+"""Breaking the deliveries in one place, to see whether `truecourse check` finds it."""
+
+from pathlib import Path
+
+from truecourse.check import check_problem
+from truecourse.errors import Fault
+from truecourse.loading import load_problem
+
+PROBLEM = "problem.py"
+Case = tuple[str, str, str, str, str, str]
+"""File, text in it, text in its place; parts of the place, the fault and the cure that are to be found."""
+
+
+def edited(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:
+    """The faults of the problem in `folder` after replacing (file, text, other text)."""
+    for file, old, new in edits:
+        text = (folder / file).read_text()
+        assert old in text, f"{file} holds no {old!r}"
+        (folder / file).write_text(text.replace(old, new, 1))
+    return check_problem(load_problem(folder.name))
+
+
+def assert_found(folder: Path, case: Case) -> None:
+    file, old, new, where, what, cure = case
+    names = "from truecourse.problem import ("
+    faults = edited(folder, (PROBLEM, names, f"{names}Choice, Range, MetricGate, SliceFloor,"), (file, old, new))
+    assert any(where in f.where and what in f.what and cure in f.cure for f in faults), "\n".join(map(str, faults))

@@ -1,0 +1,61 @@
+"""Snapshots made at once, for tests of what comes after: clean tables written as the flows would leave them."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from tests.plain import install_diabetes, install_wine
+from truecourse import frame as frames
+from truecourse.digests import sha256_file
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import TableVersion
+from truecourse.settings import get_settings
+from truecourse.tables import Tables, clean_table, raw_table
+from truecourse.tracking import connect_mlflow
+
+UTC = pa.timestamp("us", tz="UTC")
+
+
+@lru_cache(maxsize=1)
+def _empty_database() -> bytes:
+    """An MLflow database with nothing in it: creating one takes seconds, and once is enough."""
+    connect_mlflow()
+    return (get_settings().home / "mlflow.db").read_bytes()
+
+
+def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVersion]:
+    """The one table of a plain problem, raw and clean, with commits that name the file; clean versions by table."""
+    database = _empty_database()
+    get_settings().home.mkdir(parents=True, exist_ok=True)
+    (get_settings().home / "mlflow.db").write_bytes(database)
+    problem, tables = load_problem(name), Tables()
+    table = problem.tables[0].name
+    typed = _typed(problem, rows)
+    source = {"uri": str(file), "sha256": sha256_file(file), "bytes": file.stat().st_size, "rows": len(rows)}
+    commit = {"flow": "ingest", "run": "", "sources": [source], "rows": len(rows)}
+    raw = tables.append(raw_table(name, table), typed, commit)
+    empty = pa.nulls(len(rows), UTC)
+    clean = typed.append_column("_recorded_at", empty).append_column("_superseded_at", empty)
+    commit = {"flow": "validate", "run": "", "inputs": [raw.model_dump()], "rows": {"in": len(rows)}}
+    return {table: tables.append(clean_table(name, table), clean, commit)}
+
+
+def _typed(problem: Problem, rows: pd.DataFrame) -> pa.Table:
+    declared = {name: frames.arrow_type(column) for name, column in problem.tables[0].columns.items()}
+    typed = pa.Table.from_pandas(rows[list(declared)], preserve_index=False).cast(pa.schema(list(declared.items())))
+    return typed.append_column("_row", pa.array(range(len(rows)), pa.int64()))
+
+
+def store_wine(problems: Path) -> dict[str, TableVersion]:
+    install_wine(problems)
+    file = problems / "wine" / "data" / "wines.parquet"
+    return store_plain("wine", file, pd.read_parquet(file))
+
+
+def store_diabetes(problems: Path) -> dict[str, TableVersion]:
+    install_diabetes(problems)
+    file = problems / "diabetes" / "data" / "patients.csv.zip"
+    return store_plain("diabetes", file, pd.read_csv(file))

@@ -1,0 +1,96 @@
+"""The deliveries problem trained once, and served once, for all tests that only ask."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services import launch
+from tests import deliveries
+from tests.conftest import free_ports, stop
+from truecourse.references import ModelVersion
+from truecourse.settings import get_settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    home: Path
+    problems: Path
+    version: ModelVersion
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Trained:
+    from flows.ingest import ingest
+    from flows.materialize import materialize
+    from flows.register import register
+    from flows.train import train
+    from flows.validate import validate
+
+    home, problems = tmp_path_factory.mktemp("trained") / ".truecourse", tmp_path_factory.mktemp("problems")
+    deliveries.install(problems)
+    with pytest.MonkeyPatch.context() as patch:
+        _point(patch, home, problems)
+        for flow in (ingest, validate, materialize, train):
+            flow("deliveries")
+        version = register("deliveries")
+    get_settings.cache_clear()
+    return Trained(home, problems, version)
+
+
+def _point(patch: pytest.MonkeyPatch, home: Path, problems: Path) -> None:
+    for name, value in (("HOME", home), ("PROBLEMS", problems), ("PROBLEM", "deliveries")):
+        patch.setenv(f"TRUECOURSE_{name}", str(value))
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def trained(_trained: Trained, configure: Callable[..., None]) -> Trained:
+    """A registered champion of the deliveries, with the settings pointing at it. Tests may add to it, not spoil it."""
+    configure(home=_trained.home, problems=_trained.problems, problem="deliveries")
+    return _trained
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    client: httpx.Client
+    folder: Path
+    log: Path
+
+    def ask(self, path: str, *rows: dict[str, Any]) -> httpx.Response:
+        return self.client.post(path, json={"rows": rows})
+
+    def answers(self, path: str, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+        response = self.ask(path, *rows)
+        assert response.status_code == 200, response.text
+        answers: list[dict[str, Any]] = response.json()["predictions"]
+        return answers
+
+
+@pytest.fixture(scope="session")
+def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
+    from flows.package import package
+
+    (port,) = free_ports(1)
+    log = _trained.home / "endpoint.log"
+    with pytest.MonkeyPatch.context() as patch:  # for the start alone: what is asked later has settings of its own
+        _point(patch, _trained.home, _trained.problems)
+        package("deliveries")
+        folder = launch.prepare("deliveries")
+        server = launch.start(folder, port, log)
+    get_settings.cache_clear()
+    try:
+        launch.wait_ready(server, port)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Endpoint(client, folder, log)
+    finally:
+        stop(server.process)
+
+
+@pytest.fixture
+def endpoint(_endpoint: Endpoint, trained: Trained) -> Endpoint:
+    """A real server of the packaged champion."""
+    return _endpoint

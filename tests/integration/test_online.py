@@ -1,0 +1,148 @@
+"""The online store answers as the offline features do, on sqlite and on a real Valkey."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tests.cleaned import write_clean
+from tests.deliveries import deliveries, install
+from truecourse.encoding import Array, columns_of
+from truecourse.errors import PlatformError, SettingsError
+from truecourse.features import compute_view, newest_event
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.tables import Tables
+
+ROWS = deliveries(days=20, a_day=20)
+DEPOTS = ["north", "south", "east", "nowhere", None]
+Load = Callable[[datetime], int]
+
+
+@pytest.fixture(params=["sqlite", "valkey"])
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, configure: Callable[..., None], valkey: str
+) -> tuple[Problem, Tables]:
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
+    if request.param == "valkey":
+        import redis
+
+        redis.Redis.from_url(valkey).flushall()
+        configure(online_store=valkey)
+    install(tmp_path / "problems", ROWS)
+    problem, tables = load_problem(), Tables()
+    write_clean(problem, tables, "deliveries", ROWS)
+    write_clean(problem, tables, "couriers", pd.read_json(problem.folder / "data/couriers.jsonl", lines=True))
+    return problem, tables
+
+
+def load(problem: Problem, tables: Tables, until: datetime) -> dict[str, int]:
+    from feature_repo.loading import load_online
+
+    for view in problem.views:
+        compute_view(problem, tables, view.name)
+    return {view.name: load_online(problem, tables, view.name, until) for view in problem.views}
+
+
+def requests(at: datetime) -> tuple[dict[str, Array], Array]:
+    couriers = np.array(["c00", "c01", "c02", "c99", None], dtype=object)
+    return {"courier": couriers, "depot": np.array(DEPOTS, dtype=object)}, np.full(5, np.datetime64(at, "us"))
+
+
+def both(problem: Problem, tables: Tables, at: datetime) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Online and offline features of the same requests."""
+    from feature_repo.online import OnlineReader
+    from feature_repo.store import historical_features
+
+    columns, times = requests(at)
+    online = OnlineReader(problem).read(columns, times, 5)
+    spine = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    spine = spine.append_column("decision_time", pa.array(times).cast(pa.timestamp("us", tz="UTC")))
+    versions = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
+    offline = historical_features(problem, tables, spine, versions)
+    return online, columns_of(offline, online)
+
+
+def assert_equal(online: dict[str, Array], offline: dict[str, Array]) -> None:
+    for name, values in online.items():
+        assert values.dtype == offline[name].dtype, name
+        pd.testing.assert_series_equal(pd.Series(values), pd.Series(offline[name]), check_names=False)
+
+
+def test_online_equals_offline_and_loads_only_what_changed(world: tuple[Problem, Tables]) -> None:
+    problem, tables = world
+    middle = datetime(2024, 1, 10, 12, 30, 15, 250_000)
+    first = load(problem, tables, middle)
+    assert first["courier_facts"] == 12
+    assert first["depot_history"] == 3
+    assert_equal(*both(problem, tables, middle))
+    assert set(load(problem, tables, middle).values()) == {0}
+    end = newest_event(problem, tables)
+    assert load(problem, tables, end)["courier_facts"] == 0
+    assert_equal(*both(problem, tables, end))
+    load(problem, tables, middle)
+    assert_equal(*both(problem, tables, middle))
+
+
+def test_values_past_their_ttl_are_missing_online(world: tuple[Problem, Tables]) -> None:
+    problem, tables = world
+    load(problem, tables, datetime(2024, 1, 20, 12))
+    online, offline = both(problem, tables, datetime(2024, 1, 24, 12))
+    assert np.isnan(online["depot_last_took"]).all()
+    assert not np.isnan(online["courier_count_7d"][:3]).any()
+    assert online["vehicle"][0] == "bike"
+    assert np.isnan(offline["depot_last_took"]).all()
+
+
+def test_a_late_row_is_not_missed(world: tuple[Problem, Tables]) -> None:
+    """It comes in after values up to its own time, and later ones, were loaded."""
+    problem, tables = world
+    for view in problem.views:
+        compute_view(problem, tables, view.name)
+    load(problem, tables, newest_event(problem, tables))
+    late = ROWS.iloc[[385]].assign(delivery=90_000, took=300, depot="north")
+    write_clean(problem, tables, "deliveries", late)
+    load(problem, tables, datetime(2024, 1, 21, 12))
+    online, offline = both(problem, tables, datetime(2024, 1, 21, 12))
+    assert_equal(online, offline)
+
+
+def test_threads_read_the_same_answers(world: tuple[Problem, Tables]) -> None:
+    from feature_repo.online import OnlineReader
+
+    problem, tables = world
+    at = datetime(2024, 1, 20)
+    load(problem, tables, at)
+    reader, (columns, times) = OnlineReader(problem), requests(at)
+    wanted, wrong = reader.read(columns, times, 5), []
+
+    def read() -> None:
+        for _ in range(30):
+            found = reader.read(columns, times, 5)
+            wrong.extend(n for n in found if not pd.Series(found[n]).equals(pd.Series(wanted[n])))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_store_that_is_not_there(tmp_path: Path, configure: Callable[..., None]) -> None:
+    from feature_repo.online import OnlineReader
+
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
+    install(tmp_path / "problems", ROWS)
+    configure(online_store="redis://127.0.0.1:1")
+    columns, times = requests(datetime(2024, 1, 20))
+    with pytest.raises(PlatformError, match="does not answer"):
+        OnlineReader(load_problem()).read(columns, times, 5)
+    configure(online_store="memcached://somewhere")
+    with pytest.raises(SettingsError, match="online store"):
+        OnlineReader(load_problem())

@@ -1,0 +1,185 @@
+"""Packaging: what is in a Bento, when it is built, and what is refused."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.package import package
+from services import launch
+from services.prediction import open_predictor
+from tests.conftest import free_ports, stop
+from tests.integration.conftest import Endpoint, Trained
+from truecourse import registry
+from truecourse.bento import bento_files
+from truecourse.digests import sha256
+from truecourse.errors import IntegrityError, ModelError, PlatformError
+from truecourse.loading import load_problem
+from truecourse.settings import REPOSITORY, child_environment
+from truecourse.storage import open_store
+
+CHANGE = "PROBLEM = dataclasses.replace(PROBLEM, {})\n"
+
+
+@pytest.fixture
+def changed(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Callable[[str], None]:
+    """The problem with something of it replaced."""
+
+    def change(what: str) -> None:
+        shutil.copytree(trained.problems, tmp_path / "problems", dirs_exist_ok=True)
+        file = tmp_path / "problems" / "deliveries" / "problem.py"
+        file.write_text("import dataclasses\n" + file.read_text() + CHANGE.format(what))
+        configure(problems=tmp_path / "problems")
+
+    return change
+
+
+def test_the_bento_holds_what_serving_takes(endpoint: Endpoint, trained: Trained) -> None:
+    source = endpoint.folder / "src"
+    assert sha256((source / "model" / "model.ubj").read_bytes()) == trained.version.model_sha256
+    for name in ("vocabulary.json", "contract.json", "problem.json", "model.json"):
+        assert (source / "model" / name).is_file()
+    folder = source / "problems" / "deliveries"
+    assert (folder / "problem.py").read_bytes() == (trained.problems / "deliveries" / "problem.py").read_bytes()
+    assert not (folder / "data").exists(), "no training data in a Bento"
+    lock = (REPOSITORY / "requirements.lock").read_bytes()
+    assert (endpoint.folder / "env" / "python" / "requirements.txt").read_bytes() == lock
+    assert (endpoint.folder / "env" / "docker" / "Dockerfile").is_file()
+
+
+def test_the_server_runs_the_code_of_the_bento(endpoint: Endpoint) -> None:
+    """Not that of the checkout, which is installed beside it."""
+    script = (
+        "from _bentoml_impl.loader import load; load(sys.argv[1], standalone_load=True); "
+        "import services.http, truecourse; print(services.http.__file__, truecourse.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {script}", str(endpoint.folder)],
+        env=launch.environment(endpoint.folder, free_ports(1)[0]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(Path(file).is_relative_to(endpoint.folder / "src") for file in done.stdout.split()[-2:])
+
+
+def test_the_archive_in_storage_is_the_one_that_the_version_names(endpoint: Endpoint, trained: Trained) -> None:
+    tags = registry.tags(trained.version)
+    data = open_store().get(tags["truecourse.bento_key"])
+    assert sha256(data) == tags["truecourse.bento_sha256"]
+    assert tags["truecourse.bento_key"].startswith(f"bentos/deliveries/{trained.version.version}-")
+
+
+def test_packaging_again_keeps_the_bento(endpoint: Endpoint, trained: Trained) -> None:
+    before = registry.tags(trained.version)
+    reference = package("deliveries")
+    assert reference.key == before["truecourse.bento_key"]
+    assert registry.tags(trained.version) == before
+
+
+def test_gates_may_change_after_training(changed: Callable[[str], None], trained: Trained) -> None:
+    changed("gates=()")
+    assert bento_files(load_problem("deliveries"), trained.version)
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ('request={**PROBLEM.request, "distance": Float(ge=1)}', "request"),
+        ("views=PROBLEM.views[:2]", "sql, views"),
+    ],
+)
+def test_a_problem_that_changed_since_training_is_refused(
+    changed: Callable[[str], None], trained: Trained, what: str, named: str
+) -> None:
+    changed(what)
+    with pytest.raises(ModelError, match=f"changed since training: {named}") as caught:
+        bento_files(load_problem("deliveries"), trained.version)
+    assert "train" in caught.value.cure
+
+
+def test_a_model_with_other_bytes_is_refused(trained: Trained) -> None:
+    with pytest.raises(IntegrityError):
+        bento_files(load_problem("deliveries"), trained.version.model_copy(update={"model_sha256": "0" * 64}))
+
+
+def test_no_version_is_a_clear_error(trained: Trained, home: Path) -> None:
+    with pytest.raises(ModelError, match="no champion") as caught:
+        package("deliveries")
+    assert "register" in caught.value.cure
+    with pytest.raises(ModelError, match="no version 7"):
+        package("deliveries", version=7)
+    with pytest.raises(ModelError, match="no champion"):
+        launch.prepare("deliveries")
+
+
+def test_a_bento_whose_bytes_were_changed_is_not_unpacked(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
+    reference, _ = launch.packaged(trained.version) or pytest.fail("was never packaged")
+    forged = reference.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(IntegrityError, match="bytes were changed"):
+        launch._unpacked(forged, trained.version)
+    assert not list((trained.home / "serving").glob(".unpacking-*"))
+    assert not (trained.home / "serving" / forged.sha256).exists()
+
+
+@pytest.fixture
+def unpacked(endpoint: Endpoint, tmp_path: Path, configure: Callable[..., None]) -> Iterator[Path]:
+    """A copy of the served Bento's files."""
+    shutil.copytree(endpoint.folder / "src", tmp_path / "src")
+    configure(problems=tmp_path / "src" / "problems")
+    return tmp_path / "src"
+
+
+def test_a_served_file_that_was_changed_is_noticed(unpacked: Path) -> None:
+    assert open_predictor(unpacked / "model").about["problem"] == "deliveries"
+    vocabulary = unpacked / "model" / "vocabulary.json"
+    vocabulary.write_text(vocabulary.read_text().replace("van", "car"))
+    with pytest.raises(IntegrityError, match=r"vocabulary\.json"):
+        open_predictor(unpacked / "model")
+
+
+def test_a_served_problem_that_was_changed_is_noticed(unpacked: Path) -> None:
+    file = unpacked / "problems" / "deliveries" / "problem.py"
+    file.write_text(file.read_text().replace("minutes // 60 % 24", "minutes // 60 % 12"))
+    with pytest.raises(IntegrityError, match="not the problem that was packaged"):
+        open_predictor(unpacked / "model")
+
+
+def test_a_server_that_cannot_start_says_why(unpacked: Path, tmp_path: Path) -> None:
+    shutil.copytree(unpacked, tmp_path / "bento" / "src")
+    (tmp_path / "bento" / "src" / "services" / "service.py").write_text("raise RuntimeError('broken on purpose')\n")
+    (port,) = free_ports(1)
+    server = launch.start(tmp_path / "bento" / "src", port, tmp_path / "log")
+    try:
+        with pytest.raises(PlatformError) as caught:
+            launch.wait_ready(server, port)
+    finally:
+        stop(server.process)
+    assert "ended with status" in str(caught.value)
+
+
+def test_one_interrupt_stops_the_server_and_its_worker(endpoint: Endpoint, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    server = launch.start(endpoint.folder, port, tmp_path / "log")
+    launch.wait_ready(server, port)
+    process = server.process
+    group = os.getpgid(process.pid)
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+def test_bentoml_itself_can_read_the_archive(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
+    reference, _ = launch.packaged(trained.version) or pytest.fail("was never packaged")
+    open_store().download(reference.key, tmp_path / "archive.bento")
+    script = "import bentoml, sys; print(bentoml.import_bento(sys.argv[1]).tag.name)"
+    environment = child_environment(BENTOML_HOME=str(tmp_path / "bentoml"), TMPDIR=str(tmp_path))
+    command = [sys.executable, "-c", script, str(tmp_path / "archive.bento")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "deliveries"

@@ -1,0 +1,209 @@
+"""Judging, registering and promoting on real MLflow: who becomes champion, and who does not."""
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+
+from flows.register import register
+from flows.train import train
+from tasks.evaluate import evaluate_model, page_key
+from tasks.register import register_model
+from tests.frames import store_diabetes, store_wine
+from truecourse import registry, tracking
+from truecourse.encoding import columns_of
+from truecourse.errors import ModelError
+from truecourse.locks import locked
+from truecourse.references import ModelVersion
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+from truecourse.training import rows_of
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def problems(tmp_path: Path, home: Path, configure: Configure, prefect_server: str) -> Path:
+    configure(problems=tmp_path, problem="diabetes")
+    store_diabetes(tmp_path)
+    return tmp_path
+
+
+def edit(problems: Path, **changes: str) -> None:
+    """Change the diabetes problem: gates="[...]", rounds="5"."""
+    file = problems / "diabetes" / "problem.py"
+    text = re.sub(r"gates=\[.*\],", f"gates={changes['gates']},", file.read_text()) if "gates" in changes else ""
+    text = text or file.read_text()
+    text = re.sub(r"rounds=\d+", f"rounds={changes['rounds']}", text, count=1) if "rounds" in changes else text
+    if "    SliceFloor,\n" not in text:
+        text = text.replace("    BeatsBaseline,\n", "    BeatsBaseline,\n    BeatsChampion,\n    SliceFloor,\n")
+    file.write_text(text)
+
+
+def test_a_good_model_becomes_champion_and_a_bad_one_challenger(problems: Path) -> None:
+    assert registry.champion("diabetes") is None
+    with pytest.raises(ModelError, match="no model was trained yet"):
+        register()
+    first_run = train()
+    first = register()
+    assert first == ModelVersion(
+        problem="diabetes", version=1, run_id=first_run.run_id, model_sha256=first_run.model_sha256
+    )
+    assert registry.champion("diabetes") == registry.challenger("diabetes") == first
+    edit(problems, gates="[BeatsBaseline(), MetricGate('rmse', max=10)]")
+    train()
+    second = register()
+    assert second.version == 2
+    assert registry.champion("diabetes") == first
+    assert registry.challenger("diabetes") == second
+    gates = json.loads(registry.tags(second)["truecourse.gates"])
+    assert [gate["passed"] for gate in gates] == [True, False]
+
+
+def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: Path) -> None:
+    first_run = train()
+    first = register()
+    assert register() == register(run_id=first_run.run_id) == first
+    edit(problems, rounds="40")
+    train()
+    second = register()
+    assert registry.champion("diabetes") == second
+    registry.set_alias("diabetes", "champion", first)
+    assert register() == second
+    assert registry.champion("diabetes") == first
+    assert [version.version for version in registry.versions("diabetes")] == [1, 2]
+    with pytest.raises(ModelError, match=r"no version 3.*\n.*1, 2"):
+        registry.version("diabetes", 3)
+
+
+def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train()
+    moved = registry.move_alias
+
+    def killed(problem: str, alias: str, version: ModelVersion) -> None:
+        if alias == "champion":
+            raise KeyboardInterrupt
+        moved(problem, alias, version)
+
+    report = evaluate_model.fn("diabetes", run)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "move_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            register_model.fn(run, report)
+    assert registry.champion("diabetes") is None
+    version = register()
+    assert version.version == 1
+    assert registry.champion("diabetes") == version
+
+
+def test_a_worse_model_does_not_oust_the_champion(problems: Path) -> None:
+    edit(problems, gates="[BeatsChampion()]")
+    train()
+    champion = register()
+    edit(problems, rounds="1")
+    train()
+    worse = register()
+    assert registry.champion("diabetes") == champion != worse
+    (gate,) = json.loads(registry.tags(worse)["truecourse.gates"])
+    assert not gate["passed"]
+    assert "version 1: difference +" in gate["detail"]
+
+
+def test_a_floor_is_judged_on_its_slices_and_the_page_shows_them(problems: Path) -> None:
+    edit(problems, gates="[SliceFloor('sex', 'rmse', max=100, rows=10), SliceFloor('bmi', 'rmse', max=1, rows=10)]")
+    run = train()
+    gates = json.loads(registry.tags(register())["truecourse.gates"])
+    assert [gate["passed"] for gate in gates] == [True, False]
+    parts = json.loads(registry.artifact(run.run_id, "report.json"))["slices"]
+    assert {part["value"] for part in parts if part["column"] == "sex"} == {"1", "2"}
+    page = open_store().get(page_key(run)).decode()
+    assert "<h3>sex</h3>" in page
+    assert "<h3>bmi</h3>" in page
+    assert "stays challenger" in page
+    assert registry.champion("diabetes") is None
+
+
+def test_a_champion_that_came_in_meanwhile_is_not_ousted_unseen(problems: Path) -> None:
+    run = train()
+    report = evaluate_model.fn("diabetes", run)
+    edit(problems, rounds="40")
+    other = register(run_id=train().run_id)
+    with pytest.raises(ModelError, match="became champion after"):
+        register_model.fn(run, report)
+    assert registry.champion("diabetes") == other
+    register(run_id=run.run_id)
+    assert registry.champion("diabetes").run_id == run.run_id
+
+
+def test_the_report_is_of_the_test_rows_alone(problems: Path) -> None:
+    run = train()
+    version = register()
+    report = json.loads(registry.artifact(version.run_id, "report.json"))
+    frame = load_frame(open_store(), run.snapshot)
+    test, rest = rows_of(frame, "test"), rows_of(frame, "train", "validate")
+    model = registry.open_model(run, "regression")
+    predictions = model.predict(model.vocabulary.encode(columns_of(test, model.vocabulary.features)))
+    truth = test["label"].to_numpy()
+    figures = report["metrics"]["model"]
+    assert figures["rmse"]["value"] == pytest.approx(reference.root_mean_squared_error(truth, predictions), rel=1e-5)
+    assert figures["rmse"]["low"] < figures["rmse"]["value"] < figures["rmse"]["high"]
+    mean = rest["label"].to_numpy().mean()
+    expected = reference.root_mean_squared_error(truth, np.full(len(truth), mean))
+    assert report["metrics"]["constant"]["rmse"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert report["metrics"]["linear"]["rmse"]["value"] < expected
+    assert report["rows"]["test"] == len(test)
+    logged = tracking.connect_mlflow().get_run(run.run_id).data.metrics
+    assert logged["test_rmse"] == pytest.approx(figures["rmse"]["value"])
+    plots = [item.path for item in tracking.connect_mlflow().list_artifacts(run.run_id, "plots")]
+    assert {"plots/calibration.png", "plots/contributions.png", "plots/predicted.png"} <= set(plots)
+    page = open_store().get(page_key(run)).decode()
+    assert page == registry.artifact(run.run_id, "model.html").decode()
+    assert run.model_sha256 in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_a_multiclass_model_is_judged_by_its_own_metrics(
+    tmp_path: Path, home: Path, configure: Configure, prefect_server: str
+) -> None:
+    configure(problems=tmp_path, problem="wine")
+    store_wine(tmp_path)
+    train()
+    version = register()
+    assert registry.champion("wine") == version
+    report = json.loads(registry.artifact(version.run_id, "report.json"))
+    assert set(report["metrics"]["model"]) == {"log_loss", "accuracy", "macro_f1", "auc", "calibration_error"}
+    assert report["metrics"]["model"]["accuracy"]["value"] > 0.9
+    assert [gate["passed"] for gate in report["gates"]] == [True, True]
+
+
+def test_the_lock_has_one_holder_and_outlives_a_dead_one(home: Path) -> None:
+    store, inside, most = open_store(), [], []
+
+    def work() -> None:
+        for _ in range(5):
+            with locked(store, "it"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 20
+    assert max(most) == 1
+    dead = locked(store, "it", expiry=0.3)
+    dead.__enter__()  # and never left
+    with pytest.raises(Exception, match="waited"), locked(store, "it", patience=0.1):
+        pass
+    with locked(store, "it", patience=5):
+        pass
+    assert len(list(store.list("locks/it/"))) == 1

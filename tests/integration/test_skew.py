@@ -1,0 +1,34 @@
+"""Training, batch and online agree: equal features, cell by cell, and equal scores."""
+
+from typing import Any
+
+import numpy as np
+
+from flows.score import score
+from tests.integration.conftest import Endpoint, Trained
+from truecourse.loading import load_problem
+from truecourse.tables import Tables
+
+AFTER = "2024-03-01T06:30:00Z"
+"""After all that is known, and within every ttl: what the online store holds is what a join finds."""
+
+
+def test_online_answers_equal_batch_features_and_scores(endpoint: Endpoint, trained: Trained, tmp_path: Any) -> None:
+    problem, rows = load_problem("deliveries"), []
+    for i in range(60):
+        row = {"id": f"skew-{i}", "courier": f"c{i % 14:02d}", "depot": ("north", "south", "east")[i % 3]}
+        rows.append(row | {"promised": 30 + i, "distance": i / 7, "decision_time": AFTER})
+    header = list(rows[0])
+    lines = [",".join(header), *(",".join(str(row[name]) for name in header) for row in rows)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    tables = Tables()
+    written = tables.read(score("deliveries", source=str(tmp_path / "rows.csv"), explain=True)).to_pylist()
+    batch = {row["id"]: row for row in written if row["id"].startswith("skew-")}
+    assert len(batch) == len(rows)
+    for answer in endpoint.answers("/explain", *rows):
+        offline = batch[answer["id"]]
+        values = {part["feature"]: part["value"] for part in answer["contributions"]}
+        assert values == {name: offline[name] for name in problem.features}
+        assert answer["score"] == offline["score"]
+        assert answer["prediction"] == offline["prediction"]
+        assert np.isfinite(answer["margin"])

@@ -1,0 +1,175 @@
+"""Training and tuning as flows, on real MLflow and Prefect, and what they leave behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from flows.train import train
+from flows.tune import tune
+from tasks import tune as tuning
+from tasks.train import chosen_parameters
+from tests.conftest import S3Server
+from tests.frames import store_diabetes, store_wine
+from truecourse import registry, tracking
+from truecourse.digests import sha256
+from truecourse.encoding import columns_of
+from truecourse.errors import IntegrityError, ModelError, NotFound
+from truecourse.loading import load_problem
+from truecourse.locks import locked
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def wine(tmp_path: Path, home: Path, configure: Configure, prefect_server: str) -> None:
+    configure(problems=tmp_path, problem="wine")
+    store_wine(tmp_path)
+
+
+@pytest.fixture
+def diabetes(tmp_path: Path, home: Path, configure: Configure, prefect_server: str) -> None:
+    configure(problems=tmp_path, problem="diabetes")
+    store_diabetes(tmp_path)
+
+
+def test_a_run_holds_all_that_uses_and_repeats_its_model(wine: None) -> None:
+    run = train()
+    model = registry.open_model(run, "multiclass")
+    assert sha256(model.ubj()) == run.model_sha256
+    rows = load_frame(open_store(), run.snapshot)
+    assert model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features))).shape == (178, 3)
+    recorded = tracking.connect_mlflow().get_run(run.run_id)
+    tags = recorded.data.tags
+    assert recorded.info.status == "FINISHED"
+    assert tags["truecourse.snapshot"] == run.snapshot.sha256
+    assert tags["truecourse.rows"] == "178"
+    for name, digest in json.loads(tags["truecourse.artifacts"]).items():
+        assert sha256(registry.artifact(run.run_id, name)) == digest
+    assert {"model/contract.json", "model/problem.json", "lineage.json"} <= set(
+        json.loads(tags["truecourse.artifacts"])
+    )
+    (dataset,) = [item.dataset for item in recorded.inputs.dataset_inputs]
+    assert run.snapshot.sha256.startswith(dataset.digest)
+    assert json.loads(dataset.source)["sha256"] == run.snapshot.sha256
+    assert recorded.data.params["max_depth"] == "3"
+    assert recorded.data.metrics["rounds"] == model.booster.num_boosted_rounds()
+
+
+def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
+    import mlflow
+
+    run = train()
+    registry.set_alias("diabetes", "champion", registry.create_version(run))
+    mlflow.set_tracking_uri(registry.connect_mlflow().tracking_uri)
+    loaded = mlflow.pyfunc.load_model("models:/diabetes@champion")
+    model = registry.open_model(run, "regression")
+    rows = load_frame(open_store(), run.snapshot)
+    matrix = model.vocabulary.encode(columns_of(rows, model.vocabulary.features))
+    theirs = loaded.predict(pd.DataFrame(matrix, columns=list(model.vocabulary.features)))
+    np.testing.assert_array_equal(np.asarray(theirs), model.predict(matrix))
+
+
+def test_the_same_is_not_trained_twice_and_a_lost_model_is_trained_again(wine: None) -> None:
+    run = train()
+    assert train() == run
+    open_store().delete(tracking.artifact_key(run.run_id, "model/model.ubj"))
+    again = train()
+    assert again.run_id != run.run_id
+    assert again.model_sha256 == run.model_sha256
+
+
+def test_a_run_that_fails_says_so_and_is_not_taken_up(wine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ModelError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.train.train", broken)
+        with pytest.raises(ModelError, match="broken"):
+            train()
+    found = tracking.connect_mlflow().search_runs([tracking.experiment("wine")])
+    assert [run.info.status for run in found] == ["FAILED"]
+    with pytest.raises(ModelError, match="no model was trained yet"):
+        tracking.trained_run("wine")
+    assert train().run_id != found[0].info.run_id
+
+
+def test_changed_bytes_are_not_opened(wine: None) -> None:
+    run = train()
+    key = tracking.artifact_key(run.run_id, "model/model.ubj")
+    data = bytearray(open_store().get(key))
+    data[len(data) // 2] ^= 1
+    open_store().put(key, bytes(data))
+    with pytest.raises(IntegrityError, match="bytes were changed"):
+        registry.open_model(run, "multiclass")
+
+
+def test_tuning_goes_on_where_it_was_killed_and_train_uses_what_it_found(
+    diabetes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train()
+    with pytest.raises(NotFound, match="was not tuned"):
+        chosen_parameters(load_problem(), open_store(), plain.snapshot)
+    logged = tuning._log_trial
+
+    def killed(*arguments: object) -> None:
+        if arguments[2] == 2:
+            raise KeyboardInterrupt
+        logged(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_log_trial", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tuning.search_parameters.fn("diabetes", plain.snapshot, 4)
+    assert not open_store().exists(tuning.tuning_key(plain.snapshot))
+    found = tune(trials=4)
+    assert len(found["trials"]) == 4
+    parameters = [json.dumps(trial["parameters"], sort_keys=True) for trial in found["trials"]]
+    assert len(set(parameters)) == 4
+    assert found["trials"][0]["parameters"] == {"max_depth": 3, "learning_rate": 0.05}
+    assert found["loss"] == min(trial["loss"] for trial in found["trials"])
+    assert tune(trials=4) == found
+    tuned = train(tune=True, trials=4)
+    assert tuned.snapshot == plain.snapshot
+    assert tracking.connect_mlflow().get_run(tuned.run_id).data.params["max_depth"] == str(found["best"]["max_depth"])
+    _check_child_runs(found)
+
+
+def _check_child_runs(found: dict) -> None:
+    runs = tracking.connect_mlflow().search_runs([tracking.experiment("diabetes")])
+    (parent,) = [run for run in runs if run.data.tags.get("truecourse.step") == "tune"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    finished = [run for run in children if run.info.status == "FINISHED"]
+    assert {round(run.data.metrics["rmse"], 9) for run in finished} == {round(t["loss"], 9) for t in found["trials"]}
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+def test_a_problem_with_no_space_cannot_be_tuned(wine: None) -> None:
+    with pytest.raises(ModelError, match=r"no search space.*\n.*search="):
+        tune()
+
+
+def test_artifacts_and_locks_work_on_s3(
+    tmp_path: Path, home: Path, configure: Configure, prefect_server: str, seaweed: S3Server
+) -> None:
+    configure(problems=tmp_path, problem="wine", **seaweed.settings("training"))
+    store_wine(tmp_path)
+    run = train()
+    version = registry.create_version(run)
+    registry.set_alias("wine", "champion", version)
+    assert registry.champion("wine") == version
+    assert registry.open_model(version, "multiclass").ubj()
+    assert any(key.startswith(f"mlflow/{run.run_id}/") for key in open_store().list("mlflow/"))
+    with locked(open_store(), "registry/wine"), pytest.raises(Exception, match="waited"):  # noqa: SIM117
+        with locked(open_store(), "registry/wine", patience=0.3):
+            pass
+    import mlflow
+
+    mlflow.set_tracking_uri(registry.connect_mlflow().tracking_uri)
+    assert mlflow.pyfunc.load_model("models:/wine@champion") is not None

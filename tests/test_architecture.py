@@ -1,0 +1,137 @@
+"""The rooms of the house and what may pass between them."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+ROOMS = ("truecourse", "tasks", "flows", "feature_repo", "services", "cli", "benchmarks")
+HEAVY = ("mlflow", "feast", "great_expectations", "evidently", "optuna", "bentoml", "matplotlib", "sklearn")
+WATCHED = """
+import json, sys
+seen = []
+def hook(event, arguments):
+    if event in ("socket.connect", "subprocess.Popen", "os.mkdir", "os.rename", "os.remove"):
+        seen.append(f"{event} {arguments[0]}")
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        seen.append(f"open {arguments[0]}")
+import pydantic, numpy, pandas, pyarrow.dataset, prefect, duckdb, deltalake, rich, typer
+light, heavy = json.loads(sys.argv[1])
+sys.addaudithook(hook)
+for name in light:
+    __import__(name)
+loaded = sorted({module.partition(".")[0] for module in sys.modules})
+watched, seen = seen, []
+import feast  # writes to the temporary folder when it is imported
+seen = []
+for name in heavy:
+    __import__(name)
+events = [event for event in watched + seen if "__pycache__" not in event and "/dev/null" not in event]
+print(json.dumps({"events": events, "modules": loaded}))
+"""
+
+
+def files(*rooms: str) -> Iterator[Path]:
+    for room in rooms or ROOMS:
+        yield from sorted((REPOSITORY / room).rglob("*.py"))
+
+
+def modules(*rooms: str) -> list[str]:
+    names = [path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".") for path in files(*rooms)]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def test_every_import_contract_holds() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_the_environment_is_read_in_one_file() -> None:
+    readers = [name(path) for path in files() if {"environ", "getenv"} & used_names(path)]
+    assert readers == ["truecourse/settings.py"]
+
+
+def used_names(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+
+def test_no_code_names_a_concrete_problem() -> None:
+    problems = {path.parent.name for path in (REPOSITORY / "problems").glob("*/problem.py")}
+    assert problems
+    said = {name(path): word for path in files() for word in problems if word in path.read_text()}
+    # The one default, which a setting overrides.
+    assert set(said) <= {"truecourse/settings.py"}
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """No file is written, no connection made, no process started, no slow library loaded by an import alone."""
+    skipped = {"feature_repo.definitions", "services.service", "services.build"}  # loaded by Feast's and Bento's tools
+    light = [module for module in modules() if module not in skipped and not module.startswith("feature_repo.")]
+    heavy = [module for module in modules("feature_repo") if module not in skipped]
+    command = [sys.executable, "-c", WATCHED, json.dumps([light, heavy])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["events"] == []
+    assert list(tmp_path.iterdir()) == []
+    assert not set(told["modules"]) & set(HEAVY)
+
+
+def test_files_and_functions_stay_small() -> None:
+    allowed = {"truecourse/problem.py": 320}  # everything a problem says, in one place
+    sizes = {name(path): len(path.read_text().splitlines()) for path in files()}
+    long_files = {file: size for file, size in sizes.items() if size > allowed.get(file, 300)}
+    assert long_files == {}
+    long_functions = {
+        f"{name(path)}:{node.name}": size
+        for path in files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (size := (node.end_lineno or 0) - node.lineno + 1) > 60
+    }
+    assert long_functions == {}
+
+
+def test_names_say_what_a_file_is() -> None:
+    assert not [name(p) for p in files() if p.stem in {"utils", "helpers", "common", "misc", "manager"}]
+
+
+def test_every_flow_is_a_deployment_and_a_command() -> None:
+    import yaml
+
+    from cli.run import FLOWS
+
+    flows = {path.stem for path in files("flows")} - {"__init__"}
+    assert flows == set(FLOWS)
+    deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
+    assert {d["name"]: d["entrypoint"] for d in deployments} == {flow: f"flows.{flow}.{flow}" for flow in flows}
+
+
+def test_flows_hand_over_no_frames() -> None:
+    """A flow's file reads like a table of contents: no data library in it."""
+    data = {"pandas", "polars", "pyarrow", "duckdb", "numpy"}
+    for path in files("flows"):
+        imported = {
+            (node.module or "").partition(".")[0] if isinstance(node, ast.ImportFrom) else alias.name.partition(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not imported & data, name(path)

@@ -1,0 +1,66 @@
+"""What `truecourse init` stands on: ranges with a margin, names, and values written as Python source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truecourse.encoding import Vocabulary
+from truecourse.limits import with_margin
+from truecourse.profile import table_name
+from truecourse.sourcecode import Call, Noted, call_names, literal, source
+
+
+@given(st.integers(-(2**63) + 1, 2**63 - 1), st.integers(-(2**63) + 1, 2**63 - 1))
+def test_a_margin_of_integers_holds_what_was_seen(one: int, other: int) -> None:
+    low, high = sorted((one, other))
+    least, most = with_margin(low, high)
+    assert isinstance(least, int)
+    assert least <= low <= high <= most
+
+
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
+def test_a_margin_of_floats_holds_what_was_seen(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    least, most = with_margin(low, high)
+    assert least <= low <= high <= most
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 59, (0, 120)), (-43, 1301, (-1400, 2700)), (0.5, 0.75, (0.25, 1.0)), (7, 7, (0, 14)), (-9, -1, (-17, 0))],
+)
+def test_margins_are_round(low: float, high: float, expected: tuple[float, float]) -> None:
+    assert with_margin(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("Sales 2024.csv.zip", "sales_2024"), ("1st.parquet", "table_1st"), ("größe.csv", "gr__e"), ("!.csv", "table")],
+)
+def test_a_table_is_named_by_its_file(file: str, name: str) -> None:
+    assert table_name(Path(file)) == name
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_text_survives_as_source(text: str) -> None:
+    assert ast.literal_eval(literal(text)) == text
+
+
+@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), max_size=300))
+def test_any_comment_stays_a_comment(key: str, note: str) -> None:
+    written = source(Noted({key: Call("Text", (), {"one_of": ["x" * 50] * 3})}, {key: note}))
+    tree = ast.parse(written, mode="eval").body
+    assert isinstance(tree, ast.Dict)
+    assert [ast.literal_eval(k) for k in tree.keys if k] == [key]
+    assert call_names(Noted({key: Call("Text")}, {})) == {"Text"}
+
+
+def test_names_that_xgboost_refuses_are_encoded_and_stay_apart() -> None:
+    names = ["a", "a[1]", "a<1>", "a%5B1]", "größe"]
+    encoded = Vocabulary(kinds=dict.fromkeys(names, "float"), categories={}).booster_names
+    assert encoded[0] == "a"
+    assert not any(set("[]<") & set(name) for name in encoded)
+    assert len(set(encoded)) == len(names)

@@ -1,0 +1,186 @@
+"""Training repeats byte for byte, copes with small and poor data, and tunes on training rows alone."""
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from truecourse.boosting import grid, parameters
+from truecourse.encoding import Vocabulary
+from truecourse.errors import ModelError
+from truecourse.folds import folds
+from truecourse.frame import with_split
+from truecourse.problem import (
+    Boolean,
+    Files,
+    Float,
+    Integer,
+    Kind,
+    Label,
+    Problem,
+    RandomSplit,
+    Table,
+    Text,
+    Time,
+    TimeSplit,
+    XGBoost,
+)
+from truecourse.references import Snapshot
+from truecourse.training import train, training_key, with_parameters
+
+COLUMNS = {"place": Text(nulls=True), "size": Float(nulls=True), "many": Integer(), "flag": Boolean(), "void": Float()}
+
+
+def problem(kind: Kind = "binary", timed: bool = True, **model: object) -> Problem:
+    time = {"at": Time()} if timed else {}
+    split = TimeSplit(train_until="2024-02-10", validate_until="2024-02-20") if timed else RandomSplit()
+    return Problem(
+        name="made",
+        kind=kind,
+        tables=[
+            Table(
+                "rows", source=Files("x.csv"), columns={**COLUMNS, **time, "y": Float()}, time="at" if timed else None
+            )
+        ],
+        label=Label(table="rows", column="y"),
+        split=split,
+        model=XGBoost(**{"rounds": 60, "early_stopping_rounds": 10, "max_depth": 4, **model}),
+    )
+
+
+def frame(spec: Problem, rows: int = 3000, seed: int = 0) -> pa.Table:
+    random = np.random.default_rng(seed)
+    place, size = random.integers(0, 9, rows), random.gamma(2, 3, rows)
+    many, flag = random.integers(0, 2000, rows), random.random(rows) < 0.5
+    score = 0.4 * (place % 3) + 0.1 * size + 0.0005 * many * flag + random.normal(0, 0.5, rows)
+    label = {"binary": score > 1.5, "multiclass": np.digitize(score, [1, 2]), "regression": score}[spec.kind]
+    columns = {
+        "id": pa.array([f"{n:06d}" for n in range(rows)]),
+        "place": pa.array([None if p == 8 else f"p{p}" for p in place]),
+        "size": pa.array(np.where(random.random(rows) < 0.1, np.nan, size), from_pandas=True),
+        "many": pa.array(many),
+        "flag": pa.array(flag),
+        "void": pa.nulls(rows, pa.float64()),
+        "label": pa.array(label),
+    }
+    if spec.has_time:
+        start = np.datetime64("2024-01-01", "us")
+        times = start + np.sort(random.integers(0, 60 * 86400, rows)) * np.timedelta64(1, "s")
+        columns["decision_time"] = pa.array(times, pa.timestamp("us", tz="UTC"))
+    return with_split(spec, pa.table(columns))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("refit", [True, False])
+def test_bytes_repeat_whatever_the_threads(
+    kind: Kind, refit: bool, home: object, configure: Callable[..., None]
+) -> None:
+    spec = problem(kind, refit=refit, subsample=0.8, colsample_bytree=0.7)
+    models = []
+    for threads in (1, 2, 3, 2):
+        configure(threads=threads)
+        models.append(train(spec, frame(spec)).model.ubj())
+    assert len(set(models)) == 1
+
+
+def test_the_order_of_rows_does_not_matter_as_their_cut_points_are_frozen(home: object) -> None:
+    spec = problem(refit=False)
+    rows = frame(spec)
+    shuffled = rows.take(np.random.default_rng(1).permutation(len(rows)))
+    assert train(spec, rows).model.ubj() == train(spec, shuffled).model.ubj()
+
+
+def test_rounds_are_chosen_on_validation_rows_and_the_refit_uses_them(home: object) -> None:
+    spec = problem(rounds=300, learning_rate=0.3)
+    trained = train(spec, frame(spec))
+    assert trained.rounds == int(np.argmin(trained.curve["validate"])) + 1 < 300
+    assert trained.model.booster.num_boosted_rounds() == trained.rounds
+    assert trained.loss == min(trained.curve["validate"])
+    kept = train(problem(rounds=300, learning_rate=0.3, refit=False), frame(spec))
+    assert kept.model.booster.num_boosted_rounds() == trained.rounds
+    assert kept.model.ubj() != trained.model.ubj()
+
+
+def test_test_rows_never_count(home: object) -> None:
+    spec = problem()
+    rows = frame(spec)
+    spoilt = rows.set_column(
+        rows.column_names.index("size"),
+        "size",
+        pa.array(
+            np.where(np.array(rows["split"].to_pylist()) == "test", 1e6, rows["size"].to_numpy()), from_pandas=True
+        ),
+    )
+    assert train(spec, rows).model.ubj() == train(spec, spoilt).model.ubj()
+
+
+def test_a_category_splits_as_a_category(home: object) -> None:
+    spec = problem(max_cat_to_onehot=1)
+    model = train(spec, frame(spec)).model
+    assert model.vocabulary.categories["place"] == tuple(f"p{n}" for n in range(8))
+    assert "place:{" in "".join(model.booster.get_dump()).replace(" ", "")
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_a_hundred_rows_are_enough_to_run(kind: Kind, home: object) -> None:
+    spec = problem(kind, timed=False)
+    trained = train(spec, frame(spec, rows=120))
+    assert trained.model.booster.num_boosted_rounds() == trained.rounds >= 1
+
+
+def test_the_grid_holds_few_values_whole_and_many_as_quantiles() -> None:
+    vocabulary = Vocabulary(
+        kinds={"c": "category", "few": "float", "many": "float", "void": "float"}, categories={"c": ("a",)}
+    )
+    matrix = np.full((1000, 4), np.nan, dtype=np.float32)
+    matrix[:, 0], matrix[:, 1], matrix[:, 2] = 0, np.arange(1000) % 5, np.arange(1000)
+    made = grid(matrix, vocabulary, 16)
+    assert made.shape == (16, 4)
+    assert sorted(made[:5, 1]) == [0, 1, 2, 3, 4]
+    assert (made[0, 2], made[-1, 2]) == (0, 999)
+    assert np.isnan(made[1:, 0]).all()
+    assert np.isnan(made[:, 3]).all()
+
+
+def test_the_key_names_what_moves_the_bytes() -> None:
+    snapshot = Snapshot(problem="made", sha256="a" * 64, rows=1)
+    key = training_key("digest", XGBoost(), snapshot)
+    assert key == training_key("digest", XGBoost(trials=99), snapshot)
+    assert key != training_key("digest", XGBoost(max_depth=7), snapshot)
+    assert key != training_key("other", XGBoost(), snapshot)
+    assert key != training_key("digest", XGBoost(), snapshot.model_copy(update={"sha256": "b" * 64}))
+
+
+def test_parameters_are_those_of_xgboost_and_no_others() -> None:
+    assert parameters(with_parameters(XGBoost(), {"max_depth": 3}))["max_depth"] == 3
+    with pytest.raises(ModelError, match="no parameter depth"):
+        with_parameters(XGBoost(), {"depth": 3})
+
+
+def test_rolling_folds_fit_on_what_was_known_and_score_what_came_after() -> None:
+    spec = problem()
+    rows = frame(spec).filter(pa.compute.field("split") == "train")
+    times = rows["decision_time"].to_numpy()
+    known = rows.append_column("known_at", pa.array(times + np.timedelta64(5, "D"), pa.timestamp("us", tz="UTC")))
+    parts = folds(spec, known)
+    assert len(parts) == 3
+    for fit, score in parts:
+        assert times[fit].max() + np.timedelta64(5, "D") <= times[score].min()
+        assert not (fit & score).any()
+    assert [fit.sum() for fit, _ in parts] == sorted(fit.sum() for fit, _ in parts)
+    assert times[parts[-1][1]].max() == times.max()
+    assert times.max() < np.datetime64(dt.datetime(2024, 2, 10))
+
+
+def test_hashed_folds_score_each_row_once_and_do_not_depend_on_other_rows() -> None:
+    spec = problem(timed=False)
+    rows = frame(spec, rows=300)
+    parts = folds(spec, rows)
+    assert (sum(score.astype(int) for _, score in parts) == 1).all()
+    assert all((fit != score).all() for fit, score in parts)
+    fewer = folds(spec, rows.slice(100))
+    assert all((one[100:] == other).all() for (_, one), (_, other) in zip(parts, fewer, strict=True))
+    with pytest.raises(ModelError, match="too few training rows"):
+        folds(spec, rows.slice(0, 1))

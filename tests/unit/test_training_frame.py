@@ -1,0 +1,76 @@
+"""Which decisions become training rows, and that every one is accounted for."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tasks.snapshot import training_frame
+from tests import deliveries
+from truecourse.errors import FeatureError
+from truecourse.frame import UTC_TIME
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+
+DAYS = [datetime(2024, 2, day, 12, tzinfo=UTC) for day in (1, 5, 12, 15, 22, 25, 27)]
+
+
+@pytest.fixture
+def problem(tmp_path: Path, configure: Callable[..., None]) -> Problem:
+    deliveries.install(tmp_path)
+    configure(problems=tmp_path)
+    return load_problem("deliveries")
+
+
+def decisions(problem: Problem, known_after: list[timedelta | None]) -> pa.Table:
+    """One decision a day; its label is known so long after it, or never."""
+    rows = {
+        "id": [str(n) for n in range(len(DAYS))],
+        "label": [None if wait is None else n % 2 for n, wait in enumerate(known_after)],
+        "decision_time": pa.array(DAYS, UTC_TIME),
+        "known_at": pa.array(
+            [None if wait is None else t + wait for t, wait in zip(DAYS, known_after, strict=True)], UTC_TIME
+        ),
+    }
+    names = dict.fromkeys([*problem.request_fields, *problem.features])
+    return pa.table(rows | {name: pa.nulls(len(DAYS)) for name in names})
+
+
+def ids(frame: pa.Table) -> str:
+    return "".join(frame["id"].to_pylist())
+
+
+def test_every_decision_is_used_or_accounted_for(problem: Problem) -> None:
+    waits = [timedelta(hours=1)] * 6 + [None]
+    frame, account = training_frame(problem, decisions(problem, waits), until=None)
+    assert ids(frame) == "01234"
+    assert account == {
+        "decisions": 7, "open": 2, "unlabelled": 0, "after_test": 0, "train": 2, "validate": 2, "test": 1,
+    }  # fmt: skip
+
+
+def test_a_cohort_that_is_not_closed_is_left_out_whole(problem: Problem) -> None:
+    waits: list[timedelta | None] = [timedelta(hours=1)] * 7
+    late = DAYS[-1].replace(tzinfo=None) + timedelta(days=1)
+    assert ids(training_frame(problem, decisions(problem, waits), until=late)[0]) == "0123456"
+    earlier = late - timedelta(microseconds=1)
+    assert ids(training_frame(problem, decisions(problem, waits), until=earlier)[0]) == "012345"
+
+
+def test_a_label_that_was_not_known_by_then_does_not_count(problem: Problem) -> None:
+    waits: list[timedelta | None] = [timedelta(hours=1)] * 7
+    waits[2] = timedelta(days=30)
+    late = DAYS[-1].replace(tzinfo=None) + timedelta(days=1)
+    frame, account = training_frame(problem, decisions(problem, waits), until=late)
+    assert ids(frame) == "013456"
+    assert account["unlabelled"] == 1
+    frame, _ = training_frame(problem, decisions(problem, waits), until=datetime(2024, 3, 20))
+    assert ids(frame) == "0123456"
+
+
+def test_a_side_without_rows_is_named(problem: Problem) -> None:
+    waits: list[timedelta | None] = [timedelta(hours=1)] * 7
+    with pytest.raises(FeatureError, match="no test rows"):
+        training_frame(problem, decisions(problem, waits), until=datetime(2024, 2, 20))

@@ -1,0 +1,54 @@
+# Every command does its own set-up: nothing is needed beforehand but Python 3.11, 3.12 or 3.13.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+STAMP := .venv/.in-step-with-the-lock
+OURS := truecourse tasks flows feature_repo services cli benchmarks
+
+.PHONY: help setup demo up test test-fast coverage lint format bench lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(STAMP) ## the main job, once, from raw files to a served and explained prediction
+	@$(BIN)/truecourse demo
+
+up: $(STAMP) ## the whole platform, in the foreground
+	@$(BIN)/truecourse up
+
+test: $(STAMP) ## every test
+	$(BIN)/python -m pytest --durations=10
+
+coverage: $(STAMP) ## every test again, slower, with the share of our lines that they run
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-fast: $(STAMP) ## the unit tests and the architecture
+	$(BIN)/python -m pytest tests/unit tests/test_architecture.py
+
+lint: $(STAMP) ## ruff, mypy, and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## every promised figure, against its reference
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP) ## resolve the dependencies anew, for all three Pythons
+	. .ci/tools; "$$UV" pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \
+	  --no-annotate --no-header --upgrade -o requirements.lock
+
+setup: $(STAMP) ## install into .venv, if anything changed
+
+$(STAMP): requirements.lock pyproject.toml
+	@.ci/setup && touch $@
+
+clean: ## remove what was installed; data stays
+	rm -rf .venv .uv

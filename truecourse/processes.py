@@ -110,12 +110,13 @@ def supervised() -> Iterator[list[Child]]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt the block as Ctrl-C does. Outside the main thread nothing is changed."""
+    """SIGTERM and SIGHUP interrupt the block as Ctrl-C does, and so does a SIGINT to a process that a script started
+    in the background, where shells have it ignored. Outside the main thread nothing is changed."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled(interrupt, signal.SIGTERM, signal.SIGHUP):
+    with _handled(interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
 
 

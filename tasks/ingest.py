@@ -23,7 +23,8 @@ from truecourse.tables import Tables, raw_table
 
 log = logging.getLogger("truecourse.ingest")
 Staged = list[tuple[SourceDigest, Path]]
-LOCK_SECONDS = 300
+PATIENCE = 600
+"""Seconds to wait for another process that writes the same table."""
 
 
 @task(name="ingest_table", task_run_name="ingest {table}", **RETRY)
@@ -40,7 +41,7 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
         if not staged and (version := tables.version(name)) is not None:
             log.info("%s: nothing new", table.name)
             return version
-        with locked(tables.store, name, expiry=LOCK_SECONDS, patience=LOCK_SECONDS + 30):
+        with locked(tables.store, name, patience=PATIENCE):
             return _append(table, tables, name, staged)
 
 

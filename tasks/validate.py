@@ -27,7 +27,8 @@ from truecourse.tables import Tables, clean_table, quarantine_table
 from truecourse.validation import Counts, ValidationResult
 
 log = logging.getLogger("truecourse.validate")
-LOCK_SECONDS = 600
+PATIENCE = 600
+"""Seconds to wait for another process that checks the same table."""
 Last = tuple[int, dict[str, Any]] | None
 
 
@@ -70,7 +71,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
     if batch is None and last is not None:
         return _nothing_new(problem, table, tables, last, as_of)
     name = clean_table(problem.name, table.name)
-    with locked(tables.store, name, expiry=LOCK_SECONDS, patience=LOCK_SECONDS + 30):
+    with locked(tables.store, name, patience=PATIENCE):
         batch, last = pending(problem, table, tables)  # another run may have done it while we waited
         if batch is None:
             assert last is not None

@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from tests.frames import store_diabetes, store_wine
 from truecourse import registry, tracking
 from truecourse.encoding import columns_of
 from truecourse.errors import ModelError
-from truecourse.locks import locked
 from truecourse.references import ModelVersion
 from truecourse.snapshot import load_frame
 from truecourse.storage import open_store
@@ -181,29 +179,3 @@ def test_a_multiclass_model_is_judged_by_its_own_metrics(
     assert set(report["metrics"]["model"]) == {"log_loss", "accuracy", "macro_f1", "auc", "calibration_error"}
     assert report["metrics"]["model"]["accuracy"]["value"] > 0.9
     assert [gate["passed"] for gate in report["gates"]] == [True, True]
-
-
-def test_the_lock_has_one_holder_and_outlives_a_dead_one(home: Path) -> None:
-    store, inside, most = open_store(), [], []
-
-    def work() -> None:
-        for _ in range(5):
-            with locked(store, "it"):
-                inside.append(1)
-                most.append(len(inside))
-                inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(most) == 20
-    assert max(most) == 1
-    dead = locked(store, "it", expiry=0.3)
-    dead.__enter__()  # and never left
-    with pytest.raises(Exception, match="waited"), locked(store, "it", patience=0.1):
-        pass
-    with locked(store, "it", patience=5):
-        pass
-    assert len(list(store.list("locks/it/"))) == 1

@@ -77,7 +77,8 @@ def _replicate(problem: Problem, table: Table, tables: Tables, other: Tables, ti
     parts = [rows] if table.time is None else [moved(table, rows, copy) for copy in range(times)]
     reader = pa.RecordBatchReader.from_batches(rows.schema, (b for part in parts for b in part.to_batches()))
     total = len(rows) * len(parts)
-    made: TableVersion = other.append(name, reader, commit | {"rows": total})
+    commit = commit | {"rows": total, "sources": commit["sources"] * len(parts)}
+    made: TableVersion = other.append(name, reader, commit)
     return total if made else 0
 
 

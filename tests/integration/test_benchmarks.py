@@ -142,7 +142,13 @@ def test_the_three_joins_join_the_same_and_copies_grow(small: Path) -> None:
     assert tables.exists(feature_table("deliveries", "courier_history"))
 
 
+def test_steps_are_measured_on_copies_of_the_tables(small: Path) -> None:
+    made = [row for row in scale.rows(quick=True) if row.reference is not None]
+    assert len(made) == 3 * 2 * 2  # steps, sizes, time and memory
+    assert all(row.value > 0 for row in made)
+
+
 def test_scoring_is_measured_against_both_references(small: Path) -> None:
     made = score.rows(quick=True)
-    assert [row.reference_is for row in made[:3]][-1] == "MLflow pyfunc"
+    assert [row.reference_is for row in made[:3]][-1] == "MLflow pyfunc, on codes in memory"
     assert all(row.value > 0 for row in made)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,6 +148,23 @@ def test_real_flights_equal_the_stock_store(flights: dict[str, TableVersion], tm
             assert one.equals(other.cast(one.type)), name
             filled += len(one) - one.null_count
     assert filled > DECISIONS * len(problem.views)
+
+
+def test_blocks_of_decisions_in_any_order_are_answered_as_one(
+    flights: dict[str, TableVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feature_repo import offline
+    from feature_repo.store import historical_features
+
+    problem, tables = load_problem(NAME), Tables()
+    decisions = spine(problem, tables, clean_versions(problem, tables))
+    whole = historical_features(problem, tables, decisions, flights)
+    shuffled = np.random.default_rng(3).permutation(len(decisions))
+    monkeypatch.setattr(offline, "BLOCK", 700)
+    parted = historical_features(problem, tables, decisions.take(shuffled), flights)
+    assert len(decisions) > 3 * 700
+    assert parted.combine_chunks().equals(whole.take(shuffled).combine_chunks())
+    assert historical_features(problem, tables, decisions.slice(0, 0), flights).schema == whole.schema
 
 
 def _stock_answers(

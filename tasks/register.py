@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import registry
+from truecourse import aliases, registry
 from truecourse.errors import ModelError
 from truecourse.references import ModelVersion, TrainedRun
 
@@ -32,18 +32,35 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     version = registry.create_version(run)
     registry.set_tags(version, {GATES: json.dumps(report["gates"])})
     passed = all(gate["passed"] for gate in report["gates"])
-    with registry.lock(run.problem):
-        registry.move_alias(run.problem, registry.CHALLENGER, version)
-        if passed:
-            _promote(run, version, report["champion"])
+    _enter(version, report, passed)
     registry.set_tags(version, {DONE: "promoted" if passed else "challenger"})
     log.info("version %d %s", version.version, "is champion" if passed else "stays challenger: a gate failed")
     return version
 
 
-def _promote(run: TrainedRun, version: ModelVersion, judged_against: int | None) -> None:
-    office = registry.champion(run.problem)
+def _enter(version: ModelVersion, report: dict[str, Any], passed: bool) -> None:
+    """Into the history of the aliases, once: a registration that was cut off is finished where it was."""
+    seen = aliases.current(version.problem)
+    if seen.challenger == version and (seen.champion == version) == passed:
+        return registry.mirror_aliases(version.problem)
+    if passed:
+        _check_compared(version, seen.champion, report["champion"])
+    failed = [gate["gate"] for gate in report["gates"] if not gate["passed"]]
+    registry.move_aliases(
+        seen,
+        version.problem,
+        action="promote" if passed else "register",
+        reason=f"failed: {', '.join(failed)}" if failed else f"all {len(report['gates'])} gates passed",
+        challenger=version,
+        champion=version if passed else seen.champion,
+        shadow=False,
+        share=0.0,
+    )
+    return None
+
+
+def _check_compared(version: ModelVersion, office: ModelVersion | None, judged_against: int | None) -> None:
     if office is not None and office.version not in (judged_against, version.version):
         what = f"version {office.version} became champion after the gates compared with {judged_against or 'none'}"
-        raise ModelError(what, where=f"model {run.problem}", cure=f"truecourse run register --problem {run.problem}")
-    registry.move_alias(run.problem, registry.CHAMPION, version)
+        cure = f"truecourse run register --problem {version.problem}"
+        raise ModelError(what, where=f"model {version.problem}", cure=cure)

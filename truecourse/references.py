@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Reference(BaseModel):
@@ -69,6 +69,26 @@ class ModelVersion(Reference):
     version: int
     run_id: str
     model_sha256: str
+
+
+class Entry(Reference):
+    """An entry of a ledger: its number from 1, what was done, why, by whom and when (UTC)."""
+
+    number: int
+    action: str
+    reason: str
+    author: str
+    at: datetime
+
+
+class Aliases(Entry):
+    """Who is in office. The challenger may see traffic: as a shadow it is scored and logged but does not answer; of
+    `share` (0 to 1) of all requests it is the one to answer."""
+
+    champion: ModelVersion | None = None
+    challenger: ModelVersion | None = None
+    shadow: bool = False
+    share: float = Field(0.0, ge=0, le=1)
 
 
 class Window(Reference):

@@ -4,41 +4,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from truecourse.errors import ModelError, PlatformError
+from truecourse import aliases
+from truecourse.errors import ModelError
 from truecourse.locks import locked
-from truecourse.references import ModelVersion, TrainedRun
+from truecourse.references import Aliases, ModelVersion, TrainedRun
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
 from truecourse.tracking import SHA256, artifact, artifact_key, connect_mlflow, is_new, open_model
 
 __all__ = [
-    "CHALLENGER", "CHAMPION", "aliased", "artifact", "challenger", "champion", "connect_mlflow", "create_version",
-    "lock", "move_alias", "open_model", "set_alias", "set_tags", "tags", "version", "versions",
+    "CHALLENGER", "CHAMPION", "artifact", "challenger", "champion", "connect_mlflow", "create_version", "lock",
+    "mirror_aliases", "move_aliases", "open_model", "set_tags", "tags", "version", "versions",
 ]  # fmt: skip
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def champion(problem: str) -> ModelVersion | None:
-    return aliased(problem, CHAMPION)
+    return aliases.current(problem).champion
 
 
 def challenger(problem: str) -> ModelVersion | None:
-    return aliased(problem, CHALLENGER)
-
-
-def aliased(problem: str, alias: str) -> ModelVersion | None:
-    from mlflow.exceptions import MlflowException
-
-    if is_new():
-        return None
-    try:
-        return _version(problem, connect_mlflow().get_model_version_by_alias(problem, alias))
-    except MlflowException as error:
-        if error.error_code in _ABSENT:
-            return None
-        raise PlatformError(f"MLflow: {error.message}", where=f"alias {alias} of {problem}") from None
+    return aliases.current(problem).challenger
 
 
 def version(problem: str, number: int) -> ModelVersion:
@@ -94,19 +81,23 @@ def create_version(run: TrainedRun) -> ModelVersion:
     return _version(run.problem, made)
 
 
-def set_alias(problem: str, alias: str, version: ModelVersion) -> None:
-    """Point the alias at the version under the lock, and read it back. Raises ModelError if it reads otherwise."""
+def move_aliases(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
+    """aliases.move(), and MLflow's aliases after it. Raises ModelError if the aliases have moved since `seen`."""
+    entry = aliases.move(seen, problem, action, reason, **changes)
+    mirror_aliases(problem)
+    return entry
+
+
+def mirror_aliases(problem: str) -> None:
+    """Let MLflow's aliases say what the ledger says; whoever was killed before doing so is made up for here."""
     with lock(problem):
-        move_alias(problem, alias, version)
-
-
-def move_alias(problem: str, alias: str, version: ModelVersion) -> None:
-    """As set_alias(), for a caller that holds the lock."""
-    connect_mlflow().set_registered_model_alias(problem, alias, str(version.version))
-    now = aliased(problem, alias)
-    if now is None or now.version != version.version:
-        what = f"the alias {alias} was set to version {version.version} and reads {now.version if now else 'none'}"
-        raise ModelError(what, where=f"model {problem}", cure="somebody moves it without Truecourse; set it again")
+        now, client = aliases.current(problem), connect_mlflow()
+        there = {name: int(number) for name, number in client.get_registered_model(problem).aliases.items()}
+        for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger)):
+            if version is not None and there.get(alias) != version.version:
+                client.set_registered_model_alias(problem, alias, str(version.version))
+            elif version is None and alias in there:
+                client.delete_registered_model_alias(problem, alias)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     connections: dict[str, SecretStr] = Field({}, description="named SQL URLs that problems' Sql sources refer to")
     online_store: SecretStr = Field(SecretStr("sqlite"), description="sqlite, or redis://[:password@]host:port[/db]")
     mlflow_uri: SecretStr = Field(SecretStr(""), description="MLflow tracking URI; empty for sqlite in <home>")
+    author: str = Field("", description="whose name changes carry in the record; the login name if empty")
     webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts")
 
     host: str = Field("127.0.0.1", description="the address servers listen on")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tests.deliveries import install
+from tests.office import put_in_office
 from truecourse import frame as frames
 from truecourse import registry
 from truecourse.encoding import columns_of
@@ -102,7 +103,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
     found = registry.champion("deliveries")
     if found is None:
         found = registry.create_version(train_model.fn("deliveries", snapshot()))
-        registry.set_alias("deliveries", registry.CHAMPION, found)
+        put_in_office(found)
     return found
 
 

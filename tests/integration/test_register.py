@@ -14,7 +14,8 @@ from flows.train import train
 from tasks.evaluate import evaluate_model, page_key
 from tasks.register import register_model
 from tests.frames import store_diabetes, store_wine
-from truecourse import registry, tracking
+from tests.office import put_in_office
+from truecourse import aliases, registry, tracking
 from truecourse.encoding import columns_of
 from truecourse.errors import ModelError
 from truecourse.references import ModelVersion
@@ -71,7 +72,7 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
     train()
     second = register()
     assert registry.champion("diabetes") == second
-    registry.set_alias("diabetes", "champion", first)
+    put_in_office(first)
     assert register() == second
     assert registry.champion("diabetes") == first
     assert [version.version for version in registry.versions("diabetes")] == [1, 2]
@@ -81,22 +82,21 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
 
 def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train()
-    moved = registry.move_alias
 
-    def killed(problem: str, alias: str, version: ModelVersion) -> None:
-        if alias == "champion":
-            raise KeyboardInterrupt
-        moved(problem, alias, version)
+    def killed(problem: str) -> None:
+        raise KeyboardInterrupt
 
     report = evaluate_model.fn("diabetes", run)
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "move_alias", killed)
+        patch.setattr(registry, "mirror_aliases", killed)
         with pytest.raises(KeyboardInterrupt):
             register_model.fn(run, report)
-    assert registry.champion("diabetes") is None
     version = register()
     assert version.version == 1
     assert registry.champion("diabetes") == version
+    assert len(aliases.history("diabetes")) == 1
+    mlflow = registry.connect_mlflow()
+    assert all(int(mlflow.get_model_version_by_alias("diabetes", a).version) == 1 for a in ("champion", "challenger"))
 
 
 def test_a_worse_model_does_not_oust_the_champion(problems: Path) -> None:

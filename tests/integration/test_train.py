@@ -15,6 +15,7 @@ from tasks import tune as tuning
 from tasks.train import chosen_parameters
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
+from tests.office import put_in_office
 from truecourse import registry, tracking
 from truecourse.digests import sha256
 from truecourse.encoding import columns_of
@@ -66,7 +67,7 @@ def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
     import mlflow
 
     run = train()
-    registry.set_alias("diabetes", "champion", registry.create_version(run))
+    put_in_office(registry.create_version(run))
     mlflow.set_tracking_uri(registry.connect_mlflow().tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/diabetes@champion")
     model = registry.open_model(run, "regression")
@@ -162,7 +163,7 @@ def test_artifacts_and_locks_work_on_s3(
     store_wine(tmp_path)
     run = train()
     version = registry.create_version(run)
-    registry.set_alias("wine", "champion", version)
+    put_in_office(version)
     assert registry.champion("wine") == version
     assert registry.open_model(version, "multiclass").ubj()
     assert any(key.startswith(f"mlflow/{run.run_id}/") for key in open_store().list("mlflow/"))

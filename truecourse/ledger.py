@@ -1,0 +1,49 @@
+"""Ledgers in object storage: numbered entries that are written once, and never changed.
+
+Entry `n + 1` is created only if it is absent (a conditional put), by somebody who has read entry `n`: of any number
+of racers exactly one writes it, and the others learn of it. No lock is held, so no dead process holds one.
+"""
+
+from typing import Generic, TypeVar
+
+from truecourse.errors import AlreadyExists, ModelError
+from truecourse.references import Entry
+from truecourse.storage import ObjectStore
+
+E = TypeVar("E", bound=Entry)
+
+
+class Ledger(Generic[E]):
+    """The entries below `place`, oldest first, numbered from 1."""
+
+    def __init__(self, store: ObjectStore, place: str, kind: type[E]) -> None:
+        self._store = store
+        self._place = place
+        self._kind = kind
+
+    def newest(self) -> E | None:
+        keys = self._keys()
+        return self._read(keys[-1]) if keys else None
+
+    def entries(self, after: int = 0) -> list[E]:
+        return [self._read(key) for key in self._keys() if key > self._key(after)]
+
+    def append(self, entry: E) -> None:
+        """Write an entry whose number is one above the newest that its author has read.
+
+        Raises ModelError if somebody else wrote that number first."""
+        try:
+            self._store.put_new(self._key(entry.number), entry.model_dump_json(indent=1).encode())
+        except AlreadyExists:
+            first = self._read(self._key(entry.number))
+            what = f"{first.author} was first, at {first.at:%Y-%m-%d %H:%M:%S} UTC: {first.action}, {first.reason}"
+            raise ModelError(what, where=self._place, cure="look at what has changed, and try again") from None
+
+    def _keys(self) -> list[str]:
+        return sorted(self._store.list(f"{self._place}/"))
+
+    def _key(self, number: int) -> str:
+        return f"{self._place}/{number:09d}.json"
+
+    def _read(self, key: str) -> E:
+        return self._kind.model_validate_json(self._store.get(key))

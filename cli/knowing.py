@@ -1,4 +1,4 @@
-"""`status`, `check`, `init`, `trace` and `reproduce`: what there is, and whether it is what it says."""
+"""`status`, `summary`, `check`, `init`, `trace` and `reproduce`: what there is, and whether it is what it says."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from cli.reports import pages, quality, standing, table_states
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
 from truecourse import registry
+from truecourse.errors import SettingsError
 from truecourse.loading import load_problem
 from truecourse.settings import get_settings, prefect_environment
 
@@ -64,6 +65,31 @@ def _short(version: dict[str, Any] | None) -> str:
         return "none"
     passed = sum(gate["passed"] for gate in version["gates"])
     return f"version {version['version']}, {passed} of {len(version['gates'])} gates passed"
+
+
+@command
+def summary(
+    version: Annotated[int | None, typer.Argument(help="A model version; the challenger if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A file for the Markdown; stdout if not given.")] = None,
+    problem: ProblemName = None,
+    json: Json = False,
+) -> Answer:
+    """A version in Markdown: figures beside the champion's, gates, drift. Exits 1 if a gate failed."""
+    from truecourse.summary import markdown, summarize
+
+    found = summarize(load_problem(problem), version)
+    text = markdown(found)
+    if output is not None:
+        _write(output, text)
+    return Answer(found, f"written: {output}" if output else Text(text), ok=found["passed"])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        what = f"cannot be written: {error.strerror}"
+        raise SettingsError(what, where=str(path), cure="give --output a file in a folder of yours") from None
 
 
 @command

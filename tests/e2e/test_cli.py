@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from tests import deliveries
-from tests.conftest import free_ports, wait_until
+from tests.conftest import REPOSITORY, free_ports, wait_until
 from truecourse.settings import get_settings
 
 pytestmark = pytest.mark.timeout(900)
@@ -154,6 +155,28 @@ def test_up_runs_deployments_and_leaves_nothing(world: World, platform: Any, con
     assert process.wait(90) == 130
     wait_until(lambda: not left_over(get_settings().home), 10, "the end of all processes")
     assert not (get_settings().home / "up.json").exists()
+
+
+def test_ci_trains_and_a_failed_gate_fails_the_build(world: World, tmp_path: Path) -> None:
+    """.ci/train with a platform of its own, which it stops again."""
+    passing = run(world, "summary", "1")
+    assert passing.returncode == 0, passing.stderr
+    assert "gates passed.** It is champion." in passing.stdout
+    file = Path(world["TRUECOURSE_PROBLEMS"]) / "deliveries" / "problem.py"
+    before, path = file.read_text(), tmp_path / "summary.md"
+    failing = before.replace("gates=[BeatsBaseline(), BeatsChampion()]", 'gates=[MetricGate("auc", min=1.01)]')
+    failing = failing.replace("    BeatsBaseline,\n", "    MetricGate,\n")
+    assert failing.count("MetricGate") == 2
+    command = [str(REPOSITORY / ".ci" / "train"), "deliveries", str(path)]
+    try:
+        file.write_text(re.sub(r"rounds=\d+", "rounds=7", failing, count=1))
+        done = subprocess.run(command, env=world, capture_output=True, text=True, timeout=800)
+    finally:
+        file.write_text(before)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "**1 of 1 gates failed.** Champion is 1." in path.read_text()
+    assert "| ❌ | auc at least 1.01 |" in path.read_text()
+    assert not left_over(Path(world["TRUECOURSE_HOME"]))
 
 
 def test_up_names_a_port_that_is_taken(world: World) -> None:

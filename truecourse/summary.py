@@ -1,0 +1,102 @@
+"""A model version in a page of Markdown, fit for a pull request: its figures beside the champion's, gates, drift."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from truecourse import aliases, registry
+from truecourse.errors import ModelError, NotFound
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion
+from truecourse.storage import open_store
+
+Document = dict[str, Any]
+
+
+def summarize(problem: Problem, number: int | None = None) -> Document:
+    """What is known of a version, by default the challenger: its report, its rival's, the last drift check.
+
+    `rival`: the champion that its gates compared it with. Raises ModelError if nothing is registered."""
+    now = aliases.current(problem.name)
+    version = registry.version(problem.name, number) if number is not None else now.challenger
+    if version is None:
+        cure = f"truecourse run register --problem {problem.name}"
+        raise ModelError("nothing is registered yet", where=f"model {problem.name}", cure=cure)
+    report = _report(version)
+    rival = report["champion"]
+    return {
+        "problem": problem.name,
+        "version": version.version,
+        "model_sha256": version.model_sha256,
+        "champion": now.champion.version if now.champion else None,
+        "rival": rival,
+        "gates": report["gates"],
+        "passed": all(gate["passed"] for gate in report["gates"]),
+        "rows": report["rows"],
+        "metrics": _columns(report, _report(registry.version(problem.name, rival)) if rival else None),
+        "drift": _drift(problem),
+    }
+
+
+def _report(version: ModelVersion) -> Document:
+    report: Document = json.loads(registry.artifact(version.run_id, "report.json"))
+    return report
+
+
+def _columns(report: Document, rival: Document | None) -> Document:
+    """Metrics by column: the model, its rival as it was judged when it was registered, and the baselines."""
+    mine = report["metrics"]
+    theirs = {"champion, at its registration": rival["metrics"]["model"]} if rival else {}
+    return {"this version": mine["model"], **theirs, **{n: m for n, m in mine.items() if n != "model"}}
+
+
+def _drift(problem: Problem) -> Document | None:
+    try:
+        report = json.loads(open_store().get(f"reports/{problem.name}/drift.json"))
+    except NotFound:
+        return None
+    return {name: report[name] for name in ("alarm", "sentence", "window", "model")}
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    names = list(summary["metrics"]["this version"])
+    metrics = [[name, *(_figure(column.get(name)) for column in summary["metrics"].values())] for name in names]
+    gates = [["✅" if g["passed"] else "❌", g["gate"], g["detail"]] for g in summary["gates"]]
+    parts = [
+        f"## {summary['problem']}: version {summary['version']}",
+        _verdict(summary),
+        _table(["on test rows (95%)", *summary["metrics"]], metrics),
+        _table(["", "gate", "figures"], gates) if gates else "The problem declares no gates.",
+        f"Drift: {_told(summary['drift'])}",
+        f"Model `{summary['model_sha256'][:12]}`; rows: "
+        + ", ".join(f"{count:,} {name}" for name, count in summary["rows"].items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    failed = [gate for gate in summary["gates"] if not gate["passed"]]
+    office = summary["champion"]
+    stands = "It is champion." if office == summary["version"] else f"Champion is {office or 'nobody'}."
+    if failed:
+        return f"**{len(failed)} of {len(summary['gates'])} gates failed.** {stands}"
+    return f"**All {len(summary['gates'])} gates passed.** {stands}"
+
+
+def _figure(metric: Mapping[str, float | None] | None) -> str:
+    if metric is None or metric["value"] is None:
+        return "–"
+    spread = f" ({metric['low']:.3f} to {metric['high']:.3f})" if metric.get("low") is not None else ""
+    return f"{metric['value']:.4g}{spread}"
+
+
+def _told(drift: Mapping[str, Any] | None) -> str:
+    if drift is None:
+        return "not checked yet."
+    sign = "⚠️ " if drift["alarm"] else ""
+    return f"{sign}{drift['sentence']} (version {drift['model']['version']})"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -26,10 +26,12 @@ def endpoint_url(port: int | None = None) -> str:
 
 
 def start_endpoint(problem: str, port: int, version: int | None = None) -> Child:
-    """An endpoint process of a packaged version, by default the champion; `launch.wait_ready()` waits for it."""
+    """An endpoint process of a packaged version, by default the champion; `launch.wait_ready()` waits for it.
+
+    A version that was named is served until the process ends; else the endpoint follows the champion."""
     folder = launch.prepare(problem, version)
     log = get_settings().home / "logs" / f"endpoint-{port}.log"
-    return launch.start(folder, port, log)
+    return launch.start(folder, port, log, pinned=version is not None)
 
 
 def served(url: str) -> dict[str, Any] | None:

@@ -8,12 +8,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from truecourse import processes, registry
+from truecourse import aliases, processes
 from truecourse.bento import packaged
 from truecourse.digests import sha256_file
 from truecourse.errors import IntegrityError, ModelError
 from truecourse.processes import Child
-from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.references import ArtifactRef, ModelVersion, Package
 from truecourse.settings import child_environment, get_settings
 from truecourse.storage import open_store
 
@@ -22,22 +22,27 @@ def prepare(problem: str, number: int | None = None) -> Path:
     """The unpacked Bento of a version, by default the champion: `<home>/serving/<sha256>`.
 
     Raises ModelError for a version that was never packaged, IntegrityError for a Bento whose bytes were changed."""
-    version = registry.version(problem, number) if number is not None else registry.champion(problem)
-    if version is None:
-        cure = f"truecourse run lifecycle --problem {problem}"
-        raise ModelError("there is no champion to serve", where=f"model {problem}", cure=cure)
-    found = packaged(version)
-    if found is None:
-        cure = f"truecourse run package --problem {problem}"
-        raise ModelError("the version was never packaged", where=_name(version), cure=cure)
-    return _unpacked(found[0], version)
+    if number is None:
+        champion = aliases.current(problem).champion
+        if champion is None:
+            cure = f"truecourse run lifecycle --problem {problem}"
+            raise ModelError("there is no champion to serve", where=f"model {problem}", cure=cure)
+        number = champion.version
+    package = find_package(problem, number)
+    return unpacked(package.bento, package.version)
 
 
-def _name(version: ModelVersion) -> str:
-    return f"version {version.version} of {version.problem}"
+def find_package(problem: str, number: int) -> Package:
+    """Raises ModelError for a version that was never packaged."""
+    package = packaged(problem, number)
+    if package is None:
+        cure = f"truecourse run package --problem {problem} --version {number}"
+        raise ModelError("the version was never packaged", where=f"version {number} of {problem}", cure=cure)
+    return package
 
 
-def _unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
+def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
+    """The folder of a Bento: downloaded, verified and unpacked unless it is there. Raises IntegrityError."""
     place = get_settings().home / "serving"
     folder = place / reference.sha256
     if folder.is_dir():
@@ -63,15 +68,17 @@ def command(folder: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
 
 
-def environment(folder: Path, port: int) -> dict[str, str]:
+def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]:
     """For a server of this Bento: the problem inside it, one thread a worker, a BentoML home of its own.
 
+    pinned: it goes on serving this version, whoever is made champion.
     Servers that share a home wipe each other's metrics."""
     home = get_settings().home / "serving" / f"bentoml-{port}"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     return child_environment(
         TRUECOURSE_PROBLEMS=str(folder / "src" / "problems"),
         TRUECOURSE_ENDPOINT_PORT=str(port),
+        TRUECOURSE_FOLLOW=str(get_settings().follow and not pinned).lower(),
         BENTOML_HOME=str(home),
         TMPDIR=str(home / "tmp"),
         OMP_NUM_THREADS="1",
@@ -80,9 +87,9 @@ def environment(folder: Path, port: int) -> dict[str, str]:
     )
 
 
-def start(folder: Path, port: int, log: Path) -> Child:
+def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
     """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started."""
-    return processes.start("the endpoint", command(folder, port), environment(folder, port), log)
+    return processes.start("the endpoint", command(folder, port), environment(folder, port, pinned), log)
 
 
 def wait_ready(server: Child, port: int) -> None:

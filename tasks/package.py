@@ -11,12 +11,12 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse import registry
-from truecourse.bento import BENTO_BYTES, BENTO_INPUTS, BENTO_KEY, BENTO_SHA256, bento_files, packaged
+from truecourse.bento import bento_files, code_digest, packaged, record_package
 from truecourse.digests import sha256, sha256_file, sha256_json
 from truecourse.errors import ModelError
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
-from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.references import ArtifactRef, ModelVersion, Package
 from truecourse.settings import child_environment, get_settings
 from truecourse.storage import ObjectStore, open_store, upload_artifact
 
@@ -41,14 +41,12 @@ def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
     inputs = sha256_json(
         {name: sha256(data) for name, data in files.items()} | {"bentoml": metadata.version("bentoml")}
     )
-    found = packaged(version)
-    if found is not None and found[1] == inputs and store.exists(found[0].key):
+    found = packaged(problem.name, version.version)
+    if found is not None and found.inputs == inputs and store.exists(found.bento.key):
         log.info("version %d of %s is packaged already", version.version, problem.name)
-        return found[0]
+        return found.bento
     reference = _build(store, version, files, inputs)
-    tags = {BENTO_SHA256: reference.sha256, BENTO_KEY: reference.key, BENTO_INPUTS: inputs}
-    tags[BENTO_BYTES] = str(reference.bytes)
-    registry.set_tags(version, tags)
+    record_package(Package(version=version, bento=reference, inputs=inputs, code=code_digest(files)))
     log.info("packaged %s, %.1f MB", reference.key, reference.bytes / 1e6)
     return reference
 

@@ -1,36 +1,61 @@
-"""What goes into a Bento, and where the registry says that one is. Building it is tasks/package.py."""
+"""What goes into a Bento, and where one is. Building it is tasks/package.py."""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from truecourse import registry
-from truecourse.digests import sha256
-from truecourse.errors import IntegrityError, ModelError
+from truecourse.digests import sha256, sha256_json
+from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.loading import problem_digest, problem_document
 from truecourse.problem import Problem
-from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.references import ModelVersion, Package
 from truecourse.settings import REPOSITORY
+from truecourse.storage import open_store
 
 BENTO_SHA256, BENTO_KEY = "truecourse.bento_sha256", "truecourse.bento_key"
 BENTO_BYTES, BENTO_INPUTS = "truecourse.bento_bytes", "truecourse.bento_inputs"
 MODEL_FILES = ("model.ubj", "vocabulary.json", "contract.json", "problem.json")
+REQUIREMENTS = "requirements.txt"
 PACKAGES = ("truecourse", "feature_repo", "services")
 CODE = {".py", ".sql", ".md", ".html", ".yaml", ".yml", ".toml", ".json"}
 UNSERVED = {"gates", "monitoring", "split", "model", "serving", "description"}
 """Parts of a problem that do not reach what its model answers (limits of serving are in the contract)."""
 
 
-def packaged(version: ModelVersion) -> tuple[ArtifactRef, str] | None:
-    """The Bento that the version's tags record, and the digest of the files that went into it."""
-    tags = registry.tags(version)
-    if BENTO_KEY not in tags:
+def packaged(problem: str, number: int) -> Package | None:
+    """What object storage says of a version's Bento: an endpoint reads it, and needs no registry."""
+    try:
+        return Package.model_validate_json(open_store().get(_package_key(problem, number)))
+    except NotFound:
         return None
-    size = int(tags[BENTO_BYTES])
-    return ArtifactRef(key=tags[BENTO_KEY], sha256=tags[BENTO_SHA256], bytes=size), tags[BENTO_INPUTS]
+
+
+def record_package(package: Package) -> None:
+    """In object storage, for endpoints, and in the version's tags, for people."""
+    version, bento = package.version, package.bento
+    open_store().put(_package_key(version.problem, version.version), package.model_dump_json(indent=1).encode())
+    tags = {BENTO_SHA256: bento.sha256, BENTO_KEY: bento.key, BENTO_INPUTS: package.inputs}
+    registry.set_tags(version, tags | {BENTO_BYTES: str(bento.bytes)})
+
+
+def _package_key(problem: str, number: int) -> str:
+    return f"bentos/{problem}/{number}.json"
+
+
+def code_digest(files: Mapping[str, bytes]) -> str:
+    """Of those files of a Bento that are the same for every model: our code and the locked environment."""
+    ours = {name: data for name, data in files.items() if name.split("/")[0] in PACKAGES or name == REQUIREMENTS}
+    return sha256_json({name: sha256(data) for name, data in ours.items()})
+
+
+def running_code(source: Path) -> str:
+    """code_digest() of an unpacked Bento's `src` folder."""
+    files = {f"{name}/{path}": data for name in PACKAGES for path, data in _code(source / name)}
+    return code_digest(files | {REQUIREMENTS: (source / REQUIREMENTS).read_bytes()})
 
 
 def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
@@ -46,7 +71,7 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
     files |= {f"{folder}/{path}": data for path, data in _code(problem.folder) if not path.startswith("data/")}
     files |= {f"model/{name}": data for name, data in model.items()}
     about = _about(problem, version, model)
-    return files | {"model/model.json": json.dumps(about, indent=1).encode(), "requirements.txt": _requirements()}
+    return files | {"model/model.json": json.dumps(about, indent=1).encode(), REQUIREMENTS: _requirements()}
 
 
 def _check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:

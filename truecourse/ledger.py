@@ -6,7 +6,7 @@ of racers exactly one writes it, and the others learn of it. No lock is held, so
 
 from typing import Generic, TypeVar
 
-from truecourse.errors import AlreadyExists, ModelError
+from truecourse.errors import AlreadyExists, ModelError, NotFound
 from truecourse.references import Entry
 from truecourse.storage import ObjectStore
 
@@ -27,6 +27,13 @@ class Ledger(Generic[E]):
 
     def entries(self, after: int = 0) -> list[E]:
         return [self._read(key) for key in self._keys() if key > self._key(after)]
+
+    def after(self, number: int) -> E | None:
+        """The entry that follows `number`, at the cost of one read; None while there is none."""
+        try:
+            return self._read(self._key(number + 1))
+        except NotFound:
+            return None
 
     def append(self, entry: E) -> None:
         """Write an entry whose number is one above the newest that its author has read.

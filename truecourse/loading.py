@@ -22,10 +22,11 @@ def problem_names() -> list[str]:
     return sorted(path.parent.name for path in get_settings().problems.glob("*/problem.py"))
 
 
-def load_problem(name: str | None = None) -> Problem:
-    """The PROBLEM of `<problems>/<name>/problem.py`. Raises ProblemError with a place and a cure."""
+def load_problem(name: str | None = None, problems: Path | None = None) -> Problem:
+    """The PROBLEM of `<problems>/<name>/problem.py`, of the settings' problems unless others are given. Raises
+    ProblemError with a place and a cure."""
     name = name or get_settings().problem
-    folder = get_settings().problems / name
+    folder = (problems or get_settings().problems) / name
     file = folder / "problem.py"
     if not file.is_file():
         known = ", ".join(problem_names()) or "none"

@@ -71,6 +71,16 @@ class ModelVersion(Reference):
     model_sha256: str
 
 
+class Package(Reference):
+    """A packaged version: its Bento, the digest of every file that went into it, and that of the files that are not
+    the model's own: our code and the locked environment. Where these are equal, one process can serve either."""
+
+    version: ModelVersion
+    bento: ArtifactRef
+    inputs: str
+    code: str
+
+
 class Entry(Reference):
     """An entry of a ledger: its number from 1, what was done, why, by whom and when (UTC)."""
 

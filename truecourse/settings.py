@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect server and UI, of `truecourse up`")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")
     endpoint_port: int = Field(3000, ge=1, le=65535, description="the prediction endpoint")
+    follow: bool = Field(True, description="the endpoint follows the aliases; false pins the version it started with")
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads for DuckDB and XGBoost"
     )

@@ -119,10 +119,9 @@ def test_no_version_is_a_clear_error(trained: Trained, home: Path) -> None:
 
 
 def test_a_bento_whose_bytes_were_changed_is_not_unpacked(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
-    reference, _ = launch.packaged(trained.version) or pytest.fail("was never packaged")
-    forged = reference.model_copy(update={"sha256": "0" * 64})
+    forged = launch.find_package("deliveries", trained.version.version).bento.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(IntegrityError, match="bytes were changed"):
-        launch._unpacked(forged, trained.version)
+        launch.unpacked(forged, trained.version)
     assert not list((trained.home / "serving").glob(".unpacking-*"))
     assert not (trained.home / "serving" / forged.sha256).exists()
 
@@ -176,7 +175,7 @@ def test_one_interrupt_stops_the_server_and_its_worker(endpoint: Endpoint, tmp_p
 
 
 def test_bentoml_itself_can_read_the_archive(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
-    reference, _ = launch.packaged(trained.version) or pytest.fail("was never packaged")
+    reference = launch.find_package("deliveries", trained.version.version).bento
     open_store().download(reference.key, tmp_path / "archive.bento")
     script = "import bentoml, sys; print(bentoml.import_bento(sys.argv[1]).tag.name)"
     environment = child_environment(BENTOML_HOME=str(tmp_path / "bentoml"), TMPDIR=str(tmp_path))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,8 +17,19 @@ from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.viewsql import key_columns
 
 _MICROSECOND = timedelta(microseconds=1)
+_NEVER = np.iinfo(np.int64).min
+"""No event: as a datetime64 it is NaT."""
 _CHUNK = 10_000
 """Keys asked for at once; sqlite takes 32,766 at most."""
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """Features as columns_of() gives them, n values each, and of each the event times: (n,) datetime64[us] UTC, NaT
+    where nothing was found, or nothing fresh."""
+
+    values: dict[str, Array]
+    events: dict[str, Array]
 
 
 class OnlineReader:
@@ -32,31 +44,34 @@ class OnlineReader:
         self._views = {view.name: store.get_feature_view(view.name) for view in problem.views}
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
 
-    def read(self, columns: Mapping[str, Array], decision_times: Array | None, rows: int) -> dict[str, Array]:
-        """Every view feature for `rows` requests: n values each, as columns_of() gives them.
+    def read(self, columns: Mapping[str, Array], decision_times: Array | None, rows: int) -> OnlineFeatures:
+        """Every view feature for `rows` requests.
 
         columns: the entity keys among them. decision_times: (n,) datetime64[us] UTC; None where the problem has no
         time. A value is missing for an unknown or null key, and where its event lies after the decision or more than
         the ttl before it. Raises PlatformError if the store does not answer.
         """
-        found: dict[str, Array] = {}
+        found = OnlineFeatures({}, {})
         for view in self._problem.views:
-            found |= self._read_view(view, columns, decision_times, rows)
+            values, events = self._read_view(view, columns, decision_times, rows)
+            found.values.update(values)
+            found.events.update(dict.fromkeys(view.features, events))
         return found
 
     def _read_view(
         self, view: View, columns: Mapping[str, Array], decision_times: Array | None, rows: int
-    ) -> dict[str, Array]:
+    ) -> tuple[dict[str, Array], Array]:
         keys = self._keys[view.name]
         asked = [_plain(column, columns[name]) for name, column in keys.items()]
         tuples = list(zip(*asked, strict=True))
         known = self._fetch(view, keys, {key for key in tuples if None not in key})
         answers = [known.get(key) for key in tuples]
-        events = [-1 if a is None else a[0] for a in answers]
-        fresh = _fresh(view, np.array(events, dtype=np.int64), decision_times)
+        events = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64)
+        fresh = (events != _NEVER) & _fresh(view, events, decision_times)
         used = [a[1] if a is not None and ok else {} for a, ok in zip(answers, fresh, strict=True)]
         assert len(used) == rows
-        return {name: array_of(column, [v.get(name) for v in used]) for name, column in view.features.items()}
+        times = np.where(fresh, events, _NEVER).astype("datetime64[us]")
+        return {name: array_of(column, [v.get(name) for v in used]) for name, column in view.features.items()}, times
 
     def _fetch(
         self, view: View, keys: Mapping[str, AnyColumn], wanted: Iterable[tuple[Any, ...]]

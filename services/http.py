@@ -8,22 +8,24 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from services.answered import Answered
 from services.page import page
-from services.prediction import Answer, Predictor
+from services.prediction import Predictor
+from services.served import Served
 from truecourse import openapi
 from truecourse.errors import PlatformError, RequestError
-from truecourse.request import Rows, too_large
+from truecourse.request import too_large
 from truecourse.settings import get_settings
 
 log = logging.getLogger("truecourse.serving")
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+After = Callable[[], None]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
@@ -35,22 +37,27 @@ DRAINED = 32 << 20
 """So much of a body that is too long is read and dropped, for the client to come to read the refusal."""
 
 
-class Served:
-    """What the process serves: nothing until the service has opened its model."""
+class Documents:
+    """What GET answers of the champion in office, made when it is first asked for."""
 
     def __init__(self) -> None:
-        self.predictor: Predictor | None = None
-        self.documents: dict[str, bytes] = {}
-        self.threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
+        self._made: tuple[Predictor, dict[str, bytes]] | None = None
 
-    def open(self, predictor: Predictor) -> None:
-        settings = get_settings()
-        document = _encoded(openapi.document(predictor.contract, str(predictor.about["version"])))
-        about = _encoded({name: value for name, value in predictor.about.items() if name != "files"})
-        address = f"{settings.host}:{settings.endpoint_port}"
-        front = page(predictor.contract, predictor.about, address).encode()
-        self.documents = {"/openapi.json": document, "/docs.json": document, "/model": about, "/": front}
-        self.predictor = predictor
+    def get(self, path: str, served: Served, predictor: Predictor) -> bytes:
+        if path == "/model":
+            about = {name: value for name, value in predictor.about.items() if name != "files"}
+            return _encoded(about | {"serving": served.status()})
+        if self._made is None or self._made[0] is not predictor:
+            self._made = (predictor, _documents(predictor))
+        return self._made[1][path]
+
+
+def _documents(predictor: Predictor) -> dict[str, bytes]:
+    settings = get_settings()
+    document = _encoded(openapi.document(predictor.contract, str(predictor.about["version"])))
+    address = f"{settings.host}:{settings.endpoint_port}"
+    front = page(predictor.contract, predictor.about, address).encode()
+    return {"/openapi.json": document, "/docs.json": document, "/": front}
 
 
 class Endpoint:
@@ -59,14 +66,18 @@ class Endpoint:
     def __init__(self, app: App, served: Served) -> None:
         self._app = app
         self._served = served
+        self._documents = Documents()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] != "http" or path in BENTOS:
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
+        after: After | None = None
         headers = [(b"content-type", b"text/html; charset=utf-8" if path == "/" else b"application/json")]
         try:
-            status, body = 200, await self._respond(scope, receive, path)
+            status = 200
+            body, after = await self._respond(scope, receive, path)
         except RequestError as error:
             status, body = error.status, _refusal(error)
             if status == 405:
@@ -77,29 +88,35 @@ class Endpoint:
         except Exception:
             log.exception("%s failed", path)
             status, body = 500, _encoded({"error": "the server failed; its log says why"})
-        return await _send(send, status, body, headers, scope["method"] == "HEAD")
+        await _send(send, status, body, headers, scope["method"] == "HEAD")
+        if after is not None:
+            after()
 
-    async def _respond(self, scope: Message, receive: Receive, path: str) -> bytes:
+    async def _respond(self, scope: Message, receive: Receive, path: str) -> tuple[bytes, "After | None"]:
+        """The body, and what is to be done once it is sent."""
         method = OURS.get(path)
         if method is None:
             raise RequestError(f"there is no {path[:80]}", status=404, cure=f"there are {', '.join(sorted(OURS))}")
         if scope["method"] != method and not (scope["method"] == "HEAD" and method == "GET"):
             raise RequestError(f"{path} takes {method}, not {scope['method']}", status=405)
-        predictor = self._served.predictor
-        if predictor is None:
+        served, now = self._served, self._served.now
+        if now is None:
             raise PlatformError("the model is still loading")
         if method == "GET":
-            return self._served.documents[path]
+            return self._documents.get(path, served, now.champion), None
         _check_type(scope)
-        rows = predictor.rows.request(await _body(scope, receive, predictor), datetime.now(UTC))
-        answer = predictor.predict if path == "/predict" else predictor.explain
-        return await self._run(answer, rows)
+        body, at = await _body(scope, receive, now.champion), datetime.now(UTC)
+        rows = now.champion.rows.request(body, at)
 
-    async def _run(self, answer: Callable[[Rows], Answer], rows: Rows) -> bytes:
+        def answer() -> tuple[bytes, list[Answered]]:
+            document, parts = served.answer(now, rows, at, path == "/explain")
+            return _encoded(document), parts
+
         if len(rows) <= INLINE_ROWS:
-            return _encoded(answer(rows))
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._served.threads, lambda: _encoded(answer(rows)))
+            encoded, parts = answer()
+        else:
+            encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
+        return encoded, lambda: served.after(now, parts)
 
 
 def _header(scope: Message, name: bytes) -> str:

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from services.answered import PREDICTION_ID, Answered, Identity, Role
 from truecourse import prediction
 from truecourse.contract import DECISION_TIME, ID, Contract
 from truecourse.digests import sha256
@@ -21,7 +25,7 @@ from truecourse.problem import Problem
 from truecourse.request import RowReader, Rows
 
 if TYPE_CHECKING:
-    from feature_repo.online import OnlineReader
+    from feature_repo.online import OnlineFeatures, OnlineReader
 
 log = logging.getLogger("truecourse.serving")
 Columns = dict[str, Array]
@@ -44,19 +48,35 @@ class Predictor:
 
     def predict(self, rows: Rows) -> Answer:
         """Raises PlatformError when the online store cannot be read."""
-        columns = self.columns(rows)
-        return self._answer(rows, prediction.answers(self.model, columns, self.model.vocabulary.encode(columns)))
+        return document([self.answer(rows)])
 
     def explain(self, rows: Rows) -> Answer:
         """predict() and, for each row, the contributions that add up to its margin."""
-        columns = self.columns(rows)
+        return document([self.answer(rows, explain=True)])
+
+    def answer(
+        self,
+        rows: Rows,
+        *,
+        explain: bool = False,
+        role: Role = "champion",
+        at: datetime | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Answered:
+        """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
+        columns, events = self.columns(rows)
         matrix = self.model.vocabulary.encode(columns)
         answers = prediction.answers(self.model, columns, matrix)
-        reasons = prediction.explanations(self.model, columns, matrix)
-        return self._answer(rows, [answer | why for answer, why in zip(answers, reasons, strict=True)])
+        if explain:
+            reasons = prediction.explanations(self.model, columns, matrix)
+            answers = [answer | why for answer, why in zip(answers, reasons, strict=True)]
+        told = self._told(rows, answers, new_ids(len(rows)) if ids is None else ids)
+        moment = datetime.now(UTC) if at is None else at
+        return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told)
 
-    def columns(self, rows: Rows) -> Columns:
-        """Every feature of the rows: what was sent, what is computed from it, and what the online store holds."""
+    def columns(self, rows: Rows) -> tuple[Columns, Columns]:
+        """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
+        latter also the event times."""
         declared = self.problem.request_features
         columns = rows.columns
         if declared is not None:
@@ -64,14 +84,15 @@ class Predictor:
             computed = request_features(self.problem, inputs, len(rows))
             kinds = self.model.vocabulary.kinds
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
-        return columns | self._looked_up(rows) if self.reader is not None else columns
+        if self.reader is None:
+            return columns, {}
+        found = self._looked_up(self.reader, rows)
+        return columns | found.values, found.events
 
-    def _looked_up(self, rows: Rows) -> Columns:
-        assert self.reader is not None
+    def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         keys = rows.columns | {n: v for n, v in rows.integers.items() if (np.abs(rows.columns[n]) > 2**53).any()}
         try:
-            found: Columns = self.reader.read(keys, rows.decision_times, len(rows))
-            return found
+            return reader.read(keys, rows.decision_times, len(rows))
         except TruecourseError:
             raise
         except Exception as error:  # every online store has errors of its own
@@ -79,19 +100,42 @@ class Predictor:
             what = f"the online store cannot be read: {type(error).__name__}"
             raise PlatformError(what, cure="check TRUECOURSE_ONLINE_STORE, and run materialize") from error
 
-    def _answer(self, rows: Rows, answers: list[dict[str, Any]]) -> Answer:
+    def _told(self, rows: Rows, answers: list[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
         times = None if rows.decision_times is None else np.datetime_as_string(rows.decision_times).tolist()
         told = []
         for i, answer in enumerate(answers):
-            given: dict[str, Any] = {} if rows.ids[i] is None else {ID: rows.ids[i]}
+            given: dict[str, Any] = {PREDICTION_ID: ids[i]}
+            if rows.ids[i] is not None:
+                given[ID] = rows.ids[i]
             if times is not None:
                 given[DECISION_TIME] = f"{times[i]}Z"
             told.append(given | answer)
-        return {"model": self._identity, "predictions": told}
+        return told
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return {"version": self.about["version"], "sha256": self.about["model_sha256"]}
+    def identity(self) -> Identity:
+        return Identity(self.problem.name, self.about["version"], self.about["model_sha256"])
+
+
+def document(parts: Sequence[Answered], order: Sequence[int] | None = None) -> Answer:
+    """What the client gets. `model` is who answered; where two did, the first, and rows of the other name it.
+
+    order: for each answer, in the order of the parts, the place of its row in the request."""
+    first = parts[0].identity
+    answers = [
+        answer if part.identity == first else answer | {"model": part.identity.told}
+        for part in parts
+        for answer in part.answers
+    ]
+    if order is not None:
+        answers = [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
+    return {"model": first.told, "predictions": answers}
+
+
+def new_ids(count: int) -> list[str]:
+    """Random ids of 128 bits, as 32 hexadecimal digits."""
+    digits = os.urandom(16 * count).hex()
+    return [digits[i : i + 32] for i in range(0, 32 * count, 32)]
 
 
 def _column(values: Array, kind: str) -> Array:
@@ -102,7 +146,7 @@ def _column(values: Array, kind: str) -> Array:
 
 
 def open_predictor(folder: Path) -> Predictor:
-    """The predictor of an unpacked Bento's `model/` folder, with the problem that settings name.
+    """The predictor of an unpacked Bento's `model/` folder, with the problem in `problems/` beside it.
 
     Raises IntegrityError if a file is not the one that was packaged, or the problem not the one it was packaged with.
     """
@@ -111,7 +155,7 @@ def open_predictor(folder: Path) -> Predictor:
     for name, data in files.items():
         if sha256(data) != about["files"][name]:
             raise IntegrityError("is not the file that was packaged", where=name, cure="unpack the Bento again")
-    problem = load_problem(about["problem"])
+    problem = load_problem(about["problem"], folder.parent / "problems")
     if problem_digest(problem) != about["problem_digest"]:
         raise IntegrityError(
             "is not the problem that was packaged", where=str(problem.folder), cure="unpack the Bento again"

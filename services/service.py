@@ -5,21 +5,28 @@ from typing import Any
 
 import bentoml
 
-from services.http import Endpoint, Served
+from services.following import Follower
+from services.http import Endpoint
 from services.prediction import open_predictor
+from services.served import Served
+from truecourse.settings import get_settings
 
-MODEL = Path(__file__).resolve().parent.parent / "model"
+SOURCE = Path(__file__).resolve().parent.parent
 SERVED = Served()
 
 
 class Predictions:
-    """Predictions and explanations of one packaged model."""
+    """Predictions and explanations: of the packaged model, and then of whoever the aliases put in office."""
 
     def __init__(self) -> None:
-        SERVED.open(open_predictor(MODEL))
+        SERVED.open(open_predictor(SOURCE / "model"))
+        if get_settings().follow:
+            follower = Follower(SERVED, SOURCE)
+            follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
+            follower.start()
 
     def __is_ready__(self) -> bool:
-        return SERVED.predictor is not None
+        return SERVED.now is not None
 
 
 service: Any = bentoml.service(

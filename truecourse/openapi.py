@@ -65,9 +65,12 @@ def _json(schema: Schema) -> Schema:
 
 
 def _answer(of: str) -> Schema:
-    identity = {"type": "object", "properties": {"version": {"type": "integer"}, "sha256": {"type": "string"}}}
     rows = {"type": "array", "items": {"$ref": f"#/components/schemas/{of}"}}
-    return _object({"model": identity, "predictions": rows})
+    return _object({"model": _identity(), "predictions": rows})
+
+
+def _identity() -> Schema:
+    return _object({"version": {"type": "integer"}, "sha256": {"type": "string"}})
 
 
 def _object(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
@@ -128,7 +131,9 @@ def _field(field: RequestField, reject: bool) -> Schema:
 
 
 def _prediction(contract: Contract) -> Schema:
-    given: Schema = {ID: {"type": ["string", "integer"], "description": "as sent"}} if ID in contract.extras else {}
+    given: Schema = {"prediction_id": {"type": "string", "description": "names this answer in the prediction log"}}
+    if ID in contract.extras:
+        given[ID] = {"type": ["string", "integer"], "description": "as sent"}
     if contract.has_time:
         given[DECISION_TIME] = {"type": "string", "format": "date-time"}
     features = {"type": "array", "items": {"type": "string"}}
@@ -136,7 +141,8 @@ def _prediction(contract: Contract) -> Schema:
         "missing": features | {"description": "features that had no value, or none fresh enough"},
         "unknown": features | {"description": "features whose category the model never saw"},
     }
-    return _object({**given, **_outcome(contract), **flags}, optional=(ID,))
+    other = {"model": _identity() | {"description": "who answered, where it is not the model named above"}}
+    return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model"))
 
 
 def _outcome(contract: Contract) -> Schema:

@@ -25,7 +25,7 @@ class Rows:
 
     `accepted`: their places in what came in. `ids` as they were given, or None. `decision_times`: (n,)
     datetime64[us], None for a problem with no time. `integers`: the exact values of integer fields, which float64
-    cannot hold beyond 2**53. `faults`: of the rows that were refused.
+    cannot hold beyond 2**53. `faults`: of the rows that were refused. `given`: the accepted rows as they were sent.
     """
 
     accepted: list[int]
@@ -34,9 +34,23 @@ class Rows:
     integers: dict[str, Array]
     decision_times: Array | None
     faults: list[RowFault]
+    given: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return len(self.accepted)
+
+    def part(self, places: Sequence[int]) -> "Rows":
+        """Those at these places, in this order."""
+        chosen = np.array(places, dtype=np.intp)
+        return Rows(
+            accepted=[self.accepted[i] for i in places],
+            ids=[self.ids[i] for i in places],
+            columns={name: values[chosen] for name, values in self.columns.items()},
+            integers={name: values[chosen] for name, values in self.integers.items()},
+            decision_times=None if self.decision_times is None else self.decision_times[chosen],
+            faults=[],
+            given=[self.given[i] for i in places],
+        )
 
 
 class RowReader:
@@ -107,9 +121,11 @@ class RowReader:
             if len(faults) == before:
                 accepted.append(place)
                 values.append(read)
-        return self._columns(accepted, values, faults, now)
+        return self._columns([rows[i] for i in accepted], accepted, values, faults, now)
 
-    def _columns(self, accepted: list[int], values: list[list[Any]], faults: list[RowFault], now: datetime) -> Rows:
+    def _columns(
+        self, given: list[Any], accepted: list[int], values: list[list[Any]], faults: list[RowFault], now: datetime
+    ) -> Rows:
         names = [name for name, _ in self._checks + self._extras]
         lists = dict(zip(names, zip(*values, strict=True), strict=True)) if values else dict.fromkeys(names, ())
         columns = {f.name: _array(f, lists[f.name]) for f in self.contract.fields}
@@ -117,11 +133,10 @@ class RowReader:
         ids = list(lists.get(ID, [None] * len(accepted))) if ID in self.contract.extras else [None] * len(accepted)
         times = None
         if self.contract.has_time:
-            given = lists[DECISION_TIME]
             moment = now.astimezone(UTC).replace(tzinfo=None)
-            times = np.array([moment if t is None else t for t in given], dtype="datetime64[us]")
+            times = np.array([moment if t is None else t for t in lists[DECISION_TIME]], dtype="datetime64[us]")
             columns = columns | {DECISION_TIME: times}
-        return Rows(accepted, ids, columns, integers, times, faults)
+        return Rows(accepted, ids, columns, integers, times, faults, given)
 
 
 def decode(body: bytes) -> Any:

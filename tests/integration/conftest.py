@@ -1,5 +1,6 @@
 """The deliveries problem trained once, and served once, for all tests that only ask."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,9 @@ class Endpoint:
         response = self.ask(path, *rows)
         assert response.status_code == 200, response.text
         answers: list[dict[str, Any]] = response.json()["predictions"]
+        ids = [answer.pop("prediction_id") for answer in answers]  # no two alike: not for comparing
+        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+        assert len(set(ids)) == len(rows)
         return answers
 
 

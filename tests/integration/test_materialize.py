@@ -52,7 +52,7 @@ def read(at: datetime) -> dict[str, np.ndarray]:
     from feature_repo.online import OnlineReader
 
     keys = {"courier": np.array(["c00"], dtype=object), "depot": np.array(["north"], dtype=object)}
-    return OnlineReader(load_problem()).read(keys, np.array([at], dtype="datetime64[us]"), 1)
+    return OnlineReader(load_problem()).read(keys, np.array([at], dtype="datetime64[us]"), 1).values
 
 
 def loaded(caplog: pytest.LogCaptureFixture) -> dict[str, int]:

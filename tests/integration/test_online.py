@@ -60,7 +60,7 @@ def both(problem: Problem, tables: Tables, at: datetime) -> tuple[dict[str, Arra
     from feature_repo.store import historical_features
 
     columns, times = requests(at)
-    online = OnlineReader(problem).read(columns, times, 5)
+    online = OnlineReader(problem).read(columns, times, 5).values
     spine = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     spine = spine.append_column("decision_time", pa.array(times).cast(pa.timestamp("us", tz="UTC")))
     versions = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
@@ -119,11 +119,11 @@ def test_threads_read_the_same_answers(world: tuple[Problem, Tables]) -> None:
     at = datetime(2024, 1, 20)
     load(problem, tables, at)
     reader, (columns, times) = OnlineReader(problem), requests(at)
-    wanted, wrong = reader.read(columns, times, 5), []
+    wanted, wrong = reader.read(columns, times, 5).values, []
 
     def read() -> None:
         for _ in range(30):
-            found = reader.read(columns, times, 5)
+            found = reader.read(columns, times, 5).values
             wrong.extend(n for n in found if not pd.Series(found[n]).equals(pd.Series(wanted[n])))
 
     threads = [threading.Thread(target=read) for _ in range(4)]

@@ -1,0 +1,153 @@
+"""A worker keeps step with the aliases: whoever is made champion or challenger is fetched, verified, warmed, and put
+in office between two requests. What cannot be served is refused, and told of; those in office go on answering."""
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from services import launch
+from services.incumbents import Incumbents, wanted
+from services.prediction import Predictor, open_predictor
+from services.served import Served
+from truecourse import aliases
+from truecourse.bento import running_code
+from truecourse.errors import IntegrityError, ModelError, PlatformError, RequestError, StorageError, TruecourseError
+from truecourse.references import Aliases, ModelVersion
+
+log = logging.getLogger("truecourse.serving")
+PERIOD = 0.25
+"""Seconds between two looks at the aliases: each costs one read of an object that is mostly not there."""
+PATIENCE = 30.0
+"""Seconds at most between two tries of what was refused; it may have been packaged meanwhile."""
+
+
+class Follower:
+    """`source`: the `src` folder of the Bento whose code this process runs."""
+
+    def __init__(self, served: Served, source: Path) -> None:
+        self._served = served
+        self._code = running_code(source)
+        self._seen: Aliases | None = None
+        self._refused: dict[str, str] = {}
+        self._storage = ""
+        self._pause, self._again = 1.0, 0.0
+        served.follower = self.status
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="follow", daemon=True).start()
+
+    def status(self) -> dict[str, Any]:
+        """`refused`: by role, why who is in office is not who should be. `storage`: why the aliases cannot be read."""
+        return {"following": True, "refused": dict(self._refused), "storage": self._storage or "reachable"}
+
+    def step(self) -> None:
+        """Look once, and follow. Raises nothing: a worker serves on, whatever becomes of its storage."""
+        try:
+            newest = self._newest()
+            self._storage = ""
+        except StorageError as error:
+            if not self._storage:
+                log.warning("the aliases cannot be read, and are kept as they are: %s", error.what)
+            self._storage = error.what
+            return
+        if newest is None:
+            return
+        if self._seen is None or newest.number != self._seen.number:
+            self._seen, self._pause, self._again = newest, 1.0, 0.0
+        elif not self._refused or time.monotonic() < self._again:
+            return
+        self._follow(newest)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(PERIOD)
+            try:
+                self.step()
+            except Exception as error:  # one bad entry may not end the watch
+                log.error("the aliases cannot be followed: %s", type(error).__name__)
+
+    def _newest(self) -> Aliases | None:
+        now = self._served.now
+        assert now is not None
+        ledger = aliases.ledger(now.champion.problem.name)
+        if self._seen is None:
+            return ledger.newest()
+        newest = self._seen
+        while (entry := ledger.after(newest.number)) is not None:
+            newest = entry
+        return newest
+
+    def _follow(self, entry: Aliases) -> None:
+        now, self._refused = self._served.now, {}
+        assert now is not None
+        held = [predictor for predictor in (now.champion, now.challenger) if predictor is not None]
+        champion = self._opened("champion", entry.champion, held) or now.champion
+        challenger = self._opened("challenger", entry.challenger, held) if wanted(entry) else None
+        if challenger is not None and (why := unlike(champion, challenger)):
+            self._refuse("challenger", challenger.identity.version, why)
+            challenger = None
+        active = challenger is not None
+        self._served.now = Incumbents(
+            champion, challenger, entry.shadow and active, entry.share if active else 0.0, entry.number
+        )
+        if champion is not now.champion:
+            log.info("version %d answers, by entry %d of the aliases", champion.identity.version, entry.number)
+        self._again = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, PATIENCE)
+
+    def _opened(self, role: str, version: ModelVersion | None, held: list[Predictor]) -> Predictor | None:
+        """One that is open already, or else opened; None where there is none, or it is refused."""
+        if version is None:
+            return None
+        for predictor in held:
+            if (predictor.identity.version, predictor.identity.sha256) == (version.version, version.model_sha256):
+                return predictor
+        try:
+            return self._open(version)
+        except TruecourseError as error:
+            self._refuse(role, version.version, error.what)
+        except Exception as error:  # a problem's own code may raise anything
+            self._refuse(role, version.version, f"it does not open: {type(error).__name__}")
+        return None
+
+    def _open(self, version: ModelVersion) -> Predictor:
+        package = launch.find_package(version.problem, version.version)
+        if package.code != self._code:
+            what = "its Bento holds other code or another environment than this server runs: a deploy is needed"
+            raise ModelError(what, where=package.bento.key, cure="truecourse deploy")
+        folder = launch.unpacked(package.bento, package.version)
+        predictor = open_predictor(folder / "src" / "model")
+        if predictor.identity.sha256 != version.model_sha256:
+            raise IntegrityError("its Bento holds another model", where=package.bento.key, cure="package it again")
+        warm(predictor)
+        return predictor
+
+    def _refuse(self, role: str, version: int, why: str) -> None:
+        self._refused[role] = f"version {version}: {why}"
+        log.warning("version %d is refused as %s: %s", version, role, why)
+
+
+def unlike(champion: Predictor, challenger: Predictor) -> str:
+    """Why the two cannot answer the same requests; empty if they can. Known categories and examples may differ."""
+    loose = {"known": None}
+    fields = [[f.model_copy(update=loose) for f in p.contract.fields] for p in (champion, challenger)]
+    if fields[0] == fields[1] and champion.contract.has_time == challenger.contract.has_time:
+        return ""
+    return "its requests are not those of the champion: it can be promoted, not compared"
+
+
+def warm(predictor: Predictor) -> None:
+    """Answer the contract's examples, so that the first client finds all caches filled. Raises ModelError for a model
+    that cannot; an online store that does not answer is not the model's fault."""
+    try:
+        rows = predictor.rows.read(predictor.contract.examples, datetime.now(UTC))
+        if len(rows):
+            predictor.explain(rows)
+    except (PlatformError, RequestError):
+        return
+    except Exception as error:
+        what = f"it fails on the examples of its own contract: {type(error).__name__}"
+        raise ModelError(what, where=f"version {predictor.identity.version}") from error

@@ -1,0 +1,63 @@
+"""Further versions of a packaged model, without training them: its Bento with another model, or other files, inside."""
+
+import json
+import lzma
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xgboost
+
+from truecourse.bento import packaged
+from truecourse.digests import sha256
+from truecourse.encoding import Vocabulary
+from truecourse.loading import load_problem, problem_digest
+from truecourse.references import ModelVersion, Package
+from truecourse.storage import open_store, upload_artifact
+
+Change = Callable[[Path], None]
+
+
+def variant(problem: str, number: int, place: Path, change: Change | None = None, code: str | None = None) -> Package:
+    """Package version `number`: version 1 with a model of its own, its files `change`d; `place` is a new folder."""
+    store, first = open_store(), packaged(problem, 1)
+    assert first is not None
+    place.mkdir(parents=True)
+    store.download(first.bento.key, place / "first")
+    with tarfile.open(place / "first", "r:xz") as tar:
+        tar.extractall(place / "files", filter="data")
+    source = place / "files" / "src"
+    (source / "model" / "model.ubj").write_bytes(model(source / "model", seed=number))
+    if change is not None:
+        change(source)
+    sha = _redescribe(source, problem, number)
+    with lzma.open(place / "archive", "wb", preset=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for path in sorted((place / "files").rglob("*")):
+            tar.add(path, path.relative_to(place / "files").as_posix(), recursive=False)
+    bento = upload_artifact(store, f"bentos/{problem}/{number}-variant.bento", place / "archive")
+    version = ModelVersion(problem=problem, version=number, run_id=f"variant{number}", model_sha256=sha)
+    package = Package(version=version, bento=bento, inputs=f"variant{number}", code=code or first.code)
+    store.put(f"bentos/{problem}/{number}.json", package.model_dump_json().encode())
+    return package
+
+
+def model(folder: Path, seed: int) -> bytes:
+    """A model of the same inputs that learned noise."""
+    vocabulary, random = Vocabulary.from_json((folder / "vocabulary.json").read_bytes()), np.random.default_rng(seed)
+    rows = random.integers(0, 3, (500, len(vocabulary.features))).astype(np.float32)
+    data = xgboost.DMatrix(
+        rows, random.integers(0, 2, 500), feature_names=vocabulary.booster_names, feature_types=vocabulary.feature_types
+    )
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3, "seed": seed}, data, 20)
+    return bytes(booster.save_raw("ubj"))
+
+
+def _redescribe(source: Path, problem: str, number: int) -> str:
+    """Bring model.json in step with the files; the model's SHA-256."""
+    about = json.loads((source / "model" / "model.json").read_bytes())
+    about["files"] = {name: sha256((source / "model" / name).read_bytes()) for name in about["files"]}
+    about["problem_digest"] = problem_digest(load_problem(problem, source / "problems"))
+    about |= {"version": number, "model_sha256": about["files"]["model.ubj"]}
+    (source / "model" / "model.json").write_text(json.dumps(about))
+    return str(about["model_sha256"])

@@ -46,6 +46,11 @@ def _package_key(problem: str, number: int) -> str:
     return f"bentos/{problem}/{number}.json"
 
 
+def bento_code(root: Path) -> dict[str, bytes]:
+    """Our code, by path, below the checkout or an unpacked Bento's `src`."""
+    return {f"{name}/{path}": data for name in PACKAGES for path, data in _code(root / name)}
+
+
 def code_digest(files: Mapping[str, bytes]) -> str:
     """Of those files of a Bento that are the same for every model: our code and the locked environment."""
     ours = {name: data for name, data in files.items() if name.split("/")[0] in PACKAGES or name == REQUIREMENTS}
@@ -54,8 +59,7 @@ def code_digest(files: Mapping[str, bytes]) -> str:
 
 def running_code(source: Path) -> str:
     """code_digest() of an unpacked Bento's `src` folder."""
-    files = {f"{name}/{path}": data for name in PACKAGES for path, data in _code(source / name)}
-    return code_digest(files | {REQUIREMENTS: (source / REQUIREMENTS).read_bytes()})
+    return code_digest(bento_code(source) | {REQUIREMENTS: (source / REQUIREMENTS).read_bytes()})
 
 
 def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
@@ -67,7 +71,7 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
         raise IntegrityError("the model's bytes were changed", where=where, cure="train and register it again")
     _check_problem(problem, json.loads(model["problem.json"]), version)
     folder = f"problems/{problem.name}"
-    files = {f"{name}/{path}": data for name in PACKAGES for path, data in _code(REPOSITORY / name)}
+    files = bento_code(REPOSITORY)
     files |= {f"{folder}/{path}": data for path, data in _code(problem.folder) if not path.startswith("data/")}
     files |= {f"model/{name}": data for name, data in model.items()}
     about = _about(problem, version, model)

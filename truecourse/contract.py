@@ -7,6 +7,7 @@ Reading requests by it is truecourse/request.py, describing it to clients trueco
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -101,17 +102,17 @@ class Contract(BaseModel):
         document = self.model_dump(mode="json", exclude_defaults=True)
         return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(field.name for field in self.fields)
 
-    @property
+    @cached_property
     def extras(self) -> tuple[str, ...]:
         """What a row may hold beside its fields, and need not."""
         offered = (ID, DECISION_TIME) if self.has_time else (ID,)
         return tuple(name for name in offered if name not in self.names)
 
-    @property
+    @cached_property
     def max_bytes(self) -> int:
         """The longest request body that is read at all."""
         row = 400 + sum(field.bytes for field in self.fields)

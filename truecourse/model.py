@@ -1,10 +1,12 @@
 """A trained model: an XGBoost booster, the vocabulary that feeds it, and what its numbers mean."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from truecourse.direct import Direct
 from truecourse.encoding import Array, Vocabulary
 from truecourse.errors import ModelError
 from truecourse.problem import Kind
@@ -42,12 +44,15 @@ class Model:
     def predict(self, matrix: Array) -> Array:
         """float32: probabilities of the last class (n,) for binary, of every class (n, k) for multiclass, values (n,)
         for regression."""
-        return np.asarray(self.booster.inplace_predict(matrix, validate_features=False), dtype=np.float32)
+        return self._direct.predict(matrix)
 
     def margin(self, matrix: Array) -> Array:
         """float32, before the link: log-odds (n,), class scores (n, k), or values (n,)."""
-        raw = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
-        return np.asarray(raw, dtype=np.float32)
+        return self._direct.predict(matrix, margin=True)
+
+    @cached_property
+    def _direct(self) -> Direct:
+        return Direct(self.booster)
 
     def contributions(self, matrix: Array) -> Array:
         """Exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for

@@ -21,30 +21,19 @@ def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
     return names
 
 
-def missing(vocabulary: Vocabulary, columns: Columns) -> dict[str, Array]:
-    """For each feature, which of the n values are missing."""
-    return {name: _is_missing(columns[name]) for name in vocabulary.features}
-
-
-def _is_missing(values: Array) -> Array:
-    if values.dtype == object:
-        return np.array([value is None for value in values], dtype=bool)
-    return np.isnan(values)
-
-
 def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
     """For each row its score (or scores by class), its prediction, and which features were missing or unknown."""
     output, vocabulary = model.predict(matrix), model.vocabulary
     names, classes = predicted(model.kind, vocabulary.classes, output).tolist(), vocabulary.classes
-    absent, strange = missing(vocabulary, columns), vocabulary.unknown(columns)
     rows: list[dict[str, Any]] = []
-    for i, (numbers, name) in enumerate(zip(output.tolist(), names, strict=True)):
+    for numbers, name in zip(output.tolist(), names, strict=True):
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if output.ndim == 2 else {"score": numbers}
-        flags = {
-            "missing": [feature for feature, flag in absent.items() if flag[i]],
-            "unknown": [feature for feature, flag in strange.items() if flag[i]],
-        }
-        rows.append({**scores, "prediction": name, **flags})
+        rows.append({**scores, "prediction": name, "missing": [], "unknown": []})
+    features = vocabulary.features
+    for i, j in zip(*(places.tolist() for places in np.nonzero(np.isnan(matrix))), strict=True):
+        # A category that is there and yet has no code is one that the model never saw.
+        given = columns[features[j]]
+        rows[i]["unknown" if given.dtype == object and given[i] is not None else "missing"].append(features[j])
     return rows
 
 

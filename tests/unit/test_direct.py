@@ -1,0 +1,73 @@
+"""The direct call answers as Booster.inplace_predict does, bit for bit, for every kind of model and of input."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost
+
+from truecourse.direct import Direct
+from truecourse.encoding import Array
+from truecourse.errors import ModelError
+
+TYPES = ["q"] * 5 + ["int"] * 2 + ["i"] + ["c"] * 4
+CATEGORIES, ROWS = 30, 100_000
+OBJECTIVES = {
+    "binary:logistic": {}, "multi:softprob": {"num_class": 4}, "reg:squarederror": {}
+}  # fmt: skip
+
+
+def inputs(rows: int, seed: int, codes: int) -> Array:
+    """float32; a tenth of all values missing, as unknown categories are too; category codes below `codes`."""
+    random = np.random.default_rng(seed)
+    matrix = random.normal(size=(rows, len(TYPES))).astype(np.float32)
+    matrix[:, 5:8] = random.integers(0, 2, (rows, 3))
+    matrix[:, 8:] = random.integers(0, codes, (rows, 4))
+    matrix[random.random(matrix.shape) < 0.1] = np.nan
+    return matrix
+
+
+def booster(objective: str) -> Any:
+    matrix = inputs(3000, seed=1, codes=CATEGORIES)
+    labels = np.random.default_rng(2).integers(0, 4 if objective.startswith("multi") else 2, 3000)
+    data = xgboost.DMatrix(matrix, labels, feature_types=TYPES, enable_categorical=True)
+    return xgboost.train({"objective": objective, "max_depth": 6, "nthread": 1, **OBJECTIVES[objective]}, data, 30)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_bit_is_equal_on_100_000_rows(objective: str) -> None:
+    model = booster(objective)
+    direct, matrix = Direct(model), inputs(ROWS, seed=3, codes=CATEGORIES + 5)  # and codes that no tree has met
+    for margin, kind in ((False, "value"), (True, "margin")):
+        wanted = np.asarray(model.inplace_predict(matrix, predict_type=kind, validate_features=False))
+        whole = direct.predict(matrix, margin)
+        assert (whole.shape, whole.dtype) == (wanted.shape, np.float32)
+        assert whole.tobytes() == wanted.tobytes()
+        parts = [direct.predict(matrix[i : i + 50], margin) for i in range(0, ROWS, 50)]
+        assert np.concatenate(parts).tobytes() == wanted.tobytes()
+        alone = [direct.predict(matrix[i : i + 1], margin) for i in range(500)]
+        assert np.concatenate(alone).tobytes() == wanted[:500].tobytes()
+
+
+def test_threads_do_not_share_results() -> None:
+    model = booster("multi:softprob")
+    direct, matrix = Direct(model), inputs(400, seed=4, codes=CATEGORIES)
+    wanted, wrong = model.inplace_predict(matrix, validate_features=False), []
+
+    def run(offset: int) -> None:
+        for i in range(offset, 400, 4):
+            if not np.array_equal(direct.predict(matrix[i : i + 1])[0], wanted[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_matrix_of_another_width_is_an_error() -> None:
+    with pytest.raises(ModelError, match="does not predict"):
+        Direct(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))

@@ -1,15 +1,16 @@
 """Reading features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
 
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from feature_repo.protos import EXACT_EVENT, array_of, entity_keys, field_of
-from feature_repo.store import open_feature_store
+from feature_repo.protos import array_of, entity_keys, field_of
+from feature_repo.reading import Stored, store_reader
+from feature_repo.store import repo_config
 from truecourse.encoding import Array
 from truecourse.errors import PlatformError
 from truecourse.problem import Problem, View
@@ -19,8 +20,8 @@ from truecourse.viewsql import key_columns
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = np.iinfo(np.int64).min
 """No event: as a datetime64 it is NaT."""
-_CHUNK = 10_000
-"""Keys asked for at once; sqlite takes 32,766 at most."""
+_REMEMBERED = 50_000
+"""Keys whose bytes are kept, the latest used."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,14 @@ class OnlineFeatures:
 
 
 class OnlineReader:
-    """Reads a problem's online store. Safe for threads: a sqlite store shared by two gives wrong answers, so each
-    thread has a store of its own."""
+    """Reads a problem's online store. Safe for threads."""
 
     def __init__(self, problem: Problem) -> None:
+        config = repo_config(problem)
         self._problem = problem
-        self._local = threading.local()
-        store = open_feature_store(problem)
-        self._config = store.config
-        self._views = {view.name: store.get_feature_view(view.name) for view in problem.views}
+        self._reader = store_reader(config, problem.views)
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
+        self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
     def read(self, columns: Mapping[str, Array], decision_times: Array | None, rows: int) -> OnlineFeatures:
         """Every view feature for `rows` requests.
@@ -51,60 +50,44 @@ class OnlineReader:
         time. A value is missing for an unknown or null key, and where its event lies after the decision or more than
         the ttl before it. Raises PlatformError if the store does not answer.
         """
+        keys = {view.name: self._keys_of(view, columns) for view in self._problem.views}
+        try:
+            known = self._reader.fetch(
+                {view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()}
+            )
+        except Exception as error:  # each store has its own kinds
+            cure = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
+            raise PlatformError(f"the online store does not answer: {error}", cure=cure) from error
         found = OnlineFeatures({}, {})
         for view in self._problem.views:
-            values, events = self._read_view(view, columns, decision_times, rows)
-            found.values.update(values)
-            found.events.update(dict.fromkeys(view.features, events))
+            answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
+            assert len(answers) == rows
+            self._add(found, view, answers, decision_times)
         return found
 
-    def _read_view(
-        self, view: View, columns: Mapping[str, Array], decision_times: Array | None, rows: int
-    ) -> tuple[dict[str, Array], Array]:
-        keys = self._keys[view.name]
-        asked = [_plain(column, columns[name]) for name, column in keys.items()]
-        tuples = list(zip(*asked, strict=True))
-        known = self._fetch(view, keys, {key for key in tuples if None not in key})
-        answers = [known.get(key) for key in tuples]
+    def _keys_of(self, view: View, columns: Mapping[str, Array]) -> list[bytes | None]:
+        asked = [_plain(column, columns[name]) for name, column in self._keys[view.name].items()]
+        return [None if None in key else self._serialised(view.name, key) for key in zip(*asked, strict=True)]
+
+    def _add(
+        self, found: OnlineFeatures, view: View, answers: list[Stored | None], decision_times: Array | None
+    ) -> None:
         events = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64)
         fresh = (events != _NEVER) & _fresh(view, events, decision_times)
-        used = [a[1] if a is not None and ok else {} for a, ok in zip(answers, fresh, strict=True)]
-        assert len(used) == rows
+        used = [a[1] if a is not None and ok else {} for a, ok in zip(answers, fresh.tolist(), strict=True)]
         times = np.where(fresh, events, _NEVER).astype("datetime64[us]")
-        return {name: array_of(column, [v.get(name) for v in used]) for name, column in view.features.items()}, times
-
-    def _fetch(
-        self, view: View, keys: Mapping[str, AnyColumn], wanted: Iterable[tuple[Any, ...]]
-    ) -> dict[tuple[Any, ...], tuple[int, dict[str, Any]]]:
-        """Event time in microseconds, and values, of the keys that are there."""
-        found: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
-        wanted, fields = list(wanted), [field_of(column) for column in keys.values()]
-        asked = [*view.features, EXACT_EVENT]
-        for start in range(0, len(wanted), _CHUNK):
-            chunk = wanted[start : start + _CHUNK]
-            messages = entity_keys(list(keys), fields, chunk)
-            try:
-                answers = self._store.online_read(self._config, self._views[view.name], messages, list(asked))
-            except Exception as error:  # each store has its own kinds
-                cure = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
-                raise PlatformError(f"the online store does not answer: {error}", where=view.name, cure=cure) from error
-            for key, (moment, values) in zip(chunk, answers, strict=True):
-                if moment is not None and values:
-                    found[key] = (_event(moment, values), values)
-        return found
-
-    @property
-    def _store(self) -> Any:
-        if not hasattr(self._local, "store"):
-            from feast.infra.online_stores.helpers import get_online_store_from_config
-
-            self._local.store = get_online_store_from_config(self._config.online_store)
-        return self._local.store
+        for name, column in view.features.items():
+            found.values[name] = array_of(column, [values.get(name) for values in used])
+            found.events[name] = times
 
 
-def _event(moment: Any, values: dict[str, Any]) -> int:
-    exact = values.get(EXACT_EVENT)
-    return exact.int64_val if exact is not None and exact.WhichOneof("val") else int(moment.timestamp() * 1_000_000)
+def _serialised(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:
+    """A key as the store knows it: the same bytes for all views of an entity."""
+    from feast.infra.key_encoding_utils import serialize_entity_key
+
+    fields = [field_of(column) for column in keys[view].values()]
+    (message,) = entity_keys(list(keys[view]), fields, [key])
+    return bytes(serialize_entity_key(message, config.entity_key_serialization_version))
 
 
 def _fresh(view: View, events: Array, decision_times: Array | None) -> Array:

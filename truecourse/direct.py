@@ -13,7 +13,8 @@ from truecourse.encoding import Array
 from truecourse.errors import ModelError
 
 _CONFIG = (
-    b'{"type":%d,"training":false,"iteration_begin":0,"iteration_end":0,"missing":NaN,"strict_shape":false,"cache_id":0}'
+    b'{"type":%d,"training":false,"iteration_begin":0,"iteration_end":0,"missing":NaN,"strict_shape":false,'
+    b'"cache_id":0}'
 )
 _VALUE, _MARGIN = _CONFIG % 0, _CONFIG % 1
 _MATRIX = b'{"data":[%d,true],"shape":[%d,%d],"strides":null,"typestr":"<f4","version":3}'

@@ -94,13 +94,6 @@ class Vocabulary(BaseModel):
             return np.asarray(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
         return np.array([codes.get(value, np.nan) for value in values], dtype=np.float32)
 
-    def unknown(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """For each categorical feature, which of the n values are given but not in the vocabulary."""
-        return {
-            name: np.array([value is not None and value not in codes for value in columns[name]], dtype=bool)
-            for name, codes in self._codes.items()
-        }
-
     def labels(self, frame: pa.Table) -> Array:
         """The labels as float32: class codes, or the values of a regression; NaN where a row has no label.
 

@@ -56,9 +56,8 @@ def test_threads_do_not_share_results() -> None:
     wanted, wrong = model.inplace_predict(matrix, validate_features=False), []
 
     def run(offset: int) -> None:
-        for i in range(offset, 400, 4):
-            if not np.array_equal(direct.predict(matrix[i : i + 1])[0], wanted[i]):
-                wrong.append(i)
+        mine = range(offset, 400, 4)
+        wrong.extend(i for i in mine if not np.array_equal(direct.predict(matrix[i : i + 1])[0], wanted[i]))
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
     for thread in threads:

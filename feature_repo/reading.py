@@ -1,0 +1,117 @@
+"""Reading an online store's own bytes, as Feast lays them out, for all views of a request at once.
+
+Feast's online_read asks for one view a call, and makes a message of every value of a key, asked for or not. The
+layout: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md
+"""
+
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
+from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from feature_repo.protos import EXACT_EVENT
+from truecourse.problem import View
+
+Key = bytes
+"""An entity key as Feast serialises it."""
+Stored = tuple[int, dict[str, Value]]
+"""Event time in microseconds, and the values that are there."""
+_CHUNK = 10_000
+"""Keys asked for at once; sqlite takes 32,766 at most."""
+
+
+class StoreReader(Protocol):
+    """Safe for threads. Raises whatever its store's library raises."""
+
+    def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
+        """By view, what is stored of each key that is known."""
+
+
+def store_reader(config: Any, views: Sequence[View]) -> StoreReader:
+    kind = _Redis if config.online_store.type == "redis" else _Sqlite
+    return kind(config, views)
+
+
+class _Sqlite:
+    """One table a view, one row a value; a connection a thread, for one shared by two gives wrong answers."""
+
+    def __init__(self, config: Any, views: Sequence[View]) -> None:
+        self._path = config.online_store.path
+        self._tables = {view.name: compute_table_id(config.project, view, False) for view in views}
+        self._local = threading.local()
+
+    def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
+        return {view: self._view(view, keys) for view, keys in wanted.items()}
+
+    def _view(self, view: str, keys: Sequence[Key]) -> dict[Key, Stored]:
+        found: dict[Key, tuple[dict[str, Value], str]] = {}
+        for start in range(0, len(keys), _CHUNK):
+            part = keys[start : start + _CHUNK]
+            marks = ",".join("?" * len(part))
+            columns = "entity_key, feature_name, value, event_ts"
+            query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
+            for key, name, value, event in self._connection.execute(query, part):
+                found.setdefault(key, ({}, event))[0][name] = Value.FromString(value)
+        return {key: (_event(values, lambda e=event: _parsed(e)), values) for key, (values, event) in found.items()}
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
+        connection: sqlite3.Connection = self._local.connection
+        return connection
+
+
+class _Redis:
+    """One hash a key, with the values of all its views: views of one entity are read by one command."""
+
+    def __init__(self, config: Any, views: Sequence[View]) -> None:
+        self._project = config.project.encode()
+        self._client = get_online_store_from_config(config.online_store)._get_client(config.online_store)
+        self._names = {view.name: [*view.features, EXACT_EVENT] for view in views}
+        self._fields = {
+            view: [*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}".encode()]
+            for view, names in self._names.items()
+        }
+
+    def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
+        views_of: dict[Key, list[str]] = {}
+        for view, keys in wanted.items():
+            for key in keys:
+                views_of.setdefault(key, []).append(view)
+        if not views_of:
+            return {view: {} for view in wanted}
+        with self._client.pipeline(transaction=False) as pipe:
+            for key, views in views_of.items():
+                pipe.execute_command("HMGET", key + self._project, *(f for view in views for f in self._fields[view]))
+            answers = pipe.execute()
+        found: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
+        for (key, views), answer in zip(views_of.items(), answers, strict=True):
+            start = 0
+            for view in views:
+                *values, moment = answer[start : start + len(self._fields[view])]
+                start += len(values) + 1
+                if moment is not None:
+                    found[view][key] = self._stored(view, values, moment)
+        return found
+
+    def _stored(self, view: str, values: list[bytes | None], moment: bytes) -> Stored:
+        read = {n: Value.FromString(v) for n, v in zip(self._names[view], values, strict=True) if v is not None}
+        return _event(read, lambda: Timestamp.FromString(moment).ToMicroseconds()), read
+
+
+def _event(values: dict[str, Value], rounded: Any) -> int:
+    """The exact event time that our loading writes; what another wrote has the store's own, which may be rounded."""
+    exact = values.get(EXACT_EVENT)
+    return int(exact.int64_val) if exact is not None and exact.WhichOneof("val") else int(rounded())
+
+
+def _parsed(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1_000_000)

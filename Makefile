@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format bench lock clean
+.PHONY: help setup demo up test test-fast coverage lint format bench bench-serve lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -41,6 +41,9 @@ format: $(STAMP) ## let ruff put the code in order
 
 bench: $(STAMP) ## every promised figure, against its reference
 	$(BIN)/python -m benchmarks
+
+bench-serve: $(STAMP) ## the endpoint beside other servers
+	$(BIN)/python -m benchmarks serve
 
 lock: $(STAMP) ## resolve the dependencies anew, for all three Pythons
 	. .ci/tools; "$$UV" pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \

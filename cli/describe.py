@@ -74,11 +74,15 @@ def _score(version: TableVersion) -> str:
     return f"{counted(_rows(version), 'prediction')} in {version.name}"
 
 
+def _ship(done: Mapping[str, int]) -> str:
+    return f"{counted(done['shipped'], 'prediction')} shipped"
+
+
 def _monitor(found: Mapping[str, Any]) -> str:
     return str(found["sentence"])
 
 
 TELLERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
-    "register": _register, "package": _package, "score": _score, "monitor": _monitor,
+    "register": _register, "package": _package, "score": _score, "monitor": _monitor, "ship": _ship,
 }  # fmt: skip

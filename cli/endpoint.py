@@ -34,6 +34,11 @@ def start_endpoint(problem: str, port: int, version: int | None = None) -> Child
     return launch.start(folder, port, log, pinned=version is not None)
 
 
+def start_shipper(problem: str) -> Child:
+    """The process that ships what the problem's endpoints log to object storage."""
+    return launch.start_shipper(problem, get_settings().home / "logs" / f"shipper-{problem}.log")
+
+
 def served(url: str) -> dict[str, Any] | None:
     """What the endpoint says that it serves, or None where none answers."""
     try:

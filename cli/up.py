@@ -6,7 +6,7 @@ import sys
 import time
 from typing import NoReturn
 
-from cli.endpoint import endpoint_url, start_endpoint
+from cli.endpoint import endpoint_url, start_endpoint, start_shipper
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.progress import Progress
 from cli.server import Platform, announce, answers, platform_file, running_platform, start_prefect
@@ -114,6 +114,7 @@ def _start_endpoint(problem: str, children: list[Child]) -> str:
     except ModelError:
         return ""
     launch.wait_ready(children[-1], port)
+    children.append(start_shipper(problem))
     return endpoint_url()
 
 

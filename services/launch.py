@@ -92,6 +92,12 @@ def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
     return processes.start("the endpoint", command(folder, port), environment(folder, port, pinned), log)
 
 
+def start_shipper(problem: str, log: Path) -> Child:
+    """The process that ships what endpoints on this machine log of the problem. Raises PlatformError."""
+    command = [sys.executable, "-m", "services.shipper", problem]
+    return processes.start("the shipper", command, child_environment(OMP_NUM_THREADS="1"), log)
+
+
 def wait_ready(server: Child, port: int) -> None:
     """Raises PlatformError, with the end of the server's log, if it ends or is not ready in time."""
     server.wait_ready(lambda: ready(port))

@@ -7,6 +7,7 @@ import bentoml
 
 from services.following import Follower
 from services.http import Endpoint
+from services.log import open_log
 from services.prediction import open_predictor
 from services.served import Served
 from truecourse.settings import get_settings
@@ -24,6 +25,12 @@ class Predictions:
             follower = Follower(SERVED, SOURCE)
             follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
             follower.start()
+        self._log = open_log(SERVED)
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
 
     def __is_ready__(self) -> bool:
         return SERVED.now is not None

@@ -13,6 +13,9 @@ CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 Severity = Literal["critical", "warning", "info"]
 """critical: the flow stops, nothing is written; warning: the row is quarantined; info: the row stays, reported."""
 
+Privacy = Literal["hash", "drop"]
+"""How a private value is kept in the prediction log: as a salted hash, by which equals can be told, or not at all."""
+
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Strict(False)]
 """A tuple that may be written as a list."""
@@ -33,6 +36,8 @@ class Column:
     """As a request field: whether the model sees the value itself (a key that is only looked up does not need to)."""
     in_table: str | None = None
     """The value must be the key of a row of this table."""
+    private: Privacy | None = None
+    """As a request field or a feature: what the prediction log holds in place of the value."""
 
 
 @dataclass(frozen=True, config=CONFIG)

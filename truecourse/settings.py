@@ -42,6 +42,17 @@ class Settings(BaseSettings):
     author: str = Field("", description="whose name changes carry in the record; the login name if empty")
     webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts")
 
+    log: bool = Field(True, description="whether the endpoint logs its predictions")
+    log_secret: SecretStr = Field(
+        SecretStr(""), description="key of the hashes of private fields; without it they are dropped"
+    )
+    log_sync: float = Field(0.2, gt=0, le=60, description="seconds between two syncs of the prediction log to disk")
+    log_ship: float = Field(
+        5.0, gt=0, le=3600, description="seconds between two shipments of the log to object storage"
+    )
+    log_memory: int = Field(50_000, ge=1, description="predictions that a worker holds while its disk is full")
+    log_disk: int = Field(1024, ge=1, description="MiB of unshipped log that may lie in <home>/spool")
+
     host: str = Field("127.0.0.1", description="the address servers listen on")
     prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect server and UI, of `truecourse up`")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")

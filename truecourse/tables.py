@@ -1,14 +1,14 @@
 """Versioned tables: Delta Lake under the storage root. Every commit says what it was made from."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from truecourse.digests import sha256
@@ -113,8 +113,32 @@ class Tables:
         with self._errors(reference.name):
             return self.dataset(reference).to_table(columns=columns, filter=filter)
 
-    def append(self, name: str, rows: Rows, commit: dict[str, Any]) -> TableVersion:
-        return self._write(name, rows, commit, mode="append")
+    def append(
+        self,
+        name: str,
+        rows: Rows,
+        commit: dict[str, Any],
+        partition_by: str | None = None,
+        transactions: Mapping[str, int] | None = None,
+    ) -> TableVersion:
+        """`partition_by`: a column, where the table is created. `transactions`: numbers by application, that become
+        visible with the rows and are given back by transactions()."""
+        return self._write(name, rows, commit, transactions, mode="append", partition_by=partition_by)
+
+    def compact(self, name: str) -> int:
+        """Put small files together, in a version with the same rows; how many files that took away."""
+        table = self.open(name)
+        with self._errors(name):
+            return int(table.optimize.compact()["numFilesRemoved"])
+
+    def transactions(self, name: str, applications: Iterable[str]) -> dict[str, int]:
+        """The number that was last committed for each of these applications, of those that ever committed one."""
+        if not self.exists(name):
+            return {}
+        table = self.open(name)
+        with self._errors(name):
+            found = {application: table.transaction_version(application) for application in applications}
+        return {application: number for application, number in found.items() if number is not None}
 
     def replace(
         self, name: str, rows: Rows, commit: dict[str, Any], where: str | None = None, merge: bool = False
@@ -125,15 +149,20 @@ class Tables:
         schema_mode = "merge" if merge else None
         return self._write(name, rows, commit, mode="overwrite", predicate=where, schema_mode=schema_mode)
 
-    def _write(self, name: str, rows: Rows, commit: dict[str, Any], **options: Any) -> TableVersion:
+    def _write(
+        self,
+        name: str,
+        rows: Rows,
+        commit: dict[str, Any],
+        transactions: Mapping[str, int] | None = None,
+        **options: Any,
+    ) -> TableVersion:
+        properties = CommitProperties(
+            custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)},
+            app_transactions=[Transaction(*item) for item in (transactions or {}).items()] or None,
+        )
         with self._errors(name):
-            write_deltalake(
-                self.uri(name),
-                rows,
-                storage_options=self.options,
-                commit_properties=CommitProperties(custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)}),
-                **options,
-            )
+            write_deltalake(self.uri(name), rows, storage_options=self.options, commit_properties=properties, **options)
         return TableVersion(name=name, version=self.open(name).version())
 
     def commits(self, name: str) -> list[tuple[int, dict[str, Any]]]:

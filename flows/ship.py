@@ -1,0 +1,19 @@
+"""The prediction log into object storage, without waiting for the endpoint's own shipper."""
+
+from prefect import flow
+
+from tasks.ship import gather_files, ship_log
+from truecourse.loading import load_problem
+
+
+@flow(name="ship")
+def ship(problem: str | None = None) -> dict[str, int]:
+    """Ship the predictions that endpoints logged on this machine, each exactly once, and gather the log's small files.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+
+    The process beside an endpoint ships all the time; this is for what it left, and to keep the table quick to read.
+    """
+    name = load_problem(problem).name
+    shipped = ship_log(name)
+    return {"shipped": shipped, "files_gathered": gather_files(name)}

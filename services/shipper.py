@@ -1,0 +1,52 @@
+"""The process that ships prediction logs to object storage: `python -m services.shipper PROBLEM`.
+
+It stands beside the endpoint, not in a worker: a worker may be killed, replaced or busy. Several may run at once; one
+ships, and another takes over when that one is gone.
+"""
+
+import logging
+import sys
+import time
+
+from truecourse.errors import TruecourseError
+from truecourse.processes import terminable
+from truecourse.segments import OPEN, listed
+from truecourse.settings import get_settings
+from truecourse.shipping import ship, spool_folder
+
+log = logging.getLogger("truecourse.log")
+LONGEST = 30.0
+"""Seconds between two attempts while storage is down."""
+
+LAST = 5.0
+"""Seconds that it waits for that."""
+
+
+def run(problem: str) -> None:
+    """Until SIGTERM, and then until the endpoint, which is stopped with it, has let go of its last segment."""
+    pause = interval = get_settings().log_ship
+    try:
+        with terminable():
+            while True:
+                pause = interval if _shipped(problem) else min(max(pause, interval) * 2, max(LONGEST, interval))
+                time.sleep(pause)
+    except KeyboardInterrupt:
+        until = time.monotonic() + LAST
+        while _shipped(problem) and listed(spool_folder(problem), OPEN) and time.monotonic() < until:
+            time.sleep(0.2)
+
+
+def _shipped(problem: str) -> bool:
+    try:
+        shipment = ship(problem)
+    except (TruecourseError, OSError) as error:
+        log.error("nothing is shipped, and nothing is lost: %s", error)
+        return False
+    if shipment.records:
+        log.info("%d predictions shipped", shipment.records)
+    return True
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    run(sys.argv[1])

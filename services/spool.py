@@ -1,0 +1,212 @@
+"""A worker's prediction log on its way out: kept in memory for a moment, written and synced in batches.
+
+put() costs a request one append to a queue; a thread makes records of what waits, and syncs them to the worker's own
+segments. What cannot be written waits in memory up to a limit, and what goes beyond it is dropped and counted: the
+endpoint answers on. Shipping to object storage is another process's work (truecourse/shipping.py).
+"""
+
+import errno
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from services.appender import Appender, Uncertain
+from truecourse import segments
+
+log = logging.getLogger("truecourse.log")
+Encode = Callable[[Mapping[str, Any]], bytes]
+BATCH = 1_000
+"""So many records are synced at once."""
+WOKEN = 2_000
+"""As many waiting predictions are written at once, without waiting for the interval to end."""
+
+
+class Recordable(Protocol):
+    """Answers that can be made records of; as many as `answers`."""
+
+    @property
+    def answers(self) -> Sequence[Any]: ...
+
+    def records(self) -> Iterable[Mapping[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`sync`: seconds between syncs. `age`, `size`: seconds and bytes after which a segment is sealed. `memory`:
+    predictions that may wait. `disk`: bytes of all segments that may wait to be shipped."""
+
+    sync: float = 0.2
+    age: float = 2.0
+    size: int = 8 << 20
+    memory: int = 50_000
+    disk: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class SpoolStatus:
+    """Predictions: `written` and synced, `waiting` in memory, `dropped` for want of room. `unshipped_bytes` of all
+    workers' segments. `lag_seconds`: how old the oldest prediction is that has not been shipped; 0 if all were.
+    `error`: why writing fails, `shipping_error`: why shipping does; empty if they do not."""
+
+    written: int = 0
+    waiting: int = 0
+    dropped: int = 0
+    unshipped_bytes: int = 0
+    lag_seconds: float = 0.0
+    error: str = ""
+    shipping_error: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        return not (self.error or self.shipping_error)
+
+
+class Spool:
+    """`encode` makes the bytes of a record; it runs in the spool's thread, and is where private values are hidden."""
+
+    def __init__(self, folder: Path, encode: Encode, limits: Limits | None = None) -> None:
+        self._folder, self._encode, self._limits = folder, encode, limits or Limits()
+        stream = f"{time.time_ns() // 1000:016d}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._appender = Appender(folder, stream)
+        self._queue: deque[tuple[float, Recordable]] = deque()
+        self._encoded: deque[tuple[float, bytes]] = deque()
+        self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
+        self._written = self._waiting = self._dropped = 0
+        self._error = ""
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, answered: Recordable) -> None:
+        """Never waits for the disk, and never raises for it."""
+        count = len(answered.answers)
+        with self._lock:
+            if self._waiting + count > self._limits.memory:
+                self._dropped += count
+                return
+            self._queue.append((time.time(), answered))
+            self._waiting += count
+        if self._waiting >= WOKEN and not self._error:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Write what waits, and seal the segment."""
+        self._ended = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(10)
+        self.flush(seal=True)
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._wake.wait(self._limits.sync)
+            self._wake.clear()
+            self.flush()
+
+    def flush(self, seal: bool = False) -> None:
+        """Write and sync what waits; seal the segment if its time has come. Never raises for the disk."""
+        with self._flushing:
+            error = self._take()
+            try:
+                self._write()
+                if seal or self._due():
+                    self._appender.seal()
+            except OSError as failure:
+                error = failure.strerror or type(failure).__name__
+            if error and not self._error:
+                log.error("the prediction log is not written: %s", error)
+            self._error = error
+
+    def _take(self) -> str:
+        """Make records of what was put. What no record can be made of is dropped; why, if there is such."""
+        with self._lock:
+            taken = list(self._queue)
+            self._queue.clear()
+        error = ""
+        for at, answered in taken:
+            try:
+                records = [segments.framed(self._encode(record)) for record in answered.records()]
+            except Exception as failure:  # its message may tell what was sent
+                records, error = [], f"no record can be made: {type(failure).__name__}"
+            self._encoded.extend((at, record) for record in records)
+            self._gone(dropped=len(answered.answers) - len(records))
+            time.sleep(0)  # let a request in between two records
+        return error
+
+    def _gone(self, written: int = 0, dropped: int = 0) -> None:
+        with self._lock:
+            self._waiting -= written + dropped
+            self._written += written
+            self._dropped += dropped
+
+    def _write(self) -> None:
+        """Raises OSError; what could not be written goes on waiting."""
+        while self._encoded:
+            batch = self._batch()
+            try:
+                self._appender.append(b"".join(batch))
+            except Uncertain:  # to write it again might double it
+                self._forget(len(batch))
+                self._gone(dropped=len(batch))
+                raise
+            self._forget(len(batch))
+            self._gone(written=len(batch))
+
+    def _batch(self) -> list[bytes]:
+        """The next records, as many as the disk's share has room for. Raises OSError if that is none."""
+        room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
+        batch = []
+        for _, record in islice(self._encoded, BATCH):
+            room -= len(record)
+            if room < 0:
+                break
+            batch.append(record)
+        if not batch:
+            raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped, the most that may")
+        return batch
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._encoded.popleft()
+
+    def _due(self) -> bool:
+        appender, limits = self._appender, self._limits
+        return bool(appender.size) and (appender.size >= limits.size or time.time() - appender.begun >= limits.age)
+
+    def status(self) -> SpoolStatus:
+        """To be asked now and then: it looks at the folder."""
+        files = segments.sizes(self._folder)
+        with self._lock:
+            return SpoolStatus(
+                written=self._written,
+                waiting=self._waiting,
+                dropped=self._dropped,
+                unshipped_bytes=sum(size for size, _ in files),
+                lag_seconds=self._lag([changed for _, changed in segments.sizes(self._folder, [segments.SEALED])]),
+                error=self._error,
+                shipping_error=_shipping_error(self._folder),
+            )
+
+    def _lag(self, sealed: list[float]) -> float:
+        waiting = [at for queue in (self._queue, self._encoded) for at, _ in islice(queue, 1)]
+        oldest = min([*sealed, *waiting, *filter(None, [self._appender.begun])], default=0.0)
+        return max(0.0, time.time() - oldest) if oldest else 0.0
+
+
+def _shipping_error(folder: Path) -> str:
+    """What the shipper left word of."""
+    try:
+        return str(json.loads((folder / segments.REPORT).read_bytes())["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,146 @@
+"""The spool answers for every record it took: on disk, waiting, or counted as dropped."""
+
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.spool import Limits, Spool
+from tests.records import Answers
+from truecourse.predictionlog import encoded
+from truecourse.segments import OPEN, REPORT, SEALED, listed, unframed
+
+
+def spool(folder: Path, **limits: Any) -> Spool:
+    return Spool(folder, encoded, Limits(**limits))
+
+
+def ids(folder: Path) -> list[bytes]:
+    """Of every record in the folder, in order."""
+    found = [segment.path(state) for state in (SEALED, OPEN) for segment in listed(folder, state)]
+    records = [record for path in sorted(found) for record in unframed(path.read_bytes())[0]]
+    return [record.split(b'"')[3] for record in records]
+
+
+@contextmanager
+def full_disk(room: int = 0) -> Iterator[None]:
+    """No file of this process may grow beyond `room` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_what_was_put_is_written_within_the_interval(tmp_path: Path) -> None:
+    spooling = spool(tmp_path, sync=0.05)
+    spooling.start()
+    spooling.put(Answers(("a", "b")))
+    deadline = time.monotonic() + 10
+    while spooling.status().waiting and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ids(tmp_path) == [b"a", b"b"]
+    assert listed(tmp_path, OPEN)
+    spooling.put(Answers(("c",)))
+    spooling.close()
+    assert ids(tmp_path) == [b"a", b"b", b"c"]
+    assert listed(tmp_path, OPEN) == []
+    assert spooling.status().written == 3
+
+
+def test_segments_are_sealed_by_size_and_by_age(tmp_path: Path) -> None:
+    spooling = spool(tmp_path, size=1)
+    for id in ("a", "b"):
+        spooling.put(Answers((id,)))
+        spooling.flush()
+    assert [segment.number for segment in listed(tmp_path, SEALED)] == [1, 2]
+    aged = spool(tmp_path / "aged", age=0.0)
+    aged.flush()
+    assert listed(tmp_path / "aged", SEALED) == [], "nothing is sealed where nothing was written"
+    aged.put(Answers(("a",)))
+    aged.flush()
+    assert len(listed(tmp_path / "aged", SEALED)) == 1
+
+
+def test_two_workers_never_share_a_segment(tmp_path: Path) -> None:
+    first, second = spool(tmp_path), spool(tmp_path)
+    for spooling in (first, second):
+        spooling.put(Answers(("a",)))
+        spooling.flush()
+    assert len({segment.stream for segment in listed(tmp_path, OPEN)}) == 2
+
+
+@pytest.mark.parametrize("room", [0, 1, 1500])
+def test_a_full_disk_loses_nothing_while_memory_lasts(tmp_path: Path, room: int) -> None:
+    """With some room, the write is cut off in the middle of a record."""
+    spooling = spool(tmp_path)
+    spooling.put(Answers(("before",)))
+    spooling.flush()
+    expected = [b"before"] + [f"{i}".encode() for i in range(20)]
+    with full_disk(room):
+        for i in range(20):
+            spooling.put(Answers((f"{i}",)))
+            spooling.flush()
+        status = spooling.status()
+        assert status.waiting + status.written == 21
+        assert room or status.error == "File too large"
+        assert room or not status.healthy
+        assert status.lag_seconds > 0
+    spooling.close()
+    assert ids(tmp_path) == expected
+    assert spooling.status().healthy
+    assert (spooling.status().written, spooling.status().waiting, spooling.status().dropped) == (21, 0, 0)
+
+
+def test_what_finds_no_room_in_memory_either_is_counted(tmp_path: Path) -> None:
+    spooling = spool(tmp_path, memory=10)
+    with full_disk():
+        for i in range(9):
+            spooling.put(Answers((f"{i}a", f"{i}b")))
+            spooling.flush()
+    spooling.close()
+    assert ids(tmp_path) == [f"{i}{c}".encode() for i in range(5) for c in "ab"]
+    assert (spooling.status().written, spooling.status().dropped) == (10, 8)
+
+
+def test_unshipped_segments_have_a_limit(tmp_path: Path) -> None:
+    spooling = spool(tmp_path, disk=1000, size=1)
+    for i in range(5):
+        spooling.put(Answers((f"{i}",)))
+        spooling.flush()
+    status = spooling.status()
+    assert status.unshipped_bytes <= 1000
+    assert status.waiting == 5 - status.written > 0
+    assert "wait to be shipped" in status.error
+    for segment in listed(tmp_path, SEALED):
+        segment.remove()
+    spooling.close()
+    assert spooling.status().written == status.written + len(ids(tmp_path)) == 4
+    assert spooling.status().waiting == 1
+
+
+def test_an_answer_that_no_record_can_be_made_of_is_counted_and_stops_no_other(tmp_path: Path) -> None:
+    spooling = spool(tmp_path)
+    spooling.put(Answers(("a", object())))  # type: ignore[arg-type]
+    spooling.put(Answers(("b",)))
+    spooling.flush()
+    assert ids(tmp_path) == [b"b"]
+    status = spooling.status()
+    assert (status.written, status.dropped, status.waiting) == (1, 2, 0)
+    assert "AssertionError" in status.error
+
+
+def test_the_workers_know_what_stops_the_shipper(tmp_path: Path) -> None:
+    spooling = spool(tmp_path)
+    assert spooling.status().healthy
+    (tmp_path / REPORT).write_text('{"at": 1.0, "error": "the storage is down"}')
+    assert spooling.status().shipping_error == "the storage is down"
+    assert not spooling.status().healthy

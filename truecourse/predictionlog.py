@@ -1,0 +1,87 @@
+"""The prediction log: what a record holds, and the table it ends in.
+
+It is a table of its own beside the batches' `predictions/<problem>`, whose rows are replaced when a batch is repeated
+and whose columns follow the features: a log is only ever appended to, and outlives every set of features.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.frame import UTC_TIME
+from truecourse.tables import Tables
+
+SCHEMA = pa.schema(
+    [
+        ("prediction_id", pa.string()),
+        ("at", UTC_TIME),
+        ("day", pa.string()),
+        ("problem", pa.string()),
+        ("model_version", pa.int64()),
+        ("model_sha256", pa.string()),
+        ("role", pa.string()),
+        ("id", pa.string()),
+        ("decision_time", UTC_TIME),
+        ("request", pa.string()),
+        ("features", pa.string()),
+        ("event_times", pa.string()),
+        ("score", pa.float64()),
+        ("scores", pa.string()),
+        ("prediction", pa.string()),
+        ("base", pa.float64()),
+        ("contributions", pa.string()),
+    ]
+)
+"""`at`: when the request came. `day`: of `at`, UTC, 2024-05-01. `role`: champion, challenger, or shadow (scored beside
+an answer, with that answer's prediction_id). `id` as the client gave it. `request`, `features`, `event_times` (when
+each looked-up feature's value came to be), `scores` by class and `contributions` are JSON."""
+PARTITION = "day"
+_JSON = ("request", "features", "event_times", "scores", "contributions")
+
+
+def log_table(problem: str) -> str:
+    return f"predictions_log/{problem}"
+
+
+def encoded(record: Mapping[str, Any]) -> bytes:
+    """A record as a segment holds it: JSON, its moment in ISO 8601."""
+    return json.dumps(record, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
+
+
+def _moment(value: Any) -> str:
+    assert isinstance(value, datetime), type(value)
+    return value.astimezone(UTC).isoformat()
+
+
+def rows(records: Iterable[bytes]) -> pa.Table:
+    """Records of segments as rows of the table."""
+    return pa.Table.from_pylist([_row(json.loads(record)) for record in records], SCHEMA)
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    at = datetime.fromisoformat(record["at"])
+    decided, given = record["decision_time"], record["id"]
+    texts = {name: None if record[name] is None else json.dumps(record[name], ensure_ascii=False) for name in _JSON}
+    return {
+        **{name: record[name] for name in SCHEMA.names if name in record},
+        **texts,
+        "at": at,
+        PARTITION: at.strftime("%Y-%m-%d"),
+        "id": None if given is None else str(given),
+        "decision_time": None if decided is None else datetime.fromisoformat(decided),
+        "prediction": str(record["prediction"]),
+    }
+
+
+def find(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any]]:
+    """The records of a prediction, what answered before what shadowed it, their JSON read; none if it is not there."""
+    reference = tables.version(log_table(problem))
+    if reference is None:
+        return []
+    found = tables.read(reference, filter=pc.field("prediction_id") == prediction_id).to_pylist()
+    told = [row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None} for row in found]
+    return sorted(told, key=lambda row: row["role"] == "shadow")

@@ -1,0 +1,163 @@
+"""Segments: the append-only files that records wait in until they are shipped, made to be read after any death.
+
+A spool's folder holds `<stream>.<number>.open`, which its writer holds an flock on and appends to, and
+`<stream>.<number>.sealed`, which are complete. A stream is one run of one writer; its segments are numbered from 1,
+each begun only when the one before was let go of. Each record is framed by its length and a digest of both, so that a
+torn end, or a flipped byte, is told from a record.
+"""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+OPEN, SEALED = "open", "sealed"
+REPORT = "shipper.json"
+"""Beside the segments, what the shipper leaves word of: {"at": Unix seconds, "error": text, empty if all is well}."""
+RECORD_LIMIT = 32 << 20
+"""Bytes of a record. A length beyond it is damage."""
+_HEADER = struct.Struct("<I8s")
+
+
+def _digest(length: bytes, payload: bytes) -> bytes:
+    return blake2b(length + payload, digest_size=8).digest()
+
+
+def framed(payload: bytes) -> bytes:
+    """A record as it stands in a segment: 4 bytes of length, 8 of digest, the payload."""
+    return _HEADER.pack(len(payload), _digest(struct.pack("<I", len(payload)), payload)) + payload
+
+
+def unframed(data: bytes) -> tuple[list[bytes], int]:
+    """The records up to the first that is not whole, and how many bytes they take: all of `data` if none is damaged."""
+    records, place = [], 0
+    while place + _HEADER.size <= len(data):
+        length, digest = _HEADER.unpack_from(data, place)
+        end = place + _HEADER.size + length
+        payload = data[place + _HEADER.size : end]
+        if not 0 < length <= RECORD_LIMIT or end > len(data) or _digest(data[place : place + 4], payload) != digest:
+            break
+        records.append(payload)
+        place = end
+    return records, place
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """One file of a spool."""
+
+    folder: Path
+    stream: str
+    number: int
+
+    def path(self, state: str) -> Path:
+        return self.folder / f"{self.stream}.{self.number:09d}.{state}"
+
+    def remove(self) -> None:
+        self.path(SEALED).unlink(missing_ok=True)
+
+    def set_aside(self) -> Path:
+        """Keep a damaged segment for a person to look at; where it is then."""
+        return self.path(SEALED).rename(self.path("damaged"))
+
+
+def listed(folder: Path, state: str) -> list[Segment]:
+    """The segments of a state, each stream's by number. None if there is no such folder."""
+    return sorted(segment for path in folder.glob(f"*.*.{state}") if (segment := _named(path)) is not None)
+
+
+def _named(path: Path) -> Segment | None:
+    stream, number, _ = path.name.rsplit(".", 2)
+    return Segment(path.parent, stream, int(number)) if number.isdecimal() else None
+
+
+def seal_abandoned(folder: Path) -> int:
+    """Seal the open segments whose writer is dead, without what a death tore off their end; how many bytes that was."""
+    return sum(_seal_if_abandoned(segment) for segment in listed(folder, OPEN))
+
+
+def _seal_if_abandoned(segment: Segment) -> int:
+    path = segment.path(OPEN)
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:  # sealed by its writer meanwhile
+        return 0
+    with file:
+        if not owned(file.fileno()) or not _is_still(path, file.fileno()):
+            return 0
+        data = file.read()
+        _, whole = unframed(data)
+        if not whole:
+            path.unlink()
+            return len(data)
+        file.truncate(whole)
+        os.fsync(file.fileno())
+        seal(segment)
+        return len(data) - whole
+
+
+def owned(descriptor: int) -> bool:
+    """Whether the flock on an open file is ours now. The kernel frees it when its holder dies, however it dies."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def begin(segment: Segment) -> int:
+    """Create the segment and hold it; its file descriptor. Raises OSError, and leaves nothing."""
+    segment.folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(segment.path(OPEN), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        if owned(descriptor) and _is_still(segment.path(OPEN), descriptor):
+            break
+        os.close(descriptor)  # a shipper took the newborn for abandoned, and removed it
+    sync_folder(segment.folder)
+    return descriptor
+
+
+def seal(segment: Segment) -> None:
+    """Declare a segment complete; by whoever holds it, its bytes synced."""
+    segment.path(OPEN).rename(segment.path(SEALED))
+    sync_folder(segment.folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were given or taken in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether this is the one process that ships from the folder; until the block ends, or the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "shipping").open("wb") as file:
+        yield owned(file.fileno())
+
+
+def sizes(folder: Path, states: Iterable[str] = (OPEN, SEALED)) -> list[tuple[int, float]]:
+    """Bytes, and time of the last write (Unix seconds), of every segment in one of these states."""
+    found = []
+    for path in (path for state in states for path in folder.glob(f"*.*.{state}")):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # shipped meanwhile
+            continue
+        found.append((status.st_size, status.st_mtime))
+    return found

@@ -1,0 +1,123 @@
+"""From a spool's segments to the prediction log in object storage, each record exactly once.
+
+A commit carries, for each stream it ships, the number of the last segment in it, as a Delta application transaction.
+Rows and numbers become visible together or not at all: a shipper that died between its commit and the removal of the
+segments is followed by one that reads the numbers, and removes them.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from truecourse import predictionlog
+from truecourse.errors import TruecourseError
+from truecourse.segments import OPEN, REPORT, SEALED, Segment, alone, listed, seal_abandoned, unframed
+from truecourse.settings import get_settings
+from truecourse.tables import Tables
+
+log = logging.getLogger("truecourse.log")
+BATCH_BYTES = 32 << 20
+"""About as many bytes of segments go into one commit."""
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What one call shipped. `busy`: nothing, because another process is at it."""
+
+    records: int = 0
+    segments: int = 0
+    torn_bytes: int = 0
+    damaged: tuple[str, ...] = ()
+    busy: bool = False
+
+
+def spool_folder(problem: str) -> Path:
+    return get_settings().home / "spool" / problem
+
+
+def ship(problem: str, tables: Tables | None = None) -> Shipment:
+    """Ship every segment that is complete or whose writer is dead. Raises StorageError; nothing is lost by it."""
+    folder = spool_folder(problem)
+    with alone(folder) as mine:
+        if not mine:
+            return Shipment(busy=True)
+        try:
+            shipment = _ship(problem, folder, tables or Tables())
+        except (TruecourseError, OSError) as error:
+            _report(folder, f"{type(error).__name__}: {error}")
+            raise
+        _report(folder, "")
+        return shipment
+
+
+def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
+    torn, segments, name = seal_abandoned(folder), listed(folder, SEALED), predictionlog.log_table(problem)
+    shipped = tables.transactions(name, {segment.stream for segment in segments})
+    records, count = 0, 0
+    damaged: list[str] = []
+    for batch in _batches(segments, shipped):
+        read = {segment: _read(segment) for segment in batch}
+        payloads = [payload for found, _ in read.values() for payload in found]
+        _append(tables, name, payloads, batch)
+        for segment, (_, whole) in read.items():
+            if whole:
+                segment.remove()
+            else:
+                damaged.append(str(segment.set_aside()))
+                log.error("%s is damaged: what came before the damage was shipped, the rest was kept", damaged[-1])
+        records, count = records + len(payloads), count + len(batch)
+    return Shipment(records, count, torn, tuple(damaged))
+
+
+def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> None:
+    about = {"flow": "ship", "rows": len(payloads), "segments": len(batch)}
+    last = {segment.stream: segment.number for segment in batch}
+    rows = predictionlog.rows(payloads)
+    tables.append(name, rows, about, partition_by=predictionlog.PARTITION, transactions=last)
+
+
+def _read(segment: Segment) -> tuple[list[bytes], bool]:
+    """Its records, and whether that is all of it."""
+    data = segment.path(SEALED).read_bytes()
+    records, place = unframed(data)
+    return records, place == len(data)
+
+
+def _batches(segments: list[Segment], shipped: Mapping[str, int]) -> Iterator[list[Segment]]:
+    """What is to be shipped, in batches of about BATCH_BYTES; what was shipped already is removed."""
+    batch, size, reached = [], 0, dict(shipped)
+    for segment in segments:
+        before = reached.get(segment.stream, 0)
+        if segment.number <= before:
+            segment.remove()
+            continue
+        if _overtakes(segment, before):
+            continue
+        reached[segment.stream] = segment.number
+        batch.append(segment)
+        size += segment.path(SEALED).stat().st_size
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _overtakes(segment: Segment, before: int) -> bool:
+    """Whether an earlier segment, after the number `before`, is there still: a folder that is written to while it is
+    listed may hide one, and shipping this one first would make that one count as shipped."""
+    earlier = (Segment(segment.folder, segment.stream, number) for number in range(before + 1, segment.number))
+    return any(one.path(OPEN).exists() or one.path(SEALED).exists() for one in earlier)
+
+
+def _report(folder: Path, error: str) -> None:
+    """Leave word for the workers, whose health tells it. Where the disk is full they know that already."""
+    with suppress(OSError):
+        temporary = folder / f".report-{os.getpid()}"
+        temporary.write_text(json.dumps({"at": time.time(), "error": error}))
+        temporary.replace(folder / REPORT)

@@ -132,6 +132,23 @@ def trace_model(version: Version, problem: ProblemName = None, json: Json = Fals
 
 
 @command
+def trace_prediction(
+    prediction: Annotated[
+        str, typer.Argument(metavar="ID", help="A prediction_id, or the id of a row that was scored.")
+    ],
+    problem: ProblemName = None,
+    json: Json = False,
+) -> Answer:
+    """The line from one prediction back to the bytes of its model's sources, each link verified again."""
+    prefect_environment()
+    from tasks import trace
+
+    traced = trace.trace_prediction(load_problem(problem).name, prediction)
+    shown = {name: value for name, value in traced["prediction"].items() if value is not None}
+    return Answer(traced, Group(pairs(shown), links_view(traced)), ok=traced["verified"])
+
+
+@command
 def reproduce(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
     """Rebuild a version's snapshot from the recorded table versions, train again, and compare the bytes."""
     prefect_environment()

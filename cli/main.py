@@ -33,6 +33,7 @@ app.command()(asking.explain)
 app.command()(knowing.status)
 app.command()(knowing.summary)
 app.add_typer(trace, name="trace")
+trace.command("prediction")(knowing.trace_prediction)
 trace.command("model")(knowing.trace_model)
 app.command()(knowing.reproduce)
 

@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from tasks.snapshot import build_snapshot
-from truecourse import lineage, registry, tracking
+from truecourse import lineage, predictionlog, registry, tracking
 from truecourse.digests import sha256
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.lineage import Link, link
 from truecourse.loading import load_problem, problem_digest
 from truecourse.references import ModelVersion
+from truecourse.scoring import scored_by_id
+from truecourse.shipping import ship
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.tables import Tables
 from truecourse.tracking import artifact_key
@@ -29,6 +31,31 @@ def trace_model(problem: str, number: int) -> dict[str, Any]:
     links += _snapshot_links(problem, tables, version, tags)
     verified = all(item["verified"] for item in links)
     return {"model": version.model_dump(), "verified": verified, "links": links}
+
+
+def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
+    """{"prediction": its record, "model", "verified", "links"}: the record, then all that trace_model() walks.
+
+    The prediction is looked for in the endpoints' log by its prediction_id, then among batch predictions by the row's
+    id. Raises ModelError if it is in neither."""
+    tables = Tables()
+    record = _recorded(tables, problem, prediction)
+    traced = trace_model(problem, record["model_version"])
+    same = traced["model"]["model_sha256"] == record["model_sha256"]
+    said = f"answered by version {record['model_version']}, SHA-256 {record['model_sha256']}"
+    detail = said if same else f"{said}, which is not that version's: {traced['model']['model_sha256']}"
+    links = [link("prediction", prediction, same, detail), *traced["links"]]
+    return {**traced, "prediction": record, "verified": same and traced["verified"], "links": links}
+
+
+def _recorded(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
+    found = predictionlog.find(tables, problem, prediction) or scored_by_id(tables, problem, prediction)
+    if not found and ship(problem).records:  # an answer of a moment ago
+        found = predictionlog.find(tables, problem, prediction)
+    if not found:
+        cure = "the id is `prediction_id` of an answer, or a scored row's id; `truecourse run ship` brings in the log"
+        raise ModelError("no such prediction", where=prediction[:80], cure=cure)
+    return found[0]
 
 
 def _run_tags(version: ModelVersion) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from truecourse import prediction
 from truecourse.encoding import Array, columns_of
@@ -29,6 +30,16 @@ _WIDEST, _NARROWEST = timedelta(days=512), timedelta(minutes=15)
 
 def predictions_table(problem: str) -> str:
     return f"predictions/{problem}"
+
+
+def scored_by_id(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
+    """The predictions of the rows with this id, the last scored first."""
+    reference = tables.version(predictions_table(problem))
+    if reference is None:
+        return []
+    found = tables.read(reference, filter=pc.field("id").cast(pa.string()) == id)
+    rows: list[dict[str, Any]] = found.sort_by([("scored_at", "descending")]).to_pylist()
+    return rows
 
 
 def rejected_table(problem: str) -> str:

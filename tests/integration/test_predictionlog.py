@@ -1,0 +1,158 @@
+"""From a worker's memory to the table in object storage: whoever dies on the way, nothing synced is lost or doubled."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.spool import Limits, Spool
+from tests.conftest import REPOSITORY, S3Server
+from tests.records import Answers
+from truecourse import predictionlog, segments, shipping
+from truecourse.errors import StorageError
+from truecourse.predictionlog import encoded, log_table
+from truecourse.segments import SEALED, listed
+from truecourse.settings import get_settings
+from truecourse.shipping import ship, spool_folder
+from truecourse.tables import Tables
+
+SYNC = 0.02
+WRITER = """
+import sys, time
+from pathlib import Path
+from services.spool import Limits, Spool
+from tests.records import Answers
+import json
+
+def encode(record):
+    return json.dumps(record, default=lambda moment: moment.isoformat()).encode()
+
+spool, begun = Spool(Path(sys.argv[1]), encode, Limits(sync=float(sys.argv[2]), size=20_000, age=0.1)), sys.argv[3]
+spool.start()
+for number in range(1_000_000):
+    written = spool._written
+    spool.put(Answers((f"{begun}-{number}",)))
+    print(f"{number} {written} {time.monotonic()}", flush=True)
+    time.sleep(0.0005)
+"""
+
+
+def logged() -> list[str]:
+    tables = Tables()
+    reference = tables.version(log_table("deliveries"))
+    return [] if reference is None else tables.read(reference, ["prediction_id"])["prediction_id"].to_pylist()
+
+
+def put(ids: list[str], folder: Path | None = None) -> None:
+    spool = Spool(folder or spool_folder("deliveries"), encoded, Limits())
+    spool.put(Answers(tuple(ids)))
+    spool.close()
+
+
+def shipping_child() -> int:
+    """The process id of a shipper that goes on until killed; forked, since importing takes longer than a round."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        while True:
+            ship("deliveries")
+    finally:
+        os._exit(1)
+
+
+def killed_round(number: int, randomness: random.Random) -> tuple[set[str], set[str]]:
+    """A writer under load and a shipper, both killed: what was synced, and what was older than the sync interval."""
+    command = [sys.executable, "-c", WRITER, str(spool_folder("deliveries")), str(SYNC), str(number)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    shipper = shipping_child()
+    time.sleep(randomness.uniform(0.02, 0.35))
+    for process in randomness.sample([writer.pid, shipper], 2):
+        os.kill(process, signal.SIGKILL)
+        time.sleep(randomness.uniform(0, 0.02))
+    os.waitpid(shipper, 0)
+    lines = [line.split() for line in writer.communicate()[0].splitlines() if line.count(" ") == 2]
+    synced = int(lines[-1][1]) if lines else 0
+    last = float(lines[-1][2]) if lines else 0.0
+    old = {f"{number}-{place}" for place, _, at in lines if float(at) < last - SYNC - 0.5}
+    return {f"{number}-{place}" for place in range(synced)}, old
+
+
+def test_fifty_deaths_of_writer_and_shipper_lose_and_double_nothing(home: Path) -> None:
+    randomness, synced, old = random.Random(7), set[str](), set[str]()
+    for number in range(50):
+        certain, aged = killed_round(number, randomness)
+        synced |= certain
+        old |= aged
+    ship("deliveries")
+    found = logged()
+    assert len(found) == len(set(found)), "doubled"
+    assert synced | old <= set(found), "lost"
+    assert len(synced) > 1000
+
+
+def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(["a", "b"])
+    (segment,) = listed(spool_folder("deliveries"), SEALED)
+    data = segment.path(SEALED).read_bytes()
+    assert ship("deliveries").records == 2
+    segment.path(SEALED).write_bytes(data)
+    assert ship("deliveries") == shipping.Shipment()
+    assert sorted(logged()) == ["a", "b"]
+    assert listed(spool_folder("deliveries"), SEALED) == []
+
+
+def test_storage_that_is_down_is_caught_up_with(home: Path, configure: Callable[..., None], seaweed: S3Server) -> None:
+    put(["a"])
+    configure(**seaweed.settings("log") | {"s3_endpoint": "http://127.0.0.1:9"})
+    with pytest.raises(StorageError):
+        ship("deliveries")
+    spool = Spool(spool_folder("deliveries"), encoded)
+    assert spool.status().shipping_error
+    assert spool.status().lag_seconds > 0
+    configure(**seaweed.settings("log"))
+    put(["b"])
+    assert ship("deliveries").records == 2
+    assert spool.status().healthy
+    assert spool.status().lag_seconds == 0
+    put(["c"])
+    ship("deliveries")
+    assert sorted(logged()) == ["a", "b", "c"]
+
+
+def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
+    put(["a"])
+    (segment,) = listed(spool_folder("deliveries"), SEALED)
+    whole = segment.path(SEALED).read_bytes()
+    segment.path(SEALED).write_bytes(whole + segments.framed(b"{}")[:-1] + b"x")
+    (damaged,) = ship("deliveries").damaged
+    assert Path(damaged).read_bytes().startswith(whole)
+    assert logged() == ["a"]
+    assert ship("deliveries").segments == 0
+
+
+def test_a_record_is_found_with_all_it_says(home: Path) -> None:
+    put(["a", "b"])
+    ship("deliveries")
+    (found,) = predictionlog.find(Tables(), "deliveries", "b")
+    assert (found["features"], found["day"], found["id"]) == ({"distance": 4.2, "hour": 12}, "2024-05-01", "7")
+    assert predictionlog.find(Tables(), "deliveries", "c") == []
+    assert get_settings().home in spool_folder("deliveries").parents
+
+
+def test_many_shipments_are_gathered(home: Path) -> None:
+    for id in "abc":
+        put([id])
+        ship("deliveries")
+    assert Tables().compact(log_table("deliveries")) == 3
+    put(["d"])
+    ship("deliveries")
+    assert sorted(logged()) == list("abcd")

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from services.spool import Limits, Spool
-from tests.conftest import REPOSITORY, S3Server
+from tasks.trace import trace_prediction
+from tests.conftest import REPOSITORY, S3Server, wait_until
+from tests.integration.conftest import Endpoint, Trained
 from tests.records import Answers
 from truecourse import predictionlog, segments, shipping
-from truecourse.errors import StorageError
+from truecourse.errors import ModelError, StorageError
 from truecourse.predictionlog import encoded, log_table
 from truecourse.segments import SEALED, listed
 from truecourse.settings import get_settings
@@ -156,3 +158,26 @@ def test_many_shipments_are_gathered(home: Path) -> None:
     put(["d"])
     ship("deliveries")
     assert sorted(logged()) == list("abcd")
+
+
+def test_every_answer_of_the_endpoint_is_logged_and_traced(endpoint: Endpoint, trained: Trained) -> None:
+    row = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2}
+    (answer,) = endpoint.answers("/explain", row | {"id": "mine", "decision_time": "2024-03-01T06:30:00Z"})
+
+    def shipped() -> bool:
+        ship("deliveries")
+        return bool(predictionlog.find(Tables(), "deliveries", answer["prediction_id"]))
+
+    wait_until(shipped, 60, "the record")
+    traced = trace_prediction("deliveries", answer["prediction_id"])
+    told = traced["prediction"]
+    assert traced["verified"]
+    assert traced["links"][0]["link"] == "prediction"
+    assert (told["score"], told["prediction"], told["id"]) == (answer["score"], answer["prediction"], "mine")
+    assert (told["role"], told["model_sha256"]) == ("champion", trained.version.model_sha256)
+    assert {name: told["request"][name] for name in row} == row
+    assert told["contributions"] == answer["contributions"]
+    assert told["features"]["vehicle"] == "van"
+    assert told["event_times"]["courier_late_7d"] < "2024-03-01T06:30:00Z"
+    with pytest.raises(ModelError, match="no such prediction"):
+        trace_prediction("deliveries", "nobody")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests import deliveries
+from tests.faults import PROBLEM, edited
 from tests.records import record
 from truecourse.loading import load_problem
 from truecourse.predictionlog import encoded
@@ -75,3 +77,17 @@ def test_a_problem_that_marks_nothing_is_logged_whole(problem: Problem) -> None:
 def test_the_stricter_of_two_marks_holds() -> None:
     hashed, dropped = Masks({"a": "hash", "b": "hash"}, b"s"), Masks({"a": "drop"}, b"s")
     assert hashed.joined(dropped).marks == dropped.joined(hashed).marks == {"a": "drop", "b": "hash"}
+
+
+def test_a_mark_on_a_table_alone_is_a_fault(problem: Problem) -> None:
+    (fault,) = edited(
+        problem.folder, (PROBLEM, '"distance": Float("km", ge=0)', '"distance": Float(ge=0, private="drop")')
+    )
+    assert "distance" in fault.where
+    assert "is private in table deliveries" in fault.what
+    assert 'private="drop"' in fault.cure
+
+
+def test_a_mark_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="private"):
+        Text(private="encrypt")  # type: ignore[arg-type]

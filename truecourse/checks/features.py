@@ -20,6 +20,7 @@ def feature_faults(problem: Problem) -> Iterator[Fault]:
     for view in problem.views:
         yield from _view_faults(problem, view)
     yield from _name_faults(problem)
+    yield from _private_faults(problem)
     if not problem.features:
         yield Fault(place("request"), "the model has no inputs", "declare request fields or views")
 
@@ -46,6 +47,17 @@ def _plain_request_faults(problem: Problem) -> Iterator[Fault]:
         elif not same_type(column, table.columns[name]):
             what = f"is {type(column).__name__}, and in table {table.name} {type(table.columns[name]).__name__}"
             yield Fault(where, what, "declare both with one type")
+
+
+def _private_faults(problem: Problem) -> Iterator[Fault]:
+    """The prediction log holds request fields and features: a mark on a table's column alone would hide nothing."""
+    logged = problem.request_fields | problem.features
+    for table in problem.tables:
+        for name, column in table.columns.items():
+            if column.private and name in logged and not logged[name].private:
+                where = place("request" if name in problem.request_fields else "features", name)
+                cure = f'add private="{column.private}" here too: the prediction log holds this field'
+                yield Fault(where, f"is private in table {table.name}, and not here", cure)
 
 
 def _entity_faults(problem: Problem) -> Iterator[Fault]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from services.incumbents import Incumbents
 from services.served import Served
-from services.spool import Limits, Spool
+from services.spool import Spool
+from services.spooling import Limits
 from truecourse.predictionlog import encoded
 from truecourse.privacy import Masks
 from truecourse.settings import get_settings

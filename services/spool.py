@@ -13,13 +13,13 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from services.appender import Appender, Uncertain
+from services.spooling import Limits, Recordable, SpoolStatus
 from truecourse import segments
 
 log = logging.getLogger("truecourse.log")
@@ -28,46 +28,6 @@ BATCH = 1_000
 """So many records are synced at once."""
 WOKEN = 2_000
 """As many waiting predictions are written at once, without waiting for the interval to end."""
-
-
-class Recordable(Protocol):
-    """Answers that can be made records of; as many as `answers`."""
-
-    @property
-    def answers(self) -> Sequence[Any]: ...
-
-    def records(self) -> Iterable[Mapping[str, Any]]: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`sync`: seconds between syncs. `age`, `size`: seconds and bytes after which a segment is sealed. `memory`:
-    predictions that may wait. `disk`: bytes of all segments that may wait to be shipped."""
-
-    sync: float = 0.2
-    age: float = 2.0
-    size: int = 8 << 20
-    memory: int = 50_000
-    disk: int = 1 << 30
-
-
-@dataclass(frozen=True)
-class SpoolStatus:
-    """Predictions: `written` and synced, `waiting` in memory, `dropped` for want of room. `unshipped_bytes` of all
-    workers' segments. `lag_seconds`: how old the oldest prediction is that has not been shipped; 0 if all were.
-    `error`: why writing fails, `shipping_error`: why shipping does; empty if they do not."""
-
-    written: int = 0
-    waiting: int = 0
-    dropped: int = 0
-    unshipped_bytes: int = 0
-    lag_seconds: float = 0.0
-    error: str = ""
-    shipping_error: str = ""
-
-    @property
-    def healthy(self) -> bool:
-        return not (self.error or self.shipping_error)
 
 
 class Spool:

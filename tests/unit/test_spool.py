@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.spool import Limits, Spool
+from services.spool import Spool
+from services.spooling import Limits
 from tests.records import Answers
 from truecourse.predictionlog import encoded
 from truecourse.segments import OPEN, REPORT, SEALED, listed, unframed

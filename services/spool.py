@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,10 @@ class Spool:
             )
 
     def _lag(self, sealed: list[float]) -> float:
-        waiting = [at for queue in (self._queue, self._encoded) for at, _ in islice(queue, 1)]
+        waiting = []
+        for queue in (self._queue, self._encoded):
+            with suppress(IndexError):  # the thread may empty it at this moment
+                waiting.append(queue[0][0])
         oldest = min([*sealed, *waiting, *filter(None, [self._appender.begun])], default=0.0)
         return max(0.0, time.time() - oldest) if oldest else 0.0
 

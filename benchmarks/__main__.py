@@ -11,7 +11,7 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "score", "flows", "scale", "drift")
-ALSO = ("serve",)
+ALSO = ("serve", "overload")
 """Measured by name only: each takes servers of its own."""
 
 

@@ -2,13 +2,13 @@
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from services import launch
+from services.connection import address, open_url
 from truecourse import registry
 from truecourse.contract import Contract, RequestField, example
 from truecourse.errors import ModelError, PlatformError, RequestError
@@ -22,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def endpoint_url(port: int | None = None) -> str:
-    return f"http://{get_settings().host}:{port or get_settings().endpoint_port}"
+    return address(port)
 
 
 def start_endpoint(problem: str, port: int, version: int | None = None) -> Child:
@@ -40,11 +40,13 @@ def start_shipper(problem: str) -> Child:
 
 
 def served(url: str) -> dict[str, Any] | None:
-    """What the endpoint says that it serves, or None where none answers."""
+    """What the endpoint says that it serves, or None where none answers. Raises RequestError if it refuses our key."""
     try:
-        with urllib.request.urlopen(f"{url}/model", timeout=5) as answer:  # noqa: S310
+        with open_url(f"{url}/model") as answer:
             about: dict[str, Any] = json.load(answer)
             return about
+    except urllib.error.HTTPError as error:
+        raise _refused(error.code, error.read(), url) from None
     except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
         return None
 
@@ -111,18 +113,17 @@ def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str
 
 def _post(url: str, path: str, rows: Rows) -> dict[str, Any]:
     body = json.dumps({"rows": list(rows)}).encode()
-    request = urllib.request.Request(f"{url}/{path}", body, {"content-type": "application/json"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        with open_url(f"{url}/{path}", body, 60) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
     except urllib.error.HTTPError as error:
-        raise _refused(error.code, error.read()) from None
+        raise _refused(error.code, error.read(), url) from None
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise PlatformError(f"the endpoint does not answer: {error}", where=url, cure="truecourse serve") from None
 
 
-def _refused(status: int, body: bytes) -> RequestError:
+def _refused(status: int, body: bytes, where: str = "") -> RequestError:
     try:
         said = json.loads(body)
     except ValueError:
@@ -130,7 +131,8 @@ def _refused(status: int, body: bytes) -> RequestError:
     faults = [
         f"row {f['row']}{', ' + f['field'] if f.get('field') else ''}: {f['problem']}" for f in said.get("faults", ())
     ]
-    return RequestError("\n  ".join([str(said.get("error")), *faults]), status=status, cure=said.get("cure") or "")
+    cure = "set TRUECOURSE_API_KEY to a key with its scope" if status in (401, 403) else said.get("cure") or ""
+    return RequestError("\n  ".join([str(said.get("error")), *faults]), status=status, where=where, cure=cure)
 
 
 def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:

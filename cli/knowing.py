@@ -13,7 +13,7 @@ from cli.reports import pages, quality, standing, table_states
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
 from truecourse import registry
-from truecourse.errors import SettingsError
+from truecourse.errors import RequestError, SettingsError
 from truecourse.loading import load_problem
 from truecourse.settings import get_settings, prefect_environment
 
@@ -24,7 +24,7 @@ Version = Annotated[int, typer.Argument(help="A version in the model registry.")
 def status(problem: ProblemName = None, json: Json = False) -> Answer:
     """What there is: tables, champion and challenger, endpoint, the last checks' pages."""
     spec, platform = load_problem(problem), running_platform()
-    about = served(endpoint_url())
+    about = _endpoint()
     document: dict[str, Any] = {
         "problem": spec.name,
         "home": str(get_settings().home),
@@ -37,6 +37,13 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "pages": [str(path) for path in pages(spec.name)],
     }
     return Answer(document, _status_view(document))
+
+
+def _endpoint() -> dict[str, Any] | None:
+    try:
+        return served(endpoint_url())
+    except RequestError as error:
+        return {"refused": error.what}
 
 
 def _status_view(document: dict[str, Any]) -> RenderableType:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import asking, knowing
+from cli import asking, keys, knowing
 from cli.demo import demo
 from cli.run import Flows
 from cli.up import up
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 trace = typer.Typer(help="The line back to the source bytes, each link verified again.", no_args_is_help=True)
+key = typer.Typer(help="API keys of the endpoint.", no_args_is_help=True)
 run = typer.Typer(cls=Flows, help="Run a flow by name.", no_args_is_help=True)
 
 app.command()(demo)
@@ -30,6 +31,10 @@ app.add_typer(run, name="run")
 app.command()(asking.serve)
 app.command()(asking.predict)
 app.command()(asking.explain)
+app.add_typer(key, name="key")
+key.command("create")(keys.create)
+key.command("list")(keys.list_keys)
+key.command("revoke")(keys.revoke)
 app.command()(knowing.status)
 app.command()(knowing.summary)
 app.add_typer(trace, name="trace")

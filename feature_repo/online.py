@@ -1,8 +1,8 @@
 """Reading features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,6 +22,9 @@ _NEVER = np.iinfo(np.int64).min
 """No event: as a datetime64 it is NaT."""
 _REMEMBERED = 50_000
 """Keys whose bytes are kept, the latest used."""
+_NOBODY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False, Time: datetime(1970, 1, 1)}
+Watch = Callable[[str, Array, Array, Array | None], None]
+"""Told of each read: the view, n event times (int64 microseconds UTC, -1 for none), which are fresh, the decisions'."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class OnlineFeatures:
 class OnlineReader:
     """Reads a problem's online store. Safe for threads."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, watch: Watch | None = None) -> None:
         config = repo_config(problem)
         self._problem = problem
+        self._watch = watch
         self._reader = store_reader(config, problem.views)
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
@@ -51,19 +55,27 @@ class OnlineReader:
         the ttl before it. Raises PlatformError if the store does not answer.
         """
         keys = {view.name: self._keys_of(view, columns) for view in self._problem.views}
-        try:
-            known = self._reader.fetch(
-                {view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()}
-            )
-        except Exception as error:  # each store has its own kinds
-            cure = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
-            raise PlatformError(f"the online store does not answer: {error}", cure=cure) from error
+        known = self._fetch({view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()})
         found = OnlineFeatures({}, {})
         for view in self._problem.views:
             answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
             self._add(found, view, answers, decision_times)
         return found
+
+    def reach(self) -> None:
+        """Look a key up that need not be there. Raises PlatformError if the store does not answer."""
+        view = self._problem.views[0]
+        nobody = tuple(_NOBODY[type(column)] for column in self._keys[view.name].values())
+        self._fetch({view.name: [self._serialised(view.name, nobody)]})
+
+    def _fetch(self, wanted: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
+        try:
+            return self._reader.fetch(wanted)
+        except Exception as error:  # each store has its own kinds
+            cure = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
+            what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
+            raise PlatformError(what, cure=cure) from error
 
     def _keys_of(self, view: View, columns: Mapping[str, Array]) -> list[bytes | None]:
         asked = [_plain(column, columns[name]) for name, column in self._keys[view.name].items()]
@@ -74,6 +86,8 @@ class OnlineReader:
     ) -> None:
         events = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64)
         fresh = (events != _NEVER) & _fresh(view, events, decision_times)
+        if self._watch is not None:
+            self._watch(view.name, np.maximum(events, -1), fresh, decision_times)
         used = [a[1] if a is not None and ok else {} for a, ok in zip(answers, fresh.tolist(), strict=True)]
         times = np.where(fresh, events, _NEVER).astype("datetime64[us]")
         for name, column in view.features.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from services import launch
 from services.incumbents import Incumbents, wanted
-from services.prediction import Predictor, open_predictor
+from services.prediction import Predictor
 from services.served import Served
 from truecourse import aliases
 from truecourse.bento import running_code
@@ -119,7 +119,7 @@ class Follower:
             what = "its Bento holds other code or another environment than this server runs: a deploy is needed"
             raise ModelError(what, where=package.bento.key, cure="truecourse deploy")
         folder = launch.unpacked(package.bento, package.version)
-        predictor = open_predictor(folder / "src" / "model")
+        predictor = self._served.predictor(folder / "src" / "model")
         if predictor.identity.sha256 != version.model_sha256:
             raise IntegrityError("its Bento holds another model", where=package.bento.key, cure="package it again")
         warm(predictor)

@@ -107,6 +107,8 @@ class Endpoint:
         _check_type(scope)
         body, at = await _body(scope, receive, now.champion), datetime.now(UTC)
         rows = now.champion.rows.request(body, at)
+        if served.metrics is not None:
+            served.metrics.rows.labels(path).inc(len(rows))
 
         def answer() -> tuple[bytes, list[Answered]]:
             document, parts = served.answer(now, rows, at, path == "/explain")

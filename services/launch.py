@@ -5,16 +5,17 @@ import sys
 import tarfile
 import tempfile
 import urllib.error
-import urllib.request
 from pathlib import Path
 
+from services.access import require_keys_beyond_loopback
+from services.connection import address, open_url
 from truecourse import aliases, processes
 from truecourse.bento import packaged
 from truecourse.digests import sha256_file
-from truecourse.errors import IntegrityError, ModelError
+from truecourse.errors import IntegrityError, ModelError, SettingsError
 from truecourse.processes import Child
 from truecourse.references import ArtifactRef, ModelVersion, Package
-from truecourse.settings import child_environment, get_settings
+from truecourse.settings import Settings, child_environment, get_settings
 from truecourse.storage import open_store
 
 
@@ -64,8 +65,11 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
 
 
 def command(folder: Path, port: int) -> list[str]:
-    host = get_settings().host
-    return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
+    settings = get_settings()
+    words = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", settings.host, "--port", str(port)]
+    if settings.tls_certificate:
+        words += ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key]
+    return words
 
 
 def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]:
@@ -88,7 +92,10 @@ def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]
 
 
 def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
-    """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started."""
+    """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started,
+    SettingsError if it would be open to the network, or half of its TLS is set."""
+    require_keys_beyond_loopback(get_settings())
+    _require_whole_tls(get_settings())
     return processes.start("the endpoint", command(folder, port), environment(folder, port, pinned), log)
 
 
@@ -98,6 +105,13 @@ def start_shipper(problem: str, log: Path) -> Child:
     return processes.start("the shipper", command, child_environment(OMP_NUM_THREADS="1"), log)
 
 
+def _require_whole_tls(settings: Settings) -> None:
+    for name, file in (("CERTIFICATE", settings.tls_certificate), ("KEY", settings.tls_key)):
+        if (settings.tls_certificate or settings.tls_key) and not (file and Path(file).is_file()):
+            cure = "TLS takes a certificate and its key, each a PEM file; plain HTTP neither"
+            raise SettingsError("is no file", where=f"TRUECOURSE_TLS_{name}={file}", cure=cure)
+
+
 def wait_ready(server: Child, port: int) -> None:
     """Raises PlatformError, with the end of the server's log, if it ends or is not ready in time."""
     server.wait_ready(lambda: ready(port))
@@ -105,7 +119,7 @@ def wait_ready(server: Child, port: int) -> None:
 
 def ready(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{get_settings().host}:{port}/readyz", timeout=5) as answer:
+        with open_url(f"{address(port)}/readyz") as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

@@ -25,7 +25,7 @@ from truecourse.problem import Problem
 from truecourse.request import RowReader, Rows
 
 if TYPE_CHECKING:
-    from feature_repo.online import OnlineFeatures, OnlineReader
+    from feature_repo.online import OnlineFeatures, OnlineReader, Watch
 
 log = logging.getLogger("truecourse.serving")
 Columns = dict[str, Array]
@@ -145,8 +145,9 @@ def _column(values: Array, kind: str) -> Array:
     return np.array([value if isinstance(value, str) else None for value in values], dtype=object)
 
 
-def open_predictor(folder: Path) -> Predictor:
-    """The predictor of an unpacked Bento's `model/` folder, with the problem in `problems/` beside it.
+def open_predictor(folder: Path, watch: "Watch | None" = None) -> Predictor:
+    """The predictor of an unpacked Bento's `model/` folder, with the problem in `problems/` beside it. `watch` is told
+    of every read of the online store.
 
     Raises IntegrityError if a file is not the one that was packaged, or the problem not the one it was packaged with.
     """
@@ -166,15 +167,15 @@ def open_predictor(folder: Path) -> Predictor:
         model=Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1),
         contract=Contract.from_json(files["contract.json"]),
         problem=problem,
-        reader=_reader(problem),
+        reader=_reader(problem, watch),
         about=about,
     )
 
 
-def _reader(problem: Problem) -> "OnlineReader | None":
+def _reader(problem: Problem, watch: "Watch | None") -> "OnlineReader | None":
     """A problem with no views is served without Feast, which takes seconds to import."""
     if not problem.views:
         return None
     from feature_repo.online import OnlineReader
 
-    return OnlineReader(problem)
+    return OnlineReader(problem, watch)

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from services.answered import PREDICTION_ID, Answered, Identity
 from services.incumbents import Incumbents
-from services.prediction import Answer, Predictor, document
+from services.metrics import Metrics
+from services.prediction import Answer, Predictor, document, open_predictor
 from truecourse.request import Rows
 
 log = logging.getLogger("truecourse.serving")
@@ -25,6 +27,7 @@ class Served:
     def __init__(self) -> None:
         self.now: Incumbents | None = None
         self.record: Record | None = None
+        self.metrics: Metrics | None = None
         self.follower: Callable[[], dict[str, Any]] = dict
         """Tells how the worker keeps step with the aliases."""
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
@@ -32,8 +35,12 @@ class Served:
         self._shadow = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._waiting = threading.Semaphore(SHADOWED)
 
-    def open(self, predictor: Predictor) -> None:
-        self.now = Incumbents(predictor)
+    def open(self, folder: Path) -> None:
+        """Serve the model of an unpacked Bento's `model/` folder."""
+        self.now = Incumbents(self.predictor(folder))
+
+    def predictor(self, folder: Path) -> Predictor:
+        return open_predictor(folder, self.metrics.looked_up if self.metrics is not None else None)
 
     def answer(self, now: Incumbents, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[Answered]]:
         """The client's answer, and what it rests on. A challenger that fails is answered for by the champion. Raises

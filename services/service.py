@@ -5,27 +5,37 @@ from typing import Any
 
 import bentoml
 
+from services import discretion
+from services.access import require_keys_beyond_loopback
 from services.following import Follower
 from services.http import Endpoint
 from services.log import open_log
-from services.prediction import open_predictor
+from services.protection import Guard, protect
 from services.served import Served
 from truecourse.settings import get_settings
 
 SOURCE = Path(__file__).resolve().parent.parent
 SERVED = Served()
+SETTINGS = get_settings()
+GUARD = Guard(SETTINGS, SERVED)
 
 
 class Predictions:
     """Predictions and explanations: of the packaged model, and then of whoever the aliases put in office."""
 
     def __init__(self) -> None:
-        SERVED.open(open_predictor(SOURCE / "model"))
-        if get_settings().follow:
+        require_keys_beyond_loopback(SETTINGS)
+        discretion.install()
+        SERVED.metrics = GUARD.metrics
+        SERVED.open(SOURCE / "model")
+        if SETTINGS.follow:
             follower = Follower(SERVED, SOURCE)
             follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
             follower.start()
         self._log = open_log(SERVED)
+        if self._log is not None:
+            GUARD.health.log_status = self._log.status
+        GUARD.health.watch()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
@@ -38,9 +48,10 @@ class Predictions:
 
 service: Any = bentoml.service(
     name="truecourse",
-    workers=1,
-    traffic={"timeout": 60},
+    workers=SETTINGS.workers,
+    metrics={"enabled": False},  # ours have bounded labels
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
+protect(service, GUARD, SETTINGS)
 service.add_asgi_middleware(Endpoint, served=SERVED)

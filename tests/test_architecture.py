@@ -95,6 +95,19 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert not set(told["modules"]) & set(HEAVY)
 
 
+def test_nothing_of_ours_reads_a_pickle() -> None:
+    """Whoever can write one would run code of theirs in the endpoint."""
+    pickles = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    imported = {
+        (name(path), alias.name.partition(".")[0])
+        for path in files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in ([ast.alias(node.module or "")] if isinstance(node, ast.ImportFrom) else node.names)
+    }
+    assert not {found for found in imported if found[1] in pickles}
+
+
 def test_files_and_functions_stay_small() -> None:
     allowed = {"truecourse/problem.py": 320}  # everything a problem says, in one place
     sizes = {name(path): len(path.read_text().splitlines()) for path in files()}

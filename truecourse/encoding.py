@@ -20,6 +20,7 @@ from truecourse.problem import Problem
 from truecourse.schema import Boolean, Integer, Text
 
 Array = np.ndarray[Any, Any]
+LARGEST = np.finfo(np.float32).max
 FeatureKind = Literal["category", "integer", "float", "boolean"]
 XGBOOST_TYPES: Mapping[FeatureKind, str] = {"category": "c", "integer": "int", "float": "q", "boolean": "i"}
 
@@ -83,9 +84,10 @@ class Vocabulary(BaseModel):
             raise ModelError(f"the frame lacks the features {', '.join(absent)}")
         first = next(iter(self.kinds), None)
         matrix = np.empty((len(columns[first]) if first else 0, len(self.kinds)), dtype=np.float32)
-        for position, (name, kind) in enumerate(self.kinds.items()):
-            matrix[:, position] = self._category(name, columns[name]) if kind == "category" else columns[name]
-        return matrix
+        with np.errstate(over="ignore"):
+            for position, (name, kind) in enumerate(self.kinds.items()):
+                matrix[:, position] = self._category(name, columns[name]) if kind == "category" else columns[name]
+        return finite(matrix)
 
     def _category(self, name: str, values: Array) -> Array:
         codes = self._codes[name]
@@ -108,6 +110,12 @@ class Vocabulary(BaseModel):
                 f"labels that training never saw: {', '.join(strange[:5])}", cure="declare Label(classes=...)"
             )
         return np.asarray(codes.cast(pa.float32()).to_numpy(), dtype=np.float32)
+
+
+def finite(values: Array) -> Array:
+    """float32 values with the largest number in place of infinities, which XGBoost refuses: to a tree it is the same.
+    In place; NaN is left alone."""
+    return np.clip(values, -LARGEST, LARGEST, out=values)
 
 
 def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -8,11 +8,17 @@ Schema = dict[str, Any]
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
 _REFUSALS = {
     "400": "The body is no JSON.",
+    "401": "There is no key that holds.",
+    "403": "The key lacks the scope.",
+    "408": "The body did not come in within the time for a request.",
     "413": "The body is too long.",
     "415": "The content type is not application/json.",
     "422": "The rows break the contract; every fault is named.",
+    "429": "Too many requests, of this caller or of all; Retry-After says in how many seconds to try again.",
     "503": "The online features cannot be read.",
+    "504": "There was no answer within the time for a request.",
 }
+_REFUSAL: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
 _LISTED = 50
 """Categories that are named in a description."""
 
@@ -27,10 +33,18 @@ def document(contract: Contract, version: str) -> Schema:
             "/predict": {"post": _operation(contract, "predict", "Predict", "Prediction")},
             "/explain": {"post": _operation(contract, "explain", "Predict, and say why", "Explanation")},
             "/model": {"get": _plain("model", "The model that answers", {"$ref": "#/components/schemas/Model"})},
-            "/healthz": {"get": _plain("healthz", "The process is alive", None)},
+            "/healthz": {"get": _plain("healthz", "How the endpoint is, in detail", {"type": "object"})},
+            "/livez": {"get": _plain("livez", "The process is alive", None)},
             "/readyz": {"get": _plain("readyz", "The model is loaded", None)},
         },
-        "components": {"schemas": _schemas(contract)},
+        "security": [{}, {"bearer": []}, {"header": []}],  # an endpoint may ask for keys or not
+        "components": {
+            "schemas": _schemas(contract),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
     }
 
 
@@ -41,14 +55,13 @@ def _operation(contract: Contract, name: str, summary: str, answer: str) -> Sche
     content: Schema = {"schema": {"$ref": "#/components/schemas/Request"}}
     if examples:
         content["examples"] = examples
-    refusal = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
     return {
         "operationId": name,
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
             "200": {"description": "One answer a row, in order.", "content": _json(_answer(answer))},
-            **{status: {"description": why, "content": refusal} for status, why in _REFUSALS.items()},
+            **{status: {"description": why, "content": _REFUSAL} for status, why in _REFUSALS.items()},
         },
     }
 
@@ -57,7 +70,10 @@ def _plain(name: str, summary: str, schema: Schema | None) -> Schema:
     answer: Schema = {"description": summary}
     if schema:
         answer["content"] = _json(schema)
-    return {"operationId": name, "summary": summary, "responses": {"200": answer}}
+    refused = {
+        status: {"description": _REFUSALS[status], "content": _REFUSAL} for status in ("401", "403", "503", "504")
+    }
+    return {"operationId": name, "summary": summary, "responses": {"200": answer, **refused}}
 
 
 def _json(schema: Schema) -> Schema:

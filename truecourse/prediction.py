@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import Array, Vocabulary
+from truecourse.encoding import LARGEST, Array, Vocabulary
 from truecourse.model import Model
 from truecourse.problem import Kind
 
@@ -76,6 +76,8 @@ def value(vocabulary: Vocabulary, feature: str, given: Any) -> str | float | int
     number = float(given)
     if np.isnan(number):
         return None
+    if np.isinf(number):  # JSON has none
+        number = float(np.copysign(LARGEST, number))
     kind = vocabulary.kinds[feature]
     if kind == "boolean":
         return bool(number)

@@ -4,7 +4,7 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +18,12 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _absolute_if_any(name: str) -> str:
+    return str(_absolute(Path(name))) if name else ""
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+FileName = Annotated[str, AfterValidator(_absolute_if_any)]
 
 
 class Settings(BaseSettings):
@@ -58,6 +63,18 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")
     endpoint_port: int = Field(3000, ge=1, le=65535, description="the prediction endpoint")
     follow: bool = Field(True, description="the endpoint follows the aliases; false pins the version it started with")
+
+    authentication: Literal["none", "keys"] = Field("none", description="what the endpoint asks of a caller")
+    api_key: SecretStr = Field(SecretStr(""), description="the key that our commands show the endpoint")
+    tls_certificate: FileName = Field("", description="PEM file of the endpoint's certificate; empty for plain HTTP")
+    tls_key: FileName = Field("", description="PEM file of that certificate's private key")
+    cors_origins: str = Field("", description="origins whose pages may ask the endpoint, by commas; * for all")
+    workers: int = Field(1, ge=1, le=256, description="processes that answer, of one endpoint")
+    request_timeout: int = Field(30, ge=1, le=3600, description="seconds in which a request is answered or refused")
+    rate_limit: float = Field(0, ge=0, description="requests a second of one key or address, a worker; 0 for any")
+    rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
+    max_delay: float = Field(0.05, ge=0, description="seconds to wait for a turn under overload; 0 never refuses")
+
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads for DuckDB and XGBoost"
     )
@@ -135,6 +152,12 @@ def _told(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps({name: _told(item) for name, item in value.items()})
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def multiprocess_folder() -> Path | None:
+    """Where prometheus_client keeps the meters of a server's workers; Bento names it to each."""
+    name = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(name) if name else None
 
 
 def prefect_api_url() -> str:

@@ -16,7 +16,6 @@ import pytest
 from services import launch
 from services.answered import Answered
 from services.following import Follower
-from services.prediction import open_predictor
 from services.served import Served
 from tests.bentos import variant
 from tests.conftest import free_ports, stop, wait_until
@@ -52,7 +51,7 @@ class Worker:
     def __init__(self) -> None:
         folder = launch.prepare("deliveries")
         self.served = Served()
-        self.served.open(open_predictor(folder / "src" / "model"))
+        self.served.open(folder / "src" / "model")
         self.follower = Follower(self.served, folder / "src")
         self.records: list[Answered] = []
         self.served.record = self.records.append

@@ -54,6 +54,13 @@ def test_contributions_name_features_with_their_values(endpoint: Endpoint) -> No
     assert "courier" not in values, "a key that is only looked up is no feature"
 
 
+@pytest.mark.parametrize("distance", [1e308, 3.5e38, 5e-324])
+def test_numbers_that_no_float32_holds_are_explained_too(endpoint: Endpoint, distance: float) -> None:
+    (answer,) = endpoint.answers("/explain", ROW | {"distance": distance})
+    values = {part["feature"]: part["value"] for part in answer["contributions"]}
+    assert values["distance"] == distance
+
+
 def test_explain_says_what_predict_says(endpoint: Endpoint) -> None:
     (predicted,), (explained,) = endpoint.answers("/predict", ROW), endpoint.answers("/explain", ROW)
     assert {name: explained[name] for name in predicted} == predicted

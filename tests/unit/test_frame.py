@@ -65,6 +65,15 @@ def test_one_row_and_many_rows_get_the_same_codes(values: list[str | None]) -> N
     np.testing.assert_array_equal(many, np.array(one_by_one))
 
 
+def test_numbers_beyond_float32_are_its_largest() -> None:
+    """XGBoost refuses infinities, and a request function may divide by zero."""
+    vocabulary = Vocabulary(kinds={"x": "float", "ok": "boolean"}, categories={})
+    values = np.array([1e308, -1e308, np.inf, -np.inf, np.nan, 1.5])
+    (encoded, _) = vocabulary.encode({"x": values, "ok": np.zeros(6)}).T
+    largest = np.finfo(np.float32).max
+    np.testing.assert_array_equal(encoded, [largest, -largest, largest, -largest, np.nan, 1.5])
+
+
 def test_labels_outside_the_classes_are_named() -> None:
     made = frame({"colour": ["a"] * 3, "y": ["yes", "no", "maybe"]}, ["train", "train", "test"])
     with pytest.raises(ModelError, match="maybe"):

@@ -1,0 +1,167 @@
+"""Overload: the latency of what the endpoint answers at three times its capacity, beside that of an idle one.
+
+The load is open: requests come by a Poisson process, whether earlier ones were answered or not.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Row, measure
+from benchmarks.home import ready
+from truecourse import registry
+from truecourse.contract import Contract
+from truecourse.problem import Problem
+from truecourse.processes import free_port, supervised
+from truecourse.settings import get_settings
+
+CONNECTIONS = 512
+
+
+def rows(quick: bool) -> list[Row]:
+    problem, seconds = ready("register"), 4.0 if quick else 20.0
+    measure("benchmarks.home:prepare", problem=problem.name, until="package")
+    with _server(problem) as port:
+        ask: dict[str, Any] = {"port": port, "body": _body(problem)}
+        measure("benchmarks.overload:saturate", **ask, seconds=1.0)  # the first seconds of a process are slow
+        capacity = measure("benchmarks.overload:saturate", **ask, seconds=seconds / 2).result["rate"]
+        idle = measure("benchmarks.overload:flood", **ask, rate=capacity / 10, seconds=seconds).result
+        loaded = measure("benchmarks.overload:flood", **ask, rate=capacity * 3, seconds=seconds).result
+    return [
+        Row(what="capacity of a worker: answers a second to four clients", value=capacity, unit="/s"),
+        Row(what="requests a second that came under overload", value=loaded["came"], unit="/s",
+            reference=capacity, reference_is="capacity", limit=2.7, sense="at least"),
+        Row(what="p50 of what was answered under overload", value=loaded["p50"] * 1000, unit="ms",
+            reference=idle["p50"] * 1000, reference_is="at a tenth of capacity"),
+        Row(what="p99 of what was answered under overload", value=loaded["p99"] * 1000, unit="ms",
+            reference=idle["p99"] * 1000, reference_is="at a tenth of capacity", limit=2),
+        Row(what="answers a second under overload", value=loaded["answered"], unit="/s", reference=capacity,
+            reference_is="capacity", limit=0.3, sense="at least"),
+        Row(what="p99 of a refusal", value=loaded["refused_p99"] * 1000, unit="ms"),
+        Row(what="neither answered nor refused", value=loaded["other"], unit="", limit=0),
+    ]  # fmt: skip
+
+
+@contextmanager
+def _server(problem: Problem) -> Iterator[int]:
+    from services import launch
+
+    port, log = free_port(get_settings().host), get_settings().home / "logs" / "overload.log"
+    with supervised() as children:
+        children.append(launch.start(launch.prepare(problem.name), port, log))
+        launch.wait_ready(children[0], port)
+        yield port
+
+
+def _body(problem: Problem) -> str:
+    champion = registry.champion(problem.name)
+    assert champion is not None
+    contract = Contract.from_json(registry.artifact(champion.run_id, "model/contract.json"))
+    return json.dumps({"rows": list(contract.examples[:1])})
+
+
+def saturate(port: int, body: str, seconds: float) -> Callable[[], dict[str, float]]:
+    """Four clients that each ask again as soon as they are answered."""
+    return lambda: asyncio.run(_Load(port, body).closed(4, seconds))
+
+
+def flood(port: int, body: str, rate: float, seconds: float) -> Callable[[], dict[str, float]]:
+    """Requests that come at this rate a second, by chance."""
+    return lambda: asyncio.run(_Load(port, body).open(rate, seconds))
+
+
+class _Load:
+    """Connections to the endpoint, and what came back: the seconds of every answer by its status."""
+
+    def __init__(self, port: int, body: str) -> None:
+        head = f"POST /predict HTTP/1.1\r\nhost: endpoint\r\ncontent-type: application/json\r\n{_key()}"
+        self._request = f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode()
+        self._port = port
+        self._free: list[_Connection] = []
+        self._again = False
+        self.seconds: dict[int, list[float]] = {}
+
+    async def closed(self, clients: int, seconds: float) -> dict[str, float]:
+        await self._connect(clients)
+        self._again = True
+        for connection in self._free:
+            connection.ask(self._request)
+        await asyncio.sleep(seconds)
+        return {"rate": len(self.seconds.get(200, ())) / seconds}
+
+    async def open(self, rate: float, seconds: float) -> dict[str, float]:
+        await self._connect(CONNECTIONS)
+        chance, begun, sent = random.Random(0), time.perf_counter(), 0  # noqa: S311
+        due = begun
+        while due < begun + seconds:
+            due += chance.expovariate(rate)
+            if (wait := due - time.perf_counter()) > 0.001:
+                await asyncio.sleep(wait)
+            while not self._free:
+                await asyncio.sleep(0.001)
+            self._free.pop().ask(self._request)
+            sent += 1
+        await asyncio.sleep(1)
+        return self._summary(sent, seconds)
+
+    def _summary(self, sent: int, seconds: float) -> dict[str, float]:
+        answered, refused = np.array(self.seconds.get(200, [0.0])), np.array(self.seconds.get(429, [0.0]))
+        known = len(self.seconds.get(200, ())) + len(self.seconds.get(429, ()))
+        return {
+            "came": sent / seconds,
+            "answered": len(answered) / seconds,
+            "p50": float(np.quantile(answered, 0.5)),
+            "p99": float(np.quantile(answered, 0.99)),
+            "refused_p99": float(np.quantile(refused, 0.99)),
+            "other": float(sent - known),
+        }
+
+    async def _connect(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(count):
+            _, made = await loop.create_connection(lambda: _Connection(self), get_settings().host, self._port)
+            self._free.append(made)
+
+    def told(self, connection: "_Connection", status: int, seconds: float) -> None:
+        self.seconds.setdefault(status, []).append(seconds)
+        if self._again:
+            connection.ask(self._request)
+        else:
+            self._free.append(connection)
+
+
+def _key() -> str:
+    key = get_settings().api_key.get_secret_value()
+    return f"x-api-key: {key}\r\n" if key else ""
+
+
+class _Connection(asyncio.Protocol):
+    """One that is kept: a request at a time."""
+
+    def __init__(self, load: _Load) -> None:
+        self._load = load
+        self._told = b""
+        self._asked = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def ask(self, request: bytes) -> None:
+        self._asked = time.perf_counter()
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._told += data
+        head, found, body = self._told.partition(b"\r\n\r\n")
+        if found:
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            if len(body) >= length:
+                self._told = b""
+                self._load.told(self, int(head[9:12]), time.perf_counter() - self._asked)

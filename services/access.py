@@ -1,0 +1,94 @@
+"""Who may have what of the endpoint: a key in the request's headers, looked up among the keys of object storage."""
+
+import hmac
+import ipaddress
+import time
+from collections.abc import Iterable
+
+from truecourse import keys
+from truecourse.digests import sha256
+from truecourse.errors import PlatformError, RequestError, SettingsError
+from truecourse.keys import ApiKey
+from truecourse.settings import Settings
+
+Headers = Iterable[tuple[bytes, bytes]]
+OPEN = frozenset({"/livez", "/readyz"})
+"""What a cluster's probes ask, which have no key. It tells nothing but that."""
+SCOPES = {"/predict": "predict", "/explain": "explain", "/metrics": "admin", "/healthz": "admin", "/model": "admin"}
+"""The scope that a path asks for; any other takes any key."""
+_HELD = 128
+_CURE = "send a key as `Authorization: Bearer KEY`; `truecourse key create` makes one"
+
+
+class Keyring:
+    """Keys by their ids. Looking one up takes as long for a wrong secret as for the right one."""
+
+    def __init__(self, held: Iterable[ApiKey]) -> None:
+        self._keys = {key.id: key for key in held}
+
+    def holder(self, text: str, now: float) -> ApiKey | None:
+        """The key whose text this is, if it holds at `now` (seconds since 1970)."""
+        digest = sha256(text.encode())
+        key = self._keys.get(text[3:11])
+        right = hmac.compare_digest(digest, key.sha256 if key else "0" * 64)
+        if key is None or not right or (key.expires is not None and key.expires.timestamp() <= now):
+            return None
+        return key
+
+
+class Access:
+    """Lets requests in. Where keys are asked for, and have not been read yet, nobody is."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.asked = settings.authentication == "keys"
+        self._keyring: Keyring | None = None
+        self._number = -1
+
+    def refresh(self) -> None:
+        """Read the keys as they stand. Raises StorageError; those read before go on holding until they expire."""
+        newest = keys.current()
+        if newest.number != self._number:
+            self._keyring, self._number = Keyring(newest.keys), newest.number
+
+    def holder(self, path: str, headers: Headers) -> ApiKey | None:
+        """Whose request this is; None where no keys are asked for.
+
+        Raises RequestError with status 401 without a key that holds, with 403 without the scope; PlatformError while
+        the keys cannot be read."""
+        if not self.asked:
+            return None
+        text = _presented(headers)
+        if self._keyring is None:
+            raise PlatformError("the keys cannot be read yet", cure="try again")
+        key = self._keyring.holder(text, time.time())
+        if key is None:
+            raise RequestError("the key does not hold", status=401, cure=_CURE)
+        wanted = SCOPES.get(path)
+        if wanted is not None and wanted not in key.scopes:
+            raise RequestError(f"the key lacks the scope {wanted}", status=403, cure="ask with a key that has it")
+        return key
+
+
+def _presented(headers: Headers) -> str:
+    """The one key that the headers hold. Raises RequestError (401) for none, for several, and for what is no key."""
+    found = []
+    for name, value in headers:
+        if name == b"x-api-key":
+            found.append(value)
+        elif name == b"authorization":
+            kind, _, rest = value.partition(b" ")
+            found.append(rest.strip() if kind.lower() == b"bearer" else b"")
+    if len(found) != 1 or not found[0] or len(found[0]) > _HELD or not found[0].isascii():
+        what = "there is no key" if not found else "there is not exactly one key"
+        raise RequestError(what, status=401, cure=_CURE)
+    return found[0].decode("ascii")
+
+
+def require_keys_beyond_loopback(settings: Settings) -> None:
+    """Raises SettingsError where anybody in the network could ask, and nobody would be asked who they are."""
+    if settings.authentication == "none" and not ipaddress.ip_address(settings.host).is_loopback:
+        raise SettingsError(
+            "an endpoint that others can reach asks for keys",
+            where=f"TRUECOURSE_HOST={settings.host}",
+            cure="set TRUECOURSE_AUTHENTICATION=keys, and make one with `truecourse key create`",
+        )

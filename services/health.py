@@ -1,0 +1,115 @@
+"""How the endpoint is: what it answers with, and whether what it stands on answers too.
+
+A thread of each worker asks every PERIOD seconds, the keys included, so that no request waits for it and nobody can
+have it asked more often.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from services.access import Access
+from services.metrics import Metrics
+from services.prediction import Predictor
+from services.served import Served
+from truecourse.errors import TruecourseError
+from truecourse.storage import open_store
+
+log = logging.getLogger("truecourse.serving")
+PERIOD = 2.0
+Check = Callable[[], None]
+LogStatus = Callable[[], Any]
+"""How the prediction log is: a frozen dataclass, with `lag_seconds` and `dropped` for the meters."""
+
+
+class Health:
+    """What the last round of checks found."""
+
+    def __init__(self, served: Served, access: Access, metrics: Metrics) -> None:
+        self._served, self._access, self._metrics = served, access, metrics
+        self._began = time.time()
+        self._checked: dict[str, dict[str, Any]] = {}
+        self._model: tuple[str, ...] = ()
+        self.log_status: LogStatus | None = None
+
+    @property
+    def _predictor(self) -> Predictor | None:
+        return None if self._served.now is None else self._served.now.champion
+
+    def watch(self) -> None:
+        """Check once, then go on in a thread that ends with the process."""
+        self.check()
+        threading.Thread(target=self._forever, name="health", daemon=True).start()
+
+    def _forever(self) -> None:
+        while True:
+            time.sleep(PERIOD)
+            try:
+                self.check()
+            except Exception:  # the keys would no longer be followed, and nobody would know
+                log.exception("checking the endpoint's health failed")
+
+    def check(self) -> None:
+        checks: dict[str, Check] = {"storage": _reach_storage}
+        if self._access.asked:
+            checks["keys"] = self._access.refresh
+        predictor = self._predictor
+        if predictor is not None and predictor.reader is not None:
+            checks["online_store"] = predictor.reader.reach
+        for name, check in checks.items():
+            self._checked[name] = found = _outcome(check)
+            self._metrics.up.labels(name).set(found["answers"])
+        self._tell_model()
+        self._tell_log()
+
+    def _tell_model(self) -> None:
+        if self._predictor is None:
+            return
+        about = self._predictor.about
+        model = (about["problem"], str(about["version"]), about["model_sha256"])
+        if model != self._model:
+            if self._model:
+                self._metrics.model.labels(*self._model).set(0)
+            self._metrics.model.labels(*model).set(1)
+            self._model = model
+
+    def _tell_log(self) -> None:
+        if self.log_status is not None:
+            status = self.log_status()
+            self._metrics.log_lag.set(status.lag_seconds)
+            self._metrics.log_dropped.set(status.dropped)
+
+    def document(self) -> dict[str, Any]:
+        """`status` is `ok`, `degraded` where something does not answer that answers do without for a while, or
+        `failing` where there is no answer without it."""
+        down = {name for name, found in self._checked.items() if not found["answers"]}
+        predictor = self._predictor
+        failing = predictor is None or "online_store" in down
+        about = {} if predictor is None else predictor.about
+        return {
+            "status": "failing" if failing else "degraded" if down else "ok",
+            "model": {name: about.get(name) for name in ("problem", "version", "model_sha256")},
+            **self._checked,
+            "log": None if self.log_status is None else asdict(self.log_status()),
+            "worker": os.getpid(),
+            "uptime_seconds": round(time.time() - self._began, 1),
+        }
+
+
+def _reach_storage() -> None:
+    open_store().exists("keys/000000001.json")
+
+
+def _outcome(check: Check) -> dict[str, Any]:
+    """Whether it answered and how long that took; of an error its kind alone, since its text may name addresses."""
+    begun = time.perf_counter()
+    try:
+        check()
+        error = None
+    except (TruecourseError, OSError) as failure:
+        error = type(failure).__name__
+    return {"answers": error is None, "seconds": round(time.perf_counter() - begun, 4), "error": error}

@@ -1,0 +1,123 @@
+"""How much the endpoint takes on: a rate for each caller, and no more in all than it can answer in time."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+
+
+class Buckets:
+    """A token bucket for each caller: `burst` tokens, filled up again by `rate` a second. A rate of 0 limits nobody.
+
+    At most `most` are remembered. The one that has been quiet for longest is forgotten first, which gives it a full
+    bucket: exactly what it has earned, unless more than `most` callers came within the time that a bucket fills in."""
+
+    def __init__(self, rate: float, burst: int, most: int = 10_000, clock: Clock = time.monotonic) -> None:
+        self._rate, self._burst, self._most, self._clock = rate, burst, most, clock
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def take(self, caller: str) -> float:
+        """Take a token: 0, or the seconds until there will be one."""
+        if not self._rate:
+            return 0.0
+        now = self._clock()
+        level, seen = self._levels.pop(caller, (float(self._burst), now))
+        level = min(self._burst, level + (now - seen) * self._rate)
+        left = level - 1 if level >= 1 else level
+        self._levels[caller] = (left, now)
+        if len(self._levels) > self._most:
+            self._levels.popitem(last=False)
+        return 0.0 if level >= 1 else (1 - level) / self._rate
+
+
+class Shedder:
+    """Refuses, under overload, what would wait too long for its turn: the method of controlled delay of Nichols and
+    Jacobson (CoDel, ACM Queue 2012) as Maurer applies it to servers (Fail at Scale, ACM Queue 2015).
+
+    Requests wait for the one event loop of a worker. A *turn* is a run of requests that the loop takes up with no
+    pause between them; how far into it a request is taken up is how long it has waited. Behind a turn of some length
+    another half of it passed, on average, before the request could be read at all. What threads work on comes on top.
+
+    A burst is no overload: as long as the queue has been empty within INTERVAL a request may wait INTERVAL. If it
+    has not, the queue is a standing one, and only requests that waited less than `limit` seconds are taken on.
+    """
+
+    INTERVAL = 0.1
+    """Seconds."""
+    THREADS = 2
+    """So many requests at work outside the loop are no queue."""
+
+    def __init__(self, limit: float, clock: Clock = time.monotonic) -> None:
+        self._limit, self._clock = limit, clock
+        self._began: float | None = None
+        self._before = 0.0
+        self._empty = self._ended = clock()
+        self._working, self._service = 0, 0.0
+
+    def wait(self) -> float:
+        """Seconds that a request taken up now is thought to have waited, and to wait."""
+        now = self._clock()
+        if self._began is None:
+            self._began = now
+        return now - self._began + self._before / 2 + self._working * self._service
+
+    def admits(self) -> bool:
+        waited = self.wait()
+        standing = self._clock() - self._empty > self.INTERVAL
+        return not self._limit or waited <= (self._limit if standing else max(self._limit, self.INTERVAL))
+
+    def turn_over(self) -> None:
+        """The loop has come round: what was taken up together is done."""
+        if self._began is not None:
+            self._before = self._clock() - self._began
+            self._began = None
+
+    def quiet(self) -> None:
+        """The loop found nothing to take up."""
+        if self._began is None and self._working <= self.THREADS:
+            self._before, self._empty = 0.0, self._clock()
+
+    def work(self) -> float:
+        """A request has come in whole, and is worked on from now; to be given to done()."""
+        self._working += 1
+        return self._clock()
+
+    def done(self, began: float) -> None:
+        now = self._clock()
+        # Of requests worked on side by side, each is charged the time since the last was done.
+        took = now - max(self._ended, began)
+        self._working, self._ended = self._working - 1, now
+        self._service += 0.1 * (took - self._service)
+
+
+class Turns:
+    """Tells a shedder of the turns of the running event loop, without a timer of its own."""
+
+    QUIET = 5
+    """Turns in a row with no request: from reading a socket to the request it takes three, through Bento's tasks."""
+
+    def __init__(self, shedder: Shedder) -> None:
+        self._shedder = shedder
+        self._watching = False
+        self._left = 0
+
+    def begin(self) -> None:
+        """A request is taken up."""
+        self._left = self.QUIET
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._shedder.turn_over()
+        self._left -= 1
+        if self._left:
+            asyncio.get_running_loop().call_soon(self._next)
+        else:
+            self._watching = False
+            self._shedder.quiet()

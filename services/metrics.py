@@ -1,0 +1,96 @@
+"""What Prometheus is told, of all workers together. Every label has few values: an unknown path is `other`.
+
+Bento's own request metrics are off: they label by whatever path a client sends, so that a scan fills the memory.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from truecourse.settings import multiprocess_folder
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
+REASONS = ("unauthenticated", "forbidden", "rate", "overload", "timeout")
+
+
+class Metrics:
+    """The meters of this worker process. prometheus_client keeps them in files that all workers' answers are added
+    up from, as long as PROMETHEUS_MULTIPROC_DIR is set, which Bento does."""
+
+    def __init__(self, paths: Iterable[str], registry: CollectorRegistry | None = None) -> None:
+        self._paths = frozenset(paths)
+        self._registry = registry or CollectorRegistry()
+        kept: dict[str, Any] = {"registry": self._registry, "namespace": "truecourse"}
+        latest: dict[str, Any] = kept | {"multiprocess_mode": "livemax"}
+        self.requests = Counter("requests", "requests answered", ["path", "status"], **kept)
+        self.latency = Histogram("request_seconds", "from header to answer", ["path"], buckets=SECONDS, **kept)
+        self.rows = Counter("rows", "rows that kept the contract", ["path"], **kept)
+        self.refused = Counter("refused", "requests refused before they were read", ["reason"], **kept)
+        self.reads = Counter("feature_reads", "keys looked up", ["view"], **kept)
+        self.misses = Counter("feature_misses", "keys that had no value fresh enough", ["view"], **kept)
+        self.age = Histogram(
+            "feature_age_seconds", "age of the oldest value of a request", ["view"], buckets=AGES, **kept
+        )
+        self.failures = Counter("feature_failures", "reads that the online store did not answer", ["view"], **kept)
+        self.model = Gauge("model_info", "1 for the version that answers", ["problem", "version", "sha256"], **latest)
+        self.log_lag = Gauge("log_lag_seconds", "age of the oldest record not yet shipped", **latest)
+        self.log_dropped = Gauge("log_dropped", "records dropped since the worker began", **latest)
+        self.up = Gauge("dependency_up", "1 if it answered when last asked", ["dependency"], **latest)
+        for reason in REASONS:  # a rate needs a zero to start from
+            self.refused.labels(reason)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        label = path if path in self._paths else "other"
+        self.requests.labels(label, f"{status // 100}xx").inc()
+        self.latency.labels(label).observe(seconds)
+
+    def looked_up(self, view: str, events: Any, fresh: Any, times: Any) -> None:
+        """Of n keys of a view: the event times (int64 microseconds UTC, -1 for none), which are fresh, (n,) bool, and
+        when the decisions are, (n,) datetime64[us] or None."""
+        self.reads.labels(view).inc(len(events))
+        missed = len(events) - int(np.count_nonzero(fresh & (events >= 0)))
+        if missed:
+            self.misses.labels(view).inc(missed)
+        if times is not None and missed < len(events):
+            ages = (times.astype("datetime64[us]").astype(np.int64) - events)[fresh & (events >= 0)]
+            self.age.labels(view).observe(ages.max() / 1e6)
+
+    def exposition(self) -> bytes:
+        """All workers' meters in Prometheus' text format."""
+        folder = multiprocess_folder()
+        if folder is None:
+            return generate_latest(self._registry)
+        _bury(folder)
+        everything = CollectorRegistry()
+        everything.register(_Ours(folder))
+        return generate_latest(everything)
+
+
+class _Ours(Collector):
+    """Of all workers' meters ours: Feast, imported, adds dozens of its own that nobody moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self._all = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._all.collect():  # type: ignore[no-untyped-call]
+            if metric.name.startswith("truecourse_"):
+                # The format wants a histogram's buckets first; they come last.
+                metric.samples.sort(key=lambda sample: not sample.name.endswith("_bucket"))
+                yield metric
+
+
+def _bury(folder: Path) -> None:
+    """Forget the gauges of workers that were killed: nobody else does."""
+    for file in folder.glob("gauge_live*_*.db"):
+        found = re.search(r"_(\d+)\.db$", file.name)
+        if found and not Path("/proc", found[1]).exists() and Path("/proc").is_dir():
+            file.unlink(missing_ok=True)

@@ -1,0 +1,278 @@
+"""An endpoint in the open: keys, hostile requests, another origin's pages, a worker that is killed."""
+
+import asyncio
+import http.client
+import ipaddress
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cli.endpoint import endpoint_url, served
+from services import launch
+from tests import hostile
+from tests.conftest import free_ports, stop, wait_until
+from tests.integration.conftest import Trained, _point
+from tests.integration.test_service import ROW
+from truecourse import keys
+from truecourse.settings import get_settings
+
+ORIGIN = "https://pages.example"
+FOLLOWED = 15.0
+"""Seconds within which an endpoint has followed a change of the keys; two and a bit on an idle machine."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    port: int
+    key: str
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        url = f"http://127.0.0.1:{self.port}"
+        return httpx.Client(base_url=url, timeout=30, headers={"authorization": f"Bearer {key or self.key}"})
+
+    def workers(self) -> set[int]:
+        found = set()
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # it has just been killed
+                found |= {child.pid} if "_bentoml_impl.worker.service" in child.cmdline() else set()
+        return found
+
+
+@pytest.fixture(scope="module")
+def _guarded(_trained: Trained) -> Iterator[Guarded]:
+    """A real server that asks for keys, with two workers and one origin that it trusts."""
+    from flows.package import package
+
+    (port,) = free_ports(1)
+    log = _trained.home / "guarded.log"
+    with pytest.MonkeyPatch.context() as patch:
+        _point(patch, _trained.home, _trained.problems)
+        settings = {"AUTHENTICATION": "keys", "WORKERS": "2", "CORS_ORIGINS": ORIGIN}
+        for name, value in settings.items():
+            patch.setenv(f"TRUECOURSE_{name}", value)
+        get_settings.cache_clear()
+        package("deliveries")
+        _, key = keys.create("tests", keys.SCOPES)
+        server = launch.start(launch.prepare("deliveries"), port, log)
+    get_settings.cache_clear()
+    try:
+        launch.wait_ready(server, port)
+        yield Guarded(port, key, log, server.process)
+    finally:
+        stop(server.process)
+
+
+@pytest.fixture
+def guarded(_guarded: Guarded, trained: Trained) -> Guarded:
+    return _guarded
+
+
+def ask(client: httpx.Client, path: str = "/predict") -> httpx.Response:
+    return client.post(path, json={"rows": [ROW]})
+
+
+def test_without_a_key_only_probes_are_answered(guarded: Guarded) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{guarded.port}", timeout=30) as client:
+        assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
+        for path in ("/model", "/healthz", "/metrics", "/", "/openapi.json", "/nothing"):
+            assert client.get(path).status_code == 401
+        refused = ask(client)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert "key create" in refused.json()["cure"]
+    with guarded.client() as client:
+        assert ask(client).status_code == ask(client, "/explain").status_code == 200
+
+
+def test_a_key_opens_what_its_scopes_say(guarded: Guarded) -> None:
+    _, text = keys.create("narrow", ("predict",))
+    with guarded.client(text) as client:
+        wait_until(lambda: ask(client).status_code == 200, FOLLOWED, "the new key")
+        for path in ("/model", "/healthz", "/metrics"):
+            assert client.get(path).status_code == 403
+        assert "explain" in ask(client, "/explain").json()["error"]
+
+
+def test_a_revoked_key_is_refused_without_a_restart(guarded: Guarded) -> None:
+    old, text = keys.create("old", ("predict",))
+    _, new = keys.create("new", ("predict",))
+    with guarded.client(text) as before, guarded.client(new) as after:
+        wait_until(lambda: ask(before).status_code == ask(after).status_code == 200, FOLLOWED, "both keys")
+        keys.revoke(old.id)
+        wait_until(lambda: ask(before).status_code == 401, FOLLOWED, "the revocation")
+        assert ask(after).status_code == 200
+
+
+def test_pages_of_a_trusted_origin_may_ask(guarded: Guarded) -> None:
+    url = f"http://127.0.0.1:{guarded.port}/predict"
+    wants = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    preflight = httpx.options(url, headers={"origin": ORIGIN} | wants)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    foreign = httpx.options(url, headers={"origin": "https://evil.example"} | wants)
+    assert foreign.status_code == 400
+    assert "access-control-allow-origin" not in foreign.headers
+    with guarded.client() as client:
+        assert client.post("/predict", json={"rows": [ROW]}, headers={"origin": ORIGIN}).headers[
+            "access-control-allow-origin"
+        ] == ORIGIN  # fmt: skip
+        assert "access-control-allow-origin" not in ask(client).headers
+
+
+def test_it_tells_its_health(guarded: Guarded, trained: Trained) -> None:
+    with guarded.client() as client:
+        health = client.get("/healthz").json()
+    assert health["status"] == "ok"
+    assert health["model"]["model_sha256"] == trained.version.model_sha256
+    assert all(health[name]["answers"] for name in ("storage", "keys", "online_store"))
+    assert health["worker"] in guarded.workers()
+
+
+def test_its_meters_count_with_bounded_labels(guarded: Guarded) -> None:
+    with guarded.client() as client:
+        for i in range(5):
+            client.get(f"/scan-{i}")
+        ask(client)
+        client.post("/predict", json={"rows": [ROW | {"courier": "nobody"}] * 10})
+        text = client.get("/metrics").text
+    assert "scan-" not in text
+    assert float(re.findall(r'truecourse_requests_total\{path="other",status="4xx"\} (\S+)', text)[0]) >= 5
+    assert float(re.findall(r'truecourse_feature_misses_total\{view="courier_history"\} (\S+)', text)[0]) >= 10
+    assert float(re.findall(r'truecourse_rows_total\{path="/predict"\} (\S+)', text)[0]) >= 11
+    assert re.search(r'truecourse_request_seconds_bucket\{le="0.01",path="/predict"\}', text)
+    assert re.search(r'truecourse_feature_age_seconds_count\{view="courier_history"\}', text)
+    assert re.search(r'truecourse_model_info\{problem="deliveries",sha256="\w{64}",version="1"\} 1', text)
+    assert re.search(r'truecourse_dependency_up\{dependency="storage"\} 1', text)
+
+
+def test_twenty_thousand_hostile_requests(guarded: Guarded) -> None:
+    before = guarded.workers()
+    seen = asyncio.run(hostile.send_all("127.0.0.1", guarded.port, hostile.requests(3, 20_000, guarded.key)))
+    assert seen.wrong == []
+    assert sum(seen.statuses.values()) >= 20_000
+    assert {"200", "400", "401", "404", "405", "415", "422"} <= set(seen.statuses), seen.statuses
+    assert guarded.workers() == before
+    with guarded.client() as client:
+        assert ask(client).status_code == 200
+    said = guarded.log.read_text()
+    assert hostile.CANARY not in said
+    assert "Traceback" not in said
+    assert guarded.key not in said
+
+
+def test_it_does_what_its_openapi_says(guarded: Guarded, tmp_path: Path) -> None:
+    """schemathesis asks as the document says, and as it does not; answers must be of the kinds that it lists."""
+    checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance")
+    checks += ("response_schema_conformance", "ignored_auth")
+    command = [
+        str(Path(sys.executable).parent / "schemathesis"), "run", f"http://127.0.0.1:{guarded.port}/openapi.json",
+        "--header", f"Authorization: Bearer {guarded.key}", "--checks", ",".join(checks), "--max-examples", "30",
+        "--seed", "1", "--phases", "examples,coverage,fuzzing", "--generation-deterministic", "--no-color",
+        "--suppress-health-check", "all", "--no-shrink",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert "/predict" in done.stdout or "passed" in done.stdout
+
+
+def _hammer(guarded: Guarded, until: Callable[[], bool], failures: list[str], answers: list[int]) -> None:
+    body = json.dumps({"rows": [ROW]})
+    headers = {"content-type": "application/json", "x-api-key": guarded.key, "connection": "close"}
+    while not until():
+        connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=30)
+        try:
+            connection.request("POST", "/predict", body, headers)
+            answers.append(connection.getresponse().status)
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(type(error).__name__)
+        finally:
+            connection.close()
+
+
+def test_a_killed_worker_takes_only_its_requests_with_it(guarded: Guarded) -> None:
+    clients, done = 4, threading.Event()
+    failures: list[str] = []
+    answers: list[int] = []
+    threads = [threading.Thread(target=_hammer, args=(guarded, done.is_set, failures, answers)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.5)
+        before = guarded.workers()
+        assert len(before) == 2
+        killed = min(before)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(guarded.workers() - {killed}) == 2, 30, "another worker")
+        count = len(answers)
+        wait_until(lambda: len(answers) > count + 50, 60, "answers")
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert len(failures) <= clients, failures
+    assert set(answers) == {200}
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that signs itself, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "t")])
+    now, here = datetime.now(UTC), x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1)).add_extension(here, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "certificate.pem").write_bytes(made.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain))
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, configure: Callable[..., None]) -> None:
+    certificate, key = _certificate(tmp_path)
+    (port,) = free_ports(1)
+    configure(tls_certificate=certificate, tls_key=key, rate_limit=0.01, rate_burst=3, request_timeout=1)
+    server = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
+    try:
+        launch.wait_ready(server, port)
+        about = served(endpoint_url(port))
+        assert about is not None
+        assert about["problem"] == "deliveries"
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(base_url=endpoint_url(port), verify=trusted, timeout=30) as client:
+            slow = client.post("/predict", content=_slowly(3), headers={"content-type": "application/json"})
+            assert slow.status_code == 408
+            assert [ask(client).status_code for _ in range(3)] == [200, 200, 429]
+            assert int(ask(client).headers["retry-after"]) > 10
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{endpoint_url(port)}/livez")
+    finally:
+        stop(server.process)
+
+
+def _slowly(seconds: float) -> Iterator[bytes]:
+    yield b'{"rows": ['
+    time.sleep(seconds)
+    yield b"]}"

@@ -1,0 +1,146 @@
+"""Rates, and shedding under overload, on a clock that the test moves."""
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.limits import Buckets, Shedder
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+waits = st.lists(st.floats(0, 5, allow_nan=False), max_size=60)
+
+
+@given(st.floats(0.1, 50), st.integers(1, 20), waits)
+def test_no_caller_gets_more_than_the_burst_and_the_rate(rate: float, burst: int, steps: list[float]) -> None:
+    clock = Clock()
+    buckets, taken = Buckets(rate, burst, clock=clock), 0
+    for step in steps:
+        clock.now += step
+        taken += buckets.take("a") == 0
+    assert taken <= burst + rate * sum(steps) + 1e-6
+
+
+@given(st.floats(0.1, 50), st.integers(1, 20), waits)
+def test_after_the_told_wait_there_is_a_token(rate: float, burst: int, steps: list[float]) -> None:
+    clock = Clock()
+    buckets = Buckets(rate, burst, clock=clock)
+    for step in steps:
+        clock.now += step
+        wait = buckets.take("a")
+        if wait:
+            clock.now += wait + 1e-6
+            assert buckets.take("a") == 0
+
+
+def test_callers_do_not_pay_for_each_other() -> None:
+    buckets = Buckets(1, 2, clock=Clock())
+    assert [buckets.take(caller) == 0 for caller in "aaabbb"] == [True, True, False, True, True, False]
+
+
+def test_callers_are_forgotten_by_how_long_they_were_quiet() -> None:
+    buckets = Buckets(1, 1, most=100, clock=Clock())
+    for i in range(1000):
+        assert buckets.take("busy") == 0 or i
+        buckets.take(f"once-{i}")
+    assert len(buckets) == 100
+    assert buckets.take("busy") > 0
+
+
+def test_without_a_rate_nobody_is_counted() -> None:
+    buckets = Buckets(0, 1)
+    assert not any(buckets.take("a") for _ in range(100))
+    assert len(buckets) == 0
+
+
+SERVICE, REFUSAL = 0.001, 0.0001
+
+
+def flood(shedder: Shedder, clock: Clock, rate: float, seconds: float) -> list[tuple[float, float | None]]:
+    """One event loop under a steady rate of requests: for each its arrival, and its latency or None if refused."""
+    begun, told = clock.now, []
+    arrived, queue = 0, []
+    while clock.now < begun + seconds:
+        while begun + arrived / rate <= clock.now:
+            queue.append(begun + arrived / rate)
+            arrived += 1
+        if not queue:
+            shedder.quiet()
+            clock.now = begun + arrived / rate
+            continue
+        for moment in queue:
+            if shedder.admits():
+                work = shedder.work()
+                clock.now += SERVICE
+                shedder.done(work)
+                told.append((moment, clock.now - moment))
+            else:
+                clock.now += REFUSAL
+                told.append((moment, None))
+        shedder.turn_over()
+        queue = []
+    return told
+
+
+def latencies(told: list[tuple[float, float | None]], after: float) -> list[float]:
+    return sorted(latency for moment, latency in told if latency is not None and moment >= after)
+
+
+@given(st.floats(1.2, 5))
+def test_under_overload_what_is_answered_is_answered_soon(load: float) -> None:
+    clock = Clock()
+    shedder = Shedder(0.003, clock)
+    told = flood(shedder, clock, load / SERVICE, 1.0)
+    settled = latencies(told, 1000.0 + 3 * Shedder.INTERVAL)
+    assert len(settled) > 0.3 / SERVICE * 0.7, "a good part of what it can do is still done"
+    assert settled[-1] < 3 * 0.003 + 2 * SERVICE
+
+
+def test_without_shedding_the_queue_only_grows() -> None:
+    clock = Clock()
+    settled = latencies(flood(Shedder(0, clock), clock, 3 / SERVICE, 1.0), 1000.5)
+    assert settled[-1] > 0.2
+
+
+@given(st.integers(1, 50), st.floats(0.2, 1))
+def test_a_burst_is_no_overload(size: int, pause: float) -> None:
+    clock = Clock()
+    shedder = Shedder(0.003, clock)
+    for _ in range(5):
+        clock.now += pause
+        shedder.quiet()
+        for _ in range(size):
+            assert shedder.admits()
+            work = shedder.work()
+            clock.now += SERVICE
+            shedder.done(work)
+        shedder.turn_over()
+        shedder.quiet()
+
+
+def test_below_its_capacity_nothing_is_refused() -> None:
+    clock = Clock()
+    told = flood(Shedder(0.003, clock), clock, 0.9 / SERVICE, 2.0)
+    assert all(latency is not None for _, latency in told)
+
+
+def test_requests_that_threads_work_on_are_waited_for_too() -> None:
+    clock = Clock()
+    shedder = Shedder(0.01, clock)
+    works = [shedder.work() for _ in range(3)]
+    clock.now += 0.3
+    shedder.done(works.pop())
+    shedder.quiet()
+    assert shedder.admits(), "two at work are no queue"
+    works += [shedder.work(), shedder.work()]
+    clock.now += 2 * Shedder.INTERVAL
+    shedder.quiet()
+    assert not shedder.admits()

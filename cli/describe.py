@@ -1,12 +1,11 @@
 """What a finished flow achieved, in one line for a person."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from truecourse import registry
 from truecourse.loading import load_problem
-from truecourse.references import ArtifactRef, ModelVersion, TableVersion, TrainedRun
+from truecourse.references import Aliases, ArtifactRef, ModelVersion, TableVersion, TrainedRun
 from truecourse.tables import Tables
 
 
@@ -60,10 +59,15 @@ def _train(run: TrainedRun) -> str:
 
 
 def _register(version: ModelVersion) -> str:
-    gates = json.loads(registry.tags(version).get("truecourse.gates", "[]"))
+    gates = registry.gates(version)
     passed = sum(gate["passed"] for gate in gates)
     standing = "champion" if version == registry.champion(version.problem) else "not champion"
     return f"version {version.version}, {standing}, {passed} of {counted(len(gates), 'gate')} passed"
+
+
+def _promote(entry: Aliases) -> str:
+    assert entry.champion is not None
+    return f"version {entry.champion.version} is champion: {entry.reason}"
 
 
 def _package(reference: ArtifactRef) -> str:
@@ -84,5 +88,6 @@ def _monitor(found: Mapping[str, Any]) -> str:
 
 TELLERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
-    "register": _register, "package": _package, "score": _score, "monitor": _monitor, "ship": _ship,
+    "register": _register, "promote": _promote, "package": _package, "score": _score, "monitor": _monitor,
+    "ship": _ship,
 }  # fmt: skip

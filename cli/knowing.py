@@ -9,10 +9,10 @@ from rich.text import Text
 
 from cli.endpoint import endpoint_url, served
 from cli.output import Answer, Json, ProblemName, command
-from cli.reports import pages, quality, standing, table_states
+from cli.reports import history_view, pages, quality, standing, table_states
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
-from truecourse import registry
+from truecourse import aliases, registry
 from truecourse.errors import RequestError, SettingsError
 from truecourse.loading import load_problem
 from truecourse.settings import get_settings, prefect_environment
@@ -22,7 +22,7 @@ Version = Annotated[int, typer.Argument(help="A version in the model registry.")
 
 @command
 def status(problem: ProblemName = None, json: Json = False) -> Answer:
-    """What there is: tables, champion and challenger, endpoint, the last checks' pages."""
+    """What there is: tables, champion and challenger, how they came there, endpoint, the last checks' pages."""
     spec, platform = load_problem(problem), running_platform()
     about = _endpoint()
     document: dict[str, Any] = {
@@ -32,6 +32,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "tables": table_states(spec),
         "champion": standing(registry.champion(spec.name)),
         "challenger": standing(registry.challenger(spec.name)),
+        "history": [entry.model_dump() for entry in aliases.history(spec.name)],
         "endpoint": {"url": endpoint_url(), **about} if about else None,
         "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
         "pages": [str(path) for path in pages(spec.name)],
@@ -62,6 +63,8 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
         ),
         table("table", "version", "rows", rows=tables) if tables else Text("\nno data yet: truecourse run ingest"),
     ]
+    if document["history"]:
+        parts.append(history_view(document["history"]))
     if champion and champion["metrics"]:
         parts.append(quality(champion["metrics"]))
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import asking, keys, knowing
+from cli import asking, keys, knowing, office
 from cli.demo import demo
 from cli.run import Flows
 from cli.up import up
@@ -37,6 +37,8 @@ key.command("list")(keys.list_keys)
 key.command("revoke")(keys.revoke)
 app.command()(knowing.status)
 app.command()(knowing.summary)
+app.command()(office.promote)
+app.command()(office.rollback)
 app.add_typer(trace, name="trace")
 trace.command("prediction")(knowing.trace_prediction)
 trace.command("model")(knowing.trace_model)

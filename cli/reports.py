@@ -1,7 +1,7 @@
 """What is known of a problem's model and data: for `status` and for the demo's summary."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from truecourse.storage import open_store
 from truecourse.tables import Tables, clean_table, feature_table, quarantine_table
 
 Document = dict[str, Any]
+_SHOWN = 5
 
 
 def table_states(problem: Problem) -> list[Document]:
@@ -36,7 +37,7 @@ def standing(version: ModelVersion | None) -> Document | None:
     """A version with its gates and its figures on test rows."""
     if version is None:
         return None
-    gates = json.loads(registry.tags(version).get("truecourse.gates", "[]"))
+    gates = registry.gates(version)
     return {**version.model_dump(), "gates": gates, "metrics": evaluation(version).get("metrics", {})}
 
 
@@ -64,6 +65,25 @@ def _figure(metric: Any) -> str:
         return f"{metric:.4f}"
     spread = f"  {metric['low']:.3f}–{metric['high']:.3f}" if metric.get("low") is not None else ""
     return f"{metric['value']:.4g}{spread}"
+
+
+def history_view(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The last moves of the aliases, the newest first."""
+    rows = [
+        [
+            f"{e['at']:%Y-%m-%d %H:%M}",
+            e["action"],
+            *map(_number, (e["champion"], e["challenger"])),
+            e["author"],
+            e["reason"],
+        ]
+        for e in reversed(entries[-_SHOWN:])
+    ]
+    return table("when (UTC)", "done", "champion", "challenger", "by", "why", rows=rows)
+
+
+def _number(version: Mapping[str, Any] | None) -> int | None:
+    return version["version"] if version else None
 
 
 def pages(problem: str) -> list[Path]:

@@ -16,7 +16,8 @@ def register(problem: str | None = None, run_id: str | None = None) -> ModelVers
     problem: a folder of `problems/`; the settings' default if empty.
     run_id: the MLflow run of the training; the newest finished one if empty.
 
-    The version becomes challenger, and champion if every gate passes; a failing gate leaves the champion in office.
+    The version becomes challenger, and champion if every gate passes; a failing gate leaves the champion in office, and
+    so does a problem whose promotions need approval: `promote` asks for it.
     A run that was registered before is not judged again. Raises ModelError if nothing was trained.
     """
     name = load_problem(problem).name

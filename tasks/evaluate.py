@@ -11,15 +11,16 @@ from prefect.context import FlowRunContext
 
 from tasks.retry import RETRY
 from truecourse import modelpage, plots, registry, tracking
+from truecourse.comparison import Rival
 from truecourse.evaluation import HeldOut, evidence
-from truecourse.gates import judge
+from truecourse.gates import failed, judge
 from truecourse.loading import load_problem
-from truecourse.model import Model
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun
 from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.storage import ObjectStore, open_store
+from truecourse.training import rows_of
 
 log = logging.getLogger("truecourse.evaluation")
 
@@ -35,7 +36,8 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
     "champion": version compared with or None, "page": key}."""
     spec, store = load_problem(problem), open_store()
-    test = HeldOut(spec, registry.open_model(run, spec.kind), load_frame(store, run.snapshot))
+    frame = load_frame(store, run.snapshot)
+    test = HeldOut(spec, registry.open_model(run, spec.kind), frame, rows_of(frame, "test"))
     office = registry.champion(problem)
     report = _report(test, run, store, office)
     images = plots.draw(test, json.loads(tracking.artifact(run.run_id, "training.json"))["curve"])
@@ -50,10 +52,9 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
 
 
 def _report(test: HeldOut, run: TrainedRun, store: ObjectStore, office: ModelVersion | None) -> dict[str, Any]:
-    metrics, parts = test.metrics(), test.slices()
-    champion = _other(test.problem, run, office)
-    seen = evidence(test, metrics, parts, office.version if office else None, champion)
-    verdicts = judge(test.problem.gates, seen)
+    metrics, parts = test.metrics(test.predictions), test.slices()
+    rival = opened(office, test.problem) if office and office.run_id != run.run_id else None
+    verdicts = judge(test.problem.gates, evidence(test, metrics, parts, rival))
     report = {
         "metrics": metrics,
         "slices": parts,
@@ -67,13 +68,14 @@ def _report(test: HeldOut, run: TrainedRun, store: ObjectStore, office: ModelVer
     return report
 
 
-def _other(problem: Problem, run: TrainedRun, office: ModelVersion | None) -> Model | None:
-    """The champion's model, unless this run is the champion."""
-    return None if office is None or office.run_id == run.run_id else registry.open_model(office, problem.kind)
+def opened(version: ModelVersion, problem: Problem) -> Rival:
+    """A version with its model and what it was trained on, each re-hashed."""
+    snapshot = tracking.trained_run(version.problem, version.run_id).snapshot
+    return Rival(version.version, registry.open_model(version, problem.kind), load_frame(open_store(), snapshot))
 
 
 def _told(gates: list[dict[str, Any]]) -> str:
-    failing = [gate["gate"] for gate in gates if not gate["passed"]]
+    failing = [gate["gate"] for gate in failed(gates)]
     return f"failed: {', '.join(failing)}" if failing else f"all {len(gates)} passed"
 
 

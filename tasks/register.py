@@ -1,6 +1,5 @@
 """Put a judged model into the registry, and past its gates into office."""
 
-import json
 import logging
 from typing import Any
 
@@ -8,12 +7,15 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse import aliases, registry
+from truecourse.aliases import REGISTER
 from truecourse.errors import ModelError
+from truecourse.gates import failed
+from truecourse.loading import load_problem
 from truecourse.references import ModelVersion, TrainedRun
 
 log = logging.getLogger("truecourse.registry")
 
-GATES, DONE = "truecourse.gates", "truecourse.registered"
+DONE = "truecourse.registered"
 
 
 def registered(run: TrainedRun) -> ModelVersion | None:
@@ -26,36 +28,33 @@ def registered(run: TrainedRun) -> ModelVersion | None:
 
 @task(name="register", **RETRY)
 def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
-    """A version of the run, as challenger; as champion too if every gate passed.
+    """A version of the run, as challenger; as champion too if every gate passed and nobody has to approve it.
 
     Raises ModelError if another model came into office since the gates compared this one with the champion."""
     version = registry.create_version(run)
-    registry.set_tags(version, {GATES: json.dumps(report["gates"])})
-    passed = all(gate["passed"] for gate in report["gates"])
-    _enter(version, report, passed)
-    registry.set_tags(version, {DONE: "promoted" if passed else "challenger"})
-    log.info("version %d %s", version.version, "is champion" if passed else "stays challenger: a gate failed")
+    registry.set_gates(version, report["gates"])
+    failing = [gate["gate"] for gate in failed(report["gates"])]
+    reason = f"failed: {', '.join(failing)}" if failing else f"all {len(report['gates'])} gates passed"
+    approval = load_problem(run.problem).promotion.approval
+    if approval and not failing:
+        reason += ", and `truecourse promote` awaits approval"
+    promoted = not failing and not approval
+    _enter(version, report["champion"], reason, promoted)
+    registry.set_tags(version, {DONE: "promoted" if promoted else "challenger"})
+    log.info("version %d %s: %s", version.version, "is champion" if promoted else "stays challenger", reason)
     return version
 
 
-def _enter(version: ModelVersion, report: dict[str, Any], passed: bool) -> None:
+def _enter(version: ModelVersion, judged_against: int | None, reason: str, promoted: bool) -> None:
     """Into the history of the aliases, once: a registration that was cut off is finished where it was."""
     seen = aliases.current(version.problem)
-    if seen.challenger == version and (seen.champion == version) == passed:
+    if seen.challenger == version and (seen.champion == version) == promoted:
         return registry.mirror_aliases(version.problem)
-    if passed:
-        _check_compared(version, seen.champion, report["champion"])
-    failed = [gate["gate"] for gate in report["gates"] if not gate["passed"]]
-    registry.move_aliases(
-        seen,
-        version.problem,
-        action="promote" if passed else "register",
-        reason=f"failed: {', '.join(failed)}" if failed else f"all {len(report['gates'])} gates passed",
-        challenger=version,
-        champion=version if passed else seen.champion,
-        shadow=False,
-        share=0.0,
-    )
+    if not promoted:
+        registry.move_aliases(seen, version.problem, REGISTER, reason, challenger=version, shadow=False, share=0.0)
+        return None
+    _check_compared(version, seen.champion, judged_against)
+    registry.promote(seen, version, reason, challenger=version)
     return None
 
 

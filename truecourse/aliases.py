@@ -4,13 +4,18 @@ The ledger in object storage decides; MLflow's aliases are its mirror, since MLf
 """
 
 import getpass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from truecourse.errors import ModelError
 from truecourse.ledger import Ledger
-from truecourse.references import Aliases
+from truecourse.references import Aliases, ModelVersion
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
+
+PROMOTE, REGISTER, ROLLBACK = "promote", "register", "rollback"
+"""What is done to aliases, as their history tells it."""
 
 
 def ledger(problem: str) -> Ledger[Aliases]:
@@ -38,6 +43,44 @@ def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) 
     )
     ledger(problem).append(entry)
     return entry
+
+
+def predecessors(entries: Iterable[Aliases]) -> list[ModelVersion]:
+    """Who was in office before the champion, the latest last: where rolling back leads to, step by step.
+
+    A rollback takes back what came after the version it went to: of promotions of 1, 2 and 3 and a rollback, 1 is left
+    behind 2. So that another goes on to 1, and not to 3 again."""
+    line: list[ModelVersion] = []
+    for entry in entries:
+        if entry.champion is None or line[-1:] == [entry.champion]:
+            continue
+        if entry.action == ROLLBACK and entry.champion in line:
+            while line[-1] != entry.champion:
+                line.pop()
+        else:
+            line.append(entry.champion)
+    return line[:-1]
+
+
+def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
+    """The champion before this one into office again, or the version `to`, if it ever was in office: past no gate, for
+    it came through them once. The challenger sees no traffic any more. MLflow is not asked, and mirrors it later.
+
+    Raises ModelError if there is nobody to go back to, or the aliases were moved meanwhile."""
+    entries = history(problem)
+    where, cure = f"model {problem}", "`truecourse status` lists who was in office"
+    seen = entries[-1] if entries else None
+    if seen is None or seen.champion is None:
+        raise ModelError("there is no champion to roll back", where=where, cure=cure)
+    before = predecessors(entries)
+    if to is not None:
+        before = [entry.champion for entry in entries if entry.champion and entry.champion.version == to]
+    if not before:
+        what = f"no version was champion before version {seen.champion.version}"
+        raise ModelError(what if to is None else f"version {to} never was champion", where=where, cure=cure)
+    if before[-1] == seen.champion:
+        raise ModelError(f"version {to} is champion already", where=where, cure=cure)
+    return move(seen, problem, ROLLBACK, reason, champion=before[-1], shadow=False, share=0.0)
 
 
 def signature() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from truecourse.checks.leaks import leak_faults
 from truecourse.checks.names import label_table_known
 from truecourse.checks.queries import query_faults
 from truecourse.checks.tables import table_faults
-from truecourse.checks.training import gate_faults, monitoring_faults, search_faults, split_faults
+from truecourse.checks.training import gate_faults, monitoring_faults, promotion_faults, search_faults, split_faults
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem import Problem
 
@@ -36,6 +36,7 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     yield from function_faults(problem)
     yield from split_faults(problem)
     yield from gate_faults(problem)
+    yield from promotion_faults(problem)
     yield from monitoring_faults(problem)
     queries = list(query_faults(problem))
     yield from queries

@@ -17,8 +17,9 @@ TruecourseError
 └── PlatformError          a server or process of ours does not come up, or a port is taken
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class TruecourseError(Exception):
@@ -107,7 +108,11 @@ class ModelError(TruecourseError):
 
 
 class GateFailed(ModelError):
-    pass
+    """`gates`: every verdict, as gates.judge() gives them."""
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "", gates: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.gates = tuple(gates)
+        super().__init__(what, where=where, cure=cure)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from truecourse import baselines
+from truecourse.comparison import Rival, compare
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
 from truecourse.gates import Evidence
@@ -18,20 +19,18 @@ from truecourse.slices import FEWEST_ROWS, slices
 from truecourse.training import matrix_of, rows_of
 
 _SLICE_RESAMPLES = 150
+Metrics = dict[str, dict[str, dict[str, float | None]]]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A model's test rows. Nothing here is used for choosing."""
+    """A model and rows it did not learn from. Nothing here is used for choosing."""
 
     problem: Problem
     model: Model
-    frame: pa.Table
-    """The whole snapshot."""
-
-    @cached_property
-    def rows(self) -> pa.Table:
-        return rows_of(self.frame, "test")
+    trained: pa.Table
+    """The frame of the snapshot it was trained on."""
+    rows: pa.Table
 
     @cached_property
     def matrix(self) -> Array:
@@ -50,23 +49,29 @@ class HeldOut:
         return resample(self.blocks)
 
     @cached_property
-    def predictions(self) -> dict[str, Array]:
-        """By model: "model", "constant" and "linear", the baselines fitted to the rows that the model was."""
-        kind, vocabulary = self.problem.kind, self.model.vocabulary
-        sides = ("train", "validate") if self.problem.model.refit else ("train",)
-        fitted = rows_of(self.frame, *sides)
-        matrix, labels = matrix_of(vocabulary, fitted), vocabulary.labels(fitted)
-        return {
-            "model": self.model.predict(self.matrix),
-            "constant": baselines.constant(kind, vocabulary, labels, len(self.rows)),
-            "linear": baselines.linear(kind, vocabulary, matrix, labels, self.matrix),
-        }
+    def fitted(self) -> pa.Table:
+        """The rows that the model was fitted to, and baselines are."""
+        return rows_of(self.trained, *(("train", "validate") if self.problem.model.refit else ("train",)))
 
-    def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
+    @cached_property
+    def judged(self) -> dict[str, Array]:
+        """Predictions by model: "model" and "constant", the least that it must beat."""
+        kind, vocabulary = self.problem.kind, self.model.vocabulary
+        constant = baselines.constant(kind, vocabulary, vocabulary.labels(self.fitted), len(self.rows))
+        return {"model": self.model.predict(self.matrix), "constant": constant}
+
+    @cached_property
+    def predictions(self) -> dict[str, Array]:
+        """`judged`, and "linear", which takes seconds to fit."""
+        vocabulary = self.model.vocabulary
+        matrix, labels = matrix_of(vocabulary, self.fitted), vocabulary.labels(self.fitted)
+        return self.judged | {"linear": baselines.linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)}
+
+    def metrics(self, predictions: Mapping[str, Array]) -> Metrics:
         """{model: {metric: {"value", "low", "high"}}}."""
         return {
-            name: {metric: summary(samples) for metric, samples in self._measure(predictions).items()}
-            for name, predictions in self.predictions.items()
+            name: {metric: summary(samples) for metric, samples in self._measure(said).items()}
+            for name, said in predictions.items()
         }
 
     def _measure(self, predictions: Array) -> dict[str, Array]:
@@ -87,31 +92,13 @@ class HeldOut:
             cure = "name request fields or features in Monitoring(slices=...) and SliceFloor(...)"
             raise ModelError(f"no column {', '.join(absent)}", where=f"problem {self.problem.name}: slices", cure=cure)
         weights = self.weights[: _SLICE_RESAMPLES + 1]
-        rest = (self.labels, self.predictions["model"], self.blocks, weights)
+        rest = (self.labels, self.judged["model"], self.blocks, weights)
         kind = self.problem.kind
         return [part for name, fewest in columns.items() for part in slices(kind, self.rows, name, *rest, fewest)]
 
 
-def evidence(
-    test: HeldOut, metrics: Mapping[str, Any], parts: list[dict[str, Any]], number: int | None, champion: Model | None
-) -> Evidence:
-    """What the gates judge. `champion`: version `number`'s model, None if this is it or there is none."""
-    losses = {name: test.loss(test.predictions[name]) for name in ("model", "constant")}
-    reason = ""
-    if champion is not None:
-        reason = incomparable(test, champion)
-        if not reason:
-            losses["champion"] = test.loss(champion.predict(matrix_of(champion.vocabulary, test.rows)))
-    elif number is not None:
-        losses["champion"] = losses["model"]
-    return Evidence(test.problem.metric, metrics["model"], losses, parts, number, reason)
-
-
-def incomparable(test: HeldOut, champion: Model) -> str:
-    """Why a champion cannot score these test rows; empty if it can."""
-    absent = [name for name in champion.vocabulary.features if name not in test.rows.column_names]
-    if absent:
-        return f"its inputs {', '.join(absent[:5])} are not in this snapshot"
-    if champion.vocabulary.classes != test.model.vocabulary.classes:
-        return "it knows other classes"
-    return ""
+def evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Rival | None) -> Evidence:
+    """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
+    losses = {name: test.loss(said) for name, said in test.judged.items()}
+    comparison = compare(test.problem, test.rows, test.model, rival) if rival else None
+    return Evidence(test.problem.metric, metrics["model"], losses, parts, comparison)

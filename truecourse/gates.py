@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from truecourse.comparison import Comparison, Figure
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
 from truecourse.metrics import summary
 from truecourse.pages import number
-from truecourse.problem import BeatsBaseline, BeatsChampion, Gate, MetricGate, SliceFloor
+from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, SliceFloor
 
 Verdict = dict[str, Any]
 """{"gate": what was asked, "passed": bool, "detail": the figures}."""
@@ -18,32 +17,33 @@ Verdict = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What gates judge: metrics by name, samples of the loss of each model on the same rows and resamples, slices.
-
-    `champion`: the version in office, None if there is none. `losses` holds "model", "constant" and, where it could
-    score these rows, "champion"; `reason` says why it could not."""
+    """What gates judge: metrics by name, samples of the loss of "model" and "constant" on the same rows and resamples,
+    slices, and the comparison with the champion; None where no other version is in office."""
 
     metric: str
     metrics: Mapping[str, Mapping[str, float | None]]
     losses: Mapping[str, Array]
     slices: list[dict[str, Any]]
-    champion: int | None = None
-    reason: str = ""
+    comparison: Comparison | None = None
 
 
 def judge(gates: tuple[Gate, ...], evidence: Evidence) -> list[Verdict]:
-    """One verdict a gate, in order. Raises ModelError for a gate on a metric that this kind of problem has not."""
-    return [_judge(gate, evidence) for gate in gates]
+    """The verdicts, in the gates' order. Raises ModelError for a gate on a metric that this kind of problem has not."""
+    return [verdict for gate in gates for verdict in _judge(gate, evidence)]
 
 
-def _judge(gate: Gate, evidence: Evidence) -> Verdict:
+def failed(verdicts: list[Verdict]) -> list[Verdict]:
+    return [verdict for verdict in verdicts if not verdict["passed"]]
+
+
+def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:
     if isinstance(gate, MetricGate):
-        return _metric(gate, evidence)
+        return [_metric(gate, evidence)]
     if isinstance(gate, SliceFloor):
-        return _slices(gate, evidence)
+        return [_slices(gate, evidence)]
     if isinstance(gate, BeatsBaseline):
-        return _baseline(evidence)
-    return _champion(gate, evidence)
+        return [_baseline(evidence)]
+    return _champion(gate, evidence.metric, evidence.comparison)
 
 
 def _verdict(gate: str, passed: bool, detail: str) -> Verdict:
@@ -89,15 +89,35 @@ def _baseline(evidence: Evidence) -> Verdict:
     return _verdict(f"{evidence.metric} below the constant's", better, _difference(difference))
 
 
-def _champion(gate: BeatsChampion, evidence: Evidence) -> Verdict:
-    asked = f"{evidence.metric} not above the champion's" + (f" + {gate.margin:g}" if gate.margin else "")
-    if evidence.champion is None:
-        return _verdict(asked, True, "there is no champion yet")
-    if "champion" not in evidence.losses:
-        return _verdict(asked, False, f"version {evidence.champion} cannot be compared: {evidence.reason}")
-    difference = summary(evidence.losses["model"] - evidence.losses["champion"])
-    low = np.inf if difference["low"] is None else difference["low"]
-    return _verdict(asked, bool(low <= gate.margin), f"version {evidence.champion}: {_difference(difference)}")
+def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> list[Verdict]:
+    asked = f"{metric} below the champion's" + (f" {gate.margin:+g}" if gate.margin else "")
+    if found is None:
+        return [_verdict(asked, True, "no other version is in office")]
+    if found.loss is None or found.calibration is None:
+        return [_verdict(asked, False, f"version {found.champion} cannot be compared: {found.reason}")]
+    high, days = found.loss["high"], f" of {found.days} days" if found.days else ""
+    better = high is not None and high < gate.margin
+    told = f"version {found.champion}: {_difference(found.loss)} on {found.rows:,} rows{days} that neither learned from"
+    calibration = "calibration not worse than the champion's"
+    verdicts = [
+        _verdict(asked, better, told),
+        _verdict(calibration, _kept(found.calibration), _difference(found.calibration)),
+    ]
+    return [*verdicts, _every_slice(metric, found.slices)] if found.slices else verdicts
+
+
+def _kept(difference: Figure) -> bool:
+    """Not significantly above zero. An undefined difference keeps nothing."""
+    return difference["low"] is not None and difference["low"] <= 0
+
+
+def _every_slice(metric: str, slices: tuple[dict[str, Any], ...]) -> Verdict:
+    worse = [part for part in slices if not _kept(part["difference"])]
+    shown = worse or sorted(slices, key=lambda part: -part["difference"]["low"])[:1]
+    told = ", ".join(f"{part['column']} {part['value']}: {_difference(part['difference'])}" for part in shown[:8])
+    columns = ", ".join(dict.fromkeys(part["column"] for part in slices))
+    said = f"worse on {told}" if worse else f"none of {len(slices)} is worse; the nearest to it is {told}"
+    return _verdict(f"{metric} on every {columns} not worse than the champion's", not worse, said)
 
 
 def _difference(difference: Mapping[str, float | None]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, Promotion, SliceFloor
 from truecourse.schema import (
     CONFIG,
     AnyColumn,
@@ -35,8 +36,9 @@ from truecourse.schema import (
 
 __all__ = [
     "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer", "Label",
-    "MetricGate", "Monitoring", "Objects", "PackageData", "Problem", "RandomSplit", "Range", "RequestFeatures",
-    "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours", "minutes",
+    "MetricGate", "Monitoring", "Objects", "PackageData", "Problem", "Promotion", "RandomSplit", "Range",
+    "RequestFeatures", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days",
+    "hours", "minutes",
 ]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -172,44 +174,6 @@ class XGBoost:
 
 
 @dataclass(frozen=True, config=CONFIG)
-class MetricGate:
-    """A metric on the test rows must be within bounds."""
-
-    metric: str
-    _: KW_ONLY
-    max: float | None = None
-    min: float | None = None
-
-
-@dataclass(frozen=True, config=CONFIG)
-class BeatsBaseline:
-    """The loss on the test rows must be below that of the constant prediction, and the whole interval with it."""
-
-
-@dataclass(frozen=True, config=CONFIG)
-class BeatsChampion:
-    """Not worse than the champion on the same test rows: the loss difference's interval does not lie above `margin`."""
-
-    _: KW_ONLY
-    margin: float = 0.0
-
-
-@dataclass(frozen=True, config=CONFIG)
-class SliceFloor:
-    """On every slice of a request field with at least `rows` test rows, the metric keeps its bounds."""
-
-    column: str
-    metric: str
-    _: KW_ONLY
-    max: float | None = None
-    min: float | None = None
-    rows: int = 200
-
-
-Gate = MetricGate | BeatsBaseline | BeatsChampion | SliceFloor
-
-
-@dataclass(frozen=True, config=CONFIG)
 class Monitoring:
     """Drift is an alarm when the permutation test rejects at `false_alarm_rate` over all columns together and the
     statistic exceeds `psi`. `window`: how much of the latest data is checked."""
@@ -253,7 +217,8 @@ class Problem:
     request_features: RequestFeatures | None = None
     split: TimeSplit | RandomSplit = RandomSplit()
     model: XGBoost = XGBoost()
-    gates: Many[Gate] = (BeatsBaseline(),)
+    gates: Many[Gate] = (BeatsBaseline(), BeatsChampion())
+    promotion: Promotion = Promotion()
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
     description: str = ""

@@ -1,10 +1,12 @@
 """The registry of models: versions, their tags, and the aliases champion and challenger."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from truecourse import aliases
+from truecourse.aliases import PROMOTE
 from truecourse.errors import ModelError
 from truecourse.locks import locked
 from truecourse.references import Aliases, ModelVersion, TrainedRun
@@ -13,11 +15,13 @@ from truecourse.storage import open_store
 from truecourse.tracking import SHA256, artifact, artifact_key, connect_mlflow, is_new, open_model
 
 __all__ = [
-    "CHALLENGER", "CHAMPION", "artifact", "challenger", "champion", "connect_mlflow", "create_version", "lock",
-    "mirror_aliases", "move_aliases", "open_model", "set_tags", "tags", "version", "versions",
+    "CHALLENGER", "CHAMPION", "artifact", "challenger", "champion", "connect_mlflow", "create_version", "gates", "lock",
+    "mirror_aliases", "move_aliases", "open_model", "promote", "set_gates", "set_tags", "tags", "version",
+    "versions",
 ]  # fmt: skip
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+_GATES = "truecourse.gates"
 
 
 def champion(problem: str) -> ModelVersion | None:
@@ -60,6 +64,16 @@ def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
         client.set_model_version_tag(version.problem, str(version.version), name, value)
 
 
+def gates(version: ModelVersion) -> list[dict[str, Any]]:
+    """The verdicts when it was last judged; none if it never was."""
+    verdicts: list[dict[str, Any]] = json.loads(tags(version).get(_GATES, "[]"))
+    return verdicts
+
+
+def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]]) -> None:
+    set_tags(version, {_GATES: json.dumps(verdicts)})
+
+
 def create_version(run: TrainedRun) -> ModelVersion:
     """The version of a run: the one there is, or a new one."""
     from mlflow.exceptions import MlflowException
@@ -86,6 +100,11 @@ def move_aliases(seen: Aliases, problem: str, action: str, reason: str, **change
     entry = aliases.move(seen, problem, action, reason, **changes)
     mirror_aliases(problem)
     return entry
+
+
+def promote(seen: Aliases, version: ModelVersion, reason: str, **changes: Any) -> Aliases:
+    """The version into office: the one way there that leads forward. Raises ModelError as move_aliases() does."""
+    return move_aliases(seen, version.problem, PROMOTE, reason, champion=version, shadow=False, share=0.0, **changes)
 
 
 def mirror_aliases(problem: str) -> None:

@@ -31,7 +31,7 @@ def slices(
     A number with many values is cut at its quartiles. Slices below `fewest` rows are left out.
     """
     found = []
-    for value, mask in _parts(frame[column]):
+    for value, mask in parts_of(frame[column]):
         rows = int(mask.sum())
         if rows < max(fewest, 1):
             continue
@@ -41,7 +41,7 @@ def slices(
     return sorted(found, key=lambda item: (-item["rows"], item["value"]))
 
 
-def _parts(values: pa.ChunkedArray) -> list[tuple[str, Array]]:
+def parts_of(values: pa.ChunkedArray) -> list[tuple[str, Array]]:
     """(name, mask) of each slice."""
     if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
         distinct = pc.count_distinct(values).as_py()

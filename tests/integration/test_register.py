@@ -60,7 +60,7 @@ def test_a_good_model_becomes_champion_and_a_bad_one_challenger(problems: Path) 
     assert second.version == 2
     assert registry.champion("diabetes") == first
     assert registry.challenger("diabetes") == second
-    gates = json.loads(registry.tags(second)["truecourse.gates"])
+    gates = registry.gates(second)
     assert [gate["passed"] for gate in gates] == [True, False]
 
 
@@ -107,15 +107,15 @@ def test_a_worse_model_does_not_oust_the_champion(problems: Path) -> None:
     train()
     worse = register()
     assert registry.champion("diabetes") == champion != worse
-    (gate,) = json.loads(registry.tags(worse)["truecourse.gates"])
-    assert not gate["passed"]
-    assert "version 1: difference +" in gate["detail"]
+    loss, _ = registry.gates(worse)
+    assert not loss["passed"]
+    assert "version 1: difference +" in loss["detail"]
 
 
 def test_a_floor_is_judged_on_its_slices_and_the_page_shows_them(problems: Path) -> None:
     edit(problems, gates="[SliceFloor('sex', 'rmse', max=100, rows=10), SliceFloor('bmi', 'rmse', max=1, rows=10)]")
     run = train()
-    gates = json.loads(registry.tags(register())["truecourse.gates"])
+    gates = registry.gates(register())
     assert [gate["passed"] for gate in gates] == [True, False]
     parts = json.loads(registry.artifact(run.run_id, "report.json"))["slices"]
     assert {part["value"] for part in parts if part["column"] == "sex"} == {"1", "2"}

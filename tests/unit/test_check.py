@@ -121,6 +121,9 @@ CASES: dict[str, Case] = {
         PROBLEM, "BeatsBaseline(),", 'MetricGate("auc", min=0.9, max=0.1),', "gates.0", "at least 0.9", "swap"),
     "slice floor of no field": (
         PROBLEM, "BeatsBaseline(),", 'SliceFloor("depots", "auc", min=0.5),', "gates.0.column", "'depots'", "depot"),
+    "no time to approve": (
+        PROBLEM, "BeatsChampion()],", "BeatsChampion()],\n    promotion=Promotion(patience=days(0)),",
+        "promotion.patience", "nobody the time", "days(1)"),
     "slices of no field": (
         PROBLEM, 'slices=["depot"]', 'slices=["dept"]', "monitoring.slices", "'dept'", "depot"),
     "no window to monitor": (

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from truecourse.comparison import Comparison
 from truecourse.errors import ModelError
 from truecourse.gates import Evidence, judge
 from truecourse.problem import BeatsBaseline, BeatsChampion, Gate, MetricGate, SliceFloor
@@ -54,22 +55,54 @@ def test_the_baseline_is_beaten_with_the_whole_paired_interval() -> None:
     assert not passes(BeatsBaseline(), losses={"model": 0.50 + days, "constant": 0.51 - days})
 
 
-def test_the_champion_holds_only_against_a_clearly_worse_model() -> None:
-    def against(loss: np.ndarray, margin: float = 0.0) -> bool:
-        return passes(BeatsChampion(margin=margin), champion=3, losses={**EVIDENCE.losses, "champion": loss})
+def interval(low: float, high: float) -> dict[str, float | None]:
+    return {"value": (low + high) / 2, "low": low, "high": high}
 
-    assert against(EVIDENCE.losses["model"])
-    assert against(0.50 + NOISE)
-    assert against(0.475 - NOISE)  # worse, but within what chance does
-    assert not against(0.46 + NOISE)
-    assert against(0.46 + NOISE, margin=0.03)
+
+def against(gate: BeatsChampion, **changes: object) -> list[dict[str, object]]:
+    better, same = interval(-0.03, -0.01), interval(-0.02, 0.02)
+    figures = {"rows": 900, "days": 20, "loss": better, "calibration": same, **changes}
+    return judge((gate,), dataclasses.replace(EVIDENCE, comparison=Comparison(3, **figures)))
+
+
+def passed(verdicts: list[dict[str, object]]) -> list[object]:
+    return [verdict["passed"] for verdict in verdicts]
+
+
+def test_only_a_clearly_better_model_ousts_the_champion_and_a_margin_asks_for_less() -> None:
+    def opens(low: float, high: float, margin: float = 0.0) -> object:
+        return passed(against(BeatsChampion(margin=margin), loss=interval(low, high)))[0]
+
+    assert opens(-0.03, -0.001)
+    assert not opens(-0.03, 0.0)
+    assert not opens(-0.03, 0.001)  # better, and within what chance does
+    assert opens(-0.03, 0.001, margin=0.002)
+    assert not opens(0.001, 0.003, margin=0.002)
+    assert opens(-0.01, 0.003, margin=0.004)
+    assert not opens(-0.03, -0.001, margin=-0.01)
+
+
+def test_a_better_model_must_keep_calibration_and_every_slice() -> None:
+    north = {"column": "depot", "value": "north", "rows": 300, "difference": interval(-0.05, -0.01)}
+    south = {"column": "depot", "value": "south", "rows": 200, "difference": interval(-0.01, 0.02)}
+    worse = {"column": "carrier", "value": "bike", "rows": 100, "difference": interval(0.005, 0.02)}
+    assert passed(against(BeatsChampion())) == [True, True]
+    assert passed(against(BeatsChampion(), calibration=interval(0.001, 0.02))) == [True, False]
+    assert passed(against(BeatsChampion(), slices=(north, south))) == [True, True, True]
+    loss, _, slices = against(BeatsChampion(), slices=(north, south, worse))
+    assert loss["passed"]
+    assert "version 3: difference -0.02 (-0.03 to -0.01) on 900 rows of 20 days" in str(loss["detail"])
+    assert not slices["passed"]
+    assert slices["detail"] == "worse on carrier bike: difference +0.0125 (+0.005 to +0.02)"
+    assert "depot, carrier" in str(slices["gate"])
 
 
 def test_without_a_champion_the_gate_is_open_and_with_one_that_cannot_be_compared_it_is_shut() -> None:
     assert passes(BeatsChampion())
-    (verdict,) = judge((BeatsChampion(),), dataclasses.replace(EVIDENCE, champion=3, reason="its inputs x are missing"))
+    shut = dataclasses.replace(EVIDENCE, comparison=Comparison(3, "its inputs x are missing"))
+    (verdict,) = judge((BeatsChampion(),), shut)
     assert not verdict["passed"]
-    assert "its inputs x are missing" in verdict["detail"]
+    assert "version 3 cannot be compared: its inputs x are missing" in str(verdict["detail"])
 
 
 def test_a_floor_holds_on_every_large_slice() -> None:

@@ -7,7 +7,7 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truecourse.metrics import blocks_of, losses, measure, resample, summary
+from truecourse.metrics import blocks_of, losses, measure, resample, simultaneous, summary
 from truecourse.slices import slices
 
 random = np.random.default_rng(7)
@@ -88,6 +88,30 @@ def test_intervals_cover_the_truth_when_rows_of_a_day_hang_together() -> None:
             covered[name] += figure["low"] <= 0 <= figure["high"]
     assert covered["days"] >= 51
     assert covered["rows"] < 30
+
+
+def test_of_many_equal_slices_none_differs_and_a_lone_interval_is_the_usual_one() -> None:
+    draw = np.random.default_rng(5)
+    alone = together = 0
+    for _ in range(100):
+        errors = draw.normal(0, 1, (20, 1))  # twenty slices on which the truth is 0
+        samples = np.hstack([errors, errors + draw.normal(0, 1, (20, 400))])
+        alone += any(summary(row)["low"] > 0 for row in samples)
+        together += any(figure["low"] > 0 for figure in simultaneous(samples))
+    assert alone > 25
+    assert together <= 6
+    sample = np.append(0.3, 0.3 + draw.normal(0, 1, 20_000))
+    (lone,) = simultaneous(sample[None])
+    assert lone["low"] == pytest.approx(summary(sample)["low"], abs=0.06)
+    assert lone["high"] == pytest.approx(summary(sample)["high"], abs=0.06)
+
+
+def test_simultaneous_intervals_of_no_difference_and_of_resamples_without_the_slice() -> None:
+    samples = np.zeros((2, 101))
+    samples[1, 1:] = np.where(np.arange(100) % 10, np.linspace(-1, 1, 100), np.nan)
+    same, sparse = simultaneous(samples)
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert -1.2 < sparse["low"] < -0.8
 
 
 def test_blocks_are_utc_days_or_rows() -> None:

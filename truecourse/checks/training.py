@@ -83,6 +83,11 @@ def gate_faults(problem: Problem) -> Iterator[Fault]:
             yield from _slice_faults(problem, gate.column, place(*path, "column"))
 
 
+def promotion_faults(problem: Problem) -> Iterator[Fault]:
+    if problem.promotion.patience < timedelta(seconds=1):
+        yield Fault(place("promotion", "patience"), "leaves nobody the time to answer", "give a span, as days(1)")
+
+
 def monitoring_faults(problem: Problem) -> Iterator[Fault]:
     if problem.monitoring.window <= timedelta(0):
         yield Fault(place("monitoring", "window"), "is not positive", "give a span, as days(7)")

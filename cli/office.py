@@ -1,0 +1,117 @@
+"""`promote` and `rollback`: into office past the gates, and the way back."""
+
+import socket
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Group, RenderableType
+
+from cli.output import Answer, Json, ProblemName, command, stderr
+from cli.progress import Progress
+from cli.run import run_flow
+from cli.server import running_platform
+from cli.views import pairs, table
+from truecourse import aliases, registry
+from truecourse.bento import packaged
+from truecourse.errors import ModelError, PlatformError, TruecourseError
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import Aliases
+from truecourse.settings import get_settings, prefect_api_url
+from truecourse.tracking import is_new
+
+Reason = Annotated[str, typer.Option(help="Why, for the record.")]
+
+
+@command
+def promote(
+    reason: Reason,
+    version: Annotated[int | None, typer.Argument(help="A version in the registry; the challenger if empty.")] = None,
+    problem: ProblemName = None,
+    json: Json = False,
+) -> Answer:
+    """Judge a version against the champion on the cohorts closed by now, and make it champion if every gate is open."""
+    spec = load_problem(problem)
+    _require_somebody(spec)
+    seen = aliases.current(spec.name)
+    parameters = {"reason": reason, "problem": spec.name, "version": version}
+    with Progress(["promote"]) as progress:
+        entry: Aliases = run_flow("promote", parameters, progress)
+    assert entry.champion is not None
+    document = _moved(seen, entry) | {"gates": registry.gates(entry.champion)}
+    if packaged(entry.champion) is None:
+        document["next"] = f"truecourse run package --problem {spec.name}"
+    return Answer(document, _promoted_view(document))
+
+
+def _require_somebody(problem: Problem) -> None:
+    """A server that is started for the command alone has no UI in which a person could approve."""
+    if problem.promotion.approval and not prefect_api_url() and running_platform() is None:
+        cure = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
+        raise PlatformError("a person has to approve, and no Prefect UI is running", where=problem.name, cure=cure)
+
+
+@command
+def rollback(
+    reason: Reason,
+    to: Annotated[int | None, typer.Option(help="A former champion; the one before this one if empty.")] = None,
+    problem: ProblemName = None,
+    json: Json = False,
+) -> Answer:
+    """Put the champion before this one in office again, at once and past no gate. Repeated, it goes further back."""
+    name = load_problem(problem).name
+    seen = aliases.current(name)
+    entry = aliases.roll_back(name, reason, to)
+    document = _moved(seen, entry)
+    stderr().print(f"version {document['champion']} is champion again, instead of {document['before']}")
+    # The ledger has decided, and endpoints follow it: MLflow, which may be what is down, can wait.
+    document["mirrored"] = _mirrored(name)
+    told: dict[str, object] = {"champion": f"version {document['champion']}", "before": f"version {document['before']}"}
+    if not document["mirrored"]:
+        told["MLflow"] = "cannot be reached; its aliases follow with the next promotion"
+    return Answer(document, pairs(told | {"why": reason}))
+
+
+def _mirrored(problem: str) -> bool:
+    if is_new() or not _reachable(get_settings().mlflow_tracking_uri):
+        return False
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry.mirror_aliases(problem)
+    except (TruecourseError, MlflowException):
+        return False
+    return True
+
+
+def _reachable(uri: str) -> bool:
+    """MLflow's own client tries for minutes to reach a server that is gone."""
+    place = urlsplit(uri)
+    if place.scheme not in ("http", "https"):
+        return True
+    try:
+        socket.create_connection(
+            (place.hostname or "", place.port or (443 if place.scheme == "https" else 80)), 5
+        ).close()
+    except OSError:
+        return False
+    return True
+
+
+def _moved(seen: Aliases, entry: Aliases) -> dict[str, Any]:
+    if entry.champion is None:
+        raise ModelError("nobody is in office", where="aliases")
+    return {
+        "problem": entry.champion.problem,
+        "champion": entry.champion.version,
+        "before": seen.champion.version if seen.champion else None,
+        "entry": entry.model_dump(),
+    }
+
+
+def _promoted_view(document: dict[str, Any]) -> RenderableType:
+    rows = [[gate["gate"], gate["detail"]] for gate in document["gates"]]
+    told = {"champion": f"version {document['champion']}", "before": document["before"] or "nobody"}
+    told |= {"then": document["next"]} if "next" in document else {}
+    return Group(pairs(told), table("gate", "seen", rows=rows))

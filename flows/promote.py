@@ -1,0 +1,36 @@
+"""Put a version in office, past the gates and, where the problem asks for it, past a person."""
+
+from datetime import datetime
+
+from prefect import flow
+
+from tasks.approve import approved
+from tasks.promote import candidate, enter_office, judge_version, require_open
+from tasks.snapshot import take_snapshot
+from truecourse import aliases
+from truecourse.loading import load_problem
+from truecourse.references import Aliases
+
+
+@flow(name="promote")
+def promote(
+    reason: str, problem: str | None = None, version: int | None = None, until: datetime | None = None
+) -> Aliases:
+    """Judge a version against the champion on the cohorts that are closed by now, and make it champion.
+
+    reason: why, for the record.
+    problem: a folder of `problems/`; the settings' default if empty.
+    version: a number in the registry; the challenger if empty.
+    until: the moment (UTC) up to which labels count; the newest label if empty.
+
+    Where the problem asks for approval, the run pauses until a person has answered in the UI. Raises GateFailed if a
+    gate is shut or the person says no, ModelError if the aliases were moved since the judging began.
+    """
+    spec = load_problem(problem)
+    seen = aliases.current(spec.name)
+    chosen = candidate(spec.name, seen, version)
+    verdicts = judge_version(spec.name, chosen, seen.champion, take_snapshot(spec.name, until))
+    require_open(chosen, verdicts)
+    if spec.promotion.approval:
+        reason = approved(spec.promotion, chosen, reason, verdicts)
+    return enter_office(seen, chosen, reason)

@@ -1,0 +1,94 @@
+"""Judge a version once more, on what is known now, and put it in office past its gates."""
+
+import logging
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+
+from tasks.evaluate import opened
+from tasks.retry import RETRY
+from truecourse import aliases, registry
+from truecourse.comparison import absent_inputs, shortage, unseen
+from truecourse.errors import GateFailed, ModelError
+from truecourse.evaluation import HeldOut, evidence
+from truecourse.gates import failed, judge
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import Aliases, ModelVersion, Snapshot
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+from truecourse.training import rows_of
+
+log = logging.getLogger("truecourse.promotion")
+
+
+def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
+    """The version to promote: `number`, or the challenger. Raises ModelError if there is none, or it is in office."""
+    version = registry.version(problem, number) if number is not None else seen.challenger
+    where = f"model {problem}"
+    if version is None:
+        raise ModelError("there is no challenger", where=where, cure=f"truecourse run register --problem {problem}")
+    if version == seen.champion:
+        what = f"version {version.version} is champion already"
+        raise ModelError(what, where=where, cure="name another: truecourse promote VERSION")
+    return version
+
+
+@task(name="judge", **RETRY)
+def judge_version(
+    problem: str, version: ModelVersion, office: ModelVersion | None, snapshot: Snapshot
+) -> list[dict[str, Any]]:
+    """The gates' verdicts on the snapshot's test rows that the version did not learn from; of those, the comparison
+    with `office` takes the rows from which that one did not learn either. They are kept with the version.
+
+    Raises ModelError if the snapshot has not the version's inputs, or too few such rows."""
+    spec = load_problem(problem)
+    test = _held_out(spec, version, snapshot)
+    rival = opened(office, spec) if office else None
+    metrics = test.metrics({"model": test.judged["model"]})
+    verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
+    registry.set_gates(version, verdicts)
+    if FlowRunContext.get() is not None:
+        told = f"Version {version.version}, on {len(test.rows):,} rows of snapshot {snapshot.sha256[:12]}"
+        create_table_artifact(verdicts, key=f"promotion-{problem.replace('_', '-')}", description=told)
+    return verdicts
+
+
+def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> HeldOut:
+    it, frame = opened(version, problem), load_frame(open_store(), snapshot)
+    rows = unseen(problem, rows_of(frame, "test"), it.frame)
+    absent = absent_inputs(it.model, rows)
+    where = f"version {version.version} of {problem.name}"
+    if absent:
+        what = f"its inputs {', '.join(absent[:5])} are no longer the problem's"
+        raise ModelError(what, where=where, cure=f"truecourse run train --problem {problem.name}")
+    if short := shortage(rows):
+        cure = "promote it once more cohorts are closed, or let the split keep more rows for testing"
+        raise ModelError(short, where=where, cure=cure)
+    return HeldOut(problem, it.model, it.frame, rows)
+
+
+def require_open(version: ModelVersion, verdicts: list[dict[str, Any]]) -> None:
+    """Raises GateFailed that carries the verdicts, and names each gate that is shut."""
+    failing = failed(verdicts)
+    if failing:
+        told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in failing)
+        what = f"{len(failing)} of {len(verdicts)} gates failed{told}"
+        cure = "train a better one; there is no way around the gates but `truecourse rollback`"
+        raise GateFailed(what, where=f"version {version.version} of {version.problem}", cure=cure, gates=verdicts)
+
+
+@task(name="promote", **RETRY)
+def enter_office(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
+    """The version is champion. `seen`: the aliases as they were before it was judged.
+
+    Raises ModelError if they have moved since: who won against another champion has proved nothing against this one."""
+    now = aliases.current(version.problem)
+    if (now.number, now.champion, now.reason) == (seen.number + 1, version, reason):  # tried before, and cut off after
+        registry.mirror_aliases(version.problem)
+        return now
+    entry = registry.promote(seen, version, reason)
+    log.info("version %d is champion: %s", version.version, reason)
+    return entry

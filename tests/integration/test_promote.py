@@ -1,0 +1,174 @@
+"""Promotion through the real flows, approved and refused on a real Prefect server, and the way back."""
+
+import contextvars
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.input.actions import read_flow_run_input
+
+from flows.promote import promote
+from flows.register import register
+from flows.train import train
+from tasks.promote import enter_office
+from tests.conftest import wait_until
+from tests.frames import store_diabetes
+from tests.office import put_in_office
+from truecourse import aliases, registry
+from truecourse.errors import GateFailed, ModelError
+from truecourse.references import ModelVersion
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def problems(tmp_path: Path, home: Path, configure: Configure, prefect_server: str) -> Path:
+    configure(problems=tmp_path, problem="diabetes", author="ann")
+    store_diabetes(tmp_path)
+    return tmp_path
+
+
+def edit(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> None:
+    """The diabetes problem with this many rounds, gated by its champion."""
+    file = problems / "diabetes" / "problem.py"
+    text = re.sub(r"    (gates|promotion)=.*\n", "", file.read_text())
+    text = re.sub(r"rounds=\d+, seed=\d+|rounds=\d+", f"rounds={rounds}, seed={seed}", text, count=1)
+    said = f"    gates=[BeatsChampion()],\n    promotion=Promotion({approval}),\n)"
+    text = text.rstrip().removesuffix(")") + said
+    names = "    BeatsChampion,\n    Promotion,\n    days,\n    minutes,\n    BeatsBaseline,\n"
+    file.write_text(text if "BeatsChampion,\n" in text else text.replace("    BeatsBaseline,\n", names))
+
+
+def registered(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> ModelVersion:
+    edit(problems, rounds, approval=approval, seed=seed)
+    train()
+    return register()
+
+
+def test_a_better_version_is_promoted_and_a_worse_one_is_told_why_not(problems: Path) -> None:
+    with pytest.raises(ModelError, match="no challenger"):
+        promote("now")
+    weak = registered(problems, 1)
+    strong = registered(problems, 200)
+    assert registry.champion("diabetes") == strong
+    with pytest.raises(ModelError, match="version 2 is champion already"):
+        promote("again")
+    before = aliases.current("diabetes")
+    with pytest.raises(
+        GateFailed, match=r"1 of 2 gates failed\n  rmse below the champion's: version 2: diff"
+    ) as failure:
+        promote("it is smaller", version=weak.version)
+    assert [gate["passed"] for gate in failure.value.gates] == [False, True]
+    assert registry.gates(weak) == list(failure.value.gates)
+    assert aliases.current("diabetes") == before
+
+    put_in_office(weak)
+    entry = promote("it is better")
+    assert (entry.champion, entry.action, entry.reason, entry.author) == (strong, "promote", "it is better", "ann")
+    assert aliases.current("diabetes") == entry
+    loss, calibration = registry.gates(strong)
+    assert re.search(r"version 1: difference -\d+\.\d+ \(-\d+\.\d+ to -\d+\.\d+\) on \d+ rows", loss["detail"])
+    assert calibration["passed"]
+
+
+def test_rows_that_the_champion_learned_from_are_not_compared(problems: Path) -> None:
+    """The champion was trained on half of what the challenger is tested on: the other half is left."""
+    file = problems / "diabetes" / "problem.py"
+    mine = file.read_text()
+    file.write_text(mine.replace("validate=0.2, test=0.25", "validate=0.2, test=0.12"))
+    registered(problems, 1)
+    file.write_text(file.read_text().replace("validate=0.2, test=0.12", "validate=0.2, test=0.25"))
+    challenger = registered(problems, 200)
+    report = registry.gates(challenger)[0]["detail"]
+    rows = int(re.search(r"on (\d+) rows", report)[1])
+    assert 30 < rows < 0.14 * 442
+
+
+def test_registration_waits_for_approval_where_it_is_asked_for(problems: Path) -> None:
+    version = registered(problems, 200, approval="approval=True")
+    now = aliases.current("diabetes")
+    assert (now.champion, now.challenger) == (None, version)
+    assert now.reason == "all 1 gates passed, and `truecourse promote` awaits approval"
+
+
+def started(**parameters: Any) -> Future[Any]:
+    """The flow in a thread, with the settings of this one."""
+    context = contextvars.copy_context()
+    return ThreadPoolExecutor(1).submit(context.run, lambda: promote("a trial", **parameters))
+
+
+def paused(client: Any, count: int) -> list[Any]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+
+    state = FlowRunFilterState(name=FlowRunFilterStateName(any_=["Paused"]))
+    found: list[Any] = []
+
+    def waiting() -> bool:
+        found[:] = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=state))
+        return len(found) == count and all(form(run) for run in found)
+
+    wait_until(waiting, 60, "a paused run")
+    return found
+
+
+def form(run: Any) -> str:
+    """What the UI shows above the form, once it is there."""
+    return read_flow_run_input(run.state.state_details.run_input_keyset["description"], flow_run_id=run.id) or ""
+
+
+def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(problems: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    first, second = (registered(problems, rounds, approval="approval=True") for rounds in (100, 200))
+    with get_client(sync_client=True) as client:
+        run = started(version=1)
+        (waiting,) = paused(client, 1)
+        assert "Shall version 1 of diabetes be champion? a trial" in form(waiting)
+        for untyped in ({"approve": "by all means", "reason": "why not"}, {"reason": "why not"}, {"approve": True}):
+            assert client.resume_flow_run(waiting.id, run_input=untyped).status.value == "REJECT"
+        client.resume_flow_run(waiting.id, run_input={"approve": False, "reason": "not on a Friday"})
+        with pytest.raises(GateFailed, match="version 1 of diabetes: not approved: not on a Friday"):
+            run.result(60)
+        assert registry.champion("diabetes") is None
+
+        runs = [started(version=1), started(version=2)]
+        for waiting in paused(client, 2):
+            client.resume_flow_run(waiting.id, run_input={"approve": True, "reason": "agreed"})
+        told = [error for error in (run.exception(60) for run in runs) if error is not None]
+    assert len(told) == 1
+    assert isinstance(told[0], ModelError)
+    assert "ann was first" in str(told[0])
+    now = aliases.current("diabetes")
+    assert now.champion in (first, second)
+    assert now.reason == "a trial; approved: agreed"
+
+
+def test_a_promotion_that_nobody_approves_fails(problems: Path) -> None:
+    registered(problems, 100, approval="approval=True, patience=minutes(0.05)")
+    with pytest.raises(GateFailed, match="nobody approved it within 0:00:03"):
+        promote("soon")
+    assert registry.champion("diabetes") is None
+
+
+def test_of_two_promotions_at_once_one_wins_and_a_cut_off_one_is_finished(problems: Path) -> None:
+    versions = [registered(problems, rounds, approval="approval=True") for rounds in (50, 100)]
+    seen, start = aliases.current("diabetes"), threading.Barrier(2)
+
+    def enter(version: ModelVersion) -> aliases.Aliases:
+        start.wait()
+        return enter_office.fn(seen, version, f"because of {version.version}")
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(enter, version) for version in versions]
+    (won,) = [run.result() for run in runs if run.exception() is None]
+    (lost,) = [str(run.exception()) for run in runs if run.exception() is not None]
+    assert aliases.current("diabetes") == won
+    assert f"ann was first, at {won.at:%Y-%m-%d %H:%M:%S} UTC: promote, because of {won.champion.version}" in lost
+    mlflow = registry.connect_mlflow()
+    mlflow.delete_registered_model_alias("diabetes", "champion")  # as if it had been killed before the mirror
+    assert enter_office.fn(seen, won.champion, won.reason) == won
+    assert int(mlflow.get_model_version_by_alias("diabetes", "champion").version) == won.champion.version

@@ -1,0 +1,135 @@
+"""Models are compared on rows that neither learned from, and chance does not pass for a difference."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.problems.deliveries.problem import PROBLEM
+from truecourse.comparison import FEWEST_BLOCKS, Comparison, Pair, shortage, unseen
+from truecourse.metrics import blocks_of, resample, summary
+from truecourse.problem import Monitoring, RandomSplit
+
+FIRST = np.datetime64("2024-01-01T12:00", "us")
+AT_RANDOM = dataclasses.replace(PROBLEM, split=RandomSplit())
+
+
+def frame(days: int, per_day: int = 1, *, split: list[str] | None = None, first: int = 0) -> pa.Table:
+    """`per_day` rows a day, from day `first`, with their places in time for ids."""
+    places = np.arange(first * per_day, (first + days) * per_day)
+    times = FIRST + (places // per_day) * np.timedelta64(1, "D")
+    return pa.table(
+        {
+            "id": [str(place) for place in places],
+            "decision_time": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "split": split or ["test"] * len(places),
+        }
+    )
+
+
+def ids(rows: pa.Table) -> list[int]:
+    return [int(place) for place in rows["id"].to_pylist()]
+
+
+def test_no_row_that_either_model_learned_from_is_compared() -> None:
+    rows = frame(10)
+    earlier = frame(6, split=["train", "train", "validate", "validate", "test", "test"])
+    later = frame(8, split=["train"] * 5 + ["validate"] + ["test"] * 2)
+    assert ids(unseen(PROBLEM, rows, earlier)) == [4, 5, 6, 7, 8, 9]
+    assert ids(unseen(PROBLEM, rows, earlier, later)) == [6, 7, 8, 9]
+    assert ids(unseen(PROBLEM, rows)) == ids(rows)
+
+
+def test_in_time_nothing_from_before_is_compared_even_if_it_was_left_out_then() -> None:
+    trained = frame(6, split=["train"] * 4 + ["validate"] + ["test"]).take([0, 2, 4, 5])
+    assert ids(unseen(PROBLEM, frame(8), trained)) == [5, 6, 7]
+    assert ids(unseen(AT_RANDOM, frame(8), trained)) == [1, 3, 5, 6, 7]
+
+
+def test_without_time_rows_are_told_by_their_ids() -> None:
+    rows = frame(6).drop_columns(["decision_time"])
+    trained = frame(3, split=["train", "test", "validate"]).drop_columns(["decision_time"])
+    assert ids(unseen(AT_RANDOM, rows, trained)) == [1, 3, 4, 5]
+
+
+def test_a_few_days_are_no_sample() -> None:
+    assert shortage(frame(FEWEST_BLOCKS)) == ""
+    assert "of 6 days" in shortage(frame(6, per_day=1000))
+    assert "of 0 days" in shortage(frame(0))
+    assert "of 3 rows" in shortage(frame(3).drop_columns(["decision_time"]))
+
+
+@pytest.fixture
+def world() -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Forty days of a hundred rows: labels, and the probability that each truly had, which swings by day."""
+    random, rows = np.random.default_rng(1), frame(40, 100)
+    truth = np.clip(0.5 + 0.3 * np.sin(np.arange(len(rows)) // 100) + random.normal(0, 0.15, len(rows)), 0.05, 0.95)
+    depot = np.where(np.arange(len(rows)) % 4 == 0, "north", "south")
+    return rows.append_column("depot", pa.array(depot)), (random.random(len(rows)) < truth).astype(float), truth
+
+
+def compared(world: tuple[pa.Table, np.ndarray, np.ndarray], model: np.ndarray, champion: np.ndarray) -> Comparison:
+    rows, labels, _ = world
+    blocks = blocks_of(rows)
+    weights, pair = resample(blocks), Pair(PROBLEM, labels, model, champion)
+    loss, calibration = summary(pair.loss(blocks, weights)), summary(pair.calibration(blocks, weights))
+    return Comparison(1, loss=loss, calibration=calibration, slices=pair.slices(rows, blocks, weights))
+
+
+def test_a_model_with_less_noise_is_better_everywhere_and_not_worse_calibrated(
+    world: tuple[pa.Table, np.ndarray, np.ndarray],
+) -> None:
+    truth = world[2]
+    noisy = np.clip(truth + np.random.default_rng(2).normal(0, 0.15, len(truth)), 0.02, 0.98)
+    better, worse = compared(world, truth, noisy), compared(world, noisy, truth)
+    assert better.loss["high"] < 0 < worse.loss["low"]
+    assert better.calibration["low"] <= 0
+    assert worse.calibration["low"] > 0
+    assert [part["value"] for part in better.slices] == ["north", "south"]
+    assert all(part["difference"]["high"] < 0 for part in better.slices)
+
+
+def test_a_model_that_is_better_on_the_whole_is_caught_where_it_is_worse(
+    world: tuple[pa.Table, np.ndarray, np.ndarray],
+) -> None:
+    rows, _, truth = world
+    north = np.array(rows["depot"].to_pylist()) == "north"
+    noise = np.random.default_rng(2).normal(0, 0.25, len(truth))
+    noisy = np.clip(truth + noise, 0.02, 0.98)
+    found = compared(world, np.where(north, noisy, truth), np.where(north, truth, noisy))
+    assert found.loss["high"] < 0
+    differences = {part["value"]: part["difference"] for part in found.slices}
+    assert differences["north"]["low"] > 0 > differences["south"]["high"]
+
+
+def test_a_model_is_not_better_than_itself(world: tuple[pa.Table, np.ndarray, np.ndarray]) -> None:
+    same = compared(world, world[2], world[2])
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert (same.loss, same.calibration) == (nothing, nothing)
+    assert all(part["difference"] == nothing for part in same.slices)
+
+
+def test_equal_models_seldom_differ_though_days_hang_together() -> None:
+    """Two models that are equally far off, each on days of its own: a difference is found in about 2.5% each way."""
+    found = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        rows, truth = frame(40, 25), random.uniform(0.2, 0.8, 1000)
+        labels = (random.random(1000) < truth).astype(float)
+        off = np.where((random.random(40) < 0.5).repeat(25), 0.15, 0.0)
+        models = np.clip(truth + off, 0.01, 0.99), np.clip(truth + 0.15 - off, 0.01, 0.99)
+        blocks = blocks_of(rows)
+        found += summary(Pair(PROBLEM, labels, *models).loss(blocks, resample(blocks)))["high"] < 0
+    assert found <= 6
+
+
+def test_slices_of_too_few_days_or_rows_say_nothing() -> None:
+    rows = frame(40, 10)
+    values = ["rare"] * 60 + ["common"] * 340  # six days of it
+    rows = rows.append_column("depot", pa.array(values))
+    blocks, half = blocks_of(rows), np.full(400, 0.5)
+    pair = Pair(PROBLEM, (np.arange(400) % 2).astype(float), half, half)
+    assert [part["value"] for part in pair.slices(rows, blocks, resample(blocks))] == ["common"]
+    without = dataclasses.replace(pair, problem=dataclasses.replace(PROBLEM, monitoring=Monitoring()))
+    assert without.slices(rows, blocks, resample(blocks)) == ()

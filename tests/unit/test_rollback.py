@@ -1,0 +1,106 @@
+"""The way back leads through those who were in office, step by step, and never round in a circle."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truecourse import aliases
+from truecourse.errors import ModelError
+from truecourse.references import Aliases, ModelVersion
+
+
+def version(number: int) -> ModelVersion:
+    return ModelVersion(problem="wine", version=number, run_id=f"run{number}", model_sha256="0" * 64)
+
+
+def promote(number: int, **changes: object) -> Aliases:
+    return aliases.move(aliases.current("wine"), "wine", "promote", f"{number}", champion=version(number), **changes)
+
+
+def back(to: int | None = None) -> int:
+    entry = aliases.roll_back("wine", "it answers nonsense", to)
+    assert entry.champion is not None
+    assert entry == aliases.current("wine")
+    return entry.champion.version
+
+
+def test_each_rollback_goes_one_champion_further_back(home: Path) -> None:
+    with pytest.raises(ModelError, match="no champion to roll back"):
+        back()
+    for number in (1, 2, 3):
+        promote(number)
+    assert [back(), back()] == [2, 1]
+    with pytest.raises(ModelError, match="no version was champion before version 1"):
+        back()
+    assert len(aliases.history("wine")) == 5
+
+
+def test_what_was_rolled_back_is_not_gone_back_to(home: Path) -> None:
+    promote(1)
+    promote(2)
+    back()
+    promote(3)
+    assert [back(), aliases.current("wine").champion] == [1, version(1)]
+
+
+def test_a_named_version_must_have_been_in_office_and_a_rollback_can_be_undone(home: Path) -> None:
+    promote(1)
+    aliases.move(aliases.current("wine"), "wine", "register", "a gate failed", challenger=version(2))
+    promote(3)
+    with pytest.raises(ModelError, match="version 2 never was champion"):
+        back(to=2)
+    with pytest.raises(ModelError, match="version 3 is champion already"):
+        back(to=3)
+    assert [back(to=1), back(to=3), back()] == [1, 3, 1]
+
+
+def test_the_challenger_stays_and_sees_no_traffic(home: Path, configure: Callable[..., None]) -> None:
+    configure(author="ann")
+    promote(1)
+    promote(2, challenger=version(3), shadow=True, share=0.25)
+    back()
+    now = aliases.current("wine")
+    assert (now.champion, now.challenger, now.shadow, now.share) == (version(1), version(3), False, 0.0)
+    assert (now.action, now.reason, now.author) == ("rollback", "it answers nonsense", "ann")
+
+
+def entries(moves: list[tuple[str, int]]) -> list[Aliases]:
+    signed = {"reason": "", "author": "", "at": datetime.now(UTC)}
+    return [
+        Aliases(number=i, action=action, champion=version(number), **signed)
+        for i, (action, number) in enumerate(moves, start=1)
+    ]
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
+def test_rolling_back_walks_the_promotions_in_reverse_and_ends(promoted: list[int]) -> None:
+    moves = [("promote", number) for number in promoted]
+    line = [number for i, number in enumerate(promoted) if i == 0 or promoted[i - 1] != number]
+    walked = []
+    while before := aliases.predecessors(entries(moves)):
+        walked.append(before[-1].version)
+        moves.append(("rollback", walked[-1]))
+    assert walked == line[-2::-1] if len(line) > 1 else walked == []
+
+
+def test_the_command_needs_neither_mlflow_nor_prefect(home: Path, configure: Callable[..., None]) -> None:
+    configure(problems=Path(__file__).parents[1] / "problems", problem="wine", mlflow_uri="http://127.0.0.1:9")
+    promote(1)
+    promote(2)
+    words = ["rollback", "--reason", "it answers nonsense", "--json"]
+    script = f"import sys; from cli.main import main; sys.argv[1:] = {words}; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["champion"], answer["before"], answer["mirrored"]) == (1, 2, False)
+    assert aliases.current("wine").champion == version(1)
+    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert again.returncode == 1
+    assert "no version was champion before version 1" in json.loads(again.stdout)["error"]["what"]

@@ -1,0 +1,141 @@
+"""Two models on the same rows, which neither has learned from: paired differences, with intervals from whole days."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.encoding import Array
+from truecourse.metrics import blocks_of, calibration_samples, loss_samples, resample, simultaneous, summary
+from truecourse.model import Model
+from truecourse.problem import Problem, TimeSplit
+from truecourse.slices import FEWEST_ROWS, parts_of
+from truecourse.training import matrix_of, rows_of
+
+FEWEST_BLOCKS = 7
+"""Fewer days (rows, without time) are no sample to draw from: the interval would be too narrow, one day's has no width.
+Seven have every weekday once."""
+Figure = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model minus the champion: {"value", "low", "high"}, for each of which less is better. `reason`: why the two
+    cannot be compared, and then there are no figures."""
+
+    champion: int
+    reason: str = ""
+    rows: int = 0
+    days: int | None = None
+    """None where rows have no time, and are drawn one by one."""
+    loss: Figure | None = None
+    calibration: Figure | None = None
+    slices: tuple[dict[str, Any], ...] = ()
+    """{"column", "value", "rows", "difference"}; the intervals hold for all of them at once."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The version in office, its model, and the frame of the snapshot it was trained on."""
+
+    version: int
+    model: Model
+    frame: pa.Table
+
+
+def unseen(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:
+    """The rows from which no model learned that was trained on one of these frames, be it only when to stop.
+
+    Where the split is by time, they also come after all that any of them learned from: an earlier row that was left
+    out then, for its label came late, is no fair sample, and a model knows the days around it."""
+    for frame in trained:
+        learned = rows_of(frame, "train", "validate")
+        rows = rows.filter(pc.invert(pc.is_in(rows["id"], learned["id"].combine_chunks())))
+        if isinstance(problem.split, TimeSplit) and "decision_time" in learned.column_names and len(learned):
+            rows = rows.filter(pc.greater(rows["decision_time"], pc.max(learned["decision_time"])))
+    return rows
+
+
+def obstacle(rows: pa.Table, model: Model, champion: Model) -> str:
+    """Why the champion cannot be compared with the model on these rows; empty if it can."""
+    absent = absent_inputs(champion, rows)
+    if absent:
+        return f"its inputs {', '.join(absent[:5])} are not in this snapshot"
+    if champion.vocabulary.classes != model.vocabulary.classes:
+        return "it knows other classes"
+    return shortage(rows)
+
+
+def absent_inputs(model: Model, rows: pa.Table) -> list[str]:
+    return [name for name in model.vocabulary.features if name not in rows.column_names]
+
+
+def shortage(rows: pa.Table) -> str:
+    """What is said of rows that are too few to compare anything on; empty if they are not."""
+    found = int(blocks_of(rows).max()) + 1 if len(rows) else 0
+    if found >= FEWEST_BLOCKS:
+        return ""
+    unit = "days" if _timed(rows) else "rows"
+    return f"closed cohorts of {found} {unit} are left that were not learned from, and {FEWEST_BLOCKS} are needed"
+
+
+def _timed(rows: pa.Table) -> bool:
+    return "decision_time" in rows.column_names
+
+
+def compare(problem: Problem, rows: pa.Table, model: Model, rival: Rival) -> Comparison:
+    """On those of the rows that the rival did not learn from either. The caller sees to it that the model did not."""
+    rows = unseen(problem, rows, rival.frame)
+    reason = obstacle(rows, model, rival.model)
+    if reason:
+        return Comparison(rival.version, reason)
+    blocks, labels = blocks_of(rows), model.vocabulary.labels(rows)
+    weights = resample(blocks)
+    pair = Pair(problem, labels, *(m.predict(matrix_of(m.vocabulary, rows)) for m in (model, rival.model)))
+    return Comparison(
+        rival.version,
+        rows=len(rows),
+        days=weights.shape[1] if _timed(rows) else None,
+        loss=summary(pair.loss(blocks, weights)),
+        calibration=summary(pair.calibration(blocks, weights)),
+        slices=pair.slices(rows, blocks, weights),
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The labels of some rows, and what each model predicts for them. Samples are of the differences."""
+
+    problem: Problem
+    labels: Array
+    model: Array
+    champion: Array
+
+    def loss(self, blocks: Array, weights: Array) -> Array:
+        kind, labels = self.problem.kind, self.labels
+        model, champion = (loss_samples(kind, labels, said, blocks, weights) for said in (self.model, self.champion))
+        return np.asarray(model - champion)
+
+    def calibration(self, blocks: Array, weights: Array) -> Array:
+        kind, labels = self.problem.kind, self.labels
+        model, champion = (
+            calibration_samples(kind, labels, said, blocks, weights) for said in (self.model, self.champion)
+        )
+        return np.asarray(model - champion)
+
+    def slices(self, rows: pa.Table, blocks: Array, weights: Array) -> tuple[dict[str, Any], ...]:
+        """The loss on every slice of enough rows and days."""
+        found: list[dict[str, Any]] = []
+        drawn: list[Array] = []
+        for column in self.problem.monitoring.slices:
+            for value, mask in parts_of(rows[column]):
+                if mask.sum() < FEWEST_ROWS or len(np.unique(blocks[mask])) < FEWEST_BLOCKS:
+                    continue
+                part = Pair(self.problem, self.labels[mask], self.model[mask], self.champion[mask])
+                with np.errstate(invalid="ignore"):  # a resample without any of the slice's days: NaN, not an error
+                    drawn.append(part.loss(blocks[mask], weights))
+                found.append({"column": column, "value": value, "rows": int(mask.sum())})
+        figures = simultaneous(np.array(drawn)) if drawn else []
+        return tuple(part | {"difference": figure} for part, figure in zip(found, figures, strict=True))

@@ -40,7 +40,7 @@ def promote(
         entry: Aliases = run_flow("promote", parameters, progress)
     assert entry.champion is not None
     document = _moved(seen, entry) | {"gates": registry.gates(entry.champion)}
-    if packaged(entry.champion) is None:
+    if packaged(spec.name, entry.champion.version) is None:
         document["next"] = f"truecourse run package --problem {spec.name}"
     return Answer(document, _promoted_view(document))
 

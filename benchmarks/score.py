@@ -1,6 +1,7 @@
 """Batch scoring: rows a second of the encoding and the model, beside the booster alone and MLflow's pyfunc."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from truecourse.loading import load_problem
 from truecourse.model import Model
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
+from truecourse.scoring import Batch
 from truecourse.tables import Tables
 
 
@@ -54,19 +56,23 @@ def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
     return pa.concat_tables([frame] * copies).slice(0, count).combine_chunks()
 
 
+def _scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch) -> pa.Table:
+    from truecourse import prediction, scoring
+    from truecourse.encoding import columns_of
+
+    scores = prediction.scores(model, columns_of(frame, model.vocabulary.features), batch.explain)
+    return scoring.scored(problem, model.vocabulary, frame, scores, batch, datetime.now(UTC))
+
+
 def ours(problem: str, count: int) -> Callable[[], int]:
     """What the score flow does with a part: encode, predict, write."""
-    from datetime import UTC, datetime
-
-    from truecourse.scoring import Batch, scored
-
     spec, version, model = _opened(problem)
     frame, tables = _frame(spec, version, count), Tables()
     batch = Batch("benchmark", "benchmark", version, False)
-    scored(spec, model, frame.slice(0, 100), batch, datetime.now(UTC))
+    _scored(spec, model, frame.slice(0, 100), batch)
 
     def run() -> int:
-        made = scored(spec, model, frame, batch, datetime.now(UTC))
+        made = _scored(spec, model, frame, batch)
         tables.replace(f"benchmarks/{spec.name}/scored", made, {"flow": "benchmark"})
         return len(made)
 
@@ -104,12 +110,11 @@ def pyfunc(problem: str, count: int) -> Callable[[], int]:
 def batch(problem: str) -> Callable[[], int]:
     """The score step on every decision, as the flow runs it, but into a table of its own."""
     import dataclasses
-    from datetime import UTC, datetime
 
     from tasks.snapshot import decision_frame
     from truecourse import frame as frames
     from truecourse.references import Window
-    from truecourse.scoring import Batch, scored, time_spans
+    from truecourse.scoring import time_spans
     from truecourse.sql import clean_versions
 
     spec, version, model = _opened(problem)
@@ -129,7 +134,7 @@ def batch(problem: str) -> Callable[[], int]:
             windows = [Window()]
         for window in windows:
             part = decision_frame(spec, tables, clean, features, window)
-            made = scored(spec, model, part, Batch("benchmark", "benchmark", version, False), datetime.now(UTC))
+            made = _scored(spec, model, part, Batch("benchmark", "benchmark", version, False))
             tables.append(f"benchmarks/{spec.name}/batch", made, {"flow": "benchmark"})
             total += len(made)
         return total

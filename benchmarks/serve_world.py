@@ -102,7 +102,7 @@ def build(name: str) -> None:
     }  # fmt: skip
     files = bento_code(REPOSITORY) | {f"model/{n}": data for n, data in model.items()}
     files |= {f"problems/{name}/{p.relative_to(problem.folder)}": p.read_bytes() for p in _sources(problem.folder)}
-    files |= {"model/model.json": json.dumps(about).encode(), REQUIREMENTS: b""}
+    files |= {"model/inference.json": json.dumps(about).encode(), REQUIREMENTS: b""}
     for path, data in files.items():
         (context / path).parent.mkdir(parents=True, exist_ok=True)
         (context / path).write_bytes(data)

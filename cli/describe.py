@@ -5,7 +5,7 @@ from typing import Any
 
 from truecourse import registry
 from truecourse.loading import load_problem
-from truecourse.references import Aliases, ArtifactRef, ModelVersion, TableVersion, TrainedRun
+from truecourse.references import Aliases, ArtifactRef, Deployment, ModelVersion, TableVersion, TrainedRun
 from truecourse.tables import Tables
 
 
@@ -82,6 +82,10 @@ def _ship(done: Mapping[str, int]) -> str:
     return f"{counted(done['shipped'], 'prediction')} shipped"
 
 
+def _deploy(entry: Deployment) -> str:
+    return f"version {entry.version.version} in {entry.environment}: {entry.detail or entry.outcome}"
+
+
 def _monitor(found: Mapping[str, Any]) -> str:
     return str(found["sentence"])
 
@@ -89,5 +93,5 @@ def _monitor(found: Mapping[str, Any]) -> str:
 TELLERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
     "register": _register, "promote": _promote, "package": _package, "score": _score, "monitor": _monitor,
-    "ship": _ship,
+    "ship": _ship, "deploy": _deploy,
 }  # fmt: skip

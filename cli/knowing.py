@@ -7,6 +7,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from cli.deployed import deployed, deployments_view, inference_of, inference_view
 from cli.endpoint import endpoint_url, served
 from cli.output import Answer, Json, ProblemName, command
 from cli.reports import history_view, pages, quality, standing, table_states
@@ -22,7 +23,7 @@ Version = Annotated[int, typer.Argument(help="A version in the model registry.")
 
 @command
 def status(problem: ProblemName = None, json: Json = False) -> Answer:
-    """What there is: tables, champion and challenger, how they came there, endpoint, the last checks' pages."""
+    """What there is: tables, champion and challenger, how they came there, endpoint, deployments, checks' pages."""
     spec, platform = load_problem(problem), running_platform()
     about = _endpoint()
     document: dict[str, Any] = {
@@ -34,6 +35,8 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "challenger": standing(registry.challenger(spec.name)),
         "history": [entry.model_dump() for entry in aliases.history(spec.name)],
         "endpoint": {"url": endpoint_url(), **about} if about else None,
+        "inference": inference_of(registry.champion(spec.name)),
+        "deployments": deployed(spec.name),
         "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
         "pages": [str(path) for path in pages(spec.name)],
     }
@@ -65,6 +68,10 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     ]
     if document["history"]:
         parts.append(history_view(document["history"]))
+    if document["inference"]:
+        parts.append(inference_view(document["inference"]))
+    if document["deployments"]:
+        parts.append(deployments_view(document["deployments"]))
     if champion and champion["metrics"]:
         parts.append(quality(champion["metrics"]))
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))

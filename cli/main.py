@@ -8,6 +8,7 @@ import typer
 
 from cli import asking, keys, knowing, office
 from cli.demo import demo
+from cli.deployed import deploy
 from cli.run import Flows
 from cli.up import up
 from truecourse.settings import quiet_environment
@@ -28,6 +29,7 @@ app.command()(up)
 app.command()(knowing.init)
 app.command()(knowing.check)
 app.add_typer(run, name="run")
+app.command()(deploy)
 app.command()(asking.serve)
 app.command()(asking.predict)
 app.command()(asking.explain)

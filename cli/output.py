@@ -18,7 +18,7 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from truecourse.errors import GateFailed, ProblemError, TruecourseError
+from truecourse.errors import FaultsError, GateFailed, TruecourseError
 from truecourse.settings import get_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
@@ -99,7 +99,7 @@ def _described(error: BaseException) -> dict[str, Any]:
         cure = f"the traceback is in {_traceback_log(error)}"
         return {"what": f"{type(error).__name__}: {error}"[:400], "where": "", "cure": cure}
     told: dict[str, Any] = {"kind": type(error).__name__, "what": error.what, "where": error.where, "cure": error.cure}
-    if isinstance(error, ProblemError):
+    if isinstance(error, FaultsError):
         told["faults"] = [{"where": f.where, "what": f.what, "cure": f.cure} for f in error.faults]
     if isinstance(error, GateFailed):
         told["gates"] = list(error.gates)

@@ -28,7 +28,7 @@ class Keyring:
 
     def holder(self, text: str, now: float) -> ApiKey | None:
         """The key whose text this is, if it holds at `now` (seconds since 1970)."""
-        digest = sha256(text.encode())
+        digest = sha256(text.encode(errors="surrogatepass"))
         key = self._keys.get(text[3:11])
         right = hmac.compare_digest(digest, key.sha256 if key else "0" * 64)
         if key is None or not right or (key.expires is not None and key.expires.timestamp() <= now):

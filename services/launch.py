@@ -117,9 +117,10 @@ def wait_ready(server: Child, port: int) -> None:
     server.wait_ready(lambda: ready(port))
 
 
-def ready(port: int) -> bool:
+def ready(port: int, url: str | None = None) -> bool:
+    """Whether the endpoint answers; at `url` where it is not the settings' own."""
     try:
-        with open_url(f"{address(port)}/readyz") as answer:
+        with open_url(f"{url or address(port)}/readyz") as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

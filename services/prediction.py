@@ -14,14 +14,17 @@ import numpy as np
 
 from services.answered import PREDICTION_ID, Answered, Identity, Role
 from truecourse import prediction
+from truecourse.bento import check_problem
 from truecourse.contract import DECISION_TIME, ID, Contract
 from truecourse.digests import sha256
 from truecourse.encoding import Array, Vocabulary
 from truecourse.errors import IntegrityError, PlatformError, TruecourseError
 from truecourse.frame import request_features
+from truecourse.inference import INFERENCE_FILE, InferenceConfig, inference_config, model_files
 from truecourse.loading import load_problem, problem_digest
 from truecourse.model import Model
 from truecourse.problem import Problem
+from truecourse.references import ModelVersion
 from truecourse.request import RowReader, Rows
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with everything that its inputs come from. `about` is the packaged model.json."""
+    """A model with everything that its inputs come from. `about` is the inference configuration."""
 
     model: Model
     contract: Contract
@@ -151,7 +154,7 @@ def open_predictor(folder: Path, watch: "Watch | None" = None) -> Predictor:
 
     Raises IntegrityError if a file is not the one that was packaged, or the problem not the one it was packaged with.
     """
-    about = json.loads((folder / "model.json").read_bytes())
+    about = InferenceConfig.model_validate_json((folder / INFERENCE_FILE).read_bytes()).model_dump(mode="json")
     files = {name: (folder / name).read_bytes() for name in about["files"]}
     for name, data in files.items():
         if sha256(data) != about["files"][name]:
@@ -172,7 +175,16 @@ def open_predictor(folder: Path, watch: "Watch | None" = None) -> Predictor:
     )
 
 
-def _reader(problem: Problem, watch: "Watch | None") -> "OnlineReader | None":
+def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
+    """The predictor of a registered version with its model. Raises ModelError if the problem has changed since."""
+    problem, files = load_problem(version.problem), model_files(version)
+    check_problem(problem, json.loads(files["problem.json"]), version)
+    config = inference_config(problem, version, files)
+    contract = Contract.from_json(files["contract.json"])
+    return Predictor(model, contract, problem, _reader(problem), config.model_dump(mode="json"))
+
+
+def _reader(problem: Problem, watch: "Watch | None" = None) -> "OnlineReader | None":
     """A problem with no views is served without Feast, which takes seconds to import."""
     if not problem.views:
         return None

@@ -33,6 +33,7 @@ class Guard:
         self.turns = Turns(self.shedder)
         self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
         self.timeout = settings.request_timeout
+        self.tells = settings.metrics
 
     def admit(self, scope: Message) -> None:
         """Raises Refused for a request that is not to be answered, PlatformError while the keys are unknown."""
@@ -96,6 +97,8 @@ class Protection:
 
     async def _answer(self, scope: Message, exchange: "Exchange") -> None:
         own = {"/metrics": self._metrics, "/healthz": self._health}.get(scope["path"])
+        if own == self._metrics and not self._guard.tells:
+            raise Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true")
         if own is not None and scope["method"] in ("GET", "HEAD"):
             status, kind, body = await asyncio.to_thread(own)
             return await answer(exchange.send, status, body, [(b"content-type", kind)], scope["method"] == "HEAD")

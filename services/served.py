@@ -35,11 +35,11 @@ class Served:
         self._shadow = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._waiting = threading.Semaphore(SHADOWED)
 
-    def open(self, folder: Path) -> None:
-        """Serve the model of an unpacked Bento's `model/` folder."""
-        self.now = Incumbents(self.predictor(folder))
+    def open(self, predictor: Predictor) -> None:
+        self.now = Incumbents(predictor)
 
     def predictor(self, folder: Path) -> Predictor:
+        """Of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
         return open_predictor(folder, self.metrics.looked_up if self.metrics is not None else None)
 
     def answer(self, now: Incumbents, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[Answered]]:

@@ -7,10 +7,12 @@ import bentoml
 
 from services import discretion
 from services.access import require_keys_beyond_loopback
+from services.admission import Admission
 from services.following import Follower
 from services.http import Endpoint
 from services.log import open_log
 from services.protection import Guard, protect
+from services.script import init
 from services.served import Served
 from truecourse.settings import get_settings
 
@@ -27,7 +29,7 @@ class Predictions:
         require_keys_beyond_loopback(SETTINGS)
         discretion.install()
         SERVED.metrics = GUARD.metrics
-        SERVED.open(SOURCE / "model")
+        SERVED.open(init(watch=GUARD.metrics.looked_up).predictor)
         if SETTINGS.follow:
             follower = Follower(SERVED, SOURCE)
             follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
@@ -53,5 +55,6 @@ service: Any = bentoml.service(
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
+service.add_asgi_middleware(Admission, folder=SETTINGS.admission)  # the first one is the outermost
 protect(service, GUARD, SETTINGS)
 service.add_asgi_middleware(Endpoint, served=SERVED)

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import registry
+from truecourse import inference, registry
 from truecourse.bento import bento_files, code_digest, packaged, record_package
 from truecourse.digests import sha256, sha256_file, sha256_json
 from truecourse.errors import ModelError
@@ -41,6 +41,7 @@ def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
     inputs = sha256_json(
         {name: sha256(data) for name, data in files.items()} | {"bentoml": metadata.version("bentoml")}
     )
+    inference.record(store, version, files[f"model/{inference.INFERENCE_FILE}"])
     found = packaged(problem.name, version.version)
     if found is not None and found.inputs == inputs and store.exists(found.bento.key):
         log.info("version %d of %s is packaged already", version.version, problem.name)

@@ -7,15 +7,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 
+from services import script
+from services.script import Scorer
 from tasks.package import find_version
 from tasks.retry import RETRY
 from tasks.snapshot import decision_frame, feature_versions
 from truecourse import frame as frames
-from truecourse import registry, scoring
+from truecourse import scoring
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError
 from truecourse.loading import load_problem, problem_digest
-from truecourse.model import Model
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.scoring import Batch, Done, Span, predictions_table
@@ -34,11 +35,11 @@ def score_decisions(problem: str, number: int | None, window: Window, explain: b
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
     batch = decisions_batch(spec, version, clean, features, explain)
-    model = registry.open_model(version, spec.kind)
+    scorer = script.init(version)
     if spec.has_time:
-        _score_times(spec, tables, model, batch, clean, features, window)
+        _score_times(spec, tables, scorer, batch, clean, features, window)
     else:
-        _score_rows(spec, tables, model, batch, decision_frame(spec, tables, clean, features))
+        _score_rows(spec, tables, scorer, batch, decision_frame(spec, tables, clean, features))
     written = tables.version(predictions_table(problem))
     assert written is not None
     return written
@@ -54,7 +55,7 @@ def decisions_batch(
 
 
 def _score_times(
-    problem: Problem, tables: Tables, model: Model, batch: Batch, clean: Versions, features: Versions, window: Window
+    problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, clean: Versions, features: Versions, window: Window
 ) -> None:
     unlabelled = frames.unlabelled(problem)
     times = frames.spine(unlabelled, tables, clean, window)["decision_time"]
@@ -70,10 +71,10 @@ def _score_times(
         assert isinstance(span.end, datetime)
         part = Window(start=span.start, end=span.end)
         frame = decision_frame(unlabelled, tables, clean, features, part)
-        write(problem, tables, model, batch, span, frame)
+        write(problem, tables, scorer, batch, span, frame)
 
 
-def _score_rows(problem: Problem, tables: Tables, model: Model, batch: Batch, frame: pa.Table) -> None:
+def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, frame: pa.Table) -> None:
     """Of a problem with no time: parts are slices of the canonical order."""
     done = Done(tables, problem.name, batch)
     frame = frame.append_column("row", pa.array(range(len(frame)), pa.int64()))
@@ -81,12 +82,13 @@ def _score_rows(problem: Problem, tables: Tables, model: Model, batch: Batch, fr
         if not done.has(span):
             assert isinstance(span.start, int)
             assert isinstance(span.end, int)
-            write(problem, tables, model, batch, span, frame.slice(span.start, span.end - span.start))
+            write(problem, tables, scorer, batch, span, frame.slice(span.start, span.end - span.start))
 
 
-def write(problem: Problem, tables: Tables, model: Model, batch: Batch, span: Span, frame: pa.Table) -> None:
+def write(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, span: Span, frame: pa.Table) -> None:
     """One part of a batch as one commit, in place of what an earlier run wrote for it."""
-    rows = scoring.scored(problem, model, frame, batch, datetime.now(UTC))
+    scores = script.run(scorer, frame, batch.explain)
+    rows = scoring.scored(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
     name, commit = predictions_table(problem.name), batch.commit(span, len(rows))
     tables.replace(name, rows, commit, where=span.predicate(batch.id) if tables.exists(name) else None, merge=True)
     log.info("%s: %s rows scored, %s to %s", problem.name, f"{len(rows):,}", span.start, span.end)

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 from prefect import task
 
+from services import script
+from services.script import Scorer
 from tasks.package import find_version
 from tasks.retry import RETRY
 from tasks.score import write
@@ -23,7 +25,6 @@ from truecourse.contract import DECISION_TIME, Contract
 from truecourse.digests import sha256_file, sha256_json
 from truecourse.errors import RowFault, SourceError
 from truecourse.loading import load_problem, problem_digest
-from truecourse.model import Model
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TableVersion
 from truecourse.request import RowReader, Rows
@@ -42,12 +43,12 @@ _REJECTED = pa.schema(
 
 
 @dataclass(frozen=True)
-class Scorer:
+class FileScorer:
     """What every part of a file is scored with."""
 
     problem: Problem
     tables: Tables
-    model: Model
+    scorer: Scorer
     contract: Contract
     batch: Batch
     features: dict[str, TableVersion]
@@ -60,13 +61,12 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
     version = find_version(problem, number)
     features = feature_versions(spec, tables, clean_versions(spec, tables)) if spec.views else {}
     contract = Contract.from_json(registry.artifact(version.run_id, "model/contract.json"))
-    model = registry.open_model(version, spec.kind)
     temporary = get_settings().temporary
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary, prefix="score-") as place:
         files = rowfiles.find(source, tables.store, Path(place))
         batch = file_batch(spec, version, files, features, explain)
-        _score(Scorer(spec, tables, model, contract, batch, features), files)
+        _score(FileScorer(spec, tables, script.init(version), contract, batch, features), files)
     written = tables.version(predictions_table(problem))
     if written is None:
         where = rejected_table(problem)
@@ -84,12 +84,12 @@ def file_batch(
     return Batch(sha256_json(identity), sha256_json(inputs), version, explain)
 
 
-def _score(scorer: Scorer, files: list[Path]) -> None:
+def _score(file: FileScorer, files: list[Path]) -> None:
     done, reader = (
-        Done(scorer.tables, scorer.problem.name, scorer.batch),
-        RowReader(scorer.contract, times_required=True),
+        Done(file.tables, file.problem.name, file.batch),
+        RowReader(file.contract, times_required=True),
     )
-    rows = chain.from_iterable(rowfiles.read(path, scorer.contract) for path in files)
+    rows = chain.from_iterable(rowfiles.read(path, file.contract) for path in files)
     scored = rejected = 0
     for start, part in _parts(rows):
         span = Span(start, start + len(part))
@@ -99,13 +99,13 @@ def _score(scorer: Scorer, files: list[Path]) -> None:
         refused = {fault.row: fault for fault in read.faults}.keys()
         assert len(read) + len(refused) == len(part)
         # Rejected rows first: the predictions' commit says that the span is done.
-        _reject(scorer, span, part, read.faults)
-        frame = request_frame(scorer.problem, read, start)
-        if scorer.problem.views:
-            frame = with_view_features(scorer.problem, scorer.tables, frame, scorer.features)
-        write(scorer.problem, scorer.tables, scorer.model, scorer.batch, span, frame)
+        _reject(file, span, part, read.faults)
+        frame = request_frame(file.problem, read, start)
+        if file.problem.views:
+            frame = with_view_features(file.problem, file.tables, frame, file.features)
+        write(file.problem, file.tables, file.scorer, file.batch, span, frame)
         scored, rejected = scored + len(read), rejected + len(refused)
-    log.info("%s: %s rows scored, %s rejected", scorer.problem.name, f"{scored:,}", f"{rejected:,}")
+    log.info("%s: %s rows scored, %s rejected", file.problem.name, f"{scored:,}", f"{rejected:,}")
 
 
 def _parts(rows: Iterator[Any]) -> Iterator[tuple[int, list[Any]]]:
@@ -130,9 +130,9 @@ def request_frame(problem: Problem, rows: Rows, start: int) -> pa.Table:
     return frames.with_request_features(problem, pa.table(columns))
 
 
-def _reject(scorer: Scorer, span: Span, part: list[Any], faults: list[RowFault]) -> None:
-    name, batch = rejected_table(scorer.problem.name), scorer.batch
-    exists = scorer.tables.exists(name)
+def _reject(file: FileScorer, span: Span, part: list[Any], faults: list[RowFault]) -> None:
+    name, batch = rejected_table(file.problem.name), file.batch
+    exists = file.tables.exists(name)
     if not faults and not exists:
         return
     reasons: dict[int, list[dict[str, Any]]] = {}
@@ -146,6 +146,4 @@ def _reject(scorer: Scorer, span: Span, part: list[Any], faults: list[RowFault])
         for place, why in reasons.items()
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, _REJECTED)
-    scorer.tables.replace(
-        name, table, batch.commit(span, len(rows)), where=span.predicate(batch.id) if exists else None
-    )
+    file.tables.replace(name, table, batch.commit(span, len(rows)), where=span.predicate(batch.id) if exists else None)

@@ -54,10 +54,10 @@ def model(folder: Path, seed: int) -> bytes:
 
 
 def _redescribe(source: Path, problem: str, number: int) -> str:
-    """Bring model.json in step with the files; the model's SHA-256."""
-    about = json.loads((source / "model" / "model.json").read_bytes())
+    """Bring inference.json in step with the files; the model's SHA-256."""
+    about = json.loads((source / "model" / "inference.json").read_bytes())
     about["files"] = {name: sha256((source / "model" / name).read_bytes()) for name in about["files"]}
     about["problem_digest"] = problem_digest(load_problem(problem, source / "problems"))
     about |= {"version": number, "model_sha256": about["files"]["model.ubj"]}
-    (source / "model" / "model.json").write_text(json.dumps(about))
+    (source / "model" / "inference.json").write_text(json.dumps(about))
     return str(about["model_sha256"])

@@ -1,16 +1,15 @@
 """What goes into a Bento, and where one is. Building it is tasks/package.py."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from truecourse import registry
 from truecourse.digests import sha256, sha256_json
 from truecourse.errors import IntegrityError, ModelError, NotFound
-from truecourse.loading import problem_digest, problem_document
+from truecourse.inference import INFERENCE_FILE, inference_config, model_files, requirements
+from truecourse.loading import problem_document
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Package
 from truecourse.settings import REPOSITORY
@@ -18,7 +17,6 @@ from truecourse.storage import open_store
 
 BENTO_SHA256, BENTO_KEY = "truecourse.bento_sha256", "truecourse.bento_key"
 BENTO_BYTES, BENTO_INPUTS = "truecourse.bento_bytes", "truecourse.bento_inputs"
-MODEL_FILES = ("model.ubj", "vocabulary.json", "contract.json", "problem.json")
 REQUIREMENTS = "requirements.txt"
 PACKAGES = ("truecourse", "feature_repo", "services")
 CODE = {".py", ".sql", ".md", ".html", ".yaml", ".yml", ".toml", ".json"}
@@ -65,20 +63,21 @@ def running_code(source: Path) -> str:
 def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
     """Every file of the Bento by its path. Raises IntegrityError for a model whose bytes were changed, ModelError for
     one whose problem has changed since."""
-    model = {name: registry.artifact(version.run_id, f"model/{name}") for name in MODEL_FILES}
+    model = model_files(version)
     if sha256(model["model.ubj"]) != version.model_sha256:
         where = f"version {version.version} of {problem.name}"
         raise IntegrityError("the model's bytes were changed", where=where, cure="train and register it again")
-    _check_problem(problem, json.loads(model["problem.json"]), version)
+    check_problem(problem, json.loads(model["problem.json"]), version)
     folder = f"problems/{problem.name}"
     files = bento_code(REPOSITORY)
     files |= {f"{folder}/{path}": data for path, data in _code(problem.folder) if not path.startswith("data/")}
     files |= {f"model/{name}": data for name, data in model.items()}
-    about = _about(problem, version, model)
-    return files | {"model/model.json": json.dumps(about, indent=1).encode(), REQUIREMENTS: _requirements()}
+    config = inference_config(problem, version, model)
+    return files | {f"model/{INFERENCE_FILE}": config.to_json(), REQUIREMENTS: requirements()}
 
 
-def _check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:
+def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:
+    """Raises ModelError if the problem is no longer what its problem.json, `recorded`, says."""
     now = problem_document(problem)
     changed = [n for n in sorted({*now, *recorded} - UNSERVED) if now.get(n) != recorded.get(n)]
     if changed:
@@ -87,35 +86,9 @@ def _check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVer
         raise ModelError(f"the problem has changed since training: {', '.join(changed)}", where=where, cure=cure)
 
 
-def _about(problem: Problem, version: ModelVersion, model: dict[str, bytes]) -> dict[str, Any]:
-    run = registry.connect_mlflow().get_run(version.run_id)
-    return {
-        "problem": problem.name,
-        "kind": problem.kind,
-        "version": version.version,
-        "run_id": version.run_id,
-        "model_sha256": version.model_sha256,
-        "snapshot": run.data.tags.get("truecourse.snapshot"),
-        "problem_digest": problem_digest(problem),
-        "features": list(problem.features),
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "files": {name: sha256(data) for name, data in model.items()},
-    }
-
-
 def _code(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
         if path.suffix in CODE and path.is_file() and not hidden:
             yield name.as_posix(), path.read_bytes()
-
-
-def _requirements() -> bytes:
-    """The locked environment; where there is no lock file, what is installed."""
-    lock = REPOSITORY / "requirements.lock"
-    if lock.is_file():
-        return lock.read_bytes()
-    ours = {"truecourse"}
-    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name.lower() not in ours}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())).encode()

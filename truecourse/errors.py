@@ -2,7 +2,9 @@
 
 TruecourseError
 ├── SettingsError          where we run is described wrongly
-├── ProblemError           what we predict is described wrongly; carries every fault at once
+├── FaultsError            something written down is wrong; carries every fault at once
+│   ├── ProblemError       what we predict is described wrongly
+│   └── DeploymentError    where and how a model is deployed is described wrongly
 ├── SourceError            a source cannot be read
 ├── ValidationFailed       data broke a critical expectation
 ├── StorageError           object storage or a table cannot be reached
@@ -53,7 +55,7 @@ class SettingsError(TruecourseError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a problem specification: its place, what is wrong, and its cure."""
+    """One fault of a specification: its place, what is wrong, and its cure."""
 
     where: str
     what: str
@@ -63,12 +65,22 @@ class Fault:
         return f"{self.where}: {self.what}" + (f"\n    → {self.cure}" if self.cure else "")
 
 
-class ProblemError(TruecourseError):
+class FaultsError(TruecourseError):
+    subject = ""
+
     def __init__(self, name: str, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
         lines = "\n".join(f"  {fault}" for fault in self.faults)
         count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
-        super().__init__(f"{count}\n{lines}", where=f"problem {name}")
+        super().__init__(f"{count}\n{lines}", where=f"{self.subject} {name}")
+
+
+class ProblemError(FaultsError):
+    subject = "problem"
+
+
+class DeploymentError(FaultsError):
+    subject = "deployment"
 
 
 class SourceError(TruecourseError):

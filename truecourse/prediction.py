@@ -1,6 +1,7 @@
 """From feature columns to predictions and their reasons: the same code for one request and for a batch."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,23 @@ from truecourse.model import Model
 from truecourse.problem import Kind
 
 Columns = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of n rows: its output (Model.predict), what that predicts (n,), and if asked for,
+    attributions()."""
+
+    output: Array
+    predicted: Array
+    attributions: tuple[Array, Array, Array] | None
+
+
+def scores(model: Model, columns: Columns, explain: bool) -> Scores:
+    matrix = model.vocabulary.encode(columns)
+    output = model.predict(matrix)
+    named = predicted(model.kind, model.vocabulary.classes, output)
+    return Scores(output, named, attributions(model, matrix) if explain else None)
 
 
 def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:

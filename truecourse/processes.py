@@ -44,14 +44,17 @@ class Child:
             time.sleep(0.1)
 
 
-def start(name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
-    """Raises PlatformError if its log cannot be written or the program cannot be started."""
+def start(
+    name: str, command: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Sequence[int] = ()
+) -> Child:
+    """`inherited`: open files that it shares, by descriptor. Raises PlatformError if its log cannot be written or the
+    program cannot be started."""
     require_writable(log.parent)
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
                 list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=dict(environment), start_new_session=True,
+                env=dict(environment), start_new_session=True, pass_fds=inherited,
             )  # fmt: skip
     except OSError as error:
         raise PlatformError(f"cannot be started: {error}", where=name, cure="run `make setup`") from None
@@ -59,24 +62,40 @@ def start(name: str, command: Sequence[str], environment: Mapping[str, str], log
 
 
 def stop(*children: Child) -> None:
-    """Stop the processes and their descendants: SIGTERM, once more, then SIGKILL. All at once, last started first."""
-    doomed = [process for child in reversed(children) for process in _family(child)]
+    """Stop the processes and their descendants, last started first."""
+    end([process for child in reversed(children) for process in family(child.process.pid)])
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.process.wait(GRACE)
+
+
+def end(doomed: list[Any]) -> None:
+    """Stop processes (of psutil), all at once: SIGTERM, once more, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         for process in doomed:
             _send(process, number)
         doomed = _still_there(doomed, GRACE)
         if not doomed:
             break
-    for child in children:
-        with suppress(subprocess.TimeoutExpired):
-            child.process.wait(GRACE)
 
 
-def _family(child: Child) -> list[Any]:
+def started_at(pid: int) -> float | None:
+    """When the process was started, seconds since the epoch (pids are used again); None if it is gone."""
     import psutil
 
     try:
-        leader = psutil.Process(child.process.pid)
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def family(pid: int) -> list[Any]:
+    """A process and its descendants, itself last; none if it is gone."""
+    import psutil
+
+    try:
+        leader = psutil.Process(pid)
         # A worker's own children may have left its process group, so the tree is asked, not the group.
         return [*leader.children(recursive=True), leader]
     except psutil.NoSuchProcess:

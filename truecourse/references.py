@@ -1,7 +1,7 @@
 """What steps hand each other: small, frozen, JSON-able references. Never frames, never paths."""
 
 from datetime import UTC, datetime
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -99,6 +99,20 @@ class Aliases(Entry):
     challenger: ModelVersion | None = None
     shadow: bool = False
     share: float = Field(0.0, ge=0, le=1)
+
+
+class Deployment(Entry):
+    """A model version put to work in an environment, or taken out of it. `config_sha256` is of the deployment
+    configuration, `previous` the version that was there before; `detail` says what was found."""
+
+    environment: str
+    target: str
+    version: ModelVersion
+    bento: ArtifactRef
+    config_sha256: str
+    previous: ModelVersion | None = None
+    outcome: Literal["began", "deployed", "rolled back", "stopped"]
+    detail: str = ""
 
 
 class Window(Reference):

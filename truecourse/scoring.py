@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import prediction
-from truecourse.encoding import Array, columns_of
+from truecourse.encoding import Array, Vocabulary
 from truecourse.frame import UTC_TIME
-from truecourse.model import Model
+from truecourse.prediction import Scores
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window
 from truecourse.tables import Tables
@@ -129,24 +128,24 @@ def row_spans(rows: int) -> Iterator[Span]:
         yield Span(start, min(start + CHUNK_ROWS, rows))
 
 
-def scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch, at: datetime) -> pa.Table:
+def scored(
+    problem: Problem, vocabulary: Vocabulary, frame: pa.Table, scores: Scores, batch: Batch, at: datetime
+) -> pa.Table:
     """A frame's ids, times, fields and features, with scores, prediction and where they come from.
 
     `frame` may carry `row`, each row's place in its source. `at`: the moment of scoring, UTC.
     """
-    columns = columns_of(frame, model.vocabulary.features)
-    matrix = model.vocabulary.encode(columns)
-    output, count = model.predict(matrix), len(frame)
+    count = len(frame)
     names = ["id", *(["decision_time"] if problem.has_time else []), *problem.request_fields, *problem.features]
     result = frame.select(list(dict.fromkeys(names)))
-    predicted = prediction.predicted(model.kind, model.vocabulary.classes, output)
+    told = [None] * count if scores.attributions is None else _contributions(vocabulary, *scores.attributions)
     added: dict[str, pa.Array] = {
-        **_scores(model, output),
-        "prediction": pa.array(predicted, pa.float64() if model.kind == "regression" else pa.string()),
+        **_scores(vocabulary, scores.output),
+        "prediction": pa.array(scores.predicted, pa.float64() if problem.kind == "regression" else pa.string()),
         "model_version": pa.array(np.full(count, batch.version.version), pa.int64()),
         "model_sha256": _repeated(batch.version.model_sha256, count),
         "scored_at": pa.array([at] * count, UTC_TIME),
-        "contributions": pa.array(_contributions(model, matrix) if batch.explain else [None] * count, pa.string()),
+        "contributions": pa.array(told, pa.string()),
         "batch": _repeated(batch.id, count),
         "row": frame["row"] if "row" in frame.column_names else pa.nulls(count, pa.int64()),
     }
@@ -159,16 +158,14 @@ def _repeated(text: str, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(text, pa.string()), count)
 
 
-def _scores(model: Model, output: Array) -> dict[str, pa.Array]:
+def _scores(vocabulary: Vocabulary, output: Array) -> dict[str, pa.Array]:
     if output.ndim == 1:
         return {"score": pa.array(output.astype(np.float64))}
-    classes = model.vocabulary.classes
-    return {f"score_{name}": pa.array(output[:, i].astype(np.float64)) for i, name in enumerate(classes)}
+    return {f"score_{name}": pa.array(output[:, i].astype(np.float64)) for i, name in enumerate(vocabulary.classes)}
 
 
-def _contributions(model: Model, matrix: Array) -> Iterable[str]:
-    base, margin, parts = prediction.attributions(model, matrix)
-    order, names = np.argsort(-np.abs(parts), axis=1, kind="stable"), model.vocabulary.features
-    for i in range(len(matrix)):
+def _contributions(vocabulary: Vocabulary, base: Array, margin: Array, parts: Array) -> Iterable[str]:
+    order, names = np.argsort(-np.abs(parts), axis=1, kind="stable"), vocabulary.features
+    for i in range(len(parts)):
         told = {names[j]: parts[i, j] for j in order[i]}
         yield json.dumps({"base": base[i], "margin": margin[i], "contributions": told})

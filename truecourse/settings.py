@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     home: AbsolutePath = Field(Path(".truecourse"), description="the only folder that Truecourse writes to")
     problem: str = Field("flight_delays", description="the problem used when none is named")
     problems: AbsolutePath = Field(REPOSITORY / "problems", description="the folder of problem folders")
+    deployments: AbsolutePath = Field(REPOSITORY / "deployments", description="the folder of deployment configurations")
+    admission: AbsolutePath | None = Field(
+        None, description="the folder through which a new server is let in; `truecourse deploy` sets it"
+    )
 
     storage: str = Field("", description="storage root: empty for <home>/storage, or s3://bucket/prefix")
     s3_endpoint: str = Field("", description="S3 endpoint URL, for servers other than AWS")
@@ -73,6 +77,7 @@ class Settings(BaseSettings):
     request_timeout: int = Field(30, ge=1, le=3600, description="seconds in which a request is answered or refused")
     rate_limit: float = Field(0, ge=0, description="requests a second of one key or address, a worker; 0 for any")
     rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
+    metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
     max_delay: float = Field(0.05, ge=0, description="seconds to wait for a turn under overload; 0 never refuses")
 
     threads: int = Field(
@@ -158,6 +163,11 @@ def multiprocess_folder() -> Path | None:
     """Where prometheus_client keeps the meters of a server's workers; Bento names it to each."""
     name = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(name) if name else None
+
+
+def variable(name: str) -> str | None:
+    """The value of a variable that a deployment configuration names."""
+    return os.environ.get(name)
 
 
 def prefect_api_url() -> str:

@@ -51,7 +51,7 @@ class Worker:
     def __init__(self) -> None:
         folder = launch.prepare("deliveries")
         self.served = Served()
-        self.served.open(folder / "src" / "model")
+        self.served.open(self.served.predictor(folder / "src" / "model"))
         self.follower = Follower(self.served, folder / "src")
         self.records: list[Answered] = []
         self.served.record = self.records.append

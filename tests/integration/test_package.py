@@ -42,7 +42,7 @@ def changed(trained: Trained, tmp_path: Path, configure: Callable[..., None]) ->
 def test_the_bento_holds_what_serving_takes(endpoint: Endpoint, trained: Trained) -> None:
     source = endpoint.folder / "src"
     assert sha256((source / "model" / "model.ubj").read_bytes()) == trained.version.model_sha256
-    for name in ("vocabulary.json", "contract.json", "problem.json", "model.json"):
+    for name in ("vocabulary.json", "contract.json", "problem.json", "inference.json"):
         assert (source / "model" / name).is_file()
     folder = source / "problems" / "deliveries"
     assert (folder / "problem.py").read_bytes() == (trained.problems / "deliveries" / "problem.py").read_bytes()

@@ -1,0 +1,146 @@
+"""The keeper of a deployment: a small process that holds the public socket and the servers that accept from it.
+
+`python -m services.keeper FOLDER HOST PORT`. Servers come and go, the socket stays, so no connection is refused or
+lost between two of them. It starts and stops servers when it is asked to (services/keeping.py asks), and starts those
+again that died though they were to be kept.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+from truecourse import processes
+from truecourse.errors import TruecourseError
+from truecourse.processes import Child
+
+BACKLOG = 2048
+PERIOD = 0.5
+"""Seconds between two looks at the servers."""
+PATIENCE = 30.0
+"""The longest pause, in seconds, before a server that keeps dying is started again."""
+SOCKET = "{socket}"
+"""Stands for the socket's descriptor in a command."""
+
+
+@dataclass
+class Server:
+    """A server as it was ordered; a kept one is started again, at the moment `due` (of the monotonic clock)."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    child: Child
+    kept: bool = False
+    restarts: int = 0
+    due: float | None = None
+
+
+class Keeper:
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = socket.create_server((host, port), backlog=BACKLOG)
+        self._socket.setblocking(False)
+        self._servers: dict[int, Server] = {}
+        self._lock = threading.RLock()
+
+    def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what is ordered: `start`, `keep` or `stop` a server by its number, or just `list` them."""
+        number = order.get("server", 0)
+        if order["do"] == "stop":
+            with self._lock:
+                leaving = self._servers.pop(number, None)
+            if leaving is not None:
+                processes.stop(leaving.child)
+        with self._lock:
+            if order["do"] == "start":
+                words, log = order["command"], Path(order["log"])
+                child = self._start(words, order["environment"], log)
+                self._servers[number] = Server(words, order["environment"], log, child)
+            if order["do"] == "keep":
+                self._servers[number].kept = True
+            return {"servers": {str(n): self._told(server) for n, server in self._servers.items()}}
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
+        descriptor = self._socket.fileno()
+        words = [str(descriptor) if word == SOCKET else word for word in command]
+        return processes.start("the server", words, environment, log, inherited=[descriptor])
+
+    def _told(self, server: Server) -> dict[str, Any]:
+        alive, tail = server.child.alive, server.child.tail()
+        return {"pid": server.child.process.pid, "alive": alive, "restarts": server.restarts, "tail": tail}
+
+    def watch(self) -> None:
+        """For ever: replace servers that died, at first at once, then after ever longer pauses."""
+        while True:
+            with self._lock:
+                for server in self._servers.values():
+                    if server.kept and not server.child.alive:
+                        self._replace(server)
+            time.sleep(PERIOD)
+
+    def _replace(self, server: Server) -> None:
+        if server.due is None:
+            server.due = time.monotonic() + min(PATIENCE, server.restarts)
+        if time.monotonic() < server.due:
+            return
+        server.child = self._start(server.command, server.environment, server.log)
+        server.restarts, server.due = server.restarts + 1, None
+
+    def close(self) -> None:
+        with self._lock:
+            processes.stop(*(server.child for server in self._servers.values()))
+            self._socket.close()
+
+
+def serve(keeper: Keeper, place: Path) -> None:
+    """Answer orders, until SIGTERM. Where to send them, and the key, are in `keeper.json`, for its owner alone."""
+    key = secrets.token_hex(16)
+    with Listener(("127.0.0.1", 0), authkey=key.encode()) as listener:
+        told = {"pid": os.getpid(), "started": processes.started_at(os.getpid()), "key": key}
+        told |= {"address": listener.address}
+        file = place / "keeper.new"
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(told))
+        file.replace(place / "keeper.json")
+        while True:
+            try:
+                connection = listener.accept()
+            except (AuthenticationError, EOFError, OSError):
+                continue
+            threading.Thread(target=_attend, args=(keeper, connection), daemon=True).start()
+
+
+def _attend(keeper: Keeper, connection: "Connection[Any, Any]") -> None:
+    with connection:
+        try:
+            answer = keeper.answer(json.loads(connection.recv_bytes()))
+        except TruecourseError as error:
+            answer = {"error": str(error)}
+        except (EOFError, OSError):
+            return
+        connection.send_bytes(json.dumps(answer).encode())
+
+
+def main(place: Path, host: str, port: int) -> None:
+    keeper = Keeper(host, port)
+    threading.Thread(target=keeper.watch, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        serve(keeper, place)
+    finally:
+        (place / "keeper.json").unlink(missing_ok=True)
+        keeper.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

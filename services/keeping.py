@@ -1,0 +1,88 @@
+"""Asking a deployment's keeper (services/keeper.py): finding it, starting it, and giving it orders."""
+
+import json
+import sys
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any
+
+from services.keeper import SOCKET
+from truecourse import processes
+from truecourse.errors import PlatformError
+from truecourse.settings import child_environment
+
+COMPANION = 0
+"""The number of the process that is no server."""
+READY = 60.0
+"""Seconds within which a keeper listens."""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A live keeper of the environment whose state is in `place`."""
+
+    place: Path
+    pid: int
+    address: tuple[str, int]
+    key: str
+
+    def known(self) -> dict[int, dict[str, Any]]:
+        """Every server by its number: its pid, whether it lives, how often it was started again, its last lines."""
+        return self._order(do="list")
+
+    def start(self, number: int, command: list[str], environment: dict[str, str], log: Path) -> None:
+        words = [sys.executable, "-m", "services.inherit", SOCKET, *command]
+        self._order(do="start", server=number, command=words, environment=environment, log=str(log))
+
+    def accompany(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        """Have a process beside the servers, in place of the one before, and start it again if it dies."""
+        self.stop(COMPANION)
+        self._order(do="start", server=COMPANION, command=command, environment=environment, log=str(log))
+        self.keep(COMPANION)
+
+    def keep(self, number: int) -> None:
+        """From now on, start it again if it dies."""
+        self._order(do="keep", server=number)
+
+    def stop(self, number: int) -> None:
+        self._order(do="stop", server=number)
+
+    def _order(self, **order: Any) -> dict[int, dict[str, Any]]:
+        try:
+            with Client(self.address, authkey=self.key.encode()) as connection:
+                connection.send_bytes(json.dumps(order).encode())
+                answer = json.loads(connection.recv_bytes())
+        except (OSError, EOFError, AuthenticationError) as error:
+            raise PlatformError(f"does not answer: {error}", where=str(self.place), cure="deploy again") from None
+        if "error" in answer:
+            raise PlatformError(answer["error"], where=str(self.place))
+        return {int(n): server for n, server in answer["servers"].items() if int(n) != COMPANION}
+
+
+def find(place: Path) -> Servers | None:
+    """The keeper that left word in the folder, if it lives."""
+    try:
+        told = json.loads((place / "keeper.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if processes.started_at(told["pid"]) != told["started"]:
+        return None
+    return Servers(place, told["pid"], (told["address"][0], told["address"][1]), told["key"])
+
+
+def launch(place: Path, host: str, port: int) -> Servers:
+    """A new keeper, which outlives us. Raises PlatformError if it cannot listen on the port."""
+    processes.require_free(host, port, "the deployment", "the configuration's port")
+    command = [sys.executable, "-m", "services.keeper", str(place), host, str(port)]
+    child = processes.start("the keeper", command, child_environment(), place / "keeper.log")
+    child.wait_ready(lambda: find(place) is not None, READY)
+    found = find(place)
+    assert found is not None
+    return found
+
+
+def dismiss(servers: Servers) -> None:
+    """Stop the keeper and all of its servers, and wait for their end."""
+    processes.end(processes.family(servers.pid))

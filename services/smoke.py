@@ -1,0 +1,87 @@
+"""The smoke test of a server: it answers the contract's examples as the Bento's own script does, by the right model."""
+
+import json
+import math
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from services.connection import open_url
+from truecourse.contract import DECISION_TIME, Contract
+from truecourse.errors import PlatformError
+
+TIMEOUT = 60.0
+"""Seconds for one answer."""
+SAID = ("score", "scores", "prediction")
+"""What of an answer has to be the same."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of a request, and what the Bento's script says of them in a process with no server."""
+
+    rows: Sequence[Mapping[str, Any]]
+    answer: Mapping[str, Any]
+
+
+def examples(folder: Path, environment: Mapping[str, str]) -> Examples:
+    """Of an unpacked Bento. Raises PlatformError if its script fails."""
+    contract = Contract.from_json((folder / "src" / "model" / "contract.json").read_bytes())
+    now = datetime.now(UTC).isoformat()  # the same moment for everybody who is asked
+    rows = [({DECISION_TIME: now} if contract.has_time else {}) | dict(row) for row in contract.examples]
+    if not rows:
+        return Examples((), {})
+    done = subprocess.run(
+        [sys.executable, "-m", "services.script"], input=json.dumps({"rows": rows}), cwd=folder / "src",
+        env={**environment, "PYTHONPATH": str(folder / "src")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-8:])
+        raise PlatformError(f"its script does not score the examples\n{last}", where="the Bento")
+    return Examples(rows, json.loads(done.stdout))
+
+
+def test(url: str, model_sha256: str, examples: Examples) -> None:
+    """Raises PlatformError that says what the server answered wrongly."""
+    about = _asked(f"{url}/model", None)
+    if about.get("model_sha256") != model_sha256:
+        raise PlatformError(f"it serves another model, {about.get('model_sha256')}", where=f"{url}/model")
+    if not examples.rows:
+        return
+    answer = _asked(f"{url}/predict", {"rows": list(examples.rows)})
+    if answer["model"]["sha256"] != model_sha256:
+        raise PlatformError(f"another model answered, {answer['model']['sha256']}", where=f"{url}/predict")
+    for place, (got, expected) in enumerate(zip(answer["predictions"], examples.answer["predictions"], strict=True)):
+        if not all(math.isfinite(number) for number in _numbers(got)):
+            raise PlatformError(f"the score of example {place + 1} is not finite", where=f"{url}/predict")
+        if _said(got) != _said(expected):
+            what = f"example {place + 1} is answered {_said(got)}, the Bento's script says {_said(expected)}"
+            raise PlatformError(what, where=f"{url}/predict")
+
+
+def _said(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in SAID if name in answer}
+
+
+def _numbers(answer: Mapping[str, Any]) -> Iterator[float]:
+    for value in [answer.get("score"), answer["prediction"], *answer.get("scores", {}).values()]:
+        if isinstance(value, int | float):
+            yield value
+
+
+def _asked(url: str, body: Any) -> Any:
+    """The JSON that a GET, or a POST of `body`, is answered with."""
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with open_url(url, data, TIMEOUT) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read()[:300].decode(errors="replace")
+        raise PlatformError(f"it answers {error.code}: {said}", where=url) from None
+    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError) as error:
+        raise PlatformError(f"it does not answer: {error}", where=url) from None

@@ -1,0 +1,165 @@
+"""The target `process`: a server on this machine, put in the place of the one before without a lost request.
+
+The new server starts beside the old one and is tested on ports of its own, one a worker, before it is let in to the
+public socket, which both accept from until the old one has drained. Whatever fails on the way, the old one answers.
+"""
+
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from services import keeping, launch, smoke
+from services.admission import LEAVING, OPEN
+from services.keeping import Servers
+from truecourse import aliases, deployments
+from truecourse.deployment import DeploymentConfig
+from truecourse.deployments import Running
+from truecourse.environments import server_variables
+from truecourse.errors import PlatformError, SettingsError
+from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.settings import variable
+
+PERIOD = 0.1
+FAILED = "Application startup failed"
+"""What uvicorn writes of a worker that does not come up; BentoML starts it again, for ever."""
+
+
+def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> Running:
+    """Serve the unpacked Bento in the environment. Raises PlatformError if it does not come up, does not answer as it
+    should, or is not let in; the server before it is then untouched."""
+    before = deployments.running(config.environment)
+    here = before if before and (before.host, before.port) == (config.host, config.port) else None
+    place = deployments.address_place(config.environment, config.host, config.port)
+    place.mkdir(parents=True, exist_ok=True)
+    servers = keeping.find(place) or keeping.launch(place, config.host, config.port)
+    left = _sweep(servers, here)
+    number = max([*left, here.server if here else 0]) + 1
+    try:
+        _start(servers, number, config, version, folder)
+        _let_in(servers, number, config)
+    except BaseException:
+        servers.stop(number)
+        if not left:
+            keeping.dismiss(servers)  # or connections would wait for nobody
+        raise
+    now = Running(
+        server=number, version=version, bento=bento, config_sha256=config.digest, host=config.host, port=config.port,
+        folder=folder, since=datetime.now(UTC),
+    )  # fmt: skip
+    deployments.set_running(config.environment, now)
+    _retire(config, before, here)
+    if config.log.predictions:
+        shipper = [sys.executable, "-m", "services.shipper", version.problem]
+        servers.accompany(shipper, server_environment(config, folder, _admission(place, number)), place / "shipper.log")
+    return now
+
+
+def _retire(config: DeploymentConfig, before: Running | None, here: Running | None) -> None:
+    """Stop the server before, when it has drained; where it listened elsewhere, with its keeper."""
+    if before is None:
+        return
+    servers = keeping.find(deployments.address_place(config.environment, before.host, before.port))
+    if servers is None or before.server not in servers.known():
+        return
+    (_admission(servers.place, before.server) / LEAVING).touch()
+    time.sleep(config.timeouts.drain_seconds)
+    if here is None:
+        keeping.dismiss(servers)
+    else:
+        servers.stop(before.server)
+
+
+def stop(environment: str) -> None:
+    """Stop the environment's server and its keeper, and what a killed deployment left elsewhere."""
+    for place in deployments.place(environment).glob("*/"):
+        servers = keeping.find(place)
+        if servers is not None:
+            keeping.dismiss(servers)
+    deployments.set_running(environment, None)
+
+
+def _sweep(servers: Servers, here: Running | None) -> list[int]:
+    """Stop what a killed deployment left behind; the numbers of the servers that stay."""
+    meant = here.server if here else None
+    for number in servers.known():
+        if number != meant:
+            servers.stop(number)
+    for folder in servers.place.glob("admission/*"):
+        if folder.name != str(meant):
+            shutil.rmtree(folder)
+    return list(servers.known())
+
+
+def _admission(place: Path, number: int) -> Path:
+    return place / "admission" / str(number)
+
+
+def _start(servers: Servers, number: int, config: DeploymentConfig, version: ModelVersion, folder: Path) -> None:
+    """Start the server and test each of its workers."""
+    admission = _admission(servers.place, number)
+    admission.mkdir(parents=True)
+    environment = server_environment(config, folder, admission) | _following(version)
+    servers.start(number, launch.command(folder, config.port)[3:], environment, servers.place / f"server-{number}.log")
+    tested = smoke.examples(folder, environment)
+    for port in _ports(servers, number, config):
+        smoke.test(f"http://127.0.0.1:{port}", version.model_sha256, tested)
+
+
+def _ports(servers: Servers, number: int, config: DeploymentConfig) -> list[int]:
+    """The port of every worker, once all of them are ready."""
+    admission, deadline = _admission(servers.place, number), time.monotonic() + config.timeouts.ready_seconds
+    while True:
+        ports = [int(file.read_text()) for file in admission.glob("*.port")]
+        if len(ports) == config.workers and all(launch.ready(port, f"http://127.0.0.1:{port}") for port in ports):
+            return ports
+        server, late = servers.known()[number], time.monotonic() > deadline
+        if not server["alive"] or FAILED in server["tail"] or late:
+            what = f"is not ready after {config.timeouts.ready_seconds:.0f} s" if late else "does not start"
+            log = servers.place / f"server-{number}.log"
+            raise PlatformError(f"{what}\n{server['tail']}", where="the new server", cure=f"the whole log is {log}")
+        time.sleep(PERIOD)
+
+
+def _let_in(servers: Servers, number: int, config: DeploymentConfig) -> None:
+    """Open the public socket to the server, and see that it answers there."""
+    admission = _admission(servers.place, number)
+    (admission / OPEN).touch()
+    servers.keep(number)
+    deadline = time.monotonic() + config.timeouts.ready_seconds
+    while list(admission.glob("*.port")):
+        if time.monotonic() > deadline:
+            raise PlatformError("does not come in", where="the new server")
+        time.sleep(PERIOD)
+    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host  # noqa: S104
+    url = f"{'https' if config.authentication.tls else 'http'}://{host}:{config.port}"
+    if not launch.ready(config.port, url):
+        raise PlatformError(f"nobody answers at {host}:{config.port}", where="the new server")
+
+
+def server_environment(config: DeploymentConfig, folder: Path, admission: Path) -> dict[str, str]:
+    """The variables of a server. Raises SettingsError that names every secret whose variable is not set."""
+    home = admission / "bentoml"
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    return launch.environment(folder, config.port) | {
+        **server_variables(config),
+        **_secrets(config),
+        "TRUECOURSE_ADMISSION": str(admission),
+        "BENTOML_HOME": str(home),  # servers that share one wipe each other's metrics
+        "TMPDIR": str(home / "tmp"),
+    }
+
+
+def _following(version: ModelVersion) -> dict[str, str]:
+    """A server of the champion goes on to the champions that follow; one of another version keeps to it."""
+    return {"TRUECOURSE_FOLLOW": str(aliases.current(version.problem).champion == version).lower()}
+
+
+def _secrets(config: DeploymentConfig) -> dict[str, str]:
+    values = {setting: variable(name) for setting, name in config.secrets.items()}
+    absent = sorted(config.secrets[setting] for setting, value in values.items() if value is None)
+    if absent:
+        cure = "set them where the deploy flow runs"
+        raise SettingsError(f"not set: {', '.join(absent)}", where=f"environment {config.environment}", cure=cure)
+    return {f"TRUECOURSE_{setting.upper()}": value for setting, value in values.items() if value is not None}

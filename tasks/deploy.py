@@ -1,0 +1,136 @@
+"""Deploy a packaged model version: verify its Bento, put it to work as the environment says, and keep the record."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from services import launch, swap
+from tasks.deploy_batch import schedule, unschedule
+from tasks.deploy_container import write_manifests
+from tasks.package import find_version
+from truecourse import aliases, deployments, registry
+from truecourse.bento import packaged
+from truecourse.deployment import DeploymentConfig
+from truecourse.environments import load_deployment
+from truecourse.errors import ModelError, PlatformError, TruecourseError
+from truecourse.loading import load_problem
+from truecourse.references import ArtifactRef, Deployment, ModelVersion
+from truecourse.storage import get_artifact, open_store
+
+log = logging.getLogger("truecourse.deploy")
+Work = Callable[[DeploymentConfig, ModelVersion, ArtifactRef, Path], str]
+"""Puts an unpacked Bento to work; what it did, in a few words."""
+
+
+@task(name="deploy")
+def deploy_version(environment: str, problem: str | None, number: int | None, reason: str) -> Deployment:
+    """Raises IntegrityError for a Bento whose bytes were changed, and what the target raises: the version before it is
+    then still in place, and the record says why."""
+    config = load_deployment(environment)
+    name = load_problem(problem or config.problem).name
+    version = find_version(name, number)
+    bento = _verified(version)
+    with deployments.alone(environment):
+        began = _began(config, version, bento, reason)
+        try:
+            folder = launch.prepare(name, version.version)
+            detail = TARGETS[config.target](config, version, bento, folder)
+        except BaseException as error:
+            told = error.what if isinstance(error, TruecourseError) else f"{type(error).__name__}: {error}"
+            _ended(began, "rolled back", told.splitlines()[0])
+            raise
+        entry = _ended(began, "deployed", detail)
+    _split_traffic(config, name)
+    log.info("version %d of %s in %s: %s", version.version, name, environment, detail)
+    return entry
+
+
+@task(name="stop deployment")
+def stop_deployment(environment: str, problem: str | None, reason: str) -> Deployment:
+    """Raises PlatformError if nothing is deployed there, or nothing that runs here."""
+    config = load_deployment(environment)
+    name = load_problem(problem or config.problem).name
+    newest = standing(environment, name)
+    if newest is None or newest.target == "container":
+        what = "nothing is deployed" if newest is None else "runs where its files were taken to"
+        raise PlatformError(what, where=f"{name} in {environment}", cure="look at `truecourse status`")
+    with deployments.alone(environment):
+        if newest.target == "process":
+            _stop_server(environment, name)
+        else:
+            unschedule(environment, name)
+        began = newest.model_copy(update={"number": _next(environment, name)})
+        return _recorded(began, "stop", reason, "stopped", "")
+
+
+def _stop_server(environment: str, problem: str) -> None:
+    now = deployments.running(environment)
+    if now is not None and now.version.problem != problem:
+        what = f"its server was given to {now.version.problem}"
+        raise PlatformError(what, where=f"{problem} in {environment}", cure="name that problem")
+    swap.stop(environment)
+
+
+def standing(environment: str, problem: str) -> Deployment | None:
+    """The deployment whose version is in place: the newest that neither failed nor was cut short nor was stopped."""
+    for entry in reversed(deployments.ledger(environment, problem).entries()):
+        if entry.outcome in ("deployed", "stopped"):
+            return entry if entry.outcome == "deployed" else None
+    return None
+
+
+def _verified(version: ModelVersion) -> ArtifactRef:
+    found = packaged(version.problem, version.version)
+    if found is None:
+        cure = f"truecourse run package --problem {version.problem} --version {version.version}"
+        raise ModelError(f"version {version.version} was never packaged", where=version.problem, cure=cure)
+    get_artifact(open_store(), found.bento)
+    return found.bento
+
+
+def _next(environment: str, problem: str) -> int:
+    newest = deployments.ledger(environment, problem).newest()
+    return newest.number + 1 if newest else 1
+
+
+def _began(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, reason: str) -> Deployment:
+    """The first of a deployment's two entries: one that has no second was cut short."""
+    before = standing(config.environment, version.problem)
+    entry = Deployment(
+        number=_next(config.environment, version.problem), action="deploy", reason=reason, **aliases.signature(),
+        environment=config.environment, target=config.target, version=version, bento=bento,
+        config_sha256=config.digest, previous=before.version if before else None, outcome="began",
+    )  # fmt: skip
+    deployments.ledger(config.environment, version.problem).append(entry)
+    return entry
+
+
+def _ended(began: Deployment, outcome: str, detail: str) -> Deployment:
+    following = began.model_copy(update={"number": began.number + 1})
+    return _recorded(following, "deploy", began.reason, outcome, detail)
+
+
+def _recorded(base: Deployment, action: str, reason: str, outcome: str, detail: str) -> Deployment:
+    changes: dict[str, Any] = {"action": action, "reason": reason, "outcome": outcome, "detail": detail}
+    entry = Deployment.model_validate(dict(base) | changes | aliases.signature())
+    deployments.ledger(entry.environment, entry.version.problem).append(entry)
+    return entry
+
+
+def _split_traffic(config: DeploymentConfig, problem: str) -> None:
+    """What the configuration says of the challenger, where there is one and something else is said now."""
+    now, wanted = aliases.current(problem), config.traffic
+    if wanted is None or now.challenger is None or (now.shadow, now.share) == (wanted.shadow, wanted.share):
+        return
+    reason = f"deployment to {config.environment}"
+    registry.move_aliases(now, problem, "split", reason, shadow=wanted.shadow, share=wanted.share)
+
+
+def _serve(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:
+    return f"serves at {swap.swap(config, version, bento, folder).url}"
+
+
+TARGETS: dict[str, Work] = {"process": _serve, "batch": schedule, "container": write_manifests}

@@ -1,0 +1,34 @@
+"""The target `container`: the files of an image, a compose stack and a cluster, to be taken where they run."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from truecourse import deployments
+from truecourse.cluster import manifests
+from truecourse.compose import DATABASES, compose
+from truecourse.deployment import DeploymentConfig
+from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.storage import open_store
+
+
+def write_manifests(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:
+    """The files go to `<home>/deployments/<environment>/<version>`, beside the Bento to build the image from, and to
+    object storage, `manifests/<environment>/<problem>/<version>`."""
+    place = deployments.place(config.environment) / str(version.version)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder, place / "bento")
+    for name, data in files(config, version, bento, folder).items():
+        (place / name).write_bytes(data)
+        open_store().put(f"manifests/{config.environment}/{version.problem}/{version.version}/{name}", data)
+    return f"files are in {place}"
+
+
+def files(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> dict[str, bytes]:
+    return {
+        "Dockerfile": (folder / "env" / "docker" / "Dockerfile").read_bytes(),
+        "compose.yaml": yaml.safe_dump(compose(config, version, bento), sort_keys=False).encode(),
+        "kubernetes.yaml": yaml.safe_dump_all(manifests(config, version, bento), sort_keys=False).encode(),
+        "databases.sql": DATABASES.encode(),
+    }

@@ -1,0 +1,188 @@
+"""Deploying to a process: no request is lost in a swap, and what fails leaves the server before it in place."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+
+from flows.deploy import deploy
+from flows.package import package
+from services import keeping, swap
+from tests.conftest import free_ports
+from tests.integration.conftest import Trained
+from truecourse import deployments, inference, registry
+from truecourse.errors import DeploymentError, IntegrityError, ModelError, PlatformError
+from truecourse.references import Deployment
+from truecourse.storage import open_store
+
+ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}
+CONFIG = "environment: {name}\ntarget: process\nport: {port}\ntimeouts: {{ready_seconds: 300, drain_seconds: 1}}\n"
+
+
+@pytest.fixture
+def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Iterator[int]:
+    """An environment `here` that listens on the port."""
+    (port,) = free_ports(1)
+    here = CONFIG.format(name="here", port=port)
+    (tmp_path / "here.yaml").write_text(here)
+    configure(deployments=tmp_path, author="ann")
+    package("deliveries")
+    try:
+        yield port
+    finally:
+        swap.stop("here")
+
+
+def break_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOBODY_LISTENS", "redis://127.0.0.1:9")
+    file = folder / "here.yaml"
+    file.write_text(file.read_text() + "secrets: {online_store: NOBODY_LISTENS}\n")
+
+
+def leave_behind(servers: keeping.Servers) -> None:
+    """What a deployment leaves that is killed before its server is let in."""
+    log = servers.place / "left.log"
+    servers.start(9, ["--version"], dict(os.environ), log)
+    assert set(servers.known()) == {1, 9}
+
+
+@contextmanager
+def load(port: int) -> Iterator[list[str]]:
+    """Requests from two clients, one that keeps its connection and one that connects anew, until the block ends;
+    what was not answered 200."""
+    failed: list[str] = []
+    over = threading.Event()
+
+    def ask(client: httpx.Client | None) -> None:
+        while not over.is_set():
+            try:
+                post = client.post if client else httpx.post
+                answer = post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW]}, timeout=60)
+                if answer.status_code != 200:
+                    failed.append(answer.text)
+            except httpx.HTTPError as error:
+                failed.append(repr(error))
+            time.sleep(0.02)
+
+    with httpx.Client() as kept:
+        threads = [threading.Thread(target=ask, args=(client,)) for client in (kept, None)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield failed
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+
+def history() -> list[Deployment]:
+    return deployments.ledger("here", "deliveries").entries()
+
+
+def test_servers_come_and_go_and_no_request_is_lost(
+    port: int, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = len(history())
+    first = deploy("here", reason="first")
+    assert (first.outcome, first.author, first.reason) == ("deployed", "ann", "first")
+    assert first.version == trained.version
+    servers = keeping.find(deployments.address_place("here", "127.0.0.1", port))
+    assert servers is not None
+    leave_behind(servers)
+    with load(port) as failed:
+        second = deploy("here")
+        assert second.previous == trained.version
+        (number,) = servers.known()
+        now = deployments.running("here")
+        assert now is not None
+        assert now.server == number == 2
+        break_store(tmp_path, monkeypatch)
+        with pytest.raises(PlatformError):
+            deploy("here")
+        assert deployments.running("here") == now
+        assert list(servers.known()) == [number]
+    assert failed == []
+    outcomes = [entry.outcome for entry in history()[start:]]
+    assert outcomes == ["began", "deployed", "began", "deployed", "began", "rolled back"]
+    assert history()[-1].detail
+    stopped = deploy("here", stop=True)
+    assert stopped.outcome == "stopped"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/readyz")
+    assert deployments.running("here") is None
+    with pytest.raises(PlatformError, match="nothing is deployed"):
+        deploy("here", stop=True)
+
+
+def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "nightly.yaml").write_text('environment: nightly\ntarget: batch\nbatch: {cron: "5 4 * * *"}\n')
+    assert deploy("nightly").outcome == "deployed"
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name("score/nightly-deliveries")
+        assert found.parameters == {"problem": "deliveries", "version": 1, "explain": False}
+        assert [schedule.schedule.cron for schedule in found.schedules] == ["5 4 * * *"]
+        assert deploy("nightly", stop=True).outcome == "stopped"
+        with pytest.raises(ObjectNotFound):
+            client.read_deployment_by_name("score/nightly-deliveries")
+
+
+def test_container_files_are_kept_and_written(port: int, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("environment: cluster\ntarget: container\n")
+    entry = deploy("cluster")
+    place = Path(entry.detail.removeprefix("files are in "))
+    assert (place / "bento" / "env" / "docker" / "Dockerfile").read_bytes() == (place / "Dockerfile").read_bytes()
+    for name in ("Dockerfile", "compose.yaml", "kubernetes.yaml", "databases.sql"):
+        assert open_store().get(f"manifests/cluster/deliveries/1/{name}") == (place / name).read_bytes()
+    assert entry.bento.sha256[:12] in (place / "kubernetes.yaml").read_text()
+    with pytest.raises(PlatformError, match="taken to"):
+        deploy("cluster", stop=True)
+
+
+def test_a_bento_whose_bytes_were_changed_is_refused(port: int, trained: Trained) -> None:
+    store, key = open_store(), registry.tags(trained.version)["truecourse.bento_key"]
+    data = store.get(key)
+    store.put(key, data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        with pytest.raises(IntegrityError):
+            deploy("here")
+    finally:
+        store.put(key, data)
+    assert keeping.find(deployments.address_place("here", "127.0.0.1", port)) is None
+
+
+def test_only_one_deploys_at_a_time(port: int, trained: Trained) -> None:
+    with deployments.alone("here"), pytest.raises(PlatformError, match="under way"):
+        deploy("here")
+
+
+def test_wrong_words_are_clear_errors(port: int, trained: Trained) -> None:
+    with pytest.raises(DeploymentError, match="known environments: here"):
+        deploy("nowhere")
+    with pytest.raises(ModelError, match="no version 7"):
+        deploy("here", version=7)
+
+
+def test_the_inference_configuration_is_kept_with_the_version(port: int, trained: Trained) -> None:
+    config = inference.recorded(open_store(), trained.version)
+    assert config is not None
+    assert config.model_sha256 == trained.version.model_sha256 == config.files["model.ubj"]
+    assert config.features["courier_late_7d"].source == "view courier_history"
+    assert config.features["courier_late_7d"].ttl == 7 * 86400
+    assert config.features["hour"].source == "request function"
+    assert config.features["distance"].source == "request"
+    key = f"inference/deliveries/{trained.version.version}.json"
+    before = open_store().get(key)
+    open_store().put(key, before.replace(b'"request"', b'"elsewhere"'))
+    try:
+        with pytest.raises(IntegrityError):
+            inference.recorded(open_store(), trained.version)
+    finally:
+        open_store().put(key, before)

@@ -1,0 +1,55 @@
+"""The scoring script: the same two functions from the registry, in a Bento with no server, behind the endpoint."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from services import launch
+from services.script import init, run
+from tests.integration.conftest import Endpoint, Trained
+from truecourse.errors import IntegrityError, RequestError
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+from truecourse.tracking import trained_run
+
+ROWS = [
+    {"id": i, "courier": f"c{i % 14:02d}", "depot": "north", "promised": 30 + i, "distance": i / 7 + 1,
+     "decision_time": "2024-03-01T06:30:00Z"}
+    for i in range(20)
+]  # fmt: skip
+
+
+def scores(answer: dict[str, list[dict[str, float]]]) -> list[float]:
+    return [told["score"] for told in answer["predictions"]]
+
+
+def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained) -> None:
+    served = [answer["score"] for answer in endpoint.answers("/predict", *ROWS)]
+    assert scores(run(init(trained.version), ROWS)) == served
+    assert scores(run(init(), ROWS)) == served, "the champion"
+    done = subprocess.run(
+        [sys.executable, "-m", "services.script"], input=json.dumps({"rows": ROWS}), cwd=endpoint.folder / "src",
+        env=launch.environment(endpoint.folder, 1) | {"PYTHONPATH": str(endpoint.folder / "src")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert scores(json.loads(done.stdout)) == served
+
+
+def test_a_table_of_features_is_scored_with_its_reasons(trained: Trained) -> None:
+    frame = load_frame(open_store(), trained_run("deliveries", trained.version.run_id).snapshot).slice(0, 200)
+    scored = run(init(trained.version), frame, explain=True)
+    assert scored.output.shape == scored.predicted.shape == (200,)
+    assert scored.attributions is not None
+    base, margin, parts = scored.attributions
+    assert np.allclose(base + parts.sum(axis=1), margin, atol=1e-5)
+    assert np.allclose(1 / (1 + np.exp(-margin)), scored.output, atol=1e-6)
+
+
+def test_what_is_wrong_is_told(trained: Trained) -> None:
+    with pytest.raises(RequestError):
+        run(init(trained.version), [{"courier": "c01"}])
+    with pytest.raises(IntegrityError):
+        init(trained.version.model_copy(update={"model_sha256": "0" * 64}))

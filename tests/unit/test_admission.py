@@ -1,0 +1,138 @@
+"""A worker that is let in: it answers on a port of its own first, and starts only when it is told to."""
+
+import asyncio
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from services.admission import LEAVING, OPEN, Admission
+from truecourse.errors import PlatformError
+
+Message = dict[str, Any]
+
+
+async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Any]) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": json.dumps({"path": scope["path"]}).encode()})
+
+
+class Worker:
+    """An application as uvicorn would run it: started, and asked without a socket."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.admission = Admission(app, folder)
+        self.started = False
+
+    async def start(self) -> None:
+        async def receive() -> Message:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Message) -> None:
+            self.started = message["type"] == "lifespan.startup.complete"
+
+        await self.admission({"type": "lifespan"}, receive, send)
+
+    async def headers(self) -> list[tuple[bytes, bytes]]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        await self.admission({"type": "http", "path": "/"}, receive, send)
+        headers: list[tuple[bytes, bytes]] = sent[0]["headers"]
+        return headers
+
+
+async def port_of(folder: Path) -> int:
+    async with asyncio.timeout(20):
+        while not (files := list(folder.glob("*.port"))):
+            await asyncio.sleep(0.01)
+    return int(files[0].read_text())
+
+
+@pytest.fixture(autouse=True)
+def _own_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker changes uvicorn's for its whole process; here it is put back."""
+    monkeypatch.setattr(uvicorn.Server, "shutdown", uvicorn.Server.shutdown)
+
+
+def ask(port: int) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/predict", timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_it_answers_on_its_own_port_until_it_is_let_in(tmp_path: Path) -> None:
+    async def run() -> None:
+        worker = Worker(tmp_path)
+        starting = asyncio.create_task(worker.start())
+        port = await port_of(tmp_path)
+        assert await asyncio.to_thread(ask, port) == {"path": "/predict"}
+        assert not worker.started
+        (tmp_path / OPEN).touch()
+        await asyncio.wait_for(starting, 20)
+        assert worker.started
+        assert not list(tmp_path.glob("*.port"))
+        with pytest.raises(OSError, match="refused"):
+            await asyncio.to_thread(ask, port)
+
+    asyncio.run(run())
+
+
+def test_one_that_comes_later_goes_straight_in(tmp_path: Path) -> None:
+    (tmp_path / OPEN).touch()
+    worker = Worker(tmp_path)
+    asyncio.run(worker.start())
+    assert worker.started
+
+
+def test_with_no_folder_nothing_is_held_back(tmp_path: Path) -> None:
+    worker = Worker(None)
+    asyncio.run(worker.start())
+    assert worker.started
+
+
+def test_one_that_is_stopped_meanwhile_never_starts(tmp_path: Path) -> None:
+    async def run() -> None:
+        worker = Worker(tmp_path)
+        starting = asyncio.create_task(worker.start())
+        await port_of(tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(PlatformError, match="before it was let in"):
+            await asyncio.wait_for(starting, 20)
+        assert not worker.started
+
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    try:
+        asyncio.run(run())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [signal.SIGTERM], "whoever runs the worker learns of the signal too"
+
+
+def test_one_that_leaves_ends_its_connections(tmp_path: Path) -> None:
+    async def run() -> None:
+        (tmp_path / OPEN).touch()
+        worker = Worker(tmp_path)
+        await worker.start()
+        assert (b"connection", b"close") not in await worker.headers()
+        (tmp_path / LEAVING).touch()
+        async with asyncio.timeout(20):
+            while (b"connection", b"close") not in await worker.headers():
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())

@@ -1,0 +1,111 @@
+"""Deployment configurations: those that ship are sound, the schema is in step, every fault is named with its line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+from truecourse.deployment import schema
+from truecourse.environments import environment_names, load_deployment, server_variables
+from truecourse.errors import DeploymentError
+
+Configure = Callable[..., None]
+
+
+def faults(text: str, folder: Path, configure: Configure) -> dict[str, str]:
+    """The faults of the file `here.yaml`, by `line field`."""
+    (folder / "here.yaml").write_text(text)
+    configure(deployments=folder)
+    with pytest.raises(DeploymentError) as caught:
+        load_deployment("here")
+    start = f"{folder / 'here.yaml'}:"
+    assert all(fault.where.startswith(start) for fault in caught.value.faults)
+    return {fault.where.removeprefix(start): f"{fault.what} → {fault.cure}" for fault in caught.value.faults}
+
+
+def test_the_environments_that_ship_are_sound() -> None:
+    assert environment_names() == ["dev", "prod", "staging"]
+    configs = [load_deployment(name) for name in environment_names()]
+    assert {config.target for config in configs} == {"process", "batch", "container"}
+    for name in environment_names():
+        jsonschema.validate(yaml.safe_load((REPOSITORY / "deployments" / f"{name}.yaml").read_text()), schema())
+
+
+def test_the_schema_is_in_step() -> None:
+    assert json.loads((REPOSITORY / "deployments" / "schema.json").read_text()) == schema()
+
+
+def test_every_fault_is_named_at_once_with_its_line(tmp_path: Path, configure: Configure) -> None:
+    text = "environment: here\ntarget: boat\nworkers: 0\ntimeouts:\n  redy_seconds: 3\n  drain_seconds: long\n"
+    found = faults(text, tmp_path, configure)
+    assert set(found) == {"2 target", "3 workers", "5 timeouts.redy_seconds", "6 timeouts.drain_seconds"}
+    assert "'process', 'batch' or 'container'" in found["2 target"]
+    assert "deployments/schema.json" in found["5 timeouts.redy_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "said"),
+    [
+        ("host: 0.0.0.0", "3 host", "nobody is asked for a key"),
+        ("container: {replicas_min: 5}", "3 container.replicas_min", "above replicas_max"),
+        ("settings: {s3_secret_access_key: abc}", "3 settings.s3_secret_access_key", "under secrets"),
+        ("secrets: {s3_region: REGION}", "3 secrets.s3_region", "holds no secret"),
+        ("secrets: {webhook: https://hooks.example.com/abc}", "3 secrets.webhook", "pattern"),
+        ("settings: {colour: red}", "3 settings.colour", "no such setting"),
+        ("settings: {endpoint_port: 1}", "3 settings.endpoint_port", "write it as port"),
+        ('workers: "2"', "3 workers", "valid integer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(line: str, place: str, said: str, tmp_path: Path, configure: Configure) -> None:
+    found = faults(f"environment: here\ntarget: process\n{line}\n", tmp_path, configure)
+    assert list(found) == [place]
+    assert said in found[place]
+
+
+def test_a_value_of_a_secret_is_not_told_to_anybody(tmp_path: Path, configure: Configure) -> None:
+    found = faults("environment: here\ntarget: process\nsettings: {s3_secret_access_key: hush}\n", tmp_path, configure)
+    assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(("text", "said"), [("a: [", "no YAML"), ("- a\n", "no fields"), ("", "no fields")])
+def test_a_file_of_another_kind(text: str, said: str, tmp_path: Path, configure: Configure) -> None:
+    (tmp_path / "here.yaml").write_text(text)
+    configure(deployments=tmp_path)
+    with pytest.raises(DeploymentError, match=said):
+        load_deployment("here")
+
+
+def test_an_environment_that_is_not_there_names_those_that_are(tmp_path: Path, configure: Configure) -> None:
+    with pytest.raises(DeploymentError, match="known environments: dev, prod, staging"):
+        load_deployment("moon")
+
+
+def test_the_file_and_the_environment_have_one_name(tmp_path: Path, configure: Configure) -> None:
+    assert list(faults("environment: there\ntarget: process\n", tmp_path, configure)) == ["1 environment"]
+
+
+def test_a_server_is_told_what_the_configuration_says(tmp_path: Path, configure: Configure) -> None:
+    (tmp_path / "here.yaml").write_text(
+        "environment: here\ntarget: process\nport: 3210\nworkers: 3\nmetrics: {enabled: false}\n"
+        "settings: {s3_region: eu-north-1}\n"
+    )
+    configure(deployments=tmp_path)
+    told = server_variables(load_deployment("here"))
+    assert told["TRUECOURSE_ENDPOINT_PORT"] == "3210"
+    assert told["TRUECOURSE_S3_REGION"] == "eu-north-1"
+    bento = json.loads(told["BENTOML_CONFIG_OVERRIDES"])["services"]["truecourse"]
+    assert bento["workers"] == 3
+    assert told["TRUECOURSE_METRICS"] == "false"
+
+
+def test_equal_configurations_have_equal_digests(tmp_path: Path, configure: Configure) -> None:
+    configure(deployments=tmp_path)
+    digests = []
+    for text in ("port: 3210\nworkers: 2\n", "workers: 2   # two\nport: 3210\n", "workers: 3\nport: 3210\n"):
+        (tmp_path / "here.yaml").write_text("environment: here\ntarget: process\n" + text)
+        digests.append(load_deployment("here").digest)
+    assert digests[0] == digests[1] != digests[2]

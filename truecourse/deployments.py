@@ -1,0 +1,80 @@
+"""What is deployed: the history of an environment in object storage, and on this machine its server."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from truecourse.errors import PlatformError
+from truecourse.ledger import Ledger
+from truecourse.references import ArtifactRef, Deployment, ModelVersion, Reference
+from truecourse.settings import get_settings
+from truecourse.storage import open_store
+
+
+class Running(Reference):
+    """The server that an environment's requests are meant for: its number at the keeper, and what it serves since
+    when (UTC). `folder`: the unpacked Bento."""
+
+    server: int
+    version: ModelVersion
+    bento: ArtifactRef
+    config_sha256: str
+    host: str
+    port: int
+    folder: Path
+    since: datetime
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+def ledger(environment: str, problem: str) -> Ledger[Deployment]:
+    return Ledger(open_store(), f"deployments/{environment}/{problem}", Deployment)
+
+
+def place(environment: str) -> Path:
+    """Where the state of an environment on this machine is kept."""
+    return get_settings().home / "deployments" / environment
+
+
+def address_place(environment: str, host: str, port: int) -> Path:
+    """Of the keeper that listens there, and its servers."""
+    return place(environment) / f"{host.replace(':', '_')}-{port}"
+
+
+def running(environment: str) -> Running | None:
+    """What was put to work last on this machine; whether it lives, its keeper knows."""
+    try:
+        return Running.model_validate_json((place(environment) / "server.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def set_running(environment: str, now: Running | None) -> None:
+    file = place(environment) / "server.json"
+    if now is None:
+        file.unlink(missing_ok=True)
+        return
+    aside = file.with_suffix(".new")
+    aside.write_text(now.model_dump_json(indent=1))
+    aside.replace(file)
+
+
+@contextmanager
+def alone(environment: str) -> Iterator[None]:
+    """Raises PlatformError while another process deploys to the environment on this machine. A killed one holds
+    nothing."""
+    folder = place(environment)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "another deployment is under way"
+            raise PlatformError(what, where=f"environment {environment}", cure="wait for its end") from None
+        yield

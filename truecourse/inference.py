@@ -1,0 +1,120 @@
+"""The inference configuration: all that scoring needs, in one typed document beside the model.
+
+It is `model/inference.json` in a Bento, `inference/<problem>/<version>.json` in object storage, and its SHA-256 is a
+tag of the model version. Scoring by it is services/script.py.
+"""
+
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+
+from truecourse import registry
+from truecourse.digests import sha256
+from truecourse.encoding import FeatureKind, Vocabulary
+from truecourse.loading import problem_digest
+from truecourse.problem import Kind, Problem
+from truecourse.references import ArtifactRef, ModelVersion, Reference
+from truecourse.settings import REPOSITORY
+from truecourse.storage import ObjectStore, get_artifact, put_artifact
+
+INFERENCE_SHA256, INFERENCE_FILE = "truecourse.inference_sha256", "inference.json"
+MODEL_FILES = ("model.ubj", "vocabulary.json", "contract.json", "problem.json")
+SCRIPT = "services/script.py"
+
+
+class FeatureSource(Reference):
+    """Where an input of the model comes from: `request`, `request function`, or `view NAME` of the online store, and
+    then how old its value may be in seconds (0: unlimited)."""
+
+    kind: FeatureKind
+    source: str
+    ttl: float | None = None
+
+
+class Environment(Reference):
+    """What the model was packaged under: the Python version and the SHA-256 of the locked requirements."""
+
+    python: str
+    requirements_sha256: str
+
+
+class InferenceConfig(Reference):
+    """`features` in the order of the model's inputs; `files` the model's own, each with its SHA-256; `script` the file
+    of the Bento whose init() loads the model and whose run() scores."""
+
+    problem: str
+    kind: Kind
+    version: int
+    run_id: str
+    model_sha256: str
+    snapshot: str | None
+    problem_digest: str
+    features: dict[str, FeatureSource]
+    environment: Environment
+    script: str = SCRIPT
+    files: dict[str, str]
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
+
+
+def model_files(version: ModelVersion) -> dict[str, bytes]:
+    """The model's files by name, as they were trained."""
+    return {name: registry.artifact(version.run_id, f"model/{name}") for name in MODEL_FILES}
+
+
+def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str, bytes]) -> InferenceConfig:
+    """The configuration of a registered version with these model_files()."""
+    run = registry.connect_mlflow().get_run(version.run_id)
+    return InferenceConfig(
+        problem=problem.name,
+        kind=problem.kind,
+        version=version.version,
+        run_id=version.run_id,
+        model_sha256=version.model_sha256,
+        snapshot=run.data.tags.get("truecourse.snapshot"),
+        problem_digest=problem_digest(problem),
+        features=feature_sources(problem, Vocabulary.from_json(files["vocabulary.json"])),
+        environment=Environment(
+            python=f"{sys.version_info.major}.{sys.version_info.minor}", requirements_sha256=sha256(requirements())
+        ),
+        files={name: sha256(data) for name, data in files.items()},
+    )
+
+
+def feature_sources(problem: Problem, vocabulary: Vocabulary) -> dict[str, FeatureSource]:
+    views = {name: view for view in problem.views for name in view.features}
+    computed = problem.request_features.features if problem.request_features else {}
+    sources = {}
+    for name in vocabulary.features:
+        view = views.get(name)
+        place = f"view {view.name}" if view else "request function" if name in computed else "request"
+        ttl = view.ttl.total_seconds() if view else None
+        sources[name] = FeatureSource(kind=vocabulary.kinds[name], source=place, ttl=ttl)
+    return sources
+
+
+def requirements() -> bytes:
+    """The locked environment; where there is no lock file, what is installed."""
+    lock = REPOSITORY / "requirements.lock"
+    if lock.is_file():
+        return lock.read_bytes()
+    ours = {"truecourse"}
+    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name.lower() not in ours}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())).encode()
+
+
+def record(store: ObjectStore, version: ModelVersion, document: bytes) -> ArtifactRef:
+    """Keep a version's configuration in object storage, and its digest on the version."""
+    reference = put_artifact(store, f"inference/{version.problem}/{version.version}.json", document)
+    registry.set_tags(version, {INFERENCE_SHA256: reference.sha256})
+    return reference
+
+
+def recorded(store: ObjectStore, version: ModelVersion) -> InferenceConfig | None:
+    """What record() kept. Raises IntegrityError if it was changed since."""
+    digest = registry.tags(version).get(INFERENCE_SHA256)
+    if digest is None:
+        return None
+    reference = ArtifactRef(key=f"inference/{version.problem}/{version.version}.json", sha256=digest, bytes=0)
+    return InferenceConfig.model_validate_json(get_artifact(store, reference))

@@ -1,0 +1,28 @@
+"""What compose and Kubernetes say alike of the endpoint's container."""
+
+from truecourse.deployment import DeploymentConfig
+from truecourse.environments import server_variables
+from truecourse.references import ArtifactRef, ModelVersion
+
+HOME = "/home/bentoml/truecourse"
+USER = 1034
+"""The user of the Bento's Dockerfile."""
+SOURCE = "/home/bentoml/bento/src"
+
+
+def image(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef) -> str:
+    """Named by what is in it, so that no two Bentos share a tag."""
+    return f"{config.container.image}:{version.version}-{bento.sha256[:12]}"
+
+
+def variables(config: DeploymentConfig) -> dict[str, str]:
+    """The container's variables; none holds a secret."""
+    return {
+        **server_variables(config),
+        "TRUECOURSE_HOME": HOME,
+        "TRUECOURSE_PROBLEMS": f"{SOURCE}/problems",
+        "BENTOML_PORT": str(config.port),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }

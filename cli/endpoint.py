@@ -1,15 +1,15 @@
 """The endpoint from the command line: starting one, and asking one. Without one, the packaged model answers here."""
 
 import json
-import urllib.error
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from services import launch
-from services.connection import address, open_url
+from services.connection import address
 from truecourse import registry
+from truecourse.client import Client
 from truecourse.contract import Contract, RequestField, example
 from truecourse.errors import ModelError, PlatformError, RequestError
 from truecourse.processes import Child
@@ -39,15 +39,16 @@ def start_shipper(problem: str) -> Child:
     return launch.start_shipper(problem, get_settings().home / "logs" / f"shipper-{problem}.log")
 
 
+def client(url: str) -> Client:
+    settings = get_settings()
+    return Client(url, key=settings.api_key.get_secret_value(), timeout=60, certificate=settings.tls_certificate)
+
+
 def served(url: str) -> dict[str, Any] | None:
     """What the endpoint says that it serves, or None where none answers. Raises RequestError if it refuses our key."""
     try:
-        with open_url(f"{url}/model") as answer:
-            about: dict[str, Any] = json.load(answer)
-            return about
-    except urllib.error.HTTPError as error:
-        raise _refused(error.code, error.read(), url) from None
-    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
+        return client(url).about()
+    except PlatformError:
         return None
 
 
@@ -112,27 +113,10 @@ def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str
 
 
 def _post(url: str, path: str, rows: Rows) -> dict[str, Any]:
-    body = json.dumps({"rows": list(rows)}).encode()
     try:
-        with open_url(f"{url}/{path}", body, 60) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
-    except urllib.error.HTTPError as error:
-        raise _refused(error.code, error.read(), url) from None
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-        raise PlatformError(f"the endpoint does not answer: {error}", where=url, cure="truecourse serve") from None
-
-
-def _refused(status: int, body: bytes, where: str = "") -> RequestError:
-    try:
-        said = json.loads(body)
-    except ValueError:
-        said = {"error": body[:200].decode(errors="replace")}
-    faults = [
-        f"row {f['row']}{', ' + f['field'] if f.get('field') else ''}: {f['problem']}" for f in said.get("faults", ())
-    ]
-    cure = "set TRUECOURSE_API_KEY to a key with its scope" if status in (401, 403) else said.get("cure") or ""
-    return RequestError("\n  ".join([str(said.get("error")), *faults]), status=status, where=where, cure=cure)
+        return client(url).post(path, *rows)
+    except RequestError as error:
+        raise _told(error) from None
 
 
 def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
@@ -140,15 +124,17 @@ def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
 
     require_champion(problem)
     predictor = open_predictor(_model_folder(launch.prepare(problem)))
-    body = json.dumps({"rows": list(rows)}).encode()
     try:
-        read = predictor.rows.request(body, datetime.now(UTC))
+        read = predictor.rows.request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
     except RequestError as error:
-        faults = [{"row": f.row, "field": f.field, "problem": f.problem} for f in error.faults]
-        raise _refused(
-            error.status, json.dumps({"error": error.what, "cure": error.cure, "faults": faults}).encode()
-        ) from None
+        raise _told(error) from None
     return predictor.predict(read) if path == "predict" else predictor.explain(read)
+
+
+def _told(error: RequestError) -> RequestError:
+    """The same, with every fault in its text."""
+    faults = [f"row {f.row}{f', {f.field}' if f.field else ''}: {f.problem}" for f in error.faults]
+    return RequestError("\n  ".join([error.what, *faults]), status=error.status, where=error.where, cure=error.cure)
 
 
 def _model_folder(bento: Path) -> Path:

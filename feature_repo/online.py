@@ -1,10 +1,11 @@
 """Reading features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,11 +21,21 @@ from truecourse.viewsql import key_columns
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = np.iinfo(np.int64).min
 """No event: as a datetime64 it is NaT."""
+REST = 0.5
+"""Seconds for which a store that did not answer is not asked again: requests must not queue behind its timeout."""
 _REMEMBERED = 50_000
 """Keys whose bytes are kept, the latest used."""
 _NOBODY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False, Time: datetime(1970, 1, 1)}
-Watch = Callable[[str, Array, Array, Array | None], None]
-"""Told of each read: the view, n event times (int64 microseconds UTC, -1 for none), which are fresh, the decisions'."""
+
+
+class Watch(Protocol):
+    """Told of reads as they happen."""
+
+    def looked_up(self, view: str, events: Array, fresh: Array, times: Array | None) -> None:
+        """n keys of a view: the event times (int64 microseconds UTC, -1 for none), which are fresh, the decisions'."""
+
+    def unanswered(self, views: Iterable[str]) -> None:
+        """The store did not answer for these."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class OnlineFeatures:
 
     values: dict[str, Array]
     events: dict[str, Array]
+    unavailable: list[str]
+    """The views that the store did not answer for, and that may be missing."""
 
 
 class OnlineReader:
@@ -44,6 +57,7 @@ class OnlineReader:
         self._problem = problem
         self._watch = watch
         self._reader = store_reader(config, problem.views)
+        self._rests_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
@@ -52,16 +66,30 @@ class OnlineReader:
 
         columns: the entity keys among them. decision_times: (n,) datetime64[us] UTC; None where the problem has no
         time. A value is missing for an unknown or null key, and where its event lies after the decision or more than
-        the ttl before it. Raises PlatformError if the store does not answer.
+        the ttl before it. Raises PlatformError if the store does not answer, unless every view may then be missing.
         """
         keys = {view.name: self._keys_of(view, columns) for view in self._problem.views}
-        known = self._fetch({view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()})
-        found = OnlineFeatures({}, {})
+        unavailable: list[str] = []
+        try:
+            known = self._fetch({view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()})
+        except PlatformError:
+            if self._watch is not None:
+                self._watch.unanswered(keys)
+            if self.required:
+                raise
+            known = {view: {} for view in keys}
+            unavailable += keys
+        found = OnlineFeatures({}, {}, unavailable)
         for view in self._problem.views:
             answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
             self._add(found, view, answers, decision_times)
         return found
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no answer without the store."""
+        return any(view.when_unavailable == "fail" for view in self._problem.views)
 
     def reach(self) -> None:
         """Look a key up that need not be there. Raises PlatformError if the store does not answer."""
@@ -70,9 +98,12 @@ class OnlineReader:
         self._fetch({view.name: [self._serialised(view.name, nobody)]})
 
     def _fetch(self, wanted: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
+        if time.monotonic() < self._rests_until:
+            raise PlatformError("the online store did not answer just now", cure="try again in a second")
         try:
             return self._reader.fetch(wanted)
         except Exception as error:  # each store has its own kinds
+            self._rests_until = time.monotonic() + REST
             cure = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
             what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
             raise PlatformError(what, cure=cure) from error
@@ -87,7 +118,7 @@ class OnlineReader:
         events = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64)
         fresh = (events != _NEVER) & _fresh(view, events, decision_times)
         if self._watch is not None:
-            self._watch(view.name, np.maximum(events, -1), fresh, decision_times)
+            self._watch.looked_up(view.name, np.maximum(events, -1), fresh, decision_times)
         used = [a[1] if a is not None and ok else {} for a, ok in zip(answers, fresh.tolist(), strict=True)]
         times = np.where(fresh, events, _NEVER).astype("datetime64[us]")
         for name, column in view.features.items():

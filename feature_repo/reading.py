@@ -21,6 +21,8 @@ Key = bytes
 """An entity key as Feast serialises it."""
 Stored = tuple[int, dict[str, Value]]
 """Event time in microseconds, and the values that are there."""
+PATIENCE = 0.5
+"""Seconds to wait for a connection, and for an answer."""
 _CHUNK = 10_000
 """Keys asked for at once; sqlite takes 32,766 at most."""
 
@@ -72,7 +74,7 @@ class _Redis:
 
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._project = config.project.encode()
-        self._client = get_online_store_from_config(config.online_store)._get_client(config.online_store)
+        self._client = _redis_client(config.online_store)
         self._names = {view.name: [*view.features, EXACT_EVENT] for view in views}
         self._fields = {
             view: [*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}".encode()]
@@ -103,6 +105,18 @@ class _Redis:
     def _stored(self, view: str, values: list[bytes | None], moment: bytes) -> Stored:
         read = {n: Value.FromString(v) for n, v in zip(self._names[view], values, strict=True) if v is not None}
         return _event(read, lambda: Timestamp.FromString(moment).ToMicroseconds()), read
+
+
+def _redis_client(store: Any) -> Any:
+    """Feast's own, but for what a request can wait for: it would try four times, with pauses of seconds."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    limits = f"socket_timeout={PATIENCE},socket_connect_timeout={PATIENCE}"
+    hasty = store.model_copy(update={"connection_string": f"{store.connection_string},{limits}"})
+    client = get_online_store_from_config(hasty)._get_client(hasty)
+    client.set_retry(Retry(NoBackoff(), 1))  # once, at once: a connection may have been idle for too long
+    return client
 
 
 def _event(values: dict[str, Value], rounded: Any) -> int:

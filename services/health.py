@@ -88,7 +88,8 @@ class Health:
         `failing` where there is no answer without it."""
         down = {name for name, found in self._checked.items() if not found["answers"]}
         predictor = self._predictor
-        failing = predictor is None or "online_store" in down
+        required = predictor is not None and predictor.reader is not None and predictor.reader.required
+        failing = predictor is None or (required and "online_store" in down)
         about = {} if predictor is None else predictor.about
         return {
             "status": "failing" if failing else "degraded" if down else "ok",

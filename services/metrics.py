@@ -63,6 +63,11 @@ class Metrics:
             ages = (times.astype("datetime64[us]").astype(np.int64) - events)[fresh & (events >= 0)]
             self.age.labels(view).observe(ages.max() / 1e6)
 
+    def unanswered(self, views: Iterable[str]) -> None:
+        """The online store did not answer for these views."""
+        for view in views:
+            self.failures.labels(view).inc()
+
     def exposition(self) -> bytes:
         """All workers' meters in Prometheus' text format."""
         folder = multiprocess_folder()

@@ -67,19 +67,21 @@ class Predictor:
         ids: Sequence[str] | None = None,
     ) -> Answered:
         """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
-        columns, events = self.columns(rows)
+        columns, events, unavailable = self.columns(rows)
         matrix = self.model.vocabulary.encode(columns)
         answers = prediction.answers(self.model, columns, matrix)
         if explain:
             reasons = prediction.explanations(self.model, columns, matrix)
             answers = [answer | why for answer, why in zip(answers, reasons, strict=True)]
+        if unavailable:
+            answers = [answer | {"unavailable": unavailable} for answer in answers]
         told = self._told(rows, answers, new_ids(len(rows)) if ids is None else ids)
         moment = datetime.now(UTC) if at is None else at
         return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told)
 
-    def columns(self, rows: Rows) -> tuple[Columns, Columns]:
+    def columns(self, rows: Rows) -> tuple[Columns, Columns, list[str]]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
-        latter also the event times."""
+        latter also the event times, and the views that it did not answer for."""
         declared = self.problem.request_features
         columns = rows.columns
         if declared is not None:
@@ -88,9 +90,9 @@ class Predictor:
             kinds = self.model.vocabulary.kinds
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
         if self.reader is None:
-            return columns, {}
+            return columns, {}, []
         found = self._looked_up(self.reader, rows)
-        return columns | found.values, found.events
+        return columns | found.values, found.events, found.unavailable
 
     def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         keys = rows.columns | {n: v for n, v in rows.integers.items() if (np.abs(rows.columns[n]) > 2**53).any()}

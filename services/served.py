@@ -40,7 +40,7 @@ class Served:
 
     def predictor(self, folder: Path) -> Predictor:
         """Of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
-        return open_predictor(folder, self.metrics.looked_up if self.metrics is not None else None)
+        return open_predictor(folder, self.metrics)
 
     def answer(self, now: Incumbents, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[Answered]]:
         """The client's answer, and what it rests on. A challenger that fails is answered for by the champion. Raises

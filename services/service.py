@@ -29,7 +29,7 @@ class Predictions:
         require_keys_beyond_loopback(SETTINGS)
         discretion.install()
         SERVED.metrics = GUARD.metrics
-        SERVED.open(init(watch=GUARD.metrics.looked_up).predictor)
+        SERVED.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:
             follower = Follower(SERVED, SOURCE)
             follower.step()  # before the first answer: a worker that is replaced may be behind its Bento

@@ -158,7 +158,8 @@ def _prediction(contract: Contract) -> Schema:
         "unknown": features | {"description": "features whose category the model never saw"},
     }
     other = {"model": _identity() | {"description": "who answered, where it is not the model named above"}}
-    return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model"))
+    other["unavailable"] = features | {"description": "feature views that the online store did not answer for"}
+    return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model", "unavailable"))
 
 
 def _outcome(contract: Contract) -> Schema:

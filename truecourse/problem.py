@@ -65,6 +65,8 @@ class View:
     The SQL returns the entity's keys, `event_timestamp` (the moment the row became known) and the features.
     A view with `timeless=True` returns no event_timestamp: one row a key, true at any time.
     `ttl`: older values count as missing (inclusive); zero is unlimited.
+    `when_unavailable`: where the online store does not answer, the endpoint fails (503), or goes on without the values
+    and says so in its answer.
     `lookback`: no source row can touch a feature row farther from it in time than this, measured on the tables'
     `time` columns in either direction. It makes recomputing incremental; None recomputes all.
     """
@@ -77,6 +79,7 @@ class View:
     ttl: timedelta = timedelta(0)
     lookback: timedelta | None = None
     timeless: bool = False
+    when_unavailable: Literal["fail", "missing"] = "fail"
     description: str = ""
 
 

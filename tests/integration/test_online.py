@@ -1,6 +1,7 @@
 """The online store answers as the offline features do, on sqlite and on a real Valkey."""
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from feature_repo.online import REST
 from tests.cleaned import write_clean
+from tests.conftest import free_ports, valkey_server
 from tests.deliveries import deliveries, install
 from truecourse.encoding import Array, columns_of
 from truecourse.errors import PlatformError, SettingsError
@@ -146,3 +149,33 @@ def test_a_store_that_is_not_there(tmp_path: Path, configure: Callable[..., None
     configure(online_store="memcached://somewhere")
     with pytest.raises(SettingsError, match="online store"):
         OnlineReader(load_problem())
+
+
+def test_a_store_that_goes_and_comes_back(tmp_path: Path, configure: Callable[..., None]) -> None:
+    """A view that fails without it is a 503; those that may be missing are, and are named. Nobody waits for long."""
+    from dataclasses import replace
+
+    from feature_repo.online import OnlineReader
+
+    configure(home=tmp_path / "home", problems=tmp_path / "problems", problem="deliveries")
+    install(tmp_path / "problems", ROWS)
+    (port,) = free_ports(1)
+    configure(online_store=f"redis://127.0.0.1:{port}")
+    strict = load_problem()
+    lenient = replace(strict, views=[replace(view, when_unavailable="missing") for view in strict.views])
+    readers = [OnlineReader(problem) for problem in (strict, lenient)]
+    columns, times = requests(datetime(2024, 1, 20))
+    features = {name for view in strict.views for name in view.features}
+    for _ in range(2):
+        with valkey_server(tmp_path, port):
+            time.sleep(REST)
+            for reader in readers:
+                assert reader.read(columns, times, 5).unavailable == []
+        begun = time.monotonic()
+        with pytest.raises(PlatformError, match="does not answer"):
+            readers[0].read(columns, times, 5)
+        found = readers[1].read(columns, times, 5)
+        assert time.monotonic() - begun < 2 * REST + 1
+        assert found.unavailable == [view.name for view in strict.views]
+        assert set(found.values) == features
+        assert all(pd.isna(values).all() for values in found.values.values())

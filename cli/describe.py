@@ -6,7 +6,6 @@ from typing import Any
 from truecourse import registry
 from truecourse.loading import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, ModelVersion, TableVersion, TrainedRun
-from truecourse.tables import Tables
 
 
 def describe(flow: str, result: Any) -> str:
@@ -30,6 +29,8 @@ def seconds(value: float) -> str:
 
 
 def _rows(version: TableVersion) -> int:
+    from truecourse.tables import Tables
+
     return int(Tables().dataset(version).count_rows())
 
 
@@ -39,6 +40,8 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
 
 
 def _validate(versions: Mapping[str, TableVersion]) -> str:
+    from truecourse.tables import Tables
+
     tables = Tables()
     commits = [tables.commits(version.name)[-1][1]["rows"] for version in versions.values()]
     total = {name: sum(commit.get(name, 0) for commit in commits) for name in ("in", "quarantined", "corrected")}

@@ -1,60 +1,84 @@
 """The `truecourse` command."""
 
 import atexit
+import importlib
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from cli import asking, keys, knowing, office
-from cli.demo import demo
-from cli.deployed import deploy
-from cli.run import Flows
-from cli.up import up
 from truecourse.settings import quiet_environment
 
-app = typer.Typer(
-    name="truecourse",
-    help="From raw tables to served, explained and monitored predictions.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+SHOWN = {"no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False}
+
+
+def group(commands: Mapping[str, Any], help: str) -> typer.Typer:
+    """Commands by name: `module:function`, imported when it is asked for, or a group. All imported at once take
+    seconds, which a rollback has not."""
+
+    class Commands(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            return list(commands)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            found = commands.get(cmd_name)
+            if not isinstance(found, str):
+                return found and _named(found, cmd_name)
+            module, _, function = found.partition(":")
+            made = getattr(importlib.import_module(module), function)
+            if isinstance(made, typer.Typer):
+                return _named(made, cmd_name)
+            app = typer.Typer(**SHOWN)  # type: ignore[arg-type]
+            app.command(cmd_name)(made)
+            return typer.main.get_command(app)
+
+    app = typer.Typer(cls=Commands, help=help, **SHOWN)  # type: ignore[arg-type]
+    app.callback()(_nothing)
+    return app
+
+
+def _named(app: typer.Typer, name: str) -> Any:
+    command = typer.main.get_command(app)
+    command.name = name
+    return command
+
+
+def _nothing() -> None:
+    pass
+
+
+trace = group(
+    {"prediction": "cli.knowing:trace_prediction", "model": "cli.knowing:trace_model"},
+    "The line back to the source bytes, each link verified again.",
 )
-trace = typer.Typer(help="The line back to the source bytes, each link verified again.", no_args_is_help=True)
-key = typer.Typer(help="API keys of the endpoint.", no_args_is_help=True)
-run = typer.Typer(cls=Flows, help="Run a flow by name.", no_args_is_help=True)
-
-app.command()(demo)
-app.command()(up)
-app.command()(knowing.init)
-app.command()(knowing.check)
-app.add_typer(run, name="run")
-app.command()(deploy)
-app.command()(asking.serve)
-app.command()(asking.predict)
-app.command()(asking.explain)
-app.add_typer(key, name="key")
-key.command("create")(keys.create)
-key.command("list")(keys.list_keys)
-key.command("revoke")(keys.revoke)
-app.command()(knowing.status)
-app.command()(knowing.summary)
-app.command()(office.promote)
-app.command()(office.rollback)
-app.add_typer(trace, name="trace")
-trace.command("prediction")(knowing.trace_prediction)
-trace.command("model")(knowing.trace_model)
-app.command()(knowing.reproduce)
-
-
-@run.callback()
-def _flows() -> None:
-    pass
-
-
-@trace.callback()
-def _lines() -> None:
-    pass
+key = group(
+    {"create": "cli.keys:create", "list": "cli.keys:list_keys", "revoke": "cli.keys:revoke"},
+    "API keys of the endpoint.",
+)
+app = group(
+    {
+        "demo": "cli.demo:demo",
+        "up": "cli.up:up",
+        "init": "cli.knowing:init",
+        "check": "cli.knowing:check",
+        "run": "cli.run:run",
+        "deploy": "cli.deployed:deploy",
+        "serve": "cli.asking:serve",
+        "predict": "cli.asking:predict",
+        "explain": "cli.asking:explain",
+        "key": key,
+        "status": "cli.knowing:status",
+        "summary": "cli.knowing:summary",
+        "promote": "cli.office:promote",
+        "rollback": "cli.office:rollback",
+        "trace": trace,
+        "reproduce": "cli.knowing:reproduce",
+    },
+    "From raw tables to served, explained and monitored predictions.",
+)
 
 
 def main() -> None:

@@ -85,3 +85,17 @@ def _documented(docstring: str) -> tuple[str, dict[str, str]]:
     found = {match[1]: match[2] for line in lines if (match := re.match(r"(\w+): (.*)", line))}
     kept = [line for line in lines if not re.match(r"\w+: ", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip(), found
+
+
+run = typer.Typer(
+    cls=Flows,
+    help="Run a flow by name.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@run.callback()
+def _flows() -> None:
+    pass

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,5 +179,8 @@ def prefect_api_url() -> str:
 def prefect_environment() -> None:
     """Keep Prefect's own files in our home, for this process and its children; to be called before it is imported."""
     quiet_environment()
-    os.environ.setdefault("PREFECT_HOME", str(get_settings().home / "prefect"))
+    home = get_settings().home
+    with suppress(OSError):  # who writes there will say what is wrong with it; Prefect makes no parents
+        home.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")

@@ -65,10 +65,20 @@ def test_every_setting_is_documented() -> None:
 
 
 def command_names() -> Iterator[str]:
+    import typer
+
     from cli.main import app
 
-    yield from (command.callback.__name__ for command in app.registered_commands if command.callback)
-    yield from (group.name for group in app.registered_groups if group.name)
+    whole = typer.main.get_command(app)
+    context = typer.Context(whole)
+    assert isinstance(whole, typer.core.TyperGroup)
+    for name in whole.list_commands(context):
+        command = whole.get_command(context, name)
+        assert command is not None
+        if isinstance(command, typer.core.TyperGroup) and name != "run":
+            yield from (f"{name} {part}" for part in command.list_commands(context))
+        else:
+            yield name
 
 
 def test_every_command_is_documented() -> None:

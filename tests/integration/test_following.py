@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -295,6 +297,16 @@ def test_no_request_fails_while_the_champion_changes_20_times(server: httpx.Clie
     assert len(seen) == 2, "each version has one score for the row, and nothing in between is answered"
     assert sorted(delays)[len(delays) // 2] < 2, delays
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_rollback_is_one_command(server: httpx.Client, make: Make) -> None:
+    move(champion=make(2).version)
+    wait_until(lambda: _answers(server, 2), 20, "version 2")
+    command = subprocess.Popen([str(Path(sys.executable).parent / "truecourse"), "rollback", "--reason", "it is worse"])
+    wait_until(lambda: _answers(server, 1), 30, "version 1")
+    assert command.wait(60) == 0
+    now = aliases.current("deliveries")
+    assert (now.action, now.reason) == ("rollback", "it is worse")
 
 
 def _answers(client: httpx.Client, version: int) -> bool:

@@ -92,7 +92,11 @@ def _deploy(api: str) -> None:
 
 def _start_worker(api: str) -> Child:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"]
-    environment = child_environment(PREFECT_API_URL=api, PREFECT_LOGGING_LEVEL="INFO")
+    told = {
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+    }  # seconds between two looks for a run; ten else
+    environment = child_environment(PREFECT_API_URL=api, **told)
     return start("the Prefect worker", command, environment, get_settings().home / "logs" / "worker.log")
 
 

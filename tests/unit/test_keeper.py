@@ -99,6 +99,7 @@ def test_one_that_was_killed_is_not_found(servers: tuple[Servers, int]) -> None:
     keeper, _ = servers
     os.kill(keeper.pid, signal.SIGKILL)
     wait_until(lambda: find(keeper.place) is None, 20, "its death")
+    assert (keeper.place / "keeper.json").exists(), "it left word, which nobody believes"
 
 
 def test_a_stranger_gives_no_orders(servers: tuple[Servers, int]) -> None:

@@ -41,7 +41,7 @@ def frame(rows: int, first: int, seed: int) -> pa.Table:
 
 
 def ours(reference: int, window: int) -> Callable[[], int]:
-    from truecourse import drift
+    from truecourse.monitoring import drift
 
     before, after = frame(reference, 0, 0), frame(window, reference // A_DAY + 1, 1)
     names = [name for name in before.column_names if name != "decision_time"]

@@ -76,7 +76,7 @@ def score(problem: Problem) -> None:
 
 
 def monitor(problem: Problem) -> None:
-    from tasks.monitor import check_drift
+    from tasks.drift import check_drift
 
     check_drift.fn(problem.name)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.monitor import check_drift
+from tasks.drift import check_drift
 from truecourse.loading import load_problem
 
 

@@ -108,7 +108,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
 
 
 def monitored(**options: Any) -> dict[str, Any]:
-    from tasks.monitor import monitored as check
+    from tasks.drift import monitored as check
 
     return check(load_problem("deliveries"), **options)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse import drift
 from truecourse.errors import FeatureError
+from truecourse.monitoring import drift
 
 UTC = pa.timestamp("us", tz="UTC")
 

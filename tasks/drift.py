@@ -16,11 +16,12 @@ from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext
 
 from tasks.retry import RETRY
-from truecourse import drift, registry
+from truecourse import registry
 from truecourse.encoding import columns_of
 from truecourse.errors import FeatureError, ModelError, NotFound
 from truecourse.loading import load_problem
 from truecourse.model import Model
+from truecourse.monitoring import drift
 from truecourse.pages import render
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Snapshot, TableVersion, Window, naive_utc

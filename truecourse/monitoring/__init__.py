@@ -1,0 +1,1 @@
+"""What watches over data, predictions, models and servers once they are at work."""

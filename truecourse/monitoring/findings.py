@@ -1,0 +1,44 @@
+"""What a check found: each finding one thing that is not as it should be, its cause, and a sentence."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from truecourse.references import Reference
+
+Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine"]
+
+
+class Finding(Reference):
+    """One thing that is wrong, or worth knowing.
+
+    `subject`: what it is about: a column, a view, a flow, an objective. `cause`: a name for what is behind it, the same
+    each time ("unit change", "dead feed", "new category"). `page`: somebody should be told now; otherwise it is only
+    reported. `sentence`: for people, whole and by itself. `figures`: what it rests on, JSON.
+    """
+
+    check: Check
+    subject: str
+    cause: str
+    page: bool
+    sentence: str
+    figures: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The same for the same trouble at another time: what alerts are told apart by."""
+        return f"{self.check}/{self.subject}/{self.cause}"
+
+
+class Report(Reference):
+    """What one check says at one moment. `at`: the moment that counted as now, UTC. `sentence`: all of it in one.
+    `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
+
+    check: Check
+    problem: str
+    at: datetime
+    sentence: str
+    findings: tuple[Finding, ...] = ()
+    page: str = ""
+    figures: dict[str, Any] = Field(default_factory=dict)

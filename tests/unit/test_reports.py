@@ -1,0 +1,28 @@
+"""Reports of checks: the newest one, and the history."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from truecourse.monitoring import reports
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.storage import LocalStore
+
+MONDAY = datetime(2024, 5, 6, tzinfo=UTC)
+
+
+def report(day: int, sentence: str) -> Report:
+    finding = Finding(check="drift", subject="temp", cause="unit change", page=True, sentence=sentence)
+    at = MONDAY + timedelta(days=day)
+    return Report(check="drift", problem="deliveries", at=at, sentence=sentence, findings=(finding,))
+
+
+def test_the_newest_is_the_latest_moment_and_not_the_last_written(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert reports.latest(store, "deliveries", "drift") is None
+    for day, sentence in ((1, "a"), (3, "b"), (2, "c"), (3, "d")):
+        reports.save(store, report(day, sentence))
+    assert reports.latest(store, "deliveries", "drift") == report(3, "d")
+    assert [r.sentence for r in reports.history(store, "deliveries", "drift")] == ["a", "c", "d"]
+    since = MONDAY + timedelta(days=2)
+    assert [r.sentence for r in reports.history(store, "deliveries", "drift", since)] == ["c", "d"]
+    assert reports.history(store, "deliveries", "quality") == []

@@ -1,0 +1,43 @@
+"""Reports of checks in object storage: the newest of each check for whoever looks, and all of them for a timeline."""
+
+from datetime import datetime
+
+from truecourse.errors import NotFound
+from truecourse.monitoring.findings import Check, Report
+from truecourse.storage import ObjectStore
+
+
+def save(store: ObjectStore, report: Report) -> None:
+    """Keep a report, in place of one of the same moment. It becomes the newest unless a later moment was reported."""
+    data = report.model_dump_json(indent=1).encode()
+    store.put(f"{_place(report.problem, report.check)}{_name(report.at)}.json", data)
+    newest = latest(store, report.problem, report.check)
+    if newest is None or newest.at <= report.at:
+        store.put(_latest(report.problem, report.check), data)
+
+
+def latest(store: ObjectStore, problem: str, check: Check) -> Report | None:
+    """None where the check was never made."""
+    try:
+        return Report.model_validate_json(store.get(_latest(problem, check)))
+    except NotFound:
+        return None
+
+
+def history(store: ObjectStore, problem: str, check: Check, since: datetime | None = None) -> list[Report]:
+    """Oldest first; from the moment `since` (UTC) on."""
+    place = _place(problem, check)
+    first = f"{place}{_name(since)}" if since else place
+    return [Report.model_validate_json(store.get(key)) for key in sorted(store.list(place)) if key >= first]
+
+
+def _latest(problem: str, check: Check) -> str:
+    return f"reports/{problem}/{check}.json"
+
+
+def _place(problem: str, check: Check) -> str:
+    return f"checks/{problem}/{check}/"
+
+
+def _name(at: datetime) -> str:
+    return f"{at:%Y%m%dT%H%M%S}"

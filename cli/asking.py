@@ -20,6 +20,7 @@ from cli.endpoint import (
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.views import explanation_view, pairs, prediction_view, request_view
 from services import launch
+from truecourse import endpoints
 from truecourse.errors import PlatformError, RequestError
 from truecourse.loading import load_problem
 from truecourse.processes import require_free, supervised
@@ -50,8 +51,9 @@ def serve(
         if json:
             print_json({"url": url, "problem": name, "pid": children[0].process.pid})
         stderr().print(pairs({"serving": name, **shown, "stop": "Ctrl-C"}))
-        status = children[0].process.wait()
-        raise PlatformError(f"ended with status {status}\n{children[0].tail()}", where="the endpoint")
+        with endpoints.announced(name, url):
+            status = children[0].process.wait()
+            raise PlatformError(f"ended with status {status}\n{children[0].tail()}", where="the endpoint")
 
 
 def _rows(problem: str, fields: list[str] | None, rows: list[str] | None, example: int | None) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from typing import NoReturn
 
 from cli.endpoint import endpoint_url, start_endpoint, start_shipper
@@ -12,7 +13,7 @@ from cli.progress import Progress
 from cli.server import Platform, announce, answers, platform_file, running_platform, start_prefect
 from cli.views import pairs
 from services import launch
-from truecourse import registry
+from truecourse import endpoints, registry
 from truecourse.errors import ModelError, PlatformError
 from truecourse.loading import load_problem
 from truecourse.processes import Child, require_free, require_writable, start, supervised
@@ -35,7 +36,8 @@ def up(problem: ProblemName = None, json: Json = False) -> Answer:
             if json:
                 print_json({"prefect": platform.prefect, "mlflow": platform.mlflow, "endpoint": platform.endpoint})
             stderr().print(pairs(_places(name, platform)))
-            _watch(children)
+            with endpoints.announced(name, platform.endpoint) if platform.endpoint else nullcontext():
+                _watch(children)
         finally:
             platform_file().unlink(missing_ok=True)
 

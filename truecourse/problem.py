@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from truecourse.objectives import Objectives
 from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, Promotion, SliceFloor
 from truecourse.schema import (
     CONFIG,
@@ -32,13 +33,14 @@ from truecourse.schema import (
     days,
     hours,
     minutes,
+    seconds,
 )
 
 __all__ = [
     "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer", "Label",
-    "MetricGate", "Monitoring", "Objects", "PackageData", "Problem", "Promotion", "RandomSplit", "Range",
+    "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "RandomSplit", "Range",
     "RequestFeatures", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days",
-    "hours", "minutes",
+    "hours", "minutes", "seconds",
 ]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -192,12 +194,14 @@ class Monitoring:
 
 @dataclass(frozen=True, config=CONFIG)
 class Serving:
-    """Limits of the endpoint: rows a request, and what happens to categories never seen in training."""
+    """Limits of the endpoint (rows a request, what happens to categories never seen in training), and what it is held
+    to."""
 
     _: KW_ONLY
     max_rows: Annotated[int, Field(ge=1)] = 1000
     unknown_category: Literal["reject", "missing"] = "missing"
     """reject: a 422 that names the value; missing: scored as missing, and flagged in the answer."""
+    objectives: Objectives = Objectives()
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -183,6 +183,10 @@ def minutes(count: float) -> timedelta:
     return timedelta(minutes=count)
 
 
+def seconds(count: float) -> timedelta:
+    return timedelta(seconds=count)
+
+
 def constraints(column: AnyColumn) -> dict[str, Any]:
     """The limits a value of this column must keep, by name, absent ones left out."""
     names = ("ge", "le", "one_of", "pattern", "max_length", "in_table")

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
     max_delay: float = Field(0.05, ge=0, description="seconds to wait for a turn under overload; 0 never refuses")
 
+    endpoints: str = Field("", description="URLs of endpoints elsewhere that health watches too, by commas")
+    machine_cpu: float = Field(1.5, gt=0, description="load per processor, of 5 minutes, above which health says so")
+    machine_memory: float = Field(0.9, gt=0, lt=1, description="share of memory in use above which health says so")
+    machine_disk: float = Field(0.9, gt=0, lt=1, description="share of a disk in use above which health says so")
+
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads for DuckDB and XGBoost"
     )

@@ -26,3 +26,18 @@ def test_the_newest_is_the_latest_moment_and_not_the_last_written(tmp_path: Path
     since = MONDAY + timedelta(days=2)
     assert [r.sentence for r in reports.history(store, "deliveries", "drift", since)] == ["c", "d"]
     assert reports.history(store, "deliveries", "quality") == []
+
+
+def test_a_check_every_few_minutes_leaves_one_report_an_hour_unless_it_finds_something_else(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    first = report(1, "a")
+    other = first.findings[0].model_copy(update={"subject": "wind"})
+    for minutes in range(0, 130, 10):
+        found = (other,) if minutes == 30 else first.findings
+        at = first.at + timedelta(minutes=minutes)
+        reports.refresh(store, first.model_copy(update={"at": at, "findings": found}))
+    kept = [(r.at - first.at) // timedelta(minutes=1) for r in reports.history(store, "deliveries", "drift")]
+    assert kept == [0, 30, 40, 60, 120]
+    newest = reports.latest(store, "deliveries", "drift")
+    assert newest is not None
+    assert newest.at == first.at + timedelta(minutes=120)

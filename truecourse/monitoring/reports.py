@@ -16,6 +16,24 @@ def save(store: ObjectStore, report: Report) -> None:
         store.put(_latest(report.problem, report.check), data)
 
 
+def refresh(store: ObjectStore, report: Report) -> None:
+    """save(), for a check that is made every few minutes: of an hour in which it finds the same things, the timeline
+    gets one report alone."""
+    newest = latest(store, report.problem, report.check)
+    if newest is None or _hour(newest) != _hour(report) or _keys(newest) != _keys(report):
+        save(store, report)
+    else:
+        store.put(_latest(report.problem, report.check), report.model_dump_json(indent=1).encode())
+
+
+def _hour(report: Report) -> str:
+    return f"{report.at:%Y%m%dT%H}"
+
+
+def _keys(report: Report) -> set[str]:
+    return {finding.key for finding in report.findings}
+
+
 def latest(store: ObjectStore, problem: str, check: Check) -> Report | None:
     """None where the check was never made."""
     try:

@@ -1,0 +1,40 @@
+"""Asking an endpoint for its meters, as Prometheus would."""
+
+import urllib.error
+
+from services.connection import open_url
+from truecourse.endpoints import Expected
+from truecourse.errors import PlatformError
+from truecourse.monitoring import meters
+from truecourse.monitoring.endpoint import Look
+
+_CURES = {
+    401: "show a key that holds, in TRUECOURSE_API_KEY",
+    403: "the key in TRUECOURSE_API_KEY needs the scope admin",
+    404: "set TRUECOURSE_METRICS=true for it",
+}
+
+
+def look(endpoint: Expected, seconds: float = 5) -> Look:
+    """One scrape. Never raises: what does not answer is what is looked for."""
+
+    def failed(error: str, answers: bool) -> Look:
+        return Look(endpoint.name, endpoint.url, None, error, answers)
+
+    try:
+        with open_url(f"{endpoint.url}/metrics", seconds=seconds) as answer:
+            text = answer.read().decode(errors="replace")
+        return Look(endpoint.name, endpoint.url, meters.read(text))
+    except urllib.error.HTTPError as error:
+        return failed(_CURES.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
+    except PlatformError as error:
+        return failed(error.what, answers=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return failed(getattr(reason, "strerror", None) or str(reason), answers=False)
+
+
+def looks(endpoints: list[Expected], problem: str) -> list[Look]:
+    """One at each, but for those that say they serve another problem."""
+    found = [look(endpoint) for endpoint in endpoints]
+    return [one for one in found if one.reading is None or one.reading.problem in ("", problem)]

@@ -1,0 +1,111 @@
+"""Endpoints held to their objectives: a real server under real requests, real failures, a real death."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services import launch
+from services.scraping import looks
+from tests.conftest import free_ports, stop, valkey_server
+from tests.integration.conftest import Endpoint, Trained
+from tests.integration.test_service import ROW
+from truecourse.endpoints import Expected
+from truecourse.loading import load_problem
+from truecourse.monitoring.endpoint import check_endpoint
+from truecourse.monitoring.findings import Report
+from truecourse.objectives import Objectives
+from truecourse.problem import Problem, Serving, seconds
+from truecourse.processes import Child
+from truecourse.storage import LocalStore
+
+NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
+
+
+class Watched:
+    """A server, and looks at it five minutes apart by the check's clock."""
+
+    def __init__(self, problem: Problem, endpoint: Expected, store: LocalStore) -> None:
+        self.problem, self.store, self.at = problem, store, NOW
+        self.endpoint = endpoint
+
+    def look(self, minutes: float = 5, problem: Problem | None = None) -> Report:
+        self.at += timedelta(minutes=minutes)
+        found = looks([self.endpoint], self.problem.name)
+        return check_endpoint(problem or self.problem, self.store, found, self.at)
+
+
+def keys(report: Report) -> set[str]:
+    return {finding.key.removeprefix("endpoint/local ") for finding in report.findings}
+
+
+def pages(report: Report) -> set[str]:
+    return {finding.key.removeprefix("endpoint/local ") for finding in report.findings if finding.page}
+
+
+def figures(report: Report) -> dict[str, Any]:
+    found: dict[str, Any] = report.figures["endpoints"]["local"]
+    return found
+
+
+def ask(client: httpx.Client, count: int, row: dict[str, Any]) -> set[int]:
+    return {client.post("/predict", json={"rows": [row]}).status_code for _ in range(count)}
+
+
+@contextmanager
+def served(folder: Path, port: int, log: Path) -> Iterator[Child]:
+    server = launch.start(folder, port, log)
+    try:
+        launch.wait_ready(server, port)
+        yield server
+    finally:
+        stop(server.process)
+
+
+def test_it_burns_when_its_store_is_gone_and_is_missed_when_it_is_dead(
+    endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    """With nothing in the store every key is missing, and answered; with no store, nothing is."""
+    store_port, port = free_ports(2)
+    problem, log = load_problem("deliveries"), tmp_path / "log"
+    configure(online_store=f"redis://127.0.0.1:{store_port}")
+    local = Expected(name="local", url=f"http://127.0.0.1:{port}", problem="deliveries")
+    watched = Watched(problem, local, LocalStore(tmp_path / "store"))
+    with httpx.Client(base_url=local.url, timeout=30) as client:
+        with valkey_server(tmp_path, store_port), served(endpoint.folder, port, log):
+            watched.look()
+            assert ask(client, 80, ROW) == {200}
+            assert ask(client, 40, ROW | {"distance": "far"}) == {422}
+            well = watched.look()
+            assert not well.findings, well.sentence
+            assert figures(well)["requests"] == 120, "what the client does wrong is answered too"
+            assert figures(well)["objectives"][0]["budget_left"] == 1
+            assert 0 < figures(well)["paths"]["/predict"]["p50"] <= figures(well)["paths"]["/predict"]["p99"] < 30
+            strict = Serving(objectives=Objectives(latency=seconds(0.001), fast=0.999))
+            slow = check_endpoint(
+                dataclasses.replace(problem, serving=strict), watched.store, looks([local], "deliveries"), watched.at
+            )
+            assert pages(slow) == {"latency/fast burn"}, "hardly any answer comes within a millisecond"
+        with served(endpoint.folder, port, log) as server:
+            watched.look()
+            assert ask(client, 60, ROW) == {503}
+            failing = watched.look()
+            assert pages(failing) == {"availability/fast burn"}
+            (burning,) = (finding for finding in failing.findings if finding.page)
+            assert burning.sentence in failing.sentence
+            # The restart lost no request and invented none: 120 answered by the first server, 60 failed by the second.
+            assert figures(failing)["requests"] == 180
+            assert figures(failing)["objectives"][0]["bad"] == 60
+            assert burning.figures["share"] == pytest.approx(1 / 3)
+            assert figures(failing)["objectives"][0]["budget_left"] < -300
+            assert {"online store/no answer", "features of courier_history/no answer"} <= keys(failing)
+            stop(server.process, 0.1)
+            gone = watched.look()
+    assert "reachability/no answer" in pages(gone)
+    assert "Connection refused" in gone.sentence
+    assert (figures(gone)["looks"], figures(gone)["silent"]) == (4, 1)

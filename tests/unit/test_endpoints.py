@@ -1,0 +1,56 @@
+"""Which endpoints should answer: those at work, those that died at work, and no others."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.scraping import look
+from tests.conftest import free_ports
+from truecourse import deployments
+from truecourse.deployments import Running
+from truecourse.endpoints import Expected, announced, expected
+from truecourse.errors import PlatformError
+from truecourse.references import ArtifactRef, ModelVersion
+
+LOCAL = Expected(name="local", url="http://127.0.0.1:3000", problem="deliveries")
+
+
+def test_one_that_is_stopped_is_not_missed_and_one_that_died_is(home: Path) -> None:
+    assert expected("deliveries") == []
+    with announced("deliveries", LOCAL.url):
+        assert expected("deliveries") == [LOCAL]
+        assert expected("wine") == []
+    assert expected("deliveries") == []
+    with pytest.raises(KeyboardInterrupt), announced("deliveries", LOCAL.url):
+        raise KeyboardInterrupt
+    assert expected("deliveries") == []
+    with pytest.raises(PlatformError), announced("deliveries", LOCAL.url):
+        raise PlatformError("ended with status -9")
+    assert expected("deliveries") == [LOCAL]
+
+
+def test_those_deployed_and_those_elsewhere_are_expected(home: Path, configure: Callable[..., None]) -> None:
+    configure(endpoints="https://a.example.com, http://b.example.com:3000/")
+    version = ModelVersion(problem="deliveries", version=1, run_id="r", model_sha256="s")
+    bento = ArtifactRef(key="k", sha256="s", bytes=1)
+    (home / "deployments" / "dev").mkdir(parents=True)
+    running = Running(
+        server=1, version=version, bento=bento, config_sha256="c", host="127.0.0.1", port=3100, folder=home,
+        since=datetime(2024, 5, 6, tzinfo=UTC),
+    )  # fmt: skip
+    deployments.set_running("dev", running)
+    found = {one.name: one.url for one in expected("deliveries")}
+    assert found == {
+        "dev": "http://127.0.0.1:3100",
+        "a.example.com": "https://a.example.com",
+        "b.example.com-3000": "http://b.example.com:3000",
+    }
+    assert "dev" not in {one.name for one in expected("wine")}
+
+
+def test_nobody_there_is_no_answer() -> None:
+    (port,) = free_ports(1)
+    found = look(LOCAL.model_copy(update={"url": f"http://127.0.0.1:{port}"}))
+    assert (found.reading, found.answers, found.error) == (None, False, "Connection refused")

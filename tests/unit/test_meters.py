@@ -1,0 +1,116 @@
+"""An endpoint's meters over time: what was counted is counted once, whatever restarts and however often one looks."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.metrics import Metrics
+from truecourse.errors import PlatformError
+from truecourse.monitoring.meters import LOOKS, SILENT, Meters, read
+
+NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
+MONTH = timedelta(days=30)
+DAY = timedelta(days=1)
+
+
+def test_the_meters_of_the_service_are_understood() -> None:
+    metrics = Metrics(["/predict", "/explain", "/livez"])
+    for status, seconds in ((200, 0.003), (200, 0.3), (503, 0.004), (429, 0.0001)):
+        metrics.answered("/predict", status, seconds)
+    metrics.answered("/livez", 200, 0.001)
+    metrics.refused.labels("overload").inc()
+    metrics.reads.labels("routes").inc(7)
+    metrics.misses.labels("routes").inc(2)
+    metrics.model.labels("deliveries", "3", "abc").set(1)
+    metrics.up.labels("storage").set(0)
+    reading = read(metrics.exposition().decode())
+    assert reading.problem == "deliveries"
+    assert reading.gauges["dependency_up:storage"] == 0
+    assert reading.counters["requests:/predict:2xx"] == 2
+    assert reading.counters["requests:/predict:5xx"] == 1
+    assert reading.counters["refused:overload"] == 1
+    assert (reading.counters["reads:routes"], reading.counters["misses:routes"]) == (7, 2)
+    assert reading.counters["seconds:/predict:0.005"] == 3
+    assert reading.counters["seconds:/predict:+Inf"] == 4
+    assert not [name for name in reading.counters if "livez" in name], "objectives are of predictions"
+
+
+def test_what_is_no_exposition_is_refused() -> None:
+    with pytest.raises(PlatformError, match="Prometheus"):
+        read("<html>{\n")
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[list[int]]:
+    """A server's lives: how much one counter grows between looks, in each; every life sees something at once, since
+    one that restarts and counts past what was seen before cannot be told."""
+    return draw(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=5))
+
+
+@given(lives())
+def test_growth_is_counted_once_over_restarts(grown: list[list[int]]) -> None:
+    meters, at, expected, before = Meters(), NOW, 0, 0
+    for life in grown:
+        count = 0
+        for step, growth in enumerate(life):
+            count += growth
+            at += timedelta(minutes=5)
+            # A restart shows where the first look of a life reads less than the last of the life before.
+            restarted = step == 0 and count < before
+            known = meters.samples and (restarted or count >= before)
+            expected += (count if restarted else count - before) if known else 0
+            meters = meters.add(at, {"requests:/predict:2xx": float(count)}, MONTH)
+            before = count
+    assert meters.since(at, MONTH).sum("requests:") == expected
+
+
+def test_one_counter_that_falls_restarts_all() -> None:
+    meters = Meters().add(NOW, {"a": 100.0, "b": 1.0}, MONTH)
+    meters = meters.add(NOW + timedelta(minutes=5), {"a": 4.0, "b": 2.0}, MONTH)
+    assert meters.since(NOW + timedelta(minutes=5), DAY).values == {LOOKS: 1, "a": 4, "b": 2}
+
+
+def test_a_silence_is_counted_and_forgets_nothing() -> None:
+    meters = Meters().add(NOW, {"a": 5.0}, MONTH)
+    meters = meters.add(NOW + timedelta(minutes=5), None, MONTH)
+    meters = meters.add(NOW + timedelta(minutes=10), {"a": 9.0}, MONTH)
+    grown = meters.since(NOW + timedelta(minutes=10), DAY).values
+    assert (grown["a"], grown[LOOKS], grown[SILENT]) == (4, 2, 1)
+
+
+@given(st.lists(st.integers(1, 900), min_size=2, max_size=60), st.integers(1, 72 * 60))
+def test_thinning_changes_no_sum_and_begins_where_it_should(gaps: list[int], asked: int) -> None:
+    """A window's growth is that of all looks between its ends, and it begins where it should: not later than asked,
+    and at most as much earlier as sums are kept apart."""
+    meters, at, count, all_looks = Meters(), NOW, 0, {}
+    for gap in gaps:
+        at += timedelta(minutes=gap)
+        count += gap
+        all_looks[at] = count
+        meters = meters.add(at, {"a": float(count)}, MONTH)
+    length = timedelta(minutes=asked)
+    grown = meters.since(at, length)
+    first = at - grown.span
+    assert grown.values.get("a", 0.0) == count - all_looks[first]
+    wanted = max((look for look in all_looks if look <= at - length), default=min(all_looks))
+    assert wanted - timedelta(hours=6) < first <= wanted
+
+
+def test_a_year_of_looks_stays_small_and_reaches_a_month_back() -> None:
+    meters = Meters()
+    for step in range(3000):
+        at = NOW + step * timedelta(minutes=15)
+        meters = meters.add(at, {"a": float(step)}, MONTH)
+    assert len(meters.samples) < 300
+    whole = meters.since(at, MONTH)
+    assert MONTH <= whole.span <= MONTH + timedelta(hours=7)
+    assert whole.values["a"] == pytest.approx(whole.span / timedelta(minutes=15))
+    hour = meters.since(at, timedelta(hours=1))
+    assert hour.span == timedelta(hours=1)
+
+
+def test_a_look_from_before_the_newest_is_not_added() -> None:
+    meters = Meters().add(NOW, {"a": 5.0}, MONTH)
+    assert meters.add(NOW - DAY, {"a": 1.0}, MONTH) == meters

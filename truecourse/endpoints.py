@@ -1,0 +1,79 @@
+"""The endpoints that should answer for a problem: those that commands serve on this machine, those that were deployed
+here, and those elsewhere that the settings name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from truecourse import deployments
+from truecourse.environments import environment_names, load_deployment
+from truecourse.errors import DeploymentError, PlatformError
+from truecourse.references import Reference
+from truecourse.settings import get_settings
+
+
+class Expected(Reference):
+    """`name`: of its environment, `local` for what `truecourse serve` or `up` runs, or its host."""
+
+    name: str
+    url: str
+    problem: str
+
+
+@contextmanager
+def announced(problem: str, url: str) -> Iterator[None]:
+    """Leave word that an endpoint serves until the block ends. One that is killed, or ends by itself (PlatformError),
+    leaves it behind, and is missed."""
+    file = _place() / f"{urlsplit(url).port}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(Expected(name="local", url=url, problem=problem).model_dump_json())
+    meant = True
+    try:
+        yield
+    except PlatformError:
+        meant = False
+        raise
+    finally:
+        if meant:
+            file.unlink(missing_ok=True)
+
+
+def expected(problem: str) -> list[Expected]:
+    """Those of one problem. An endpoint elsewhere counts for every problem: only it knows which it serves."""
+    settings = get_settings()
+    elsewhere = [url.strip().rstrip("/") for url in settings.endpoints.split(",") if url.strip()]
+    found = [*_local(), *_deployed(), *(Expected(name=_host(url), url=url, problem=problem) for url in elsewhere)]
+    return list({one.url: one for one in found if one.problem == problem}.values())
+
+
+def _place() -> Path:
+    return get_settings().home / "endpoints"
+
+
+def _local() -> Iterator[Expected]:
+    for file in sorted(_place().glob("*.json")):
+        with suppress(OSError, ValidationError):  # ended meanwhile, or half-written as it began
+            yield Expected.model_validate_json(file.read_bytes())
+
+
+def _deployed() -> Iterator[Expected]:
+    for environment in environment_names():
+        now = deployments.running(environment)
+        if now is not None:
+            url = f"{_scheme(environment)}://{now.host}:{now.port}"
+            yield Expected(name=environment, url=url, problem=now.version.problem)
+
+
+def _scheme(environment: str) -> str:
+    try:
+        return "https" if load_deployment(environment).authentication.tls else "http"
+    except DeploymentError:  # edited since, and wrong now
+        return "http"
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}-{parts.port}" if parts.port else str(parts.hostname)

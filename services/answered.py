@@ -1,6 +1,6 @@
 """Answers with all that they rest on, held as the arrays they came from: making records of them is for later."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -34,7 +34,7 @@ class Answered:
 
     `at`: when the request came, UTC. `columns`: the features, n values each; `events`: for each feature that was
     looked up, (n,) datetime64[us] UTC, NaT where there was none. `answers`: as the client gets them. A shadow's have
-    the ids of the answers that they stand beside.
+    the ids of the answers that they stand beside. `seconds`: of reading features and scoring, for all rows together.
     """
 
     identity: Identity
@@ -45,6 +45,7 @@ class Answered:
     columns: Mapping[str, Array]
     events: Mapping[str, Array]
     answers: list[dict[str, Any]]
+    seconds: float
 
     def records(self) -> Iterator[dict[str, Any]]:
         """A record of each answer, all of it JSON but `at`: who answered what, to what, from which features known
@@ -52,15 +53,7 @@ class Answered:
         for i, answer in enumerate(self.answers):
             features = {name: value(self.vocabulary, name, self.columns[name][i]) for name in self.vocabulary.features}
             yield {
-                PREDICTION_ID: answer[PREDICTION_ID],
-                "at": self.at,
-                "problem": self.identity.problem,
-                "model_version": self.identity.version,
-                "model_sha256": self.identity.sha256,
-                "role": self.role,
-                "id": self.rows.ids[i],
-                "decision_time": answer.get("decision_time"),
-                "request": self.rows.given[i],
+                **_head(self.identity, self.role, self.at, self.rows, i, answer),
                 "features": features,
                 "event_times": {name: _moment(times[i]) for name, times in self.events.items()},
                 "score": answer.get("score"),
@@ -68,7 +61,45 @@ class Answered:
                 "prediction": answer["prediction"],
                 "base": answer.get("base"),
                 "contributions": answer.get("contributions"),
+                "seconds": self.seconds,
+                "batch": len(self.answers),
+                "error": None,
             }
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A challenger that raised `error` (the kind of exception alone: a message may tell what was sent) on rows that the
+    champion answered, with `answers`. To be recorded like a shadow that has nothing to say."""
+
+    identity: Identity
+    at: datetime
+    rows: Rows
+    answers: Sequence[Mapping[str, Any]]
+    error: str
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        nothing = dict.fromkeys(("score", "scores", "prediction", "base", "contributions", "seconds"))
+        rest = {"features": {}, "event_times": {}, "batch": len(self.answers), "error": self.error}
+        for i, answer in enumerate(self.answers):
+            yield {**_head(self.identity, "shadow", self.at, self.rows, i, answer), **nothing, **rest}
+
+
+def _head(
+    identity: Identity, role: Role, at: datetime, rows: Rows, i: int, answer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a record of row `i` begins with: who was asked what, and when."""
+    return {
+        PREDICTION_ID: answer[PREDICTION_ID],
+        "at": at,
+        "problem": identity.problem,
+        "model_version": identity.version,
+        "model_sha256": identity.sha256,
+        "role": role,
+        "id": rows.ids[i],
+        "decision_time": answer.get("decision_time"),
+        "request": rows.given[i],
+    }
 
 
 def _moment(time: Any) -> str | None:

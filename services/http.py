@@ -12,10 +12,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from services.answered import Answered
 from services.page import page
 from services.prediction import Predictor
-from services.served import Served
+from services.served import Served, Told
 from truecourse import openapi
 from truecourse.errors import PlatformError, RequestError
 from truecourse.request import too_large
@@ -110,7 +109,7 @@ class Endpoint:
         if served.metrics is not None:
             served.metrics.rows.labels(path).inc(len(rows))
 
-        def answer() -> tuple[bytes, list[Answered]]:
+        def answer() -> tuple[bytes, list[Told]]:
             document, parts = served.answer(now, rows, at, path == "/explain")
             return _encoded(document), parts
 

@@ -18,6 +18,7 @@ from truecourse.settings import multiprocess_folder
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
+CHALLENGERS = ("challenger", "shadow")
 REASONS = ("unauthenticated", "forbidden", "rate", "overload", "timeout")
 
 
@@ -40,12 +41,15 @@ class Metrics:
             "feature_age_seconds", "age of the oldest value of a request", ["view"], buckets=AGES, **kept
         )
         self.failures = Counter("feature_failures", "reads that the online store did not answer", ["view"], **kept)
+        self.challenged = Counter("challenger_failures", "requests that it raised on", ["role"], **kept)
         self.model = Gauge("model_info", "1 for the version that answers", ["problem", "version", "sha256"], **latest)
         self.log_lag = Gauge("log_lag_seconds", "age of the oldest record not yet shipped", **latest)
         self.log_dropped = Gauge("log_dropped", "records dropped since the worker began", **latest)
         self.up = Gauge("dependency_up", "1 if it answered when last asked", ["dependency"], **latest)
         for reason in REASONS:  # a rate needs a zero to start from
             self.refused.labels(reason)
+        for role in CHALLENGERS:
+            self.challenged.labels(role)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         label = path if path in self._paths else "other"
@@ -67,6 +71,11 @@ class Metrics:
         """The online store did not answer for these views."""
         for view in views:
             self.failures.labels(view).inc()
+
+    def failed(self, role: str) -> None:
+        """The challenger raised: where it was to answer, or as a shadow. The champion answered."""
+        if role in CHALLENGERS:
+            self.challenged.labels(role).inc()
 
     def exposition(self) -> bytes:
         """All workers' meters in Prometheus' text format."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,6 +68,7 @@ class Predictor:
         ids: Sequence[str] | None = None,
     ) -> Answered:
         """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
+        began = time.perf_counter()
         columns, events, unavailable = self.columns(rows)
         matrix = self.model.vocabulary.encode(columns)
         answers = prediction.answers(self.model, columns, matrix)
@@ -77,7 +79,8 @@ class Predictor:
             answers = [answer | {"unavailable": unavailable} for answer in answers]
         told = self._told(rows, answers, new_ids(len(rows)) if ids is None else ids)
         moment = datetime.now(UTC) if at is None else at
-        return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told)
+        took = time.perf_counter() - began
+        return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
 
     def columns(self, rows: Rows) -> tuple[Columns, Columns, list[str]]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the

@@ -9,14 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from services.answered import PREDICTION_ID, Answered, Identity
+from services.answered import PREDICTION_ID, Answered, Failed, Identity
 from services.incumbents import Incumbents
 from services.metrics import Metrics
 from services.prediction import Answer, Predictor, document, open_predictor
 from truecourse.request import Rows
 
 log = logging.getLogger("truecourse.serving")
-Record = Callable[[Answered], None]
+Told = Answered | Failed
+Record = Callable[[Told], None]
 SHADOWED = 64
 """So many requests may wait for the shadow; what comes beyond them is counted, and not scored."""
 
@@ -42,33 +43,38 @@ class Served:
         """Of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
         return open_predictor(folder, self.metrics)
 
-    def answer(self, now: Incumbents, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[Answered]]:
-        """The client's answer, and what it rests on. A challenger that fails is answered for by the champion. Raises
-        PlatformError when the online store cannot be read."""
-        theirs = now.challenged(rows)
+    def answer(self, now: Incumbents, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[Told]]:
+        """The client's answer, and what is to be told of it. A challenger that fails is answered for by the champion.
+        Raises PlatformError when the online store cannot be read."""
+        theirs, failure = now.challenged(rows), None
         if now.challenger is not None and theirs:
             rest = sorted(set(range(len(rows))) - set(theirs))
             try:
                 parts = [now.challenger.answer(rows.part(theirs), explain=explain, role="challenger", at=at)]
             except Exception as error:
-                self._failed("challenger", now.challenger.identity, error)
+                failure = self._failed("challenger", now.challenger.identity, error)
             else:
                 if rest:
                     parts.insert(0, now.champion.answer(rows.part(rest), explain=explain, at=at))
-                return document(parts, rest + theirs), parts
-        parts = [now.champion.answer(rows, explain=explain, at=at)]
-        return document(parts), parts
+                return document(parts, rest + theirs), [*parts]
+        answered = now.champion.answer(rows, explain=explain, at=at)
+        told: list[Told] = [answered]
+        if now.challenger is not None and failure:
+            instead = [answered.answers[i] for i in theirs]
+            told.append(Failed(now.challenger.identity, at, rows.part(theirs), instead, failure))
+        return document([answered]), told
 
-    def after(self, now: Incumbents, parts: list[Answered]) -> None:
-        """To be called once the client has its answer: record it, and let the shadow score what it did not answer."""
+    def after(self, now: Incumbents, parts: list[Told]) -> None:
+        """To be called once the client has its answer: record it, and let the shadow score what it did not answer, nor
+        was to."""
         for part in parts:
             self._log(part)
-        if now.shadow and now.challenger is not None:
+        if now.shadow and now.challenger is not None and not any(isinstance(part, Failed) for part in parts):
             for part in parts:
-                if part.role == "champion":
+                if isinstance(part, Answered) and part.role == "champion":
                     self._queue(now.challenger, part)
 
-    def _log(self, part: Answered) -> None:
+    def _log(self, part: Told) -> None:
         try:
             if self.record is not None:
                 self.record(part)
@@ -88,16 +94,21 @@ class Served:
             self.counts["shadow_scored"] += len(part.rows)
             self._log(answered)
         except Exception as error:
-            self._failed("shadow", shadow.identity, error)
+            failure = self._failed("shadow", shadow.identity, error)
+            self._log(Failed(shadow.identity, part.at, part.rows, part.answers, failure))
         finally:
             self._waiting.release()
 
-    def _failed(self, what: str, identity: Identity, error: Exception) -> None:
-        """Told of without its message, which may hold what was sent; and once in a hundred, to keep the log short."""
-        count = self.counts[f"{what}_failed"]
+    def _failed(self, what: str, identity: Identity, error: Exception) -> str:
+        """Told of without its message, which may hold what was sent; and once in a hundred, to keep the log short. The
+        kind of the error."""
+        count, kind = self.counts[f"{what}_failed"], type(error).__name__
         self.counts[f"{what}_failed"] += 1
+        if self.metrics is not None:
+            self.metrics.failed(what)
         if count % 100 == 0:
-            log.error("version %d: %s failed: %s", identity.version, what, type(error).__name__)
+            log.error("version %d: %s failed: %s", identity.version, what, kind)
+        return kind
 
     def status(self) -> dict[str, Any]:
         """Who is in office in this worker, how the challenger does, and whether the aliases are followed."""

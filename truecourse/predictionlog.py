@@ -34,11 +34,17 @@ SCHEMA = pa.schema(
         ("prediction", pa.string()),
         ("base", pa.float64()),
         ("contributions", pa.string()),
+        ("seconds", pa.float64()),
+        ("batch", pa.int64()),
+        ("error", pa.string()),
     ]
 )
 """`at`: when the request came. `day`: of `at`, UTC, 2024-05-01. `role`: champion, challenger, or shadow (scored beside
 an answer, with that answer's prediction_id). `id` as the client gave it. `request`, `features`, `event_times` (when
-each looked-up feature's value came to be), `scores` by class and `contributions` are JSON."""
+each looked-up feature's value came to be), `scores` by class and `contributions` are JSON. `seconds`: of reading
+features and scoring, for the `batch` of rows of one request that were scored together. `error`: the kind of exception
+that a challenger raised as a shadow, or where it was to answer and the champion did; such a record has the role of a
+shadow, and no prediction. Tables and records from before these three were kept have none of them."""
 PARTITION = "day"
 _JSON = ("request", "features", "event_times", "scores", "contributions")
 
@@ -73,7 +79,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         PARTITION: at.strftime("%Y-%m-%d"),
         "id": None if given is None else str(given),
         "decision_time": None if decided is None else datetime.fromisoformat(decided),
-        "prediction": str(record["prediction"]),
+        "prediction": None if record["prediction"] is None else str(record["prediction"]),
     }
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -120,10 +120,12 @@ class Tables:
         commit: dict[str, Any],
         partition_by: str | None = None,
         transactions: Mapping[str, int] | None = None,
+        merge: bool = False,
     ) -> TableVersion:
         """`partition_by`: a column, where the table is created. `transactions`: numbers by application, that become
-        visible with the rows and are given back by transactions()."""
-        return self._write(name, rows, commit, transactions, mode="append", partition_by=partition_by)
+        visible with the rows and are given back by transactions(). `merge`: as replace() has it."""
+        options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
+        return self._write(name, rows, commit, transactions, **options)
 
     def compact(self, name: str) -> int:
         """Put small files together, in a version with the same rows; how many files that took away."""
@@ -146,8 +148,7 @@ class Tables:
         """Write `rows` in place of all rows, or of those that `where` (a Delta predicate) selects.
 
         `merge`: columns that the table does not have yet are added to it, and are null in its other rows."""
-        schema_mode = "merge" if merge else None
-        return self._write(name, rows, commit, mode="overwrite", predicate=where, schema_mode=schema_mode)
+        return self._write(name, rows, commit, mode="overwrite", predicate=where, schema_mode=_mode(merge))
 
     def _write(
         self,
@@ -180,3 +181,7 @@ class Tables:
     def digests(self, reference: TableVersion) -> dict[str, str]:
         """SHA-256 of every Parquet file of a version, by key."""
         return {key: sha256(self.store.get(key)) for key in self.files(reference)}
+
+
+def _mode(merge: bool) -> Literal["merge"] | None:
+    return "merge" if merge else None

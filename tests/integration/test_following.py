@@ -16,13 +16,12 @@ import httpx
 import pytest
 
 from services import launch
-from services.answered import Answered
 from services.following import Follower
-from services.served import Served
+from services.served import Served, Told
 from tests.bentos import variant
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from truecourse import aliases
+from truecourse import aliases, predictionlog
 from truecourse.references import Package
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
@@ -55,7 +54,7 @@ class Worker:
         self.served = Served()
         self.served.open(self.served.predictor(folder / "src" / "model"))
         self.follower = Follower(self.served, folder / "src")
-        self.records: list[Answered] = []
+        self.records: list[Told] = []
         self.served.record = self.records.append
         self.follower.step()
 
@@ -201,6 +200,12 @@ def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.Log
     document = worker.ask(ROW | {"distance": 13.0})
     assert document["model"]["version"] == 1
     assert worker.served.status()["counts"] == {"challenger_failed": 1}
+    answered, failed = (next(part.records()) for part in worker.records[-2:])
+    assert (answered["model_version"], answered["role"], answered["error"]) == (1, "champion", None)
+    assert (failed["model_version"], failed["role"], failed["error"]) == (2, "shadow", "AssertionError")
+    assert failed["prediction_id"] == answered["prediction_id"] == document["predictions"][0]["prediction_id"]
+    assert failed["prediction"] is failed["score"] is None
+    assert predictionlog.rows([predictionlog.encoded(failed)])["prediction"].to_pylist() == [None]
     assert "version 2: challenger failed: AssertionError" in caplog.text
 
 
@@ -218,6 +223,22 @@ def test_a_shadow_is_recorded_and_does_not_answer(make: Make) -> None:
     assert [record["features"] for record in shadow] == [record["features"] for record in answer]
     assert shadow[0]["score"] != answer[0]["score"]
     assert worker.served.status()["counts"] == {"shadow_scored": 2}
+    assert {(record["batch"], record["error"]) for record in answer + shadow} == {(2, None)}
+    assert all(0 < record["seconds"] < 5 for record in answer + shadow)
+
+
+def test_a_shadow_that_raises_is_recorded_once(make: Make) -> None:
+    worker = Worker()
+    second = make(2, change=lambda source: _failing(source, "columns['distance'][0] == 13.0"))
+    move(challenger=second.version, shadow=True, share=1.0)
+    worker.step()
+    worker.ask(ROW | {"distance": 13.0})
+    move(challenger=second.version, shadow=True)
+    worker.step()
+    worker.ask(ROW | {"distance": 13.0}, ROW)
+    wait_until(lambda: len(worker.records) == 4, 10, "the shadow")
+    told = [[record["error"] for record in part.records()] for part in worker.records]
+    assert told == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
 
 
 def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
@@ -244,7 +265,7 @@ def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
 def test_a_failing_log_fails_no_answer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker()
 
-    def full(answered: Answered) -> None:
+    def full(answered: Told) -> None:
         raise OSError("no space left")
 
     worker.served.record = full

@@ -16,7 +16,7 @@ from services.spooling import Limits
 from tasks.trace import trace_prediction
 from tests.conftest import REPOSITORY, S3Server, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from tests.records import Answers
+from tests.records import Answers, record
 from truecourse import predictionlog, segments, shipping
 from truecourse.errors import ModelError, StorageError
 from truecourse.predictionlog import encoded, log_table
@@ -114,6 +114,18 @@ def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkey
     assert ship("deliveries") == shipping.Shipment()
     assert sorted(logged()) == ["a", "b"]
     assert listed(spool_folder("deliveries"), SEALED) == []
+
+
+def test_a_log_from_before_a_column_goes_on_with_it(home: Path) -> None:
+    names = [name for name in predictionlog.SCHEMA.names if name not in ("seconds", "batch", "error")]
+    older = predictionlog.rows([encoded(record("a"))]).select(names)
+    Tables().append(log_table("deliveries"), older, {"flow": "ship"}, partition_by=predictionlog.PARTITION)
+    put(["b"])
+    assert ship("deliveries").records == 1
+    newest = Tables().version(log_table("deliveries"))
+    assert newest is not None
+    assert Tables().dataset(newest).schema.names[-3:] == ["seconds", "batch", "error"]
+    assert sorted(logged()) == ["a", "b"]
 
 
 def test_storage_that_is_down_is_caught_up_with(home: Path, configure: Callable[..., None], seaweed: S3Server) -> None:

@@ -13,7 +13,11 @@ from truecourse.references import TrainedRun
 
 @flow(name="train")
 def train(
-    problem: str | None = None, until: datetime | None = None, tune: bool = False, trials: int | None = None
+    problem: str | None = None,
+    until: datetime | None = None,
+    tune: bool = False,
+    trials: int | None = None,
+    moved: datetime | None = None,
 ) -> TrainedRun:
     """Join features to labels point in time, freeze the frame as a snapshot, and train on it.
 
@@ -21,12 +25,13 @@ def train(
     until: the moment (UTC) up to which labels count; the newest label if empty.
     tune: search the declared parameter space first.
     trials: how many parameter sets to try; the problem's own number if empty.
+    moved: the moment (UTC) that a split by time moves to, as `Retraining` says; the problem's own dates if empty.
 
     A snapshot and parameters that were trained before are not trained again. Raises FeatureError where a feature table
     is behind its tables, ModelError for labels that cannot be learned.
     """
     name = load_problem(problem).name
-    snapshot = take_snapshot(name, until)
+    snapshot = take_snapshot(name, until, moved)
     if tune:
         search_parameters(name, snapshot, trials)
     return train_model(name, snapshot, tuned=tune)

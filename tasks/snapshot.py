@@ -14,6 +14,7 @@ from truecourse import frame as frames
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.monitoring.moving import problem_at
 from truecourse.problem import Problem
 from truecourse.references import Snapshot, TableVersion, Window, naive_utc
 from truecourse.snapshot import Input, Manifest, save
@@ -116,6 +117,7 @@ def build_snapshot(
         problem_digest=problem_digest(problem),
         document=problem_document(problem),
         until=until.isoformat() if until else None,
+        split=problem.split,
         rows=account,
         columns={field.name: str(field.type) for field in frame.schema},
         inputs=tuple(Input(name=n, role=r, table=v, files=tables.digests(v)) for r, n, v in inputs),
@@ -126,11 +128,13 @@ def build_snapshot(
 
 
 @task(name="snapshot", **RETRY)
-def take_snapshot(problem: str, until: datetime | None = None) -> Snapshot:
+def take_snapshot(problem: str, until: datetime | None = None, moved: datetime | None = None) -> Snapshot:
     """Freeze the training frame of the newest clean tables and feature tables, unless it was frozen before.
 
-    `until` (UTC if it has no zone): labels count that were known by then."""
+    `until` (UTC if it has no zone): labels count that were known by then. `moved`: the moment that a split by time
+    moves to."""
     spec, tables, until = load_problem(problem), Tables(), naive_utc(until)
+    spec = problem_at(spec, moved) if moved else spec
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
     said = [problem_digest(spec), *map(str, (*clean.values(), *features.values())), str(until), _METHOD]

@@ -11,6 +11,7 @@ from truecourse.digests import sha256
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.lineage import Link, link
 from truecourse.loading import load_problem, problem_digest
+from truecourse.monitoring.moving import problem_of
 from truecourse.references import ModelVersion
 from truecourse.scoring import scored_by_id
 from truecourse.shipping import ship
@@ -109,9 +110,10 @@ def reproduce(problem: str, number: int) -> dict[str, Any]:
     {"identical": bool, "recorded_sha256", "rebuilt_sha256", "snapshot": {"identical", "recorded_sha256",
     "rebuilt_sha256"}, "versions": {library: [then, now]}}. Raises ModelError if the problem says something else now.
     """
-    version, spec, tables = registry.version(problem, number), load_problem(problem), Tables()
+    version, tables = registry.version(problem, number), Tables()
     run = tracking.trained_run(problem, version.run_id)
     manifest = load_manifest(tables.store, run.snapshot)
+    spec = problem_of(load_problem(problem), manifest)
     if problem_digest(spec) != _run_tags(version).get("truecourse.problem_digest"):
         cure = "check out the problem's files as they were; model/problem.json of the run says what they said"
         raise ModelError("the problem was changed since", where=f"problem {problem}", cure=cure)

@@ -20,6 +20,7 @@ from truecourse.contract import contract_bytes
 from truecourse.digests import sha256
 from truecourse.errors import NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.monitoring.moving import problem_of
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot, TrainedRun
 from truecourse.settings import get_settings
@@ -49,7 +50,8 @@ def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) 
 @task(name="train", **RETRY)
 def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> TrainedRun:
     """The finished run of the same snapshot and parameters if there is one, else a new one."""
-    spec, store = load_problem(problem), open_store()
+    store = open_store()
+    spec = problem_of(load_problem(problem), load_manifest(store, snapshot))
     model = chosen_parameters(spec, store, snapshot) if tuned else spec.model
     key = training_key(problem_digest(spec), model, snapshot)
     for run in tracking.runs(problem, truecourse__key=key):

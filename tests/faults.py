@@ -23,7 +23,6 @@ def edited(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:
 def assert_found(folder: Path, case: Case) -> None:
     file, old, new, where, what, cure = case
     names = "from truecourse.problem import ("
-    faults = edited(
-        folder, (PROBLEM, names, f"{names}Choice, Range, MetricGate, Promotion, SliceFloor,"), (file, old, new)
-    )
+    more = "Alerts, Choice, Range, MetricGate, Promotion, Retraining, SliceFloor,"
+    faults = edited(folder, (PROBLEM, names, names + more), (file, old, new))
     assert any(where in f.where and what in f.what and cure in f.cure for f in faults), "\n".join(map(str, faults))

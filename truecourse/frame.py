@@ -130,16 +130,20 @@ def request_features(problem: Problem, columns: Mapping[str, np.ndarray], rows: 
 
 
 def with_split(problem: Problem, frame: pa.Table) -> pa.Table:
-    """The frame and its `split`: train, validate or test. Rows after `test_until` are left out."""
+    """The frame and its `split`: train, validate or test. Rows before `train_from` and after `test_until` are left
+    out."""
     if isinstance(problem.split, RandomSplit):
         return frame.append_column("split", _random_split(problem.split, frame["id"]))
     split, times = problem.split, frame["decision_time"].cast(pa.timestamp("us")).to_numpy()
     ends = [np.datetime64(midnight(day), "us") for day in (split.train_until, split.validate_until)]
     side = np.array(["train", "validate", "test"])[np.searchsorted(ends, times, side="right")]
     frame = frame.append_column("split", pa.array(side, pa.string()))
-    if split.test_until is None:
-        return frame
-    return frame.filter(pa.array(times < np.datetime64(midnight(split.test_until), "us")))
+    inside = np.ones(len(times), dtype=bool)
+    if split.train_from is not None:
+        inside &= times >= np.datetime64(midnight(split.train_from), "us")
+    if split.test_until is not None:
+        inside &= times < np.datetime64(midnight(split.test_until), "us")
+    return frame.filter(pa.array(inside))
 
 
 def _random_split(split: RandomSplit, ids: pa.ChunkedArray) -> pa.Array:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from truecourse.monitoring.policy import Alerts, Retraining
 from truecourse.objectives import Objectives
 from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, Promotion, SliceFloor
 from truecourse.schema import (
@@ -37,10 +38,10 @@ from truecourse.schema import (
 )
 
 __all__ = [
-    "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer", "Label",
-    "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "RandomSplit", "Range",
-    "RequestFeatures", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days",
-    "hours", "minutes", "seconds",
+    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer",
+    "Label", "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "RandomSplit",
+    "Range", "RequestFeatures", "Retraining", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit",
+    "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -120,12 +121,14 @@ class Label:
 
 @dataclass(frozen=True, config=CONFIG)
 class TimeSplit:
-    """By decision time: train < train_until <= validate < validate_until <= test < test_until, at UTC midnights."""
+    """By decision time, at UTC midnights: train_from <= train < train_until <= validate < validate_until <= test <
+    test_until."""
 
     _: KW_ONLY
     train_until: Annotated[date, Field(strict=False)]
     validate_until: Annotated[date, Field(strict=False)]
     test_until: Annotated[date | None, Field(strict=False)] = None
+    train_from: Annotated[date | None, Field(strict=False)] = None
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -190,6 +193,8 @@ class Monitoring:
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     slices: Many[str] = ()
     """Request fields that metrics are broken down by."""
+    alerts: Alerts = Alerts()
+    retraining: Retraining = Retraining()
 
 
 @dataclass(frozen=True, config=CONFIG)

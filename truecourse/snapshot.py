@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from truecourse.digests import sha256
 from truecourse.errors import AlreadyExists, IntegrityError
+from truecourse.problem import RandomSplit, TimeSplit
 from truecourse.references import Snapshot, TableVersion
 from truecourse.storage import ObjectStore
 
@@ -25,7 +26,8 @@ class Input(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a snapshot was made from. `rows` accounts for every row of the spine: used, unlabelled, not yet closed."""
+    """What a snapshot was made from. `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
+    `split`: the one it was taken by; None in manifests of before it was kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,6 +35,7 @@ class Manifest(BaseModel):
     problem_digest: str
     document: dict[str, Any]
     until: str | None
+    split: TimeSplit | RandomSplit | None = None
     rows: dict[str, int]
     columns: dict[str, str]
     inputs: tuple[Input, ...]

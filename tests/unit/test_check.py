@@ -98,6 +98,18 @@ CASES: dict[str, Case] = {
     "test before validation": (
         PROBLEM, 'validate_until="2024-02-20"', 'validate_until="2024-02-20", test_until="2024-02-20"',
         "split.test_until", "not after", "later"),
+    "training that begins after its end": (
+        PROBLEM, 'validate_until="2024-02-20"', 'validate_until="2024-02-20", train_from="2024-02-10"',
+        "split.train_from", "not before", "earlier"),
+    "a test of hours": (
+        PROBLEM, "window=days(7)", "window=days(7), retraining=Retraining(test=hours(5))",
+        "monitoring.retraining.test", "shorter than a day", "days"),
+    "a cause to retrain and not to": (
+        PROBLEM, "window=days(7)", 'window=days(7), retraining=Retraining(causes=["dead feed"])',
+        "monitoring.retraining.spoilers", "one not to", "one of the two"),
+    "reminders without a pause": (
+        PROBLEM, "window=days(7)", "window=days(7), alerts=Alerts(remind=days(0))",
+        "monitoring.alerts.remind", "not positive", "days"),
     "unknown search parameter": (
         PROBLEM, "max_depth=3", 'max_depth=3, search={"max_dept": Range(1, 2)}', "model.search.max_dept",
         "no parameter", "max_depth"),

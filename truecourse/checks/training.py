@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from truecourse.checks.names import nearest, place
 from truecourse.errors import Fault
-from truecourse.problem import Kind, MetricGate, Problem, RandomSplit, Range, SliceFloor, XGBoost
+from truecourse.problem import Kind, MetricGate, Monitoring, Problem, RandomSplit, Range, SliceFloor, XGBoost
 
 METRICS: Mapping[Kind, tuple[str, ...]] = {
     "binary": ("auc", "log_loss", "brier", "average_precision", "calibration_error"),
@@ -35,6 +35,9 @@ def split_faults(problem: Problem) -> Iterator[Fault]:
     if split.test_until is not None and split.test_until <= split.validate_until:
         what = f"{split.test_until} is not after validate_until, {split.validate_until}"
         yield Fault(place("split", "test_until"), what, "give a later date, or leave it out")
+    if split.train_from is not None and split.train_from >= split.train_until:
+        what = f"{split.train_from} is not before train_until, {split.train_until}"
+        yield Fault(place("split", "train_from"), what, "give an earlier date, or leave it out")
 
 
 def search_faults(problem: Problem) -> Iterator[Fault]:
@@ -91,8 +94,25 @@ def promotion_faults(problem: Problem) -> Iterator[Fault]:
 def monitoring_faults(problem: Problem) -> Iterator[Fault]:
     if problem.monitoring.window <= timedelta(0):
         yield Fault(place("monitoring", "window"), "is not positive", "give a span, as days(7)")
+    yield from _policy_faults(problem.monitoring)
     for name in problem.monitoring.slices:
         yield from _slice_faults(problem, name, place("monitoring", "slices"))
+
+
+def _policy_faults(monitoring: Monitoring) -> Iterator[Fault]:
+    policy = monitoring.retraining
+    for name in ("validate", "test", "history"):
+        span = getattr(policy, name)
+        if span is not None and span < timedelta(days=1):
+            where = place("monitoring", "retraining", name)
+            yield Fault(where, "is shorter than a day", "give whole days, as days(14)")
+    if policy.cooldown < timedelta(0):
+        yield Fault(place("monitoring", "retraining", "cooldown"), "is negative", "give a span, as days(7)")
+    if monitoring.alerts.remind <= timedelta(0):
+        yield Fault(place("monitoring", "alerts", "remind"), "is not positive", "give a span, as days(7)")
+    for cause in sorted({*policy.causes} & {*policy.spoilers}):
+        where = place("monitoring", "retraining", "spoilers")
+        yield Fault(where, f"{cause!r} is a cause to retrain and one not to", "leave it in one of the two")
 
 
 def _slice_faults(problem: Problem, name: str, where: str) -> Iterator[Fault]:

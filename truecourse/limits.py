@@ -1,21 +1,23 @@
 """Ranges that a column's values may be expected to keep, with a margin around those seen."""
 
+import sys
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 _INTEGER = 2**63 - 1
+_FLOAT = sys.float_info.max
 
 
 def with_margin(low: float, high: float) -> tuple[float, float]:
     """A range as wide again on either side, at round numbers; not below zero if nothing seen is.
 
-    Integers in, integers out, within 64 bits."""
+    Integers in, integers out; within 64 bits, as every value is."""
     least, most = Decimal(low), Decimal(high)
     span = (most - least) or abs(most) or Decimal(1)
     under = Decimal(0) if least >= 0 and least - span <= 0 else _rounded(least - span, ROUND_FLOOR)
     over = Decimal(0) if most <= 0 and most + span >= 0 else _rounded(most + span, ROUND_CEILING)
     if isinstance(low, int) and isinstance(high, int):
         return max(int(under), -_INTEGER), min(int(over), _INTEGER)
-    return float(under), float(over)
+    return max(float(under), -_FLOAT), min(float(over), _FLOAT)
 
 
 def _rounded(value: Decimal, mode: str) -> Decimal:

@@ -1,9 +1,17 @@
 """What steps hand each other: small, frozen, JSON-able references. Never frames, never paths."""
 
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def aware_utc(moment: datetime) -> datetime:
+    """A moment in UTC; one with no zone is UTC already."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+UtcTime = Annotated[datetime, AfterValidator(aware_utc)]
 
 
 class Reference(BaseModel):

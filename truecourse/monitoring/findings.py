@@ -1,11 +1,10 @@
 """What a check found: each finding one thing that is not as it should be, its cause, and a sentence."""
 
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
-from truecourse.references import Reference
+from truecourse.references import Reference, UtcTime
 
 Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine"]
 
@@ -33,12 +32,14 @@ class Finding(Reference):
 
 class Report(Reference):
     """What one check says at one moment. `at`: the moment that counted as now, UTC. `sentence`: all of it in one.
-    `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
+    `made`: false where the check could not be made; what it does not find is then not gone. `page`: the key in storage
+    of the page that people open; empty where there is none. `figures`: JSON, by check."""
 
     check: Check
     problem: str
-    at: datetime
+    at: UtcTime
     sentence: str
+    made: bool = True
     findings: tuple[Finding, ...] = ()
     page: str = ""
     figures: dict[str, Any] = Field(default_factory=dict)

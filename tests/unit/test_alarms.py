@@ -1,0 +1,110 @@
+"""Findings over time: told once, reminded of, over only when they stay away, whoever else looks at the same moment."""
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from truecourse.monitoring import record
+from truecourse.monitoring.alarms import Settled, settle
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.problem import Alerts, Boolean, Files, Label, Monitoring, Problem, Table, days
+from truecourse.storage import LocalStore
+
+START = datetime(2024, 5, 6, tzinfo=UTC)
+PROBLEM = Problem(
+    "plain",
+    kind="binary",
+    tables=[Table("rows", source=Files("rows.csv"), columns={"y": Boolean()})],
+    label=Label(column="y"),
+    monitoring=Monitoring(alerts=Alerts(remind=days(3), clean=2)),
+)
+
+
+def finding(subject: str, page: bool = True) -> Finding:
+    return Finding(check="drift", subject=subject, cause="dead feed", page=page, sentence=f"{subject} is silent.")
+
+
+def report(day: float, *subjects: str, page: bool = True, made: bool = True) -> Report:
+    found = tuple(finding(subject, page) for subject in subjects)
+    at = START + timedelta(days=day)
+    return Report(check="drift", problem="plain", at=at, sentence="", made=made, findings=found)
+
+
+def settled(store: LocalStore, *reports: Report, channels: Sequence[str] = ()) -> Settled:
+    return settle(store, PROBLEM, reports, reports[-1].at, channels)
+
+
+def told(found: Settled) -> list[tuple[str, str]]:
+    return [(event.kind, event.alarm.split("/")[1]) for event in found.events]
+
+
+def test_a_finding_is_told_once_reminded_of_and_recovers_after_two_clean_checks(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert settled(store, report(-1)).events == ()
+    assert record.stands(store, "plain") is None
+    assert told(settled(store, report(0, "wind"))) == [("opened", "wind")]
+    assert told(settled(store, report(1, "wind", "temp"))) == [("opened", "temp")]
+    assert told(settled(store, report(3, "wind", "temp"))) == [("reminded", "wind")]
+    assert told(settled(store, report(4, "wind"))) == []
+    assert told(settled(store, report(5))) == [("recovered", "temp")]
+    found = settled(store, report(6, "wind"))
+    assert told(found) == [("reminded", "wind")]
+    assert [(alarm.opened, alarm.seen, alarm.clean) for alarm in found.open] == [(START, START + days(6), 0)]
+    settled(store, report(7))
+    (recovered,) = settled(store, report(8)).events
+    assert recovered.sentence == "Recovered after 8 days: wind, dead feed."
+    kinds = [event.kind for event in record.history(store, "plain")]
+    assert kinds == ["opened", "opened", "reminded", "recovered", "reminded", "recovered"]
+
+
+def test_what_was_not_looked_at_is_not_gone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    settled(store, report(0, "wind"))
+    other = Report(check="quality", problem="plain", at=START + days(1), sentence="")
+    for unclean in (report(1, made=False), other, report(0), report(-1), report(2), report(2), report(1)):
+        assert len(settled(store, unclean).open) == 1
+    assert told(settled(store, report(3))) == [("recovered", "wind")]
+
+
+def test_a_finding_that_pages_nobody_is_recorded_and_owed_to_events_alone(tmp_path: Path) -> None:
+    store, channels = LocalStore(tmp_path), ("webhook", "prefect")
+    settled(store, report(0, "wind", page=False), channels=channels)
+    settled(store, report(4, "wind", page=False), channels=channels)
+    assert told(settled(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
+    now = record.stands(store, "plain")
+    assert now is not None
+    assert [(notice.kind, notice.owed) for notice in now.outbox] == [
+        ("opened", ("prefect",)),
+        ("escalated", channels),
+    ]
+
+
+def test_of_many_that_settle_the_same_reports_one_tells(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: settled(store, report(0, "wind", "temp")), range(16)))
+    assert sum(len(one.events) for one in found) == 2
+    assert [event.kind for event in record.history(store, "plain")] == ["opened", "opened"]
+
+
+@given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.booleans()), max_size=12))
+@settings(max_examples=60)
+def test_openings_and_recoveries_alternate_by_the_count_of_clean_checks(days: list[tuple[set[str], bool]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store, open_, clean = LocalStore(Path(folder)), set[str](), dict[str, int]()
+        for day, (subjects, made) in enumerate(days):
+            wanted = {("opened", name) for name in subjects - open_}
+            open_ |= subjects
+            for name in list(open_):
+                clean[name] = 0 if name in subjects else clean[name] + made
+                if clean[name] == 2:
+                    wanted.add(("recovered", name))
+                    open_.remove(name)
+            found = settled(store, report(day, *sorted(subjects), made=made))
+            assert {item for item in told(found) if item[0] != "reminded"} == wanted
+            assert {alarm.finding.subject for alarm in found.open} == open_

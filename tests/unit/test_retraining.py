@@ -1,0 +1,181 @@
+"""When findings start a training, when not and why, and that what came of it stands beside them."""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.test_alarms import PROBLEM, START
+from truecourse.monitoring import attempts, record
+from truecourse.monitoring.alarms import settle
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.record import Alarm, Attempt, Decision, Record
+from truecourse.monitoring.retraining import decide, weigh
+from truecourse.problem import Monitoring, Retraining, days, hours
+from truecourse.references import Aliases, ModelVersion
+from truecourse.storage import LocalStore
+
+POLICY = Retraining(causes=["concept drift"], spoilers=["unit change"], cooldown=days(3), budget=2)
+
+
+def problem(policy: Retraining = POLICY) -> Any:
+    return dataclasses.replace(PROBLEM, monitoring=Monitoring(retraining=policy))
+
+
+def finding(cause: str, subject: str = "log_loss") -> Finding:
+    return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=f"{subject}: {cause}.")
+
+
+def found(store: LocalStore, day: float, *causes: str) -> datetime:
+    at = START + timedelta(days=day)
+    findings = tuple(finding(cause, f"metric_{n}") for n, cause in enumerate(causes))
+    settle(store, problem(), [Report(check="quality", problem="plain", at=at, sentence="", findings=findings)], at)
+    return at
+
+
+def kinds(store: LocalStore) -> list[str]:
+    return [event.kind for event in record.history(store, "plain")]
+
+
+def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert decide(problem(), None, START) is None
+    assert weigh(store, problem(), START) is None
+    assert attempts.begin(store, problem(), START) == Decision(
+        retrain=False, because="no open finding asks for it", alarms=()
+    )
+    assert kinds(store) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "causes", "because"),
+    [
+        (POLICY, ["label rule"], "newer data cures no label rule"),
+        (POLICY, ["concept drift", "unit change"], "first mend the unit change of metric_1"),
+        (Retraining(causes=["concept drift"], budget=0), ["concept drift"], "budget of retrainings is 0"),
+    ],
+)
+def test_what_must_not_be_learned_is_not(tmp_path: Path, policy: Retraining, causes: list[str], because: str) -> None:
+    store = LocalStore(tmp_path)
+    at = found(store, 0, *causes)
+    decision = weigh(store, problem(policy), at)
+    assert decision is not None
+    assert not decision.retrain
+    assert because in decision.because
+    assert weigh(store, problem(policy), at + days(1)) == decision
+    assert kinds(store) == ["opened"] * len(causes) + ["not now"]  # said once, as long as it is the same
+    assert record.history(store, "plain")[-1].finding is not None
+
+
+def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    at = found(store, 0, *["concept drift"] * 5)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: attempts.begin(store, problem(), at), range(11)))
+    (attempt,) = (answer for answer in answers if isinstance(answer, Attempt))
+    assert all("has not ended" in answer.because for answer in answers if isinstance(answer, Decision))
+    assert len(attempt.alarms) == 5
+    assert kinds(store).count("retraining") == 1
+    assert kinds(store).count("not now") == 1
+
+    version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")
+    gates = [{"gate": "log_loss", "passed": True, "detail": ""}]
+    ended = attempts.end(store, "plain", attempt.number, at + hours(1), version, gates, champion=True)
+    assert (ended.outcome, ended.version, ended.alarms) == ("champion", 2, attempt.alarms)
+    told = record.history(store, "plain")[-1]
+    assert told.attempt == ended
+    assert told.sentence == "Version 2 is champion: all 1 gates passed."
+
+
+def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:
+    store, begun = LocalStore(tmp_path), []
+    for day in range(15):
+        at = found(store, day, "concept drift")
+        answer = attempts.begin(store, problem(), at)
+        if isinstance(answer, Attempt):
+            attempts.fail(store, "plain", answer.number, at, "out of memory")
+            begun.append(day)
+        elif day in (6, 13):
+            assert f"2 of 2 are spent within a week; the next may be from {at + days(1):%Y-%m-%d}" in answer.because
+        else:
+            assert "cool-down ends" in answer.because
+    assert begun == [0, 3, 7, 10, 14]
+    assert kinds(store).count("not now") == 5
+
+
+@given(st.lists(st.floats(0.01, 5), min_size=1, max_size=30), st.floats(0.1, 4), st.integers(1, 4))
+def test_rules_hold_for_any_rhythm_of_asking(steps: list[float], cooldown: float, budget: int) -> None:
+    policy = dataclasses.replace(POLICY, cooldown=days(cooldown), budget=budget)
+    alarm = Alarm(finding=finding("concept drift"), opened=START, seen=START, told=START)
+    begun: list[datetime] = []
+    at = START
+    for step in steps:
+        at += days(step)
+        tried = tuple(Attempt(number=n, alarms=(), at=moment, outcome="challenger") for n, moment in enumerate(begun))
+        seen = Record(number=1, action="", reason="", author="", at=at, open=(alarm,), attempts=tried)
+        decision = decide(problem(policy), seen, at)
+        assert decision is not None
+        free = all(at - moment >= policy.cooldown for moment in begun)
+        free &= sum(at - moment < days(7) for moment in begun) < budget
+        assert decision.retrain == free
+        begun += [at] * free
+
+
+def test_a_person_may_always(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    at = found(store, 0, "concept drift", "unit change")
+    attempt = attempts.begin(store, problem(), at, reason="the feed is mended")
+    assert isinstance(attempt, Attempt)
+    assert record.history(store, "plain")[-1].sentence == "Retraining begins: the feed is mended."
+
+
+def test_a_training_that_is_due_is_asked_for_until_it_begins(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for day in range(2):
+        weigh(store, problem(), found(store, day, "concept drift"), ["webhook", "prefect"])
+    now = record.stands(store, "plain")
+    assert now is not None
+    assert [(notice.kind, notice.owed) for notice in now.outbox] == [("due", ("prefect",))] * 2
+    assert len({notice.id for notice in now.outbox}) == 2
+
+
+def office(champion: int, challenger: int, action: str = "register", share: float = 0.0) -> Aliases:
+    one, other = (
+        ModelVersion(problem="plain", version=number, run_id="r", model_sha256="0") for number in (champion, challenger)
+    )
+    return Aliases(
+        number=1, action=action, reason="so it went", author="a", at=START, champion=one, challenger=other, share=share
+    )
+
+
+@pytest.mark.parametrize(
+    ("history", "told"),
+    [
+        ([office(1, 1), office(1, 2)], []),
+        ([office(1, 2), office(1, 2, share=0.1), office(2, 2, "promote")], ["promoted"]),
+        ([office(1, 2), office(1, 2, share=0.1), office(1, 2, "rollback")], ["rolled back"]),
+        ([office(1, 2), office(2, 2, "promote"), office(1, 2, "rollback")], ["rolled back"]),
+        ([office(1, 2), office(1, 2, share=0.1), office(1, 3, "register")], []),
+    ],
+)
+def test_the_version_is_followed(tmp_path: Path, history: Sequence[Aliases], told: list[str]) -> None:
+    store = LocalStore(tmp_path)
+    at = found(store, 0, "concept drift")
+    attempt = attempts.begin(store, problem(), at)
+    assert isinstance(attempt, Attempt)
+    version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")
+    attempts.end(store, "plain", attempt.number, at, version, [], champion=False)
+    events = attempts.follow(store, "plain", history, at + days(1))
+    assert [event.kind for event in events] == told
+    assert attempts.follow(store, "plain", history, at + days(2)) == []
+    now = record.stands(store, "plain")
+    assert now is not None
+    assert now.attempts[0].outcome == {"promoted": "champion", "rolled back": "rolled back"}.get(
+        "".join(told), "challenger"
+    )

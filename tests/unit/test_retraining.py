@@ -106,7 +106,7 @@ def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:
         else:
             assert "cool-down ends" in answer.because
     assert begun == [0, 3, 7, 10, 14]
-    assert kinds(store).count("not now") == 5
+    assert kinds(store).count("not now") == 6
 
 
 @given(st.lists(st.floats(0.01, 5), min_size=1, max_size=30), st.floats(0.1, 4), st.integers(1, 4))

@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format bench bench-serve lock clean
+.PHONY: help setup demo up test test-fast coverage lint format bench bench-serve bench-replay lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -44,6 +44,9 @@ bench: $(STAMP) ## every promised figure, against its reference
 
 bench-serve: $(STAMP) ## the endpoint beside other servers
 	$(BIN)/python -m benchmarks serve
+
+bench-replay: $(STAMP) ## a year played forward, beside a frozen champion, and with faults planted
+	$(BIN)/python -m benchmarks replay
 
 lock: $(STAMP) ## resolve the dependencies anew, for all three Pythons
 	. .ci/tools; "$$UV" pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \

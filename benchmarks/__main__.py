@@ -11,8 +11,8 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "score", "flows", "scale", "drift")
-ALSO = ("serve", "overload")
-"""Measured by name only: each takes servers of its own."""
+ALSO = ("serve", "overload", "replay")
+"""Measured by name only: servers of their own, or many minutes."""
 
 
 def main(

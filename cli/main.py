@@ -76,6 +76,7 @@ app = group(
         "rollback": "cli.office:rollback",
         "trace": trace,
         "reproduce": "cli.knowing:reproduce",
+        "replay": "cli.replay:replay",
     },
     "From raw tables to served, explained and monitored predictions.",
 )

@@ -109,7 +109,7 @@ class OnlineReader:
             raise PlatformError(what, cure=cure) from error
 
     def _keys_of(self, view: View, columns: Mapping[str, Array]) -> list[bytes | None]:
-        asked = [_plain(column, columns[name]) for name, column in self._keys[view.name].items()]
+        asked = [plain_keys(column, columns[name]) for name, column in self._keys[view.name].items()]
         return [None if None in key else self._serialised(view.name, key) for key in zip(*asked, strict=True)]
 
     def _add(
@@ -145,7 +145,7 @@ def _fresh(view: View, events: Array, decision_times: Array | None) -> Array:
     return fresh
 
 
-def _plain(column: AnyColumn, values: Array) -> list[Any]:
+def plain_keys(column: AnyColumn, values: Array) -> list[Any]:
     """Key values as Python objects of the declared type, None where one is missing."""
     if isinstance(column, Text):
         return [value if isinstance(value, str) else None for value in values.tolist()]

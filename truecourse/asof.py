@@ -6,6 +6,7 @@ older than `ttl` (inclusive; zero is unlimited) counts as missing, and so do unk
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,35 @@ def asof_join(
     """
     pairs = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     right = _features(features, list(pairs), event, created, filter_by_created)
-    left = _decisions(spine, right, pairs, at)
+    return _beside(spine, _prepared(right, list(pairs), filter_by_created), pairs, at, ttl)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Feature rows made ready for many joins: the `timely`, known from their own time, sorted by it, and the `later`,
+    sorted by the moment from which they were known."""
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    timely: "pl.DataFrame"
+    later: "pl.DataFrame"
+
+    @classmethod
+    def of(cls, features: "pl.DataFrame", keys: Sequence[str]) -> "Prepared":
+        """As asof_join() with filter_by_created makes them ready. Raises FeatureError for missing columns."""
+        return _prepared(_features(features, list(keys), EVENT, CREATED, True), list(keys), True)
+
+    def join(self, spine: "pl.DataFrame", ttl: timedelta, at: str = "decision_time") -> "pl.DataFrame":
+        """asof_join() with filter_by_created."""
+        return _beside(spine, self, {key: key for key in self.keys}, at, ttl)
+
+
+def _beside(
+    spine: "pl.DataFrame", right: Prepared, pairs: Mapping[str, str], at: str, ttl: timedelta
+) -> "pl.DataFrame":
+    left = _decisions(spine, right.timely, pairs, at)
     order = None if left[_AT].is_sorted() else left[_AT].arg_sort()
-    joined = _join(left if order is None else left[order], right, list(pairs), ttl or None, filter_by_created)
+    joined = _join(left if order is None else left[order], right, ttl or None)
     if order is not None:
         joined = joined[order.arg_sort()]
     return spine.hstack(joined.get_columns())
@@ -110,19 +137,26 @@ def _decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str,
     return pl.DataFrame(columns)
 
 
-def _join(
-    left: "pl.DataFrame", right: "pl.DataFrame", keys: list[str], ttl: timedelta | None, filter_by_created: bool
-) -> "pl.DataFrame":
+def _prepared(right: "pl.DataFrame", keys: list[str], filter_by_created: bool) -> Prepared:
+    import polars as pl
+
+    names = tuple(name for name in right.columns if name not in (*keys, _EVENT, _CREATED))
+    late = right.filter(pl.col(_CREATED) > pl.col(_EVENT)) if filter_by_created else right.clear()
+    if late.is_empty():
+        return Prepared(tuple(keys), names, right, late)
+    timely = right.filter(pl.col(_CREATED) <= pl.col(_EVENT))
+    return Prepared(tuple(keys), names, timely, _as_learned(late, keys))
+
+
+def _join(left: "pl.DataFrame", right: Prepared, ttl: timedelta | None) -> "pl.DataFrame":
     """Feature columns for `left`, which is sorted by time."""
     import polars as pl
 
-    names = [name for name in right.columns if name not in (*keys, _EVENT, _CREATED)]
-    late = right.filter(pl.col(_CREATED) > pl.col(_EVENT)) if filter_by_created else right.clear()
-    if late.is_empty():
-        return _latest(left, right.select(*keys, _EVENT, *names), keys, _EVENT, ttl).select(names)
-    timely = right.filter(pl.col(_CREATED) <= pl.col(_EVENT))
-    known = _latest(left, timely, keys, _EVENT, ttl).select(_EVENT, _CREATED, *names)
-    later = _latest(left, _as_learned(late, keys), keys, _KNOWN, None).select(_EVENT, _CREATED, *names)
+    keys, names = list(right.keys), list(right.names)
+    if right.later.is_empty():
+        return _latest(left, right.timely.select(*keys, _EVENT, *names), keys, _EVENT, ttl).select(names)
+    known = _latest(left, right.timely, keys, _EVENT, ttl).select(_EVENT, _CREATED, *names)
+    later = _latest(left, right.later, keys, _KNOWN, None).select(_EVENT, _CREATED, *names)
     fresh = left[_AT] - later[_EVENT] <= ttl if ttl else later[_EVENT].is_not_null()
     newer = (later[_EVENT] > known[_EVENT]) | ((later[_EVENT] == known[_EVENT]) & (later[_CREATED] > known[_CREATED]))
     wins = (fresh & (known[_EVENT].is_null() | newer)).fill_null(False)

@@ -4,7 +4,8 @@ TruecourseError
 ├── SettingsError          where we run is described wrongly
 ├── FaultsError            something written down is wrong; carries every fault at once
 │   ├── ProblemError       what we predict is described wrongly
-│   └── DeploymentError    where and how a model is deployed is described wrongly
+│   ├── DeploymentError    where and how a model is deployed is described wrongly
+│   └── ReplayError        a replay, or a fault to plant in it, is described wrongly
 ├── SourceError            a source cannot be read
 ├── ValidationFailed       data broke a critical expectation
 ├── StorageError           object storage or a table cannot be reached
@@ -81,6 +82,10 @@ class ProblemError(FaultsError):
 
 class DeploymentError(FaultsError):
     subject = "deployment"
+
+
+class ReplayError(FaultsError):
+    subject = "replay of"
 
 
 class SourceError(TruecourseError):

@@ -2,7 +2,8 @@
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -113,6 +114,25 @@ def get_settings() -> Settings:
     except ValidationError as error:
         lines = [f"TRUECOURSE_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
         raise SettingsError("\n  ".join(lines), where="settings", cure="correct or unset these variables") from None
+
+
+@contextmanager
+def elsewhere(**changes: object) -> Iterator[Settings]:
+    """Other settings for this process, and the children it starts, while the block lasts. Not for threads that differ:
+    the settings are the process's."""
+    names = {f"TRUECOURSE_{name.upper()}": str(value) for name, value in changes.items()}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    get_settings.cache_clear()
+    try:
+        yield get_settings()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        get_settings.cache_clear()
 
 
 def quiet_environment() -> None:

@@ -1,0 +1,93 @@
+"""History played forward: a year of decisions served, watched, and retrained on, in minutes."""
+
+import logging
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cli.output import Answer, Json, ProblemName, command, stderr
+from truecourse.errors import Fault, ReplayError
+from truecourse.loading import load_problem
+from truecourse.settings import prefect_environment
+
+
+@command
+def replay(
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day that is served, UTC.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day.")],
+    problem: ProblemName = None,
+    inject: Annotated[
+        list[str] | None, typer.Option(help="A fault to plant, KIND:TARGET[:HOW]@FIRST[..LAST]; may be repeated.")
+    ] = None,
+    tick: Annotated[int, typer.Option(min=1, max=92, help="Days between two deliveries of data.")] = 14,
+    json: Json = False,
+) -> Answer:
+    """Train on what came before, play the days forward through the real parts, and compare with the frozen champion."""
+    spec = load_problem(problem)
+    if last < first:
+        raise ReplayError(spec.name, [Fault("--to", "is before --from", "name the first day, then the last")])
+    prefect_environment()
+    from tasks.replaying.run import Plan, play
+
+    plan = Plan(spec.name, first.date(), last.date(), tuple(inject or ()), tick)
+    begun = time.monotonic()
+    with Watched() as tell:
+        document = play(plan, tell)
+    document |= {"seconds": round(time.monotonic() - begun, 1)}
+    return Answer(document, _view(document))
+
+
+class Watched:
+    """A bar on a terminal, a line a month elsewhere; our own log lines stay out of the way."""
+
+    def __enter__(self) -> Any:
+        self._level = logging.getLogger("truecourse").level
+        logging.getLogger("truecourse").setLevel(logging.ERROR)
+        self._console, self._month = stderr(), ""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("days"))
+        self._bar = Progress(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console,
+            disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._bar.start()
+        self._task = self._bar.add_task("the first model is trained", total=None)
+        return self._tell
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        logging.getLogger("truecourse").setLevel(self._level)
+
+    def _tell(self, now: Any) -> None:
+        self._bar.update(self._task, total=now.days, completed=now.done, description=str(now.day))
+        if now.said and now.done:
+            self._bar.console.print(f"{now.day}  {now.said}")
+        elif not self._console.is_terminal and f"{now.day:%Y-%m}" != self._month:
+            self._month = f"{now.day:%Y-%m}"
+            self._console.print(f"{now.day}  day {now.done} of {now.days}")
+
+
+def _view(document: dict[str, Any]) -> RenderableType:
+    means = document["means"]
+    ranking, metric = means["ranking"], means["metric"]
+    table = Table("month", "rows", "versions", box=None, padding=(0, 2))
+    for name in (f"{ranking} frozen", "maintained", f"{metric} frozen", "maintained"):
+        table.add_column(name, justify="right")
+    for month in document["months"]:
+        figures = [f"{month[s][f]['value']:.4f}" for f in (ranking, metric) for s in ("frozen", "maintained")]
+        table.add_row(month["month"], f"{month['rows']:,}", ", ".join(map(str, month["versions"])), *figures)
+    found = [
+        f"{item['fault']}: " + (f"named after {item['days']:g} days" if item["days"] is not None else "not named")
+        for item in document["detections"]
+    ]
+    unplanted = sum(alarm["fault"] is None for alarm in document["alarms"])
+    pages = f"{len(document['alarms'])} pages, {unplanted} of them with no planted fault"
+    return Group(
+        Text(document["sentence"], style="bold"), Text(), table, Text(), *map(Text, found), Text(pages),
+        Text(f"digest {document['digest'][:16]}, {document['seconds']} s"), Text(document["page"]),
+    )  # fmt: skip

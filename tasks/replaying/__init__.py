@@ -1,0 +1,1 @@
+"""The replay: history played forward through the real parts, in simulated time."""

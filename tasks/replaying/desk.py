@@ -1,0 +1,159 @@
+"""Where the replay's requests are answered: the world's decisions in order of time, through the endpoint's own code."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from services.answered import Answered
+from services.incumbents import Incumbents
+from services.log import Masking
+from services.prediction import Columns, Predictor, registered_predictor
+from services.served import Served
+from services.spool import Spool
+from services.spooling import Limits
+from truecourse import registry, shipping
+from truecourse.contract import DECISION_TIME, example
+from truecourse.encoding import Array, columns_of
+from truecourse.model import Model
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion
+from truecourse.replay.changes import change
+from truecourse.replay.planted import Planted
+from truecourse.replay.world import naive
+from truecourse.request import Rows
+from truecourse.settings import get_settings
+
+if TYPE_CHECKING:
+    from feature_repo.historic import HistoricReader
+    from feature_repo.online import OnlineReader
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was answered in a day. `version`: who answered; `outputs`: by version, what each model in sight says of the
+    same rows as they were served, as Model.predict() gives it. `refused`: rows that broke the contract."""
+
+    ids: list[str]
+    times: Array
+    version: int
+    outputs: dict[int, Array]
+    refused: int
+
+
+@dataclass(frozen=True)
+class Skewed(Predictor):
+    """A predictor whose code computes some features in another way than training does, from a planted moment on."""
+
+    faults: tuple[Planted, ...]
+
+    def columns(self, rows: Rows) -> tuple[Columns, Columns, list[str]]:
+        columns, events, unavailable = super().columns(rows)
+        assert rows.decision_times is not None
+        for fault in self.faults:
+            now = rows.decision_times >= naive(fault.start)
+            if fault.end is not None:
+                now &= rows.decision_times < naive(fault.end)
+            columns = columns | {fault.column: _wrong(fault, columns[fault.column], now)}
+        return columns, events, unavailable
+
+
+def _wrong(fault: Planted, values: Array, now: Array) -> Array:
+    if fault.how == "missing":
+        return np.where(now, np.array(None if values.dtype == object else np.nan, dtype=values.dtype), values)
+    made = change(fault.how)
+    assert made is not None
+    return np.where(now, made(values), values)
+
+
+class Desk:
+    """Answers a day at a time, logs what it answered, and ships the log."""
+
+    def __init__(self, problem: Problem, reader: "HistoricReader", faults: tuple[Planted, ...]) -> None:
+        self._problem, self._reader = problem, reader
+        self._faults = tuple(fault for fault in faults if fault.kind == "skew")
+        self._served = Served()
+        self._models: dict[int, Model] = {}
+        self._predictor: Predictor | None = None
+
+    def open(self, version: ModelVersion) -> None:
+        """From now on, this version answers. Its requests are read by the contract that it was trained under."""
+        predictor = registered_predictor(version, registry.open_model(version, self._problem.kind, threads=1))
+        predictor = replace(predictor, reader=cast("OnlineReader", self._reader))
+        if self._faults:
+            parts = {name: getattr(predictor, name) for name in ("model", "contract", "problem", "reader", "about")}
+            predictor = Skewed(**parts, faults=self._faults)
+        self._models[version.version] = predictor.model
+        self._predictor = predictor
+        self._served.now = Incumbents(predictor)
+
+    def day(self, decisions: pa.Table, beside: list[int]) -> Asked:
+        """Answer these decisions. `beside`: versions that were open before, whose outputs are wanted too."""
+        predictor, now = self._predictor, self._served.now
+        assert predictor is not None
+        assert now is not None
+        spool = self._spool()
+        answered: list[Answered] = []
+        refused = 0
+        for request in requests(decisions, predictor.contract.max_rows):
+            at = request[-1][1]
+            rows = predictor.rows.read([row for row, _ in request], at)
+            refused += len(request) - len(rows)
+            if not len(rows):
+                continue
+            part = predictor.answer(rows, at=at, ids=[identity(self._problem.name, i) for i in rows.ids])
+            self._served.after(now, [part])
+            answered.append(part)
+            spool.flush()
+        spool.flush(seal=True)
+        shipping.ship(self._problem.name)
+        return self._asked(predictor, answered, beside, refused)
+
+    def _spool(self) -> Spool:
+        """A spool with no thread of its own: it is written when the replay says so."""
+        masking = Masking(self._served, get_settings().log_secret.get_secret_value().encode())
+        spool = Spool(shipping.spool_folder(self._problem.name), masking, Limits())
+        self._served.record = spool.put
+        return spool
+
+    def _asked(self, predictor: Predictor, answered: list[Answered], beside: list[int], refused: int) -> Asked:
+        version = predictor.identity.version
+        ids = [str(i) for part in answered for i in part.rows.ids]
+        if not ids:
+            return Asked([], np.empty(0, "datetime64[us]"), version, {}, refused)
+        times = np.concatenate([part.rows.decision_times for part in answered])
+        outputs = {version: outputs_of(predictor.model, answered)}
+        for other in (number for number in beside if number != version):
+            model = self._models[other]
+            matrix = np.concatenate([model.vocabulary.encode(part.columns) for part in answered])
+            outputs[other] = model.predict(matrix)
+        return Asked(ids, times, version, outputs, refused)
+
+
+def outputs_of(model: Model, answered: list[Answered]) -> Array:
+    """(n,) or (n, k): the scores as they were answered."""
+    answers = [answer for part in answered for answer in part.answers]
+    if model.kind == "multiclass":
+        return np.array([[answer["scores"][name] for name in model.vocabulary.classes] for answer in answers])
+    return np.array([answer["score"] for answer in answers], dtype=np.float64)
+
+
+def requests(decisions: pa.Table, limit: int) -> Iterator[list[tuple[dict[str, Any], datetime]]]:
+    """Rows as a client sends them, with their decision times: those of one hour together, `limit` at most."""
+    hours = columns_of(decisions, [DECISION_TIME])[DECISION_TIME].astype("datetime64[h]")
+    cuts = [0, *(np.flatnonzero(hours[1:] != hours[:-1]) + 1).tolist(), len(decisions)]
+    rows, times = decisions.to_pylist(), decisions[DECISION_TIME].to_pylist()
+    told = [(example(row), time.astimezone(UTC)) for row, time in zip(rows, times, strict=True)]
+    for start, end in pairwise(cuts):
+        for first in range(start, end, limit):
+            yield told[first : min(first + limit, end)]
+
+
+def identity(problem: str, id: Any) -> str:
+    """A prediction's id that is the same in every replay."""
+    return hashlib.sha256(f"{problem}:{id}".encode()).hexdigest()[:32]

@@ -1,0 +1,62 @@
+"""What the world delivers, through the real ingestion, validation and feature views."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.ingest import ingest_sources
+from tasks.validate import validate_new
+from truecourse.errors import ValidationFailed
+from truecourse.features import compute_view
+from truecourse.monitoring.findings import Finding
+from truecourse.problem import Objects, Problem
+from truecourse.replay.restaged import batch_key
+from truecourse.replay.world import World, delivered
+from truecourse.tables import Tables
+from truecourse.validation import in_order_of_reference
+
+
+class Feed:
+    """Delivers batches to a replayed problem. `reached`: up to when, UTC; None before the first."""
+
+    def __init__(self, problem: Problem, world: World, tables: Tables) -> None:
+        self._problem, self._world, self._tables = problem, world, tables
+        self._number = 0
+        self.reached: datetime | None = None
+        self.rows = 0
+
+    def deliver(self, until: datetime, now: datetime) -> list[Finding]:
+        """The rows of [reached, until) as one batch a table, all the way into the feature tables.
+
+        now: the moment that freshness is measured at. What validation stops is found, and waits for the next batch."""
+        for table in self._problem.tables:
+            rows = self._world.rows(table.name, self.reached, until)
+            if len(rows):
+                key = batch_key(table.name, self._number)
+                self._tables.store.put(key, parquet(delivered(rows)))
+                ingest_sources(self._problem, replace(table, source=Objects(key)), self._tables)
+                self.rows += len(rows)
+        self._number, self.reached = self._number + 1, until
+        found = [
+            finding for table in in_order_of_reference(self._problem) for finding in self._validate(table.name, now)
+        ]
+        for view in self._problem.views:
+            compute_view(self._problem, self._tables, view.name)
+        return found
+
+    def _validate(self, name: str, now: datetime) -> list[Finding]:
+        try:
+            validate_new(self._problem, self._problem.table(name), self._tables, now.replace(tzinfo=None))
+        except ValidationFailed as error:
+            told = f"Validation stopped new rows of {name}: {error.what}."
+            return [Finding(check="pipelines", subject=name, cause="validation", page=True, sentence=told)]
+        return []
+
+
+def parquet(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

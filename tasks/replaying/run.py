@@ -1,0 +1,256 @@
+"""A replay from its first day to its last, in simulated time."""
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.replaying.desk import Desk
+from tasks.replaying.feed import Feed
+from tasks.replaying.office import Office
+from tasks.snapshot import feature_versions
+from truecourse import frame as frames
+from truecourse.encoding import Array
+from truecourse.loading import load_problem
+from truecourse.monitoring import record, reports
+from truecourse.monitoring.alarms import settle
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.pages import render, svg
+from truecourse.plots import png
+from truecourse.problem import Problem, midnight
+from truecourse.references import Window
+from truecourse.replay import outcome, picture
+from truecourse.replay.outcome import Alarm, Played
+from truecourse.replay.planted import Planted, planted
+from truecourse.replay.restaged import restage
+from truecourse.replay.world import World, as_clean, read_world
+from truecourse.settings import elsewhere, get_settings
+from truecourse.sql import clean_versions
+from truecourse.storage import open_store
+from truecourse.tables import Tables, clean_table
+
+Check = Callable[[Problem, Tables, datetime], Report]
+CHECKS: tuple[Check, ...] = ()
+"""What looks at each day when it is over."""
+DAY = timedelta(days=1)
+LEAD = DAY
+"""Rows are delivered so long before their own time: some facts, an early departure, are known before it. What a
+decision may see is decided by when each fact was known."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be played: days from `first` to `last`, faults as they were written, days between two deliveries."""
+
+    problem: str
+    first: date
+    last: date
+    inject: tuple[str, ...] = ()
+    tick: int = 14
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a replay stands: `done` of `days`, the day being played, and what happened last."""
+
+    done: int
+    days: int
+    day: date
+    said: str
+
+
+Tell = Callable[[Progress], None]
+
+
+def home_of(problem: str) -> Path:
+    return get_settings().home / "replay" / problem
+
+
+def play(plan: Plan, tell: Tell = lambda progress: None) -> dict[str, Any]:
+    """Play it in a home of its own, `<home>/replay/<problem>`, which begins anew; the result, that is kept there too.
+
+    Raises ReplayError for a plan that cannot be played, and what the steps raise."""
+    user = load_problem(plan.problem)
+    faults = planted(user, list(plan.inject), plan.first, plan.last)
+    place = home_of(user.name)
+    shutil.rmtree(place, ignore_errors=True)
+    restage(user, place / "problems", plan.first, faults)
+    world = read_world(user, open_store(), faults)
+    with staged(place):
+        replay = Replay(load_problem(user.name), world, plan, faults)
+        replay.run(tell)
+        return _kept(replay.problem, replay.document(), place)
+
+
+@contextmanager
+def staged(place: Path) -> Iterator[None]:
+    """The replay's own home, storage, registry and stores, and none of the user's, while the block lasts."""
+    (database,) = list(place.glob("mlflow-*.db")) or (place / f"mlflow-{secrets.token_hex(4)}.db",)
+    # a name of its own: MLflow keeps databases that it has opened open, be they deleted meanwhile
+    uri = f"sqlite:///{database}"
+    with elsewhere(
+        home=place, problems=place / "problems", storage="", mlflow_uri=uri, online_store="sqlite", log_secret=""
+    ):
+        yield
+
+
+class Replay:
+    def __init__(self, problem: Problem, world: World, plan: Plan, faults: tuple[Planted, ...]) -> None:
+        from feature_repo.historic import HistoricReader  # Feast takes seconds to import
+
+        self.problem, self._world, self._plan, self._faults = problem, world, plan, faults
+        self._tables = Tables()
+        self._feed = Feed(problem, world, self._tables)
+        self._reader = HistoricReader(problem)
+        self._desk = Desk(problem, self._reader, faults)
+        self._office = Office(problem, self._tables, self._desk)
+        self._decisions = _decisions(problem, world)
+        self._played = Played()
+        self._alarms: list[Alarm] = []
+        self._drift: list[tuple[str, float]] = []
+        self._refused = 0
+        self._waiting: list[tuple[datetime, Finding]] = []
+
+    def run(self, tell: Tell) -> None:
+        first, last = _moment(self._plan.first), _moment(self._plan.last)
+        days = (last - first) // DAY + 1
+        edges = self._edges(first, last + DAY)
+        tell(Progress(0, days, self._plan.first, "the first model is trained"))
+        for start, end in pairwise(edges):
+            self._deliver(start, end)
+            if start == first:
+                self._office.begin(first)
+                self._opened(start, end)
+            for number in range((end - start) // DAY):
+                day = start + number * DAY
+                said = self._day(day)
+                tell(Progress((day - first) // DAY + 1, days, day.date(), said))
+        self._deliver(last + DAY, last + 3 * DAY)  # the outcomes of the last decisions
+
+    def _edges(self, first: datetime, end: datetime) -> list[datetime]:
+        """Deliveries: every `tick` days, and daily while a fault sets in, so that nothing is found before its day."""
+        edges = {first, end, *(first + n * DAY for n in range(0, (end - first) // DAY, self._plan.tick))}
+        for fault in self._faults:
+            edges |= {fault.start + n * DAY for n in range(4)} | ({fault.end} if fault.end else set())
+        return sorted(edge for edge in edges if first <= edge <= end)
+
+    def _deliver(self, start: datetime, end: datetime) -> None:
+        found = self._feed.deliver(end + LEAD, start)
+        self._waiting += [(end, finding) for finding in found]
+        if start > _moment(self._plan.first):
+            self._opened(start, end)
+
+    def _opened(self, start: datetime, end: datetime) -> None:
+        clean = clean_versions(self.problem, self._tables)
+        self._reader.open(self._tables, feature_versions(self.problem, self._tables, clean), start, end)
+
+    def _day(self, day: datetime) -> str:
+        """One day's requests, and what is done at its end."""
+        now, asked = day + DAY, self._desk.day(self._of(day), self._office.watched)
+        self._refused += asked.refused
+        if asked.ids:
+            frozen = asked.outputs[self._office.frozen]
+            self._played.add(asked.ids, asked.times, asked.version, asked.outputs[asked.version], frozen)
+        self._office.remember(asked)
+        return self._office.close(now, self._check(now))
+
+    def _of(self, day: datetime) -> pa.Table:
+        times = self._decisions["decision_time"]
+        start, end = (pa.scalar(moment, frames.UTC_TIME) for moment in (day, day + DAY))
+        return self._decisions.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+
+    def _check(self, now: datetime) -> tuple[record.Alarm, ...]:
+        """Look at what there is by now, and settle it; the findings that are open then."""
+        late = tuple(finding for at, finding in self._waiting if at <= now)
+        self._waiting = [(at, finding) for at, finding in self._waiting if at > now]
+        said = "; ".join(finding.sentence for finding in late) or "Every batch was taken."
+        found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=said, findings=late)]
+        found += [check(self.problem, self._tables, now) for check in CHECKS]
+        for report in found:
+            reports.save(self._tables.store, report)
+            if report.check == "drift":
+                self._drift.append((now.isoformat(), len(report.findings) / max(len(self.problem.features), 1)))
+        settled = settle(self._tables.store, self.problem, found, now)
+        raised = [event.finding for event in settled.events if event.kind in ("opened", "escalated") and event.finding]
+        self._alarms += [outcome.alarm(now, finding, self._faults) for finding in raised if finding.page]
+        return settled.open
+
+    def document(self) -> dict[str, Any]:
+        """Everything that came of it."""
+        labels = self._labels()
+        told = outcome.months(self.problem.kind, self._played, labels)
+        means = outcome.averages(self.problem.kind, self.problem.metric, told, self._office.months())
+        document: dict[str, Any] = {
+            "problem": self.problem.name,
+            "from": self._plan.first.isoformat(),
+            "to": self._plan.last.isoformat(),
+            "faults": [{"fault": f.text, "start": f.start.isoformat()} for f in self._faults],
+            "served": len(self._played.ids),
+            "refused": self._refused,
+            "delivered": self._feed.rows,
+            "months": told,
+            "weeks": outcome.weeks(self.problem.kind, self._played, labels),
+            "means": means,
+            "events": self._office.events,
+            "alarms": [alarm.told() for alarm in self._alarms],
+            "detections": outcome.detections(self._alarms, self._faults),
+            "drift": self._drift,
+        }
+        document["sentence"] = sentence(document)
+        return document | {"digest": outcome.digest(document)}
+
+    def _labels(self) -> Array:
+        """Of every row that was served, NaN where the truth never became known."""
+        clean = clean_versions(self.problem, self._tables)
+        window = Window(start=midnight(self._plan.first), end=midnight(self._plan.last) + DAY)
+        truth = frames.spine(self.problem, self._tables, clean, window)
+        places = pc.index_in(pa.array(self._played.ids, pa.string()), truth["id"].combine_chunks())
+        return self._office.vocabulary.labels(truth.select(["label"]).take(places))
+
+
+def _moment(day: date) -> datetime:
+    return midnight(day).replace(tzinfo=UTC)
+
+
+def _decisions(problem: Problem, world: World) -> pa.Table:
+    """Every decision of the world outside, with its request fields, by the problem's own spine."""
+    settings = get_settings()
+    tables = Tables(settings.model_copy(update={"storage": str(settings.home / "world")}))
+    versions = {}
+    for table in problem.tables:
+        rows = as_clean(table, world.complete(table.name))
+        versions[table.name] = tables.append(clean_table(problem.name, table.name), rows, {})
+    return frames.spine(frames.unlabelled(problem), tables, versions)
+
+
+def sentence(document: dict[str, Any]) -> str:
+    means, faults = document["means"], document["detections"]
+    ranking = means["ranking"]
+    said = (
+        f"The maintained system reached a mean monthly {ranking} of {means[f'maintained_{ranking}']:.3f}, "
+        f"the frozen champion {means[f'frozen_{ranking}']:.3f}"
+    )
+    if faults:
+        quick = sum(found["days"] is not None and found["days"] <= 2 for found in faults)
+        said += f"; {quick} of {len(faults)} planted faults were named within two days"
+    return f"{said}."
+
+
+def _kept(problem: Problem, document: dict[str, Any], place: Path) -> dict[str, Any]:
+    """The document, the page and the picture, into the replay's home."""
+    drawn = {"timeline": picture.timeline(document), "ranking": picture.ranking(document)}
+    (place / "replay.png").write_bytes(png(drawn["timeline"]))
+    plots = {"timeline": svg(drawn["timeline"], "The replay over time"), "ranking": svg(drawn["ranking"], "By month")}
+    (place / "replay.html").write_text(render("replay.html", it=document, problem=problem, **plots))
+    document |= {"page": str(place / "replay.html")}
+    (place / "replay.json").write_text(json.dumps(document, indent=1))
+    return document

@@ -1,0 +1,128 @@
+"""A replay of the deliveries, four weeks of it: nothing sees its future, it repeats, and planted faults bite."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from feature_repo.historic import HistoricReader
+from tasks.replaying.desk import identity
+from tasks.replaying.run import Plan, home_of, play, staged
+from tests import deliveries
+from truecourse import registry
+from truecourse.loading import load_problem
+from truecourse.predictionlog import log_table
+from truecourse.settings import get_settings
+from truecourse.tables import Tables
+
+FIRST, LAST = date(2024, 3, 1), date(2024, 3, 12)
+
+
+def world(days: int = 80) -> pd.DataFrame:
+    return deliveries.deliveries(days=days, a_day=60)
+
+
+@pytest.fixture
+def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    problems = tmp_path / "problems"
+    deliveries.install(problems, world())
+    configure(home=tmp_path / ".truecourse", problems=problems, problem="deliveries")
+    return problems
+
+
+def log_of(problem: str) -> pa.Table:
+    with staged(home_of(problem)):
+        tables = Tables()
+        version = tables.version(log_table(problem))
+        assert version is not None
+        return tables.read(version).sort_by([("at", "ascending"), ("prediction_id", "ascending")])
+
+
+KEPT = ["prediction_id", "at", "id", "decision_time", "request", "features", "event_times", "score", "model_version"]
+
+
+def test_a_replay_serves_all_and_repeats_and_the_future_changes_nothing(installed: Path) -> None:
+    plan = Plan("deliveries", FIRST, LAST, tick=5)
+    told: list[Any] = []
+    document = play(plan, told.append)
+    first = log_of("deliveries")
+
+    served = world()
+    inside = pd.to_datetime(served["ordered_at"]).between("2024-03-01", "2024-03-12T23:59:59Z")
+    assert document["served"] == inside.sum() == len(first)
+    assert set(first["prediction_id"].to_pylist()) == {identity("deliveries", i) for i in first["id"].to_pylist()}
+    assert [progress.done for progress in told] == list(range(13))
+    assert document["events"][0]["what"] == "promoted"
+    assert document["refused"] == 0
+    assert not (get_settings().home / "storage").exists()
+
+    # rows of the last days, all they say turned over: no answer, model or label before may know
+    later = pd.to_datetime(served["ordered_at"]) >= "2024-03-08"
+    served.loc[later, "took"] = served.loc[later, "took"] * 3 + 100
+    served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
+    other = play(plan)
+    again = log_of("deliveries")
+    cut = pa.scalar(datetime(2024, 3, 8, tzinfo=UTC), pa.timestamp("us", tz="UTC"))
+    before, after = (rows.filter(pc.less(rows["at"], cut)).select(KEPT) for rows in (first, again))
+    assert before.equals(after)
+    assert len(before) > 300
+    assert not first.select(KEPT).equals(again.select(KEPT))  # and afterwards everything does
+    assert other["digest"] != document["digest"]
+
+    deliveries.install(installed, world())
+    assert play(plan)["digest"] == document["digest"]
+
+
+def test_planted_faults_reach_requests_features_labels_and_the_serving_code(installed: Path) -> None:
+    inject = (
+        "unit:deliveries.distance:*10@2024-03-04..2024-03-05",
+        "label:flip@2024-03-09",
+        "skew:hour:+12@2024-03-11",
+    )
+    document = play(Plan("deliveries", FIRST, LAST, inject, tick=30))
+    rows = log_of("deliveries").to_pandas()
+    features = pd.json_normalize(rows["features"].map(json.loads))
+    day = rows["decision_time"].dt.strftime("%m-%d")
+    distance = features["distance"].groupby(day.to_numpy()).mean()
+    assert distance["03-04"] > 5 * distance["03-03"]
+    assert distance["03-06"] < 2 * distance["03-03"]
+    hours = rows["decision_time"].dt.hour.to_numpy()
+    skewed = (day >= "03-11").to_numpy()
+    assert (features["hour"].to_numpy()[~skewed] == hours[~skewed]).all()
+    assert (features["hour"].to_numpy()[skewed] == hours[skewed] + 12).all()
+    aucs = {month["month"]: month["maintained"]["auc"]["value"] for month in document["months"]}
+    assert set(aucs) == {"2024-03"}
+    assert [fault["fault"] for fault in document["detections"]] == list(inject)
+
+
+def test_what_the_reader_holds_is_what_the_training_frame_says(installed: Path) -> None:
+    from tasks.snapshot import decision_frame, feature_versions
+    from truecourse.encoding import columns_of
+    from truecourse.sql import clean_versions
+
+    play(Plan("deliveries", FIRST, FIRST, tick=30))
+    with staged(home_of("deliveries")):
+        problem, tables = load_problem("deliveries"), Tables()
+        clean = clean_versions(problem, tables)
+        versions = feature_versions(problem, tables, clean)
+        frame = decision_frame(problem, tables, clean, versions)
+        start = datetime(2024, 2, 20, tzinfo=UTC)
+        rows = frame.filter(pc.greater_equal(frame["decision_time"], pa.scalar(start, frame["decision_time"].type)))
+        reader = HistoricReader(problem)
+        reader.open(tables, versions, start, start + timedelta(days=30))
+        times = columns_of(rows, ["decision_time"])["decision_time"]
+        found = reader.read(columns_of(rows, list(problem.request_fields)), times, len(rows))
+        assert registry.champion("deliveries") is not None
+    wanted = columns_of(rows, list(found.values))
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found.values[name], values)
+        held = ~np.isnat(found.events[name])
+        assert (found.events[name][held] <= times[held]).all()
+    assert np.isfinite(wanted["courier_late_7d"]).mean() > 0.9

@@ -1,0 +1,51 @@
+"""How a planted fault changes numbers: a conversion of units, or plain arithmetic."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from truecourse.encoding import Array
+
+CONVERSIONS: dict[str, tuple[float, float]] = {
+    "f_to_c": (5 / 9, -160 / 9),
+    "c_to_f": (9 / 5, 32.0),
+    "mi_to_km": (1.609344, 0.0),
+    "km_to_mi": (1 / 1.609344, 0.0),
+    "in_to_mm": (25.4, 0.0),
+    "mph_to_ms": (0.44704, 0.0),
+    "min_to_s": (60.0, 0.0),
+    "s_to_min": (1 / 60, 0.0),
+}
+"""Factor and offset of each conversion that has a name."""
+FORMS = f"{', '.join(CONVERSIONS)}, *NUMBER, /NUMBER, +NUMBER or -NUMBER"
+_ARITHMETIC = re.compile(r"([*/+-])(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Change:
+    """value * factor + offset."""
+
+    factor: float
+    offset: float
+
+    def __call__(self, values: Array) -> Array:
+        return values * self.factor + self.offset
+
+
+def change(text: str) -> Change | None:
+    """The change that a text names; None if it names none, or one that changes nothing."""
+    if text in CONVERSIONS:
+        return Change(*CONVERSIONS[text])
+    found = _ARITHMETIC.fullmatch(text)
+    if found is None:
+        return None
+    number = float(found[2])
+    made: dict[str, Callable[[], Change]] = {
+        "*": lambda: Change(number, 0.0),
+        "/": lambda: Change(1 / number if number else math.inf, 0.0),
+        "+": lambda: Change(1.0, number),
+        "-": lambda: Change(1.0, -number),
+    }
+    it = made[found[1]]()
+    return it if it != Change(1.0, 0.0) and math.isfinite(it.factor) and it.factor else None

@@ -1,0 +1,150 @@
+"""What came of a replay: quality by month of both systems, what was found and what it was about, and a digest of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from truecourse.digests import sha256_json
+from truecourse.encoding import Array
+from truecourse.metrics import losses, measure, resample, summary
+from truecourse.monitoring.findings import Finding
+from truecourse.problem import Kind
+from truecourse.replay.planted import Planted
+
+Document = dict[str, Any]
+CAUSES = {
+    "unit": ("unit change", "validation"),
+    "dead": ("dead feed", "validation"),
+    "category": ("new category", "validation"),
+    "label": ("concept drift", "label rule", "calibration", "quality"),
+    "skew": ("code", "serving code"),
+}
+"""By kind of planted fault: the causes that name it."""
+AFTERMATH = timedelta(days=35)
+"""So long after a fault has ended, what its data left in windows and histories may still be found."""
+RANKING = {"binary": "auc", "multiclass": "auc", "regression": "r2"}
+
+
+@dataclass
+class Played:
+    """Everything served, in order: decision times, each row's maintained and frozen output, who answered, labels."""
+
+    times: list[Array] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    versions: list[Array] = field(default_factory=list)
+    outputs: dict[str, list[Array]] = field(default_factory=lambda: {"maintained": [], "frozen": []})
+
+    def add(self, ids: list[str], times: Array, version: int, maintained: Array, frozen: Array) -> None:
+        self.ids += ids
+        self.times.append(times)
+        self.versions.append(np.full(len(ids), version))
+        self.outputs["maintained"].append(maintained)
+        self.outputs["frozen"].append(frozen)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A finding that pages, when it was first raised: again only after it was away. `fault`: what it is about."""
+
+    at: datetime
+    finding: Finding
+    fault: Planted | None
+    named: bool
+
+    def told(self) -> Document:
+        about = None if self.fault is None else self.fault.text
+        told = self.finding.model_dump(mode="json", exclude={"figures"})
+        return {"at": self.at.isoformat(), **told, "fault": about, "named": self.named}
+
+
+def alarm(at: datetime, finding: Finding, faults: Iterable[Planted]) -> Alarm:
+    """A page with the fault that it is about: one that is at work, or was lately, whose cause it names, or else any."""
+    near = [f for f in faults if f.start <= at and (f.end is None or at < f.end + AFTERMATH)]
+    named = [f for f in near if finding.cause in CAUSES[f.kind]]
+    about = named or near
+    return Alarm(at, finding, about[-1] if about else None, bool(named))
+
+
+def detections(alarms: list[Alarm], faults: Iterable[Planted]) -> list[Document]:
+    """For each fault: when it was first found at all, when named by its cause, and in how many days."""
+    told = []
+    for fault in faults:
+        mine = [a for a in alarms if a.fault == fault]
+        first = next((a for a in mine), None)
+        named = next((a for a in mine if a.named), None)
+        told.append(
+            {
+                "fault": fault.text,
+                "found": first.at.isoformat() if first else None,
+                "named": named.at.isoformat() if named else None,
+                "days": (named.at - fault.start) / timedelta(days=1) if named else None,
+                "sentence": named.finding.sentence if named else "",
+            }
+        )
+    return told
+
+
+def months(kind: Kind, played: Played, labels: Array) -> list[Document]:
+    """Metrics of both systems with 95% intervals from whole days, month by month. `labels`: NaN where there is none."""
+    times = np.concatenate(played.times)
+    outputs = {name: np.concatenate(parts) for name, parts in played.outputs.items()}
+    versions, month = np.concatenate(played.versions), times.astype("datetime64[M]")
+    found = []
+    for one in np.unique(month):
+        mask = (month == one) & ~np.isnan(labels)
+        if not mask.any():
+            continue
+        figures = {name: _figures(kind, labels[mask], said[mask], times[mask]) for name, said in outputs.items()}
+        here = sorted({int(v) for v in versions[month == one]})
+        found.append({"month": str(one), "rows": int(mask.sum()), "versions": here, **figures})
+    return found
+
+
+def _figures(kind: Kind, labels: Array, outputs: Array, times: Array) -> Document:
+    blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
+    samples = measure(kind, labels, outputs, blocks, resample(blocks))
+    return {metric: summary(drawn) for metric, drawn in samples.items()}
+
+
+def weeks(kind: Kind, played: Played, labels: Array) -> list[Document]:
+    """The loss of both systems by week, for the picture."""
+    times, known = np.concatenate(played.times), ~np.isnan(labels)
+    week = (times.astype("datetime64[D]").astype(np.int64) - 4) // 7
+    rows = []
+    for one in np.unique(week[known]):
+        mask = known & (week == one)
+        rows.append(
+            {"week": str(np.datetime64(int(one) * 7 + 4, "D")), "rows": int(mask.sum())}
+            | {n: float(losses(kind, labels[mask], np.concatenate(p)[mask]).mean()) for n, p in played.outputs.items()}
+        )
+    return rows
+
+
+def averages(kind: Kind, metric: str, told: list[Document], retrained: set[str]) -> Document:
+    """Means over the months, and in how many of the months after a promotion the maintained system lost less."""
+    ranking = RANKING[kind]
+    means = {
+        f"{name}_{figure}": float(np.mean([month[name][figure]["value"] for month in told]))
+        for name in ("maintained", "frozen")
+        for figure in (ranking, metric)
+    }
+    served = [month for month in told if month["month"] in retrained]
+    better = [m for m in served if m["maintained"][metric]["value"] < m["frozen"][metric]["value"]]
+    return means | {"ranking": ranking, "metric": metric, "months_retrained": len(served), "months_better": len(better)}
+
+
+def worse(kind: Kind, labels: Array, new: Array, old: Array, times: Array) -> dict[str, float | None]:
+    """The loss of the new outputs minus that of the old ones, with its interval from whole days."""
+    blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
+    difference = losses(kind, labels, new) - losses(kind, labels, old)
+    weights = resample(blocks)
+    sums = weights @ np.bincount(blocks, weights=difference, minlength=weights.shape[1])
+    return summary(sums / (weights @ np.bincount(blocks, minlength=weights.shape[1])))
+
+
+def digest(document: Document) -> str:
+    """Of everything that is the same in every run of the same replay."""
+    return sha256_json({name: part for name, part in document.items() if name not in ("digest", "seconds", "page")})

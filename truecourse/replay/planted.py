@@ -1,0 +1,162 @@
+"""Faults to plant in a replay, as a person writes them: `unit:weather.temp:f_to_c@2013-06-10`.
+
+A fault is `KIND:TARGET[:HOW]@FIRST[..LAST]`: from the UTC day FIRST, through LAST if it is given, something in the
+world is not as it was. What each kind does is told in docs/replay.md.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from truecourse.errors import Fault, ReplayError
+from truecourse.problem import Problem, midnight
+from truecourse.replay.changes import FORMS, change
+from truecourse.schema import AnyColumn, Float, Integer, Text
+
+Kind = Literal["unit", "dead", "category", "label", "skew"]
+KINDS: tuple[Kind, ...] = ("unit", "dead", "category", "label", "skew")
+FORM = "KIND:TARGET[:HOW]@FIRST[..LAST], as unit:weather.temp:f_to_c@2024-06-10"
+_TEXT = re.compile(r"(?P<kind>[a-z]+)(?::(?P<rest>.*))?@(?P<first>[^@.]+)(?:\.\.(?P<last>[^@.]+))?")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A fault that is planted. `table`, `column`: what it befalls, empty where the kind has none; the feature of a
+    skew is its `column`. `start` <= t < `end`, UTC; no end: to the end of the replay."""
+
+    kind: Kind
+    table: str
+    column: str
+    how: str
+    start: datetime
+    end: datetime | None
+    text: str
+
+    def active(self, at: datetime) -> bool:
+        return self.start <= at and (self.end is None or at < self.end)
+
+    @property
+    def swapped(self) -> tuple[str, str]:
+        """Of a category: the value that goes, and the one that comes."""
+        old, _, new = self.how.partition(">")
+        return old, new
+
+
+def planted(problem: Problem, texts: list[str], first: date, last: date) -> tuple[Planted, ...]:
+    """The faults, by their starts. Raises ReplayError that names every text that is wrong, and what it should be."""
+    faults: list[Fault] = []
+    found: list[Planted] = []
+    for text in texts:
+        try:
+            found.append(_parsed(problem, text, first, last))
+        except _Wrong as wrong:
+            faults.append(Fault(f"--inject {text}", wrong.what, wrong.cure))
+    if faults:
+        raise ReplayError(problem.name, faults)
+    return tuple(sorted(found, key=lambda fault: (fault.start, fault.text)))
+
+
+class _Wrong(Exception):
+    def __init__(self, what: str, cure: str) -> None:
+        self.what, self.cure = what, cure
+        super().__init__(what)
+
+
+def _parsed(problem: Problem, text: str, first: date, last: date) -> Planted:
+    match = _TEXT.fullmatch(text.strip())
+    if match is None:
+        raise _Wrong("is no fault", f"write {FORM}")
+    kind = next((kind for kind in KINDS if kind == match["kind"]), None)
+    if kind is None:
+        raise _Wrong(f"there is no kind {match['kind']!r}", f"one of {', '.join(KINDS)}")
+    start, end = _days(match["first"], match["last"], first, last)
+    table, column, how = _target(problem, kind, match["rest"] or "")
+    return Planted(kind, table, column, how, start, end, text.strip())
+
+
+def _days(start: str, end: str | None, first: date, last: date) -> tuple[datetime, datetime | None]:
+    begins, ends = _day(start), None if end is None else _day(end)
+    if not first <= begins <= last:
+        raise _Wrong(f"{begins} is not in the replay", f"a day from {first} to {last}")
+    if ends is not None and ends < begins:
+        raise _Wrong("it ends before it starts", "write the first day, then the last: 2024-06-10..2024-06-20")
+    until = None if ends is None else (midnight(ends) + timedelta(days=1)).replace(tzinfo=UTC)
+    return midnight(begins).replace(tzinfo=UTC), until
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise _Wrong(f"{text!r} is no day", "write it 2024-06-10") from None
+
+
+def _target(problem: Problem, kind: Kind, rest: str) -> tuple[str, str, str]:
+    """(table, column or feature, how)."""
+    if kind == "label":
+        return "", "", _rule(problem, rest)
+    target, _, how = rest.partition(":")
+    if kind == "skew":
+        return "", *_skew(problem, target, how)
+    table, _, column = target.partition(".")
+    _require_timed(problem, table)
+    if kind == "dead":
+        if column or how:
+            raise _Wrong("a dead feed is a whole table", f"write dead:{table}@FIRST")
+        return table, "", ""
+    declared = problem.table(table).columns
+    _require_one_of(column, list(declared), f"{table} has no column")
+    check = _unit if kind == "unit" else _category
+    return table, column, check(target, declared[column], how)
+
+
+def _require_one_of(name: str, known: list[str], what: str) -> None:
+    if name not in known:
+        raise _Wrong(f"{what} {name!r}", f"one of {', '.join(known)}")
+
+
+def _require_timed(problem: Problem, name: str) -> None:
+    timed = [table.name for table in problem.tables if table.time]
+    _require_one_of(name, [table.name for table in problem.tables], "there is no table")
+    if name not in timed:
+        raise _Wrong(f"{name} has no time: it is delivered once, before the replay", f"one of {', '.join(timed)}")
+
+
+def _unit(target: str, column: AnyColumn, how: str) -> str:
+    if not isinstance(column, Integer | Float):
+        raise _Wrong(f"{target} is no number", "name a column declared Integer or Float")
+    return _changed(how)
+
+
+def _changed(how: str) -> str:
+    if change(how) is None:
+        raise _Wrong(f"{how!r} is no change of a number", f"one of {FORMS}")
+    return how
+
+
+def _category(target: str, column: AnyColumn, how: str) -> str:
+    old, _, new = how.partition(">")
+    if not isinstance(column, Text) or not old or not new or old == new:
+        raise _Wrong(f"{how!r} swaps no values of {target}", "name a column declared Text, and OLD>NEW")
+    return how
+
+
+def _rule(problem: Problem, how: str) -> str:
+    if problem.label.sql is None:
+        raise _Wrong("the label is a column", "plant `unit` or `category` in that column instead")
+    if problem.kind == "regression":
+        if not re.fullmatch(r"[+-]\d+(\.\d+)?", how):
+            raise _Wrong(f"{how!r} is no rule", "write label:+NUMBER@FIRST")
+    elif how != "flip" and not re.fullmatch(r"0?\.\d+|1(\.0+)?", how):
+        raise _Wrong(f"{how!r} is no rule", "write label:flip@FIRST, or a share: label:0.3@FIRST")
+    return how
+
+
+def _skew(problem: Problem, feature: str, how: str) -> tuple[str, str]:
+    _require_one_of(feature, list(problem.features), "there is no feature")
+    if how == "missing":
+        return feature, how
+    if not isinstance(problem.features[feature], Integer | Float):
+        raise _Wrong(f"{feature} is no number", "write skew:FEATURE:missing@FIRST")
+    return feature, _changed(how)

@@ -1,0 +1,94 @@
+"""The problem as it is replayed: the user's own, its tables fed by the replay, in a problems folder of the replay's.
+
+Everything that finds a problem by its name (training, judging, serving) then finds this one, with no special way.
+"""
+
+import dataclasses
+import json
+import shutil
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from truecourse.errors import Fault, ReplayError
+from truecourse.loading import load_problem
+from truecourse.monitoring.moving import problem_at
+from truecourse.problem import Label, Objects, Problem, TimeSplit, midnight
+from truecourse.promotion import BeatsBaseline, BeatsChampion
+from truecourse.replay.planted import Planted
+
+_PROBLEM = '''"""Written by `truecourse replay`: the problem of the folder below, its tables fed by the replay."""
+
+from pathlib import Path
+
+from truecourse.replay.restaged import restaged
+
+PROBLEM = restaged({name!r}, Path({problems!r}), {stage!r})
+'''
+LABEL = "replayed_label.sql"
+MARGIN = 0.01
+"""In units of the loss."""
+
+
+def batch_key(table: str, number: int | str) -> str:
+    """Where a table's batch lies in storage."""
+    return f"batches/{table}/{number if isinstance(number, str) else f'{number:04d}'}.parquet"
+
+
+def restage(problem: Problem, place: Path, first: date, faults: tuple[Planted, ...]) -> None:
+    """Write the problems folder of a replay that begins on `first`. Raises ReplayError for a problem that has no time
+    to replay."""
+    if problem.is_plain or not isinstance(problem.split, TimeSplit):
+        what = "has no spine with decision times, split by time"
+        cure = "only a problem whose decisions are dated and split by a TimeSplit can be played forward"
+        raise ReplayError(problem.name, [Fault("problem.py", what, cure)])
+    folder = place / problem.name
+    folder.mkdir(parents=True)
+    for file in problem.folder.rglob("*.sql"):
+        copy = folder / file.relative_to(problem.folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    rules = [fault for fault in faults if fault.kind == "label"]
+    if rules:
+        (folder / LABEL).write_text(ruled(problem, rules))
+    stage = {"first": first.isoformat(), "rules": bool(rules)}
+    text = _PROBLEM.format(name=problem.name, problems=str(problem.folder.parent), stage=json.dumps(stage))
+    (folder / "problem.py").write_text(text)
+
+
+def restaged(name: str, problems: Path, stage: str) -> Problem:
+    """The user's problem with sources, label, split and gates of the replay.
+
+    Gates that bound a figure are left out: they were set for one test window, and a harder season is not a worse
+    model. Those that compare, with a baseline and with the champion, stay; with the champion a model that learned from
+    more is compared for not being worse (MARGIN): two weeks are too few to prove a small gain."""
+    said: dict[str, Any] = json.loads(stage)
+    problem = load_problem(name, problems)
+    tables = tuple(dataclasses.replace(t, source=Objects(batch_key(t.name, "*"))) for t in problem.tables)
+    label: Label = problem.label if not said["rules"] else dataclasses.replace(problem.label, sql=LABEL)
+    comparing = (gate for gate in problem.gates if isinstance(gate, BeatsBaseline | BeatsChampion))
+    gates = tuple(BeatsChampion(margin=max(g.margin, MARGIN)) if isinstance(g, BeatsChampion) else g for g in comparing)
+    staged = dataclasses.replace(problem, tables=tables, label=label, gates=gates)
+    return problem_at(staged, midnight(date.fromisoformat(said["first"])))
+
+
+def ruled(problem: Problem, rules: list[Planted]) -> str:
+    """The label's SQL with the rules that hold from their days on, by when the label became known."""
+    column = "label"
+    for rule in rules:
+        within = [f"known_at >= TIMESTAMP '{rule.start:%Y-%m-%d}'"]
+        within += [f"known_at < TIMESTAMP '{rule.end:%Y-%m-%d}'"] if rule.end else []
+        column = f"CASE WHEN {' AND '.join(within)} THEN {_told(problem, rule, column)} ELSE {column} END"
+    body = problem.text(str(problem.label.sql)).strip().rstrip(";")
+    return f"SELECT id, {column} AS label, known_at FROM ({body}\n)\n"  # noqa: S608
+
+
+def _told(problem: Problem, rule: Planted, column: str) -> str:
+    if problem.kind == "regression":
+        return f"{column} {rule.how}"
+    classes = problem.label.classes or ("0", "1")
+    written = [f"'{name}'" if problem.label.classes else name for name in classes]
+    if rule.how == "flip":
+        cases = " ".join(f"WHEN {a} THEN {b}" for a, b in zip(written, [*written[1:], written[0]], strict=True))
+        return f"CASE {column} {cases} END"
+    return f"CASE WHEN hash(id) % 1000 < {round(1000 * float(rule.how))} THEN {written[-1]} ELSE {column} END"

@@ -1,0 +1,149 @@
+"""The world outside: every row that the problem's sources hold, read once, and given out in the order of time."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.cells import UNREADABLE
+from truecourse.encoding import Array, columns_of
+from truecourse.frame import UTC_TIME, arrow_type
+from truecourse.problem import Problem
+from truecourse.reading import read_batches
+from truecourse.replay.changes import change
+from truecourse.replay.planted import Planted
+from truecourse.schema import Table, Text
+from truecourse.sources import locate, scratch
+from truecourse.storage import ObjectStore
+
+
+@dataclass(frozen=True)
+class World:
+    """Tables by name, their rows in the order of the sources, under cells.batch_schema. `arrivals`: of a table without
+    time, rows that are there only from a moment on."""
+
+    problem: Problem
+    tables: Mapping[str, pa.Table]
+    arrivals: Mapping[str, tuple[tuple[datetime, pa.Table], ...]]
+
+    def rows(self, name: str, start: datetime | None, end: datetime) -> pa.Table:
+        """The rows whose time lies in [start, end); with no start, all before and those that have no time. Of a table
+        without time everything at the start, then what arrives."""
+        table, rows = self.problem.table(name), self.tables[name]
+        if table.time is None:
+            came = [new for at, new in self.arrivals.get(name, ()) if (start is None or start <= at) and at < end]
+            return pa.concat_tables([*([rows] if start is None else []), *came]) if came or start is None else rows[:0]
+        times = moments(rows, table.time)
+        mask = np.isnat(times) if start is None else times >= naive(start)
+        before = times < naive(end)
+        return rows.filter(pa.array((mask | before) if start is None else (mask & before)))
+
+    def complete(self, name: str) -> pa.Table:
+        """All rows of a table, those that arrive later among them."""
+        return pa.concat_tables([self.tables[name], *(new for _, new in self.arrivals.get(name, ()))])
+
+
+def moments(rows: pa.Table, name: str) -> Array:
+    """(n,) datetime64[us]; NaT where there is none."""
+    return columns_of(rows, [name])[name]
+
+
+def naive(moment: datetime) -> np.datetime64:
+    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
+
+
+def read_world(problem: Problem, store: ObjectStore, faults: tuple[Planted, ...]) -> World:
+    """Raises SourceError for a source that cannot be read."""
+    tables: dict[str, pa.Table] = {}
+    for table in problem.tables:
+        with scratch() as folder:
+            located = locate(problem, table, store, folder)
+            batches = [batch for source in located for batch in read_batches(source, table)]
+        tables[table.name] = pa.Table.from_batches(batches).combine_chunks()
+    arrivals: dict[str, tuple[tuple[datetime, pa.Table], ...]] = {}
+    for fault in faults:
+        if fault.table:
+            tables[fault.table] = _befallen(problem.table(fault.table), tables[fault.table], fault)
+        if fault.kind == "category":
+            arrivals |= _newcomer(problem, tables, arrivals, fault)
+    return World(problem, tables, arrivals)
+
+
+def _befallen(table: Table, rows: pa.Table, fault: Planted) -> pa.Table:
+    """The rows as a source delivers them that has the fault."""
+    times = moments(rows, str(table.time))
+    mask = times >= naive(fault.start)
+    if fault.end is not None:
+        mask &= times < naive(fault.end)
+    if fault.kind == "dead":
+        return rows.filter(pa.array(~mask))
+    values = rows[fault.column]
+    if fault.kind == "category":
+        old, new = fault.swapped
+        mask &= np.asarray(pc.fill_null(pc.equal(values, old), False))
+        values = pc.if_else(pa.array(mask), new, values)
+    else:
+        made = change(fault.how)
+        assert made is not None
+        changed = pc.if_else(pc.is_null(values), None, pa.array(made(columns_of(rows, [fault.column])[fault.column])))
+        kind = arrow_type(table.columns[fault.column])
+        changed = pc.round(changed) if pa.types.is_integer(kind) else changed
+        values = pc.if_else(pa.array(mask), changed.cast(kind), values)
+    return rows.set_column(rows.schema.get_field_index(fault.column), rows.schema.field(fault.column), values)
+
+
+def _newcomer(
+    problem: Problem, tables: Mapping[str, pa.Table], arrivals: Mapping[str, Any], fault: Planted
+) -> dict[str, tuple[tuple[datetime, pa.Table], ...]]:
+    """A new value of a column that refers to another table is entered there too, as a copy of the value it replaces."""
+    other = problem.table(fault.table).columns[fault.column].in_table
+    if other is None or problem.table(other).time is not None:
+        return {}
+    key, (old, new) = problem.table(other).key_column, fault.swapped
+    assert key is not None
+    rows = tables[other].filter(pc.equal(tables[other][key], old))[:1]
+    if not len(rows) or not isinstance(problem.table(other).columns[key], Text):
+        return {}
+    row = rows.set_column(rows.schema.get_field_index(key), rows.schema.field(key), pa.array([new], pa.string()))
+    return {other: (*arrivals.get(other, ()), (fault.start, row))}
+
+
+def delivered(rows: pa.Table) -> pa.Table:
+    """The rows as a file holds them: a column with cells that could not be read holds their text again."""
+    lost = rows[UNREADABLE]
+    plain = rows.drop_columns([UNREADABLE])
+    if lost.null_count == len(rows):
+        return plain
+    texts = [json.loads(text) if text else {} for text in lost.to_pylist()]
+    for place, name in enumerate(plain.column_names):
+        if any(name in text for text in texts):
+            cells = plain[name].cast(pa.string()).to_pylist()
+            told = [text.get(name, cell) for text, cell in zip(texts, cells, strict=True)]
+            plain = plain.set_column(place, name, pa.array(told, pa.string()))
+    return plain
+
+
+def as_clean(table: Table, rows: pa.Table) -> pa.Table:
+    """The rows that were read, the last of each key, in the form of a clean table: for reading decisions off them."""
+    import duckdb
+
+    rows = rows.append_column("_row", pa.array(range(len(rows)), pa.int64()))
+    keys = ", ".join(f'"{key}"' for key in table.key)
+    last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _row DESC) = 1" if keys else ""
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("rows", rows)
+        query = f"SELECT * FROM rows WHERE {UNREADABLE} IS NULL {last} ORDER BY _row"  # noqa: S608
+        kept = connection.sql(query).to_arrow_table()
+    kept = kept.drop_columns([UNREADABLE])
+    for name in ("_recorded_at", "_superseded_at"):
+        kept = kept.append_column(name, pa.nulls(len(kept), UTC_TIME))
+    schema = [(n, arrow_type(c)) for n, c in table.columns.items()]
+    return kept.cast(
+        pa.schema([*schema, ("_row", pa.int64()), ("_recorded_at", UTC_TIME), ("_superseded_at", UTC_TIME)])
+    )

@@ -103,7 +103,7 @@ def watching(progress: Progress, flows: list[Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for flow in flows:
             stack.enter_context(_hooked(progress, flow))
-        stack.enter_context(_logging_to(progress))
+        stack.enter_context(logging_to(progress))
         yield
 
 
@@ -134,7 +134,7 @@ def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _logging_to(progress: Progress) -> Iterator[None]:
+def logging_to(progress: logging.Handler) -> Iterator[None]:
     """Our own log lines to the display; everything to a file instead of the terminal."""
     path = get_settings().home / "logs" / "truecourse.log"
     path.parent.mkdir(parents=True, exist_ok=True)

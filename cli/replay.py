@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.output import Answer, Json, ProblemName, command, stderr
+from cli.progress import logging_to
 from truecourse.errors import Fault, ReplayError
 from truecourse.loading import load_problem
 from truecourse.settings import prefect_environment
@@ -37,18 +38,16 @@ def replay(
 
     plan = Plan(spec.name, first.date(), last.date(), tuple(inject or ()), tick)
     begun = time.monotonic()
-    with Watched() as tell:
+    with logging_to(logging.NullHandler()), Watched() as tell:
         document = play(plan, tell)
     document |= {"seconds": round(time.monotonic() - begun, 1)}
     return Answer(document, _view(document))
 
 
 class Watched:
-    """A bar on a terminal, a line a month elsewhere; our own log lines stay out of the way."""
+    """A bar on a terminal, a line a month elsewhere."""
 
     def __enter__(self) -> Any:
-        self._level = logging.getLogger("truecourse").level
-        logging.getLogger("truecourse").setLevel(logging.ERROR)
         self._console, self._month = stderr(), ""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("days"))
         self._bar = Progress(
@@ -61,7 +60,6 @@ class Watched:
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
-        logging.getLogger("truecourse").setLevel(self._level)
 
     def _tell(self, now: Any) -> None:
         self._bar.update(self._task, total=now.days, completed=now.done, description=str(now.day))

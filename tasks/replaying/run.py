@@ -118,6 +118,7 @@ class Replay:
         self._alarms: list[Alarm] = []
         self._drift: list[tuple[str, float]] = []
         self._refused = 0
+        self._checked: list[str] = []
         self._waiting: list[tuple[datetime, Finding]] = []
 
     def run(self, tell: Tell) -> None:
@@ -161,7 +162,8 @@ class Replay:
             frozen = asked.outputs[self._office.frozen]
             self._played.add(asked.ids, asked.times, asked.version, asked.outputs[asked.version], frozen)
         self._office.remember(asked)
-        return self._office.close(now, self._check(now))
+        alarms = self._check(now)
+        return self._office.close(now, alarms) if day.date() < self._plan.last else ""
 
     def _of(self, day: datetime) -> pa.Table:
         times = self._decisions["decision_time"]
@@ -175,6 +177,7 @@ class Replay:
         said = "; ".join(finding.sentence for finding in late) or "Every batch was taken."
         found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=said, findings=late)]
         found += [check(self.problem, self._tables, now) for check in CHECKS]
+        self._checked = [report.check for report in found]
         for report in found:
             reports.save(self._tables.store, report)
             if report.check == "drift":
@@ -203,6 +206,7 @@ class Replay:
             "events": self._office.events,
             "alarms": [alarm.told() for alarm in self._alarms],
             "detections": outcome.detections(self._alarms, self._faults),
+            "checks": self._checked,
             "drift": self._drift,
         }
         document["sentence"] = sentence(document)

@@ -34,7 +34,7 @@ def timeline(document: Document) -> Any:
     ticks = [tick for tick in axis.get_yticks() if low <= tick <= high]
     axis.set_yticks([*rows.values(), *ticks], [*rows, *(f"{tick:.3g}" for tick in ticks)])
     axis.set_ylabel(f"{document['means']['metric'].replace('_', ' ')} by week".replace("rmse", "squared error"))
-    axis.legend(loc="upper right", labelcolor=_SOFT, ncols=2)
+    axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False, ncols=2)
     return drawn
 
 
@@ -51,7 +51,7 @@ def ranking(document: Document) -> Any:
         axis.plot([place + shift for place in range(len(told))], values, "o", color=colour, label=name)
     axis.set_xticks(range(len(told)), [month["month"] for month in told])
     axis.set_ylabel(metric)
-    axis.legend(loc="best", labelcolor=_SOFT, ncols=2)
+    axis.legend(loc="best", labelcolor=_SOFT, frameon=False, ncols=2)
     return drawn
 
 

@@ -195,6 +195,13 @@ class Monitoring:
     """Request fields that metrics are broken down by."""
     alerts: Alerts = Alerts()
     retraining: Retraining = Retraining()
+    audit_rows: Annotated[int, Field(ge=1)] = 2000
+    """How many logged predictions of a window are computed again."""
+    audit_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """A difference in a smaller share of them is of no weight."""
+    audit_lag: timedelta = timedelta(days=1)
+    """For how long a served value may have been replaced by a newer one: where the online store is loaded every day,
+    a day at most."""
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -1,0 +1,23 @@
+"""Is what was served what the offline tables say?"""
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from tasks.skew import check_skew
+from truecourse.loading import load_problem
+from truecourse.references import Window
+
+
+@flow(name="audit")
+def audit(problem: str | None = None, start: datetime | None = None, end: datetime | None = None) -> dict[str, Any]:
+    """Compute logged predictions again from the offline tables, and name the cause of every difference.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+    start: requests from this moment on (UTC); the problem's `monitoring.window` before the end if empty.
+    end: requests before this moment (UTC), and nothing recorded later; the end of the newest prediction's day if empty.
+
+    A sample of `monitoring.audit_rows` predictions is taken, the same one each time.
+    """
+    return check_skew(load_problem(problem).name, end, Window(start=start, end=end)).model_dump(mode="json")

@@ -1,0 +1,34 @@
+"""Is what was served what the offline tables say? The audit as a task, its report and page kept."""
+
+import logging
+from datetime import datetime
+
+from prefect import task
+
+from tasks.retry import RETRY
+from truecourse.loading import load_problem
+from truecourse.monitoring import reports, skew
+from truecourse.monitoring.findings import Report
+from truecourse.pages import render
+from truecourse.problem import Problem
+from truecourse.references import Window
+from truecourse.tables import Tables
+
+log = logging.getLogger("truecourse.audit")
+
+
+def audited(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
+    """The audit's report, kept with its page."""
+    report = skew.check_skew(problem, tables, at, window)
+    page = f"reports/{problem.name}/skew.html"
+    report = report.model_copy(update={"page": page})
+    tables.store.put(page, render("skew.html", report=report, problem=problem).encode())
+    reports.save(tables.store, report)
+    log.info("%s", report.sentence)
+    return report
+
+
+@task(name="check skew", **RETRY)
+def check_skew(problem: str, at: datetime | None = None, window: Window | None = None) -> Report:
+    """Logged predictions computed again. `at` (UTC): the moment that counts as now."""
+    return audited(load_problem(problem), Tables(), at, window)

@@ -1,0 +1,278 @@
+"""Skew planted for each cause is found and named; clean traffic gives none. All of it real: store, predictor, log."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.prediction import Predictor, registered_predictor
+from services.spool import Spool
+from tests.cleaned import write_clean
+from tests.deliveries import deliveries
+from tests.integration.conftest import Trained
+from truecourse import registry
+from truecourse.features import compute_view
+from truecourse.loading import load_problem
+from truecourse.model import Model
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.skew import check_skew
+from truecourse.predictionlog import encoded
+from truecourse.privacy import Masks
+from truecourse.problem import Problem
+from truecourse.references import Window
+from truecourse.shipping import ship, spool_folder
+from truecourse.tables import Tables
+
+FIRST = datetime(2024, 2, 20, 9, tzinfo=UTC)
+MOMENTS = [FIRST + timedelta(hours=7 * i) for i in range(4)]
+END = MOMENTS[-1] + timedelta(hours=1)
+DATA_ENDS = datetime(2024, 3, 2, tzinfo=UTC)
+COURIERS = [f"c{i:02d}" for i in range(12)]
+Encode = Callable[[dict[str, Any]], bytes]
+
+
+@dataclass
+class World:
+    problem: Problem
+    predictor: Predictor
+    tables: Tables
+    encode: Any = encoded
+
+    def load(self, until: datetime, views: Iterable[str] | None = None) -> None:
+        from feature_repo.loading import load_online
+
+        for view in self.problem.views if views is None else map(self.problem.view, views):
+            load_online(self.problem, self.tables, view.name, until)
+
+    def ask(self, at: datetime) -> None:
+        rows = []
+        for i, courier in enumerate(COURIERS):
+            row = {"id": i, "courier": courier, "depot": ("north", "south", "east")[i % 3]}
+            rows.append(row | {"promised": 30 + i, "distance": i / 7})
+        read = self.predictor.rows.request(json.dumps({"rows": rows}).encode(), at)
+        spool = Spool(spool_folder(self.problem.name), self.encode)
+        spool.put(self.predictor.answer(read, at=at))
+        spool.close()
+
+    def serve(self, load: bool = True) -> None:
+        """Twelve predictions at each moment, from a store loaded right before."""
+        for moment in MOMENTS:
+            if load:
+                self.load(moment)
+            self.ask(moment)
+
+    def audit(self, at: datetime = END, **monitoring: Any) -> Report:
+        ship(self.problem.name)
+        problem = replace(self.problem, monitoring=replace(self.problem.monitoring, **monitoring))
+        return check_skew(problem, self.tables, at)
+
+
+@pytest.fixture
+def world(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> World:
+    """The champion at work in a copy of its home, whose store and log a test may spoil."""
+    skip = shutil.ignore_patterns("serving", "*.log", "spool", "predictions_log", "online.db")
+    shutil.copytree(trained.home, tmp_path / ".truecourse", ignore=skip)
+    configure(home=tmp_path / ".truecourse")
+    problem = load_problem("deliveries")
+    model = registry.open_model(trained.version, problem.kind)
+    return World(problem, registered_predictor(trained.version, model), Tables())
+
+
+def causes(report: Report) -> dict[str, str]:
+    return {finding.subject: finding.cause for finding in report.findings}
+
+
+def found(report: Report, subject: str) -> Finding:
+    (finding,) = [f for f in report.findings if f.subject == subject]
+    assert finding.figures["examples"][0] in finding.sentence
+    return finding
+
+
+def store(problem: Problem) -> closing[sqlite3.Connection]:
+    from feature_repo.store import feast_folder
+
+    return closing(sqlite3.connect(feast_folder(problem) / "online.db"))
+
+
+def test_clean_traffic_gives_none_and_a_page(world: World) -> None:
+    from tasks.skew import audited
+    from truecourse.monitoring import reports
+
+    world.serve()
+    ship("deliveries")
+    report = audited(world.problem, world.tables, END)
+    assert report.findings == ()
+    assert report.figures["mismatches"] == []
+    compared = dict.fromkeys(("request", "score", *(view.name for view in world.problem.views)), 48)
+    assert report.figures["compared"] == compared
+    assert report.sentence == "48 of 48 predictions were computed again: they agree with the offline tables."
+    assert reports.latest(world.tables.store, "deliveries", "skew") == report
+    assert report.sentence in world.tables.store.get(report.page).decode()
+
+
+def test_a_store_that_is_not_loaded_is_stale(world: World) -> None:
+    world.load(MOMENTS[0] - timedelta(days=2))
+    world.serve(load=False)
+    report = world.audit()
+    assert causes(report) == {"courier_history": "stale value", "depot_history": "stale value"}
+    history = found(report, "courier_history")
+    assert history.page
+    assert 40 * 3600 < history.figures["overdue_most"] < 70 * 3600
+    assert "at most" in history.sentence
+    assert not found(world.audit(audit_lag=timedelta(days=4)), "courier_history").page
+
+
+def test_an_hour_behind_is_stale_and_no_page(world: World) -> None:
+    for moment in MOMENTS:
+        world.load(moment - timedelta(hours=1))
+        world.ask(moment)
+    report = world.audit()
+    assert set(causes(report).values()) == {"stale value"}
+    assert not any(finding.page for finding in report.findings)
+    assert max(finding.figures["overdue_most"] for finding in report.findings) <= 3600
+
+
+def test_values_that_are_gone_are_missing(world: World) -> None:
+    world.load(MOMENTS[0])
+    with store(world.problem) as database, database:
+        database.execute("DELETE FROM deliveries_courier_history")
+    world.ask(MOMENTS[0])
+    finding = found(world.audit(), "courier_history")
+    assert (finding.cause, finding.page, finding.figures["share"]) == ("missing", True, 1.0)
+    assert set(finding.figures["features"]) == {"courier_late_7d", "courier_count_7d"}
+
+
+def push(world: World, **values: float | None) -> None:
+    """Other values of courier_history for every courier, at the event times that the store holds."""
+    from feature_repo.protos import field_of, value
+
+    view = world.problem.view("courier_history")
+    with store(world.problem) as database, database:
+        for name, pushed in values.items():
+            message = value(field_of(view.features[name]), pushed).SerializeToString()
+            database.execute("UPDATE deliveries_courier_history SET value = ? WHERE feature_name = ?", [message, name])
+
+
+def test_a_pushed_null_is_missing_and_another_value_at_the_same_moment_is_code(world: World) -> None:
+    world.load(MOMENTS[0])
+    push(world, courier_late_7d=None, courier_count_7d=1234)
+    world.ask(MOMENTS[0])
+    report = world.audit()
+    assert causes(report) == {"courier_history": "missing", "courier_count_7d": "code"}
+    assert found(report, "courier_history").figures["features"] == {"courier_late_7d": 12}
+    assert found(report, "courier_count_7d").page
+
+
+def test_a_late_correction_is_nobodys_fault_and_unknown_until_it_came(world: World) -> None:
+    world.serve()
+    rows = deliveries()
+    mine = rows[(rows["ordered_at"] > "2024-02-18") & (rows["ordered_at"] < "2024-02-20")]
+    write_clean(world.problem, world.tables, "deliveries", mine.assign(took=550))
+    for view in world.problem.views:
+        compute_view(world.problem, world.tables, view.name)
+    assert world.audit().findings == ()
+    report = world.audit(at=DATA_ENDS, window=timedelta(days=20))
+    assert causes(report) == {"courier_history": "late data", "depot_history": "late data"}
+    assert not any(finding.page for finding in report.findings)
+
+
+def test_a_request_long_after_its_decision_is_told_apart(world: World) -> None:
+    world.load(MOMENTS[-1])
+    read = world.predictor.rows.request(
+        json.dumps(
+            {"rows": [{"courier": "c03", "depot": "north", "promised": 30, "distance": 2.5,
+                       "decision_time": MOMENTS[0].isoformat()}]}
+        ).encode(), MOMENTS[-1],
+    )  # fmt: skip
+    spool = Spool(spool_folder("deliveries"), encoded)
+    spool.put(world.predictor.answer(read, at=MOMENTS[-1]))
+    spool.close()
+    report = world.audit()
+    assert causes(report) == {"courier_history": "asked afterwards", "depot_history": "asked afterwards"}
+    assert not any(finding.page for finding in report.findings)
+
+
+def test_a_request_function_that_differs_in_the_endpoint_is_code(world: World) -> None:
+    declared = world.problem.request_features
+    assert declared is not None
+
+    def local_clock(columns: Any) -> Any:
+        return declared.function({**columns, "decision_time": columns["decision_time"] + np.timedelta64(3, "h")})
+
+    skewed = replace(world.problem, request_features=replace(declared, function=local_clock))
+    world.predictor = replace(world.predictor, problem=skewed)
+    world.serve()
+    report = world.audit()
+    finding = found(report, "hour")
+    assert causes(report) | {"weekend": "code"} == {"hour": "code", "weekend": "code"}
+    assert (finding.page, finding.figures["share"]) == (True, 1.0)
+
+
+def test_a_score_that_the_model_does_not_give_is_code_or_model(world: World) -> None:
+    served = world.predictor.model
+    fewer = Model(served.booster[: max(1, served.booster.num_boosted_rounds() // 2)], served.vocabulary, served.kind)
+    world.predictor = replace(world.predictor, model=fewer)
+    world.serve()
+    report = world.audit()
+    assert causes(report) == {"score": "code"}
+    assert "model" in found(report, "score").sentence
+
+
+def test_a_model_that_no_registry_holds_is_told_of(world: World) -> None:
+    world.predictor = replace(world.predictor, about=world.predictor.about | {"model_sha256": "ab" * 32})
+    world.serve()
+    report = world.audit()
+    assert causes(report) == {"model": "code"}
+    assert report.figures["compared"]["score"] == 0
+
+
+def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
+    fields = world.problem.request
+    hidden = {
+        "courier": replace(fields["courier"], private="hash"),
+        "distance": replace(fields["distance"], private="drop"),
+    }
+    world.problem = replace(world.problem, request={**fields, **hidden})
+    masks = Masks.of(world.problem, b"secret")
+    world.encode = lambda record: encoded(masks.masked(record))
+    world.serve()
+    report = world.audit()
+    assert report.findings == ()
+    closed = report.figures["not_compared"]
+    assert closed["its key is hidden in the log"] == ["courier_history", "courier_facts"]
+    assert closed["hidden in the log"] == ["distance", "hour", "km_a_minute", "weekend"]
+    assert report.figures["compared"]["depot_history"] == 48
+    assert report.figures["compared"]["score"] == 0
+    assert "as far as the log tells" in report.sentence
+    assert not any(courier in report.model_dump_json() for courier in COURIERS)
+
+
+def test_a_sample_is_bounded_and_the_same_each_time(world: World) -> None:
+    from truecourse.monitoring.logged import sample
+
+    world.serve()
+    ship("deliveries")
+    window = Window(end=END.replace(tzinfo=None))
+    taken = [sample(world.problem, world.tables, window, 10) for _ in range(2)]
+    assert taken[0].ids == taken[1].ids
+    assert (len(taken[0]), taken[0].asked) == (10, 48)
+    later = Window(start=MOMENTS[2].replace(tzinfo=None), end=MOMENTS[3].replace(tzinfo=None))
+    assert sample(world.problem, world.tables, later, 100).asked == 12
+
+
+def test_the_flow_runs_by_hand_over_a_window(world: World, prefect_server: str) -> None:
+    from flows.audit import audit
+
+    world.serve()
+    ship("deliveries")
+    told = audit("deliveries", start=MOMENTS[1], end=END)
+    assert (told["figures"]["asked"], told["findings"]) == (36, [])
+    assert audit("deliveries", end=MOMENTS[0])["sentence"].startswith("No prediction was logged")

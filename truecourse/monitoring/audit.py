@@ -1,0 +1,102 @@
+"""Taking a sample of logged predictions apart and computing all of it again, part by part."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from truecourse.encoding import Array
+from truecourse.frame import arrow_type
+from truecourse.monitoring.causes import Mismatch, Served, differences
+from truecourse.monitoring.known import read_history
+from truecourse.monitoring.logged import Logged, kind_of
+from truecourse.monitoring.recomputed import request_mismatches, score_mismatches
+from truecourse.problem import Problem, View
+from truecourse.schema import Integer
+from truecourse.tables import Tables
+from truecourse.viewsql import key_columns
+
+
+@dataclass
+class Audit:
+    """`compared`: rows by view, and of `request` and `score`. `closed`: by reason, what could not be compared."""
+
+    mismatches: list[Mismatch] = field(default_factory=list)
+    compared: dict[str, int] = field(default_factory=dict)
+    closed: dict[str, list[str]] = field(default_factory=dict)
+
+    def close(self, reason: str, names: Iterable[str]) -> None:
+        if told := list(names):
+            self.closed.setdefault(reason, []).extend(told)
+
+
+def audited(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> Audit:
+    """Everything of the sample that can be computed again; nothing recorded after `now` (naive UTC) is read."""
+    audit = Audit()
+    if not len(logged):
+        return audit
+    rows = logged.request
+    refused = len(logged) - len(rows)
+    audit.close("the request breaks today's contract", [f"{refused} predictions"] if refused else [])
+    if len(rows):
+        wrong, hidden = request_mismatches(problem, logged)
+        audit.mismatches += wrong
+        audit.compared["request"] = len(rows)
+        audit.close("hidden in the log", hidden)
+        _views(problem, tables, logged, now, audit)
+    scores = score_mismatches(problem, logged)
+    audit.mismatches += scores.mismatches
+    audit.compared["score"] = scores.compared
+    audit.close("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
+    return audit
+
+
+def _views(problem: Problem, tables: Tables, logged: Logged, now: datetime, audit: Audit) -> None:
+    read = [view for view in problem.views if _open(problem, logged, view, audit)]
+    if not read:
+        return
+    places = np.array(logged.request.accepted, dtype=np.int64)
+    decided, asked = logged.decided[places], logged.at[places]
+    events = {view.name: logged.events(next(iter(view.features)))[places] for view in read}
+    loaded = _loaded(asked, list(events.values()))
+    first, last = decided.min().item(), max(decided.max(), asked.max()).item()
+    for view in read:
+        history = read_history(problem, tables, view, first, last, now)
+        if history is None:
+            audit.close("never computed", [view.name])
+            continue
+        told = {name: column for name, column in view.features.items() if logged.tells(name)}
+        values = {name: logged.feature(name, kind_of(column))[places] for name, column in told.items()}
+        keys = _keys(problem, view, logged)
+        audit.mismatches += differences(
+            history, Served(keys, values, events[view.name], decided, asked, loaded, places)
+        )
+        audit.compared[view.name] = len(places)
+
+
+def _open(problem: Problem, logged: Logged, view: View, audit: Audit) -> bool:
+    """Whether the log tells the view's keys."""
+    if any(key in logged.hidden for key in key_columns(problem, view)):
+        audit.close("its key is hidden in the log", [view.name])
+        return False
+    audit.close("hidden in the log", (name for name in view.features if name in logged.hidden))
+    return True
+
+
+def _keys(problem: Problem, view: View, logged: Logged) -> pl.DataFrame:
+    """The keys that the requests looked up, under the types of the feature table."""
+    rows, columns = logged.request, {}
+    for name, column in key_columns(problem, view).items():
+        exact = rows.integers[name].tolist() if isinstance(column, Integer) else rows.columns[name]
+        columns[name] = pa.array(exact, arrow_type(column), from_pandas=True)
+    return pl.DataFrame(pa.table(columns))
+
+
+def _loaded(asked: Array, events: Sequence[Array]) -> Array:
+    """For each request the newest event that any answer up to it had: the online store was loaded to there at least."""
+    order = np.argsort(asked, kind="stable")
+    newest = np.fmax.accumulate(np.fmax.reduce(np.stack(events))[order])
+    return np.asarray(newest[np.searchsorted(asked[order], asked, side="right") - 1])

@@ -123,7 +123,7 @@ def _start(name: str, command: list[str], environment: dict[str, str], port: int
 def ours(problem: str, **environment: str) -> Callable[[], Server]:
     folder, port = serve_world.place_of(problem) / "bento", free_port(HOST)
     name = "ours" if problem == "bare" else "ours, looked up"
-    settings = launch.environment(folder, port, pinned=True) | environment
+    settings = launch.environment(folder, port, pinned=True) | environment | {"TRUECOURSE_MAX_DELAY": "0"}  # as theirs
     return lambda: _start(name, launch.command(folder, port), settings, port)
 
 

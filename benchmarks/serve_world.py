@@ -17,6 +17,7 @@ from truecourse.bento import REQUIREMENTS, bento_code
 from truecourse.contract import Contract
 from truecourse.digests import sha256
 from truecourse.encoding import Array, Vocabulary
+from truecourse.inference import INFERENCE_FILE, Environment, InferenceConfig, feature_sources
 from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.problem import Problem
 from truecourse.schema import Boolean, Integer, Text
@@ -96,13 +97,15 @@ def build(name: str) -> None:
         "contract.json": contract.to_json(),
         "problem.json": json.dumps(problem_document(problem)).encode(),
     }
-    about = {
-        "problem": name, "kind": "binary", "version": 1, "model_sha256": sha256(model["model.ubj"]),
-        "problem_digest": problem_digest(problem), "files": {n: sha256(data) for n, data in model.items()},
-    }  # fmt: skip
+    about = InferenceConfig(
+        problem=name, kind="binary", version=1, run_id="", model_sha256=sha256(model["model.ubj"]), snapshot=None,
+        problem_digest=problem_digest(problem), features=feature_sources(problem, words),
+        environment=Environment(python="", requirements_sha256=sha256(b"")),
+        files={n: sha256(data) for n, data in model.items()},
+    )  # fmt: skip
     files = bento_code(REPOSITORY) | {f"model/{n}": data for n, data in model.items()}
     files |= {f"problems/{name}/{p.relative_to(problem.folder)}": p.read_bytes() for p in _sources(problem.folder)}
-    files |= {"model/inference.json": json.dumps(about).encode(), REQUIREMENTS: b""}
+    files |= {f"model/{INFERENCE_FILE}": about.to_json(), REQUIREMENTS: b""}
     for path, data in files.items():
         (context / path).parent.mkdir(parents=True, exist_ok=True)
         (context / path).write_bytes(data)

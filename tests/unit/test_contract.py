@@ -15,7 +15,7 @@ from truecourse.contract import Contract, contract_bytes
 from truecourse.encoding import Vocabulary
 from truecourse.errors import RequestError
 from truecourse.problem import Boolean, Entity, Files, Float, Integer, Label, Problem, Serving, Table, Text, Time, days
-from truecourse.request import RowReader
+from truecourse.request import FEW, RowReader, decode
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 GOOD = {"shop": 7, "city": "Ulm", "size": 1.5, "count": 3, "open": True, "since": "2020-02-29T10:00:00+02:00"}
@@ -170,6 +170,50 @@ def test_a_file_s_rows_are_parted_and_none_is_lost() -> None:
     assert rows.accepted == [0, 3]
     assert {fault.row for fault in rows.faults} == {1, 2}
     assert len(rows.columns["size"]) == 2
+
+
+ODD = st.sampled_from(
+    [None, "Ulm", "Bonn", "Köln", "", "abc", "A1", "x" * 30, 0, 1, 2, 3, 7, 2**63, 10**400, -1, 1.5, 3.0, 11.0, 1e308,
+     float("nan"), float("inf"), True, False, [], {}, "2020-02-29T10:00:00+02:00", "2020-02-30", {"a": 1}]
+)  # fmt: skip
+CHANGES = st.dictionaries(st.sampled_from([*GOOD, "note", "id", "decision_time", "strange"]), ODD, max_size=2)
+
+
+@given(
+    st.lists(CHANGES, min_size=FEW, max_size=FEW + 4),
+    st.sampled_from(["missing", "reject"]),
+    st.sets(st.sampled_from([*GOOD])),
+)
+def test_rows_read_by_column_are_those_read_one_by_one(
+    changes: list[dict[str, object]], unknown: str, left_out: set[str]
+) -> None:
+    """Many rows at once are read another way: the same arrays, the same faults."""
+    rows: list[object] = [GOOD | change for change in changes]
+    rows[0] = {name: value for name, value in GOOD.items() if name not in left_out}
+    reader = RowReader(contract(unknown))
+    together, apart = reader.read(rows, NOW), [reader.read([row], NOW) for row in rows]
+    assert together.accepted == [i for i, one in enumerate(apart) if one.accepted]
+    assert [(f.field, f.problem) for f in together.faults] == [
+        (f.field, f.problem) for one in apart for f in one.faults
+    ]
+    assert together.ids == [id for one in apart for id in one.ids]
+    for name, values in together.columns.items():
+        np.testing.assert_array_equal(values, np.concatenate([one.columns[name] for one in apart]))
+    for name, values in together.integers.items():
+        assert values.tolist() == [value for one in apart for value in one.integers[name]]
+
+
+@pytest.mark.parametrize(
+    "middle", ['"a":1,"a":2', '"a":1,"a" :2', '"a" :1,"a":2', '"a":1,"a"\n:2', '"a":1,"\\u0061":2']
+)
+def test_a_name_given_twice_is_found_however_it_is_written(middle: str) -> None:
+    with pytest.raises(RequestError, match="twice"):
+        decode(f'{{"rows":[{{{middle},"t":"12:30"}}]}}'.encode())
+
+
+def test_what_a_text_holds_is_not_taken_for_a_member() -> None:
+    text = '{"rows": [{"a": "x\\":y", "b": "12:30", "c": 1.0, "d": 18446744073709551615}]}'
+    assert decode(text.encode()) == json.loads(text)
 
 
 def test_limits_of_severity_info_are_not_enforced() -> None:

@@ -21,7 +21,7 @@ from tasks.snapshot import feature_versions
 from truecourse import frame as frames
 from truecourse.encoding import Array
 from truecourse.loading import load_problem
-from truecourse.monitoring import record, reports
+from truecourse.monitoring import record, reports, skew
 from truecourse.monitoring.alarms import settle
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.pages import render, svg
@@ -38,13 +38,19 @@ from truecourse.sql import clean_versions
 from truecourse.storage import open_store
 from truecourse.tables import Tables, clean_table
 
-Check = Callable[[Problem, Tables, datetime], Report]
-CHECKS: tuple[Check, ...] = ()
-"""What looks at each day when it is over."""
 DAY = timedelta(days=1)
 LEAD = DAY
 """Rows are delivered so long before their own time: some facts, an early departure, are known before it. What a
 decision may see is decided by when each fact was known."""
+
+
+def audit(problem: Problem, tables: Tables, at: datetime) -> Report:
+    """Of the day that ends at `at`: the days before it were audited on theirs."""
+    return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at))
+
+
+CHECKS: tuple[Callable[[Problem, Tables, datetime], Report], ...] = (audit,)
+"""What looks at each day when it is over."""
 
 
 @dataclass(frozen=True)

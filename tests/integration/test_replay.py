@@ -100,6 +100,10 @@ def test_planted_faults_reach_requests_features_labels_and_the_serving_code(inst
     aucs = {month["month"]: month["maintained"]["auc"]["value"] for month in document["months"]}
     assert set(aucs) == {"2024-03"}
     assert [fault["fault"] for fault in document["detections"]] == list(inject)
+    found = {fault["fault"]: fault for fault in document["detections"]}
+    assert found[inject[2]]["days"] == 1
+    assert "hour" in found[inject[2]]["sentence"]
+    assert [alarm["subject"] for alarm in document["alarms"] if alarm["check"] == "skew"] == ["hour"]
 
 
 def test_what_the_reader_holds_is_what_the_training_frame_says(installed: Path) -> None:

@@ -16,7 +16,9 @@ from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
 from truecourse.errors import RequestError, SettingsError
 from truecourse.loading import load_problem
+from truecourse.monitoring import healthpage
 from truecourse.settings import get_settings, prefect_environment
+from truecourse.storage import open_store
 
 Version = Annotated[int, typer.Argument(help="A version in the model registry.")]
 
@@ -37,10 +39,18 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "endpoint": {"url": endpoint_url(), **about} if about else None,
         "inference": inference_of(registry.champion(spec.name)),
         "deployments": deployed(spec.name),
+        "health": _health(spec.name),
         "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
         "pages": [str(path) for path in pages(spec.name)],
     }
     return Answer(document, _status_view(document))
+
+
+def _health(problem: str) -> dict[str, Any]:
+    """What the newest checks of pipelines, endpoints and machine said, and all of them in one sentence."""
+    found = healthpage.newest(open_store(), problem)
+    told: dict[str, str] = {check: report.sentence for check, report in found.items()}
+    return {"sentence": healthpage.sentence(found), **told, "at": max((r.at for r in found.values()), default=None)}
 
 
 def _endpoint() -> dict[str, Any] | None:
@@ -61,6 +71,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "champion": _short(champion),
                 "challenger": _short(document["challenger"]),
                 "endpoint": document["endpoint"]["url"] if document["endpoint"] else "not running: truecourse serve",
+                "health": _told(document["health"]),
                 "platform": document["platform"]["prefect"] if document["platform"] else "not running: truecourse up",
             }
         ),
@@ -75,6 +86,11 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     if champion and champion["metrics"]:
         parts.append(quality(champion["metrics"]))
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
+
+
+def _told(health: dict[str, Any]) -> str:
+    at = health["at"]
+    return f"{health['sentence']} ({at:%Y-%m-%d %H:%M} UTC)" if at else "not checked yet: truecourse run health"
 
 
 def _short(version: dict[str, Any] | None) -> str:

@@ -89,7 +89,7 @@ def _number(version: Mapping[str, Any] | None) -> int | None:
 def pages(problem: str) -> list[Path]:
     """The problem's report pages that are meant to be opened, as files below <home>/reports."""
     store, prefix = open_store(), f"reports/{problem}/"
-    wanted = {f"{prefix}{name}.html" for name in ("validation", "drift")}
+    wanted = {f"{prefix}{name}.html" for name in ("validation", "drift", "health")}
     champion = registry.champion(problem) or registry.challenger(problem)
     if champion is not None:
         wanted.add(f"{prefix}model-{champion.run_id}.html")

@@ -18,7 +18,9 @@ from truecourse.settings import prefect_environment
 
 STEPS = ["ingest", "validate", "materialize", "train", "register", "package", "score", "monitor"]
 """The flows that `lifecycle` runs, in order."""
-FLOWS = [*STEPS[:4], "tune", "register", "promote", "package", "deploy", *STEPS[6:], "audit", "ship", "lifecycle"]
+FLOWS = [
+    *STEPS[:4], "tune", "register", "promote", "package", "deploy", *STEPS[6:], "audit", "health", "ship", "lifecycle"
+]  # fmt: skip
 
 
 def load_flow(name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from feature_repo.places import mark_name
 from feature_repo.protos import EXACT_EVENT, entity_keys, field_of, value
 from feature_repo.store import open_feature_store
 from truecourse import sql
@@ -113,7 +114,7 @@ class _Target:
         self._store: Any = get_online_store_from_config(store.config.online_store)
         self._keys = {name: field_of(column) for name, column in key_columns(problem, view).items()}
         self._features = {name: field_of(column) for name, column in view.features.items()}
-        self._name = f"truecourse:loaded:{problem.name}:{view.name}"
+        self._name = mark_name(problem.name, view.name)
         self._redis = store.config.online_store.type == "redis"
 
     def write(self, rows: pa.RecordBatch, until: datetime) -> int:

@@ -2,47 +2,24 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from feature_repo.compiled import feast_objects
+from feature_repo.places import feast_folder, online_config
 from truecourse.asof import EVENT
 from truecourse.digests import sha256_json
-from truecourse.errors import FeatureError, SettingsError
+from truecourse.errors import FeatureError
 from truecourse.features import view_digest
 from truecourse.frame import UTC_TIME, arrow_type
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
-from truecourse.settings import Settings, get_settings
+from truecourse.settings import get_settings
 from truecourse.tables import Tables
 
 NO_TIME = datetime(2200, 1, 1)
 """The decision time of problems that have none: after all that is known."""
-
-
-def feast_folder(problem: Problem) -> Path:
-    return get_settings().home / "feast" / problem.name
-
-
-def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
-    """Feast's configuration of the online store that the settings name. Raises SettingsError for one it has not."""
-    url = settings.online_store.get_secret_value()
-    if url == "sqlite":
-        return {"type": "sqlite", "path": str(feast_folder(problem) / "online.db")}
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        cure = "write sqlite, or redis://[:password@]host:port[/db]"
-        raise SettingsError("names no online store that we know", where="TRUECOURSE_ONLINE_STORE", cure=cure)
-    options = {"db": parts.path.strip("/") or "0"}
-    options |= {"username": parts.username} if parts.username else {}
-    options |= {"password": parts.password} if parts.password else {}
-    options |= {"ssl": "true"} if parts.scheme == "rediss" else {}
-    texts = [f"{parts.hostname}:{parts.port or 6379}", *(f"{name}={value}" for name, value in options.items())]
-    # skip_dedup: without it a corrected value of the same event would not be written
-    return {"type": "redis", "connection_string": ",".join(texts), "skip_dedup": True}
 
 
 def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Whether the endpoints and the machine are well: each check a task, its report kept."""
+"""Whether pipelines, endpoints and the machine are well: each check a task, its report kept."""
 
 import logging
 from datetime import UTC, datetime
@@ -6,20 +6,41 @@ from datetime import UTC, datetime
 from prefect import task
 
 from tasks.retry import RETRY
+from tasks.schedules import scheduled_flows
 from truecourse import endpoints
+from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
-from truecourse.monitoring import endpoint, machine, reports
+from truecourse.monitoring import endpoint, healthpage, machine, pipelines, reports
 from truecourse.monitoring.findings import Report
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
+from truecourse.tables import Tables
 
 log = logging.getLogger("truecourse.health")
 
 
 def _kept(report: Report) -> Report:
-    reports.refresh(open_store(), report)
+    kept = report.model_copy(update={"page": healthpage.page_key(report.problem)})
+    reports.refresh(open_store(), kept)
     log.info("%s: %s", report.check, report.sentence)
-    return report
+    return kept
+
+
+@task(name="check pipelines", **RETRY)
+def check_pipelines(problem: str, at: datetime | None = None) -> Report:
+    """Scheduled flows, tables, feature tables, the online store and the prediction log's backlog.
+
+    `at`: the moment (UTC) that counts as now, of which storage alone is asked; the wall clock if None."""
+    from feature_repo.places import loaded_marks
+
+    spec = load_problem(problem)
+    flows = scheduled_flows(spec.name, datetime.now(UTC)) if at is None else []
+    try:
+        loaded = loaded_marks(spec)
+    except PlatformError as error:
+        log.error("%s", error)
+        loaded = None
+    return _kept(pipelines.check_pipelines(spec, Tables(), at, flows, loaded))
 
 
 @task(name="check endpoint", **RETRY)
@@ -36,3 +57,11 @@ def check_endpoint(problem: str) -> Report:
 def check_machine(problem: str) -> Report:
     """Processors, memory and disks of the machine that this runs on. Wall clock."""
     return _kept(machine.check_machine(load_problem(problem), get_settings(), datetime.now(UTC)))
+
+
+@task(name="health page", **RETRY)
+def publish_health(problem: str) -> str:
+    """Write the page of the newest reports; what it says in one sentence."""
+    store = open_store()
+    healthpage.publish(store, load_problem(problem))
+    return healthpage.sentence(healthpage.newest(store, problem))

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -171,6 +173,23 @@ class Tables:
         with self._errors(name):
             history = self.open(name).history()
         return sorted((entry["version"], json.loads(entry.get(COMMIT_KEY, "{}"))) for entry in history)
+
+    def recent(self, name: str, count: int) -> list[tuple[int, datetime, dict[str, Any]]]:
+        """The last `count` versions, oldest first: its number, when it was committed (UTC), what it says of itself."""
+        table = self.open(name)
+        with self._errors(name):
+            history = table.history(count)
+        moments = {entry["version"]: datetime.fromtimestamp(entry["timestamp"] / 1000, UTC) for entry in history}
+        said = {entry["version"]: json.loads(entry.get(COMMIT_KEY, "{}")) for entry in history}
+        return [(version, moments[version], said[version]) for version in sorted(said)]
+
+    def newest(self, name: str, column: str) -> datetime | None:
+        """The greatest moment (UTC) in a column of the newest version, from the statistics of its files alone."""
+        table = self.open(name)
+        with self._errors(name):
+            files = pa.table(table.get_add_actions(flatten=True))
+        greatest = f"max.{column}"
+        return pc.max(files[greatest]).as_py() if greatest in files.column_names else None
 
     def files(self, reference: TableVersion) -> list[str]:
         """Keys of the Parquet files that make up a version, sorted."""

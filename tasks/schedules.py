@@ -1,0 +1,133 @@
+"""The scheduled flows of a problem and their runs, as the Prefect server knows them."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
+
+from truecourse.errors import PlatformError
+from truecourse.loading import load_problem
+from truecourse.monitoring.flowruns import Outcome, Run, ScheduledFlow
+from truecourse.settings import REPOSITORY
+
+RUNS = 60
+"""So many of the newest runs of a flow are looked at."""
+_BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=8), timedelta(days=40), timedelta(days=400))
+"""Stretches of time in which the last moment of a schedule is looked for."""
+_OUTCOMES: dict[str, Outcome] = {
+    "COMPLETED": "completed",
+    "FAILED": "failed",
+    "CRASHED": "crashed",
+    "CANCELLED": "cancelled",
+    "CANCELLING": "cancelled",
+    "RUNNING": "running",
+}
+
+
+def scheduled_flows(problem: str, now: datetime) -> list[ScheduledFlow]:
+    """Those of the Prefect server that this process reports to; with no server, those of prefect.yaml, without runs.
+
+    Raises PlatformError if the server does not answer."""
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        return list(_declared(problem))
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+
+    try:
+        with get_client(sync_client=True) as client:
+            return list(_deployed(client, problem, now))
+    except (httpx.HTTPError, PrefectException) as error:
+        what = f"the Prefect server does not answer: {type(error).__name__}"
+        raise PlatformError(what, where=str(PREFECT_API_URL.value())) from error
+
+
+def _declared(problem: str) -> Iterator[ScheduledFlow]:
+    default = load_problem(None).name
+    for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]:
+        schedules = deployment.get("schedules", [])
+        if schedules and (deployment["parameters"].get("problem") or default) == problem:
+            said = ", ".join(str(one.get("cron") or one.get("interval") or one.get("rrule")) for one in schedules)
+            yield ScheduledFlow(deployment["name"], said)
+
+
+def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlow]:
+    default = load_problem(None).name
+    workers: dict[str, int] = {}
+    for deployment in client.read_deployments():
+        active = [] if deployment.paused else [one for one in deployment.schedules if one.active]
+        if not active or (deployment.parameters.get("problem") or default) != problem:
+            continue
+        pool = deployment.work_pool_name
+        if pool and pool not in workers:
+            found = client.read_workers_for_work_pool(pool)
+            workers[pool] = sum(worker.status == "ONLINE" for worker in found)
+        moments = sorted(moment for one in active for moment in _moments(one.schedule, now))
+        yield ScheduledFlow(
+            name=deployment.name,
+            schedule=", ".join(_said(one.schedule) for one in active),
+            due=moments[-1] if moments else None,
+            period=moments[-1] - moments[-2] if len(moments) > 1 else None,
+            since=max(_utc(one.updated or one.created) or now for one in active),
+            runs=_runs(client, deployment, problem, default, now),
+            workers=workers[pool] if pool else 1,  # with no pool, the process that serves it runs it
+        )
+
+
+def _said(schedule: Any) -> str:
+    return str(getattr(schedule, "cron", None) or getattr(schedule, "interval", None) or schedule.rrule)
+
+
+def _moments(schedule: Any, now: datetime) -> Sequence[datetime]:
+    """When the schedule last asked for runs, the latest last: two moments, if so many lie within a year."""
+    from prefect.server.schemas import schedules
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    kind: Any = getattr(schedules, type(schedule).__name__)
+    exact = kind.model_validate(schedule.model_dump())
+    moments: list[datetime] = []
+    for back in _BACK:
+        found: Any = run_coro_as_sync(exact.get_dates(start=now - back, end=now))
+        moments = [datetime.fromtimestamp(moment.timestamp(), UTC) for moment in found]
+        if len(moments) > 1:
+            break
+    return moments[-2:]
+
+
+def _runs(client: Any, deployment: Any, problem: str, default: str, now: datetime) -> list[Run]:
+    """Runs of the deployment, and those of its flow that somebody started by hand; not those inside of other flows."""
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterId, FlowRunFilter, FlowRunFilterExpectedStartTime
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    found = client.read_flow_runs(
+        flow_filter=FlowFilter(id=FlowFilterId(any_=[deployment.flow_id])),
+        flow_run_filter=FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=now)),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=RUNS,
+    )
+    return [
+        _run(run, now)
+        for run in found
+        if run.parent_task_run_id is None
+        and run.deployment_id in (None, deployment.id)
+        and ((run.parameters or {}).get("problem") or default) == problem
+    ]
+
+
+def _run(run: Any, now: datetime) -> Run:
+    state, began = (run.state_type.value if run.state_type else ""), _utc(run.start_time)
+    return Run(
+        outcome=_OUTCOMES.get(state, "waiting"),
+        expected=_utc(run.expected_start_time) or now,
+        began=began,
+        seconds=(now - began).total_seconds() if began and state == "RUNNING" else run.total_run_time.total_seconds(),
+        message=(run.state.message or "") if run.state else "",
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """A moment as the standard library knows it: Prefect's own class (pendulum's) loses its zone in subtractions."""
+    return datetime.fromtimestamp(moment.timestamp(), UTC) if moment else None

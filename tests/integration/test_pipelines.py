@@ -1,0 +1,237 @@
+"""Pipelines checked on real tables, a real online store, a real spool and a real Prefect server."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from prefect import flow
+
+from feature_repo.places import loaded_marks, mark_name
+from tasks.health import check_pipelines as check_pipelines_task
+from tasks.schedules import scheduled_flows
+from tests import deliveries
+from tests.conftest import free_ports, valkey_server
+from tests.integration.conftest import Trained
+from truecourse import segments, shipping
+from truecourse.errors import PlatformError
+from truecourse.loading import load_problem
+from truecourse.monitoring import healthpage, reports
+from truecourse.monitoring.findings import Report
+from truecourse.monitoring.flowruns import ScheduledFlow
+from truecourse.monitoring.freshness import Clock, TableState, Version
+from truecourse.monitoring.pipelines import check_pipelines
+from truecourse.problem import Problem, Table
+from truecourse.schema import days
+from truecourse.storage import open_store
+from truecourse.tables import Tables, clean_table, feature_table
+
+DAY = timedelta(days=1)
+START = datetime(2024, 5, 6, tzinfo=UTC)
+
+
+@pytest.fixture
+def problem(home: Path, tmp_path: Path, configure: Callable[..., None]) -> Problem:
+    deliveries.install(tmp_path)
+    configure(problems=tmp_path, problem="deliveries")
+    return load_problem("deliveries")
+
+
+def batch(day: int, rows: int = 100, quarantined: int = 0) -> None:
+    """A day's rows of the deliveries, ingested and validated the morning after, as its commit says."""
+    counts = {"in": rows, "inserted": rows - quarantined, "corrected": 0, "unchanged": 0, "quarantined": quarantined}
+    watermark = (START + day * DAY - timedelta(minutes=10)).replace(tzinfo=None)
+    inputs = [{"name": "tables/deliveries/raw/deliveries", "version": day}]
+    commit = {"flow": "validate", "inputs": inputs, "rows": counts, "watermark": watermark.isoformat()}
+    Tables().append(clean_table("deliveries", "deliveries"), pa.table({"n": [day]}), commit)
+
+
+def causes(report: Report) -> dict[str, bool]:
+    return {f"{finding.subject}/{finding.cause}": finding.page for finding in report.findings}
+
+
+def morning(day: float) -> datetime:
+    return START + day * DAY + timedelta(hours=6)
+
+
+def test_a_feed_that_dies_is_found_within_two_days_and_a_living_one_never(problem: Problem) -> None:
+    tables = Tables()
+    for day in range(1, 12):
+        batch(day)
+        assert not check_pipelines(problem, tables, morning(day)).findings, day
+    assert not check_pipelines(problem, tables, morning(12)).findings, "a day late may be late"
+    (silent,) = check_pipelines(problem, tables, morning(13)).findings
+    assert (silent.subject, silent.cause, silent.page) == ("deliveries", "dead feed", False)
+    assert "Nothing new has come to deliveries for 2.3 days" in silent.sentence
+    assert causes(check_pipelines(problem, tables, morning(14))) == {"deliveries/dead feed": True}
+
+
+def test_a_batch_out_of_all_that_was_seen_is_told(problem: Problem) -> None:
+    tables = Tables()
+    for day in range(1, 10):
+        batch(day, rows=100 + day, quarantined=day % 2)
+    assert not check_pipelines(problem, tables, morning(9)).findings
+    batch(10, rows=30)
+    few = check_pipelines(problem, tables, morning(10))
+    assert causes(few) == {"deliveries/volume": False}
+    assert few.sentence == "The newest batch of deliveries has 30 rows; those before had 101 to 109."
+    batch(11, rows=104, quarantined=9)
+    assert causes(check_pipelines(problem, tables, morning(11))) == {"deliveries/quarantine": False}
+
+
+def test_a_moment_in_the_past_sees_no_batch_that_came_later(problem: Problem) -> None:
+    """A rhythm is that of what was there: the gap that opens after `at` does not excuse what is late at `at`."""
+    for day in [*range(1, 10), 30]:
+        batch(day)
+    report = check_pipelines(problem, Tables(), morning(12))
+    assert causes(report) == {"deliveries/dead feed": True}
+    assert report.figures["tables"][0]["newest_batch"] == "2024-05-14T23:50:00+00:00"
+
+
+def test_a_freshness_that_was_declared_goes_before_what_was_learned(problem: Problem) -> None:
+    table = problem.tables[0]
+    commits = [Version(0, START, {"watermark": START.replace(tzinfo=None).isoformat()})]
+
+    def found(age: timedelta, freshness: timedelta | None) -> list[str]:
+        declared: Table = dataclasses.replace(table, freshness=freshness)
+        return [f.sentence for f in TableState(declared, commits, Clock(START + age, simulated=False)).findings()]
+
+    assert found(3 * DAY, days(2)) == [
+        f"The newest row of {table.name} is 3 days old, and may be 2 days: is its source dead?"
+    ]
+    assert found(DAY, days(2)) == []
+    assert found(300 * DAY, None) == [], "one version has no rhythm"
+
+
+def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained) -> None:
+    problem, tables = load_problem("deliveries"), Tables()
+    loaded = loaded_marks(problem)
+    assert set(loaded) == {view.name for view in problem.views}
+    report = check_pipelines(problem, tables, None, (), loaded)
+    assert not report.findings, report.sentence
+    for told in report.figures["features"]:
+        version = tables.version(feature_table("deliveries", told["view"]))
+        assert version is not None
+        assert told["version"] == told["online_version"] == version.version
+    timed = next(view for view in problem.views if not view.timeless)
+    behind = dict(loaded[timed.name]) | {"version": -1, "until": "2024-01-01T00:00:00+00:00"}
+    late = check_pipelines(problem, tables, None, (), loaded | {timed.name: behind})
+    (finding,) = late.findings
+    assert (finding.subject, finding.cause) == (f"online {timed.name}", "not loaded")
+    assert finding.page == ("past its ttl" in finding.sentence)
+    silent = check_pipelines(problem, tables, None, (), None)
+    assert causes(silent) == {"online store/no answer": True}
+
+
+def test_the_marks_of_a_shared_store_are_read_and_its_silence_is_an_error(
+    problem: Problem, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    import redis
+
+    (port,) = free_ports(1)
+    configure(online_store=f"redis://127.0.0.1:{port}")
+    view = problem.views[0].name
+    with valkey_server(tmp_path, port):
+        assert loaded_marks(problem) == {}
+        with redis.Redis(port=port) as client:
+            client.set(mark_name("deliveries", view), '{"version": 3, "until": "2024-05-06T00:00:00+00:00"}')
+        assert loaded_marks(problem)[view]["version"] == 3
+    with pytest.raises(PlatformError, match="does not answer"):
+        loaded_marks(problem)
+
+
+def test_a_log_that_waits_is_told(problem: Problem, configure: Callable[..., None]) -> None:
+    def found() -> dict[str, bool]:
+        return causes(check_pipelines(problem, Tables(), None, (), {}))
+
+    folder = shipping.spool_folder("deliveries")
+    descriptor = segments.begin(segment := segments.Segment(folder, "a-stream", 1))
+    os.write(descriptor, segments.framed(b"{}"))
+    segments.seal(segment)
+    os.close(descriptor)
+    assert found() == {}, "it has just come"
+    hour_ago = datetime.now(UTC).timestamp() - 3600
+    os.utime(segment.path(segments.SEALED), (hour_ago, hour_ago))
+    assert found() == {"prediction log/backlog": False}
+    os.truncate(segment.path(segments.SEALED), 700 << 10)
+    configure(log_disk=1)
+    assert found() == {"prediction log/backlog": True}, "soon there is no room"
+    segment.set_aside()
+    assert found() == {"prediction log/damaged": False}
+
+
+@flow(name="health-steady")
+def steady(problem: str | None = None) -> None:
+    pass
+
+
+@flow(name="health-broken")
+def broken(problem: str | None = None) -> None:
+    raise PlatformError("the source is away")
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_server: str) -> Iterator[None]:
+    """Two flows with an hourly schedule at a real server, with runs of theirs; nobody runs their schedules."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    steady("deliveries")
+    steady("another")
+    with pytest.raises(PlatformError):
+        broken("deliveries")
+    hourly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *", timezone="UTC"))
+    with get_client(sync_client=True) as client:
+        flows = {f"{one.name}-hourly": client.create_flow(one) for one in (steady, broken)}
+        made = [client.create_deployment(one, name=name, schedules=[hourly]) for name, one in flows.items()]
+        yield
+        for one in made:
+            client.delete_deployment(one)
+
+
+@pytest.mark.timeout(240)
+def test_flows_are_judged_by_what_the_server_knows_of_them(problem: Problem, deployed: None) -> None:
+    def seen(now: datetime) -> dict[str, ScheduledFlow]:
+        return {one.name.removesuffix("-hourly"): one for one in scheduled_flows("deliveries", now)}
+
+    now = datetime.now(UTC)
+    found = seen(now)
+    assert [run.outcome for run in found["health-steady"].runs or ()] == ["completed"], "the other is another's"
+    assert [run.outcome for run in found["health-broken"].runs or ()] == ["failed"]
+    assert found["health-steady"].period == timedelta(hours=1)
+    due = now.replace(minute=0, second=0, microsecond=0)
+    assert found["health-steady"].due == due
+    report = check_pipelines(problem, Tables(), None, list(found.values()), {})
+    assert causes(report) == {"flow health-broken-hourly/failed": False}, "an hourly flow has another chance soon"
+    assert "the source is away" in report.sentence
+    later = due + timedelta(hours=2, minutes=30)
+    assert seen(later)["health-steady"].overdue(later), "nobody ran it"
+    assert not found["health-steady"].overdue(now), "its schedule has asked for nothing yet"
+
+
+def test_the_task_keeps_a_report_and_its_page_shows_it(problem: Problem, deployed: None) -> None:
+    report = check_pipelines_task.fn("deliveries")
+    kept = reports.latest(open_store(), "deliveries", "pipelines")
+    assert kept == report
+    assert report.page == healthpage.publish(open_store(), problem)
+    page = open_store().get(report.page).decode()
+    assert "the source is away" in page
+    assert "health-steady-hourly" in page
+    assert healthpage.sentence(healthpage.newest(open_store(), "deliveries")).startswith("Nothing that cannot wait")
+
+
+def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are_not(problem: Problem) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        flows = {one.name: one for one in scheduled_flows("deliveries", datetime.now(UTC))}
+        assert scheduled_flows("another", datetime.now(UTC)) == []
+    assert {"lifecycle", "ship", "health"} <= set(flows)
+    assert flows["health"].schedule == "*/5 * * * *"
+    report = check_pipelines(problem, Tables(), None, list(flows.values()), {})
+    assert not report.findings
+    assert "not known without a Prefect server" in report.sentence

@@ -1,0 +1,91 @@
+"""Scheduled flows judged by their runs, and what is usual learned from the past."""
+
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truecourse.monitoring.flowruns import GRACE, Outcome, Run, ScheduledFlow
+from truecourse.monitoring.usual import LEAST, longest_gap, unusual
+
+NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def run(hours_ago: float, outcome: Outcome = "completed", seconds: float = 60, message: str = "") -> Run:
+    at = NOW - hours_ago * HOUR
+    return Run(outcome, at, None if outcome == "waiting" else at, seconds, message)
+
+
+def flow(*runs: Run, due: float = 3, period: float = 24, **more: Any) -> ScheduledFlow:
+    about: dict[str, Any] = {"since": NOW - timedelta(days=90), "workers": 1} | more
+    return ScheduledFlow("nightly", "0 9 * * *", NOW - due * HOUR, period * HOUR, runs=runs, **about)
+
+
+def causes(found: ScheduledFlow) -> list[tuple[str, bool]]:
+    return [(finding.cause, finding.page) for finding in found.findings(NOW)]
+
+
+def test_what_ran_when_it_was_due_is_well() -> None:
+    assert causes(flow(run(3), run(27))) == []
+    assert causes(flow(run(2), run(27))) == [], "late, and there"
+    assert causes(flow(run(3, "running", 30), run(27))) == [], "under way"
+
+
+def test_what_did_not_run_is_overdue_and_says_why() -> None:
+    waiting = run(3, "waiting")
+    (finding,) = flow(waiting, run(27)).findings(NOW)
+    assert (finding.key, finding.page) == ("pipelines/flow nightly/overdue", True)
+    assert finding.sentence == (
+        "The flow nightly is overdue: it should have begun 3 hours ago, its last success began 1.1 days ago."
+    )
+    (nobody,) = flow(waiting, workers=0).findings(NOW)
+    assert nobody.cause == "no worker"
+    assert "it never ran; no worker is there to run it" in nobody.sentence
+
+
+def test_nothing_is_overdue_before_its_time() -> None:
+    within = GRACE / HOUR - 0.01
+    assert causes(flow(run(24.1), due=within)) == []
+    assert causes(flow(run(27), since=NOW - HOUR)) == [], "its schedule is younger than what it would have asked for"
+    assert causes(ScheduledFlow("nightly", "0 9 * * *")) == [], "no server tells"
+
+
+def test_a_failure_pages_where_the_next_chance_is_far_or_was_missed_too() -> None:
+    failed = run(0.2, "failed", message="ValidationFailed: 9% of rows are bad\nTraceback")
+    (finding,) = flow(failed, run(1), due=0.2, period=0.5).findings(NOW)
+    assert (finding.cause, finding.page) == ("failed", False)
+    assert finding.sentence.endswith("UTC: ValidationFailed: 9% of rows are bad.")
+    assert causes(flow(failed, run(0.7, "crashed"), run(1), due=0.2, period=0.5)) == [("failed", True)]
+    assert causes(flow(failed, run(24), due=0.2)) == [("failed", True)], "a night later is late"
+    assert causes(flow(run(0.1), failed, due=0.2)) == [], "it recovered"
+    assert causes(flow(run(0.1, "cancelled"), run(1), due=0.2)) == [], "somebody wanted that"
+
+
+def test_slower_than_usual_is_sure_and_matters() -> None:
+    usual = [run(24 * day, seconds=60 + day) for day in range(1, 12)]
+    assert causes(flow(run(3, seconds=200), *usual)) == [("slow", False)]
+    assert causes(flow(run(3, "running", 200), *usual)) == [("slow", False)]
+    assert causes(flow(run(3, seconds=85), *usual)) == [], "sure, and of no weight"
+    assert causes(flow(run(3, seconds=5), *usual)) == [], "quick is no fault"
+    assert causes(flow(run(3, seconds=200), *usual[:5])) == [], "five runs say nothing"
+    erratic = [run(24 * day, seconds=60 * (1 + day % 4)) for day in range(1, 12)]
+    assert causes(flow(run(3, seconds=250), *erratic)) == [], "it always was erratic"
+
+
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40), st.floats(1, 1e6), st.floats(1.1, 5))
+def test_what_was_seen_before_is_never_unusual(past: list[float], value: float, factor: float) -> None:
+    assert not any(unusual(one, past, factor) for one in past)
+    if unusual(value, past, factor):
+        assert len(past) >= LEAST
+        assert value > factor * median(past) or value < median(past) / factor
+        assert not unusual(value, [*past, value], factor), "once it has happened, it is known"
+
+
+def test_a_rhythm_needs_a_week() -> None:
+    daily = [NOW + timedelta(days=day) for day in range(LEAST + 1)]
+    assert longest_gap(daily) == timedelta(days=1)
+    assert longest_gap([*daily, daily[-1] + timedelta(days=3)]) == timedelta(days=3)
+    assert longest_gap(daily[:-1]) is None

@@ -1,0 +1,130 @@
+"""Scheduled flows: whether they run when they should, succeed, and take no longer than they used to."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import median
+from typing import Any, Literal
+
+from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.freshness import pipeline_finding
+from truecourse.monitoring.statements import lasting
+from truecourse.monitoring.usual import unusual
+
+Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]
+GRACE = timedelta(minutes=10)
+"""A run may begin this much late before its flow is overdue."""
+OFTEN = timedelta(hours=1)
+"""A flow that runs as often gets a second chance soon: one failure of it is no page."""
+SLOWER, SECONDS_MORE = 1.5, 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. `seconds`: how long it took, or has been running."""
+
+    outcome: Outcome
+    expected: datetime
+    began: datetime | None
+    seconds: float
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ScheduledFlow:
+    """A flow with a schedule. `due`: when that last asked for a run; `period`: how often it does. `since`: when the
+    schedule came into being. `runs`: the newest first; None where no Prefect server could be asked. `workers`: how many
+    could take its runs."""
+
+    name: str
+    schedule: str
+    due: datetime | None = None
+    period: timedelta | None = None
+    since: datetime | None = None
+    runs: Sequence[Run] | None = None
+    workers: int = 0
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs or () if run.outcome in ("completed", "failed", "crashed")]
+
+    @property
+    def succeeded(self) -> list[Run]:
+        return [run for run in self.runs or () if run.outcome == "completed"]
+
+    def findings(self, now: datetime) -> Iterable[Finding]:
+        if self.runs is None:
+            return
+        if self.overdue(now):
+            yield self._overdue(now)
+        yield from self._failing()
+        yield from self._slow()
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether no run began since the schedule last asked for one, its grace over."""
+        if self.due is None or now - self.due < GRACE or (self.since is not None and self.since > self.due):
+            return False
+        return not any(run.began is not None and run.began >= self.due - GRACE for run in self.runs or ())
+
+    def _overdue(self, now: datetime) -> Finding:
+        assert self.due is not None
+        last = (
+            f"its last success began {lasting(now - _began(self.succeeded[0]))} ago"
+            if self.succeeded
+            else "it never ran"
+        )
+        why = "" if self.workers else "; no worker is there to run it"
+        what = f"The flow {self.name} is overdue: it should have begun {lasting(now - self.due)} ago, {last}{why}."
+        cause = "overdue" if self.workers else "no worker"
+        return pipeline_finding(f"flow {self.name}", cause, True, what, due=self.due.isoformat())
+
+    def _failing(self) -> Iterable[Finding]:
+        failed = 0
+        while failed < len(self.finished) and self.finished[failed].outcome != "completed":
+            failed += 1
+        if not failed:
+            return
+        last = self.finished[0]
+        page = failed > 1 or self.period is None or self.period > OFTEN
+        times = f" {failed} times in a row" if failed > 1 else ""
+        why = f": {_line(last.message)}" if last.message else "."
+        what = f"The flow {self.name} {last.outcome}{times}, last at {_began(last):%Y-%m-%d %H:%M} UTC{why}"
+        yield pipeline_finding(f"flow {self.name}", last.outcome, page, what, times=failed)
+
+    def _slow(self) -> Iterable[Finding]:
+        """The run that is under way, or else the last success."""
+        current = [run for run in (self.runs or ())[:1] if run.outcome in ("running", "completed")]
+        for run in current:
+            past = [one.seconds for one in self.succeeded if one is not run]
+            if past and run.seconds > median(past) and unusual(run.seconds, past, SLOWER, SECONDS_MORE):
+                what = "has been running for" if run.outcome == "running" else "took"
+                said = f"The flow {self.name} {what} {lasting(run.seconds)}; usually it takes {lasting(median(past))}."
+                yield pipeline_finding(
+                    f"flow {self.name}", "slow", False, said, seconds=run.seconds, usual=median(past)
+                )
+
+    def figures(self, now: datetime) -> dict[str, Any]:
+        taken = [run.seconds for run in self.succeeded]
+        newest = self.runs[0] if self.runs else None
+        return {
+            "flow": self.name,
+            "schedule": self.schedule,
+            "known": self.runs is not None,
+            "due": self.due.isoformat() if self.due else None,
+            "overdue": self.runs is not None and self.overdue(now),
+            "last_success": _began(self.succeeded[0]).isoformat() if self.succeeded else None,
+            "last": newest.outcome if newest else None,
+            "seconds": taken[0] if taken else None,
+            "usual_seconds": median(taken) if taken else None,
+            "failed": sum(run.outcome != "completed" for run in self.finished),
+            "finished": len(self.finished),
+        }
+
+
+def _began(run: Run) -> datetime:
+    return run.began or run.expected
+
+
+def _line(message: str) -> str:
+    first = message.strip().splitlines()[0][:200]
+    return first if first.endswith(".") else f"{first}."

@@ -1,0 +1,218 @@
+"""Whether tables, feature tables and the online store are as fresh as they should be, and batches as large as usual.
+
+All of it is read from what commits say of themselves and from the statistics of files: no row is read. Time is that of
+commits, or, where the moment that counts as now is given, that of the rows themselves: a commit of a simulated day was
+made today.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from truecourse.asof import EVENT
+from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.statements import counted, lasting
+from truecourse.monitoring.usual import PATIENCE, longest_gap, unusual
+from truecourse.problem import Problem, View
+from truecourse.schema import Table
+from truecourse.tables import Tables, clean_table, feature_table
+
+PAST = 31
+"""So many versions of a table are looked at."""
+AT_LEAST = timedelta(days=1)
+"""What was learned from a table's rhythm is never stricter; `freshness` can be."""
+DEAD = 2.5
+"""A feed that is silent for so much longer than ever before is dead."""
+TIMES_AS_MANY, MORE_QUARANTINED = 2.0, 0.01
+"""A batch's rows, and its share of quarantined rows, have to differ by this to matter."""
+
+
+@dataclass(frozen=True)
+class Version:
+    number: int
+    moment: datetime | None
+    """When it came, by the clock that is used; None where that clock does not tell."""
+    commit: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`simulated`: `now` was given, and what is newer is not there yet."""
+
+    now: datetime
+    simulated: bool
+
+    def moment(self, committed: datetime, commit: Mapping[str, Any]) -> datetime | None:
+        if not self.simulated:
+            return committed
+        watermark = commit.get("watermark")
+        moment = datetime.fromisoformat(watermark).replace(tzinfo=UTC) if watermark else None
+        return moment if moment is None or moment <= self.now else None
+
+
+def versions(tables: Tables, name: str, clock: Clock) -> list[Version]:
+    """The last versions of a table, oldest first; none where there is no table."""
+    if not tables.exists(name):
+        return []
+    return [Version(n, clock.moment(at, said), said) for n, at, said in tables.recent(name, PAST)]
+
+
+def pipeline_finding(subject: str, cause: str, page: bool, sentence: str, **figures: Any) -> Finding:
+    return Finding(check="pipelines", subject=subject, cause=cause, page=page, sentence=sentence, figures=figures)
+
+
+@dataclass(frozen=True)
+class TableState:
+    """A clean table, by its last versions."""
+
+    table: Table
+    past: Sequence[Version]
+    clock: Clock
+
+    @cached_property
+    def watermark(self) -> datetime | None:
+        """The newest `time` of its rows, UTC."""
+        marks = [version.commit.get("watermark") for version in self.past]
+        return max((datetime.fromisoformat(mark).replace(tzinfo=UTC) for mark in marks if mark), default=None)
+
+    @property
+    def batches(self) -> list[Mapping[str, int]]:
+        """What became of the rows of each batch."""
+        return [version.commit["rows"] for version in self.past if isinstance(version.commit.get("rows"), Mapping)]
+
+    @property
+    def _moments(self) -> list[datetime]:
+        return sorted({version.moment for version in self.past if version.moment is not None})
+
+    def findings(self) -> Iterable[Finding]:
+        yield from self._stale()
+        yield from self._odd_batch()
+
+    def _stale(self) -> Iterable[Finding]:
+        name, declared = self.table.name, self.table.freshness
+        if declared is not None:
+            if self.watermark is not None and self.clock.now - self.watermark > declared:
+                age = self.clock.now - self.watermark
+                what = f"The newest row of {name} is {lasting(age)} old, and may be {lasting(declared)}: "
+                what += "is its source dead?"
+                yield pipeline_finding(name, "dead feed", True, what, age_seconds=age.total_seconds())
+            return
+        longest, moments = longest_gap(self._moments), self._moments
+        if longest is None:
+            return
+        silent, allowed = self.clock.now - moments[-1], max(PATIENCE * longest, AT_LEAST)
+        if silent > allowed:
+            what = f"Nothing new has come to {name} for {lasting(silent)}, and it never took longer than "
+            what += f"{lasting(longest)} before: is its source dead?"
+            dead = silent > max(DEAD * longest, AT_LEAST)
+            yield pipeline_finding(name, "dead feed", dead, what, age_seconds=silent.total_seconds())
+
+    def _odd_batch(self) -> Iterable[Finding]:
+        if not self.batches:
+            return
+        name, last, past = self.table.name, self.batches[-1], self.batches[:-1]
+        if unusual(last["in"], [batch["in"] for batch in past], TIMES_AS_MANY):
+            usual = sorted(batch["in"] for batch in past)
+            what = f"The newest batch of {name} has {counted(last['in'], 'row')}; those before had {usual[0]:,} to "
+            yield pipeline_finding(name, "volume", False, f"{what}{usual[-1]:,}.", rows=last["in"])
+        share = _quarantined(last)
+        if unusual(share, [_quarantined(batch) for batch in past], TIMES_AS_MANY, MORE_QUARANTINED) and share > 0:
+            what = f"{share:.1%} of the newest batch of {name} went into quarantine, more than ever before."
+            yield pipeline_finding(name, "quarantine", False, what, share=share)
+
+    def figures(self) -> dict[str, Any]:
+        last = self.batches[-1] if self.batches else {}
+        return {
+            "table": self.table.name,
+            "version": self.past[-1].number if self.past else None,
+            "newest_row": _text(self.watermark),
+            "newest_batch": _text(max(self._moments, default=None)),
+            "rows_in": last.get("in"),
+            "quarantined": last.get("quarantined"),
+        }
+
+
+def _quarantined(batch: Mapping[str, int]) -> float:
+    return batch["quarantined"] / batch["in"] if batch["in"] else 0.0
+
+
+def table_states(problem: Problem, tables: Tables, clock: Clock) -> list[TableState]:
+    found = [(table, versions(tables, clean_table(problem.name, table.name), clock)) for table in problem.tables]
+    return [TableState(table, past, clock) for table, past in found]
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """A view's feature table, and what of it is online. `sources`: its tables by their name below the root. `loaded`:
+    the mark of the last load (its version, and until when values were known), if there was one."""
+
+    view: View
+    past: Sequence[Version]
+    newest: datetime | None
+    sources: Mapping[str, TableState]
+    loaded: Mapping[str, Any] | None
+    clock: Clock
+
+    @property
+    def _waiting(self) -> datetime | None:
+        """The first version of a source that is not in the table came then; None where none is missing."""
+        inputs = {one["name"]: one["version"] for one in self.past[-1].commit.get("inputs", ())} if self.past else {}
+        newer = [
+            version.moment
+            for name, number in inputs.items()
+            for version in (self.sources[name].past if name in self.sources else ())
+            if version.number > number and version.commit.get("inputs") and version.moment is not None
+        ]
+        return min(newer, default=None)
+
+    @property
+    def online(self) -> datetime | None:
+        """The newest event that was loaded, or could have been."""
+        if self.loaded is None or self.view.timeless:
+            return None
+        until = datetime.fromisoformat(self.loaded["until"])
+        return until if self.newest is None else min(until, self.newest)
+
+    def findings(self) -> Iterable[Finding]:
+        name, now = self.view.name, self.clock.now
+        if self._waiting is not None and now - self._waiting > AT_LEAST:
+            what = f"The features of {name} have been behind their tables for {lasting(now - self._waiting)}: "
+            yield pipeline_finding(f"features of {name}", "not computed", False, f"{what}materialize does not run.")
+        if self.loaded is None or not self.past or self.loaded["version"] >= self.past[-1].number:
+            return
+        behind = min(self.newest or now, now) - datetime.fromisoformat(self.loaded["until"])
+        if behind > AT_LEAST:
+            expired = bool(self.view.ttl) and behind > self.view.ttl
+            what = f"The online store's {name} is {lasting(behind)} behind its feature table"
+            what += f", past its ttl of {lasting(self.view.ttl)}: answers miss it." if expired else "."
+            yield pipeline_finding(f"online {name}", "not loaded", expired, what, behind_seconds=behind.total_seconds())
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "view": self.view.name,
+            "version": self.past[-1].number if self.past else None,
+            "newest_event": _text(self.newest),
+            "behind_since": _text(self._waiting),
+            "online_version": self.loaded["version"] if self.loaded else None,
+            "online_event": _text(self.online),
+        }
+
+
+def view_states(
+    problem: Problem, tables: Tables, clock: Clock, sources: Sequence[TableState], loaded: Mapping[str, Any]
+) -> list[ViewState]:
+    """`loaded`: the mark of each view's last load into the online store, by view."""
+    by_name = {clean_table(problem.name, state.table.name): state for state in sources}
+    states = []
+    for view in problem.views:
+        name = feature_table(problem.name, view.name)
+        past = versions(tables, name, clock)
+        newest = tables.newest(name, EVENT) if past and not view.timeless else None
+        states.append(ViewState(view, past, newest, by_name, loaded.get(view.name), clock))
+    return states
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None

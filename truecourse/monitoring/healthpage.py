@@ -1,0 +1,72 @@
+"""The page of a problem's health: the newest reports of its pipelines, its endpoints and the machine, in one look."""
+
+from datetime import datetime
+from typing import Any
+
+from truecourse.monitoring import reports
+from truecourse.monitoring.findings import Check, Finding, Report
+from truecourse.monitoring.slo import ALERTS
+from truecourse.monitoring.statements import counted, lasting
+from truecourse.objectives import Objectives
+from truecourse.pages import render
+from truecourse.problem import Problem
+from truecourse.storage import ObjectStore
+
+CHECKS: tuple[Check, ...] = ("pipelines", "endpoint", "machine")
+
+
+def page_key(problem: str) -> str:
+    return f"reports/{problem}/health.html"
+
+
+def newest(store: ObjectStore, problem: str) -> dict[Check, Report]:
+    """The newest report of each check that was ever made."""
+    found = {check: reports.latest(store, problem, check) for check in CHECKS}
+    return {check: report for check, report in found.items() if report is not None}
+
+
+def sentence(found: dict[Check, Report]) -> str:
+    """All that there is to say, in one sentence."""
+    findings = _findings(found)
+    if not found:
+        return "Nothing was checked yet."
+    if not findings:
+        return "Pipelines, endpoints and machine are well."
+    pages = [finding for finding in findings if finding.page]
+    if not pages:
+        return f"Nothing that cannot wait; {counted(len(findings), 'thing')} to see."
+    others = len(pages) - 1
+    return pages[0].sentence + (f" {counted(others, 'other thing')} cannot wait either." if others else "")
+
+
+def _findings(found: dict[Check, Report]) -> list[Finding]:
+    """Those that page first."""
+    return sorted((f for report in found.values() for f in report.findings), key=lambda finding: not finding.page)
+
+
+def publish(store: ObjectStore, problem: Problem) -> str:
+    """Write the page from the newest reports; its key."""
+    found = newest(store, problem.name)
+    html = render(
+        "health.html",
+        problem=problem,
+        sentence=sentence(found),
+        findings=_findings(found),
+        reports=found,
+        figures={check: report.figures for check, report in found.items()},
+        limits=_limits(problem.serving.objectives),
+        lasting=lasting,
+        moment=_moment,
+    )
+    store.put(page_key(problem.name), html.encode())
+    return page_key(problem.name)
+
+
+def _limits(objectives: Objectives) -> dict[str, float]:
+    """The least burn rate that raises an alert, by the window that it is looked for in, the shortest first."""
+    rates = {length: alert.rate(objectives.window) for alert in ALERTS[::-1] for length in (alert.long, alert.short)}
+    return {lasting(length): rates[length] for length in sorted(rates)}
+
+
+def _moment(text: Any) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M}" if text else "–"

@@ -1,0 +1,103 @@
+"""Whether data and predictions flow: scheduled flows, tables, feature tables, the online store, the prediction log."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from truecourse import segments, shipping
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.flowruns import ScheduledFlow
+from truecourse.monitoring.freshness import Clock, pipeline_finding, table_states, view_states
+from truecourse.monitoring.statements import counted, lasting, summed
+from truecourse.problem import Problem
+from truecourse.settings import get_settings
+from truecourse.tables import Tables
+
+SHIPMENTS = 20
+"""A record that waits for longer than so many shipments take is stuck."""
+ROOM = 0.5
+"""Of what may wait on disk; beyond it, soon records are dropped."""
+
+
+def check_pipelines(
+    problem: Problem,
+    tables: Tables,
+    at: datetime | None = None,
+    flows: Sequence[ScheduledFlow] = (),
+    loaded: Mapping[str, Any] | None = None,
+) -> Report:
+    """`at`: the moment that counts as now, UTC; the wall clock if None. Where it is given, only what storage tells of
+    that moment is checked. `flows`: those with a schedule, as the Prefect server knows them. `loaded`: the mark of each
+    view's last load into the online store; None where the store could not be asked."""
+    clock = Clock(at or datetime.now(UTC), simulated=at is not None)
+    states = table_states(problem, tables, clock)
+    views = view_states(problem, tables, clock, states, loaded or {})
+    backlog = _backlog(problem)
+    findings = [finding for state in states for finding in state.findings()]
+    findings += [finding for view in views for finding in view.findings()]
+    if at is None:
+        findings += [finding for flow in flows for finding in flow.findings(clock.now)]
+        findings += _stuck(backlog)
+        if problem.views and loaded is None:
+            findings.append(pipeline_finding("online store", "no answer", True, "The online store does not answer."))
+    known = [flow for flow in flows if flow.runs is not None]
+    return Report(
+        check="pipelines",
+        problem=problem.name,
+        at=clock.now,
+        sentence=summed(findings, _well(known, len(flows), len([s for s in states if s.past]))),
+        findings=tuple(findings),
+        figures={
+            "flows": [flow.figures(clock.now) for flow in flows],
+            "tables": [state.figures() for state in states],
+            "features": [view.figures() for view in views],
+            "log": backlog,
+        },
+    )
+
+
+def _well(known: Sequence[ScheduledFlow], scheduled: int, tables: int) -> str:
+    fresh = f"{counted(tables, 'table')} as fresh and as large as usual"
+    if known:
+        return f"{counted(len(known), 'scheduled flow')} ran as planned, and {fresh}."
+    unknown = f"; the runs of {counted(scheduled, 'scheduled flow')} are not known without a Prefect server"
+    return f"{fresh}{unknown if scheduled else ''}."
+
+
+def _backlog(problem: Problem) -> dict[str, Any]:
+    """What waits in the spool on this machine to be shipped."""
+    folder = shipping.spool_folder(problem.name)
+    waiting = segments.sizes(folder)
+    oldest = min((changed for _, changed in segments.sizes(folder, [segments.SEALED])), default=None)
+    damaged = len(list(folder.glob("*.damaged")))
+    return {
+        "unshipped_bytes": sum(size for size, _ in waiting),
+        "lag_seconds": max(0.0, time.time() - oldest) if oldest else 0.0,
+        "damaged": damaged,
+        "error": _error(problem),
+    }
+
+
+def _error(problem: Problem) -> str:
+    try:
+        return str(json.loads((shipping.spool_folder(problem.name) / segments.REPORT).read_bytes())["error"])
+    except (OSError, ValueError, KeyError):  # nobody shipped yet
+        return ""
+
+
+def _stuck(backlog: Mapping[str, Any]) -> Iterable[Finding]:
+    settings = get_settings()
+    share = backlog["unshipped_bytes"] / (settings.log_disk << 20)
+    late = backlog["lag_seconds"] > SHIPMENTS * max(settings.log_ship, 5.0)
+    if share > ROOM:
+        what = f"{share:.0%} of the disk space for unshipped predictions is used; when it is full they are dropped."
+        yield pipeline_finding("prediction log", "backlog", True, what, share=share)
+    elif late:
+        why = f": {backlog['error']}." if backlog["error"] else "; is a shipper running?"
+        what = f"Logged predictions have waited for {lasting(backlog['lag_seconds'])} to be shipped{why}"
+        yield pipeline_finding("prediction log", "backlog", False, what, lag_seconds=backlog["lag_seconds"])
+    if backlog["damaged"]:
+        what = f"{counted(backlog['damaged'], 'segment')} of the prediction log were damaged, and set aside."
+        yield pipeline_finding("prediction log", "damaged", False, what, segments=backlog["damaged"])

@@ -12,7 +12,7 @@ from cli.describe import counted, seconds
 from cli.endpoint import ask, batch_score, endpoint_url, example_rows, start_endpoint
 from cli.output import Answer, Json, ProblemName, command, stderr
 from cli.progress import Progress
-from cli.reports import pages, quality, standing, table_states
+from cli.reports import pages, quality, table_states
 from cli.run import STEPS, run_flow
 from cli.views import contributions, pairs, prediction_view, request_view
 from services import launch
@@ -21,6 +21,7 @@ from truecourse.loading import load_problem
 from truecourse.processes import free_port, supervised
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings, prefect_environment
+from truecourse.standing import standing
 
 SAME = 1e-6
 ASKED = ["serve", "predict", "explain", "trace"]

@@ -10,7 +10,7 @@ from rich.text import Text
 from cli.deployed import deployed, deployments_view, inference_of, inference_view
 from cli.endpoint import endpoint_url, served
 from cli.output import Answer, Json, ProblemName, command
-from cli.reports import history_view, pages, quality, standing, table_states
+from cli.reports import history_view, pages, quality, table_states
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
@@ -18,6 +18,7 @@ from truecourse.errors import RequestError, SettingsError
 from truecourse.loading import load_problem
 from truecourse.monitoring import healthpage
 from truecourse.settings import get_settings, prefect_environment
+from truecourse.standing import standing
 from truecourse.storage import open_store
 
 Version = Annotated[int, typer.Argument(help="A version in the model registry.")]

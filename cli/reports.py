@@ -1,6 +1,5 @@
 """What is known of a problem's model and data: for `status` and for the demo's summary."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,7 @@ from rich.console import RenderableType
 
 from cli.views import table
 from truecourse import registry
-from truecourse.errors import NotFound
 from truecourse.problem import Problem
-from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
 from truecourse.tables import Tables, clean_table, feature_table, quarantine_table
@@ -31,23 +28,6 @@ def table_states(problem: Problem) -> list[Document]:
         for found in versions
         if found is not None
     ]
-
-
-def standing(version: ModelVersion | None) -> Document | None:
-    """A version with its gates and its figures on test rows."""
-    if version is None:
-        return None
-    gates = registry.gates(version)
-    return {**version.model_dump(), "gates": gates, "metrics": evaluation(version).get("metrics", {})}
-
-
-def evaluation(version: ModelVersion) -> Document:
-    """The version's evaluation report; empty for a version that was never evaluated."""
-    try:
-        report: Document = json.loads(registry.artifact(version.run_id, "report.json"))
-    except NotFound:
-        return {}
-    return report
 
 
 def quality(metrics: Mapping[str, Any]) -> RenderableType:
@@ -89,7 +69,7 @@ def _number(version: Mapping[str, Any] | None) -> int | None:
 def pages(problem: str) -> list[Path]:
     """The problem's report pages that are meant to be opened, as files below <home>/reports."""
     store, prefix = open_store(), f"reports/{problem}/"
-    wanted = {f"{prefix}{name}.html" for name in ("validation", "drift", "health")}
+    wanted = {f"{prefix}{name}.html" for name in ("control", "validation", "drift", "quality", "skew", "health")}
     champion = registry.champion(problem) or registry.challenger(problem)
     if champion is not None:
         wanted.add(f"{prefix}model-{champion.run_id}.html")

@@ -22,6 +22,7 @@ class Platform:
     started: float
     prefect: str
     mlflow: str
+    control: str
     endpoint: str
 
     @property

@@ -1,4 +1,5 @@
-"""The whole platform on this machine, in the foreground: Prefect, its worker and deployments, MLflow, the endpoint."""
+"""The whole platform on this machine, in the foreground: Prefect with worker and deployments, MLflow, the endpoint, and
+the control page."""
 
 import os
 import subprocess
@@ -25,16 +26,17 @@ POOL = "truecourse"
 
 @command
 def up(problem: ProblemName = None, json: Json = False) -> Answer:
-    """The platform until Ctrl-C: Prefect's server, UI, worker and deployments; MLflow's UI; the endpoint."""
+    """The platform until Ctrl-C: Prefect's server, UI, worker and deployments; MLflow's UI; the endpoint; the
+    control page."""
     name = load_problem(problem).name
     _require_room()
     with supervised() as children:
         try:
-            with Progress(["prefect", "mlflow", "endpoint", "worker"]) as progress:
+            with Progress(["prefect", "mlflow", "endpoint", "control", "worker"]) as progress:
                 platform = _start(name, children, progress)
             announce(platform)
             if json:
-                print_json({"prefect": platform.prefect, "mlflow": platform.mlflow, "endpoint": platform.endpoint})
+                print_json({name: getattr(platform, name) for name in ("prefect", "mlflow", "control", "endpoint")})
             stderr().print(pairs(_places(name, platform)))
             with endpoints.announced(name, platform.endpoint) if platform.endpoint else nullcontext():
                 _watch(children)
@@ -51,6 +53,7 @@ def _require_room() -> None:
     require_writable(settings.home)
     require_free(settings.host, settings.prefect_port, "Prefect", "TRUECOURSE_PREFECT_PORT")
     require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
+    require_free(settings.host, settings.control_port, "the control page", "TRUECOURSE_CONTROL_PORT")
     require_free(settings.host, settings.endpoint_port, "the endpoint", "TRUECOURSE_ENDPOINT_PORT")
 
 
@@ -72,11 +75,16 @@ def _start(problem: str, children: list[Child], progress: Progress) -> Platform:
     with progress.step("endpoint") as tell:
         endpoint = _start_endpoint(problem, children)
         tell(endpoint or "no packaged champion yet; truecourse run lifecycle makes one")
+    with progress.step("control") as tell:
+        control = f"http://{settings.host}:{settings.control_port}"
+        children.append(_start_control(problem, prefect, mlflow))
+        children[-1].wait_ready(lambda: answers(f"{control}/control.json"))
+        tell(control)
     with progress.step("worker") as tell:
         children.append(_start_worker(f"{prefect}/api"))
         children[-1].wait_ready(lambda: "Worker" in children[-1].tail() and "started" in children[-1].tail())
         tell(f"of the work pool {POOL}")
-    return Platform(os.getpid(), psutil.Process().create_time(), prefect, mlflow, endpoint)
+    return Platform(os.getpid(), psutil.Process().create_time(), prefect, mlflow, control, endpoint)
 
 
 def _deploy(api: str) -> None:
@@ -112,6 +120,12 @@ def _start_mlflow() -> Child:
     return start("the MLflow server", command, child_environment(), settings.home / "logs" / "mlflow.log")
 
 
+def _start_control(problem: str, prefect: str, mlflow: str) -> Child:
+    settings, links = get_settings(), [f"Prefect={prefect}", f"MLflow={mlflow}"]
+    command = [sys.executable, "-m", "cli.control", problem, str(settings.control_port), *links]
+    return start("the control page", command, child_environment(), settings.home / "logs" / "control.log")
+
+
 def _start_endpoint(problem: str, children: list[Child]) -> str:
     """The endpoint's URL; empty where there is nothing to serve yet."""
     port = get_settings().endpoint_port
@@ -126,6 +140,7 @@ def _start_endpoint(problem: str, children: list[Child]) -> str:
 
 def _places(problem: str, platform: Platform) -> dict[str, object]:
     return {
+        "control": f"{platform.control}  champion, checks, alarms, a prediction's line",
         "Prefect": f"{platform.prefect}  runs, deployments, artifacts",
         "MLflow": f"{platform.mlflow}  training runs, model versions",
         "endpoint": f"{platform.endpoint}  {problem}" if platform.endpoint else "none: there is no packaged champion",

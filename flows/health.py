@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from tasks.control import publish_control
 from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
 from truecourse.loading import load_problem
 
@@ -9,7 +10,7 @@ from truecourse.loading import load_problem
 @flow(name="health")
 def health(problem: str | None = None) -> dict[str, str]:
     """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, and
-    at this machine; write the page.
+    at this machine; write the page, and the control page.
 
     problem: a folder of `problems/`; the settings' default if empty.
 
@@ -17,4 +18,6 @@ def health(problem: str | None = None) -> dict[str, str]:
     """
     name = load_problem(problem).name
     reports = [check_pipelines(name), check_endpoint(name), check_machine(name)]
-    return {"health": publish_health(name), **{report.check: report.sentence for report in reports}}
+    told: dict[str, str] = {"health": publish_health(name), **{report.check: report.sentence for report in reports}}
+    publish_control(name)
+    return told

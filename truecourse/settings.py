@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="the address servers listen on")
     prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect server and UI, of `truecourse up`")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")
+    control_port: int = Field(4100, ge=1, le=65535, description="the control page, of `truecourse up`")
     endpoint_port: int = Field(3000, ge=1, le=65535, description="the prediction endpoint")
     follow: bool = Field(True, description="the endpoint follows the aliases; false pins the version it started with")
 

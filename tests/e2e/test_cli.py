@@ -28,13 +28,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The environment of a home where the lifecycle of a small problem has run, by the command line, with --json."""
     folder = tmp_path_factory.mktemp("cli")
     deliveries.install(folder / "problems")
-    prefect, mlflow, endpoint = free_ports(3)
+    prefect, mlflow, control, endpoint = free_ports(4)
     variables = {
         "TRUECOURSE_HOME": str(folder / "home"),
         "TRUECOURSE_PROBLEMS": str(folder / "problems"),
         "TRUECOURSE_PROBLEM": "deliveries",
         "TRUECOURSE_PREFECT_PORT": str(prefect),
         "TRUECOURSE_MLFLOW_PORT": str(mlflow),
+        "TRUECOURSE_CONTROL_PORT": str(control),
         "TRUECOURSE_ENDPOINT_PORT": str(endpoint),
     }
     dropped = ("PREFECT_API_URL", "PREFECT_HOME")

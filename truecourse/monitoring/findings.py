@@ -8,6 +8,9 @@ from truecourse.references import Reference, UtcTime
 
 Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine"]
 
+Verdict = Literal["wrong", "to see", "well", "not made"]
+"""A report in a word: something pages, something is found, nothing is, or nobody could look."""
+
 
 class Finding(Reference):
     """One thing that is wrong, or worth knowing.
@@ -43,3 +46,9 @@ class Report(Reference):
     findings: tuple[Finding, ...] = ()
     page: str = ""
     figures: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        if any(finding.page for finding in self.findings):
+            return "wrong"
+        return "to see" if self.findings else "well" if self.made else "not made"

@@ -1,10 +1,15 @@
 """Reports of checks in object storage: the newest of each check for whoever looks, and all of them for a timeline."""
 
+import logging
 from datetime import datetime
+
+from pydantic import ValidationError
 
 from truecourse.errors import NotFound
 from truecourse.monitoring.findings import Check, Report
 from truecourse.storage import ObjectStore
+
+log = logging.getLogger("truecourse.reports")
 
 
 def save(store: ObjectStore, report: Report) -> None:
@@ -35,10 +40,13 @@ def _keys(report: Report) -> set[str]:
 
 
 def latest(store: ObjectStore, problem: str, check: Check) -> Report | None:
-    """None where the check was never made."""
+    """None where the check was never made, or was last made by an older Truecourse, whose reports had another form."""
     try:
         return Report.model_validate_json(store.get(_latest(problem, check)))
     except NotFound:
+        return None
+    except ValidationError:
+        log.warning("%s is no report of this form and is left out", _latest(problem, check))
         return None
 
 

@@ -1,0 +1,112 @@
+"""The control page as a small read-only server: the page, the reports that it leads to, the line of a prediction."""
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from cli.output import jsonable
+from truecourse.errors import NotFound, TruecourseError
+from truecourse.loading import load_problem
+from truecourse.monitoring import control
+from truecourse.pages import render
+from truecourse.settings import get_settings, prefect_environment
+from truecourse.storage import open_store
+
+log = logging.getLogger("truecourse.control")
+TYPES = {"html": "text/html; charset=utf-8", "json": "application/json", "png": "image/png", "svg": "image/svg+xml"}
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def application(problem: str, links: dict[str, str]) -> Starlette:
+    """`problem`: the one that `/` shows. `links`: pages of the platform beside it, by name."""
+
+    async def home(request: Request) -> Response:
+        name = request.path_params.get("problem", problem)
+        return HTMLResponse(await run_in_threadpool(_page, name, links))
+
+    async def document(request: Request) -> Response:
+        name = request.query_params.get("problem", problem)
+        return JSONResponse(await run_in_threadpool(_document, name))
+
+    async def report(request: Request) -> Response:
+        key = f"reports/{request.path_params['path']}"
+        suffix = key.rpartition(".")[2]
+        if suffix not in TYPES or ".." in key.split("/"):
+            raise NotFound("no such page", where=key)
+        return Response(await run_in_threadpool(open_store().get, key), media_type=TYPES[suffix])
+
+    async def prediction(request: Request) -> Response:
+        name, id = request.query_params.get("problem", problem), request.query_params.get("id", "").strip()
+        if not id:
+            return RedirectResponse("/")
+        return HTMLResponse(await run_in_threadpool(_line, name, id))
+
+    routes = [
+        Route("/", _guarded(home)),
+        Route("/problems/{problem}", _guarded(home)),
+        Route("/control.json", _guarded(document)),
+        Route("/reports/{path:path}", _guarded(report)),
+        Route("/prediction", _guarded(prediction)),
+    ]
+    # A page elsewhere may not read this one by a name that it made lead here.
+    hosts = [get_settings().host, "localhost", "127.0.0.1"]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
+
+
+def _guarded(endpoint: Endpoint) -> Endpoint:
+    async def guarded(request: Request) -> Response:
+        try:
+            response = await endpoint(request)
+        except TruecourseError as error:
+            status = 404 if isinstance(error, NotFound) else 422
+            response = HTMLResponse(render("refused.html", error=error), status)
+        response.headers.update(HEADERS)
+        return response
+
+    return guarded
+
+
+def _page(name: str, links: dict[str, str]) -> str:
+    return control.page(open_store(), load_problem(name), served=True, links=links)
+
+
+def _document(name: str) -> Any:
+    return jsonable(control.document(open_store(), load_problem(name)))
+
+
+def _line(name: str, id: str) -> str:
+    prefect_environment()
+    from tasks.trace import trace_prediction
+
+    return render("trace.html", traced=trace_prediction(load_problem(name).name, id), problem=name, id=id)
+
+
+def main(problem: str, port: int, *links: str) -> None:
+    """Serve until the process ends. `links`: name=url."""
+    import uvicorn
+
+    beside = dict(link.split("=", 1) for link in links)
+    uvicorn.run(
+        application(problem, beside), host=get_settings().host, port=port, log_level="warning", access_log=False,
+        server_header=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,14 @@
+"""The control page as a file among the reports, written anew whenever a check was made."""
+
+from prefect import task
+
+from tasks.retry import RETRY
+from truecourse.loading import load_problem
+from truecourse.monitoring import control
+from truecourse.storage import open_store
+
+
+@task(name="control page", **RETRY)
+def publish_control(problem: str) -> str:
+    """Write the page from the newest reports; its key in storage."""
+    return control.publish(open_store(), load_problem(problem))

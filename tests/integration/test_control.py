@@ -1,0 +1,123 @@
+"""The control page: as a file, as a server, and in a browser at the width of a phone."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from cli.control import application
+from tests.conftest import wait_until
+from tests.integration.conftest import Endpoint, Trained
+from tests.integration.test_service import ROW
+from truecourse import shipping
+from truecourse.loading import load_problem
+from truecourse.monitoring import control, record, reports
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.storage import LocalStore, open_store
+
+START = datetime(2024, 5, 6, 6, tzinfo=UTC)
+
+
+def finding(page: bool) -> Finding:
+    return Finding(check="skew", subject="<b>ratio</b>", cause="code", page=page, sentence="Ratio is <computed> anew.")
+
+
+def report(day: float, *findings: Finding, made: bool = True) -> Report:
+    at = START + timedelta(days=day)
+    return Report(check="skew", problem="deliveries", at=at, sentence="A sentence.", made=made, findings=findings)
+
+
+@pytest.fixture
+def client(trained: Trained) -> Iterator[TestClient]:
+    with TestClient(application("deliveries", {"Prefect": "http://127.0.0.1:1/"}), base_url="http://localhost") as made:
+        yield made
+
+
+@pytest.fixture
+def logged(endpoint: Endpoint) -> str:
+    """The id of an answer that is in the prediction log."""
+    answer = endpoint.ask("/predict", ROW).json()["predictions"][0]
+    wait_until(lambda: shipping.ship("deliveries").records > 0, 20, "the answer's record")
+    return str(answer["prediction_id"])
+
+
+def test_a_page_tells_who_is_in_office_and_where_to_look(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    told = client.get("/control.json").json()
+    assert f"version {told['champion']['version']}" in page.text
+    assert told["champion"]["model_sha256"][:16] in page.text
+    for file in told["pages"].values():
+        assert f'href="/reports/deliveries/{file}"' in page.text
+        assert client.get(f"/reports/deliveries/{file}").status_code == 200
+    assert client.get("/problems/deliveries").status_code == 200
+
+
+def test_a_prediction_is_followed_to_its_bytes_and_none_is_told_kindly(client: TestClient, logged: str) -> None:
+    line = client.get("/prediction", params={"id": logged})
+    assert line.status_code == 200
+    assert "was verified again just now" in line.text
+    missing = client.get("/prediction", params={"id": "<script>alert(1)</script>"})
+    assert missing.status_code in (404, 422)
+    assert "no such prediction" in missing.text
+    assert "<script>alert" not in missing.text
+    assert client.get("/prediction", params={"id": " "}, follow_redirects=False).status_code == 307
+
+
+def test_it_serves_reports_and_nothing_else(client: TestClient, trained: Trained) -> None:
+    open_store().put("secret.json", b"{}")
+    for path in ("/reports/../secret.json", "/reports/%2e%2e/secret.json", "/reports/deliveries/none.html", "/x.json"):
+        answer = client.get(path)
+        assert answer.status_code in (404, 422), path
+        assert answer.content != b"{}"
+    assert client.get("/reports/deliveries/model.ubj").status_code == 404
+    assert client.get("/problems/none").status_code == 422
+    assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
+    assert client.post("/").status_code == 405
+
+
+def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Trained, tmp_path: Path) -> None:
+    store, problem = LocalStore(tmp_path), load_problem("deliveries")
+    for made in (report(0), report(1, finding(True)), report(1.5, finding(False)), report(2, made=False)):
+        reports.save(store, made)
+    reports.save(store, report(3, finding(False)))
+    told = control.document(store, problem, START + timedelta(days=4))
+    days = ["2024-05-06", "2024-05-07", "2024-05-08", "2024-05-09"]
+    assert told["days"]["skew"] == list(zip(days, ("well", "wrong", "not made", "to see"), strict=True))
+    assert told["sentence"] == "Ratio is <computed> anew."
+    page = control.page(store, problem, served=False, at=START + timedelta(days=4))
+    assert "Ratio is &lt;computed&gt; anew." in page
+    assert "<b>ratio" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_open_alarms_and_what_was_done_are_listed(trained: Trained, tmp_path: Path) -> None:
+    store, problem = LocalStore(tmp_path), load_problem("deliveries")
+    alarm = record.Alarm(finding=finding(True), opened=START, seen=START)
+    event = record.Event(kind="opened", at=START, sentence="It was opened.", alarm=alarm.id, finding=alarm.finding)
+    record.write(store, "deliveries", START, "opened", lambda seen: {"open": (alarm,), "events": (event,)})
+    page = control.page(store, problem, served=False, at=START)
+    assert "since 2024-05-06 06:00" in page
+    assert "It was opened." in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_scrolling_sideways(trained: Trained, tmp_path: Path, width: int) -> None:
+    """In a frame of that width, whose page tells how wide it came out."""
+    page = control.page(open_store(), load_problem("deliveries"), served=False)
+    (tmp_path / "page.html").write_text(page)
+    frame = f'<iframe id="f" width="{width}" height="900" src="page.html"></iframe>'
+    look = "const d = f.contentDocument.documentElement; out.textContent = `${d.scrollWidth} of ${d.clientWidth}`"
+    told = f"<script>f.onload = () => {{ {look} }}</script>"
+    (tmp_path / "frame.html").write_text(f'<pre id="out"></pre>{frame}{told}')
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run([*command, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120)
+    wide, room = done.stdout.split('<pre id="out">')[1].split("</pre>")[0].split(" of ")
+    assert int(wide) <= int(room)

@@ -1,0 +1,125 @@
+"""The control page of a problem: who is in office, what checks say and said, objectives, runs, and what was done."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+from truecourse import aliases
+from truecourse.monitoring import record, reports
+from truecourse.monitoring.findings import Check, Report, Verdict
+from truecourse.monitoring.statements import lasting, summed
+from truecourse.monitoring.timelines import timelines
+from truecourse.pages import render
+from truecourse.problem import Problem
+from truecourse.standing import standing
+from truecourse.storage import ObjectStore
+
+Document = dict[str, Any]
+CHECKS: tuple[Check, ...] = get_args(Check)
+_DAYS = 60
+"""Shown of what is checked once a day; of what is checked every few minutes, a fortnight."""
+_OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine")
+_EVENTS = 12
+_PAGES = {"validation": "Validation", "drift": "Drift", "quality": "Quality", "skew": "Skew", "health": "Health"}
+
+
+def page_key(problem: str) -> str:
+    return f"reports/{problem}/control.html"
+
+
+def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -> Document:
+    """Everything that the page shows, JSON once dumped. `at`: the moment (UTC) that counts as now."""
+    at = at or datetime.now(UTC)
+    newest = {check: reports.latest(store, problem.name, check) for check in CHECKS}
+    made = [report for report in newest.values() if report is not None]
+    stands, now = record.stands(store, problem.name), aliases.current(problem.name)
+    figures = {report.check: report.figures for report in made}
+    return {
+        "problem": problem.name,
+        "at": at,
+        "sentence": _sentence(made),
+        "champion": standing(now.champion),
+        "challenger": standing(now.challenger) if now.challenger != now.champion else None,
+        "shadow": now.shadow,
+        "share": now.share,
+        "moves": [entry.model_dump() for entry in reversed(aliases.history(problem.name)[-_EVENTS:])],
+        "checks": [_told(report) for report in made],
+        "days": {report.check: _days(store, report, at) for report in made},
+        "alarms": [_alarm(alarm) for alarm in stands.open] if stands else [],
+        "events": [_event(event) for event in reversed(record.history(store, problem.name)[-_EVENTS:])],
+        "endpoints": figures.get("endpoint", {}).get("endpoints", {}),
+        "flows": figures.get("pipelines", {}).get("flows", []),
+        "pages": _pages(store, problem.name, now.champion.run_id if now.champion else None),
+    }
+
+
+def _sentence(made: list[Report]) -> str:
+    if not made:
+        return "Nothing was checked yet: truecourse run monitor, and truecourse run health."
+    findings = sorted((f for report in made for f in report.findings), key=lambda finding: not finding.page)
+    unmade = [report.check for report in made if not report.made]
+    well = "All that is checked is well." if not unmade else f"Nothing found; not checked: {', '.join(unmade)}."
+    return summed(findings, well)
+
+
+def _told(report: Report) -> Document:
+    return report.model_dump(exclude={"figures", "problem"}) | {"verdict": report.verdict}
+
+
+def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, Verdict]]:
+    """The worst verdict of every day that was checked, oldest first. The newest report may be long ago, in a replay."""
+    until = min(newest.at, at)
+    since = until - timedelta(days=14 if newest.check in _OFTEN else _DAYS)
+    worst: dict[str, Verdict] = {}
+    for report in reports.history(store, newest.problem, newest.check, since):
+        day = f"{report.at:%Y-%m-%d}"
+        worst[day] = min(worst.get(day, report.verdict), report.verdict, key=get_args(Verdict).index)
+    return sorted(worst.items())
+
+
+def _alarm(alarm: record.Alarm) -> Document:
+    return {"id": alarm.id, "opened": alarm.opened, "seen": alarm.seen, **alarm.finding.model_dump(exclude={"figures"})}
+
+
+def _event(event: record.Event) -> Document:
+    return {"at": event.at, "kind": event.kind, "sentence": event.sentence}
+
+
+def _pages(store: ObjectStore, problem: str, run_id: str | None) -> dict[str, str]:
+    """The pages beside this one, by what they are called: their file's name."""
+    files = {name: f"{file}.html" for file, name in _PAGES.items()}
+    files |= {"The champion's evaluation": f"model-{run_id}.html"} if run_id else {}
+    return {name: file for name, file in files.items() if store.exists(f"reports/{problem}/{file}")}
+
+
+def page(
+    store: ObjectStore,
+    problem: Problem,
+    *,
+    served: bool,
+    links: dict[str, str] | None = None,
+    at: datetime | None = None,
+) -> str:
+    """The page, whole. `served`: by the control server, which finds predictions and has its reports below /reports/;
+    else a file among them. `links`: other pages of the platform, by name."""
+    told = document(store, problem, at)
+    return render(
+        "control.html",
+        it=told,
+        plots=timelines(store, problem, told["at"]),
+        served=served,
+        links=links or {},
+        beside=f"/reports/{problem.name}/" if served else "",
+        lasting=lasting,
+        moment=_moment,
+    )
+
+
+def _moment(when: datetime | str | None) -> str:
+    told = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return f"{told:%Y-%m-%d %H:%M}" if told else "–"
+
+
+def publish(store: ObjectStore, problem: Problem) -> str:
+    """Write the page among the reports; its key."""
+    store.put(page_key(problem.name), page(store, problem, served=False).encode())
+    return page_key(problem.name)

@@ -1,0 +1,86 @@
+"""Drift and quality over time, drawn from the reports that the checks left, with the moments when models changed."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+
+from truecourse import aliases
+from truecourse.monitoring import reports
+from truecourse.pages import PALETTE, figure, svg
+from truecourse.problem import Problem
+from truecourse.references import naive_utc
+from truecourse.storage import ObjectStore
+
+_DAYS = 120
+_SOFT = "#8a9099"
+_BAD = "#d0342c"
+
+
+def timelines(store: ObjectStore, problem: Problem, at: datetime) -> dict[str, Markup]:
+    """SVG drawings by their titles: of drift, one point a check; of quality, one a closed day. Empty at first."""
+    promoted = _promotions(problem.name)
+    drawn = {"Drift": _drift(store, problem, at), "Quality": _quality(store, problem)}
+    shown: dict[str, Markup] = {}
+    for name, made in drawn.items():
+        if made is None:
+            continue
+        title, drawing = made
+        axis = drawing.axes[0]
+        low, high = axis.get_xlim()
+        _mark(axis, [moment for moment in promoted if low <= _number(moment) <= high])
+        axis.set_xlim(low, high)
+        drawing.autofmt_xdate(rotation=0, ha="center")
+        shown[f"{name}: {title}"] = svg(drawing, title)
+    return shown
+
+
+def _promotions(problem: str) -> list[datetime]:
+    """When another version came into office; the first changed nothing."""
+    entries = [entry for entry in aliases.history(problem) if entry.champion is not None]
+    moments = [naive_utc(after.at) for before, after in pairwise(entries) if before.champion != after.champion]
+    return [moment for moment in moments if moment is not None]
+
+
+def _drift(store: ObjectStore, problem: Problem, at: datetime) -> tuple[str, Any] | None:
+    found = reports.history(store, problem.name, "drift", at - timedelta(days=_DAYS))
+    points = [(report.at, report.figures["largest"], bool(report.findings)) for report in found if report.made]
+    points = [point for point in points if point[1] is not None]
+    if not points:
+        return None
+    drawing, axis = figure(6.0, 2.6)
+    days = [naive_utc(moment) for moment, _, _ in points]
+    axis.plot(days, [value for _, value, _ in points], color=PALETTE[0], linewidth=1.6, marker=".", markersize=4)
+    alarmed = [(day, value) for day, (_, value, alarm) in zip(days, points, strict=True) if alarm]
+    axis.plot([day for day, _ in alarmed], [value for _, value in alarmed], "o", color=_BAD, markersize=4.5)
+    axis.set(ylabel="largest PSI of a column")
+    axis.set_ylim(bottom=0)
+    return "the largest PSI of any column, by check; red: something was found", drawing
+
+
+def _quality(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
+    newest = reports.latest(store, problem.name, "quality")
+    days: Sequence[dict[str, Any]] = newest.figures.get("timeline", ()) if newest else ()
+    if not any("loss" in day for day in days):
+        return None
+    drawing, axis = figure(6.0, 2.6)
+    for name, said, colour, style in (("loss", "true", PALETTE[0], "-"), ("estimate", "estimated", _SOFT, "--")):
+        told = [(datetime.fromisoformat(day["day"]), day[name]) for day in days[-_DAYS:] if name in day]
+        if told:
+            axis.plot(*zip(*told, strict=True), color=colour, linestyle=style, linewidth=1.6, label=said)
+    axis.set(ylabel=problem.metric.replace("_", " "))
+    axis.legend(loc="best", labelcolor=_SOFT, frameon=False, ncols=2)
+    return f"{problem.metric.replace('_', ' ')} by closed day, beside what the scores made expect", drawing
+
+
+def _mark(axis: Any, moments: Sequence[datetime]) -> None:
+    for moment in moments:
+        axis.axvline(moment, color=PALETTE[2], linewidth=1.2, linestyle=(0, (4, 3)))
+
+
+def _number(moment: datetime) -> float:
+    from matplotlib.dates import date2num
+
+    return float(date2num(moment))

@@ -19,7 +19,8 @@ from truecourse.settings import prefect_environment
 STEPS = ["ingest", "validate", "materialize", "train", "register", "package", "score", "monitor"]
 """The flows that `lifecycle` runs, in order."""
 FLOWS = [
-    *STEPS[:4], "tune", "register", "promote", "package", "deploy", *STEPS[6:], "audit", "health", "ship", "lifecycle"
+    *STEPS[:4], "tune", "retrain", "register", "promote", "package", "deploy", *STEPS[6:],
+    "audit", "health", "ship", "lifecycle",
 ]  # fmt: skip
 
 

@@ -1,23 +1,33 @@
 """Are pipelines, endpoints and the machine well?"""
 
+from typing import Any
+
 from prefect import flow
 
+from tasks.alarms import settle_reports
+from tasks.checks import made
 from tasks.control import publish_control
 from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
 from truecourse.loading import load_problem
 
 
 @flow(name="health")
-def health(problem: str | None = None) -> dict[str, str]:
+def health(problem: str | None = None) -> dict[str, Any]:
     """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, and
-    at this machine; write the page, and the control page.
+    at this machine; tell whom a finding concerns; write the page, and the control page.
 
     problem: a folder of `problems/`; the settings' default if empty.
 
-    Returns a sentence of each check, and of all of them.
+    A check that cannot be made stops no other. Returns a sentence of each check, and of all of them, and what was told.
     """
     name = load_problem(problem).name
-    reports = [check_pipelines(name), check_endpoint(name), check_machine(name)]
-    told: dict[str, str] = {"health": publish_health(name), **{report.check: report.sentence for report in reports}}
+    reports = [
+        made("pipelines", check_pipelines, name),
+        made("endpoint", check_endpoint, name),
+        made("machine", check_machine, name),
+    ]
+    settled = settle_reports(name, reports)
+    told: dict[str, Any] = {report.check: report.sentence for report in reports}
+    told |= {"health": publish_health(name), "settled": settled}
     publish_control(name)
     return told

@@ -17,7 +17,8 @@ TruecourseError
 ├── ModelError             training, registry, packaging
 │   └── GateFailed         a model may not be promoted
 ├── RequestError           a prediction request breaks the contract
-└── PlatformError          a server or process of ours does not come up, or a port is taken
+├── PlatformError          a server or process of ours does not come up, or a port is taken
+└── DeliveryFailed         an alert did not reach its receiver
 """
 
 from collections.abc import Iterable, Mapping
@@ -161,4 +162,8 @@ class RequestError(TruecourseError):
 
 
 class PlatformError(TruecourseError):
+    pass
+
+
+class DeliveryFailed(TruecourseError):
     pass

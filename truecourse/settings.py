@@ -51,7 +51,15 @@ class Settings(BaseSettings):
     online_store: SecretStr = Field(SecretStr("sqlite"), description="sqlite, or redis://[:password@]host:port[/db]")
     mlflow_uri: SecretStr = Field(SecretStr(""), description="MLflow tracking URI; empty for sqlite in <home>")
     author: str = Field("", description="whose name changes carry in the record; the login name if empty")
-    webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts")
+
+    webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts, as JSON that Slack takes")
+    mail_host: str = Field("", description="SMTP server that sends alerts; empty for no mail")
+    mail_port: int = Field(587, ge=1, le=65535, description="its port")
+    mail_security: Literal["starttls", "tls", "none"] = Field("starttls", description="how mail is encrypted")
+    mail_user: str = Field("", description="name at the SMTP server; empty for none")
+    mail_password: SecretStr = Field(SecretStr(""), description="that name's password")
+    mail_from: str = Field("", description="the address that alerts come from")
+    mail_to: str = Field("", description="the addresses that alerts go to, by commas")
 
     log: bool = Field(True, description="whether the endpoint logs its predictions")
     log_secret: SecretStr = Field(

@@ -9,6 +9,7 @@ from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.monitoring.record import Alarm, Event, Kind, Notice, Record, write
 from truecourse.monitoring.statements import lasting
 from truecourse.problem import Problem
+from truecourse.references import aware_utc
 from truecourse.storage import ObjectStore
 
 EVENTS = "prefect"
@@ -34,11 +35,11 @@ def settle(
 
     A check that was not made is no clean one, and neither is a report of the same moment or an earlier one than the
     last. `at`: the moment that counts as now, UTC. `channels`: who is to be told, by name; see delivery.py."""
-    changes = _Changes(problem, channels)
+    changes = _Changes(problem, channels, aware_utc(at))
 
     def change(seen: Record | None) -> dict[str, Any] | None:
         nonlocal changes
-        changes = _Changes(problem, channels)
+        changes = _Changes(problem, channels, aware_utc(at))
         if seen is not None:
             changes.open, changes.checked = seen.open, dict(seen.checked)
         for report in sorted(reports, key=lambda report: report.at):
@@ -58,6 +59,7 @@ class _Changes:
 
     problem: Problem
     channels: Sequence[str]
+    at: datetime
     open: tuple[Alarm, ...] = ()
     checked: dict[Check, datetime] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -74,42 +76,44 @@ class _Changes:
             if alarm.finding.check != report.check:
                 kept.append(alarm)
             elif alarm.key in found:
-                kept.append(self._again(alarm, found[alarm.key], report.at))
+                kept.append(self._again(alarm, found[alarm.key]))
             else:
-                kept += self._missed(alarm, report.at, clean)
+                kept += self._missed(alarm, clean)
         known = {alarm.key for alarm in self.open}
-        self.open = (*kept, *self._new([item for key, item in found.items() if key not in known], report.at))
+        self.open = (*kept, *self._new([item for key, item in found.items() if key not in known]))
         if report.made:
             self.checked[report.check] = report.at
 
-    def _new(self, findings: list[Finding], at: datetime) -> Iterator[Alarm]:
+    def _new(self, findings: list[Finding]) -> Iterator[Alarm]:
         for finding in findings:
-            alarm = Alarm(finding=finding, opened=at, seen=at, told=at if finding.page else None)
-            self._tell("opened", alarm, at, finding.sentence)
+            told = self.at if finding.page else None
+            alarm = Alarm(finding=finding, opened=self.at, seen=self.at, told=told)
+            self._tell("opened", alarm, finding.sentence)
             yield alarm
 
-    def _again(self, alarm: Alarm, finding: Finding, at: datetime) -> Alarm:
-        seen = alarm.model_copy(update={"finding": finding, "seen": at, "clean": 0})
+    def _again(self, alarm: Alarm, finding: Finding) -> Alarm:
+        seen = alarm.model_copy(update={"finding": finding, "seen": self.at, "clean": 0})
         if alarm.told is None and finding.page:
             kind: Kind = "escalated"
-        elif alarm.told is not None and at - alarm.told >= self.problem.monitoring.alerts.remind:
+        elif alarm.told is not None and self.at - alarm.told >= self.problem.monitoring.alerts.remind:
             kind = "reminded"
         else:
             return seen
         since = f"since {alarm.opened:%Y-%m-%d %H:%M} UTC"
-        told = seen.model_copy(update={"told": at})
-        self._tell(kind, told, at, f"{finding.sentence} ({since})")
+        told = seen.model_copy(update={"told": self.at})
+        self._tell(kind, told, f"{finding.sentence} ({since})")
         return told
 
-    def _missed(self, alarm: Alarm, at: datetime, clean: bool) -> list[Alarm]:
+    def _missed(self, alarm: Alarm, clean: bool) -> list[Alarm]:
         missed = alarm.model_copy(update={"clean": alarm.clean + clean})
         if missed.clean < self.problem.monitoring.alerts.clean:
             return [missed]
-        said = f"Recovered after {lasting(at - alarm.opened)}: {alarm.finding.subject}, {alarm.finding.cause}."
-        self._tell("recovered", alarm, at, said)
+        said = f"Recovered after {lasting(self.at - alarm.opened)}: {alarm.finding.subject}, {alarm.finding.cause}."
+        self._tell("recovered", alarm, said)
         return []
 
-    def _tell(self, kind: Kind, alarm: Alarm, at: datetime, sentence: str) -> None:
+    def _tell(self, kind: Kind, alarm: Alarm, sentence: str) -> None:
+        at = self.at
         self.events.append(Event(kind=kind, at=at, sentence=sentence, alarm=alarm.id, finding=alarm.finding))
         owed = tuple(name for name in self.channels if alarm.told or name == EVENTS)
         if owed:

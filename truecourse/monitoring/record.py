@@ -31,8 +31,8 @@ _ENOUGH = 20
 class Alarm(Reference):
     """A finding from when it was first seen until it has recovered.
 
-    `opened`, `seen`: the moments of the reports that found it first and last. `told`: of the one for which people were
-    last told; None for a finding that pages nobody. `clean`: how many checks in a row no longer found it."""
+    `opened`, `seen`: when it was found first and last. `told`: when people were last told; None for a finding that
+    pages nobody. `clean`: how many checks in a row no longer found it."""
 
     finding: Finding
     opened: datetime

@@ -1,0 +1,77 @@
+"""What is done about findings: the record, the people and automations that hear of them, and whether to retrain."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+
+from tasks.events import send_events
+from tasks.retry import RETRY
+from truecourse import aliases
+from truecourse.loading import load_problem
+from truecourse.monitoring.alarms import EVENTS, Settled, settle
+from truecourse.monitoring.attempts import follow
+from truecourse.monitoring.channels import configured
+from truecourse.monitoring.delivery import Channel, deliver
+from truecourse.monitoring.findings import Report
+from truecourse.monitoring.record import Decision
+from truecourse.monitoring.retraining import weigh
+from truecourse.settings import get_settings
+from truecourse.storage import open_store
+
+log = logging.getLogger("truecourse.alerts")
+
+
+def channels() -> dict[str, Channel]:
+    """Who is told: Prefect, where a flow runs, and what the settings name."""
+    events: dict[str, Channel] = {EVENTS: send_events} if FlowRunContext.get() is not None else {}
+    return events | configured(get_settings())
+
+
+@task(name="settle", **RETRY)
+def settle_reports(problem: str, reports: Sequence[Report], at: datetime | None = None) -> dict[str, Any]:
+    """Enter the reports into the record of findings, weigh whether to retrain, and tell whom it concerns.
+
+    `at`: the moment that counts as now (UTC); the wall clock if None. {"open", "opened", "recovered": ids of alarms,
+    "retraining": what was decided, "told": by channel}."""
+    spec, store, now, told = load_problem(problem), open_store(), at or datetime.now(UTC), channels()
+    settled = settle(store, spec, reports, now, list(told))
+    follow(store, problem, aliases.history(problem), now)
+    decision = weigh(store, spec, now, list(told))
+    delivered = deliver(store, spec, told, now)
+    for event in settled.events:
+        log.info("%s: %s", event.kind, event.sentence)
+    _table(problem, settled)
+    return _summary(settled, decision, delivered)
+
+
+def _summary(settled: Settled, decision: Decision | None, delivered: dict[str, str]) -> dict[str, Any]:
+    return {
+        "open": [alarm.id for alarm in settled.open],
+        "opened": [event.alarm for event in settled.of("opened")],
+        "recovered": [event.alarm for event in settled.of("recovered")],
+        "retraining": decision.model_dump(mode="json") if decision else None,
+        "told": delivered,
+    }
+
+
+def _table(problem: str, settled: Settled) -> None:
+    if FlowRunContext.get() is None:
+        return
+    rows = [
+        {
+            "check": alarm.finding.check,
+            "what": alarm.finding.subject,
+            "cause": alarm.finding.cause,
+            "pages": alarm.told is not None,
+            "since (UTC)": f"{alarm.opened:%Y-%m-%d %H:%M}",
+            "sentence": alarm.finding.sentence,
+        }
+        for alarm in settled.open
+    ]
+    told = f"{problem}: open findings" if rows else f"{problem}: nothing is open"
+    create_table_artifact(rows, key=f"findings-{problem.replace('_', '-')}", description=told)

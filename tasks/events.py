@@ -1,0 +1,56 @@
+"""Findings as Prefect events: what automations, and the feed in the UI, hear of them."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.events import Event
+
+from truecourse.errors import DeliveryFailed
+from truecourse.monitoring.record import Notice
+
+FINDING, RECOVERY = "truecourse.finding", "truecourse.recovery"
+_OURS = uuid.UUID("6d7f0f0e-0a53-4b0c-9a55-3f6f4f6b1f01")
+
+
+def send_events(problem: str, notices: Sequence[Notice]) -> None:
+    """Post them and wait for the answer: `emit_event` would not tell whether anybody heard. The server knows by its id
+    an event that it has already. Raises DeliveryFailed."""
+    events = [_event(problem, notice).model_dump(mode="json") for notice in notices]
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=events)
+    except (httpx.HTTPError, OSError) as error:
+        raise DeliveryFailed(f"the Prefect server took no events: {type(error).__name__}") from None
+
+
+def _event(problem: str, notice: Notice) -> Event:
+    finding = notice.finding
+    resource = {
+        "prefect.resource.id": f"truecourse.finding.{problem}.{finding.key}",
+        "prefect.resource.name": f"{finding.subject}: {finding.cause}",
+        "truecourse.problem": problem,
+        "truecourse.check": finding.check,
+        "truecourse.cause": finding.cause,
+        "truecourse.state": notice.kind,
+    }
+    payload = {"id": notice.id, "problem": problem, "at": notice.at.isoformat(), "sentence": notice.sentence}
+    return Event.model_validate(
+        {
+            "id": uuid.uuid5(_OURS, notice.id),
+            "event": RECOVERY if notice.kind == "recovered" else FINDING,
+            "resource": resource,
+            "related": _run(),
+            "payload": payload | {"finding": finding.model_dump(mode="json") | {"key": finding.key}},
+        }
+    )
+
+
+def _run() -> list[dict[str, Any]]:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return []
+    return [{"prefect.resource.id": f"prefect.flow-run.{context.flow_run.id}", "prefect.resource.role": "flow-run"}]

@@ -1,0 +1,130 @@
+"""Alerts reach real receivers: once each, later if they were out of order, and nothing secret with them."""
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.alarms import settle_reports
+from tasks.checks import made
+from tests.conftest import free_ports
+from tests.frames import store_diabetes
+from tests.receivers import Mailbox, Webhook, mail_server, webhook
+from truecourse.errors import FeatureError
+from truecourse.loading import load_problem
+from truecourse.monitoring import record
+from truecourse.monitoring.delivery import public
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.storage import open_store
+
+START = datetime(2024, 5, 6, tzinfo=UTC)
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def hook(tmp_path: Path, home: Path, configure: Configure) -> Iterator[Webhook]:
+    configure(problems=tmp_path, problem="diabetes")
+    store_diabetes(tmp_path)
+    with webhook() as found:
+        configure(webhook=found.url)
+        yield found
+
+
+def report(day: float, *subjects: str, page: bool = True) -> Report:
+    findings = tuple(
+        Finding(check="drift", subject=s, cause="dead feed", page=page, sentence=f"{s} is <silent>.") for s in subjects
+    )
+    at = START + timedelta(days=day)
+    return Report(check="drift", problem="diabetes", at=at, sentence="", findings=findings)
+
+
+def settle(*reports: Report) -> dict[str, Any]:
+    return settle_reports.fn("diabetes", reports, reports[-1].at)
+
+
+def test_a_finding_is_told_once_and_its_recovery_too(hook: Webhook) -> None:
+    assert settle(report(0, "wind", "temp"))["told"] == {"webhook": "2 notices delivered"}
+    assert settle(report(1, "wind", "temp"))["told"] == {}
+    settle(report(2, "temp"))
+    settle(report(3, "temp"))
+    assert [body["text"] for body in hook.bodies] == ["diabetes: 2 alarms", "diabetes: 1 recovered"]
+    assert hook.texts[0].startswith("*Alarm* · drift · wind\nwind is &lt;silent&gt;.")
+    assert "Recovered after 3 days: wind, dead feed." in hook.texts[2]
+
+
+def test_what_pages_nobody_is_sent_to_nobody(hook: Webhook) -> None:
+    settle(report(0, "wind", page=False))
+    assert not hook.bodies
+    settle(report(1, "wind"))
+    assert [body["text"] for body in hook.bodies] == ["diabetes: 1 alarm"]
+
+
+def test_a_receiver_out_of_order_gets_all_of_it_later(
+    hook: Webhook, configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook.status = 500
+    with caplog.at_level(logging.INFO):
+        found = settle(report(0, "wind"))
+    assert found["told"] == {"webhook": "0 notices delivered, 1 waiting: it answered with status 500"}
+    working = hook.url
+    configure(webhook=f"http://127.0.0.1:{free_ports(1)[0]}/SECRET")
+    with caplog.at_level(logging.INFO):
+        assert "2 waiting: Connection refused" in settle(report(1, "wind", "temp"))["told"]["webhook"]
+    configure(webhook=working)
+    hook.status = 200
+    assert settle(report(2, "wind", "temp"))["told"] == {"webhook": "2 notices delivered"}
+    assert len(hook.texts) == 2
+    assert "SECRET" not in caplog.text
+    told = "".join(event.model_dump_json() for event in record.history(open_store(), "diabetes"))
+    assert "SECRET" not in told
+    settle(report(3, "wind", "temp"))
+    assert len(hook.texts) == 2, "what was taken is not sent again"
+
+
+def test_mail_goes_to_everybody_named(hook: Webhook, configure: Configure) -> None:
+    with mail_server() as box:
+        configure(mail_host="127.0.0.1", mail_port=box.port, mail_security="none")
+        assert "MAIL_FROM" in settle(report(0, "wind"))["told"]["mail"]
+        configure(mail_from="truecourse@example.org", mail_to="ann@example.org, bob@example.org")
+        assert settle(report(1, "wind"))["told"] == {"mail": "1 notice delivered"}
+    _told_by_mail(box)
+    configure(mail_user="ann", mail_password="hunter2")
+    assert "not sent unencrypted" in settle(report(2, "wind", "temp"))["told"]["mail"]
+
+
+def _told_by_mail(box: Mailbox) -> None:
+    (mail,) = box.mails
+    assert sorted(box.addresses) == ["ann@example.org", "bob@example.org"]
+    assert mail["Subject"] == "[truecourse] diabetes: 1 alarm"
+    assert "wind is <silent>." in mail.get_content()
+
+
+def test_a_private_field_is_not_named_with_its_values(hook: Webhook) -> None:
+    import dataclasses
+
+    problem = load_problem("diabetes")
+    found = report(0, "bmi").findings[0]
+    notice = record.Notice(id="1", kind="opened", at=START, finding=found, sentence=found.sentence, owed=("webhook",))
+    assert public(problem, notice) == notice
+    columns = dict(problem.tables[0].columns)
+    columns["bmi"] = dataclasses.replace(columns["bmi"], private="drop")
+    hidden = dataclasses.replace(problem, tables=[dataclasses.replace(problem.tables[0], columns=columns)])
+    assert public(hidden, notice).sentence == "bmi, a private field: dead feed."
+
+
+def test_a_check_that_breaks_pages_and_one_without_data_says_so() -> None:
+    def broken(problem: str) -> Report:
+        raise ZeroDivisionError("secret")
+
+    def early(problem: str) -> Report:
+        raise FeatureError("nothing was scored")
+
+    found = made("drift", broken, "diabetes")
+    assert not found.made
+    assert [(f.cause, f.page, f.sentence) for f in found.findings] == [
+        ("check broken", True, "The check of drift broke: ZeroDivisionError.")
+    ]
+    assert made("drift", early, "diabetes").sentence == "Not checked: nothing was scored."

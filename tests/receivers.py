@@ -1,0 +1,101 @@
+"""Real receivers of alerts on free loopback ports: a webhook that may be out of order, and a mail server."""
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_string, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Webhook:
+    """`status`: what it answers from now on; `bodies` and `ids`: what it accepted."""
+
+    url: str = ""
+    status: int = 200
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        return [block["text"]["text"] for body in self.bodies for block in body["blocks"]]
+
+
+@contextmanager
+def webhook() -> Iterator[Webhook]:
+    hook = Webhook()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if hook.status == 200:
+                hook.bodies.append(body)
+                hook.ids.append(self.headers["Idempotency-Key"])
+            self.send_response(hook.status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with _serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        hook.url = f"http://127.0.0.1:{port}/services/T0/SECRET"
+        yield hook
+
+
+@dataclass
+class Mailbox:
+    port: int = 0
+    mails: list[EmailMessage] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def mail_server() -> Iterator[Mailbox]:
+    """As much of SMTP (RFC 5321) as a sender without encryption speaks."""
+    box = Mailbox()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self._say("220 localhost")
+            for line in self.rfile:
+                verb = line.decode().strip().upper()
+                if verb == "DATA":
+                    self._say("354 go on")
+                    box.mails.append(message_from_string(self._body(), policy=policy.default))  # type: ignore[arg-type]
+                elif verb.startswith("RCPT TO:"):
+                    box.addresses.append(line.decode().strip()[8:].strip("<> "))
+                self._say("221 bye" if verb == "QUIT" else "250 ok")
+                if verb == "QUIT":
+                    return
+
+        def _body(self) -> str:
+            lines = []
+            for line in self.rfile:
+                if line.rstrip(b"\r\n") == b".":
+                    break
+                lines.append(line.decode().removeprefix("." if line.startswith(b"..") else ""))
+            return "".join(lines)
+
+        def _say(self, text: str) -> None:
+            self.wfile.write(text.encode() + b"\r\n")
+
+    with _serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as port:
+        box.port = port
+        yield box
+
+
+@contextmanager
+def _serving(server: socketserver.BaseServer) -> Iterator[int]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]  # type: ignore[index,misc]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

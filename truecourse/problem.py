@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from truecourse.monitoring.policy import Alerts, Retraining
+from truecourse.monitoring.policy import Alerts, QualityWatch, Retraining
 from truecourse.objectives import Objectives
 from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, Promotion, SliceFloor
 from truecourse.schema import (
@@ -39,9 +39,9 @@ from truecourse.schema import (
 
 __all__ = [
     "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer",
-    "Label", "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "RandomSplit",
-    "Range", "RequestFeatures", "Retraining", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit",
-    "View", "XGBoost", "days", "hours", "minutes", "seconds",
+    "Label", "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch",
+    "RandomSplit", "Range", "RequestFeatures", "Retraining", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time",
+    "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -107,6 +107,8 @@ class Label:
 
     Either `column` of the one `table` of a plain problem, or `sql`, which returns `id`, `label` and `known_at`
     (when the label became known, UTC). `closes_after`: a cohort's labels are complete this long after its decisions.
+    `lookback`: no source row farther in time than this from a decision can touch its label, measured on the tables'
+    `time` columns; it makes looking up the labels of a few days cheap, None reads all.
     `classes` orders the classes of a binary (the last is the positive one) or multiclass problem; sorted unless given.
     """
 
@@ -115,6 +117,7 @@ class Label:
     table: str | None = None
     column: str | None = None
     closes_after: timedelta = timedelta(0)
+    lookback: timedelta | None = None
     classes: Many[str] = ()
     description: str = ""
 
@@ -193,6 +196,7 @@ class Monitoring:
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     slices: Many[str] = ()
     """Request fields that metrics are broken down by."""
+    quality: QualityWatch = QualityWatch()
     alerts: Alerts = Alerts()
     retraining: Retraining = Retraining()
     audit_rows: Annotated[int, Field(ge=1)] = 2000

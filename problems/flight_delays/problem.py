@@ -222,7 +222,7 @@ PROBLEM = Problem(
         "queue": "queue.sql",
     },
     spine="spine.sql",
-    label=Label(sql="label.sql", closes_after=hours(24)),
+    label=Label(sql="label.sql", closes_after=hours(24), lookback=days(2)),
     request={
         "carrier": Text(pattern=CARRIER),
         "flight": Text(pattern=FLIGHT, feature=False),

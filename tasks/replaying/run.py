@@ -21,7 +21,7 @@ from tasks.snapshot import feature_versions
 from truecourse import frame as frames
 from truecourse.encoding import Array
 from truecourse.loading import load_problem
-from truecourse.monitoring import record, reports, skew
+from truecourse.monitoring import quality, record, reports, skew
 from truecourse.monitoring.alarms import settle
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.pages import render, svg
@@ -49,7 +49,7 @@ def audit(problem: Problem, tables: Tables, at: datetime) -> Report:
     return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at))
 
 
-CHECKS: tuple[Callable[[Problem, Tables, datetime], Report], ...] = (audit,)
+CHECKS: tuple[Callable[[Problem, Tables, datetime], Report], ...] = (audit, quality.check_quality)
 """What looks at each day when it is over."""
 
 

@@ -42,3 +42,24 @@ class Retraining:
     test: timedelta = days(14)
     history: timedelta | None = None
     tune: bool = False
+
+
+@dataclass(frozen=True, config=CONFIG)
+class QualityWatch:
+    """When a loss of quality is worth a report, and when somebody is told at once.
+
+    `false_pages_a_year`: of all that is watched day by day together, while nothing has changed. A page also needs a
+    practical size: predictions off by `calibration`, as a share of the labels' standard deviation around them; a loss
+    above what the scores themselves expect by `loss`, as a share of the held-out loss; or `labels_moved`, the share of
+    labels that contradict what is known of their rows (a regression: their distance, in standard deviations).
+    `coverage`: a cohort of which a smaller share of the usual has labels is told of, of half that share paged.
+    `window`: the closed cohorts that metrics are of.
+    """
+
+    _: KW_ONLY
+    false_pages_a_year: Annotated[float, Field(gt=0)] = 1.0
+    calibration: Annotated[float, Field(ge=0)] = 0.1
+    loss: Annotated[float, Field(ge=0)] = 0.05
+    labels_moved: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.8
+    window: timedelta = days(28)

@@ -61,7 +61,7 @@ PROBLEM = Problem(
         ),
     ],
     spine="spine.sql",
-    label=Label(sql="label.sql", closes_after=hours(24)),
+    label=Label(sql="label.sql", closes_after=hours(24), lookback=days(1)),
     request={
         "courier": Text(feature=False),
         "depot": Text(one_of=["north", "south", "east"]),

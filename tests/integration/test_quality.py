@@ -1,0 +1,132 @@
+"""Quality of closed cohorts, on real predictions and their labels: clean, by another rule, late, and not yet known."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.score import score
+from tasks.quality import check_quality as check_task
+from tests.integration.conftest import Trained
+from truecourse.loading import load_problem
+from truecourse.monitoring import reports
+from truecourse.monitoring.findings import Report
+from truecourse.monitoring.quality import check_quality
+from truecourse.tables import Tables
+
+Check = Callable[[datetime], Report]
+CHANGED = """SELECT delivery AS id, known_at,
+    CASE WHEN known_at >= TIMESTAMP '2024-02-25' AND delivery % 10 < 4 THEN 1 - late ELSE late END AS label
+FROM outcomes"""
+LATE = """SELECT delivery AS id, late AS label,
+    CASE WHEN CAST(known_at AS DATE) = DATE '2024-02-23' THEN known_at + INTERVAL 5 DAY ELSE known_at END AS known_at
+FROM outcomes"""
+
+
+def moment(month: int, day: int, hour: int = 0) -> datetime:
+    return datetime(2024, month, day, hour, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def _scored() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def checked(
+    trained: Trained, _scored: list[str], tmp_path: Path, configure: Callable[..., None]
+) -> Callable[[str], Check]:
+    """The check under a rule for the label (the problem's own if empty), with nothing counted before."""
+    if not _scored:
+        score("deliveries", start=datetime(2024, 2, 20), end=datetime(2024, 3, 1))
+        _scored.append("once")
+
+    def under(rule: str) -> Check:
+        shutil.copytree(trained.problems, tmp_path / "problems", dirs_exist_ok=True)
+        if rule:
+            (tmp_path / "problems" / "deliveries" / "label.sql").write_text(rule)
+        configure(home=trained.home, problems=tmp_path / "problems", problem="deliveries")
+        problem, tables = load_problem("deliveries"), Tables()
+        for key in list(tables.store.list("quality/deliveries/")):
+            if key.endswith("days.json"):
+                tables.store.delete(key)
+        return lambda at: check_quality(problem, tables, at)
+
+    return under
+
+
+def days(report: Report) -> list[str]:
+    return [told["day"] for told in report.figures["timeline"]]
+
+
+def causes(report: Report) -> dict[str, bool]:
+    return {finding.cause: finding.page for finding in report.findings}
+
+
+def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Check]) -> None:
+    check = checked("")
+    for day in range(23, 30):
+        report = check(moment(2, day))
+        assert not report.findings, report.sentence
+    figures = report.figures
+    assert set(figures["metrics"]) == {"auc", "log_loss", "calibration_error", "base_rate"}
+    for told in figures["metrics"].values():
+        assert told["difference"]["low"] <= told["difference"]["value"] <= told["difference"]["high"]
+    assert {part["value"] for part in figures["slices"]} == {"north", "south", "east"}
+    assert (
+        sum(part["rows"] for part in figures["slices"])
+        == figures["rows"]
+        == sum(row[0] for row in figures["calibration"])
+    )
+    assert figures["estimate"]["days"] == len(days(report)) == 8
+    assert figures["estimate"]["size"] < 0.25
+    assert all(told["lag"] > 0 for told in figures["timeline"])
+    assert len(report.model_dump_json()) < 20_000
+
+
+def test_an_open_cohort_is_estimated_and_not_scored(checked: Callable[[str], Check]) -> None:
+    check = checked("")
+    before = check(moment(2, 25, 23))
+    assert days(before)[-1] == "2024-02-23"
+    assert [told["day"] for told in before.figures["open"]] == ["2024-02-24", "2024-02-25"]
+    after = check(moment(2, 26))
+    assert days(after)[-1] == "2024-02-24"
+    estimates = [before.figures["open"][0]["estimate"], after.figures["timeline"][-1]["estimate"]]
+    assert estimates[0] == pytest.approx(estimates[1], abs=1e-5)  # what was said before is what is compared
+
+
+def test_another_rule_is_named_within_days_and_nothing_before_it_moves(checked: Callable[[str], Check]) -> None:
+    plain = checked("")(moment(2, 25))
+    check = checked(CHANGED)
+    assert check(moment(2, 25)) == plain  # the rows are there, and were not known by then
+    report = next(
+        told for told in map(check, (moment(2, 26), moment(2, 27), moment(2, 28), moment(2, 29))) if causes(told)
+    )
+    assert causes(report) == {"label rule": True}
+    assert report.findings[0].figures["since"] in ("2024-02-24", "2024-02-25")
+
+
+def test_a_check_of_an_earlier_moment_does_not_see_what_a_later_one_counted(checked: Callable[[str], Check]) -> None:
+    check = checked(LATE)
+    first = [check(moment(2, day)) for day in (25, 27)]
+    check(moment(3, 1))
+    assert [check(moment(2, day)) for day in (25, 27)] == first
+
+
+def test_a_cohort_without_its_labels_waits_for_them(checked: Callable[[str], Check]) -> None:
+    check = checked(LATE)
+    report = check(moment(2, 25))
+    assert causes(report) == {"labels missing": True}
+    assert days(report)[-1] == "2024-02-23"
+    assert report.figures["window"][1] == "2024-02-22"
+    waited: Any = {told["day"]: told for told in check(moment(3, 1)).figures["timeline"]}["2024-02-23"]
+    assert waited["labelled"] > 0.9 * waited["decisions"]
+
+
+def test_the_task_keeps_the_report(checked: Callable[[str], Check]) -> None:
+    checked("")
+    report = check_task.fn("deliveries", moment(2, 28))
+    assert reports.latest(Tables().store, "deliveries", "quality") == report

@@ -1,0 +1,85 @@
+"""Sums of days give the metrics of their rows, for every kind of problem; a loss that lasts is told from a storm."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from truecourse.encoding import Array
+from truecourse.metrics import measure
+from truecourse.monitoring.cohorts import Cohort, Judged, curve, metrics, sliced, sums_by_bin, sums_by_slice
+from truecourse.monitoring.losing import Alarm, alarms
+from truecourse.monitoring.policy import QualityWatch
+from truecourse.problem import Kind
+
+EDGES = np.linspace(0, 1, 41)[1:-1]
+FIRST = date(2024, 1, 1)
+
+
+def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> tuple[Array, Array]:
+    """Labels and what a good model says of them; labels `off` from it, in chance or in value."""
+    said = random.random(n)
+    if kind == "regression":
+        return said + random.normal(off, 0.3, n), said
+    if kind == "binary":
+        return (random.random(n) < np.clip(said + off, 0, 1)).astype(np.int64), said
+    output = random.dirichlet([0.5, 0.5, 0.5], n)
+    drawn = (output.cumsum(axis=1) < random.random(n)[:, None]).sum(axis=1)
+    return np.where(random.random(n) < abs(off), random.integers(0, 3, n), drawn), output
+
+
+def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
+    judged = Judged.of(kind, labels, output)
+    side = pa.table({"side": np.where(np.arange(len(labels)) % 3 == 0, "left", "right")})
+    return Cohort(
+        day=FIRST + timedelta(days=day),
+        decisions=len(labels),
+        labelled=len(labels),
+        loss=judged.loss.sum(),
+        expected=judged.expected.sum(),
+        variance=judged.variance.sum(),
+        bins=sums_by_bin(EDGES, judged),
+        slices=sums_by_slice(side, ["side"], judged),
+    )
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_sums_of_days_give_the_metrics_of_their_rows(kind: Kind) -> None:
+    random = np.random.default_rng(0)
+    told = [rows(kind, 400, random) for _ in range(12)]
+    days = [cohort(kind, number, *one) for number, one in enumerate(told)]
+    weights = np.vstack([np.ones(12), random.multinomial(12, [1 / 12] * 12, size=3)])
+    labels, output = (np.concatenate(side) for side in zip(*told, strict=True))
+    truth = measure(kind, labels, output, np.repeat(np.arange(12), 400), weights)
+    found = metrics(kind, days, weights)
+    assert len(set(found) & set(truth)) >= 1 + (kind != "regression")
+    for name in set(found) & set(truth):
+        close = {"auc": 2e-3, "calibration_error": 2e-2}.get(name, 1e-9)  # of score bins
+        signed = np.abs(found[name]) if name == "bias" else found[name]
+        np.testing.assert_allclose(signed, np.abs(truth[name]), atol=close)
+    assert sum(part[0] for part in curve(days)) == len(labels)
+    sums = {value: part.sum(axis=0) for _, value, part in sliced(days)}
+    assert sums["left"][0] + sums["right"][0] == len(labels)
+    assert sums["left"][2] + sums["right"][2] == pytest.approx(sum(one.loss for one in days))
+
+
+def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
+    """What is alarmed after 30 usual days and then days whose labels are off by these."""
+    random = np.random.default_rng(seed)
+    days = [cohort(kind, day, *rows(kind, 300, random, off)) for day, off in enumerate((*[0.0] * 30, *shifts))]
+    reference = days[:30]
+    count = sum(one.labelled for one in reference)
+    loss = sum(one.loss for one in reference) / count
+    scale = loss if kind == "regression" else sum(one.variance for one in reference) / count
+    return alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, kind == "regression")
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_what_lasts_is_alarmed_and_what_is_over_is_not(kind: Kind) -> None:
+    assert not any(said(kind, [0.0] * 60, seed) for seed in range(5))
+    for seed in range(5):
+        (first, *_) = said(kind, [0.0] * 30 + [0.4] * 10, seed)
+        assert abs((first.since - FIRST).days - 60) <= 2
+    assert not any(said(kind, [0.0] * 20 + [0.4] + [0.0] * 20, seed) for seed in range(5))

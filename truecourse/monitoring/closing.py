@@ -1,0 +1,138 @@
+"""Closing cohorts: each day's predictions are joined with their labels once these are complete, counted, and kept."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.encoding import Array, columns_of
+from truecourse.errors import NotFound
+from truecourse.frame import UTC_TIME
+from truecourse.monitoring.cohorts import Cohort, closes
+from truecourse.monitoring.estimated import estimated
+from truecourse.monitoring.labels import known_labels, late_by
+from truecourse.monitoring.made import Made, made, output_of
+from truecourse.monitoring.yardstick import Yardstick, day_sums, place
+from truecourse.problem import Problem, midnight
+from truecourse.references import ModelVersion, Window
+from truecourse.tables import Tables
+
+HORIZON = timedelta(days=92)
+"""How far back predictions are looked for that were not counted yet."""
+_GRACE = timedelta(days=14)
+"""For so long after it closed a cohort with too few labels waits for the others: those that come first are biased."""
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A version's cohorts as they are known at a moment, naive UTC."""
+
+    problem: Problem
+    tables: Tables
+    version: ModelVersion
+    yardstick: Yardstick
+    at: datetime
+
+    def look(self) -> tuple[list[Cohort], list[Cohort]]:
+        """The version's closed cohorts, oldest first, of which new ones are counted and kept; and its open ones, of
+        which nothing is known but how many decisions they have and the estimate of their loss."""
+        kept, last = self._kept(), (self.at - _DAY - self.problem.label.closes_after).date()
+        first = max(self.yardstick.learned, (self.at - HORIZON).date()) + _DAY
+        due = [day for day in _days(first, last) if day not in kept or not self.scored(kept[day])]
+        waiting = _days(max(first, last + _DAY), self.at.date())
+        said = made(self.problem, self.tables, self.version.version, [*due, *waiting], self._moment)
+        new = self._counted(due, said)
+        if new:
+            self._keep(self._kept(all=True) | new)
+        closed = [one for day, one in sorted((kept | new).items()) if day <= last]
+        return closed, [self._unlabelled(day, part, said) for day, part in _parts(said.rows) if day > last]
+
+    def scored(self, cohort: Cohort) -> bool:
+        """Whether it has about as many labels as usual, or no more are waited for."""
+        return self._enough(cohort.labelled, cohort.decisions - cohort.nameless) or self._waited(cohort.day)
+
+    def _enough(self, labelled: int, decisions: int) -> bool:
+        return labelled >= self.problem.monitoring.quality.coverage * self.yardstick.coverage * decisions
+
+    def _waited(self, day: date) -> bool:
+        return closes(day, self.problem.label.closes_after) + _GRACE <= self.at
+
+    def _kept(self, all: bool = False) -> dict[date, Cohort]:
+        """Those that were counted by now, or `all` of them: a check of an earlier moment counts for itself."""
+        try:
+            told = map(Cohort.model_validate, json.loads(self.tables.store.get(f"{place(self.version)}/days.json")))
+        except NotFound:
+            return {}
+        return {one.day: one for one in told if all or (one.counted and one.counted <= self._moment)}
+
+    def _keep(self, cohorts: dict[date, Cohort]) -> None:
+        told = [one.model_dump(mode="json") for _, one in sorted(cohorts.items())]
+        self.tables.store.put(f"{place(self.version)}/days.json", json.dumps(told).encode())
+
+    @property
+    def _moment(self) -> datetime:
+        return self.at.replace(tzinfo=UTC)
+
+    def _counted(self, days: Sequence[date], said: Made) -> dict[date, Cohort]:
+        if not days:
+            return {}
+        window = Window(start=midnight(days[0]), end=midnight(days[-1]) + _DAY)
+        rows = said.rows.filter(pc.less(said.rows["decision_time"], pa.scalar(window.end, UTC_TIME)))
+        labels = known_labels(self.problem, self.tables, rows["id"], window, self._moment)
+        joined = pl.DataFrame(rows).join(pl.DataFrame(labels), on="id", how="left", maintain_order="left")
+        parts = _parts(joined.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        return {day: self._summed(day, part, said) for day, part in parts}
+
+    def _unlabelled(self, day: date, rows: pa.Table, said: Made) -> Cohort:
+        nameless, measure = said.nameless.get(day, 0), self.yardstick
+        return Cohort(
+            day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
+            labelled=0, loss=0, expected=0, variance=0, bins=((0, 0.0, 0.0),) * (len(measure.edges) + 1),
+            estimate=estimated(self.problem, measure, day, output_of(rows, measure.model.vocabulary)),
+        )  # fmt: skip
+
+    def _summed(self, day: date, rows: pa.Table, said: Made) -> Cohort:
+        empty, labelled, measure = self._unlabelled(day, rows, said), self._labelled(day, rows), self.yardstick
+        if not len(labelled):
+            return empty
+        labels, output = measure.model.vocabulary.labels(labelled), output_of(labelled, measure.model.vocabulary)
+        told = self._hindsight(labelled, labels)
+        (sums,) = day_sums(self.problem, labelled, labels, output, measure.edges, told)
+        lag: tuple[float, ...] = ()
+        if "known_at" in labelled.column_names:
+            lag = tuple(float(q) for q in np.quantile(late_by(labelled).to_numpy(), [0.25, 0.5, 0.75]))
+        own = {name: getattr(empty, name) for name in ("counted", "decisions", "nameless", "estimate")}
+        return sums.model_copy(update=own | {"lag": lag})
+
+    def _labelled(self, day: date, rows: pa.Table) -> pa.Table:
+        """With the labels that were known when it closed; where those are too few, with all there are by now."""
+        labelled = rows.filter(pc.is_valid(rows["label"]))
+        if "known_at" not in rows.column_names:
+            return labelled
+        closed = closes(day, self.problem.label.closes_after).replace(tzinfo=UTC)
+        in_time = labelled.filter(pc.less_equal(labelled["known_at"], pa.scalar(closed, UTC_TIME)))
+        return in_time if self._enough(len(in_time), len(rows)) else labelled
+
+    def _hindsight(self, rows: pa.Table, labels: Array) -> tuple[Array, Array] | None:
+        hindsight, vocabulary = self.yardstick.hindsight, self.yardstick.model.vocabulary
+        if hindsight is None or not all(name in rows.column_names for name in vocabulary.features):
+            return None
+        matrix = vocabulary.encode(columns_of(rows, vocabulary.features))
+        return hindsight.contradicted(self.problem.kind, matrix, rows, labels)
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def _parts(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
+    """The rows of each UTC day that has any."""
+    days = rows["decision_time"].cast(pa.timestamp("us")).cast(pa.date32())
+    for day in pc.unique(days).sort().to_pylist():
+        yield day, rows.filter(pc.equal(days, day))

@@ -1,0 +1,147 @@
+"""Cohorts: the decisions of one UTC day, counted into sums that add up, so that no row is read twice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from truecourse.encoding import Array
+from truecourse.metrics import losses
+from truecourse.problem import Kind, midnight
+from truecourse.references import Reference, UtcTime
+from truecourse.slices import parts_of
+
+BINS = 40
+_GROUPS = 10
+_TINY = 1e-7
+
+
+class Cohort(Reference):
+    """Sums over the labelled decisions of a day, by one model. `score` is P(last class), the probability of the chosen
+    class (multiclass) or the predicted value; `outcome` the label, or whether the choice was right.
+
+    `bins`: (rows, sum of scores, sum of outcomes) by score bin. `expected`: the loss that the scores themselves expect
+    (0 for a regression). `variance`: of outcomes, as the scores expect it. `hindsight`: (sum of how far labels
+    contradict what is known now, beyond what it expects; sum of labels minus what it says). `slices`: (rows, outcome
+    minus score, loss) by column and value. `estimate`: the mean loss that was estimated before any label was there.
+    `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
+    """
+
+    day: date
+    counted: UtcTime | None = None
+    decisions: int
+    nameless: int = 0
+    labelled: int
+    loss: float
+    expected: float
+    variance: float
+    bins: tuple[tuple[int, float, float], ...]
+    slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
+    hindsight: tuple[float, float] | None = None
+    estimate: float | None = None
+    lag: tuple[float, ...] = ()
+
+    @property
+    def residual(self) -> float:
+        """Outcomes minus scores, summed."""
+        return sum(outcome - score for _, score, outcome in self.bins)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """n labelled rows: what was said, what came, and what each cost."""
+
+    score: Array
+    outcome: Array
+    loss: Array
+    expected: Array
+    variance: Array
+
+    @classmethod
+    def of(cls, kind: Kind, labels: Array, output: Array) -> "Judged":
+        loss = losses(kind, labels, output)
+        if kind == "regression":
+            nothing = np.zeros(len(labels))
+            return cls(output, labels.astype(np.float64), loss, nothing, nothing)
+        both = np.column_stack([1 - output, output]) if kind == "binary" else output
+        clipped = np.clip(both, _TINY, 1)
+        expected = -(clipped * np.log(clipped)).sum(axis=1)
+        if kind == "binary":
+            return cls(output, labels.astype(np.float64), loss, expected, output * (1 - output))
+        sure = output.max(axis=1)
+        return cls(sure, (output.argmax(axis=1) == labels).astype(np.float64), loss, expected, sure * (1 - sure))
+
+
+def closes(day: date, after: timedelta) -> datetime:
+    """When the labels of a day's decisions are complete, naive UTC."""
+    return midnight(day) + timedelta(days=1) + after
+
+
+def binned(edges: Array, score: Array) -> Array:
+    """The bin of each score."""
+    return np.searchsorted(edges, score, side="right")
+
+
+def sums_by_bin(edges: Array, judged: Judged) -> tuple[tuple[int, float, float], ...]:
+    place, size = binned(edges, judged.score), len(edges) + 1
+    rows = np.bincount(place, minlength=size)
+    said, came = (np.bincount(place, weights, size) for weights in (judged.score, judged.outcome))
+    return tuple((int(n), float(s), float(o)) for n, s, o in zip(rows, said, came, strict=True))
+
+
+def sums_by_slice(
+    frame: pa.Table, columns: Sequence[str], judged: Judged
+) -> dict[str, dict[str, tuple[int, float, float]]]:
+    """By each column's values; a number is taken as it is, so that the parts are the same every day."""
+    off = judged.outcome - judged.score
+    found = {}
+    for name in columns:
+        parts = parts_of(frame[name].cast(pa.string()))
+        found[name] = {
+            value: (int(mask.sum()), float(off[mask].sum()), float(judged.loss[mask].sum())) for value, mask in parts
+        }
+    return found
+
+
+def sliced(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
+    """(column, value, (cohorts, 3) sums) of every slice, the largest of a column first."""
+    zero = (0, 0.0, 0.0)
+    found = []
+    for column in dict.fromkeys(name for one in cohorts for name in one.slices):
+        values = dict.fromkeys(value for one in cohorts for value in one.slices.get(column, {}))
+        parts = [(v, np.array([one.slices.get(column, {}).get(v, zero) for one in cohorts])) for v in values]
+        parts.sort(key=lambda part: (-part[1][:, 0].sum(), part[0]))
+        found += [(column, value, sums) for value, sums in parts]
+    return found
+
+
+def metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[str, Array]:
+    """Samples of each metric (b,) for `weights` (b, cohorts): how often each day counts.
+
+    The AUC is that of the score bins, ties counted half."""
+    bins = np.array([one.bins for one in cohorts])  # (cohorts, bins, 3)
+    rows, said, came = np.moveaxis(np.tensordot(weights, bins, axes=1), -1, 0)
+    total = rows.sum(axis=1)
+    loss = weights @ np.array([one.loss for one in cohorts]) / total
+    if kind == "regression":
+        return {"rmse": np.sqrt(loss), "bias": (said - came).sum(axis=1) / total}
+    groups = np.unique(np.linspace(0, rows.shape[1], _GROUPS + 1).astype(int)[:-1])
+    error = np.abs(np.add.reduceat(came - said, groups, axis=1)).sum(axis=1) / total
+    share = came.sum(axis=1) / total
+    if kind == "multiclass":
+        return {"log_loss": loss, "accuracy": share, "calibration_error": error}
+    negative = rows - came
+    below = np.cumsum(negative, axis=1) - negative / 2
+    with np.errstate(divide="ignore", invalid="ignore"):  # one class only: NaN
+        auc = (came * below).sum(axis=1) / (came.sum(axis=1) * negative.sum(axis=1))
+    return {"auc": auc, "log_loss": loss, "calibration_error": error, "base_rate": share}
+
+
+def curve(cohorts: Sequence[Cohort]) -> list[list[float]]:
+    """(rows, mean score, mean outcome) of ten groups of scores; empty groups are left out."""
+    sums = np.array([one.bins for one in cohorts]).sum(axis=0)
+    groups = np.add.reduceat(sums, np.unique(np.linspace(0, len(sums), _GROUPS + 1).astype(int)[:-1]), axis=0)
+    return [[int(n), float(s / n), float(o / n)] for n, s, o in groups if n]

@@ -1,0 +1,31 @@
+"""What a cohort's loss will be, as far as its scores tell before any label is there: an estimate, and named as one."""
+
+from datetime import date, timedelta
+
+import numpy as np
+
+from truecourse.encoding import Array
+from truecourse.metrics import losses
+from truecourse.monitoring.cohorts import Judged, binned
+from truecourse.monitoring.yardstick import Yardstick
+from truecourse.problem import Problem, midnight
+
+
+def estimated(problem: Problem, yardstick: Yardstick, day: date, output: Array) -> float | None:
+    """Mean log loss of a day's decisions, if outcomes follow scores as on the yardstick's days that were closed when it
+    was over: no label of its own is asked, so that it is the same before they come and after.
+
+    Binary: the expected loss under the probability of each score's bin (histogram binning, Zadrozny & Elkan 2001).
+    Multiclass: what the scores themselves expect, and what the yardstick's loss was beyond that. None for a regression,
+    whose predictions say nothing of their error."""
+    kind, (days, _) = problem.kind, yardstick.reference(problem, day, midnight(day) + timedelta(days=1))
+    if kind == "regression" or not len(output) or not days:
+        return None
+    judged = Judged.of(kind, np.zeros(len(output), dtype=np.int64), output)
+    if kind == "multiclass":
+        beyond = sum(one.loss - one.expected for one in days) / sum(one.labelled for one in days)
+        return float(judged.expected.mean() + beyond)
+    sums = np.array([one.bins for one in days]).sum(axis=0)
+    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[binned(yardstick.edges, judged.score)]
+    ones, zeros = (losses(kind, np.full(len(output), label), output) for label in (1, 0))
+    return float((chance * ones + (1 - chance) * zeros).mean())

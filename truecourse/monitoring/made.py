@@ -1,0 +1,141 @@
+"""The predictions that a model made and that counted: of the prediction log and of batches, in one form."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.encoding import Array, Vocabulary
+from truecourse.frame import UTC_TIME, arrow_type, in_order
+from truecourse.monitoring.logged import newest_day_end
+from truecourse.predictionlog import log_table
+from truecourse.problem import Problem, midnight
+from truecourse.scoring import predictions_table
+from truecourse.tables import Tables
+
+ANSWERS = ("champion", "challenger")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Rows in canonical order: `id`, `decision_time`, the features and slices, and the model's output.
+    `nameless`: log records with no id, which no label can be found for, by day of decision."""
+
+    rows: pa.Table
+    nameless: Mapping[date, int]
+
+
+def output_of(rows: pa.Table, vocabulary: Vocabulary) -> Array:
+    """(n,), or (n, k) by class, as Model.predict() gives it; float64."""
+    if "score" in rows.column_names:
+        return np.asarray(rows["score"].to_numpy(), dtype=np.float64)
+    return np.column_stack([rows[f"score_{name}"].to_numpy() for name in vocabulary.classes]).astype(np.float64)
+
+
+def made(problem: Problem, tables: Tables, version: int, days: Iterable[date], at: datetime) -> Made:
+    """The version's predictions decided on these UTC days and made by `at`: the last one of each id, the log's rather
+    than a batch's. A batch counts as made when its rows were decided."""
+    batches = _batches(problem, tables, version, days, at)
+    logged, nameless = _logged(problem, tables, version, days, at)
+    parts = [part for part in (batches, logged) if part is not None and len(part)]
+    if not parts:
+        return Made(_empty(), nameless)
+    rows = pl.concat([pl.DataFrame(part) for part in parts], how="diagonal_relaxed")
+    rows = rows.unique("id", keep="last", maintain_order=True)
+    return Made(in_order(rows.to_arrow(compat_level=pl.CompatLevel.oldest())), nameless)
+
+
+def newest(problem: Problem, tables: Tables) -> datetime | None:
+    """The end of the UTC day of the newest prediction, aware; None where there is none."""
+    ends = [newest_day_end(problem, tables)]
+    reference = tables.version(predictions_table(problem.name))
+    if reference is not None:
+        last = pc.max(tables.read(reference, ["decision_time"])["decision_time"]).as_py()
+        ends.append(last and (midnight(last.date()) + timedelta(days=1)).replace(tzinfo=UTC))
+    return max((end for end in ends if end), default=None)
+
+
+def _empty() -> pa.Table:
+    return pa.table({"id": pa.array([], pa.string()), "decision_time": pa.array([], UTC_TIME)})
+
+
+def _inputs(problem: Problem) -> list[str]:
+    return list(dict.fromkeys([*problem.monitoring.slices, *problem.features]))
+
+
+def _decided(days: Iterable[date]) -> Any:
+    """A filter on `decision_time`, of runs of days, so that what lies elsewhere is not read."""
+    chosen: Any = None
+    for first, last in _runs(sorted(days)):
+        start, end = (pa.scalar(midnight(day), UTC_TIME) for day in (first, last + timedelta(days=1)))
+        run = (pc.field("decision_time") >= start) & (pc.field("decision_time") < end)
+        chosen = run if chosen is None else chosen | run
+    return chosen
+
+
+def _runs(days: list[date]) -> list[tuple[date, date]]:
+    runs: list[tuple[date, date]] = []
+    for day in days:
+        if runs and day - runs[-1][1] == timedelta(days=1):
+            runs[-1] = (runs[-1][0], day)
+        else:
+            runs.append((day, day))
+    return runs
+
+
+def _batches(problem: Problem, tables: Tables, version: int, days: Iterable[date], at: datetime) -> pa.Table | None:
+    reference = tables.version(predictions_table(problem.name))
+    if reference is None:
+        return None
+    chosen = (pc.field("model_version") == version) & _decided(days)
+    chosen &= pc.field("decision_time") <= pa.scalar(at, UTC_TIME)
+    there = tables.dataset(reference).schema.names
+    scores = [name for name in there if name == "score" or name.startswith("score_")]
+    # A row with no id of its own is its place in its file: nothing names it, and no label is looked for.
+    names = ["decision_time", *(name for name in _inputs(problem) if name in there), *scores, "scored_at"]
+    found = tables.read(reference, ["id", *names], chosen & pc.is_valid(pc.field("id")))
+    return found.sort_by([("scored_at", "ascending")]).drop_columns(["scored_at"])
+
+
+def _logged(
+    problem: Problem, tables: Tables, version: int, days: Iterable[date], at: datetime
+) -> tuple[pa.Table | None, Mapping[date, int]]:
+    reference = tables.version(log_table(problem.name))
+    if reference is None:
+        return None, {}
+    chosen = (pc.field("model_version") == version) & pc.field("role").isin(ANSWERS)
+    chosen &= (pc.field("at") <= pa.scalar(at, UTC_TIME)) & _decided(days)
+    columns = ["id", "at", "decision_time", "request", "features", "score", "scores"]
+    found = tables.read(reference, columns, chosen).sort_by([("at", "ascending")])
+    named = pc.is_valid(found["id"])
+    nameless = found.filter(pc.invert(named))["decision_time"].to_pylist()
+    return _columns(problem, found.filter(named)), Counter(moment.date() for moment in nameless)
+
+
+def _columns(problem: Problem, found: pa.Table) -> pa.Table:
+    """Log records as columns: what was asked and seen, and the output."""
+    columns = {"id": found["id"], "decision_time": found["decision_time"]}
+    told = list(map(_documents, (found["request"], found["features"])))
+    declared = problem.request_fields | problem.features
+    for name in _inputs(problem):
+        values = [seen.get(name, asked.get(name)) for asked, seen in zip(*told, strict=True)]
+        columns[name] = pa.array(values, arrow_type(declared[name]), from_pandas=True)
+    scores = _documents(found["scores"])
+    if problem.kind == "multiclass":
+        for name in dict.fromkeys(name for row in scores for name in row):
+            columns[f"score_{name}"] = pa.array([row.get(name) for row in scores], pa.float64())
+    else:
+        columns["score"] = found["score"]
+    return pa.table(columns)
+
+
+def _documents(column: pa.ChunkedArray) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
+    return rows

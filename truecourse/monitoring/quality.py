@@ -1,0 +1,126 @@
+"""Model quality on closed cohorts, against the model's own held-out days: what was lost, since when, and by what."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from truecourse import registry
+from truecourse.errors import ModelError
+from truecourse.monitoring.closing import Closing
+from truecourse.monitoring.cohorts import Cohort
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.labelling import labelling
+from truecourse.monitoring.losing import Alarm, alarms
+from truecourse.monitoring.made import newest
+from truecourse.monitoring.measured import coming, measured
+from truecourse.monitoring.statements import summed
+from truecourse.monitoring.yardstick import yardstick
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion, naive_utc
+from truecourse.tables import Tables
+
+
+def check_quality(
+    problem: Problem, tables: Tables, at: datetime | None = None, version: ModelVersion | None = None
+) -> Report:
+    """The champion (or `version`) on its predictions whose cohorts are closed at `at` (UTC; when the newest one closes,
+    but not later than now, if None).
+
+    No prediction, label or table row is read that was not known by `at`. Counted days are kept in object storage, and
+    the next check adds what is new. Raises ModelError if there is no champion."""
+    moment = naive_utc(at or _newest(problem, tables))
+    assert moment is not None
+    version = version or registry.champion(problem.name)
+    if version is None:
+        cure = f"truecourse run lifecycle --problem {problem.name}"
+        raise ModelError("there is no champion to judge", where=f"problem {problem.name}", cure=cure)
+    told: tuple[str, list[Finding], dict[str, Any]]
+    if problem.has_time:
+        told = _checked(problem, tables, version, moment)
+    else:
+        told = "Decisions have no time, so no cohort closes: quality is that of the training report.", [], {}
+    sentence, findings, figures = told
+    return Report(
+        check="quality",
+        problem=problem.name,
+        at=moment.replace(tzinfo=UTC),
+        sentence=sentence,
+        findings=tuple(findings),
+        figures={"version": version.version, "open": []} | figures,
+    )
+
+
+def _newest(problem: Problem, tables: Tables) -> datetime:
+    now = datetime.now(UTC)
+    end = newest(problem, tables) if problem.has_time else None
+    return min(end + problem.label.closes_after, now) if end else now
+
+
+def _checked(
+    problem: Problem, tables: Tables, version: ModelVersion, moment: datetime
+) -> tuple[str, list[Finding], dict[str, Any]]:
+    measure = yardstick(problem, tables, version)
+    closing = Closing(problem, tables, version, measure, moment)
+    days, waiting = closing.look()
+    figures = coming(waiting)
+    if not days:
+        return f"No cohort of model version {version.version} is closed yet.", [], figures
+    findings = labelling(problem, measure.coverage, days)
+    scored = [one for one in days if one.labelled and closing.scored(one)]
+    reference, words = measure.reference(problem, days[0].day, moment)
+    figures |= measured(problem, reference, days, scored) | {"reference": words}
+    if scored and reference:
+        own = (*measure.fitted, *(() if reference == measure.fitted else reference))
+        findings += _lost(problem, reference, own, scored)
+    return summed(findings, _well(problem, figures)), findings, figures
+
+
+def _lost(
+    problem: Problem, reference: Sequence[Cohort], own: Sequence[Cohort], days: Sequence[Cohort]
+) -> list[Finding]:
+    rows = sum(one.labelled for one in reference)
+    loss = sum(one.loss for one in reference) / rows
+    variance = loss if problem.kind == "regression" else sum(one.variance for one in reference) / rows
+    found = alarms(
+        reference, own, days, problem.monitoring.quality, float(np.sqrt(variance)), loss, problem.kind == "regression"
+    )
+    rules = [alarm for alarm in found if alarm.stream == "labels"]
+    # Labels by another rule are no loss of the model's; the rest would only say the same again.
+    return [_told(problem, alarm) for alarm in rules or found]
+
+
+def _told(problem: Problem, alarm: Alarm) -> Finding:
+    subject, cause, sentence = {"labels": _rule, "residual": _calibration, "loss": _loss}[alarm.stream](problem, alarm)
+    figures = {"since": str(alarm.since), "size": alarm.size, "evidence": alarm.evidence, "threshold": alarm.threshold}
+    return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=sentence, figures=figures)
+
+
+def _rule(problem: Problem, alarm: Alarm) -> tuple[str, str, str]:
+    off = f"{100 * alarm.size:.0f} of 100 labels contradict"
+    if problem.kind == "regression":
+        off = f"labels lie {alarm.size:.2f} standard deviations farther than usual from what is foretold by"
+    said = f"Labels follow another rule since {alarm.since}: {off} their rows and the time they took"
+    return "label", "label rule", f"{said}; they came out {'higher' if alarm.direction > 0 else 'lower'}."
+
+
+def _calibration(problem: Problem, alarm: Alarm) -> tuple[str, str, str]:
+    side = "above" if alarm.direction > 0 else "below"
+    said = f"Outcomes have been {side} the predictions since {alarm.since}"
+    return "calibration", "concept drift", f"{said}, by {alarm.size:.2f} of their standard deviation."
+
+
+def _loss(problem: Problem, alarm: Alarm) -> tuple[str, str, str]:
+    than = "was held out" if problem.kind == "regression" else "the scores themselves expect"
+    said = f"The model has been losing quality since {alarm.since}"
+    return problem.metric, "concept drift", f"{said}: its loss is {100 * alarm.size:.0f}% more than {than}."
+
+
+def _well(problem: Problem, figures: dict[str, Any]) -> str:
+    told = figures.get("metrics", {}).get(problem.metric)
+    if told is None:
+        return "Cohorts are closed, and none of them has its labels yet."
+    (first, last), now = figures["window"], told["now"]["value"]
+    said = f"{problem.metric.replace('_', ' ').capitalize()} is {now:.4f} on the closed cohorts of {first} to {last}"
+    return f"{said}, {told['reference']['value']:.4f} on {figures['reference']}; no change of quality lasts."

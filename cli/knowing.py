@@ -16,7 +16,7 @@ from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
 from truecourse.errors import RequestError, SettingsError
 from truecourse.loading import load_problem
-from truecourse.monitoring import healthpage
+from truecourse.monitoring import healthpage, reports
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.standing import standing
 from truecourse.storage import open_store
@@ -41,6 +41,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "inference": inference_of(registry.champion(spec.name)),
         "deployments": deployed(spec.name),
         "health": _health(spec.name),
+        "canary": _canary(spec.name),
         "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
         "pages": [str(path) for path in pages(spec.name)],
     }
@@ -52,6 +53,12 @@ def _health(problem: str) -> dict[str, Any]:
     found = healthpage.newest(open_store(), problem)
     told: dict[str, str] = {check: report.sentence for check, report in found.items()}
     return {"sentence": healthpage.sentence(found), **told, "at": max((r.at for r in found.values()), default=None)}
+
+
+def _canary(problem: str) -> dict[str, Any] | None:
+    """What the guard said last; None where it never looked."""
+    report = reports.latest(open_store(), problem, "canary")
+    return {"sentence": report.sentence, "at": report.at, **report.figures} if report else None
 
 
 def _endpoint() -> dict[str, Any] | None:
@@ -72,7 +79,8 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "champion": _short(champion),
                 "challenger": _short(document["challenger"]),
                 "endpoint": document["endpoint"]["url"] if document["endpoint"] else "not running: truecourse serve",
-                "health": _told(document["health"]),
+                "health": _told(document["health"], "health"),
+                "canary": _told(document["canary"], "guard"),
                 "platform": document["platform"]["prefect"] if document["platform"] else "not running: truecourse up",
             }
         ),
@@ -89,9 +97,10 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
 
 
-def _told(health: dict[str, Any]) -> str:
-    at = health["at"]
-    return f"{health['sentence']} ({at:%Y-%m-%d %H:%M} UTC)" if at else "not checked yet: truecourse run health"
+def _told(said: dict[str, Any] | None, flow: str) -> str:
+    if said is None or said["at"] is None:
+        return f"not checked yet: truecourse run {flow}"
+    return f"{said['sentence']} ({said['at']:%Y-%m-%d %H:%M} UTC)"
 
 
 def _short(version: dict[str, Any] | None) -> str:

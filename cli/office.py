@@ -31,16 +31,20 @@ def promote(
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """Judge a version against the champion on the cohorts closed by now, and make it champion if every gate is open."""
+    """Judge a version against the champion on the cohorts closed by now, and make it champion if every gate is open, or
+    a canary where the problem asks for one."""
     spec = load_problem(problem)
     _require_somebody(spec)
     seen = aliases.current(spec.name)
     parameters = {"reason": reason, "problem": spec.name, "version": version}
     with Progress(["promote"]) as progress:
         entry: Aliases = run_flow("promote", parameters, progress)
-    assert entry.champion is not None
-    document = _moved(seen, entry) | {"gates": registry.gates(entry.champion)}
-    if packaged(spec.name, entry.champion.version) is None:
+    chosen = entry.challenger if aliases.under_way(entry) else entry.champion
+    assert chosen is not None
+    document = _moved(seen, entry) | {"gates": registry.gates(chosen)}
+    if chosen == entry.challenger and chosen != entry.champion:
+        document |= {"canary": chosen.version, "next": f"truecourse run guard --problem {spec.name}, as requests come"}
+    elif packaged(spec.name, chosen.version) is None:
         document["next"] = f"truecourse run package --problem {spec.name}"
     return Answer(document, _promoted_view(document))
 
@@ -113,5 +117,7 @@ def _moved(seen: Aliases, entry: Aliases) -> dict[str, Any]:
 def _promoted_view(document: dict[str, Any]) -> RenderableType:
     rows = [[gate["gate"], gate["detail"]] for gate in document["gates"]]
     told = {"champion": f"version {document['champion']}", "before": document["before"] or "nobody"}
+    if "canary" in document:
+        told = {"canary": f"version {document['canary']} answers {document['entry']['share']:.0%}", **told}
     told |= {"then": document["next"]} if "next" in document else {}
     return Group(pairs(told), table("gate", "seen", rows=rows))

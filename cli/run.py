@@ -20,7 +20,7 @@ STEPS = ["ingest", "validate", "materialize", "train", "register", "package", "s
 """The flows that `lifecycle` runs, in order."""
 FLOWS = [
     *STEPS[:4], "tune", "retrain", "register", "promote", "package", "deploy", *STEPS[6:],
-    "audit", "health", "ship", "lifecycle",
+    "audit", "health", "guard", "ship", "lifecycle",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.approve import approved
+from tasks.canary import begins_as_canary, start_canary
 from tasks.promote import candidate, enter_office, judge_version, require_open
 from tasks.snapshot import take_snapshot
 from truecourse import aliases
@@ -16,15 +17,16 @@ from truecourse.references import Aliases
 def promote(
     reason: str, problem: str | None = None, version: int | None = None, until: datetime | None = None
 ) -> Aliases:
-    """Judge a version against the champion on the cohorts that are closed by now, and make it champion.
+    """Judge a version against the champion on the cohorts that are closed by now, and make it champion, or a canary.
 
     reason: why, for the record.
     problem: a folder of `problems/`; the settings' default if empty.
     version: a number in the registry; the challenger if empty.
     until: the moment (UTC) up to which labels count; the newest label if empty.
 
-    Where the problem asks for approval, the run pauses until a person has answered in the UI. Raises GateFailed if a
-    gate is shut or the person says no, ModelError if the aliases were moved since the judging began.
+    Where the problem asks for approval, the run pauses until a person has answered in the UI. Where it asks for a
+    canary, the version answers a share of the requests first, which `guard` widens. Raises GateFailed if a gate is shut
+    or the person says no, ModelError if the aliases were moved since the judging began.
     """
     spec = load_problem(problem)
     seen = aliases.current(spec.name)
@@ -33,4 +35,6 @@ def promote(
     require_open(chosen, verdicts)
     if spec.promotion.approval:
         reason = approved(spec.promotion, chosen, reason, verdicts)
+    if begins_as_canary(spec, seen, chosen):
+        return start_canary(seen, chosen, reason)
     return enter_office(seen, chosen, reason)

@@ -43,7 +43,7 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
             _ended(began, "rolled back", told.splitlines()[0])
             raise
         entry = _ended(began, "deployed", detail)
-    _split_traffic(config, name)
+    split_traffic(config, name)
     log.info("version %d of %s in %s: %s", version.version, name, environment, detail)
     return entry
 
@@ -120,13 +120,19 @@ def _recorded(base: Deployment, action: str, reason: str, outcome: str, detail: 
     return entry
 
 
-def _split_traffic(config: DeploymentConfig, problem: str) -> None:
-    """What the configuration says of the challenger, where there is one and something else is said now."""
-    now, wanted = aliases.current(problem), config.traffic
-    if wanted is None or now.challenger is None or (now.shadow, now.share) == (wanted.shadow, wanted.share):
+def split_traffic(config: DeploymentConfig, problem: str) -> None:
+    """What the configuration says of the challenger, where there is one and something else is said now. A canary's
+    share is the guard's to move, and one that was withdrawn does not come back with a deployment."""
+    entries, wanted = aliases.history(problem), config.traffic
+    if wanted is None or not entries or entries[-1].challenger is None or aliases.under_way(entries[-1]):
         return
-    reason = f"deployment to {config.environment}"
-    registry.move_aliases(now, problem, "split", reason, shadow=wanted.shadow, share=wanted.share)
+    now, share = entries[-1], wanted.share
+    if share and (lost := aliases.withdrawal(entries)):
+        log.warning("version %d gets no share: it was withdrawn, %s", entries[-1].challenger.version, lost.reason)
+        share = 0.0
+    if (now.shadow, now.share) != (wanted.shadow, share):
+        reason = f"deployment to {config.environment}"
+        registry.move_aliases(now, problem, "split", reason, shadow=wanted.shadow, share=share)
 
 
 def _serve(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:

@@ -33,6 +33,9 @@ def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
     if version == seen.champion:
         what = f"version {version.version} is champion already"
         raise ModelError(what, where=where, cure="name another: truecourse promote VERSION")
+    if version == seen.challenger and aliases.under_way(seen) and load_problem(problem).promotion.canary is not None:
+        what = f"version {version.version} is on its way: it answers {seen.share:.0%}"
+        raise ModelError(what, where=where, cure=f"truecourse run guard --problem {problem}, as requests come")
     return version
 
 

@@ -5,13 +5,15 @@ from typing import Any
 
 from prefect import task
 
+from tasks.canary import begins_as_canary, start_canary
 from tasks.retry import RETRY
 from truecourse import aliases, registry
-from truecourse.aliases import REGISTER
+from truecourse.aliases import GUARDED, REGISTER, WITHDRAW
 from truecourse.errors import ModelError
 from truecourse.gates import failed
 from truecourse.loading import load_problem
-from truecourse.references import ModelVersion, TrainedRun
+from truecourse.problem import Problem
+from truecourse.references import Aliases, ModelVersion, TrainedRun
 
 log = logging.getLogger("truecourse.registry")
 
@@ -28,34 +30,48 @@ def registered(run: TrainedRun) -> ModelVersion | None:
 
 @task(name="register", **RETRY)
 def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
-    """A version of the run, as challenger; as champion too if every gate passed and nobody has to approve it.
+    """A version of the run, as challenger; as champion too if every gate passed and nobody has to approve it, or as a
+    canary where the problem asks for that. While another is one, it stays out of the aliases.
 
     Raises ModelError if another model came into office since the gates compared this one with the champion."""
     version = registry.create_version(run)
     registry.set_gates(version, report["gates"])
     failing = [gate["gate"] for gate in failed(report["gates"])]
     reason = f"failed: {', '.join(failing)}" if failing else f"all {len(report['gates'])} gates passed"
-    approval = load_problem(run.problem).promotion.approval
-    if approval and not failing:
+    problem = load_problem(run.problem)
+    if problem.promotion.approval and not failing:
         reason += ", and `truecourse promote` awaits approval"
-    promoted = not failing and not approval
-    _enter(version, report["champion"], reason, promoted)
-    registry.set_tags(version, {DONE: "promoted" if promoted else "challenger"})
-    log.info("version %d %s: %s", version.version, "is champion" if promoted else "stays challenger", reason)
+    fit = not failing and not problem.promotion.approval
+    now = _entered(problem, version, report["champion"], reason, fit)
+    registry.set_tags(version, {DONE: _place(now, version)})
+    log.info("version %d is %s: %s", version.version, _place(now, version), reason)
     return version
 
 
-def _enter(version: ModelVersion, judged_against: int | None, reason: str, promoted: bool) -> None:
+def _place(now: Aliases, version: ModelVersion) -> str:
+    if now.champion == version:
+        return "promoted"
+    if now.challenger != version:
+        return f"registered, for version {now.challenger.version if now.challenger else None} is a canary"
+    return "canary" if aliases.under_way(now) else "challenger"
+
+
+def _entered(problem: Problem, version: ModelVersion, judged_against: int | None, reason: str, fit: bool) -> Aliases:
     """Into the history of the aliases, once: a registration that was cut off is finished where it was."""
-    seen = aliases.current(version.problem)
-    if seen.challenger == version and (seen.champion == version) == promoted:
-        return registry.mirror_aliases(version.problem)
-    if not promoted:
-        registry.move_aliases(seen, version.problem, REGISTER, reason, challenger=version, shadow=False, share=0.0)
-        return None
+    seen = aliases.current(problem.name)
+    tried = seen.action in (*GUARDED, WITHDRAW)
+    if seen.challenger == version and (tried or (seen.champion == version) == fit):
+        registry.mirror_aliases(problem.name)
+        return seen
+    if aliases.under_way(seen):
+        return seen
+    if not fit:
+        changes = {"challenger": version, "shadow": False, "share": 0.0}
+        return registry.move_aliases(seen, problem.name, REGISTER, reason, **changes)
     _check_compared(version, seen.champion, judged_against)
-    registry.promote(seen, version, reason, challenger=version)
-    return None
+    if begins_as_canary(problem, seen, version):
+        return start_canary.fn(seen, version, reason)
+    return registry.promote(seen, version, reason, challenger=version)
 
 
 def _check_compared(version: ModelVersion, office: ModelVersion | None, judged_against: int | None) -> None:

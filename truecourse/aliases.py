@@ -4,7 +4,7 @@ The ledger in object storage decides; MLflow's aliases are its mirror, since MLf
 """
 
 import getpass
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,10 @@ from truecourse.settings import get_settings
 from truecourse.storage import open_store
 
 PROMOTE, REGISTER, ROLLBACK = "promote", "register", "rollback"
+CANARY, WIDEN, WITHDRAW = "canary", "widen", "withdraw"
 """What is done to aliases, as their history tells it."""
+GUARDED = (CANARY, WIDEN)
+"""A share that one of these gave is the guard's: it alone widens it or takes it back."""
 
 
 def ledger(problem: str) -> Ledger[Aliases]:
@@ -43,6 +46,22 @@ def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) 
     )
     ledger(problem).append(entry)
     return entry
+
+
+def under_way(now: Aliases) -> bool:
+    """Whether the challenger's share is a canary's, and not set by hand."""
+    return now.action in GUARDED and now.share > 0
+
+
+def withdrawal(entries: Sequence[Aliases]) -> Aliases | None:
+    """The entry, of all of them oldest first, by which the challenger lost its share; None where it did not, or was
+    given one since, or came into office."""
+    for entry in reversed(entries):
+        if entry.challenger != entries[-1].challenger or entry.share > 0 or entry.champion == entry.challenger:
+            return None
+        if entry.action == WITHDRAW:
+            return entry
+    return None
 
 
 def predecessors(entries: Iterable[Aliases]) -> list[ModelVersion]:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from truecourse.monitoring.policy import Alerts, QualityWatch, Retraining
 from truecourse.objectives import Objectives
-from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, Promotion, SliceFloor
+from truecourse.promotion import BeatsBaseline, BeatsChampion, Canary, Gate, MetricGate, Promotion, SliceFloor
 from truecourse.schema import (
     CONFIG,
     AnyColumn,
@@ -38,10 +38,10 @@ from truecourse.schema import (
 )
 
 __all__ = [
-    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Choice", "Csv", "Entity", "Files", "Float", "Integer",
-    "Label", "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion", "QualityWatch",
-    "RandomSplit", "Range", "RequestFeatures", "Retraining", "Serving", "SliceFloor", "Sql", "Table", "Text", "Time",
-    "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
+    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Csv", "Entity", "Files", "Float",
+    "Integer", "Label", "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion",
+    "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining", "Serving", "SliceFloor", "Sql", "Table",
+    "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
 ]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]

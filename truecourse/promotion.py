@@ -2,7 +2,10 @@
 
 from dataclasses import KW_ONLY
 from datetime import timedelta
+from itertools import pairwise
+from typing import Annotated
 
+from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
 from truecourse.schema import CONFIG, days
@@ -54,9 +57,39 @@ Gate = MetricGate | BeatsBaseline | BeatsChampion | SliceFloor
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Canary:
+    """A version past its gates answers a share of the entities first, and comes into office when all went well.
+
+    steps: the shares, widening, the last one 1. requests: so many of the challenger's make a step.
+    slower: so many times the champion's time is allowed. errors: the share of requests on which it may fail.
+    psi: the population stability index of its scores against the champion's that is allowed.
+    """
+
+    _: KW_ONLY
+    steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.05, 0.25, 0.5, 1.0)
+    requests: Annotated[int, Field(ge=50)] = 500
+    slower: Annotated[float, Field(ge=1)] = 1.5
+    errors: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    psi: Annotated[float, Field(gt=0)] = 0.25
+
+    @field_validator("steps")
+    @classmethod
+    def _widen(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
+        if not steps or steps[-1] != 1 or any(b <= a for a, b in pairwise(steps)):
+            raise ValueError("each step is wider than the one before, and the last one is 1.0")
+        return steps
+
+    def after(self, share: float) -> float | None:
+        """The next step; None after the last."""
+        return next((step for step in self.steps if step > share), None)
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Promotion:
-    """What comes after open gates. `approval`: a person has to say yes, in the Prefect UI, within `patience`."""
+    """What comes after open gates. `approval`: a person has to say yes, in the Prefect UI, within `patience`.
+    `canary`: how a version is tried on a share of the traffic before it is champion."""
 
     _: KW_ONLY
     approval: bool = False
     patience: timedelta = days(1)
+    canary: Canary | None = None

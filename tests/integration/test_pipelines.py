@@ -231,7 +231,7 @@ def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         flows = {one.name: one for one in scheduled_flows("deliveries", datetime.now(UTC))}
         assert scheduled_flows("another", datetime.now(UTC)) == []
-    assert {"lifecycle", "ship", "health"} <= set(flows)
+    assert {"lifecycle", "ship", "health", "guard"} <= set(flows)
     assert flows["health"].schedule == "*/5 * * * *"
     report = check_pipelines(problem, Tables(), None, list(flows.values()), {})
     assert not report.findings

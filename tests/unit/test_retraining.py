@@ -160,6 +160,7 @@ def office(champion: int, challenger: int, action: str = "register", share: floa
         ([office(1, 1), office(1, 2)], []),
         ([office(1, 2), office(1, 2, share=0.1), office(2, 2, "promote")], ["promoted"]),
         ([office(1, 2), office(1, 2, share=0.1), office(1, 2, "rollback")], ["rolled back"]),
+        ([office(1, 2), office(1, 2, share=0.1), office(1, 2, "withdraw")], ["rolled back"]),
         ([office(1, 2), office(2, 2, "promote"), office(1, 2, "rollback")], ["rolled back"]),
         ([office(1, 2), office(1, 2, share=0.1), office(1, 3, "register")], []),
     ],

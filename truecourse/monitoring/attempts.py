@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from truecourse.aliases import ROLLBACK
+from truecourse.aliases import ROLLBACK, WITHDRAW
 from truecourse.monitoring.record import Attempt, Change, Decision, Event, Kind, Record, stands, write
 from truecourse.monitoring.retraining import decide, decided
 from truecourse.problem import Problem
@@ -87,7 +87,7 @@ def _change(number: int, at: datetime, kind: Kind, sentence: str, changes: dict[
 
 def follow(store: ObjectStore, problem: str, history: Sequence[Aliases], at: datetime) -> list[Event]:
     """Tell of versions of attempts that came into office since they ended, past a canary or a person, or were rolled
-    back. `history`: of the aliases, oldest first."""
+    back or withdrawn. `history`: of the aliases, oldest first."""
     seen, events = stands(store, problem), list[Event]()
     for attempt in seen.attempts if seen else ():
         entry = _fate(attempt, history)
@@ -111,7 +111,7 @@ def _fate(attempt: Attempt, history: Sequence[Aliases]) -> Aliases | None:
         office, challenger = (v.version if v else None for v in (before.champion, before.challenger))
         came = entry.champion is not None and entry.champion.version == attempt.version
         exposed = challenger == attempt.version and (before.shadow or before.share > 0)
-        fell = entry.action == ROLLBACK and not came and (office == attempt.version or exposed)
+        fell = entry.action in (ROLLBACK, WITHDRAW) and not came and (office == attempt.version or exposed)
         if fell or (came and attempt.outcome == "challenger"):
             found = entry
     return found

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from truecourse.references import Reference, UtcTime
 
-Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine"]
+Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "canary"]
 
 Verdict = Literal["wrong", "to see", "well", "not made"]
 """A report in a word: something pages, something is found, nothing is, or nobody could look."""

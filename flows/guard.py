@@ -1,0 +1,26 @@
+"""May the canary go on?"""
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.guard import gates_again, judge_canary, move_canary
+from tasks.ship import ship_log
+from truecourse.loading import load_problem
+
+
+@flow(name="guard")
+def guard(problem: str | None = None) -> dict[str, Any]:
+    """Hold the challenger's answers against the champion's, and widen its share, promote it, or take its share back.
+
+    problem: a folder of `problems/`; the settings' default if empty.
+
+    It reads the prediction log since the canary began, and makes one move at most. A share that was set by hand is only
+    ever taken back. Before a version comes into office, its gates are asked once more.
+    """
+    name = load_problem(problem).name
+    ship_log(name)
+    seen, decision = judge_canary(name)
+    if decision.action == "promote":
+        decision = gates_again(name, decision)
+    return move_canary(name, seen, decision).model_dump(mode="json")

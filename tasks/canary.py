@@ -1,0 +1,39 @@
+"""Let a version that came through its gates answer a share of the requests, before it is champion."""
+
+import logging
+
+from prefect import task
+
+from tasks.package import package_version
+from tasks.retry import RETRY
+from truecourse import aliases, registry
+from truecourse.aliases import CANARY
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.promotion import Canary
+from truecourse.references import Aliases, ModelVersion
+
+log = logging.getLogger("truecourse.promotion")
+
+
+def begins_as_canary(problem: Problem, seen: Aliases, version: ModelVersion) -> bool:
+    """Whether the problem asks for a canary, and there is a champion to hold it against."""
+    return problem.promotion.canary is not None and seen.champion is not None and seen.champion != version
+
+
+@task(name="start canary", **RETRY)
+def start_canary(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
+    """The version is challenger, and has the share of the first step. `seen`: the aliases as they were when it was
+    judged. It is packaged first, unless it was: an endpoint cannot follow otherwise.
+
+    Raises ModelError if the problem has changed since it was trained, or the aliases have moved."""
+    problem, now = load_problem(version.problem), aliases.current(version.problem)
+    if (now.number, now.challenger, now.action, now.reason) == (seen.number + 1, version, CANARY, reason):
+        registry.mirror_aliases(problem.name)  # tried before, and cut off after
+        return now
+    package_version(problem, version)
+    share = (problem.promotion.canary or Canary()).steps[0]
+    changes = {"challenger": version, "shadow": False, "share": share}
+    entry = registry.move_aliases(seen, problem.name, CANARY, reason, **changes)
+    log.info("version %d answers %.0f%% of the entities: %s", version.version, 100 * share, reason)
+    return entry

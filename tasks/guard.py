@@ -1,0 +1,90 @@
+"""Watch over the canary: judge what it answered, and widen its share, promote it, or take its share back."""
+
+import logging
+from datetime import UTC, datetime
+
+from prefect import task
+
+from tasks.promote import judge_version
+from tasks.retry import RETRY
+from tasks.snapshot import take_snapshot
+from truecourse import aliases, registry
+from truecourse.aliases import WIDEN, WITHDRAW
+from truecourse.errors import ModelError
+from truecourse.loading import load_problem
+from truecourse.monitoring import guarding, reports
+from truecourse.monitoring.findings import Report
+from truecourse.monitoring.guarding import Decision, past_gates
+from truecourse.references import Aliases
+from truecourse.storage import ObjectStore, open_store
+from truecourse.tables import Tables
+
+log = logging.getLogger("truecourse.promotion")
+
+
+@task(name="judge canary", **RETRY)
+def judge_canary(problem: str) -> tuple[Aliases, Decision]:
+    """The aliases as they stand, and what the log says is to become of their challenger."""
+    entries = aliases.history(problem)
+    return (
+        entries[-1] if entries else aliases.current(problem),
+        guarding.decide(load_problem(problem), Tables(), entries),
+    )
+
+
+def gates_again(problem: str, decision: Decision) -> Decision:
+    """The decision to promote once the gates were asked about the cohorts that are closed by now: what labels that came
+    meanwhile say of its quality. Where those are too few, what the gates said before counts. To be called from a flow.
+    """
+    step = decision.step
+    assert step is not None
+    try:
+        verdicts = judge_version(problem, step.challenger, step.champion, take_snapshot(problem))
+    except ModelError as error:
+        log.warning("the gates' earlier verdicts count: %s", error)
+        verdicts = registry.gates(step.challenger)
+        if not verdicts:
+            raise
+    return past_gates(decision, verdicts)
+
+
+@task(name="move canary", **RETRY)
+def move_canary(problem: str, seen: Aliases, decision: Decision) -> Report:
+    """Make the one move that was decided, unless the aliases have moved since `seen`; the report of it is kept."""
+    store, overtaken = open_store(), None
+    try:
+        _move(problem, seen, decision)
+    except ModelError as error:
+        overtaken = aliases.current(problem)
+        if overtaken.number == seen.number:
+            raise
+        log.warning("%s", error)
+    entries = aliases.history(problem)
+    _mirror(store, problem, entries)
+    report = guarding.report(load_problem(problem), decision, entries, datetime.now(UTC))
+    if overtaken is not None:
+        said = f"The aliases were moved meanwhile ({overtaken.action}): {overtaken.reason}."
+        report = report.model_copy(update={"sentence": said})
+    keep = reports.refresh if decision.action in ("rest", "wait") else reports.save
+    keep(store, report)
+    log.info("%s", report.sentence)
+    return report
+
+
+def _move(problem: str, seen: Aliases, decision: Decision) -> None:
+    if decision.step is None or decision.action in ("rest", "wait"):
+        return
+    told = f"{decision.reason} (at {decision.step.share:.0%})"
+    if decision.action == "promote":
+        registry.promote(seen, decision.step.challenger, told)
+    elif decision.action == "widen":
+        registry.move_aliases(seen, problem, WIDEN, told, share=decision.share)
+    else:
+        registry.move_aliases(seen, problem, WITHDRAW, told, share=0.0)
+
+
+def _mirror(store: ObjectStore, problem: str, entries: list[Aliases]) -> None:
+    """Make up for one that was killed between its move and MLflow's aliases: it left no report of that move."""
+    before = reports.latest(store, problem, "canary")
+    if entries and (before is None or before.figures.get("entry") != entries[-1].number):
+        registry.mirror_aliases(problem)

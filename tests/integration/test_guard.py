@@ -1,0 +1,192 @@
+"""A real endpoint under real requests: a good canary comes into office, a bad one and a slow one lose their share, and
+nobody who asked was refused."""
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.guard import guard
+from flows.promote import promote
+from flows.register import register
+from services import launch
+from tasks.canary import start_canary
+from tasks.deploy import split_traffic
+from tasks.guard import judge_canary, move_canary
+from tasks.register import DONE, register_model
+from tasks.snapshot import take_snapshot
+from tasks.train import train_model
+from tests.conftest import free_ports, stop, wait_until
+from tests.integration.conftest import Endpoint, Trained
+from truecourse import aliases, registry
+from truecourse.environments import load_deployment
+from truecourse.errors import ModelError
+from truecourse.monitoring import reports
+from truecourse.references import ModelVersion, TrainedRun
+from truecourse.segments import OPEN, listed
+from truecourse.shipping import spool_folder
+from truecourse.storage import open_store
+
+GATES = "gates=[BeatsBaseline(), BeatsChampion()]"
+EASY = """gates=[BeatsBaseline(), BeatsChampion(margin=0.1)],
+    promotion=Promotion(canary=Canary(steps=(0.3, 1.0), requests=50, slower=5))"""
+SHUFFLED = """
+SELECT a.delivery AS id, b.late AS label, a.known_at
+FROM (SELECT *, row_number() OVER (ORDER BY delivery) AS n FROM outcomes) AS a
+JOIN (SELECT late, row_number() OVER (ORDER BY hash(delivery)) AS n FROM outcomes) AS b USING (n)
+"""
+ROUND = 120
+"""Requests between two looks of the guard."""
+
+
+class World:
+    """A home of the test's own with an endpoint of the packaged champion; every request is counted by its status."""
+
+    def __init__(self, client: httpx.Client, folder: Path) -> None:
+        self.client, self.folder = client, folder
+        self.random, self.statuses = random.Random(0), list[int]()
+
+    def change(self, file: str, before: str, after: str) -> None:
+        path = self.folder / file
+        assert before in path.read_text()
+        path.write_text(path.read_text().replace(before, after))
+
+    def trained(self) -> TrainedRun:
+        return train_model.fn("deliveries", take_snapshot.fn("deliveries"))
+
+    def ask(self) -> None:
+        pick = self.random
+        row = {
+            "courier": f"x{pick.randrange(10_000)}", "depot": pick.choice(["north", "south", "east"]),
+            "promised": pick.randrange(30, 90), "distance": round(pick.gammavariate(3, 2), 2),
+            "decision_time": "2024-03-01T06:30:00Z",
+        }  # fmt: skip
+        self.statuses.append(self.client.post("/predict", json={"rows": [row]}).status_code)
+
+    def follows(self) -> bool:
+        return bool(self.client.get("/model").json()["serving"]["aliases"] == aliases.current("deliveries").number)
+
+    def fate(self) -> list[tuple[str, float]]:
+        """Ask, and let the guard look, until the canary has ended: the moves it made, each with the share after it."""
+        began = len(aliases.history("deliveries"))
+        for _ in range(12):
+            wait_until(self.follows, 20, "the endpoint on the newest aliases")
+            for _ in range(ROUND):
+                self.ask()
+            wait_until(lambda: not listed(spool_folder("deliveries"), OPEN), 20, "the log's last segment")
+            guard("deliveries")
+            moves = aliases.history("deliveries")[began:]
+            if moves and not moves[-1].share:
+                return [(entry.action, entry.share) for entry in moves]
+        raise AssertionError(aliases.current("deliveries").reason)
+
+
+@pytest.fixture
+def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Iterator[World]:
+    home, problems = tmp_path / ".truecourse", tmp_path / "problems"
+    shutil.copytree(trained.home, home, ignore=shutil.ignore_patterns("bentoml-*", "spool"))
+    shutil.copytree(trained.problems, problems)
+    with closing(sqlite3.connect(home / "mlflow.db")) as mlflow, mlflow:
+        mlflow.execute(
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)",
+            (str(trained.home), str(home)),
+        )
+    (tmp_path / "here.yaml").write_text("environment: here\ntarget: process\ntraffic: {share: 0.5}\n")
+    configure(home=home, problems=problems, deployments=tmp_path)
+    (port,) = free_ports(1)
+    server = launch.start(launch.prepare("deliveries"), port, home / "endpoint.log")
+    try:
+        launch.wait_ready(server, port)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield World(client, problems / "deliveries")
+    finally:
+        stop(server.process)
+
+
+def said() -> Any:
+    found = reports.latest(open_store(), "deliveries", "canary")
+    assert found is not None
+    return found
+
+
+def killed_after(action: str, **changes: Any) -> None:
+    """What a guard leaves that is killed between its move and MLflow's aliases."""
+    aliases.move(aliases.current("deliveries"), "deliveries", action, "a trial", **changes)
+
+
+def tried(version: ModelVersion) -> str:
+    """Past no gate, as only a test does it."""
+    return start_canary.fn(aliases.current("deliveries"), version, "a trial").reason
+
+
+def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world: World, trained: Trained) -> None:
+    world.change("problem.py", GATES, EASY)
+    world.change("problem.py", "    BeatsBaseline,\n", "    BeatsBaseline,\n    Canary,\n    Promotion,\n")
+    world.change("problem.py", "rounds=200", "rounds=150")
+    sound = {name: (world.folder / name).read_text() for name in ("problem.py", "label.sql")}
+
+    (world.folder / "label.sql").write_text(SHUFFLED)
+    shuffled = world.trained()
+    bad = registry.create_version(shuffled)
+    tried(bad)
+    assert world.fate() == [("withdraw", 0.0)]
+    assert said().figures["cause"] == "distribution"
+    withdrawn = aliases.current("deliveries")
+    split_traffic(load_deployment("here"), "deliveries")
+    assert aliases.current("deliveries") == withdrawn
+    assert "scores are distributed otherwise" in aliases.current("deliveries").reason
+
+    (world.folder / "label.sql").write_text(sound["label.sql"])
+    world.change("problem.py", "rounds=150", "rounds=140")
+    world.change("problem.py", "    minutes = columns", "    __import__('time').sleep(0.04)\n    minutes = columns")
+    tried(registry.create_version(world.trained()))
+    assert world.fate() == [("withdraw", 0.0)]
+    assert said().figures["cause"] == "latency"
+    (finding,) = said().findings
+    assert finding.page
+    assert "it is slower" in finding.sentence
+    assert registry.champion("deliveries") == trained.version
+
+    (world.folder / "problem.py").write_text(sound["problem.py"])
+    good = register("deliveries", run_id=world.trained().run_id)
+    now = aliases.current("deliveries")
+    assert (now.champion, now.challenger, now.action, now.share) == (trained.version, good, "canary", 0.3)
+    register_model.fn(shuffled, {"gates": [], "champion": trained.version.version})
+    assert aliases.current("deliveries") == now
+    assert registry.tags(bad)[DONE] == f"registered, for version {good.version} is a canary"
+    with pytest.raises(ModelError, match=f"version {good.version} is on its way: it answers 30%"):
+        promote("at once")
+    killed_after("withdraw", share=0.0)
+    again = promote("tried again")
+    assert (again.action, again.champion, again.challenger, again.share) == ("canary", trained.version, good, 0.3)
+    assert world.fate() == [("widen", 1.0), ("promote", 0.0)]
+    assert registry.champion("deliveries") == good
+    assert "all 4 gates passed" in aliases.current("deliveries").reason
+    assert said().sentence.startswith(f"Version {good.version} is champion: 50 requests without more errors")
+    assert not said().findings
+    assert len(world.statuses) >= 5 * ROUND
+    assert set(world.statuses) == {200}
+    moved_once(bad)
+
+
+def moved_once(version: ModelVersion) -> None:
+    """Of guards that saw the same, one moves; what a killed one left undone is done; a share set by hand is kept."""
+    killed_after("register", challenger=version)
+    split_traffic(load_deployment("here"), "deliveries")
+    seen, decision = judge_canary.fn("deliveries")
+    assert (seen.action, seen.share, decision.action) == ("split", 0.5, "wait")
+    found = [move_canary.fn("deliveries", seen, replace(decision, action="withdraw")) for _ in range(2)]
+    assert aliases.current("deliveries").number == seen.number + 1
+    assert found[1].sentence.startswith("The aliases were moved meanwhile (withdraw): 0 of 50")
+
+    killed_after("promote", champion=version)
+    guard("deliveries")
+    registered = registry.connect_mlflow().get_registered_model("deliveries")
+    assert int(registered.aliases["champion"]) == version.version

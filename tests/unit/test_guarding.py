@@ -1,0 +1,173 @@
+"""What becomes of a canary, decided from a real log: each fault is found and named, and without one it goes on."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.records import record
+from truecourse import aliases, predictionlog
+from truecourse.loading import load_problem
+from truecourse.monitoring.canary import GRACE
+from truecourse.monitoring.guarding import Decision, decide, past_gates, report
+from truecourse.problem import Canary, Problem, Promotion
+from truecourse.references import Aliases, ModelVersion
+from truecourse.tables import Tables
+
+START = datetime(2024, 5, 1, 12, tzinfo=UTC)
+STEPS = (0.2, 1.0)
+CANARY = Canary(steps=STEPS, requests=60)
+Log = list[bytes]
+
+
+def problem(canary: Canary | None = CANARY) -> Problem:
+    found = load_problem("deliveries", REPOSITORY / "tests" / "problems")
+    return replace(found, promotion=Promotion(canary=canary))
+
+
+def version(number: int) -> ModelVersion:
+    return ModelVersion(problem="deliveries", version=number, run_id=f"run{number}", model_sha256=f"{number}" * 64)
+
+
+class Office:
+    """The history of the aliases, a move an hour; and the log."""
+
+    def __init__(self) -> None:
+        nobody = Aliases(number=0, action="none", reason="", author="ann", at=START)
+        self.entries = [nobody]
+
+    def move(self, action: str, **changes: Any) -> Aliases:
+        now = self.entries[-1]
+        at = now.at + timedelta(hours=1)
+        told = {"number": now.number + 1, "action": action, "reason": "a test", "at": at}
+        self.entries.append(now.model_copy(update=told | changes))
+        return self.entries[-1]
+
+    def decided(self, log: Log, canary: Canary | None = CANARY) -> Decision:
+        """What is decided once these records were added to the log."""
+        Tables().append("predictions_log/deliveries", predictionlog.rows(log), {}, partition_by="day", merge=True)
+        return decide(problem(canary), Tables(), self.entries)
+
+    def reported(self) -> tuple[str, int]:
+        decision = decide(problem(), Tables(), self.entries)
+        found = report(problem(), decision, self.entries, START)
+        return found.sentence, len(found.findings)
+
+
+@pytest.fixture
+def office(home: Path) -> Office:
+    """Version 1 is champion, and version 2 a canary at the first step."""
+    made = Office()
+    made.move("promote", champion=version(1))
+    made.move("canary", challenger=version(2), share=STEPS[0])
+    return made
+
+
+def asked(
+    since: datetime, share: float, count: int, *, slow: float = 0.0, shift: float = 0.0, failing: int = 0, seed: int = 0
+) -> Log:
+    """`count` requests since then, of which the challenger answers its share; the first `failing` of those fail."""
+    pick, records, theirs = np.random.default_rng(seed), [], 0
+    for i in range(count):
+        mine = bool(pick.random() < share)
+        theirs += mine
+        values: dict[str, Any] = {
+            "at": since + timedelta(seconds=1 + 0.01 * i),
+            "request": {"courier": f"x{seed}-{i}", "depot": "north"},
+            "model_version": 2 if mine else 1,
+            "model_sha256": version(2 if mine else 1).model_sha256,
+            "role": "challenger" if mine else "champion",
+            "score": float(np.clip(pick.beta(2, 3) + shift * mine, 0, 1)),
+            "seconds": float(0.002 + pick.exponential(0.0004) + slow * mine),
+            "batch": 1,
+            "error": None,
+        }
+        if mine and theirs <= failing:
+            values |= {"role": "shadow", "score": None, "prediction": None, "seconds": None, "error": "KeyError"}
+        records.append(predictionlog.encoded(record(f"{seed}-{i}", **values)))
+    return records
+
+
+def test_without_fault_it_is_widened_and_comes_into_office(office: Office) -> None:
+    began = office.entries[-1].at
+    few = office.decided(asked(began, STEPS[0], 100))
+    assert few.action == "wait"
+    assert few.sentence.startswith("Version 2 answers 20%: ")
+    first = office.decided(asked(began + timedelta(seconds=5), STEPS[0], 400, seed=1))
+    assert (first.action, first.share) == ("widen", 1.0)
+    assert office.decided([]) == first
+    last = office.move("widen", share=first.share)
+    assert office.decided([]).action == "wait"  # what it answered at the step before does not count for this one
+    promoted = office.decided(asked(last.at, 1.0, 100, seed=2))
+    assert promoted.action == "promote"
+    assert promoted.sentence.startswith("Version 2 is champion: 60 requests without")
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "said"),
+    [
+        ({"failing": 5}, "errors", r"it failed on \d of \d+ requests \(KeyError\)"),
+        ({"slow": 0.02}, "latency", r"it is slower: \d+ of \d+ requests took more"),
+        ({"shift": 0.5}, "distribution", r"its scores are distributed otherwise: PSI"),
+    ],
+)
+def test_a_fault_is_named_and_ends_it(office: Office, fault: dict[str, Any], cause: str, said: str) -> None:
+    found = office.decided(asked(office.entries[-1].at, STEPS[0], 400, **fault))
+    assert (found.action, found.cause, found.share) == ("withdraw", cause, 0.0)
+    assert found.sentence.startswith("Version 2 is withdrawn from 20%: ")
+    assert re.search(said, found.reason), found.reason
+
+
+def test_one_that_the_endpoint_refuses_is_withdrawn(office: Office) -> None:
+    silent = asked(office.entries[-1].at + GRACE, 0.0, 100)
+    assert office.decided(silent[:5]).action == "wait"
+    assert office.decided(silent[5:]).cause == "refused"
+
+
+@pytest.mark.parametrize("canary", [CANARY, None])
+def test_a_share_set_by_hand_is_only_taken_back(office: Office, canary: Canary | None) -> None:
+    by_hand = office.move("split", share=0.3)
+    good = office.decided(asked(by_hand.at, 0.3, 3000), canary)
+    assert (good.action, good.share) == ("wait", 0.3)
+    assert "without more errors, delay or another distribution; set by hand" in good.sentence
+    again = office.move("split", share=0.31)
+    assert office.decided(asked(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "withdraw"
+
+
+def test_a_shut_gate_is_a_withdrawal() -> None:
+    going = Decision("promote", "60 requests")
+    gate = {"gate": "loss below the champion's", "detail": "difference 0.1", "passed": True}
+    assert past_gates(going, [gate]).action == "promote"
+    shut = past_gates(going, [gate, gate | {"passed": False}])
+    assert (shut.action, shut.cause, shut.reason) == ("withdraw", "gates", "loss below the champion's: difference 0.1")
+
+
+def test_a_withdrawal_is_told_of_until_the_challenger_is_another(office: Office) -> None:
+    assert office.reported()[1] == 0
+    office.move("withdraw", share=0.0)
+    said = "Version 2 was withdrawn at 2024-05-01 15:00 UTC: a test."
+    assert office.reported() == (said, 1)
+    office.move("rollback", share=0.0)
+    assert office.reported() == (said, 1)
+    office.move("register", challenger=version(3))
+    assert office.reported() == ("No challenger answers requests.", 0)
+
+
+def test_one_that_has_a_share_again_is_not_withdrawn(office: Office) -> None:
+    assert aliases.under_way(office.entries[-1])
+    office.move("withdraw", share=0.0)
+    assert aliases.withdrawal(office.entries) == office.entries[-1]
+    assert not aliases.under_way(office.entries[-1])
+    office.move("promote", champion=version(2))
+    assert aliases.withdrawal(office.entries) is None
+    office.move("rollback", champion=version(1))
+    assert aliases.withdrawal(office.entries) is None
+    office.move("withdraw")
+    office.move("split", share=0.1)
+    assert aliases.withdrawal(office.entries) is None
+    assert not aliases.under_way(office.entries[-1])

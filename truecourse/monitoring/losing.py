@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from truecourse.monitoring.sequential import Usual, e_detector
 RECENT = 28
 """Days whose median is what hindsight's level is held against: a season moves it, and is no new rule."""
 _SOON = 7
-_STORM, _RULE = 2.5, 5.0
+_STORM, _CALM = 2.5, 5.0
 """A day's most, in standard deviations: a storm is over in two days and no drift; hindsight knows it from a rule."""
 STREAMS = 4
 """What is watched at once, and shares the rate of false pages: labels against hindsight, outcomes above and below
@@ -31,7 +32,14 @@ class Alarm:
     since: date
     size: float
     evidence: float
-    threshold: float
+
+
+class Shift(NamedTuple):
+    """Of n days: the first that is shifted, how far since then, and the evidence."""
+
+    start: int
+    size: float
+    evidence: float
 
 
 def threshold(watch: QualityWatch) -> float:
@@ -60,47 +68,39 @@ def alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[
     days = [one for one in days if one.labelled]
     found = []
     if days and all(one.hindsight is not None for one in (*usual, *days)):
-        rule = _rule_alarm(usual, days, scale if regression else 1.0, watch)
-        found += [rule] if rule else []
-    for name, value, sizes, unit, least in (
-        ("residual", by_score, (1, -1), scale, watch.calibration),
-        ("loss", by_loss, (1,), loss, watch.loss),
-    ):
-        found += [a for sign in sizes if (a := _slow(name, value, sign, reference, days, unit, least, watch))]
-    return found
+        found.append(_rule(usual, days, scale if regression else 1.0, watch))
+    found += [_slow("residual", by_score, sign, reference, days, scale, watch.calibration, watch) for sign in (1, -1)]
+    found.append(_slow("loss", by_loss, 1, reference, days, loss, watch.loss, watch))
+    return [alarm for alarm in found if alarm]
 
 
 def _slow(name: str, value: Callable[[Cohort], float], sign: int, reference: Sequence[Cohort], days: Sequence[Cohort],
           unit: float, least: float, watch: QualityWatch) -> Alarm | None:  # fmt: skip
-    before, values = (np.array([sign * value(one) for one in side]) for side in (reference, days))
+    if unit <= 0:
+        return None
+    before, values = (np.array([sign * value(one) / unit for one in side]) for side in (reference, days))
     usual = Usual.of(before)
-    if usual is None or not len(days) or unit <= 0:
+    if usual is None:
         return None
     # The level is known from few days; what it may be off by is not held against the model.
     level = max(usual.mean, 0.0) + usual.spread / (1 - usual.memory) / np.sqrt(usual.days)
-    evidence = e_detector(usual.standardised(values, level, least * unit), _STORM)
-    start = _onset(evidence)
-    size = float(values[start:].mean() - max(usual.mean, 0.0)) / unit
-    top = threshold(watch)
-    if not _standing(evidence, top, values, level + least * unit) or size < least:
-        return None
-    return Alarm(name, sign, days[start].day, size, float(evidence[-1]), top)
+    z = usual.standardised(values, level, least)
+    shift = _standing(z, values, np.full(len(values), level), least, _STORM, threshold(watch))
+    return None if shift is None else Alarm(name, sign, days[shift.start].day, shift.size, shift.evidence)
 
 
-def _rule_alarm(usual_days: Sequence[Cohort], days: Sequence[Cohort], unit: float, watch: QualityWatch) -> Alarm | None:
+def _rule(usual_days: Sequence[Cohort], days: Sequence[Cohort], unit: float, watch: QualityWatch) -> Alarm | None:
     before, values = (np.array([by_hindsight(one) / unit for one in side]) for side in (usual_days, days))
     usual = Usual.of(before)
     if usual is None:
         return None
-    level = _levels(before, values)
-    evidence, top = e_detector(usual.standardised(values, level, watch.labels_moved), _RULE), threshold(watch)
-    start = _onset(evidence)
-    # Held against the level before the shift: one that follows would forgive what lasts.
-    size = float(values[start:].mean() - level[start])
-    if not _standing(evidence, top, values, float(level[start]) + watch.labels_moved) or size < watch.labels_moved:
+    level, least = _levels(before, values), watch.labels_moved
+    shift = _standing(usual.standardised(values, level, least), values, level, least, _CALM, threshold(watch))
+    if shift is None:
         return None
-    residual = sum(one.hindsight[1] for one in days[start:] if one.hindsight)
-    return Alarm("labels", 1 if residual > 0 else -1, days[start].day, size, float(evidence.max()), top)
+    residual = sum(one.hindsight[1] for one in days[shift.start :] if one.hindsight)
+    sign = 1 if residual > 0 else -1
+    return Alarm("labels", sign, days[shift.start].day, shift.size, shift.evidence)
 
 
 def _levels(before: Array, values: Array) -> Array:
@@ -109,17 +109,28 @@ def _levels(before: Array, values: Array) -> Array:
     return np.array([np.median(both[max(0, n - RECENT) : n]) for n in range(len(before), len(both))])
 
 
+def _standing(z: Array, values: Array, level: Array, least: float, most: float, top: float) -> Shift | None:
+    """The shift that stands on the last day: its evidence reached `top`, and it has not come back since. Once one has,
+    evidence is gathered anew."""
+    begun = 0
+    while begun < len(z):
+        evidence = e_detector(z[begun:], most)
+        reached = np.flatnonzero(evidence >= top)
+        if not len(reached):
+            return None
+        first = begun + int(reached[0])
+        start = begun + _onset(evidence[: reached[0] + 1])
+        # Held against the level before the shift: one that follows would forgive what lasts.
+        still = level[start] + least
+        back = [n for n in range(first, len(z)) if np.median(values[max(first, n - _SOON + 1) : n + 1]) <= still]
+        if not back:
+            size = float(values[start:].mean() - level[start])
+            return Shift(start, size, float(evidence.max())) if size >= least else None
+        begun = back[0] + 1
+    return None
+
+
 def _onset(evidence: Array) -> int:
-    """The day from which the evidence grew to its height: the one after it was last negligible."""
-    top = int(np.argmax(evidence))
-    low = np.flatnonzero(evidence[: top + 1] <= 2.0)
-    return int(min(low[-1] + 1, top)) if len(low) else 0
-
-
-def _standing(evidence: Array, top: float, values: Array, still: float) -> bool:
-    """The evidence once reached its threshold, and the last days have not come back since."""
-    reached = np.flatnonzero(evidence >= top)
-    if not len(reached):
-        return False
-    recent = values[max(int(reached[0]), len(values) - _SOON) :]
-    return bool(np.median(recent) > still)
+    """The day from which the evidence grew to its last value: the one after it was last negligible."""
+    low = np.flatnonzero(evidence <= 2.0)
+    return int(min(low[-1] + 1, len(evidence) - 1)) if len(low) else 0

@@ -12,7 +12,7 @@ from truecourse.monitoring.closing import Closing
 from truecourse.monitoring.cohorts import Cohort
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.labelling import labelling
-from truecourse.monitoring.losing import Alarm, alarms
+from truecourse.monitoring.losing import Alarm, alarms, threshold
 from truecourse.monitoring.made import newest
 from truecourse.monitoring.measured import coming, measured
 from truecourse.monitoring.statements import summed
@@ -87,34 +87,43 @@ def _lost(
         reference, own, days, problem.monitoring.quality, float(np.sqrt(variance)), loss, problem.kind == "regression"
     )
     rules = [alarm for alarm in found if alarm.stream == "labels"]
-    # Labels by another rule are no loss of the model's; the rest would only say the same again.
-    return [_told(problem, alarm) for alarm in rules or found]
+    if not found:
+        return []
+    if rules:  # labels by another rule are no loss of the model's
+        return [_finding(problem, "label", "label rule", rules)]
+    return [_finding(problem, problem.metric, "concept drift", found)]
 
 
-def _told(problem: Problem, alarm: Alarm) -> Finding:
-    subject, cause, sentence = {"labels": _rule, "residual": _calibration, "loss": _loss}[alarm.stream](problem, alarm)
-    figures = {"since": str(alarm.since), "size": alarm.size, "evidence": alarm.evidence, "threshold": alarm.threshold}
-    return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=sentence, figures=figures)
+def _finding(problem: Problem, subject: str, cause: str, found: Sequence[Alarm]) -> Finding:
+    """One, whatever the number of ways in which it shows."""
+    most = max(found, key=lambda alarm: alarm.evidence)
+    figures = {"since": str(most.since), "threshold": threshold(problem.monitoring.quality)}
+    figures |= {alarm.stream: {"size": alarm.size, "evidence": alarm.evidence} for alarm in found}
+    said = " ".join(_SENTENCES[alarm.stream](problem, alarm) for alarm in found)
+    return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=said, figures=figures)
 
 
-def _rule(problem: Problem, alarm: Alarm) -> tuple[str, str, str]:
+def _rule(problem: Problem, alarm: Alarm) -> str:
     off = f"{100 * alarm.size:.0f} of 100 labels contradict"
     if problem.kind == "regression":
         off = f"labels lie {alarm.size:.2f} standard deviations farther than usual from what is foretold by"
     said = f"Labels follow another rule since {alarm.since}: {off} their rows and the time they took"
-    return "label", "label rule", f"{said}; they came out {'higher' if alarm.direction > 0 else 'lower'}."
+    return f"{said}; they came out {'higher' if alarm.direction > 0 else 'lower'}."
 
 
-def _calibration(problem: Problem, alarm: Alarm) -> tuple[str, str, str]:
+def _residual(problem: Problem, alarm: Alarm) -> str:
     side = "above" if alarm.direction > 0 else "below"
     said = f"Outcomes have been {side} the predictions since {alarm.since}"
-    return "calibration", "concept drift", f"{said}, by {alarm.size:.2f} of their standard deviation."
+    return f"{said}, by {alarm.size:.2f} of their standard deviation."
 
 
-def _loss(problem: Problem, alarm: Alarm) -> tuple[str, str, str]:
+def _loss(problem: Problem, alarm: Alarm) -> str:
     than = "was held out" if problem.kind == "regression" else "the scores themselves expect"
     said = f"The model has been losing quality since {alarm.since}"
-    return problem.metric, "concept drift", f"{said}: its loss is {100 * alarm.size:.0f}% more than {than}."
+    return f"{said}: its loss is {100 * alarm.size:.0f}% more than {than}."
+
+
+_SENTENCES = {"labels": _rule, "residual": _residual, "loss": _loss}
 
 
 def _well(problem: Problem, figures: dict[str, Any]) -> str:

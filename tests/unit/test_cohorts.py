@@ -40,6 +40,7 @@ def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
         loss=judged.loss.sum(),
         expected=judged.expected.sum(),
         variance=judged.variance.sum(),
+        residual=(judged.outcome - judged.score).sum(),
         bins=sums_by_bin(EDGES, judged),
         slices=sums_by_slice(side, ["side"], judged),
     )

@@ -42,14 +42,17 @@ class Closing:
     def look(self) -> tuple[list[Cohort], list[Cohort]]:
         """The version's closed cohorts, oldest first, of which new ones are counted and kept; and its open ones, of
         which nothing is known but how many decisions they have and the estimate of their loss."""
-        kept, last = self._kept(), (self.at - _DAY - self.problem.label.closes_after).date()
+        everything = self._kept()
+        # A check of an earlier moment counts for itself.
+        kept = {day: one for day, one in everything.items() if one.counted and one.counted <= self._moment}
+        last = (self.at - _DAY - self.problem.label.closes_after).date()
         first = max(self.yardstick.learned, (self.at - HORIZON).date()) + _DAY
         due = [day for day in _days(first, last) if day not in kept or not self.scored(kept[day])]
         waiting = _days(max(first, last + _DAY), self.at.date())
         said = made(self.problem, self.tables, self.version.version, [*due, *waiting], self._moment)
         new = self._counted(due, said)
         if new:
-            self._keep(self._kept(all=True) | new)
+            self._keep(everything | new)
         closed = [one for day, one in sorted((kept | new).items()) if day <= last]
         return closed, [self._unlabelled(day, part, said) for day, part in _parts(said.rows) if day > last]
 
@@ -63,13 +66,12 @@ class Closing:
     def _waited(self, day: date) -> bool:
         return closes(day, self.problem.label.closes_after) + _GRACE <= self.at
 
-    def _kept(self, all: bool = False) -> dict[date, Cohort]:
-        """Those that were counted by now, or `all` of them: a check of an earlier moment counts for itself."""
+    def _kept(self) -> dict[date, Cohort]:
         try:
-            told = map(Cohort.model_validate, json.loads(self.tables.store.get(f"{place(self.version)}/days.json")))
+            told = json.loads(self.tables.store.get(f"{place(self.version)}/days.json"))
         except NotFound:
             return {}
-        return {one.day: one for one in told if all or (one.counted and one.counted <= self._moment)}
+        return {one.day: one for one in map(Cohort.model_validate, told)}
 
     def _keep(self, cohorts: dict[date, Cohort]) -> None:
         told = [one.model_dump(mode="json") for _, one in sorted(cohorts.items())]
@@ -93,7 +95,7 @@ class Closing:
         nameless, measure = said.nameless.get(day, 0), self.yardstick
         return Cohort(
             day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
-            labelled=0, loss=0, expected=0, variance=0, bins=((0, 0.0, 0.0),) * (len(measure.edges) + 1),
+            labelled=0, loss=0, expected=0, variance=0, residual=0, bins=((0, 0.0, 0.0),) * (len(measure.edges) + 1),
             estimate=estimated(self.problem, measure, day, output_of(rows, measure.model.vocabulary)),
         )  # fmt: skip
 

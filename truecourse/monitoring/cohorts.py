@@ -24,9 +24,10 @@ class Cohort(Reference):
     class (multiclass) or the predicted value; `outcome` the label, or whether the choice was right.
 
     `bins`: (rows, sum of scores, sum of outcomes) by score bin. `expected`: the loss that the scores themselves expect
-    (0 for a regression). `variance`: of outcomes, as the scores expect it. `hindsight`: (sum of how far labels
-    contradict what is known now, beyond what it expects; sum of labels minus what it says). `slices`: (rows, outcome
-    minus score, loss) by column and value. `estimate`: the mean loss that was estimated before any label was there.
+    (0 for a regression). `variance`: of outcomes, as the scores expect it. `residual`: outcomes minus scores.
+    `hindsight`: (sum of how far labels contradict what is known now, beyond what it expects; sum of labels minus what
+    it says). `slices`: (rows, outcome minus score, loss) by column and value. `estimate`: the mean loss that was
+    estimated before any label was there.
     `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
     """
 
@@ -38,16 +39,12 @@ class Cohort(Reference):
     loss: float
     expected: float
     variance: float
+    residual: float
     bins: tuple[tuple[int, float, float], ...]
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
     hindsight: tuple[float, float] | None = None
     estimate: float | None = None
     lag: tuple[float, ...] = ()
-
-    @property
-    def residual(self) -> float:
-        """Outcomes minus scores, summed."""
-        return sum(outcome - score for _, score, outcome in self.bins)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,9 @@ from truecourse.errors import NotFound
 from truecourse.model import Model
 from truecourse.monitoring.cohorts import BINS, Cohort, Judged, closes, sums_by_bin, sums_by_slice
 from truecourse.monitoring.hindsight import Hindsight
-from truecourse.problem import Problem
+from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion
 from truecourse.snapshot import load_frame, load_manifest
-from truecourse.storage import ObjectStore
 from truecourse.tables import Tables
 from truecourse.tracking import trained_run
 from truecourse.training import matrix_of, rows_of
@@ -70,6 +70,7 @@ def day_sums(
             loss=float(part.loss.sum()),
             expected=float(part.expected.sum()),
             variance=float(part.variance.sum()),
+            residual=float((part.outcome - part.score).sum()),
             bins=sums_by_bin(edges, part),
             slices=sums_by_slice(frame.take(pa.array(mine)), problem.monitoring.slices, part),
             hindsight=told,
@@ -84,7 +85,7 @@ def yardstick(problem: Problem, tables: Tables, version: ModelVersion) -> Yardst
     """Read, or made from the version's snapshot and kept."""
     store, key = tables.store, place(version)
     try:
-        return _read(problem, store, version)
+        return _read(problem.kind, tables, version)
     except NotFound:
         made = _make(problem, tables, version)
     if made.hindsight is not None:
@@ -101,10 +102,11 @@ def yardstick(problem: Problem, tables: Tables, version: ModelVersion) -> Yardst
     return made
 
 
-def _read(problem: Problem, store: ObjectStore, version: ModelVersion) -> Yardstick:
-    key = place(version)
+@lru_cache(maxsize=4)  # the same for as long as the version lives; a replay asks each day
+def _read(kind: Kind, tables: Tables, version: ModelVersion) -> Yardstick:
+    store, key = tables.store, place(version)
     told = json.loads(store.get(f"{key}/yardstick.json"))
-    model = registry.open_model(version, problem.kind)
+    model = registry.open_model(version, kind)
     ubj = store.get(f"{key}/hindsight.ubj") if told["hindsight"] else None
     return Yardstick(
         np.array(told["edges"]),

@@ -8,7 +8,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format bench bench-serve bench-replay lock clean
+.PHONY: help setup demo up test test-fast coverage lint format bench bench-drift bench-serve bench-replay lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -41,6 +41,9 @@ format: $(STAMP) ## let ruff put the code in order
 
 bench: $(STAMP) ## every promised figure, against its reference
 	$(BIN)/python -m benchmarks
+
+bench-drift: $(STAMP) ## drift: false alarms and power on the flights, CPU and memory, beside Evidently
+	$(BIN)/python -m benchmarks drift alarms
 
 bench-serve: $(STAMP) ## the endpoint beside other servers
 	$(BIN)/python -m benchmarks serve

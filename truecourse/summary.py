@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from truecourse import aliases, registry
-from truecourse.errors import ModelError, NotFound
+from truecourse.errors import ModelError
+from truecourse.monitoring import reports
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.storage import open_store
@@ -51,11 +52,11 @@ def _columns(report: Document, rival: Document | None) -> Document:
 
 
 def _drift(problem: Problem) -> Document | None:
-    try:
-        report = json.loads(open_store().get(f"reports/{problem.name}/drift.json"))
-    except NotFound:
+    report = reports.latest(open_store(), problem.name, "drift")
+    if report is None:
         return None
-    return {name: report[name] for name in ("alarm", "sentence", "window", "model")}
+    alarm = any(finding.page for finding in report.findings)
+    return {"alarm": alarm, "sentence": report.sentence, **{n: report.figures[n] for n in ("window", "model")}}
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Versioned tables: Delta Lake under the storage root. Every commit says what it was made from."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
@@ -196,6 +196,15 @@ class Tables:
         uris = self.open(reference.name, reference.version).file_uris()
         root = self._settings.storage_root
         return sorted(uri.removeprefix("file://").removeprefix(root).lstrip("/") for uri in uris)
+
+    def bounds(self, reference: TableVersion, columns: Sequence[str]) -> list[tuple[str, Any, Any]]:
+        """Names of a version's files, each with the least and the greatest value that its commit tells of the first of
+        the columns that it has; None where it tells nothing. No row is read."""
+        added = pa.table(self.open(reference.name, reference.version).get_add_actions(flatten=True))
+        name = next((name for name in columns if f"min.{name}" in added.column_names), None)
+        none = [None] * len(added)
+        limits = [added[f"{end}.{name}"].to_pylist() if name else none for end in ("min", "max")]
+        return list(zip(added["path"].to_pylist(), *limits, strict=True))
 
     def digests(self, reference: TableVersion) -> dict[str, str]:
         """SHA-256 of every Parquet file of a version, by key."""

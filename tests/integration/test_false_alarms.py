@@ -1,57 +1,19 @@
 """Drift alarms on the real flights: seldom where nothing drifted, and by its name where something did."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
+from benchmarks.alarms import RATE, alarm, halves, shifted
 from tasks.ingest import ingest_sources
 from truecourse.loading import load_problem
 from truecourse.monitoring import drift
 from truecourse.tables import Tables
 
 TRIALS = 60
-RATE = 0.05
 SEEN = ("flights", "weather", "planes")
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """What the test alone says, and what it says together with the practical threshold."""
-
-    tested: set[str]
-    raised: set[str]
-
-
-def halves(frame: pa.Table, trials: int) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Random halves of the days of a month, the frame's months in turn: `trials` references and windows."""
-    days = frame["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
-    month_of = days.astype("datetime64[M]")
-    months = [month for month in np.unique(month_of) if len(np.unique(days[month_of == month])) >= 20]
-    for trial in range(trials):
-        mine = month_of == months[trial % len(months)]
-        shuffled = np.random.default_rng(trial).permutation(np.unique(days[mine]))
-        window = np.isin(days, shuffled[: len(shuffled) // 2])
-        yield frame.filter(pa.array(mine & ~window)), frame.filter(pa.array(window))
-
-
-def alarm(reference: pa.Table, window: pa.Table, names: list[str], threshold: float, seed: int) -> Alarm:
-    found = drift.compare(
-        reference, window, names, time="decision_time", threshold=threshold, false_alarm_rate=RATE, seed=seed
-    )
-    return Alarm({c.name for c in found.columns if c.p_value <= RATE}, {c.name for c in found.drifted})
-
-
-def shifted(window: pa.Table, name: str, by: float) -> pa.Table:
-    """`by`: in standard deviations of the window's own values of the column. Missing ones stay missing."""
-    values = window[name].cast(pa.float64())
-    moved = pc.add(values, by * pc.stddev(values).as_py())
-    return window.set_column(window.column_names.index(name), name, moved)
 
 
 @pytest.fixture

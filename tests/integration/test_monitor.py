@@ -1,6 +1,5 @@
 """Monitoring a champion that was really trained and registered, over predictions in a real Delta table."""
 
-import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,16 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.deliveries import install
 from tests.office import put_in_office
+from tests.records import record
 from truecourse import frame as frames
-from truecourse import registry
+from truecourse import predictionlog, registry
 from truecourse.encoding import columns_of
 from truecourse.errors import FeatureError, ModelError, NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
-from truecourse.references import ModelVersion, Snapshot
+from truecourse.monitoring import reports
+from truecourse.monitoring.findings import Report
+from truecourse.references import ModelVersion, Snapshot, TableVersion, Window
+from truecourse.settings import get_settings
 from truecourse.snapshot import Manifest, save
 from truecourse.storage import open_store
 from truecourse.tables import Tables
@@ -99,7 +103,8 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
     from tasks.train import train_model
 
     configure(home=_home / "home", problems=_home / "problems", problem="deliveries")
-    shutil.rmtree(_home / "home" / "storage" / "predictions", ignore_errors=True)
+    for table in ("predictions", "predictions_log"):
+        shutil.rmtree(_home / "home" / "storage" / table, ignore_errors=True)
     found = registry.champion("deliveries")
     if found is None:
         found = registry.create_version(train_model.fn("deliveries", snapshot()))
@@ -107,10 +112,18 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
     return found
 
 
-def monitored(**options: Any) -> dict[str, Any]:
+def monitored(at: datetime | None = None, window: Window | None = None, evidently: bool = False) -> Report:
     from tasks.drift import monitored as check
 
-    return check(load_problem("deliveries"), **options)
+    return check(load_problem("deliveries"), Tables(), at, window, evidently)
+
+
+def moved(report: Report, cause: str = "drift") -> list[str]:
+    return [finding.subject for finding in report.findings if finding.cause == cause]
+
+
+def paged(report: Report) -> list[tuple[str, str]]:
+    return [(finding.subject, finding.cause) for finding in report.findings if finding.page]
 
 
 def shifted(rows: pa.Table, name: str, by: float) -> pa.Table:
@@ -120,27 +133,30 @@ def shifted(rows: pa.Table, name: str, by: float) -> pa.Table:
 def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
     report = monitored()
-    assert report["alarm"] is False
-    assert report["sentence"] == "No feature drifted; nor did the predictions."
-    assert report["data"]["rows"][1] == report["prediction"]["rows"][1]
-    assert report["data"]["blocks"] == (50, 7)
-    assert datetime.fromisoformat(report["window"]["start"]) == FIRST + timedelta(days=67)
-    assert datetime.fromisoformat(report["window"]["end"]) == FIRST + timedelta(days=74)
-    assert report["prediction"]["against"] == "held-out rows of before the window"
+    assert report.findings == ()
+    assert report.sentence == "No feature drifted; nor did the predictions."
+    data, scores, window = (report.figures[name] for name in ("data", "prediction", "window"))
+    assert data["rows"][1] == scores["rows"][1]
+    assert tuple(data["blocks"]) == (50, 7)
+    assert datetime.fromisoformat(window["start"]) == FIRST + timedelta(days=67)
+    assert datetime.fromisoformat(window["end"]) == FIRST + timedelta(days=74)
+    assert scores["against"] == "held-out rows of before the window"
+    assert report.figures["largest"] == data["columns"][0]["psi"]
 
 
 def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: ModelVersion) -> None:
     score(champion, shifted(decisions(60, 14, seed=2), "distance", 4.0))
     report = monitored()
-    assert report["alarm"] is True
-    assert report["data"]["drifted"] == ["distance"]
-    assert report["prediction"]["drifted"] == ["score"]
-    assert report["sentence"] == "1 of 12 features drifted: distance; so did the predictions."
+    assert (moved(report), moved(report, "prediction drift")) == (["distance"], ["score"])
+    # It has been so for two weeks: far from the training rows, and as it was in the days before.
+    assert paged(report) == []
+    assert report.sentence == "1 of 12 features drifted: distance; so did the predictions."
     store = open_store()
-    assert json.loads(store.get("reports/deliveries/drift.json")) == json.loads(json.dumps(report))
+    assert reports.latest(store, "deliveries", "drift") == Report.model_validate_json(report.model_dump_json())
+    assert len(report.model_dump_json()) < 20_000
     page = store.get("reports/deliveries/drift.html").decode()
     assert page == store.get("reports/deliveries/drift-20240308T0000-20240315T0000.html").decode()
-    assert report["sentence"] in page
+    assert report.sentence in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
@@ -150,23 +166,89 @@ def test_missing_values_are_drift(champion: ModelVersion) -> None:
     values[::2] = np.nan
     place = rows.column_names.index("courier_late_7d")
     score(champion, rows.set_column(place, "courier_late_7d", pa.array(values, from_pandas=True)))
-    column = monitored()["data"]["columns"][0]
+    column = monitored().figures["data"]["columns"][0]
     assert (column["name"], column["drifted"]) == ("courier_late_7d", True)
     assert column["missing"][0] == pytest.approx(0.05, abs=0.02)
     assert column["missing"][1] > 0.45
+
+
+def change(rows: pa.Table, first: datetime, name: str, by: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
+    """One column is otherwise from a moment on."""
+    values = rows[name].to_pandas().to_numpy().copy()
+    late = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy() >= np.datetime64(first)
+    values[late] = by(values[late])
+    return rows.set_column(rows.column_names.index(name), name, pa.array(values, rows[name].type, from_pandas=True))
+
+
+LAST = FIRST + timedelta(days=95)
+BROKEN: list[tuple[str, Callable[[np.ndarray], np.ndarray], tuple[str, str]]] = [
+    ("courier_late_7d", lambda v: v * np.nan, ("courier_late_7d", "dead feed")),
+    ("depot", lambda v: np.where(np.arange(len(v)) % 20 == 0, "west", v), ("depot", "new category")),
+    ("promised", lambda v: v * 60, ("promised", "unit change")),
+]
+
+
+@pytest.mark.parametrize(("name", "by", "named"), BROKEN, ids=[named[1] for *_, named in BROKEN])
+def test_what_broke_today_is_named(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
+    rows = decisions(60, 36, seed=2)
+    score(champion, change(rows, LAST, name, by))
+    assert paged(monitored(at=LAST)) == []  # what comes after the moment is not read
+    assert paged(monitored(at=LAST + timedelta(days=1))) == [named]
+
+
+def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
+    rows = change(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 6.0)
+    times = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
+    score(champion, rows.filter(pa.array((times < np.datetime64(LAST)) | (np.arange(len(rows)) % 4 == 0))))
+    at = LAST + timedelta(days=1)
+    report = monitored(at=at)
+    assert sorted(paged(report)) == [("deliveries", "volume"), ("distance", "drift"), ("score", "prediction drift")]
+    assert report.at == at.replace(tzinfo=UTC)
+    sketches = open_store().list("sketches/deliveries/")
+    again = monitored(at=at)
+    assert (again, list(open_store().list("sketches/deliveries/"))) == (report, list(sketches))
+
+
+def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersion) -> None:
+    rows = change(decisions(60, 36, seed=2), LAST, "courier_late_7d", lambda values: values * np.nan)
+    score(champion, rows)
+    batches = monitored(at=LAST + timedelta(days=1))
+    told = Tables().read(TableVersion(name=PREDICTIONS, version=0)).to_pylist()
+    shutil.rmtree(get_settings().home / "storage" / PREDICTIONS)
+    problem = load_problem("deliveries")
+    logged = [
+        record(
+            f"p{i}",
+            at=row["decision_time"],
+            decision_time=row["decision_time"].isoformat(),
+            model_version=champion.version,
+            features={name: row[name] for name in problem.features},
+            score=row["score"],
+            role="shadow" if i % 7 == 0 else "champion",
+        )
+        for i, row in enumerate([*told, *told[::6]])
+    ]
+    table = predictionlog.rows(predictionlog.encoded(one) for one in logged)
+    Tables().append(predictionlog.log_table("deliveries"), table, {}, partition_by=predictionlog.PARTITION)
+    found = monitored(at=LAST + timedelta(days=1))
+    assert paged(found) == paged(batches) == [("courier_late_7d", "dead feed")]
+    week = pc.greater_equal(table["at"], pa.scalar(LAST - timedelta(days=6), pa.timestamp("us", tz="UTC")))
+    answered = table.filter(pc.and_(week, pc.not_equal(table["role"], "shadow")))
+    assert found.figures["data"]["rows"][1] == len(answered)
 
 
 def test_a_window_of_ones_own_and_rows_scored_twice(champion: ModelVersion) -> None:
     rows = decisions(60, 14, seed=2)
     score(champion, rows)
     score(champion, shifted(rows, "distance", 4.0))  # the same decisions again: these hold
-    score(champion, shifted(decisions(60, 14, seed=3), "promised", 500), number=99)  # another version's
-    report = monitored(start=FIRST + timedelta(days=60), end=datetime(2024, 3, 11, tzinfo=UTC))
-    assert report["data"]["rows"][1] == sum(
+    score(champion, decisions(60, 14, seed=3), number=99)  # another version's: it saw the same world
+    report = monitored(window=Window(start=FIRST + timedelta(days=60), end=datetime(2024, 3, 11, tzinfo=UTC)))
+    assert report.figures["prediction"]["rows"][1] == sum(
         FIRST + timedelta(days=60) <= moment.replace(tzinfo=None) < datetime(2024, 3, 11)
         for moment in rows["decision_time"].to_pylist()
     )
-    assert report["data"]["drifted"] == ["distance"]
+    assert report.figures["data"]["rows"][1] > report.figures["prediction"]["rows"][1]
+    assert moved(report) == ["distance"]
 
 
 def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, prefect_server: str) -> None:
@@ -175,7 +257,7 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
     from flows.monitor import monitor
 
     score(champion, decisions(60, 14, seed=2))
-    assert monitor("deliveries")["alarm"] is False
+    assert monitor("deliveries").findings == ()
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/artifacts/latest/filter", json={}).json()
     (mine,) = [item for item in found if item["key"] == "drift-deliveries"]
@@ -185,11 +267,11 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
 def test_evidentlys_report_opens_offline(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
     report = monitored(evidently=True)
-    page = open_store().get(report["evidently"]).decode()
+    page = open_store().get(report.figures["evidently"]).decode()
     assert "distance" in page
     for loaded in ('src="http', "src='http", '<link href="http', "@import url(http"):
         assert loaded not in page
-    assert "evidently.html" in open_store().get(report["page"]).decode()
+    assert "evidently.html" in open_store().get(report.page).decode()
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, configure: Callable[..., None]) -> None:
@@ -204,9 +286,7 @@ def test_no_predictions_and_an_empty_window_are_said(champion: ModelVersion) -> 
     with pytest.raises(NotFound, match="no predictions yet"):
         monitored()
     score(champion, decisions(60, 3, seed=2), number=99)
-    with pytest.raises(NotFound, match="none of the champion"):
-        monitored()
-    score(champion, decisions(60, 3, seed=2))
+    assert monitored().sentence == "No feature drifted; the champion made no predictions."
     with pytest.raises(FeatureError, match="no predictions from 2025-01-01") as raised:
-        monitored(start=datetime(2025, 1, 1), end=datetime(2025, 1, 8))
+        monitored(window=Window(start=datetime(2025, 1, 1), end=datetime(2025, 1, 8)))
     assert "2024-03-01" in raised.value.cure

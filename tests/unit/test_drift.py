@@ -8,6 +8,7 @@ import pytest
 
 from truecourse.errors import FeatureError
 from truecourse.monitoring import drift
+from truecourse.monitoring.bins import MISSING, learn
 
 UTC = pa.timestamp("us", tz="UTC")
 
@@ -77,7 +78,7 @@ def test_missing_values_are_seen() -> None:
     (found,) = check(reference, changed(window, "x5", values)).drifted
     assert found.name == "x5"
     assert found.missing == (0.0, 0.25)
-    assert found.labels[-1] == drift.MISSING
+    assert found.labels[-1] == MISSING
 
 
 def test_a_new_category_is_caught() -> None:
@@ -143,7 +144,7 @@ def test_every_row_falls_in_exactly_one_bin() -> None:
         "empty": pa.nulls(999, pa.float64()),
     }
     frame = pa.table(columns)
-    for name, bins in drift.learn(frame, frame.column_names).items():
+    for name, bins in learn(frame, frame.column_names).items():
         codes = bins.codes(frame[name])
         assert codes.min() >= 0
         assert codes.max() < len(bins.labels)

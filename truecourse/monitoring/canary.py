@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.encoding import Array
-from truecourse.monitoring.drift import Counts, learn, permutation_test
+from truecourse.monitoring.bins import Counts, learn
+from truecourse.monitoring.drift import permutation_test
 from truecourse.problem import Problem
 from truecourse.promotion import Canary
 from truecourse.references import Aliases, ModelVersion

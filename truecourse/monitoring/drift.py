@@ -8,114 +8,19 @@ Resampling-Based Multiple Testing, 1993), so that the chance of any false alarm 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from truecourse.errors import FeatureError
-
-Array: TypeAlias = np.ndarray[Any, Any]
-Edges: TypeAlias = Array | tuple[str, ...]
+from truecourse.monitoring.bins import Array, Bins, Counts, day_blocks, learn
 
 PERMUTATIONS = 999
-MAX_CATEGORIES = 30
-RARE = 0.005
-"""Categories with a smaller share of the reference count as `other`."""
 MAX_BLOCKS = 4000
 """Blocks a side for data with no time: what a permutation of rows costs is bounded."""
-_SAMPLE = 1 << 16
-MISSING, OTHER = "missing", "other"
-
-
-@dataclass(frozen=True)
-class Bins:
-    """The bins of one column, frozen from the reference.
-
-    A number's lie between its quantiles; values outside its range have a bin of their own only where it ends in a
-    value that many rows share (a constant, a zero). A category's are its commonest values and `other`: rare or never
-    seen. A bin that is empty by its making would make any window look new, and permutations less so. `missing` is
-    always the last.
-    """
-
-    kind: Literal["number", "category"]
-    edges: Edges
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        if isinstance(self.edges, tuple):
-            return (*self.edges, OTHER, MISSING)
-        e = [f"{edge if abs(edge) > 1e-300 else 0:.4g}" for edge in self.edges]  # below 0 is -5e-324
-        if not e:
-            return ("any", MISSING)
-        first = f"below {e[0]}" if e[0] in e[1:2] else f"up to {e[0]}"
-        return (first, *(b if a == b else f"{a} to {b}" for a, b in pairwise(e)), f"above {e[-1]}", MISSING)
-
-    def codes(self, values: pa.ChunkedArray) -> Array:
-        """The bin of each of n values, int64."""
-        missing = len(self.labels) - 1
-        if isinstance(self.edges, tuple):
-            found = pc.index_in(values.cast(pa.string()), pa.array(self.edges, pa.string()))
-            codes = pc.if_else(pc.is_null(values), missing, pc.fill_null(found, len(self.edges)))
-            return np.asarray(codes.to_numpy(), dtype=np.int64)
-        numbers = _numbers(values)
-        return np.asarray(np.where(np.isnan(numbers), missing, np.searchsorted(self.edges, numbers, side="left")))
-
-
-def _numbers(values: pa.ChunkedArray) -> Array:
-    """float64, NaN where missing."""
-    kind = pa.int8() if pa.types.is_boolean(values.type) else values.type
-    return np.asarray(values.cast(kind).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-
-
-def learn(reference: pa.Table, columns: list[str], bins: int = 10) -> dict[str, Bins]:
-    """Bins of the reference's columns: text as categories, everything else as numbers in `bins` quantiles."""
-    return {name: _learn(reference[name], bins) for name in columns}
-
-
-def _learn(values: pa.ChunkedArray, bins: int) -> Bins:
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        present = values.drop_null()
-        counted = [(-item["counts"], item["values"]) for item in pc.value_counts(present).to_pylist()]
-        common = [name for count, name in sorted(counted) if -count >= RARE * len(present)]
-        return Bins("category", tuple(common[:MAX_CATEGORIES]))
-    numbers = _numbers(values)
-    numbers = numbers[~np.isnan(numbers)]
-    if len(numbers) == 0:
-        return Bins("number", np.empty(0))
-    sample = np.sort(numbers[:: len(numbers) // _SAMPLE + 1])
-    edges = np.unique(sample[np.linspace(0, len(sample) - 1, bins + 1).astype(np.int64)[1:-1]])
-    # An atom at the least value: what lies below it was never seen.
-    low = [np.nextafter(edges[0], -np.inf)] if edges[0] == numbers.min() else []
-    return Bins("number", np.concatenate([low, edges]))
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Rows by block and bin, (blocks, all bins of all columns) int64. Counts of the same bins add up."""
-
-    matrix: Array
-
-    @classmethod
-    def of(cls, bins: Mapping[str, Bins], frame: pa.Table, blocks: Array) -> "Counts":
-        """`blocks`: the block of each row, from 0."""
-        height = int(blocks.max()) + 1 if len(blocks) else 0
-        parts = []
-        for name, binning in bins.items():
-            width = len(binning.labels)
-            cells = np.bincount(blocks * width + binning.codes(frame[name]), minlength=height * width)
-            parts.append(cells.reshape(height, width))
-        return cls(np.concatenate(parts, axis=1))
-
-
-def day_blocks(times: pa.ChunkedArray) -> Array:
-    """The UTC day of each row, numbered from 0 without gaps."""
-    days = times.cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
-    return np.asarray(np.unique(days, return_inverse=True)[1], dtype=np.int64)
 
 
 def psi(reference: Array, window: Array, starts: Array) -> Array:
@@ -184,14 +89,28 @@ def compare(
         if len(frame) == 0:
             raise FeatureError(f"the {side} has no rows", where="drift", cure="widen it")
     frozen = learn(reference, columns, bins)
-    (before, after), sides = _counted(frozen, reference, window, time), (reference, window)
-    starts = np.cumsum([0, *(len(b.labels) for b in frozen.values())])[:-1]
+    before, after = _counted(frozen, reference, window, time)
+    found = judge(frozen, before, after, threshold, false_alarm_rate, permutations, seed)
+    return replace(found, rows=(len(reference), len(window)))
+
+
+def judge(
+    bins: Mapping[str, Bins],
+    before: Counts,
+    after: Counts,
+    threshold: float,
+    false_alarm_rate: float,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Drift:
+    """Drift of counted blocks against other counted blocks, by the same bins. Neither side may be empty."""
+    starts = first_bins(bins)
     value, p_values = permutation_test(before, after, starts, permutations, seed)
     splits = math.comb(len(before.matrix) + len(after.matrix), len(after.matrix))
     least = max(1 / (permutations + 1), 1 / splits)
     decidable = least <= false_alarm_rate
     found = []
-    for i, (name, binning) in enumerate(frozen.items()):
+    for i, (name, binning) in enumerate(bins.items()):
         place = slice(starts[i], starts[i] + len(binning.labels))
         shares = [_shares(side.matrix[:, place].sum(axis=0)) for side in (before, after)]
         drifted = bool(decidable and p_values[i] <= false_alarm_rate and value[i] > threshold)
@@ -199,8 +118,14 @@ def compare(
             ColumnDrift(name, binning.kind, float(value[i]), float(p_values[i]), drifted, binning.labels, *shares)
         )
     found.sort(key=lambda column: (not column.drifted, -column.psi, column.name))
-    blocks = (len(before.matrix), len(after.matrix))
-    return Drift(tuple(found), blocks, (len(sides[0]), len(sides[1])), least, decidable)
+    width = len(next(iter(bins.values())).labels)
+    rows = (int(before.matrix[:, :width].sum()), int(after.matrix[:, :width].sum()))
+    return Drift(tuple(found), (len(before.matrix), len(after.matrix)), rows, least, decidable)
+
+
+def first_bins(bins: Mapping[str, Bins]) -> Array:
+    """Where each column's bins begin in a matrix of counts."""
+    return np.cumsum([0, *(len(one.labels) for one in bins.values())])[:-1]
 
 
 def _shares(counts: Array) -> tuple[float, ...]:

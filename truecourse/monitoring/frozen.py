@@ -1,0 +1,156 @@
+"""What a champion is watched by: bins frozen from the rows it was trained on, and those rows counted by day."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse import registry
+from truecourse.digests import sha256_json
+from truecourse.encoding import columns_of
+from truecourse.loading import load_problem
+from truecourse.model import Model
+from truecourse.monitoring.bins import Array, Bins, Counts, learn
+from truecourse.monitoring.drift import first_bins, psi
+from truecourse.monitoring.strange import Known, known, strange
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion, Snapshot
+from truecourse.settings import get_settings
+from truecourse.snapshot import load_frame
+from truecourse.tables import Tables
+from truecourse.tracking import trained_run
+
+HELD_OUT = 200
+"""Fewer held-out rows than this are no reference for scores."""
+TRAILING = 28
+"""Days before a window that it is compared with: four weeks, each weekday as often as any other."""
+_SCORED = 50_000
+"""Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
+_LEAST_PAST = 7
+_METHOD = 1
+"""Raised when other sketches would be made of the same rows."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Bins of columns, and rows counted by them: a line of `counts` for each of `days` (datetime64[D], rising)."""
+
+    bins: Mapping[str, Bins]
+    days: Array
+    counts: Counts
+
+    @property
+    def starts(self) -> Array:
+        return first_bins(self.bins)
+
+    def rows(self) -> Array:
+        """By day."""
+        return np.asarray(self.counts.matrix[:, : len(next(iter(self.bins.values())).labels)].sum(axis=1))
+
+    def missing(self) -> Array:
+        """Missing values by day and column."""
+        last = np.append(self.starts[1:], self.counts.matrix.shape[1]) - 1
+        return np.asarray(self.counts.matrix[:, last])
+
+    def swing(self, window: int) -> Array | None:
+        """For each column the greatest PSI of any `window` days against the TRAILING days before them: what the season
+        and the weather are known to do. None with too few days to tell."""
+        ends = np.arange(window + TRAILING, len(self.days) + 1)
+        if len(ends) < _LEAST_PAST:
+            return None
+        sums = np.concatenate([np.zeros_like(self.counts.matrix[:1]), np.cumsum(self.counts.matrix, axis=0)])
+        recent = sums[ends] - sums[ends - window]
+        before = sums[ends - window] - sums[ends - window - TRAILING]
+        return np.asarray(psi(before, recent, self.starts).max(axis=0))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """`features`: of the rows the champion was fitted to or chosen on, and `every` with the held-out ones. `scores`: of
+    held-out rows, or of others where there are too few (`against` says so); `scored`: of all rows. `odd`: by column,
+    the greatest share of a held-out day's rows with a value that no fitted row has. `key` names what sketches are made
+    by."""
+
+    version: ModelVersion
+    snapshot: Snapshot
+    key: str
+    features: Side
+    every: Side
+    scores: Side
+    scored: Side
+    against: str
+    known: Known
+    odd: Mapping[str, float]
+
+
+def freeze(problem: Problem, version: ModelVersion) -> Frozen:
+    """Made once for each champion in a process. Only for problems with time."""
+    return _frozen(problem.name, problem.monitoring.bins, version, get_settings().storage_root)
+
+
+@lru_cache(maxsize=4)
+def _frozen(name: str, bins: int, version: ModelVersion, storage: str) -> Frozen:
+    """`storage` is part of what is asked: two homes may have champions of the same number."""
+    problem, tables = load_problem(name), Tables()
+    snapshot = trained_run(name, version.run_id).snapshot
+    frame = load_frame(tables.store, snapshot)
+    fitted = frame.filter(pc.not_equal(frame["split"], "test"))
+    held_out = frame.filter(pc.equal(frame["split"], "test"))
+    columns = list(problem.features)
+    by = learn(fitted, columns, bins)
+    seen = known(fitted, columns)
+    model = registry.open_model(version, problem.kind)
+    thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
+    scored = pa.concat_tables([_timed(problem, model, part) for part in (thin, held_out)])
+    reference, against = _timed(problem, model, held_out), "held-out rows of before the window"
+    if len(held_out) < HELD_OUT:
+        reference, against = scored, "rows the model was fitted to, of which it is surer: there are no earlier others"
+    score_bins = learn(reference, [n for n in reference.column_names if n != "decision_time"], bins)
+    return Frozen(
+        version=version,
+        snapshot=snapshot,
+        key=sha256_json([_METHOD, version.run_id, bins, columns]),
+        features=side(by, fitted),
+        every=side(by, frame),
+        scores=side(score_bins, reference),
+        scored=side(score_bins, scored),
+        against=against,
+        known=seen,
+        odd=_odd(seen, held_out),
+    )
+
+
+def side(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> Side:
+    """Rows counted by UTC day."""
+    of = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    days, blocks = np.unique(of, return_inverse=True)
+    return Side(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
+
+
+def score_names(problem: Problem, model: Model) -> list[str]:
+    return [f"score_{name}" for name in model.vocabulary.classes] if problem.kind == "multiclass" else ["score"]
+
+
+def model_scores(problem: Problem, model: Model, rows: pa.Table) -> pa.Table:
+    """The model's scores of n rows, a column each."""
+    output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
+    return pa.table(
+        dict(zip(score_names(problem, model), output.reshape(len(rows), -1).T.astype(np.float64), strict=True))
+    )
+
+
+def _timed(problem: Problem, model: Model, rows: pa.Table) -> pa.Table:
+    return model_scores(problem, model, rows).append_column("decision_time", rows["decision_time"])
+
+
+def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:
+    days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    most: dict[str, float] = {}
+    for day in np.unique(days):
+        rows = held_out.filter(pa.array(days == day))
+        for name, found in strange(known, rows).items():
+            most[name] = max(most.get(name, 0.0), found.rows / len(rows))
+    return most

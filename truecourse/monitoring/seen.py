@@ -1,0 +1,136 @@
+"""Predictions as they were made, from batches and from the log: the features that the models saw, and their scores."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.digests import sha256_json
+from truecourse.errors import FeatureError
+from truecourse.frame import UTC_TIME, arrow_type
+from truecourse.predictionlog import PARTITION, log_table
+from truecourse.problem import Problem
+from truecourse.references import TableVersion, naive_utc
+from truecourse.schema import Text
+from truecourse.scoring import predictions_table
+from truecourse.tables import Tables
+
+MOMENT, VERSION, ID = "moment", "model_version", "id"
+"""The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
+_ROUNDED = timedelta(milliseconds=1)
+
+
+class Predictions:
+    """A problem's predictions. `scores`: the names of the columns of scores, one for each class of a multiclass."""
+
+    def __init__(self, problem: Problem, tables: Tables, scores: Sequence[str]) -> None:
+        self._problem, self._tables, self._scores = problem, tables, tuple(scores)
+        self._batches = tables.version(predictions_table(problem.name))
+        self._log = tables.version(log_table(problem.name)) if problem.has_time else None
+        self._schema = pa.schema(
+            [(MOMENT, UTC_TIME), (VERSION, pa.int64()), (ID, pa.string())]
+            + [(name, arrow_type(column)) for name, column in problem.features.items()]
+            + [(name, pa.float64()) for name in scores]
+        )
+        self._files = [file for table in (self._batches, self._log) if table for file in _files(tables, table)]
+
+    @property
+    def exist(self) -> bool:
+        return self._batches is not None or self._log is not None
+
+    @property
+    def newest(self) -> datetime | None:
+        """The last moment (naive UTC) that any prediction is of; read from the tables' commits."""
+        return max((last for _, _, last in self._files if last is not None), default=None)
+
+    @property
+    def oldest(self) -> datetime | None:
+        return min((first for _, first, _ in self._files if first is not None), default=None)
+
+    def digest(self, start: datetime, end: datetime) -> str | None:
+        """Of the files that hold what is from `start` to `end` (naive UTC): while it stays, so do these rows. None
+        where there are no such files."""
+        names = [
+            n
+            for n, first, last in self._files
+            if first is None or last is None or (first < end and last + _ROUNDED > start)
+        ]
+        return sha256_json(sorted(names)) if names else None
+
+    def read(self, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
+        """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again; all of
+        them without. Raises FeatureError where they were made with features of other types."""
+        parts = [part for part in (self._scored(start, end), self._asked(start, end)) if part is not None]
+        return pa.concat_tables([self._schema.empty_table(), *parts])
+
+    def _scored(self, start: datetime | None, end: datetime | None) -> pa.Table | None:
+        if self._batches is None:
+            return None
+        there = self._tables.dataset(self._batches).schema.names
+        keys = [name for name in ("decision_time", "id") if name in there]
+        names = [
+            *keys,
+            *(n for n in ("scored_at", "batch", "row", *self._schema.names) if n in there and n not in keys),
+        ]
+        within = None if start is None or end is None else _between("decision_time", start, end)
+        found = pl.DataFrame(self._tables.read(self._batches, names, within)).sort("scored_at", maintain_order=True)
+        if "row" in there:
+            found = found.with_columns(pl.coalesce("id", pl.concat_str(["batch", "row"], separator=":")))
+        rows = found.unique(keys, keep="last").sort(keys).to_arrow(compat_level=pl.CompatLevel.oldest())
+        if "decision_time" in there:
+            rows = rows.append_column(MOMENT, rows["decision_time"])
+        return self._cast(rows)
+
+    def _asked(self, start: datetime | None, end: datetime | None) -> pa.Table | None:
+        if self._log is None or start is None or end is None:
+            return None
+        chosen = _between("at", start, end) & (pc.field("role") != "shadow")
+        chosen &= (pc.field(PARTITION) >= f"{start:%Y-%m-%d}") & (pc.field(PARTITION) <= f"{end:%Y-%m-%d}")
+        rows = self._tables.read(self._log, ["at", VERSION, ID, "features", "score", "scores"], chosen)
+        told = _json(rows["features"])
+        columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows[VERSION], ID: rows[ID]}
+        for name, column in self._problem.features.items():
+            values = [row.get(name) for row in told]
+            text = isinstance(column, Text)
+            columns[name] = pa.array(values if text else np.array(values, np.float64), from_pandas=True)
+        if self._problem.kind == "multiclass":
+            by_class = _json(rows["scores"])
+            columns |= {n: pa.array([row.get(n.removeprefix("score_")) for row in by_class]) for n in self._scores}
+        else:
+            columns["score"] = rows["score"]
+        return self._cast(pa.table(columns))
+
+    def _cast(self, rows: pa.Table) -> pa.Table:
+        try:
+            columns = [
+                rows[field.name].cast(field.type)
+                if field.name in rows.column_names
+                else pa.chunked_array([pa.nulls(len(rows), field.type)])
+                for field in self._schema
+            ]
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            cure = "the predictions were made with other features; score again"
+            raise FeatureError(f"not the problem's features: {error}", where="predictions", cure=cure) from None
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+
+def _json(column: pa.ChunkedArray) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
+    return rows
+
+
+def _between(column: str, start: datetime, end: datetime) -> Any:
+    first, last = (pa.scalar(moment, UTC_TIME) for moment in (start, end))
+    return (pc.field(column) >= first) & (pc.field(column) < last)
+
+
+def _files(tables: Tables, reference: TableVersion) -> list[tuple[str, datetime | None, datetime | None]]:
+    """Each file with the first and the last moment (naive UTC) of its rows, as far as its commit tells. Commits keep
+    milliseconds, rounded down."""
+    found = tables.bounds(reference, ("at", "decision_time"))
+    return [(name, naive_utc(first), naive_utc(last)) for name, first, last in found]

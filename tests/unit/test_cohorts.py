@@ -84,3 +84,4 @@ def test_what_lasts_is_alarmed_and_what_is_over_is_not(kind: Kind) -> None:
         (first, *_) = said(kind, [0.0] * 30 + [0.4] * 10, seed)
         assert abs((first.since - FIRST).days - 60) <= 2
     assert not any(said(kind, [0.0] * 20 + [0.4] + [0.0] * 20, seed) for seed in range(5))
+    assert not any(said(kind, [0.4] * 10 + [0.0] * 20, seed) for seed in range(5))

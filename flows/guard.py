@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.alarms import settle_reports
 from tasks.guard import gates_again, judge_canary, move_canary
 from tasks.ship import ship_log
 from truecourse.loading import load_problem
@@ -16,11 +17,13 @@ def guard(problem: str | None = None) -> dict[str, Any]:
     problem: a folder of `problems/`; the settings' default if empty.
 
     It reads the prediction log since the canary began, and makes one move at most. A share that was set by hand is only
-    ever taken back. Before a version comes into office, its gates are asked once more.
+    ever taken back. Before a version comes into office, its gates are asked once more. Whom a withdrawal concerns is
+    told.
     """
     name = load_problem(problem).name
     ship_log(name)
     seen, decision = judge_canary(name)
     if decision.action == "promote":
         decision = gates_again(name, decision)
-    return move_canary(name, seen, decision).model_dump(mode="json")
+    report = move_canary(name, seen, decision)
+    return {**report.model_dump(mode="json"), "settled": settle_reports(name, [report])}

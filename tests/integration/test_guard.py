@@ -52,6 +52,7 @@ class World:
     def __init__(self, client: httpx.Client, folder: Path) -> None:
         self.client, self.folder = client, folder
         self.random, self.statuses = random.Random(0), list[int]()
+        self.opened: list[str] = []
 
     def change(self, file: str, before: str, after: str) -> None:
         path = self.folder / file
@@ -81,7 +82,7 @@ class World:
             for _ in range(ROUND):
                 self.ask()
             wait_until(lambda: not listed(spool_folder("deliveries"), OPEN), 20, "the log's last segment")
-            guard("deliveries")
+            self.opened = guard("deliveries")["settled"]["opened"]
             moves = aliases.history("deliveries")[began:]
             if moves and not moves[-1].share:
                 return [(entry.action, entry.share) for entry in moves]
@@ -138,6 +139,7 @@ def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world:
     tried(bad)
     assert world.fate() == [("withdraw", 0.0)]
     assert said().figures["cause"] == "distribution"
+    assert len(world.opened) == 1
     withdrawn = aliases.current("deliveries")
     split_traffic(load_deployment("here"), "deliveries")
     assert aliases.current("deliveries") == withdrawn
@@ -171,6 +173,7 @@ def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world:
     assert "all 4 gates passed" in aliases.current("deliveries").reason
     assert said().sentence.startswith(f"Version {good.version} is champion: 50 requests without more errors")
     assert not said().findings
+    assert not world.opened
     assert len(world.statuses) >= 5 * ROUND
     assert set(world.statuses) == {200}
     moved_once(bad)

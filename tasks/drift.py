@@ -16,7 +16,7 @@ from truecourse.loading import load_problem
 from truecourse.monitoring import reports
 from truecourse.monitoring.driftcheck import Checked, checked
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.seen import Predictions
+from truecourse.monitoring.seen import Predictions, watched
 from truecourse.pages import render
 from truecourse.problem import Problem
 from truecourse.references import Window
@@ -82,12 +82,12 @@ def _evidently(problem: Problem, tables: Tables, report: Report) -> str:
     version = registry.version(problem.name, report.figures["model"]["version"])
     snapshot = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
     made = Predictions(problem, tables, []).read(span.start, span.end)
-    sides = []
+    names, sides = list(watched(problem)), []
     for frame in (made, snapshot.filter(pc.not_equal(snapshot["split"], "test"))):
         rows = np.unique(np.linspace(0, len(frame) - 1, min(len(frame), EVIDENTLY_ROWS)).astype(np.int64))
-        sides.append(frame.select(list(problem.features)).take(pa.array(rows)).to_pandas())
+        sides.append(frame.select(names).take(pa.array(rows)).to_pandas())
     # A column with no value at all on one side stops Evidently.
-    full = [name for name in problem.features if all(side[name].notna().any() for side in sides)]
+    full = [name for name in names if all(side[name].notna().any() for side in sides)]
     html: str = Drawn([DataDriftPreset()]).run(sides[0][full], sides[1][full]).get_html_str(as_iframe=False)
     return html
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,17 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
     week = pc.greater_equal(table["at"], pa.scalar(LAST - timedelta(days=6), pa.timestamp("us", tz="UTC")))
     answered = table.filter(pc.and_(week, pc.not_equal(table["role"], "shadow")))
     assert found.figures["data"]["rows"][1] == len(answered)
+
+
+def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
+    from tasks.drift import monitored as check
+
+    score(champion, change(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
+    problem = load_problem("deliveries")
+    hidden = {name: replace(column, private="hash") for name, column in problem.request.items() if name == "promised"}
+    report = check(replace(problem, request={**problem.request, **hidden}), Tables(), LAST + timedelta(days=1))
+    assert "promised" not in [column["name"] for column in report.figures["data"]["columns"]]
+    assert "promised" not in report.model_dump_json()
 
 
 def test_a_window_of_ones_own_and_rows_scored_twice(champion: ModelVersion) -> None:

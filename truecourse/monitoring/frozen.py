@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 from truecourse import registry
 from truecourse.digests import sha256_json
 from truecourse.encoding import columns_of
-from truecourse.loading import load_problem
 from truecourse.model import Model
 from truecourse.monitoring.bins import Array, Bins, Counts, learn
 from truecourse.monitoring.drift import first_bins, psi
+from truecourse.monitoring.seen import watched
 from truecourse.monitoring.strange import Known, known, strange
-from truecourse.problem import Problem
+from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion, Snapshot
 from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame
-from truecourse.tables import Tables
+from truecourse.storage import open_store
 from truecourse.tracking import trained_run
 
 HELD_OUT = 200
@@ -88,24 +88,23 @@ class Frozen:
 
 def freeze(problem: Problem, version: ModelVersion) -> Frozen:
     """Made once for each champion in a process. Only for problems with time."""
-    return _frozen(problem.name, problem.monitoring.bins, version, get_settings().storage_root)
+    asked = (problem.name, problem.kind, tuple(watched(problem)), problem.monitoring.bins)
+    return _frozen(*asked, version, get_settings().storage_root)
 
 
 @lru_cache(maxsize=4)
-def _frozen(name: str, bins: int, version: ModelVersion, storage: str) -> Frozen:
+def _frozen(name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str) -> Frozen:
     """`storage` is part of what is asked: two homes may have champions of the same number."""
-    problem, tables = load_problem(name), Tables()
     snapshot = trained_run(name, version.run_id).snapshot
-    frame = load_frame(tables.store, snapshot)
+    frame = load_frame(open_store(), snapshot)
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     held_out = frame.filter(pc.equal(frame["split"], "test"))
-    columns = list(problem.features)
-    by = learn(fitted, columns, bins)
-    seen = known(fitted, columns)
-    model = registry.open_model(version, problem.kind)
+    by = learn(fitted, list(columns), bins)
+    seen = known(fitted, list(columns))
+    model = registry.open_model(version, kind)
     thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
-    scored = pa.concat_tables([_timed(problem, model, part) for part in (thin, held_out)])
-    reference, against = _timed(problem, model, held_out), "held-out rows of before the window"
+    scored = pa.concat_tables([_timed(kind, model, part) for part in (thin, held_out)])
+    reference, against = _timed(kind, model, held_out), "held-out rows of before the window"
     if len(held_out) < HELD_OUT:
         reference, against = scored, "rows the model was fitted to, of which it is surer: there are no earlier others"
     score_bins = learn(reference, [n for n in reference.column_names if n != "decision_time"], bins)
@@ -130,20 +129,20 @@ def side(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time"
     return Side(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
 
 
-def score_names(problem: Problem, model: Model) -> list[str]:
-    return [f"score_{name}" for name in model.vocabulary.classes] if problem.kind == "multiclass" else ["score"]
+def score_names(kind: Kind, model: Model) -> list[str]:
+    return [f"score_{name}" for name in model.vocabulary.classes] if kind == "multiclass" else ["score"]
 
 
-def model_scores(problem: Problem, model: Model, rows: pa.Table) -> pa.Table:
+def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     """The model's scores of n rows, a column each."""
     output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
     return pa.table(
-        dict(zip(score_names(problem, model), output.reshape(len(rows), -1).T.astype(np.float64), strict=True))
+        dict(zip(score_names(kind, model), output.reshape(len(rows), -1).T.astype(np.float64), strict=True))
     )
 
 
-def _timed(problem: Problem, model: Model, rows: pa.Table) -> pa.Table:
-    return model_scores(problem, model, rows).append_column("decision_time", rows["decision_time"])
+def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+    return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
 
 
 def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:

@@ -9,7 +9,7 @@ from truecourse.monitoring import drift
 from truecourse.monitoring.drift import Drift
 from truecourse.monitoring.frozen import model_scores, score_names
 from truecourse.monitoring.moved import Moved
-from truecourse.monitoring.seen import ID, VERSION, Predictions
+from truecourse.monitoring.seen import ID, VERSION, Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.scoring import predictions_table
@@ -25,7 +25,7 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion) -> tuple[Mo
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame = load_frame(tables.store, snapshot)
     model = registry.open_model(version, problem.kind)
-    names = score_names(problem, model)
+    names = score_names(problem.kind, model)
     made = Predictions(problem, tables, names).read()
     made = made.filter(pc.equal(made[VERSION], version.version))
     if len(made) == 0:
@@ -35,10 +35,10 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion) -> tuple[Mo
     unseen, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
     if len(unseen) == 0:
         unseen, against = fitted, "rows the model was fitted to, of which it is surer: there are no others"
-    data = _compared(problem, fitted, made, list(problem.features))
+    data = _compared(problem, fitted, made, list(watched(problem)))
     # A model is surer of rows it was fitted to: they count only where there are no others.
     others = made.filter(pc.invert(pc.is_in(made[ID], fitted["id"].combine_chunks())))
-    scores = _compared(problem, model_scores(problem, model, unseen), others if len(others) else made, names)
+    scores = _compared(problem, model_scores(problem.kind, model, unseen), others if len(others) else made, names)
     return Moved(data, None, None, {}), Moved(scores, None, None, {}), snapshot.sha256, against
 
 

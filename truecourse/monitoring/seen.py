@@ -14,9 +14,10 @@ from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError
 from truecourse.frame import UTC_TIME, arrow_type
 from truecourse.predictionlog import PARTITION, log_table
+from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, naive_utc
-from truecourse.schema import Text
+from truecourse.schema import AnyColumn, Text
 from truecourse.scoring import predictions_table
 from truecourse.tables import Tables
 
@@ -25,16 +26,27 @@ MOMENT, VERSION, ID = "moment", "model_version", "id"
 _ROUNDED = timedelta(milliseconds=1)
 
 
+def watched(problem: Problem) -> dict[str, AnyColumn]:
+    """The features that drift is looked for in: not private ones, which the log hides. Raises FeatureError if there is
+    no other."""
+    private = private_names(problem)
+    found = {name: column for name, column in problem.features.items() if name not in private}
+    if not found:
+        raise FeatureError("every feature is private", where="drift", cure="there is none that may be looked at")
+    return found
+
+
 class Predictions:
     """A problem's predictions. `scores`: the names of the columns of scores, one for each class of a multiclass."""
 
     def __init__(self, problem: Problem, tables: Tables, scores: Sequence[str]) -> None:
         self._problem, self._tables, self._scores = problem, tables, tuple(scores)
+        self._features = watched(problem)
         self._batches = tables.version(predictions_table(problem.name))
         self._log = tables.version(log_table(problem.name)) if problem.has_time else None
         self._schema = pa.schema(
             [(MOMENT, UTC_TIME), (VERSION, pa.int64()), (ID, pa.string())]
-            + [(name, arrow_type(column)) for name, column in problem.features.items()]
+            + [(name, arrow_type(column)) for name, column in self._features.items()]
             + [(name, pa.float64()) for name in scores]
         )
         self._files = [file for table in (self._batches, self._log) if table for file in _files(tables, table)]
@@ -94,7 +106,7 @@ class Predictions:
         rows = self._tables.read(self._log, ["at", VERSION, ID, "features", "score", "scores"], chosen)
         told = _json(rows["features"])
         columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows[VERSION], ID: rows[ID]}
-        for name, column in self._problem.features.items():
+        for name, column in self._features.items():
             values = [row.get(name) for row in told]
             text = isinstance(column, Text)
             columns[name] = pa.array(values if text else np.array(values, np.float64), from_pandas=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 from truecourse import registry
 from truecourse.loading import load_problem
-from truecourse.monitoring.findings import Report
 from truecourse.references import Aliases, ArtifactRef, Deployment, ModelVersion, TableVersion, TrainedRun
 
 
@@ -90,8 +89,8 @@ def _deploy(entry: Deployment) -> str:
     return f"version {entry.version.version} in {entry.environment}: {entry.detail or entry.outcome}"
 
 
-def _monitor(found: Report) -> str:
-    return found.sentence
+def _monitor(found: Mapping[str, Any]) -> str:
+    return str(found["sentence"])
 
 
 TELLERS: dict[str, Callable[[Any], str]] = {

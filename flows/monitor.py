@@ -1,28 +1,49 @@
-"""Has the data moved away from what the champion learned?"""
+"""Is all well with data, predictions, pipelines, endpoints and the machine, and what is to be done where it is not?"""
 
 from datetime import datetime
+from typing import Any
 
 from prefect import flow
 
+from tasks.alarms import settle_reports
+from tasks.checks import made, summary
+from tasks.control import publish_control
 from tasks.drift import check_drift
+from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
+from tasks.quality import check_quality
+from tasks.skew import check_skew
 from truecourse.loading import load_problem
-from truecourse.monitoring.findings import Report
 from truecourse.references import Window
 
 
 @flow(name="monitor")
 def monitor(
     problem: str | None = None, start: datetime | None = None, end: datetime | None = None, evidently: bool = False
-) -> Report:
-    """Compare a window of predictions, and the features they saw, with the champion's snapshot and the weeks before.
+) -> dict[str, Any]:
+    """Make every check, enter what they find into the record, tell whom it concerns, and ask for a retraining if one is
+    due.
 
     problem: a folder of `problems/`; the settings' default if empty.
-    start: the window's first moment (UTC); the problem's `monitoring.window` before the end if empty.
-    end: the window's end (UTC, not included); the end of the day of the newest prediction if empty.
+    start: the first moment (UTC) of the predictions to look at; `monitoring.window` before the end if empty.
+    end: that window's end (UTC, not included); the end of the day of the newest prediction if empty.
     evidently: also write Evidently's own report, on a sample of rows.
 
-    A problem without time is checked on all its predictions. Raises ModelError if there is no champion, NotFound if
-    it scored nothing, FeatureError if the window is empty.
+    A check that cannot be made says so in its report, and stops no other. Where a window is named, its drift alone is
+    looked at, and nothing is entered into the record: it is no news.
     """
+    name = load_problem(problem).name
     window = Window(start=start, end=end) if start or end else None
-    return check_drift(load_problem(problem).name, end, window, evidently)
+    if window is not None:
+        return summary(name, [check_drift(name, end, window, evidently)])
+    reports = [
+        made("drift", check_drift, name, None, None, evidently),
+        made("quality", check_quality, name),
+        made("skew", check_skew, name),
+        made("pipelines", check_pipelines, name),
+        made("endpoint", check_endpoint, name),
+        made("machine", check_machine, name),
+    ]
+    settled = settle_reports(name, reports)
+    publish_health(name)
+    publish_control(name)
+    return summary(name, reports) | {"settled": settled}

@@ -269,7 +269,7 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
     from flows.monitor import monitor
 
     score(champion, decisions(60, 14, seed=2))
-    assert monitor("deliveries").findings == ()
+    assert monitor("deliveries")["reports"]["drift"].findings == ()
     with get_client(sync_client=True) as client:
         found = client.request("POST", "/artifacts/latest/filter", json={}).json()
     (mine,) = [item for item in found if item["key"] == "drift-deliveries"]

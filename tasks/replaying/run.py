@@ -20,9 +20,11 @@ from tasks.replaying.office import Office
 from tasks.snapshot import feature_versions
 from truecourse import frame as frames
 from truecourse.encoding import Array
+from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem
 from truecourse.monitoring import quality, record, reports, skew
 from truecourse.monitoring.alarms import settle
+from truecourse.monitoring.driftcheck import check_drift
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.pages import render, svg
 from truecourse.plots import png
@@ -49,7 +51,16 @@ def audit(problem: Problem, tables: Tables, at: datetime) -> Report:
     return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at))
 
 
-CHECKS: tuple[Callable[[Problem, Tables, datetime], Report], ...] = (audit, quality.check_quality)
+def drifted(problem: Problem, tables: Tables, at: datetime) -> Report:
+    """Of the week that ends at `at`; a week without requests tells nothing."""
+    try:
+        return check_drift(problem, tables, at)
+    except (NotFound, FeatureError) as error:
+        told = f"Not checked: {error.what}."
+        return Report(check="drift", problem=problem.name, at=at, sentence=told, made=False)
+
+
+CHECKS: tuple[Callable[[Problem, Tables, datetime], Report], ...] = (audit, quality.check_quality, drifted)
 """What looks at each day when it is over."""
 
 

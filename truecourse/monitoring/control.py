@@ -105,7 +105,7 @@ def page(
     return render(
         "control.html",
         it=told,
-        plots=timelines(store, problem, told["at"]),
+        plots=timelines(store, problem),
         served=served,
         links=links or {},
         beside=f"/reports/{problem.name}/" if served else "",

@@ -19,10 +19,10 @@ _SOFT = "#8a9099"
 _BAD = "#d0342c"
 
 
-def timelines(store: ObjectStore, problem: Problem, at: datetime) -> dict[str, Markup]:
+def timelines(store: ObjectStore, problem: Problem) -> dict[str, Markup]:
     """SVG drawings by their titles: of drift, one point a check; of quality, one a closed day. Empty at first."""
     promoted = _promotions(problem.name)
-    drawn = {"Drift": _drift(store, problem, at), "Quality": _quality(store, problem)}
+    drawn = {"Drift": _drift(store, problem), "Quality": _quality(store, problem)}
     shown: dict[str, Markup] = {}
     for name, made in drawn.items():
         if made is None:
@@ -32,7 +32,7 @@ def timelines(store: ObjectStore, problem: Problem, at: datetime) -> dict[str, M
         low, high = axis.get_xlim()
         _mark(axis, [moment for moment in promoted if low <= _number(moment) <= high])
         axis.set_xlim(low, high)
-        drawing.autofmt_xdate(rotation=0, ha="center")
+        _date(axis)
         shown[f"{name}: {title}"] = svg(drawing, title)
     return shown
 
@@ -44,9 +44,10 @@ def _promotions(problem: str) -> list[datetime]:
     return [moment for moment in moments if moment is not None]
 
 
-def _drift(store: ObjectStore, problem: Problem, at: datetime) -> tuple[str, Any] | None:
-    found = reports.history(store, problem.name, "drift", at - timedelta(days=_DAYS))
-    points = [(report.at, report.figures["largest"], bool(report.findings)) for report in found if report.made]
+def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
+    newest = reports.latest(store, problem.name, "drift")
+    found = reports.history(store, problem.name, "drift", newest.at - timedelta(days=_DAYS)) if newest else []
+    points = [(report.at, report.figures.get("largest"), bool(report.findings)) for report in found if report.made]
     points = [point for point in points if point[1] is not None]
     if not points:
         return None
@@ -73,6 +74,14 @@ def _quality(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
     axis.set(ylabel=problem.metric.replace("_", " "))
     axis.legend(loc="best", labelcolor=_SOFT, frameon=False, ncols=2)
     return f"{problem.metric.replace('_', ' ')} by closed day, beside what the scores made expect", drawing
+
+
+def _date(axis: Any) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def _mark(axis: Any, moments: Sequence[datetime]) -> None:

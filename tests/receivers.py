@@ -37,6 +37,12 @@ def webhook() -> Iterator[Webhook]:
                 hook.bodies.append(body)
                 hook.ids.append(self.headers["Idempotency-Key"])
             self.send_response(hook.status)
+            if hook.status == 302:
+                self.send_header("Location", f"{hook.url}/elsewhere")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:

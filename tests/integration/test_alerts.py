@@ -84,6 +84,13 @@ def test_a_receiver_out_of_order_gets_all_of_it_later(
     assert len(hook.texts) == 2, "what was taken is not sent again"
 
 
+def test_a_receiver_that_sends_elsewhere_has_taken_nothing(hook: Webhook) -> None:
+    hook.status = 302
+    assert settle(report(0, "wind"))["told"]["webhook"].endswith("1 waiting: it answered with status 302")
+    hook.status = 200
+    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notice delivered"}
+
+
 def test_mail_goes_to_everybody_named(hook: Webhook, configure: Configure) -> None:
     with mail_server() as box:
         configure(mail_host="127.0.0.1", mail_port=box.port, mail_security="none")

@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import logging
 import smtplib
 import ssl
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from truecourse.monitoring.delivery import Channel
 from truecourse.monitoring.record import Kind, Notice
 from truecourse.settings import Settings
 
+log = logging.getLogger("truecourse.alerts")
 PATIENCE = 10.0
 """Seconds that a receiver may take for each step of its answer."""
 WORDS: dict[Kind, str] = {
@@ -56,12 +59,19 @@ def post(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notices)}
     request = urllib.request.Request(url, body.encode(), headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
+        with urllib.request.build_opener(_Straight).open(request, timeout=PATIENCE):
             return
     except urllib.error.HTTPError as error:
         raise DeliveryFailed(f"it answered with status {error.code}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise DeliveryFailed(_why(error)) from None
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows nobody: a POST that is sent elsewhere arrives there as a GET, without what it had to say."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
 
 
 def _block(notice: Notice) -> dict[str, object]:
@@ -84,7 +94,7 @@ def _why(error: Exception) -> str:
 
 
 def send_mail(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
-    """One message to all addresses. Raises DeliveryFailed; one that some of them refused counts as sent."""
+    """One message to all addresses. Raises DeliveryFailed; where some were refused it counts as sent, and is logged."""
     user, password = settings.mail_user, settings.mail_password.get_secret_value()
     if not (settings.mail_from and settings.mail_to):
         raise DeliveryFailed("TRUECOURSE_MAIL_FROM or TRUECOURSE_MAIL_TO is empty")
@@ -94,7 +104,9 @@ def send_mail(settings: Settings, problem: str, notices: Sequence[Notice]) -> No
         with _connected(settings) as server:
             if user:
                 server.login(user, password)
-            server.send_message(_mail(settings, problem, notices))
+            refused = server.send_message(_mail(settings, problem, notices))
+        if refused:
+            log.warning("%d of the addresses of TRUECOURSE_MAIL_TO were refused by the mail server", len(refused))
     except smtplib.SMTPResponseException as error:
         raise DeliveryFailed(f"the mail server answered with {error.smtp_code}") from None
     except (OSError, ValueError) as error:

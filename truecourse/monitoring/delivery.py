@@ -67,6 +67,8 @@ def _given(problem: str, send: Channel, notices: Sequence[Notice]) -> tuple[set[
             send(problem, message)
         except DeliveryFailed as error:
             return taken, error.what
+        except Exception as error:  # the others go on; what it says may hold an address or a password
+            return taken, f"it broke: {type(error).__name__}"
         taken |= {notice.id for notice in message}
     return taken, ""
 

@@ -21,12 +21,12 @@ def made(check: Check, task: Callable[..., Report], problem: str, *arguments: An
         return task(problem, *arguments)
     except _NOT_YET as error:
         log.warning("%s: %s", check, error.what)
-        return _unmade(check, problem, f"Not checked: {error.what}.")
+        return Report.unmade(check, problem, datetime.now(UTC), f"Not checked: {error.what}.")
     except Exception as error:
         log.exception("the check of %s broke", check)
         told = f"The check of {check} broke: {type(error).__name__}."
         broken = Finding(check=check, subject="check", cause="check broken", page=True, sentence=told)
-        return _unmade(check, problem, told, broken)
+        return Report.unmade(check, problem, datetime.now(UTC), told, broken)
 
 
 def summary(problem: str, reports: Sequence[Report]) -> dict[str, Any]:
@@ -40,9 +40,3 @@ def summary(problem: str, reports: Sequence[Report]) -> dict[str, Any]:
         "alarm": any(finding.page for finding in findings),
         "reports": {report.check: report for report in reports},
     }
-
-
-def _unmade(check: Check, problem: str, sentence: str, *findings: Finding) -> Report:
-    return Report(
-        check=check, problem=problem, at=datetime.now(UTC), sentence=sentence, made=False, findings=tuple(findings)
-    )

@@ -61,3 +61,11 @@ def _redescribe(source: Path, problem: str, number: int) -> str:
     about |= {"version": number, "model_sha256": about["files"]["model.ubj"]}
     (source / "model" / "inference.json").write_text(json.dumps(about))
     return str(about["model_sha256"])
+
+
+def failing(source: Path, when: str = "True") -> None:
+    """The request function raises when the condition holds, which may speak of `columns`."""
+    file = source / "problems" / "deliveries" / "problem.py"
+    head = "def clock(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:\n"
+    assert head in file.read_text()
+    file.write_text(file.read_text().replace(head, f"{head}    assert not ({when})\n"))

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from truecourse.monitoring.policy import Alerts, QualityWatch, Retraining
+from truecourse.monitoring.policy import Alerts, Monitoring, QualityWatch, Retraining
 from truecourse.objectives import Objectives
 from truecourse.promotion import BeatsBaseline, BeatsChampion, Canary, Gate, MetricGate, Promotion, SliceFloor
 from truecourse.schema import (
@@ -182,30 +182,6 @@ class XGBoost:
     """Once the number of rounds is chosen, train again on training and validation rows together."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     trials: Annotated[int, Field(ge=1)] = 20
-
-
-@dataclass(frozen=True, config=CONFIG)
-class Monitoring:
-    """Drift is an alarm when the permutation test rejects at `false_alarm_rate` over all columns together and the
-    statistic exceeds `psi`. `window`: how much of the latest data is checked."""
-
-    _: KW_ONLY
-    window: timedelta = timedelta(days=7)
-    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    psi: Annotated[float, Field(gt=0)] = 0.1
-    bins: Annotated[int, Field(ge=2, le=100)] = 10
-    slices: Many[str] = ()
-    """Request fields that metrics are broken down by."""
-    quality: QualityWatch = QualityWatch()
-    alerts: Alerts = Alerts()
-    retraining: Retraining = Retraining()
-    audit_rows: Annotated[int, Field(ge=1)] = 2000
-    """How many logged predictions of a window are computed again."""
-    audit_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """A difference in a smaller share of them is of no weight."""
-    audit_lag: timedelta = timedelta(days=1)
-    """For how long a served value may have been replaced by a newer one: where the online store is loaded every day,
-    a day at most."""
 
 
 @dataclass(frozen=True, config=CONFIG)

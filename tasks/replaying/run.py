@@ -56,8 +56,7 @@ def drifted(problem: Problem, tables: Tables, at: datetime) -> Report:
     try:
         return check_drift(problem, tables, at)
     except (NotFound, FeatureError) as error:
-        told = f"Not checked: {error.what}."
-        return Report(check="drift", problem=problem.name, at=at, sentence=told, made=False)
+        return Report.unmade("drift", problem.name, at, f"Not checked: {error.what}.")
 
 
 CHECKS: tuple[Callable[[Problem, Tables, datetime], Report], ...] = (audit, quality.check_quality, drifted)

@@ -1,6 +1,7 @@
 """The deliveries problem trained once, and served once, for all tests that only ask."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 from services import launch
 from tests import deliveries
+from tests.bentos import variant
 from tests.conftest import free_ports, stop
+from tests.workers import Make
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
 
@@ -98,3 +101,13 @@ def _endpoint(_trained: Trained) -> Iterator[Endpoint]:
 def endpoint(_endpoint: Endpoint, trained: Trained) -> Endpoint:
     """A real server of the packaged champion."""
     return _endpoint
+
+
+@pytest.fixture
+def make(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Make:
+    """A home of the test's own that knows the packaged champion; makes further versions."""
+    home = tmp_path / ".truecourse"
+    for name in ("storage/bentos", "storage/aliases", "feast", "serving"):
+        shutil.copytree(trained.home / name, home / name, ignore=shutil.ignore_patterns("bentoml-*"))
+    configure(home=home)
+    return lambda number, **changes: variant("deliveries", number, tmp_path / f"variant{number}", **changes)

@@ -1,5 +1,6 @@
 """What a check found: each finding one thing that is not as it should be, its cause, and a sentence."""
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
@@ -46,6 +47,11 @@ class Report(Reference):
     findings: tuple[Finding, ...] = ()
     page: str = ""
     figures: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def unmade(cls, check: Check, problem: str, at: datetime, why: str, *findings: Finding) -> "Report":
+        """The report of a check that could not be made at a moment (UTC), with what that itself is a finding of."""
+        return cls(check=check, problem=problem, at=at, sentence=why, made=False, findings=findings)
 
     @property
     def verdict(self) -> Verdict:

@@ -1,4 +1,4 @@
-"""What is done about findings, as a problem declares it: who is told and when, and when a model is trained anew."""
+"""Monitoring as a problem declares it: what is a finding, who is told and when, and when a model is retrained."""
 
 from dataclasses import KW_ONLY
 from datetime import timedelta
@@ -63,3 +63,28 @@ class QualityWatch:
     labels_moved: Annotated[float, Field(ge=0, lt=1)] = 0.01
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.8
     window: timedelta = days(28)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Monitoring:
+    """A feature or score has drifted when the permutation test rejects at `false_alarm_rate` over all columns together
+    and its PSI exceeds `psi`; against the weeks before, beyond the usual swings, that pages. `window`: how much of the
+    latest data is checked."""
+
+    _: KW_ONLY
+    window: timedelta = days(7)
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    psi: Annotated[float, Field(gt=0)] = 0.1
+    bins: Annotated[int, Field(ge=2, le=100)] = 10
+    slices: Many[str] = ()
+    """Request fields that metrics are broken down by."""
+    quality: QualityWatch = QualityWatch()
+    alerts: Alerts = Alerts()
+    retraining: Retraining = Retraining()
+    audit_rows: Annotated[int, Field(ge=1)] = 2000
+    """How many logged predictions of a window are computed again."""
+    audit_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """A difference in a smaller share of them is of no weight."""
+    audit_lag: timedelta = days(1)
+    """For how long a served value may have been replaced by a newer one: where the online store is loaded every day,
+    a day at most."""

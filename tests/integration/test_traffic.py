@@ -1,0 +1,120 @@
+"""Who answers, who is scored beside it, and what is recorded of both."""
+
+import itertools
+import json
+
+import pytest
+
+from services.served import Told
+from tests.bentos import failing
+from tests.conftest import wait_until
+from tests.workers import ROW, Make, Worker, move
+from truecourse import predictionlog
+
+ENTITIES = [ROW | {"courier": f"c{i % 12:02d}", "depot": d, "id": d} for i in range(12) for d in ("north", "south")]
+
+
+def test_a_share_of_the_entities_is_answered_by_the_challenger(make: Make) -> None:
+    worker, second = Worker(), make(2)
+    answered: dict[float, list[bool]] = {}
+    for share in (0.0, 0.2, 0.5, 0.8, 1.0):
+        move(challenger=second.version, share=share)
+        worker.step()
+        alone = [worker.ask(row)["model"]["version"] == 2 for row in ENTITIES]
+        assert alone == [worker.ask(row)["model"]["version"] == 2 for row in ENTITIES]
+        answered[share] = alone
+    shares = sorted(answered)
+    for narrow, wide in itertools.pairwise(shares):
+        assert all(w or not n for n, w in zip(answered[narrow], answered[wide], strict=True))
+    assert not any(answered[0.0])
+    assert all(answered[1.0])
+    assert 0 < sum(answered[0.5]) < len(ENTITIES)
+    move(challenger=second.version, share=0.5)
+    worker.step()
+    mixed = worker.ask(*ENTITIES)
+    assert [told.get("model", mixed["model"])["version"] == 2 for told in mixed["predictions"]] == answered[0.5]
+    assert [told["id"] for told in mixed["predictions"]] == [row["id"] for row in ENTITIES]
+    scores = [worker.ask(row)["predictions"][0]["score"] for row in ENTITIES]
+    assert [told["score"] for told in mixed["predictions"]] == scores
+
+
+def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker()
+    second = make(2, change=lambda source: failing(source, "columns['distance'][0] == 13.0"))
+    move(challenger=second.version, share=1.0)
+    worker.step()
+    assert worker.version == 2
+    document = worker.ask(ROW | {"distance": 13.0})
+    assert document["model"]["version"] == 1
+    assert worker.served.status()["counts"] == {"challenger_failed": 1}
+    answered, failed = (next(part.records()) for part in worker.records[-2:])
+    assert (answered["model_version"], answered["role"], answered["error"]) == (1, "champion", None)
+    assert (failed["model_version"], failed["role"], failed["error"]) == (2, "shadow", "AssertionError")
+    assert failed["prediction_id"] == answered["prediction_id"] == document["predictions"][0]["prediction_id"]
+    assert failed["prediction"] is failed["score"] is None
+    assert predictionlog.rows([predictionlog.encoded(failed)])["prediction"].to_pylist() == [None]
+    assert "version 2: challenger failed: AssertionError" in caplog.text
+
+
+def test_a_shadow_is_recorded_and_does_not_answer(make: Make) -> None:
+    worker, second = Worker(), make(2)
+    move(challenger=second.version, shadow=True)
+    worker.step()
+    document = worker.ask(ROW, ROW | {"courier": "nobody"})
+    assert document["model"]["version"] == 1
+    wait_until(lambda: len(worker.records) == 2, 10, "the shadow")
+    answer, shadow = (list(part.records()) for part in worker.records)
+    assert [record["prediction_id"] for record in shadow] == [record["prediction_id"] for record in answer]
+    assert {record["role"] for record in shadow} == {"shadow"}
+    assert {record["model_sha256"] for record in shadow} == {second.version.model_sha256}
+    assert [record["features"] for record in shadow] == [record["features"] for record in answer]
+    assert shadow[0]["score"] != answer[0]["score"]
+    assert worker.served.status()["counts"] == {"shadow_scored": 2}
+    assert {(record["batch"], record["error"]) for record in answer + shadow} == {(2, None)}
+    assert all(0 < record["seconds"] < 5 for record in answer + shadow)
+
+
+def test_a_shadow_that_raises_is_recorded_once(make: Make) -> None:
+    worker = Worker()
+    second = make(2, change=lambda source: failing(source, "columns['distance'][0] == 13.0"))
+    move(challenger=second.version, shadow=True, share=1.0)
+    worker.step()
+    worker.ask(ROW | {"distance": 13.0})
+    move(challenger=second.version, shadow=True)
+    worker.step()
+    worker.ask(ROW | {"distance": 13.0}, ROW)
+    wait_until(lambda: len(worker.records) == 4, 10, "the shadow")
+    told = [[record["error"] for record in part.records()] for part in worker.records]
+    assert told == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
+
+
+def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
+    worker = Worker()
+    told = worker.ask(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
+    first, unknown = worker.records[0].records()
+    assert json.loads(json.dumps(first | {"at": None}))["request"] == ROW | {"id": "mine"}
+    assert (first["prediction_id"], first["score"], first["id"]) == (
+        told[0]["prediction_id"],
+        told[0]["score"],
+        "mine",
+    )
+    assert first["features"]["depot"] == "north"
+    events = first["event_times"]
+    assert set(events) == {
+        "courier_late_7d", "courier_count_7d", "depot_late_1d", "depot_last_took", "vehicle", "since"
+    }  # fmt: skip
+    assert "2024-02-23" < events["courier_late_7d"] <= ROW["decision_time"]
+    assert events["courier_late_7d"].endswith("Z")
+    assert unknown["event_times"]["courier_late_7d"] is None
+    assert unknown["event_times"]["depot_late_1d"] == events["depot_late_1d"]
+
+
+def test_a_failing_log_fails_no_answer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker()
+
+    def full(answered: Told) -> None:
+        raise OSError("no space left")
+
+    worker.served.record = full
+    assert worker.version == 1
+    assert "record failed: OSError" in caplog.text

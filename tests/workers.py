@@ -1,0 +1,55 @@
+"""A worker of the endpoint without its server, and the aliases that it follows."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from services import launch
+from services.following import Follower
+from services.served import Served, Told
+from truecourse import aliases
+from truecourse.references import Package
+
+ROW: dict[str, Any] = {
+    "courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"
+}  # fmt: skip
+Make = Callable[..., Package]
+
+
+def move(**changes: Any) -> None:
+    aliases.move(aliases.current("deliveries"), "deliveries", "promote", "a test", **changes)
+
+
+class Worker:
+    """What services/service.py puts together, asked without a server."""
+
+    def __init__(self) -> None:
+        folder = launch.prepare("deliveries")
+        self.served = Served()
+        self.served.open(self.served.predictor(folder / "src" / "model"))
+        self.follower = Follower(self.served, folder / "src")
+        self.records: list[Told] = []
+        self.served.record = self.records.append
+        self.follower.step()
+
+    def ask(self, *rows: dict[str, Any]) -> dict[str, Any]:
+        now = self.served.now
+        assert now is not None
+        at = datetime.now(UTC)
+        read = now.champion.rows.request(json.dumps({"rows": rows}).encode(), at)
+        document, parts = self.served.answer(now, read, at, explain=False)
+        self.served.after(now, parts)
+        return document
+
+    @property
+    def version(self) -> int:
+        return int(self.ask(ROW)["model"]["version"])
+
+    @property
+    def refused(self) -> dict[str, str]:
+        refused: dict[str, str] = self.served.status()["refused"]
+        return refused
+
+    def step(self) -> None:
+        self.follower.step()

@@ -64,7 +64,7 @@ def data_moved(problem: Problem, frozen: Frozen, seen: Windows) -> Moved:
     """The features that the models saw."""
     now, before = features(frozen, seen.now), features(frozen, seen.before)
     season = _both(frozen.every, features(frozen, seen.season), now)
-    return _moved(problem, now, frozen.features, before, season, frozen.every)
+    return compared(problem, now, frozen.features, before, season, frozen.every)
 
 
 def scores_moved(problem: Problem, frozen: Frozen, seen: Windows) -> Moved | None:
@@ -74,17 +74,19 @@ def scores_moved(problem: Problem, frozen: Frozen, seen: Windows) -> Moved | Non
         return None
     earlier = _days(frozen.scores, frozen.scores.days < now.days.min())
     reference = earlier if len(earlier.days) else frozen.scored
-    return _moved(problem, now, reference, before, None, frozen.scored)
+    return compared(problem, now, reference, before, None, frozen.scored)
 
 
-def _moved(problem: Problem, now: Side, reference: Side, before: Side, season: Side | None, past: Side) -> Moved:
+def compared(problem: Problem, now: Side, reference: Side, before: Side, season: Side | None, past: Side) -> Moved:
+    """A window's rows `now` against the reference, the weeks `before` and the same season a year ago. `past`: the days
+    whose swings are usual."""
     swing = past.swing(max(1, len(now.days)))
     least = problem.monitoring.psi
     enough = before if len(before.days) >= LEAST else None
     return Moved(
         snapshot=_judged(problem, reference, now),
         trailing=None if enough is None else _judged(problem, enough, now),
-        season=None if season is None else _judged(problem, season, now),
+        season=None if season is None else _unlike(_judged(problem, season, now), least),
         swing={} if swing is None else dict(zip(now.bins, np.maximum(swing, least).tolist(), strict=True)),
     )
 
@@ -95,6 +97,11 @@ def _judged(problem: Problem, reference: Side, now: Side) -> Drift:
     watched, monitoring = reference.counts, problem.monitoring
     found = judge(now.bins, watched, now.counts, monitoring.psi, monitoring.false_alarm_rate / 2)
     return replace(found, columns=tuple(replace(c, drifted=c.drifted and c.missing[0] < 1) for c in found.columns))
+
+
+def _unlike(found: Drift, least: float) -> Drift:
+    """Of last year's season is asked whether it was the same, and that a test does not reject shows no such thing."""
+    return replace(found, columns=tuple(replace(c, drifted=c.psi > least) for c in found.columns))
 
 
 def _days(side: Side, chosen: Array) -> Side:

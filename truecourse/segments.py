@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from truecourse.durable import sync_file
+
 OPEN, SEALED = "open", "sealed"
 REPORT = "shipper.json"
 """Beside the segments, what the shipper leaves word of: {"at": Unix seconds, "error": text, empty if all is well}."""
@@ -124,23 +126,14 @@ def begin(segment: Segment) -> int:
         if owned(descriptor) and _is_still(segment.path(OPEN), descriptor):
             break
         os.close(descriptor)  # a shipper took the newborn for abandoned, and removed it
-    sync_folder(segment.folder)
+    sync_file(segment.folder)
     return descriptor
 
 
 def seal(segment: Segment) -> None:
     """Declare a segment complete; by whoever holds it, its bytes synced."""
     segment.path(OPEN).rename(segment.path(SEALED))
-    sync_folder(segment.folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names that were given or taken in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(segment.folder)
 
 
 @contextmanager

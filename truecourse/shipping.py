@@ -57,6 +57,8 @@ def ship(problem: str, tables: Tables | None = None) -> Shipment:
 
 def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
     torn, segments, name = seal_abandoned(folder), listed(folder, SEALED), predictionlog.log_table(problem)
+    if gone := tables.take_back_torn(name):  # its segments are there still: they go once a commit is synced
+        log.warning("a loss of power left %s of %s torn; it is shipped again", ", ".join(gone), name)
     shipped = tables.transactions(name, {segment.stream for segment in segments})
     records, count = 0, 0
     damaged: list[str] = []

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from truecourse.digests import sha256
+from truecourse.durable import newest_commit, sync_commits, take_back_torn
 from truecourse.errors import AccessDenied, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
@@ -78,6 +80,27 @@ class Tables:
                 raise AccessDenied("the storage refuses these credentials", where=self.uri(name), cure=cure) from None
             raise StorageError(str(error), where=self.uri(name)) from error
 
+    def _folder(self, name: str) -> Path | None:
+        """None where the storage root is no folder, but a server that keeps what it was given."""
+        return None if self._settings.storage_root.startswith("s3://") else Path(self.uri(name))
+
+    @contextmanager
+    def _lasting(self, name: str) -> Iterator[None]:
+        """What the block commits survives a loss of power from its end on."""
+        folder = self._folder(name)
+        before = newest_commit(folder) if folder is not None else -1
+        yield
+        if folder is not None:
+            sync_commits(folder, before, Path(self._settings.storage_root))
+
+    def take_back_torn(self, name: str) -> list[str]:
+        """Remove commits that a loss of power left torn, for which nobody could read the table; their names."""
+        folder = self._folder(name)
+        if folder is None:
+            return []
+        with self._errors(name):
+            return take_back_torn(folder)
+
     def open(self, name: str, version: int | None = None) -> DeltaTable:
         with self._errors(name):
             return DeltaTable(self.uri(name), version=version, storage_options=self.options)
@@ -132,7 +155,7 @@ class Tables:
     def compact(self, name: str) -> int:
         """Put small files together, in a version with the same rows; how many files that took away."""
         table = self.open(name)
-        with self._errors(name):
+        with self._errors(name), self._lasting(name):
             return int(table.optimize.compact()["numFilesRemoved"])
 
     def transactions(self, name: str, applications: Iterable[str]) -> dict[str, int]:
@@ -164,7 +187,7 @@ class Tables:
             custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)},
             app_transactions=[Transaction(*item) for item in (transactions or {}).items()] or None,
         )
-        with self._errors(name):
+        with self._errors(name), self._lasting(name):
             write_deltalake(self.uri(name), rows, storage_options=self.options, commit_properties=properties, **options)
         return TableVersion(name=name, version=self.open(name).version())
 

@@ -1,0 +1,109 @@
+"""A loss of power in the middle of a shipment: what was never synced is gone, and no record with it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services.spool import Spool
+from tests.records import Answers
+from truecourse.durable import CHECKPOINT, LOG, take_back_torn
+from truecourse.predictionlog import encoded, log_table
+from truecourse.segments import SEALED, Segment, listed
+from truecourse.shipping import ship, spool_folder
+from truecourse.tables import Tables
+
+
+def put(*ids: str) -> None:
+    spool = Spool(spool_folder("deliveries"), encoded)
+    spool.put(Answers(ids))
+    spool.close()
+
+
+def logged() -> list[str]:
+    reference = Tables().version(log_table("deliveries"))
+    return [] if reference is None else sorted(Tables().read(reference)["prediction_id"].to_pylist())
+
+
+class Disk:
+    """What a disk is sure to hold, by the fsyncs of this process: of a file the bytes it had then, of a folder the
+    names. What was written since, or never synced, is not there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files, self.folders = dict[int, bytes](), dict[int, dict[str, Path]]()
+        fsync = os.fsync
+
+        def recorded(descriptor: int) -> None:
+            fsync(descriptor)
+            path, inode = Path(f"/proc/self/fd/{descriptor}").readlink(), os.fstat(descriptor).st_ino
+            if path.is_dir():
+                self.folders[inode] = {entry.name: entry for entry in path.iterdir()}
+            else:
+                self.files[inode] = path.read_bytes()
+
+        monkeypatch.setattr(os, "fsync", recorded)
+
+    def restore(self, folder: Path, place: Path) -> None:
+        """What `folder` holds after a loss of power at this moment, as `place`."""
+        place.mkdir()
+        for name, path in self.folders.get(folder.stat().st_ino, {}).items():
+            if path.is_dir():
+                self.restore(path, place / name)
+            elif path.exists():
+                (place / name).write_bytes(self.files.get(path.stat().st_ino, b""))
+
+
+def test_no_segment_goes_before_its_rows_survive_a_loss_of_power(
+    home: Path, tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, remove, images = Disk(monkeypatch), Segment.remove, list[Path]()
+
+    def removed(segment: Segment) -> None:
+        images.append(tmp_path / f"image{len(images)}")
+        disk.restore(home / "storage", images[-1])
+        remove(segment)
+
+    monkeypatch.setattr(Segment, "remove", removed)
+    for ids in (["a", "b"], ["c"]):
+        put(*ids)
+        ship("deliveries")
+    assert listed(spool_folder("deliveries"), SEALED) == []
+    for image, expected in zip(images, (["a", "b"], ["a", "b", "c"]), strict=True):
+        configure(storage=image)
+        assert logged() == expected
+
+
+@pytest.mark.parametrize("torn", ["commit", "rows", "both", "neither"])
+def test_what_a_loss_of_power_tore_is_shipped_again(home: Path, torn: str) -> None:
+    put("a")
+    ship("deliveries")
+    put("b", "c")
+    (segment,) = listed(spool_folder("deliveries"), SEALED)
+    kept = segment.path(SEALED).read_bytes()
+    ship("deliveries")
+    segment.path(SEALED).write_bytes(kept)  # it had not been removed yet
+    table = home / "storage" / log_table("deliveries")
+    if torn in ("commit", "both"):
+        os.truncate(table / LOG / f"{1:020d}.json", 0)
+    if torn in ("rows", "both"):
+        newest = max(table.glob("*/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+        newest.write_bytes(bytes(newest.stat().st_size))  # as large as it was, and zeros
+    assert ship("deliveries").records == (0 if torn == "neither" else 2)
+    assert logged() == ["a", "b", "c"]
+    assert listed(spool_folder("deliveries"), SEALED) == []
+
+
+def test_a_torn_checkpoint_is_done_without(home: Path) -> None:
+    put("a")
+    ship("deliveries")
+    table = home / "storage" / log_table("deliveries")
+    Tables().open(log_table("deliveries")).create_checkpoint()
+    (checkpoint,) = table.glob(f"{LOG}/*.checkpoint.parquet")
+    os.truncate(checkpoint, 0)
+    assert take_back_torn(table) == []
+    assert not (table / LOG / CHECKPOINT).exists()
+    assert logged() == ["a"]
+    put("b")
+    assert ship("deliveries").records == 1
+    assert logged() == ["a", "b"]

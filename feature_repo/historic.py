@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-import pyarrow as pa
-import pyarrow.dataset as ds
-
 from feature_repo.online import OnlineFeatures, plain_keys
 from truecourse.asof import EVENT, Prepared
 from truecourse.encoding import Array, columns_of
-from truecourse.frame import UTC_TIME
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.tables import Tables
+from truecourse.tables import Limit, Tables
 from truecourse.viewsql import key_columns
 
 _AT, _SINCE = "__at", "__since"
@@ -32,7 +28,7 @@ class HistoricReader:
         import polars as pl
 
         for view in self._problem.views:
-            rows = tables.read(versions[view.name], filter=_visible(view, start, end))
+            rows = tables.read(versions[view.name], where=_visible(view, start, end))
             frame = pl.DataFrame(rows).with_columns(pl.col(EVENT).alias(_SINCE))
             self._held[view.name] = Prepared.of(frame, list(self._keys[view.name]))
 
@@ -56,9 +52,9 @@ class HistoricReader:
         return found
 
 
-def _visible(view: View, start: datetime, end: datetime) -> ds.Expression:
+def _visible(view: View, start: datetime, end: datetime) -> list[Limit]:
     """The rows that can be the newest of their key for a decision of [start, end]."""
-    known = ds.field(EVENT) <= pa.scalar(end, UTC_TIME)
+    known: list[Limit] = [(EVENT, "<=", end)]
     if view.timeless or not view.ttl:
         return known
-    return known & (ds.field(EVENT) >= pa.scalar(start - view.ttl, UTC_TIME))
+    return [*known, (EVENT, ">=", start - view.ttl)]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -22,7 +24,12 @@ from truecourse.settings import Settings, get_settings
 from truecourse.storage import ObjectStore, open_store
 
 COMMIT_KEY = "truecourse"
+CHECKPOINT_EVERY = 10
+"""Commits after which a new table's log is summed up: whoever opens it reads the last sum and what came after it."""
+_KEPT_OPEN = 64
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
+Limit: TypeAlias = tuple[str, str, Any]
+"""Which rows are wanted, by one column: ("at", ">=", moment)."""
 
 
 def raw_table(problem: str, table: str) -> str:
@@ -47,6 +54,7 @@ class Tables:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or get_settings()
         self.store: ObjectStore = open_store(self._settings)
+        self._at = lru_cache(_KEPT_OPEN)(self._open)  # what a version holds never changes
 
     @property
     def options(self) -> dict[str, str]:
@@ -102,6 +110,10 @@ class Tables:
             return take_back_torn(folder)
 
     def open(self, name: str, version: int | None = None) -> DeltaTable:
+        """The newest version, or exactly this one, which is not to be changed through what is returned."""
+        return self._open(name) if version is None else self._at(name, version)
+
+    def _open(self, name: str, version: int | None = None) -> DeltaTable:
         with self._errors(name):
             return DeltaTable(self.uri(name), version=version, storage_options=self.options)
 
@@ -111,13 +123,22 @@ class Tables:
 
     def version(self, name: str) -> TableVersion | None:
         """The newest version, or None where there is no table."""
-        return TableVersion(name=name, version=self.open(name).version()) if self.exists(name) else None
+        folder = self._folder(name)
+        if folder is None:
+            return TableVersion(name=name, version=self.open(name).version()) if self.exists(name) else None
+        with self._errors(name):
+            newest = newest_commit(folder)
+        return TableVersion(name=name, version=newest) if newest >= 0 else None
 
-    def dataset(self, reference: TableVersion) -> ds.Dataset:
-        """A lazy dataset of exactly this version, with push-down of columns and filters."""
+    def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:
+        """A lazy dataset of exactly this version, with push-down of columns and filters.
+
+        `where`: files that hold no such row, by what their commits tell of them, are left out of it."""
         table = self.open(reference.name, reference.version)
         with self._errors(reference.name):
-            dataset: ds.Dataset = table.to_pyarrow_dataset(filesystem=self._filesystem(reference.name))
+            dataset: ds.Dataset = table.to_pyarrow_dataset(
+                filesystem=self._filesystem(reference.name), file_pruning_predicate=list(where) or None
+            )
             return dataset
 
     def _filesystem(self, name: str) -> pyarrow.fs.SubTreeFileSystem:
@@ -134,9 +155,20 @@ class Tables:
         )
         return pyarrow.fs.SubTreeFileSystem(self.uri(name).removeprefix("s3://"), s3)
 
-    def read(self, reference: TableVersion, columns: list[str] | None = None, filter: Any = None) -> pa.Table:
+    def read(
+        self,
+        reference: TableVersion,
+        columns: list[str] | None = None,
+        filter: Any = None,
+        where: Sequence[Limit] = (),
+    ) -> pa.Table:
+        """The rows that `filter` (an expression) and `where` (limits that all hold) select. Of a table of many files
+        `where` is the quicker one: files without such rows are not even asked for."""
         with self._errors(reference.name):
-            return self.dataset(reference).to_table(columns=columns, filter=filter)
+            if where:
+                limits = pq.filters_to_expression(list(where))
+                filter = limits if filter is None else limits & filter
+            return self.dataset(reference, where).to_table(columns=columns, filter=filter)
 
     def append(
         self,
@@ -187,9 +219,19 @@ class Tables:
             custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)},
             app_transactions=[Transaction(*item) for item in (transactions or {}).items()] or None,
         )
+        new = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}  # of a table that is there already, it is ignored
         with self._errors(name), self._lasting(name):
-            write_deltalake(self.uri(name), rows, storage_options=self.options, commit_properties=properties, **options)
-        return TableVersion(name=name, version=self.open(name).version())
+            write_deltalake(
+                self.uri(name),
+                rows,
+                storage_options=self.options,
+                commit_properties=properties,
+                configuration=new,
+                **options,
+            )
+        version = self.version(name)
+        assert version is not None
+        return version
 
     def commits(self, name: str) -> list[tuple[int, dict[str, Any]]]:
         """Every version with what its commit says of itself, oldest first."""

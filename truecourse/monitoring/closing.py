@@ -49,7 +49,7 @@ class Closing:
         first = max(self.yardstick.learned, (self.at - HORIZON).date()) + _DAY
         due = [day for day in _days(first, last) if day not in kept or not self.scored(kept[day])]
         waiting = _days(max(first, last + _DAY), self.at.date())
-        said = made(self.problem, self.tables, self.version.version, [*due, *waiting], self._moment)
+        said = made(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
         new = self._counted(due, said)
         if new:
             self._keep(everything | new)

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from truecourse.asof import CREATED, EVENT, asof_join
 from truecourse.encoding import Array, columns_of
 from truecourse.errors import StorageError
-from truecourse.frame import UTC_TIME, arrow_type
+from truecourse.frame import arrow_type
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Limit, Tables, feature_table
 from truecourse.viewsql import key_columns
 
 _AT, _PLACE = "__moment", "__place"
@@ -121,11 +120,11 @@ def read_history(
     version = tables.version(feature_table(problem.name, view.name))
     if version is None:
         return None
-    chosen = (pc.field(EVENT) <= pa.scalar(last, UTC_TIME)) & (pc.field(CREATED) <= pa.scalar(at, UTC_TIME))
+    limits: list[Limit] = [(EVENT, "<=", last.replace(tzinfo=UTC)), (CREATED, "<=", at.replace(tzinfo=UTC))]
     if view.ttl and not view.timeless:
-        chosen &= pc.field(EVENT) >= pa.scalar(first - view.ttl, UTC_TIME)
+        limits.append((EVENT, ">=", (first - view.ttl).replace(tzinfo=UTC)))
     columns = [*key_columns(problem, view), EVENT, CREATED, *view.features]
-    return ViewHistory(problem, tables, view, version, pl.DataFrame(tables.read(version, columns, chosen)))
+    return ViewHistory(problem, tables, view, version, pl.DataFrame(tables.read(version, columns, where=limits)))
 
 
 def _times(column: Any) -> Array:

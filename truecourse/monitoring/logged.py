@@ -22,7 +22,7 @@ from truecourse.problem import Problem
 from truecourse.references import Window
 from truecourse.request import RowReader, Rows
 from truecourse.schema import AnyColumn, Text
-from truecourse.tables import Tables
+from truecourse.tables import Limit, Tables
 
 _COLUMNS = [
     "prediction_id", "at", "decision_time", "model_version", "model_sha256", "request", "features", "event_times",
@@ -143,25 +143,30 @@ def sample(problem: Problem, tables: Tables, window: Window, rows: int) -> Logge
     empty = pa.table({name: pa.array([], pa.string()) for name in _COLUMNS})
     if reference is None:
         return Logged(problem, empty, 0)
-    within = _within(window)
-    ids = tables.read(reference, ["prediction_id"], within)["prediction_id"].to_pylist()
+    answered, limits = _answered(window), _limits(window)
+    ids = tables.read(reference, ["prediction_id"], answered, limits)["prediction_id"].to_pylist()
     if len(ids) > rows:
         chosen = nsmallest(rows, ids, key=lambda one: (zlib.crc32(one.encode()), one))
-        within &= pc.field("prediction_id").isin(chosen)
-    found = tables.read(reference, _COLUMNS, within).sort_by("prediction_id")
+        answered &= pc.field("prediction_id").isin(chosen)
+    found = tables.read(reference, _COLUMNS, answered, limits).sort_by("prediction_id")
     return Logged(problem, found, len(ids))
 
 
-def _within(window: Window) -> Any:
+def _answered(window: Window) -> Any:
+    decided = pc.field("decision_time")
+    return (pc.field("role") != "shadow") & (decided.is_null() | (decided < pa.scalar(window.end, UTC_TIME)))
+
+
+def _limits(window: Window) -> list[Limit]:
     assert window.end is not None
-    end = pa.scalar(window.end, UTC_TIME)
-    decided = pc.field("decision_time").is_null() | (pc.field("decision_time") < end)
-    chosen = (pc.field("role") != "shadow") & decided & (pc.field("at") < end)
-    chosen &= pc.field(PARTITION) <= f"{window.end:%Y-%m-%d}"
+    limits: list[Limit] = [("at", "<", window.end.replace(tzinfo=UTC)), (PARTITION, "<=", f"{window.end:%Y-%m-%d}")]
     if window.start is None:
-        return chosen
-    first = pc.field("at") >= pa.scalar(window.start, UTC_TIME)
-    return chosen & first & (pc.field(PARTITION) >= f"{window.start:%Y-%m-%d}")
+        return limits
+    return [
+        *limits,
+        ("at", ">=", window.start.replace(tzinfo=UTC)),
+        (PARTITION, ">=", f"{window.start:%Y-%m-%d}"),
+    ]
 
 
 def _moments(column: pa.ChunkedArray) -> Array:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from truecourse.monitoring.logged import newest_day_end
 from truecourse.predictionlog import log_table
 from truecourse.problem import Problem, midnight
 from truecourse.scoring import predictions_table
-from truecourse.tables import Tables
+from truecourse.tables import Limit, Tables
 
 ANSWERS = ("champion", "challenger")
 
@@ -39,11 +39,15 @@ def output_of(rows: pa.Table, vocabulary: Vocabulary) -> Array:
     return np.column_stack([rows[f"score_{name}"].to_numpy() for name in vocabulary.classes]).astype(np.float64)
 
 
-def made(problem: Problem, tables: Tables, version: int, days: Iterable[date], at: datetime) -> Made:
+def made(
+    problem: Problem, tables: Tables, version: int, days: Sequence[date], at: datetime, outputs: Sequence[date] = ()
+) -> Made:
     """The version's predictions decided on these UTC days and made by `at`: the last one of each id, the log's rather
-    than a batch's. A batch counts as made when its rows were decided."""
-    batches = _batches(problem, tables, version, days, at)
-    logged, nameless = _logged(problem, tables, version, days, at)
+    than a batch's. A batch counts as made when its rows were decided. `outputs`: other days of which only the outputs
+    are wanted; the log's documents are not read for them, and their features are null."""
+    every = sorted({*days, *outputs})
+    batches = _batches(problem, tables, version, every, at)
+    logged, nameless = _logged(problem, tables, version, every, days, at)
     parts = [part for part in (batches, logged) if part is not None and len(part)]
     if not parts:
         return Made(_empty(), nameless)
@@ -70,17 +74,22 @@ def _inputs(problem: Problem) -> list[str]:
     return list(dict.fromkeys([*problem.monitoring.slices, *problem.features]))
 
 
-def _decided(days: Iterable[date]) -> Any:
-    """A filter on `decision_time`, of runs of days, so that what lies elsewhere is not read."""
+def _decided(days: Sequence[date]) -> Any:
+    """A filter on `decision_time`, of runs of days (rising), so that what lies elsewhere is not read."""
     chosen: Any = None
-    for first, last in _runs(sorted(days)):
+    for first, last in _runs(days):
         start, end = (pa.scalar(midnight(day), UTC_TIME) for day in (first, last + timedelta(days=1)))
         run = (pc.field("decision_time") >= start) & (pc.field("decision_time") < end)
         chosen = run if chosen is None else chosen | run
     return chosen
 
 
-def _runs(days: list[date]) -> list[tuple[date, date]]:
+def _limits(days: Sequence[date], at: datetime) -> list[Limit]:
+    first, end = (midnight(day).replace(tzinfo=UTC) for day in (days[0], days[-1] + timedelta(days=1)))
+    return [("decision_time", ">=", first), ("decision_time", "<", end), ("at", "<=", at)]
+
+
+def _runs(days: Sequence[date]) -> list[tuple[date, date]]:
     runs: list[tuple[date, date]] = []
     for day in days:
         if runs and day - runs[-1][1] == timedelta(days=1):
@@ -90,7 +99,7 @@ def _runs(days: list[date]) -> list[tuple[date, date]]:
     return runs
 
 
-def _batches(problem: Problem, tables: Tables, version: int, days: Iterable[date], at: datetime) -> pa.Table | None:
+def _batches(problem: Problem, tables: Tables, version: int, days: Sequence[date], at: datetime) -> pa.Table | None:
     reference = tables.version(predictions_table(problem.name))
     if reference is None:
         return None
@@ -105,24 +114,24 @@ def _batches(problem: Problem, tables: Tables, version: int, days: Iterable[date
 
 
 def _logged(
-    problem: Problem, tables: Tables, version: int, days: Iterable[date], at: datetime
+    problem: Problem, tables: Tables, version: int, days: Sequence[date], whole: Sequence[date], at: datetime
 ) -> tuple[pa.Table | None, Mapping[date, int]]:
     reference = tables.version(log_table(problem.name))
     if reference is None:
         return None, {}
-    chosen = (pc.field("model_version") == version) & pc.field("role").isin(ANSWERS)
-    chosen &= (pc.field("at") <= pa.scalar(at, UTC_TIME)) & _decided(days)
+    chosen = (pc.field("model_version") == version) & pc.field("role").isin(ANSWERS) & _decided(days)
     columns = ["id", "at", "decision_time", "request", "features", "score", "scores"]
-    found = tables.read(reference, columns, chosen).sort_by([("at", "ascending")])
+    found = tables.read(reference, columns, chosen, _limits(days, at)).sort_by([("at", "ascending")])
     named = pc.is_valid(found["id"])
     nameless = found.filter(pc.invert(named))["decision_time"].to_pylist()
-    return _columns(problem, found.filter(named)), Counter(moment.date() for moment in nameless)
+    return _columns(problem, found.filter(named), whole), Counter(moment.date() for moment in nameless)
 
 
-def _columns(problem: Problem, found: pa.Table) -> pa.Table:
-    """Log records as columns: what was asked and seen, and the output."""
+def _columns(problem: Problem, found: pa.Table, whole: Sequence[date]) -> pa.Table:
+    """Log records as columns: what was asked and seen, on the days `whole`, and the output."""
     columns = {"id": found["id"], "decision_time": found["decision_time"]}
-    told = list(map(_documents, (found["request"], found["features"])))
+    mine = pc.is_in(found["decision_time"].cast(pa.timestamp("us")).cast(pa.date32()), pa.array(whole, pa.date32()))
+    told = [_documents(pc.if_else(mine, found[name], None)) for name in ("request", "features")]
     declared = problem.request_fields | problem.features
     for name in _inputs(problem):
         values = [seen.get(name, asked.get(name)) for asked, seen in zip(*told, strict=True)]

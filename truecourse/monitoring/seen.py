@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from truecourse.problem import Problem
 from truecourse.references import TableVersion, naive_utc
 from truecourse.schema import AnyColumn, Text
 from truecourse.scoring import predictions_table
-from truecourse.tables import Tables
+from truecourse.tables import Limit, Tables
 
 MOMENT, VERSION, ID = "moment", "model_version", "id"
 """The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
@@ -89,8 +89,9 @@ class Predictions:
             *keys,
             *(n for n in ("scored_at", "batch", "row", *self._schema.names) if n in there and n not in keys),
         ]
-        within = None if start is None or end is None else _between("decision_time", start, end)
-        found = pl.DataFrame(self._tables.read(self._batches, names, within)).sort("scored_at", maintain_order=True)
+        within = () if start is None or end is None else _between("decision_time", start, end)
+        read = self._tables.read(self._batches, names, where=within)
+        found = pl.DataFrame(read).sort("scored_at", maintain_order=True)
         if "row" in there:
             found = found.with_columns(pl.coalesce("id", pl.concat_str(["batch", "row"], separator=":")))
         rows = found.unique(keys, keep="last").sort(keys).to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -101,9 +102,10 @@ class Predictions:
     def _asked(self, start: datetime | None, end: datetime | None) -> pa.Table | None:
         if self._log is None or start is None or end is None:
             return None
-        chosen = _between("at", start, end) & (pc.field("role") != "shadow")
-        chosen &= (pc.field(PARTITION) >= f"{start:%Y-%m-%d}") & (pc.field(PARTITION) <= f"{end:%Y-%m-%d}")
-        rows = self._tables.read(self._log, ["at", VERSION, ID, "features", "score", "scores"], chosen)
+        within = _between("at", start, end)
+        within += [(PARTITION, ">=", f"{start:%Y-%m-%d}"), (PARTITION, "<=", f"{end:%Y-%m-%d}")]
+        names = ["at", VERSION, ID, "features", "score", "scores"]
+        rows = self._tables.read(self._log, names, pc.field("role") != "shadow", within)
         told = _json(rows["features"])
         columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows[VERSION], ID: rows[ID]}
         for name, column in self._features.items():
@@ -136,9 +138,9 @@ def _json(column: pa.ChunkedArray) -> list[dict[str, Any]]:
     return rows
 
 
-def _between(column: str, start: datetime, end: datetime) -> Any:
-    first, last = (pa.scalar(moment, UTC_TIME) for moment in (start, end))
-    return (pc.field(column) >= first) & (pc.field(column) < last)
+def _between(column: str, start: datetime, end: datetime) -> list[Limit]:
+    first, last = (moment.replace(tzinfo=UTC) for moment in (start, end))
+    return [(column, ">=", first), (column, "<", last)]
 
 
 def _files(tables: Tables, reference: TableVersion) -> list[tuple[str, datetime | None, datetime | None]]:

@@ -1,0 +1,66 @@
+"""Versioned tables: a version holds what it held, its log opens quickly, and a read asks only the files that matter."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from truecourse.settings import Settings
+from truecourse.tables import CHECKPOINT_EVERY, Tables
+
+FIRST = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(Settings(home=tmp_path))
+
+
+def day(number: int) -> pa.Table:
+    """Three rows of one day, the last of them 999 999 microseconds past its second."""
+    start = FIRST + timedelta(days=number)
+    moments = [start, start + timedelta(hours=12), start + timedelta(hours=23, seconds=1, microseconds=999_999)]
+    return pa.table({"at": pa.array(moments, pa.timestamp("us", "UTC")), "day": [number] * 3})
+
+
+def test_limits_leave_out_files_and_no_row_that_is_wanted(tables: Tables) -> None:
+    for number in range(6):
+        version = tables.append("log", day(number), {})
+    start, end = FIRST + timedelta(days=2), FIRST + timedelta(days=3)
+    where = [("at", ">=", start), ("at", "<", end)]
+    assert len(tables.dataset(version).files) == 6
+    assert len(tables.dataset(version, where).files) == 1
+    at = pc.field("at")
+    plain = tables.read(version, filter=(at >= pa.scalar(start)) & (at < pa.scalar(end)))
+    assert tables.read(version, where=where).equals(plain)
+    assert plain["day"].to_pylist() == [2, 2, 2]
+    # commits keep milliseconds: the last row of a day is found by its own microsecond, and not by the next one
+    last = start + timedelta(hours=23, seconds=1, microseconds=999_999)
+    assert tables.read(version, where=[("at", "=", last)])["day"].to_pylist() == [2]
+    assert not len(tables.read(version, where=[("at", ">", last), ("at", "<", end)]))
+    both = tables.read(version, ["day"], pc.field("day") == 2, where=[("at", ">", start)])
+    assert both["day"].to_pylist() == [2, 2]
+
+
+def test_a_version_stays_what_it_was_and_the_newest_is_told(tables: Tables) -> None:
+    assert tables.version("log") is None
+    first = tables.append("log", day(0), {})
+    assert (first.version, tables.version("log")) == (0, first)
+    assert len(tables.read(first)) == 3
+    second = tables.append("log", day(1), {})
+    assert tables.version("log") == second
+    assert (len(tables.read(first)), len(tables.read(second))) == (3, 6)
+    replaced = tables.replace("log", day(2), {})
+    assert [len(tables.read(version)) for version in (first, second, replaced)] == [3, 6, 3]
+    assert tables.open("log").version() == 2
+
+
+def test_a_log_is_summed_up_every_few_commits(tables: Tables, tmp_path: Path) -> None:
+    for number in range(2 * CHECKPOINT_EVERY + 1):
+        version = tables.append("log", day(number), {"number": number})
+    sums = list((tmp_path / "storage" / "log" / "_delta_log").glob("*.checkpoint.parquet"))
+    assert len(sums) == 2
+    assert len(Tables(Settings(home=tmp_path)).read(version)) == 3 * (2 * CHECKPOINT_EVERY + 1)
+    assert [said["number"] for _, said in tables.commits("log")] == list(range(2 * CHECKPOINT_EVERY + 1))

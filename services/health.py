@@ -23,7 +23,7 @@ log = logging.getLogger("truecourse.serving")
 PERIOD = 2.0
 Check = Callable[[], None]
 LogStatus = Callable[[], Any]
-"""How the prediction log is: a frozen dataclass, with `lag_seconds` and `dropped` for the meters."""
+"""How the prediction log is: a frozen dataclass, with `healthy`, `lag_seconds` and `dropped` for the meters."""
 
 
 class Health:
@@ -82,20 +82,23 @@ class Health:
             status = self.log_status()
             self._metrics.log_lag.set(status.lag_seconds)
             self._metrics.log_dropped.set(status.dropped)
+            self._metrics.up.labels("prediction_log").set(status.healthy)
 
     def document(self) -> dict[str, Any]:
-        """`status` is `ok`, `degraded` where something does not answer that answers do without for a while, or
-        `failing` where there is no answer without it."""
+        """`status` is `ok`, `degraded` where something does not answer, or the log is not written, that answers do
+        without for a while, or `failing` where there is no answer without it."""
         down = {name for name, found in self._checked.items() if not found["answers"]}
+        logged = None if self.log_status is None else self.log_status()
+        degraded = down or (logged is not None and not logged.healthy)
         predictor = self._predictor
         required = predictor is not None and predictor.reader is not None and predictor.reader.required
         failing = predictor is None or (required and "online_store" in down)
         about = {} if predictor is None else predictor.about
         return {
-            "status": "failing" if failing else "degraded" if down else "ok",
+            "status": "failing" if failing else "degraded" if degraded else "ok",
             "model": {name: about.get(name) for name in ("problem", "version", "model_sha256")},
             **self._checked,
-            "log": None if self.log_status is None else asdict(self.log_status()),
+            "log": None if logged is None else asdict(logged),
             "worker": os.getpid(),
             "uptime_seconds": round(time.time() - self._began, 1),
         }

@@ -5,7 +5,7 @@ from typing import Any
 
 import bentoml
 
-from services import discretion
+from services import discretion, reserve
 from services.access import require_keys_beyond_loopback
 from services.admission import Admission
 from services.following import Follower
@@ -19,6 +19,7 @@ from truecourse.settings import get_settings
 SOURCE = Path(__file__).resolve().parent.parent
 SERVED = Served()
 SETTINGS = get_settings()
+reserve.install()
 GUARD = Guard(SETTINGS, SERVED)
 
 

@@ -114,7 +114,16 @@ class S3Server:
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server, SeaweedFS, that checks credentials, with one bucket."""
     folder = tmp_path_factory.mktemp("seaweed")
-    ports = free_ports(9)
+    try:
+        with seaweed_server(folder, free_ports(8)) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def seaweed_server(folder: Path, ports: list[int]) -> Iterator[S3Server]:
+    """Until the block ends; one that follows in the same folder, on the same 8 ports, has what this one kept."""
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=False)]
     identity = {
@@ -136,7 +145,6 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
     finally:
         stop(process)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _seaweed_binary() -> str:

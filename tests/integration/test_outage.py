@@ -1,0 +1,175 @@
+"""The disk is full, then object storage is down: the endpoint answers on, says so, and its log catches up."""
+
+import resource
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from flows.package import package
+from services import launch
+from tests.conftest import S3Server, free_ports, seaweed_server, stop, wait_until
+from tests.integration.conftest import Trained
+from tests.workers import ROW
+from truecourse.predictionlog import log_table
+from truecourse.processes import Child
+from truecourse.settings import get_settings
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+UP = 'truecourse_dependency_up{dependency="prediction_log"}'
+ENDLESS = resource.RLIM_INFINITY
+
+
+@dataclass
+class Load:
+    """Requests one after the other, each on a connection of its own, so that every worker gets some."""
+
+    client: httpx.Client
+    ids: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                answer = self.client.post("/predict", json={"rows": [ROW]})
+                if answer.status_code == 200:
+                    self.ids.append(answer.json()["predictions"][0]["prediction_id"])
+                else:
+                    self.failed.append(answer.text)
+            except httpx.HTTPError as error:
+                self.failed.append(repr(error))
+            time.sleep(0.02)
+
+    def goes_on(self) -> None:
+        reached = len(self.ids) + 20
+        wait_until(lambda: len(self.ids) >= reached, 30, "20 further answers")
+
+    def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get("/healthz").json()
+        return found
+
+    def everywhere(self, holds: Callable[[dict[str, Any]], bool], what: str) -> None:
+        """Wait until `holds` of the health that each of the two workers tells."""
+
+        def all_of_them() -> bool:
+            told = {one["worker"]: one for one in (self.health() for _ in range(12))}
+            return len(told) == 2 and all(map(holds, told.values()))
+
+        wait_until(all_of_them, 60, what)
+
+    def log_is(self, up: bool) -> bool:
+        return f"{UP} {float(up)}" in self.client.get("/metrics").text
+
+
+def workers(server: Child) -> list[int]:
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.NoSuchProcess):
+            found += [child.pid] if "_bentoml_impl.worker.service" in child.cmdline() else []
+    return found
+
+
+def limit_files(pids: list[int], size: int) -> None:
+    """No file of these processes may grow beyond `size` bytes: the kernel refuses the write, as on a full disk."""
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, ENDLESS))
+
+
+@pytest.fixture
+def ports() -> list[int]:
+    return free_ports(9)
+
+
+@pytest.fixture
+def storage(
+    ports: list[int], trained: Trained, tmp_path: Path, configure: Callable[..., None]
+) -> Callable[[], AbstractContextManager[S3Server]]:
+    """A home of the test's own, with its storage root in a SeaweedFS of its own, which this starts again."""
+    package("deliveries")
+    folder = tmp_path / "seaweed"
+    folder.mkdir()
+    home = tmp_path / ".truecourse"
+    shutil.copytree(trained.home / "feast", home / "feast")
+    settings = {"home": home, "workers": 2, "log_sync": 0.05, "log_ship": 0.3}
+    with seaweed_server(folder, ports[:8]) as server:
+        configure(**server.settings("outage"), **settings)
+        for prefix in ("bentos", "aliases"):
+            for path in (trained.home / "storage" / prefix).rglob("*.*"):
+                open_store().upload(path.relative_to(trained.home / "storage").as_posix(), path)
+        launch.prepare("deliveries")
+    return lambda: seaweed_server(folder, ports[:8])
+
+
+def test_the_endpoint_answers_on_says_so_and_catches_up(
+    storage: Callable[[], AbstractContextManager[S3Server]], ports: list[int], tmp_path: Path
+) -> None:
+    port = ports[8]
+    anew = httpx.Limits(max_keepalive_connections=0)
+    load = Load(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=anew))
+    thread = threading.Thread(target=load.run)
+    children: list[Child] = []
+    try:
+        with storage():
+            children.append(launch.start(launch.prepare("deliveries"), port, tmp_path / "endpoint.log"))
+            children.append(launch.start_shipper("deliveries", tmp_path / "shipper.log"))
+            launch.wait_ready(children[0], port)
+            assert_meters_have_their_room()
+            thread.start()
+            load.everywhere(lambda health: health["status"] == "ok" and health["log"]["written"], "a written log")
+            full_disk(load, [*workers(children[0]), children[1].process.pid])
+        began = time.monotonic()
+        load.everywhere(lambda health: health["log"]["shipping_error"] != "", "word of the shipper")
+        load.everywhere(lambda health: health["status"] == "degraded", "word of the storage")
+        wait_until(lambda: load.log_is(up=False), 20, "the meter")
+        load.goes_on()
+        down = time.monotonic() - began
+        with storage():
+            load.everywhere(lambda health: health["status"] == "ok", "a log that is shipped again")
+            wait_until(lambda: load.log_is(up=True), 20, "the meter")
+            load.over.set()
+            thread.join()
+            load.everywhere(lambda health: health["log"]["lag_seconds"] == 0, "the last segment")
+            assert not load.failed
+            assert load.health()["log"]["dropped"] == 0
+            table = Tables().version(log_table("deliveries"))
+            assert table is not None
+            logged = Tables().read(table, ["prediction_id"])["prediction_id"].to_pylist()
+            assert sorted(logged) == sorted(load.ids), f"after {down:.0f} s without storage"
+    finally:
+        load.over.set()
+        for child in reversed(children):
+            stop(child.process)
+
+
+def full_disk(load: Load, pids: list[int]) -> None:
+    assert len(pids) == 3
+    limit_files(pids, 0)
+    load.everywhere(lambda health: health["log"]["error"] == "File too large", "word of the full disk")
+    assert load.health()["status"] == "degraded"
+    wait_until(lambda: load.log_is(up=False), 20, "the meter")
+    load.goes_on()
+    assert load.health()["log"]["lag_seconds"] > 0
+    limit_files(pids, ENDLESS)
+    load.everywhere(lambda health: health["status"] == "ok" and not health["log"]["error"], "the log's recovery")
+    assert workers_of(load) <= set(pids)
+
+
+def workers_of(load: Load) -> set[int]:
+    return {load.health()["worker"] for _ in range(12)}
+
+
+def assert_meters_have_their_room() -> None:
+    """A write to a hole of a mapped file on a full disk is no error but the worker's death, which no limit shows."""
+    files = list(get_settings().home.glob("serving/bentoml-*/prometheus_multiproc_dir/*.db"))
+    assert len(files) >= 6
+    assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)

@@ -1,0 +1,48 @@
+"""The meters' files have all the room they ever take, before a disk is full."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from services.reserve import SIZE
+from tests.conftest import REPOSITORY
+from truecourse.settings import child_environment
+
+COUNTING = """
+import numpy as np
+from services import reserve
+reserve.install()
+from services.metrics import Metrics
+
+paths = [f"/a-path-{number}" for number in range(20)]
+metrics = Metrics(paths)
+for path in (*paths, "/nowhere"):
+    for status in (200, 302, 404, 503):
+        metrics.answered(path, status, 0.1)
+    metrics.rows.labels(path).inc()
+for view in range(40):
+    metrics.looked_up("v" * 40 + str(view), np.array([1]), np.array([True]), np.array(["2024-01-01"], "datetime64[us]"))
+    metrics.unanswered(["v" * 40 + str(view)])
+print(metrics.exposition().decode().count("truecourse_request_seconds_count"))
+"""
+
+
+def counted(folder: Path) -> "subprocess.CompletedProcess[str]":
+    environment = child_environment(PROMETHEUS_MULTIPROC_DIR=str(folder))
+    command = [sys.executable, "-c", COUNTING]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+
+def test_no_meter_grows_beyond_the_room_that_was_taken(tmp_path: Path) -> None:
+    assert int(counted(tmp_path).stdout) > 10
+    files = list(tmp_path.glob("*.db"))
+    assert files
+    for file in files:
+        assert file.stat().st_size == SIZE
+        assert file.stat().st_blocks * 512 >= SIZE
+
+
+def test_without_room_meters_are_kept_in_memory() -> None:
+    counting = counted(Path("/proc"))  # where nobody can make a file
+    assert "told by nobody" in counting.stderr
+    assert counting.stdout.strip() == "0"

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from prefect import flow
 
+from tasks.drift import sketch_days
 from tasks.score import score_decisions
 from tasks.score_file import score_file
 from truecourse.loading import load_problem
@@ -29,9 +30,13 @@ def score(
     explain: add the contribution of every feature.
 
     What was scored before from the same data by the same model is not scored again. Rows of a file that break the
-    contract go to the table `rejected/<problem>` with their reasons.
+    contract go to the table `rejected/<problem>` with their reasons. What was scored is counted by the champion's bins
+    for the drift check.
     """
     name = load_problem(problem).name
     if source is not None:
-        return score_file(name, source, version, explain)
-    return score_decisions(name, version, Window(start=naive_utc(start), end=naive_utc(end)), explain)
+        written = score_file(name, source, version, explain)
+    else:
+        written = score_decisions(name, version, Window(start=naive_utc(start), end=naive_utc(end)), explain)
+    sketch_days(name)
+    return written

@@ -2,13 +2,15 @@
 
 from prefect import flow
 
+from tasks.drift import sketch_days
 from tasks.ship import gather_files, ship_log
 from truecourse.loading import load_problem
 
 
 @flow(name="ship")
 def ship(problem: str | None = None) -> dict[str, int]:
-    """Ship the predictions that endpoints logged on this machine, each exactly once, and gather the log's small files.
+    """Ship the predictions that endpoints logged on this machine, each exactly once, gather the log's small files, and
+    count what came by the champion's bins for the drift check.
 
     problem: a folder of `problems/`; the settings' default if empty.
 
@@ -16,4 +18,6 @@ def ship(problem: str | None = None) -> dict[str, int]:
     """
     name = load_problem(problem).name
     shipped = ship_log(name)
-    return {"shipped": shipped, "files_gathered": gather_files(name)}
+    gathered = gather_files(name)
+    sketch_days(name)
+    return {"shipped": shipped, "files_gathered": gathered}

@@ -12,9 +12,10 @@ from prefect.context import FlowRunContext
 
 from tasks.retry import RETRY
 from truecourse import registry
+from truecourse.errors import TruecourseError
 from truecourse.loading import load_problem
 from truecourse.monitoring import reports
-from truecourse.monitoring.driftcheck import Checked, checked
+from truecourse.monitoring.driftcheck import Checked, checked, sketched
 from truecourse.monitoring.findings import Report
 from truecourse.monitoring.seen import Predictions, watched
 from truecourse.pages import render
@@ -98,3 +99,16 @@ def check_drift(
 ) -> Report:
     """Data drift and prediction drift, and what broke. `at` (UTC): the moment that counts as now."""
     return monitored(load_problem(problem), Tables(), at, window, evidently)
+
+
+@task(name="sketch days", **RETRY)
+def sketch_days(problem: str) -> int:
+    """Count what arrived by the champion's bins, day by day, so that a check reads counts and no rows; how many days
+    there are to look at. What cannot be counted is left to the check, which says why."""
+    try:
+        days = sketched(load_problem(problem), Tables())
+    except TruecourseError as error:
+        log.warning("no sketches were made: %s", error)
+        return 0
+    log.info("%s days are sketched", days)
+    return days

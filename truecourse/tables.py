@@ -170,6 +170,11 @@ class Tables:
                 filter = limits if filter is None else limits & filter
             return self.dataset(reference, where).to_table(columns=columns, filter=filter)
 
+    def count(self, reference: TableVersion, where: Sequence[Limit]) -> int:
+        """How many rows there are that the limits select."""
+        with self._errors(reference.name):
+            return int(self.dataset(reference, where).count_rows(filter=pq.filters_to_expression(list(where))))
+
     def append(
         self,
         name: str,

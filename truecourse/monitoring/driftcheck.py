@@ -10,7 +10,8 @@ from truecourse.errors import FeatureError, ModelError, NotFound
 from truecourse.monitoring.breakage import breakage
 from truecourse.monitoring.drift import Drift, default_window
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.frozen import Frozen, freeze
+from truecourse.monitoring.freezing import freeze
+from truecourse.monitoring.frozen import Frozen
 from truecourse.monitoring.moved import Moved, data_moved, findings, scores_moved, windows
 from truecourse.monitoring.plaindrift import plainly
 from truecourse.monitoring.seen import Predictions
@@ -74,6 +75,20 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
     told = [*broken, *slow]
     report = _report(problem, version, frozen.snapshot.sha256, moment, span, data, made, told, frozen.against)
     return Checked(report, data, made, frozen.against)
+
+
+def sketched(problem: Problem, tables: Tables) -> int:
+    """Bring up to date the sketches of the days that a check would read now: to be called when predictions arrived, so
+    that the check itself reads no rows. Returns how many days have one; 0 without a champion, time or predictions."""
+    version = registry.champion(problem.name) if problem.has_time else None
+    if version is None:
+        return 0
+    frozen = freeze(problem, version)
+    newest = Predictions(problem, tables, list(frozen.scores.bins)).newest
+    if newest is None:
+        return 0
+    seen = windows(problem, tables, frozen, *default_window(newest, problem.monitoring.window))
+    return len({one.day for one in (*seen.now, *seen.before, *seen.season)})
 
 
 def _span(problem: Problem, tables: Tables, frozen: Frozen, at: datetime | None, window: Window) -> Window:

@@ -1,37 +1,24 @@
-"""What a champion is watched by: bins frozen from the rows it was trained on, and those rows counted by day."""
+"""What a champion is watched by: bins frozen from the rows it was trained on, and those rows counted by day. It is kept
+as JSON, some hundred kB: whoever watches need not read the training rows."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from truecourse import registry
-from truecourse.digests import sha256_json
-from truecourse.encoding import columns_of
-from truecourse.model import Model
-from truecourse.monitoring.bins import Array, Bins, Counts, learn
+from truecourse.monitoring.bins import Array, Bins, Counts
 from truecourse.monitoring.drift import first_bins, psi
-from truecourse.monitoring.seen import watched
-from truecourse.monitoring.strange import Known, known, strange
-from truecourse.problem import Kind, Problem
+from truecourse.monitoring.strange import Known
 from truecourse.references import ModelVersion, Snapshot
-from truecourse.settings import get_settings
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
-from truecourse.tracking import trained_run
 
-HELD_OUT = 200
-"""Fewer held-out rows than this are no reference for scores."""
 TRAILING = 28
 """Days before a window that it is compared with: four weeks, each weekday as often as any other."""
-_SCORED = 50_000
-"""Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
 _LEAST_PAST = 7
-_METHOD = 1
-"""Raised when other sketches would be made of the same rows."""
+_SIDES = {"features": "by", "every": "by", "scores": "of_scores", "scored": "of_scores"}
+"""Each side, and whose bins it is counted by."""
 
 
 @dataclass(frozen=True)
@@ -85,71 +72,52 @@ class Frozen:
     known: Known
     odd: Mapping[str, float]
 
+    def dump(self) -> bytes:
+        """All but the version and the key, by which it is found."""
+        told: dict[str, Any] = {
+            "snapshot": self.snapshot.model_dump(),
+            "against": self.against,
+            "by": {name: _told(one.edges) for name, one in self.features.bins.items()},
+            "of_scores": {name: _told(one.edges) for name, one in self.scores.bins.items()},
+            "known": {name: _told(values) for name, values in self.known.items()},
+            "odd": dict(self.odd),
+        }
+        for name in _SIDES:
+            side: Side = getattr(self, name)
+            told[name] = {"days": side.days.astype(str).tolist(), "counts": side.counts.matrix.tolist()}
+        return json.dumps(told, separators=(",", ":")).encode()
 
-def freeze(problem: Problem, version: ModelVersion) -> Frozen:
-    """Made once for each champion in a process. Only for problems with time."""
-    asked = (problem.name, problem.kind, tuple(watched(problem)), problem.monitoring.bins)
-    return _frozen(*asked, version, get_settings().storage_root)
-
-
-@lru_cache(maxsize=4)
-def _frozen(name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str) -> Frozen:
-    """`storage` is part of what is asked: two homes may have champions of the same number."""
-    snapshot = trained_run(name, version.run_id).snapshot
-    frame = load_frame(open_store(), snapshot)
-    fitted = frame.filter(pc.not_equal(frame["split"], "test"))
-    held_out = frame.filter(pc.equal(frame["split"], "test"))
-    by = learn(fitted, list(columns), bins)
-    seen = known(fitted, list(columns))
-    model = registry.open_model(version, kind)
-    thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
-    scored = pa.concat_tables([_timed(kind, model, part) for part in (thin, held_out)])
-    reference, against = _timed(kind, model, held_out), "held-out rows of before the window"
-    if len(held_out) < HELD_OUT:
-        reference, against = scored, "rows the model was fitted to, of which it is surer: there are no earlier others"
-    score_bins = learn(reference, [n for n in reference.column_names if n != "decision_time"], bins)
-    return Frozen(
-        version=version,
-        snapshot=snapshot,
-        key=sha256_json([_METHOD, version.run_id, bins, columns]),
-        features=side(by, fitted),
-        every=side(by, frame),
-        scores=side(score_bins, reference),
-        scored=side(score_bins, scored),
-        against=against,
-        known=seen,
-        odd=_odd(seen, held_out),
-    )
+    @classmethod
+    def load(cls, data: bytes, version: ModelVersion, key: str) -> Self:
+        told = json.loads(data)
+        bins = {family: {name: _bins(*one) for name, one in told[family].items()} for family in ("by", "of_scores")}
+        sides = {name: _side(bins[family], **told[name]) for name, family in _SIDES.items()}
+        return cls(
+            version=version,
+            snapshot=Snapshot.model_validate(told["snapshot"]),
+            key=key,
+            against=told["against"],
+            known={name: _values(*one) for name, one in told["known"].items()},
+            odd=told["odd"],
+            **sides,
+        )
 
 
-def side(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> Side:
-    """Rows counted by UTC day."""
-    of = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
-    days, blocks = np.unique(of, return_inverse=True)
-    return Side(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
+def _told(values: Any) -> tuple[str, list[Any]]:
+    """Texts or numbers, and which of the two: there may be none. JSON gives a float64 back as it was."""
+    if isinstance(values, np.ndarray):
+        return "number", values.tolist()
+    return "category", values.to_pylist() if isinstance(values, pa.Array) else list(values)
 
 
-def score_names(kind: Kind, model: Model) -> list[str]:
-    return [f"score_{name}" for name in model.vocabulary.classes] if kind == "multiclass" else ["score"]
+def _bins(kind: Literal["number", "category"], edges: list[Any]) -> Bins:
+    return Bins(kind, np.array(edges, dtype=np.float64) if kind == "number" else tuple(edges))
 
 
-def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
-    """The model's scores of n rows, a column each."""
-    output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
-    return pa.table(
-        dict(zip(score_names(kind, model), output.reshape(len(rows), -1).T.astype(np.float64), strict=True))
-    )
+def _values(kind: str, values: list[Any]) -> pa.Array | Array:
+    return np.array(values, dtype=np.float64) if kind == "number" else pa.array(values, pa.string())
 
 
-def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
-    return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
-
-
-def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:
-    days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
-    most: dict[str, float] = {}
-    for day in np.unique(days):
-        rows = held_out.filter(pa.array(days == day))
-        for name, found in strange(known, rows).items():
-            most[name] = max(most.get(name, 0.0), found.rows / len(rows))
-    return most
+def _side(bins: Mapping[str, Bins], days: list[str], counts: list[list[int]]) -> Side:
+    width = sum(len(one.labels) for one in bins.values())
+    return Side(bins, np.array(days, "datetime64[D]"), Counts(np.array(counts, np.int64).reshape(len(days), width)))

@@ -7,7 +7,7 @@ from truecourse import registry
 from truecourse.errors import NotFound
 from truecourse.monitoring import drift
 from truecourse.monitoring.drift import Drift
-from truecourse.monitoring.frozen import model_scores, score_names
+from truecourse.monitoring.freezing import model_scores, score_names
 from truecourse.monitoring.moved import Moved
 from truecourse.monitoring.seen import ID, VERSION, Predictions, watched
 from truecourse.problem import Problem

@@ -1,7 +1,7 @@
 """Predictions as they were made, from batches and from the log: the features that the models saw, and their scores."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,9 @@ from truecourse.tables import Limit, Tables
 
 MOMENT, VERSION, ID = "moment", "model_version", "id"
 """The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
+PART_ROWS = 50_000
+"""About so many rows are held at once."""
+_NARROWEST = timedelta(minutes=1)
 _ROUNDED = timedelta(milliseconds=1)
 
 
@@ -74,6 +77,22 @@ class Predictions:
         ]
         return sha256_json(sorted(names)) if names else None
 
+    def parts(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
+        """read() in consecutive spans of time, each of PART_ROWS rows at most unless more fell into one minute: however
+        many rows there are, memory is bounded. Every row is in one part, for a row scored again keeps its moment."""
+        if end - start > _NARROWEST and self._rows(start, end) > PART_ROWS:
+            middle = start + (end - start) / 2
+            yield from self.parts(start, middle)
+            yield from self.parts(middle, end)
+        else:
+            yield self.read(start, end)
+
+    def _rows(self, start: datetime, end: datetime) -> int:
+        """How many the tables hold, rows that were scored again with them."""
+        batches, asked = _between("decision_time", start, end), _asked_for(start, end)
+        both = ((self._batches, batches), (self._log, asked))
+        return sum(self._tables.count(table, where) for table, where in both if table is not None)
+
     def read(self, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
         """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again; all of
         them without. Raises FeatureError where they were made with features of other types."""
@@ -102,8 +121,7 @@ class Predictions:
     def _asked(self, start: datetime | None, end: datetime | None) -> pa.Table | None:
         if self._log is None or start is None or end is None:
             return None
-        within = _between("at", start, end)
-        within += [(PARTITION, ">=", f"{start:%Y-%m-%d}"), (PARTITION, "<=", f"{end:%Y-%m-%d}")]
+        within = _asked_for(start, end)
         names = ["at", VERSION, ID, "features", "score", "scores"]
         rows = self._tables.read(self._log, names, pc.field("role") != "shadow", within)
         told = _json(rows["features"])
@@ -141,6 +159,10 @@ def _json(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 def _between(column: str, start: datetime, end: datetime) -> list[Limit]:
     first, last = (moment.replace(tzinfo=UTC) for moment in (start, end))
     return [(column, ">=", first), (column, "<", last)]
+
+
+def _asked_for(start: datetime, end: datetime) -> list[Limit]:
+    return [*_between("at", start, end), (PARTITION, ">=", f"{start:%Y-%m-%d}"), (PARTITION, "<=", f"{end:%Y-%m-%d}")]
 
 
 def _files(tables: Tables, reference: TableVersion) -> list[tuple[str, datetime | None, datetime | None]]:

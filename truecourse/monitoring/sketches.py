@@ -1,18 +1,17 @@
 """Sketches: a day's predictions counted by a champion's bins, written once: a check reads them, not the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.digests import sha256_json
 from truecourse.errors import NotFound
-from truecourse.monitoring.bins import Counts
+from truecourse.monitoring.bins import Array, Counts
 from truecourse.monitoring.frozen import Frozen, Side
 from truecourse.monitoring.seen import VERSION, Predictions
-from truecourse.monitoring.strange import Strange, strange
+from truecourse.monitoring.strange import Strange, Tally
 from truecourse.problem import Problem
 from truecourse.references import Reference
 from truecourse.tables import Tables
@@ -22,9 +21,10 @@ DAY = timedelta(days=1)
 
 class Sketch(Reference):
     """Rows of one UTC day, or of a part of it. `features` and `scores`: rows by the bins of all columns, one after the
-    other; `scores` are those of the champion alone, `features` everybody's."""
+    other; `scores` are those of the champion alone, `features` everybody's. `digest`: of the files they were in."""
 
     day: datetime
+    digest: str
     rows: int
     features: tuple[int, ...]
     scores: tuple[int, ...]
@@ -34,8 +34,9 @@ class Sketch(Reference):
 def sketches(problem: Problem, tables: Tables, frozen: Frozen, start: datetime, end: datetime) -> list[Sketch]:
     """Of every day from `start` up to but without `end` (naive UTC) that has rows.
 
-    A whole day's is kept, by the digest of the files that hold it: files are never changed, so it holds as long as
-    they are the ones. Days that have none yet are read one by one, in bounded memory."""
+    A whole day's is kept, with the digest of the files that hold its rows. Files are never changed: while they are the
+    same ones the sketch holds, and once rows arrive late or are written again it is made anew, in its place. What has
+    none is read part by part, in bounded memory."""
     predictions = Predictions(problem, tables, list(frozen.scores.bins))
     found = (_sketch(problem, tables, predictions, frozen, *span) for span in _spans(start, end))
     return [sketch for sketch in found if sketch is not None and sketch.rows]
@@ -55,30 +56,44 @@ def _sketch(
     if digest is None:
         return None
     if end - start < DAY:
-        return _made(frozen, predictions.read(start, end), start)
-    key = f"sketches/{problem.name}/{start:%Y%m%d}-{sha256_json([frozen.key, digest])[:24]}.json"
+        return _made(frozen, predictions.parts(start, end), start, digest)
+    key = f"sketches/{problem.name}/{frozen.key[:24]}/{start:%Y%m%d}.json"
+    kept = _kept(tables, key)
+    if kept is not None and kept.digest == digest:
+        return kept
+    made = _made(frozen, predictions.parts(start, end), start, digest)
+    tables.store.put(key, made.model_dump_json().encode())
+    return made
+
+
+def _kept(tables: Tables, key: str) -> Sketch | None:
     try:
         return Sketch.model_validate_json(tables.store.get(key))
     except NotFound:
-        made = _made(frozen, predictions.read(start, end), start)
-        tables.store.put(key, made.model_dump_json().encode())
-        return made
+        return None
 
 
-def _made(frozen: Frozen, rows: pa.Table, day: datetime) -> Sketch:
-    mine = rows.filter(pc.equal(rows[VERSION], frozen.version.version))
+def _made(frozen: Frozen, parts: Iterable[pa.Table], day: datetime, digest: str) -> Sketch:
+    count, odd = 0, Tally(frozen.known)
+    seen, scored = (np.zeros(side.counts.matrix.shape[1], dtype=np.int64) for side in (frozen.features, frozen.scores))
+    for rows in parts:
+        count += len(rows)
+        seen += _line(frozen.features, rows)
+        scored += _line(frozen.scores, rows.filter(pc.equal(rows[VERSION], frozen.version.version)))
+        odd.add(rows)
     return Sketch(
         day=day,
-        rows=len(rows),
-        features=_line(frozen.features, rows),
-        scores=_line(frozen.scores, mine),
-        odd=strange(frozen.known, rows),
+        digest=digest,
+        rows=count,
+        features=tuple(seen.tolist()),
+        scores=tuple(scored.tolist()),
+        odd=odd.found,
     )
 
 
-def _line(side: Side, rows: pa.Table) -> tuple[int, ...]:
+def _line(side: Side, rows: pa.Table) -> Array:
     counted = Counts.of(side.bins, rows, np.zeros(len(rows), dtype=np.int64)).matrix
-    return tuple(counted.sum(axis=0).tolist())
+    return np.asarray(counted.sum(axis=0))
 
 
 def features(frozen: Frozen, found: list[Sketch]) -> Side:

@@ -1,5 +1,6 @@
 """Values that training never saw: new categories, and numbers that lie off the scale they were always read from."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -47,28 +48,54 @@ def _known(values: pa.ChunkedArray) -> pa.Array | Array | None:
     return distinct if few else None
 
 
+class Tally:
+    """Values that training never saw, counted part by part."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._rows: Counter[str] = Counter()
+        self._alike: dict[str, Counter[str]] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        for name, values in self._known.items():
+            if name in rows.column_names:
+                count, alike = _new(values, rows[name]) if isinstance(values, pa.Array) else _off(values, rows[name])
+                self._rows[name] += count
+                self._alike.setdefault(name, Counter()).update(alike)
+
+    @property
+    def found(self) -> dict[str, Strange]:
+        """By column, where there are any."""
+        return {name: _strange(count, self._alike[name]) for name, count in self._rows.items() if count}
+
+
 def strange(known: Known, rows: pa.Table) -> dict[str, Strange]:
     """By column, where there are any."""
-    found = {name: _strange(values, rows[name]) for name, values in known.items() if name in rows.column_names}
-    return {name: one for name, one in found.items() if one is not None}
+    tally = Tally(known)
+    tally.add(rows)
+    return tally.found
 
 
-def _strange(known: pa.Array | Array, values: pa.ChunkedArray) -> Strange | None:
-    if isinstance(known, pa.Array):
-        present = values.drop_null().cast(pa.string())
-        new = present.filter(pc.invert(pc.is_in(present, known)))
-        if len(new) == 0:
-            return None
-        counted = sorted((-item["counts"], item["values"]) for item in pc.value_counts(new).to_pylist())
-        return Strange(rows=len(new), like=counted[0][1], alike=-counted[0][0])
+def _strange(count: int, alike: Counter[str]) -> Strange:
+    like = max(alike, key=lambda name: alike[name])
+    return Strange(rows=count, like=like if alike[like] else "", alike=alike[like])
+
+
+def _new(known: pa.Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
+    """How many there are, and how often each: of very many the commonest, so that memory is bounded."""
+    present = values.drop_null().cast(pa.string())
+    new = present.filter(pc.invert(pc.is_in(present, known)))
+    counted = sorted((-item["counts"], item["values"]) for item in pc.value_counts(new).to_pylist())
+    return len(new), {value: -count for count, value in counted[:MAX_CATEGORIES]}
+
+
+def _off(known: Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
+    """How many lie off the scale, and how many of them each conversion would bring back."""
     read = numbers(values)
     odd = read[np.isfinite(read)]
     odd = odd[~_among(known, odd)]
-    if len(odd) == 0:
-        return None
     back = {name: int(_among(known, (odd - offset) / factor).sum()) for name, (factor, offset) in CONVERSIONS.items()}
-    like = max(back, key=lambda name: back[name])
-    return Strange(rows=len(odd), like=like if back[like] else "", alike=back[like])
+    return len(odd), back
 
 
 def _among(known: Array, values: Array) -> Array:

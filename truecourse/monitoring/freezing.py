@@ -1,0 +1,112 @@
+"""Freezing: a champion's bins, and its training rows counted by them, made from its snapshot once and then kept."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse import registry
+from truecourse.digests import sha256_json
+from truecourse.encoding import columns_of
+from truecourse.errors import NotFound
+from truecourse.model import Model
+from truecourse.monitoring.bins import Bins, Counts, learn
+from truecourse.monitoring.frozen import Frozen, Side
+from truecourse.monitoring.seen import watched
+from truecourse.monitoring.strange import Known, known, strange
+from truecourse.problem import Kind, Problem
+from truecourse.references import ModelVersion
+from truecourse.settings import get_settings
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+from truecourse.tracking import trained_run
+
+HELD_OUT = 200
+"""Fewer held-out rows than this are no reference for scores."""
+_SCORED = 50_000
+"""Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
+_METHOD = 2
+"""Raised when something else would be made of the same rows."""
+
+
+def freeze(problem: Problem, version: ModelVersion) -> Frozen:
+    """What is kept of the champion, read once in a process; made of its snapshot where nothing is kept yet. Only for
+    problems with time."""
+    asked = (problem.name, problem.kind, tuple(watched(problem)), problem.monitoring.bins)
+    return _frozen(*asked, version, get_settings().storage_root)
+
+
+@lru_cache(maxsize=4)
+def _frozen(name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str) -> Frozen:
+    """`storage` is part of what is asked: two homes may have champions of the same number."""
+    store, key = open_store(), sha256_json([_METHOD, version.run_id, bins, columns])
+    place = f"sketches/{name}/{key[:24]}/frozen.json"
+    try:
+        return Frozen.load(store.get(place), version, key)
+    except NotFound:
+        made = _made(kind, columns, bins, version, key)
+        store.put(place, made.dump())
+        return made
+
+
+def _made(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, key: str) -> Frozen:
+    snapshot = trained_run(version.problem, version.run_id).snapshot
+    frame = load_frame(open_store(), snapshot)
+    fitted = frame.filter(pc.not_equal(frame["split"], "test"))
+    held_out = frame.filter(pc.equal(frame["split"], "test"))
+    by = learn(fitted, list(columns), bins)
+    seen = known(fitted, list(columns))
+    model = registry.open_model(version, kind)
+    thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
+    scored = pa.concat_tables([_timed(kind, model, part) for part in (thin, held_out)])
+    reference, against = _timed(kind, model, held_out), "held-out rows of before the window"
+    if len(held_out) < HELD_OUT:
+        reference, against = scored, "rows the model was fitted to, of which it is surer: there are no earlier others"
+    score_bins = learn(reference, [n for n in reference.column_names if n != "decision_time"], bins)
+    return Frozen(
+        version=version,
+        snapshot=snapshot,
+        key=key,
+        features=side(by, fitted),
+        every=side(by, frame),
+        scores=side(score_bins, reference),
+        scored=side(score_bins, scored),
+        against=against,
+        known=seen,
+        odd=_odd(seen, held_out),
+    )
+
+
+def side(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> Side:
+    """Rows counted by UTC day."""
+    of = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    days, blocks = np.unique(of, return_inverse=True)
+    return Side(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
+
+
+def score_names(kind: Kind, model: Model) -> list[str]:
+    return [f"score_{name}" for name in model.vocabulary.classes] if kind == "multiclass" else ["score"]
+
+
+def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+    """The model's scores of n rows, a column each."""
+    output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
+    return pa.table(
+        dict(zip(score_names(kind, model), output.reshape(len(rows), -1).T.astype(np.float64), strict=True))
+    )
+
+
+def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+    return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
+
+
+def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:
+    days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    most: dict[str, float] = {}
+    for day in np.unique(days):
+        rows = held_out.filter(pa.array(days == day))
+        for name, found in strange(known, rows).items():
+            most[name] = max(most.get(name, 0.0), found.rows / len(rows))
+    return most

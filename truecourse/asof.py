@@ -39,38 +39,24 @@ def asof_join(
     """
     pairs = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     right = _features(features, list(pairs), event, created, filter_by_created)
-    return _beside(spine, _prepared(right, list(pairs), filter_by_created), pairs, at, ttl)
+    known = _prepared(right, list(pairs), filter_by_created)
+    left = _decisions(spine, right, pairs, at)
+    order = None if left[_AT].is_sorted() else left[_AT].arg_sort()
+    joined = _join(left if order is None else left[order], known, ttl or None)
+    if order is not None:
+        joined = joined[order.arg_sort()]
+    return spine.hstack(joined.get_columns())
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Feature rows made ready for many joins: the `timely`, known from their own time, sorted by it, and the `later`,
-    sorted by the moment from which they were known."""
+class _Prepared:
+    """Feature rows: the `timely`, known from their own time, sorted by it, and the `later`, sorted by the moment from
+    which they were known."""
 
     keys: tuple[str, ...]
     names: tuple[str, ...]
     timely: "pl.DataFrame"
     later: "pl.DataFrame"
-
-    @classmethod
-    def of(cls, features: "pl.DataFrame", keys: Sequence[str]) -> "Prepared":
-        """As asof_join() with filter_by_created makes them ready. Raises FeatureError for missing columns."""
-        return _prepared(_features(features, list(keys), EVENT, CREATED, True), list(keys), True)
-
-    def join(self, spine: "pl.DataFrame", ttl: timedelta, at: str = "decision_time") -> "pl.DataFrame":
-        """asof_join() with filter_by_created."""
-        return _beside(spine, self, {key: key for key in self.keys}, at, ttl)
-
-
-def _beside(
-    spine: "pl.DataFrame", right: Prepared, pairs: Mapping[str, str], at: str, ttl: timedelta
-) -> "pl.DataFrame":
-    left = _decisions(spine, right.timely, pairs, at)
-    order = None if left[_AT].is_sorted() else left[_AT].arg_sort()
-    joined = _join(left if order is None else left[order], right, ttl or None)
-    if order is not None:
-        joined = joined[order.arg_sort()]
-    return spine.hstack(joined.get_columns())
 
 
 def _column(frame: "pl.DataFrame", name: str, where: str) -> "pl.Series":
@@ -137,18 +123,18 @@ def _decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str,
     return pl.DataFrame(columns)
 
 
-def _prepared(right: "pl.DataFrame", keys: list[str], filter_by_created: bool) -> Prepared:
+def _prepared(right: "pl.DataFrame", keys: list[str], filter_by_created: bool) -> _Prepared:
     import polars as pl
 
     names = tuple(name for name in right.columns if name not in (*keys, _EVENT, _CREATED))
     late = right.filter(pl.col(_CREATED) > pl.col(_EVENT)) if filter_by_created else right.clear()
     if late.is_empty():
-        return Prepared(tuple(keys), names, right, late)
+        return _Prepared(tuple(keys), names, right, late)
     timely = right.filter(pl.col(_CREATED) <= pl.col(_EVENT))
-    return Prepared(tuple(keys), names, timely, _as_learned(late, keys))
+    return _Prepared(tuple(keys), names, timely, _as_learned(late, keys))
 
 
-def _join(left: "pl.DataFrame", right: Prepared, ttl: timedelta | None) -> "pl.DataFrame":
+def _join(left: "pl.DataFrame", right: _Prepared, ttl: timedelta | None) -> "pl.DataFrame":
     """Feature columns for `left`, which is sorted by time."""
     import polars as pl
 

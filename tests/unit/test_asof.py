@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from truecourse.asof import asof_join
 from truecourse.errors import FeatureError
+from truecourse.steps import Steps
 
 START = datetime(2024, 1, 1)
 TIME = pl.Datetime("us")
@@ -82,6 +84,16 @@ def test_equals_a_loop_over_rows(
     assert joined.columns == [*spine.columns, "x"]
     assert joined.select(spine.columns).equals(spine)
     assert joined["x"].to_list() == wanted
+
+
+@settings(max_examples=400, deadline=None)
+@given(versions, questions, ttls, st.integers(1, 2))
+def test_steps_equal_a_loop_over_rows(rows: list[Any], asked: list[Any], ttl: timedelta, key_count: int) -> None:
+    spine, features, keys = frame(asked, SPINE), frame(rows, FEATURES), NAMES[:key_count]
+    wanted = expected(spine, features, keys, ttl, created=True, known_only=True)
+    steps = Steps.of(features.select(*keys, "event_timestamp", "created_timestamp", "x").to_arrow(), keys)
+    found, _ = steps.at(spine.select(keys).rows(), spine["decision_time"].to_numpy(), ttl)
+    assert [None if np.isnan(x) else int(x) for x in found["x"]] == wanted
 
 
 late = st.tuples(st.sampled_from("ab"), st.integers(0, 8), st.integers(0, 8), st.integers(0, 99))

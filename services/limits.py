@@ -5,7 +5,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from truecourse.settings import Settings
+
 Clock = Callable[[], float]
+
+
+def per_worker(settings: Settings) -> Settings:
+    """The settings of each of several workers, so that all of them together grant a caller no more than is promised:
+    workers share no memory, and the kernel deals connections out to them. A burst of fewer requests than there are
+    workers leaves each of them one."""
+    count = settings.workers
+    return settings.model_copy(
+        update={"rate_limit": settings.rate_limit / count, "rate_burst": max(1, settings.rate_burst // count)}
+    )
 
 
 class Buckets:

@@ -10,6 +10,7 @@ from services.access import require_keys_beyond_loopback
 from services.admission import Admission
 from services.following import Follower
 from services.http import Endpoint
+from services.limits import per_worker
 from services.log import open_log
 from services.protection import Guard, protect
 from services.script import init
@@ -20,7 +21,7 @@ SOURCE = Path(__file__).resolve().parent.parent
 SERVED = Served()
 SETTINGS = get_settings()
 reserve.install()
-GUARD = Guard(SETTINGS, SERVED)
+GUARD = Guard(per_worker(SETTINGS), SERVED)
 
 
 class Predictions:

@@ -20,7 +20,8 @@ class Part(BaseModel):
 
 class Limits(Part):
     requests_per_second: float | None = Field(None, gt=0)
-    """Of one key (of one address where no keys are asked for), a worker; more is answered 429. Unlimited if empty."""
+    """Of one key (of one address where no keys are asked for), of all workers together, each of which grants its part;
+    more is answered 429. Unlimited if empty."""
     burst: int | None = Field(None, ge=1)
     """Requests that may come at once on top of that."""
     queue_seconds: float | None = Field(None, gt=0)

@@ -253,7 +253,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, configure: Callable[..., None]) -> None:
     certificate, key = _certificate(tmp_path)
     (port,) = free_ports(1)
-    configure(tls_certificate=certificate, tls_key=key, rate_limit=0.01, rate_burst=3, request_timeout=1)
+    configure(tls_certificate=certificate, tls_key=key, request_timeout=1, workers=2, rate_limit=0.02, rate_burst=6)
     server = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
     try:
         launch.wait_ready(server, port)
@@ -264,7 +264,9 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
         with httpx.Client(base_url=endpoint_url(port), verify=trusted, timeout=30) as client:
             slow = client.post("/predict", content=_slowly(3), headers={"content-type": "application/json"})
             assert slow.status_code == 408
-            assert [ask(client).status_code for _ in range(3)] == [200, 200, 429]
+            answered = [ask(client).status_code for _ in range(5)]  # one connection, and so one worker: half of it all
+            assert 2 <= answered.count(200) <= 3
+            assert answered[-1] == 429
             assert int(ask(client).headers["retry-after"]) > 10
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{endpoint_url(port)}/livez")

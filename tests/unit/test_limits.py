@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.limits import Buckets, Shedder
+from services.limits import Buckets, Shedder, per_worker
+from truecourse.settings import Settings
 
 
 @dataclass
@@ -39,6 +40,17 @@ def test_after_the_told_wait_there_is_a_token(rate: float, burst: int, steps: li
         if wait:
             clock.now += wait + 1e-6
             assert buckets.take("a") == 0
+
+
+@given(st.integers(1, 8), st.floats(0.1, 50), st.integers(8, 40), waits)
+def test_all_workers_together_grant_no_more(count: int, rate: float, burst: int, steps: list[float]) -> None:
+    clock, taken = Clock(), 0
+    told = per_worker(Settings(workers=count, rate_limit=rate, rate_burst=burst))
+    workers = [Buckets(told.rate_limit, told.rate_burst, clock=clock) for _ in range(count)]
+    for step in steps:
+        clock.now += step
+        taken += sum(worker.take("a") == 0 for worker in workers)
+    assert taken <= burst + rate * sum(steps) + 1e-6
 
 
 def test_callers_do_not_pay_for_each_other() -> None:

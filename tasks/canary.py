@@ -8,7 +8,9 @@ from tasks.package import package_version
 from tasks.retry import RETRY
 from truecourse import aliases, registry
 from truecourse.aliases import CANARY
+from truecourse.errors import ModelError
 from truecourse.loading import load_problem
+from truecourse.monitoring.guarding import unlogged
 from truecourse.problem import Problem
 from truecourse.promotion import Canary
 from truecourse.references import Aliases, ModelVersion
@@ -26,11 +28,17 @@ def start_canary(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
     """The version is challenger, and has the share of the first step. `seen`: the aliases as they were when it was
     judged. It is packaged first, unless it was: an endpoint cannot follow otherwise.
 
-    Raises ModelError if the problem has changed since it was trained, or the aliases have moved."""
+    Raises ModelError if the problem has changed since it was trained, the aliases have moved, or no endpoint logs what
+    it answers, which is all that a canary is judged by."""
     problem, now = load_problem(version.problem), aliases.current(version.problem)
     if (now.number, now.challenger, now.action, now.reason) == (seen.number + 1, version, CANARY, reason):
         registry.mirror_aliases(problem.name)  # tried before, and cut off after
         return now
+    if why := unlogged(problem.name):
+        cure = "switch the prediction log on, or leave `canary` out of the problem's Promotion"
+        raise ModelError(
+            f"a canary is judged by the prediction log, which is off: {why}", where=problem.name, cure=cure
+        )
     package_version(problem, version)
     share = (problem.promotion.canary or Canary()).steps[0]
     changes = {"challenger": version, "shadow": False, "share": share}

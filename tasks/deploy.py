@@ -53,7 +53,7 @@ def stop_deployment(environment: str, problem: str | None, reason: str) -> Deplo
     """Raises PlatformError if nothing is deployed there, or nothing that runs here."""
     config = load_deployment(environment)
     name = load_problem(problem or config.problem).name
-    newest = standing(environment, name)
+    newest = deployments.standing(environment, name)
     if newest is None or newest.target == "container":
         what = "nothing is deployed" if newest is None else "runs where its files were taken to"
         raise PlatformError(what, where=f"{name} in {environment}", cure="look at `truecourse status`")
@@ -74,14 +74,6 @@ def _stop_server(environment: str, problem: str) -> None:
     swap.stop(environment)
 
 
-def standing(environment: str, problem: str) -> Deployment | None:
-    """The deployment whose version is in place: the newest that neither failed nor was cut short nor was stopped."""
-    for entry in reversed(deployments.ledger(environment, problem).entries()):
-        if entry.outcome in ("deployed", "stopped"):
-            return entry if entry.outcome == "deployed" else None
-    return None
-
-
 def _verified(version: ModelVersion) -> ArtifactRef:
     found = packaged(version.problem, version.version)
     if found is None:
@@ -98,7 +90,7 @@ def _next(environment: str, problem: str) -> int:
 
 def _began(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, reason: str) -> Deployment:
     """The first of a deployment's two entries: one that has no second was cut short."""
-    before = standing(config.environment, version.problem)
+    before = deployments.standing(config.environment, version.problem)
     entry = Deployment(
         number=_next(config.environment, version.problem), action="deploy", reason=reason, **aliases.signature(),
         environment=config.environment, target=config.target, version=version, bento=bento,

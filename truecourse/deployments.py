@@ -37,6 +37,14 @@ def ledger(environment: str, problem: str) -> Ledger[Deployment]:
     return Ledger(open_store(), f"deployments/{environment}/{problem}", Deployment)
 
 
+def standing(environment: str, problem: str) -> Deployment | None:
+    """The deployment whose version is in place: the newest that neither failed nor was cut short nor was stopped."""
+    for entry in reversed(ledger(environment, problem).entries()):
+        if entry.outcome in ("deployed", "stopped"):
+            return entry if entry.outcome == "deployed" else None
+    return None
+
+
 def place(environment: str) -> Path:
     """Where the state of an environment on this machine is kept."""
     return get_settings().home / "deployments" / environment

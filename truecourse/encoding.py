@@ -102,7 +102,7 @@ class Vocabulary(BaseModel):
         Raises ModelError for a label outside the classes."""
         if not self.classes:
             return np.asarray(frame["label"].cast(pa.float64()).to_numpy(), dtype=np.float32)
-        text = _text(frame["label"])
+        text = label_text(frame["label"])
         codes = pc.index_in(text, pa.array(self.classes, pa.string()))
         strange = pc.unique(text.filter(pc.and_(pc.is_null(codes), pc.is_valid(text)))).to_pylist()
         if strange:
@@ -118,7 +118,7 @@ def finite(values: Array) -> Array:
     return np.clip(values, -LARGEST, LARGEST, out=values)
 
 
-def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def label_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Labels as text: 1.0, 1 and true of a binary label read "1"."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int64())
@@ -128,7 +128,7 @@ def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _distinct(values: pa.ChunkedArray) -> tuple[str, ...]:
-    distinct = [value for value in pc.unique(_text(values)).to_pylist() if value is not None]
+    distinct = [value for value in pc.unique(label_text(values)).to_pylist() if value is not None]
     if not pa.types.is_string(values.type):
         return tuple(sorted(distinct, key=float))
     return tuple(sorted(distinct))

@@ -86,9 +86,7 @@ class Settings(BaseSettings):
     cors_origins: str = Field("", description="origins whose pages may ask the endpoint, by commas; * for all")
     workers: int = Field(1, ge=1, le=256, description="processes that answer, of one endpoint")
     request_timeout: int = Field(30, ge=1, le=3600, description="seconds in which a request is answered or refused")
-    rate_limit: float = Field(
-        0, ge=0, description="requests a second of one key or address, in all workers; 0 for any"
-    )
+    rate_limit: float = Field(0, ge=0, description="requests a second of one key or address, in all workers; 0 for any")
     rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
     metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
     max_delay: float = Field(0.05, ge=0, description="seconds to wait for a turn under overload; 0 never refuses")

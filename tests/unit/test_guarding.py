@@ -1,6 +1,7 @@
 """What becomes of a canary, decided from a real log: each fault is found and named, and without one it goes on."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,19 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.canary import start_canary
 from tests.conftest import REPOSITORY
 from tests.records import record
-from truecourse import aliases, predictionlog
+from truecourse import aliases, deployments, predictionlog
+from truecourse.errors import ModelError
 from truecourse.loading import load_problem
 from truecourse.monitoring.canary import GRACE
-from truecourse.monitoring.guarding import Decision, decide, past_gates, report
+from truecourse.monitoring.guarding import SILENCE, Decision, decide, past_gates, report
 from truecourse.problem import Canary, Problem, Promotion
-from truecourse.references import Aliases, ModelVersion
+from truecourse.references import Aliases, ArtifactRef, Deployment, ModelVersion
 from truecourse.tables import Tables
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 STEPS = (0.2, 1.0)
 CANARY = Canary(steps=STEPS, requests=60)
+SOON = timedelta(minutes=5)
 Log = list[bytes]
 
 
@@ -48,13 +52,13 @@ class Office:
         self.entries.append(now.model_copy(update=told | changes))
         return self.entries[-1]
 
-    def decided(self, log: Log, canary: Canary | None = CANARY) -> Decision:
-        """What is decided once these records were added to the log."""
+    def decided(self, log: Log, canary: Canary | None = CANARY, after: timedelta = SOON) -> Decision:
+        """What is decided once these records were added to the log, so long after the last move."""
         Tables().append("predictions_log/deliveries", predictionlog.rows(log), {}, partition_by="day", merge=True)
-        return decide(problem(canary), Tables(), self.entries)
+        return decide(problem(canary), Tables(), self.entries, self.entries[-1].at + after)
 
-    def reported(self) -> tuple[str, int]:
-        decision = decide(problem(), Tables(), self.entries)
+    def reported(self, after: timedelta = SOON) -> tuple[str, int]:
+        decision = decide(problem(), Tables(), self.entries, self.entries[-1].at + after)
         found = report(problem(), decision, self.entries, START)
         return found.sentence, len(found.findings)
 
@@ -127,6 +131,39 @@ def test_one_that_the_endpoint_refuses_is_withdrawn(office: Office) -> None:
     silent = asked(office.entries[-1].at + GRACE, 0.0, 100)
     assert office.decided(silent[:5]).action == "wait"
     assert office.decided(silent[5:]).cause == "refused"
+
+
+def test_one_of_which_nothing_is_logged_is_told_of(office: Office) -> None:
+    assert office.reported() == ("Version 2 answers 20%: 0 of 60 requests that this step needs.", 0)
+    said, findings = office.reported(2 * SILENCE)
+    assert findings == 1
+    assert said.startswith("Version 2 answers 20%: nothing was logged since 2024-05-01 14:00 UTC: no request came, or")
+
+
+def test_one_that_no_endpoint_logs_is_withdrawn(office: Office, configure: Callable[..., None], tmp_path: Path) -> None:
+    office.decided(asked(office.entries[-1].at, STEPS[0], 400))
+    configure(log=False, problems=REPOSITORY / "tests" / "problems")
+    off = office.decided([])
+    assert (off.action, off.cause) == ("withdraw", "unlogged")
+    assert "the prediction log is off: TRUECOURSE_LOG is false" in off.reason
+    with pytest.raises(ModelError, match="the prediction log, which is off"):
+        start_canary.fn(office.entries[1], version(3), "a test")
+    configure(log=True, deployments=tmp_path)
+    (tmp_path / "here.yaml").write_text("environment: here\ntarget: process\nlog: {predictions: false}\n")
+    assert office.decided([]).action == "widen", "nothing is deployed there"
+    deployments.ledger("here", "deliveries").append(deployed())
+    assert "deployments/here.yaml says" in office.decided([]).reason
+    (tmp_path / "there.yaml").write_text("environment: there\ntarget: process\n")
+    deployments.ledger("there", "deliveries").append(deployed())
+    assert office.decided([]).action == "widen", "one of the two logs"
+
+
+def deployed() -> Deployment:
+    bento = ArtifactRef(key="bentos/1.bento", sha256="0" * 64, bytes=1)
+    return Deployment(
+        number=1, action="deploy", reason="", author="ann", at=START, environment="here", target="process",
+        version=version(1), bento=bento, config_sha256="0" * 64, previous=None, outcome="deployed",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("canary", [CANARY, None])

@@ -3,7 +3,7 @@
 A request is one trial, however many rows it has: its rows fail, and are slow, together. A step is judged when the
 challenger has had a tenth, three tenths and all of the requests that it needs, on those alone: asked as often as one
 likes, the same requests give the same verdict. The chance of a false alarm is ALPHA for the whole canary, divided
-evenly over its steps, these looks and the tests (Bonferroni).
+evenly over its steps, these looks and the tests (Bonferroni). What labels say is asked apart: canaryquality.py.
 """
 
 import json
@@ -28,7 +28,8 @@ ALPHA = 0.05
 LOOKS = (0.1, 0.3, 1.0)
 """Of a step's requests: when it is judged. It is widened at the last only."""
 QUANTILES = (0.5, 0.95)
-TESTS = 2 + len(QUANTILES)
+TESTS = 3 + len(QUANTILES)
+"""Errors, the quantiles of latency, distribution, and quality (canaryquality.py)."""
 LEEWAY = 0.05
 """So much larger than by definition may the share above a quantile be, which is itself only estimated."""
 LEAST_SECONDS = 0.001
@@ -43,7 +44,7 @@ GRACE = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Verdict:
-    """`cause`: what is wrong where it is withdrawn: errors, latency, distribution, or refused."""
+    """`cause`: what is wrong where it is withdrawn: errors, latency, distribution, refused, or quality."""
 
     action: Literal["widen", "withdraw", "wait"]
     sentence: str
@@ -53,27 +54,36 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Step:
-    """The step that a canary is at. `began`: when the canary did, at its first step; `at`: when this step did."""
+    """The step that a canary is at. `moves`: when each of its steps began, this one last."""
 
     champion: ModelVersion
     challenger: ModelVersion
     share: float
-    began: datetime
-    at: datetime
+    moves: tuple[datetime, ...]
+
+    @property
+    def began(self) -> datetime:
+        """When the canary did."""
+        return self.moves[0]
+
+    @property
+    def at(self) -> datetime:
+        """When this step did."""
+        return self.moves[-1]
 
 
 def step_of(entries: list[Aliases]) -> Step | None:
     """From the history of the aliases, oldest first. None where no challenger takes a share of the traffic."""
     if not entries or entries[-1].champion is None or entries[-1].challenger is None or not entries[-1].share:
         return None
-    now = began = entries[-1]
+    now, moves = entries[-1], list[datetime]()
     for entry in reversed(entries):
         if (entry.champion, entry.challenger) != (now.champion, now.challenger) or not entry.share:
             break
-        began = entry
+        moves.append(entry.at)
     assert now.champion is not None
     assert now.challenger is not None
-    return Step(now.champion, now.challenger, now.share, began.at, now.at)
+    return Step(now.champion, now.challenger, now.share, tuple(reversed(moves)))
 
 
 def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) -> Verdict:
@@ -82,18 +92,18 @@ def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) 
     The champion's side are its answers of the same step; where the challenger answers everything, those since the
     canary began. Those that failed are the challenger's, though the champion answered for them."""
     challenger, champion = _sides(step, records)
-    moments = np.unique(_moments(challenger))
+    given = np.unique(moments(challenger))
     marks = [max(1, round(look * canary.requests)) for look in LOOKS]
-    reached = max((mark for mark in marks if mark <= len(moments)), default=0)
-    told: dict[str, Any] = {"share": step.share, "requests": len(moments), "wanted": canary.requests, "judged": reached}
-    if not len(moments) and (why := _refused(problem, step, records)):
+    reached = max((mark for mark in marks if mark <= len(given)), default=0)
+    told: dict[str, Any] = {"share": step.share, "requests": len(given), "wanted": canary.requests, "judged": reached}
+    if not len(given) and (why := _refused(problem, step, records)):
         return Verdict("withdraw", why, "refused", told)
-    waits = Verdict("wait", f"{len(moments)} of {canary.requests} requests that this step needs", figures=told)
+    waits = Verdict("wait", f"{len(given)} of {canary.requests} requests that this step needs", figures=told)
     if not reached:
         return waits
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
-    until = moments[reached - 1]
-    seen, rival = (side.filter(pa.array(_moments(side) <= until)) for side in (challenger, champion))
+    until = given[reached - 1]
+    seen, rival = (side.filter(pa.array(moments(side) <= until)) for side in (challenger, champion))
     for cause, test in (("errors", _errors), ("latency", _latency), ("distribution", _distribution)):
         fault, figures = test(problem, canary, seen, rival, alpha)
         told |= {cause: figures}
@@ -121,14 +131,14 @@ def _since(records: pa.Table, moment: datetime) -> pa.Table:
     return records.filter(pc.greater_equal(records["at"], pa.scalar(moment, records["at"].type)))
 
 
-def _moments(records: pa.Table) -> Array:
+def moments(records: pa.Table) -> Array:
     """Of each row's request: what tells requests apart, to the microsecond."""
     return np.asarray(records["at"].cast(pa.int64()).to_numpy())
 
 
 def _requests(records: pa.Table) -> Array:
     """The place of the first row of each request."""
-    return np.asarray(np.unique(_moments(records), return_index=True)[1])
+    return np.asarray(np.unique(moments(records), return_index=True)[1])
 
 
 def _refused(problem: Problem, step: Step, records: pa.Table) -> str:
@@ -213,7 +223,7 @@ def _distribution(
     if min(len(side) for side in sides) < FEWEST:
         return "", {}
     bins = learn(sides[0], [column])
-    before, after = (Counts.of(bins, side, _groups(problem, side)) for side in sides)
+    before, after = (Counts.of(bins, side, groups(problem, side)) for side in sides)
     permutations = int(np.ceil(2 / alpha))
     value, p_value = permutation_test(before, after, np.array([0]), permutations)
     psi, p = float(value[0]), float(p_value[0])
@@ -223,7 +233,7 @@ def _distribution(
     return f"its {column}s are distributed otherwise: PSI {psi:.2f}, and {canary.psi:g} is allowed", figures
 
 
-def _groups(problem: Problem, records: pa.Table) -> Array:
+def groups(problem: Problem, records: pa.Table) -> Array:
     """The group of each row, numbered from 0 without gaps; rows of an entity are of one group."""
     numbers = np.unique(_entities(problem, records), return_inverse=True)[1]
     return np.asarray(np.unique(numbers % MAX_GROUPS, return_inverse=True)[1])

@@ -1,32 +1,42 @@
 """What becomes of a canary: at most one move, decided from the history of the aliases and the prediction log."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import aliases
+from truecourse import aliases, deployments
 from truecourse.aliases import GUARDED
+from truecourse.environments import environment_names, load_deployment
+from truecourse.errors import DeploymentError
 from truecourse.frame import UTC_TIME
 from truecourse.gates import failed
 from truecourse.monitoring.canary import Step, Verdict, judge_step, step_of
+from truecourse.monitoring.canaryquality import judge_quality
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.predictionlog import PARTITION, SCHEMA, log_table
 from truecourse.problem import Problem
 from truecourse.promotion import Canary
 from truecourse.references import Aliases
+from truecourse.settings import get_settings
 from truecourse.tables import Tables
 
-_COLUMNS = ["at", "model_sha256", "role", "id", "request", "score", "prediction", "seconds", "batch", "error"]
+_COLUMNS = [
+    "at", "model_sha256", "role", "id", "decision_time", "request", "score", "scores", "prediction", "seconds", "batch",
+    "error",
+]  # fmt: skip
+SILENCE = timedelta(hours=1)
+"""A canary of which nothing is logged for so long is told of."""
 
 
 @dataclass(frozen=True)
 class Decision:
     """`reason`: as the history of the aliases is to have it. `share`: the challenger's afterwards. `cause`: of a
-    withdrawal: errors, latency, distribution, refused, or gates."""
+    withdrawal: errors, latency, distribution, refused, quality, gates, or unlogged; silent where it waits for a log."""
 
     action: Literal["rest", "wait", "widen", "promote", "withdraw"]
     reason: str
@@ -57,22 +67,55 @@ def logged(problem: Problem, tables: Tables, since: datetime) -> pa.Table:
     return tables.read(reference, _COLUMNS, recent)
 
 
-def decide(problem: Problem, tables: Tables, entries: list[Aliases]) -> Decision:
-    """`entries`: the history of the aliases, oldest first. A share that was set by hand is only ever taken back."""
-    step = step_of(entries)
+def unlogged(problem: str) -> str:
+    """What keeps every endpoint of the problem from logging what it answers; empty if nothing does."""
+    log, places = get_settings().log, []
+    for name in environment_names():
+        with suppress(DeploymentError):  # edited since, and wrong now
+            config = load_deployment(name)
+            if config.target != "batch" and deployments.standing(name, problem) is not None:
+                places.append((name, config.log.predictions and log))
+    if any(logs for _, logs in places) or (log and not places):
+        return ""
+    return f"deployments/{places[0][0]}.yaml says log: {{predictions: false}}" if log else "TRUECOURSE_LOG is false"
+
+
+def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetime | None = None) -> Decision:
+    """`entries`: the history of the aliases, oldest first. `at` (UTC): now, if None. A share that was set by hand is
+    only ever taken back. A canary that nobody logs is withdrawn, for it would wait for ever."""
+    step, now = step_of(entries), at or datetime.now(UTC)
     if step is None:
         return Decision("rest", _at_rest(entries))
-    canary = problem.promotion.canary
-    verdict = judge_step(problem, canary or Canary(), step, logged(problem, tables, step.began))
+    guarded = entries[-1].action in GUARDED
+    if guarded and (why := unlogged(problem.name)):
+        reason = f"nothing that it answers can be judged, for the prediction log is off: {why}"
+        return _taken("withdraw", Verdict("withdraw", reason, "unlogged"), step, cause="unlogged")
+    canary, records = problem.promotion.canary, logged(problem, tables, step.began)
+    verdict = _with_labels(
+        judge_step(problem, canary or Canary(), step, records), judge_quality(problem, step, tables, records, now)
+    )
     if verdict.action == "withdraw":
         return _taken("withdraw", verdict, step, cause=verdict.cause)
-    if canary is None or entries[-1].action not in GUARDED:
+    if canary is None or not guarded:
         stays = replace(verdict, sentence=f"{verdict.sentence}; set by hand, and widened by hand alone")
         return _taken("wait", stays, step, step.share)
+    if not len(records) and now - step.at > SILENCE:
+        cure = "no request came, or its endpoint does not log (TRUECOURSE_LOG), or nobody ships what it logs"
+        silent = replace(verdict, sentence=f"nothing was logged since {step.began:%Y-%m-%d %H:%M} UTC: {cure}")
+        return _taken("wait", silent, step, step.share, "silent")
     if verdict.action == "wait":
         return _taken("wait", verdict, step, step.share)
     after = canary.after(step.share)
     return _taken("promote", verdict, step) if after is None else _taken("widen", verdict, step, after)
+
+
+def _with_labels(verdict: Verdict, quality: Verdict) -> Verdict:
+    """What labels say comes after what the log says by itself."""
+    figures = {**verdict.figures, **quality.figures}
+    if verdict.action == "withdraw" or quality.action == "withdraw":
+        return replace(verdict if verdict.action == "withdraw" else quality, figures=figures)
+    said = f"{verdict.sentence}; {quality.sentence}" if quality.sentence else verdict.sentence
+    return replace(verdict, sentence=said, figures=figures)
 
 
 def past_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
@@ -104,6 +147,9 @@ def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at:
         who, when = f"version {lost.challenger.version}", {"entry": lost.number, "at": lost.at.isoformat()}
         said = _at_rest(entries)
         findings.append(Finding(check="canary", subject=who, cause="withdrawn", page=True, sentence=said, figures=when))
+    if decision.cause == "silent" and decision.step is not None:
+        who = f"version {decision.step.challenger.version}"
+        findings.append(Finding(check="canary", subject=who, cause="silent", page=True, sentence=decision.sentence))
     told = {
         "entry": now.number if now else 0,
         "action": decision.action,

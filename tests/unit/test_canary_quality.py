@@ -1,0 +1,114 @@
+"""A canary whose answers are worse is found out as labels come, and by nothing else; one that is as good is not."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cleaned import write_clean
+from tests.deliveries import deliveries
+from tests.records import record
+from tests.unit.test_guarding import STEPS, Log, Office, office, problem, version
+from truecourse import predictionlog
+from truecourse.monitoring.canary import ALPHA, TESTS
+from truecourse.monitoring.canaryquality import FIRST, Labelled, judge
+from truecourse.promotion import BeatsChampion
+from truecourse.tables import Tables
+
+__all__ = ["office"]
+COUNT = 1200
+CLOSED = timedelta(days=3)
+
+
+@pytest.fixture
+def late(office: Office) -> np.ndarray[Any, Any]:
+    """Of deliveries 0 to COUNT, decided one every minute from the canary's first step on: whether each came late."""
+    rows = deliveries(days=1, a_day=COUNT)
+    began = office.entries[-1].at
+    rows["ordered_at"] = [(began + timedelta(minutes=i)).isoformat() for i in range(COUNT)]
+    rows["took"] = rows["took"].fillna(20)
+    write_clean(problem(), Tables(), "deliveries", rows)
+    couriers = rows[["courier"]].drop_duplicates().assign(vehicle="van", since=2020)
+    write_clean(problem(), Tables(), "couriers", couriers)
+    return (rows["took"] > rows["promised"]).to_numpy(dtype=bool)
+
+
+def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool, skip: int = 0) -> Log:
+    """A request a minute, each about its own delivery. Both sides' scores are distributed alike; those of a `wrong`
+    challenger have nothing to do with the labels."""
+    pick = np.random.default_rng(1)
+    records = []
+    for i in range(skip, COUNT):
+        mine = bool(pick.random() < share)
+        likely = pick.random() < late.mean() if mine and wrong else late[i]
+        score = pick.beta(5, 2) if likely else pick.beta(2, 5)
+        at = since + timedelta(minutes=i - skip)
+        values: dict[str, Any] = {
+            "at": at,
+            "decision_time": at.isoformat(),
+            "request": {"courier": f"x{i}", "depot": "north"},
+            "model_version": 2 if mine else 1,
+            "model_sha256": version(2 if mine else 1).model_sha256,
+            "role": "challenger" if mine else "champion",
+            "score": float(score),
+            "prediction": str(int(score >= 0.5)),
+            "seconds": float(0.002 + pick.exponential(0.0004)),
+            "batch": 1,
+            "error": None,
+        }
+        records.append(predictionlog.encoded(record(f"{i}", **values) | {"id": i}))
+    return records
+
+
+def test_worse_answers_are_found_out_once_their_labels_are_complete(office: Office, late: np.ndarray[Any, Any]) -> None:
+    log = asked(office.entries[-1].at, late, STEPS[0], wrong=True)
+    before = office.decided(log, after=timedelta(hours=23))
+    assert (before.action, before.figures["quality"]) == ("widen", {"labelled": 0}), "by the log alone nothing is wrong"
+    found = office.decided([], after=CLOSED)
+    assert (found.action, found.cause) == ("withdraw", "quality")
+    assert "it answers worse: its log loss is" in found.reason
+    assert "labelled answers, the champion's" in found.reason
+
+
+def test_labels_of_a_step_that_is_over_count_at_the_last(office: Office, late: np.ndarray[Any, Any]) -> None:
+    first = office.entries[-1].at
+    office.decided(asked(first, late, STEPS[0], wrong=True)[:700])
+    last = office.move("widen", share=1.0)
+    last = office.entries[-1] = last.model_copy(update={"at": first + timedelta(minutes=700)})
+    office.decided(asked(last.at, late, 1.0, wrong=True, skip=700))
+    found = office.decided([], after=CLOSED)
+    assert (found.action, found.cause) == ("withdraw", "quality")
+
+
+def test_answers_as_good_are_let_on(office: Office, late: np.ndarray[Any, Any]) -> None:
+    found = office.decided(asked(office.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
+    assert found.action == "widen"
+    assert "; its answers are no worse on" in found.sentence
+    assert found.figures["quality"]["labelled"] > 2 * FIRST
+
+
+def drawn(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
+    """Two steps with other shares, which differ more than the models do: losses of the same distribution, but for what
+    the challenger's are worse."""
+    random = np.random.default_rng(seed)
+    step = np.repeat([1, 2], rows // 2)
+    mine = random.random(rows) < np.where(step == 1, 0.1, 0.5)
+    loss = random.exponential(0.5, rows) + (step == 2) + worse * mine
+    return Labelled(np.arange(rows), step, random.integers(0, 400, rows), mine, loss)
+
+
+def test_alarms_are_as_rare_as_is_said() -> None:
+    alarms = sum(bool(judge(problem(), drawn(seed), 0.2)[0]) for seed in range(60))
+    assert alarms <= 12, "at one chance in five: the looks share it"
+    assert all(judge(problem(), drawn(seed, worse=0.2), ALPHA / TESTS)[0] for seed in range(10))
+
+
+def test_a_margin_of_the_gates_is_allowed() -> None:
+    worse = drawn(0, worse=0.2)
+    allowing = replace(problem(), gates=[BeatsChampion(margin=0.2)])
+    fault, figures = judge(allowing, worse, ALPHA / TESTS)
+    assert not fault
+    assert figures["difference"] == pytest.approx(0.2, abs=0.1)
+    assert judge(problem(), worse, ALPHA / TESTS)[0]

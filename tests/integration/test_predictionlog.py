@@ -1,11 +1,5 @@
-"""From a worker's memory to the table in object storage: whoever dies on the way, nothing synced is lost or doubled."""
+"""From a worker's memory to the table in object storage. Who dies on the way: test_killed_log.py."""
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +8,7 @@ import pytest
 from services.spool import Spool
 from services.spooling import Limits
 from tasks.trace import trace_prediction
-from tests.conftest import REPOSITORY, S3Server, wait_until
+from tests.conftest import S3Server, wait_until
 from tests.integration.conftest import Endpoint, Trained
 from tests.records import Answers, record
 from truecourse import predictionlog, segments, shipping
@@ -24,27 +18,6 @@ from truecourse.segments import SEALED, listed
 from truecourse.settings import get_settings
 from truecourse.shipping import ship, spool_folder
 from truecourse.tables import Tables
-
-SYNC = 0.02
-WRITER = """
-import sys, time
-from pathlib import Path
-from services.spool import Spool
-from services.spooling import Limits
-from tests.records import Answers
-import json
-
-def encode(record):
-    return json.dumps(record, default=lambda moment: moment.isoformat()).encode()
-
-spool, begun = Spool(Path(sys.argv[1]), encode, Limits(sync=float(sys.argv[2]), size=20_000, age=0.1)), sys.argv[3]
-spool.start()
-for number in range(1_000_000):
-    written = spool._written
-    spool.put(Answers((f"{begun}-{number}",)))
-    print(f"{number} {written} {time.monotonic()}", flush=True)
-    time.sleep(0.0005)
-"""
 
 
 def logged() -> list[str]:
@@ -57,52 +30,6 @@ def put(ids: list[str], folder: Path | None = None) -> None:
     spool = Spool(folder or spool_folder("deliveries"), encoded, Limits())
     spool.put(Answers(tuple(ids)))
     spool.close()
-
-
-def shipping_child() -> int:
-    """The process id of a shipper that goes on until killed; forked, since importing takes longer than a round."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        while True:
-            ship("deliveries")
-    finally:
-        os._exit(1)
-
-
-def killed_round(number: int, randomness: random.Random) -> tuple[set[str], list[float]]:
-    """A writer under load and a shipper, both killed: the records that were synced, and, at each put, how many seconds
-    old the oldest record was that was not."""
-    command = [sys.executable, "-c", WRITER, str(spool_folder("deliveries")), str(SYNC), str(number)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    assert writer.stdout is not None
-    writer.stdout.readline()
-    shipper = shipping_child()
-    time.sleep(randomness.uniform(0.02, 0.35))
-    for process in randomness.sample([writer.pid, shipper], 2):
-        os.kill(process, signal.SIGKILL)
-        time.sleep(randomness.uniform(0, 0.02))
-    os.waitpid(shipper, 0)
-    lines = [line.split() for line in writer.communicate()[0].splitlines(keepends=True) if line.endswith("\n")]
-    moments = {int(place): float(at) for place, _, at in lines}
-    ages = [float(at) - moments.get(int(written), float(at)) for _, written, at in lines]
-    return {f"{number}-{place}" for place in range(int(lines[-1][1]) if lines else 0)}, ages
-
-
-def test_fifty_deaths_of_writer_and_shipper_lose_and_double_nothing(home: Path) -> None:
-    randomness, synced, ages = random.Random(7), set[str](), list[float]()
-    for number in range(50):
-        certain, waited = killed_round(number, randomness)
-        synced |= certain
-        ages += waited
-    ship("deliveries")
-    found = logged()
-    assert len(found) == len(set(found)), "doubled"
-    assert synced <= set(found), "lost"
-    assert len(synced) > 1000
-    # The rest of the promise: what is older than the interval is synced, but for the time that a sync takes.
-    assert sorted(ages)[len(ages) * 9 // 10] < SYNC + 0.2
 
 
 def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

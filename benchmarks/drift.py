@@ -1,14 +1,25 @@
-"""Drift of 100,000 rows against 336,776 with 30 columns: ours, and Evidently's drift preset on the same data."""
+"""Drift of 100,000 rows against 336,776 with 30 columns: ours, and Evidently's drift preset on the same data. And the
+check itself, from predictions in storage to its report, where the problem's own predictions are repeated many times."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
-from benchmarks.harness import Row, measure
+from benchmarks.harness import Measured, Row, measure
+from benchmarks.home import ready
+from truecourse.loading import load_problem
+from truecourse.scoring import CHUNK_ROWS, predictions_table
+from truecourse.settings import elsewhere
+from truecourse.storage import open_store
+from truecourse.tables import Tables
 
 ROWS, WINDOW, COLUMNS, A_DAY = 336_776, 100_000, 30, 1000
+LARGE = 10_000_000
 
 
 def rows(quick: bool) -> list[Row]:
@@ -25,7 +36,93 @@ def rows(quick: bool) -> list[Row]:
         Row(what="peak memory of it", value=ours.peak_bytes / 1e9, unit="GB", reference=theirs.peak_bytes / 1e9,
             reference_is="Evidently", limit=1),
         Row(what="peak memory against ten times the reference", value=large.peak_bytes / 1e9, unit="GB", limit=4),
+        *_checks(LARGE // 50 if quick else LARGE),
     ]  # fmt: skip
+
+
+def _checks(most: int) -> list[Row]:
+    """The check on so many predictions, beside a tenth of them."""
+    few, many = _checked(most // 10), _checked(most)
+    tenth = f"{few['arrive'].result['rows']:,}"
+    of = f"{many['arrive'].result['rows']:,} predictions of {many['arrive'].result['days']} days"
+    return [
+        Row(what=f"peak memory of counting {of}", value=many["arrive"].peak_bytes / 1e9, unit="GB",
+            reference=few["arrive"].peak_bytes / 1e9, reference_is=tenth, limit=2),
+        Row(what=f"counting {of}", value=many["arrive"].cpu, unit="CPU s", reference=few["arrive"].cpu,
+            reference_is=tenth),
+        Row(what="peak memory of a check of these", value=many["check"].peak_bytes / 1e9, unit="GB",
+            reference=few["check"].peak_bytes / 1e9, reference_is=tenth, limit=2),
+        Row(what="a check of these", value=many["check"].cpu, unit="CPU s", reference=few["check"].cpu,
+            reference_is=tenth, limit=1.5),
+    ]  # fmt: skip
+
+
+def _checked(count: int) -> dict[str, Measured]:
+    problem = ready("score")
+    with tempfile.TemporaryDirectory(prefix="truecourse-drift-") as folder:
+        measure("benchmarks.drift:fill", problem=problem.name, storage=folder, count=count)
+        return {
+            name: measure(f"benchmarks.drift:{name}", problem=problem.name, storage=folder)
+            for name in ("arrive", "check")
+        }
+
+
+def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
+    """A storage with the champion and its newest predictions, of the days that a check reads, repeated with ids of
+    their own until they are about `count`, in commits like those of `score`."""
+    spec, store, tables = load_problem(problem), open_store(), Tables()
+    reference = tables.version(predictions_table(problem))
+    assert reference is not None
+    made = pl.DataFrame(tables.read(reference)).with_columns(day=pl.col("decision_time").dt.date())
+    chosen = made["day"].unique().sort().tail(spec.monitoring.window.days + 28)
+    days = made.filter(pl.col("day").is_in(chosen.implode())).partition_by("day", include_key=False)
+    times = max(1, round(count / sum(map(len, days))))
+
+    def run() -> None:
+        from truecourse import registry
+        from truecourse.monitoring.freezing import freeze
+
+        for prefix in ("aliases/", "mlflow/", f"snapshots/{problem}/"):
+            for key in store.list(prefix):
+                place = Path(storage) / key
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(store.get(key))
+        with elsewhere(storage=storage):
+            filled, version = Tables(), registry.champion(problem)
+            assert version is not None
+            freeze(spec, version)
+            for day in days:
+                a_commit = max(1, CHUNK_ROWS // len(day))
+                for first in range(0, times, a_commit):
+                    copies = range(first, min(first + a_commit, times))
+                    rows = pl.concat([day.with_columns(pl.col("id") + f"-{copy}") for copy in copies])
+                    filled.append(predictions_table(problem), rows.sort("decision_time").to_arrow(), {"flow": "score"})
+
+    return run
+
+
+def arrive(problem: str, storage: str) -> Callable[[], dict[str, int]]:
+    """What `score` and `ship` end with."""
+    from truecourse.monitoring.driftcheck import sketched
+
+    def run() -> dict[str, int]:
+        with elsewhere(storage=storage):
+            days, tables = sketched(load_problem(problem), Tables()), Tables()
+            reference = tables.version(predictions_table(problem))
+            assert reference is not None
+            return {"days": days, "rows": tables.dataset(reference).count_rows()}
+
+    return run
+
+
+def check(problem: str, storage: str) -> Callable[[], str]:
+    from truecourse.monitoring.driftcheck import check_drift
+
+    def run() -> str:
+        with elsewhere(storage=storage):
+            return check_drift(load_problem(problem), Tables()).sentence
+
+    return run
 
 
 def frame(rows: int, first: int, seed: int) -> pa.Table:

@@ -18,7 +18,11 @@ from truecourse.references import Window
 
 @flow(name="monitor")
 def monitor(
-    problem: str | None = None, start: datetime | None = None, end: datetime | None = None, evidently: bool = False
+    problem: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    at: datetime | None = None,
+    evidently: bool = False,
 ) -> dict[str, Any]:
     """Make every check, enter what they find into the record, tell whom it concerns, and ask for a retraining if one is
     due.
@@ -26,6 +30,8 @@ def monitor(
     problem: a folder of `problems/`; the settings' default if empty.
     start: the first moment (UTC) of the predictions to look at; `monitoring.window` before the end if empty.
     end: that window's end (UTC, not included); the end of the day of the newest prediction if empty.
+    at: the moment (UTC) that counts as now: of drift, quality, skew and pipelines nothing later is read; if empty, the
+        data's newest for those that read predictions, and the wall clock for the others and the record.
     evidently: also write Evidently's own report, on a sample of rows.
 
     A check that cannot be made says so in its report, and stops no other. Where a window is named, its drift alone is
@@ -34,16 +40,16 @@ def monitor(
     name = load_problem(problem).name
     window = Window(start=start, end=end) if start or end else None
     if window is not None:
-        return summary(name, [check_drift(name, end, window, evidently)])
+        return summary(name, [check_drift(name, at or end, window, evidently)])
     reports = [
-        made("drift", check_drift, name, None, None, evidently),
-        made("quality", check_quality, name),
-        made("skew", check_skew, name),
-        made("pipelines", check_pipelines, name),
+        made("drift", check_drift, name, at, None, evidently),
+        made("quality", check_quality, name, at),
+        made("skew", check_skew, name, at),
+        made("pipelines", check_pipelines, name, at),
         made("endpoint", check_endpoint, name),
         made("machine", check_machine, name),
     ]
-    settled = settle_reports(name, reports)
+    settled = settle_reports(name, reports, at)
     publish_health(name)
     publish_control(name)
     return summary(name, reports) | {"settled": settled}

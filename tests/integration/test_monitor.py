@@ -375,6 +375,21 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
     assert "reports/deliveries/drift-20240308T0000-20240315T0000.html" in mine["data"]
 
 
+def test_the_flow_looks_from_a_moment_that_is_named(champion: ModelVersion, prefect_server: str) -> None:
+    from flows.monitor import monitor
+
+    score(champion, change(decisions(60, 36, seed=2), FIRST + timedelta(days=74), "promised", lambda v: v * 60))
+    at = FIRST + timedelta(days=74)
+    made = monitor("deliveries", at=at)["reports"]
+    assert {check: made[check].at for check in ("drift", "skew", "pipelines")} == dict.fromkeys(
+        ("drift", "skew", "pipelines"), at.replace(tzinfo=UTC)
+    )
+    assert made["drift"].figures["window"]["end"] == "2024-03-15T00:00:00"
+    assert paged(made["drift"]) == []
+    later = monitor("deliveries", at=at + timedelta(days=1))["reports"]["drift"]
+    assert paged(later) == [("promised", "unit change")]
+
+
 def test_evidentlys_report_opens_offline(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
     report = monitored(evidently=True)

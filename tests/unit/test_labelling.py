@@ -1,0 +1,71 @@
+"""Labels that do not come are told, and so are those that come later than they ever did."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import pytest
+
+from truecourse.monitoring.cohorts import Cohort
+from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.labelling import labelling
+from truecourse.problem import Boolean, Files, Label, Problem, Table
+
+PROBLEM = Problem(
+    "plain", kind="binary", tables=[Table("rows", source=Files("rows.csv"), columns={"y": Boolean()})],
+    label=Label(column="y"),
+)  # fmt: skip
+
+
+def cohorts(hours: Sequence[float], labelled: int = 98) -> list[Cohort]:
+    """A day each, whose labels took so many hours: a quarter of them half as long, a quarter twice as long."""
+    return [
+        Cohort(
+            day=date(2024, 1, 1) + timedelta(days=number), decisions=100, labelled=labelled, loss=40.0, expected=40.0,
+            variance=20.0, residual=0.0, bins=((labelled, 20.0, 20.0),), lag=(took / 2, took, took * 2),
+        )
+        for number, took in enumerate(hours)
+    ]  # fmt: skip
+
+
+def told(days: list[Cohort]) -> list[Finding]:
+    return labelling(PROBLEM, 0.98, days)
+
+
+USUAL = [5.0, 5.5, 4.5, 5.2, 4.8, 6.0, 5.1, 5.0]
+
+
+def test_labels_that_come_as_they_always_did_are_no_finding() -> None:
+    assert told(cohorts([*USUAL, 5.3])) == []
+
+
+def test_labels_that_are_late_are_told_and_wake_nobody() -> None:
+    (found,) = told(cohorts([*USUAL, 9.5]))
+    assert (found.check, found.subject, found.cause, found.page) == ("quality", "labels", "labels late", False)
+    assert found.sentence == "Half of the labels of 2024-01-09 took 9.5 hours or more, 5.0 hours is usual."
+    assert (found.figures["lag"], found.figures["usual_lag"]) == (9.5, pytest.approx(5.05))
+
+
+@pytest.mark.parametrize(
+    ("hours", "why"),
+    [
+        ([*USUAL, 7.0], "slower by less than half"),
+        ([*USUAL[:-1], 9.6, 9.5], "not longer than in the weeks before"),
+        ([*USUAL[:5], 20.0], "no week of its own to compare with"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_what_is_not_late_enough_is_no_finding(hours: list[float], why: str) -> None:
+    assert told(cohorts(hours)) == [], why
+
+
+def test_what_took_long_five_weeks_ago_no_longer_excuses() -> None:
+    assert told(cohorts([9.6, *USUAL * 4, 9.5]))[0].cause == "labels late"
+
+
+def test_missing_labels_come_before_late_ones() -> None:
+    days = cohorts([*USUAL, 9.5])
+    few = days[-1].model_copy(update={"labelled": 60})
+    (found,) = told([*days[:-1], few])
+    assert (found.cause, found.page) == ("labels missing", False)
+    (found,) = told([*days[:-1], few.model_copy(update={"labelled": 30})])
+    assert (found.cause, found.page) == ("labels missing", True)

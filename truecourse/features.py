@@ -113,8 +113,8 @@ def _changed_times(
 ) -> Any:
     """Times of rows that only one of two versions of a clean table has: added, or superseded since."""
     columns = f"{sql.quoted(str(table.time))} AS time, _row, _recorded_at, _superseded_at"
-    connection.register("__old", tables.dataset(old))
-    connection.register("__new", tables.dataset(new))
+    for name, rows in zip(("__old", "__new"), tables.differing(old, new), strict=True):
+        connection.register(name, rows)
     sides = [f"SELECT {columns} FROM {side}" for side in ("__old", "__new")]  # noqa: S608
     query = f"({sides[0]} EXCEPT {sides[1]}) UNION ALL ({sides[1]} EXCEPT {sides[0]})"
     found = sql.run(connection, f"SELECT DISTINCT CAST(time AS TIMESTAMP) AS time FROM ({query})", where=table.name)  # noqa: S608

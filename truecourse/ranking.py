@@ -9,12 +9,30 @@ from truecourse.encoding import Array
 
 def roc_auc(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
     """(b,) for weights (b, blocks): P(a positive scores above a negative), ties counted half; NaN for one class."""
+    if weights.shape[1] <= len(weights):
+        return _by_pairs_of_blocks(labels, scores, blocks, weights)
 
     def area(positive: Array, negative: Array) -> float:
         below = np.cumsum(negative) - negative / 2
         return float(positive @ below / (positive.sum() * negative.sum()))
 
     return _by_score(area, labels, scores, blocks, weights)
+
+
+def _by_pairs_of_blocks(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
+    """roc_auc() where blocks are fewer than weightings: pairs that are ranked right are counted once for each two
+    blocks, of which the one has the positive and the other the negative, and weighted by both."""
+    group = np.unique(scores, return_inverse=True)[1]
+    positive, count = labels > 0, weights.shape[1]
+    right = np.empty((count, count))
+    for number in range(count):
+        negative = np.bincount(group[~positive & (blocks == number)], minlength=int(group.max()) + 1)
+        below = np.cumsum(negative) - negative / 2
+        right[:, number] = np.bincount(blocks[positive], weights=below[group[positive]], minlength=count)
+    pairs = [weights @ np.bincount(blocks[side], minlength=count) for side in (positive, ~positive)]
+    total = pairs[0] * pairs[1]
+    ranked = ((weights @ right) * weights).sum(axis=1)
+    return np.asarray(np.divide(ranked, total, out=np.full(len(weights), np.nan), where=total > 0))
 
 
 def average_precision(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from truecourse.settings import Settings
-from truecourse.tables import CHECKPOINT_EVERY, Tables
+from truecourse.tables import CHECKPOINT_EVERY, ROW_GROUP, Tables
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -64,3 +64,23 @@ def test_a_log_is_summed_up_every_few_commits(tables: Tables, tmp_path: Path) ->
     assert len(sums) == 2
     assert len(Tables(Settings(home=tmp_path)).read(version)) == 3 * (2 * CHECKPOINT_EVERY + 1)
     assert [said["number"] for _, said in tables.commits("log")] == list(range(2 * CHECKPOINT_EVERY + 1))
+
+
+def test_what_differs_between_two_versions_is_read_and_nothing_else(tables: Tables) -> None:
+    old = tables.append("log", day(0), {})
+    middle = tables.append("log", day(1), {})
+    new = tables.replace("log", day(1).slice(1), {}, where="day = 1")
+    gone, come = tables.differing(old, new)
+    assert (len(gone.to_table()), come.to_table()["day"].to_pylist()) == (0, [1, 1])
+    gone, come = tables.differing(middle, new)
+    assert (gone.to_table()["day"].to_pylist(), come.to_table()["day"].to_pylist()) == ([1, 1, 1], [1, 1])
+    assert not any(len(side.to_table()) for side in tables.differing(new, new))
+
+
+def test_a_day_of_a_long_file_is_read_at_a_days_cost(tables: Tables) -> None:
+    moments = [FIRST + timedelta(seconds=second) for second in range(3 * ROW_GROUP)]
+    version = tables.append("log", pa.table({"at": pa.array(moments, pa.timestamp("us", "UTC"))}), {})
+    (file,) = tables.dataset(version).get_fragments()
+    hour = pc.field("at") < pa.scalar(FIRST + timedelta(hours=1))
+    assert (len(file.row_groups), len(file.subset(hour).row_groups)) == (3, 1)
+    assert file.metadata.row_group(0).column(0).compression == "SNAPPY"

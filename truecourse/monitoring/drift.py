@@ -26,13 +26,12 @@ MAX_BLOCKS = 4000
 def psi(reference: Array, window: Array, starts: Array) -> Array:
     """Population stability index of columns whose bins begin at `starts`: (…, bins) counts give (…, columns).
 
-    sum((w - r) * ln(w / r)) over shares; half a row is added to every bin, so that an empty one is finite."""
-    shares = []
-    widths = np.diff(np.append(starts, reference.shape[-1]))
-    for counts in (reference, window):
-        smoothed = counts + 0.5
-        shares.append(smoothed / np.repeat(np.add.reduceat(smoothed, starts, axis=-1), widths, axis=-1))
-    return np.asarray(np.add.reduceat((shares[1] - shares[0]) * np.log(shares[1] / shares[0]), starts, axis=-1))
+    sum((w - r) * ln(w / r)) over shares; half a row is added to every bin, so that an empty one is finite. Both shares
+    of a column sum to 1, so the logarithms of its totals cancel, and ln(w / r) is that of the counts."""
+    before, after = reference + 0.5, window + 0.5
+    ratio = np.log(after / before)
+    sides = [np.add.reduceat(n * ratio, starts, axis=-1) / np.add.reduceat(n, starts, axis=-1) for n in (after, before)]
+    return np.asarray(sides[0] - sides[1])
 
 
 @dataclass(frozen=True)

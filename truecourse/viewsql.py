@@ -1,5 +1,7 @@
 """A view's SQL, checked against its declaration: which tables it reads, and the columns it must return."""
 
+from functools import lru_cache
+
 import duckdb
 
 from truecourse import sql
@@ -28,7 +30,8 @@ def used_tables(problem: Problem, view: View) -> frozenset[str]:
     return frozenset(tables[name] for name in seen if name in tables)
 
 
-def _selected_from(statement: str) -> set[str] | None:
+@lru_cache(maxsize=256)  # parsing takes longer than many a query
+def _selected_from(statement: str) -> frozenset[str] | None:
     """Names that a statement selects from, in lower case."""
     import sqlglot
     from sqlglot import errors, exp
@@ -37,7 +40,7 @@ def _selected_from(statement: str) -> set[str] | None:
         parsed = sqlglot.parse_one(statement, dialect="duckdb")
     except errors.SqlglotError:
         return None
-    return {table.name.lower() for table in parsed.find_all(exp.Table)}
+    return frozenset(table.name.lower() for table in parsed.find_all(exp.Table))
 
 
 def key_columns(problem: Problem, view: View) -> dict[str, AnyColumn]:

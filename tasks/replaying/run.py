@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -192,7 +193,8 @@ class Replay:
         self._waiting = [(at, finding) for at, finding in self._waiting if at > now]
         said = "; ".join(finding.sentence for finding in late) or "Every batch was taken."
         found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=said, findings=late)]
-        found += [check(self.problem, self._tables, now) for check in CHECKS]
+        with ThreadPoolExecutor(len(CHECKS)) as pool:  # none of them knows of the others
+            found += pool.map(lambda check: check(self.problem, self._tables, now), CHECKS)
         self._checked = [report.check for report in found]
         for report in found:
             reports.save(self._tables.store, report)

@@ -86,11 +86,21 @@ class Logged:
         )  # fmt: skip
 
     @cached_property
+    def _read(self) -> dict[tuple[str, FeatureKind], Array]:
+        """The features that were asked for so far: most are compared, and then scored."""
+        return {}
+
+    @cached_property
     def _features(self) -> list[dict[str, Any]]:
         return self._json("features")
 
     def feature(self, name: str, kind: FeatureKind) -> Array:
-        """n values as columns_of() gives them."""
+        """n values as columns_of() gives them, not to be changed."""
+        if (name, kind) not in self._read:
+            self._read[name, kind] = self._values(name, kind)
+        return self._read[name, kind]
+
+    def _values(self, name: str, kind: FeatureKind) -> Array:
         values = [row.get(name) for row in self._features]
         if kind != "category":
             return np.array(values, dtype=np.float64)

@@ -76,11 +76,12 @@ def _told_dead(subject: str, names: list[str], dead: dict[str, tuple[float, floa
 
 
 def _odd(problem: Problem, before: list[Sketch], frozen: Frozen, newest: Sketch) -> list[Finding]:
+    """Unknown values that are all of one kind, where they never were: the first hot days of a year are unknown too."""
     found = []
     for name, odd in newest.odd.items():
-        earlier = [one.odd[name].rows / one.rows for one in before if name in one.odd and one.rows >= LEAST_ROWS]
+        earlier = [one.odd[name].alike / one.rows for one in before if name in one.odd and one.rows >= LEAST_ROWS]
         ever = max([frozen.odd.get(name, 0.0), *earlier])
-        if odd.rows / newest.rows < TIMES * ever:
+        if odd.alike / newest.rows < TIMES * ever:
             continue
         one = _category(name, odd, newest) if isinstance(problem.features[name], Text) else _unit(name, odd, newest)
         found += [one] if one else []

@@ -27,7 +27,7 @@ HELD_OUT = 200
 """Fewer held-out rows than this are no reference for scores."""
 _SCORED = 50_000
 """Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
-_METHOD = 2
+_METHOD = 3
 """Raised when something else would be made of the same rows."""
 
 
@@ -108,5 +108,5 @@ def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:
     for day in np.unique(days):
         rows = held_out.filter(pa.array(days == day))
         for name, found in strange(known, rows).items():
-            most[name] = max(most.get(name, 0.0), found.rows / len(rows))
+            most[name] = max(most.get(name, 0.0), found.alike / len(rows))
     return most

@@ -58,8 +58,8 @@ class Side:
 class Frozen:
     """`features`: of the rows the champion was fitted to or chosen on, and `every` with the held-out ones. `scores`: of
     held-out rows, or of others where there are too few (`against` says so); `scored`: of all rows. `odd`: by column,
-    the greatest share of a held-out day's rows with a value that no fitted row has. `key` names what sketches are made
-    by."""
+    the greatest share of a held-out day's rows whose values no fitted row has, and one conversion or name tells of.
+    `key` names what sketches are made by."""
 
     version: ModelVersion
     snapshot: Snapshot

@@ -43,3 +43,13 @@ def test_what_was_there_before_is_no_finding() -> None:
     new = day(35, 30, "ZZ", 30, "carrier")
     assert told([], new) == [("carrier", "new category")]
     assert told([day(3, 20, "YY", 20, "carrier")], new) == []
+
+
+def test_what_is_computed_from_a_missing_value_is_told_with_it() -> None:
+    dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
+    one = breakage._told_dead("pressure", list(dead), dead)
+    assert one.sentence == "pressure, pressure_change_3h are missing: 15.0% of rows have a value, where 100% had one."
+    view = breakage._told_dead(
+        "weather", ["temp", "dewp", "wind_dir", "wind_speed"], dict.fromkeys(PROBLEM.features, (1, 0))
+    )
+    assert view.sentence.startswith("weather (temp, dewp, wind_dir ...) are missing: 0.0% of rows")

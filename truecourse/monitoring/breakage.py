@@ -62,16 +62,19 @@ def _dead(problem: Problem, frozen: Frozen, usual: Side, newest: Sketch) -> list
     found = []
     for view in problem.views:
         mine = [name for name in view.features if name in dead]
-        if len(mine) > len(view.features) / 2:
-            found.append(_told_dead(view.name, mine, dead))
+        if mine:  # what is computed from a missing value is missing with it: one trouble, one page
+            whole = len(mine) > len(view.features) / 2
+            found.append(_told_dead(view.name if whole else mine[0], mine, dead))
             dead = {name: shares for name, shares in dead.items() if name not in mine}
     return found + [_told_dead(name, [name], dead) for name in dead]
 
 
 def _told_dead(subject: str, names: list[str], dead: dict[str, tuple[float, float]]) -> Finding:
     was, now = (float(np.median([dead[name][i] for name in names])) for i in (0, 1))
-    of = "" if names == [subject] else f" ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
-    told = f"{subject}{of} is missing: {100 * now:.1f}% of rows have a value, where {100 * was:.0f}% had one."
+    listed = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+    what = listed if subject in names else f"{subject} ({listed})"
+    told = f"{what} {'is' if len(names) == 1 else 'are'} missing: "
+    told += f"{100 * now:.1f}% of rows have a value, where {100 * was:.0f}% had one."
     return _finding(subject, "dead feed", told, present=now, usual=was, features=names)
 
 

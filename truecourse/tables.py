@@ -164,11 +164,9 @@ class Tables:
         sides = [{fragment.path: fragment for fragment in self.dataset(v).get_fragments()} for v in (old, new)]
         shared = sides[0].keys() & sides[1].keys()
         only = ([one for path, one in side.items() if path not in shared] for side in sides)
-        first, second = (self._of(fragments, v) for fragments, v in zip(only, (old, new), strict=True))
-        return first, second
-
-    def _of(self, fragments: list[ds.Fragment], reference: TableVersion) -> ds.Dataset:
-        return ds.FileSystemDataset(fragments, self.dataset(reference).schema, ds.ParquetFileFormat())
+        schemas, form = (self.dataset(version).schema for version in (old, new)), ds.ParquetFileFormat()
+        gone, come = (ds.FileSystemDataset(*side, form) for side in zip(only, schemas, strict=True))
+        return gone, come
 
     def read(
         self,

@@ -1,6 +1,6 @@
 """Answers with all that they rest on, held as the arrays they came from: making records of them is for later."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from truecourse.encoding import Array, Vocabulary
-from truecourse.prediction import value
+from truecourse.prediction import told
 from truecourse.request import Rows
 
 Role = Literal["champion", "challenger", "shadow"]
@@ -50,12 +50,14 @@ class Answered:
     def records(self) -> Iterator[dict[str, Any]]:
         """A record of each answer, all of it JSON but `at`: who answered what, to what, from which features known
         since when. To be called off the answer's path."""
+        names = self.vocabulary.features
+        features = _by_row(names, (told(kind, self.columns[name]) for name, kind in self.vocabulary.kinds.items()))
+        event_times = _by_row(self.events, map(_moments, self.events.values()))
         for i, answer in enumerate(self.answers):
-            features = {name: value(self.vocabulary, name, self.columns[name][i]) for name in self.vocabulary.features}
             yield {
                 **_head(self.identity, self.role, self.at, self.rows, i, answer),
-                "features": features,
-                "event_times": {name: _moment(times[i]) for name, times in self.events.items()},
+                "features": next(features),
+                "event_times": next(event_times, {}),
                 "score": answer.get("score"),
                 "scores": answer.get("scores"),
                 "prediction": answer["prediction"],
@@ -102,5 +104,10 @@ def _head(
     }
 
 
-def _moment(time: Any) -> str | None:
-    return None if np.isnat(time) else f"{time}Z"
+def _by_row(names: Iterable[str], columns: Iterable[Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    names = list(names)
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _moments(times: Array) -> list[str | None]:
+    return [None if time == "NaT" else f"{time}Z" for time in np.datetime_as_string(times).tolist()]

@@ -26,7 +26,7 @@ from truecourse.loading import load_problem, problem_digest
 from truecourse.model import Model
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.request import RowReader, Rows
+from truecourse.request import RowReader, Rows, objects
 
 if TYPE_CHECKING:
     from feature_repo.online import OnlineFeatures, OnlineReader, Watch
@@ -98,7 +98,8 @@ class Predictor:
         return columns | found.values, found.events, found.unavailable
 
     def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
-        keys = rows.columns | {n: v for n, v in rows.integers.items() if (np.abs(rows.columns[n]) > 2**53).any()}
+        exact = {n: objects(v) for n, v in rows.integers.items() if (np.abs(rows.columns[n]) > 2**53).any()}
+        keys = rows.columns | exact
         try:
             return reader.read(keys, rows.decision_times, len(rows))
         except TruecourseError:

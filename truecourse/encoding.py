@@ -5,6 +5,7 @@ is a missing number.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -21,6 +22,8 @@ from truecourse.schema import Boolean, Integer, Text
 
 Array = np.ndarray[Any, Any]
 LARGEST = np.finfo(np.float32).max
+FEW = 128
+"""Up to so many rows it is quicker to spare calls than to work by column."""
 FeatureKind = Literal["category", "integer", "float", "boolean"]
 XGBOOST_TYPES: Mapping[FeatureKind, str] = {"category": "c", "integer": "int", "float": "q", "boolean": "i"}
 
@@ -82,19 +85,26 @@ class Vocabulary(BaseModel):
         absent = [name for name in self.kinds if name not in columns]
         if absent:
             raise ModelError(f"the frame lacks the features {', '.join(absent)}")
-        first = next(iter(self.kinds), None)
-        matrix = np.empty((len(columns[first]) if first else 0, len(self.kinds)), dtype=np.float32)
+        parts = [
+            self._category(name, columns[name]) if kind == "category" else columns[name]
+            for name, kind in self.kinds.items()
+        ]
+        rows = len(parts[0]) if parts else 0
+        matrix = np.empty((rows, len(parts)), dtype=np.float32)
         with np.errstate(over="ignore"):
-            for position, (name, kind) in enumerate(self.kinds.items()):
-                matrix[:, position] = self._category(name, columns[name]) if kind == "category" else columns[name]
+            if 0 < rows <= FEW:  # a copy of each column would cost more than what is in it
+                matrix[:] = np.concatenate(parts).reshape(len(parts), rows).T
+            else:
+                for position, values in enumerate(parts):
+                    matrix[:, position] = values
         return finite(matrix)
 
-    def _category(self, name: str, values: Array) -> Array:
+    def _category(self, name: str, values: Array) -> Array | list[float]:
         codes = self._codes[name]
-        if len(values) > 64:
+        if len(values) > FEW:
             encoded = pc.index_in(pa.array(values, pa.string()), pa.array(list(codes), pa.string()))
             return np.asarray(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
-        return np.array([codes.get(value, np.nan) for value in values], dtype=np.float32)
+        return [codes.get(value, math.nan) for value in values.tolist()]
 
     def labels(self, frame: pa.Table) -> Array:
         """The labels as float32: class codes, or the values of a regression; NaN where a row has no label.
@@ -115,7 +125,8 @@ class Vocabulary(BaseModel):
 def finite(values: Array) -> Array:
     """float32 values with the largest number in place of infinities, which XGBoost refuses: to a tree it is the same.
     In place; NaN is left alone."""
-    return np.clip(values, -LARGEST, LARGEST, out=values)
+    np.minimum(values, LARGEST, out=values)
+    return np.maximum(values, -LARGEST, out=values)
 
 
 def label_text(values: pa.ChunkedArray) -> pa.ChunkedArray:

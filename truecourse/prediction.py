@@ -1,12 +1,13 @@
 """From feature columns to predictions and their reasons: the same code for one request and for a batch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import LARGEST, Array, Vocabulary
+from truecourse.encoding import LARGEST, Array, FeatureKind
 from truecourse.model import Model
 from truecourse.problem import Kind
 
@@ -69,7 +70,8 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     """For each row the base, the margin, and every feature's value and contribution, the weightiest first."""
     base, margin, parts = attributions(model, matrix)
     order = np.argsort(-np.abs(parts), axis=1, kind="stable")
-    names = model.vocabulary.features
+    names, kinds = model.vocabulary.features, model.vocabulary.kinds
+    values = [told(kinds[name], columns[name]) for name in names]
     return [
         {
             "base": base[i].item(),
@@ -77,7 +79,7 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
             "contributions": [
                 {
                     "feature": names[j],
-                    "value": value(model.vocabulary, names[j], columns[names[j]][i]),
+                    "value": values[j][i],
                     "contribution": parts[i, j].item(),
                 }
                 for j in order[i]
@@ -87,16 +89,18 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     ]
 
 
-def value(vocabulary: Vocabulary, feature: str, given: Any) -> str | float | int | bool | None:
-    """A feature's value as a person wrote it: category text, whole numbers whole, None where it is missing."""
-    if given is None or isinstance(given, str):
+def told(kind: FeatureKind, values: Array) -> list[Any]:
+    """A feature's n values as a person wrote them: category text, whole numbers whole, None where one is missing."""
+    given: list[Any] = values.tolist()
+    if values.dtype == object:
         return given
-    number = float(given)
-    if np.isnan(number):
-        return None
-    if np.isinf(number):  # JSON has none
-        number = float(np.copysign(LARGEST, number))
-    kind = vocabulary.kinds[feature]
+    if kind == "float":
+        return [number if math.isfinite(number) else _odd(number) for number in given]
     if kind == "boolean":
-        return bool(number)
-    return int(number) if kind == "integer" and number.is_integer() else number
+        return [None if math.isnan(number) else bool(number) for number in given]
+    return [int(number) if number.is_integer() else _odd(number) for number in given]
+
+
+def _odd(number: float) -> float | None:
+    """JSON has no NaN, which is a missing number, and no infinities."""
+    return None if math.isnan(number) else math.copysign(LARGEST, number) if math.isinf(number) else number

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,7 +56,10 @@ def log_table(problem: str) -> str:
 
 def encoded(record: Mapping[str, Any]) -> bytes:
     """A record as a segment holds it: JSON, its moment in ISO 8601."""
-    return json.dumps(record, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
+    try:
+        return orjson.dumps(record)
+    except TypeError:  # it has no whole numbers of more than 64 bits
+        return json.dumps(record, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
 
 
 def _moment(value: Any) -> str:

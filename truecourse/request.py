@@ -28,14 +28,14 @@ class Rows:
     """Accepted rows as columns, in the convention of truecourse.encoding.columns_of.
 
     `accepted`: their places in what came in. `ids` as they were given, or None. `decision_times`: (n,)
-    datetime64[us], None for a problem with no time. `integers`: the exact values of integer fields, which float64
+    datetime64[us], None for a problem with no time. `integers`: the exact n values of integer fields, which float64
     cannot hold beyond 2**53. `faults`: of the rows that were refused. `given`: the accepted rows as they were sent.
     """
 
     accepted: list[int]
     ids: list[Any]
     columns: dict[str, Array]
-    integers: dict[str, Array]
+    integers: dict[str, Sequence[int | None]]
     decision_times: Array | None
     faults: list[RowFault]
     given: list[dict[str, Any]]
@@ -50,7 +50,7 @@ class Rows:
             accepted=[self.accepted[i] for i in places],
             ids=[self.ids[i] for i in places],
             columns={name: values[chosen] for name, values in self.columns.items()},
-            integers={name: values[chosen] for name, values in self.integers.items()},
+            integers={name: [values[i] for i in places] for name, values in self.integers.items()},
             decision_times=None if self.decision_times is None else self.decision_times[chosen],
             faults=[],
             given=[self.given[i] for i in places],
@@ -73,6 +73,11 @@ class RowReader:
         optionals = {ID} if times_required else {ID, DECISION_TIME}
         self._extras = [(name, nullable(offered[name], name in optionals)) for name in contract.extras]
         self._names = frozenset(contract.names + contract.extras)
+        types = {f.name: f.type for f in contract.fields}
+        self._texts = [name for name, kind in types.items() if kind == "text"]
+        self._times = [name for name, kind in types.items() if kind == "time"]
+        self._integers = [name for name, kind in types.items() if kind == "integer"]
+        self._numbers = [name for name, kind in types.items() if kind not in ("text", "time")]
         by_name = dict(self._checks)
         self._bulk = [(f.name, bulk_check(f, by_name[f.name], reject)) for f in contract.fields]
         self._bulk += [(name, one_by_one(check)) for name, check in self._extras]
@@ -157,8 +162,11 @@ class RowReader:
         faults: list[RowFault],
         now: datetime,
     ) -> Rows:
-        columns = {f.name: _array(f, lists[f.name]) for f in self.contract.fields}
-        integers = {f.name: _objects(lists[f.name]) for f in self.contract.fields if f.type == "integer"}
+        columns = {name: objects(lists[name]) for name in self._texts}
+        columns |= {name: _times(lists[name]) for name in self._times}
+        numbers = np.array([lists[name] for name in self._numbers], dtype=np.float64)  # None becomes NaN
+        columns |= zip(self._numbers, numbers, strict=True)
+        integers = {name: lists[name] for name in self._integers}
         ids = list(lists.get(ID, [None] * len(accepted))) if ID in self.contract.extras else [None] * len(accepted)
         times = None
         if self.contract.has_time:
@@ -234,15 +242,12 @@ def _refuse(what: str) -> NoReturn:
     raise RequestError(what, status=422, cure='send {"rows": [{...}]}; the contract is at /docs.json')
 
 
-def _objects(values: Sequence[Any]) -> Array:
+def objects(values: Sequence[Any]) -> Array:
+    """(n,) of objects, each as it is."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
 
 
-def _array(field: RequestField, values: Sequence[Any]) -> Array:
-    if field.type == "text":
-        return _objects(values)
-    if field.type == "time":
-        return np.array([np.datetime64("NaT") if v is None else v for v in values], dtype="datetime64[us]")
-    return np.array(values, dtype=np.float64)  # None becomes NaN
+def _times(values: Sequence[Any]) -> Array:
+    return np.array([np.datetime64("NaT") if v is None else v for v in values], dtype="datetime64[us]")

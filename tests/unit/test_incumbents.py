@@ -55,5 +55,5 @@ def test_a_part_of_rows_is_those_rows(deliveries: Problem) -> None:
     part = all_rows.part([3, 1])
     assert (part.ids, part.accepted) == ([3, 1], [3, 1])
     assert part.columns["distance"].tolist() == [3.0, 1.0]
-    assert part.integers["promised"].tolist() == [13, 11]
+    assert part.integers["promised"] == [13, 11]
     assert [row["id"] for row in part.given] == [3, 1]

@@ -90,7 +90,7 @@ def _keys(problem: Problem, view: View, logged: Logged) -> pl.DataFrame:
     """The keys that the requests looked up, under the types of the feature table."""
     rows, columns = logged.request, {}
     for name, column in key_columns(problem, view).items():
-        exact = rows.integers[name].tolist() if isinstance(column, Integer) else rows.columns[name]
+        exact = rows.integers[name] if isinstance(column, Integer) else rows.columns[name]
         columns[name] = pa.array(exact, arrow_type(column), from_pandas=True)
     return pl.DataFrame(pa.table(columns))
 

@@ -13,85 +13,30 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.deliveries import install
-from tests.office import put_in_office
+from tests.monitored import (
+    BROKEN,
+    FIRST,
+    LAST,
+    PREDICTIONS,
+    champion_at,
+    change,
+    decisions,
+    monitored,
+    moved,
+    paged,
+    score,
+    shifted,
+)
 from tests.records import record
-from truecourse import frame as frames
-from truecourse import predictionlog, registry
-from truecourse.encoding import columns_of
+from truecourse import predictionlog
 from truecourse.errors import FeatureError, ModelError, NotFound
-from truecourse.loading import load_problem, problem_digest, problem_document
-from truecourse.monitoring import freezing, reports
+from truecourse.loading import load_problem
+from truecourse.monitoring import reports
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.freezing import freeze
-from truecourse.monitoring.frozen import Frozen
-from truecourse.monitoring.sketches import sketches
-from truecourse.references import ModelVersion, Snapshot, TableVersion, Window
+from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.settings import get_settings
-from truecourse.snapshot import Manifest, save
 from truecourse.storage import open_store
 from truecourse.tables import Tables
-
-FIRST = datetime(2024, 1, 1)
-PREDICTIONS = "predictions/deliveries"
-
-
-def decisions(first_day: int, days: int, seed: int, a_day: int = 80) -> pa.Table:
-    """Deliveries with every feature, drawn from one world; 5% of couriers' histories are missing."""
-    random, n = np.random.default_rng(seed), days * a_day
-    seconds = np.sort(random.integers(0, days * 86400, n)) + first_day * 86400
-    at = np.datetime64(FIRST) + seconds.astype("timedelta64[s]")
-    distance, promised = random.gamma(3, 2, n).round(2), random.integers(30, 90, n)
-    late = np.where(random.random(n) < 0.05, np.nan, random.beta(2, 6, n))
-    return pa.table(
-        {
-            "id": [f"{first_day}-{seed}-{i}" for i in range(n)],
-            "decision_time": pa.array(at.astype("datetime64[us]"), pa.timestamp("us", tz="UTC")),
-            "courier": random.choice(["c00", "c01", "c02"], n),
-            "depot": random.choice(["north", "south", "east"], n),
-            "promised": promised,
-            "distance": distance,
-            "hour": at.astype("datetime64[h]").astype(np.int64) % 24,
-            "weekend": (at.astype("datetime64[D]").astype(np.int64) + 3) % 7 // 5,
-            "km_a_minute": distance / promised,
-            "courier_late_7d": pa.array(late, from_pandas=True),
-            "courier_count_7d": random.poisson(40, n),
-            "depot_late_1d": random.beta(4, 12, n),
-            "depot_last_took": random.integers(10, 80, n),
-            "vehicle": random.choice(["bike", "van"], n),
-            "since": random.integers(2015, 2027, n),
-            "label": (distance + random.normal(0, 3, n) > 8).astype(np.int64),
-        }
-    )
-
-
-def snapshot() -> Snapshot:
-    """Train to 9 February, validate to 19, test to the end of the month."""
-    problem = load_problem("deliveries")
-    frame = frames.with_split(problem, frames.in_order(decisions(0, 60, seed=1)))
-    manifest = Manifest(
-        problem="deliveries",
-        problem_digest=problem_digest(problem),
-        document=problem_document(problem),
-        until=None,
-        rows={},
-        columns={},
-        inputs=(),
-    )
-    return save(open_store(), frame, manifest)
-
-
-def score(version: ModelVersion, rows: pa.Table, number: int | None = None) -> None:
-    """What the score flow writes, by the version's own model."""
-    problem = load_problem("deliveries")
-    model = registry.open_model(version, problem.kind)
-    scores = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features))).astype(np.float64)
-    made = rows.select(["id", "decision_time", *problem.features]).append_column("score", pa.array(scores))
-    for name, values in (
-        ("model_version", pa.array([number or version.version] * len(rows), pa.int64())),
-        ("scored_at", pa.array([datetime.now(UTC)] * len(rows), pa.timestamp("us", tz="UTC"))),
-    ):
-        made = made.append_column(name, values)
-    Tables().append(PREDICTIONS, made, {"flow": "score"})
 
 
 @pytest.fixture(scope="module")
@@ -103,35 +48,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    """Trained once for all tests here; each finds no predictions."""
-    from tasks.train import train_model
-
-    configure(home=_home / "home", problems=_home / "problems", problem="deliveries")
-    for table in ("predictions", "predictions_log", "sketches"):
-        shutil.rmtree(_home / "home" / "storage" / table, ignore_errors=True)
-    found = registry.champion("deliveries")
-    if found is None:
-        found = registry.create_version(train_model.fn("deliveries", snapshot()))
-        put_in_office(found)
-    return found
-
-
-def monitored(at: datetime | None = None, window: Window | None = None, evidently: bool = False) -> Report:
-    from tasks.drift import monitored as check
-
-    return check(load_problem("deliveries"), Tables(), at, window, evidently)
-
-
-def moved(report: Report, cause: str = "drift") -> list[str]:
-    return [finding.subject for finding in report.findings if finding.cause == cause]
-
-
-def paged(report: Report) -> list[tuple[str, str]]:
-    return [(finding.subject, finding.cause) for finding in report.findings if finding.page]
-
-
-def shifted(rows: pa.Table, name: str, by: float) -> pa.Table:
-    return rows.set_column(rows.column_names.index(name), name, pa.array(rows[name].to_numpy() + by))
+    return champion_at(_home, configure)
 
 
 def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
@@ -176,22 +93,6 @@ def test_missing_values_are_drift(champion: ModelVersion) -> None:
     assert column["missing"][1] > 0.45
 
 
-def change(rows: pa.Table, first: datetime, name: str, by: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
-    """One column is otherwise from a moment on."""
-    values = rows[name].to_pandas().to_numpy().copy()
-    late = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy() >= np.datetime64(first)
-    values[late] = by(values[late])
-    return rows.set_column(rows.column_names.index(name), name, pa.array(values, rows[name].type, from_pandas=True))
-
-
-LAST = FIRST + timedelta(days=95)
-BROKEN: list[tuple[str, Callable[[np.ndarray], np.ndarray], tuple[str, str]]] = [
-    ("courier_late_7d", lambda v: v * np.nan, ("courier_late_7d", "dead feed")),
-    ("depot", lambda v: np.where(np.arange(len(v)) % 20 == 0, "west", v), ("depot", "new category")),
-    ("promised", lambda v: v * 60, ("promised", "unit change")),
-]
-
-
 @pytest.mark.parametrize(("name", "by", "named"), BROKEN, ids=[named[1] for *_, named in BROKEN])
 def test_what_broke_today_is_named(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
     rows = decisions(60, 36, seed=2)
@@ -211,102 +112,6 @@ def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
     sketches = open_store().list("sketches/deliveries/")
     again = monitored(at=at)
     assert (again, list(open_store().list("sketches/deliveries/"))) == (report, list(sketches))
-
-
-def sketched_days() -> dict[str, bytes]:
-    """By day, as they lie in storage."""
-    store = open_store()
-    keys = [key for key in store.list("sketches/deliveries/") if not key.endswith("frozen.json")]
-    return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
-
-
-def spans_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[datetime, datetime]]:
-    """The spans of predictions whose rows were read from now on."""
-    from truecourse.monitoring.seen import Predictions
-
-    read, spans = Predictions.read, []
-
-    def told(self: Predictions, *span: Any) -> pa.Table:
-        spans.append(span)
-        return read(self, *span)
-
-    monkeypatch.setattr(Predictions, "read", told)
-    return spans
-
-
-def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
-    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tasks.drift import sketch_days
-
-    rows = decisions(60, 36, seed=2)
-    last = pc.greater_equal(rows["decision_time"], pa.scalar(LAST - timedelta(days=2), pa.timestamp("us", tz="UTC")))
-    score(champion, rows.filter(pc.invert(last)))
-    assert sketch_days.fn("deliveries") == 33
-    spans = spans_read(monkeypatch)
-    score(champion, rows.filter(last))
-    assert sketch_days.fn("deliveries") == 35  # the window's seven days and 28 before it
-    assert len(spans) == 3  # those that are new
-    first = sketched_days()
-    spans.clear()
-    report = monitored(at=LAST)
-    assert sketch_days.fn("deliveries") == 35
-    assert (spans, sketched_days()) == ([], first)
-    # A day that is corrected or comes late is counted anew, in its place, and none but it.
-    again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
-    moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
-    corrected = (moments >= np.datetime64(again[0])) & (moments < np.datetime64(again[1]))
-    score(champion, shifted(rows.filter(pa.array(corrected)), "distance", 9.0))
-    sketch_days.fn("deliveries")
-    assert spans == [again]
-    changed = sketched_days()
-    assert [day for day in changed if changed[day] != first[day]] == ["20240321.json"]
-    spans.clear()
-    assert monitored(at=LAST).figures["data"]["columns"] != report.figures["data"]["columns"]
-    assert spans == []
-
-
-def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
-    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = change(decisions(60, 10, seed=2), FIRST + timedelta(days=65), *BROKEN[2][:2])
-    score(champion, change(rows, FIRST + timedelta(days=65), *BROKEN[1][:2]))
-    score(champion, rows.slice(100, 50))  # scored again
-    problem = load_problem("deliveries")
-    frozen = freeze(problem, champion)
-    span = (FIRST + timedelta(days=60), FIRST + timedelta(days=70))
-    whole = sketches(problem, Tables(), frozen, *span)
-    assert sum(one.rows for one in whole) == len(rows)
-    shutil.rmtree(get_settings().home / "storage" / "sketches")
-    monkeypatch.setattr("truecourse.monitoring.seen.PART_ROWS", 7)
-    spans = spans_read(monkeypatch)
-    assert sketches(problem, Tables(), frozen, *span) == whole
-    assert len(spans) > 10 * len(whole)
-
-
-def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:
-    score(champion, shifted(decisions(60, 36, seed=2), "distance", 4.0))
-    problem = load_problem("deliveries")
-    freezing._frozen.cache_clear()
-    made, report = freeze(problem, champion), monitored(at=LAST)
-    assert Frozen.load(made.dump(), made.version, made.key).dump() == made.dump()
-    snapshots = get_settings().home / "storage" / "snapshots"
-    snapshots.rename(snapshots.with_name("away"))
-    try:
-        freezing._frozen.cache_clear()
-        assert monitored(at=LAST) == report
-    finally:
-        snapshots.with_name("away").rename(snapshots)
-
-
-def test_scoring_and_shipping_sketch_by_themselves(champion: ModelVersion, prefect_server: str) -> None:
-    from flows.ship import ship
-
-    ship("deliveries")
-    assert sketched_days() == {}
-    score(champion, decisions(60, 14, seed=2))
-    ship("deliveries")
-    assert len(sketched_days()) == 14
 
 
 def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersion) -> None:

@@ -1,0 +1,142 @@
+"""Days are counted once, as predictions arrive, and a check reads the counts."""
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.deliveries import install
+from tests.monitored import (
+    BROKEN,
+    FIRST,
+    LAST,
+    champion_at,
+    change,
+    decisions,
+    monitored,
+    score,
+    shifted,
+)
+from truecourse.loading import load_problem
+from truecourse.monitoring import freezing
+from truecourse.monitoring.freezing import freeze
+from truecourse.monitoring.frozen import Frozen
+from truecourse.monitoring.sketches import sketches
+from truecourse.references import ModelVersion
+from truecourse.settings import get_settings
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+
+@pytest.fixture(scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("monitored")
+    install(folder / "problems")
+    return folder
+
+
+@pytest.fixture
+def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
+    return champion_at(_home, configure)
+
+
+def sketched_days() -> dict[str, bytes]:
+    """By day, as they lie in storage."""
+    store = open_store()
+    keys = [key for key in store.list("sketches/deliveries/") if not key.endswith("frozen.json")]
+    return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
+
+
+def spans_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[datetime, datetime]]:
+    """The spans of predictions whose rows were read from now on."""
+    from truecourse.monitoring.seen import Predictions
+
+    read, spans = Predictions.read, []
+
+    def told(self: Predictions, *span: Any) -> pa.Table:
+        spans.append(span)
+        return read(self, *span)
+
+    monkeypatch.setattr(Predictions, "read", told)
+    return spans
+
+
+def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
+    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.drift import sketch_days
+
+    rows = decisions(60, 36, seed=2)
+    last = pc.greater_equal(rows["decision_time"], pa.scalar(LAST - timedelta(days=2), pa.timestamp("us", tz="UTC")))
+    score(champion, rows.filter(pc.invert(last)))
+    assert sketch_days.fn("deliveries") == 33
+    spans = spans_read(monkeypatch)
+    score(champion, rows.filter(last))
+    assert sketch_days.fn("deliveries") == 35  # the window's seven days and 28 before it
+    assert len(spans) == 3  # those that are new
+    first = sketched_days()
+    spans.clear()
+    report = monitored(at=LAST)
+    assert sketch_days.fn("deliveries") == 35
+    assert (spans, sketched_days()) == ([], first)
+    # A day that is corrected or comes late is counted anew, in its place, and none but it.
+    again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
+    moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
+    corrected = (moments >= np.datetime64(again[0])) & (moments < np.datetime64(again[1]))
+    score(champion, shifted(rows.filter(pa.array(corrected)), "distance", 9.0))
+    sketch_days.fn("deliveries")
+    assert spans == [again]
+    changed = sketched_days()
+    assert [day for day in changed if changed[day] != first[day]] == ["20240321.json"]
+    spans.clear()
+    assert monitored(at=LAST).figures["data"]["columns"] != report.figures["data"]["columns"]
+    assert spans == []
+
+
+def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
+    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = change(decisions(60, 10, seed=2), FIRST + timedelta(days=65), *BROKEN[2][:2])
+    score(champion, change(rows, FIRST + timedelta(days=65), *BROKEN[1][:2]))
+    score(champion, rows.slice(100, 50))  # scored again
+    problem = load_problem("deliveries")
+    frozen = freeze(problem, champion)
+    span = (FIRST + timedelta(days=60), FIRST + timedelta(days=70))
+    whole = sketches(problem, Tables(), frozen, *span)
+    assert sum(one.rows for one in whole) == len(rows)
+    shutil.rmtree(get_settings().home / "storage" / "sketches")
+    monkeypatch.setattr("truecourse.monitoring.seen.PART_ROWS", 7)
+    spans = spans_read(monkeypatch)
+    assert sketches(problem, Tables(), frozen, *span) == whole
+    assert len(spans) > 10 * len(whole)
+
+
+def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:
+    score(champion, shifted(decisions(60, 36, seed=2), "distance", 4.0))
+    problem = load_problem("deliveries")
+    freezing._frozen.cache_clear()
+    made, report = freeze(problem, champion), monitored(at=LAST)
+    assert Frozen.load(made.dump(), made.version, made.key).dump() == made.dump()
+    snapshots = get_settings().home / "storage" / "snapshots"
+    snapshots.rename(snapshots.with_name("away"))
+    try:
+        freezing._frozen.cache_clear()
+        assert monitored(at=LAST) == report
+    finally:
+        snapshots.with_name("away").rename(snapshots)
+
+
+def test_scoring_and_shipping_sketch_by_themselves(champion: ModelVersion, prefect_server: str) -> None:
+    from flows.ship import ship
+
+    ship("deliveries")
+    assert sketched_days() == {}
+    score(champion, decisions(60, 14, seed=2))
+    ship("deliveries")
+    assert len(sketched_days()) == 14

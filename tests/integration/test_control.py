@@ -13,11 +13,12 @@ from cli.control import application
 from tests.conftest import wait_until
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
-from truecourse import shipping
+from truecourse import predictionlog, shipping
 from truecourse.loading import load_problem
 from truecourse.monitoring import control, record, reports
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.storage import LocalStore, open_store
+from truecourse.tables import Tables
 
 START = datetime(2024, 5, 6, 6, tzinfo=UTC)
 
@@ -40,9 +41,14 @@ def client(trained: Trained) -> Iterator[TestClient]:
 @pytest.fixture
 def logged(endpoint: Endpoint) -> str:
     """The id of an answer that is in the prediction log."""
-    answer = endpoint.ask("/predict", ROW).json()["predictions"][0]
-    wait_until(lambda: shipping.ship("deliveries").records > 0, 20, "the answer's record")
-    return str(answer["prediction_id"])
+    asked = str(endpoint.ask("/predict", ROW).json()["predictions"][0]["prediction_id"])
+
+    def shipped() -> bool:  # other tests' answers may be on their way too
+        shipping.ship("deliveries")
+        return bool(predictionlog.find(Tables(), "deliveries", asked))
+
+    wait_until(shipped, 20, "the answer's record")
+    return asked
 
 
 def test_a_page_tells_who_is_in_office_and_where_to_look(client: TestClient) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from services import launch
+from services.admission import OPEN
 from services.incumbents import Incumbents, wanted
 from services.prediction import Predictor
 from services.served import Served
@@ -25,10 +26,12 @@ PATIENCE = 30.0
 
 
 class Follower:
-    """`source`: the `src` folder of the Bento whose code this process runs."""
+    """`source`: the `src` folder of the Bento whose code this process runs. `admission`: the folder through which it is
+    let in (services/admission.py); before, it has no challenger, for it is tested by what its own model answers."""
 
-    def __init__(self, served: Served, source: Path) -> None:
+    def __init__(self, served: Served, source: Path, admission: Path | None = None) -> None:
         self._served = served
+        self._admission, self._held = admission, False
         self._code = running_code(source)
         self._seen: Aliases | None = None
         self._refused: dict[str, str] = {}
@@ -57,7 +60,7 @@ class Follower:
             return
         if self._seen is None or newest.number != self._seen.number:
             self._seen, self._pause, self._again = newest, 1.0, 0.0
-        elif not self._refused or time.monotonic() < self._again:
+        elif not (self._held and self._admitted()) and (not self._refused or time.monotonic() < self._again):
             return
         self._follow(newest)
 
@@ -85,7 +88,8 @@ class Follower:
         assert now is not None
         held = [predictor for predictor in (now.champion, now.challenger) if predictor is not None]
         champion = self._opened("champion", entry.champion, held) or now.champion
-        challenger = self._opened("challenger", entry.challenger, held) if wanted(entry) else None
+        self._held = wanted(entry) and not self._admitted()
+        challenger = self._opened("challenger", entry.challenger, held) if wanted(entry) and not self._held else None
         if challenger is not None and (why := unlike(champion, challenger)):
             self._refuse("challenger", challenger.identity.version, why)
             challenger = None
@@ -97,6 +101,9 @@ class Follower:
             log.info("version %d answers, by entry %d of the aliases", champion.identity.version, entry.number)
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, PATIENCE)
+
+    def _admitted(self) -> bool:
+        return self._admission is None or (self._admission / OPEN).exists()
 
     def _opened(self, role: str, version: ModelVersion | None, held: list[Predictor]) -> Predictor | None:
         """One that is open already, or else opened; None where there is none, or it is refused."""

@@ -33,7 +33,7 @@ class Predictions:
         SERVED.metrics = GUARD.metrics
         SERVED.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:
-            follower = Follower(SERVED, SOURCE)
+            follower = Follower(SERVED, SOURCE, SETTINGS.admission)
             follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
             follower.start()
         self._log = open_log(SERVED)

@@ -34,7 +34,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     place = deployments.address_place(config.environment, config.host, config.port)
     place.mkdir(parents=True, exist_ok=True)
     servers = keeping.find(place) or keeping.launch(place, config.host, config.port)
-    left = _sweep(servers, here)
+    left = _sweep(servers, here, config)
     number = max([*left, here.server if here else 0]) + 1
     try:
         _start(servers, number, config, version, folder)
@@ -80,9 +80,16 @@ def stop(environment: str) -> None:
     deployments.set_running(environment, None)
 
 
-def _sweep(servers: Servers, here: Running | None) -> list[int]:
-    """Stop what a killed deployment left behind; the numbers of the servers that stay."""
+def _sweep(servers: Servers, here: Running | None, config: DeploymentConfig) -> list[int]:
+    """Stop what a killed deployment left behind, once it has drained if it was let in; the numbers of the servers that
+    stay."""
     meant = here.server if here else None
+    strays = [_admission(servers.place, number) for number in servers.known() if number != meant]
+    asked = [admission for admission in strays if (admission / OPEN).exists()]
+    for admission in asked:
+        (admission / LEAVING).touch()
+    if asked:
+        time.sleep(config.timeouts.drain_seconds)
     for number in servers.known():
         if number != meant:
             servers.stop(number)

@@ -25,6 +25,9 @@ from truecourse.storage import open_store
 ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}
 CONFIG = "environment: {name}\ntarget: process\nport: {port}\ntimeouts: {{ready_seconds: 300, drain_seconds: 1}}\n"
 
+ANEW = httpx.Limits(max_keepalive_connections=0)
+"""Of a client each of whose requests makes a connection; a client a request would read the certificates each time."""
+
 
 @pytest.fixture
 def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Iterator[int]:
@@ -54,25 +57,24 @@ def leave_behind(servers: keeping.Servers) -> None:
 
 
 @contextmanager
-def load(port: int) -> Iterator[list[str]]:
+def load(port: int, pause: float = 0.02) -> Iterator[list[str]]:
     """Requests from two clients, one that keeps its connection and one that connects anew, until the block ends;
     what was not answered 200."""
     failed: list[str] = []
     over = threading.Event()
 
-    def ask(client: httpx.Client | None) -> None:
+    def ask(client: httpx.Client) -> None:
         while not over.is_set():
             try:
-                post = client.post if client else httpx.post
-                answer = post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW]}, timeout=60)
+                answer = client.post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW]})
                 if answer.status_code != 200:
                     failed.append(answer.text)
             except httpx.HTTPError as error:
                 failed.append(repr(error))
-            time.sleep(0.02)
+            time.sleep(pause)
 
-    with httpx.Client() as kept:
-        threads = [threading.Thread(target=ask, args=(client,)) for client in (kept, None)]
+    with httpx.Client(timeout=60) as kept, httpx.Client(timeout=60, limits=ANEW) as anew:
+        threads = [threading.Thread(target=ask, args=(client,)) for client in (kept, anew)]
         for thread in threads:
             thread.start()
         try:

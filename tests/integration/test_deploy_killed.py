@@ -1,0 +1,152 @@
+"""A deployment of two workers: its traffic split holds in both, and no `kill -9` of a later one costs a request."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.package import package
+from services import keeping, swap
+from tasks.deploy import deploy_version
+from tests.bentos import variant
+from tests.conftest import REPOSITORY, free_ports, wait_until
+from tests.integration.conftest import Trained
+from tests.integration.test_deploy import ANEW, CONFIG, history, load
+from tests.workers import ROW, move
+from truecourse import aliases, deployments, registry
+from truecourse.settings import child_environment
+from truecourse.tracking import SHA256
+
+POINTS = {
+    "its record began": "launch.prepare",
+    "its server starts": "smoke.examples",
+    "its server is the one that is meant": "swap._retire",
+}
+"""What a deployment calls next, by where it is then."""
+PARENT = """
+import os, signal, sys
+
+from services import launch, smoke, swap
+from tasks.deploy import deploy_version
+from truecourse import deployments
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        module, name = line.strip().split(".")
+        setattr(globals()[module], name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        deploy_version.fn("here", "deliveries", None, f"killed at {line.strip()}")
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+"""Forks deployments that are killed, since to import what they need takes seconds."""
+
+
+@pytest.fixture
+def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Iterator[int]:
+    """A home of the test's own: version 1 is champion, version 2 its challenger; and an environment `here`."""
+    home, (port,) = tmp_path / ".truecourse", free_ports(1)
+    apart = shutil.ignore_patterns("bentoml-*", "spool", "deployments")
+    shutil.copytree(trained.home, home, ignore=apart)
+    with closing(sqlite3.connect(home / "mlflow.db")) as mlflow, mlflow:
+        change = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
+        mlflow.execute(change, (str(trained.home), str(home)))
+    configure(home=home, deployments=tmp_path, author="ann")
+    package("deliveries")
+    move(champion=trained.version)
+    second = variant("deliveries", 2, tmp_path / "variant").version
+    sha, client = {SHA256: second.model_sha256}, registry.connect_mlflow()
+    client.create_model_version("deliveries", str(tmp_path), trained.version.run_id, tags=sha, await_creation_for=0)
+    move(challenger=second)
+    try:
+        yield port
+    finally:
+        swap.stop("here")
+
+
+def say(folder: Path, port: int, traffic: str) -> None:
+    text = CONFIG.format(name="here", port=port)
+    (folder / "here.yaml").write_text(f"{text}workers: 2\ntraffic: {traffic}\n")
+
+
+def answering(port: int, asked: int = 6) -> dict[str, set[int]]:
+    """Which versions answer each of some entities, each asked on connections of its own."""
+    found: dict[str, set[int]] = {}
+    with httpx.Client(timeout=60, limits=ANEW) as client:
+        for entity in (f"c{i:02d}" for i in range(12)):
+            for _ in range(asked):
+                answer = client.post(f"http://127.0.0.1:{port}/predict", json={"rows": [ROW | {"courier": entity}]})
+                found.setdefault(entity, set()).add(answer.json()["model"]["version"])
+    return found
+
+
+def follows(port: int) -> bool:
+    """Both workers, as far as twenty connections can tell, with the challenger."""
+    with httpx.Client(timeout=60, limits=ANEW) as client:
+        told = [client.get(f"http://127.0.0.1:{port}/model").json()["serving"] for _ in range(20)]
+    newest = aliases.current("deliveries").number
+    return all(one["aliases"] == newest and one["challenger"] is not None for one in told)
+
+
+def whole(folder: Path) -> None:
+    """Nothing is half-written: every document of the deployment can be read."""
+    assert history(), "every entry keeps its form"
+    for file in (*folder.rglob("server.json"), *folder.rglob("keeper.json")):
+        json.loads(file.read_text())
+
+
+def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, tmp_path: Path) -> None:
+    say(tmp_path, port, "{share: 0.5}")
+    first = deploy_version.fn("here", "deliveries", None, "first")
+    split = aliases.current("deliveries")
+    assert (split.action, split.share, split.reason) == ("split", 0.5, "deployment to here")
+    wait_until(lambda: follows(port), 30, "the split")
+    versions = answering(port)
+    assert all(len(found) == 1 for found in versions.values()), "an entity is answered alike by both workers"
+    assert {version for found in versions.values() for version in found} == {1, 2}
+
+    servers = keeping.find(deployments.address_place("here", "127.0.0.1", port))
+    assert servers is not None
+    before = deployments.running("here")
+    assert before is not None
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        env=child_environment(),
+    )  # fmt: skip
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    try:
+        with load(port, pause=0.1) as failed:
+            for point, call in POINTS.items():
+                print(call, file=parent.stdin, flush=True)
+                assert os.WTERMSIG(int(parent.stdout.readline())) == signal.SIGKILL, point
+                whole(tmp_path)
+                assert history()[-1].outcome == "began", point
+                now = deployments.running("here")
+                assert now is not None
+                assert (now == before) is (call != "swap._retire"), point
+                assert servers.known()[now.server]["alive"], point
+            assert not failed
+            say(tmp_path, port, "{shadow: true}")
+            again = deploy_version.fn("here", "deliveries", None, "again")
+        assert not failed
+    finally:
+        parent.kill()
+        parent.communicate()
+    assert (again.outcome, again.previous, again.version) == ("deployed", first.version, first.version)
+    now = deployments.running("here")
+    assert now is not None
+    assert list(servers.known()) == [now.server]
+    wait_until(lambda: follows(port), 30, "the shadow")
+    serving = httpx.get(f"http://127.0.0.1:{port}/model", timeout=60).json()["serving"]
+    assert (serving["shadow"], serving["share"]) == (True, 0.0)
+    assert {version for found in answering(port, asked=1).values() for version in found} == {1}

@@ -127,6 +127,13 @@ def test_a_fault_is_named_and_ends_it(office: Office, fault: dict[str, Any], cau
     assert re.search(said, found.reason), found.reason
 
 
+def test_a_busier_hour_is_no_fault_of_one_that_answers_everything(office: Office) -> None:
+    """There is nobody left of the same time to compare it with; a slow one is found at the steps before."""
+    office.decided(asked(office.entries[-1].at, STEPS[0], 400))
+    last = office.move("widen", share=1.0)
+    assert office.decided(asked(last.at, 1.0, 100, slow=0.02, seed=1)).action == "promote"
+
+
 def test_one_that_the_endpoint_refuses_is_withdrawn(office: Office) -> None:
     silent = asked(office.entries[-1].at + GRACE, 0.0, 100)
     assert office.decided(silent[:5]).action == "wait"

@@ -90,7 +90,8 @@ def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) 
     """`records`: the prediction log from `step.began` on.
 
     The champion's side are its answers of the same step; where the challenger answers everything, those since the
-    canary began. Those that failed are the challenger's, though the champion answered for them."""
+    canary began, but for latency: a machine has busier hours, and those are not the challenger's fault. Those that
+    failed are the challenger's, though the champion answered for them."""
     challenger, champion = _sides(step, records)
     given = np.unique(moments(challenger))
     marks = [max(1, round(look * canary.requests)) for look in LOOKS]
@@ -104,7 +105,10 @@ def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) 
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
     until = given[reached - 1]
     seen, rival = (side.filter(pa.array(moments(side) <= until)) for side in (challenger, champion))
-    for cause, test in (("errors", _errors), ("latency", _latency), ("distribution", _distribution)):
+    tests = {"errors": _errors, "latency": _latency, "distribution": _distribution}
+    if step.share >= 1:
+        del tests["latency"]
+    for cause, test in tests.items():
         fault, figures = test(problem, canary, seen, rival, alpha)
         told |= {cause: figures}
         if fault:

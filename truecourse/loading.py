@@ -7,7 +7,9 @@ import sys
 import traceback
 from collections.abc import Mapping
 from datetime import date, timedelta
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from pydantic import ValidationError
@@ -43,15 +45,23 @@ def load_problem(name: str | None = None, problems: Path | None = None) -> Probl
     return dataclasses.replace(problem, folder=folder)
 
 
+class _AsWritten(SourceFileLoader):
+    """Compiles what the file says now. Python's bytecode cache knows a file by its size and second: it would give the
+    problem of before where an edit changes a digit right after a run."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _import(name: str, file: Path) -> Any:
     module_name = f"problems.{name}.problem"
-    spec = importlib.util.spec_from_file_location(module_name, file)
+    loader = _AsWritten(module_name, str(file))
+    spec = importlib.util.spec_from_file_location(module_name, file, loader=loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # so that its functions can be pickled and inspected
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except ValidationError as error:
         where = f"{file}:{_line_of(error, file)} {error.title}"
         raise ProblemError(name, [Fault(_place(where, e["loc"]), e["msg"], _cure(e)) for e in error.errors()]) from None

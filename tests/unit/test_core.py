@@ -1,6 +1,8 @@
 """Settings, errors, loading, digests: the edges where a person's mistake must be named."""
 
+import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +94,17 @@ def test_the_digest_follows_what_the_problem_says(problems: Path) -> None:
     write(problems, "plain", PLAIN.format(name="plain", least=1))
     assert problem_digest(load_problem("plain")) != first
     assert problem_document(load_problem("plain"))["tables"][0]["columns"]["x"]["ge"] == 1.0
+
+
+def test_an_edit_right_after_a_load_counts(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same size in the same second, which is all that Python's bytecode cache compares."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    found = []
+    for least in (0, 1):
+        write(problems, "plain", PLAIN.format(name="plain", least=least))
+        os.utime(problems / "plain" / "problem.py", (1_700_000_000, 1_700_000_000))
+        found.append(problem_document(load_problem("plain"))["tables"][0]["columns"]["x"]["ge"])
+    assert found == [0.0, 1.0]
 
 
 def test_equal_documents_have_equal_bytes() -> None:

@@ -19,6 +19,10 @@ from truecourse.settings import get_settings, quiet_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# As in the Makefile: the tests start hundreds of processes, which compile nothing anew that one of them has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on, below the ephemeral range so that no client takes one meanwhile."""

@@ -117,7 +117,9 @@ def _start_mlflow() -> Child:
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,
         "--host", settings.host, "--port", str(settings.mlflow_port), "--workers", "1",
     ]  # fmt: skip
-    return start("the MLflow server", command, child_environment(), settings.home / "logs" / "mlflow.log")
+    # Its jobs judge answers of language models: eight processes, as heavy as all that is ours.
+    environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    return start("the MLflow server", command, environment, settings.home / "logs" / "mlflow.log")
 
 
 def _start_control(problem: str, prefect: str, mlflow: str) -> Child:

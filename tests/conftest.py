@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from truecourse.settings import get_settings, quiet_environment
@@ -22,6 +23,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # As in the Makefile: the tests start hundreds of processes, which compile nothing anew that one of them has compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Hypothesis would fail an example that takes 0.2 s, which tells of the machine and not of what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,17 @@
+"""What the import of Feast is spared, and nobody else."""
+
+import pytest
+import typeguard
+
+import feature_repo  # noqa: F401  # before Feast
+
+
+def doubled(number: int) -> int:
+    return number * 2
+
+
+def test_only_feasts_own_classes_go_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(typeguard.TypeCheckError):
+        typeguard.typechecked(doubled)("2")
+    monkeypatch.setattr(doubled, "__module__", "feast.somewhere")
+    assert typeguard.typechecked(doubled) is doubled

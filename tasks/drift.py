@@ -2,10 +2,10 @@
 
 import logging
 from datetime import datetime
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext
@@ -14,20 +14,19 @@ from tasks.retry import RETRY
 from truecourse import registry
 from truecourse.errors import TruecourseError
 from truecourse.loading import load_problem
-from truecourse.monitoring import reports
-from truecourse.monitoring.driftcheck import Checked, checked, sketched
+from truecourse.monitoring import contributions, reports
+from truecourse.monitoring.contributions import Parts
+from truecourse.monitoring.driftcheck import Checked, checked, sketched, some
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.seen import Predictions, watched
+from truecourse.monitoring.freezing import freeze
+from truecourse.monitoring.rivals import sampled, second_opinion
 from truecourse.pages import render
 from truecourse.problem import Problem
-from truecourse.references import Window
+from truecourse.references import ModelVersion, Window
 from truecourse.settings import get_settings
-from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
-from truecourse.tracking import trained_run
 
 log = logging.getLogger("truecourse.monitor")
-EVIDENTLY_ROWS = 5000
 
 
 def monitored(
@@ -40,14 +39,13 @@ def monitored(
     """The check's report, kept with its pages: the newest, and one named after the window."""
     found = checked(problem, tables, at, window)
     folder = f"reports/{problem.name}"
-    report = found.report.model_copy(update={"page": f"{folder}/drift.html"})
+    parts = _parts(problem, tables, found.report)
+    report = _with_parts(found.report, parts).model_copy(update={"page": f"{folder}/drift.html"})
     if evidently:
-        page = f"{folder}/evidently.html"
-        tables.store.put(page, _evidently(problem, tables, report).encode())
-        report = report.model_copy(update={"figures": report.figures | {"evidently": page}})
+        report = _with_opinions(problem, tables, report, f"{folder}/evidently-{_name(report)}")
     reports.save(tables.store, report)
     named = f"{folder}/drift-{_name(report)}.html"
-    drawn = _page(problem, found, report)
+    drawn = _page(problem, found, report, parts)
     for key in (report.page, named):
         tables.store.put(key, drawn)
     log.info("%s", report.sentence)
@@ -55,8 +53,34 @@ def monitored(
     return report
 
 
-def _page(problem: Problem, found: Checked, report: Report) -> bytes:
-    return render("drift.html", problem=problem, report=report, data=found.data, scores=found.scores).encode()
+def _page(problem: Problem, found: Checked, report: Report, parts: Parts | None) -> bytes:
+    return render(
+        "drift.html", problem=problem, report=report, data=found.data, scores=found.scores, parts=parts
+    ).encode()
+
+
+def _parts(problem: Problem, tables: Tables, report: Report) -> Parts | None:
+    """Asked for here alone: a replay, which looks every day, has no time to explain them."""
+    if not problem.has_time:
+        return None
+    version, span = _looked_at(problem, report)
+    return contributions.contributions_moved(problem, tables, freeze(problem, version), span)
+
+
+def _looked_at(problem: Problem, report: Report) -> tuple[ModelVersion, Window]:
+    version = registry.version(problem.name, report.figures["model"]["version"])
+    return version, Window.model_validate(report.figures["window"])
+
+
+def _with_parts(report: Report, parts: Parts | None) -> Report:
+    if parts is None:
+        return report
+    told: dict[str, Any] = {"figures": report.figures | {"contributions": parts.figures()}}
+    if parts.moved:
+        told["findings"] = (*report.findings, *contributions.findings(parts.moved))
+        of = some([part.name for part in parts.moved])
+        told["sentence"] = f"{report.sentence.rstrip('.')}; contributions moved: {of}."
+    return report.model_copy(update=told)
 
 
 def _name(report: Report) -> str:
@@ -74,23 +98,19 @@ def _link(problem: Problem, page: str) -> None:
     create_link_artifact(link, link_text="Drift page", key=f"drift-{problem.name.replace('_', '-')}")
 
 
-def _evidently(problem: Problem, tables: Tables, report: Report) -> str:
-    """Evidently's data drift report of both sides, each thinned to EVIDENTLY_ROWS rows: a page with no network."""
-    from evidently import Report as Drawn
-    from evidently.presets import DataDriftPreset
-
-    span = Window.model_validate(report.figures["window"])
-    version = registry.version(problem.name, report.figures["model"]["version"])
-    snapshot = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
-    made = Predictions(problem, tables, []).read(span.start, span.end)
-    names, sides = list(watched(problem)), []
-    for frame in (made, snapshot.filter(pc.not_equal(snapshot["split"], "test"))):
-        rows = np.unique(np.linspace(0, len(frame) - 1, min(len(frame), EVIDENTLY_ROWS)).astype(np.int64))
-        sides.append(frame.select(names).take(pa.array(rows)).to_pandas())
-    # A column with no value at all on one side stops Evidently.
-    full = [name for name in names if all(side[name].notna().any() for side in sides)]
-    html: str = Drawn([DataDriftPreset()]).run(sides[0][full], sides[1][full]).get_html_str(as_iframe=False)
-    return html
+def _with_opinions(problem: Problem, tables: Tables, report: Report, place: str) -> Report:
+    """Evidently's page and figures of a sample of both sides, which is kept beside them."""
+    version, span = _looked_at(problem, report)
+    reference, window = sampled(problem, tables, version, span)
+    second = second_opinion(reference, window)
+    sample, sides = pa.BufferOutputStream(), (("reference", reference), ("window", window))
+    told = [rows.append_column("side", pa.repeat(pa.scalar(name), len(rows))) for name, rows in sides]
+    pq.write_table(pa.concat_tables(told), sample)
+    tables.store.put(f"{place}.parquet", sample.getvalue().to_pybytes())
+    tables.store.put(f"{place}.html", second.page.encode())
+    opinions = {name: one.model_dump() for name, one in second.opinions.items()}
+    figures = {"evidently": f"{place}.html", "sample": f"{place}.parquet", "opinions": opinions}
+    return report.model_copy(update={"figures": report.figures | figures})
 
 
 @task(name="check drift", **RETRY)

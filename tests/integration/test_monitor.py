@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from tests.deliveries import install
@@ -71,7 +72,8 @@ def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: Model
     assert (moved(report), moved(report, "prediction drift")) == (["distance"], ["score"])
     # It has been so for two weeks: far from the training rows, and as it was in the days before.
     assert paged(report) == []
-    assert report.sentence == "1 of 12 features drifted: distance; so did the predictions."
+    said = "1 of 12 features drifted: distance; so did the predictions"
+    assert report.sentence == f"{said}; contributions moved: distance."
     store = open_store()
     assert reports.latest(store, "deliveries", "drift") == Report.model_validate_json(report.model_dump_json())
     assert len(report.model_dump_json()) < 20_000
@@ -195,14 +197,35 @@ def test_the_flow_looks_from_a_moment_that_is_named(champion: ModelVersion, pref
     assert paged(later) == [("promised", "unit change")]
 
 
-def test_evidentlys_report_opens_offline(champion: ModelVersion) -> None:
-    score(champion, decisions(60, 14, seed=2))
+def test_evidentlys_report_opens_offline_and_its_figures_stand_beside_ours(champion: ModelVersion) -> None:
+    from evidently import Report as Direct
+    from evidently.metrics import DriftedColumnsCount, ValueDrift
+
+    score(champion, shifted(decisions(60, 14, seed=2), "distance", 4.0))
     report = monitored(evidently=True)
-    page = open_store().get(report.figures["evidently"]).decode()
+    store = open_store()
+    page = store.get(report.figures["evidently"]).decode()
     assert "distance" in page
     for loaded in ('src="http', "src='http", '<link href="http', "@import url(http"):
         assert loaded not in page
-    assert "evidently.html" in open_store().get(report.page).decode()
+    ours = store.get(report.page).decode()
+    for key in (report.figures["evidently"], report.figures["sample"]):
+        assert f'href="{key.rsplit("/", 1)[1]}"' in ours
+    # What it says of the sample that is kept, asked column by column.
+    sample = pq.read_table(pa.BufferReader(store.get(report.figures["sample"]))).to_pandas()
+    before, after = (sample[sample["side"] == side].drop(columns="side") for side in ("reference", "window"))
+    assert len(after) == report.figures["data"]["rows"][1]
+    opinions = report.figures["opinions"]
+    assert set(opinions) == {column["name"] for column in report.figures["data"]["columns"]}
+    asked = [ValueDrift(column=name) for name in opinions]
+    told = Direct([*asked, DriftedColumnsCount()]).run(after, before).dict()["metrics"]
+    for metric in told[:-1]:
+        assert opinions[metric["config"]["column"]]["score"] == pytest.approx(float(metric["value"]), abs=1e-12)
+        assert f"{float(metric['value']):.3f}" in ours
+    drifted = [name for name, one in opinions.items() if one["drifted"]]
+    assert len(drifted) == told[-1]["value"]["count"]
+    assert "distance" in drifted
+    assert f"calls {len(drifted)} of {len(opinions)} drifted" in " ".join(ours.split())
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, configure: Callable[..., None]) -> None:

@@ -9,6 +9,7 @@ from truecourse import registry
 from truecourse.errors import FeatureError, ModelError, NotFound
 from truecourse.monitoring.breakage import breakage
 from truecourse.monitoring.drift import Drift, default_window
+from truecourse.monitoring.explaining import Explainer
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.freezing import freeze
 from truecourse.monitoring.frozen import Frozen
@@ -78,8 +79,9 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
 
 
 def sketched(problem: Problem, tables: Tables) -> int:
-    """Bring up to date the sketches of the days that a check would read now: to be called when predictions arrived, so
-    that the check itself reads no rows. Returns how many days have one; 0 without a champion, time or predictions."""
+    """Bring up to date the sketches of the days that a check would read now, and what explains those of the window: to
+    be called when predictions arrived, so that the check itself reads no rows. Returns how many days have a sketch; 0
+    without a champion, time or predictions."""
     version = registry.champion(problem.name) if problem.has_time else None
     if version is None:
         return 0
@@ -87,7 +89,10 @@ def sketched(problem: Problem, tables: Tables) -> int:
     newest = Predictions(problem, tables, list(frozen.scores.bins)).newest
     if newest is None:
         return 0
-    seen = windows(problem, tables, frozen, *default_window(newest, problem.monitoring.window))
+    window = default_window(newest, problem.monitoring.window)
+    seen, explainer = windows(problem, tables, frozen, *window), Explainer.of(problem, tables, frozen)
+    if explainer is not None:
+        explainer.days(*window)
     return len({one.day for one in (*seen.now, *seen.before, *seen.season)})
 
 
@@ -176,7 +181,7 @@ def sentence(data: Drift, scores: Drift | None, found: Iterable[Finding]) -> str
     if not data.decidable:
         return f"{data.blocks[1]} against {data.blocks[0]} days are too few to tell drift from chance."
     names, total = [column.name for column in data.drifted], len(data.columns)
-    said = f"{len(names)} of {total} features drifted: {_some(names)}" if names else "No feature drifted"
+    said = f"{len(names)} of {total} features drifted: {some(names)}" if names else "No feature drifted"
     if scores is None:
         return f"{said}; the champion made no predictions."
     moved = "so did the predictions" if names else "but the predictions did"
@@ -184,5 +189,6 @@ def sentence(data: Drift, scores: Drift | None, found: Iterable[Finding]) -> str
     return f"{said}; {moved if scores.drifted else stayed}."
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first three by name, and how many others there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -17,8 +17,7 @@ from truecourse.references import ModelVersion, Snapshot
 TRAILING = 28
 """Days before a window that it is compared with: four weeks, each weekday as often as any other."""
 _LEAST_PAST = 7
-_SIDES = {"features": "by", "every": "by", "scores": "of_scores", "scored": "of_scores"}
-"""Each side, and whose bins it is counted by."""
+_SIDES = ("features", "every", "scores", "scored")
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,18 @@ class Side:
         """Missing values by day and column."""
         last = np.append(self.starts[1:], self.counts.matrix.shape[1]) - 1
         return np.asarray(self.counts.matrix[:, last])
+
+    def told(self) -> dict[str, Any]:
+        """JSON, that read() takes. It gives a float64 back as it was."""
+        edges = {name: _told(one.edges) for name, one in self.bins.items()}
+        return {"bins": edges, "days": self.days.astype(str).tolist(), "counts": self.counts.matrix.tolist()}
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Self:
+        bins = {name: _bins(*one) for name, one in told["bins"].items()}
+        shape = len(told["days"]), sum(len(one.labels) for one in bins.values())
+        counts = np.array(told["counts"], np.int64).reshape(shape)
+        return cls(bins, np.array(told["days"], "datetime64[D]"), Counts(counts))
 
     def swing(self, window: int) -> Array | None:
         """For each column the greatest PSI of any `window` days against the TRAILING days before them: what the season
@@ -77,21 +88,15 @@ class Frozen:
         told: dict[str, Any] = {
             "snapshot": self.snapshot.model_dump(),
             "against": self.against,
-            "by": {name: _told(one.edges) for name, one in self.features.bins.items()},
-            "of_scores": {name: _told(one.edges) for name, one in self.scores.bins.items()},
             "known": {name: _told(values) for name, values in self.known.items()},
             "odd": dict(self.odd),
         }
-        for name in _SIDES:
-            side: Side = getattr(self, name)
-            told[name] = {"days": side.days.astype(str).tolist(), "counts": side.counts.matrix.tolist()}
+        told |= {name: getattr(self, name).told() for name in _SIDES}
         return json.dumps(told, separators=(",", ":")).encode()
 
     @classmethod
     def load(cls, data: bytes, version: ModelVersion, key: str) -> Self:
         told = json.loads(data)
-        bins = {family: {name: _bins(*one) for name, one in told[family].items()} for family in ("by", "of_scores")}
-        sides = {name: _side(bins[family], **told[name]) for name, family in _SIDES.items()}
         return cls(
             version=version,
             snapshot=Snapshot.model_validate(told["snapshot"]),
@@ -99,12 +104,12 @@ class Frozen:
             against=told["against"],
             known={name: _values(*one) for name, one in told["known"].items()},
             odd=told["odd"],
-            **sides,
+            **{name: Side.read(told[name]) for name in _SIDES},
         )
 
 
 def _told(values: Any) -> tuple[str, list[Any]]:
-    """Texts or numbers, and which of the two: there may be none. JSON gives a float64 back as it was."""
+    """Texts or numbers, and which of the two: there may be none."""
     if isinstance(values, np.ndarray):
         return "number", values.tolist()
     return "category", values.to_pylist() if isinstance(values, pa.Array) else list(values)
@@ -116,8 +121,3 @@ def _bins(kind: Literal["number", "category"], edges: list[Any]) -> Bins:
 
 def _values(kind: str, values: list[Any]) -> pa.Array | Array:
     return np.array(values, dtype=np.float64) if kind == "number" else pa.array(values, pa.string())
-
-
-def _side(bins: Mapping[str, Bins], days: list[str], counts: list[list[int]]) -> Side:
-    width = sum(len(one.labels) for one in bins.values())
-    return Side(bins, np.array(days, "datetime64[D]"), Counts(np.array(counts, np.int64).reshape(len(days), width)))

@@ -80,14 +80,14 @@ class Predictions:
     def parts(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         """read() in consecutive spans of time, each of PART_ROWS rows at most unless more fell into one minute: however
         many rows there are, memory is bounded. Every row is in one part, for a row scored again keeps its moment."""
-        if end - start > _NARROWEST and self._rows(start, end) > PART_ROWS:
+        if end - start > _NARROWEST and self.count(start, end) > PART_ROWS:
             middle = start + (end - start) / 2
             yield from self.parts(start, middle)
             yield from self.parts(middle, end)
         else:
             yield self.read(start, end)
 
-    def _rows(self, start: datetime, end: datetime) -> int:
+    def count(self, start: datetime, end: datetime) -> int:
         """How many the tables hold, rows that were scored again with them."""
         batches, asked = _between("decision_time", start, end), _asked_for(start, end)
         both = ((self._batches, batches), (self._log, asked))

@@ -38,11 +38,11 @@ def sketches(problem: Problem, tables: Tables, frozen: Frozen, start: datetime, 
     same ones the sketch holds, and once rows arrive late or are written again it is made anew, in its place. What has
     none is read part by part, in bounded memory."""
     predictions = Predictions(problem, tables, list(frozen.scores.bins))
-    found = (_sketch(problem, tables, predictions, frozen, *span) for span in _spans(start, end))
+    found = (_sketch(problem, tables, predictions, frozen, *span) for span in spans(start, end))
     return [sketch for sketch in found if sketch is not None and sketch.rows]
 
 
-def _spans(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+def spans(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
     while start < end:
         midnight = start.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
         yield start, min(midnight, end)

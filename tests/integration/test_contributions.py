@@ -1,0 +1,135 @@
+"""Which features' contributions moved: a feature that the model leans on, one that it does not, and none."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.deliveries import install
+from tests.monitored import FIRST, LAST, champion_at, change, decisions, monitored, moved, paged, score, shifted
+from truecourse import registry
+from truecourse.encoding import columns_of
+from truecourse.loading import load_problem
+from truecourse.monitoring.explaining import A_DAY, Explained, Explainer
+from truecourse.monitoring.freezing import freeze
+from truecourse.references import ModelVersion, Window
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+
+@pytest.fixture(scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explained")
+    install(folder / "problems")
+    return folder
+
+
+@pytest.fixture
+def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
+    return champion_at(_home, configure)
+
+
+def explained(version: ModelVersion) -> Explainer:
+    problem = load_problem("deliveries")
+    found = Explainer.of(problem, Tables(), freeze(problem, version))
+    assert found is not None
+    return found
+
+
+def test_where_nothing_moved_no_contribution_did(champion: ModelVersion) -> None:
+    score(champion, decisions(60, 14, seed=2))
+    report = monitored()
+    told = report.figures["contributions"]
+    assert (told["rows"][1], told["moved"]) == (report.figures["data"]["rows"][1], [])
+    assert report.findings == ()
+    assert "What the predictions rest on" in open_store().get(report.page).decode()
+
+
+def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersion) -> None:
+    score(champion, change(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 4.0))
+    report = monitored(at=LAST + timedelta(days=1))
+    assert moved(report, "contribution drift") == ["distance"]
+    assert ("distance", "contribution drift") not in paged(report)
+    (told,) = (one for one in report.findings if one.cause == "contribution drift")
+    (was, now), (before, after) = told.figures["weight"], told.figures["push"]
+    assert told.sentence == (
+        f"distance weighs otherwise in the predictions: {100 * now:.0f}% of all contributions, where it had "
+        f"{100 * was:.0f}%, and {after:+.3f} on average, where it was {before:+.3f}."
+    )
+    assert after > before + 0.5
+    assert report.sentence.endswith("; contributions moved: distance.")
+    assert told.sentence in open_store().get(report.page).decode()
+
+
+def test_a_feature_that_the_model_does_not_use_drifts_and_its_contributions_do_not(champion: ModelVersion) -> None:
+    score(champion, shifted(decisions(60, 14, seed=2), "promised", 40))
+    report = monitored()
+    assert moved(report) == ["promised"]
+    assert moved(report, "contribution drift") == []
+
+
+def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champion: ModelVersion) -> None:
+    rows = decisions(60, 7, seed=2)
+    score(champion, rows)
+    score(champion, shifted(decisions(60, 7, seed=3), "distance", 9.0), number=99)
+    made = explained(champion).days(FIRST + timedelta(days=60), FIRST + timedelta(days=67))
+    model = registry.open_model(champion, "binary")
+    features = model.vocabulary.features
+    told = model.contributions(model.vocabulary.encode(columns_of(rows, features)))[:, :-1]
+    push, size = made.means()
+    assert made.rows == len(rows)
+    np.testing.assert_allclose(push, told.mean(axis=0, dtype=np.float64), atol=1e-9)
+    np.testing.assert_allclose(size, np.abs(told).mean(axis=0, dtype=np.float64), atol=1e-9)
+
+
+def test_days_are_explained_once_and_anew_when_their_rows_change(
+    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.drift import sketch_days
+
+    rows = decisions(60, 14, seed=2, a_day=250)
+    score(champion, rows)
+    sketch_days.fn("deliveries")
+    span = (FIRST + timedelta(days=67), FIRST + timedelta(days=74))
+    place = "sketches/deliveries/"
+    kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
+    assert len(kept) == 7
+    made = explained(champion).days(*span)
+    assert made.side.rows().tolist() == [A_DAY] * 7
+    monkeypatch.setattr("truecourse.monitoring.explaining.explained", None)  # whoever explains now fails
+    assert explained(champion).days(*span).dump() == made.dump()
+    monkeypatch.undo()
+    score(champion, shifted(rows, "distance", 9.0))
+    assert explained(champion).days(*span).means()[0].sum() > made.means()[0].sum() + 0.5
+
+
+def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
+    champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(champion, decisions(60, 3, seed=2, a_day=330))
+    explainer = explained(champion)
+    span = (FIRST + timedelta(days=60), FIRST + timedelta(days=62, hours=12))
+    whole = explainer.days(*span)
+    for key in list(open_store().list("sketches/deliveries/")):
+        if "/contributions/2" in key:
+            open_store().delete(key)
+    monkeypatch.setattr("truecourse.monitoring.seen.PART_ROWS", 7)
+    assert explainer.days(*span).dump() == whole.dump()
+
+
+def test_rows_that_are_held_out_of_the_window_itself_are_no_reference(champion: ModelVersion) -> None:
+    """The champion's held-out days are 51 to 60: of a window in the middle of them, the others tell."""
+    score(champion, decisions(50, 10, seed=2))
+    window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
+    report = monitored(window=window)
+    known, (first, last) = explained(champion).reference, (np.datetime64("2024-02-21"), np.datetime64("2024-02-23"))
+    others = known.only((known.side.days < first) | (known.side.days >= last))
+    assert report.figures["contributions"]["rows"][0] == others.rows < known.rows
+
+
+def test_what_was_explained_is_read_as_it_was_written(champion: ModelVersion) -> None:
+    score(champion, decisions(60, 3, seed=2))
+    reference = explained(champion).reference
+    assert Explained.load(reference.dump()).dump() == reference.dump()

@@ -1,0 +1,66 @@
+"""Contributions by days: quiet when nothing moved, and what moved is named, if it weighs anything."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from truecourse.encoding import Array
+from truecourse.monitoring.contributions import Parts, compared
+from truecourse.monitoring.explaining import Explained
+from truecourse.monitoring.seen import MOMENT
+from truecourse.problem import Boolean, Files, Label, Problem, Table
+
+PROBLEM = Problem(
+    "plain", kind="binary", tables=[Table("rows", source=Files("rows.csv"), columns={"y": Boolean()})],
+    label=Label(column="y"),
+)  # fmt: skip
+FEATURES = 10
+
+
+def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Table:
+    """Of FEATURES features, each with a mean of its own on each day; the last weighs next to nothing."""
+    random = np.random.default_rng(seed)
+    day = np.repeat(np.arange(first, first + days), a_day).astype("datetime64[D]").astype("datetime64[us]")
+    made = random.normal(size=(days * a_day, FEATURES))
+    made += 0.3 * np.repeat(random.normal(size=(days, FEATURES)), a_day, axis=0)
+    made[:, -1] *= 1e-3
+    columns: dict[str, Array] = {f"x{i}": values for i, values in enumerate(made.T)}
+    return pa.table(columns).append_column(MOMENT, pa.array(day, pa.timestamp("us", tz="UTC")))
+
+
+def found(window: pa.Table, seed: int) -> Parts:
+    before = Explained.of(contributions(40, 0, seed))
+    return compared(PROBLEM, before, Explained.of(window, before.side))
+
+
+def moved_by(rows: pa.Table, name: str, by: float) -> pa.Table:
+    return rows.set_column(rows.column_names.index(name), name, pa.array(rows[name].to_numpy() + by))
+
+
+def test_false_alarms_keep_the_rate_over_all_features() -> None:
+    trials = [found(contributions(7, 40, 10_000 + seed), seed) for seed in range(100)]
+    rejected = sum(min(part.p_value for part in parts.parts) <= 0.05 for parts in trials)
+    assert rejected <= 11  # 5 expected; 11 is the 99th percentile
+    assert sum(bool(parts.moved) for parts in trials) <= rejected
+
+
+@pytest.mark.parametrize("by", [-0.7, 0.7])
+def test_a_contribution_that_moved_is_named_with_what_it_was(by: float) -> None:
+    parts = found(moved_by(contributions(7, 40, 10_000), "x3", by), 0)
+    (part,) = parts.moved
+    assert part.name == parts.parts[0].name == "x3"
+    assert part.push[1] - part.push[0] == pytest.approx(by, abs=0.3)
+    assert sum(one.weight[0] for one in parts.parts) == pytest.approx(sum(one.weight[1] for one in parts.parts))
+    assert parts.rows == (4000, 700)
+
+
+def test_a_sure_change_of_what_weighs_nothing_is_none() -> None:
+    parts = found(moved_by(contributions(7, 40, 10_000), "x9", 0.01), 0)
+    (part,) = (one for one in parts.parts if one.name == "x9")
+    assert part.p_value <= 0.05
+    assert part.psi > 1
+    assert not parts.moved
+
+
+def test_the_same_answer_every_time() -> None:
+    assert found(contributions(7, 40, 1), 0) == found(contributions(7, 40, 1), 0)

@@ -1,0 +1,114 @@
+"""Contribution drift: which features push the predictions otherwise than they did on rows that the model never saw.
+
+Whole days change sides, as for drift itself, each with the same number of rows: a feature has moved if the test says
+so, and if its part in the predictions changed by a share that matters. It is a family of tests of its own, told of and
+never paged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from truecourse.monitoring.drift import judge
+from truecourse.monitoring.explaining import Explained, Explainer
+from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.frozen import Frozen
+from truecourse.monitoring.usual import LEAST
+from truecourse.problem import Problem
+from truecourse.references import Window, naive_utc
+from truecourse.tables import Tables
+
+WORTH = 0.02
+"""A part in the predictions, as a share of all contributions, has to change by this much to matter."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A feature's part in the predictions, each time in the reference and in the window. `weight`: its share of all
+    contributions' sizes. `push`: its mean contribution to the margin (of a multiclass, the mean size over classes).
+    `change`: the larger change of the two, as a share of all contributions. `p_value`: adjusted for all features."""
+
+    name: str
+    weight: tuple[float, float]
+    push: tuple[float, float]
+    change: float
+    psi: float
+    p_value: float
+    moved: bool
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of all features, those that moved first, then the weightiest. `rows`: in the reference, in the window."""
+
+    parts: tuple[Part, ...]
+    rows: tuple[int, int]
+
+    @property
+    def moved(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.moved)
+
+    def figures(self) -> dict[str, Any]:
+        return {"rows": list(self.rows), "moved": [asdict(part) for part in self.moved]}
+
+
+def contributions_moved(problem: Problem, tables: Tables, frozen: Frozen, span: Window) -> Parts | None:
+    """The champion's predictions of the window (both ends given) against held-out rows of before it, or of other days
+    where there are none. None where it cannot be told: features that the log hides, no predictions, too few days."""
+    start, end = naive_utc(span.start), naive_utc(span.end)
+    assert start is not None
+    assert end is not None
+    explainer = Explainer.of(problem, tables, frozen)
+    if explainer is None:
+        return None
+    now = explainer.days(start, end)
+    first, last = np.datetime64(start, "D"), np.datetime64(end, "us")
+    known = explainer.reference
+    before = known.only(known.side.days < first)
+    if len(before.side.days) < LEAST:
+        before = known.only((known.side.days < first) | (known.side.days >= last))
+    if len(before.side.days) < LEAST or not now.rows:
+        return None
+    return compared(problem, before, now)
+
+
+def compared(problem: Problem, before: Explained, now: Explained) -> Parts:
+    monitoring = problem.monitoring
+    found = judge(before.side.bins, before.side.counts, now.side.counts, monitoring.psi, monitoring.false_alarm_rate)
+    columns = {column.name: column for column in found.columns}
+    (push, size), (pushes, sizes) = before.means(), now.means()
+    everything = max(float(size.sum()), 1e-12)
+    change = np.maximum(np.abs(pushes - push), np.abs(sizes - size)) / everything
+    weights = size / everything, sizes / max(float(sizes.sum()), 1e-12)
+    parts = [
+        Part(
+            name=name,
+            weight=(float(weights[0][i]), float(weights[1][i])),
+            push=(float(push[i]), float(pushes[i])),
+            change=float(change[i]),
+            psi=columns[name].psi,
+            p_value=columns[name].p_value,
+            moved=columns[name].drifted and bool(change[i] > WORTH),
+        )
+        for i, name in enumerate(before.side.bins)
+    ]
+    parts.sort(key=lambda part: (not part.moved, -part.change if part.moved else -part.weight[1]))
+    return Parts(tuple(parts), (before.rows, now.rows))
+
+
+def findings(moved: Sequence[Part]) -> list[Finding]:
+    return [_finding(part) for part in moved]
+
+
+def _finding(part: Part) -> Finding:
+    (was, now), (before, after) = part.weight, part.push
+    told = (
+        f"{part.name} weighs otherwise in the predictions: {100 * now:.0f}% of all contributions, where it had "
+        f"{100 * was:.0f}%, and {after:+.3f} on average, where it was {before:+.3f}."
+    )
+    figures = {"weight": part.weight, "push": part.push, "change": round(part.change, 4), "p_value": part.p_value}
+    return Finding(
+        check="drift", subject=part.name, cause="contribution drift", page=False, sentence=told, figures=figures
+    )

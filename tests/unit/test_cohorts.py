@@ -74,7 +74,8 @@ def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
     count = sum(one.labelled for one in reference)
     loss = sum(one.loss for one in reference) / count
     scale = loss if kind == "regression" else sum(one.variance for one in reference) / count
-    return alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, kind == "regression")
+    classes = {"binary": 2, "multiclass": 3, "regression": 0}[kind]
+    return alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, classes)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])

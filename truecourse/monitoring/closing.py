@@ -15,6 +15,7 @@ from truecourse.errors import NotFound
 from truecourse.frame import UTC_TIME
 from truecourse.monitoring.cohorts import Cohort, closes
 from truecourse.monitoring.estimated import estimated
+from truecourse.monitoring.hindsight import Contradiction
 from truecourse.monitoring.labels import known_labels, late_by
 from truecourse.monitoring.made import Made, made, output_of
 from truecourse.monitoring.yardstick import Yardstick, day_sums, place
@@ -121,7 +122,7 @@ class Closing:
         in_time = labelled.filter(pc.less_equal(labelled["known_at"], pa.scalar(closed, UTC_TIME)))
         return in_time if self._enough(len(in_time), len(rows)) else labelled
 
-    def _hindsight(self, rows: pa.Table, labels: Array) -> tuple[Array, Array] | None:
+    def _hindsight(self, rows: pa.Table, labels: Array) -> Contradiction | None:
         hindsight, vocabulary = self.yardstick.hindsight, self.yardstick.model.vocabulary
         if hindsight is None or not all(name in rows.column_names for name in vocabulary.features):
             return None

@@ -26,8 +26,9 @@ class Cohort(Reference):
     `bins`: (rows, sum of scores, sum of outcomes) by score bin. `expected`: the loss that the scores themselves expect
     (0 for a regression). `variance`: of outcomes, as the scores expect it. `residual`: outcomes minus scores.
     `hindsight`: (sum of how far labels contradict what is known now, beyond what it expects; sum of labels minus what
-    it says). `slices`: (rows, outcome minus score, loss) by column and value. `estimate`: the mean loss that was
-    estimated before any label was there.
+    it says). `turned`: by class, sums of the score and the information of a share of its labels that another rule
+    turned (hindsight.Contradiction). `slices`: (rows, outcome minus score, loss) by column and value. `estimate`: the
+    mean loss that was estimated before any label was there.
     `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
     """
 
@@ -43,6 +44,7 @@ class Cohort(Reference):
     bins: tuple[tuple[int, float, float], ...]
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
     hindsight: tuple[float, float] | None = None
+    turned: tuple[tuple[float, float], ...] = ()
     estimate: float | None = None
     lag: tuple[float, ...] = ()
 

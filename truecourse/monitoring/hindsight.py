@@ -6,6 +6,7 @@ from them, and not from the features alone, is the world's doing.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,31 @@ from truecourse.problem import Kind
 ROWS = 20_000
 _ROUNDS = 60
 _SEED = 0
+_SUREST = 0.9
+"""No row is held to be surer: one that hindsight is wrong about would outweigh all others."""
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """What hindsight says against n labels.
+
+    `off`: (n,) how far each lies from what is foretold, beyond what is expected: of labels that follow probabilities it
+    has a mean of 0, and the labels of a share of rows turned around move it by about that share, whichever way. Of a
+    regression it is the plain distance. `sign`: (n,) the label minus what is foretold; 0 of a multiclass.
+
+    `turned`: (n, k, 2) by class, of a rule that turns a share of its labels into others: the score (of Rao's test) of
+    that share at 0, whose mean is 0 or less while nothing is turned, and how much more it is when all are. The ratio of
+    the sums estimates the share; it rests on rows that hindsight is sure of, which say most. Of a regression: how far
+    labels lie above and below what is foretold, and 1."""
+
+    off: Array
+    sign: Array
+    turned: Array
+
+    def summed(self, rows: Array) -> dict[str, Any]:
+        """Of some rows, as a cohort keeps it."""
+        turned = tuple((float(score), float(weight)) for score, weight in self.turned[rows].sum(axis=0))
+        return {"hindsight": (float(self.off[rows].sum()), float(self.sign[rows].sum())), "turned": turned}
 
 
 @dataclass(frozen=True)
@@ -33,10 +59,12 @@ class Hindsight:
 
         spread = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), ROWS)).astype(np.int64))
         made = cls(b"", vocabulary)
-        settings = {
-            "objective": "binary:logistic" if kind == "binary" else "reg:squarederror",
+        settings: dict[str, Any] = {
+            "objective": _OBJECTIVES[kind],
             "max_depth": 5, "eta": 0.3, "max_bin": 64, "min_child_weight": 5, "nthread": 1, "seed": _SEED,
         }  # fmt: skip
+        if kind == "multiclass":
+            settings["num_class"] = len(vocabulary.classes)
         data = made._data(matrix[spread], rows.take(pa.array(spread)), labels[spread])
         booster = xgboost.train(settings, data, _ROUNDS)
         return cls(bytes(booster.save_raw("ubj")), vocabulary)
@@ -49,14 +77,28 @@ class Hindsight:
         both = np.column_stack([matrix, hours])
         return xgboost.DMatrix(both, labels, feature_types=types, enable_categorical=True, nthread=1)
 
-    def contradicted(self, kind: Kind, matrix: Array, rows: pa.Table, labels: Array) -> tuple[Array, Array]:
-        """(n,) how far each label is from what hindsight says, beyond what hindsight expects, and with its sign.
-
-        Of labels that follow a probability q, the first has a mean of 0: E|y - q| = 2 q (1 - q). The labels of a share
-        of rows turned around move it by about that share, whichever way. Of a regression it is the plain distance."""
+    def contradicted(self, kind: Kind, matrix: Array, rows: pa.Table, labels: Array) -> Contradiction:
         import xgboost
 
         booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(self.ubj))
         said = booster.predict(self._data(matrix, rows)).astype(np.float64)
-        off = labels - said
-        return np.abs(off) - (2 * said * (1 - said) if kind == "binary" else 0), off
+        return contradiction(kind, said, labels)
+
+
+_OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror"}
+
+
+def contradiction(kind: Kind, said: Array, labels: Array) -> Contradiction:
+    """`said`: what hindsight foretells of n labels, in the form of a model's output."""
+    if kind == "regression":
+        sign = labels - said
+        one = np.ones(len(said))
+        turned = np.stack([np.column_stack([sign, one]), np.column_stack([-sign, one])], axis=1)
+        return Contradiction(np.abs(sign), sign, turned)
+    shares = np.column_stack([1 - said, said]) if kind == "binary" else said
+    there = labels.astype(np.int64)[:, None] == np.arange(shares.shape[1])
+    sign = labels - said if kind == "binary" else np.zeros(len(labels))
+    sure = np.minimum(shares, _SUREST)
+    odds = sure / (1 - sure)
+    turned = np.stack([np.where(there, -1.0, odds), shares * (1 + odds)], axis=-1)
+    return Contradiction((shares**2).sum(axis=1) - shares[there], sign, turned)

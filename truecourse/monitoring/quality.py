@@ -73,57 +73,76 @@ def _checked(
     figures |= measured(problem, reference, days, scored) | {"reference": words}
     if scored and reference:
         own = (*measure.fitted, *(() if reference == measure.fitted else reference))
-        findings += _lost(problem, reference, own, scored)
+        findings += _lost(problem, measure.model.vocabulary.classes, reference, own, scored)
     return summed(findings, _well(problem, figures)), findings, figures
 
 
 def _lost(
-    problem: Problem, reference: Sequence[Cohort], own: Sequence[Cohort], days: Sequence[Cohort]
+    problem: Problem,
+    classes: Sequence[str],
+    reference: Sequence[Cohort],
+    own: Sequence[Cohort],
+    days: Sequence[Cohort],
 ) -> list[Finding]:
+    """`classes`: of the label; none of a regression."""
     rows = sum(one.labelled for one in reference)
     loss = sum(one.loss for one in reference) / rows
     variance = loss if problem.kind == "regression" else sum(one.variance for one in reference) / rows
-    found = alarms(
-        reference, own, days, problem.monitoring.quality, float(np.sqrt(variance)), loss, problem.kind == "regression"
-    )
-    rules = [alarm for alarm in found if alarm.stream == "labels"]
+    watch, scale = problem.monitoring.quality, float(np.sqrt(variance))
+    found = alarms(reference, own, days, watch, scale, loss, len(classes))
+    rules = [alarm for alarm in found if alarm.stream in ("labels", "turned")]
     if not found:
         return []
     if rules:  # labels by another rule are no loss of the model's
-        return [_finding(problem, "label", "label rule", rules)]
-    return [_finding(problem, problem.metric, "concept drift", found)]
+        return [_finding(problem, classes, "label", "label rule", rules)]
+    return [_finding(problem, classes, problem.metric, "concept drift", found)]
 
 
-def _finding(problem: Problem, subject: str, cause: str, found: Sequence[Alarm]) -> Finding:
+def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: str, found: Sequence[Alarm]) -> Finding:
     """One, whatever the number of ways in which it shows."""
     most = max(found, key=lambda alarm: alarm.evidence)
-    figures = {"since": str(most.since), "threshold": threshold(problem.monitoring.quality)}
-    figures |= {alarm.stream: {"size": alarm.size, "evidence": alarm.evidence} for alarm in found}
-    said = " ".join(_SENTENCES[alarm.stream](problem, alarm) for alarm in found)
+    figures: dict[str, Any] = {"since": str(most.since)}
+    figures["threshold"] = threshold(problem.monitoring.quality, len(classes))
+    # Of the classes whose labels were turned, the one that shows it best.
+    for alarm in sorted(found, key=lambda alarm: alarm.evidence):
+        figures[alarm.stream] = {"size": alarm.size, "evidence": alarm.evidence}
+    told = [most] if cause == "label rule" else found
+    said = " ".join(_SENTENCES[alarm.stream](problem, classes, alarm) for alarm in told)
     return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=said, figures=figures)
 
 
-def _rule(problem: Problem, alarm: Alarm) -> str:
+def _rule(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:
     off = f"{100 * alarm.size:.0f} of 100 labels contradict"
     if problem.kind == "regression":
         off = f"labels lie {alarm.size:.2f} standard deviations farther than usual from what is foretold by"
-    said = f"Labels follow another rule since {alarm.since}: {off} their rows and the time they took"
-    return f"{said}; they came out {'higher' if alarm.direction > 0 else 'lower'}."
+    came = {1: "; they came out higher", -1: "; they came out lower", 0: ""}[alarm.direction]
+    return f"Labels follow another rule since {alarm.since}: {off} their rows and the time they took{came}."
 
 
-def _residual(problem: Problem, alarm: Alarm) -> str:
+def _turned(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:
+    said = f"Labels follow another rule since {alarm.since}"
+    if problem.kind == "regression":
+        off = f"{alarm.size:.2f} standard deviations {('above', 'below')[alarm.direction]}"
+        return f"{said}: they lie {off} what their rows and the time they took foretell."
+    name, share = classes[alarm.direction], 100 * alarm.size
+    return (
+        f"{said}: of 100 that their rows and the time they took foretell to be {name}, {share:.0f} are something else."
+    )
+
+
+def _residual(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:
     side = "above" if alarm.direction > 0 else "below"
     said = f"Outcomes have been {side} the predictions since {alarm.since}"
     return f"{said}, by {alarm.size:.2f} of their standard deviation."
 
 
-def _loss(problem: Problem, alarm: Alarm) -> str:
+def _loss(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:
     than = "was held out" if problem.kind == "regression" else "the scores themselves expect"
     said = f"The model has been losing quality since {alarm.since}"
     return f"{said}: its loss is {100 * alarm.size:.0f}% more than {than}."
 
 
-_SENTENCES = {"labels": _rule, "residual": _residual, "loss": _loss}
+_SENTENCES = {"labels": _rule, "turned": _turned, "residual": _residual, "loss": _loss}
 
 
 def _well(problem: Problem, figures: dict[str, Any]) -> str:

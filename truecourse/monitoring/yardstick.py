@@ -16,7 +16,7 @@ from truecourse.encoding import Array
 from truecourse.errors import NotFound
 from truecourse.model import Model
 from truecourse.monitoring.cohorts import BINS, Cohort, Judged, closes, sums_by_bin, sums_by_slice
-from truecourse.monitoring.hindsight import Hindsight
+from truecourse.monitoring.hindsight import Contradiction, Hindsight
 from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion
 from truecourse.snapshot import load_frame, load_manifest
@@ -54,7 +54,7 @@ class Yardstick:
 
 
 def day_sums(
-    problem: Problem, frame: pa.Table, labels: Array, output: Array, edges: Array, hindsight: tuple[Array, Array] | None
+    problem: Problem, frame: pa.Table, labels: Array, output: Array, edges: Array, told: Contradiction | None
 ) -> Iterator[Cohort]:
     """The cohorts of labelled rows, by UTC day."""
     judged = Judged.of(problem.kind, labels, output)
@@ -62,7 +62,6 @@ def day_sums(
     for day in np.unique(days):
         mine = np.flatnonzero(days == day)
         part = Judged(*(getattr(judged, name)[mine] for name in ("score", "outcome", "loss", "expected", "variance")))
-        told = None if hindsight is None else (float(hindsight[0][mine].sum()), float(hindsight[1][mine].sum()))
         yield Cohort(
             day=day.item(),
             decisions=len(mine),
@@ -73,7 +72,7 @@ def day_sums(
             residual=float((part.outcome - part.score).sum()),
             bins=sums_by_bin(edges, part),
             slices=sums_by_slice(frame.take(pa.array(mine)), problem.monitoring.slices, part),
-            hindsight=told,
+            **(told.summed(mine) if told else {}),
         )
 
 
@@ -126,7 +125,7 @@ def _make(problem: Problem, tables: Tables, version: ModelVersion) -> Yardstick:
     fitted, held_out = rows_of(frame, "train", "validate"), rows_of(frame, "test")
     kept, left_out = _parted(fitted)
     hindsight = None
-    if "known_at" in frame.column_names and problem.kind != "multiclass":
+    if "known_at" in frame.column_names:
         matrix, labels = matrix_of(model.vocabulary, kept), model.vocabulary.labels(kept)
         hindsight = Hindsight.fit(problem.kind, model.vocabulary, matrix, kept, labels)
     # Edges of scores of rows it was fitted to: no held-out row may say where it will be counted.

@@ -1,0 +1,144 @@
+"""A new rule for the label is told from a change of the world, for every kind, and named on its first day."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from truecourse.encoding import Array, Vocabulary
+from truecourse.monitoring.cohorts import Cohort, Judged
+from truecourse.monitoring.hindsight import Hindsight, contradiction
+from truecourse.monitoring.losing import Alarm, alarms, threshold
+from truecourse.monitoring.policy import QualityWatch
+from truecourse.problem import Kind
+
+FIRST = date(2024, 1, 1)
+CLASSES = {"binary": 2, "multiclass": 3, "regression": 0}
+KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")
+A_DAY, TURNED = 400, 0.4
+
+
+def world(kind: Kind, n: int, random: np.random.Generator, moved: float = 0.0) -> tuple[Array, Array]:
+    """What hindsight foretells of n rows, and labels that follow it. `moved`: the world itself, towards the last
+    class (a regression: up)."""
+    if kind == "regression":
+        said = random.normal(moved, 1.0, n)
+        return said, said + random.normal(0, 0.5, n)
+    shares = random.dirichlet([0.2] * (CLASSES[kind] - 1) + [0.2 + moved], n)
+    labels = (shares.cumsum(axis=1) < random.random(n)[:, None]).sum(axis=1)
+    return (shares[:, 1] if kind == "binary" else shares), labels
+
+
+def turned(kind: Kind, labels: Array, random: np.random.Generator, share: float = TURNED) -> Array:
+    """By another rule: a share of the last class's labels goes to the one before it (a regression: all, by 0.6)."""
+    if kind == "regression":
+        return labels + 0.6
+    last = CLASSES[kind] - 1
+    return np.where((labels == last) & (random.random(len(labels)) < share), last - 1, labels)
+
+
+def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
+    """The model, which decided before, is half as sure as hindsight."""
+    if kind == "regression":
+        output = 0.5 * said
+    elif kind == "binary":
+        output = 0.25 + 0.5 * said
+    else:
+        output = 0.5 * said + 0.5 / CLASSES[kind]
+    judged, told = Judged.of(kind, labels, output), contradiction(kind, said, labels)
+    return Cohort(
+        day=FIRST + timedelta(days=day),
+        decisions=len(labels),
+        labelled=len(labels),
+        loss=judged.loss.sum(),
+        expected=judged.expected.sum(),
+        variance=judged.variance.sum(),
+        residual=(judged.outcome - judged.score).sum(),
+        bins=((len(labels), judged.score.sum(), judged.outcome.sum()),),
+        **told.summed(np.arange(len(labels))),
+    )
+
+
+def found(kind: Kind, days: Sequence[Cohort]) -> list[Alarm]:
+    """After 30 usual days."""
+    reference, rows = days[:30], sum(one.labelled for one in days[:30])
+    loss = sum(one.loss for one in reference) / rows
+    scale = loss if kind == "regression" else sum(one.variance for one in reference) / rows
+    return alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, CLASSES[kind])
+
+
+def history(kind: Kind, seed: int, clean: int, planted: int = 0) -> list[Cohort]:
+    random, days = np.random.default_rng(seed), []
+    for day in range(30 + clean + planted):
+        said, labels = world(kind, A_DAY, random)
+        days.append(cohort(kind, day, said, turned(kind, labels, random) if day >= 30 + clean else labels))
+    return days
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_rule_is_named_on_its_first_day_and_a_clean_season_has_none(kind: Kind) -> None:
+    for seed in range(10):
+        days = history(kind, seed, clean=60, planted=1)
+        assert found(kind, days[:-1]) == []
+        told = {alarm.stream: alarm for alarm in found(kind, days)}
+        assert told["turned"].since == FIRST + timedelta(days=90)
+        if kind != "regression":
+            assert told["turned"].direction == CLASSES[kind] - 1
+            assert told["turned"].size == pytest.approx(TURNED, abs=0.15)
+        assert told["turned"].evidence >= threshold(QualityWatch(), CLASSES[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_world_that_changes_is_no_new_rule(kind: Kind) -> None:
+    random = np.random.default_rng(5)
+    days = [cohort(kind, day, *world(kind, A_DAY, random, moved=0.6 * (day >= 60))) for day in range(75)]
+    streams = {alarm.stream for alarm in found(kind, days)}
+    assert streams or kind == "multiclass"
+    assert streams <= {"residual", "loss"}
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_while_labels_follow_what_is_foretold_nothing_contradicts_it(kind: Kind) -> None:
+    random = np.random.default_rng(1)
+    said, labels = world(kind, 200_000, random)
+    clean = contradiction(kind, said, labels)
+    assert clean.off.mean() == pytest.approx(0, abs=0.003)
+    assert (clean.turned[..., 0].mean(axis=0) <= 0.02).all()
+    other = contradiction(kind, said, turned(kind, labels, random, 0.1))
+    last = CLASSES[kind] - 1
+    before, after = (told.turned.sum(axis=0)[:, 0] / told.turned.sum(axis=0)[:, 1] for told in (clean, other))
+    assert after[last] - before[last] == pytest.approx(0.1, abs=0.02)
+    assert abs(after[0] - before[0]) < 0.03 if kind == "multiclass" else True
+
+
+def test_a_class_that_is_hardly_ever_sure_tells_nothing() -> None:
+    """Two such rows a day: one surprise would look like half of the class's labels."""
+    random = np.random.default_rng(2)
+    days = []
+    for day in range(120):
+        said, labels = world("binary", A_DAY, random)
+        rare = np.where(said > 0.5, np.where(np.cumsum(said > 0.5) <= 2, said, 1 - said), said)
+        labels = (random.random(A_DAY) < rare).astype(np.int64)
+        days.append(cohort("binary", day, rare, labels))
+    assert max(one.turned[1][1] for one in days) < 100
+    assert found("binary", days) == []
+
+
+def test_hindsight_learns_three_classes_from_rows_and_the_time_that_labels_took() -> None:
+    random, n = np.random.default_rng(4), 6000
+    hint, hours = random.normal(size=n), random.uniform(1, 24, n)
+    labels = (hours > 8).astype(np.int64) + (hours > 16)
+    decided = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(n) * np.timedelta64(60, "s")
+    known = decided + (hours * 3600e6).astype("timedelta64[us]")
+    rows = pa.table({"decision_time": decided, "known_at": known})
+    vocabulary = Vocabulary(kinds={"hint": "float"}, categories={}, classes=("early", "late", "never"))
+    matrix = hint[:, None].astype(np.float32)
+    hindsight = Hindsight.fit("multiclass", vocabulary, matrix, rows, labels)
+    assert hindsight == Hindsight.fit("multiclass", vocabulary, matrix, rows, labels)
+    assert np.abs(hindsight.contradicted("multiclass", matrix, rows, labels).off).mean() < 0.02
+    swapped = hindsight.contradicted("multiclass", matrix, rows, np.where(labels == 2, 1, labels))
+    shares = swapped.turned.sum(axis=0)[:, 0] / swapped.turned.sum(axis=0)[:, 1]
+    assert shares[2] > 0.9
+    assert shares[:2].max() < 0.05

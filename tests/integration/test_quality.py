@@ -81,6 +81,14 @@ def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Ch
         == figures["rows"]
         == sum(row[0] for row in figures["calibration"])
     )
+    for part in figures["slices"]:
+        assert set(part["metrics"]) == {"loss", "auc", "calibration_error", "base_rate"}
+        for told in part["metrics"].values():
+            assert told["difference"]["low"] < told["difference"]["value"] < told["difference"]["high"]
+            assert told["difference"]["value"] == pytest.approx(told["now"] - told["before"])
+        assert sum(row[0] for row in part["calibration"]) == part["rows"]
+    whole = sum(part["rows"] * part["metrics"]["loss"]["now"] for part in figures["slices"]) / figures["rows"]
+    assert whole == pytest.approx(figures["metrics"]["log_loss"]["now"]["value"])
     assert figures["estimate"]["days"] == len(days(report)) == 8
     assert figures["estimate"]["size"] < 0.25
     assert all(told["lag"] > 0 for told in figures["timeline"])
@@ -130,3 +138,6 @@ def test_the_task_keeps_the_report(checked: Callable[[str], Check]) -> None:
     checked("")
     report = check_task.fn("deliveries", moment(2, 28))
     assert reports.latest(Tables().store, "deliveries", "quality") == report
+    page = Tables().store.get(report.page).decode()
+    for said in ("Calibration by depot", "AUC", "Calibration error", "depot north"):
+        assert said in page

@@ -9,7 +9,17 @@ import pytest
 
 from truecourse.encoding import Array
 from truecourse.metrics import measure
-from truecourse.monitoring.cohorts import Cohort, Judged, curve, metrics, sliced, sums_by_bin, sums_by_slice
+from truecourse.monitoring.cohorts import (
+    Cohort,
+    Judged,
+    bins_by_slice,
+    curve,
+    metrics,
+    of_slice,
+    sliced,
+    sums_by_bin,
+    sums_by_slice,
+)
 from truecourse.monitoring.losing import Alarm, alarms
 from truecourse.monitoring.policy import QualityWatch
 from truecourse.problem import Kind
@@ -43,6 +53,7 @@ def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
         residual=(judged.outcome - judged.score).sum(),
         bins=sums_by_bin(EDGES, judged),
         slices=sums_by_slice(side, ["side"], judged),
+        slice_bins=bins_by_slice(side, ["side"], judged, EDGES),
     )
 
 
@@ -64,6 +75,39 @@ def test_sums_of_days_give_the_metrics_of_their_rows(kind: Kind) -> None:
     sums = {value: part.sum(axis=0) for _, value, part in sliced(days)}
     assert sums["left"][0] + sums["right"][0] == len(labels)
     assert sums["left"][2] + sums["right"][2] == pytest.approx(sum(one.loss for one in days))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_a_slice_has_the_metrics_of_its_own_rows(kind: Kind) -> None:
+    random = np.random.default_rng(0)
+    told = [rows(kind, 900, random) for _ in range(6)]
+    days = [cohort(kind, number, *one) for number, one in enumerate(told)]
+    part = of_slice(days, "side", "left")
+    assert part is not None
+    weights = np.vstack([np.ones(6), random.multinomial(6, [1 / 6] * 6, size=3)])
+    labels, output = (np.concatenate([one[::3] for one in side]) for side in zip(*told, strict=True))
+    truth, found = measure(kind, labels, output, np.repeat(np.arange(6), 300), weights), metrics(kind, part, weights)
+    for name in set(found) & set(truth):
+        close = {"auc": 4e-3, "calibration_error": 3e-2}.get(name, 1e-6)  # of score bins
+        signed = np.abs(found[name]) if name == "bias" else found[name]
+        np.testing.assert_allclose(signed, np.abs(truth[name]), atol=close)
+    assert sum(one[0] for one in curve(part)) == 1800
+    assert of_slice([one.model_copy(update={"slice_bins": {}}) for one in days], "side", "left") is None
+
+
+def test_a_day_without_a_slice_counts_for_nothing_in_it() -> None:
+    random = np.random.default_rng(0)
+    days = [cohort("binary", day, *rows("binary", 300, random)) for day in range(3)]
+    gone = {name: {"side": {"right": getattr(days[0], name)["side"]["right"]}} for name in ("slices", "slice_bins")}
+    part = of_slice([days[0].model_copy(update=gone), *days[1:]], "side", "left")
+    assert part is not None
+    assert [one.labelled for one in part] == [0, 100, 100]
+    whole, without = (
+        metrics("binary", part, np.array([[1, 1, 1], [0, 1, 1], [1, 0, 0]])),
+        metrics("binary", part[1:], np.array([[1, 1]])),
+    )
+    assert whole["auc"][:2] == pytest.approx(np.repeat(without["auc"], 2))
+    assert np.isnan(whole["auc"][2])
 
 
 def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:

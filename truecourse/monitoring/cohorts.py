@@ -27,8 +27,9 @@ class Cohort(Reference):
     (0 for a regression). `variance`: of outcomes, as the scores expect it. `residual`: outcomes minus scores.
     `hindsight`: (sum of how far labels contradict what is known now, beyond what it expects; sum of labels minus what
     it says). `turned`: by class, sums of the score and the information of a share of its labels that another rule
-    turned (hindsight.Contradiction). `slices`: (rows, outcome minus score, loss) by column and value. `estimate`: the
-    mean loss that was estimated before any label was there.
+    turned (hindsight.Contradiction). `slices`: (rows, outcome minus score, loss) by column and value; `slice_bins`:
+    their `bins` that are not empty, each after its place. `estimate`: the mean loss that was estimated before any label
+    was there.
     `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
     """
 
@@ -43,6 +44,7 @@ class Cohort(Reference):
     residual: float
     bins: tuple[tuple[int, float, float], ...]
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
+    slice_bins: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = Field(default_factory=dict)
     hindsight: tuple[float, float] | None = None
     turned: tuple[tuple[float, float], ...] = ()
     estimate: float | None = None
@@ -105,6 +107,37 @@ def sums_by_slice(
     return found
 
 
+def bins_by_slice(
+    frame: pa.Table, columns: Sequence[str], judged: Judged, edges: Array
+) -> dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]]:
+    """By the same values: no more numbers than rows, whatever their number."""
+    place, size = binned(edges, judged.score), len(edges) + 1
+    found: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = {}
+    for name in columns:
+        for value, mask in parts_of(frame[name].cast(pa.string())):
+            sides = (None, judged.score[mask], judged.outcome[mask])
+            rows, said, came = (np.bincount(place[mask], weights, size).tolist() for weights in sides)
+            kept = ((i, int(rows[i]), round(said[i], 6), round(came[i], 6)) for i in range(size) if rows[i])
+            found.setdefault(name, {})[value] = tuple(kept)
+    return found
+
+
+def of_slice(cohorts: Sequence[Cohort], column: str, value: str) -> list[Cohort] | None:
+    """Each cohort's rows of a slice as a cohort of its own, for metrics() and curve(); None where any was counted
+    before bins of slices were kept."""
+    made = []
+    for one in cohorts:
+        rows, _, loss = one.slices.get(column, {}).get(value, (0, 0.0, 0.0))
+        kept = one.slice_bins.get(column, {}).get(value, () if not rows else None)
+        if kept is None:
+            return None
+        bins = [(0, 0.0, 0.0)] * len(one.bins)
+        for place, n, said, came in kept:
+            bins[place] = (n, said, came)
+        made.append(one.model_copy(update={"labelled": rows, "loss": loss, "bins": tuple(bins)}))
+    return made
+
+
 def sliced(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
     """(column, value, (cohorts, 3) sums) of every slice, the largest of a column first."""
     zero = (0, 0.0, 0.0)
@@ -118,9 +151,14 @@ def sliced(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
 
 
 def metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[str, Array]:
-    """Samples of each metric (b,) for `weights` (b, cohorts): how often each day counts.
+    """Samples of each metric (b,) for `weights` (b, cohorts): how often each day counts. NaN where no row does.
 
     The AUC is that of the score bins, ties counted half."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _metrics(kind, cohorts, weights)
+
+
+def _metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[str, Array]:
     bins = np.array([one.bins for one in cohorts])  # (cohorts, bins, 3)
     rows, said, came = np.moveaxis(np.tensordot(weights, bins, axes=1), -1, 0)
     total = rows.sum(axis=1)
@@ -134,8 +172,7 @@ def metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[st
         return {"log_loss": loss, "accuracy": share, "calibration_error": error}
     negative = rows - came
     below = np.cumsum(negative, axis=1) - negative / 2
-    with np.errstate(divide="ignore", invalid="ignore"):  # one class only: NaN
-        auc = (came * below).sum(axis=1) / (came.sum(axis=1) * negative.sum(axis=1))
+    auc = (came * below).sum(axis=1) / (came.sum(axis=1) * negative.sum(axis=1))  # one class only: NaN
     return {"auc": auc, "log_loss": loss, "calibration_error": error, "base_rate": share}
 
 

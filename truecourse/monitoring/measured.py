@@ -8,7 +8,7 @@ import numpy as np
 
 from truecourse.encoding import Array
 from truecourse.metrics import resample, simultaneous, summary
-from truecourse.monitoring.cohorts import Cohort, curve, metrics, sliced
+from truecourse.monitoring.cohorts import Cohort, curve, metrics, of_slice, sliced
 from truecourse.problem import Problem
 
 _SLICES = 12
@@ -16,6 +16,8 @@ _SLICES = 12
 _TIMELINE = 120
 """Days in a report."""
 _FEWEST_ROWS = 100
+_SAID_ALREADY = ("log_loss", "rmse")
+"""A slice's mean loss says as much."""
 
 
 def coming(open: Sequence[Cohort]) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def measured(
         for name, now in sides[0].items()
     }
     figures["calibration"] = curve(window)
-    figures["slices"] = _slices(reference, window)
+    figures["slices"] = _slices(problem, reference, window)
     return figures
 
 
@@ -64,22 +66,35 @@ def _day(one: Cohort) -> dict[str, Any]:
     return told
 
 
-def _slices(reference: Sequence[Cohort], window: Sequence[Cohort]) -> list[dict[str, Any]]:
-    """Mean loss of each slice now, before, and the difference, whose intervals hold for all slices at once."""
+def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Cohort]) -> list[dict[str, Any]]:
+    """Mean loss and the kind's metrics of each slice now, before, and their difference, whose intervals hold for all
+    slices at once; and the slice's calibration curve."""
     before = {(column, value): sums for column, value, sums in sliced(reference)}
     weights = [resample(np.arange(len(side)), seed=seed) for seed, side in enumerate((window, reference))]
     found: list[dict[str, Any]] = []
-    drawn: list[Array] = []
+    drawn: dict[str, list[tuple[dict[str, Any], Array, Array]]] = {}
     shown = dict.fromkeys((column for column, _ in before), 0)
     for column, value, sums in sliced(window):
         earlier = before.get((column, value))
         if earlier is None or min(sums[:, 0].sum(), earlier[:, 0].sum()) < _FEWEST_ROWS or shown[column] == _SLICES:
             continue
         shown[column] += 1
+        part: dict[str, Any] = {"column": column, "value": value, "rows": int(sums[:, 0].sum()), "metrics": {}}
+        found.append(part)
         with np.errstate(divide="ignore", invalid="ignore"):  # a resample without any of its rows: NaN
             now, then = ((w @ s[:, 2]) / (w @ s[:, 0]) for w, s in zip(weights, (sums, earlier), strict=True))
-        drawn.append(now - then)
-        rows = int(sums[:, 0].sum())
-        found.append({"column": column, "value": value, "rows": rows, "loss": float(now[0]), "before": float(then[0])})
-    figures = simultaneous(np.array(drawn)) if drawn else []
-    return [part | {"difference": figure} for part, figure in zip(found, figures, strict=True)]
+        drawn.setdefault("loss", []).append((part, now, then))
+        sides = [of_slice(side, column, value) for side in (window, reference)]
+        if sides[0] is None or sides[1] is None:
+            continue
+        part["calibration"] = [[n, round(said, 4), round(came, 4)] for n, said, came in curve(sides[0])]
+        here, there = (metrics(problem.kind, side, w) for side, w in zip(sides, weights, strict=True) if side)
+        for name in here:
+            if name not in _SAID_ALREADY and np.isfinite([here[name][0], there[name][0]]).all():
+                drawn.setdefault(name, []).append((part, here[name], there[name]))
+    for name, told in drawn.items():
+        differences = simultaneous(np.array([now - then for _, now, then in told]))
+        for (part, now, then), difference in zip(told, differences, strict=True):
+            figure = {"now": float(now[0]), "before": float(then[0]), "difference": difference}
+            part["metrics"][name] = figure
+    return found

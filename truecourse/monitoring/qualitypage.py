@@ -1,5 +1,6 @@
 """A quality report as a page: days against their estimates, calibration, metrics with intervals, slices."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +13,16 @@ _SOFT = "#8a9099"
 
 def page(problem: Problem, report: Report) -> str:
     """HTML, everything inline."""
-    figures, plots = report.figures, {}
+    figures = report.figures
+    plots: dict[str, Any] = {}
     if any("loss" in told for told in figures.get("timeline", ())):
         plots["days"] = svg(_days(report), "Mean loss of each day, and what was estimated before its labels came")
     if figures.get("calibration"):
         plots["calibration"] = svg(_calibration(figures["calibration"]), "Outcomes by score")
+    plots["slices"] = {
+        column: svg(_curves(parts), f"Outcomes by score, for each {column}")
+        for column, parts in _by_column(figures.get("slices", ())).items()
+    }
     return render("quality.html", report=report, problem=problem, plots=plots)
 
 
@@ -36,12 +42,29 @@ def _days(report: Report) -> Any:
     return drawn
 
 
+def _by_column(slices: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
+    """Curves by column and value: of the largest slices, as many as there are colours."""
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for part in slices:
+        curves = found.setdefault(part["column"], {})
+        if part.get("calibration") and len(curves) < len(PALETTE):
+            curves[part["value"]] = part["calibration"]
+    return {column: curves for column, curves in found.items() if curves}
+
+
 def _calibration(curve: list[list[float]]) -> Any:
+    return _curves({"": curve})
+
+
+def _curves(curves: dict[str, list[list[float]]]) -> Any:
     drawn, axis = figure(4.4, 3.4)
-    _, said, came = zip(*curve, strict=True)
-    ends = [min(*said, *came), max(*said, *came)]
-    axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=":")
-    axis.plot(said, came, "o-", color=PALETTE[0], linewidth=1.8, markersize=5)
+    ends = [value for curve in curves.values() for _, *both in curve for value in both]
+    axis.plot([min(ends), max(ends)], [min(ends), max(ends)], color=_SOFT, linewidth=1, linestyle=":")
+    for colour, (name, curve) in zip(PALETTE, curves.items(), strict=False):
+        _, said, came = zip(*curve, strict=True)
+        axis.plot(said, came, "o-", color=colour, linewidth=1.8, markersize=5, label=name)
+    if len(curves) > 1:
+        axis.legend(loc="upper left", labelcolor=_SOFT, frameon=False)
     axis.set_xlabel("mean score")
     axis.set_ylabel("mean outcome")
     return drawn

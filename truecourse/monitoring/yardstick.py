@@ -15,7 +15,7 @@ from truecourse import registry
 from truecourse.encoding import Array
 from truecourse.errors import NotFound
 from truecourse.model import Model
-from truecourse.monitoring.cohorts import BINS, Cohort, Judged, closes, sums_by_bin, sums_by_slice
+from truecourse.monitoring.cohorts import BINS, Cohort, Judged, bins_by_slice, closes, sums_by_bin, sums_by_slice
 from truecourse.monitoring.hindsight import Contradiction, Hindsight
 from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion
@@ -62,6 +62,7 @@ def day_sums(
     for day in np.unique(days):
         mine = np.flatnonzero(days == day)
         part = Judged(*(getattr(judged, name)[mine] for name in ("score", "outcome", "loss", "expected", "variance")))
+        rows, columns = frame.take(pa.array(mine)), problem.monitoring.slices
         yield Cohort(
             day=day.item(),
             decisions=len(mine),
@@ -71,7 +72,8 @@ def day_sums(
             variance=float(part.variance.sum()),
             residual=float((part.outcome - part.score).sum()),
             bins=sums_by_bin(edges, part),
-            slices=sums_by_slice(frame.take(pa.array(mine)), problem.monitoring.slices, part),
+            slices=sums_by_slice(rows, columns, part),
+            slice_bins=bins_by_slice(rows, columns, part, edges),
             **(told.summed(mine) if told else {}),
         )
 

@@ -183,6 +183,25 @@ class Tables:
                 filter = limits if filter is None else limits & filter
             return self.dataset(reference, where).to_table(columns=columns, filter=filter)
 
+    def parts(
+        self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()
+    ) -> Iterator[pa.Table]:
+        """read() in parts of about so many rows, in the same order; each file is read once, and little is held."""
+        limits = pq.filters_to_expression(list(where)) if where else None
+        both = limits if filter is None else filter if limits is None else limits & filter
+        held: list[pa.RecordBatch] = []
+        with self._errors(reference.name):
+            scanner = self.dataset(reference, where).scanner(
+                columns=columns, filter=both, batch_size=rows, batch_readahead=1, fragment_readahead=1
+            )
+            for batch in scanner.to_batches():
+                held.append(batch)
+                if sum(map(len, held)) >= rows:
+                    yield pa.Table.from_batches(held)
+                    held = []
+            if any(map(len, held)):
+                yield pa.Table.from_batches(held)
+
     def count(self, reference: TableVersion, where: Sequence[Limit]) -> int:
         """How many rows there are that the limits select."""
         with self._errors(reference.name):

@@ -1,10 +1,9 @@
 """Days are counted once, as predictions arrive, and a check reads the counts."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,17 +53,19 @@ def sketched_days() -> dict[str, bytes]:
     return {key.rsplit("/", 1)[1]: store.get(key) for key in keys}
 
 
-def spans_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[datetime, datetime]]:
-    """The spans of predictions whose rows were read from now on."""
+def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime], list[int]]:
+    """The spans of predictions whose rows were read from now on, and the rows of each part."""
     from truecourse.monitoring.seen import Predictions
 
-    read, spans = Predictions.read, []
+    parts, spans = Predictions.parts, dict[tuple[datetime, datetime], list[int]]()
 
-    def told(self: Predictions, *span: Any) -> pa.Table:
-        spans.append(span)
-        return read(self, *span)
+    def told(self: Predictions, start: datetime, end: datetime) -> Iterator[pa.Table]:
+        read = spans.setdefault((start, end), [])
+        for part in parts(self, start, end):
+            read.append(len(part))
+            yield part
 
-    monkeypatch.setattr(Predictions, "read", told)
+    monkeypatch.setattr(Predictions, "parts", told)
     return spans
 
 
@@ -77,27 +78,27 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     last = pc.greater_equal(rows["decision_time"], pa.scalar(LAST - timedelta(days=2), pa.timestamp("us", tz="UTC")))
     score(champion, rows.filter(pc.invert(last)))
     assert sketch_days.fn("deliveries") == 33
-    spans = spans_read(monkeypatch)
+    spans = parts_read(monkeypatch)
     score(champion, rows.filter(last))
     assert sketch_days.fn("deliveries") == 35  # the window's seven days and 28 before it
-    assert len(spans) == 2 * len(set(spans)) == 6  # those that are new, to be counted and to be explained
+    assert len(spans) == 3  # those that are new
     first = sketched_days()
     spans.clear()
     report = monitored(at=LAST)
     assert sketch_days.fn("deliveries") == 35
-    assert (spans, sketched_days()) == ([], first)
+    assert (spans, sketched_days()) == ({}, first)
     # A day that is corrected or comes late is counted anew, in its place, and none but it.
     again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
     moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     corrected = (moments >= np.datetime64(again[0])) & (moments < np.datetime64(again[1]))
     score(champion, shifted(rows.filter(pa.array(corrected)), "distance", 9.0))
     sketch_days.fn("deliveries")
-    assert spans == [again]
+    assert list(spans) == [again]
     changed = sketched_days()
     assert [day for day in changed if changed[day] != first[day]] == ["20240321.json"]
     spans.clear()
     assert monitored(at=LAST).figures["data"]["columns"] != report.figures["data"]["columns"]
-    assert spans == []
+    assert spans == {}
 
 
 def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
@@ -113,9 +114,10 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     assert sum(one.rows for one in whole) == len(rows)
     shutil.rmtree(get_settings().home / "storage" / "sketches")
     monkeypatch.setattr("truecourse.monitoring.seen.PART_ROWS", 7)
-    spans = spans_read(monkeypatch)
+    spans = parts_read(monkeypatch)
     assert sketches(problem, Tables(), frozen, *span) == whole
-    assert len(spans) > 10 * len(whole)
+    assert len(spans) == 10
+    assert all(len(parts) > 5 and max(parts) <= 14 for parts in spans.values())
 
 
 def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:

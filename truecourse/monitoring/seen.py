@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.digests import sha256_json
+from truecourse.encoding import Array
 from truecourse.errors import FeatureError
 from truecourse.frame import UTC_TIME, arrow_type
 from truecourse.predictionlog import PARTITION, log_table
@@ -25,7 +26,6 @@ MOMENT, VERSION, ID = "moment", "model_version", "id"
 """The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
 PART_ROWS = 50_000
 """About so many rows are held at once."""
-_NARROWEST = timedelta(minutes=1)
 _ROUNDED = timedelta(milliseconds=1)
 
 
@@ -78,14 +78,11 @@ class Predictions:
         return sha256_json(sorted(names)) if names else None
 
     def parts(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
-        """read() in consecutive spans of time, each of PART_ROWS rows at most unless more fell into one minute: however
-        many rows there are, memory is bounded. Every row is in one part, for a row scored again keeps its moment."""
-        if end - start > _NARROWEST and self.count(start, end) > PART_ROWS:
-            middle = start + (end - start) / 2
-            yield from self.parts(start, middle)
-            yield from self.parts(middle, end)
-        else:
-            yield self.read(start, end)
+        """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again, in parts of
+        about PART_ROWS rows: however many there are, what is held of them is those and their keys. Raises FeatureError
+        where they were made with features of other types."""
+        yield from self._scored(start, end)
+        yield from self._asked(start, end)
 
     def count(self, start: datetime, end: datetime) -> int:
         """How many the tables hold, rows that were scored again with them."""
@@ -93,37 +90,46 @@ class Predictions:
         both = ((self._batches, batches), (self._log, asked))
         return sum(self._tables.count(table, where) for table, where in both if table is not None)
 
-    def read(self, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
-        """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again; all of
-        them without. Raises FeatureError where they were made with features of other types."""
-        parts = [part for part in (self._scored(start, end), self._asked(start, end)) if part is not None]
-        return pa.concat_tables([self._schema.empty_table(), *parts])
+    def read(self) -> pa.Table:
+        """All of the batches', the last one of each row that was scored again, in the order of their keys."""
+        rows = pa.concat_tables([self._schema.empty_table(), *self._scored()])
+        return rows.sort_by([(name, "ascending") for name in (MOMENT, ID)])
 
-    def _scored(self, start: datetime | None, end: datetime | None) -> pa.Table | None:
+    def _scored(self, start: datetime | None = None, end: datetime | None = None) -> Iterator[pa.Table]:
         if self._batches is None:
-            return None
+            return
         there = self._tables.dataset(self._batches).schema.names
-        keys = [name for name in ("decision_time", "id") if name in there]
-        names = [
-            *keys,
-            *(n for n in ("scored_at", "batch", "row", *self._schema.names) if n in there and n not in keys),
-        ]
         within = () if start is None or end is None else _between("decision_time", start, end)
-        read = self._tables.read(self._batches, names, where=within)
-        found = pl.DataFrame(read).sort("scored_at", maintain_order=True)
-        if "row" in there:
-            found = found.with_columns(pl.coalesce("id", pl.concat_str(["batch", "row"], separator=":")))
-        rows = found.unique(keys, keep="last").sort(keys).to_arrow(compat_level=pl.CompatLevel.oldest())
-        if "decision_time" in there:
-            rows = rows.append_column(MOMENT, rows["decision_time"])
-        return self._cast(rows)
+        last, seen = self._last(there, within), 0
+        names = [n for n in ("decision_time", "id", "batch", "row", *self._schema.names) if n in there]
+        for part in self._tables.parts(self._batches, list(dict.fromkeys(names)), PART_ROWS, where=within):
+            rows = _named(part.filter(pa.array(last[seen : seen + len(part)])))
+            seen += len(part)
+            if "decision_time" in there:
+                rows = rows.append_column(MOMENT, rows["decision_time"])
+            yield self._cast(rows)
 
-    def _asked(self, start: datetime | None, end: datetime | None) -> pa.Table | None:
-        if self._log is None or start is None or end is None:
-            return None
-        within = _asked_for(start, end)
+    def _last(self, there: Sequence[str], within: Sequence[Limit]) -> Array:
+        """Of each row of the batches, whether it was not scored again later; of their keys alone."""
+        assert self._batches is not None
+        names = [n for n in ("decision_time", "id", "batch", "row", "scored_at") if n in there]
+        rows = pl.DataFrame(_named(self._tables.read(self._batches, names, where=within)))
+        keys = [n for n in ("decision_time", "id") if n in there]
+        newest = rows.with_row_index("place").sort("scored_at", maintain_order=True).unique(keys, keep="last")
+        last = np.zeros(len(rows), dtype=bool)
+        last[newest["place"].to_numpy()] = True
+        return last
+
+    def _asked(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
+        if self._log is None:
+            return
         names = ["at", VERSION, ID, "features", "score", "scores"]
-        rows = self._tables.read(self._log, names, pc.field("role") != "shadow", within)
+        answered, within = pc.field("role") != "shadow", _asked_for(start, end)
+        for rows in self._tables.parts(self._log, names, PART_ROWS, answered, within):
+            yield self._told(rows)
+
+    def _told(self, rows: pa.Table) -> pa.Table:
+        """Rows of the log, taken apart."""
         told = _json(rows["features"])
         columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows[VERSION], ID: rows[ID]}
         for name, column in self._features.items():
@@ -149,6 +155,14 @@ class Predictions:
             cure = "the predictions were made with other features; score again"
             raise FeatureError(f"not the problem's features: {error}", where="predictions", cure=cure) from None
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+
+def _named(rows: pa.Table) -> pa.Table:
+    """A row that came with no id is named by its place in its batch."""
+    if "row" not in rows.column_names:
+        return rows
+    place = pc.binary_join_element_wise(rows["batch"].cast(pa.string()), rows["row"].cast(pa.string()), ":")
+    return rows.set_column(rows.column_names.index("id"), "id", pc.coalesce(rows["id"], place))
 
 
 def _json(column: pa.ChunkedArray) -> list[dict[str, Any]]:

@@ -86,7 +86,8 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     # those are loaded by Feast's and Bento's tools
     light = [module for module in modules() if module not in skipped and not module.startswith("feature_repo.")]
     heavy = [module for module in modules("feature_repo") if module not in skipped]
-    command = [sys.executable, "-c", WATCHED, json.dumps([light, heavy])]
+    # A first import would cache bytecode: -B.
+    command = [sys.executable, "-B", "-c", WATCHED, json.dumps([light, heavy])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])

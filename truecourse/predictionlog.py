@@ -47,6 +47,8 @@ features and scoring, for the `batch` of rows of one request that were scored to
 that a challenger raised as a shadow, or where it was to answer and the champion did; such a record has the role of a
 shadow, and no prediction. Tables and records from before these three were kept have none of them."""
 PARTITION = "day"
+DATED = ("at", "decision_time")
+"""The columns that commits tell the limits of: by these rows are looked for."""
 _JSON = ("request", "features", "event_times", "scores", "contributions")
 
 
@@ -55,11 +57,12 @@ def log_table(problem: str) -> str:
 
 
 def encoded(record: Mapping[str, Any]) -> bytes:
-    """A record as a segment holds it: JSON, its moment in ISO 8601."""
+    """A record as a segment holds it: JSON, its moment in ISO 8601. One with a whole number of more than 64 bits, which
+    orjson does not write and would read as a float, begins with a space."""
     try:
         return orjson.dumps(record)
-    except TypeError:  # it has no whole numbers of more than 64 bits
-        return json.dumps(record, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
+    except TypeError:
+        return b" " + json.dumps(record, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
 
 
 def _moment(value: Any) -> str:
@@ -69,13 +72,14 @@ def _moment(value: Any) -> str:
 
 def rows(records: Iterable[bytes]) -> pa.Table:
     """Records of segments as rows of the table."""
-    return pa.Table.from_pylist([_row(json.loads(record)) for record in records], SCHEMA)
+    return pa.Table.from_pylist([_row(record) for record in records], SCHEMA)
 
 
-def _row(record: dict[str, Any]) -> dict[str, Any]:
+def _row(data: bytes) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(data) if data[:1] == b" " else orjson.loads(data)
     at = datetime.fromisoformat(record["at"])
     decided, given = record["decision_time"], record["id"]
-    texts = {name: None if record[name] is None else json.dumps(record[name], ensure_ascii=False) for name in _JSON}
+    texts = {name: None if record[name] is None else _text(record[name]) for name in _JSON}
     return {
         **{name: record[name] for name in SCHEMA.names if name in record},
         **texts,
@@ -85,6 +89,20 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
         "decision_time": None if decided is None else datetime.fromisoformat(decided),
         "prediction": None if record["prediction"] is None else str(record["prediction"]),
     }
+
+
+def _text(document: Any) -> str:
+    try:
+        return orjson.dumps(document).decode()
+    except TypeError:
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def documents(column: pa.ChunkedArray) -> list[dict[str, Any]]:
+    """The JSON of a column of the table, read; an empty one where there is none. Of a whole number of more than 64 bits
+    as near as a float comes to it."""
+    found: list[dict[str, Any]] = orjson.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
+    return found
 
 
 def find(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any]]:

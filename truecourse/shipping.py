@@ -80,7 +80,15 @@ def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segmen
     about = {"flow": "ship", "rows": len(payloads), "segments": len(batch)}
     last = {segment.stream: segment.number for segment in batch}
     rows = predictionlog.rows(payloads)
-    tables.append(name, rows, about, partition_by=predictionlog.PARTITION, transactions=last, merge=True)
+    tables.append(
+        name,
+        rows,
+        about,
+        partition_by=predictionlog.PARTITION,
+        told_of=predictionlog.DATED,
+        transactions=last,
+        merge=True,
+    )
 
 
 def _read(segment: Segment) -> tuple[list[bytes], bool]:

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from truecourse import tablestore
 from truecourse.digests import sha256
 from truecourse.durable import newest_commit, sync_commits, take_back_torn
 from truecourse.errors import AccessDenied, NotFound, StorageError
@@ -30,6 +30,8 @@ ROW_GROUP = 1 << 15
 """Rows that a reader takes or leaves together, by their statistics: of a year of rows in the order of time, a week is
 read at a week's cost."""
 _KEPT_OPEN = 64
+_FEW_FILES = 64
+"""Of a dataset of so many files, what their commits tell is made into filters once, and not at each reading."""
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
 Limit: TypeAlias = tuple[str, str, Any]
 """Which rows are wanted, by one column: ("at", ">=", moment)."""
@@ -57,24 +59,10 @@ class Tables:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or get_settings()
         self.store: ObjectStore = open_store(self._settings)
-        self._at = lru_cache(_KEPT_OPEN)(self._open)  # what a version holds never changes
-
-    @property
-    def options(self) -> dict[str, str]:
-        """deltalake's storage options for the storage root."""
-        settings = self._settings
-        if not settings.storage_root.startswith("s3://"):
-            return {}
-        options = {"aws_region": settings.s3_region, "aws_conditional_put": "etag"}
-        if settings.s3_endpoint:
-            options |= {
-                "aws_endpoint": settings.s3_endpoint,
-                "aws_allow_http": str(settings.s3_endpoint.startswith("http:")).lower(),
-            }
-        if settings.s3_access_key_id.get_secret_value():
-            options["aws_access_key_id"] = settings.s3_access_key_id.get_secret_value()
-            options["aws_secret_access_key"] = settings.s3_secret_access_key.get_secret_value()
-        return options
+        self._options = tablestore.options(self._settings)
+        # What a version holds never changes.
+        self._at = lru_cache(_KEPT_OPEN)(self._open)
+        self._scanned = lru_cache(_KEPT_OPEN)(self._scan)
 
     def uri(self, name: str) -> str:
         return f"{self._settings.storage_root}/{name}"
@@ -118,11 +106,11 @@ class Tables:
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         with self._errors(name):
-            return DeltaTable(self.uri(name), version=version, storage_options=self.options)
+            return DeltaTable(self.uri(name), version=version, storage_options=self._options)
 
     def exists(self, name: str) -> bool:
         with self._errors(name):
-            return DeltaTable.is_deltatable(self.uri(name), storage_options=self.options)
+            return DeltaTable.is_deltatable(self.uri(name), storage_options=self._options)
 
     def version(self, name: str) -> TableVersion | None:
         """The newest version, or None where there is no table."""
@@ -136,27 +124,19 @@ class Tables:
     def dataset(self, reference: TableVersion, where: Sequence[Limit] = ()) -> ds.Dataset:
         """A lazy dataset of exactly this version, with push-down of columns and filters.
 
-        `where`: files that hold no such row, by what their commits tell of them, are left out of it."""
+        `where`: of a table of many files those that hold no such row, by what their commits tell of them, are left out
+        of it; of one of few files all are kept open, since reading them skips those as well."""
+        few = len(self.open(reference.name, reference.version).file_uris()) <= _FEW_FILES
+        return self._scanned(reference, () if few else tuple(where))
+
+    def _scan(self, reference: TableVersion, where: tuple[Limit, ...]) -> ds.Dataset:
         table = self.open(reference.name, reference.version)
         with self._errors(reference.name):
             dataset: ds.Dataset = table.to_pyarrow_dataset(
-                filesystem=self._filesystem(reference.name), file_pruning_predicate=list(where) or None
+                filesystem=tablestore.filesystem(self._settings, self.uri(reference.name)),
+                file_pruning_predicate=list(where) or None,
             )
             return dataset
-
-    def _filesystem(self, name: str) -> pyarrow.fs.SubTreeFileSystem:
-        # Arrow's own file systems: deltalake's is written in Python, and a scan of it that outlives the
-        # interpreter by a moment aborts the process.
-        settings = self._settings
-        if not settings.storage_root.startswith("s3://"):
-            return pyarrow.fs.SubTreeFileSystem(self.uri(name), pyarrow.fs.LocalFileSystem())
-        s3 = pyarrow.fs.S3FileSystem(
-            access_key=settings.s3_access_key_id.get_secret_value() or None,
-            secret_key=settings.s3_secret_access_key.get_secret_value() or None,
-            region=settings.s3_region,
-            endpoint_override=settings.s3_endpoint or None,
-        )
-        return pyarrow.fs.SubTreeFileSystem(self.uri(name).removeprefix("s3://"), s3)
 
     def differing(self, old: TableVersion, new: TableVersion) -> tuple[ds.Dataset, ds.Dataset]:
         """Of two versions of a table the files that only the one has, and those that only the other has. Files are
@@ -213,13 +193,16 @@ class Tables:
         rows: Rows,
         commit: dict[str, Any],
         partition_by: str | None = None,
+        told_of: Sequence[str] = (),
         transactions: Mapping[str, int] | None = None,
         merge: bool = False,
     ) -> TableVersion:
-        """`partition_by`: a column, where the table is created. `transactions`: numbers by application, that become
-        visible with the rows and are given back by transactions(). `merge`: as replace() has it."""
+        """`partition_by`: a column; `told_of`: the columns whose least and greatest values commits tell, all if none is
+        named; both where the table is created. `transactions`: numbers by application, that become visible with the
+        rows and are given back by transactions(). `merge`: as replace() has it."""
+        new = {"delta.dataSkippingStatsColumns": ",".join(told_of)} if told_of else {}
         options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
-        return self._write(name, rows, commit, transactions, **options)
+        return self._write(name, rows, commit, transactions, new, **options)
 
     def compact(self, name: str) -> int:
         """Put small files together, in a version with the same rows; how many files that took away."""
@@ -250,20 +233,21 @@ class Tables:
         rows: Rows,
         commit: dict[str, Any],
         transactions: Mapping[str, int] | None = None,
+        new: Mapping[str, str] | None = None,
         **options: Any,
     ) -> TableVersion:
         properties = CommitProperties(
             custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)},
             app_transactions=[Transaction(*item) for item in (transactions or {}).items()] or None,
         )
-        new = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}  # of a table that is there already, it is ignored
         with self._errors(name), self._lasting(name):
             write_deltalake(
                 self.uri(name),
                 rows,
-                storage_options=self.options,
+                storage_options=self._options,
                 commit_properties=properties,
-                configuration=new,
+                # Of a table that is there already it is ignored.
+                configuration={"delta.checkpointInterval": str(CHECKPOINT_EVERY), **(new or {})},
                 writer_properties=WriterProperties(max_row_group_size=ROW_GROUP, compression="SNAPPY"),
                 **options,
             )

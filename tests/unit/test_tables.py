@@ -25,13 +25,19 @@ def day(number: int) -> pa.Table:
     return pa.table({"at": pa.array(moments, pa.timestamp("us", "UTC")), "day": [number] * 3})
 
 
-def test_limits_leave_out_files_and_no_row_that_is_wanted(tables: Tables) -> None:
+@pytest.mark.parametrize("few", [0, 6])
+def test_limits_leave_out_files_and_no_row_that_is_wanted(
+    tables: Tables, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of few files is kept open whole; then it is the reading that leaves files out."""
+    monkeypatch.setattr("truecourse.tables._FEW_FILES", few)
     for number in range(6):
         version = tables.append("log", day(number), {})
     start, end = FIRST + timedelta(days=2), FIRST + timedelta(days=3)
     where = [("at", ">=", start), ("at", "<", end)]
     assert len(tables.dataset(version).files) == 6
-    assert len(tables.dataset(version, where).files) == 1
+    assert len(tables.dataset(version, where).files) == (6 if few else 1)
+    assert (tables.dataset(version, where) is tables.dataset(version)) == bool(few)
     at = pc.field("at")
     plain = tables.read(version, filter=(at >= pa.scalar(start)) & (at < pa.scalar(end)))
     assert tables.read(version, where=where).equals(plain)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -32,7 +33,7 @@ class Bins:
     kind: Literal["number", "category"]
     edges: Edges
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         if isinstance(self.edges, tuple):
             return (*self.edges, OTHER, MISSING)

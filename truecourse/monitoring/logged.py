@@ -1,6 +1,5 @@
 """A sample of the prediction log, taken apart: what was asked, what the model saw, and what it said."""
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from truecourse.contract import DECISION_TIME, Contract
 from truecourse.encoding import Array, FeatureKind, Vocabulary
 from truecourse.frame import UTC_TIME
-from truecourse.predictionlog import PARTITION, log_table
+from truecourse.predictionlog import PARTITION, documents, log_table
 from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.references import Window
@@ -75,7 +74,10 @@ class Logged:
         """The requests as the endpoint read them; a row that today's contract refuses is left out, and told of in its
         `faults`. A hidden field is missing."""
         hidden = self.hidden
-        given = [{name: value for name, value in row.items() if name not in hidden} for row in self._json("request")]
+        given = [
+            {name: value for name, value in row.items() if name not in hidden}
+            for row in documents(self.table["request"])
+        ]
         rows = RowReader(_lenient(self.problem, hidden)).read(given, datetime.now(UTC))
         if rows.decision_times is None:
             return rows
@@ -92,7 +94,7 @@ class Logged:
 
     @cached_property
     def _features(self) -> list[dict[str, Any]]:
-        return self._json("features")
+        return documents(self.table["features"])
 
     def feature(self, name: str, kind: FeatureKind) -> Array:
         """n values as columns_of() gives them, not to be changed."""
@@ -114,7 +116,7 @@ class Logged:
 
     @cached_property
     def _events(self) -> list[dict[str, Any]]:
-        return self._json("event_times")
+        return documents(self.table["event_times"])
 
     def events(self, feature: str) -> Array:
         """When the looked-up values came to be: (n,) datetime64[us] UTC, NaT where there was none."""
@@ -125,7 +127,7 @@ class Logged:
         """What the model said: scores (n,), or (n, k) of the classes of a multiclass model."""
         if self.problem.kind != "multiclass":
             return np.asarray(self.table["score"].to_numpy(), dtype=np.float64)
-        told = self._json("scores")
+        told = documents(self.table["scores"])
         return np.array([[row.get(name, np.nan) for name in classes] for row in told], dtype=np.float64)
 
     def models(self) -> Iterator[tuple[tuple[int, str], Array]]:
@@ -133,10 +135,6 @@ class Logged:
         told = list(zip(*(self.table[name].to_pylist() for name in ("model_version", "model_sha256")), strict=True))
         for identity in sorted(set(told)):
             yield identity, np.array([one == identity for one in told]).nonzero()[0]
-
-    def _json(self, column: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = json.loads("[" + ",".join(self.table[column].fill_null("{}").to_pylist()) + "]")
-        return rows
 
 
 def kind_of(column: AnyColumn) -> FeatureKind:

@@ -1,6 +1,5 @@
 """The predictions that a model made and that counted: of the prediction log and of batches, in one form."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ import pyarrow.compute as pc
 from truecourse.encoding import Array, Vocabulary
 from truecourse.frame import UTC_TIME, arrow_type, in_order
 from truecourse.monitoring.logged import newest_day_end
-from truecourse.predictionlog import log_table
+from truecourse.predictionlog import documents, log_table
 from truecourse.problem import Problem, midnight
 from truecourse.scoring import predictions_table
 from truecourse.tables import Limit, Tables
 
 ANSWERS = ("champion", "challenger")
+_TOLD = ("request", "features")
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,16 @@ def _columns(problem: Problem, found: pa.Table, whole: Sequence[date]) -> pa.Tab
     """Log records as columns: what was asked and seen, on the days `whole`, and the output."""
     columns = {"id": found["id"], "decision_time": found["decision_time"]}
     mine = pc.is_in(found["decision_time"].cast(pa.timestamp("us")).cast(pa.date32()), pa.array(whole, pa.date32()))
-    told = [_documents(pc.if_else(mine, found[name], None)) for name in ("request", "features")]
+    place = pc.if_else(mine, pc.subtract(pc.cumulative_sum(mine.cast(pa.int64())), 1), None)
+    told = [asked | seen for asked, seen in zip(*(documents(found[n].filter(mine)) for n in _TOLD), strict=True)]
     declared = problem.request_fields | problem.features
     for name in _inputs(problem):
-        values = [seen.get(name, asked.get(name)) for asked, seen in zip(*told, strict=True)]
-        columns[name] = pa.array(values, arrow_type(declared[name]), from_pandas=True)
-    scores = _documents(found["scores"])
+        values = pa.array([row.get(name) for row in told], arrow_type(declared[name]), from_pandas=True)
+        columns[name] = values.take(place)
     if problem.kind == "multiclass":
+        scores = documents(found["scores"])
         for name in dict.fromkeys(name for row in scores for name in row):
             columns[f"score_{name}"] = pa.array([row.get(name) for row in scores], pa.float64())
     else:
         columns["score"] = found["score"]
     return pa.table(columns)
-
-
-def _documents(column: pa.ChunkedArray) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
-    return rows

@@ -1,6 +1,5 @@
 """Predictions as they were made, from batches and from the log: the features that the models saw, and their scores."""
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +13,7 @@ from truecourse.digests import sha256_json
 from truecourse.encoding import Array
 from truecourse.errors import FeatureError
 from truecourse.frame import UTC_TIME, arrow_type
-from truecourse.predictionlog import PARTITION, log_table
+from truecourse.predictionlog import PARTITION, documents, log_table
 from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, naive_utc
@@ -75,7 +74,7 @@ class Predictions:
             for n, first, last in self._files
             if first is None or last is None or (first < end and last + _ROUNDED > start)
         ]
-        return sha256_json(sorted(names)) if names else None
+        return sha256documents(sorted(names)) if names else None
 
     def parts(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again, in parts of
@@ -130,14 +129,14 @@ class Predictions:
 
     def _told(self, rows: pa.Table) -> pa.Table:
         """Rows of the log, taken apart."""
-        told = _json(rows["features"])
+        told = documents(rows["features"])
         columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows[VERSION], ID: rows[ID]}
         for name, column in self._features.items():
             values = [row.get(name) for row in told]
             text = isinstance(column, Text)
             columns[name] = pa.array(values if text else np.array(values, np.float64), from_pandas=True)
         if self._problem.kind == "multiclass":
-            by_class = _json(rows["scores"])
+            by_class = documents(rows["scores"])
             columns |= {n: pa.array([row.get(n.removeprefix("score_")) for row in by_class]) for n in self._scores}
         else:
             columns["score"] = rows["score"]
@@ -163,11 +162,6 @@ def _named(rows: pa.Table) -> pa.Table:
         return rows
     place = pc.binary_join_element_wise(rows["batch"].cast(pa.string()), rows["row"].cast(pa.string()), ":")
     return rows.set_column(rows.column_names.index("id"), "id", pc.coalesce(rows["id"], place))
-
-
-def _json(column: pa.ChunkedArray) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
-    return rows
 
 
 def _between(column: str, start: datetime, end: datetime) -> list[Limit]:

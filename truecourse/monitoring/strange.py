@@ -94,6 +94,8 @@ def _off(known: Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
     read = numbers(values)
     odd = read[np.isfinite(read)]
     odd = odd[~_among(known, odd)]
+    if not len(odd):
+        return 0, {}
     back = {name: int(_among(known, (odd - offset) / factor).sum()) for name, (factor, offset) in CONVERSIONS.items()}
     return len(odd), back
 

@@ -50,7 +50,7 @@ def ranking(document: Document) -> Any:
         values = [month[name][metric]["value"] for month in told]
         axis.plot([place + shift for place in range(len(told))], values, "o", color=colour, label=name)
     axis.set_xticks(range(len(told)), [month["month"] for month in told])
-    axis.set_ylabel(metric)
+    axis.set_ylabel({"auc": "AUC", "r2": "R²"}.get(metric, metric))
     axis.legend(loc="best", labelcolor=_SOFT, frameon=False, ncols=2)
     return drawn
 

@@ -22,6 +22,10 @@ from truecourse.processes import free_port, supervised
 from truecourse.settings import get_settings
 
 CONNECTIONS = 512
+PATIENCE = 30.0
+"""Seconds that the last requests are waited for."""
+KEPT = 4.0
+"""Seconds that a client keeps an idle connection: a server closes it after five, and may do so under a request."""
 
 
 def rows(quick: bool) -> list[Row]:
@@ -84,6 +88,7 @@ class _Load:
         self._request = f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode()
         self._port = port
         self._free: list[_Connection] = []
+        self._open = 0
         self._again = False
         self.seconds: dict[int, list[float]] = {}
 
@@ -103,11 +108,13 @@ class _Load:
             due += chance.expovariate(rate)
             if (wait := due - time.perf_counter()) > 0.001:
                 await asyncio.sleep(wait)
-            while not self._free:
-                await asyncio.sleep(0.001)
-            self._free.pop().ask(self._request)
+            while (connection := self._kept()) is None:
+                await asyncio.sleep(0.001) if self._open >= CONNECTIONS else await self._connect(1)
+            connection.ask(self._request)
             sent += 1
-        await asyncio.sleep(1)
+        given_up = time.perf_counter() + PATIENCE
+        while self._busy and time.perf_counter() < given_up:
+            await asyncio.sleep(0.05)
         return self._summary(sent, seconds)
 
     def _summary(self, sent: int, seconds: float) -> dict[str, float]:
@@ -122,11 +129,30 @@ class _Load:
             "other": float(sent - known),
         }
 
+    @property
+    def _busy(self) -> bool:
+        return len(self._free) < self._open
+
     async def _connect(self, count: int) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(count):
             _, made = await loop.create_connection(lambda: _Connection(self), get_settings().host, self._port)
             self._free.append(made)
+            self._open += 1
+
+    def _kept(self) -> "_Connection | None":
+        """The one that was used last; those that were idle for too long are closed."""
+        while self._free:
+            connection = self._free.pop()
+            if connection.idle() < KEPT:
+                return connection
+            connection.close()
+        return None
+
+    def lost(self, connection: "_Connection") -> None:
+        self._open -= 1
+        if connection in self._free:
+            self._free.remove(connection)
 
     def told(self, connection: "_Connection", status: int, seconds: float) -> None:
         self.seconds.setdefault(status, []).append(seconds)
@@ -147,11 +173,20 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: _Load) -> None:
         self._load = load
         self._told = b""
-        self._asked = 0.0
+        self._asked = self._used = time.perf_counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._load.lost(self)
+
+    def idle(self) -> float:
+        return time.perf_counter() - self._used
+
+    def close(self) -> None:
+        self._transport.close()
 
     def ask(self, request: bytes) -> None:
         self._asked = time.perf_counter()
@@ -163,5 +198,5 @@ class _Connection(asyncio.Protocol):
         if found:
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
             if len(body) >= length:
-                self._told = b""
+                self._told, self._used = b"", time.perf_counter()
                 self._load.told(self, int(head[9:12]), time.perf_counter() - self._asked)

@@ -201,8 +201,16 @@ def _repeated(call: Callable[[], Any], times: int) -> Callable[[], float]:
 
 
 def bare_contributions() -> Callable[[], float]:
+    import xgboost
+
     model, matrix = _inputs(1)
-    return _repeated(lambda: model.booster.predict(model.matrix(matrix), pred_contribs=True), 300)
+    names, types = model.vocabulary.booster_names, model.vocabulary.feature_types
+
+    def contributions() -> Any:
+        rows = xgboost.DMatrix(matrix, feature_names=names, feature_types=types)
+        return model.booster.predict(rows, pred_contribs=True)
+
+    return _repeated(contributions, 300)
 
 
 def bare_prediction() -> Callable[[], float]:

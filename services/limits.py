@@ -69,6 +69,7 @@ class Shedder:
         self._began: float | None = None
         self._before = 0.0
         self._empty = self._ended = clock()
+        self._idle = True
         self._working, self._service = 0, 0.0
 
     def wait(self) -> float:
@@ -76,6 +77,8 @@ class Shedder:
         now = self._clock()
         if self._began is None:
             self._began = now
+            if self._idle:  # with nothing to take up the queue was empty until now, however long that was
+                self._empty, self._idle = now, False
         return now - self._began + self._before / 2 + self._working * self._service
 
     def admits(self) -> bool:
@@ -92,7 +95,7 @@ class Shedder:
     def quiet(self) -> None:
         """The loop found nothing to take up."""
         if self._began is None and self._working <= self.THREADS:
-            self._before, self._empty = 0.0, self._clock()
+            self._before, self._empty, self._idle = 0.0, self._clock(), True
 
     def work(self) -> float:
         """A request has come in whole, and is worked on from now; to be given to done()."""

@@ -2,16 +2,18 @@
 quick. They only ever accept: where anything is odd they raise Odd, and the values are looked at one by one."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from truecourse.contract import TEXT_LIMIT, RequestField
+from truecourse.encoding import Array
 from truecourse.fields import ABSENT, Check, Refused
 
-BulkCheck = Callable[[list[Any]], Sequence[Any]]
+BulkCheck = Callable[[Sequence[Any]], Sequence[Any]]
 """n values of a field, ABSENT where a row has none; the same values as its Check reads them, or Odd."""
+_NUMBERS, _NOTHING = frozenset({float, int}), frozenset({type(None), type(ABSENT)})
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
@@ -20,7 +22,7 @@ class Odd(ValueError):
 
 
 def one_by_one(check: Check) -> BulkCheck:
-    def checked(values: list[Any]) -> Sequence[Any]:
+    def checked(values: Sequence[Any]) -> Sequence[Any]:
         try:
             return [check(value) for value in values]
         except Refused:
@@ -31,12 +33,12 @@ def one_by_one(check: Check) -> BulkCheck:
 
 def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
     """`check` is the field's own, for types whose values are looked at one by one. `reject`: unknown categories."""
-    of_type = {"text": _text, "integer": _integer, "float": _float}.get(field.type)
+    of_type = {"text": _text, "integer": _integer}.get(field.type)
     if of_type is None:
         return one_by_one(check)
     accept, nulls = of_type(field, reject), field.nulls
 
-    def checked(values: list[Any]) -> Sequence[Any]:
+    def checked(values: Sequence[Any]) -> Sequence[Any]:
         if ABSENT in values:
             values = [None if value is ABSENT else value for value in values]
         present = values
@@ -51,12 +53,46 @@ def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
     return checked
 
 
-def _text(field: RequestField, reject: bool) -> Callable[[list[Any]], bool]:
+class Floats:
+    """The float fields, checked together; those that take a few values only are left to their own checks."""
+
+    def __init__(self, fields: Sequence[RequestField]) -> None:
+        mine = [field for field in fields if field.type == "float" and not field.one_of]
+        self.names = tuple(field.name for field in mine)
+        self._kinds = [_NUMBERS | _NOTHING if field.nulls else _NUMBERS for field in mine]
+        bounds = [_bounds(field, -1.7e308, 1.7e308) for field in mine]
+        self._least, self._most = np.array(bounds, dtype=np.float64).reshape(-1, 2, 1).swapaxes(0, 1)
+
+    def read(self, given: Mapping[str, Sequence[Any]]) -> Array:
+        """(k, n) float64 of the k fields, NaN where there is none; `given`: n values of each, ABSENT where a row has
+        none. Raises Odd."""
+        columns, missing = [], 0
+        for name, kinds in zip(self.names, self._kinds, strict=True):
+            values = given[name]
+            found = set(map(type, values))
+            if not found <= kinds:
+                raise Odd
+            if not found <= _NUMBERS:
+                values = [None if value is ABSENT else value for value in values]
+                missing += values.count(None)
+            columns.append(values)
+        try:
+            numbers = np.array(columns, dtype=np.float64).reshape(len(columns), -1)  # None becomes NaN
+        except OverflowError:
+            raise Odd from None
+        if (numbers < self._least).any() or (numbers > self._most).any():
+            raise Odd
+        if np.count_nonzero(np.isnan(numbers)) != missing:  # a file may bring NaN
+            raise Odd
+        return numbers
+
+
+def _text(field: RequestField, reject: bool) -> Callable[[Sequence[Any]], bool]:
     limit, pattern = field.max_length or TEXT_LIMIT, re.compile(field.pattern) if field.pattern else None
     allowed = [frozenset(field.one_of)] if field.one_of else []
     allowed += [frozenset(field.known)] if reject and field.known is not None else []
 
-    def accept(values: list[Any]) -> bool:
+    def accept(values: Sequence[Any]) -> bool:
         if set(map(type, values)) != {str} or max(map(len, values)) > limit:
             return False
         distinct = set(values)
@@ -69,31 +105,12 @@ def _text(field: RequestField, reject: bool) -> Callable[[list[Any]], bool]:
     return accept
 
 
-def _integer(field: RequestField, reject: bool) -> Callable[[list[Any]], bool]:
+def _integer(field: RequestField, reject: bool) -> Callable[[Sequence[Any]], bool]:
     least, most = _bounds(field, _LEAST, _MOST)
     allowed = frozenset(field.one_of or ())
 
-    def accept(values: list[Any]) -> bool:
+    def accept(values: Sequence[Any]) -> bool:
         if set(map(type, values)) != {int} or min(values) < least or max(values) > most:
-            return False
-        return not allowed or allowed.issuperset(values)
-
-    return accept
-
-
-def _float(field: RequestField, reject: bool) -> Callable[[list[Any]], bool]:
-    least, most = _bounds(field, -1.7e308, 1.7e308)
-    allowed = frozenset(field.one_of or ())
-
-    def accept(values: list[Any]) -> bool:
-        if not set(map(type, values)) <= {float, int}:
-            return False
-        try:
-            numbers = np.array(values, dtype=np.float64)
-        except OverflowError:
-            return False
-        # A NaN, which a file may bring, makes the least one a NaN.
-        if not (numbers.min() >= least and numbers.max() <= most):
             return False
         return not allowed or allowed.issuperset(values)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -57,10 +57,4 @@ class Model:
     def contributions(self, matrix: Array) -> Array:
         """Exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for
         multiclass. The last column is the base value; a row's sum is its margin."""
-        return np.asarray(self.booster.predict(self.matrix(matrix), pred_contribs=True), dtype=np.float32)
-
-    def matrix(self, matrix: Array) -> Any:
-        import xgboost
-
-        names, types = self.vocabulary.booster_names, self.vocabulary.feature_types
-        return xgboost.DMatrix(matrix, feature_names=names, feature_types=types)
+        return self._direct.contributions(np.ascontiguousarray(matrix, dtype=np.float32))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from truecourse.encoding import LARGEST, Array, FeatureKind
+from truecourse.errors import ModelError
 from truecourse.model import Model
 from truecourse.problem import Kind
 
@@ -41,8 +42,9 @@ def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
 
 
 def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
-    """For each row its score (or scores by class), its prediction, and which features were missing or unknown."""
-    output, vocabulary = model.predict(matrix), model.vocabulary
+    """For each row its score (or scores by class), its prediction, and which features were missing or unknown. Raises
+    ModelError for a model whose output is no number."""
+    output, vocabulary = _numbers(model.predict(matrix)), model.vocabulary
     names, classes = predicted(model.kind, vocabulary.classes, output).tolist(), vocabulary.classes
     rows: list[dict[str, Any]] = []
     for numbers, name in zip(output.tolist(), names, strict=True):
@@ -56,10 +58,17 @@ def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any
     return rows
 
 
+def _numbers(output: Array) -> Array:
+    """What a model put out. Raises ModelError for NaN and infinities, which JSON would tell as null."""
+    if not np.isfinite(output).all():
+        raise ModelError("the model's output is no finite number", cure="roll back to the version before")
+    return output
+
+
 def attributions(model: Model, matrix: Array) -> tuple[Array, Array, Array]:
     """Base values (n,), margins (n,) and exact SHAP contributions (n, d), float64: base and contributions add up to
     the margin, within float32. Of a multiclass model those of the predicted class."""
-    shap, margin = model.contributions(matrix).astype(np.float64), model.margin(matrix).astype(np.float64)
+    shap, margin = _numbers(model.contributions(matrix)).astype(np.float64), model.margin(matrix).astype(np.float64)
     if model.kind == "multiclass":
         rows, chosen = np.arange(len(matrix)), margin.argmax(axis=1)
         shap, margin = shap[rows, chosen], margin[rows, chosen]

@@ -5,14 +5,16 @@ A row is refused whole, with every fault of it named by row and field. Nothing i
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, NoReturn
 
 import numpy as np
 import orjson
 
-from truecourse.bulk import Odd, bulk_check, one_by_one
+from truecourse.bulk import Floats, Odd, bulk_check, one_by_one
 from truecourse.contract import DECISION_TIME, ID, Contract, RequestField
 from truecourse.encoding import Array
 from truecourse.errors import RequestError, RowFault
@@ -79,7 +81,10 @@ class RowReader:
         self._integers = [name for name, kind in types.items() if kind == "integer"]
         self._numbers = [name for name, kind in types.items() if kind not in ("text", "time")]
         by_name = dict(self._checks)
-        self._bulk = [(f.name, bulk_check(f, by_name[f.name], reject)) for f in contract.fields]
+        self._fields = contract.names + tuple(name for name, _ in self._extras)
+        self._floats = Floats(contract.fields)
+        others = [f for f in contract.fields if f.name not in self._floats.names]
+        self._bulk = [(f.name, bulk_check(f, by_name[f.name], reject)) for f in others]
         self._bulk += [(name, one_by_one(check)) for name, check in self._extras]
 
     def request(self, body: bytes, now: datetime) -> Rows:
@@ -124,10 +129,22 @@ class RowReader:
         """The values by field, checked by column. Raises Odd unless every row may well keep the contract."""
         if set(map(type, rows)) != {dict}:
             raise Odd
-        given = {name: [row.get(name, ABSENT) for row in rows] for name, _ in self._bulk}
-        if sum(len(values) - values.count(ABSENT) for values in given.values()) != sum(map(len, rows)):
-            raise Odd  # some member is of no field
-        return {name: check(given[name]) for name, check in self._bulk}
+        given = self._by_field(rows)
+        lists: dict[str, Sequence[Any]] = dict(zip(self._floats.names, self._floats.read(given), strict=True))
+        return lists | {name: check(given[name]) for name, check in self._bulk}
+
+    def _by_field(self, rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
+        """The values by field. Raises Odd if some member is of no field."""
+        count = sum(map(len, rows))
+        named = [name for name in self._fields if name in rows[0]]
+        if len(named) > 1 and count == len(named) * len(rows):
+            with suppress(KeyError):  # the rows differ in what they give
+                values = zip(*map(itemgetter(*named), rows), strict=True)
+                return dict.fromkeys(self._fields, (ABSENT,) * len(rows)) | dict(zip(named, values, strict=True))
+        given: dict[str, Sequence[Any]] = {name: [row.get(name, ABSENT) for row in rows] for name in self._fields}
+        if sum(len(rows) - values.count(ABSENT) for values in given.values()) != count:
+            raise Odd
+        return given
 
     def _one_by_one(self, rows: Sequence[Any], now: datetime) -> Rows:
         checks = self._checks + self._extras
@@ -195,10 +212,12 @@ def _all_there(document: Any, body: bytes) -> bool:
     rows = document["rows"]
     if not rows or set(map(type, rows)) != {dict}:
         return False
-    pairs = body.count(b'":')
+    text = np.frombuffer(body, np.uint8)
+    colons = text[1:] == ord(":")
+    pairs = np.count_nonzero(colons & (text[:-1] == ord('"')))
     if pairs != len(document) + sum(map(len, rows)):
         return False
-    return body.count(b":") == pairs or not any(space in body for space in (b" :", b"\t:", b"\n:", b"\r:"))
+    return np.count_nonzero(colons) == pairs or not any(space in body for space in (b" :", b"\t:", b"\n:", b"\r:"))
 
 
 def _decode(body: bytes) -> Any:

@@ -50,6 +50,18 @@ def test_every_bit_is_equal_on_100_000_rows(objective: str) -> None:
         assert np.concatenate(alone).tobytes() == wanted[:500].tobytes()
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_contributions_are_equal_to_the_bit(objective: str) -> None:
+    model = booster(objective)
+    direct, matrix = Direct(model), inputs(300, seed=5, codes=CATEGORIES + 5)
+    rows = xgboost.DMatrix(matrix, feature_types=TYPES, enable_categorical=True)
+    wanted = model.predict(rows, pred_contribs=True)
+    whole = direct.contributions(matrix)
+    assert (whole.shape, whole.dtype) == (wanted.shape, np.float32)
+    assert whole.tobytes() == wanted.tobytes()
+    assert np.concatenate([direct.contributions(matrix[i : i + 1]) for i in range(300)]).tobytes() == wanted.tobytes()
+
+
 def test_threads_do_not_share_results() -> None:
     model = booster("multi:softprob")
     direct, matrix = Direct(model), inputs(400, seed=4, codes=CATEGORIES)
@@ -70,3 +82,5 @@ def test_threads_do_not_share_results() -> None:
 def test_a_matrix_of_another_width_is_an_error() -> None:
     with pytest.raises(ModelError, match="does not predict"):
         Direct(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+    with pytest.raises(ModelError, match="does not predict"):
+        Direct(booster("binary:logistic")).contributions(np.zeros((1, len(TYPES) + 1), dtype=np.float32))

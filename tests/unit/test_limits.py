@@ -128,7 +128,6 @@ def test_a_burst_is_no_overload(size: int, pause: float) -> None:
     shedder = Shedder(0.003, clock)
     for _ in range(5):
         clock.now += pause
-        shedder.quiet()
         for _ in range(size):
             assert shedder.admits()
             work = shedder.work()

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -158,34 +157,29 @@ class Tables:
         """The rows that `filter` (an expression) and `where` (limits that all hold) select. Of a table of many files
         `where` is the quicker one: files without such rows are not even asked for."""
         with self._errors(reference.name):
-            if where:
-                limits = pq.filters_to_expression(list(where))
-                filter = limits if filter is None else limits & filter
-            return self.dataset(reference, where).to_table(columns=columns, filter=filter)
+            return self.dataset(reference, where).to_table(columns=columns, filter=tablestore.selected(where, filter))
 
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()
     ) -> Iterator[pa.Table]:
         """read() in parts of about so many rows, in the same order; each file is read once, and little is held."""
-        limits = pq.filters_to_expression(list(where)) if where else None
-        both = limits if filter is None else filter if limits is None else limits & filter
-        held: list[pa.RecordBatch] = []
+        held, few = [], {"batch_size": rows, "batch_readahead": 1, "fragment_readahead": 1}
         with self._errors(reference.name):
             scanner = self.dataset(reference, where).scanner(
-                columns=columns, filter=both, batch_size=rows, batch_readahead=1, fragment_readahead=1
+                columns=columns, filter=tablestore.selected(where, filter), **few
             )
             for batch in scanner.to_batches():
                 held.append(batch)
                 if sum(map(len, held)) >= rows:
                     yield pa.Table.from_batches(held)
-                    held = []
+                    held.clear()
             if any(map(len, held)):
                 yield pa.Table.from_batches(held)
 
     def count(self, reference: TableVersion, where: Sequence[Limit]) -> int:
         """How many rows there are that the limits select."""
         with self._errors(reference.name):
-            return int(self.dataset(reference, where).count_rows(filter=pq.filters_to_expression(list(where))))
+            return int(self.dataset(reference, where).count_rows(filter=tablestore.selected(where)))
 
     def append(
         self,

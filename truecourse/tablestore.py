@@ -1,6 +1,10 @@
-"""How Delta tables are reached under a storage root: the options of delta-rs, and the file system of Arrow."""
+"""How Delta tables are reached under a storage root: the options of delta-rs, and the file system of Arrow, and which rows."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow.fs
+import pyarrow.parquet as pq
 
 from truecourse.settings import Settings
 
@@ -33,3 +37,11 @@ def filesystem(settings: Settings, uri: str) -> pyarrow.fs.SubTreeFileSystem:
         endpoint_override=settings.s3_endpoint or None,
     )
     return pyarrow.fs.SubTreeFileSystem(uri.removeprefix("s3://"), s3)
+
+
+def selected(where: Sequence[tuple[str, str, Any]], filter: Any = None) -> Any:
+    """The rows that keep all limits and the filter, as an expression; None where there is neither."""
+    if not where:
+        return filter
+    limits = pq.filters_to_expression(list(where))
+    return limits if filter is None else limits & filter

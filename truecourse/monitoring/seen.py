@@ -74,7 +74,7 @@ class Predictions:
             for n, first, last in self._files
             if first is None or last is None or (first < end and last + _ROUNDED > start)
         ]
-        return sha256documents(sorted(names)) if names else None
+        return sha256_json(sorted(names)) if names else None
 
     def parts(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again, in parts of

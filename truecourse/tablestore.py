@@ -1,4 +1,4 @@
-"""How Delta tables are reached under a storage root: the options of delta-rs, and the file system of Arrow, and which rows."""
+"""How Delta tables are reached under a storage root: options of delta-rs, the file system of Arrow, limits of rows."""
 
 from collections.abc import Sequence
 from typing import Any

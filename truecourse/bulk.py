@@ -66,6 +66,8 @@ class Floats:
     def read(self, given: Mapping[str, Sequence[Any]]) -> Array:
         """(k, n) float64 of the k fields, NaN where there is none; `given`: n values of each, ABSENT where a row has
         none. Raises Odd."""
+        if not self.names:
+            return np.empty((0, 0))
         columns, missing = [], 0
         for name, kinds in zip(self.names, self._kinds, strict=True):
             values = given[name]
@@ -77,7 +79,7 @@ class Floats:
                 missing += values.count(None)
             columns.append(values)
         try:
-            numbers = np.array(columns, dtype=np.float64).reshape(len(columns), -1)  # None becomes NaN
+            numbers = np.array(columns, dtype=np.float64)  # None becomes NaN
         except OverflowError:
             raise Odd from None
         if (numbers < self._least).any() or (numbers > self._most).any():

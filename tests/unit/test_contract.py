@@ -203,6 +203,18 @@ def test_rows_read_by_column_are_those_read_one_by_one(
         assert list(values) == [value for one in apart for value in one.integers[name]]
 
 
+@pytest.mark.parametrize("kind", ["float", "integer", "text", "time", "boolean"])
+def test_many_rows_are_read_of_a_contract_without_fields_of_a_kind(kind: str) -> None:
+    whole = contract()
+    fields = tuple(field for field in whole.fields if field.type != kind)
+    row = {field.name: GOOD[field.name] for field in fields if field.name in GOOD}
+    reader = RowReader(whole.model_copy(update={"fields": fields}))
+    many, alone = reader.read([row] * 20, NOW), reader.read([row], NOW)
+    assert (len(many), many.faults) == (20, [])
+    for name, values in many.columns.items():
+        np.testing.assert_array_equal(values, np.repeat(alone.columns[name], 20))
+
+
 @pytest.mark.parametrize(
     "middle", ['"a":1,"a":2', '"a":1,"a" :2', '"a" :1,"a":2', '"a":1,"a"\n:2', '"a":1,"\\u0061":2']
 )

@@ -1,12 +1,12 @@
 """Sums of days give the metrics of their rows, for every kind of problem; a loss that lasts is told from a storm."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.judged import FIRST, cohort_of
 from truecourse.encoding import Array
 from truecourse.metrics import measure
 from truecourse.monitoring.cohorts import (
@@ -25,7 +25,6 @@ from truecourse.monitoring.policy import QualityWatch
 from truecourse.problem import Kind
 
 EDGES = np.linspace(0, 1, 41)[1:-1]
-FIRST = date(2024, 1, 1)
 
 
 def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> tuple[Array, Array]:
@@ -43,14 +42,9 @@ def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> t
 def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
     judged = Judged.of(kind, labels, output)
     side = pa.table({"side": np.where(np.arange(len(labels)) % 3 == 0, "left", "right")})
-    return Cohort(
-        day=FIRST + timedelta(days=day),
-        decisions=len(labels),
-        labelled=len(labels),
-        loss=judged.loss.sum(),
-        expected=judged.expected.sum(),
-        variance=judged.variance.sum(),
-        residual=(judged.outcome - judged.score).sum(),
+    return cohort_of(
+        judged,
+        day,
         bins=sums_by_bin(EDGES, judged),
         slices=sums_by_slice(side, ["side"], judged),
         slice_bins=bins_by_slice(side, ["side"], judged, EDGES),

@@ -1,12 +1,13 @@
 """A new rule for the label is told from a change of the world, for every kind, and named on its first day."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.judged import FIRST, cohort_of
 from truecourse.encoding import Array, Vocabulary
 from truecourse.monitoring.cohorts import Cohort, Judged
 from truecourse.monitoring.hindsight import Hindsight, contradiction
@@ -14,7 +15,6 @@ from truecourse.monitoring.losing import Alarm, alarms, threshold
 from truecourse.monitoring.policy import QualityWatch
 from truecourse.problem import Kind
 
-FIRST = date(2024, 1, 1)
 CLASSES = {"binary": 2, "multiclass": 3, "regression": 0}
 KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")
 A_DAY, TURNED = 400, 0.4
@@ -48,14 +48,9 @@ def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
     else:
         output = 0.5 * said + 0.5 / CLASSES[kind]
     judged, told = Judged.of(kind, labels, output), contradiction(kind, said, labels)
-    return Cohort(
-        day=FIRST + timedelta(days=day),
-        decisions=len(labels),
-        labelled=len(labels),
-        loss=judged.loss.sum(),
-        expected=judged.expected.sum(),
-        variance=judged.variance.sum(),
-        residual=(judged.outcome - judged.score).sum(),
+    return cohort_of(
+        judged,
+        day,
         bins=((len(labels), judged.score.sum(), judged.outcome.sum()),),
         **told.summed(np.arange(len(labels))),
     )

@@ -1,13 +1,17 @@
-"""Values are told as a person wrote them, and as JSON has them."""
+"""Values are told as a person wrote them and as JSON has them, and what is no number is not told at all."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 
-from truecourse.encoding import LARGEST, FeatureKind
-from truecourse.prediction import told
+from truecourse.encoding import LARGEST, FeatureKind, Vocabulary
+from truecourse.errors import ModelError
+from truecourse.model import Model
+from truecourse.prediction import answers, explanations, told
 
 NAN, INF, MOST = float("nan"), float("inf"), float(LARGEST)
 
@@ -29,3 +33,24 @@ def test_numbers_are_whole_missing_or_finite(kind: FeatureKind, values: list[flo
 
 def test_categories_are_told_as_they_are() -> None:
     assert told("category", np.array(["north", None, ""], dtype=object)) == ["north", None, ""]
+
+
+def overflowing() -> Model:
+    """A regression whose two trees each say the largest number, so that their sum is none."""
+    values = np.linspace(0, 1, 20, dtype=np.float32).reshape(-1, 1)
+    rows = xgboost.DMatrix(values, values[:, 0], feature_names=["x"], feature_types=["q"])
+    trained = xgboost.train({"objective": "reg:squarederror", "max_depth": 1}, rows, 2)
+    document = json.loads(trained.save_raw("json"))
+    for tree in document["learner"]["gradient_booster"]["model"]["trees"]:
+        leaves = [i for i, child in enumerate(tree["left_children"]) if child == -1]
+        for i in leaves:
+            tree["split_conditions"][i] = tree["base_weights"][i] = 3e38
+    booster = xgboost.Booster(model_file=bytearray(json.dumps(document).encode()))
+    return Model(booster, Vocabulary(kinds={"x": "float"}, categories={}), "regression")
+
+
+@pytest.mark.parametrize("of", [answers, explanations])
+def test_a_model_that_puts_out_no_number_is_an_error(of: Callable[..., object]) -> None:
+    model, values = overflowing(), np.array([0.5])
+    with pytest.raises(ModelError, match="no finite number"):
+        of(model, {"x": values}, model.vocabulary.encode({"x": values}))

@@ -90,3 +90,11 @@ def test_a_day_of_a_long_file_is_read_at_a_days_cost(tables: Tables) -> None:
     hour = pc.field("at") < pa.scalar(FIRST + timedelta(hours=1))
     assert (len(file.row_groups), len(file.subset(hour).row_groups)) == (3, 1)
     assert file.metadata.row_group(0).column(0).compression == "SNAPPY"
+
+
+def test_parts_are_the_whole_in_its_order(tables: Tables) -> None:
+    for number in range(5):
+        version = tables.append("log", day(number), {})
+    parts = list(tables.parts(version, ["at", "day"], 4, filter=pc.field("day") > 0))
+    assert len(parts) > 1
+    assert pa.concat_tables(parts).equals(tables.read(version, ["at", "day"], pc.field("day") > 0))

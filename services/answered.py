@@ -1,6 +1,6 @@
-"""Answers with all that they rest on, held as the arrays they came from: making records of them is for later."""
+"""Answers with all that they rest on, held as the arrays they came from: what the log keeps is made later."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from truecourse.request import Rows
 
 Role = Literal["champion", "challenger", "shadow"]
 PREDICTION_ID = "prediction_id"
+ENTRY = 256
+"""Answers of one request that the log keeps together: more would keep other threads waiting while it is written."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +49,29 @@ class Answered:
     answers: list[dict[str, Any]]
     seconds: float
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """A record of each answer, all of it JSON but `at`: who answered what, to what, from which features known
-        since when. To be called off the answer's path."""
-        names = self.vocabulary.features
-        features = _by_row(names, (told(kind, self.columns[name]) for name, kind in self.vocabulary.kinds.items()))
-        event_times = _by_row(self.events, map(_moments, self.events.values()))
-        for i, answer in enumerate(self.answers):
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """What the log keeps of them (truecourse/predictionlog.py): who answered what, to what, from which features
+        known since when. To be called off the answer's path."""
+        for some in _parts(len(self.answers)):
             yield {
-                **_head(self.identity, self.role, self.at, self.rows, i, answer),
-                "features": next(features),
-                "event_times": next(event_times, {}),
-                "score": answer.get("score"),
-                "scores": answer.get("scores"),
-                "prediction": answer["prediction"],
-                "base": answer.get("base"),
-                "contributions": answer.get("contributions"),
+                **_head(self.identity, self.role, self.at, self.rows, self.answers, some),
+                "features": {name: self._told(name, some) for name in self.vocabulary.features},
+                "event_times": {name: times[some].view(np.int64).tolist() for name, times in self.events.items()},
                 "seconds": self.seconds,
                 "batch": len(self.answers),
                 "error": None,
             }
 
+    def _told(self, name: str, some: slice) -> Any:
+        """A feature's values; where the request holds them, its kind, which tells how they are read."""
+        kind, values = self.vocabulary.kinds[name], self.columns[name]
+        return kind if values is self.rows.columns.get(name) else told(kind, values[some])
+
 
 @dataclass(frozen=True)
 class Failed:
     """A challenger that raised `error` (the kind of exception alone: a message may tell what was sent) on rows that the
-    champion answered, with `answers`. To be recorded like a shadow that has nothing to say."""
+    champion answered, with `answers`. To be logged like a shadow that has nothing to say."""
 
     identity: Identity
     at: datetime
@@ -80,34 +79,30 @@ class Failed:
     answers: Sequence[Mapping[str, Any]]
     error: str
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        nothing = dict.fromkeys(("score", "scores", "prediction", "base", "contributions", "seconds"))
-        rest = {"features": {}, "event_times": {}, "batch": len(self.answers), "error": self.error}
-        for i, answer in enumerate(self.answers):
-            yield {**_head(self.identity, "shadow", self.at, self.rows, i, answer), **nothing, **rest}
+    def entries(self) -> Iterator[dict[str, Any]]:
+        unscored = {"score": None, "scores": None, "prediction": None, "base": None, "contributions": None}
+        answers = [{**answer, **unscored} for answer in self.answers]
+        rest: dict[str, Any] = {"features": {}, "event_times": {}, "seconds": None}
+        rest |= {"batch": len(answers), "error": self.error}
+        for some in _parts(len(answers)):
+            yield {**_head(self.identity, "shadow", self.at, self.rows, answers, some), **rest}
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """The answers of one request, ENTRY at a time."""
+    return (slice(start, start + ENTRY) for start in range(0, count, ENTRY))
 
 
 def _head(
-    identity: Identity, role: Role, at: datetime, rows: Rows, i: int, answer: Mapping[str, Any]
+    identity: Identity, role: Role, at: datetime, rows: Rows, answers: Sequence[Mapping[str, Any]], some: slice
 ) -> dict[str, Any]:
-    """What a record of row `i` begins with: who was asked what, and when."""
+    """What an entry of some of the rows begins with: who was asked what, and when, and answered what."""
     return {
-        PREDICTION_ID: answer[PREDICTION_ID],
         "at": at,
         "problem": identity.problem,
         "model_version": identity.version,
         "model_sha256": identity.sha256,
         "role": role,
-        "id": rows.ids[i],
-        "decision_time": answer.get("decision_time"),
-        "request": rows.given[i],
+        "requests": rows.given[some],
+        "answers": answers[some],
     }
-
-
-def _by_row(names: Iterable[str], columns: Iterable[Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    names = list(names)
-    return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
-
-
-def _moments(times: Array) -> list[str | None]:
-    return [None if time == "NaT" else f"{time}Z" for time in np.datetime_as_string(times).tolist()]

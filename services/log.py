@@ -17,19 +17,19 @@ log = logging.getLogger("truecourse.log")
 
 
 class Masking:
-    """Makes the bytes of records. The private values are those of every problem that came into office in this worker:
-    a record of the model before is hidden as well as one of the model after."""
+    """Makes the bytes of entries. The private values are those of every problem that came into office in this worker:
+    an entry of the model before is hidden as well as one of the model after."""
 
     def __init__(self, served: Served, secret: bytes) -> None:
         self._served, self._secret = served, secret
         self._seen: Incumbents | None = None
         self._masks = Masks({}, secret)
 
-    def __call__(self, record: Mapping[str, Any]) -> bytes:
+    def __call__(self, entry: Mapping[str, Any]) -> bytes:
         now = self._served.now
         if now is not None and now is not self._seen:
             self.learn(now)
-        return encoded(self._masks.masked(record))
+        return encoded(self._masks.masked(entry))
 
     def learn(self, now: Incumbents) -> None:
         predictors = (now.champion, now.challenger)

@@ -1,6 +1,6 @@
 """A worker's prediction log on its way out: kept in memory for a moment, written and synced in batches.
 
-put() costs a request one append to a queue; a thread makes records of what waits, and syncs them to the worker's own
+put() costs a request one append to a queue; a thread makes entries of what waits, and syncs them to the worker's own
 segments. What cannot be written waits in memory up to a limit, and what goes beyond it is dropped and counted: the
 endpoint answers on. Shipping to object storage is another process's work (truecourse/shipping.py).
 """
@@ -15,9 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.appender import Appender, Uncertain
 from services.spooling import Limits, Recordable, SpoolStatus
@@ -25,23 +24,31 @@ from truecourse import segments
 
 log = logging.getLogger("truecourse.log")
 Encode = Callable[[Mapping[str, Any]], bytes]
-BATCH = 1_000
-"""So many records are synced at once."""
+BATCH = 4 << 20
+"""About as many bytes are synced at once."""
 TURN = 16
-"""So many records are made before others have a turn, which costs as much as a record."""
+"""So many predictions are made entries of before others have a turn, which costs as much as one."""
 WOKEN = 2_000
 """As many waiting predictions are written at once, without waiting for the interval to end."""
 
 
+class Entry(NamedTuple):
+    """When it was put, Unix seconds; its bytes as they stand in a segment; the predictions in it."""
+
+    at: float
+    framed: bytes
+    predictions: int
+
+
 class Spool:
-    """`encode` makes the bytes of a record; it runs in the spool's thread, and is where private values are hidden."""
+    """`encode` makes the bytes of an entry; it runs in the spool's thread, and is where private values are hidden."""
 
     def __init__(self, folder: Path, encode: Encode, limits: Limits | None = None) -> None:
         self._folder, self._encode, self._limits = folder, encode, limits or Limits()
         stream = f"{time.time_ns() // 1000:016d}-{os.getpid()}-{secrets.token_hex(4)}"
         self._appender = Appender(folder, stream)
         self._queue: deque[tuple[float, Recordable]] = deque()
-        self._encoded: deque[tuple[float, bytes]] = deque()
+        self._encoded: deque[Entry] = deque()
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
         self._written = self._waiting = self._dropped = 0
         self._error = ""
@@ -92,23 +99,25 @@ class Spool:
             self._error = error
 
     def _take(self) -> str:
-        """Make records of what was put. What no record can be made of is dropped; why, if there is such."""
+        """Make entries of what was put. What none can be made of is dropped; why, if there is such."""
         with self._lock:
             taken = list(self._queue)
             self._queue.clear()
         error, made = "", 0
         for at, answered in taken:
             try:
-                records = [segments.framed(self._encode(record)) for record in answered.records()]
+                self._encoded.extend(self._entries(at, answered))
             except Exception as failure:  # its message may tell what was sent
-                records, error = [], f"no record can be made: {type(failure).__name__}"
-            self._encoded.extend((at, record) for record in records)
-            self._gone(dropped=len(answered.answers) - len(records))
-            made += len(records)
+                error = f"no entry can be made: {type(failure).__name__}"
+                self._gone(dropped=len(answered.answers))
+            made += len(answered.answers)
             if made >= TURN:
                 made = 0
                 time.sleep(0)  # lets a request in
         return error
+
+    def _entries(self, at: float, answered: Recordable) -> list[Entry]:
+        return [Entry(at, segments.framed(self._encode(entry)), len(entry["answers"])) for entry in answered.entries()]
 
     def _gone(self, written: int = 0, dropped: int = 0) -> None:
         with self._lock:
@@ -120,24 +129,26 @@ class Spool:
         """Raises OSError; what could not be written goes on waiting."""
         while self._encoded:
             batch = self._batch()
+            count = sum(entry.predictions for entry in batch)
             try:
-                self._appender.append(b"".join(batch))
+                self._appender.append(b"".join(entry.framed for entry in batch))
             except Uncertain:  # to write it again might double it
                 self._forget(len(batch))
-                self._gone(dropped=len(batch))
+                self._gone(dropped=count)
                 raise
             self._forget(len(batch))
-            self._gone(written=len(batch))
+            self._gone(written=count)
 
-    def _batch(self) -> list[bytes]:
-        """The next records, as many as the disk's share has room for. Raises OSError if that is none."""
+    def _batch(self) -> list[Entry]:
+        """The next entries, as many as the disk's share has room for. Raises OSError if that is none."""
         room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
-        batch = []
-        for _, record in islice(self._encoded, BATCH):
-            room -= len(record)
-            if room < 0:
+        batch: list[Entry] = []
+        size = 0
+        for entry in self._encoded:
+            size += len(entry.framed)
+            if size > room or (batch and size > BATCH):
                 break
-            batch.append(record)
+            batch.append(entry)
         if not batch:
             raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped, the most that may")
         return batch

@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 
 class Recordable(Protocol):
-    """Answers that can be made records of; as many as `answers`."""
+    """Answers that the log keeps; as many as `answers`."""
 
     @property
     def answers(self) -> Sequence[Any]: ...
 
-    def records(self) -> Iterable[Mapping[str, Any]]: ...
+    def entries(self) -> Iterable[Mapping[str, Any]]: ...
 
 
 @dataclass(frozen=True)

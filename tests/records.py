@@ -1,9 +1,11 @@
-"""Records to log, as many and as large as a test wants."""
+"""Records of the log, as many and as large as a test wants, and the entries that hold them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from truecourse.predictionlog import OF_ANSWER, OF_ENTRY, encoded, records
 
 AT = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
 
@@ -26,7 +28,26 @@ def record(id: str, **changes: Any) -> dict[str, Any]:
         "prediction": "0",
         "base": None,
         "contributions": None,
+        "seconds": 0.002,
+        "batch": 1,
+        "error": None,
     } | changes
+
+
+def entry(record: dict[str, Any]) -> dict[str, Any]:
+    """Of one answer, as workers write it; its features were looked up, at no known time."""
+    return {
+        **{name: record[name] for name in OF_ENTRY},
+        "requests": [record["request"]],
+        "answers": [{name: record[name] for name in OF_ANSWER}],
+        "features": {name: [value] for name, value in record["features"].items()},
+        "event_times": {name: [-(2**63)] for name in record["event_times"]},
+    }
+
+
+def recorded(told: Any) -> list[dict[str, Any]]:
+    """The records of what a worker tells its log."""
+    return [record for entry in told.entries() for record in records(encoded(entry))]
 
 
 @dataclass(frozen=True)
@@ -39,5 +60,5 @@ class Answers:
     def answers(self) -> tuple[str, ...]:
         return self.ids
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        return (record(id) for id in self.ids)
+    def entries(self) -> Iterator[dict[str, Any]]:
+        return (entry(record(id)) for id in self.ids)

@@ -1,14 +1,19 @@
-"""The prediction log: what a record holds, and the table it ends in.
+"""The prediction log: the entries that workers write, the records they are read as, and the table these end in.
 
-It is a table of its own beside the batches' `predictions/<problem>`, whose rows are replaced when a batch is repeated
-and whose columns follow the features: a log is only ever appended to, and outlives every set of features.
+A record is of one prediction. An entry is of what one model answered to one request, so that many rows cost little more
+than few: OF_ENTRY once; `requests` and `answers`, as they were sent, one a row; `features`, of each its values, or its
+kind where each request holds the value under the same name; `event_times` in microseconds UTC, -2**63 for none.
+
+The table is one of its own beside the batches' `predictions/<problem>`, whose rows are replaced when a batch is
+repeated and whose columns follow the features: a log is only ever appended to, and outlives every set of features.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,6 +54,8 @@ shadow, and no prediction. Tables and records from before these three were kept 
 PARTITION = "day"
 DATED = ("at", "decision_time")
 """The columns that commits tell the limits of: by these rows are looked for."""
+OF_ANSWER = ("prediction_id", "id", "decision_time", "score", "scores", "prediction", "base", "contributions")
+OF_ENTRY = ("at", "problem", "model_version", "model_sha256", "role", "seconds", "batch", "error")
 _JSON = ("request", "features", "event_times", "scores", "contributions")
 
 
@@ -56,13 +63,13 @@ def log_table(problem: str) -> str:
     return f"predictions_log/{problem}"
 
 
-def encoded(record: Mapping[str, Any]) -> bytes:
-    """A record as a segment holds it: JSON, its moment in ISO 8601. One with a whole number of more than 64 bits, which
+def encoded(entry: Mapping[str, Any]) -> bytes:
+    """An entry as a segment holds it: JSON, its moment in ISO 8601. One with a whole number of more than 64 bits, which
     orjson does not write and would read as a float, begins with a space."""
     try:
-        return orjson.dumps(record)
+        return orjson.dumps(entry)
     except TypeError:
-        return b" " + json.dumps(record, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
+        return b" " + json.dumps(entry, separators=(",", ":"), default=_moment, ensure_ascii=False).encode()
 
 
 def _moment(value: Any) -> str:
@@ -70,18 +77,48 @@ def _moment(value: Any) -> str:
     return value.astimezone(UTC).isoformat()
 
 
-def rows(records: Iterable[bytes]) -> pa.Table:
-    """Records of segments as rows of the table."""
-    return pa.Table.from_pylist([_row(record) for record in records], SCHEMA)
+def rows(entries: Iterable[bytes]) -> pa.Table:
+    """Entries of segments as rows of the table."""
+    return pa.Table.from_pylist([_row(record) for entry in entries for record in records(entry)], SCHEMA)
 
 
-def _row(data: bytes) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(data) if data[:1] == b" " else orjson.loads(data)
+def records(data: bytes) -> Iterator[dict[str, Any]]:
+    """A record of each answer of an entry, its moments in ISO 8601."""
+    entry: dict[str, Any] = json.loads(data) if data[:1] == b" " else orjson.loads(data)
+    features = _by_row({name: _values(name, told, entry["requests"]) for name, told in entry["features"].items()})
+    event_times = _by_row({name: _moments(times) for name, times in entry["event_times"].items()})
+    for request, answer in zip(entry["requests"], entry["answers"], strict=True):
+        yield {
+            **{name: answer.get(name) for name in OF_ANSWER},
+            **{name: entry[name] for name in OF_ENTRY},
+            "request": request,
+            "features": next(features, {}),
+            "event_times": next(event_times, {}),
+        }
+
+
+def _values(name: str, told: str | list[Any], requests: list[dict[str, Any]]) -> list[Any]:
+    if not isinstance(told, str):
+        return told
+    sent = [request.get(name) for request in requests]
+    return [float(value) if isinstance(value, int) else value for value in sent] if told == "float" else sent
+
+
+def _by_row(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def _moments(times: list[int]) -> list[str | None]:
+    told = np.datetime_as_string(np.array(times, dtype=np.int64).view("datetime64[us]")).tolist()
+    return [None if time == "NaT" else f"{time}Z" for time in told]
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
     at = datetime.fromisoformat(record["at"])
     decided, given = record["decision_time"], record["id"]
     texts = {name: None if record[name] is None else _text(record[name]) for name in _JSON}
     return {
-        **{name: record[name] for name in SCHEMA.names if name in record},
+        **record,
         **texts,
         "at": at,
         PARTITION: at.strftime("%Y-%m-%d"),

@@ -1,9 +1,9 @@
-"""Private values of a prediction's record: hashed or dropped before anything is written."""
+"""Private values in the prediction log: hashed or dropped before anything is written."""
 
 import hashlib
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -39,21 +39,34 @@ class Masks:
         dropped = {name: mark for masks in (self, other) for name, mark in masks.marks.items() if mark == "drop"}
         return Masks({**self.marks, **other.marks, **dropped}, self.secret)
 
-    def masked(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The record with every private value hashed or gone, wherever in it the value is told."""
+    def masked(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The log's entry with every private value hashed or gone, wherever in it the value is told."""
         if not self.marks:
-            return dict(record)
-        told = dict(record)
-        for member in ("request", "features"):
-            told[member] = self._values(record[member])
-        if record["contributions"] is not None:
-            # A contribution may tell the value as well.
-            told["contributions"] = [part for part in record["contributions"] if part["feature"] not in self.marks]
-        return told
+            return entry
+        return {
+            **entry,
+            "requests": [self._values(request) for request in entry["requests"]],
+            "features": {name: self._told(name, told) for name, told in self._kept(entry["features"])},
+            "answers": [self._answer(answer) for answer in entry["answers"]],
+        }
+
+    def _told(self, name: str, told: str | list[Any]) -> str | list[Any]:
+        """Values of a feature; if it is its kind, the requests hold them."""
+        return told if isinstance(told, str) or name not in self.marks else [self._hash(name, value) for value in told]
+
+    def _answer(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A contribution may tell the value as well."""
+        if answer.get("contributions") is None:
+            return answer
+        kept = [part for part in answer["contributions"] if part["feature"] not in self.marks]
+        return {**answer, "contributions": kept}
+
+    def _kept(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        return ((name, value) for name, value in values.items() if self.marks.get(name) != "drop")
 
     def _values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {name: value for name, value in values.items() if self.marks.get(name) != "drop"}
-        return {name: self._hash(name, value) if name in self.marks else value for name, value in kept.items()}
+        kept = self._kept(values)
+        return {name: self._hash(name, value) if name in self.marks else value for name, value in kept}
 
     def _hash(self, name: str, value: Any) -> str | None:
         """Equal values of a field are equal here, and those of two fields are not."""

@@ -242,7 +242,7 @@ def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
     }
     world.problem = replace(world.problem, request={**fields, **hidden})
     masks = Masks.of(world.problem, b"secret")
-    world.encode = lambda record: encoded(masks.masked(record))
+    world.encode = lambda entry: encoded(masks.masked(entry))
     world.serve()
     report = world.audit()
     assert report.findings == ()

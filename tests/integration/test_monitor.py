@@ -28,7 +28,7 @@ from tests.monitored import (
     score,
     shifted,
 )
-from tests.records import record
+from tests.records import entry, record
 from truecourse import predictionlog
 from truecourse.errors import FeatureError, ModelError, NotFound
 from truecourse.loading import load_problem
@@ -135,7 +135,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
         )
         for i, row in enumerate([*told, *told[::6]])
     ]
-    table = predictionlog.rows(predictionlog.encoded(one) for one in logged)
+    table = predictionlog.rows(predictionlog.encoded(entry(one)) for one in logged)
     Tables().append(predictionlog.log_table("deliveries"), table, {}, partition_by=predictionlog.PARTITION)
     found = monitored(at=LAST + timedelta(days=1))
     assert paged(found) == paged(batches) == [("courier_late_7d", "dead feed")]

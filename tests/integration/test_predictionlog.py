@@ -10,7 +10,7 @@ from services.spooling import Limits
 from tasks.trace import trace_prediction
 from tests.conftest import S3Server, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from tests.records import Answers, record
+from tests.records import Answers, entry, record
 from truecourse import predictionlog, segments, shipping
 from truecourse.errors import ModelError, StorageError
 from truecourse.predictionlog import encoded, log_table
@@ -45,7 +45,7 @@ def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkey
 
 def test_a_log_from_before_a_column_goes_on_with_it(home: Path) -> None:
     names = [name for name in predictionlog.SCHEMA.names if name not in ("seconds", "batch", "error")]
-    older = predictionlog.rows([encoded(record("a"))]).select(names)
+    older = predictionlog.rows([encoded(entry(record("a")))]).select(names)
     Tables().append(log_table("deliveries"), older, {"flow": "ship"}, partition_by=predictionlog.PARTITION)
     put(["b"])
     assert ship("deliveries").records == 1

@@ -1,13 +1,13 @@
 """Who answers, who is scored beside it, and what is recorded of both."""
 
 import itertools
-import json
 
 import pytest
 
 from services.served import Told
 from tests.bentos import failing
 from tests.conftest import wait_until
+from tests.records import recorded
 from tests.workers import ROW, Make, Worker, move
 from truecourse import predictionlog
 
@@ -47,12 +47,13 @@ def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.Log
     document = worker.ask(ROW | {"distance": 13.0})
     assert document["model"]["version"] == 1
     assert worker.served.status()["counts"] == {"challenger_failed": 1}
-    answered, failed = (next(part.records()) for part in worker.records[-2:])
+    (answered,), (failed,) = map(recorded, worker.records[-2:])
     assert (answered["model_version"], answered["role"], answered["error"]) == (1, "champion", None)
     assert (failed["model_version"], failed["role"], failed["error"]) == (2, "shadow", "AssertionError")
     assert failed["prediction_id"] == answered["prediction_id"] == document["predictions"][0]["prediction_id"]
     assert failed["prediction"] is failed["score"] is None
-    assert predictionlog.rows([predictionlog.encoded(failed)])["prediction"].to_pylist() == [None]
+    table = predictionlog.rows(map(predictionlog.encoded, worker.records[-1].entries()))
+    assert table["prediction"].to_pylist() == [None]
     assert "version 2: challenger failed: AssertionError" in caplog.text
 
 
@@ -63,7 +64,7 @@ def test_a_shadow_is_recorded_and_does_not_answer(make: Make) -> None:
     document = worker.ask(ROW, ROW | {"courier": "nobody"})
     assert document["model"]["version"] == 1
     wait_until(lambda: len(worker.records) == 2, 10, "the shadow")
-    answer, shadow = (list(part.records()) for part in worker.records)
+    answer, shadow = map(recorded, worker.records)
     assert [record["prediction_id"] for record in shadow] == [record["prediction_id"] for record in answer]
     assert {record["role"] for record in shadow} == {"shadow"}
     assert {record["model_sha256"] for record in shadow} == {second.version.model_sha256}
@@ -84,15 +85,15 @@ def test_a_shadow_that_raises_is_recorded_once(make: Make) -> None:
     worker.step()
     worker.ask(ROW | {"distance": 13.0}, ROW)
     wait_until(lambda: len(worker.records) == 4, 10, "the shadow")
-    told = [[record["error"] for record in part.records()] for part in worker.records]
+    told = [[record["error"] for record in recorded(part)] for part in worker.records]
     assert told == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
 
 
 def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
     worker = Worker()
     told = worker.ask(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
-    first, unknown = worker.records[0].records()
-    assert json.loads(json.dumps(first | {"at": None}))["request"] == ROW | {"id": "mine"}
+    first, unknown = recorded(worker.records[0])
+    assert first["request"] == ROW | {"id": "mine"}
     assert (first["prediction_id"], first["score"], first["id"]) == (
         told[0]["prediction_id"],
         told[0]["score"],

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries
-from tests.records import record
+from tests.records import entry, record
 from tests.unit.test_guarding import STEPS, Log, Office, office, problem, version
 from truecourse import predictionlog
 from truecourse.monitoring.canary import ALPHA, TESTS
@@ -58,7 +58,7 @@ def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool
             "batch": 1,
             "error": None,
         }
-        records.append(predictionlog.encoded(record(f"{i}", **values) | {"id": i}))
+        records.append(predictionlog.encoded(entry(record(f"{i}", **values) | {"id": i})))
     return records
 
 

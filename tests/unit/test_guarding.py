@@ -12,7 +12,7 @@ import pytest
 
 from tasks.canary import start_canary
 from tests.conftest import REPOSITORY
-from tests.records import record
+from tests.records import entry, record
 from truecourse import aliases, deployments, predictionlog
 from truecourse.errors import ModelError
 from truecourse.loading import load_problem
@@ -93,7 +93,7 @@ def asked(
         }
         if mine and theirs <= failing:
             values |= {"role": "shadow", "score": None, "prediction": None, "seconds": None, "error": "KeyError"}
-        records.append(predictionlog.encoded(record(f"{seed}-{i}", **values)))
+        records.append(predictionlog.encoded(entry(record(f"{seed}-{i}", **values))))
     return records
 
 

@@ -1,19 +1,19 @@
 """No private value is in the bytes that reach the spool."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from tests import deliveries
 from tests.faults import PROBLEM, edited
-from tests.records import record
+from tests.records import entry, record
 from truecourse.loading import load_problem
-from truecourse.predictionlog import encoded
+from truecourse.predictionlog import encoded, records
 from truecourse.privacy import HASHED, Masks, private_names
 from truecourse.problem import Problem, Text
 from truecourse.schema import Float
@@ -21,7 +21,15 @@ from truecourse.schema import Float
 REQUEST = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.25}
 FEATURES = {"depot": "north", "promised": 45, "distance": 4.25, "hour": 12, "km_a_minute": 0.094}
 PARTS = [{"feature": name, "value": value, "contribution": 0.1} for name, value in FEATURES.items()]
-RECORD = record("a", request=REQUEST, features=FEATURES, contributions=PARTS)
+ENTRY = entry(record("a", request=REQUEST, features=FEATURES, contributions=PARTS))
+SENT = ENTRY | {"features": ENTRY["features"] | {"depot": "category", "promised": "integer", "distance": "float"}}
+"""As workers write it: what the request holds is not told twice."""
+
+
+def told(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:
+    """The one record of the entry, with private values hidden."""
+    (found,) = records(encoded(masks.masked(written)))
+    return found
 
 
 @pytest.fixture
@@ -41,14 +49,23 @@ def marked(problem: Problem) -> Problem:
 
 def test_hashed_values_can_be_told_equal_and_dropped_ones_are_gone(problem: Problem) -> None:
     masks = Masks.of(marked(problem), b"secret")
-    told = masks.masked(RECORD)
-    assert told["request"].keys() == {"courier", "depot", "promised"}
-    assert told["request"]["courier"].startswith(HASHED)
-    assert told["request"]["courier"] == masks.masked(RECORD)["request"]["courier"]
-    other = Masks.of(marked(problem), b"another").masked(RECORD)
-    assert told["request"]["courier"] != other["request"]["courier"]
-    assert b"c03" not in encoded(told)
-    assert b"4.25" not in encoded(told)
+    found = told(masks, SENT)
+    assert found["request"].keys() == {"courier", "depot", "promised"}
+    assert found["request"]["courier"].startswith(HASHED)
+    assert found["request"]["courier"] == told(masks, SENT)["request"]["courier"]
+    other = told(Masks.of(marked(problem), b"another"), SENT)
+    assert found["request"]["courier"] != other["request"]["courier"]
+    for written in (ENTRY, SENT):
+        assert b"c03" not in encoded(masks.masked(written))
+        assert b"4.25" not in encoded(masks.masked(written))
+
+
+def test_a_feature_is_hashed_the_same_wherever_its_value_is_told(problem: Problem) -> None:
+    masks = Masks({"depot": "hash", "promised": "hash"}, b"secret")
+    sent, looked_up = told(masks, SENT), told(masks, ENTRY)
+    assert sent["features"]["depot"] == sent["request"]["depot"] == looked_up["features"]["depot"]
+    assert sent["features"]["promised"] == sent["request"]["promised"] == looked_up["features"]["promised"]
+    assert sent["features"]["distance"] == 4.25
 
 
 def test_what_is_computed_from_a_private_field_is_dropped_too(problem: Problem) -> None:
@@ -56,9 +73,9 @@ def test_what_is_computed_from_a_private_field_is_dropped_too(problem: Problem) 
     assert names == {
         "courier": "hash", "distance": "drop", "hour": "drop", "weekend": "drop", "km_a_minute": "drop"
     }  # fmt: skip
-    told = Masks.of(marked(problem), b"secret").masked(RECORD)
-    assert told["features"] == {"depot": "north", "promised": 45}
-    assert [part["feature"] for part in told["contributions"]] == ["depot", "promised"]
+    found = told(Masks.of(marked(problem), b"secret"), SENT)
+    assert found["features"] == {"depot": "north", "promised": 45}
+    assert [part["feature"] for part in found["contributions"]] == ["depot", "promised"]
 
 
 def test_without_a_secret_nothing_is_hashed(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
@@ -66,12 +83,12 @@ def test_without_a_secret_nothing_is_hashed(problem: Problem, caplog: pytest.Log
         masks = Masks.of(marked(problem), b"")
     assert "TRUECOURSE_LOG_SECRET" in caplog.text
     assert "courier" in caplog.text
-    assert "courier" not in masks.masked(RECORD)["request"]
+    assert "courier" not in told(masks, SENT)["request"]
 
 
 def test_a_problem_that_marks_nothing_is_logged_whole(problem: Problem) -> None:
     assert private_names(problem) == {}
-    assert json.loads(encoded(Masks.of(problem, b"").masked(RECORD))) == json.loads(encoded(RECORD))
+    assert encoded(Masks.of(problem, b"").masked(SENT)) == encoded(SENT)
 
 
 def test_the_stricter_of_two_marks_holds() -> None:

@@ -1,0 +1,82 @@
+"""What the log keeps of an answer reads as the same record, whether a value was sent, computed, or looked up."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.answered import ENTRY, Answered, Failed, Identity
+from services.prediction import new_ids
+from tests.contracts import GOOD, NOW, contract
+from tests.records import recorded
+from truecourse.encoding import LARGEST, Vocabulary
+from truecourse.request import RowReader, Rows
+
+VOCABULARY = Vocabulary(
+    kinds={
+        "city": "category", "size": "float", "count": "integer", "open": "boolean", "note": "category", "sold": "float"
+    },
+    categories={"city": ("Bonn", "Ulm"), "note": ("a", "b")},
+)  # fmt: skip
+EVENT = np.datetime64("2024-05-01T11:00:00.5", "us")
+
+
+def read(*given: dict[str, Any]) -> Rows:
+    rows = RowReader(contract()).read(given, NOW)
+    assert not rows.faults
+    return rows
+
+
+def answered(rows: Rows, sold: list[float], **changes: Any) -> Answered:
+    answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
+    columns = rows.columns | {"sold": np.array(sold)}
+    events = {"sold": np.array([EVENT if math.isfinite(value) else np.datetime64("NaT") for value in sold])}
+    return Answered(
+        Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001
+    )
+
+
+def test_a_value_is_told_as_the_model_saw_it() -> None:
+    rows = read(GOOD | {"size": 2, "id": 2**60}, {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1, "open": False,
+                                                  "since": "2024-05-01T00:00:00Z", "note": None})  # fmt: skip
+    first, second = recorded(answered(rows, [math.inf, math.nan]))
+    assert first["features"] == {
+        "city": "Ulm", "size": 2.0, "count": 3, "open": True, "note": None, "sold": float(LARGEST)
+    }  # fmt: skip
+    assert isinstance(first["features"]["size"], float)
+    assert second["features"] == {
+        "city": "nowhere", "size": 0.5, "count": 1, "open": False, "note": None, "sold": None
+    }  # fmt: skip
+    assert (first["request"], second["request"]) == tuple(rows.given)
+    assert list(first["features"]) == list(VOCABULARY.features)
+    assert (first["batch"], first["seconds"], first["at"]) == (2, 0.001, NOW.isoformat())
+
+
+def test_event_times_are_told_to_the_microsecond() -> None:
+    known, unknown = recorded(answered(read(GOOD, GOOD), [1.0, math.nan]))
+    assert known["event_times"] == {"sold": "2024-05-01T11:00:00.500000Z"}
+    assert unknown["event_times"] == {"sold": None}
+
+
+@pytest.mark.parametrize("count", [1, ENTRY, ENTRY + 1])
+def test_a_request_of_many_rows_is_kept_in_parts(count: int) -> None:
+    rows = read(*[GOOD | {"shop": i} for i in range(count)])
+    told = answered(rows, [float(i) for i in range(count)])
+    assert len(list(told.entries())) == math.ceil(count / ENTRY)
+    found = recorded(told)
+    assert [record["request"]["shop"] for record in found] == list(range(count))
+    assert [record["features"]["sold"] for record in found] == list(range(count))
+    assert [record["prediction_id"] for record in found] == [answer["prediction_id"] for answer in told.answers]
+    assert {record["batch"] for record in found} == {count}
+
+
+def test_one_that_failed_is_kept_under_the_answers_ids_and_says_nothing() -> None:
+    rows = read(GOOD)
+    given = answered(rows, [1.0], base=0.5, contributions=[{"feature": "size", "value": 1.5, "contribution": 0.1}])
+    (record,) = recorded(Failed(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))
+    assert record["prediction_id"] == given.answers[0]["prediction_id"]
+    assert (record["model_version"], record["role"], record["error"]) == (4, "shadow", "KeyError")
+    nothing = ("score", "scores", "prediction", "base", "contributions", "seconds")
+    assert [record[name] for name in nothing] == [None] * len(nothing)
+    assert (record["features"], record["event_times"], record["request"]) == ({}, {}, GOOD)

@@ -1,6 +1,7 @@
 """How much the endpoint takes on: a rate for each caller, and no more in all than it can answer in time."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -55,8 +56,9 @@ class Shedder:
     pause between them; how far into it a request is taken up is how long it has waited. Behind a turn of some length
     another half of it passed, on average, before the request could be read at all. What threads work on comes on top.
 
-    A burst is no overload: as long as the queue has been empty within INTERVAL a request may wait INTERVAL. If it
-    has not, the queue is a standing one, and only requests that waited less than `limit` seconds are taken on.
+    A burst is no overload: where the queue has been empty within INTERVAL a request may wait INTERVAL. If it has not,
+    the queue is a standing one, and only requests that waited less than `limit` seconds are taken on. So it stays until
+    none has been refused for INTERVAL: refusals are quick, and under overload the queue is empty now and then.
     """
 
     INTERVAL = 0.1
@@ -70,6 +72,7 @@ class Shedder:
         self._before = 0.0
         self._empty = self._ended = clock()
         self._idle = True
+        self._refused = -math.inf
         self._working, self._service = 0, 0.0
 
     def wait(self) -> float:
@@ -82,9 +85,12 @@ class Shedder:
         return now - self._began + self._before / 2 + self._working * self._service
 
     def admits(self) -> bool:
-        waited = self.wait()
-        standing = self._clock() - self._empty > self.INTERVAL
-        return not self._limit or waited <= (self._limit if standing else max(self._limit, self.INTERVAL))
+        waited, now = self.wait(), self._clock()
+        burst = now - self._empty <= self.INTERVAL < now - self._refused
+        admitted = not self._limit or waited <= (max(self._limit, self.INTERVAL) if burst else self._limit)
+        if not admitted:
+            self._refused = now
+        return admitted
 
     def turn_over(self) -> None:
         """The loop has come round: what was taken up together is done."""

@@ -1,5 +1,6 @@
 """The BentoML service. It is imported from inside a Bento, beside the packaged `model/` and `problems/`."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Predictions:
         if self._log is not None:
             GUARD.health.log_status = self._log.status
         GUARD.health.watch()
+        gc.collect()
+        gc.freeze()  # what is there now stays; to look through it would hold all requests up for tens of milliseconds
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Rates, and shedding under overload, on a clock that the test moves."""
 
+import random
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -76,17 +77,20 @@ def test_without_a_rate_nobody_is_counted() -> None:
 SERVICE, REFUSAL = 0.001, 0.0001
 
 
-def flood(shedder: Shedder, clock: Clock, rate: float, seconds: float) -> list[tuple[float, float | None]]:
-    """One event loop under a steady rate of requests: for each its arrival, and its latency or None if refused."""
-    begun, told = clock.now, []
-    arrived, queue = 0, []
-    while clock.now < begun + seconds:
-        while begun + arrived / rate <= clock.now:
-            queue.append(begun + arrived / rate)
-            arrived += 1
+def flood(
+    shedder: Shedder, clock: Clock, rate: float, seconds: float, seed: int | None = None
+) -> list[tuple[float, float | None]]:
+    """One event loop under requests at a rate, evenly or (`seed`) by chance: for each its arrival, and its latency or
+    None if refused."""
+    end, told, queue = clock.now + seconds, [], []
+    chance, due = random.Random(seed), clock.now
+    while clock.now < end:
+        while due <= clock.now:
+            queue.append(due)
+            due += 1 / rate if seed is None else chance.expovariate(rate)
         if not queue:
             shedder.quiet()
-            clock.now = begun + arrived / rate
+            clock.now = due
             continue
         for moment in queue:
             if shedder.admits():
@@ -106,11 +110,11 @@ def latencies(told: list[tuple[float, float | None]], after: float) -> list[floa
     return sorted(latency for moment, latency in told if latency is not None and moment >= after)
 
 
-@given(st.floats(1.2, 5))
-def test_under_overload_what_is_answered_is_answered_soon(load: float) -> None:
+@given(st.floats(1.2, 5), st.none() | st.integers(0, 1000))
+def test_under_overload_what_is_answered_is_answered_soon(load: float, seed: int | None) -> None:
     clock = Clock()
     shedder = Shedder(0.003, clock)
-    told = flood(shedder, clock, load / SERVICE, 1.0)
+    told = flood(shedder, clock, load / SERVICE, 1.0, seed)
     settled = latencies(told, 1000.0 + 3 * Shedder.INTERVAL)
     assert len(settled) > 0.3 / SERVICE * 0.7, "a good part of what it can do is still done"
     assert settled[-1] < 3 * 0.003 + 2 * SERVICE
@@ -118,7 +122,7 @@ def test_under_overload_what_is_answered_is_answered_soon(load: float) -> None:
 
 def test_without_shedding_the_queue_only_grows() -> None:
     clock = Clock()
-    settled = latencies(flood(Shedder(0, clock), clock, 3 / SERVICE, 1.0), 1000.5)
+    settled = latencies(flood(Shedder(0, clock), clock, 3 / SERVICE, 2.0), 1000.5)
     assert settled[-1] > 0.2
 
 

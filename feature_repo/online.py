@@ -1,5 +1,6 @@
 """Reading features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from truecourse.viewsql import key_columns
 
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = np.iinfo(np.int64).min
+_NOTHING: Mapping[str, Any] = {}
 """No event: as a datetime64 it is NaT."""
 REST = 0.5
 """Seconds for which a store that did not answer is not asked again: requests must not queue behind its timeout."""
@@ -31,8 +33,9 @@ _NOBODY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False,
 class Watch(Protocol):
     """Told of reads as they happen."""
 
-    def looked_up(self, view: str, events: Array, fresh: Array, times: Array | None) -> None:
-        """n keys of a view: the event times (int64 microseconds UTC, -1 for none), which are fresh, the decisions'."""
+    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+        """So many keys of a view, of which so many had no value fresh enough. `oldest`: age of the oldest value that
+        was, seconds; None without one, and where the problem has no time."""
 
     def unanswered(self, views: Iterable[str]) -> None:
         """The store did not answer for these."""
@@ -59,6 +62,8 @@ class OnlineReader:
         self._reader = store_reader(config, problem.views)
         self._rests_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
+        self._fields = {v.name: {n: field_of(column) for n, column in v.features.items()} for v in problem.views}
+        self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
     def read(self, columns: Mapping[str, Array], decision_times: Array | None, rows: int) -> OnlineFeatures:
@@ -68,7 +73,7 @@ class OnlineReader:
         time. A value is missing for an unknown or null key, and where its event lies after the decision or more than
         the ttl before it. Raises PlatformError if the store does not answer, unless every view may then be missing.
         """
-        keys = {view.name: self._keys_of(view, columns) for view in self._problem.views}
+        keys = self._keys_of(columns)
         unavailable: list[str] = []
         try:
             known = self._fetch({view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()})
@@ -80,10 +85,11 @@ class OnlineReader:
             known = {view: {} for view in keys}
             unavailable += keys
         found = OnlineFeatures({}, {}, unavailable)
+        moments = None if decision_times is None else decision_times.astype("datetime64[us]").astype(np.int64).tolist()
         for view in self._problem.views:
             answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
-            self._add(found, view, answers, decision_times)
+            self._add(found, view, answers, moments)
         return found
 
     @property
@@ -108,21 +114,33 @@ class OnlineReader:
             what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
             raise PlatformError(what, cure=cure) from error
 
-    def _keys_of(self, view: View, columns: Mapping[str, Array]) -> list[bytes | None]:
-        asked = [plain_keys(column, columns[name]) for name, column in self._keys[view.name].items()]
-        return [None if None in key else self._serialised(view.name, key) for key in zip(*asked, strict=True)]
+    def _keys_of(self, columns: Mapping[str, Array]) -> dict[str, list[bytes | None]]:
+        """By view the keys of the requests; views of one entity have the same."""
+        made: dict[tuple[str, ...], list[bytes | None]] = {}
+        for view, declared in self._keys.items():
+            names = tuple(declared)
+            if names not in made:
+                asked = [plain_keys(column, columns[name]) for name, column in declared.items()]
+                made[names] = [None if None in key else self._serialised(view, key) for key in zip(*asked, strict=True)]
+        return {view: made[tuple(declared)] for view, declared in self._keys.items()}
 
-    def _add(
-        self, found: OnlineFeatures, view: View, answers: list[Stored | None], decision_times: Array | None
-    ) -> None:
-        events = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64)
-        fresh = (events != _NEVER) & _fresh(view, events, decision_times)
+    def _add(self, found: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None) -> None:
+        """What was stored of a view, where it is fresh at the `moments` of the decisions, in microseconds."""
+        oldest = None
+        if moments is not None:
+            limit = self._limits[view.name]
+            answers = [
+                a if a is not None and 0 <= at - a[0] <= limit else None for a, at in zip(answers, moments, strict=True)
+            ]
+            ages = (at - a[0] for a, at in zip(answers, moments, strict=True) if a is not None)
+            oldest = max(ages, default=None)
         if self._watch is not None:
-            self._watch.looked_up(view.name, np.maximum(events, -1), fresh, decision_times)
-        used = [a[1] if a is not None and ok else {} for a, ok in zip(answers, fresh.tolist(), strict=True)]
-        times = np.where(fresh, events, _NEVER).astype("datetime64[us]")
-        for name, column in view.features.items():
-            found.values[name] = array_of(column, [values.get(name) for values in used])
+            age = None if oldest is None else oldest / 1e6
+            self._watch.looked_up(view.name, len(answers), answers.count(None), age)
+        times = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64).view("datetime64[us]")
+        stored = [_NOTHING if a is None else a[1] for a in answers]
+        for name, field in self._fields[view.name].items():
+            found.values[name] = array_of(field, [values.get(name) for values in stored])
             found.events[name] = times
 
 
@@ -133,16 +151,6 @@ def _serialised(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: 
     fields = [field_of(column) for column in keys[view].values()]
     (message,) = entity_keys(list(keys[view]), fields, [key])
     return bytes(serialize_entity_key(message, config.entity_key_serialization_version))
-
-
-def _fresh(view: View, events: Array, decision_times: Array | None) -> Array:
-    if decision_times is None:
-        return np.ones(len(events), dtype=bool)
-    times = decision_times.astype("datetime64[us]")
-    age = times.astype(np.int64) - events
-    limit = view.ttl // _MICROSECOND if view.ttl else np.iinfo(np.int64).max
-    fresh: Array = ~np.isnat(times) & (age >= 0) & (age <= limit)
-    return fresh
 
 
 def plain_keys(column: AnyColumn, values: Array) -> list[Any]:

@@ -42,9 +42,8 @@ def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tupl
     ]
 
 
-def array_of(column: AnyColumn, values: Sequence[Value | None]) -> Array:
-    """n values as columns_of() gives them: float64 with NaN, or object with None."""
-    field = field_of(column)
+def array_of(field: str, values: Sequence[Value | None]) -> Array:
+    """n values as columns_of() gives them: float64 with NaN, or object with None. `field`: field_of() their column."""
     empty = None if field == "string_val" else np.nan
     found = [getattr(v, field) if v is not None and v.WhichOneof("val") else empty for v in values]
     return np.array(found, dtype=object if field == "string_val" else np.float64)

@@ -52,11 +52,13 @@ class Answered:
     def entries(self) -> Iterator[dict[str, Any]]:
         """What the log keeps of them (truecourse/predictionlog.py): who answered what, to what, from which features
         known since when. To be called off the answer's path."""
+        views = {id(times): times for times in self.events.values()}  # features of one view share theirs
         for some in _parts(len(self.answers)):
+            moments = {view: times[some].view(np.int64).tolist() for view, times in views.items()}
             yield {
                 **_head(self.identity, self.role, self.at, self.rows, self.answers, some),
                 "features": {name: self._told(name, some) for name in self.vocabulary.features},
-                "event_times": {name: times[some].view(np.int64).tolist() for name, times in self.events.items()},
+                "event_times": {name: moments[id(times)] for name, times in self.events.items()},
                 "seconds": self.seconds,
                 "batch": len(self.answers),
                 "error": None,

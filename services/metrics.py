@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -68,16 +67,13 @@ class Metrics:
             found = self._labelled[key] = meter.labels(*labels)
         return found
 
-    def looked_up(self, view: str, events: Any, fresh: Any, times: Any) -> None:
-        """Of n keys of a view: the event times (int64 microseconds UTC, -1 for none), which are fresh, (n,) bool, and
-        when the decisions are, (n,) datetime64[us] or None."""
-        self.reads.labels(view).inc(len(events))
-        missed = len(events) - int(np.count_nonzero(fresh & (events >= 0)))
+    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+        """So many keys of a view, of which so many had no value fresh enough. `oldest`: of those that had, seconds."""
+        self._of(self.reads, view).inc(keys)
         if missed:
-            self.misses.labels(view).inc(missed)
-        if times is not None and missed < len(events):
-            ages = (times.astype("datetime64[us]").astype(np.int64) - events)[fresh & (events >= 0)]
-            self.age.labels(view).observe(ages.max() / 1e6)
+            self._of(self.misses, view).inc(missed)
+        if oldest is not None:
+            self._of(self.age, view).observe(oldest)
 
     def unanswered(self, views: Iterable[str]) -> None:
         """The online store did not answer for these views."""

@@ -90,13 +90,13 @@ class Vocabulary(BaseModel):
             for name, kind in self.kinds.items()
         ]
         rows = len(parts[0]) if parts else 0
+        if 0 < rows <= FEW:  # a copy of each column would cost more than what is in it
+            stacked = finite(np.concatenate(parts, dtype=np.float64))
+            return np.ascontiguousarray(stacked.reshape(len(parts), rows).T, dtype=np.float32)
         matrix = np.empty((rows, len(parts)), dtype=np.float32)
         with np.errstate(over="ignore"):
-            if 0 < rows <= FEW:  # a copy of each column would cost more than what is in it
-                matrix[:] = np.concatenate(parts).reshape(len(parts), rows).T
-            else:
-                for position, values in enumerate(parts):
-                    matrix[:, position] = values
+            for position, values in enumerate(parts):
+                matrix[:, position] = values
         return finite(matrix)
 
     def _category(self, name: str, values: Array) -> Array | list[float]:
@@ -123,7 +123,7 @@ class Vocabulary(BaseModel):
 
 
 def finite(values: Array) -> Array:
-    """float32 values with the largest number in place of infinities, which XGBoost refuses: to a tree it is the same.
+    """Values with the largest float32 in place of infinities, which XGBoost refuses: to a tree it is the same.
     In place; NaN is left alone."""
     np.minimum(values, LARGEST, out=values)
     return np.maximum(values, -LARGEST, out=values)

@@ -9,7 +9,6 @@ from tests.conftest import REPOSITORY
 from truecourse.settings import child_environment
 
 COUNTING = """
-import numpy as np
 from services import reserve
 reserve.install()
 from services.metrics import Metrics
@@ -21,7 +20,7 @@ for path in (*paths, "/nowhere"):
         metrics.answered(path, status, 0.1)
     metrics.rows.labels(path).inc()
 for view in range(40):
-    metrics.looked_up("v" * 40 + str(view), np.array([1]), np.array([True]), np.array(["2024-01-01"], "datetime64[us]"))
+    metrics.looked_up("v" * 40 + str(view), 1, 0, 60.0)
     metrics.unanswered(["v" * 40 + str(view)])
 print(metrics.exposition().decode().count("truecourse_request_seconds_count"))
 """

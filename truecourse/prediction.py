@@ -66,35 +66,29 @@ def _numbers(output: Array) -> Array:
 
 
 def attributions(model: Model, matrix: Array) -> tuple[Array, Array, Array]:
-    """Base values (n,), margins (n,) and exact SHAP contributions (n, d), float64: base and contributions add up to
-    the margin, within float32. Of a multiclass model those of the predicted class."""
-    shap, margin = _numbers(model.contributions(matrix)).astype(np.float64), model.margin(matrix).astype(np.float64)
+    """Base values (n,), margins (n,) and exact SHAP contributions (n, d), float64. Base and contributions add up to the
+    margin, which within float32 is Model.margin(). Of a multiclass model those of the predicted class."""
+    shap = _numbers(model.contributions(matrix)).astype(np.float64)
     if model.kind == "multiclass":
-        rows, chosen = np.arange(len(matrix)), margin.argmax(axis=1)
-        shap, margin = shap[rows, chosen], margin[rows, chosen]
-    return shap[:, -1], margin, shap[:, :-1]
+        shap = shap[np.arange(len(matrix)), model.margin(matrix).argmax(axis=1)]
+    return shap[:, -1], shap.sum(axis=1), shap[:, :-1]
 
 
 def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
     """For each row the base, the margin, and every feature's value and contribution, the weightiest first."""
     base, margin, parts = attributions(model, matrix)
-    order = np.argsort(-np.abs(parts), axis=1, kind="stable")
+    order = np.argsort(-np.abs(parts), axis=1, kind="stable").tolist()
     names, kinds = model.vocabulary.features, model.vocabulary.kinds
     values = [told(kinds[name], columns[name]) for name in names]
     return [
         {
-            "base": base[i].item(),
-            "margin": margin[i].item(),
+            "base": start,
+            "margin": end,
             "contributions": [
-                {
-                    "feature": names[j],
-                    "value": values[j][i],
-                    "contribution": parts[i, j].item(),
-                }
-                for j in order[i]
+                {"feature": names[j], "value": values[j][i], "contribution": shares[j]} for j in order[i]
             ],
         }
-        for i in range(len(matrix))
+        for i, (start, end, shares) in enumerate(zip(base.tolist(), margin.tolist(), parts.tolist(), strict=True))
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from services import launch
 from services.script import init, run
 from tests.integration.conftest import Endpoint, Trained
+from truecourse.encoding import columns_of
 from truecourse.errors import IntegrityError, RequestError
 from truecourse.snapshot import load_frame
 from truecourse.storage import open_store
@@ -40,11 +41,14 @@ def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained
 
 def test_a_table_of_features_is_scored_with_its_reasons(trained: Trained) -> None:
     frame = load_frame(open_store(), trained_run("deliveries", trained.version.run_id).snapshot).slice(0, 200)
-    scored = run(init(trained.version), frame, explain=True)
+    scorer = init(trained.version)
+    scored = run(scorer, frame, explain=True)
     assert scored.output.shape == scored.predicted.shape == (200,)
     assert scored.attributions is not None
     base, margin, parts = scored.attributions
-    assert np.allclose(base + parts.sum(axis=1), margin, atol=1e-5)
+    words = scorer.model.vocabulary
+    assert np.allclose(margin, scorer.model.margin(words.encode(columns_of(frame, words.features))), atol=1e-5)
+    assert np.allclose(base + parts.sum(axis=1), margin, atol=1e-12)
     assert np.allclose(1 / (1 + np.exp(-margin)), scored.output, atol=1e-6)
 
 

@@ -2,7 +2,7 @@
 
 A spool's folder holds `<stream>.<number>.open`, which its writer holds an flock on and appends to, and
 `<stream>.<number>.sealed`, which are complete. A stream is one run of one writer; its segments are numbered from 1,
-each begun only when the one before was let go of. Each record is framed by its length and a digest of both, so that a
+each begun only when the one before was let go of. Each record is framed by its length and a checksum of both, so that a
 torn end, or a flipped byte, is told from a record.
 """
 
@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
+from zlib import crc32
 
 from truecourse.durable import sync_file
 
@@ -22,26 +22,27 @@ REPORT = "shipper.json"
 """Beside the segments, what the shipper leaves word of: {"at": Unix seconds, "error": text, empty if all is well}."""
 RECORD_LIMIT = 32 << 20
 """Bytes of a record. A length beyond it is damage."""
-_HEADER = struct.Struct("<I8s")
+_HEADER = struct.Struct("<II")
+_LENGTH = struct.Struct("<I")
 
 
-def _digest(length: bytes, payload: bytes) -> bytes:
-    return blake2b(length + payload, digest_size=8).digest()
+def _checksum(payload: bytes) -> int:
+    return crc32(payload, crc32(_LENGTH.pack(len(payload))))
 
 
 def framed(payload: bytes) -> bytes:
-    """A record as it stands in a segment: 4 bytes of length, 8 of digest, the payload."""
-    return _HEADER.pack(len(payload), _digest(struct.pack("<I", len(payload)), payload)) + payload
+    """A record as it stands in a segment: 4 bytes of length, 4 of a CRC-32 of both, the payload."""
+    return _HEADER.pack(len(payload), _checksum(payload)) + payload
 
 
 def unframed(data: bytes) -> tuple[list[bytes], int]:
     """The records up to the first that is not whole, and how many bytes they take: all of `data` if none is damaged."""
     records, place = [], 0
     while place + _HEADER.size <= len(data):
-        length, digest = _HEADER.unpack_from(data, place)
+        length, checksum = _HEADER.unpack_from(data, place)
         end = place + _HEADER.size + length
         payload = data[place + _HEADER.size : end]
-        if not 0 < length <= RECORD_LIMIT or end > len(data) or _digest(data[place : place + 4], payload) != digest:
+        if not 0 < length <= RECORD_LIMIT or end > len(data) or _checksum(payload) != checksum:
             break
         records.append(payload)
         place = end

@@ -24,6 +24,14 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, so that their names survive a loss of power. Raises OSError."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_file(path.parent)
+
+
 def newest_commit(table: Path) -> int:
     """The version of a Delta table in a folder, by the names of its commits; -1 where there is none."""
     log = table / LOG

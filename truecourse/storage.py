@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from truecourse.digests import sha256, sha256_file
+from truecourse.durable import make_folder, sync_file
 from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFound, SettingsError, StorageError
 from truecourse.references import ArtifactRef
 from truecourse.settings import Settings, get_settings
@@ -34,7 +35,8 @@ class ObjectStore(Protocol):
 
 
 class LocalStore:
-    """A folder. Objects appear by rename or link, after an fsync, so that a reader never sees half of one."""
+    """A folder. Objects appear by rename or link, after an fsync, so that a reader never sees half of one; their names
+    are synced before anybody is told."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
@@ -64,7 +66,8 @@ class LocalStore:
 
     @contextmanager
     def _temporary(self, path: Path, data: bytes | Path) -> Iterator[Path]:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """A file that holds the data; whoever names it `path` has the name synced at the end of the block."""
+        make_folder(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with temporary.open("wb") as file:
@@ -77,6 +80,7 @@ class LocalStore:
                 file.flush()
                 os.fsync(file.fileno())
             yield temporary
+            sync_file(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

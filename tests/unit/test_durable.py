@@ -1,4 +1,4 @@
-"""A loss of power in the middle of a shipment: what was never synced is gone, and no record with it."""
+"""A loss of power: what was never synced is gone, and with it no object that was stored and no record shipped."""
 
 import os
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from truecourse.durable import CHECKPOINT, LOG, take_back_torn
 from truecourse.predictionlog import encoded, log_table
 from truecourse.segments import SEALED, Segment, listed
 from truecourse.shipping import ship, spool_folder
+from truecourse.storage import LocalStore
 from truecourse.tables import Tables
 
 
@@ -72,6 +73,22 @@ def test_no_segment_goes_before_its_rows_survive_a_loss_of_power(
     for image, expected in zip(images, (["a", "b"], ["a", "b", "c"]), strict=True):
         configure(storage=image)
         assert logged() == expected
+
+
+@pytest.mark.parametrize("how", ["put", "put_new", "upload"])
+def test_an_object_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    disk, root = Disk(monkeypatch), tmp_path / "storage"
+    root.mkdir()
+    (tmp_path / "file").write_bytes(b"whole")
+    store = LocalStore(root)
+    for number, key in enumerate(("models/flights/1.json", "models/flights/2.json", "models/tips/1.json")):
+        if how == "upload":
+            store.upload(key, tmp_path / "file")
+        else:
+            getattr(store, how)(key, b"whole")
+        image = tmp_path / f"image{number}"
+        disk.restore(root, image)
+        assert (image / key).read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("torn", ["commit", "rows", "both", "neither"])

@@ -41,6 +41,13 @@ class Model:
         """The model's UBJSON: equal bytes for equal models."""
         return bytes(self.booster.save_raw("ubj"))
 
+    @cached_property
+    def trees(self) -> int:
+        """How many are walked for a row: one a boosting round, or one a round and class."""
+        return int(self.booster.num_boosted_rounds()) * (
+            len(self.vocabulary.classes) if self.kind == "multiclass" else 1
+        )
+
     def predict(self, matrix: Array) -> Array:
         """float32: probabilities of the last class (n,) for binary, of every class (n, k) for multiclass, values (n,)
         for regression."""

@@ -8,8 +8,10 @@ import pytest
 import xgboost
 
 from truecourse.direct import Direct
-from truecourse.encoding import Array
+from truecourse.encoding import Array, Vocabulary
 from truecourse.errors import ModelError
+from truecourse.model import Model
+from truecourse.problem import Kind
 
 TYPES = ["q"] * 5 + ["int"] * 2 + ["i"] + ["c"] * 4
 CATEGORIES, ROWS = 30, 100_000
@@ -84,3 +86,11 @@ def test_a_matrix_of_another_width_is_an_error() -> None:
         Direct(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="does not predict"):
         Direct(booster("binary:logistic")).contributions(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_trees_that_a_row_walks_are_counted(objective: str) -> None:
+    trained = booster(objective)
+    kind: Kind = "multiclass" if "multi" in objective else "binary"
+    words = Vocabulary(kinds={}, categories={}, classes=tuple("0123") if kind == "multiclass" else ("0", "1"))
+    assert Model(trained, words, kind).trees == len(trained.get_dump())

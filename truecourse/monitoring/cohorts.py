@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from truecourse.encoding import Array
 from truecourse.metrics import losses
@@ -32,6 +32,8 @@ class Cohort(Reference):
     was there.
     `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     day: date
     counted: UtcTime | None = None

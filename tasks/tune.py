@@ -125,8 +125,10 @@ def _evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], t
     def binned_folds(max_bin: int) -> list[Fold]:
         if max_bin not in binned:
             data = Matrices(vocabulary, max_bin)
-            pairs = [(data.make(matrix[fit], labels[fit]), fit, score) for fit, score in masks]
-            binned[max_bin] = [(made, data.make(matrix[score], labels[score], made)) for made, _, score in pairs]
+            binned[max_bin] = [
+                (data.fitted(matrix[fit], labels[fit]), data.measured(matrix[score], labels[score]))
+                for fit, score in masks
+            ]
         return binned[max_bin]
 
     def evaluate(found: dict[str, Any]) -> tuple[list[float], list[int]]:

@@ -36,29 +36,34 @@ def parameters(spec: XGBoost) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Matrices:
-    """XGBoost's own binned matrices, on canonical cut points."""
+    """XGBoost's own matrices: rows to learn from, binned on canonical cut points, and rows to measure on as they are.
+
+    Of a binned row a tree first has to find the value again, for each split; measuring on plain ones takes a third of
+    the time, and gives the same loss: the trees split at cut points."""
 
     vocabulary: Vocabulary
     max_bin: int
 
-    def make(
-        self, matrix: Array, labels: Array, like: "xgboost.QuantileDMatrix | None" = None
-    ) -> "xgboost.QuantileDMatrix":
-        """From (n, d) float32 and n labels; cut points of these rows, or those of `like`."""
-        return self._binned(matrix, labels, like or self._binned(grid(matrix, self.vocabulary, self.max_bin)))
+    def fitted(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
+        """From (n, d) float32 and n labels, on cut points of these rows."""
+        return self._binned(matrix, labels, self._binned(grid(matrix, self.vocabulary, self.max_bin)))
+
+    def measured(self, matrix: Array, labels: Array) -> "xgboost.DMatrix":
+        import xgboost
+
+        return xgboost.DMatrix(matrix, labels, enable_categorical=True, **self._described())
 
     def _binned(self, matrix: Array, labels: Array | None = None, ref: Any = None) -> "xgboost.QuantileDMatrix":
         import xgboost
 
-        return xgboost.QuantileDMatrix(
-            matrix,
-            labels,
-            ref=ref,
-            max_bin=self.max_bin,
-            feature_names=self.vocabulary.booster_names,
-            feature_types=self.vocabulary.feature_types,
-            nthread=get_settings().threads,
-        )
+        return xgboost.QuantileDMatrix(matrix, labels, ref=ref, max_bin=self.max_bin, **self._described())
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "feature_names": self.vocabulary.booster_names,
+            "feature_types": self.vocabulary.feature_types,
+            "nthread": get_settings().threads,
+        }
 
 
 def grid(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
@@ -86,7 +91,7 @@ def boost(
     vocabulary: Vocabulary,
     spec: XGBoost,
     data: "xgboost.QuantileDMatrix",
-    validation: "xgboost.QuantileDMatrix | None" = None,
+    validation: "xgboost.DMatrix | None" = None,
     progress: bool = True,
 ) -> tuple["xgboost.Booster", dict[str, list[float]]]:
     """Boost for `spec.rounds`, or until the validation loss has not fallen for `early_stopping_rounds`.

@@ -85,12 +85,12 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
     matrices = [matrix_of(vocabulary, side) for side in sides]
     labels = [vocabulary.labels(side) for side in sides]
     data = Matrices(vocabulary, spec.max_bin)
-    train_data = data.make(matrices[0], labels[0])
-    booster, curve = boost(problem.kind, vocabulary, spec, train_data, data.make(matrices[1], labels[1], train_data))
+    train_data, validation = data.fitted(matrices[0], labels[0]), data.measured(matrices[1], labels[1])
+    booster, curve = boost(problem.kind, vocabulary, spec, train_data, validation)
     rounds = int(np.argmin(curve["validate"])) + 1
     log.info("chose %d rounds: validation %s %.5f", rounds, LOSSES[problem.kind], curve["validate"][rounds - 1])
     if spec.refit:
-        everything = data.make(np.concatenate(matrices), np.concatenate(labels))
+        everything = data.fitted(np.concatenate(matrices), np.concatenate(labels))
         booster, _ = boost(problem.kind, vocabulary, dataclasses.replace(spec, rounds=rounds), everything)
     else:
         booster = booster[:rounds]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
+import xgboost
 
-from truecourse.boosting import grid, parameters
+from truecourse.boosting import Matrices, boost, grid, parameters
 from truecourse.encoding import Vocabulary
 from truecourse.errors import ModelError
 from truecourse.folds import folds
@@ -28,7 +29,7 @@ from truecourse.problem import (
     XGBoost,
 )
 from truecourse.references import Snapshot
-from truecourse.training import train, training_key, with_parameters
+from truecourse.training import matrix_of, rows_of, train, training_key, with_parameters
 
 COLUMNS = {"place": Text(nulls=True), "size": Float(nulls=True), "many": Integer(), "flag": Boolean(), "void": Float()}
 
@@ -101,6 +102,24 @@ def test_rounds_are_chosen_on_validation_rows_and_the_refit_uses_them(home: obje
     kept = train(problem(rounds=300, learning_rate=0.3, refit=False), frame(spec))
     assert kept.model.booster.num_boosted_rounds() == trained.rounds
     assert kept.model.ubj() != trained.model.ubj()
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_the_loss_of_rows_as_they_are_is_that_of_binned_ones(kind: Kind, home: object) -> None:
+    spec = problem(kind, rounds=40, max_bin=16)
+    rows = frame(spec)
+    vocabulary = Vocabulary.learn(spec, rows)
+    (fit, fitted), (check, checked) = (
+        (matrix_of(vocabulary, part), vocabulary.labels(part)) for part in (rows_of(rows, s) for s in ("train", "test"))
+    )
+    made = Matrices(vocabulary, spec.model.max_bin)
+    data = made.fitted(fit, fitted)
+    check[:5, vocabulary.features.index("size")] = [-1e9, 1e9, np.nan, -0.0, 1e-30]  # such as were never learned from
+    described = {"feature_names": vocabulary.booster_names, "feature_types": vocabulary.feature_types}
+    binned = xgboost.QuantileDMatrix(check, checked, ref=data, max_bin=spec.model.max_bin, **described)
+    boosted = [boost(kind, vocabulary, spec.model, data, side) for side in (made.measured(check, checked), binned)]
+    assert boosted[0][1] == boosted[1][1]
+    assert boosted[0][0].save_raw("ubj") == boosted[1][0].save_raw("ubj")
 
 
 def test_test_rows_never_count(home: object) -> None:

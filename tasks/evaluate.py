@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
@@ -12,6 +13,7 @@ from prefect.context import FlowRunContext
 from tasks.retry import RETRY
 from truecourse import modelpage, plots, registry, tracking
 from truecourse.comparison import Rival
+from truecourse.encoding import Array
 from truecourse.evaluation import HeldOut, evidence
 from truecourse.gates import failed, judge
 from truecourse.loading import load_problem
@@ -36,10 +38,8 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
     "champion": version compared with or None, "page": key}."""
     spec, store = load_problem(problem), open_store()
-    frame = load_frame(store, run.snapshot)
-    test = HeldOut(spec, registry.open_model(run, spec.kind), frame, rows_of(frame, "test"))
-    office = registry.champion(problem)
-    report = _report(test, run, store, office)
+    test = _held_out(spec, run, store)
+    report = _report(test, test.predictions, run, store) | {"page": page_key(run)}
     images = plots.draw(test, json.loads(tracking.artifact(run.run_id, "training.json"))["curve"])
     page = _page(spec, run, store, report, images)
     store.put(page_key(run), page)
@@ -51,8 +51,24 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     return report
 
 
-def _report(test: HeldOut, run: TrainedRun, store: ObjectStore, office: ModelVersion | None) -> dict[str, Any]:
-    metrics, parts = test.metrics(test.predictions), test.slices()
+def judge_model(problem: str, run: TrainedRun) -> dict[str, Any]:
+    """The report of a run that nobody will look at, stored in it as report.json: with no linear baseline, which no gate
+    asks for, no plots and no page. They take ten times as long as the verdicts."""
+    spec, store = load_problem(problem), open_store()
+    test = _held_out(spec, run, store)
+    report = _report(test, test.judged, run, store)
+    tracking.put_artifacts(run.run_id, {"report.json": json.dumps(report, indent=1).encode()})
+    _log_metrics(run, report)
+    return report
+
+
+def _held_out(problem: Problem, run: TrainedRun, store: ObjectStore) -> HeldOut:
+    frame = load_frame(store, run.snapshot)
+    return HeldOut(problem, registry.open_model(run, problem.kind), frame, rows_of(frame, "test"))
+
+
+def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, store: ObjectStore) -> dict[str, Any]:
+    metrics, parts, office = test.metrics(predictions), test.slices(), registry.champion(run.problem)
     rival = opened(office, test.problem) if office and office.run_id != run.run_id else None
     verdicts = judge(test.problem.gates, evidence(test, metrics, parts, rival))
     report = {
@@ -61,7 +77,6 @@ def _report(test: HeldOut, run: TrainedRun, store: ObjectStore, office: ModelVer
         "gates": verdicts,
         "rows": load_manifest(store, run.snapshot).rows,
         "champion": office.version if office else None,
-        "page": page_key(run),
     }
     loss = metrics["model"][test.problem.metric]["value"]
     log.info("test rows: %s %.4f, gates: %s", test.problem.metric, loss, _told(verdicts))

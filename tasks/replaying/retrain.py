@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tasks.evaluate import evaluate_model
+from tasks.evaluate import judge_model
 from tasks.register import register_model
 from tasks.snapshot import build_snapshot, feature_versions
 from tasks.train import train_model
@@ -34,7 +34,7 @@ def retrain(problem: Problem, tables: Tables, at: datetime) -> Retrained:
     features = feature_versions(problem, tables, clean)
     snapshot = build_snapshot(problem_at(problem, at), tables, clean=clean, features=features, until=until)
     run = train_model.fn(problem.name, snapshot)
-    report = evaluate_model.fn(problem.name, run)
+    report = judge_model(problem.name, run)
     version = register_model.fn(run, report)
     promoted = registry.champion(problem.name) == version
     return Retrained(at, version, promoted, report["gates"], snapshot.rows)

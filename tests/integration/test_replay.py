@@ -1,6 +1,8 @@
 """A replay of the deliveries, four weeks of it: nothing sees its future, it repeats, and planted faults bite."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -16,13 +19,22 @@ from feature_repo.historic import HistoricReader
 from tasks.replaying.desk import identity
 from tasks.replaying.run import Plan, home_of, play, staged
 from tests import deliveries
+from tests.conftest import REPOSITORY, wait_until
 from truecourse import registry
 from truecourse.loading import load_problem
 from truecourse.predictionlog import log_table
-from truecourse.settings import get_settings
+from truecourse.settings import child_environment, get_settings
 from truecourse.tables import Tables
 
 FIRST, LAST = date(2024, 3, 1), date(2024, 3, 12)
+
+
+KILLED = """
+from datetime import date
+from tasks.replaying.run import Plan, play
+if __name__ == "__main__":
+    play(Plan("deliveries", date(2024, 3, 1), date(2024, 3, 12), tick=5), lambda now: print(now.done, flush=True))
+"""
 
 
 def world(days: int = 80) -> pd.DataFrame:
@@ -35,6 +47,20 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
     deliveries.install(problems, world())
     configure(home=tmp_path / ".truecourse", problems=problems, problem="deliveries")
     return problems
+
+
+def _killed_after(days: int) -> None:
+    """A replay in a process that is killed, with all that it started, once it has played so many days."""
+    script = get_settings().home / "killed.py"
+    script.write_text(KILLED)
+    environment = child_environment(PYTHONPATH=str(REPOSITORY))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment, text=True) as begun:
+        assert begun.stdout is not None
+        assert f"{days}\n" in iter(begun.stdout.readline, "")
+        family = psutil.Process(begun.pid).children(recursive=True)
+        begun.kill()
+    assert family
+    wait_until(lambda: not any(map(psutil.Process.is_running, family)), 20, "the end of its second process")
 
 
 def log_of(problem: str) -> pa.Table:
@@ -76,6 +102,8 @@ def test_a_replay_serves_all_and_repeats_and_the_future_changes_nothing(installe
     assert not first.select(KEPT).equals(again.select(KEPT))  # and afterwards everything does
     assert other["digest"] != document["digest"]
 
+    # and of one that was killed halfway, the next sees nothing
+    _killed_after(4)
     deliveries.install(installed, world())
     assert play(plan)["digest"] == document["digest"]
 

@@ -1,0 +1,64 @@
+"""A second process beside the replay, for what would hold the interpreter's lock while the replay has other work."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.tables import Tables
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_mine: list[Any] = []
+"""In the second process: the problem and its tables, which keep open what they have read."""
+
+
+class Beside:
+    """Lives as long as the block, under the settings that hold where it begins; without the block's process it ends
+    itself, however that ended. One thing is done at a time, in the order that it was asked for."""
+
+    def __init__(self, problem: str) -> None:
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (problem,))
+
+    def __enter__(self) -> Self:
+        self.ask(_ready)  # the process starts, and imports what it needs
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def ask(
+        self, function: Callable[Concatenate[Problem, Tables, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Call it there with the problem, its tables, and these arguments. What is not there yet is waited for with
+        result(), which raises what the function raised."""
+        return self._pool.submit(_call, function, args, kwargs)
+
+
+def _begin(problem: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the first process ends this one
+    threading.Thread(target=_follow, daemon=True).start()
+    _mine[:] = load_problem(problem), Tables()
+
+
+def _follow() -> None:
+    """A first process that was killed sends nothing any more, and its second one must not write after it."""
+    first = parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
+
+
+def _call(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    return function(*_mine, *args, **kwargs)
+
+
+def _ready(problem: Problem, tables: Tables) -> int:
+    from truecourse.monitoring import quality  # noqa: F401
+
+    return os.getpid()

@@ -1,0 +1,28 @@
+"""What tests let a replay's second process do: it takes functions by their names, from modules."""
+
+import os
+import time
+
+from truecourse.errors import FeatureError
+from truecourse.problem import Problem
+from truecourse.settings import get_settings
+from truecourse.tables import Tables
+
+
+def whereabouts(problem: Problem, tables: Tables, word: str) -> tuple[int, str, str, str]:
+    return os.getpid(), problem.name, tables.store.root, word
+
+
+def refused(problem: Problem, tables: Tables) -> None:
+    raise FeatureError("no such day", where=problem.name, cure="ask for another")
+
+
+def busy(problem: Problem, tables: Tables) -> None:
+    """At work for minutes, and says so."""
+    home = get_settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "mark").write_text(str(os.getpid()))
+    (home / "mark").rename(home / "busy")
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        pass

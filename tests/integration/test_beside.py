@@ -1,0 +1,67 @@
+"""The replay's second process: it works on the replay's own problem, says what went wrong, and outlives nobody."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.replaying.beside import Beside
+from tests import deliveries
+from tests.besides import refused, whereabouts
+from tests.conftest import REPOSITORY, wait_until
+from truecourse.errors import FeatureError
+from truecourse.settings import child_environment, elsewhere, get_settings
+
+HELD = """
+import os, sys, time
+from tasks.replaying.beside import Beside
+from tests.besides import busy
+if __name__ == "__main__":
+    with Beside("deliveries") as beside:
+        beside.ask(busy)
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    problems = tmp_path / "problems"
+    deliveries.install(problems)
+    configure(home=tmp_path / ".truecourse", problems=problems)
+    return tmp_path
+
+
+def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
+    with elsewhere(home=installed / "other", storage=""), Beside("deliveries") as beside:
+        asked = [beside.ask(whereabouts, "a"), beside.ask(whereabouts, word="b")]
+        (process, problem, root, first), (other, *_, second) = (one.result() for one in asked)
+        assert process == other != os.getpid()
+        assert (problem, first, second) == ("deliveries", "a", "b")
+        assert root == str(installed / "other" / "storage")
+        with pytest.raises(FeatureError, match="no such day") as error:
+            beside.ask(refused).result()
+        assert error.value.cure == "ask for another"
+        assert beside.ask(whereabouts, "c").result()[0] == process  # an error ends nothing
+    assert not psutil.pid_exists(process)
+
+
+def test_a_killed_process_takes_its_second_one_along_be_it_busy(installed: Path, tmp_path: Path) -> None:
+    script = tmp_path / "held.py"
+    script.write_text(HELD)
+    environment = child_environment(PYTHONPATH=str(REPOSITORY))
+    held = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment, text=True)
+    assert held.stdout is not None
+    assert int(held.stdout.readline()) == held.pid
+    mark = get_settings().home / "busy"
+    wait_until(mark.exists, 60, "the second process at work")
+    family = psutil.Process(held.pid).children(recursive=True)
+    assert int(mark.read_text()) in [one.pid for one in family]
+    held.send_signal(signal.SIGKILL)
+    held.wait(10)
+    wait_until(lambda: not any(map(psutil.Process.is_running, family)), 20, "the end of all that it started")

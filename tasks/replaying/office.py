@@ -1,5 +1,6 @@
 """Who answers in the replay: retraining on schedule and on findings, promotion, and rollback on closed cohorts."""
 
+from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.replaying.desk import Asked, Desk
-from tasks.replaying.retrain import Retrained, retrain
+from tasks.replaying.retrain import Retrained, fit, judge
 from truecourse import aliases, registry
 from truecourse import frame as frames
 from truecourse.encoding import Array, Vocabulary
@@ -17,7 +18,7 @@ from truecourse.gates import failed
 from truecourse.monitoring import attempts
 from truecourse.monitoring.record import Alarm, Attempt
 from truecourse.problem import Problem
-from truecourse.references import ModelVersion, Window
+from truecourse.references import ModelVersion, TrainedRun, Window
 from truecourse.replay import outcome
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables
@@ -39,6 +40,7 @@ class Office:
         self._before: ModelVersion | None = None
         self._since = datetime.min.replace(tzinfo=UTC)
         self._asked: list[Asked] = []
+        self._ahead: dict[datetime, Future[TrainedRun]] = {}
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -66,6 +68,11 @@ class Office:
     def remember(self, asked: Asked) -> None:
         if self._before is not None:
             self._asked.append(asked)
+
+    def look_ahead(self, days: list[datetime], pool: Executor) -> None:
+        """Begin to train what the first of a month will ask for, beside the days that are played until then. `days`:
+        from a delivery up to the next one, so that nothing comes meanwhile that it would learn from."""
+        self._ahead |= {day: pool.submit(fit, self._problem, self._tables, day) for day in days if day.day == 1}
 
     def close(self, now: datetime, alarms: tuple[Alarm, ...]) -> str:
         """The end of a day (UTC midnight) with these findings open; what was done, in a few words."""
@@ -105,7 +112,8 @@ class Office:
         self._desk.open(version)
 
     def _retrain(self, at: datetime, why: str) -> Retrained:
-        made = retrain(self._problem, self._tables, at)
+        begun = self._ahead.pop(at, None)
+        made = judge(self._problem, begun.result() if begun else fit(self._problem, self._tables, at), at)
         shut = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed(made.gates))
         what = "promoted" if made.promoted else "kept"
         self._tell(at, made.version, what, f"{why}; {shut}" if shut else why)

@@ -11,7 +11,7 @@ from tasks.train import train_model
 from truecourse import registry
 from truecourse.monitoring.moving import problem_at
 from truecourse.problem import Problem
-from truecourse.references import ModelVersion
+from truecourse.references import ModelVersion, TrainedRun
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables
 
@@ -27,14 +27,18 @@ class Retrained:
     rows: int
 
 
-def retrain(problem: Problem, tables: Tables, at: datetime) -> Retrained:
-    """Train on what is known at `at` (UTC), judge, register, and promote past the gates."""
-    until = at.replace(tzinfo=None)
+def fit(problem: Problem, tables: Tables, at: datetime) -> TrainedRun:
+    """Train on what is known at `at` (UTC). Whoever does it before that moment, but after the last delivery before it,
+    gets the same model."""
     clean = clean_versions(problem, tables)
     features = feature_versions(problem, tables, clean)
+    until = at.replace(tzinfo=None)
     snapshot = build_snapshot(problem_at(problem, at), tables, clean=clean, features=features, until=until)
-    run = train_model.fn(problem.name, snapshot)
+    return train_model.fn(problem.name, snapshot)
+
+
+def judge(problem: Problem, run: TrainedRun, at: datetime) -> Retrained:
+    """Judge the model at `at`, register it, and promote it past the gates."""
     report = judge_model(problem.name, run)
     version = register_model.fn(run, report)
-    promoted = registry.champion(problem.name) == version
-    return Retrained(at, version, promoted, report["gates"], snapshot.rows)
+    return Retrained(at, version, registry.champion(problem.name) == version, report["gates"], run.snapshot.rows)

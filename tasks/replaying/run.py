@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -139,15 +140,17 @@ class Replay:
         days = (last - first) // DAY + 1
         edges = self._edges(first, last + DAY)
         tell(Progress(0, days, self._plan.first, "the first model is trained"))
-        for start, end in pairwise(edges):
-            self._deliver(start, end)
-            if start == first:
-                self._office.begin(first)
-                self._opened(start, end)
-            for number in range((end - start) // DAY):
-                day = start + number * DAY
-                said = self._day(day)
-                tell(Progress((day - first) // DAY + 1, days, day.date(), said))
+        with ThreadPoolExecutor(1) as pool:
+            for start, end in pairwise(edges):
+                self._deliver(start, end)
+                if start == first:
+                    self._office.begin(first)
+                    self._opened(start, end)
+                coming = [start + number * DAY for number in range((end - start) // DAY)]
+                self._office.look_ahead([day + DAY for day in coming if day < last], pool)
+                for day in coming:
+                    said = self._day(day)
+                    tell(Progress((day - first) // DAY + 1, days, day.date(), said))
         self._deliver(last + DAY, last + 3 * DAY)  # the outcomes of the last decisions
 
     def _edges(self, first: datetime, end: datetime) -> list[datetime]:

@@ -108,6 +108,20 @@ def test_a_replay_serves_all_and_repeats_and_the_future_changes_nothing(installe
     assert play(plan)["digest"] == document["digest"]
 
 
+def test_a_model_that_is_trained_ahead_has_not_seen_what_was_delivered_with_its_rows(installed: Path) -> None:
+    plan, models = Plan("deliveries", date(2024, 2, 26), date(2024, 3, 3), tick=14), []
+    for late in (1, 3):
+        served = world()
+        served.loc[pd.to_datetime(served["ordered_at"]) >= "2024-03-01", "took"] *= late
+        served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
+        told = play(plan)["events"]
+        assert [event["at"][:10] for event in told] == ["2024-02-26", "2024-03-01"]
+        with staged(home_of("deliveries")):
+            models.append([version.model_sha256 for version in registry.versions("deliveries")])
+    assert models[0] == models[1]
+    assert len(set(models[0])) == 2
+
+
 def test_planted_faults_reach_requests_features_labels_and_the_serving_code(installed: Path) -> None:
     inject = (
         "unit:deliveries.distance:*10@2024-03-04..2024-03-05",

@@ -1,5 +1,6 @@
 """Sums of days give the metrics of their rows, for every kind of problem; a loss that lasts is told from a storm."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tests.judged import FIRST, cohort_of
 from truecourse.encoding import Array
 from truecourse.metrics import measure
+from truecourse.monitoring.closing import COHORTS
 from truecourse.monitoring.cohorts import (
     Cohort,
     Judged,
@@ -124,3 +126,13 @@ def test_what_lasts_is_alarmed_and_what_is_over_is_not(kind: Kind) -> None:
         assert abs((first.since - FIRST).days - 60) <= 2
     assert not any(said(kind, [0.0] * 20 + [0.4] + [0.0] * 20, seed) for seed in range(5))
     assert not any(said(kind, [0.4] * 10 + [0.0] * 20, seed) for seed in range(5))
+
+
+def test_cohorts_come_back_from_json_as_they_were_be_there_numbers_that_are_none() -> None:
+    days = [cohort("binary", day, *rows("binary", 200, np.random.default_rng(day))) for day in range(3)]
+    days.append(days[0].model_copy(update={"loss": float("nan"), "lag": (1.5, float("nan"), float("inf"))}))
+    kept = COHORTS.dump_json(days)
+    back = COHORTS.validate_json(kept)
+    assert back[:3] == days[:3]
+    assert repr(back) == repr(days)  # NaN is not equal to itself
+    assert repr([Cohort.model_validate(one) for one in json.loads(kept)]) == repr(days)  # as earlier versions read them

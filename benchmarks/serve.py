@@ -40,7 +40,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Case:
-    """`rows` a request; `requests` of each client count a round, of each server."""
+    """`rows` a request; so many `requests` a round, of each server."""
 
     rows: int
     clients: int
@@ -65,9 +65,9 @@ def measured_bare(rounds: int) -> Found:
         makers = (ours("bare"), fastapi("bare"), bento(), mlflow())
         servers = [stack.enter_context(started(maker)) for maker in makers]
         explain = Server("explain", servers[0].child, servers[0].port, "/explain")
-        cases = [Case(n, clients, 40 if n > 1 else 160) for n in (1, 100) for clients in CLIENTS]
+        cases = [Case(n, clients, 150 if n > 1 else 400) for n in (1, 100) for clients in CLIENTS]
         found = in_turn(servers, "bare", cases, rounds)
-        return found | in_turn([explain], "bare", [Case(1, 1, 80)], rounds)
+        return found | in_turn([explain], "bare", [Case(1, 1, 100)], rounds)
 
 
 def measured_looked_up(rounds: int, store: str) -> Found:
@@ -77,7 +77,7 @@ def measured_looked_up(rounds: int, store: str) -> Found:
     with ExitStack() as stack:
         makers = (ours("looked_up", **environment), fastapi("looked_up", **environment))
         servers = [stack.enter_context(started(server)) for server in makers]
-        return in_turn(servers, "looked_up", [Case(1, clients, 160) for clients in CLIENTS], rounds)
+        return in_turn(servers, "looked_up", [Case(1, clients, 400) for clients in CLIENTS], rounds)
 
 
 def in_turn(servers: list[Server], problem: str, cases: list[Case], rounds: int) -> Found:

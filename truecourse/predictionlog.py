@@ -101,7 +101,9 @@ def _values(name: str, told: str | list[Any], requests: list[dict[str, Any]]) ->
     if not isinstance(told, str):
         return told
     sent = [request.get(name) for request in requests]
-    return [float(value) if isinstance(value, int) else value for value in sent] if told == "float" else sent
+    if told == "float":
+        return [float(value) if isinstance(value, int) else value for value in sent]
+    return [int(value) if isinstance(value, float) else value for value in sent]  # 3.0 may be sent for 3
 
 
 def _by_row(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

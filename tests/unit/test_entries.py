@@ -38,15 +38,16 @@ def answered(rows: Rows, sold: list[float], **changes: Any) -> Answered:
 
 
 def test_a_value_is_told_as_the_model_saw_it() -> None:
-    rows = read(GOOD | {"size": 2, "id": 2**60}, {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1, "open": False,
-                                                  "since": "2024-05-01T00:00:00Z", "note": None})  # fmt: skip
+    other = {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1.0, "open": False, "since": GOOD["since"]}
+    rows = read(GOOD | {"size": 2, "id": 2**60}, other | {"note": None})
     first, second = recorded(answered(rows, [math.inf, math.nan]))
     assert first["features"] == {
         "city": "Ulm", "size": 2.0, "count": 3, "open": True, "note": None, "sold": float(LARGEST)
     }  # fmt: skip
     assert isinstance(first["features"]["size"], float)
+    assert isinstance(second["features"]["count"], int)
     assert second["features"] == {
-        "city": "nowhere", "size": 0.5, "count": 1, "open": False, "note": None, "sold": None
+        "city": "nowhere", "size": 0.5, "count": 1.0, "open": False, "note": None, "sold": None
     }  # fmt: skip
     assert (first["request"], second["request"]) == tuple(rows.given)
     assert list(first["features"]) == list(VOCABULARY.features)

@@ -15,6 +15,8 @@ from truecourse.references import naive_utc
 from truecourse.storage import ObjectStore
 
 _DAYS = 120
+_ROOM = 3.0
+"""Days beside the first point and the last: left alone, the axis of a single day is four years long."""
 _SOFT = "#8a9099"
 _BAD = "#d0342c"
 
@@ -29,7 +31,9 @@ def timelines(store: ObjectStore, problem: Problem) -> dict[str, Markup]:
             continue
         title, drawing = made
         axis = drawing.axes[0]
-        low, high = axis.get_xlim()
+        first, last = axis.dataLim.intervalx
+        room = max(_ROOM, (last - first) / 20)
+        low, high = first - room, last + room
         _mark(axis, [moment for moment in promoted if low <= _number(moment) <= high])
         axis.set_xlim(low, high)
         _date(axis)

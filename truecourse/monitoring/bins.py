@@ -16,6 +16,7 @@ Edges: TypeAlias = Array | tuple[str, ...]
 MAX_CATEGORIES = 30
 RARE = 0.005
 """Categories with a smaller share of the reference count as `other`."""
+FEW_EDGES = 32
 _SAMPLE = 1 << 16
 MISSING, OTHER = "missing", "other"
 
@@ -51,7 +52,20 @@ class Bins:
             codes = pc.if_else(pc.is_null(values), missing, pc.fill_null(found, len(self.edges)))
             return np.asarray(codes.to_numpy(), dtype=np.int64)
         found = numbers(values)
-        return np.asarray(np.where(np.isnan(found), missing, np.searchsorted(self.edges, found, side="left")))
+        codes = _edges_below(found, self.edges)
+        codes[np.isnan(found)] = missing
+        return codes
+
+
+def _edges_below(values: Array, edges: Array) -> Array:
+    """(n,) int64: how many of the sorted edges are smaller than each value. Of a few edges each is compared with all
+    values, in a third of the time of a search for each value."""
+    if len(edges) > FEW_EDGES:
+        return np.asarray(np.searchsorted(edges, values, side="left"))
+    below = np.zeros(len(values), dtype=np.int8)
+    for edge in edges:
+        below += values > edge
+    return below.astype(np.int64)
 
 
 def numbers(values: pa.ChunkedArray) -> Array:

@@ -28,7 +28,7 @@ BATCH = 4 << 20
 """About as many bytes are synced at once."""
 TURN = 16
 """So many predictions are made entries of before others have a turn, which costs as much as one."""
-AT_ONCE = 256
+AT_ONCE = 128
 """Of up to so many predictions the entry is made when they are put: another thread, whose core has none of it in its
 cache, would take three times as long."""
 WOKEN = 2_000

@@ -34,14 +34,15 @@ def record(id: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def entry(record: dict[str, Any]) -> dict[str, Any]:
-    """Of one answer, as workers write it; its features were looked up, at no known time."""
+def entry(*records: dict[str, Any]) -> dict[str, Any]:
+    """Of answers to one request, as workers write it; their features were looked up, at no known time."""
+    first = records[0]
     return {
-        **{name: record[name] for name in OF_ENTRY},
-        "requests": [record["request"]],
-        "answers": [{name: record[name] for name in OF_ANSWER}],
-        "features": {name: [value] for name, value in record["features"].items()},
-        "event_times": {name: [-(2**63)] for name in record["event_times"]},
+        **{name: first[name] for name in OF_ENTRY},
+        "requests": [record["request"] for record in records],
+        "answers": [{name: record[name] for name in OF_ANSWER} for record in records],
+        "features": {name: [record["features"][name] for record in records] for name in first["features"]},
+        "event_times": {name: [-(2**63)] * len(records) for name in first["event_times"]},
     }
 
 
@@ -61,4 +62,4 @@ class Answers:
         return self.ids
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        return (entry(record(id)) for id in self.ids)
+        yield entry(*map(record, self.ids))

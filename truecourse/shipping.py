@@ -27,7 +27,7 @@ BATCH_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Shipment:
-    """What one call shipped. `busy`: nothing, because another process is at it."""
+    """What one call shipped. `records`: of predictions. `busy`: nothing, because another process is at it."""
 
     records: int = 0
     segments: int = 0
@@ -65,21 +65,22 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
     for batch in _batches(segments, shipped):
         read = {segment: _read(segment) for segment in batch}
         payloads = [payload for found, _ in read.values() for payload in found]
-        _append(tables, name, payloads, batch)
+        records += _append(tables, name, payloads, batch)
         for segment, (_, whole) in read.items():
             if whole:
                 segment.remove()
             else:
                 damaged.append(str(segment.set_aside()))
                 log.error("%s is damaged: what came before the damage was shipped, the rest was kept", damaged[-1])
-        records, count = records + len(payloads), count + len(batch)
+        count += len(batch)
     return Shipment(records, count, torn, tuple(damaged))
 
 
-def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> None:
-    about = {"flow": "ship", "rows": len(payloads), "segments": len(batch)}
-    last = {segment.stream: segment.number for segment in batch}
+def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> int:
+    """Commit the entries of these segments; how many records they hold."""
     rows = predictionlog.rows(payloads)
+    about = {"flow": "ship", "rows": len(rows), "segments": len(batch)}
+    last = {segment.stream: segment.number for segment in batch}
     tables.append(
         name,
         rows,
@@ -89,6 +90,7 @@ def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segmen
         transactions=last,
         merge=True,
     )
+    return len(rows)
 
 
 def _read(segment: Segment) -> tuple[list[bytes], bool]:

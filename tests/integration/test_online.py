@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -100,6 +100,37 @@ def test_values_past_their_ttl_are_missing_online(world: tuple[Problem, Tables])
     assert not np.isnan(online["courier_count_7d"][:3]).any()
     assert online["vehicle"][0] == "bike"
     assert np.isnan(offline["depot_last_took"]).all()
+
+
+class Seen:
+    """A watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, tuple[int, int, float | None]] = {}
+
+    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+        self.told[view] = (keys, missed, oldest)
+
+    def unanswered(self, views: Iterable[str]) -> None:
+        raise AssertionError
+
+
+def test_a_value_from_after_the_decision_is_missing_and_counted(world: tuple[Problem, Tables]) -> None:
+    from feature_repo.online import OnlineReader
+
+    problem, tables = world
+    load(problem, tables, datetime(2024, 1, 20, 12))
+    seen, (columns, later) = Seen(), requests(datetime(2024, 1, 20, 12))
+    found = OnlineReader(problem, seen).read(columns, later, 5)
+    keys, missed, oldest = seen.told["courier_history"]
+    events = found.events["courier_count_7d"][:3]
+    assert (keys, missed) == (5, 2), "of five couriers one is unknown and one is not given"
+    assert oldest == pytest.approx(float((later[:3] - events).max() / np.timedelta64(1, "us")) / 1e6)
+    before = np.full(5, events.min() - np.timedelta64(1, "us"))
+    none = OnlineReader(problem, seen).read(columns, before, 5)
+    assert np.isnan(none.values["courier_count_7d"]).all()
+    assert np.isnat(none.events["courier_count_7d"]).all()
+    assert seen.told["courier_history"] == (5, 5, None)
 
 
 def test_a_late_row_is_not_missed(world: tuple[Problem, Tables]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,11 +187,21 @@ def _create_bucket(server: S3Server) -> None:
     )
 
     def ready() -> bool:
+        """It answers before it knows of the volumes that it had, and then tells every object as an error of its own."""
         try:
             client.create_bucket(Bucket=server.bucket)
         except (BotoCoreError, ClientError) as error:
-            return "BucketAlready" in str(error)
-        return True
+            if "BucketAlready" not in str(error):
+                return False
+        try:
+            client.get_object(Bucket=server.bucket, Key="ready")["Body"].read()
+            return True
+        except client.exceptions.NoSuchKey:
+            with suppress(BotoCoreError, ClientError):
+                client.put_object(Bucket=server.bucket, Key="ready", Body=b"here since its first start")
+        except (BotoCoreError, ClientError):
+            pass
+        return False
 
     wait_until(ready, 60, "SeaweedFS")
 

@@ -32,11 +32,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Answered:
-    """One model's answers to the rows of one request.
+    """One model's answers to the rows of one request, or of several that are answered together.
 
-    `at`: when the request came, UTC. `columns`: the features, n values each; `events`: for each feature that was
-    looked up, (n,) datetime64[us] UTC, NaT where there was none. `answers`: as the client gets them. A shadow's have
-    the ids of the answers that they stand beside. `seconds`: of reading features and scoring, for all rows together.
+    `at`: when the request came, or all of them had, UTC. `columns`: the features, n values each; `events`: for each
+    feature that was looked up, (n,) datetime64[us] UTC, NaT where there was none. `answers`: as the client gets them.
+    A shadow's have the ids of the answers that they stand beside. `seconds`: of reading features and scoring, for all
+    rows together.
     """
 
     identity: Identity

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from services.gathering import Gathering
+from services.limits import Turns
 from services.page import page
 from services.prediction import Predictor
 from services.served import Served, Told
@@ -31,8 +33,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
 OURS = {"/predict": "POST", "/explain": "POST", **dict.fromkeys(DOCUMENTS, "GET")}
 BENTOS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
-INLINE_ROWS = 4
-"""Up to so many rows are answered in the event loop."""
+FEW = 4
+"""Up to so many rows are answered in the event loop, together with those of other requests that came at that time."""
 INLINE_WALKS = 40_000
 """And more, as long as no more trees are walked for them: that takes two milliseconds. What takes longer would keep
 health checks waiting, and goes to a thread, which costs a tenth more CPU time."""
@@ -66,10 +68,11 @@ def _documents(predictor: Predictor) -> dict[str, bytes]:
 class Endpoint:
     """An ASGI middleware for Bento's application."""
 
-    def __init__(self, app: App, served: Served) -> None:
+    def __init__(self, app: App, served: Served, turns: Turns) -> None:
         self._app = app
         self._served = served
         self._documents = Documents()
+        self._gathering = Gathering(served, turns, INLINE_WALKS)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -108,20 +111,30 @@ class Endpoint:
         if method == "GET":
             return self._documents.get(path, served, now.champion), None
         _check_type(scope)
-        body, at = await _body(scope, receive, now.champion), datetime.now(UTC)
-        rows = now.champion.rows.request(body, at)
-        if served.metrics is not None:
-            served.metrics.taken(path, len(rows))
+        reader, sent = now.champion.rows, now.champion.rows.sent(await _body(scope, receive, now.champion))
+        few = len(sent) <= FEW
+        if few and path == "/predict" and self._gathering.wants(now):
+            document = await self._gathering.answer(now, sent)
+            _taken(served, path, len(sent))
+            return _encoded(document), None
+        at = datetime.now(UTC)
+        rows = reader.accepted(sent, at)
+        _taken(served, path, len(rows))
 
         def answer() -> tuple[bytes, list[Told]]:
             document, parts = served.answer(now, rows, at, path == "/explain")
             return _encoded(document), parts
 
-        if len(rows) <= INLINE_ROWS or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
+        if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
             encoded, parts = answer()
         else:
             encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
         return encoded, lambda: served.after(now, parts)
+
+
+def _taken(served: Served, path: str, rows: int) -> None:
+    if served.metrics is not None:
+        served.metrics.taken(path, rows)
 
 
 def _header(scope: Message, name: bytes) -> str:

@@ -117,7 +117,8 @@ class Shedder:
 
 
 class Turns:
-    """Tells a shedder of the turns of the running event loop, without a timer of its own."""
+    """Tells a shedder of the turns of the running event loop, without a timer of its own, and how many requests come
+    in one."""
 
     QUIET = 5
     """Turns in a row with no request: from reading a socket to the request it takes three, through Bento's tasks."""
@@ -126,16 +127,24 @@ class Turns:
         self._shedder = shedder
         self._watching = False
         self._left = 0
+        self._begun = self._before = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the running turn took up several requests, or the one before it did."""
+        return self._begun > 1 or self._before > 1
 
     def begin(self) -> None:
         """A request is taken up."""
         self._left = self.QUIET
+        self._begun += 1
         if not self._watching:
             self._watching = True
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
         self._shedder.turn_over()
+        self._begun, self._before = 0, self._begun
         self._left -= 1
         if self._left:
             asyncio.get_running_loop().call_soon(self._next)

@@ -62,4 +62,4 @@ service: Any = bentoml.service(
 )(Predictions)
 service.add_asgi_middleware(Admission, folder=SETTINGS.admission)  # the first one is the outermost
 protect(service, GUARD, SETTINGS)
-service.add_asgi_middleware(Endpoint, served=SERVED)
+service.add_asgi_middleware(Endpoint, served=SERVED, turns=GUARD.turns)

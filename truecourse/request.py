@@ -91,9 +91,18 @@ class RowReader:
         """The rows of a request body, `now` the decision time of those that give none.
 
         Raises RequestError: 400 for what is no JSON, 413 for too much, 422 for what breaks the contract."""
+        return self.accepted(self.sent(body), now)
+
+    def sent(self, body: bytes) -> list[Any]:
+        """The rows of a request body, not yet held against the contract. Raises RequestError: 400 for what is no JSON,
+        413 for too much, 422 for what holds no rows."""
         if len(body) > self.contract.max_bytes:
             raise too_large(self.contract)
-        rows = self.read(self._rows(decode(body)), now)
+        return self._rows(decode(body))
+
+    def accepted(self, sent: Sequence[Any], now: datetime) -> Rows:
+        """Rows that were sent, as request() reads them. Raises RequestError (422) unless all keep the contract."""
+        rows = self.read(sent, now)
         if rows.faults:
             count = len(rows.faults)
             what = f"{count} fault" + "s" * (count > 1)

@@ -1,0 +1,153 @@
+"""Requests that are taken up together: answered by one call of the model, each as if it had come alone."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.gathering import Gathering
+from services.limits import Shedder, Turns
+from services.served import Served
+from tests.bentos import failing
+from tests.records import recorded
+from tests.workers import ROW, Make, Worker, move
+from truecourse.errors import RequestError
+from truecourse.model import Model
+
+ROWS = [[ROW | {"id": f"a{i}", "courier": f"c{i % 12:02d}", "distance": 1.0 + i}] * (1 + i % 3) for i in range(16)]
+LONG = ROW | {"distance": 13.0}
+
+
+def gathering(served: Served, most: int = 10**6) -> Gathering:
+    return Gathering(served, Turns(Shedder(0)), most)
+
+
+async def together(gathered: Gathering, served: Served, sent: list[list[dict[str, Any]]]) -> list[Any]:
+    now = served.now
+    assert now is not None
+    return await asyncio.gather(*(gathered.answer(now, rows) for rows in sent), return_exceptions=True)
+
+
+@contextmanager
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many rows each call of the model had."""
+    found, predict = [], Model.predict
+
+    def counted(self: Model, matrix: Any) -> Any:
+        found.append(len(matrix))
+        return predict(self, matrix)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "predict", counted)
+        yield found
+
+
+def scored(documents: list[Any]) -> list[Any]:
+    """All but the ids of the answers, which are new ones each time."""
+    return [
+        document["model"] | {str(i): told | {"prediction_id": ""} for i, told in enumerate(document["predictions"])}
+        for document in documents
+    ]
+
+
+def test_each_gets_the_answer_that_it_would_get_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    alone = [worker.ask(*rows) for rows in ROWS]
+    worker.records.clear()
+    with calls(monkeypatch) as made:
+        documents = asyncio.run(together(gathering(worker.served), worker.served, ROWS))
+    assert made == [sum(map(len, ROWS))]
+    assert scored(documents) == scored(alone)
+    ids = [told["prediction_id"] for document in documents for told in document["predictions"]]
+    assert len(set(ids)) == len(ids)
+    (record,) = worker.records
+    assert [row["prediction_id"] for row in recorded(record)] == ids
+
+
+def test_a_refused_request_spoils_nothing_for_the_others(make: Make) -> None:
+    worker = Worker()
+    bad = [[ROW, ROW | {"distance": "far"}], [ROW | {"strange": 1}]]
+    documents = asyncio.run(together(gathering(worker.served), worker.served, [ROWS[0], bad[0], ROWS[1], bad[1]]))
+    assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
+    first, second = documents[1], documents[3]
+    assert isinstance(first, RequestError)
+    assert isinstance(second, RequestError)
+    assert [(fault.row, fault.field) for fault in first.faults] == [(1, "distance")]
+    assert [(fault.row, fault.field) for fault in second.faults] == [(0, '"strange"')]
+    assert (first.status, second.status) == (422, 422)
+
+
+def test_a_model_that_raises_on_one_request_answers_the_others(make: Make) -> None:
+    worker = Worker()
+    second = make(2, change=lambda source: failing(source, "(columns['distance'] == 13.0).any()"))
+    move(champion=second.version)
+    worker.step()
+    documents = asyncio.run(together(gathering(worker.served), worker.served, [ROWS[0], [LONG], ROWS[1]]))
+    assert isinstance(documents[1], AssertionError)
+    assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
+
+
+def test_no_call_walks_more_trees_than_is_wanted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    now = worker.served.now
+    assert now is not None
+    with calls(monkeypatch) as made:
+        gathered = gathering(worker.served, most=5 * now.champion.model.trees)
+        documents = asyncio.run(together(gathered, worker.served, ROWS))
+    assert max(made) <= 5
+    assert sum(made) == sum(map(len, ROWS))
+    assert scored(documents) == scored([worker.ask(*rows) for rows in ROWS])
+
+
+def test_a_client_that_goes_away_costs_the_others_nothing(make: Make) -> None:
+    worker = Worker()
+
+    async def leave() -> list[Any]:
+        now, gathered = worker.served.now, gathering(worker.served)
+        assert now is not None
+        tasks = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, gone, third = asyncio.run(leave())
+    assert isinstance(gone, asyncio.CancelledError)
+    assert scored([first, third]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[2])])
+
+
+def test_those_who_began_with_another_model_get_its_answer(make: Make) -> None:
+    worker = Worker()
+    before = worker.served.now
+    move(champion=make(2).version)
+    worker.step()
+    after = worker.served.now
+    assert before is not None
+    assert after is not None
+
+    async def swapped() -> list[Any]:
+        gathered = gathering(worker.served)
+        return await asyncio.gather(*(gathered.answer(now, [ROW]) for now in (before, before, after, after)))
+
+    assert [answer["model"]["version"] for answer in asyncio.run(swapped())] == [1, 1, 2, 2]
+
+
+def test_only_what_is_taken_up_together_and_by_one_model_is_gathered(make: Make) -> None:
+    worker, second = Worker(), make(2)
+
+    async def crowd(requests: int) -> bool:
+        turns = Turns(Shedder(0))
+        gathered = Gathering(worker.served, turns, 10**6)
+        for _ in range(requests):
+            turns.begin()
+        await asyncio.sleep(0)  # the turn is over: what follows is another crowd's, or one request by itself
+        now = worker.served.now
+        assert now is not None
+        return gathered.wants(now)
+
+    assert np.array_equal([asyncio.run(crowd(n)) for n in (0, 1, 2, 16)], [False, False, True, True])
+    move(challenger=second.version, share=0.5)
+    worker.step()
+    assert not asyncio.run(crowd(16))

@@ -23,6 +23,8 @@ from truecourse.processes import free_port, supervised
 from truecourse.settings import get_settings
 
 CONNECTIONS = 512
+CLIENTS = 16
+"""As many saturate a worker: it answers together what comes together, and four do not come together."""
 PATIENCE = 30.0
 """Seconds that the last requests are waited for."""
 KEPT = 4.0
@@ -39,7 +41,7 @@ def rows(quick: bool) -> list[Row]:
         idle = measure("benchmarks.overload:flood", **ask, rate=capacity / 10, seconds=seconds).result
         loaded = measure("benchmarks.overload:flood", **ask, rate=capacity * 3, seconds=seconds).result
     return [
-        Row(what="capacity of a worker: answers a second to four clients", value=capacity, unit="/s"),
+        Row(what=f"capacity of a worker: answers a second to {CLIENTS} clients", value=capacity, unit="/s"),
         Row(what="requests a second that came under overload", value=loaded["came"], unit="/s",
             reference=capacity, reference_is="capacity", limit=2.7, sense="at least"),
         Row(what="p50 of what was answered under overload", value=loaded["p50"] * 1000, unit="ms",
@@ -72,8 +74,8 @@ def _body(problem: Problem) -> str:
 
 
 def saturate(port: int, body: str, seconds: float) -> Callable[[], dict[str, float]]:
-    """Four clients that each ask again as soon as they are answered."""
-    return lambda: asyncio.run(_Load(port, body).closed(4, seconds))
+    """Clients that each ask again as soon as they are answered."""
+    return lambda: asyncio.run(_Load(port, body).closed(CLIENTS, seconds))
 
 
 def flood(port: int, body: str, rate: float, seconds: float) -> Callable[[], dict[str, float]]:

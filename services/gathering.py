@@ -11,9 +11,10 @@ from services.incumbents import Incumbents
 from services.limits import Turns
 from services.prediction import Answer
 from services.served import Served
+from truecourse.errors import RequestError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Waiting:
     """The rows of one request as they were sent, and the client's answer to be."""
 
@@ -24,8 +25,8 @@ class Waiting:
 class Gathering:
     """`most`: trees walked, rows times trees, for requests that are answered together: so long is the loop held up.
 
-    The contract is asked of all rows together too. Where that refuses some, or anything else fails, each request is
-    answered, or refused, for itself."""
+    The contract is asked of all rows together too. Requests that it refuses are set apart; where anything else fails,
+    each is answered for itself."""
 
     def __init__(self, served: Served, turns: Turns, most: int) -> None:
         self._served, self._turns, self._most = served, turns, most
@@ -34,8 +35,8 @@ class Gathering:
         self._rows = 0
 
     def wants(self, now: Incumbents) -> bool:
-        """Whether others are being taken up, and one model answers all of them."""
-        return self._turns.crowded and not (now.challenger and now.share)
+        """Whether others are being taken up, and no challenger is held against the champion, request by request."""
+        return self._turns.crowded and now.challenger is None
 
     async def answer(self, now: Incumbents, rows: list[Any]) -> Answer:
         """Raises what answering it alone would."""
@@ -53,19 +54,23 @@ class Gathering:
     def _answer(self) -> None:
         now, waiting = self._now, self._waiting
         self._waiting, self._rows = [], 0
-        if now is None or not waiting:  # the second call, where there were too many for one
+        if now is not None:
+            self._settle(now, waiting)
+
+    def _settle(self, now: Incumbents, waiting: list[Waiting]) -> None:
+        if not waiting:  # already answered, where there were too many for one call
             return
         try:
             self._together(now, waiting)
         except Exception as error:
-            if len(waiting) == 1:
-                _fail(waiting[0], error)
-                return
-            for one in waiting:
-                try:
-                    self._together(now, [one])
-                except Exception as own:
-                    _fail(one, own)
+            if len(waiting) > 1:
+                apart = _refused(waiting, error) or set(waiting)
+                for one in waiting:
+                    if one in apart:
+                        self._settle(now, [one])
+                self._settle(now, [one for one in waiting if one not in apart])
+            elif not waiting[0].answer.done():
+                waiting[0].answer.set_exception(error)
 
     def _together(self, now: Incumbents, waiting: list[Waiting]) -> None:
         at = datetime.now(UTC)
@@ -80,6 +85,7 @@ class Gathering:
         asyncio.get_running_loop().call_soon(self._served.after, now, parts)  # once the answers are sent
 
 
-def _fail(one: Waiting, error: Exception) -> None:
-    if not one.answer.done():
-        one.answer.set_exception(error)
+def _refused(waiting: list[Waiting], error: Exception) -> set[Waiting]:
+    """Those that hold the rows which the contract refuses."""
+    owners = [one for one in waiting for _ in one.rows]
+    return {owners[fault.row] for fault in error.faults} if isinstance(error, RequestError) else set()

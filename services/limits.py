@@ -74,12 +74,14 @@ class Shedder:
         self._idle = True
         self._refused = -math.inf
         self._working, self._service = 0, 0.0
+        self._took, self._done = 0.0, 0
 
     def wait(self) -> float:
         """Seconds that a request taken up now is thought to have waited, and to wait."""
         now = self._clock()
         if self._began is None:
             self._began = now
+            self._learn()
             if self._idle:  # with nothing to take up the queue was empty until now, however long that was
                 self._empty, self._idle = now, False
         return now - self._began + self._before / 2 + self._working * self._service
@@ -113,8 +115,14 @@ class Shedder:
         # Of requests worked on side by side, each is charged the time since the last was done.
         took = now - max(self._ended, began)
         self._working, self._ended = self._working - 1, now
-        # Of those answered together the first takes the time of all: the mean is one of several such groups.
-        self._service += 0.01 * (took - self._service)
+        self._took, self._done = self._took + took, self._done + 1
+
+    def _learn(self) -> None:
+        """A moving mean of what a request takes. What was done in one turn counts as one: of requests that are answered
+        together the first takes the time of all."""
+        if self._done:
+            self._service += (1 - 0.9**self._done) * (self._took / self._done - self._service)
+            self._took, self._done = 0.0, 0
 
 
 class Turns:

@@ -159,7 +159,7 @@ def seaweed_server(folder: Path, ports: list[int]) -> Iterator[S3Server]:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
     server = S3Server(f"http://127.0.0.1:{ports[6]}", "truecourse", "truecourse-secret", "truecourse")
     try:
-        _create_bucket(server)
+        _wait_for_bucket(server)
         yield server
     finally:
         stop(process)
@@ -172,7 +172,7 @@ def _seaweed_binary() -> str:
     return found
 
 
-def _create_bucket(server: S3Server) -> None:
+def _wait_for_bucket(server: S3Server) -> None:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -187,21 +187,16 @@ def _create_bucket(server: S3Server) -> None:
     )
 
     def ready() -> bool:
-        """It answers before it knows of the volumes that it had, and then tells every object as an error of its own."""
+        """It answers before it knows of the volumes that it had, and then no object of theirs can be read."""
         try:
-            client.create_bucket(Bucket=server.bucket)
-        except (BotoCoreError, ClientError) as error:
-            if "BucketAlready" not in str(error):
-                return False
-        try:
-            client.get_object(Bucket=server.bucket, Key="ready")["Body"].read()
-            return True
-        except client.exceptions.NoSuchKey:
-            with suppress(BotoCoreError, ClientError):
+            with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=server.bucket)
+            if not client.list_objects_v2(Bucket=server.bucket, Prefix="ready")["KeyCount"]:
                 client.put_object(Bucket=server.bucket, Key="ready", Body=b"here since its first start")
+            client.get_object(Bucket=server.bucket, Key="ready")["Body"].read()
         except (BotoCoreError, ClientError):
-            pass
-        return False
+            return False
+        return True
 
     wait_until(ready, 60, "SeaweedFS")
 

@@ -5,20 +5,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.gathering import Gathering
+from services.http import Endpoint, Message, Receive, Send
 from services.limits import Shedder, Turns
+from services.metrics import Metrics
+from services.protection import Guard, Protection
 from services.served import Served
 from tests.bentos import failing
 from tests.records import recorded
 from tests.workers import ROW, Make, Worker, move
 from truecourse.errors import RequestError
 from truecourse.model import Model
+from truecourse.settings import Settings
 
 ROWS = [[ROW | {"id": f"a{i}", "courier": f"c{i % 12:02d}", "distance": 1.0 + i}] * (1 + i % 3) for i in range(16)]
 LONG = ROW | {"distance": 13.0}
+
+
+async def nothing(scope: Message, receive: Receive, send: Send) -> None:
+    """What is behind the endpoint, and is not asked here."""
+    raise AssertionError(scope["path"])
 
 
 def gathering(served: Served, most: int = 10**6) -> Gathering:
@@ -43,6 +54,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     with monkeypatch.context() as patch:
         patch.setattr(Model, "predict", counted)
         yield found
+
+
+def meter(registry: CollectorRegistry) -> dict[str, float]:
+    """Rows, by what was asked. In one process the meters of other tests may count on."""
+    paths = ("/predict", "/explain")
+    return {path: registry.get_sample_value("truecourse_rows_total", {"path": path}) or 0 for path in paths}
 
 
 def scored(documents: list[Any]) -> list[Any]:
@@ -71,6 +88,7 @@ def test_a_refused_request_spoils_nothing_for_the_others(make: Make) -> None:
     worker = Worker()
     bad = [[ROW, ROW | {"distance": "far"}], [ROW | {"strange": 1}]]
     documents = asyncio.run(together(gathering(worker.served), worker.served, [ROWS[0], bad[0], ROWS[1], bad[1]]))
+    assert len(worker.records) == 1, "the others are still answered together"
     assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
     first, second = documents[1], documents[3]
     assert isinstance(first, RequestError)
@@ -111,10 +129,14 @@ def test_a_client_that_goes_away_costs_the_others_nothing(make: Make) -> None:
         tasks = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
         await asyncio.sleep(0)
         tasks[1].cancel()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+        return answers
 
     first, gone, third = asyncio.run(leave())
+    assert len(worker.records) == 1
     assert isinstance(gone, asyncio.CancelledError)
+    assert len(recorded(worker.records[0])) == sum(map(len, ROWS[:3])), "nothing was done twice"
     assert scored([first, third]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[2])])
 
 
@@ -134,7 +156,7 @@ def test_those_who_began_with_another_model_get_its_answer(make: Make) -> None:
     assert [answer["model"]["version"] for answer in asyncio.run(swapped())] == [1, 1, 2, 2]
 
 
-def test_only_what_is_taken_up_together_and_by_one_model_is_gathered(make: Make) -> None:
+def test_only_what_is_taken_up_together_and_compared_with_nothing_is_gathered(make: Make) -> None:
     worker, second = Worker(), make(2)
 
     async def crowd(requests: int) -> bool:
@@ -148,6 +170,40 @@ def test_only_what_is_taken_up_together_and_by_one_model_is_gathered(make: Make)
         return gathered.wants(now)
 
     assert np.array_equal([asyncio.run(crowd(n)) for n in (0, 1, 2, 16)], [False, False, True, True])
-    move(challenger=second.version, share=0.5)
-    worker.step()
-    assert not asyncio.run(crowd(16))
+    for compared in ({"share": 0.5}, {"shadow": True, "share": 0.0}):
+        move(challenger=second.version, **compared)
+        worker.step()
+        assert not asyncio.run(crowd(16))
+
+
+def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(make: Make) -> None:
+    worker = Worker()
+    guard = Guard(Settings(max_delay=0), worker.served)
+    registry = CollectorRegistry()
+    worker.served.metrics = Metrics(("/predict", "/explain"), registry)
+    for path in meter(registry):
+        worker.served.metrics.taken(path, 0)  # the meter begins
+    before = meter(registry)
+    app: Any = Protection(Endpoint(nothing, worker.served, guard.turns), guard)
+    asked: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
+    asked += [("/explain", rows) for rows in ROWS[:4]]
+    asked += [("/predict", [ROW] * 5), ("/predict", [ROW | {"distance": "far"}]), ("/predict", [])]
+
+    async def crowd() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
+            return await asyncio.gather(*(client.post(path, json={"rows": rows}) for path, rows in asked))
+
+    answers = asyncio.run(crowd())
+    assert [answer.status_code for answer in answers] == [200] * 21 + [422] * 2
+    documents = [answer.json() for answer in answers[:21]]
+    assert [len(document["predictions"]) for document in documents] == [len(rows) for _, rows in asked[:21]]
+    alone = scored([worker.ask(*rows) for rows in ROWS])
+    assert scored(documents[:16]) == alone
+    assert all("contributions" in told for document in documents[16:20] for told in document["predictions"])
+    assert not any("contributions" in told for document in documents[:16] for told in document["predictions"])
+    answered = {path: sum(len(rows) for to, rows in asked[:21] if to == path) for path in ("/predict", "/explain")}
+    assert meter(registry) == {path: rows + before[path] for path, rows in answered.items()}
+    logged = [len(recorded(record)) for record in worker.records[: -len(ROWS)]]
+    assert sum(logged) == sum(answered.values())
+    assert len(logged) == 1 + 1 + 4 + 1, "the first by itself, those of few rows together, explanations, many rows"

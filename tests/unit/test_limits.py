@@ -159,3 +159,21 @@ def test_requests_that_threads_work_on_are_waited_for_too() -> None:
     clock.now += 2 * Shedder.INTERVAL
     shedder.quiet()
     assert not shedder.admits()
+
+
+@given(st.integers(2, 60), st.integers(1, 5))
+def test_a_request_among_many_answered_together_counts_its_part(size: int, groups: int) -> None:
+    clock = Clock()
+    shedder = Shedder(0.003, clock)
+    for _ in range(40 * groups):
+        works = [shedder.work() for _ in range(size)]
+        clock.now += size * SERVICE
+        for work in works:
+            shedder.done(work)
+        shedder.wait()
+        shedder.turn_over()
+        shedder.quiet()
+    waited = shedder.wait()
+    for _ in range(size):
+        shedder.work()
+    assert abs(shedder.wait() - waited - size * SERVICE) < 0.1 * size * SERVICE

@@ -3,6 +3,7 @@ once, the online store is asked once, and the log gets one entry. Nobody waits f
 """
 
 import asyncio
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,7 @@ class Gathering:
         self._now: Incumbents | None = None
         self._waiting: list[Waiting] = []
         self._rows = 0
+        turns.when_full = self._answer
 
     def wants(self, now: Incumbents) -> bool:
         """Whether others are being taken up, and no challenger is held against the champion, request by request."""
@@ -54,12 +56,12 @@ class Gathering:
     def _answer(self) -> None:
         now, waiting = self._now, self._waiting
         self._waiting, self._rows = [], 0
-        if now is not None:
+        if now is not None and waiting:  # they may be answered already, where there were too many for one call
+            began = time.monotonic()
             self._settle(now, waiting)
+            self._turns.shedder.worked(began, len(waiting))
 
     def _settle(self, now: Incumbents, waiting: list[Waiting]) -> None:
-        if not waiting:  # already answered, where there were too many for one call
-            return
         try:
             self._together(now, waiting)
         except Exception as error:
@@ -68,7 +70,9 @@ class Gathering:
                 for one in waiting:
                     if one in apart:
                         self._settle(now, [one])
-                self._settle(now, [one for one in waiting if one not in apart])
+                rest = [one for one in waiting if one not in apart]
+                if rest:
+                    self._settle(now, rest)
             elif not waiting[0].answer.done():
                 waiting[0].answer.set_exception(error)
 

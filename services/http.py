@@ -6,6 +6,7 @@ and what pydantic would let pass for a number never gets that far.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -70,7 +71,7 @@ class Endpoint:
 
     def __init__(self, app: App, served: Served, turns: Turns) -> None:
         self._app = app
-        self._served = served
+        self._served, self._turns = served, turns
         self._documents = Documents()
         self._gathering = Gathering(served, turns, INLINE_WALKS)
 
@@ -125,10 +126,12 @@ class Endpoint:
             document, parts = served.answer(now, rows, at, path == "/explain")
             return _encoded(document), parts
 
+        began = time.monotonic()
         if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
             encoded, parts = answer()
         else:
             encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
+        self._turns.shedder.worked(began)
         return encoded, lambda: served.after(now, parts)
 
 

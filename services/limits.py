@@ -74,14 +74,12 @@ class Shedder:
         self._idle = True
         self._refused = -math.inf
         self._working, self._service = 0, 0.0
-        self._took, self._done = 0.0, 0
 
     def wait(self) -> float:
         """Seconds that a request taken up now is thought to have waited, and to wait."""
         now = self._clock()
         if self._began is None:
             self._began = now
-            self._learn()
             if self._idle:  # with nothing to take up the queue was empty until now, however long that was
                 self._empty, self._idle = now, False
         return now - self._began + self._before / 2 + self._working * self._service
@@ -105,35 +103,33 @@ class Shedder:
         if self._began is None and self._working <= self.THREADS:
             self._before, self._empty, self._idle = 0.0, self._clock(), True
 
-    def work(self) -> float:
-        """A request has come in whole, and is worked on from now; to be given to done()."""
+    def taken(self) -> None:
+        """A request has come in whole."""
         self._working += 1
-        return self._clock()
 
-    def done(self, began: float) -> None:
+    def left(self) -> None:
+        """One that had come in whole is answered, or given up."""
+        self._working -= 1
+
+    def worked(self, began: float, requests: int = 1) -> None:
+        """So many were worked on since `began`, by the shedder's clock."""
         now = self._clock()
         # Of requests worked on side by side, each is charged the time since the last was done.
-        took = now - max(self._ended, began)
-        self._working, self._ended = self._working - 1, now
-        self._took, self._done = self._took + took, self._done + 1
-
-    def _learn(self) -> None:
-        """A moving mean of what a request takes. What was done in one turn counts as one: of requests that are answered
-        together the first takes the time of all."""
-        if self._done:
-            self._service += (1 - 0.9**self._done) * (self._took / self._done - self._service)
-            self._took, self._done = 0.0, 0
+        took, self._ended = now - max(self._ended, began), now
+        self._service += (1 - 0.9**requests) * (took / requests - self._service)
 
 
 class Turns:
     """Tells a shedder of the turns of the running event loop, without a timer of its own, and how many requests come
     in one."""
 
-    QUIET = 5
-    """Turns in a row with no request: from reading a socket to the request it takes three, through Bento's tasks."""
+    QUIET = 3
+    """Turns in a row with no request: an answer takes two from the request to the socket."""
 
     def __init__(self, shedder: Shedder) -> None:
-        self._shedder = shedder
+        self.shedder = shedder
+        self.when_full: Callable[[], None] = lambda: None
+        """To be called when a request of the running turn was refused: those after it will be too."""
         self._watching = False
         self._left = 0
         self._begun = self._before = 0
@@ -152,11 +148,11 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        self._shedder.turn_over()
+        self.shedder.turn_over()
         self._begun, self._before = 0, self._begun
         self._left -= 1
         if self._left:
             asyncio.get_running_loop().call_soon(self._next)
         else:
             self._watching = False
-            self._shedder.quiet()
+            self.shedder.quiet()

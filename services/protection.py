@@ -51,6 +51,7 @@ class Guard:
         if wait:
             raise Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
         if not self.shedder.admits():
+            self.turns.when_full()
             raise Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
 
 
@@ -128,16 +129,13 @@ class Exchange:
         self.begun = time.perf_counter()
         self.status = 0
         self._receive, self._send, self._shedder = receive, send, shedder
-        self._work: float | None = None
-
-    @property
-    def whole(self) -> bool:
-        return self._work is not None
+        self.whole = False
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if self._work is None and message["type"] == "http.request" and not message.get("more_body", False):
-            self._work = self._shedder.work()
+        if not self.whole and message["type"] == "http.request" and not message.get("more_body", False):
+            self.whole = True
+            self._shedder.taken()
         return message
 
     async def send(self, message: Message) -> None:
@@ -146,8 +144,8 @@ class Exchange:
         await self._send(message)
 
     def end(self) -> None:
-        if self._work is not None:
-            self._shedder.done(self._work)
+        if self.whole:
+            self._shedder.left()
 
 
 def protect(service: Any, guard: Guard, settings: Settings) -> None:

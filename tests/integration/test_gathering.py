@@ -15,6 +15,7 @@ from services.http import Endpoint, Message, Receive, Send
 from services.limits import Shedder, Turns
 from services.metrics import Metrics
 from services.protection import Guard, Protection
+from services.refusals import Refused
 from services.served import Served
 from tests.bentos import failing
 from tests.records import recorded
@@ -174,6 +175,28 @@ def test_only_what_is_taken_up_together_and_compared_with_nothing_is_gathered(ma
         move(challenger=second.version, **compared)
         worker.step()
         assert not asyncio.run(crowd(16))
+
+
+def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker()
+    guard = Guard(Settings(), worker.served)
+    gathered = Gathering(worker.served, guard.turns, 10**6)
+    monkeypatch.setattr(guard.shedder, "admits", lambda: False)
+
+    async def refused() -> tuple[int, int]:
+        now = worker.served.now
+        assert now is not None
+        waiting = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
+        await asyncio.sleep(0)
+        for _ in range(2):  # the second has nothing to answer
+            with pytest.raises(Refused):
+                guard.admit({"path": "/predict", "headers": []})
+        with calls(monkeypatch) as later:
+            return len(await asyncio.gather(*waiting)), len(later)
+
+    assert asyncio.run(refused()) == (3, 0)
 
 
 def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(make: Make) -> None:

@@ -77,6 +77,17 @@ def test_without_a_rate_nobody_is_counted() -> None:
 SERVICE, REFUSAL = 0.001, 0.0001
 
 
+def answer(shedder: Shedder, clock: Clock, requests: int = 1) -> None:
+    """What the event loop does itself: so many requests together."""
+    for _ in range(requests):
+        shedder.taken()
+    began = clock.now
+    clock.now += requests * SERVICE
+    shedder.worked(began, requests)
+    for _ in range(requests):
+        shedder.left()
+
+
 def flood(
     shedder: Shedder, clock: Clock, rate: float, seconds: float, seed: int | None = None
 ) -> list[tuple[float, float | None]]:
@@ -94,9 +105,7 @@ def flood(
             continue
         for moment in queue:
             if shedder.admits():
-                work = shedder.work()
-                clock.now += SERVICE
-                shedder.done(work)
+                answer(shedder, clock)
                 told.append((moment, clock.now - moment))
             else:
                 clock.now += REFUSAL
@@ -134,9 +143,7 @@ def test_a_burst_is_no_overload(size: int, pause: float) -> None:
         clock.now += pause
         for _ in range(size):
             assert shedder.admits()
-            work = shedder.work()
-            clock.now += SERVICE
-            shedder.done(work)
+            answer(shedder, clock)
         shedder.turn_over()
         shedder.quiet()
 
@@ -150,30 +157,47 @@ def test_below_its_capacity_nothing_is_refused() -> None:
 def test_requests_that_threads_work_on_are_waited_for_too() -> None:
     clock = Clock()
     shedder = Shedder(0.01, clock)
-    works = [shedder.work() for _ in range(3)]
+    began = clock.now
+    for _ in range(3):
+        shedder.taken()
     clock.now += 0.3
-    shedder.done(works.pop())
+    shedder.worked(began)
+    shedder.left()
     shedder.quiet()
     assert shedder.admits(), "two at work are no queue"
-    works += [shedder.work(), shedder.work()]
+    shedder.taken()
+    shedder.taken()
     clock.now += 2 * Shedder.INTERVAL
     shedder.quiet()
     assert not shedder.admits()
 
 
-@given(st.integers(2, 60), st.integers(1, 5))
-def test_a_request_among_many_answered_together_counts_its_part(size: int, groups: int) -> None:
+@given(st.integers(2, 60), st.integers(0, 30))
+def test_a_request_among_many_answered_together_counts_its_part(size: int, refused: int) -> None:
     clock = Clock()
     shedder = Shedder(0.003, clock)
-    for _ in range(40 * groups):
-        works = [shedder.work() for _ in range(size)]
-        clock.now += size * SERVICE
-        for work in works:
-            shedder.done(work)
-        shedder.wait()
+    for _ in range(40):
+        answer(shedder, clock, size)
+        clock.now += refused * REFUSAL  # which is no work on those that were answered
         shedder.turn_over()
         shedder.quiet()
     waited = shedder.wait()
     for _ in range(size):
-        shedder.work()
+        shedder.taken()
     assert abs(shedder.wait() - waited - size * SERVICE) < 0.1 * size * SERVICE
+
+
+def test_of_requests_that_threads_work_on_side_by_side_each_counts_its_part() -> None:
+    clock = Clock()
+    shedder = Shedder(0.003, clock)
+    for _ in range(100):
+        began = clock.now
+        shedder.taken()
+        shedder.taken()
+        clock.now += 2 * SERVICE
+        for _ in range(2):  # they end together, each after twice the time that it takes alone
+            shedder.worked(began)
+            shedder.left()
+    waited = shedder.wait()
+    shedder.taken()
+    assert abs(shedder.wait() - waited - SERVICE) < 0.2 * SERVICE

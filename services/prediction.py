@@ -173,7 +173,7 @@ def open_predictor(folder: Path, watch: "Watch | None" = None) -> Predictor:
     vocabulary = Vocabulary.from_json(files["vocabulary.json"])
     return Predictor(
         # One request is too little work to part between threads.
-        model=Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1),
+        model=Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1).compiled(),
         contract=Contract.from_json(files["contract.json"]),
         problem=problem,
         reader=_reader(problem, watch),

@@ -1,5 +1,8 @@
-"""The direct call answers as Booster.inplace_predict does, bit for bit, for every kind of model and of input."""
+"""The direct call and the compiled walk answer as Booster.inplace_predict does, bit for bit, for every kind of model
+and of input."""
 
+import logging
+import sys
 import threading
 from typing import Any
 
@@ -10,6 +13,7 @@ import xgboost
 from truecourse.direct import Direct
 from truecourse.encoding import Array, Vocabulary
 from truecourse.errors import ModelError
+from truecourse.forest import Forest, forest_of
 from truecourse.model import Model
 from truecourse.problem import Kind
 
@@ -30,6 +34,12 @@ def inputs(rows: int, seed: int, codes: int) -> Array:
     return matrix
 
 
+def walked(model: Any) -> Forest:
+    forest = forest_of(model)
+    assert forest is not None
+    return forest
+
+
 def booster(objective: str) -> Any:
     matrix = inputs(3000, seed=1, codes=CATEGORIES)
     labels = np.random.default_rng(2).integers(0, 4 if objective.startswith("multi") else 2, 3000)
@@ -37,10 +47,14 @@ def booster(objective: str) -> Any:
     return xgboost.train({"objective": objective, "max_depth": 6, "nthread": 1, **OBJECTIVES[objective]}, data, 30)
 
 
+@pytest.mark.parametrize("predictor", [Direct, walked])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_bit_is_equal_on_100_000_rows(objective: str) -> None:
+def test_every_bit_is_equal_on_100_000_rows(objective: str, predictor: Any) -> None:
     model = booster(objective)
-    direct, matrix = Direct(model), inputs(ROWS, seed=3, codes=CATEGORIES + 5)  # and codes that no tree has met
+    direct, matrix = predictor(model), inputs(ROWS, seed=3, codes=CATEGORIES + 5)  # and codes that no tree has met
+    matrix[:1000:10, :8] = np.float32(3e38)
+    matrix[5:1000:10, :8] = np.float32(-3e38)
+    matrix[:1000:50, 8:] = 1e7
     for margin, kind in ((False, "value"), (True, "margin")):
         wanted = np.asarray(model.inplace_predict(matrix, predict_type=kind, validate_features=False))
         whole = direct.predict(matrix, margin)
@@ -64,9 +78,10 @@ def test_contributions_are_equal_to_the_bit(objective: str) -> None:
     assert np.concatenate([direct.contributions(matrix[i : i + 1]) for i in range(300)]).tobytes() == wanted.tobytes()
 
 
-def test_threads_do_not_share_results() -> None:
+@pytest.mark.parametrize("predictor", [Direct, walked])
+def test_threads_do_not_share_results(predictor: Any) -> None:
     model = booster("multi:softprob")
-    direct, matrix = Direct(model), inputs(400, seed=4, codes=CATEGORIES)
+    direct, matrix = predictor(model), inputs(400, seed=4, codes=CATEGORIES)
     wanted, wrong = model.inplace_predict(matrix, validate_features=False), []
 
     def run(offset: int) -> None:
@@ -82,6 +97,8 @@ def test_threads_do_not_share_results() -> None:
 
 
 def test_a_matrix_of_another_width_is_an_error() -> None:
+    with pytest.raises(ModelError, match="12 features, not 13"):
+        walked(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="does not predict"):
         Direct(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="does not predict"):
@@ -94,3 +111,47 @@ def test_the_trees_that_a_row_walks_are_counted(objective: str) -> None:
     kind: Kind = "multiclass" if "multi" in objective else "binary"
     words = Vocabulary(kinds={}, categories={}, classes=tuple("0123") if kind == "multiclass" else ("0", "1"))
     assert Model(trained, words, kind).trees == len(trained.get_dump())
+
+
+@pytest.mark.parametrize("parameters", [{"booster": "dart"}, {"objective": "count:poisson"}, {"booster": "gblinear"}])
+def test_trees_that_are_not_known_how_to_walk_are_left_to_xgboost(parameters: dict[str, str]) -> None:
+    matrix = inputs(500, seed=1, codes=CATEGORIES)
+    data = xgboost.DMatrix(matrix[:, :5], matrix[:, 5] == 1)
+    trained = xgboost.train({"objective": "binary:logistic", "nthread": 1, **parameters}, data, 3)
+    assert forest_of(trained) is None
+
+
+def test_a_walk_that_differs_in_a_bit_is_left_to_xgboost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    walk, trained = Forest.predict, booster("binary:logistic")
+
+    def odd(self: Forest, matrix: Array, margin: bool = False) -> Array:
+        answer = walk(self, matrix, margin)
+        answer[-1] = np.nextafter(answer[-1], np.float32(2))
+        return answer
+
+    monkeypatch.setattr(Forest, "predict", odd)
+    with caplog.at_level(logging.WARNING):
+        assert forest_of(trained) is None
+    assert "XGBoost itself" in caplog.text
+
+
+def test_without_a_compiler_xgboost_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = booster("binary:logistic")
+    words = Vocabulary(kinds={}, categories={}, classes=("0", "1"))
+    monkeypatch.setitem(sys.modules, "truecourse.walk", None)
+    model = Model(trained, words, "binary").compiled()
+    assert model.forest is None
+    matrix = inputs(20, seed=6, codes=CATEGORIES)
+    assert np.array_equal(model.predict(matrix), trained.inplace_predict(matrix, validate_features=False))
+
+
+def test_a_compiled_model_predicts_by_its_forest(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = booster("reg:squarederror")
+    model = Model(trained, Vocabulary(kinds={}, categories={}), "regression").compiled()
+    matrix = inputs(20, seed=6, codes=CATEGORIES)
+    wanted = trained.inplace_predict(matrix, validate_features=False)
+    monkeypatch.setattr(Direct, "predict", None)
+    assert np.array_equal(model.predict(matrix), wanted)
+    assert np.array_equal(model.margin(matrix), wanted)

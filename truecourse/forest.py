@@ -56,7 +56,7 @@ def forest_of(booster: Any) -> Forest | None:
         if forest is None or not _agrees(forest, Direct(booster)):
             log.warning("the model is predicted by XGBoost itself: its trees are none that are known how to walk")
             return None
-    except (ImportError, RuntimeError, OSError) as error:  # no Numba here, or no place for what it compiles
+    except (ImportError, RuntimeError, OSError) as error:  # no Numba here, or no place for its cache
         log.warning("the model is predicted by XGBoost itself: %s", type(error).__name__)
         return None
     log.debug("%d trees laid out in %.2f s", len(forest.starts), time.monotonic() - began)
@@ -103,7 +103,7 @@ def _depths(nodes: Array, starts: Array) -> Array:
     while len(level):
         inner = nodes["gap"][level] != 0
         level, trees = level[inner], trees[inner]
-        depths[trees] += np.bincount(trees, minlength=len(starts))[trees] > 0
+        depths[np.unique(trees)] += 1
         level = np.concatenate([nodes["left"][level], nodes["left"][level] + nodes["gap"][level]])
         trees = np.concatenate([trees, trees])
     return depths
@@ -129,15 +129,14 @@ def _categories(nodes: Array, trees: list[dict[str, Any]], starts: Array) -> Arr
 
 def _base(parameters: dict[str, str], link: str) -> Array:
     """What the sums begin with, before the link: XGBoost's, to the bit, by the logarithm that it takes."""
-    told = orjson.loads(parameters["base_score"].lower())
-    outputs = max(int(parameters["num_class"]), 1)
-    base = np.array(told if isinstance(told, list) else [told], np.float32)
+    base = np.atleast_1d(np.array(orjson.loads(parameters["base_score"]), np.float32))
     if link == "SIGMOID":
-        logarithm = ctypes.CDLL("libm.so.6").logf
+        logarithm = ctypes.CDLL(None).logf  # of the C library that this process runs with
         logarithm.argtypes, logarithm.restype = [ctypes.c_float], ctypes.c_float
         one = np.float32(1)
-        base = np.array([-np.float32(logarithm(float(one / score - one))) for score in base], np.float32)
-    return np.broadcast_to(base, outputs).copy() if len(base) == 1 else base
+        base = np.array([-logarithm(one / score - one) for score in base], np.float32)
+    outputs = max(int(parameters["num_class"]), 1)
+    return np.repeat(base, outputs) if len(base) == 1 else base
 
 
 def _agrees(forest: Forest, direct: Direct) -> bool:

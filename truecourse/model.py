@@ -1,6 +1,6 @@
 """A trained model: an XGBoost booster, the vocabulary that feeds it, and what its numbers mean."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -24,7 +24,7 @@ class Model:
     booster: "xgboost.Booster"
     vocabulary: Vocabulary
     kind: Kind
-    forest: Forest | None = None
+    forest: Forest | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(cls, ubj: bytes, vocabulary: Vocabulary, kind: Kind, threads: int | None = None) -> Self:

@@ -20,6 +20,7 @@ def variables(config: DeploymentConfig) -> dict[str, str]:
     return {
         **server_variables(config),
         "TRUECOURSE_HOME": HOME,
+        "NUMBA_CACHE_DIR": f"{HOME}/numba",  # beside the source nothing can be written
         "TRUECOURSE_PROBLEMS": f"{SOURCE}/problems",
         "BENTOML_PORT": str(config.port),
         "BENTOML_DO_NOT_TRACK": "True",

@@ -15,7 +15,7 @@ from services.served import Served
 from truecourse.errors import RequestError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Waiting:
     """The rows of one request as they were sent, and the client's answer to be."""
 

@@ -15,6 +15,7 @@ BulkCheck = Callable[[Sequence[Any]], Sequence[Any]]
 """n values of a field, ABSENT where a row has none; the same values as its Check reads them, or Odd."""
 _NUMBERS, _NOTHING = frozenset({float, int}), frozenset({type(None), type(ABSENT)})
 _LEAST, _MOST = -(2**63), 2**63 - 1
+_FLOATS = -1.7e308, 1.7e308
 
 
 class Odd(ValueError):
@@ -53,6 +54,14 @@ def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
     return checked
 
 
+def plain(field: RequestField) -> tuple[type | None, Any, Any]:
+    """The values that surely keep the contract, as they are: those of exactly this type (None: there are none), from
+    the least to the most."""
+    if field.one_of or field.type not in ("float", "integer"):
+        return None, 0, 0
+    return (float, *_bounds(field, *_FLOATS)) if field.type == "float" else (int, *_bounds(field, _LEAST, _MOST))
+
+
 class Floats:
     """The float fields, checked together; those that take a few values only are left to their own checks."""
 
@@ -60,7 +69,7 @@ class Floats:
         mine = [field for field in fields if field.type == "float" and not field.one_of]
         self.names = tuple(field.name for field in mine)
         self._kinds = [_NUMBERS | _NOTHING if field.nulls else _NUMBERS for field in mine]
-        bounds = [_bounds(field, -1.7e308, 1.7e308) for field in mine]
+        bounds = [_bounds(field, *_FLOATS) for field in mine]
         self._least, self._most = np.array(bounds, dtype=np.float64).reshape(-1, 2, 1).swapaxes(0, 1)
 
     def read(self, given: Mapping[str, Sequence[Any]]) -> Array:

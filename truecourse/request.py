@@ -14,13 +14,15 @@ from typing import Any, NoReturn
 import numpy as np
 import orjson
 
-from truecourse.bulk import Floats, Odd, bulk_check, one_by_one
+from truecourse.bulk import Floats, Odd, bulk_check, one_by_one, plain
 from truecourse.contract import DECISION_TIME, ID, Contract, RequestField
 from truecourse.encoding import Array
 from truecourse.errors import RequestError, RowFault
 from truecourse.fields import ABSENT, CHECKS, Check, Refused, check_id, check_time, nullable, said, short
 
 MAX_FAULTS = 100
+SHORT = 4096
+"""Bytes up to which Python counts more quickly than NumPy."""
 FEW = 8
 """Fewer rows than this are read row by row, which is then the quicker way."""
 
@@ -74,6 +76,9 @@ class RowReader:
         }
         optionals = {ID} if times_required else {ID, DECISION_TIME}
         self._extras = [(name, nullable(offered[name], name in optionals)) for name in contract.extras]
+        quick = [plain(field) for field in contract.fields] + [(None, 0, 0)] * len(self._extras)
+        both = zip(self._checks + self._extras, quick, strict=True)
+        self._each = [(name, check, *surely) for (name, check), surely in both]
         self._names = frozenset(contract.names + contract.extras)
         types = {f.name: f.type for f in contract.fields}
         self._texts = [name for name, kind in types.items() if kind == "text"]
@@ -156,7 +161,6 @@ class RowReader:
         return given
 
     def _one_by_one(self, rows: Sequence[Any], now: datetime) -> Rows:
-        checks = self._checks + self._extras
         values: list[list[Any]] = []
         accepted: list[int] = []
         faults: list[RowFault] = []
@@ -165,9 +169,13 @@ class RowReader:
                 faults.append(RowFault(place, None, f"is {said(row)}, not an object"))
                 continue
             before, read = len(faults), []
-            for name, check in checks:
+            for name, check, kind, least, most in self._each:
+                value = row.get(name, ABSENT)
+                if value.__class__ is kind and least <= value <= most:
+                    read.append(value)
+                    continue
                 try:
-                    read.append(check(row.get(name, ABSENT)))
+                    read.append(check(value))
                 except Refused as refused:
                     faults.append(RowFault(place, name, str(refused)))
             if not self._names.issuperset(row):
@@ -176,7 +184,7 @@ class RowReader:
             if len(faults) == before:
                 accepted.append(place)
                 values.append(read)
-        names = [name for name, _ in checks]
+        names = self._fields
         lists = dict(zip(names, zip(*values, strict=True), strict=True)) if values else dict.fromkeys(names, ())
         return self._columns([rows[i] for i in accepted], accepted, lists, faults, now)
 
@@ -223,6 +231,8 @@ def _all_there(document: Any, body: bytes) -> bool:
     if not rows or set(map(type, rows)) != {dict}:
         return False
     members = len(document) + sum(map(len, rows))
+    if len(body) < SHORT and body.count(b":") == members:
+        return True
     text = np.frombuffer(body, np.uint8)
     colons = text[1:] == ord(":")
     if np.count_nonzero(colons) == members:

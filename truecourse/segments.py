@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -147,11 +147,11 @@ def alone(folder: Path) -> Iterator[bool]:
 
 def sizes(folder: Path, states: Iterable[str] = (OPEN, SEALED)) -> list[tuple[int, float]]:
     """Bytes, and time of the last write (Unix seconds), of every segment in one of these states."""
-    found = []
-    for path in (path for state in states for path in folder.glob(f"*.*.{state}")):
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # shipped meanwhile
-            continue
-        found.append((status.st_size, status.st_mtime))
+    endings, found = tuple(f".{state}" for state in states), []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # shipped meanwhile
+                if entry.name.endswith(endings):
+                    status = entry.stat()
+                    found.append((status.st_size, status.st_mtime))
     return found

@@ -3,7 +3,6 @@ once, the online store is asked once, and the log gets one entry. Nobody waits f
 """
 
 import asyncio
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,7 @@ from services.incumbents import Incumbents
 from services.limits import Turns
 from services.prediction import Answer
 from services.served import Served
-from truecourse.errors import RequestError
+from truecourse.request import Rows
 
 
 @dataclass(eq=False, slots=True)
@@ -57,28 +56,40 @@ class Gathering:
         now, waiting = self._now, self._waiting
         self._waiting, self._rows = [], 0
         if now is not None and waiting:  # they may be answered already, where there were too many for one call
-            began = time.monotonic()
+            began = self._turns.shedder.clock()
             self._settle(now, waiting)
             self._turns.shedder.worked(began, len(waiting))
 
     def _settle(self, now: Incumbents, waiting: list[Waiting]) -> None:
+        """Every one is answered or refused after it."""
         try:
-            self._together(now, waiting)
-        except Exception as error:
-            if len(waiting) > 1:
-                apart = _refused(waiting, error) or set(waiting)
-                for one in waiting:
-                    if one in apart:
-                        self._settle(now, [one])
-                rest = [one for one in waiting if one not in apart]
-                if rest:
-                    self._settle(now, rest)
-            elif not waiting[0].answer.done():
-                waiting[0].answer.set_exception(error)
+            refused = self._together(now, waiting)
+            rest = [one for one in waiting if one not in refused]
+            if refused and rest:
+                self._together(now, rest)
+        except Exception:
+            refused = {one for one in waiting if not one.answer.done()}
+        for one in waiting:
+            if one in refused:
+                self._alone(now, one)
 
-    def _together(self, now: Incumbents, waiting: list[Waiting]) -> None:
-        at = datetime.now(UTC)
-        rows = now.champion.rows.accepted([row for one in waiting for row in one.rows], at)
+    def _together(self, now: Incumbents, waiting: list[Waiting]) -> set[Waiting]:
+        """Answer all of them, or none: those that hold the rows which the contract refuses."""
+        at, owners = datetime.now(UTC), [one for one in waiting for _ in one.rows]
+        rows = now.champion.rows.read([row for one in waiting for row in one.rows], at)
+        if not rows.faults:
+            self._tell(now, waiting, rows, at)
+        return {owners[fault.row] for fault in rows.faults}
+
+    def _alone(self, now: Incumbents, one: Waiting) -> None:
+        try:
+            at = datetime.now(UTC)
+            self._tell(now, [one], now.champion.rows.accepted(one.rows, at), at)
+        except Exception as error:
+            if not one.answer.done():
+                one.answer.set_exception(error)
+
+    def _tell(self, now: Incumbents, waiting: list[Waiting], rows: Rows, at: datetime) -> None:
         document, parts = self._served.answer(now, rows, at, explain=False)
         answers, start = document["predictions"], 0
         for one in waiting:
@@ -87,9 +98,3 @@ class Gathering:
                 one.answer.set_result(document | {"predictions": answers[start:stop]})
             start = stop
         asyncio.get_running_loop().call_soon(self._served.after, now, parts)  # once the answers are sent
-
-
-def _refused(waiting: list[Waiting], error: Exception) -> set[Waiting]:
-    """Those that hold the rows which the contract refuses."""
-    owners = [one for one in waiting for _ in one.rows]
-    return {owners[fault.row] for fault in error.faults} if isinstance(error, RequestError) else set()

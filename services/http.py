@@ -6,7 +6,6 @@ and what pydantic would let pass for a number never gets that far.
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -126,12 +125,14 @@ class Endpoint:
             document, parts = served.answer(now, rows, at, path == "/explain")
             return _encoded(document), parts
 
-        began = time.monotonic()
-        if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
-            encoded, parts = answer()
-        else:
-            encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
-        self._turns.shedder.worked(began)
+        began = self._turns.shedder.clock()
+        try:
+            if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
+                encoded, parts = answer()
+            else:
+                encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
+        finally:
+            self._turns.shedder.worked(began)
         return encoded, lambda: served.after(now, parts)
 
 

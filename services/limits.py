@@ -67,7 +67,7 @@ class Shedder:
     """So many requests at work outside the loop are no queue."""
 
     def __init__(self, limit: float, clock: Clock = time.monotonic) -> None:
-        self._limit, self._clock = limit, clock
+        self._limit, self.clock = limit, clock
         self._began: float | None = None
         self._before = 0.0
         self._empty = self._ended = clock()
@@ -77,7 +77,7 @@ class Shedder:
 
     def wait(self) -> float:
         """Seconds that a request taken up now is thought to have waited, and to wait."""
-        now = self._clock()
+        now = self.clock()
         if self._began is None:
             self._began = now
             if self._idle:  # with nothing to take up the queue was empty until now, however long that was
@@ -85,7 +85,7 @@ class Shedder:
         return now - self._began + self._before / 2 + self._working * self._service
 
     def admits(self) -> bool:
-        waited, now = self.wait(), self._clock()
+        waited, now = self.wait(), self.clock()
         burst = now - self._empty <= self.INTERVAL < now - self._refused
         admitted = not self._limit or waited <= (max(self._limit, self.INTERVAL) if burst else self._limit)
         if not admitted:
@@ -95,13 +95,13 @@ class Shedder:
     def turn_over(self) -> None:
         """The loop has come round: what was taken up together is done."""
         if self._began is not None:
-            self._before = self._clock() - self._began
+            self._before = self.clock() - self._began
             self._began = None
 
     def quiet(self) -> None:
         """The loop found nothing to take up."""
         if self._began is None and self._working <= self.THREADS:
-            self._before, self._empty, self._idle = 0.0, self._clock(), True
+            self._before, self._empty, self._idle = 0.0, self.clock(), True
 
     def taken(self) -> None:
         """A request has come in whole."""
@@ -112,11 +112,11 @@ class Shedder:
         self._working -= 1
 
     def worked(self, began: float, requests: int = 1) -> None:
-        """So many were worked on since `began`, by the shedder's clock."""
-        now = self._clock()
+        """So many were worked on since `began`, by the shedder's clock: a moving mean of a hundred."""
+        now = self.clock()
         # Of requests worked on side by side, each is charged the time since the last was done.
         took, self._ended = now - max(self._ended, began), now
-        self._service += (1 - 0.9**requests) * (took / requests - self._service)
+        self._service += (1 - 0.99**requests) * (took / requests - self._service)
 
 
 class Turns:
@@ -124,7 +124,7 @@ class Turns:
     in one."""
 
     QUIET = 3
-    """Turns in a row with no request: an answer takes two from the request to the socket."""
+    """Turns until the loop is thought quiet, the request's own among them: an answer takes two to the socket."""
 
     def __init__(self, shedder: Shedder) -> None:
         self.shedder = shedder

@@ -1,8 +1,9 @@
 """The walk through a forest, compiled. To be imported only where it is needed: Numba takes a quarter of a second.
 
-Eight rows go down a tree side by side, as many levels as it has, and no step is a branch that the processor could guess
-wrong: predication and interleaving as Asadi, Lin and de Vries describe them (Runtime Optimizations for Tree-Based
-Machine Learning Models, IEEE TKDE 26(9), 2014). What is added up is float32, and in XGBoost's order.
+Eight rows go down a tree side by side, as many levels as it has, with no branch that the processor could guess wrong;
+rows that are left over go down by themselves. It is predication and interleaving as Asadi, Lin and de Vries describe
+them (Runtime Optimizations for Tree-Based Machine Learning Models, IEEE TKDE 26(9), 2014). What is added up is float32,
+and in XGBoost's order.
 """
 
 from math import exp

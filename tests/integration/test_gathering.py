@@ -177,6 +177,25 @@ def test_only_what_is_taken_up_together_and_compared_with_nothing_is_gathered(ma
         assert not asyncio.run(crowd(16))
 
 
+def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    odd = [[ROW | {f"odd{i}": 1 for i in range(30)}]] * 40
+    read, passes = type(worker.served.now.champion.rows).read, []  # type: ignore[union-attr]
+
+    def counted(self: Any, rows: Any, now: Any) -> Any:
+        passes.append(len(rows))
+        return read(self, rows, now)
+
+    monkeypatch.setattr(type(worker.served.now.champion.rows), "read", counted)  # type: ignore[union-attr]
+    documents = asyncio.run(together(gathering(worker.served), worker.served, [*odd, ROWS[0], *odd, ROWS[2]]))
+    assert [isinstance(document, RequestError) for document in documents] == [True] * 40 + [False] + [True] * 40 + [
+        False
+    ]
+    assert all(document.count == 30 for document in documents[:40])
+    rest = len(ROWS[0]) + len(ROWS[2])
+    assert sorted(passes) == [1] * 80 + [rest, 80 + rest]
+
+
 def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,27 @@ def test_a_walk_that_differs_in_a_bit_is_left_to_xgboost(
     monkeypatch.setattr(Forest, "predict", odd)
     with caplog.at_level(logging.WARNING):
         assert forest_of(trained) is None
-    assert "XGBoost itself" in caplog.text
+    assert "gave other answers" in caplog.text
+
+
+def test_a_split_at_infinity_is_walked() -> None:
+    largest = np.finfo(np.float32).max
+    matrix = np.full((400, 1), largest, np.float32)
+    matrix[::2] = np.nan
+    trained = xgboost.train(
+        {"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(matrix, np.arange(400) % 2), 3
+    )
+    assert b"Infinity" in trained.save_raw("json")
+    assert np.array_equal(walked(trained).predict(matrix), trained.inplace_predict(matrix, validate_features=False))
+
+
+def test_matrices_of_any_layout_are_walked_alike() -> None:
+    forest, matrix = walked(booster("binary:logistic")), inputs(50, seed=8, codes=CATEGORIES)
+    fixed = matrix.copy()
+    fixed.flags.writeable = False
+    for other in (fixed, np.asfortranarray(matrix), matrix.astype(np.float64), np.repeat(matrix, 2, axis=0)[::2]):
+        assert np.array_equal(forest.predict(other), forest.predict(matrix))
+    assert forest.predict(matrix[:0]).shape == (0,)
 
 
 def test_without_a_compiler_xgboost_predicts(monkeypatch: pytest.MonkeyPatch) -> None:

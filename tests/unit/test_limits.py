@@ -176,7 +176,7 @@ def test_requests_that_threads_work_on_are_waited_for_too() -> None:
 def test_a_request_among_many_answered_together_counts_its_part(size: int, refused: int) -> None:
     clock = Clock()
     shedder = Shedder(0.003, clock)
-    for _ in range(40):
+    for _ in range(300):
         answer(shedder, clock, size)
         clock.now += refused * REFUSAL  # which is no work on those that were answered
         shedder.turn_over()
@@ -190,7 +190,7 @@ def test_a_request_among_many_answered_together_counts_its_part(size: int, refus
 def test_of_requests_that_threads_work_on_side_by_side_each_counts_its_part() -> None:
     clock = Clock()
     shedder = Shedder(0.003, clock)
-    for _ in range(100):
+    for _ in range(400):
         began = clock.now
         shedder.taken()
         shedder.taken()

@@ -218,9 +218,12 @@ def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
     assert asyncio.run(refused()) == (3, 0)
 
 
-def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(make: Make) -> None:
-    worker = Worker()
+def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, worked = Worker(), []
     guard = Guard(Settings(max_delay=0), worker.served)
+    monkeypatch.setattr(guard.shedder, "worked", lambda began, requests=1: worked.append(requests))
     registry = CollectorRegistry()
     worker.served.metrics = Metrics(("/predict", "/explain"), registry)
     for path in meter(registry):
@@ -248,4 +251,5 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(make: Mak
     assert meter(registry) == {path: rows + before[path] for path, rows in answered.items()}
     logged = [len(recorded(record)) for record in worker.records[: -len(ROWS)]]
     assert sum(logged) == sum(answered.values())
+    assert sorted(worked) == [1] * 6 + [16], "the shedder learns of every one that was read"
     assert len(logged) == 1 + 1 + 4 + 1, "the first by itself, those of few rows together, explanations, many rows"

@@ -1,6 +1,7 @@
 """The direct call and the compiled walk answer as Booster.inplace_predict does, bit for bit, for every kind of model
 and of input."""
 
+import json
 import logging
 import sys
 import threading
@@ -16,6 +17,7 @@ from truecourse.errors import ModelError
 from truecourse.forest import Forest, forest_of
 from truecourse.model import Model
 from truecourse.problem import Kind
+from truecourse.walk import walk
 
 TYPES = ["q"] * 5 + ["int"] * 2 + ["i"] + ["c"] * 4
 CATEGORIES, ROWS = 30, 100_000
@@ -121,14 +123,16 @@ def test_trees_that_are_not_known_how_to_walk_are_left_to_xgboost(parameters: di
     assert forest_of(trained) is None
 
 
+@pytest.mark.parametrize("rows", [range(1, 8), range(8, 1000)])
 def test_a_walk_that_differs_in_a_bit_is_left_to_xgboost(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rows: range, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    walk, trained = Forest.predict, booster("binary:logistic")
+    predict, trained = Forest.predict, booster("binary:logistic")
 
     def odd(self: Forest, matrix: Array, margin: bool = False) -> Array:
-        answer = walk(self, matrix, margin)
-        answer[-1] = np.nextafter(answer[-1], np.float32(2))
+        answer = predict(self, matrix, margin)
+        if len(matrix) in rows:
+            answer[-1] = np.nextafter(answer[-1], np.float32(2))
         return answer
 
     monkeypatch.setattr(Forest, "predict", odd)
@@ -152,9 +156,30 @@ def test_matrices_of_any_layout_are_walked_alike() -> None:
     forest, matrix = walked(booster("binary:logistic")), inputs(50, seed=8, codes=CATEGORIES)
     fixed = matrix.copy()
     fixed.flags.writeable = False
+    known = len(walk.signatures)
     for other in (fixed, np.asfortranarray(matrix), matrix.astype(np.float64), np.repeat(matrix, 2, axis=0)[::2]):
         assert np.array_equal(forest.predict(other), forest.predict(matrix))
     assert forest.predict(matrix[:0]).shape == (0,)
+    assert len(walk.signatures) == known, "nothing is compiled while a request waits"
+
+
+def test_trees_that_point_beyond_their_features_or_outputs_are_not_walked(caplog: pytest.LogCaptureFixture) -> None:
+    saved = json.loads(booster("multi:softprob").save_raw("json"))
+
+    class Altered:
+        def __init__(self, name: str, value: str) -> None:
+            self.told = json.loads(json.dumps(saved))
+            self.told["learner"]["learner_model_param"] |= {name: value}
+
+        def save_raw(self, kind: str) -> bytes:
+            return json.dumps(self.told).encode()
+
+    for name, value in {"num_feature": "3", "num_class": "2"}.items():
+        learner = Altered(name, value)
+        learner.told["learner"]["learner_model_param"]["base_score"] = "[5E-1]"
+        caplog.clear()
+        assert forest_of(learner) is None
+        assert "not walked here" in caplog.text
 
 
 def test_without_a_compiler_xgboost_predicts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,3 +61,11 @@ def test_one_process_ships_at_a_time(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with segments.alone(tmp_path) as again:
         assert again
+
+
+def test_the_sizes_are_those_of_segments_in_the_states_asked_for(tmp_path: Path) -> None:
+    for name, size in (("a.000000001.sealed", 3), ("a.000000002.open", 5), ("shipping", 7)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    assert sorted(size for size, _ in segments.sizes(tmp_path)) == [3, 5]
+    assert [size for size, _ in segments.sizes(tmp_path, (segments.SEALED,))] == [3]
+    assert segments.sizes(tmp_path / "none") == []

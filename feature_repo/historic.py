@@ -5,7 +5,7 @@ from datetime import datetime
 
 from feature_repo.online import OnlineFeatures, plain_keys
 from truecourse.asof import EVENT
-from truecourse.encoding import Array
+from truecourse.encoding import Array, Values
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
 from truecourse.steps import Steps
@@ -28,7 +28,7 @@ class HistoricReader:
             rows = tables.read(versions[view.name], where=_visible(view, start, end))
             self._held[view.name] = Steps.of(rows, list(self._keys[view.name]))
 
-    def read(self, columns: Mapping[str, Array], decision_times: Array | None, rows: int) -> OnlineFeatures:
+    def read(self, columns: Mapping[str, Values], decision_times: Array | None, rows: int) -> OnlineFeatures:
         """Every view feature for `rows` requests, as OnlineReader.read() gives them."""
         assert decision_times is not None  # what has no time is not played back
         found = OnlineFeatures({}, {}, [])

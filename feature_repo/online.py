@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from feature_repo.protos import array_of, entity_keys, field_of
+from feature_repo.protos import entity_keys, field_of, values_of
 from feature_repo.reading import Stored, store_reader
 from feature_repo.store import repo_config
-from truecourse.encoding import Array
+from truecourse.encoding import Array, Values
 from truecourse.errors import PlatformError
 from truecourse.problem import Problem, View
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
@@ -43,10 +43,10 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """Features as columns_of() gives them, n values each, and of each the event times: (n,) datetime64[us] UTC, NaT
-    where nothing was found, or nothing fresh."""
+    """n values of each feature, and of each the event times: (n,) datetime64[us] UTC, NaT where nothing was found, or
+    nothing fresh."""
 
-    values: dict[str, Array]
+    values: dict[str, Values]
     events: dict[str, Array]
     unavailable: list[str]
     """The views that the store did not answer for, and that may be missing."""
@@ -66,7 +66,7 @@ class OnlineReader:
         self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
-    def read(self, columns: Mapping[str, Array], decision_times: Array | None, rows: int) -> OnlineFeatures:
+    def read(self, columns: Mapping[str, Values], decision_times: Array | None, rows: int) -> OnlineFeatures:
         """Every view feature for `rows` requests.
 
         columns: the entity keys among them. decision_times: (n,) datetime64[us] UTC; None where the problem has no
@@ -114,7 +114,7 @@ class OnlineReader:
             what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
             raise PlatformError(what, cure=cure) from error
 
-    def _keys_of(self, columns: Mapping[str, Array]) -> dict[str, list[bytes | None]]:
+    def _keys_of(self, columns: Mapping[str, Values]) -> dict[str, list[bytes | None]]:
         """By view the keys of the requests; views of one entity have the same."""
         made: dict[tuple[str, ...], list[bytes | None]] = {}
         for view, declared in self._keys.items():
@@ -140,7 +140,7 @@ class OnlineReader:
         times = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64).view("datetime64[us]")
         stored = [_NOTHING if a is None else a[1] for a in answers]
         for name, field in self._fields[view.name].items():
-            found.values[name] = array_of(field, [values.get(name) for values in stored])
+            found.values[name] = values_of(field, [values.get(name) for values in stored])
             found.events[name] = times
 
 
@@ -153,8 +153,10 @@ def _serialised(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: 
     return bytes(serialize_entity_key(message, config.entity_key_serialization_version))
 
 
-def plain_keys(column: AnyColumn, values: Array) -> list[Any]:
+def plain_keys(column: AnyColumn, values: Values) -> Sequence[Any]:
     """Key values as Python objects of the declared type, None where one is missing."""
+    if not isinstance(values, np.ndarray):
+        return values
     if isinstance(column, Text):
         return [value if isinstance(value, str) else None for value in values.tolist()]
     if isinstance(column, Time):

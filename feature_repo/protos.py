@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from truecourse.encoding import Array
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
 
 EXACT_EVENT = "__event_us"
@@ -42,8 +40,7 @@ def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tupl
     ]
 
 
-def array_of(field: str, values: Sequence[Value | None]) -> Array:
-    """n values as columns_of() gives them: float64 with NaN, or object with None. `field`: field_of() their column."""
-    empty = None if field == "string_val" else np.nan
-    found = [getattr(v, field) if v is not None and v.WhichOneof("val") else empty for v in values]
-    return np.array(found, dtype=object if field == "string_val" else np.float64)
+def values_of(field: str, values: Sequence[Value | None]) -> list[Any]:
+    """n values as Python's own, None for one with nothing in it, and for NaN. `field`: field_of() their column."""
+    found = [getattr(v, field) if v is not None and v.WhichOneof("val") else None for v in values]
+    return [None if v != v else v for v in found] if field == "double_val" else found

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from truecourse.encoding import Array, Vocabulary
+from truecourse.encoding import Array, Values, Vocabulary
 from truecourse.prediction import told
-from truecourse.request import Rows
+from truecourse.rows import Rows
 
 Role = Literal["champion", "challenger", "shadow"]
 PREDICTION_ID = "prediction_id"
@@ -45,7 +45,7 @@ class Answered:
     at: datetime
     vocabulary: Vocabulary
     rows: Rows
-    columns: Mapping[str, Array]
+    columns: Mapping[str, Values]
     events: Mapping[str, Array]
     answers: list[dict[str, Any]]
     seconds: float
@@ -58,17 +58,22 @@ class Answered:
             moments = {view: times[some].view(np.int64).tolist() for view, times in views.items()}
             yield {
                 **_head(self.identity, self.role, self.at, self.rows, self.answers, some),
-                "features": {name: self._told(name, some) for name in self.vocabulary.features},
+                "features": self._features(some),
                 "event_times": {name: moments[id(times)] for name, times in self.events.items()},
                 "seconds": self.seconds,
                 "batch": len(self.answers),
                 "error": None,
             }
 
-    def _told(self, name: str, some: slice) -> Any:
-        """A feature's values; where the request holds them, its kind, which tells how they are read."""
-        kind, values = self.vocabulary.kinds[name], self.columns[name]
-        return kind if values is self.rows.columns.get(name) else told(kind, values[some])
+    def _features(self, some: slice) -> Mapping[str, Any]:
+        """Of each feature its values; where the request holds them, its kind, which tells how they are read."""
+        sent, kinds = self.rows.values, self.vocabulary.kinds
+        if self.columns is sent:
+            return kinds
+        return {
+            name: kind if (values := self.columns[name]) is sent.get(name) else told(kind, values[some])
+            for name, kind in kinds.items()
+        }
 
 
 @dataclass(frozen=True)

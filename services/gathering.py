@@ -11,7 +11,7 @@ from services.incumbents import Incumbents
 from services.limits import Turns
 from services.prediction import Answer
 from services.served import Served
-from truecourse.request import Rows
+from truecourse.rows import Rows
 
 
 @dataclass(eq=False, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from services.prediction import Predictor
 from truecourse.problem import Problem
 from truecourse.references import Aliases
-from truecourse.request import Rows
+from truecourse.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,6 @@ def place(problem: Problem, rows: Rows, i: int) -> float:
 
 
 def _exact(rows: Rows, name: str, i: int) -> Any:
-    given = rows.integers.get(name, rows.columns[name])[i]
-    return str(given) if isinstance(given, np.datetime64) else given.item() if isinstance(given, np.generic) else given
+    given = rows.values[name][i]
+    given = given.item() if isinstance(given, np.generic) else given
+    return None if given != given else given  # NaN

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +18,7 @@ from truecourse import prediction
 from truecourse.bento import check_problem
 from truecourse.contract import DECISION_TIME, ID, Contract
 from truecourse.digests import sha256
-from truecourse.encoding import Array, Vocabulary
+from truecourse.encoding import Array, Values, Vocabulary
 from truecourse.errors import IntegrityError, PlatformError, TruecourseError
 from truecourse.frame import request_features
 from truecourse.inference import INFERENCE_FILE, InferenceConfig, inference_config, model_files
@@ -26,13 +26,14 @@ from truecourse.loading import load_problem, problem_digest
 from truecourse.model import Model
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.request import RowReader, Rows, objects
+from truecourse.request import RowReader
+from truecourse.rows import Rows, column
 
 if TYPE_CHECKING:
     from feature_repo.online import OnlineFeatures, OnlineReader, Watch
 
 log = logging.getLogger("truecourse.serving")
-Columns = dict[str, Array]
+Columns = dict[str, Values]
 Answer = dict[str, Any]
 
 
@@ -82,13 +83,13 @@ class Predictor:
         took = time.perf_counter() - began
         return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
 
-    def columns(self, rows: Rows) -> tuple[Columns, Columns, list[str]]:
+    def columns(self, rows: Rows) -> tuple[Columns, Mapping[str, Array], list[str]]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
         latter also the event times, and the views that it did not answer for."""
         declared = self.problem.request_features
-        columns = rows.columns
+        columns = rows.values
         if declared is not None:
-            inputs = {name: columns[name] for name in declared.inputs}
+            inputs = {name: column(rows.types[name], columns[name]) for name in declared.inputs}
             computed = request_features(self.problem, inputs, len(rows))
             kinds = self.model.vocabulary.kinds
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
@@ -98,10 +99,8 @@ class Predictor:
         return columns | found.values, found.events, found.unavailable
 
     def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
-        exact = {n: objects(v) for n, v in rows.integers.items() if (np.abs(rows.columns[n]) > 2**53).any()}
-        keys = rows.columns | exact
         try:
-            return reader.read(keys, rows.decision_times, len(rows))
+            return reader.read(rows.values, rows.decision_times, len(rows))
         except TruecourseError:
             raise
         except Exception as error:  # every online store has errors of its own
@@ -110,14 +109,14 @@ class Predictor:
             raise PlatformError(what, cure="check TRUECOURSE_ONLINE_STORE, and run materialize") from error
 
     def _told(self, rows: Rows, answers: list[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
-        times = None if rows.decision_times is None else np.datetime_as_string(rows.decision_times).tolist()
+        times = rows.values[DECISION_TIME] if rows.timed else None
         told = []
         for i, answer in enumerate(answers):
             given: dict[str, Any] = {PREDICTION_ID: ids[i]}
             if rows.ids[i] is not None:
                 given[ID] = rows.ids[i]
             if times is not None:
-                given[DECISION_TIME] = f"{times[i]}Z"
+                given[DECISION_TIME] = f"{times[i].isoformat(timespec='microseconds')}Z"
             told.append(given | answer)
         return told
 

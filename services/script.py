@@ -24,7 +24,7 @@ from truecourse.loading import load_problem
 from truecourse.model import Model
 from truecourse.prediction import Scores
 from truecourse.references import ModelVersion
-from truecourse.request import Rows
+from truecourse.rows import Rows
 
 if TYPE_CHECKING:
     from feature_repo.online import Watch

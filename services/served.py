@@ -13,7 +13,7 @@ from services.answered import PREDICTION_ID, Answered, Failed, Identity
 from services.incumbents import Incumbents
 from services.metrics import Metrics
 from services.prediction import Answer, Predictor, document, open_predictor
-from truecourse.request import Rows
+from truecourse.rows import Rows
 
 log = logging.getLogger("truecourse.serving")
 Told = Answered | Failed

@@ -27,7 +27,8 @@ from truecourse.errors import RowFault, SourceError
 from truecourse.loading import load_problem, problem_digest
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TableVersion
-from truecourse.request import RowReader, Rows
+from truecourse.request import RowReader
+from truecourse.rows import Rows
 from truecourse.scoring import Batch, Done, Span, predictions_table, rejected_table
 from truecourse.settings import get_settings
 from truecourse.sql import clean_versions
@@ -124,8 +125,7 @@ def request_frame(problem: Problem, rows: Rows, start: int) -> pa.Table:
     if rows.decision_times is not None:
         columns[DECISION_TIME] = pa.array(rows.decision_times).cast(frames.UTC_TIME)
     for name, column in problem.request_fields.items():
-        values = rows.integers.get(name, rows.columns[name])
-        columns[name] = pa.array(values, from_pandas=True).cast(frames.arrow_type(column))
+        columns[name] = pa.array(rows.values[name], from_pandas=True).cast(frames.arrow_type(column))
     columns["row"] = pa.array(places, pa.int64())
     return frames.with_request_features(problem, pa.table(columns))
 

@@ -7,7 +7,7 @@ is a missing number.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -21,6 +21,8 @@ from truecourse.problem import Problem
 from truecourse.schema import Boolean, Integer, Text
 
 Array = np.ndarray[Any, Any]
+Values = Array | Sequence[Any]
+"""n values: an array as columns_of() gives it, or the same as Python objects, with None for a missing number too."""
 LARGEST = np.finfo(np.float32).max
 FEW = 128
 """Up to so many rows it is quicker to spare calls than to work by column."""
@@ -74,37 +76,34 @@ class Vocabulary(BaseModel):
         return [XGBOOST_TYPES[kind] for kind in self.kinds.values()]
 
     @cached_property
-    def _codes(self) -> dict[str, dict[str, int]]:
-        return {name: {value: code for code, value in enumerate(values)} for name, values in self.categories.items()}
+    def _codes(self) -> list[tuple[str, dict[str, int] | None]]:
+        """Every feature, with the codes of its categories; None where it is a number."""
+        known = {name: {value: code for code, value in enumerate(values)} for name, values in self.categories.items()}
+        return [(name, known[name] if kind == "category" else None) for name, kind in self.kinds.items()]
 
-    def encode(self, columns: Mapping[str, Array]) -> Array:
+    def encode(self, columns: Mapping[str, Values]) -> Array:
         """The (n, d) float32 matrix, C-contiguous, in the model's column order.
 
-        `columns`: n values for each feature, as columns_of() gives them. Raises ModelError if a feature is absent.
+        `columns`: n values for each feature. Raises ModelError if a feature is absent.
         """
-        absent = [name for name in self.kinds if name not in columns]
-        if absent:
-            raise ModelError(f"the frame lacks the features {', '.join(absent)}")
-        parts = [
-            self._category(name, columns[name]) if kind == "category" else columns[name]
-            for name, kind in self.kinds.items()
-        ]
-        rows = len(parts[0]) if parts else 0
+        try:
+            parts = [(columns[name], codes) for name, codes in self._codes]
+        except KeyError:
+            absent = [name for name in self.kinds if name not in columns]
+            raise ModelError(f"the frame lacks the features {', '.join(absent)}") from None
+        rows = len(parts[0][0]) if parts else 0
+        if rows == 1:  # NumPy takes as long for one column as for all of them
+            row = [values[0] if codes is None else codes.get(values[0], math.nan) for values, codes in parts]
+            return finite(np.array([row], dtype=np.float64)).astype(np.float32)
         if 0 < rows <= FEW:  # a copy of each column would cost more than what is in it
-            stacked = finite(np.concatenate(parts, dtype=np.float64))
-            return np.ascontiguousarray(stacked.reshape(len(parts), rows).T, dtype=np.float32)
+            numbers = [values if codes is None else _coded(values, codes) for values, codes in parts]
+            return np.ascontiguousarray(finite(np.array(numbers, dtype=np.float64)).T, dtype=np.float32)
         matrix = np.empty((rows, len(parts)), dtype=np.float32)
         with np.errstate(over="ignore"):
-            for position, values in enumerate(parts):
-                matrix[:, position] = values
+            for position, (values, codes) in enumerate(parts):
+                given = values if codes is None else _coded(values, codes)
+                matrix[:, position] = given if isinstance(given, np.ndarray) else np.array(given, dtype=np.float64)
         return finite(matrix)
-
-    def _category(self, name: str, values: Array) -> Array | list[float]:
-        codes = self._codes[name]
-        if len(values) > FEW:
-            encoded = pc.index_in(pa.array(values, pa.string()), pa.array(list(codes), pa.string()))
-            return np.asarray(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
-        return [codes.get(value, math.nan) for value in values.tolist()]
 
     def labels(self, frame: pa.Table) -> Array:
         """The labels as float32: class codes, or the values of a regression; NaN where a row has no label.
@@ -120,6 +119,13 @@ class Vocabulary(BaseModel):
                 f"labels that training never saw: {', '.join(strange[:5])}", cure="declare Label(classes=...)"
             )
         return np.asarray(codes.cast(pa.float32()).to_numpy(), dtype=np.float32)
+
+
+def _coded(values: Values, codes: Mapping[str, int]) -> Values:
+    if len(values) <= FEW:
+        return [codes.get(value, math.nan) for value in values]
+    encoded = pc.index_in(pa.array(values, pa.string()), pa.array(list(codes), pa.string()))
+    return np.asarray(encoded.cast(pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32)
 
 
 def finite(values: Array) -> Array:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import LARGEST, Array, FeatureKind
+from truecourse.encoding import LARGEST, Array, FeatureKind, Values
 from truecourse.errors import ModelError
 from truecourse.model import Model
 from truecourse.problem import Kind
 
-Columns = Mapping[str, Array]
+Columns = Mapping[str, Values]
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,19 @@ def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
 def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
     """For each row its score (or scores by class), its prediction, and which features were missing or unknown. Raises
     ModelError for a model whose output is no number."""
-    output, vocabulary = _numbers(model.predict(matrix)), model.vocabulary
-    names, classes = predicted(model.kind, vocabulary.classes, output).tolist(), vocabulary.classes
+    output, vocabulary = model.predict(matrix), model.vocabulary
+    names, classes = predicted(model.kind, vocabulary.classes, _numbers(output)).tolist(), vocabulary.classes
     rows: list[dict[str, Any]] = []
     for numbers, name in zip(output.tolist(), names, strict=True):
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if output.ndim == 2 else {"score": numbers}
         rows.append({**scores, "prediction": name, "missing": [], "unknown": []})
-    features = vocabulary.features
-    for i, j in zip(*(places.tolist() for places in np.nonzero(np.isnan(matrix))), strict=True):
+    features, kinds = vocabulary.features, vocabulary.kinds
+    for place in np.flatnonzero(np.isnan(matrix)).tolist():
+        i, j = divmod(place, len(features))
         # A category that is there and yet has no code is one that the model never saw.
-        given = columns[features[j]]
-        rows[i]["unknown" if given.dtype == object and given[i] is not None else "missing"].append(features[j])
+        name = features[j]
+        known = kinds[name] != "category" or columns[name][i] is None
+        rows[i]["missing" if known else "unknown"].append(name)
     return rows
 
 
@@ -92,13 +94,15 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     ]
 
 
-def told(kind: FeatureKind, values: Array) -> list[Any]:
+def told(kind: FeatureKind, values: Values) -> list[Any]:
     """A feature's n values as a person wrote them: category text, whole numbers whole, None where one is missing."""
-    given: list[Any] = values.tolist()
-    if values.dtype == object:
+    given: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if kind == "category":
         return given
     if kind == "float":
-        return [number if math.isfinite(number) else _odd(number) for number in given]
+        return [number if number is None or math.isfinite(number) else _odd(number) for number in given]
+    if not isinstance(values, np.ndarray):
+        return given
     if kind == "boolean":
         return [None if math.isnan(number) else bool(number) for number in given]
     return [int(number) if number.is_integer() else _odd(number) for number in given]

@@ -4,9 +4,8 @@ A row is refused whole, with every fault of it named by row and field. Nothing i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, NoReturn
@@ -15,50 +14,17 @@ import numpy as np
 import orjson
 
 from truecourse.bulk import Floats, Odd, bulk_check, one_by_one, plain
-from truecourse.contract import DECISION_TIME, ID, Contract, RequestField
-from truecourse.encoding import Array
+from truecourse.contract import DECISION_TIME, ID, Contract, FieldType, RequestField
+from truecourse.encoding import Values
 from truecourse.errors import RequestError, RowFault
 from truecourse.fields import ABSENT, CHECKS, Check, Refused, check_id, check_time, nullable, said, short
+from truecourse.rows import Rows
 
 MAX_FAULTS = 100
 SHORT = 4096
 """Bytes up to which Python counts more quickly than NumPy."""
 FEW = 8
 """Fewer rows than this are read row by row, which is then the quicker way."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Accepted rows as columns, in the convention of truecourse.encoding.columns_of.
-
-    `accepted`: their places in what came in. `ids` as they were given, or None. `decision_times`: (n,)
-    datetime64[us], None for a problem with no time. `integers`: the exact n values of integer fields, which float64
-    cannot hold beyond 2**53. `faults`: of the rows that were refused. `given`: the accepted rows as they were sent.
-    """
-
-    accepted: list[int]
-    ids: list[Any]
-    columns: dict[str, Array]
-    integers: dict[str, Sequence[int | None]]
-    decision_times: Array | None
-    faults: list[RowFault]
-    given: list[dict[str, Any]]
-
-    def __len__(self) -> int:
-        return len(self.accepted)
-
-    def part(self, places: Sequence[int]) -> "Rows":
-        """Those at these places, in this order."""
-        chosen = np.array(places, dtype=np.intp)
-        return Rows(
-            accepted=[self.accepted[i] for i in places],
-            ids=[self.ids[i] for i in places],
-            columns={name: values[chosen] for name, values in self.columns.items()},
-            integers={name: [values[i] for i in places] for name, values in self.integers.items()},
-            decision_times=None if self.decision_times is None else self.decision_times[chosen],
-            faults=[],
-            given=[self.given[i] for i in places],
-        )
 
 
 class RowReader:
@@ -80,11 +46,9 @@ class RowReader:
         both = zip(self._checks + self._extras, quick, strict=True)
         self._each = [(name, check, *surely) for (name, check), surely in both]
         self._names = frozenset(contract.names + contract.extras)
-        types = {f.name: f.type for f in contract.fields}
-        self._texts = [name for name, kind in types.items() if kind == "text"]
-        self._times = [name for name, kind in types.items() if kind == "time"]
-        self._integers = [name for name, kind in types.items() if kind == "integer"]
-        self._numbers = [name for name, kind in types.items() if kind not in ("text", "time")]
+        self._types: dict[str, FieldType] = {f.name: f.type for f in contract.fields}
+        if contract.has_time:
+            self._types[DECISION_TIME] = "time"
         by_name = dict(self._checks)
         self._fields = contract.names + tuple(name for name, _ in self._extras)
         self._floats = Floats(contract.fields)
@@ -134,17 +98,17 @@ class RowReader:
         """Check rows; refused ones are left out and told of in `faults`."""
         if len(rows) >= FEW:
             try:
-                return self._columns(list(rows), list(range(len(rows))), self._whole(rows), [], now)
+                return self._kept(list(rows), list(range(len(rows))), self._whole(rows), [], now)
             except Odd:
                 pass  # which row it is, and what is wrong with it, is found one by one
         return self._one_by_one(rows, now)
 
-    def _whole(self, rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    def _whole(self, rows: Sequence[Any]) -> dict[str, Values]:
         """The values by field, checked by column. Raises Odd unless every row may well keep the contract."""
         if set(map(type, rows)) != {dict}:
             raise Odd
         given = self._by_field(rows)
-        lists: dict[str, Sequence[Any]] = dict(zip(self._floats.names, self._floats.read(given), strict=True))
+        lists: dict[str, Values] = dict(zip(self._floats.names, self._floats.read(given), strict=True))
         return lists | {name: check(given[name]) for name, check in self._bulk}
 
     def _by_field(self, rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
@@ -185,29 +149,24 @@ class RowReader:
                 accepted.append(place)
                 values.append(read)
         names = self._fields
-        lists = dict(zip(names, zip(*values, strict=True), strict=True)) if values else dict.fromkeys(names, ())
-        return self._columns([rows[i] for i in accepted], accepted, lists, faults, now)
+        by_field: dict[str, Values] = dict.fromkeys(names, ())
+        if values:
+            by_field = dict(zip(names, zip(*values, strict=True), strict=True))
+        return self._kept([rows[i] for i in accepted], accepted, by_field, faults, now)
 
-    def _columns(
+    def _kept(
         self,
         given: list[Any],
         accepted: list[int],
-        lists: Mapping[str, Sequence[Any]],
+        values: dict[str, Values],
         faults: list[RowFault],
         now: datetime,
     ) -> Rows:
-        columns = {name: objects(lists[name]) for name in self._texts}
-        columns |= {name: _times(lists[name]) for name in self._times}
-        numbers = np.array([lists[name] for name in self._numbers], dtype=np.float64)  # None becomes NaN
-        columns |= zip(self._numbers, numbers, strict=True)
-        integers = {name: lists[name] for name in self._integers}
-        ids = list(lists.get(ID, [None] * len(accepted))) if ID in self.contract.extras else [None] * len(accepted)
-        times = None
+        ids = list(values.pop(ID)) if ID in self.contract.extras else [None] * len(accepted)
         if self.contract.has_time:
             moment = now.astimezone(UTC).replace(tzinfo=None)
-            times = np.array([moment if t is None else t for t in lists[DECISION_TIME]], dtype="datetime64[us]")
-            columns = columns | {DECISION_TIME: times}
-        return Rows(accepted, ids, columns, integers, times, faults, given)
+            values[DECISION_TIME] = [moment if time is None else time for time in values[DECISION_TIME]]
+        return Rows(accepted, ids, self._types, values, self.contract.has_time, faults, given)
 
 
 def decode(body: bytes) -> Any:
@@ -282,14 +241,3 @@ def too_large(contract: Contract) -> RequestError:
 
 def _refuse(what: str) -> NoReturn:
     raise RequestError(what, status=422, cure='send {"rows": [{...}]}; the contract is at /docs.json')
-
-
-def objects(values: Sequence[Any]) -> Array:
-    """(n,) of objects, each as it is."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
-
-
-def _times(values: Sequence[Any]) -> Array:
-    return np.array([np.datetime64("NaT") if v is None else v for v in values], dtype="datetime64[us]")

@@ -1,7 +1,7 @@
 """Where the replay's requests are answered: the world's decisions in order of time, through the endpoint's own code."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -26,7 +26,7 @@ from truecourse.references import ModelVersion
 from truecourse.replay.changes import change
 from truecourse.replay.planted import Planted
 from truecourse.replay.world import naive
-from truecourse.request import Rows
+from truecourse.rows import Rows
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:
@@ -52,14 +52,15 @@ class Skewed(Predictor):
 
     faults: tuple[Planted, ...]
 
-    def columns(self, rows: Rows) -> tuple[Columns, Columns, list[str]]:
+    def columns(self, rows: Rows) -> tuple[Columns, Mapping[str, Array], list[str]]:
         columns, events, unavailable = super().columns(rows)
         assert rows.decision_times is not None
         for fault in self.faults:
             now = rows.decision_times >= naive(fault.start)
             if fault.end is not None:
                 now &= rows.decision_times < naive(fault.end)
-            columns = columns | {fault.column: _wrong(fault, columns[fault.column], now)}
+            dtype = object if self.model.vocabulary.kinds[fault.column] == "category" else np.float64
+            columns = columns | {fault.column: _wrong(fault, np.array(columns[fault.column], dtype), now)}
         return columns, events, unavailable
 
 

@@ -16,6 +16,7 @@ from tasks.online import load_view
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
 from tests.plain import install_wine
+from truecourse.encoding import Values
 from truecourse.errors import FeatureError
 from truecourse.features import newest_event
 from truecourse.loading import load_problem
@@ -47,7 +48,7 @@ def online_count(home: Path) -> int:
         return sum(connection.execute(query).fetchone()[0] for query in queries)
 
 
-def read(at: datetime) -> dict[str, np.ndarray]:
+def read(at: datetime) -> dict[str, Values]:
     """Every online feature of one courier and one depot, as of now in the store."""
     from feature_repo.online import OnlineReader
 
@@ -86,7 +87,7 @@ def test_versions_are_returned_and_a_rerun_changes_nothing(
     assert {view for view in VIEWS if second[view] != first[view]} == {"courier_facts"}
     # a timeless table is replaced as a whole, and so are its keys
     assert loaded(caplog) == {"courier_history": 0, "depot_history": 0, "courier_facts": 12}
-    assert read(newest_event(load_problem(), Tables()))["since"].tolist() == [1999]
+    assert list(read(newest_event(load_problem(), Tables()))["since"]) == [1999]
 
 
 def test_offline_only_loads_nothing(problems: Path, tmp_path: Path) -> None:
@@ -102,14 +103,14 @@ def test_until_is_the_moment_of_the_online_values(problems: Path) -> None:
     rows = Tables().read(version).to_pandas()
     of_courier = rows[(rows["courier"] == "c00")].sort_values(["event_timestamp", "created_timestamp"])
     then = of_courier[of_courier["event_timestamp"] <= pd.Timestamp(until)].iloc[-1]
-    assert read(until.replace(tzinfo=None))["courier_count_7d"].tolist() == [then["courier_count_7d"]]
+    assert list(read(until.replace(tzinfo=None))["courier_count_7d"]) == [then["courier_count_7d"]]
     assert load_view.fn("deliveries", "courier_history", until) == 0
 
     end = newest_event(load_problem(), Tables())
     assert end > until.replace(tzinfo=None)
     assert of_courier["courier_count_7d"].iloc[-1] != then["courier_count_7d"], "both moments would look the same"
     materialize("deliveries")
-    assert read(end)["courier_count_7d"].tolist() == [of_courier["courier_count_7d"].iloc[-1]]
+    assert list(read(end)["courier_count_7d"]) == [of_courier["courier_count_7d"].iloc[-1]]
 
 
 def test_a_problem_without_views(problems: Path, tmp_path: Path) -> None:

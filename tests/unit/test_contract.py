@@ -43,7 +43,7 @@ def test_a_good_row_becomes_arrays() -> None:
 
 def test_integers_that_float64_cannot_hold_stay_exact() -> None:
     rows = RowReader(contract()).request(body(GOOD | {"shop": 2**53 + 1}), NOW)
-    assert list(rows.integers["shop"]) == [2**53 + 1]
+    assert list(rows.values["shop"]) == [2**53 + 1]
 
 
 VALUES = [

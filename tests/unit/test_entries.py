@@ -11,7 +11,8 @@ from services.prediction import new_ids
 from tests.contracts import GOOD, NOW, contract
 from tests.records import recorded
 from truecourse.encoding import LARGEST, Vocabulary
-from truecourse.request import RowReader, Rows
+from truecourse.request import RowReader
+from truecourse.rows import Rows
 
 VOCABULARY = Vocabulary(
     kinds={
@@ -30,7 +31,7 @@ def read(*given: dict[str, Any]) -> Rows:
 
 def answered(rows: Rows, sold: list[float], **changes: Any) -> Answered:
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
-    columns = rows.columns | {"sold": np.array(sold)}
+    columns = rows.values | {"sold": np.array(sold)}
     events = {"sold": np.array([EVENT if math.isfinite(value) else np.datetime64("NaT") for value in sold])}
     return Answered(
         Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001

@@ -12,7 +12,8 @@ from truecourse.contract import Contract
 from truecourse.encoding import Vocabulary
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
-from truecourse.request import RowReader, Rows
+from truecourse.request import RowReader
+from truecourse.rows import Rows
 
 PROBLEMS = Path(__file__).parent.parent / "problems"
 ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}
@@ -55,5 +56,5 @@ def test_a_part_of_rows_is_those_rows(deliveries: Problem) -> None:
     part = all_rows.part([3, 1])
     assert (part.ids, part.accepted) == ([3, 1], [3, 1])
     assert part.columns["distance"].tolist() == [3.0, 1.0]
-    assert part.integers["promised"] == [13, 11]
+    assert list(part.values["promised"]) == [13, 11]
     assert [row["id"] for row in part.given] == [3, 1]

@@ -15,7 +15,6 @@ from truecourse.monitoring.known import read_history
 from truecourse.monitoring.logged import Logged, kind_of
 from truecourse.monitoring.recomputed import request_mismatches, score_mismatches
 from truecourse.problem import Problem, View
-from truecourse.schema import Integer
 from truecourse.tables import Tables
 from truecourse.viewsql import key_columns
 
@@ -90,8 +89,7 @@ def _keys(problem: Problem, view: View, logged: Logged) -> pl.DataFrame:
     """The keys that the requests looked up, under the types of the feature table."""
     rows, columns = logged.request, {}
     for name, column in key_columns(problem, view).items():
-        exact = rows.integers[name] if isinstance(column, Integer) else rows.columns[name]
-        columns[name] = pa.array(exact, arrow_type(column), from_pandas=True)
+        columns[name] = pa.array(rows.values[name], arrow_type(column), from_pandas=True)
     return pl.DataFrame(pa.table(columns))
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from heapq import nsmallest
@@ -19,7 +19,8 @@ from truecourse.predictionlog import PARTITION, documents, log_table
 from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.references import Window
-from truecourse.request import RowReader, Rows
+from truecourse.request import RowReader
+from truecourse.rows import Rows
 from truecourse.schema import AnyColumn, Text
 from truecourse.tables import Limit, Tables
 
@@ -79,13 +80,10 @@ class Logged:
             for row in documents(self.table["request"])
         ]
         rows = RowReader(_lenient(self.problem, hidden)).read(given, datetime.now(UTC))
-        if rows.decision_times is None:
+        if not rows.timed:
             return rows
-        decided = self.decided[rows.accepted]
-        return Rows(
-            rows.accepted, rows.ids, rows.columns | {DECISION_TIME: decided}, rows.integers, decided, rows.faults,
-            rows.given,
-        )  # fmt: skip
+        decided = self.decided[rows.accepted].tolist()
+        return replace(rows, values=rows.values | {DECISION_TIME: decided})
 
     @cached_property
     def _read(self) -> dict[tuple[str, FeatureKind], Array]:

@@ -10,19 +10,14 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
+from services.exchange import App, Message, Receive, Send
 from truecourse.errors import PlatformError
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 OPEN, LEAVING = "open", "leaving"
 GRACE = 1.0
 """Seconds for a connection that was just accepted to bring its request."""

@@ -1,4 +1,4 @@
-"""The endpoint as ASGI: our paths answered here, Bento's own passed on, everything else refused, always in JSON.
+"""What the endpoint answers: our paths, and nothing else, always in JSON but for the front page.
 
 It stands in front of Bento's application rather than behind it: that costs a third of the CPU of a Bento API method,
 and what pydantic would let pass for a number never gets that far.
@@ -6,13 +6,13 @@ and what pydantic would let pass for a number never gets that far.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from services.exchange import JSON, Exchange, Headers, Message, Reply
 from services.gathering import Gathering
 from services.limits import Turns
 from services.page import page
@@ -24,15 +24,9 @@ from truecourse.request import too_large
 from truecourse.settings import get_settings
 
 log = logging.getLogger("truecourse.serving")
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-After = Callable[[], None]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
 DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
-OURS = {"/predict": "POST", "/explain": "POST", **dict.fromkeys(DOCUMENTS, "GET")}
-BENTOS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+OURS = {"/predict": "POST", "/explain": "POST", **dict.fromkeys((*DOCUMENTS, "/healthz", "/metrics"), "GET")}
+HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 FEW = 4
 """Up to so many rows are answered in the event loop, together with those of other requests that came at that time."""
 INLINE_WALKS = 40_000
@@ -66,57 +60,46 @@ def _documents(predictor: Predictor) -> dict[str, bytes]:
 
 
 class Endpoint:
-    """An ASGI middleware for Bento's application."""
+    """Answers the exchanges that were let in."""
 
-    def __init__(self, app: App, served: Served, turns: Turns) -> None:
-        self._app = app
+    def __init__(self, served: Served, turns: Turns) -> None:
         self._served, self._turns = served, turns
         self._documents = Documents()
         self._gathering = Gathering(served, turns, INLINE_WALKS)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] != "http" or path in BENTOS:
-            await self._app(scope, receive, send)
-            return
-        after: After | None = None
-        headers = [(b"content-type", b"text/html; charset=utf-8" if path == "/" else b"application/json")]
+    async def reply(self, exchange: Exchange) -> Reply:
+        path = exchange.path
         try:
-            status = 200
-            body, after = await self._respond(scope, receive, path)
+            return await self._reply(exchange, path)
         except RequestError as error:
-            status, body = error.status, _refusal(error)
-            if status == 405:
-                headers.append((b"allow", OURS[path].encode()))
+            allowed = ((b"allow", OURS[path].encode()),) if error.status == 405 else ()
+            return Reply(error.status, _refusal(error), JSON + allowed)
         except PlatformError as error:
-            status, body = 503, _encoded({"error": error.what, "cure": error.cure})
-            headers.append((b"retry-after", b"1"))
+            body = _encoded({"error": error.what, "cure": error.cure})
+            return Reply(503, body, (*JSON, (b"retry-after", b"1")))
         except Exception:
             log.exception("%s failed", path)
-            status, body = 500, _encoded({"error": "the server failed; its log says why"})
-        await _send(send, status, body, headers, scope["method"] == "HEAD")
-        if after is not None:
-            after()
+            return Reply(500, _encoded({"error": "the server failed; its log says why"}))
 
-    async def _respond(self, scope: Message, receive: Receive, path: str) -> tuple[bytes, "After | None"]:
-        """The body, and what is to be done once it is sent."""
-        method = OURS.get(path)
+    async def _reply(self, exchange: Exchange, path: str) -> Reply:
+        method, asked = OURS.get(path), exchange.scope["method"]
         if method is None:
             raise RequestError(f"there is no {path[:80]}", status=404, cure=f"there are {', '.join(sorted(OURS))}")
-        if scope["method"] != method and not (scope["method"] == "HEAD" and method == "GET"):
-            raise RequestError(f"{path} takes {method}, not {scope['method']}", status=405)
+        if asked != method and not (asked == "HEAD" and method == "GET"):
+            raise RequestError(f"{path} takes {method}, not {asked}", status=405)
         served, now = self._served, self._served.now
         if now is None:
             raise PlatformError("the model is still loading")
         if method == "GET":
-            return self._documents.get(path, served, now.champion), None
-        _check_type(scope)
-        reader, sent = now.champion.rows, now.champion.rows.sent(await _body(scope, receive, now.champion))
+            return Reply(200, self._documents.get(path, served, now.champion), HTML if path == "/" else JSON)
+        _check_type(exchange.scope)
+        reader = now.champion.rows
+        sent = reader.sent(await self._body(exchange, now.champion))
         few = len(sent) <= FEW
         if few and path == "/predict" and self._gathering.wants(now):
             document = await self._gathering.answer(now, sent)
             _taken(served, path, len(sent))
-            return _encoded(document), None
+            return Reply(200, _encoded(document))
         at = datetime.now(UTC)
         rows = reader.accepted(sent, at)
         _taken(served, path, len(rows))
@@ -133,7 +116,27 @@ class Endpoint:
                 encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
         finally:
             self._turns.shedder.worked(began)
-        return encoded, lambda: served.after(now, parts)
+        return Reply(200, encoded, JSON, lambda: served.after(now, parts))
+
+    async def _body(self, exchange: Exchange, predictor: Predictor) -> bytes:
+        limit, kept, length, more = predictor.contract.max_bytes, [], 0, True
+        while more:
+            message = await exchange.receive()
+            if message["type"] == "http.disconnect":
+                raise RequestError("the client went away", status=400)
+            part = message.get("body", b"")
+            length += len(part)
+            if length <= limit:
+                kept.append(part)
+            elif length > DRAINED:
+                break
+            more = message.get("more_body", False)
+        else:
+            exchange.whole = True
+            self._turns.shedder.taken()
+        if length > limit:
+            raise too_large(predictor.contract)
+        return b"".join(kept)
 
 
 def _taken(served: Served, path: str, rows: int) -> None:
@@ -158,23 +161,6 @@ def _check_type(scope: Message) -> None:
         raise RequestError(f"the content type is {got[:80]}", status=415, cure=cure)
 
 
-async def _body(scope: Message, receive: Receive, predictor: Predictor) -> bytes:
-    limit, kept, length, more = predictor.contract.max_bytes, [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError("the client went away", status=400)
-        length += len(message.get("body", b""))
-        if length <= limit:
-            kept.append(message.get("body", b""))
-        elif length > DRAINED:
-            break
-        more = message.get("more_body", False)
-    if length > limit:
-        raise too_large(predictor.contract)
-    return b"".join(kept)
-
-
 def _refusal(error: RequestError) -> bytes:
     document: dict[str, Any] = {"error": error.what, "cure": error.cure}
     if error.faults:
@@ -184,9 +170,3 @@ def _refusal(error: RequestError) -> bytes:
 
 def _encoded(document: Any) -> bytes:
     return orjson.dumps(document)
-
-
-async def _send(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]], bare: bool) -> None:
-    headers = [*headers, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if bare else body})

@@ -1,23 +1,27 @@
 """What stands between the network and the endpoint: keys, limits, a deadline, and the meters.
 
-An ASGI layer of its own, outside of services/http.py. Whatever it refuses it refuses before the body is read.
+Whatever it refuses it refuses before the body is read.
 """
 
 import asyncio
 import math
 import time
-from typing import Any
+from typing import Any, Protocol
+
+import orjson
 
 from services.access import OPEN, Access
+from services.exchange import App, Deadlines, Exchange, Message, Receive, Reply, Send
 from services.health import Health
-from services.http import BENTOS, OURS, App, Message, Receive, Send
+from services.http import OURS
 from services.limits import Buckets, Shedder, Turns
 from services.metrics import CONTENT_TYPE, Metrics
-from services.refusals import JSON, Refused, answer, refuse
+from services.refusals import Refused
 from services.served import Served
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 
+OWN = {"/metrics", "/healthz"}
 METERED = {"/predict", "/explain"}
 """The paths that cost something: a rate and the load are limits of these."""
 
@@ -27,12 +31,12 @@ class Guard:
 
     def __init__(self, settings: Settings, served: Served) -> None:
         self.access = Access(settings)
-        self.metrics = Metrics({*OURS, *BENTOS})
+        self.metrics = Metrics({*OURS, *OPEN})
         self.health = Health(served, self.access, self.metrics)
         self.shedder = Shedder(settings.max_delay)
         self.turns = Turns(self.shedder)
         self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
-        self.timeout = settings.request_timeout
+        self.deadlines = Deadlines(settings.request_timeout)
         self.tells = settings.metrics
 
     def admit(self, scope: Message) -> None:
@@ -70,86 +74,72 @@ class First:
         await self._app(scope, receive, send)
 
 
-class Protection:
-    """An ASGI middleware."""
+class Answering(Protocol):
+    """What is protected."""
 
-    def __init__(self, app: App, guard: Guard) -> None:
+    async def reply(self, exchange: Exchange) -> Reply: ...
+
+
+class Protection:
+    """An ASGI middleware before Bento's application, which answers nothing but what a cluster's probes ask."""
+
+    def __init__(self, app: App, guard: Guard, endpoint: Answering) -> None:
         self._app = app
-        self._guard = guard
+        self._guard, self._endpoint = guard, endpoint
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self._app(scope, receive, send)
-        exchange = Exchange(receive, send, self._guard.shedder)
+        guard, exchange = self._guard, Exchange(scope, receive)
+        guard.deadlines.begin(exchange)
         try:
-            self._guard.admit(scope)
-            await self._answer(scope, exchange)
-        except Refused as refused:
-            self._guard.metrics.refused.labels(refused.reason).inc()
-            await refuse(exchange.send, refused, scope["method"] == "HEAD")
-        except PlatformError as error:
-            await refuse(exchange.send, Refused("keys", 503, error.what, error.cure, 1), scope["method"] == "HEAD")
+            reply = await self._reply(exchange)
+            exchange.status = reply.status
+            await reply.send(send, scope["method"] == "HEAD")
         finally:
-            exchange.end()
-            self._guard.metrics.answered(scope["path"], exchange.status, time.perf_counter() - exchange.begun)
+            guard.deadlines.end(exchange)
+            if exchange.whole:
+                guard.shedder.left()
+            guard.metrics.answered(exchange.path, exchange.status, time.perf_counter() - exchange.begun)
+        if reply.after is not None:
+            reply.after()
         return None
 
-    async def _answer(self, scope: Message, exchange: "Exchange") -> None:
-        own = {"/metrics": self._metrics, "/healthz": self._health}.get(scope["path"])
-        if own == self._metrics and not self._guard.tells:
-            raise Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true")
-        if own is not None and scope["method"] in ("GET", "HEAD"):
-            status, kind, body = await asyncio.to_thread(own)
-            return await answer(exchange.send, status, body, [(b"content-type", kind)], scope["method"] == "HEAD")
+    async def _reply(self, exchange: Exchange) -> Reply:
+        guard = self._guard
         try:
-            async with asyncio.timeout(self._guard.timeout):
-                await self._app(scope, exchange.receive, exchange.send)
-        except TimeoutError:
-            if exchange.status:  # half an answer cannot be taken back
+            guard.admit(exchange.scope)
+            if exchange.path in OWN and exchange.scope["method"] in ("GET", "HEAD"):
+                return await asyncio.to_thread(self._metrics if exchange.path == "/metrics" else self._health)
+            return await self._endpoint.reply(exchange)
+        except asyncio.CancelledError:
+            if not exchange.late or exchange.task is None:
                 raise
+            exchange.task.uncancel()
             status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
             cure = "try again" if exchange.whole else "send the body at once"
-            raise Refused("timeout", status, f"the request {what} in {self._guard.timeout} s", cure) from None
-        return None
+            refused = Refused("timeout", status, f"the request {what} in {guard.deadlines.seconds} s", cure)
+        except Refused as error:
+            refused = error
+        except PlatformError as error:
+            refused = Refused("keys", 503, error.what, error.cure, 1)
+        guard.metrics.refused.labels(refused.reason).inc()
+        return refused.reply()
 
-    def _metrics(self) -> tuple[int, bytes, bytes]:
-        return 200, CONTENT_TYPE, self._guard.metrics.exposition()
+    def _metrics(self) -> Reply:
+        if not self._guard.tells:
+            raise Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true")
+        return Reply(200, self._guard.metrics.exposition(), ((b"content-type", CONTENT_TYPE),))
 
-    def _health(self) -> tuple[int, bytes, bytes]:
+    def _health(self) -> Reply:
         document = self._guard.health.document()
-        return 503 if document["status"] == "failing" else 200, b"application/json", JSON.encode(document).encode()
+        return Reply(503 if document["status"] == "failing" else 200, orjson.dumps(document))
 
 
-class Exchange:
-    """One request and its answer, as they pass: whether the body has come in whole, and the status (0: none yet)."""
-
-    def __init__(self, receive: Receive, send: Send, shedder: Shedder) -> None:
-        self.begun = time.perf_counter()
-        self.status = 0
-        self._receive, self._send, self._shedder = receive, send, shedder
-        self.whole = False
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if not self.whole and message["type"] == "http.request" and not message.get("more_body", False):
-            self.whole = True
-            self._shedder.taken()
-        return message
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        await self._send(message)
-
-    def end(self) -> None:
-        if self.whole:
-            self._shedder.left()
-
-
-def protect(service: Any, guard: Guard, settings: Settings) -> None:
-    """Put the guard before what is added to a Bento service from now on, and CORS, which asks for no key, before it."""
+def protect(service: Any, guard: Guard, endpoint: Answering, settings: Settings) -> None:
+    """Put the guard and the endpoint before a Bento service's own, and CORS, which asks for no key, before them."""
     service.add_asgi_middleware(First)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
@@ -162,4 +152,4 @@ def protect(service: Any, guard: Guard, settings: Settings) -> None:
             expose_headers=["retry-after"],
             max_age=600,
         )
-    service.add_asgi_middleware(Protection, guard=guard)
+    service.add_asgi_middleware(Protection, guard=guard, endpoint=endpoint)

@@ -61,5 +61,4 @@ service: Any = bentoml.service(
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
 service.add_asgi_middleware(Admission, folder=SETTINGS.admission)  # the first one is the outermost
-protect(service, GUARD, SETTINGS)
-service.add_asgi_middleware(Endpoint, served=SERVED, turns=GUARD.turns)
+protect(service, GUARD, Endpoint(SERVED, GUARD.turns), SETTINGS)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.exchange import Message, Receive, Send
 from services.gathering import Gathering
-from services.http import Endpoint, Message, Receive, Send
+from services.http import Endpoint
 from services.limits import Shedder, Turns
 from services.metrics import Metrics
 from services.protection import Guard, Protection
@@ -229,7 +230,7 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
     for path in meter(registry):
         worker.served.metrics.taken(path, 0)  # the meter begins
     before = meter(registry)
-    app: Any = Protection(Endpoint(nothing, worker.served, guard.turns), guard)
+    app: Any = Protection(nothing, guard, Endpoint(worker.served, guard.turns))
     asked: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
     asked += [("/explain", rows) for rows in ROWS[:4]]
     asked += [("/predict", [ROW] * 5), ("/predict", [ROW | {"distance": "far"}]), ("/predict", [])]

@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services import discretion
-from services.http import Message, Receive, Send, Served
+from services.exchange import Deadlines, Exchange, Message, Receive, Reply, Send
 from services.metrics import Metrics
-from services.protection import Guard, Protection
+from services.protection import Answering, Guard, Protection
+from services.served import Served
 from truecourse.settings import Settings
 
 
@@ -34,20 +35,34 @@ def asked(app: Any, asked_for: Message, body: list[Message]) -> list[Message]:
     return sent
 
 
-async def patient(scope: Message, receive: Receive, send: Send) -> None:
-    """An application that reads the body and then takes its time."""
-    await receive()
-    await asyncio.sleep(60)
-
-
-async def quick(scope: Message, receive: Receive, send: Send) -> None:
+async def bentos(scope: Message, receive: Receive, send: Send) -> None:
+    """Bento's application."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"{}"})
 
 
+class Patient:
+    """Reads the body and then takes its time."""
+
+    async def reply(self, exchange: Exchange) -> Reply:
+        await exchange.receive()
+        exchange.whole = True
+        await asyncio.sleep(60)
+        raise AssertionError
+
+
+class Quick:
+    async def reply(self, exchange: Exchange) -> Reply:
+        return Reply(200, b"{}")
+
+
+def layer(endpoint: Answering, **settings: Any) -> Protection:
+    return Protection(bentos, guard(**settings), endpoint)
+
+
 def guard(**settings: Any) -> Guard:
     made = Guard(Settings(**settings), Served())
-    made.timeout = 0.05  # type: ignore[assignment]  # a setting is whole seconds
+    made.deadlines = Deadlines(0.05)  # a setting is whole seconds
     return made
 
 
@@ -56,30 +71,81 @@ WHOLE: Message = {"type": "http.request", "body": b"{}", "more_body": False}
 
 @pytest.mark.parametrize(("body", "status"), [([WHOLE], 504), ([], 408)])
 def test_what_is_late_is_given_up(home: Path, body: list[Message], status: int) -> None:
-    start, told = asked(Protection(patient, guard()), scope("/predict"), list(body))
+    start, told = asked(layer(Patient()), scope("/predict"), list(body))
     assert start["status"] == status
     assert b"0.05 s" in told["body"]
 
 
+def test_each_is_given_up_at_its_own_time(home: Path) -> None:
+    made = layer(Patient(), max_delay=0)
+    made._guard.deadlines = Deadlines(0.2)
+    waited: list[float] = []
+
+    async def one(after: float) -> None:
+        await asyncio.sleep(after)
+        began = asyncio.get_running_loop().time()
+        statuses: list[int] = []
+
+        async def receive() -> Message:
+            return WHOLE
+
+        async def send(message: Message) -> None:
+            statuses.append(message.get("status", 0))
+
+        await made(scope("/predict"), receive, send)
+        assert statuses[0] == 504
+        waited.append(asyncio.get_running_loop().time() - began)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(one(after / 100) for after in range(10)))
+
+    asyncio.run(all_of_them())
+    assert len(waited) == 10
+    assert min(waited) > 0.19, "given up too soon"
+    assert not made._guard.deadlines._open
+
+
+def test_what_is_cut_off_from_outside_is_not_answered(home: Path) -> None:
+    made = layer(Patient())
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return WHOLE
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def cut_off() -> None:
+        task = asyncio.create_task(made(scope("/predict"), receive, send))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cut_off())
+    assert not sent
+    assert not made._guard.deadlines._open
+
+
 def test_a_websocket_is_closed(home: Path) -> None:
-    assert asked(Protection(quick, guard()), scope("/predict", "websocket"), [])[0]["type"] == "websocket.close"
+    assert asked(layer(Quick()), scope("/predict", "websocket"), [])[0]["type"] == "websocket.close"
 
 
 def test_a_caller_beyond_its_rate_waits(home: Path) -> None:
-    layer = Protection(quick, guard(rate_limit=0.5, rate_burst=1))
-    assert asked(layer, scope("/predict"), [])[0]["status"] == 200
-    refused = asked(layer, scope("/predict"), [])[0]
+    limited = layer(Quick(), rate_limit=0.5, rate_burst=1)
+    assert asked(limited, scope("/predict"), [])[0]["status"] == 200
+    refused = asked(limited, scope("/predict"), [])[0]
     assert refused["status"] == 429
     assert dict(refused["headers"])[b"retry-after"] == b"2"
-    assert asked(layer, scope("/model", method="GET"), [])[0]["status"] == 200, "documents cost nothing"
+    assert asked(limited, scope("/model", method="GET"), [])[0]["status"] == 200, "documents cost nothing"
 
 
 def test_where_keys_are_asked_for_and_unknown_nobody_gets_in(home: Path) -> None:
-    layer = Protection(quick, guard(authentication="keys"))
-    assert asked(layer, scope("/predict"), [])[0]["status"] == 401
+    closed = layer(Quick(), authentication="keys")
+    assert asked(closed, scope("/predict"), [])[0]["status"] == 401
     keyed = scope("/predict") | {"headers": [(b"x-api-key", b"tc_0a1b2c3d_k")]}
-    assert asked(layer, keyed, [])[0]["status"] == 503
-    assert asked(layer, scope("/livez"), [])[0]["status"] == 200
+    assert asked(closed, keyed, [])[0]["status"] == 503
+    assert asked(closed, scope("/livez"), [])[0]["status"] == 200
 
 
 def test_a_path_that_is_not_ours_is_one_label() -> None:

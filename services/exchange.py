@@ -1,0 +1,76 @@
+"""One request and its answer, as the layers of the endpoint hand them on."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+After = Callable[[], None]
+Headers = tuple[tuple[bytes, bytes], ...]
+JSON: Headers = ((b"content-type", b"application/json"),)
+
+
+class Exchange:
+    """`begun`: by time.perf_counter(). `whole`: whether the body has come in. `status`: of the answer, 0 while there is
+    none. `late`: whether it was given up for having taken too long."""
+
+    __slots__ = ("begun", "late", "path", "receive", "scope", "status", "task", "whole")
+
+    def __init__(self, scope: Message, receive: Receive) -> None:
+        self.begun = time.perf_counter()
+        self.scope, self.receive, self.path = scope, receive, scope["path"]
+        self.task: asyncio.Task[Any] | None = None
+        self.status = 0
+        self.whole = self.late = False
+
+
+class Reply(NamedTuple):
+    """`after`: what is to be done once it is sent."""
+
+    status: int
+    body: bytes
+    headers: Headers = JSON
+    after: After | None = None
+
+    async def send(self, send: Send, bare: bool) -> None:
+        """`bare`: the headers alone, as HEAD asks for."""
+        headers = (*self.headers, (b"content-length", b"%d" % len(self.body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if bare else self.body})
+
+
+class Deadlines:
+    """Gives up exchanges that take longer than so many seconds. One timer is kept for all of them: one for each would
+    cost seven microseconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._open: dict[Exchange, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, exchange: Exchange) -> None:
+        """From the task that answers it."""
+        exchange.task = asyncio.current_task()
+        self._open[exchange] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.seconds, self._look)
+
+    def end(self, exchange: Exchange) -> None:
+        self._open.pop(exchange, None)
+
+    def _look(self) -> None:
+        """Cancel what is late, and come back when the oldest of the others is."""
+        now, self._timer = time.perf_counter(), None
+        for exchange in list(self._open):
+            left = exchange.begun + self.seconds - now
+            if left > 0:
+                self._timer = asyncio.get_running_loop().call_later(left, self._look)
+                break
+            self.end(exchange)
+            exchange.late = True
+            assert exchange.task is not None
+            exchange.task.cancel()

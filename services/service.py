@@ -1,6 +1,7 @@
 """The BentoML service. It is imported from inside a Bento, beside the packaged `model/` and `problems/`."""
 
 import gc
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Predictions:
     def __init__(self) -> None:
         require_keys_beyond_loopback(SETTINGS)
         discretion.install()
+        logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
         SERVED.metrics = GUARD.metrics
         SERVED.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:
@@ -43,6 +45,7 @@ class Predictions:
         GUARD.health.watch()
         gc.collect()
         gc.freeze()  # what is there now stays; to look through it would hold all requests up for tens of milliseconds
+        gc.set_threshold(50_000, 20, 50)  # requests leave no cycles; at 700 objects they would be looked for all the time
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

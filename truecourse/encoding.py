@@ -62,7 +62,7 @@ class Vocabulary(BaseModel):
     def to_json(self) -> bytes:
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False).encode()
 
-    @property
+    @cached_property
     def features(self) -> tuple[str, ...]:
         return tuple(self.kinds)
 

@@ -13,6 +13,7 @@ from truecourse.model import Model
 from truecourse.problem import Kind
 
 Columns = Mapping[str, Values]
+_NO_NUMBER, _BACK = "the model's output is no finite number", "roll back to the version before"
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,16 @@ def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
 def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
     """For each row its score (or scores by class), its prediction, and which features were missing or unknown. Raises
     ModelError for a model whose output is no number."""
-    output, vocabulary = model.predict(matrix), model.vocabulary
-    names, classes = predicted(model.kind, vocabulary.classes, _numbers(output)).tolist(), vocabulary.classes
+    kind, classes = model.kind, model.vocabulary.classes
     rows: list[dict[str, Any]] = []
-    for numbers, name in zip(output.tolist(), names, strict=True):
-        scores = {"scores": dict(zip(classes, numbers, strict=True))} if output.ndim == 2 else {"score": numbers}
-        rows.append({**scores, "prediction": name, "missing": [], "unknown": []})
-    features, kinds = vocabulary.features, vocabulary.kinds
-    for place in np.flatnonzero(np.isnan(matrix)).tolist():
-        i, j = divmod(place, len(features))
+    for numbers in model.predict(matrix).tolist():
+        several = kind == "multiclass"
+        if not (all(map(math.isfinite, numbers)) if several else math.isfinite(numbers)):
+            raise ModelError(_NO_NUMBER, cure=_BACK)
+        scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
+        rows.append({**scores, "prediction": named(kind, classes, numbers), "missing": [], "unknown": []})
+    features, kinds = model.vocabulary.features, model.vocabulary.kinds
+    for i, j in zip(*(places.tolist() for places in np.isnan(matrix).nonzero()), strict=True):
         # A category that is there and yet has no code is one that the model never saw.
         name = features[j]
         known = kinds[name] != "category" or columns[name][i] is None
@@ -60,17 +62,19 @@ def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any
     return rows
 
 
-def _numbers(output: Array) -> Array:
-    """What a model put out. Raises ModelError for NaN and infinities, which JSON would tell as null."""
-    if not np.isfinite(output).all():
-        raise ModelError("the model's output is no finite number", cure="roll back to the version before")
-    return output
+def named(kind: Kind, classes: tuple[str, ...], output: Any) -> Any:
+    """predicted() of one row's output: a number, or one for each class."""
+    if kind == "binary":
+        return classes[output >= 0.5]
+    return classes[output.index(max(output))] if kind == "multiclass" else output
 
 
 def attributions(model: Model, matrix: Array) -> tuple[Array, Array, Array]:
     """Base values (n,), margins (n,) and exact SHAP contributions (n, d), float64. Base and contributions add up to the
     margin, which within float32 is Model.margin(). Of a multiclass model those of the predicted class."""
-    shap = _numbers(model.contributions(matrix)).astype(np.float64)
+    shap = model.contributions(matrix).astype(np.float64)
+    if not np.isfinite(shap).all():  # JSON would tell NaN and infinities as null
+        raise ModelError(_NO_NUMBER, cure=_BACK)
     if model.kind == "multiclass":
         shap = shap[np.arange(len(matrix)), model.margin(matrix).argmax(axis=1)]
     return shap[:, -1], shap.sum(axis=1), shap[:, :-1]

@@ -1,12 +1,15 @@
 """Rates, and shedding under overload, on a clock that the test moves."""
 
+import asyncio
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.limits import Buckets, Shedder, per_worker
+from services.limits import Buckets, Shedder, Turns, per_worker
 from truecourse.settings import Settings
 
 
@@ -100,7 +103,8 @@ def flood(
             queue.append(due)
             due += 1 / rate if seed is None else chance.expovariate(rate)
         if not queue:
-            shedder.quiet()
+            if not shedder.sure:
+                shedder.quiet()
             clock.now = due
             continue
         for moment in queue:
@@ -145,7 +149,29 @@ def test_a_burst_is_no_overload(size: int, pause: float) -> None:
             assert shedder.admits()
             answer(shedder, clock)
         shedder.turn_over()
-        shedder.quiet()
+        if not shedder.sure:
+            shedder.quiet()
+
+
+def test_the_loop_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see that nothing is to be taken up costs turns of the loop, which a lone client's requests do without."""
+    clock, looked = Clock(), []
+    shedder = Shedder(0.003, clock)
+    turns, quiet = Turns(shedder), shedder.quiet
+    monkeypatch.setattr(shedder, "quiet", lambda: looked.append(clock.now) or quiet())
+
+    async def requests() -> None:
+        for _ in range(400):
+            turns.begin()
+            assert shedder.admits()
+            answer(shedder, clock)
+            for _ in range(Turns.QUIET + 1):
+                await asyncio.sleep(0)
+
+    asyncio.run(requests())
+    pauses = [later - sooner for sooner, later in pairwise(looked)]
+    assert len(looked) >= 400 * SERVICE / Shedder.SURE / 2
+    assert min(pauses) > Shedder.SURE
 
 
 def test_below_its_capacity_nothing_is_refused() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from truecourse.encoding import LARGEST, FeatureKind, Vocabulary
 from truecourse.errors import ModelError
 from truecourse.model import Model
-from truecourse.prediction import answers, explanations, told
+from truecourse.prediction import answers, explanations, named, predicted, told
 
 NAN, INF, MOST = float("nan"), float("inf"), float(LARGEST)
 
@@ -33,6 +35,33 @@ def test_numbers_are_whole_missing_or_finite(kind: FeatureKind, values: list[flo
 
 def test_categories_are_told_as_they_are() -> None:
     assert told("category", np.array(["north", None, ""], dtype=object)) == ["north", None, ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("float", [1.5, None, INF, -INF], [1.5, None, MOST, -MOST]),
+        ("integer", [2**60 + 1, None], [2**60 + 1, None]),
+        ("boolean", [True, None], [True, None]),
+        ("category", ["north", None], ["north", None]),
+    ],
+)
+def test_values_of_a_few_rows_are_told_as_arrays_are(kind: FeatureKind, values: list[Any], expected: list[Any]) -> None:
+    assert told(kind, tuple(values)) == expected
+
+
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
+@example([[0.5, 0.25, 0.5]])
+@example([[0.5, 0.5, 0.25]])
+def test_a_row_is_predicted_as_many_are(outputs: list[list[float]]) -> None:
+    several = np.array(outputs, dtype=np.float32)
+    for kind, classes, output in (
+        ("multiclass", ("a", "b", "c"), several),
+        ("binary", ("0", "1"), several[:, 0]),
+        ("regression", (), several[:, 0]),
+    ):
+        together = predicted(kind, classes, output).tolist()  # type: ignore[arg-type]
+        assert [named(kind, classes, row) for row in output.tolist()] == together  # type: ignore[arg-type]
 
 
 def overflowing() -> Model:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+import numpy as np
+
 from feature_repo.online import OnlineFeatures, plain_keys
 from truecourse.asof import EVENT
 from truecourse.encoding import Array, Values
@@ -36,7 +38,8 @@ class HistoricReader:
             asked = [plain_keys(column, columns[name]) for name, column in self._keys[view.name].items()]
             values, events = self._held[view.name].at(list(zip(*asked, strict=True)), decision_times, view.ttl)
             found.values.update(values)
-            found.events.update(dict.fromkeys(view.features, events))
+            moments = events.astype("datetime64[us]").view(np.int64).tolist()
+            found.events.update(dict.fromkeys(view.features, moments))
         assert all(len(values) == rows for values in found.values.values())
         return found
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from feature_repo.protos import entity_keys, field_of, values_of
+from feature_repo.protos import entity_keys, field_of
 from feature_repo.reading import Stored, store_reader
 from feature_repo.store import repo_config
 from truecourse.encoding import Array, Values
@@ -20,9 +20,9 @@ from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.viewsql import key_columns
 
 _MICROSECOND = timedelta(microseconds=1)
-_NEVER = np.iinfo(np.int64).min
-_NOTHING: Mapping[str, Any] = {}
+NEVER = -(2**63)
 """No event: as a datetime64 it is NaT."""
+_NOTHING: Mapping[str, Any] = {}
 REST = 0.5
 """Seconds for which a store that did not answer is not asked again: requests must not queue behind its timeout."""
 _REMEMBERED = 50_000
@@ -43,11 +43,11 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """n values of each feature, and of each the event times: (n,) datetime64[us] UTC, NaT where nothing was found, or
-    nothing fresh."""
+    """n values of each feature, and of each the n event times: microseconds since 1970 UTC, NEVER where nothing was
+    found, or nothing fresh."""
 
     values: dict[str, Values]
-    events: dict[str, Array]
+    events: dict[str, Sequence[int]]
     unavailable: list[str]
     """The views that the store did not answer for, and that may be missing."""
 
@@ -62,7 +62,6 @@ class OnlineReader:
         self._reader = store_reader(config, problem.views)
         self._rests_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
-        self._fields = {v.name: {n: field_of(column) for n, column in v.features.items()} for v in problem.views}
         self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
@@ -137,10 +136,10 @@ class OnlineReader:
         if self._watch is not None:
             age = None if oldest is None else oldest / 1e6
             self._watch.looked_up(view.name, len(answers), answers.count(None), age)
-        times = np.array([_NEVER if a is None else a[0] for a in answers], dtype=np.int64).view("datetime64[us]")
+        times = [NEVER if a is None else a[0] for a in answers]
         stored = [_NOTHING if a is None else a[1] for a in answers]
-        for name, field in self._fields[view.name].items():
-            found.values[name] = values_of(field, [values.get(name) for values in stored])
+        for name in view.features:
+            found.values[name] = [values.get(name) for values in stored]
             found.events[name] = times
 
 

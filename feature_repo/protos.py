@@ -1,16 +1,24 @@
 """Between columns and Feast's protocol messages, by declared type."""
 
+import math
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from truecourse.encoding import LARGEST
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
 
 EXACT_EVENT = "__event_us"
 """A value beside the features: the event time in microseconds. The sqlite store keeps whole seconds only, and reads
 them by the clock of the machine's time zone."""
+
+
+_DOUBLE = struct.Struct("<xd")
+_DOUBLE_TAG = Value.DESCRIPTOR.fields_by_name["double_val"].number << 3 | 1
+_STRING_TAG = Value.DESCRIPTOR.fields_by_name["string_val"].number << 3 | 2
 
 
 def field_of(column: AnyColumn) -> str:
@@ -40,7 +48,23 @@ def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tupl
     ]
 
 
-def values_of(field: str, values: Sequence[Value | None]) -> list[Any]:
-    """n values as Python's own, None for one with nothing in it, and for NaN. `field`: field_of() their column."""
-    found = [getattr(v, field) if v is not None and v.WhichOneof("val") else None for v in values]
-    return [None if v != v else v for v in found] if field == "double_val" else found
+def value_of(data: bytes) -> Any:
+    """What the bytes of a Value hold, as Python's own: None for nothing and for NaN, the largest float32 for infinity.
+
+    A number and a short text are read here, by the wire format of protocol buffers, in a fifth of the time that a
+    message takes: https://protobuf.dev/programming-guides/encoding"""
+    size = len(data)
+    if size == _DOUBLE.size and data[0] == _DOUBLE_TAG:
+        return _finite(_DOUBLE.unpack(data)[0])
+    if 1 < size < 130 and data[0] == _STRING_TAG and data[1] == size - 2:
+        return data[2:].decode()
+    message = Value.FromString(data)
+    field = message.WhichOneof("val")
+    found = getattr(message, field) if field else None
+    return _finite(found) if isinstance(found, float) else found
+
+
+def _finite(number: float) -> float | None:
+    if math.isfinite(number):
+        return number
+    return None if math.isnan(number) else math.copysign(float(LARGEST), number)

@@ -6,21 +6,21 @@ layout: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_f
 
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
-from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.protos import EXACT_EVENT
+from feature_repo.protos import EXACT_EVENT, value_of
 from truecourse.problem import View
 
 Key = bytes
 """An entity key as Feast serialises it."""
-Stored = tuple[int, dict[str, Value]]
-"""Event time in microseconds, and the values that are there."""
+Stored = tuple[int, dict[str, Any]]
+"""Event time in microseconds, and the values that are there, as value_of() gives them."""
 PATIENCE = 0.5
 """Seconds to wait for a connection, and for an answer."""
 _CHUNK = 10_000
@@ -51,15 +51,15 @@ class _Sqlite:
         return {view: self._view(view, keys) for view, keys in wanted.items()}
 
     def _view(self, view: str, keys: Sequence[Key]) -> dict[Key, Stored]:
-        found: dict[Key, tuple[dict[str, Value], str]] = {}
+        found: dict[Key, tuple[dict[str, Any], str]] = {}
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
             columns = "entity_key, feature_name, value, event_ts"
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             for key, name, value, event in self._connection.execute(query, part):
-                found.setdefault(key, ({}, event))[0][name] = Value.FromString(value)
-        return {key: (_event(values, lambda e=event: _parsed(e)), values) for key, (values, event) in found.items()}
+                found.setdefault(key, ({}, event))[0][name] = value_of(value)
+        return {key: _stored(values, partial(_parsed, event)) for key, (values, event) in found.items()}
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -99,12 +99,9 @@ class _Redis:
                 *values, moment = answer[start : start + len(self._fields[view])]
                 start += len(values) + 1
                 if moment is not None:
-                    found[view][key] = self._stored(view, values, moment)
+                    read = {n: value_of(v) for n, v in zip(self._names[view], values, strict=True) if v is not None}
+                    found[view][key] = _stored(read, partial(_moment, moment))
         return found
-
-    def _stored(self, view: str, values: list[bytes | None], moment: bytes) -> Stored:
-        read = {n: Value.FromString(v) for n, v in zip(self._names[view], values, strict=True) if v is not None}
-        return _event(read, lambda: Timestamp.FromString(moment).ToMicroseconds()), read
 
 
 def _redis_client(store: Any) -> Any:
@@ -119,10 +116,15 @@ def _redis_client(store: Any) -> Any:
     return client
 
 
-def _event(values: dict[str, Value], rounded: Any) -> int:
-    """The exact event time that our loading writes; what another wrote has the store's own, which may be rounded."""
-    exact = values.get(EXACT_EVENT)
-    return int(exact.int64_val) if exact is not None and exact.WhichOneof("val") else int(rounded())
+def _stored(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:
+    """With the exact event time that our loading writes; what another wrote has the store's own, which may be
+    rounded."""
+    exact = values.pop(EXACT_EVENT, None)
+    return rounded() if exact is None else exact, values
+
+
+def _moment(data: bytes) -> int:
+    return int(Timestamp.FromString(data).ToMicroseconds())
 
 
 def _parsed(text: str) -> int:

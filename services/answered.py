@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-import numpy as np
-
-from truecourse.encoding import Array, Values, Vocabulary
+from truecourse.encoding import Values, Vocabulary
 from truecourse.prediction import told
 from truecourse.rows import Rows
 
@@ -35,7 +33,7 @@ class Answered:
     """One model's answers to the rows of one request, or of several that are answered together.
 
     `at`: when the request came, or all of them had, UTC. `columns`: the features, n values each; `events`: for each
-    feature that was looked up, (n,) datetime64[us] UTC, NaT where there was none. `answers`: as the client gets them.
+    feature that was looked up, n event times as OnlineFeatures has them. `answers`: as the client gets them.
     A shadow's have the ids of the answers that they stand beside. `seconds`: of reading features and scoring, for all
     rows together.
     """
@@ -46,20 +44,18 @@ class Answered:
     vocabulary: Vocabulary
     rows: Rows
     columns: Mapping[str, Values]
-    events: Mapping[str, Array]
+    events: Mapping[str, Sequence[int]]
     answers: list[dict[str, Any]]
     seconds: float
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """What the log keeps of them (truecourse/predictionlog.py): who answered what, to what, from which features
         known since when. To be called off the answer's path."""
-        views = {id(times): times for times in self.events.values()}  # features of one view share theirs
         for some in _parts(len(self.answers)):
-            moments = {view: times[some].view(np.int64).tolist() for view, times in views.items()}
             yield {
                 **_head(self.identity, self.role, self.at, self.rows, self.answers, some),
                 "features": self._features(some),
-                "event_times": {name: moments[id(times)] for name, times in self.events.items()},
+                "event_times": {name: times[some] for name, times in self.events.items()},
                 "seconds": self.seconds,
                 "batch": len(self.answers),
                 "error": None,

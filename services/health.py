@@ -54,6 +54,7 @@ class Health:
                 log.exception("checking the endpoint's health failed")
 
     def check(self) -> None:
+        self._metrics.flush()
         checks: dict[str, Check] = {"storage": _reach_storage}
         if self._access.asked:
             checks["keys"] = self._access.refresh

@@ -4,7 +4,9 @@ Bento's own request metrics are off: they label by whatever path a client sends,
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 CHALLENGERS = ("challenger", "shadow")
 REASONS = ("unauthenticated", "forbidden", "rate", "overload", "timeout")
+TOGETHER = 256
+"""So many numbers are kept until the meters are moved: one by one they take three times as long, and a tenth of what it
+takes to answer a row."""
 
 
 class Metrics:
@@ -29,6 +34,7 @@ class Metrics:
         self._paths = frozenset(paths)
         self._registry = registry or CollectorRegistry()
         self._labelled: dict[tuple[Any, ...], Any] = {}
+        self._kept: deque[tuple[Any, float]] = deque()
         kept: dict[str, Any] = {"registry": self._registry, "namespace": "truecourse"}
         latest: dict[str, Any] = kept | {"multiprocess_mode": "livemax"}
         self.requests = Counter("requests", "requests answered", ["path", "status"], **kept)
@@ -53,27 +59,41 @@ class Metrics:
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         label = path if path in self._paths else "other"
-        self._of(self.requests, label, f"{status // 100}xx").inc()
-        self._of(self.latency, label).observe(seconds)
+        self._keep(self.requests, 1, label, f"{status // 100}xx")
+        self._keep(self.latency, seconds, label)
 
     def taken(self, path: str, rows: int) -> None:
-        self._of(self.rows, path).inc(rows)
+        self._keep(self.rows, rows, path)
 
-    def _of(self, meter: Any, *labels: str) -> Any:
-        """The meter with these labels, found in a third of the time that labels() takes. There are few of them."""
+    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+        """So many keys of a view, of which so many had no value fresh enough. `oldest`: of those that had, seconds."""
+        self._keep(self.reads, keys, view)
+        if missed:
+            self._keep(self.misses, missed, view)
+        if oldest is not None:
+            self._keep(self.age, oldest, view)
+
+    def _keep(self, meter: Counter | Histogram, number: float, *labels: str) -> None:
         key = (meter, *labels)
         found = self._labelled.get(key)
         if found is None:
             found = self._labelled[key] = meter.labels(*labels)
-        return found
+        self._kept.append((found, number))
+        if len(self._kept) >= TOGETHER:
+            self.flush()
 
-    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
-        """So many keys of a view, of which so many had no value fresh enough. `oldest`: of those that had, seconds."""
-        self._of(self.reads, view).inc(keys)
-        if missed:
-            self._of(self.misses, view).inc(missed)
-        if oldest is not None:
-            self._of(self.age, view).observe(oldest)
+    def flush(self) -> None:
+        """Move the meters by what was kept; to be called every few seconds, from any thread."""
+        sums: dict[Any, float] = {}
+        with suppress(IndexError):
+            while True:
+                meter, number = self._kept.popleft()
+                if isinstance(meter, Histogram):
+                    meter.observe(number)
+                else:
+                    sums[meter] = sums.get(meter, 0) + number
+        for meter, number in sums.items():
+            meter.inc(number)
 
     def unanswered(self, views: Iterable[str]) -> None:
         """The online store did not answer for these views."""
@@ -86,7 +106,8 @@ class Metrics:
             self.challenged.labels(role).inc()
 
     def exposition(self) -> bytes:
-        """All workers' meters in Prometheus' text format."""
+        """All workers' meters in Prometheus' text format; what the others keep is not in it yet."""
+        self.flush()
         folder = multiprocess_folder()
         if folder is None:
             return generate_latest(self._registry)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("truecourse.serving")
 Columns = dict[str, Values]
+Events = Mapping[str, Sequence[int]]
 Answer = dict[str, Any]
 
 
@@ -83,7 +84,7 @@ class Predictor:
         took = time.perf_counter() - began
         return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
 
-    def columns(self, rows: Rows) -> tuple[Columns, Mapping[str, Array], list[str]]:
+    def columns(self, rows: Rows) -> tuple[Columns, Events, list[str]]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
         latter also the event times, and the views that it did not answer for."""
         declared = self.problem.request_features

@@ -22,7 +22,7 @@ from truecourse.schema import Boolean, Integer, Text
 
 Array = np.ndarray[Any, Any]
 Values = Array | Sequence[Any]
-"""n values: an array as columns_of() gives it, or the same as Python objects, with None for a missing number too."""
+"""n values: an array as columns_of() gives it, or the same as Python's own, None for a missing number, all finite."""
 LARGEST = np.finfo(np.float32).max
 FEW = 128
 """Up to so many rows it is quicker to spare calls than to work by column."""

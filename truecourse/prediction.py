@@ -1,7 +1,7 @@
 """From feature columns to predictions and their reasons: the same code for one request and for a batch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,15 +98,15 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     ]
 
 
-def told(kind: FeatureKind, values: Values) -> list[Any]:
+def told(kind: FeatureKind, values: Values) -> Sequence[Any]:
     """A feature's n values as a person wrote them: category text, whole numbers whole, None where one is missing."""
-    given: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    if not isinstance(values, np.ndarray):
+        return values
+    given: list[Any] = values.tolist()
     if kind == "category":
         return given
     if kind == "float":
-        return [number if number is None or math.isfinite(number) else _odd(number) for number in given]
-    if not isinstance(values, np.ndarray):
-        return given
+        return [number if math.isfinite(number) else _odd(number) for number in given]
     if kind == "boolean":
         return [None if math.isnan(number) else bool(number) for number in given]
     return [int(number) if number.is_integer() else _odd(number) for number in given]

@@ -1,7 +1,7 @@
 """Where the replay's requests are answered: the world's decisions in order of time, through the endpoint's own code."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -13,7 +13,7 @@ import pyarrow as pa
 from services.answered import Answered
 from services.incumbents import Incumbents
 from services.log import Masking
-from services.prediction import Columns, Predictor, registered_predictor
+from services.prediction import Columns, Events, Predictor, registered_predictor
 from services.served import Served
 from services.spool import Spool
 from services.spooling import Limits
@@ -52,7 +52,7 @@ class Skewed(Predictor):
 
     faults: tuple[Planted, ...]
 
-    def columns(self, rows: Rows) -> tuple[Columns, Mapping[str, Array], list[str]]:
+    def columns(self, rows: Rows) -> tuple[Columns, Events, list[str]]:
         columns, events, unavailable = super().columns(rows)
         assert rows.decision_times is not None
         for fault in self.faults:

@@ -229,6 +229,7 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
     worker.served.metrics = Metrics(("/predict", "/explain"), registry)
     for path in meter(registry):
         worker.served.metrics.taken(path, 0)  # the meter begins
+    worker.served.metrics.flush()
     before = meter(registry)
     app: Any = Protection(nothing, guard, Endpoint(worker.served, guard.turns))
     asked: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
@@ -248,6 +249,7 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
     assert scored(documents[:16]) == alone
     assert all("contributions" in told for document in documents[16:20] for told in document["predictions"])
     assert not any("contributions" in told for document in documents[:16] for told in document["predictions"])
+    worker.served.metrics.flush()
     answered = {path: sum(len(rows) for to, rows in asked[:21] if to == path) for path in ("/predict", "/explain")}
     assert meter(registry) == {path: rows + before[path] for path, rows in answered.items()}
     logged = [len(recorded(record)) for record in worker.records[: -len(ROWS)]]

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_repo.online import REST
+from feature_repo.online import NEVER, REST
 from tests.cleaned import write_clean
 from tests.conftest import free_ports, valkey_server
 from tests.deliveries import deliveries, install
@@ -122,13 +122,13 @@ def test_a_value_from_after_the_decision_is_missing_and_counted(world: tuple[Pro
     seen, (columns, later) = Seen(), requests(datetime(2024, 1, 20, 12))
     found = OnlineReader(problem, seen).read(columns, later, 5)
     keys, missed, oldest = seen.told["courier_history"]
-    events = found.events["courier_count_7d"][:3]
+    events = np.array(found.events["courier_count_7d"][:3]).view("datetime64[us]")
     assert (keys, missed) == (5, 2), "of five couriers one is unknown and one is not given"
     assert oldest == pytest.approx(float((later[:3] - events).max() / np.timedelta64(1, "us")) / 1e6)
     before = np.full(5, events.min() - np.timedelta64(1, "us"))
     none = OnlineReader(problem, seen).read(columns, before, 5)
     assert list(none.values["courier_count_7d"]) == [None] * 5
-    assert np.isnat(none.events["courier_count_7d"]).all()
+    assert none.events["courier_count_7d"] == [NEVER] * 5
     assert seen.told["courier_history"] == (5, 5, None)
 
 

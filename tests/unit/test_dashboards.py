@@ -26,6 +26,7 @@ def told() -> dict[str, dict[str, set[str]]]:
     for path in ("/predict", "/explain"):
         metrics.answered(path, 503, 0.1)
         metrics.rows.labels(path).inc()
+    metrics.flush()
     metrics.unanswered(["a view"])
     for counter in (metrics.reads, metrics.misses):
         counter.labels("a view").inc()

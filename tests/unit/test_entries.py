@@ -1,6 +1,7 @@
 """What the log keeps of an answer reads as the same record, whether a value was sent, computed, or looked up."""
 
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ VOCABULARY = Vocabulary(
     },
     categories={"city": ("Bonn", "Ulm"), "note": ("a", "b")},
 )  # fmt: skip
-EVENT = np.datetime64("2024-05-01T11:00:00.5", "us")
+EVENT = round(datetime(2024, 5, 1, 11, microsecond=500_000, tzinfo=UTC).timestamp() * 1e6)
 
 
 def read(*given: dict[str, Any]) -> Rows:
@@ -32,7 +33,7 @@ def read(*given: dict[str, Any]) -> Rows:
 def answered(rows: Rows, sold: list[float], **changes: Any) -> Answered:
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
     columns = rows.values | {"sold": np.array(sold)}
-    events = {"sold": np.array([EVENT if math.isfinite(value) else np.datetime64("NaT") for value in sold])}
+    events = {"sold": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
     return Answered(
         Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001
     )

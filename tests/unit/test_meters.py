@@ -23,6 +23,7 @@ def test_the_meters_of_the_service_are_understood() -> None:
     for status, seconds in ((200, 0.003), (200, 0.3), (503, 0.004), (429, 0.0001)):
         metrics.answered("/predict", status, seconds)
     metrics.answered("/livez", 200, 0.001)
+    metrics.flush()
     metrics.refused.labels("overload").inc()
     metrics.reads.labels("routes").inc(7)
     metrics.misses.labels("routes").inc(2)

@@ -38,16 +38,16 @@ def test_categories_are_told_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "expected"),
+    ("kind", "values"),
     [
-        ("float", [1.5, None, INF, -INF], [1.5, None, MOST, -MOST]),
-        ("integer", [2**60 + 1, None], [2**60 + 1, None]),
-        ("boolean", [True, None], [True, None]),
-        ("category", ["north", None], ["north", None]),
+        ("float", (1.5, None)),
+        ("integer", (2**60 + 1, None)),
+        ("boolean", (True, None)),
+        ("category", ("north", None)),
     ],
 )
-def test_values_of_a_few_rows_are_told_as_arrays_are(kind: FeatureKind, values: list[Any], expected: list[Any]) -> None:
-    assert told(kind, tuple(values)) == expected
+def test_values_that_are_pythons_own_are_told_as_they_are(kind: FeatureKind, values: tuple[Any, ...]) -> None:
+    assert told(kind, values) == values
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=5))

@@ -153,6 +153,7 @@ def test_a_path_that_is_not_ours_is_one_label() -> None:
     metrics = Metrics(["/predict"], registry)
     for i in range(100):
         metrics.answered(f"/scan-{i}", 404, 0.001)
+    metrics.flush()
     assert registry.get_sample_value("truecourse_requests_total", {"path": "other", "status": "4xx"}) == 100
     paths = {sample.labels.get("path") for metric in registry.collect() for sample in metric.samples}
     assert paths <= {None, "other"}

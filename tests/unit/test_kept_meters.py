@@ -1,0 +1,50 @@
+"""Numbers that are kept for a while before the meters are moved: none is lost, and none counts twice."""
+
+import threading
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.metrics import TOGETHER, Metrics
+
+
+def told(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    return registry.get_sample_value(f"truecourse_{name}", labels) or 0
+
+
+def test_numbers_of_many_threads_add_up() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(["/predict"], registry)
+    before = told(registry, "requests_total", path="/predict", status="2xx")
+    rounds = 10 * TOGETHER + 7
+
+    def worker() -> None:
+        for i in range(rounds):
+            metrics.answered("/predict", 200, 0.001)
+            metrics.looked_up("a view", 2, i % 2, 5.0)
+            if i % 50 == 0:
+                metrics.flush()
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    metrics.flush()
+    metrics.flush()
+    assert told(registry, "requests_total", path="/predict", status="2xx") - before == 4 * rounds
+    assert told(registry, "feature_reads_total", view="a view") == 8 * rounds
+    assert told(registry, "feature_misses_total", view="a view") == 4 * (rounds // 2)
+    assert told(registry, "request_seconds_count", path="/predict") == 4 * rounds
+    assert told(registry, "feature_age_seconds_sum", view="a view") == 20 * rounds
+
+
+def test_few_numbers_are_kept_until_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.metrics.multiprocess_folder", lambda: None)  # another test's server may have one
+    registry = CollectorRegistry()
+    metrics = Metrics(["/explain"], registry)
+    for _ in range(3):
+        metrics.answered("/explain", 422, 0.001)
+    before = told(registry, "requests_total", path="/explain", status="4xx")
+    metrics.exposition()
+    assert told(registry, "requests_total", path="/explain", status="4xx") == before + 3

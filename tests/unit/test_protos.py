@@ -1,0 +1,43 @@
+"""What the online store's bytes hold, read as the protocol's own library reads them."""
+
+import math
+from typing import Any
+
+from feast.protos.feast.types.Value_pb2 import Value
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from feature_repo.protos import value_of
+from truecourse.encoding import LARGEST
+
+LONG = 2**63
+STORED = st.one_of(
+    st.tuples(st.just("string_val"), st.text(max_size=300)),
+    st.tuples(st.sampled_from(["double_val", "float_val"]), st.floats(width=32)),
+    st.tuples(st.just("double_val"), st.floats()),
+    st.tuples(st.sampled_from(["int64_val", "unix_timestamp_val"]), st.integers(-LONG, LONG - 1)),
+    st.tuples(st.just("int32_val"), st.integers(-(2**31), 2**31 - 1)),
+    st.tuples(st.just("bool_val"), st.booleans()),
+    st.tuples(st.just("bytes_val"), st.binary(max_size=20)),
+)
+
+
+@given(STORED)
+@example(("string_val", "x" * 127))
+@example(("string_val", "x" * 128))
+@example(("string_val", "\N{SNOWMAN}" * 43))
+@example(("bytes_val", b"1234567"))
+@example(("double_val", math.nan))
+@example(("double_val", -math.inf))
+def test_a_value_is_read_as_the_messages_library_reads_it(stored: tuple[str, Any]) -> None:
+    field, given_value = stored
+    message = Value(**{field: given_value})
+    expected = getattr(message, field)
+    if isinstance(expected, float) and not math.isfinite(expected):
+        expected = None if math.isnan(expected) else math.copysign(float(LARGEST), expected)
+    found = value_of(message.SerializeToString())
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_a_value_with_nothing_in_it_is_none() -> None:
+    assert value_of(Value().SerializeToString()) is None

@@ -22,7 +22,7 @@ from truecourse.viewsql import key_columns
 _MICROSECOND = timedelta(microseconds=1)
 NEVER = -(2**63)
 """No event: as a datetime64 it is NaT."""
-_NOTHING: Mapping[str, Any] = {}
+_NOTHING: Stored = (NEVER, {})
 REST = 0.5
 """Seconds for which a store that did not answer is not asked again: requests must not queue behind its timeout."""
 _REMEMBERED = 50_000
@@ -62,6 +62,11 @@ class OnlineReader:
         self._reader = store_reader(config, problem.views)
         self._rests_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
+        self._entities: dict[tuple[str, ...], str] = {}
+        """The keys' columns, each once, with a view that is looked up by them."""
+        for view, declared in self._keys.items():
+            self._entities.setdefault(tuple(declared), view)
+        self._names = {view: tuple(declared) for view, declared in self._keys.items()}
         self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
@@ -84,7 +89,9 @@ class OnlineReader:
             known = {view: {} for view in keys}
             unavailable += keys
         found = OnlineFeatures({}, {}, unavailable)
-        moments = None if decision_times is None else decision_times.astype("datetime64[us]").astype(np.int64).tolist()
+        moments = None
+        if decision_times is not None:
+            moments = np.asarray(decision_times, "datetime64[us]").view(np.int64).tolist()
         for view in self._problem.views:
             answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
@@ -116,30 +123,28 @@ class OnlineReader:
     def _keys_of(self, columns: Mapping[str, Values]) -> dict[str, list[bytes | None]]:
         """By view the keys of the requests; views of one entity have the same."""
         made: dict[tuple[str, ...], list[bytes | None]] = {}
-        for view, declared in self._keys.items():
-            names = tuple(declared)
-            if names not in made:
-                asked = [plain_keys(column, columns[name]) for name, column in declared.items()]
-                made[names] = [None if None in key else self._serialised(view, key) for key in zip(*asked, strict=True)]
-        return {view: made[tuple(declared)] for view, declared in self._keys.items()}
+        for names, view in self._entities.items():
+            asked = [plain_keys(column, columns[name]) for name, column in self._keys[view].items()]
+            made[names] = [None if None in key else self._serialised(view, key) for key in zip(*asked, strict=True)]
+        return {view: made[names] for view, names in self._names.items()}
 
     def _add(self, found: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None) -> None:
         """What was stored of a view, where it is fresh at the `moments` of the decisions, in microseconds."""
-        oldest = None
-        if moments is not None:
-            limit = self._limits[view.name]
-            answers = [
-                a if a is not None and 0 <= at - a[0] <= limit else None for a, at in zip(answers, moments, strict=True)
-            ]
-            ages = (at - a[0] for a, at in zip(answers, moments, strict=True) if a is not None)
-            oldest = max(ages, default=None)
+        limit, fresh, missed, oldest = self._limits[view.name], [], 0, -1
+        for place, answer in enumerate(answers):
+            age = 0 if moments is None or answer is None else moments[place] - answer[0]
+            if answer is None or not 0 <= age <= limit:
+                fresh.append(_NOTHING)
+                missed += 1
+            else:
+                fresh.append(answer)
+                oldest = max(oldest, age)
         if self._watch is not None:
-            age = None if oldest is None else oldest / 1e6
-            self._watch.looked_up(view.name, len(answers), answers.count(None), age)
-        times = [NEVER if a is None else a[0] for a in answers]
-        stored = [_NOTHING if a is None else a[1] for a in answers]
+            told = None if moments is None or oldest < 0 else oldest / 1e6
+            self._watch.looked_up(view.name, len(answers), missed, told)
+        times = [event for event, _ in fresh]
         for name in view.features:
-            found.values[name] = [values.get(name) for values in stored]
+            found.values[name] = [values.get(name) for _, values in fresh]
             found.events[name] = times
 
 

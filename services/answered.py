@@ -11,6 +11,7 @@ from truecourse.rows import Rows
 
 Role = Literal["champion", "challenger", "shadow"]
 PREDICTION_ID = "prediction_id"
+ALL = slice(None)
 ENTRY = 256
 """Answers of one request that the log keeps together: more would keep other threads waiting while it is written."""
 
@@ -52,10 +53,11 @@ class Answered:
         """What the log keeps of them (truecourse/predictionlog.py): who answered what, to what, from which features
         known since when. To be called off the answer's path."""
         for some in _parts(len(self.answers)):
+            events = self.events if some == ALL else {name: times[some] for name, times in self.events.items()}
             yield {
                 **_head(self.identity, self.role, self.at, self.rows, self.answers, some),
                 "features": self._features(some),
-                "event_times": {name: times[some] for name, times in self.events.items()},
+                "event_times": events,
                 "seconds": self.seconds,
                 "batch": len(self.answers),
                 "error": None,
@@ -66,10 +68,11 @@ class Answered:
         sent, kinds = self.rows.values, self.vocabulary.kinds
         if self.columns is sent:
             return kinds
-        return {
-            name: kind if (values := self.columns[name]) is sent.get(name) else told(kind, values[some])
-            for name, kind in kinds.items()
-        }
+        features: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            values = self.columns[name]
+            features[name] = kind if values is sent.get(name) else told(kind, values if some == ALL else values[some])
+        return features
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Failed:
 
 def _parts(count: int) -> Iterator[slice]:
     """The answers of one request, ENTRY at a time."""
+    if count <= ENTRY:
+        return iter((ALL,))
     return (slice(start, start + ENTRY) for start in range(0, count, ENTRY))
 
 

@@ -120,12 +120,14 @@ class Protection:
             exchange.task.uncancel()
             status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
             cure = "try again" if exchange.whole else "send the body at once"
-            refused = Refused("timeout", status, f"the request {what} in {guard.deadlines.seconds} s", cure)
-        except Refused as error:
-            refused = error
+            return self._refuse(Refused("timeout", status, f"the request {what} in {guard.deadlines.seconds} s", cure))
+        except Refused as refused:  # kept under no other name: with its trace that would be a cycle for each refusal
+            return self._refuse(refused)
         except PlatformError as error:
-            refused = Refused("keys", 503, error.what, error.cure, 1)
-        guard.metrics.refused.labels(refused.reason).inc()
+            return self._refuse(Refused("keys", 503, error.what, error.cure, 1))
+
+    def _refuse(self, refused: Refused) -> Reply:
+        self._guard.metrics.refused.labels(refused.reason).inc()
         return refused.reply()
 
     def _metrics(self) -> Reply:

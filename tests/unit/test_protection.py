@@ -1,6 +1,7 @@
 """The layer before the endpoint, asked as a server asks it."""
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,35 @@ def test_a_caller_beyond_its_rate_waits(home: Path) -> None:
     assert refused["status"] == 429
     assert dict(refused["headers"])[b"retry-after"] == b"2"
     assert asked(limited, scope("/model", method="GET"), [])[0]["status"] == 200, "documents cost nothing"
+
+
+def test_a_refusal_leaves_no_cycle_behind(home: Path) -> None:
+    """The collector looks for cycles rarely; under overload there are thousands of refusals a second."""
+    limited = layer(Quick(), rate_limit=0.1, rate_burst=1)
+
+    async def many() -> int:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return WHOLE
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        for _ in range(10):
+            await limited(scope("/predict"), receive, send)
+        gc.collect()
+        sent.clear()
+        for _ in range(200):
+            await limited(scope("/predict"), receive, send)
+        assert {message["status"] for message in sent if "status" in message} == {429}
+        return gc.collect()
+
+    gc.disable()
+    try:
+        assert asyncio.run(many()) < 200
+    finally:
+        gc.enable()
 
 
 def test_where_keys_are_asked_for_and_unknown_nobody_gets_in(home: Path) -> None:

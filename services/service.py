@@ -7,7 +7,7 @@ from typing import Any
 
 import bentoml
 
-from services import discretion, reserve
+from services import discretion, onewrite, reserve
 from services.access import require_keys_beyond_loopback
 from services.admission import Admission
 from services.following import Follower
@@ -32,6 +32,7 @@ class Predictions:
     def __init__(self) -> None:
         require_keys_beyond_loopback(SETTINGS)
         discretion.install()
+        onewrite.install()
         logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
         SERVED.metrics = GUARD.metrics
         SERVED.open(init(watch=GUARD.metrics).predictor)

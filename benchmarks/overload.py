@@ -11,9 +11,10 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import uvloop
 
 from benchmarks.harness import Row, measure
 from benchmarks.home import ready
@@ -79,12 +80,12 @@ def _body(problem: Problem) -> str:
 
 def saturate(port: int, body: str, seconds: float) -> Callable[[], dict[str, float]]:
     """Clients that each ask again as soon as they are answered."""
-    return lambda: asyncio.run(_Load(port, body).closed(CLIENTS, seconds))
+    return lambda: uvloop.run(_Load(port, body).closed(CLIENTS, seconds))
 
 
 def flood(port: int, body: str, rate: float, seconds: float) -> Callable[[], dict[str, float]]:
     """Requests that come at this rate a second, by chance."""
-    return lambda: asyncio.run(_Load(port, body).open(rate, seconds))
+    return lambda: uvloop.run(_Load(port, body).open(rate, seconds))
 
 
 class _Load:
@@ -184,8 +185,7 @@ class _Connection(asyncio.Protocol):
         self._asked = self._used = time.perf_counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its class
 
     def connection_lost(self, error: Exception | None) -> None:
         self._load.lost(self)

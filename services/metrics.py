@@ -62,6 +62,9 @@ class Metrics:
         self._keep(self.requests, 1, label, f"{status // 100}xx")
         self._keep(self.latency, seconds, label)
 
+    def turned_away(self, reason: str) -> None:
+        self._keep(self.refused, 1, reason)
+
     def taken(self, path: str, rows: int) -> None:
         self._keep(self.rows, rows, path)
 

@@ -21,6 +21,7 @@ from services.served import Served
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 
+OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
 OWN = {"/metrics", "/healthz"}
 METERED = {"/predict", "/explain"}
 """The paths that cost something: a rate and the load are limits of these."""
@@ -39,24 +40,27 @@ class Guard:
         self.deadlines = Deadlines(settings.request_timeout)
         self.tells = settings.metrics
 
-    def admit(self, scope: Message) -> None:
-        """Raises Refused for a request that is not to be answered, PlatformError while the keys are unknown."""
-        path = scope["path"]
+    def refusal(self, exchange: Exchange) -> Refused | None:
+        """Why it is not to be answered. Told, not raised: under overload most requests come to no more than this."""
+        path, scope = exchange.path, exchange.scope
         try:
             key = self.access.holder(path, scope["headers"])
         except RequestError as error:
             reason = "forbidden" if error.status == 403 else "unauthenticated"
-            raise Refused(reason, error.status, error.what, error.cure) from None
+            return Refused(reason, error.status, error.what, error.cure)
+        except PlatformError as error:
+            return Refused("keys", 503, error.what, error.cure, 1)
         if path not in METERED:
-            return
+            return None
         self.turns.begin()
         caller = key.id if key is not None else (scope.get("client") or ("",))[0]
         wait = self.buckets.take(caller)
         if wait:
-            raise Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
+            return Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
         if not self.shedder.admits():
             self.turns.when_full()
-            raise Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
+            return OVERLOAD
+        return None
 
 
 class First:
@@ -93,9 +97,9 @@ class Protection:
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self._app(scope, receive, send)
         guard, exchange = self._guard, Exchange(scope, receive)
-        guard.deadlines.begin(exchange)
         try:
-            reply = await self._reply(exchange)
+            refused = guard.refusal(exchange)
+            reply = await self._reply(exchange) if refused is None else self._refuse(refused)
             exchange.status = reply.status
             await reply.send(send, scope["method"] == "HEAD")
         finally:
@@ -109,8 +113,8 @@ class Protection:
 
     async def _reply(self, exchange: Exchange) -> Reply:
         guard = self._guard
+        guard.deadlines.begin(exchange)
         try:
-            guard.admit(exchange.scope)
             if exchange.path in OWN and exchange.scope["method"] in ("GET", "HEAD"):
                 return await asyncio.to_thread(self._metrics if exchange.path == "/metrics" else self._health)
             return await self._endpoint.reply(exchange)
@@ -121,18 +125,14 @@ class Protection:
             status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
             cure = "try again" if exchange.whole else "send the body at once"
             return self._refuse(Refused("timeout", status, f"the request {what} in {guard.deadlines.seconds} s", cure))
-        except Refused as refused:  # kept under no other name: with its trace that would be a cycle for each refusal
-            return self._refuse(refused)
-        except PlatformError as error:
-            return self._refuse(Refused("keys", 503, error.what, error.cure, 1))
 
     def _refuse(self, refused: Refused) -> Reply:
-        self._guard.metrics.refused.labels(refused.reason).inc()
-        return refused.reply()
+        self._guard.metrics.turned_away(refused.reason)
+        return refused.reply
 
     def _metrics(self) -> Reply:
         if not self._guard.tells:
-            raise Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true")
+            return self._refuse(Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true"))
         return Reply(200, self._guard.metrics.exposition(), ((b"content-type", CONTENT_TYPE),))
 
     def _health(self) -> Reply:

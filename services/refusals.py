@@ -1,18 +1,24 @@
 """Refusals of the endpoint's outer layer, in the form of all the others: JSON with what was wrong, and the cure."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import orjson
 
 from services.exchange import JSON, Reply
-from truecourse.errors import TruecourseError
 
 
-class Refused(TruecourseError):
-    """A request that is not answered. `reason` is for the meters, `retry_after` in seconds."""
+@dataclass(frozen=True)
+class Refused:
+    """Why a request is not answered. `reason` is for the meters, `retry_after` in seconds."""
 
-    def __init__(self, reason: str, status: int, what: str, cure: str, retry_after: int | None = None) -> None:
-        super().__init__(what, cure=cure)
-        self.reason, self.status, self.retry_after = reason, status, retry_after
+    reason: str
+    status: int
+    what: str
+    cure: str
+    retry_after: int | None = None
 
+    @cached_property
     def reply(self) -> Reply:
         headers = list(JSON)
         if self.retry_after is not None:

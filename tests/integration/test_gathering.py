@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.exchange import Message, Receive, Send
+from services.exchange import Exchange, Message, Receive, Send
 from services.gathering import Gathering
 from services.http import Endpoint
 from services.limits import Shedder, Turns
 from services.metrics import Metrics
-from services.protection import Guard, Protection
-from services.refusals import Refused
+from services.protection import OVERLOAD, Guard, Protection
 from services.served import Served
 from tests.bentos import failing
 from tests.records import recorded
@@ -211,8 +210,7 @@ def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
         waiting = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
         await asyncio.sleep(0)
         for _ in range(2):  # the second has nothing to answer
-            with pytest.raises(Refused):
-                guard.admit({"path": "/predict", "headers": []})
+            assert guard.refusal(Exchange({"path": "/predict", "headers": []}, nothing)) is OVERLOAD
         with calls(monkeypatch) as later:
             return len(await asyncio.gather(*waiting)), len(later)
 

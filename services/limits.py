@@ -54,7 +54,7 @@ class Shedder:
 
     Requests wait for the one event loop of a worker. A *turn* is a run of requests that the loop takes up with no
     pause between them; how far into it a request is taken up is how long it has waited. Behind a turn of some length
-    another half of it passed, on average, before the request could be read at all. What threads work on comes on top.
+    all of that passed, at worst, before the request could be read at all. What threads work on comes on top.
 
     A burst is no overload: where the queue has been empty within INTERVAL a request may wait INTERVAL. If it has not,
     the queue is a standing one, and only requests that waited less than `limit` seconds are taken on. So it stays until
@@ -87,7 +87,7 @@ class Shedder:
             paused = now - self._over > self.PAUSE and self._working <= self.THREADS
             if self._idle or paused:  # with nothing to take up the queue was empty until now, however long that was
                 self._empty, self._idle = now, False
-        return now - self._began + self._before / 2 + self._working * self._service
+        return now - self._began + self._before + self._working * self._service
 
     def admits(self) -> bool:
         waited, now = self.wait(), self.clock()

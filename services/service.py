@@ -46,7 +46,7 @@ class Predictions:
         GUARD.health.watch()
         gc.collect()
         gc.freeze()  # what is there now stays; to look through it would hold all requests up for tens of milliseconds
-        gc.set_threshold(50_000, 20, 50)  # requests leave no cycles: every 700 objects is too often to look
+        gc.set_threshold(10_000, 20, 50)  # requests leave no cycles: every 700 objects is too often to look
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

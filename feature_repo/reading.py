@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.protos import EXACT_EVENT, value_of
+from feature_repo.protos import EXACT_EVENT, field_of, value_of
 from truecourse.problem import View
 
 Key = bytes
@@ -45,6 +45,7 @@ class _Sqlite:
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._path = config.online_store.path
         self._tables = {view.name: compute_table_id(config.project, view, False) for view in views}
+        self._fields = {view.name: _fields(view) for view in views}
         self._local = threading.local()
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
@@ -52,13 +53,16 @@ class _Sqlite:
 
     def _view(self, view: str, keys: Sequence[Key]) -> dict[Key, Stored]:
         found: dict[Key, tuple[dict[str, Any], str]] = {}
+        fields = self._fields[view]
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
             columns = "entity_key, feature_name, value, event_ts"
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             for key, name, value, event in self._connection.execute(query, part):
-                found.setdefault(key, ({}, event))[0][name] = value_of(value)
+                values, _ = found.setdefault(key, ({}, event))
+                if name in fields:  # it may hold features that were declared once
+                    values[name] = value_of(fields[name], value)
         return {key: _stored(values, partial(_parsed, event)) for key, (values, event) in found.items()}
 
     @property
@@ -75,10 +79,10 @@ class _Redis:
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._project = config.project.encode()
         self._client = _redis_client(config.online_store)
-        self._names = {view.name: [*view.features, EXACT_EVENT] for view in views}
-        self._fields = {
-            view: [*(_mmh3(f"{view}:{name}") for name in names), f"_ts:{view}".encode()]
-            for view, names in self._names.items()
+        self._fields = {view.name: _fields(view) for view in views}
+        self._stored_as = {
+            view: [*(_mmh3(f"{view}:{name}") for name in fields), f"_ts:{view}".encode()]
+            for view, fields in self._fields.items()
         }
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
@@ -90,16 +94,19 @@ class _Redis:
             return {view: {} for view in wanted}
         with self._client.pipeline(transaction=False) as pipe:
             for key, views in views_of.items():
-                pipe.execute_command("HMGET", key + self._project, *(f for view in views for f in self._fields[view]))
+                pipe.execute_command(
+                    "HMGET", key + self._project, *(f for view in views for f in self._stored_as[view])
+                )
             answers = pipe.execute()
         found: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
         for (key, views), answer in zip(views_of.items(), answers, strict=True):
             start = 0
             for view in views:
-                *values, moment = answer[start : start + len(self._fields[view])]
+                *values, moment = answer[start : start + len(self._stored_as[view])]
                 start += len(values) + 1
                 if moment is not None:
-                    read = {n: value_of(v) for n, v in zip(self._names[view], values, strict=True) if v is not None}
+                    both = zip(self._fields[view].items(), values, strict=True)
+                    read = {name: value_of(field, v) for (name, field), v in both if v is not None}
                     found[view][key] = _stored(read, partial(_moment, moment))
         return found
 
@@ -114,6 +121,11 @@ def _redis_client(store: Any) -> Any:
     client = get_online_store_from_config(hasty)._get_client(hasty)
     client.set_retry(Retry(NoBackoff(), 1))  # once, at once: a connection may have been idle for too long
     return client
+
+
+def _fields(view: View) -> dict[str, str]:
+    """What is read of a key, and the field of a Value that holds it."""
+    return {name: field_of(column) for name, column in view.features.items()} | {EXACT_EVENT: "int64_val"}
 
 
 def _stored(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:

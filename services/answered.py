@@ -1,4 +1,4 @@
-"""Answers with all that they rest on, held as the arrays they came from: what the log keeps is made later."""
+"""Answers with all that they rest on, held as they came: what the log keeps is made later."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
 
+from services.limits import Shedder
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -15,17 +17,26 @@ JSON: Headers = ((b"content-type", b"application/json"),)
 
 
 class Exchange:
-    """`begun`: by time.perf_counter(). `whole`: whether the body has come in. `status`: of the answer, 0 while there is
-    none. `late`: whether it was given up for having taken too long."""
+    """`begun`: by time.perf_counter(). `whole`: whether the body has come in; the shedder is told. `status`: of the
+    answer, 0 while there is none. `late`: whether it was given up for having taken too long."""
 
-    __slots__ = ("begun", "late", "path", "receive", "scope", "status", "task", "whole")
+    __slots__ = ("_shedder", "begun", "late", "path", "receive", "scope", "status", "whole")
 
-    def __init__(self, scope: Message, receive: Receive) -> None:
+    def __init__(self, scope: Message, receive: Receive, shedder: Shedder) -> None:
         self.begun = time.perf_counter()
         self.scope, self.receive, self.path = scope, receive, scope["path"]
-        self.task: asyncio.Task[Any] | None = None
+        self._shedder = shedder
         self.status = 0
         self.whole = self.late = False
+
+    def came_in(self) -> None:
+        self.whole = True
+        self._shedder.taken()
+
+    def end(self) -> None:
+        """It is answered, or given up."""
+        if self.whole:
+            self._shedder.left()
 
 
 class Reply(NamedTuple):
@@ -49,15 +60,17 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._open: dict[Exchange, None] = {}
+        self._open: dict[Exchange, asyncio.Task[Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, exchange: Exchange) -> None:
-        """From the task that answers it."""
-        exchange.task = asyncio.current_task()
-        self._open[exchange] = None
+    def begin(self, exchange: Exchange) -> "asyncio.Task[Any]":
+        """From the task that answers it, which is given back. It is to be cancelled if it is late."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[exchange] = task
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self._look)
+        return task
 
     def end(self, exchange: Exchange) -> None:
         self._open.pop(exchange, None)
@@ -65,12 +78,11 @@ class Deadlines:
     def _look(self) -> None:
         """Cancel what is late, and come back when the oldest of the others is."""
         now, self._timer = time.perf_counter(), None
-        for exchange in list(self._open):
+        for exchange, task in list(self._open.items()):
             left = exchange.begun + self.seconds - now
             if left > 0:
                 self._timer = asyncio.get_running_loop().call_later(left, self._look)
                 break
             self.end(exchange)
             exchange.late = True
-            assert exchange.task is not None
-            exchange.task.cancel()
+            task.cancel()

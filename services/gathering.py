@@ -11,6 +11,7 @@ from services.incumbents import Incumbents
 from services.limits import Turns
 from services.prediction import Answer
 from services.served import Served
+from truecourse.errors import RequestError
 from truecourse.rows import Rows
 
 
@@ -50,7 +51,10 @@ class Gathering:
         mine = Waiting(rows, loop.create_future())
         self._waiting.append(mine)
         self._rows += len(rows)
-        return await mine.answer
+        try:
+            return await mine.answer
+        finally:
+            del mine  # a refusal's trace holds this frame, which would hold the refusal
 
     def _answer(self) -> None:
         now, waiting = self._now, self._waiting
@@ -86,6 +90,8 @@ class Gathering:
             at = datetime.now(UTC)
             self._tell(now, [one], now.champion.rows.accepted(one.rows, at), at)
         except Exception as error:
+            if isinstance(error, RequestError):  # no fault of ours that anybody would look for
+                error.__traceback__ = None  # whose frames hold all that waits, and so this: a cycle
             if not one.answer.done():
                 one.answer.set_exception(error)
 

@@ -132,8 +132,7 @@ class Endpoint:
                 break
             more = message.get("more_body", False)
         else:
-            exchange.whole = True
-            self._turns.shedder.taken()
+            exchange.came_in()
         if length > limit:
             raise too_large(predictor.contract)
         return b"".join(kept)

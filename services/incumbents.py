@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from services.prediction import Predictor
 from truecourse.problem import Problem
@@ -52,6 +51,10 @@ def place(problem: Problem, rows: Rows, i: int) -> float:
 
 
 def _exact(rows: Rows, name: str, i: int) -> Any:
-    given = rows.values[name][i]
-    given = given.item() if isinstance(given, np.generic) else given
-    return None if given != given else given  # NaN
+    """The same for a row alone and among many: numbers as float64 with NaN, whole numbers exact, times as text."""
+    kind, given = rows.types[name], rows.values[name][i]
+    if kind == "time":
+        return "NaT" if given is None else given.isoformat(timespec="microseconds")
+    if kind in ("float", "boolean"):
+        return math.nan if given is None else float(given)
+    return given

@@ -63,10 +63,6 @@ class Shedder:
 
     INTERVAL = 0.1
     """Seconds."""
-    SURE = INTERVAL / 4
-    """Seconds for which it need not be looked again whether the queue is empty: to look takes turns of the loop."""
-    PAUSE = INTERVAL / 2
-    """Seconds without a turn after which the queue was empty, for all that the loop can have had to read."""
     THREADS = 2
     """So many requests at work outside the loop are no queue."""
 
@@ -74,7 +70,7 @@ class Shedder:
         self._limit, self.clock = limit, clock
         self._began: float | None = None
         self._before = 0.0
-        self._empty = self._ended = self._over = clock()
+        self._empty = self._ended = clock()
         self._idle = True
         self._refused = -math.inf
         self._working, self._service = 0, 0.0
@@ -84,8 +80,7 @@ class Shedder:
         now = self.clock()
         if self._began is None:
             self._began = now
-            paused = now - self._over > self.PAUSE and self._working <= self.THREADS
-            if self._idle or paused:  # with nothing to take up the queue was empty until now, however long that was
+            if self._idle:  # with nothing to take up the queue was empty until now, however long that was
                 self._empty, self._idle = now, False
         return now - self._began + self._before + self._working * self._service
 
@@ -100,14 +95,8 @@ class Shedder:
     def turn_over(self) -> None:
         """The loop has come round: what was taken up together is done."""
         if self._began is not None:
-            self._over = self.clock()
-            self._before = self._over - self._began
+            self._before = self.clock() - self._began
             self._began = None
-
-    @property
-    def sure(self) -> bool:
-        """Whether the queue is known to have been empty just now."""
-        return self.clock() - self._empty <= self.SURE
 
     def quiet(self) -> None:
         """The loop found nothing to take up."""
@@ -141,19 +130,18 @@ class Turns:
         self.shedder = shedder
         self.when_full: Callable[[], None] = lambda: None
         """To be called when a request of the running turn was refused: those after it will be too."""
-        self._watching = self._looking = False
+        self._watching = False
         self._left = 0
         self._begun = self._before = 0
 
     @property
     def crowded(self) -> bool:
-        """Whether the running turn took up several requests, or the one before it did."""
+        """Whether the running turn took up several requests, or the last one that took up any, if that was just now."""
         return self._begun > 1 or self._before > 1
 
     def begin(self) -> None:
         """A request is taken up."""
-        self._looking = self._looking or not self.shedder.sure
-        self._left = self.QUIET if self._looking else 1
+        self._left = self.QUIET
         self._begun += 1
         if not self._watching:
             self._watching = True
@@ -161,11 +149,10 @@ class Turns:
 
     def _next(self) -> None:
         self.shedder.turn_over()
-        self._begun, self._before = 0, self._begun
+        self._begun, self._before = 0, self._begun or self._before
         self._left -= 1
         if self._left:
             asyncio.get_running_loop().call_soon(self._next)
-            return
-        if self._looking:
+        else:
+            self._watching, self._before = False, 0
             self.shedder.quiet()
-        self._watching = self._looking = False

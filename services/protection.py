@@ -4,6 +4,7 @@ Whatever it refuses it refuses before the body is read.
 """
 
 import asyncio
+import logging
 import math
 import time
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import orjson
 
 from services.access import OPEN, Access
+from services.admission import Admission
 from services.exchange import App, Deadlines, Exchange, Message, Receive, Reply, Send
 from services.health import Health
 from services.http import OURS
@@ -21,6 +23,7 @@ from services.served import Served
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 
+access_log = logging.getLogger("truecourse.access")
 OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
 OWN = {"/metrics", "/healthz"}
 METERED = {"/predict", "/explain"}
@@ -39,6 +42,9 @@ class Guard:
         self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
         self.deadlines = Deadlines(settings.request_timeout)
         self.tells = settings.metrics
+        self.logs_each = settings.access_log
+        if self.logs_each:
+            access_log.setLevel(logging.INFO)
 
     def refusal(self, exchange: Exchange) -> Refused | None:
         """Why it is not to be answered. Told, not raised: under overload most requests come to no more than this."""
@@ -64,7 +70,7 @@ class Guard:
 
 
 class First:
-    """The outermost of our middlewares, which puts itself before Bento's own when the server starts.
+    """The outermost of our middlewares, which puts those behind it before Bento's own when the server starts.
 
     Those make a task and a timer of every request, and look for a trace: more work than to refuse it, under which an
     endpoint that refuses two of three requests would break down."""
@@ -96,7 +102,7 @@ class Protection:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self._app(scope, receive, send)
-        guard, exchange = self._guard, Exchange(scope, receive)
+        guard, exchange = self._guard, Exchange(scope, receive, self._guard.shedder)
         try:
             refused = guard.refusal(exchange)
             reply = await self._reply(exchange) if refused is None else self._refuse(refused)
@@ -104,35 +110,38 @@ class Protection:
             await reply.send(send, scope["method"] == "HEAD")
         finally:
             guard.deadlines.end(exchange)
-            if exchange.whole:
-                guard.shedder.left()
-            guard.metrics.answered(exchange.path, exchange.status, time.perf_counter() - exchange.begun)
+            exchange.end()
+            seconds = time.perf_counter() - exchange.begun
+            guard.metrics.answered(exchange.path, exchange.status, seconds)
+            if guard.logs_each:
+                caller, *_ = scope.get("client") or ("",)
+                line = caller, scope["method"], exchange.path[:200], exchange.status, seconds * 1000
+                access_log.info("%s %s %r %d in %.1f ms", *line)
         if reply.after is not None:
             reply.after()
         return None
 
     async def _reply(self, exchange: Exchange) -> Reply:
-        guard = self._guard
-        guard.deadlines.begin(exchange)
+        if exchange.path == "/metrics" and not self._guard.tells:
+            return self._refuse(Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true"))
+        if exchange.path in OWN and exchange.scope["method"] in ("GET", "HEAD"):
+            return await asyncio.to_thread(self._metrics if exchange.path == "/metrics" else self._health)
+        deadlines = self._guard.deadlines
+        task = deadlines.begin(exchange)
         try:
-            if exchange.path in OWN and exchange.scope["method"] in ("GET", "HEAD"):
-                return await asyncio.to_thread(self._metrics if exchange.path == "/metrics" else self._health)
             return await self._endpoint.reply(exchange)
         except asyncio.CancelledError:
-            if not exchange.late or exchange.task is None:
+            if not exchange.late or task.uncancel():  # somebody else wants it to end
                 raise
-            exchange.task.uncancel()
             status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
             cure = "try again" if exchange.whole else "send the body at once"
-            return self._refuse(Refused("timeout", status, f"the request {what} in {guard.deadlines.seconds} s", cure))
+            return self._refuse(Refused("timeout", status, f"the request {what} in {deadlines.seconds} s", cure))
 
     def _refuse(self, refused: Refused) -> Reply:
         self._guard.metrics.turned_away(refused.reason)
         return refused.reply
 
     def _metrics(self) -> Reply:
-        if not self._guard.tells:
-            return self._refuse(Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true"))
         return Reply(200, self._guard.metrics.exposition(), ((b"content-type", CONTENT_TYPE),))
 
     def _health(self) -> Reply:
@@ -141,8 +150,10 @@ class Protection:
 
 
 def protect(service: Any, guard: Guard, endpoint: Answering, settings: Settings) -> None:
-    """Put the guard and the endpoint before a Bento service's own, and CORS, which asks for no key, before them."""
-    service.add_asgi_middleware(First)
+    """Put the guard and the endpoint before a Bento service's own, CORS, which asks for no key, before them, and before
+    all of these what lets a server in and out."""
+    service.add_asgi_middleware(First)  # the first one is the outermost
+    service.add_asgi_middleware(Admission, folder=settings.admission)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 

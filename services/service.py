@@ -9,7 +9,6 @@ import bentoml
 
 from services import discretion, onewrite, reserve
 from services.access import require_keys_beyond_loopback
-from services.admission import Admission
 from services.following import Follower
 from services.http import Endpoint
 from services.limits import per_worker
@@ -62,8 +61,7 @@ service: Any = bentoml.service(
     name="truecourse",
     workers=SETTINGS.workers,
     metrics={"enabled": False},  # ours have bounded labels
-    logging={"access": {"enabled": False}},
+    logging={"access": {"enabled": False}},  # ours is services/protection.py's
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
-service.add_asgi_middleware(Admission, folder=SETTINGS.admission)  # the first one is the outermost
 protect(service, GUARD, Endpoint(SERVED, GUARD.turns), SETTINGS)

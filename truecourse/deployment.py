@@ -59,7 +59,7 @@ class Traffic(Part):
 
 class Log(Part):
     access: bool = False
-    """A line for every request in the server's log."""
+    """A line for every request, but a probe's, in the server's log."""
     predictions: bool = True
     """Whether answers are kept in the prediction log."""
 

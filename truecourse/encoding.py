@@ -135,6 +135,13 @@ def finite(values: Array) -> Array:
     return np.maximum(values, -LARGEST, out=values)
 
 
+def told_number(number: float) -> float | None:
+    """A float as JSON has it: None for NaN, which is a missing number, the largest float32 for infinity."""
+    if math.isfinite(number):
+        return number
+    return None if math.isnan(number) else math.copysign(float(LARGEST), number)
+
+
 def label_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Labels as text: 1.0, 1 and true of a binary label read "1"."""
     if pa.types.is_boolean(values.type):

@@ -24,6 +24,7 @@ SERVER: Mapping[str, str] = {
     "authentication.tls.certificate": "tls_certificate",
     "authentication.tls.key": "tls_key",
     "cors_origins": "cors_origins",
+    "log.access": "access_log",
     "log.predictions": "log",
     "metrics.enabled": "metrics",
 }
@@ -143,10 +144,7 @@ def server_settings(config: DeploymentConfig) -> dict[str, Any]:
 def server_variables(config: DeploymentConfig) -> dict[str, str]:
     """The same, and what BentoML itself is told, as variables."""
     said = {f"TRUECOURSE_{name.upper()}": _told(value) for name, value in sorted(server_settings(config).items())}
-    options: dict[str, Any] = {"workers": config.workers}
-    if config.log.access:
-        options["logging"] = {"access": {"enabled": True}}
-    return said | {"BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"truecourse": options}})}
+    return said | {"BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"truecourse": {"workers": config.workers}}})}
 
 
 def _told(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import LARGEST, Array, FeatureKind, Values
+from truecourse.encoding import Array, FeatureKind, Values, told_number
 from truecourse.errors import ModelError
 from truecourse.model import Model
 from truecourse.problem import Kind
@@ -106,12 +106,7 @@ def told(kind: FeatureKind, values: Values) -> Sequence[Any]:
     if kind == "category":
         return given
     if kind == "float":
-        return [number if math.isfinite(number) else _odd(number) for number in given]
+        return [told_number(number) for number in given]
     if kind == "boolean":
         return [None if math.isnan(number) else bool(number) for number in given]
-    return [int(number) if number.is_integer() else _odd(number) for number in given]
-
-
-def _odd(number: float) -> float | None:
-    """JSON has no NaN, which is a missing number, and no infinities."""
-    return None if math.isnan(number) else math.copysign(LARGEST, number) if math.isinf(number) else number
+    return [int(number) if number.is_integer() else told_number(number) for number in given]

@@ -1,4 +1,4 @@
-"""Reading requests by the contract: from bytes, or rows of a file, to the arrays that a model's inputs come from.
+"""Reading requests by the contract: from bytes, or rows of a file, to the values that a model's inputs come from.
 
 A row is refused whole, with every fault of it named by row and field. Nothing is coerced: "3" and true are no numbers.
 """

@@ -48,10 +48,14 @@ class Rows:
             self,
             accepted=[self.accepted[i] for i in places],
             ids=[self.ids[i] for i in places],
-            values={name: [values[i] for i in places] for name, values in self.values.items()},
+            values={name: _part(values, places) for name, values in self.values.items()},
             faults=[],
             given=[self.given[i] for i in places],
         )
+
+
+def _part(values: Values, places: Sequence[int]) -> Values:
+    return values[list(places)] if isinstance(values, np.ndarray) else [values[i] for i in places]
 
 
 def column(kind: FieldType, values: Values) -> Array:

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     rate_limit: float = Field(0, ge=0, description="requests a second of one key or address, in all workers; 0 for any")
     rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
     metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
+    access_log: bool = Field(False, description="whether the endpoint's log has a line for every request but a probe's")
     max_delay: float = Field(0.002, ge=0, description="seconds to wait for a turn under overload; 0 never refuses")
 
     endpoints: str = Field("", description="URLs of endpoints elsewhere that health watches too, by commas")

@@ -15,7 +15,8 @@ from prefect.exceptions import ObjectNotFound
 from flows.deploy import deploy
 from flows.package import package
 from services import keeping, swap
-from tests.conftest import free_ports
+from services.admission import LEAVING
+from tests.conftest import free_ports, wait_until
 from tests.integration.conftest import Trained
 from truecourse import deployments, inference, registry
 from truecourse.errors import DeploymentError, IntegrityError, ModelError, PlatformError
@@ -122,6 +123,27 @@ def test_servers_come_and_go_and_no_request_is_lost(
     assert deployments.running("here") is None
     with pytest.raises(PlatformError, match="nothing is deployed"):
         deploy("here", stop=True)
+
+
+def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(port: int, tmp_path: Path) -> None:
+    file = tmp_path / "here.yaml"
+    file.write_text(file.read_text() + "log: {access: true}\n")
+    deploy("here")
+    now, place = deployments.running("here"), deployments.address_place("here", "127.0.0.1", port)
+    assert now is not None
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+
+        def ended() -> bool:
+            return client.post("/predict", json={"rows": [ROW]}).headers.get("connection") == "close"
+
+        assert not ended()
+        assert client.get("/no%0Awhere").status_code == 404
+        (place / "admission" / str(now.server) / LEAVING).touch()
+        wait_until(ended, 10, "the end of its connections")
+    lines = (place / f"server-{now.server}.log").read_text().splitlines()
+    assert any("127.0.0.1 POST '/predict' 200 in " in line for line in lines)
+    assert any("127.0.0.1 GET '/no\\nwhere' 404 in " in line for line in lines), "a caller writes no line of its own"
+    assert not any("c03" in line for line in lines)
 
 
 def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_path: Path) -> None:

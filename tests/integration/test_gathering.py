@@ -1,6 +1,7 @@
 """Requests that are taken up together: answered by one call of the model, each as if it had come alone."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.exchange import Exchange, Message, Receive, Send
 from services.gathering import Gathering
 from services.http import Endpoint
+from services.incumbents import Incumbents
 from services.limits import Shedder, Turns
 from services.metrics import Metrics
 from services.protection import OVERLOAD, Guard, Protection
@@ -210,11 +212,41 @@ def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
         waiting = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
         await asyncio.sleep(0)
         for _ in range(2):  # the second has nothing to answer
-            assert guard.refusal(Exchange({"path": "/predict", "headers": []}, nothing)) is OVERLOAD
+            assert guard.refusal(Exchange({"path": "/predict", "headers": []}, nothing, guard.shedder)) is OVERLOAD
         with calls(monkeypatch) as later:
             return len(await asyncio.gather(*waiting)), len(later)
 
     assert asyncio.run(refused()) == (3, 0)
+
+
+def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make: Make) -> None:
+    worker = Worker()
+    gathered, now = gathering(worker.served), worker.served.now
+    assert now is not None
+
+    async def asked(now: Incumbents) -> bool:
+        try:
+            await gathered.answer(now, [ROW | {"distance": "far"}])
+        except RequestError:
+            return True
+        return False
+
+    async def crowd() -> None:
+        tasks = [asyncio.create_task(asked(now)) for _ in range(50)]
+        while tasks:
+            assert await tasks.pop()
+
+    async def refused() -> int:
+        await crowd()
+        gc.collect()
+        await crowd()
+        return gc.collect()
+
+    gc.disable()
+    try:
+        assert asyncio.run(refused()) < 50
+    finally:
+        gc.enable()
 
 
 def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(

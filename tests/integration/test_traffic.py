@@ -1,7 +1,10 @@
 """Who answers, who is scored beside it, and what is recorded of both."""
 
 import itertools
+from datetime import UTC, datetime
+from typing import Any
 
+import orjson
 import pytest
 
 from services.served import Told
@@ -36,6 +39,23 @@ def test_a_share_of_the_entities_is_answered_by_the_challenger(make: Make) -> No
     assert [told["id"] for told in mixed["predictions"]] == [row["id"] for row in ENTITIES]
     scores = [worker.ask(row)["predictions"][0]["score"] for row in ENTITIES]
     assert [told["score"] for told in mixed["predictions"]] == scores
+
+
+@pytest.mark.parametrize("count", [4, 24])
+def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make: Make, count: int) -> None:
+    worker, second = Worker(), make(2)
+    move(challenger=second.version, share=0.5)
+    worker.step()
+    now, at = worker.served.now, datetime.now(UTC)
+    assert now is not None
+    sent = [row | {"distance": 1.5 + i} for i, row in enumerate(ENTITIES[:count])]
+
+    def explained(*rows: dict[str, Any]) -> list[Any]:
+        document, parts = worker.served.answer(now, now.champion.rows.accepted(rows, at), at, explain=True)
+        assert all(orjson.dumps(entry) for part in parts for entry in part.entries())
+        return [told["contributions"] for told in orjson.loads(orjson.dumps(document))["predictions"]]
+
+    assert explained(*sent) == [one for row in sent for one in explained(row)]
 
 
 def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.LogCaptureFixture) -> None:

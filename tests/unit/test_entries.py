@@ -11,7 +11,7 @@ from services.answered import ENTRY, Answered, Failed, Identity
 from services.prediction import new_ids
 from tests.contracts import GOOD, NOW, contract
 from tests.records import recorded
-from truecourse.encoding import LARGEST, Vocabulary
+from truecourse.encoding import LARGEST, Vocabulary, told_number
 from truecourse.request import RowReader
 from truecourse.rows import Rows
 
@@ -30,19 +30,21 @@ def read(*given: dict[str, Any]) -> Rows:
     return rows
 
 
-def answered(rows: Rows, sold: list[float], **changes: Any) -> Answered:
+def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> Answered:
+    """`sold` is looked up, or `computed` as an array."""
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
-    columns = rows.values | {"sold": np.array(sold)}
+    columns = rows.values | {"sold": np.array(sold) if computed else [told_number(value) for value in sold]}
     events = {"sold": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
     return Answered(
         Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001
     )
 
 
-def test_a_value_is_told_as_the_model_saw_it() -> None:
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_value_is_told_as_the_model_saw_it(computed: bool) -> None:
     other = {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1.0, "open": False, "since": GOOD["since"]}
     rows = read(GOOD | {"size": 2, "id": 2**60}, other | {"note": None})
-    first, second = recorded(answered(rows, [math.inf, math.nan]))
+    first, second = recorded(answered(rows, [math.inf, math.nan], computed))
     assert first["features"] == {
         "city": "Ulm", "size": 2.0, "count": 3, "open": True, "note": None, "sold": float(LARGEST)
     }  # fmt: skip

@@ -1,13 +1,16 @@
 """Who answers: an entity's place is the same for ever, evenly spread, and owed to its keys alone."""
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from services.incumbents import place
+from services.incumbents import _exact, place
+from tests.contracts import GOOD, NOW, contract
 from truecourse.contract import Contract
 from truecourse.encoding import Vocabulary
 from truecourse.loading import load_problem
@@ -41,6 +44,28 @@ def test_it_depends_on_the_keys_alone(deliveries: Problem) -> None:
     assert place(deliveries, same.part([1]), 0) == place(deliveries, same, 0)
     other = rows(deliveries, ROW | {"courier": "c04"}, ROW | {"depot": "south"})
     assert len({place(deliveries, same, 0), place(deliveries, other, 0), place(deliveries, other, 1)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("city", ["Ulm", None], ["Ulm", None]),
+        ("count", [2**60 + 1, 3.0], [2**60 + 1, 3]),
+        ("size", [2, None], [2.0, math.nan]),
+        ("open", [True, False], [1.0, 0.0]),
+        ("since", ["2020-02-29T10:00:00+02:00"], ["2020-02-29T08:00:00.000000"]),
+    ],
+)
+def test_a_key_of_any_type_is_said_alike_alone_and_among_many(key: str, values: list[Any], said: list[Any]) -> None:
+    """Were what is hashed another, a deploy would move entities from model to model, and a request's size too."""
+    whole = contract()
+    fields = tuple(f.model_copy(update={"nulls": True, "one_of": None, "ge": None, "le": None}) for f in whole.fields)
+    reader = RowReader(whole.model_copy(update={"fields": fields}))
+    for value, exact in zip(values, said, strict=True):
+        alone, many = reader.read([GOOD | {key: value}], NOW), reader.read([GOOD | {key: value}] * 20, NOW)
+        assert not alone.faults
+        told = [_exact(some, key, 0) for some in (alone, many, many.part([3]))]
+        assert json.dumps(told) == json.dumps([exact] * 3)
 
 
 def test_places_are_spread_evenly(deliveries: Problem) -> None:

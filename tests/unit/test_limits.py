@@ -3,9 +3,7 @@
 import asyncio
 import random
 from dataclasses import dataclass
-from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,8 +101,7 @@ def flood(
             queue.append(due)
             due += 1 / rate if seed is None else chance.expovariate(rate)
         if not queue:
-            if not shedder.sure:
-                shedder.quiet()
+            shedder.quiet()
             clock.now = due
             continue
         for moment in queue:
@@ -149,29 +146,43 @@ def test_a_burst_is_no_overload(size: int, pause: float) -> None:
             assert shedder.admits()
             answer(shedder, clock)
         shedder.turn_over()
-        if not shedder.sure:
-            shedder.quiet()
+        shedder.quiet()
 
 
-def test_the_loop_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To see that nothing is to be taken up costs turns of the loop, which a lone client's requests do without."""
-    clock, looked = Clock(), []
-    shedder = Shedder(0.003, clock)
-    turns, quiet = Turns(shedder), shedder.quiet
-    monkeypatch.setattr(shedder, "quiet", lambda: looked.append(clock.now) or quiet())
+def test_a_lone_client_is_never_refused_however_long_its_requests_take() -> None:
+    """Each waits for the one before: nothing ever queues, whatever was refused before."""
+    clock = Clock()
+    shedder = Shedder(0.002, clock)
+    turns, refused = Turns(shedder), []
 
-    async def requests() -> None:
-        for _ in range(400):
+    async def requests(took: float, pause: float) -> None:
+        shedder._refused = clock.now  # in a burst just before
+        for _ in range(100):
             turns.begin()
-            assert shedder.admits()
-            answer(shedder, clock)
-            for _ in range(Turns.QUIET + 1):
+            refused.append(not shedder.admits())
+            clock.now += took
+            for _ in range(Turns.QUIET):
                 await asyncio.sleep(0)
+            clock.now += pause
 
-    asyncio.run(requests())
-    pauses = [later - sooner for sooner, later in pairwise(looked)]
-    assert len(looked) >= 400 * SERVICE / Shedder.SURE / 2
-    assert min(pauses) > Shedder.SURE
+    for took, pause in ((0.003, 0.002), (0.005, 0.015), (0.5, 0.03), (0.5, 60)):
+        asyncio.run(requests(took, pause))
+    assert not any(refused)
+
+
+def test_a_crowd_is_remembered_for_as_long_as_the_loop_is_not_quiet() -> None:
+    turns = Turns(Shedder(0))
+
+    async def crowd() -> list[bool]:
+        for _ in range(3):
+            turns.begin()
+        seen = []
+        for _ in range(Turns.QUIET + 1):
+            seen.append(turns.crowded)
+            await asyncio.sleep(0)
+        return seen
+
+    assert asyncio.run(crowd()) == [True] * Turns.QUIET + [False]
 
 
 def test_below_its_capacity_nothing_is_refused() -> None:

@@ -142,10 +142,10 @@ class OnlineReader:
         if self._watch is not None:
             told = None if moments is None or oldest < 0 else oldest / 1e6
             self._watch.looked_up(view.name, len(answers), missed, told)
-        times = [event for event, _ in fresh]
+        times, values, events = [event for event, _ in fresh], found.values, found.events
         for name in view.features:
-            found.values[name] = [values.get(name) for _, values in fresh]
-            found.events[name] = times
+            values[name] = [stored.get(name) for _, stored in fresh]
+            events[name] = times
 
 
 def _serialised(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:

@@ -1,7 +1,9 @@
 """Between columns and Feast's protocol messages, by declared type."""
 
 import struct
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -17,6 +19,7 @@ them by the clock of the machine's time zone."""
 
 _DOUBLE = struct.Struct("<xd")
 _DOUBLE_TAG = Value.DESCRIPTOR.fields_by_name["double_val"].number << 3 | 1
+_LEAST, _MOST = -sys.float_info.max, sys.float_info.max
 _STRING_TAG = Value.DESCRIPTOR.fields_by_name["string_val"].number << 3 | 2
 
 
@@ -47,19 +50,31 @@ def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tupl
     ]
 
 
-def value_of(field: str, data: bytes) -> Any:
-    """What a Value's bytes hold in this field, as Python's own: None for nothing, for NaN, and where another field is
-    set; the largest float32 for infinity.
+def reader_of(field: str) -> Callable[[bytes], Any]:
+    """What gives, of the bytes of a Value, what they hold in this field, as Python's own: None for nothing, for NaN and
+    where another field is set; the largest float32 for infinity.
 
     A number and a short text are read here, by the wire format of protocol buffers, in a fifth of the time that a
     message takes: https://protobuf.dev/programming-guides/encoding"""
-    size = len(data)
-    if field == "double_val" and size == _DOUBLE.size and data[0] == _DOUBLE_TAG:
-        return told_number(_DOUBLE.unpack(data)[0])
-    if field == "string_val" and 1 < size < 130 and data[0] == _STRING_TAG and data[1] == size - 2:
+    return {"double_val": _double, "string_val": _string}.get(field) or partial(_value, field)
+
+
+def _double(data: bytes) -> Any:
+    if len(data) == _DOUBLE.size and data[0] == _DOUBLE_TAG:
+        (number,) = _DOUBLE.unpack(data)
+        return number if _LEAST <= number <= _MOST else told_number(number)
+    return _value("double_val", data)
+
+
+def _string(data: bytes) -> Any:
+    if 1 < len(data) < 130 and data[0] == _STRING_TAG and data[1] == len(data) - 2:
         return data[2:].decode()
+    return _value("string_val", data)
+
+
+def _value(field: str, data: bytes) -> Any:
     message = Value.FromString(data)
-    if message.WhichOneof("val") != field:
+    if not message.HasField(field):  # type: ignore[arg-type]
         return None
     found = getattr(message, field)
     return told_number(found) if field == "double_val" else found

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.protos import EXACT_EVENT, field_of, value_of
+from feature_repo.protos import EXACT_EVENT, field_of, reader_of
 from truecourse.problem import View
 
 Key = bytes
 """An entity key as Feast serialises it."""
 Stored = tuple[int, dict[str, Any]]
-"""Event time in microseconds, and the values that are there, as value_of() gives them."""
+"""Event time in microseconds, and the values that are there, as reader_of() reads them."""
 PATIENCE = 0.5
 """Seconds to wait for a connection, and for an answer."""
 _CHUNK = 10_000
@@ -45,7 +45,7 @@ class _Sqlite:
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._path = config.online_store.path
         self._tables = {view.name: compute_table_id(config.project, view, False) for view in views}
-        self._fields = {view.name: _fields(view) for view in views}
+        self._readers = {view.name: _readers(view) for view in views}
         self._local = threading.local()
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
@@ -53,7 +53,7 @@ class _Sqlite:
 
     def _view(self, view: str, keys: Sequence[Key]) -> dict[Key, Stored]:
         found: dict[Key, tuple[dict[str, Any], str]] = {}
-        fields = self._fields[view]
+        readers = self._readers[view]
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
@@ -61,8 +61,8 @@ class _Sqlite:
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             for key, name, value, event in self._connection.execute(query, part):
                 values, _ = found.setdefault(key, ({}, event))
-                if name in fields:  # it may hold features that were declared once
-                    values[name] = value_of(fields[name], value)
+                if name in readers:  # it may hold features that were declared once
+                    values[name] = readers[name](value)
         return {key: _stored(values, partial(_parsed, event)) for key, (values, event) in found.items()}
 
     @property
@@ -79,10 +79,10 @@ class _Redis:
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._project = config.project.encode()
         self._client = _redis_client(config.online_store)
-        self._fields = {view.name: _fields(view) for view in views}
-        self._stored_as = {
-            view: [*(_mmh3(f"{view}:{name}") for name in fields), f"_ts:{view}".encode()]
-            for view, fields in self._fields.items()
+        self._readers = {view.name: list(_readers(view).items()) for view in views}
+        self._fields = {
+            view: [*(_mmh3(f"{view}:{name}") for name, _ in readers), f"_ts:{view}".encode()]
+            for view, readers in self._readers.items()
         }
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
@@ -92,22 +92,38 @@ class _Redis:
                 views_of.setdefault(key, []).append(view)
         if not views_of:
             return {view: {} for view in wanted}
-        with self._client.pipeline(transaction=False) as pipe:
-            for key, views in views_of.items():
-                pipe.execute_command(
-                    "HMGET", key + self._project, *(f for view in views for f in self._stored_as[view])
-                )
-            answers = pipe.execute()
+        answers = self._asked(
+            [("HMGET", key + self._project, *(f for view in views for f in self._fields[view]))
+             for key, views in views_of.items()]
+        )  # fmt: skip
         found: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
         for (key, views), answer in zip(views_of.items(), answers, strict=True):
             start = 0
             for view in views:
-                *values, moment = answer[start : start + len(self._stored_as[view])]
+                *values, moment = answer[start : start + len(self._fields[view])]
                 start += len(values) + 1
                 if moment is not None:
-                    both = zip(self._fields[view].items(), values, strict=True)
-                    read = {name: value_of(field, v) for (name, field), v in both if v is not None}
+                    both = zip(self._readers[view], values, strict=True)
+                    read = {name: reader(value) for (name, reader), value in both if value is not None}
                     found[view][key] = _stored(read, partial(_moment, moment))
+        return found
+
+    def _asked(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """The answers to commands that are sent together: a pipeline of redis-py, in four fifths of its time."""
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+
+        def ask() -> list[Any]:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [connection.read_response() for _ in commands]
+
+        try:
+            found: list[Any] = connection.retry.call_with_retry(ask, lambda error: connection.disconnect())
+        except BaseException:  # half an answer may be on its way
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
         return found
 
 
@@ -123,9 +139,10 @@ def _redis_client(store: Any) -> Any:
     return client
 
 
-def _fields(view: View) -> dict[str, str]:
-    """What is read of a key, and the field of a Value that holds it."""
-    return {name: field_of(column) for name, column in view.features.items()} | {EXACT_EVENT: "int64_val"}
+def _readers(view: View) -> dict[str, Callable[[bytes], Any]]:
+    """What is read of a key, and how."""
+    readers = {name: reader_of(field_of(column)) for name, column in view.features.items()}
+    return readers | {EXACT_EVENT: reader_of("int64_val")}
 
 
 def _stored(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:

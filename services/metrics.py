@@ -34,6 +34,7 @@ class Metrics:
         self._paths = frozenset(paths)
         self._registry = registry or CollectorRegistry()
         self._labelled: dict[tuple[Any, ...], Any] = {}
+        self._views: dict[str, tuple[Counter, Counter, Histogram]] = {}
         self._kept: deque[tuple[Any, float]] = deque()
         kept: dict[str, Any] = {"registry": self._registry, "namespace": "truecourse"}
         latest: dict[str, Any] = kept | {"multiprocess_mode": "livemax"}
@@ -70,11 +71,16 @@ class Metrics:
 
     def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
         """So many keys of a view, of which so many had no value fresh enough. `oldest`: of those that had, seconds."""
-        self._keep(self.reads, keys, view)
+        found = self._views.get(view)
+        if found is None:
+            meters = self.reads.labels(view), self.misses.labels(view), self.age.labels(view)
+            found = self._views.setdefault(view, meters)
+        reads, misses, age = found
+        self._kept.append((reads, keys))
         if missed:
-            self._keep(self.misses, missed, view)
+            self._kept.append((misses, missed))
         if oldest is not None:
-            self._keep(self.age, oldest, view)
+            self._kept.append((age, oldest))
 
     def _keep(self, meter: Counter | Histogram, number: float, *labels: str) -> None:
         key = (meter, *labels)

@@ -7,7 +7,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feature_repo.protos import value_of
+from feature_repo.protos import reader_of
 from truecourse.encoding import LARGEST
 
 LONG = 2**63
@@ -36,11 +36,11 @@ def test_a_value_is_read_as_the_messages_library_reads_it(stored: tuple[str, Any
     expected = getattr(message, field)
     if isinstance(expected, float) and not math.isfinite(expected):
         expected = None if math.isnan(expected) else math.copysign(float(LARGEST), expected)
-    found = value_of(field, message.SerializeToString())
+    found = reader_of(field)(message.SerializeToString())
     assert (found, type(found)) == (expected, type(expected))
     other = "int64_val" if field == "double_val" else "double_val"
-    assert value_of(other, message.SerializeToString()) is None, "as its feature is declared now, it has no value"
+    assert reader_of(other)(message.SerializeToString()) is None, "as its feature is declared now, it has no value"
 
 
 def test_a_value_with_nothing_in_it_is_none() -> None:
-    assert value_of("double_val", Value().SerializeToString()) is None
+    assert reader_of("double_val")(Value().SerializeToString()) is None

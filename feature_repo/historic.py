@@ -7,7 +7,7 @@ import numpy as np
 
 from feature_repo.online import OnlineFeatures, plain_keys
 from truecourse.asof import EVENT
-from truecourse.encoding import Array, Values
+from truecourse.encoding import Values
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
 from truecourse.steps import Steps
@@ -30,13 +30,14 @@ class HistoricReader:
             rows = tables.read(versions[view.name], where=_visible(view, start, end))
             self._held[view.name] = Steps.of(rows, list(self._keys[view.name]))
 
-    def read(self, columns: Mapping[str, Values], decision_times: Array | None, rows: int) -> OnlineFeatures:
+    def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
         """Every view feature for `rows` requests, as OnlineReader.read() gives them."""
         assert decision_times is not None  # what has no time is not played back
+        times = np.asarray(decision_times, "datetime64[us]")
         found = OnlineFeatures({}, {}, [])
         for view in self._problem.views:
             asked = [plain_keys(column, columns[name]) for name, column in self._keys[view.name].items()]
-            values, events = self._held[view.name].at(list(zip(*asked, strict=True)), decision_times, view.ttl)
+            values, events = self._held[view.name].at(list(zip(*asked, strict=True)), times, view.ttl)
             found.values.update(values)
             moments = events.astype("datetime64[us]").view(np.int64).tolist()
             found.events.update(dict.fromkeys(view.features, moments))

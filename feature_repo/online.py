@@ -13,13 +13,13 @@ import numpy as np
 from feature_repo.protos import entity_keys, field_of
 from feature_repo.reading import Stored, store_reader
 from feature_repo.store import repo_config
-from truecourse.encoding import Array, Values
+from truecourse.encoding import Values
 from truecourse.errors import PlatformError
 from truecourse.problem import Problem, View
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.viewsql import key_columns
 
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
 NEVER = -(2**63)
 """No event: as a datetime64 it is NaT."""
 _NOTHING: Stored = (NEVER, {})
@@ -70,17 +70,20 @@ class OnlineReader:
         self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
         self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
 
-    def read(self, columns: Mapping[str, Values], decision_times: Array | None, rows: int) -> OnlineFeatures:
+    def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
         """Every view feature for `rows` requests.
 
-        columns: the entity keys among them. decision_times: (n,) datetime64[us] UTC; None where the problem has no
-        time. A value is missing for an unknown or null key, and where its event lies after the decision or more than
-        the ttl before it. Raises PlatformError if the store does not answer, unless every view may then be missing.
+        columns: the entity keys among them. decision_times: n of them, UTC, as datetime64[us] or naive datetimes; None
+        where the problem has no time. A value is missing for an unknown or null key, and where its event lies after the
+        decision or more than the ttl before it. Raises PlatformError if the store does not answer, unless every view
+        may then be missing.
         """
-        keys = self._keys_of(columns)
+        made = self._keys_of(columns)
+        keys = {view: made[names] for view, names in self._names.items()}
         unavailable: list[str] = []
         try:
-            known = self._fetch({view: list({k: None for k in ks if k is not None}) for view, ks in keys.items()})
+            asked = {names: [key for key in dict.fromkeys(some) if key is not None] for names, some in made.items()}
+            known = self._fetch({view: asked[names] for view, names in self._names.items()})
         except PlatformError:
             if self._watch is not None:
                 self._watch.unanswered(keys)
@@ -89,9 +92,7 @@ class OnlineReader:
             known = {view: {} for view in keys}
             unavailable += keys
         found = OnlineFeatures({}, {}, unavailable)
-        moments = None
-        if decision_times is not None:
-            moments = np.asarray(decision_times, "datetime64[us]").view(np.int64).tolist()
+        moments = None if decision_times is None else _microseconds(decision_times)
         for view in self._problem.views:
             answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
@@ -120,13 +121,13 @@ class OnlineReader:
             what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
             raise PlatformError(what, cure=cure) from error
 
-    def _keys_of(self, columns: Mapping[str, Values]) -> dict[str, list[bytes | None]]:
-        """By view the keys of the requests; views of one entity have the same."""
+    def _keys_of(self, columns: Mapping[str, Values]) -> dict[tuple[str, ...], list[bytes | None]]:
+        """The keys of the requests, by their columns."""
         made: dict[tuple[str, ...], list[bytes | None]] = {}
         for names, view in self._entities.items():
             asked = [plain_keys(column, columns[name]) for name, column in self._keys[view].items()]
             made[names] = [None if None in key else self._serialised(view, key) for key in zip(*asked, strict=True)]
-        return {view: made[names] for view, names in self._names.items()}
+        return made
 
     def _add(self, found: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None) -> None:
         """What was stored of a view, where it is fresh at the `moments` of the decisions, in microseconds."""
@@ -146,6 +147,13 @@ class OnlineReader:
         for name in view.features:
             values[name] = [stored.get(name) for _, stored in fresh]
             events[name] = times
+
+
+def _microseconds(times: Values) -> list[int]:
+    if isinstance(times, np.ndarray):
+        found: list[int] = times.astype("datetime64[us]").view(np.int64).tolist()
+        return found
+    return [(time - _EPOCH) // _MICROSECOND for time in times]
 
 
 def _serialised(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:

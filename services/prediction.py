@@ -101,7 +101,8 @@ class Predictor:
 
     def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         try:
-            return reader.read(rows.values, rows.decision_times, len(rows))
+            times = rows.values[DECISION_TIME] if rows.timed else None
+            return reader.read(rows.values, times, len(rows))
         except TruecourseError:
             raise
         except Exception as error:  # every online store has errors of its own

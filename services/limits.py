@@ -84,10 +84,13 @@ class Shedder:
                 self._empty, self._idle = now, False
         return now - self._began + self._before + self._working * self._service
 
-    def admits(self) -> bool:
+    def admits(self, alone: bool = False) -> bool:
+        """`alone`: neither this turn nor the one before took up another. Then nothing queued, if nothing is at work,
+        however long other threads kept the loop from coming round."""
         waited, now = self.wait(), self.clock()
         burst = now - self._empty <= self.INTERVAL < now - self._refused
         admitted = not self._limit or waited <= (max(self._limit, self.INTERVAL) if burst else self._limit)
+        admitted |= alone and not self._working
         if not admitted:
             self._refused = now
         return admitted

@@ -63,7 +63,7 @@ class Guard:
         wait = self.buckets.take(caller)
         if wait:
             return Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
-        if not self.shedder.admits():
+        if not self.shedder.admits(alone=not self.turns.crowded):
             self.turns.when_full()
             return OVERLOAD
         return None

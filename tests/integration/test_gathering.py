@@ -204,7 +204,7 @@ def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
     worker = Worker()
     guard = Guard(Settings(), worker.served)
     gathered = Gathering(worker.served, guard.turns, 10**6)
-    monkeypatch.setattr(guard.shedder, "admits", lambda: False)
+    monkeypatch.setattr(guard.shedder, "admits", lambda alone: False)
 
     async def refused() -> tuple[int, int]:
         now = worker.served.now

@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,6 +169,25 @@ def test_a_lone_client_is_never_refused_however_long_its_requests_take() -> None
     for took, pause in ((0.003, 0.002), (0.005, 0.015), (0.5, 0.03), (0.5, 60)):
         asyncio.run(requests(took, pause))
     assert not any(refused)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_one_that_comes_alone_is_taken_on_though_the_loop_was_held_up(others: int) -> None:
+    """Another thread kept the loop from coming round: it is not known to be quiet, and only one request came."""
+    clock = Clock()
+    shedder = Shedder(0.002, clock)
+    turns, admitted = Turns(shedder), []
+
+    async def requests() -> None:
+        for _ in range(50):
+            for _ in range(1 + others):
+                turns.begin()
+                admitted.append(shedder.admits(alone=not turns.crowded))
+            clock.now += 0.06
+            await asyncio.sleep(0)  # the loop comes round once, and the next is there
+
+    asyncio.run(requests())
+    assert all(admitted) is (not others)
 
 
 def test_a_crowd_is_remembered_for_as_long_as_the_loop_is_not_quiet() -> None:

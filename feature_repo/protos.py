@@ -15,8 +15,6 @@ from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
 EXACT_EVENT = "__event_us"
 """A value beside the features: the event time in microseconds. The sqlite store keeps whole seconds only, and reads
 them by the clock of the machine's time zone."""
-
-
 _DOUBLE = struct.Struct("<xd")
 _DOUBLE_TAG = Value.DESCRIPTOR.fields_by_name["double_val"].number << 3 | 1
 _LEAST, _MOST = -sys.float_info.max, sys.float_info.max

@@ -22,8 +22,7 @@ AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 CHALLENGERS = ("challenger", "shadow")
 REASONS = ("unauthenticated", "forbidden", "keys", "rate", "overload", "timeout", "hidden")
 TOGETHER = 256
-"""So many numbers are kept until the meters are moved: one by one they take three times as long, and a tenth of what it
-takes to answer a row."""
+"""So many numbers are kept until the meters are moved: each by itself is a write into a file that workers share."""
 
 
 class Metrics:

@@ -1,5 +1,5 @@
 """An answer's head and body in one write. Uvicorn makes two: two calls of the kernel, two packets, and the client woken
-twice, which is a twentieth of what answering a row takes and a quarter of what refusing it does."""
+twice, which is a twentieth of what answering a row takes and a tenth of what refusing it does."""
 
 from functools import partial
 from typing import Any

@@ -136,6 +136,15 @@ def test_the_first_part_of_a_stream_waits_for_no_second(installed: None) -> None
         assert b"def" in b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def test_a_client_that_waits_to_be_told_to_continue_is_told(installed: None) -> None:
+    head = request("body", "POST", "content-length: 3", "expect: 100-continue")
+    with served() as port, socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"xyz")
+        assert b"abcdef" in b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 @pytest.mark.parametrize("kind", ["length", "chunked", "empty"])
 def test_head_and_body_are_one_write(kind: str, installed: None) -> None:
     below, over = Counted(), []

@@ -42,5 +42,11 @@ def test_a_value_is_read_as_the_messages_library_reads_it(stored: tuple[str, Any
     assert reader_of(other)(message.SerializeToString()) is None, "as its feature is declared now, it has no value"
 
 
+def test_of_a_value_that_was_written_twice_the_last_holds() -> None:
+    for field, values in (("string_val", ("a", "bc")), ("double_val", (1.5, 2.5))):
+        data = b"".join(Value(**{field: one}).SerializeToString() for one in values)
+        assert reader_of(field)(data) == getattr(Value.FromString(data), field) == values[1]
+
+
 def test_a_value_with_nothing_in_it_is_none() -> None:
     assert reader_of("double_val")(Value().SerializeToString()) is None

@@ -8,6 +8,7 @@ endpoint answers on. Shipping to object storage is another process's work (truec
 import errno
 import json
 import logging
+import math
 import os
 import secrets
 import threading
@@ -31,6 +32,9 @@ TURN = 16
 AT_ONCE = 128
 """Of up to so many predictions the entry is made when they are put: another thread, whose core has none of it in its
 cache, would take three times as long."""
+MEASURED = 2.0
+"""Seconds that what all workers have unshipped is thought to be what it was, but for what is written here: to look at
+every segment, when nobody ships, takes longer than to write one."""
 WOKEN = 2_000
 """As many waiting predictions are written at once, without waiting for the interval to end."""
 
@@ -54,6 +58,7 @@ class Spool:
         self._encoded: deque[Entry] = deque()
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
         self._written = self._waiting = self._dropped = 0
+        self._room, self._measured = 0, -math.inf
         self._error = ""
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -145,20 +150,27 @@ class Spool:
                 self._gone(dropped=count)
                 raise
             self._forget(len(batch))
+            self._room -= sum(len(entry.framed) for entry in batch)
             self._gone(written=count)
 
     def _batch(self) -> list[Entry]:
         """The next entries, as many as the disk's share has room for. Raises OSError if that is none."""
-        room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
+        if time.monotonic() - self._measured < MEASURED and (batch := self._fitting()):
+            return batch
+        self._room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
+        self._measured = time.monotonic()
+        if batch := self._fitting():
+            return batch
+        raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped, the most that may")
+
+    def _fitting(self) -> list[Entry]:
         batch: list[Entry] = []
         size = 0
         for entry in self._encoded:
             size += len(entry.framed)
-            if size > room or (batch and size > BATCH):
+            if size > self._room or (batch and size > BATCH):
                 break
             batch.append(entry)
-        if not batch:
-            raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped, the most that may")
         return batch
 
     def _forget(self, count: int) -> None:

@@ -24,6 +24,7 @@ Array = np.ndarray[Any, Any]
 Values = Array | Sequence[Any]
 """n values: an array as columns_of() gives it, or the same as Python's own, None for a missing number, all finite."""
 LARGEST = np.finfo(np.float32).max
+_MOST = float(LARGEST)
 FEW = 128
 """Up to so many rows it is quicker to spare calls than to work by column."""
 FeatureKind = Literal["category", "integer", "float", "boolean"]
@@ -76,10 +77,10 @@ class Vocabulary(BaseModel):
         return [XGBOOST_TYPES[kind] for kind in self.kinds.values()]
 
     @cached_property
-    def _codes(self) -> list[tuple[str, dict[str, int] | None]]:
-        """Every feature, with the codes of its categories; None where it is a number."""
+    def _codes(self) -> list[dict[str, int] | None]:
+        """The codes of every feature's categories; None where it is a number."""
         known = {name: {value: code for code, value in enumerate(values)} for name, values in self.categories.items()}
-        return [(name, known[name] if kind == "category" else None) for name, kind in self.kinds.items()]
+        return [known[name] if kind == "category" else None for name, kind in self.kinds.items()]
 
     def encode(self, columns: Mapping[str, Values]) -> Array:
         """The (n, d) float32 matrix, C-contiguous, in the model's column order.
@@ -87,22 +88,27 @@ class Vocabulary(BaseModel):
         `columns`: n values for each feature. Raises ModelError if a feature is absent.
         """
         try:
-            parts = [(columns[name], codes) for name, codes in self._codes]
+            given = list(map(columns.__getitem__, self.features))
         except KeyError:
             absent = [name for name in self.kinds if name not in columns]
             raise ModelError(f"the frame lacks the features {', '.join(absent)}") from None
-        rows = len(parts[0][0]) if parts else 0
-        if rows == 1:  # NumPy takes as long for one column as for all of them
-            row = [values[0] if codes is None else codes.get(values[0], math.nan) for values, codes in parts]
+        parts, rows = zip(given, self._codes, strict=True), len(given[0]) if given else 0
+        if rows == 1:  # each call of NumPy takes as long for one row as for a hundred
+            row = [
+                (math.nan if values[0] is None else values[0]) if codes is None else codes.get(values[0], math.nan)
+                for values, codes in parts
+            ]
+            if max(0.0, *map(abs, row)) <= _MOST:  # NaN is never the greatest
+                return np.array([row], dtype=np.float32)
             return finite(np.array([row], dtype=np.float64)).astype(np.float32)
         if 0 < rows <= FEW:  # a copy of each column would cost more than what is in it
             numbers = [values if codes is None else _coded(values, codes) for values, codes in parts]
             return np.ascontiguousarray(finite(np.array(numbers, dtype=np.float64)).T, dtype=np.float32)
-        matrix = np.empty((rows, len(parts)), dtype=np.float32)
+        matrix = np.empty((rows, len(given)), dtype=np.float32)
         with np.errstate(over="ignore"):
             for position, (values, codes) in enumerate(parts):
-                given = values if codes is None else _coded(values, codes)
-                matrix[:, position] = given if isinstance(given, np.ndarray) else np.array(given, dtype=np.float64)
+                found = values if codes is None else _coded(values, codes)
+                matrix[:, position] = found if isinstance(found, np.ndarray) else np.array(found, dtype=np.float64)
         return finite(matrix)
 
     def labels(self, frame: pa.Table) -> Array:

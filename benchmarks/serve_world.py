@@ -22,6 +22,7 @@ from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.problem import Problem
 from truecourse.schema import Boolean, Integer, Text
 from truecourse.settings import REPOSITORY, child_environment, get_settings
+from truecourse.shipping import spool_folder
 
 PROBLEMS = Path(__file__).parent / "serving"
 TREES, ROWS, KEYS = 300, 20_000, 200
@@ -86,9 +87,10 @@ def place_of(name: str) -> Path:
 
 
 def build(name: str) -> None:
-    """A real Bento, unpacked; one that an earlier run left is replaced."""
+    """A real Bento, unpacked; one that an earlier run left is replaced, and what it logged, which nobody ships."""
     problem, place = load_problem(name, PROBLEMS), place_of(name)
     shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(spool_folder(name), ignore_errors=True)
     words, context, folder = vocabulary(problem), place / "context", place / "bento"
     contract = Contract.of(problem, words, rows_of(problem, 3, seed=4))
     model = {

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from services.exchange import App, Message, Receive, Send
+from services.guard import Guard
 from truecourse.errors import PlatformError
 
 OPEN, LEAVING = "open", "leaving"
@@ -28,10 +29,10 @@ PERIOD = 0.05
 class Admission:
     """The middleware. With no folder it does nothing."""
 
-    def __init__(self, app: App, folder: Path | None) -> None:
+    def __init__(self, app: App, folder: Path | None, guard: Guard) -> None:
         self._app = app
         self._folder = folder
-        self._leaving = False
+        self._guard = guard
         self._watch: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -39,7 +40,7 @@ class Admission:
             return await self._app(scope, receive, send)
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, self._held(send, self._folder))
-        return await self._app(scope, receive, self._last(send) if self._leaving else send)
+        return await self._app(scope, receive, self._last(send) if self._guard.leaving else send)
 
     def _held(self, send: Send, folder: Path) -> Send:
         async def held(message: Message) -> None:
@@ -79,7 +80,7 @@ class Admission:
         leader = os.getppid()
         while True:
             await asyncio.sleep(PERIOD)
-            self._leaving = (folder / LEAVING).exists()
+            self._guard.leaving = (folder / LEAVING).exists()
             if os.getppid() != leader:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

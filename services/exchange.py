@@ -18,13 +18,15 @@ JSON: Headers = ((b"content-type", b"application/json"),)
 
 class Exchange:
     """`begun`: by time.perf_counter(). `whole`: whether the body has come in; the shedder is told. `status`: of the
-    answer, 0 while there is none. `late`: whether it was given up for having taken too long."""
+    answer, 0 while there is none. `late`: whether it was given up for having taken too long. `receive`: what is left of
+    the body comes from there."""
 
     __slots__ = ("_shedder", "begun", "late", "path", "receive", "scope", "status", "whole")
+    receive: Receive
 
-    def __init__(self, scope: Message, receive: Receive, shedder: Shedder) -> None:
+    def __init__(self, scope: Message, shedder: Shedder) -> None:
         self.begun = time.perf_counter()
-        self.scope, self.receive, self.path = scope, receive, scope["path"]
+        self.scope, self.path = scope, scope["path"]
         self._shedder = shedder
         self.status = 0
         self.whole = self.late = False
@@ -60,29 +62,27 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._open: dict[Exchange, asyncio.Task[Any]] = {}
+        self._open: dict[Exchange, Callable[[], object]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, exchange: Exchange) -> "asyncio.Task[Any]":
-        """From the task that answers it, which is given back. It is to be cancelled if it is late."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._open[exchange] = task
+    def begin(self, exchange: Exchange, give_up: Callable[[], object]) -> None:
+        """`give_up` is called when it is late. To begin again keeps the time that it began at."""
+        self._open[exchange] = give_up
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.seconds, self._look)
-        return task
+            left = exchange.begun + self.seconds - time.perf_counter()
+            self._timer = asyncio.get_running_loop().call_later(left, self._look)
 
     def end(self, exchange: Exchange) -> None:
         self._open.pop(exchange, None)
 
     def _look(self) -> None:
-        """Cancel what is late, and come back when the oldest of the others is."""
+        """Give up what is late, and come back when the oldest of the others is."""
         now, self._timer = time.perf_counter(), None
-        for exchange, task in list(self._open.items()):
+        for exchange, give_up in list(self._open.items()):
             left = exchange.begun + self.seconds - now
             if left > 0:
                 self._timer = asyncio.get_running_loop().call_later(left, self._look)
                 break
             self.end(exchange)
             exchange.late = True
-            task.cancel()
+            give_up()

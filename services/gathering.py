@@ -3,6 +3,7 @@ once, the online store is asked once, and the log gets one entry. Nobody waits f
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +15,21 @@ from services.served import Served
 from truecourse.errors import RequestError
 from truecourse.rows import Rows
 
+Done = Callable[[Answer | Exception], None]
+"""What is told the answer to a request, or why there is none."""
+
 
 @dataclass(eq=False, slots=True)
 class Waiting:
-    """The rows of one request as they were sent, and the client's answer to be."""
+    """The rows of one request as they were sent."""
 
     rows: list[Any]
-    answer: "asyncio.Future[Answer]"
+    done: Done
+    answered: bool = False
+
+    def answer(self, answer: Answer | Exception) -> None:
+        self.answered = True
+        self.done(answer)
 
 
 class Gathering:
@@ -40,21 +49,15 @@ class Gathering:
         """Whether others are being taken up, and no challenger is held against the champion, request by request."""
         return self._turns.crowded and now.challenger is None
 
-    async def answer(self, now: Incumbents, rows: list[Any]) -> Answer:
-        """Raises what answering it alone would."""
-        loop = asyncio.get_running_loop()
+    def add(self, now: Incumbents, rows: list[Any], done: Done) -> None:
+        """`done` is called before the event loop's next turn is over."""
         if self._waiting and (now is not self._now or (self._rows + len(rows)) * now.champion.model.trees > self._most):
             self._answer()
         if not self._waiting:
             self._now = now
-            loop.call_soon(self._answer)
-        mine = Waiting(rows, loop.create_future())
-        self._waiting.append(mine)
+            asyncio.get_running_loop().call_soon(self._answer)
+        self._waiting.append(Waiting(rows, done))
         self._rows += len(rows)
-        try:
-            return await mine.answer
-        finally:
-            del mine  # a refusal's trace holds this frame, which would hold the refusal
 
     def _answer(self) -> None:
         now, waiting = self._now, self._waiting
@@ -72,7 +75,7 @@ class Gathering:
             if refused and rest:
                 self._together(now, rest)
         except Exception:
-            refused = {one for one in waiting if not one.answer.done()}
+            refused = {one for one in waiting if not one.answered}
         for one in waiting:
             if one in refused:
                 self._alone(now, one)
@@ -92,15 +95,13 @@ class Gathering:
         except Exception as error:
             if isinstance(error, RequestError):  # no fault of ours that anybody would look for
                 error.__traceback__ = None  # whose frames hold all that waits, and so this: a cycle
-            if not one.answer.done():
-                one.answer.set_exception(error)
+            one.answer(error)
 
     def _tell(self, now: Incumbents, waiting: list[Waiting], rows: Rows, at: datetime) -> None:
         document, parts = self._served.answer(now, rows, at, explain=False)
         answers, start = document["predictions"], 0
         for one in waiting:
             stop = start + len(one.rows)
-            if not one.answer.done():  # its client may have gone
-                one.answer.set_result(document | {"predictions": answers[start:stop]})
+            one.answer(document | {"predictions": answers[start:stop]})
             start = stop
         asyncio.get_running_loop().call_soon(self._served.after, now, parts)  # once the answers are sent

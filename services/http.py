@@ -6,18 +6,21 @@ and what pydantic would let pass for a number never gets that far.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
 
 from services.exchange import JSON, Exchange, Headers, Message, Reply
 from services.gathering import Gathering
+from services.incumbents import Incumbents
 from services.limits import Turns
 from services.page import page
-from services.prediction import Predictor
-from services.served import Served, Told
+from services.prediction import Answer, Predictor
+from services.served import Served
 from truecourse import openapi
 from truecourse.errors import PlatformError, RequestError
 from truecourse.request import too_large
@@ -26,6 +29,7 @@ from truecourse.settings import get_settings
 log = logging.getLogger("truecourse.serving")
 DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
 OURS = {"/predict": "POST", "/explain": "POST", **dict.fromkeys((*DOCUMENTS, "/healthz", "/metrics"), "GET")}
+Done = Callable[[Reply], None]
 HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 FEW = 4
 """Up to so many rows are answered in the event loop, together with those of other requests that came at that time."""
@@ -68,18 +72,10 @@ class Endpoint:
         self._gathering = Gathering(served, turns, INLINE_WALKS)
 
     async def reply(self, exchange: Exchange) -> Reply:
-        path = exchange.path
         try:
-            return await self._reply(exchange, path)
-        except RequestError as error:
-            allowed = ((b"allow", OURS[path].encode()),) if error.status == 405 else ()
-            return Reply(error.status, _refusal(error), JSON + allowed)
-        except PlatformError as error:
-            body = _encoded({"error": error.what, "cure": error.cure})
-            return Reply(503, body, (*JSON, (b"retry-after", b"1")))
-        except Exception:
-            log.exception("%s failed", path)
-            return Reply(500, _encoded({"error": "the server failed; its log says why"}))
+            return await self._reply(exchange, exchange.path)
+        except Exception as error:
+            return _instead(exchange.path, error)
 
     async def _reply(self, exchange: Exchange, path: str) -> Reply:
         method, asked = OURS.get(path), exchange.scope["method"]
@@ -87,36 +83,63 @@ class Endpoint:
             raise RequestError(f"there is no {path[:80]}", status=404, cure=f"there are {', '.join(sorted(OURS))}")
         if asked != method and not (asked == "HEAD" and method == "GET"):
             raise RequestError(f"{path} takes {method}, not {asked}", status=405)
-        served, now = self._served, self._served.now
-        if now is None:
-            raise PlatformError("the model is still loading")
+        now = self._now()
         if method == "GET":
-            return Reply(200, self._documents.get(path, served, now.champion), HTML if path == "/" else JSON)
+            return Reply(200, self._documents.get(path, self._served, now.champion), HTML if path == "/" else JSON)
         _check_type(exchange.scope)
-        reader = now.champion.rows
-        sent = reader.sent(await self._body(exchange, now.champion))
-        few = len(sent) <= FEW
-        if few and path == "/predict" and self._gathering.wants(now):
-            document = await self._gathering.answer(now, sent)
-            _taken(served, path, len(sent))
-            return Reply(200, _encoded(document))
-        at = datetime.now(UTC)
-        rows = reader.accepted(sent, at)
+        body = await self._body(exchange, now.champion)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.score(exchange, body, partial(_settle, reply))
+        return await reply
+
+    def _now(self) -> Incumbents:
+        if self._served.now is None:
+            raise PlatformError("the model is still loading")
+        return self._served.now
+
+    def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
+        """Answer what was sent to /predict or /explain. `done` is called with the reply: before this returns, or later
+        from the event loop."""
+        exchange.came_in()
+        path, served = exchange.path, self._served
+        try:
+            _check_type(exchange.scope)
+            now = self._now()
+            if len(body) > now.champion.contract.max_bytes:
+                raise too_large(now.champion.contract)
+            sent = now.champion.rows.sent(body)
+            few = len(sent) <= FEW
+            if few and path == "/predict" and self._gathering.wants(now):
+                return self._gathering.add(now, sent, lambda answer: done(self._gathered(answer, path, len(sent))))
+            at = datetime.now(UTC)
+            rows = now.champion.rows.accepted(sent, at)
+        except Exception as error:
+            return done(_instead(path, error))
         _taken(served, path, len(rows))
 
-        def answer() -> tuple[bytes, list[Told]]:
+        def answer() -> Reply:
             document, parts = served.answer(now, rows, at, path == "/explain")
-            return _encoded(document), parts
+            return Reply(200, _encoded(document), JSON, lambda: served.after(now, parts))
 
         began = self._turns.shedder.clock()
+        if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
+            return done(self._outcome(path, began, answer))
+        work = asyncio.get_running_loop().run_in_executor(served.threads, answer)
+        return work.add_done_callback(lambda work: done(self._outcome(path, began, work.result)))
+
+    def _outcome(self, path: str, began: float, answer: Callable[[], Reply]) -> Reply:
         try:
-            if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
-                encoded, parts = answer()
-            else:
-                encoded, parts = await asyncio.get_running_loop().run_in_executor(served.threads, answer)
+            return answer()
+        except Exception as error:
+            return _instead(path, error)
         finally:
             self._turns.shedder.worked(began)
-        return Reply(200, encoded, JSON, lambda: served.after(now, parts))
+
+    def _gathered(self, answer: Answer | Exception, path: str, rows: int) -> Reply:
+        if isinstance(answer, Exception):
+            return _instead(path, answer)
+        _taken(self._served, path, rows)
+        return Reply(200, _encoded(answer))
 
     async def _body(self, exchange: Exchange, predictor: Predictor) -> bytes:
         limit, kept, length, more = predictor.contract.max_bytes, [], 0, True
@@ -131,11 +154,26 @@ class Endpoint:
             elif length > DRAINED:
                 break
             more = message.get("more_body", False)
-        else:
-            exchange.came_in()
         if length > limit:
             raise too_large(predictor.contract)
         return b"".join(kept)
+
+
+def _settle(reply: "asyncio.Future[Reply]", found: Reply) -> None:
+    if not reply.done():  # it may have been given up
+        reply.set_result(found)
+
+
+def _instead(path: str, error: Exception) -> Reply:
+    """Of an answer, after an error."""
+    if isinstance(error, RequestError):
+        allowed = ((b"allow", OURS[path].encode()),) if error.status == 405 else ()
+        return Reply(error.status, _refusal(error), JSON + allowed)
+    if isinstance(error, PlatformError):
+        body = _encoded({"error": error.what, "cure": error.cure})
+        return Reply(503, body, (*JSON, (b"retry-after", b"1")))
+    log.error("%s failed", path, exc_info=error)
+    return Reply(500, _encoded({"error": "the server failed; its log says why"}))
 
 
 def _taken(served: Served, path: str, rows: int) -> None:

@@ -126,8 +126,8 @@ class Turns:
     """Tells a shedder of the turns of the running event loop, without a timer of its own, and how many requests come
     in one."""
 
-    QUIET = 3
-    """Turns until the loop is thought quiet, the request's own among them: an answer takes two to the socket."""
+    QUIET = 2
+    """Turns until the loop is thought quiet, the request's own among them: in the other it looked for more."""
 
     def __init__(self, shedder: Shedder) -> None:
         self.shedder = shedder

@@ -96,7 +96,7 @@ class Metrics:
         with suppress(IndexError):
             while True:
                 meter, number = self._kept.popleft()
-                if isinstance(meter, Histogram):
+                if meter.__class__ is Histogram:  # isinstance() asks its metaclass, at ten times the cost
                     meter.observe(number)
                 else:
                     sums[meter] = sums.get(meter, 0) + number

@@ -7,13 +7,14 @@ from typing import Any
 
 import bentoml
 
-from services import discretion, onewrite, reserve
+from services import discretion, reserve
 from services.access import require_keys_beyond_loopback
 from services.following import Follower
+from services.guard import Guard
 from services.http import Endpoint
 from services.limits import per_worker
 from services.log import open_log
-from services.protection import Guard, protect
+from services.protection import protect
 from services.script import init
 from services.served import Served
 from truecourse.settings import get_settings
@@ -31,7 +32,6 @@ class Predictions:
     def __init__(self) -> None:
         require_keys_beyond_loopback(SETTINGS)
         discretion.install()
-        onewrite.install()
         logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
         SERVED.metrics = GUARD.metrics
         SERVED.open(init(watch=GUARD.metrics).predictor)

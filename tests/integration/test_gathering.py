@@ -13,11 +13,13 @@ from prometheus_client import CollectorRegistry
 
 from services.exchange import Exchange, Message, Receive, Send
 from services.gathering import Gathering
+from services.guard import OVERLOAD, Guard
 from services.http import Endpoint
 from services.incumbents import Incumbents
 from services.limits import Shedder, Turns
 from services.metrics import Metrics
-from services.protection import OVERLOAD, Guard, Protection
+from services.prediction import Answer
+from services.protection import Protection
 from services.served import Served
 from tests.bentos import failing
 from tests.records import recorded
@@ -39,10 +41,20 @@ def gathering(served: Served, most: int = 10**6) -> Gathering:
     return Gathering(served, Turns(Shedder(0)), most)
 
 
+async def answer(gathered: Gathering, now: Incumbents, rows: list[dict[str, Any]]) -> Answer:
+    """Raises what the answer is instead."""
+    told: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
+    gathered.add(now, rows, lambda found: None if told.done() else told.set_result(found))
+    found = await told
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 async def together(gathered: Gathering, served: Served, sent: list[list[dict[str, Any]]]) -> list[Any]:
     now = served.now
     assert now is not None
-    return await asyncio.gather(*(gathered.answer(now, rows) for rows in sent), return_exceptions=True)
+    return await asyncio.gather(*(answer(gathered, now, rows) for rows in sent), return_exceptions=True)
 
 
 @contextmanager
@@ -129,7 +141,7 @@ def test_a_client_that_goes_away_costs_the_others_nothing(make: Make) -> None:
     async def leave() -> list[Any]:
         now, gathered = worker.served.now, gathering(worker.served)
         assert now is not None
-        tasks = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
+        tasks = [asyncio.ensure_future(answer(gathered, now, rows)) for rows in ROWS[:3]]
         await asyncio.sleep(0)
         tasks[1].cancel()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
@@ -154,7 +166,7 @@ def test_those_who_began_with_another_model_get_its_answer(make: Make) -> None:
 
     async def swapped() -> list[Any]:
         gathered = gathering(worker.served)
-        return await asyncio.gather(*(gathered.answer(now, [ROW]) for now in (before, before, after, after)))
+        return await asyncio.gather(*(answer(gathered, now, [ROW]) for now in (before, before, after, after)))
 
     assert [answer["model"]["version"] for answer in asyncio.run(swapped())] == [1, 1, 2, 2]
 
@@ -209,10 +221,10 @@ def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
     async def refused() -> tuple[int, int]:
         now = worker.served.now
         assert now is not None
-        waiting = [asyncio.ensure_future(gathered.answer(now, rows)) for rows in ROWS[:3]]
+        waiting = [asyncio.ensure_future(answer(gathered, now, rows)) for rows in ROWS[:3]]
         await asyncio.sleep(0)
         for _ in range(2):  # the second has nothing to answer
-            assert guard.refusal(Exchange({"path": "/predict", "headers": []}, nothing, guard.shedder)) is OVERLOAD
+            assert guard.refusal(Exchange({"path": "/predict", "headers": []}, guard.shedder)) is OVERLOAD
         with calls(monkeypatch) as later:
             return len(await asyncio.gather(*waiting)), len(later)
 
@@ -224,17 +236,12 @@ def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make: Make)
     gathered, now = gathering(worker.served), worker.served.now
     assert now is not None
 
-    async def asked(now: Incumbents) -> bool:
-        try:
-            await gathered.answer(now, [ROW | {"distance": "far"}])
-        except RequestError:
-            return True
-        return False
-
     async def crowd() -> None:
-        tasks = [asyncio.create_task(asked(now)) for _ in range(50)]
-        while tasks:
-            assert await tasks.pop()
+        found: list[Answer | Exception] = []
+        for _ in range(50):
+            gathered.add(now, [ROW | {"distance": "far"}], found.append)
+        await asyncio.sleep(0.01)
+        assert [type(answer) for answer in found] == [RequestError] * 50
 
     async def refused() -> int:
         await crowd()

@@ -13,7 +13,10 @@ import pytest
 import uvicorn
 
 from services.admission import LEAVING, OPEN, Admission
+from services.guard import Guard
+from services.served import Served
 from truecourse.errors import PlatformError
+from truecourse.settings import Settings
 
 Message = dict[str, Any]
 
@@ -31,7 +34,7 @@ class Worker:
     """An application as uvicorn would run it: started, and asked without a socket."""
 
     def __init__(self, folder: Path | None) -> None:
-        self.admission = Admission(app, folder)
+        self.admission = Admission(app, folder, Guard(Settings(), Served()))
         self.started = False
 
     async def start(self) -> None:

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from services import discretion
 from services.exchange import Deadlines, Exchange, Message, Receive, Reply, Send
+from services.guard import Guard
 from services.metrics import Metrics
-from services.protection import Answering, Guard, Protection
+from services.protection import Answering, Protection
 from services.served import Served
 from truecourse.settings import Settings
 

@@ -1,0 +1,86 @@
+"""Keys, limits, a deadline and the meters: what every exchange passes, whichever way it came.
+
+Whatever is refused is refused before its body is read.
+"""
+
+import logging
+import math
+import time
+
+from services.access import OPEN, Access
+from services.exchange import Deadlines, Exchange, Reply
+from services.health import Health
+from services.http import OURS
+from services.limits import Buckets, Shedder, Turns
+from services.metrics import Metrics
+from services.refusals import Refused
+from services.served import Served
+from truecourse.errors import PlatformError, RequestError
+from truecourse.settings import Settings
+
+access_log = logging.getLogger("truecourse.access")
+OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
+METERED = {"/predict", "/explain"}
+"""The paths that cost something: a rate and the load are limits of these."""
+
+
+class Guard:
+    """What a worker knows of its callers and its load. Makes no connection before health.watch()."""
+
+    def __init__(self, settings: Settings, served: Served) -> None:
+        self.access = Access(settings)
+        self.metrics = Metrics({*OURS, *OPEN})
+        self.health = Health(served, self.access, self.metrics)
+        self.shedder = Shedder(settings.max_delay)
+        self.turns = Turns(self.shedder)
+        self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
+        self.deadlines = Deadlines(settings.request_timeout)
+        self.tells = settings.metrics
+        self.logs_each = settings.access_log
+        self.leaving = False
+        """Whether every answer is to be the last of its connection."""
+        if self.logs_each:
+            access_log.setLevel(logging.INFO)
+
+    def refusal(self, exchange: Exchange) -> Refused | None:
+        """Why it is not to be answered. Told, not raised: under overload most requests come to no more than this."""
+        path, scope = exchange.path, exchange.scope
+        try:
+            key = self.access.holder(path, scope["headers"])
+        except RequestError as error:
+            reason = "forbidden" if error.status == 403 else "unauthenticated"
+            return Refused(reason, error.status, error.what, error.cure)
+        except PlatformError as error:
+            return Refused("keys", 503, error.what, error.cure, 1)
+        if path not in METERED:
+            return None
+        self.turns.begin()
+        caller = key.id if key is not None else (scope.get("client") or ("",))[0]
+        wait = self.buckets.take(caller)
+        if wait:
+            return Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
+        if not self.shedder.admits(alone=not self.turns.crowded):
+            self.turns.when_full()
+            return OVERLOAD
+        return None
+
+    def lateness(self, exchange: Exchange) -> Refused:
+        """Why one that took too long is given up."""
+        status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
+        cure = "try again" if exchange.whole else "send the body at once"
+        return Refused("timeout", status, f"the request {what} in {self.deadlines.seconds} s", cure)
+
+    def refuse(self, refused: Refused) -> Reply:
+        self.metrics.turned_away(refused.reason)
+        return refused.reply
+
+    def over(self, exchange: Exchange) -> None:
+        """It is answered, or its client is gone."""
+        self.deadlines.end(exchange)
+        exchange.end()
+        seconds = time.perf_counter() - exchange.begun
+        self.metrics.answered(exchange.path, exchange.status, seconds)
+        if self.logs_each:
+            caller, *_ = exchange.scope.get("client") or ("",)
+            line = caller, exchange.scope["method"], exchange.path[:200], exchange.status, seconds * 1000
+            access_log.info("%s %s %r %d in %.1f ms", *line)

@@ -1,0 +1,124 @@
+"""A server before the endpoint's layers that answers with how much was sent, by uvicorn's own protocol or by ours."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from services import wire
+from services.exchange import Exchange, Message, Receive, Reply, Send
+from services.guard import Guard
+from services.protection import Protection
+from services.served import Served
+from tests.conftest import free_ports
+from truecourse.settings import Settings
+
+Done = Callable[[Reply], None]
+
+
+class Echo:
+    """Answers with what was sent, at once, or (`later`) after the next turn, or (`never`) not. `direct`: how many came
+    without the application."""
+
+    def __init__(self) -> None:
+        self.direct = self.after = 0
+        self.waiting: list[Callable[[], None]] = []
+
+    def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
+        exchange.came_in()
+        self.direct += 1
+        reply = Reply(400 if b"bad" in body else 200, b'{"length": %d}' % len(body), after=self._after)
+        if body.startswith(b"never"):
+            self.waiting.append(partial(done, reply))
+        elif body.startswith(b"later"):
+            asyncio.get_running_loop().call_later(0.02, done, reply)
+        else:
+            done(reply)
+
+    def _after(self) -> None:
+        self.after += 1
+
+    async def reply(self, exchange: Exchange) -> Reply:
+        method, body, more = exchange.scope["method"], b"", True
+        while more and method == "POST":
+            message = await exchange.receive()
+            if message["type"] == "http.disconnect":
+                return Reply(400, b"gone")
+            body, more = body + message["body"], message["more_body"]
+        found: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.score(exchange, body, lambda reply: None if found.done() else found.set_result(reply))
+        self.direct -= 1
+        return await found
+
+
+class Asked:
+    """A server of the application, by uvicorn's own protocol or by ours."""
+
+    def __init__(self, port: int, guard: Guard, echo: Echo) -> None:
+        self.port, self.guard, self.echo = port, guard, echo
+
+    def ask(self, *parts: bytes) -> bytes:
+        """All that comes back, its date left out, once these were sent one by one; the last ends the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                connection.sendall(part)
+                threading.Event().wait(0.03)
+            return undated(b"".join(iter(lambda: connection.recv(65536), b"")))
+
+    def counted(self) -> list[tuple[str, int]]:
+        found = []
+        for metric in self.guard.metrics._registry.collect():
+            found += [
+                (sample.labels["path"] + sample.labels["status"], int(sample.value))
+                for sample in metric.samples
+                if sample.name == "truecourse_requests_total"
+            ]
+        return sorted(found)
+
+
+def undated(answer: bytes) -> bytes:
+    return re.sub(rb"date: [^\r]*\r\n", b"", answer)
+
+
+@contextmanager
+def served(ours: bool, **settings: Any) -> Iterator[Asked]:
+    (port,) = free_ports(1)
+    guard, echo = Guard(Settings(**{"max_delay": 0, **settings}), Served()), Echo()
+
+    async def behind(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"Bento"})
+
+    protocol: Any = "httptools"
+    if ours:
+        protocol = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": echo})
+    app: Any = Protection(behind, guard, echo)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=port, http=protocol, log_level="critical", lifespan="off", server_header=False)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.01)
+        yield Asked(port, guard, echo)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def head(length: int | None, *headers: str, path: str = "/predict", method: str = "POST", last: bool = True) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: here", "content-type: application/json"]
+    lines += [] if length is None else [f"content-length: {length}"]
+    return "\r\n".join([*lines, *headers, *(["connection: close"] if last else []), "", ""]).encode()
+
+
+def post(body: bytes, *headers: str, **more: Any) -> bytes:
+    return head(len(body), *headers, **more) + body

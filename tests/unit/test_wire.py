@@ -1,0 +1,237 @@
+"""What is answered where it is read is answered as the application would, byte for byte; what is out of the ordinary
+goes there."""
+
+import asyncio
+import gc
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from services import wire
+from services.exchange import Deadlines
+from services.guard import Guard
+from services.refusals import Refused
+from services.served import Served
+from tests.echo import Asked, Echo, head, post, served, undated
+from truecourse.settings import Settings
+
+CHUNKED = head(None, "transfer-encoding: chunked") + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+ORDINARY: dict[str, tuple[bytes, ...]] = {
+    "at once": (post(b"abc"),),
+    "explain": (post(b"abc", path="/explain"),),
+    "refused by the contract": (post(b"bad"),),
+    "later": (post(b"later"),),
+    "body by itself": (head(3), b"abc"),
+    "in pieces": (head(5)[:20], head(5)[20:] + b"a", b"b", b"cde"),
+    "chunked": (CHUNKED,),
+    "nothing sent": (head(0),),
+    "kept": (post(b"abc", last=False), post(b"later", last=False), post(b"abcd")),
+    "of the old protocol": (post(b"abc", last=False).replace(b"HTTP/1.1", b"HTTP/1.0"),),
+}
+OTHERS: dict[str, tuple[bytes, ...]] = {
+    "expects to continue": (head(3, "expect: 100-continue"), b"abc"),
+    "through a proxy": (post(b"abc", "x-forwarded-for: 192.0.2.1"),),
+    "long": (head(300_000), b"a" * 100_000, b"b" * 200_000),
+    "no post": (head(None, method="GET"),),
+    "the head alone": (head(None, method="HEAD"),),
+    "another path": (head(None, path="/readyz", method="GET"),),
+    "no HTTP": (b"what is this\r\n\r\n",),
+    "no HTTP in the body": (head(None, "transfer-encoding: chunked") + b"zz\r\nabc\r\n",),
+}
+PIPELINED = (
+    post(b"abc", last=False) + post(b"later", last=False) + post(b"abcd", last=False) + head(2),
+    b"ab",
+)
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Asked]:
+    with served(True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def uvicorns() -> Iterator[Asked]:
+    with served(False) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_an_ordinary_request_is_answered_as_by_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
+    before, asked = ours.echo.direct, ORDINARY[kind]
+    found = ours.ask(*asked)
+    assert found == uvicorns.ask(*asked)
+    assert b"HTTP/1.1 200" in found or kind == "refused by the contract"
+    assert ours.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
+    assert not ours.guard.deadlines._open
+    assert not ours.guard.shedder._working
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_not_goes_to_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
+    before, asked = ours.echo.direct, OTHERS[kind]
+    assert ours.ask(*asked) == uvicorns.ask(*asked) != b""
+    assert ours.echo.direct == before
+    assert not ours.guard.deadlines._open
+    assert not ours.guard.shedder._working
+
+
+def test_pipelined_requests_are_answered_in_their_order(ours: Asked, uvicorns: Asked) -> None:
+    found = ours.ask(*PIPELINED)
+    assert found == uvicorns.ask(*PIPELINED)
+    assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
+
+
+def test_a_crowd_of_pipelined_requests_is_answered(ours: Asked) -> None:
+    found = ours.ask(post(b"abc", last=False) * 2_000 + post(b"abcd"))
+    assert found.count(b'"length": 3') == 2_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"), [({"authentication": "keys"}, 401), ({"rate_limit": 0.1, "rate_burst": 1}, 429)]
+)
+def test_who_is_refused_is_told_before_the_body_is_read(home: Path, settings: dict[str, Any], status: int) -> None:
+    found = []
+    for by_us in (True, False):
+        with served(by_us, **settings) as server:
+            server.ask(post(b"abc"))
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                connection.sendall(head(3, last=False))
+                found.append(undated(connection.recv(65536)))
+                connection.sendall(b"abc" + post(b"abc"))  # the connection goes on
+                found[-1] += undated(b"".join(iter(lambda connection=connection: connection.recv(65536), b"")))
+            assert server.echo.direct <= 1
+    assert found[0] == found[1]
+    assert found[0].count(b"HTTP/1.1 %d" % status) == 2
+
+
+def late(server: Asked, *parts: bytes) -> bytes:
+    server.guard.deadlines = Deadlines(0.15)
+    return server.ask(*parts)
+
+
+@pytest.mark.parametrize(("parts", "status"), [((head(3),), 408), ((head(3), b"a"), 408), ((post(b"never"),), 504)])
+def test_what_is_late_is_given_up(home: Path, parts: tuple[bytes, ...], status: int) -> None:
+    found = []
+    for by_us in (True, False):
+        with served(by_us) as server:
+            found.append(late(server, *parts))
+            for done in server.echo.waiting:
+                done()  # nobody waits for it any more
+            assert not server.guard.deadlines._open
+            assert not server.guard.shedder._working
+    assert found[0] == found[1]
+    assert b"HTTP/1.1 %d" % status in found[0]
+    assert b"0.15 s" in found[0]
+
+
+@pytest.mark.parametrize("body", [b"", b"ab", b"later"])
+def test_a_client_that_leaves_is_counted_once_and_holds_nothing(home: Path, body: bytes) -> None:
+    with served(True) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(head(5) + body)
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.1)
+        server.guard.metrics.flush()
+        assert not server.guard.deadlines._open
+        assert not server.guard.shedder._working
+        assert server.counted() == [("/predict2xx" if body == b"later" else "/predict4xx", 1)]
+
+
+def test_where_every_answer_is_the_last_the_application_says_so(ours: Asked) -> None:
+    before = ours.echo.direct
+    ours.guard.leaving = True
+    try:
+        assert b'"length": 3' in ours.ask(post(b"abc"))
+    finally:
+        ours.guard.leaving = False
+    assert ours.echo.direct == before
+
+
+class Transport:
+    """What a connection writes."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return None
+
+    def close(self) -> None: ...
+
+    pause_reading = resume_reading = close
+
+
+def connected(guard: Guard, endpoint: Any) -> tuple[Any, Transport]:
+    config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
+    config.load()
+    made = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint})
+    connection: Any = made(config, uvicorn.server.ServerState(), {})
+    transport = Transport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path) -> None:
+    guard, order = Guard(Settings(max_delay=0), Served()), []
+
+    class Told(Echo):
+        def _after(self) -> None:
+            order.append(len(transport.writes))
+
+    async def ask() -> None:
+        connection, made = connected(guard, Told())
+        transport.writes = made.writes
+        connection.data_received(post(b"abc", last=False))
+
+    transport = Transport()
+    asyncio.run(ask())
+    assert [write.count(b"HTTP/1.1") for write in transport.writes] == [1]
+    assert transport.writes[0].endswith(b'\r\n\r\n{"length": 3}')
+    assert order == [1]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    guard = Guard(Settings(max_delay=0), Served())
+    if refused:
+        monkeypatch.setattr(guard, "refusal", lambda exchange: Refused("rate", 429, "too many", "slow down", 1))
+
+    async def many() -> int:
+        connection, transport = connected(guard, Echo())
+        for _ in range(2):
+            for _ in range(200):
+                connection.data_received(post(b"abc", last=False))
+            transport.writes.clear()
+            found = gc.collect()
+        return found
+
+    gc.disable()
+    try:
+        assert asyncio.run(many()) < 50
+    finally:
+        gc.enable()
+
+
+def test_it_is_what_uvicorn_takes_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
+    for name in ("guard", "endpoint"):
+        monkeypatch.setattr(wire.Wire, name, None, raising=False)
+    guard, echo = Guard(Settings(), Served()), Echo()
+    wire.install(guard, echo)
+    config = uvicorn.Config(lambda: None)
+    config.load()
+    assert config.http_protocol_class is wire.Wire
+    assert (wire.Wire.guard, wire.Wire.endpoint) == (guard, echo)

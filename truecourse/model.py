@@ -40,7 +40,7 @@ class Model:
         return cls(booster, vocabulary, kind)
 
     def compiled(self) -> Self:
-        """One that predicts by compiled code where it can: the same answers, for a few rows in a quarter of the time, for one in a ninth."""
+        """One that predicts by compiled code where it can: the same answers, for one row in a ninth of the time."""
         return replace(self, forest=forest_of(self.booster))
 
     def ubj(self) -> bytes:

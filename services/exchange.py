@@ -77,12 +77,14 @@ class Deadlines:
 
     def _look(self) -> None:
         """Give up what is late, and come back when the oldest of the others is."""
-        now, self._timer = time.perf_counter(), None
-        for exchange, give_up in list(self._open.items()):
+        now, self._timer, late = time.perf_counter(), None, []
+        for exchange in self._open:
             left = exchange.begun + self.seconds - now
             if left > 0:
                 self._timer = asyncio.get_running_loop().call_later(left, self._look)
                 break
-            self.end(exchange)
+            late.append(exchange)
+        given_up = [(exchange, self._open.pop(exchange)) for exchange in late]
+        for exchange, give_up in given_up:
             exchange.late = True
             give_up()

@@ -99,9 +99,9 @@ class Gathering:
 
     def _tell(self, now: Incumbents, waiting: list[Waiting], rows: Rows, at: datetime) -> None:
         document, parts = self._served.answer(now, rows, at, explain=False)
+        asyncio.get_running_loop().call_soon(self._served.after, now, parts)  # once the answers are sent
         answers, start = document["predictions"], 0
         for one in waiting:
             stop = start + len(one.rows)
             one.answer(document | {"predictions": answers[start:stop]})
             start = stop
-        asyncio.get_running_loop().call_soon(self._served.after, now, parts)  # once the answers are sent

@@ -113,11 +113,13 @@ class Endpoint:
                 return self._gathering.add(now, sent, lambda answer: done(self._gathered(answer, path, len(sent))))
             at = datetime.now(UTC)
             rows = now.champion.rows.accepted(sent, at)
+            _taken(served, path, len(rows))
         except Exception as error:
             return done(_instead(path, error))
-        _taken(served, path, len(rows))
 
         def answer() -> Reply:
+            if exchange.late:  # while it waited for a thread
+                raise PlatformError("the request was given up")
             document, parts = served.answer(now, rows, at, path == "/explain")
             return Reply(200, _encoded(document), JSON, lambda: served.after(now, parts))
 
@@ -138,8 +140,11 @@ class Endpoint:
     def _gathered(self, answer: Answer | Exception, path: str, rows: int) -> Reply:
         if isinstance(answer, Exception):
             return _instead(path, answer)
-        _taken(self._served, path, rows)
-        return Reply(200, _encoded(answer))
+        try:
+            _taken(self._served, path, rows)
+            return Reply(200, _encoded(answer))
+        except Exception as error:
+            return _instead(path, error)
 
     async def _body(self, exchange: Exchange, predictor: Predictor) -> bytes:
         limit, kept, length, more = predictor.contract.max_bytes, [], 0, True

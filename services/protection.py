@@ -10,6 +10,7 @@ from services.access import OPEN
 from services.admission import Admission
 from services.exchange import App, Exchange, Message, Receive, Reply, Send
 from services.guard import Guard
+from services.http import Endpoint
 from services.metrics import CONTENT_TYPE
 from services.refusals import Refused
 from truecourse.settings import Settings
@@ -54,6 +55,8 @@ class Protection:
         if exchange is None:
             exchange = Exchange(scope, guard.shedder)
             refused = guard.refusal(exchange)
+        elif exchange.status:  # it was late before this came round
+            return None
         exchange.receive = receive
         try:
             reply = await self._reply(exchange) if refused is None else guard.refuse(refused)
@@ -89,9 +92,10 @@ class Protection:
         return Reply(503 if document["status"] == "failing" else 200, orjson.dumps(document))
 
 
-def protect(service: Any, guard: Guard, endpoint: Any, settings: Settings) -> None:
+def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) -> None:
     """Put the guard and the endpoint before a Bento service's own, CORS, which asks for no key, before them, and before
     all of these what lets a server in and out."""
+    wire.install(guard, endpoint)
     service.add_asgi_middleware(First)  # the first one is the outermost
     service.add_asgi_middleware(Admission, folder=settings.admission, guard=guard)
     if settings.cors_origins:
@@ -105,6 +109,4 @@ def protect(service: Any, guard: Guard, endpoint: Any, settings: Settings) -> No
             expose_headers=["retry-after"],
             max_age=600,
         )
-    else:
-        wire.install(guard, endpoint)
     service.add_asgi_middleware(Protection, guard=guard, endpoint=endpoint)

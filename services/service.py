@@ -61,7 +61,7 @@ service: Any = bentoml.service(
     name="truecourse",
     workers=SETTINGS.workers,
     metrics={"enabled": False},  # ours have bounded labels
-    logging={"access": {"enabled": False}},  # ours is services/protection.py's
+    logging={"access": {"enabled": False}},  # ours is services/guard.py's
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
 protect(service, GUARD, Endpoint(SERVED, GUARD.turns), SETTINGS)

@@ -33,8 +33,10 @@ AT_ONCE = 128
 """Of up to so many predictions the entry is made when they are put: another thread, whose core has none of it in its
 cache, would take three times as long."""
 MEASURED = 2.0
-"""Seconds that what all workers have unshipped is thought to be what it was, but for what is written here: to look at
-every segment, when nobody ships, takes longer than to write one."""
+"""Seconds until what all workers have unshipped is measured again, unless a SHARE of the room is written before: where
+nobody ships, to look at every segment takes longer than to write one."""
+SHARE = 16
+"""As many workers can write at once without taking more than there is."""
 WOKEN = 2_000
 """As many waiting predictions are written at once, without waiting for the interval to end."""
 
@@ -58,7 +60,7 @@ class Spool:
         self._encoded: deque[Entry] = deque()
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
         self._written = self._waiting = self._dropped = 0
-        self._room, self._measured = 0, -math.inf
+        self._trusted, self._until = 0, -math.inf
         self._error = ""
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -150,25 +152,25 @@ class Spool:
                 self._gone(dropped=count)
                 raise
             self._forget(len(batch))
-            self._room -= sum(len(entry.framed) for entry in batch)
+            self._trusted -= sum(len(entry.framed) for entry in batch)
             self._gone(written=count)
 
     def _batch(self) -> list[Entry]:
         """The next entries, as many as the disk's share has room for. Raises OSError if that is none."""
-        if time.monotonic() - self._measured < MEASURED and (batch := self._fitting()):
+        if time.monotonic() < self._until and (batch := self._fitting(self._trusted)):
             return batch
-        self._room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
-        self._measured = time.monotonic()
-        if batch := self._fitting():
+        room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
+        self._trusted, self._until = room // SHARE, time.monotonic() + MEASURED
+        if batch := self._fitting(room):
             return batch
         raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped, the most that may")
 
-    def _fitting(self) -> list[Entry]:
+    def _fitting(self, room: int) -> list[Entry]:
         batch: list[Entry] = []
         size = 0
         for entry in self._encoded:
             size += len(entry.framed)
-            if size > self._room or (batch and size > BATCH):
+            if size > room or (batch and size > BATCH):
                 break
             batch.append(entry)
         return batch

@@ -20,6 +20,8 @@ from services.guard import METERED, Guard
 EXCHANGE = "truecourse.exchange"
 """The name by which a scope holds an exchange that was begun here."""
 LAST = (b"connection", b"close")
+APART = frozenset({b"origin", b"x-forwarded-for"})
+"""Headers that middlewares before the application look at: CORS, and who asks through a proxy."""
 
 
 class Scoring(Protocol):
@@ -34,9 +36,10 @@ class Wire(HttpToolsProtocol):
     endpoint: Scoring
     _held: tuple[RequestResponseCycle, App] | None = None
     _exchange: Exchange | None = None
+    _reading = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.more_body and not self.flow.write_paused and self._ordinary(cycle):
+        if self._reading and not self.flow.write_paused and self._ordinary(cycle):
             self._held = cycle, app  # it is looked at when all that was read has been parsed
         else:
             super()._start_asgi_task(cycle, app)
@@ -48,29 +51,30 @@ class Wire(HttpToolsProtocol):
             and scope["method"] == "POST"
             and not cycle.waiting_for_100_continue
             and not self.guard.leaving
-            and b"x-forwarded-for" not in dict(scope["headers"])
+            and APART.isdisjoint(dict(scope["headers"]))
         )
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._held is not None:
+        self._reading = True  # one that waited behind another, and is begun by its answer, is the application's
+        try:
+            super().data_received(data)
+        finally:
+            self._reading = False
+        if self._held is not None and not self.transport.is_closing():  # what followed may have been no HTTP
             self._go_on(*self._held)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        exchange, self._held, self._exchange = self._exchange, None, None
+        held, exchange, self._held, self._exchange = self._held, self._exchange, None, None
+        if held is not None:
+            held[0].on_response = _nothing
         if exchange is not None and not exchange.whole:
             exchange.status = 400
             self.guard.over(exchange)
 
     def _go_on(self, cycle: RequestResponseCycle, app: App) -> None:
         """As far as what has been read allows."""
-        guard, exchange = self.guard, self._exchange
-        if exchange is None:
-            if self.transport.is_closing():  # what came after its head was no HTTP
-                self._held = None
-                return
-            exchange = self._begin(cycle)
+        exchange = self._exchange or self._begin(cycle)
         if exchange.status or exchange.whole:
             return
         if not cycle.more_body:
@@ -82,7 +86,7 @@ class Wire(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
             return
         if not exchange.status:
-            guard.deadlines.begin(exchange, partial(self._late, cycle, exchange))
+            self.guard.deadlines.begin(exchange, partial(self._late, cycle, exchange))
 
     def _begin(self, cycle: RequestResponseCycle) -> Exchange:
         scope: Any = cycle.scope
@@ -101,13 +105,14 @@ class Wire(HttpToolsProtocol):
             return
         exchange.status = reply.status
         self._held = self._exchange = None
-        if not cycle.disconnected:
-            self._write(cycle, reply)
-        self.guard.over(exchange)
+        cycle.on_response = _nothing  # it would hold the connection, which holds it
+        try:
+            if not self.transport.is_closing():
+                self._write(cycle, reply)
+        finally:
+            self.guard.over(exchange)
         if reply.after is not None:
             reply.after()
-        if self._held is not None:  # the next one was read up to its body
-            self._go_on(*self._held)
 
     def _write(self, cycle: RequestResponseCycle, reply: Reply) -> None:
         headers = (*self.server_state.default_headers, *reply.headers, (b"content-length", b"%d" % len(reply.body)))
@@ -119,7 +124,6 @@ class Wire(HttpToolsProtocol):
             parts += (name, b": ", value, b"\r\n")
         self.transport.write(b"".join((*parts, b"\r\n", reply.body)))
         cycle.response_started = cycle.response_complete = True
-        cycle.on_response = _nothing  # it would hold the connection, which holds it
         if last:
             self.transport.close()
         self.on_response_complete()
@@ -130,6 +134,6 @@ def _nothing() -> None:
 
 
 def install(guard: Guard, endpoint: Scoring) -> None:
-    """For every connection of this process from now on."""
+    """For the connections of every server that this process sets up from now on, unless it names a protocol."""
     Wire.guard, Wire.endpoint = guard, endpoint
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Wire.__name__}"  # type: ignore[index]

@@ -90,11 +90,12 @@ def answering(port: int, asked: int = 6) -> dict[str, set[int]]:
 
 
 def follows(port: int) -> bool:
-    """Both workers, as far as twenty connections can tell, with the challenger."""
-    with httpx.Client(timeout=60, limits=ANEW) as client:
-        told = [client.get(f"http://127.0.0.1:{port}/model").json()["serving"] for _ in range(20)]
-    newest = aliases.current("deliveries").number
-    return all(one["aliases"] == newest and one["challenger"] is not None for one in told)
+    """Whether both workers do, with the challenger. Which of them takes a connection is chance."""
+    newest, told = aliases.current("deliveries").number, {}
+    for _ in range(20):
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:  # one worker's
+            told[client.get("/healthz").json()["worker"]] = client.get("/model").json()["serving"]
+    return len(told) == 2 and all(one["aliases"] == newest and one["challenger"] for one in told.values())
 
 
 def whole(folder: Path) -> None:

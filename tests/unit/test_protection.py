@@ -15,6 +15,7 @@ from services.guard import Guard
 from services.metrics import Metrics
 from services.protection import Answering, Protection
 from services.served import Served
+from services.wire import EXCHANGE
 from truecourse.settings import Settings
 
 
@@ -106,6 +107,36 @@ def test_each_is_given_up_at_its_own_time(home: Path) -> None:
     assert min(waited) > 0.99
     assert max(waited) < 1.6, "one that began later waits for no second round"
     assert not made._guard.deadlines._open
+
+
+def test_giving_up_may_begin_another(home: Path) -> None:
+    """There is one timer still."""
+
+    async def one_after_the_other() -> int:
+        deadlines, shedder, given_up = Deadlines(0.02), guard().shedder, []
+
+        def begin(number: int) -> None:
+            exchange = Exchange({"path": "/predict"}, shedder)
+            deadlines.begin(exchange, lambda: (given_up.append(number), begin(number + 1)))
+
+        loop, timers = asyncio.get_running_loop(), []
+        later = loop.call_later
+        loop.call_later = lambda *args: timers.append(later(*args)) or timers[-1]  # type: ignore[method-assign]
+        begin(0)
+        begin(100)
+        await asyncio.sleep(0.2)
+        assert len(given_up) > 8
+        assert set(given_up) > {0, 1, 100, 101}
+        return sum(not timer.cancelled() and timer.when() > loop.time() for timer in timers)
+
+    assert asyncio.run(one_after_the_other()) <= 2, "deadlines' own, and the sleep's"
+
+
+def test_what_was_given_up_on_its_way_here_is_not_answered_again(home: Path) -> None:
+    made = layer(Quick())
+    exchange = Exchange(scope("/predict"), made._guard.shedder)
+    exchange.status = 408
+    assert asked(made, scope("/predict") | {EXCHANGE: exchange}, []) == []
 
 
 def test_what_is_cut_off_from_outside_is_not_answered(home: Path) -> None:

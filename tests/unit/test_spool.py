@@ -15,7 +15,7 @@ from services.spool import Spool
 from services.spooling import Limits
 from tests.records import Answers
 from truecourse.predictionlog import encoded
-from truecourse.segments import OPEN, REPORT, SEALED, listed, unframed
+from truecourse.segments import OPEN, REPORT, SEALED, listed, sizes, unframed
 
 
 def spool(folder: Path, **limits: Any) -> Spool:
@@ -127,6 +127,15 @@ def test_unshipped_segments_have_a_limit(tmp_path: Path) -> None:
     spooling.close()
     assert spooling.status().written == status.written + len(ids(tmp_path)) == 4
     assert spooling.status().waiting == 1
+
+
+def test_several_workers_share_what_there_is(tmp_path: Path) -> None:
+    spools = [spool(tmp_path, disk=20_000, size=1) for _ in range(4)]
+    for i in range(150):
+        for number, spooling in enumerate(spools):
+            spooling.put(Answers((f"{number}-{i}",)))
+            spooling.flush()
+    assert 15_000 < sum(size for size, _ in sizes(tmp_path)) <= 20_000
 
 
 def test_an_answer_that_no_record_can_be_made_of_is_counted_and_stops_no_other(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import gc
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ OTHERS: dict[str, tuple[bytes, ...]] = {
     "expects to continue": (head(3, "expect: 100-continue"), b"abc"),
     "through a proxy": (post(b"abc", "x-forwarded-for: 192.0.2.1"),),
     "long": (head(300_000), b"a" * 100_000, b"b" * 200_000),
+    "of another origin": (post(b"abc", "origin: http://elsewhere"),),
     "no post": (head(None, method="GET"),),
     "the head alone": (head(None, method="HEAD"),),
     "another path": (head(None, path="/readyz", method="GET"),),
@@ -86,6 +87,27 @@ def test_pipelined_requests_are_answered_in_their_order(ours: Asked, uvicorns: A
     found = ours.ask(*PIPELINED)
     assert found == uvicorns.ask(*PIPELINED)
     assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
+
+
+def test_one_that_is_half_sent_behind_another_is_looked_at_too(home: Path) -> None:
+    found = []
+    for by_us in (True, False):
+        with served(by_us) as server:
+            server.guard.deadlines = Deadlines(0.3)
+            found.append(server.ask(head(None, path="/readyz", method="GET", last=False) + head(5) + b"ab"))
+    assert found[0] == found[1]
+    assert re.findall(rb"HTTP/1.1 (\d+)", found[0]) == [b"200", b"408"]
+
+
+@pytest.mark.parametrize("body", [b"abc", b"later"])
+def test_what_ends_in_no_http_is_not_answered_and_holds_nothing(home: Path, body: bytes) -> None:
+    broken = head(None, "transfer-encoding: chunked") + b"zz\r\n"
+    with served(True) as server:
+        found = server.ask(head(len(body), last=False), body + broken)
+        threading.Event().wait(0.1)
+        assert b"HTTP/1.1 400" in found
+        assert not server.guard.deadlines._open
+        assert not server.guard.shedder._working
 
 
 def test_a_crowd_of_pipelined_requests_is_answered(ours: Asked) -> None:
@@ -174,14 +196,19 @@ class Transport:
     pause_reading = resume_reading = close
 
 
-def connected(guard: Guard, endpoint: Any) -> tuple[Any, Transport]:
+def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transport]]:
+    """Makes them, without a socket."""
     config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
     config.load()
     made = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint})
-    connection: Any = made(config, uvicorn.server.ServerState(), {})
-    transport = Transport()
-    connection.connection_made(transport)
-    return connection, transport
+
+    def connect() -> tuple[Any, Transport]:
+        connection: Any = made(config, uvicorn.server.ServerState(), {})
+        transport = Transport()
+        connection.connection_made(transport)
+        return connection, transport
+
+    return connect
 
 
 def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path) -> None:
@@ -192,7 +219,7 @@ def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path)
             order.append(len(transport.writes))
 
     async def ask() -> None:
-        connection, made = connected(guard, Told())
+        connection, made = connections(guard, Told())()
         transport.writes = made.writes
         connection.data_received(post(b"abc", last=False))
 
@@ -203,17 +230,23 @@ def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path)
     assert order == [1]
 
 
-@pytest.mark.parametrize("refused", [False, True])
-def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+@pytest.mark.parametrize("how", ["answered", "refused", "left"])
+def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     guard = Guard(Settings(max_delay=0), Served())
-    if refused:
+    if how == "refused":
         monkeypatch.setattr(guard, "refusal", lambda exchange: Refused("rate", 429, "too many", "slow down", 1))
 
     async def many() -> int:
-        connection, transport = connected(guard, Echo())
+        connect = connections(guard, Echo())
+        connection, transport = connect()
         for _ in range(2):
             for _ in range(200):
-                connection.data_received(post(b"abc", last=False))
+                if how == "left":
+                    connection, transport = connect()
+                    connection.data_received(head(5) + b"ab")
+                    connection.connection_lost(None)
+                else:
+                    connection.data_received(post(b"abc", last=False))
             transport.writes.clear()
             found = gc.collect()
         return found

@@ -1,0 +1,43 @@
+"""What nobody waits for any more is not worked on."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from services.exchange import Exchange
+from services.guard import Guard
+from services.http import Endpoint
+from tests.integration.test_gathering import calls
+from tests.workers import ROW, Make, Worker
+from truecourse.settings import Settings
+
+
+def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker()
+    guard = Guard(Settings(max_delay=0), worker.served)
+    endpoint, body = Endpoint(worker.served, guard.turns), json.dumps({"rows": [ROW] * 5}).encode()
+
+    async def two() -> list[int]:
+        replies: list[int] = []
+        free = threading.Event()
+        for _ in range(2):
+            worker.served.threads.submit(free.wait)
+        exchanges = [
+            Exchange({"path": "/explain", "headers": [(b"content-type", b"application/json")]}, guard.shedder)
+            for _ in range(2)
+        ]
+        for exchange in exchanges:
+            endpoint.score(exchange, body, lambda reply: replies.append(reply.status))
+        exchanges[0].late = True
+        free.set()
+        while len(replies) < 2:
+            await asyncio.sleep(0.01)
+        return sorted(replies)
+
+    with calls(monkeypatch) as made:
+        assert asyncio.run(two()) == [200, 503]
+    assert made == [5]

@@ -1,9 +1,8 @@
 """Predictions as nearly everybody asks for them, answered where their bytes are read, and in one write.
 
-The server makes a task of every request, and messages of its parts, for an application to wait for and to send. A
-prediction waits for nothing once its body is there, so that this is a fifth of what one row costs, and most of
-what a refusal does. What is out of the ordinary goes to the application (services/protection.py), as all would without
-this module.
+The server makes a task of every request, and messages of its parts, for an application to wait for and to send: a fifth
+of what one row costs. A prediction waits for nothing once its body is there. What is out of the ordinary goes to the
+application (services/protection.py), as all would without this module.
 """
 
 from collections.abc import Callable

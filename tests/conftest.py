@@ -164,7 +164,7 @@ def seaweed_server(folder: Path, ports: list[int]) -> Iterator[S3Server]:
 
 
 def _started(command: list[str], folder: Path, server: S3Server) -> "subprocess.Popen[bytes]":
-    """SeaweedFS, ready. Once in some hundred times it does not find its volumes again, and does when started anew."""
+    """SeaweedFS, ready. It was seen once not to come back within a minute of a restart: then it is started anew."""
     for last in (False, False, True):
         with (folder / "log").open("ab") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)

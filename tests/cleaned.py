@@ -23,7 +23,8 @@ def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame)
         if field.type == UTC_TIME:
             new[field.name] = pd.to_datetime(new[field.name], utc=True).astype("datetime64[us, UTC]")
     new = pa.Table.from_pandas(new, schema=pa.schema(fields), preserve_index=False).to_pandas()
-    new["_row"] = range(len(old), len(old) + len(new))
+    first = int(old["_row"].max()) + 1 if len(old) else 0  # a number is one row's, even where a batch names a key twice
+    new["_row"] = range(first, first + len(new))
     new = new.drop_duplicates(table.key, keep="last") if table.key else new
     new[TIMES[0]] = new[TIMES[1]] = pd.Series(pd.NaT, index=new.index, dtype="datetime64[us, UTC]")
     if len(old):

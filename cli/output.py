@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.text import Text
 
 from truecourse.errors import FaultsError, GateFailed, TruecourseError
 from truecourse.settings import get_settings
@@ -57,7 +58,7 @@ def command(function: Callable[P, Answer]) -> Callable[P, None]:
         if as_json:
             print_json(answer.document)
         elif answer.view:
-            stdout().print(answer.view)
+            stdout().print(answer.view, soft_wrap=isinstance(answer.view, str | Text))  # a file takes lines as they are
         if not answer.ok:
             raise typer.Exit(1)
 

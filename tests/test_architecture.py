@@ -137,6 +137,10 @@ def test_every_flow_is_a_deployment_and_a_command() -> None:
     assert flows == set(FLOWS)
     deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
     assert {d["name"]: d["entrypoint"] for d in deployments} == {flow: f"flows.{flow}.{flow}" for flow in flows}
+    for each in deployments:
+        assert each["tags"][0] == "truecourse"
+        assert each["concurrency_limit"] == 1
+        assert each["work_pool"]["name"] == "truecourse"
 
 
 def test_flows_hand_over_no_frames() -> None:

@@ -163,6 +163,9 @@ def test_ci_trains_and_a_failed_gate_fails_the_build(world: World, tmp_path: Pat
     passing = run(world, "summary", "1")
     assert passing.returncode == 0, passing.stderr
     assert "gates passed.** It is champion." in passing.stdout
+    rows = [line for line in passing.stdout.splitlines() if line.startswith("|")]
+    assert len(rows) > 5
+    assert all(line.endswith("|") for line in rows), "no row of a table is broken, however narrow a terminal is"
     file = Path(world["TRUECOURSE_PROBLEMS"]) / "deliveries" / "problem.py"
     before, path = file.read_text(), tmp_path / "summary.md"
     failing = before.replace("gates=[BeatsBaseline(), BeatsChampion()]", 'gates=[MetricGate("auc", min=1.01)]')

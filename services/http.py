@@ -86,7 +86,7 @@ class Endpoint:
         now = self._now()
         if method == "GET":
             return Reply(200, self._documents.get(path, self._served, now.champion), HTML if path == "/" else JSON)
-        _check_type(exchange.scope)
+        _check_type(exchange.scope)  # before the body is read
         body = await self._body(exchange, now.champion)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.score(exchange, body, partial(_settle, reply))

@@ -3,6 +3,7 @@
 import concurrent.futures
 import http.client
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -174,6 +175,16 @@ def test_a_bad_body_is_refused(endpoint: Endpoint, body: bytes, status: int) -> 
 def test_another_content_type_is_a_415(endpoint: Endpoint, headers: dict[str, str]) -> None:
     response = endpoint.client.post("/predict", content=json.dumps({"rows": [ROW]}).encode(), headers=headers)
     assert response.status_code == 415
+
+
+def test_a_client_that_asks_first_need_not_send_a_body_of_another_type(endpoint: Endpoint) -> None:
+    url = endpoint.client.base_url
+    head = (
+        "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\nexpect: 100-continue\r\ncontent-type: text/plain"
+    )
+    with socket.create_connection((url.host, url.port), timeout=10) as connection:
+        connection.sendall(f"POST /predict HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
 
 
 def test_a_body_that_is_too_long_is_a_413(endpoint: Endpoint) -> None:

@@ -179,9 +179,7 @@ def test_another_content_type_is_a_415(endpoint: Endpoint, headers: dict[str, st
 
 def test_a_client_that_asks_first_need_not_send_a_body_of_another_type(endpoint: Endpoint) -> None:
     url = endpoint.client.base_url
-    head = (
-        "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\nexpect: 100-continue\r\ncontent-type: text/plain"
-    )
+    headers = "host: here\r\ncontent-length: 9\r\nexpect: 100-continue\r\ncontent-type: text/plain"
     with socket.create_connection((url.host, url.port), timeout=10) as connection:
         connection.sendall(f"POST /predict HTTP/1.1\r\n{headers}\r\n\r\n".encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")

@@ -23,8 +23,8 @@ Done = Callable[[Reply], None]
 
 
 class Echo:
-    """Answers with what was sent, at once, or (`later`) after the next turn, or (`never`) not. `direct`: how many came
-    without the application."""
+    """Answers with how much was sent: at once, or (`later`) after the next turn, or (`never`) when a test says so.
+    `direct`: how many came without the application."""
 
     def __init__(self) -> None:
         self.direct = self.after = 0
@@ -32,12 +32,13 @@ class Echo:
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
         exchange.came_in()
+        self.loop = asyncio.get_running_loop()
         self.direct += 1
         reply = Reply(400 if b"bad" in body else 200, b'{"length": %d}' % len(body), after=self._after)
         if body.startswith(b"never"):
             self.waiting.append(partial(done, reply))
         elif body.startswith(b"later"):
-            asyncio.get_running_loop().call_later(0.02, done, reply)
+            self.loop.call_later(0.02, done, reply)
         else:
             done(reply)
 

@@ -89,6 +89,17 @@ def test_pipelined_requests_are_answered_in_their_order(ours: Asked, uvicorns: A
     assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
 
 
+def test_what_comes_while_one_is_answered_asks_for_it_no_second_time(home: Path) -> None:
+    with served(True) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        for part in (post(b"never", last=False), post(b"abc")):
+            connection.sendall(part)
+            threading.Event().wait(0.1)
+        (first,) = server.echo.waiting
+        server.echo.loop.call_soon_threadsafe(first)
+        found = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb'"length": (\d)', found) == [b"5", b"3"]
+
+
 def test_one_that_is_half_sent_behind_another_is_looked_at_too(home: Path) -> None:
     found = []
     for by_us in (True, False):
@@ -106,6 +117,7 @@ def test_what_ends_in_no_http_is_not_answered_and_holds_nothing(home: Path, body
         found = server.ask(head(len(body), last=False), body + broken)
         threading.Event().wait(0.1)
         assert b"HTTP/1.1 400" in found
+        assert not server.echo.direct, "nobody would read the answer"
         assert not server.guard.deadlines._open
         assert not server.guard.shedder._working
 
@@ -164,6 +176,7 @@ def test_a_client_that_leaves_is_counted_once_and_holds_nothing(home: Path, body
         assert not server.guard.deadlines._open
         assert not server.guard.shedder._working
         assert server.counted() == [("/predict2xx" if body == b"later" else "/predict4xx", 1)]
+        assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
 
 
 def test_where_every_answer_is_the_last_the_application_says_so(ours: Asked) -> None:

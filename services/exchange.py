@@ -69,8 +69,7 @@ class Deadlines:
         """`give_up` is called when it is late. To begin again keeps the time that it began at."""
         self._open[exchange] = give_up
         if self._timer is None:
-            left = exchange.begun + self.seconds - time.perf_counter()
-            self._timer = asyncio.get_running_loop().call_later(left, self._look)
+            self._timer = asyncio.get_running_loop().call_later(self.seconds, self._look)
 
     def end(self, exchange: Exchange) -> None:
         self._open.pop(exchange, None)

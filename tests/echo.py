@@ -73,15 +73,15 @@ class Asked:
                 threading.Event().wait(0.03)
             return undated(b"".join(iter(lambda: connection.recv(65536), b"")))
 
-    def counted(self) -> list[tuple[str, int]]:
-        found = []
-        for metric in self.guard.metrics._registry.collect():
-            found += [
-                (sample.labels["path"] + sample.labels["status"], int(sample.value))
-                for sample in metric.samples
-                if sample.name == "truecourse_requests_total"
-            ]
-        return sorted(found)
+    def counted(self) -> dict[str, int]:
+        """The meters that moved: requests by path and status, refusals by reason."""
+        self.guard.metrics.flush()
+        return {
+            "".join(sample.labels.values()): int(sample.value)
+            for metric in self.guard.metrics._registry.collect()
+            for sample in metric.samples
+            if sample.value and sample.name in ("truecourse_requests_total", "truecourse_refused_total")
+        }
 
 
 def undated(answer: bytes) -> bytes:

@@ -132,6 +132,19 @@ def test_giving_up_may_begin_another(home: Path) -> None:
     assert asyncio.run(one_after_the_other()) <= 2, "deadlines' own, and the sleep's"
 
 
+def test_what_is_late_is_given_up_once(home: Path) -> None:
+    async def later_others() -> int:
+        deadlines, shedder, given_up = Deadlines(0.02), guard().shedder, []
+        for number in range(4):
+            exchange = Exchange({"path": "/predict"}, shedder)
+            deadlines.begin(exchange, lambda number=number: given_up.append(number))  # type: ignore[misc]
+            await asyncio.sleep(0.03)
+        assert given_up == [0, 1, 2, 3]
+        return len(deadlines._open)
+
+    assert asyncio.run(later_others()) == 0
+
+
 def test_what_was_given_up_on_its_way_here_is_not_answered_again(home: Path) -> None:
     made = layer(Quick())
     exchange = Exchange(scope("/predict"), made._guard.shedder)

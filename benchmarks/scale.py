@@ -88,7 +88,7 @@ def moved(table: Table, rows: pa.Table, copy: int) -> pa.Table:
     ends = pc.min_max(rows[table.time]).as_py()
     by = pa.scalar(timedelta(days=((ends["max"] - ends["min"]).days // 7 + 1) * 7) * copy, pa.duration("us"))
     timed = any(isinstance(table.columns[key], Time) for key in table.key)
-    numbers = {"_row"} | {k for k in table.key if not timed and isinstance(table.columns[k], Integer)}
+    numbers = {"_tc_row"} | {k for k in table.key if not timed and isinstance(table.columns[k], Integer)}
     for position, field in enumerate(rows.schema):
         values = rows[field.name]
         if isinstance(table.columns.get(field.name), Time):

@@ -79,7 +79,7 @@ def _append(table: Table, tables: Tables, name: str, staged: Staged) -> TableVer
     new = [(digest, path) for digest, path in staged if digest.sha256 not in known]
     if not new and (version := tables.version(name)) is not None:
         return version
-    schema = batch_schema(table.columns).append(pa.field("_row", pa.int64()))
+    schema = batch_schema(table.columns).append(pa.field("_tc_row", pa.int64()))
     _require_same_schema(tables, name, schema)
     commit: dict[str, Any] = {
         "flow": "ingest",

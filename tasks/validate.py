@@ -176,7 +176,7 @@ def _stop(problem: Problem, table: Table, faults: list[str]) -> None:
 
 def _bind(connection: duckdb.DuckDBPyConnection, tables: Tables, batch: Batch, clean: TableVersion | None) -> None:
     connection.register("raw", tables.dataset(batch.raw))
-    connection.execute(f"CREATE TEMP TABLE batch AS SELECT * FROM raw WHERE _row >= {batch.start}")  # noqa: S608
+    connection.execute(f"CREATE TEMP TABLE batch AS SELECT * FROM raw WHERE _tc_row >= {batch.start}")  # noqa: S608
     found = connection.execute("SELECT count(*) FROM batch").fetchall()
     assert found == [(batch.rows,)], f"{batch.raw} has {found} new rows, its commits say {batch.rows}"
     if clean is not None:
@@ -187,10 +187,10 @@ def _split(
     connection: duckdb.DuckDBPyConnection, table: Table, reasons: dict[int, list[dict[str, str | None]]]
 ) -> None:
     written = [json.dumps(items, ensure_ascii=False) for items in reasons.values()]
-    bad = pa.table({"_row": pa.array(reasons, pa.int64()), "_reasons": pa.array(written, pa.string())})
+    bad = pa.table({"_tc_row": pa.array(reasons, pa.int64()), "_tc_reasons": pa.array(written, pa.string())})
     connection.register("bad", bad)
     declared = ", ".join(map(sql.quoted, table.columns))
-    connection.execute(f"CREATE TEMP VIEW good AS SELECT {declared}, _row FROM batch ANTI JOIN bad USING (_row)")  # noqa: S608
+    connection.execute(f"CREATE TEMP VIEW good AS SELECT {declared}, _tc_row FROM batch ANTI JOIN bad USING (_tc_row)")  # noqa: S608
 
 
 def _quarantine(
@@ -209,15 +209,15 @@ def _quarantine(
         return
     declared = ", ".join(map(sql.quoted, table.columns))
     query = (
-        f"SELECT {declared}, _row, _unreadable, CAST({batch.raw.version} AS BIGINT) AS _batch, _reasons "  # noqa: S608
-        "FROM batch JOIN bad USING (_row) ORDER BY _row"
+        f"SELECT {declared}, _tc_row, _tc_unreadable, CAST({batch.raw.version} AS BIGINT) AS _tc_batch, _tc_reasons "  # noqa: S608
+        "FROM batch JOIN bad USING (_tc_row) ORDER BY _tc_row"
     )
     clean = corrections.clean_schema(table)
-    schema = pa.schema([*list(clean)[:-2], *((n, pa.string()) for n in ("_unreadable",)), ("_batch", pa.int64())])
-    rows = _stream(connection, query, schema.append(pa.field("_reasons", pa.string())))
+    extra = [("_tc_unreadable", pa.string()), ("_tc_batch", pa.int64()), ("_tc_reasons", pa.string())]
+    rows = _stream(connection, query, pa.schema([*list(clean)[:-2], *map(pa.field, *zip(*extra, strict=True))]))
     commit = {"flow": "validate", "run": str(flow_run.get_id() or ""), "inputs": [batch.raw.model_dump()]}
     if there:
-        tables.replace(name, rows, commit, where=f"_batch > {after}")
+        tables.replace(name, rows, commit, where=f"_tc_batch > {after}")
     else:
         tables.append(name, rows, commit)
 

@@ -16,15 +16,17 @@ def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame)
     table = problem.table(name)
     version = tables.version(clean_table(problem.name, name))
     fields = [pa.field(n, arrow_type(c)) for n, c in table.columns.items()]
-    schema = pa.schema([*fields, pa.field("_row", pa.int64()), *(pa.field(n, UTC_TIME) for n in TIMES)])
+    schema = pa.schema([*fields, pa.field("_tc_row", pa.int64()), *(pa.field(n, UTC_TIME) for n in TIMES)])
     old = tables.read(version).to_pandas() if version else schema.empty_table().to_pandas()
     new = rows[list(table.columns)].copy()
     for field in fields:
         if field.type == UTC_TIME:
             new[field.name] = pd.to_datetime(new[field.name], utc=True).astype("datetime64[us, UTC]")
     new = pa.Table.from_pandas(new, schema=pa.schema(fields), preserve_index=False).to_pandas()
-    first = int(old["_row"].max()) + 1 if len(old) else 0  # a number is one row's, even where a batch names a key twice
-    new["_row"] = range(first, first + len(new))
+    first = (
+        int(old["_tc_row"].max()) + 1 if len(old) else 0
+    )  # a number is one row's, even where a batch names a key twice
+    new["_tc_row"] = range(first, first + len(new))
     new = new.drop_duplicates(table.key, keep="last") if table.key else new
     new[TIMES[0]] = new[TIMES[1]] = pd.Series(pd.NaT, index=new.index, dtype="datetime64[us, UTC]")
     if len(old):
@@ -34,7 +36,7 @@ def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame)
     return tables.replace(clean_table(problem.name, name), frame, {"flow": "validate"})
 
 
-TIMES = ["_recorded_at", "_superseded_at"]
+TIMES = ["_tc_recorded_at", "_tc_superseded_at"]
 
 
 def _meet(
@@ -51,5 +53,5 @@ def _meet(
     after = matched.loc[before.index]
     rest = [c for c in columns if c not in key]
     same = ((before[rest] == after[rest]) | (before[rest].isna() & after[rest].isna())).all(axis=1)
-    old.loc[old["_row"].isin(before["_row"][~same]), TIMES[1]] = clock
-    return old, new[~new["_row"].isin(after["_row"][same])]
+    old.loc[old["_tc_row"].isin(before["_tc_row"][~same]), TIMES[1]] = clock
+    return old, new[~new["_tc_row"].isin(after["_tc_row"][same])]

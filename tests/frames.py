@@ -38,7 +38,7 @@ def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVer
     commit = {"flow": "ingest", "run": "", "sources": [source], "rows": len(rows)}
     raw = tables.append(raw_table(name, table), typed, commit)
     empty = pa.nulls(len(rows), UTC)
-    clean = typed.append_column("_recorded_at", empty).append_column("_superseded_at", empty)
+    clean = typed.append_column("_tc_recorded_at", empty).append_column("_tc_superseded_at", empty)
     commit = {"flow": "validate", "run": "", "inputs": [raw.model_dump()], "rows": {"in": len(rows)}}
     return {table: tables.append(clean_table(name, table), clean, commit)}
 
@@ -46,7 +46,7 @@ def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVer
 def _typed(problem: Problem, rows: pd.DataFrame) -> pa.Table:
     declared = {name: frames.arrow_type(column) for name, column in problem.tables[0].columns.items()}
     typed = pa.Table.from_pandas(rows[list(declared)], preserve_index=False).cast(pa.schema(list(declared.items())))
-    return typed.append_column("_row", pa.array(range(len(rows)), pa.int64()))
+    return typed.append_column("_tc_row", pa.array(range(len(rows)), pa.int64()))
 
 
 def store_wine(problems: Path) -> dict[str, TableVersion]:

@@ -31,7 +31,7 @@ CHUNK = 100_000
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows `start` <= _row < `end` of a raw version; `sources`: where each source's rows start."""
+    """Rows `start` <= _tc_row < `end` of a raw version; `sources`: where each source's rows start."""
 
     raw: TableVersion
     start: int
@@ -74,7 +74,7 @@ def check(problem: Problem, table: Table, tables: Tables, batch: Batch, clean: T
     for chunk in _chunks(dataset, batch):
         unreadable = check_unreadable(chunk, tallies)
         if lines := [row for row, column in unreadable if column == LINE]:
-            chunk = chunk.filter(pc.invert(pc.is_in(chunk.column("_row"), value_set=pa.array(lines, pa.int64()))))
+            chunk = chunk.filter(pc.invert(pc.is_in(chunk.column("_tc_row"), value_set=pa.array(lines, pa.int64()))))
         if len(chunk):
             suite.check(chunk, unreadable, tallies)
             check_references(chunk, keys, tallies)
@@ -84,7 +84,7 @@ def check(problem: Problem, table: Table, tables: Tables, batch: Batch, clean: T
 def _chunks(dataset: ds.Dataset, batch: Batch) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
     scanner = dataset.scanner(
-        filter=pc.field("_row") >= batch.start, batch_size=CHUNK, batch_readahead=2, fragment_readahead=1
+        filter=pc.field("_tc_row") >= batch.start, batch_size=CHUNK, batch_readahead=2, fragment_readahead=1
     )
     for piece in scanner.to_batches():
         waiting.append(piece)
@@ -107,7 +107,7 @@ def _referred(
         key = other.key_column
         assert key is not None, f"{other.name} has no key of one column"  # `truecourse check` says so first
         if other.name == table.name:
-            values = [tables.read(batch.raw, [key], pc.field("_row") >= batch.start).column(key)]
+            values = [tables.read(batch.raw, [key], pc.field("_tc_row") >= batch.start).column(key)]
             values += [_current(tables, clean, key)] if clean else []
             chunks = [chunk for value in values for chunk in value.chunks]
         else:
@@ -121,7 +121,7 @@ def _newest(tables: Tables, name: str) -> TableVersion:
 
 
 def _current(tables: Tables, version: TableVersion, column: str) -> pa.ChunkedArray:
-    return tables.read(version, [column], pc.field("_superseded_at").is_null()).column(column)
+    return tables.read(version, [column], pc.field("_tc_superseded_at").is_null()).column(column)
 
 
 def check_unique(
@@ -129,23 +129,23 @@ def check_unique(
 ) -> None:
     """A value of a `unique` column twice in one source is a fault (two equal rows are one row); so is one that a row
     of another key has. The same key in another source is a correction."""
-    source = " + ".join(f"CAST(_row >= {start} AS INT)" for start in batch.sources) or "0"
+    source = " + ".join(f"CAST(_tc_row >= {start} AS INT)" for start in batch.sources) or "0"
     declared = ", ".join(map(quoted, table.columns))
     for expectation, tally in tallies.items():
         if expectation.name != "unique":
             continue
         column = quoted(expectation.column)
         rows = (
-            f"SELECT max(_row) AS _row, {source} AS _source, {column} FROM batch "  # noqa: S608
-            f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL GROUP BY {declared}, _source"
+            f"SELECT max(_tc_row) AS _tc_row, {source} AS _tc_source, {column} FROM batch "  # noqa: S608
+            f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL GROUP BY {declared}, _tc_source"
         )
-        rows = f"SELECT *, count(*) OVER (PARTITION BY {column}, _source) AS _times FROM ({rows})"  # noqa: S608
-        query = f"SELECT _row, {column} FROM ({rows}) WHERE _times > 1"  # noqa: S608
+        rows = f"SELECT *, count(*) OVER (PARTITION BY {column}, _tc_source) AS _tc_times FROM ({rows})"  # noqa: S608
+        query = f"SELECT _tc_row, {column} FROM ({rows}) WHERE _tc_times > 1"  # noqa: S608
         if not first and table.key and table.key != (expectation.column,):
             other = " OR ".join(f"b.{quoted(k)} IS DISTINCT FROM c.{quoted(k)}" for k in table.key)
             query += (
-                f" UNION SELECT b._row, b.{column} FROM batch AS b JOIN (SELECT * FROM clean WHERE {CURRENT}) AS c "  # noqa: S608
+                f" UNION SELECT b._tc_row, b.{column} FROM batch AS b JOIN (SELECT * FROM clean WHERE {CURRENT}) AS c "  # noqa: S608
                 f"ON b.{column} = c.{column} WHERE {other}"
             )
-        bad = connection.sql(f"SELECT * FROM ({query}) ORDER BY _row").to_arrow_table()  # noqa: S608
+        bad = connection.sql(f"SELECT * FROM ({query}) ORDER BY _tc_row").to_arrow_table()  # noqa: S608
         tally.add(expectation, failures_of(bad, expectation.column), batch.rows)

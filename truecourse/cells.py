@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from truecourse.frame import arrow_type
 from truecourse.schema import AnyColumn, Boolean, Columns, Float, Integer, Text, Time
 
-UNREADABLE = "_unreadable"
-LINE = "_line"
+UNREADABLE = "_tc_unreadable"
+LINE = "_tc_line"
 """The key under which a line that could not be split into cells is kept."""
 
 _WRITTEN_AS = {
@@ -24,7 +24,7 @@ _ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
 def batch_schema(columns: Columns) -> pa.Schema:
-    """The declared columns and `_unreadable`."""
+    """The declared columns and `_tc_unreadable`."""
     return pa.schema([*((name, arrow_type(column)) for name, column in columns.items()), (UNREADABLE, pa.string())])
 
 

@@ -1,7 +1,7 @@
 """How a batch of good rows meets the rows there are: what is new, late, corrected, unchanged.
 
-Two times are kept. `_recorded_at`: a late row or a correction is known only from then on (null: from its own time).
-`_superseded_at`: until then the row was held to be true (null: it still is).
+Two times are kept. `_tc_recorded_at`: a late row or a correction is known only from then on (null: from its own time).
+`_tc_superseded_at`: until then the row was held to be true (null: it still is).
 """
 
 from dataclasses import dataclass
@@ -35,20 +35,21 @@ class Merge:
 
 def clean_schema(table: Table) -> pa.Schema:
     declared = [(name, arrow_type(column)) for name, column in table.columns.items()]
-    return pa.schema([*declared, ("_row", pa.int64()), ("_recorded_at", MOMENT), ("_superseded_at", MOMENT)])
+    return pa.schema([*declared, ("_tc_row", pa.int64()), ("_tc_recorded_at", MOMENT), ("_tc_superseded_at", MOMENT)])
 
 
 def plan_merge(connection: duckdb.DuckDBPyConnection, table: Table, *, first: bool) -> Merge:
-    """Compare relation `good` (declared columns and _row) with relation `clean`, unless this is the first load.
+    """Compare relation `good` (declared columns and _tc_row) with relation `clean`, unless this is the first load.
 
-    Leaves the temporary table `merged`: the rows that win their key, `_old` (the stored row they meet) and `_same`.
+    Leaves the temporary table `merged`: the rows that win their key, `_tc_old` (the stored row they meet) and
+    `_tc_same`.
     """
     corrected, unchanged = _winners(connection, table)
     _meet(connection, table, first)
     new, changed, same = _one(
         connection,
-        "SELECT count(*) FILTER (_old IS NULL), count(*) FILTER (_old IS NOT NULL AND NOT _same), "
-        "count(*) FILTER (_same) FROM merged",
+        "SELECT count(*) FILTER (_tc_old IS NULL), count(*) FILTER (_tc_old IS NOT NULL AND NOT _tc_same), "
+        "count(*) FILTER (_tc_same) FROM merged",
     )
     before = 0 if first else _one(connection, f"SELECT count(*) FROM clean WHERE {CURRENT}")[0]  # noqa: S608
     return Merge(
@@ -68,16 +69,17 @@ def _winners(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, 
         return 0, 0
     keys = ", ".join(map(quoted, table.key))
     connection.execute(
-        f"CREATE TEMP TABLE last_rows AS SELECT max(_row) AS _row, count(*) AS _times FROM good GROUP BY {keys}"  # noqa: S608
+        "CREATE TEMP TABLE last_rows AS SELECT max(_tc_row) AS _tc_row, count(*) AS _tc_times "  # noqa: S608
+        f"FROM good GROUP BY {keys}"
     )
-    connection.execute("CREATE TEMP VIEW winners AS SELECT good.* FROM good SEMI JOIN last_rows USING (_row)")
-    if not _one(connection, "SELECT count(*) FROM last_rows WHERE _times > 1")[0]:
+    connection.execute("CREATE TEMP VIEW winners AS SELECT good.* FROM good SEMI JOIN last_rows USING (_tc_row)")
+    if not _one(connection, "SELECT count(*) FROM last_rows WHERE _tc_times > 1")[0]:
         return 0, 0
     different, equal = _one(
         connection,
         f"SELECT count(*) FILTER (NOT ({_equal(table, 'loser', 'winner')})), "  # noqa: S608
         f"count(*) FILTER ({_equal(table, 'loser', 'winner')}) "
-        f"FROM (SELECT good.* FROM good ANTI JOIN last_rows USING (_row)) AS loser "
+        f"FROM (SELECT good.* FROM good ANTI JOIN last_rows USING (_tc_row)) AS loser "
         f"JOIN winners AS winner ON {_equal(table, 'loser', 'winner', table.key)}",
     )
     return different, equal
@@ -86,12 +88,12 @@ def _winners(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, 
 def _meet(connection: duckdb.DuckDBPyConnection, table: Table, first: bool) -> None:
     if first or not table.key:
         connection.execute(
-            "CREATE TEMP VIEW merged AS SELECT *, CAST(NULL AS BIGINT) AS _old, false AS _same FROM winners"
+            "CREATE TEMP VIEW merged AS SELECT *, CAST(NULL AS BIGINT) AS _tc_old, false AS _tc_same FROM winners"
         )
         return
     connection.execute(
-        "CREATE TEMP TABLE merged AS SELECT winner.*, there._row AS _old, "  # noqa: S608
-        f"there._row IS NOT NULL AND {_equal(table, 'winner', 'there')} AS _same FROM winners AS winner "
+        "CREATE TEMP TABLE merged AS SELECT winner.*, there._tc_row AS _tc_old, "  # noqa: S608
+        f"there._tc_row IS NOT NULL AND {_equal(table, 'winner', 'there')} AS _tc_same FROM winners AS winner "
         f"LEFT JOIN (SELECT * FROM clean WHERE {CURRENT}) AS there ON {_equal(table, 'winner', 'there', table.key)}"
     )
 
@@ -114,9 +116,9 @@ def new_rows(table: Table, merge: Merge, before: datetime | None) -> str:
     recorded = _literal(merge.watermark) if table.time is not None else "NULL"
     late = f"{quoted(table.time)} <= {_literal(before)}" if table.time is not None and before is not None else "false"
     return (
-        f"SELECT {_declared(table)}, _row, "  # noqa: S608
-        f"CASE WHEN _old IS NOT NULL OR {late} THEN CAST({recorded} AS TIMESTAMPTZ) END AS _recorded_at, "
-        "CAST(NULL AS TIMESTAMPTZ) AS _superseded_at FROM merged WHERE NOT _same"
+        f"SELECT {_declared(table)}, _tc_row, "  # noqa: S608
+        f"CASE WHEN _tc_old IS NOT NULL OR {late} THEN CAST({recorded} AS TIMESTAMPTZ) END AS _tc_recorded_at, "
+        "CAST(NULL AS TIMESTAMPTZ) AS _tc_superseded_at FROM merged WHERE NOT _tc_same"
     )
 
 
@@ -125,16 +127,16 @@ def all_rows(table: Table, merge: Merge, before: datetime | None) -> str:
     closed = _literal(merge.watermark if table.time is not None and merge.watermark is not None else EPOCH)
     declared = ", ".join(f"clean.{quoted(name)}" for name in table.columns)
     return (
-        f"SELECT {declared}, clean._row, clean._recorded_at, "  # noqa: S608
-        f"CASE WHEN gone._old IS NOT NULL THEN {closed} ELSE clean._superseded_at END AS _superseded_at "
-        "FROM clean LEFT JOIN (SELECT _old FROM merged WHERE _old IS NOT NULL AND NOT _same) AS gone "
-        f"ON clean._row = gone._old UNION ALL {new_rows(table, merge, before)}"
+        f"SELECT {declared}, clean._tc_row, clean._tc_recorded_at, "  # noqa: S608
+        f"CASE WHEN gone._tc_old IS NOT NULL THEN {closed} ELSE clean._tc_superseded_at END AS _tc_superseded_at "
+        "FROM clean LEFT JOIN (SELECT _tc_old FROM merged WHERE _tc_old IS NOT NULL AND NOT _tc_same) AS gone "
+        f"ON clean._tc_row = gone._tc_old UNION ALL {new_rows(table, merge, before)}"
     )
 
 
 def in_order(table: Table, query: str) -> str:
     """By time, then by source order: equal inputs give equal files, and a scan of a window reads little."""
-    order = f"{quoted(table.time)}, _row" if table.time is not None else "_row"
+    order = f"{quoted(table.time)}, _tc_row" if table.time is not None else "_tc_row"
     return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
 
 

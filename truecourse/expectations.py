@@ -80,7 +80,7 @@ def check_unreadable(chunk: pa.Table, tallies: Tallies) -> set[tuple[int, str]]:
     """Count cells and lines that did not parse; the (row, column) of such cells."""
     lost = chunk.filter(pc.is_valid(chunk.column(UNREADABLE)))
     cells: dict[tuple[int, str], str] = {}
-    for row, text in zip(lost.column("_row").to_pylist(), lost.column(UNREADABLE).to_pylist(), strict=True):
+    for row, text in zip(lost.column("_tc_row").to_pylist(), lost.column(UNREADABLE).to_pylist(), strict=True):
         cells |= {(row, column): value for column, value in json.loads(text).items()}
     for expectation, tally in tallies.items():
         if expectation.name in ("type", "line"):
@@ -100,7 +100,7 @@ def check_references(chunk: pa.Table, keys: Mapping[str, pa.Array], tallies: Tal
 
 
 def failures_of(rows: pa.Table, column: str) -> list[tuple[int, str | None]]:
-    return list(zip(rows.column("_row").to_pylist(), map(_text, rows.column(column).to_pylist()), strict=True))
+    return list(zip(rows.column("_tc_row").to_pylist(), map(_text, rows.column(column).to_pylist()), strict=True))
 
 
 def _text(value: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Feature tables: a view's SQL over the clean tables, with every value dated by when it became known.
 
 A row's first version is what was known at its event time. A source row that comes in late, or corrects another, is
-known from its epoch on (`_recorded_at`); from then the feature rows it touches have a further version, created at
+known from its epoch on (`_tc_recorded_at`); from then the feature rows it touches have a further version, created at
 that epoch. A feature row that such a source row makes vanish takes the value of the row before it.
 """
 
@@ -112,7 +112,7 @@ def _changed_times(
     connection: duckdb.DuckDBPyConnection, tables: Tables, table: Table, old: TableVersion, new: TableVersion
 ) -> Any:
     """Times of rows that only one of two versions of a clean table has: added, or superseded since."""
-    columns = f"{sql.quoted(str(table.time))} AS time, _row, _recorded_at, _superseded_at"
+    columns = f"{sql.quoted(str(table.time))} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
     for name, rows in zip(("__old", "__new"), tables.differing(old, new), strict=True):
         connection.register(name, rows)
     sides = [f"SELECT {columns} FROM {side}" for side in ("__old", "__new")]  # noqa: S608

@@ -51,7 +51,7 @@ def unlabelled(problem: Problem) -> Problem:
 
 def _plain_query(problem: Problem) -> str:
     table = problem.label_table
-    key = " || '|' || ".join(f"CAST({sql.quoted(name)} AS VARCHAR)" for name in table.key) or "CAST(_row AS VARCHAR)"
+    key = " || '|' || ".join(f"CAST({sql.quoted(name)} AS VARCHAR)" for name in table.key) or "CAST(_tc_row AS VARCHAR)"
     columns = [sql.quoted(name) for name in problem.request_fields]
     if table.time:
         columns.append(f"CAST({sql.quoted(table.time)} AS TIMESTAMP) AS decision_time")

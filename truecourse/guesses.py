@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
 
-from truecourse.checks.names import FRAME_NAMES, ROW_NAMES, nearest, place
+from truecourse.checks.names import FRAME_NAMES, is_reserved, nearest, place
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem import Kind
 from truecourse.profile import FEW, ColumnProfile, FileProfile
@@ -148,7 +148,7 @@ def _left_out(
             reasons[str(position)] = "has no name"
         elif taken.setdefault(name, position) != position:
             reasons[str(position)] = "its name stands twice"
-        elif name in ROW_NAMES or (name in FRAME_NAMES and column not in (label, key, time)):
+        elif is_reserved(name) or (name in FRAME_NAMES and column not in (label, key, time)):
             reasons[str(position)] = "Truecourse has a column of this name: rename it to use it"
         elif column.type is None:
             reasons[str(position)] = "is empty" if column.distinct == 0 and column.nulls else "no plain values"

@@ -109,8 +109,8 @@ class History:
         found = sql.run(
             self.connection,
             f"SELECT CAST(epoch AS TIMESTAMP) AS epoch, CAST({time} AS TIMESTAMP) AS time FROM ("  # noqa: S608
-            f"SELECT unnest([_recorded_at, _superseded_at]) AS epoch, {time} FROM {rows} "
-            "WHERE _recorded_at IS NOT NULL OR _superseded_at IS NOT NULL) "
+            f"SELECT unnest([_tc_recorded_at, _tc_superseded_at]) AS epoch, {time} FROM {rows} "
+            "WHERE _tc_recorded_at IS NOT NULL OR _tc_superseded_at IS NOT NULL) "
             "WHERE epoch > TIMESTAMPTZ '1970-01-01 00:00:00+00' GROUP BY ALL ORDER BY ALL",
             where=table.name,
         ).df()

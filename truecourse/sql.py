@@ -17,17 +17,16 @@ from truecourse.schema import Table, Time
 from truecourse.settings import get_settings
 from truecourse.tables import Tables, clean_table
 
-CURRENT = "_superseded_at IS NULL"
-BASE = "_recorded_at IS NULL AND (_superseded_at IS NULL OR _superseded_at > TIMESTAMPTZ '1970-01-01 00:00:00+00')"
+RECORDED, SUPERSEDED = "_tc_recorded_at", "_tc_superseded_at"
+CURRENT = f"{SUPERSEDED} IS NULL"
+BASE = f"{RECORDED} IS NULL AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > TIMESTAMPTZ '1970-01-01 00:00:00+00')"
 """Row versions known from their own time: no late row, no correction."""
 
 
 def as_of(recorded: datetime) -> str:
     """Row versions that were known at `recorded` (naive UTC)."""
     moment = f"TIMESTAMPTZ '{recorded.isoformat(sep=' ')}+00'"
-    return (
-        f"(_recorded_at IS NULL OR _recorded_at <= {moment}) AND (_superseded_at IS NULL OR _superseded_at > {moment})"
-    )
+    return f"({RECORDED} IS NULL OR {RECORDED} <= {moment}) AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > {moment})"
 
 
 def quoted(name: str) -> str:

@@ -13,7 +13,7 @@ from truecourse.storage import ObjectStore
 
 
 class Example(Reference):
-    """A failing row: `row` is its `_row`, the running number in the raw table."""
+    """A failing row: `row` is its `_tc_row`, the running number in the raw table."""
 
     row: int
     value: str | None

@@ -34,7 +34,7 @@ def test_a_plain_table_goes_all_the_way(
         expected
     )
     if name == "wine":
-        truth = tables.read(clean, columns=["cultivar", "_row"])
+        truth = tables.read(clean, columns=["cultivar", "_tc_row"])
         joined = _with_truth(predictions, truth)
         right = sum(p == t for p, t in zip(joined["prediction"], joined["cultivar"], strict=True))
         assert right / len(predictions) > 0.9
@@ -44,7 +44,7 @@ def test_a_plain_table_goes_all_the_way(
 
 def _with_truth(predictions: pa.Table, truth: pa.Table) -> dict[str, list[str]]:
     """Predicted and true classes of the same rows; a row with no key is known by its number."""
-    classes = dict(zip(map(str, truth["_row"].to_pylist()), map(str, truth["cultivar"].to_pylist()), strict=True))
+    classes = dict(zip(map(str, truth["_tc_row"].to_pylist()), map(str, truth["cultivar"].to_pylist()), strict=True))
     return {
         "prediction": predictions["prediction"].to_pylist(),
         "cultivar": [classes[id] for id in predictions["id"].to_pylist()],

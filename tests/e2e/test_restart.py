@@ -51,7 +51,7 @@ def finish() -> str:
 def rows(name: str) -> list[dict[str, object]]:
     tables = Tables()
     table = tables.read(tables.version(name))
-    order = [(column, "ascending") for column in ("_row", "id") if column in table.column_names]
+    order = [(column, "ascending") for column in ("_tc_row", "id") if column in table.column_names]
     return table.drop([c for c in ("scored_at",) if c in table.column_names]).sort_by(order).to_pylist()
 
 

@@ -121,7 +121,7 @@ def test_copies_have_keys_and_times_of_their_own(small: Path) -> None:
     name = raw_table("deliveries", "deliveries")
     rows = tables.read(TableVersion(name=name, version=0))
     copies = pa.concat_tables([scale.moved(spec.table("deliveries"), rows, copy) for copy in range(3)])
-    for column in ("delivery", "_row"):
+    for column in ("delivery", "_tc_row"):
         assert len(set(copies[column].to_pylist())) == 3 * len(rows)
     days = (copies["ordered_at"][len(rows)].as_py() - rows["ordered_at"][0].as_py()).days
     assert days % 7 == 0

@@ -30,7 +30,7 @@ def ingest(folder: Path, source, tables: Tables | None = None):
 
 
 def rows_of(version) -> list[dict]:
-    return Tables().read(version).sort_by("_row").to_pylist()
+    return Tables().read(version).sort_by("_tc_row").to_pylist()
 
 
 def write(folder: Path, kind: str) -> None:
@@ -55,8 +55,9 @@ def test_every_format_gives_the_same_rows(home, tmp_path, kind):
     write(tmp_path, kind)
     version = ingest(tmp_path, Files(f"t.{kind}"))
     first, second = rows_of(version)
-    assert (first["id"], first["name"], first["size"], first["_row"], first["_unreadable"]) == (1, "ann", 1.5, 0, None)
-    assert (second["id"], second["name"], second["size"], second["_row"]) == (2, None, None, 1)
+    names = ["id", "name", "size", "_tc_row", "_tc_unreadable"]
+    assert [first[name] for name in names] == [1, "ann", 1.5, 0, None]
+    assert (second["id"], second["name"], second["size"], second["_tc_row"]) == (2, None, None, 1)
     assert second["at"].isoformat() == "2024-01-02T03:04:05+00:00"
     assert ingest(tmp_path, Files(f"t.{kind}")) == version
 
@@ -68,7 +69,7 @@ def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home, tmp_p
     (tmp_path / "t-3.csv").write_text("id,name,size,at\n3,a,1,2024-01-04\n")
     (tmp_path / "t-0.csv").write_text("id,name,size,at\n0,changed,1,2024-01-01\n")
     version = ingest(tmp_path, Files("t-*.csv"))
-    assert [row["_row"] for row in rows_of(version)] == [0, 1, 2, 3, 4]
+    assert [row["_tc_row"] for row in rows_of(version)] == [0, 1, 2, 3, 4]
     (_, first), (_, second) = Tables().commits(version.name)
     assert [len(commit["sources"]) for commit in (first, second)] == [3, 2]
     assert second["rows"] == 2
@@ -79,8 +80,8 @@ def test_cells_and_lines_that_cannot_be_read_are_kept(home, tmp_path):
     (tmp_path / "t.csv").write_text("id,name,size,at\n1,a,big,2024-01-01\n2,b\n3,c,1,2024-01-03\n")
     rows = rows_of(ingest(tmp_path, Files("t.csv")))
     assert [row["id"] for row in rows] == [1, 3, None]
-    assert json.loads(rows[0]["_unreadable"]) == {"size": "big"}
-    assert json.loads(rows[2]["_unreadable"]) == {"_line": "2,b"}
+    assert json.loads(rows[0]["_tc_unreadable"]) == {"size": "big"}
+    assert json.loads(rows[2]["_tc_unreadable"]) == {"_tc_line": "2,b"}
 
 
 def test_a_file_as_its_csv_says(home, tmp_path):
@@ -167,7 +168,7 @@ def test_rows_of_a_sql_query(home, tmp_path, configure):
     version = ingest(tmp_path, source)
     first, second = rows_of(version)
     assert (first["id"], first["name"], first["size"]) == (1, "ann", 1.5)
-    assert json.loads(second["_unreadable"]) == {"at": "soon"}
+    assert json.loads(second["_tc_unreadable"]) == {"at": "soon"}
     assert ingest(tmp_path, source) == version
     with pytest.raises(SourceError, match="no such table"):
         ingest(tmp_path, Sql("warehouse", "SELECT * FROM nowhere"))

@@ -236,7 +236,25 @@ CELLS = {
     "mixed": st.sampled_from(["1", "x", "", "NA", "?", "1e5", "-0", "007", "2024-01-01", "2024-13-01", " 1", "inf"]),
 }
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_size=10) | st.sampled_from(
-    ["id", "label", "split", "decision_time", "_row", "A", "a", "select", "'", '"', "\\", "{x}", "a.b", " ", "a]", "%s"]
+    [
+        "id",
+        "label",
+        "split",
+        "decision_time",
+        "_tc_row",
+        "_row",
+        "A",
+        "a",
+        "select",
+        "'",
+        '"',
+        "\\",
+        "{x}",
+        "a.b",
+        " ",
+        "a]",
+        "%s",
+    ]
 )
 
 

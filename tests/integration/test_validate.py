@@ -51,13 +51,13 @@ class World:
     def rows(self, kind: str = "clean") -> list[dict]:
         tables = Tables()
         version = tables.version(f"tables/small/{kind}/things")
-        return tables.read(version).sort_by("_row").to_pylist() if version else []
+        return tables.read(version).sort_by("_tc_row").to_pylist() if version else []
 
     def versions(self) -> list[tuple]:
         def day(moment):
             return moment.day if moment else None
 
-        return [(r["id"], r["size"], day(r["_recorded_at"]), day(r["_superseded_at"])) for r in self.rows()]
+        return [(r["id"], r["size"], day(r["_tc_recorded_at"]), day(r["_tc_superseded_at"])) for r in self.rows()]
 
 
 def counts(result) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ def test_bad_rows_go_to_quarantine_with_every_reason(home, tmp_path):
     )
     assert counts(result) == (7, 2, 0, 0, 5)
     assert [row["id"] for row in world.rows()] == [1, 4]
-    reasons = {row["_row"]: json.loads(row["_reasons"]) for row in world.rows("quarantine")}
+    reasons = {row["_tc_row"]: json.loads(row["_tc_reasons"]) for row in world.rows("quarantine")}
     found = {row: [(r["column"], r["expectation"], r["value"]) for r in items] for row, items in reasons.items()}
     assert found == {
         1: [("name", "pattern", "B2"), ("size", "range", "11.0")],
@@ -152,8 +152,29 @@ def test_a_table_with_no_time_has_no_history(home, tmp_path):
     world.feed("1,ann,a,1,2024-01-05")
     assert counts(world.feed("1,ann,a,2,2024-01-01", "2,ann,a,2,2024-01-01")) == (2, 1, 1, 0, 0)
     old, new, other = world.rows()
-    assert old["_superseded_at"].year == 1970
-    assert new["_recorded_at"] is other["_recorded_at"] is None
+    assert old["_tc_superseded_at"].year == 1970
+    assert new["_tc_recorded_at"] is other["_tc_recorded_at"] is None
+
+
+def test_columns_may_have_the_names_that_only_we_would_think_of(home, tmp_path):
+    names = ["_row", "_old", "_same", "_source", "_times", "_batch", "_reasons", "_unreadable", "batch", "clean", "bad"]
+    columns = {**COLUMNS, **{name: Integer(nulls=True, unique=name == "_source") for name in names}}
+    world = World(tmp_path, columns=columns)
+    header = ",".join(["id,name,kind,size,at", *names])
+
+    def feed(number: int, *rows: str):
+        (tmp_path / f"t-{number}.csv").write_text("\n".join([header, *rows]) + "\n")
+        ingest_sources(world.problem, world.table, Tables())
+        return world.validate()
+
+    values = list(range(10, 10 + len(names)))
+    cells = ",".join(map(str, values))
+    assert counts(feed(1, f"1,ann,a,1,2024-01-01,{cells}", f"2,ann,a,99,2024-01-01,{cells}"))[1:] == (0, 0, 0, 2)
+    assert counts(feed(2, f"1,ann,a,1,2024-01-01,{cells}")) == (1, 1, 0, 0, 0)
+    assert counts(feed(3, f"1,ann,a,2,2024-01-02,{cells}")) == (1, 0, 1, 0, 0)
+    old, new = world.rows()
+    assert [[row[name] for name in names] for row in (old, new)] == [values, values]
+    assert (old["size"], new["size"]) == (1, 2)
 
 
 def test_a_table_with_no_key_takes_every_row(home, tmp_path):
@@ -195,7 +216,7 @@ def test_a_crash_between_quarantine_and_clean_leaves_no_duplicates(home, tmp_pat
     assert len(world.rows("quarantine")) == 2
     result = world.feed("4,ann,a,99,2024-01-03", "5,ann,a,1,2024-01-03")
     assert counts(result) == (3, 1, 0, 0, 2)
-    assert [(row["id"], row["_batch"]) for row in world.rows("quarantine")] == [(2, 0), (3, 2), (4, 2)]
+    assert [(row["id"], row["_tc_batch"]) for row in world.rows("quarantine")] == [(2, 0), (3, 2), (4, 2)]
 
 
 def test_references_are_checked_against_the_other_table(home, tmp_path):

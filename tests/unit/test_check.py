@@ -67,7 +67,7 @@ CASES: dict[str, Case] = {
         PROBLEM, 'columns={"courier": Text()', 'columns={"courier": Text(), "d": Integer(in_table="deliveries")',
         "tables.deliveries", "in a circle", "remove one"),
     "reserved column": (
-        PROBLEM, '"since": Integer(nulls=True)', '"_row": Integer()', "tables.couriers.columns._row", "taken",
+        PROBLEM, '"since": Integer(nulls=True)', '"_TC_row": Integer()', "tables.couriers.columns._TC_row", "reserved",
         "rename"),
     "rows in the wrong order": (
         PROBLEM, "rows=(1, None)", "rows=(9, 1)", "tables.deliveries.rows", "9 and 1", "(least"),

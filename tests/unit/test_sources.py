@@ -65,4 +65,4 @@ def test_one_bad_cell_among_many_costs_only_itself():
     texts[31_337] = str(2**64)
     batch = typed({"n": pa.array(texts)}, {"n": Integer()})
     assert batch.column("n").null_count == 1
-    assert batch.column("_unreadable")[31_337].as_py() == f'{{"n": "{2**64}"}}'
+    assert batch.column("_tc_unreadable")[31_337].as_py() == f'{{"n": "{2**64}"}}'

@@ -8,8 +8,13 @@ from truecourse.problem import Problem
 
 FRAME_NAMES = frozenset({"id", "decision_time", "label", "known_at", "split"})
 """Columns of the training frame that no request field or feature may be called."""
-ROW_NAMES = frozenset({"_row", "_unreadable", "_batch", "_reasons", "_recorded_at", "_superseded_at", "_line"})
-"""Columns that the tables' own bookkeeping uses."""
+RESERVED_PREFIX = "_tc_"
+"""Columns that Truecourse itself adds to stored tables begin with it; upper and lower case are the same to SQL."""
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a column's name begins with the prefix of our own columns."""
+    return name.lower().startswith(RESERVED_PREFIX)
 
 
 def place(*path: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from truecourse.checks.columns import constraint_faults, same_type
-from truecourse.checks.names import ROW_NAMES, nearest, place, repeated
+from truecourse.checks.names import RESERVED_PREFIX, is_reserved, nearest, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem
 from truecourse.schema import AnyColumn, Table, Time
@@ -30,8 +30,9 @@ def _own_faults(table: Table) -> Iterator[Fault]:
     yield from constraint_faults(table.columns, *path, "columns")
     yield from repeated(table.columns, columns, "columns")
     for name in table.columns:
-        if name.lower() in ROW_NAMES:
-            yield Fault(place(*path, "columns", name), f"the name {name} is taken", "rename the column in its source")
+        if is_reserved(name):
+            what = f"names that begin with {RESERVED_PREFIX} are reserved for Truecourse's own columns"
+            yield Fault(place(*path, "columns", name), what, "rename the column in its source")
     for name in table.key:
         if name not in table.columns:
             yield Fault(place(*path, "key"), f"no column {name!r}", nearest(name, table.columns))

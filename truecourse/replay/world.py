@@ -132,18 +132,18 @@ def as_clean(table: Table, rows: pa.Table) -> pa.Table:
     """The rows that were read, the last of each key, in the form of a clean table: for reading decisions off them."""
     import duckdb
 
-    rows = rows.append_column("_row", pa.array(range(len(rows)), pa.int64()))
+    rows = rows.append_column("_tc_row", pa.array(range(len(rows)), pa.int64()))
     keys = ", ".join(f'"{key}"' for key in table.key)
-    last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _row DESC) = 1" if keys else ""
+    last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _tc_row DESC) = 1" if keys else ""
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("rows", rows)
-        query = f"SELECT * FROM rows WHERE {UNREADABLE} IS NULL {last} ORDER BY _row"  # noqa: S608
+        query = f"SELECT * FROM rows WHERE {UNREADABLE} IS NULL {last} ORDER BY _tc_row"  # noqa: S608
         kept = connection.sql(query).to_arrow_table()
     kept = kept.drop_columns([UNREADABLE])
-    for name in ("_recorded_at", "_superseded_at"):
+    for name in ("_tc_recorded_at", "_tc_superseded_at"):
         kept = kept.append_column(name, pa.nulls(len(kept), UTC_TIME))
     schema = [(n, arrow_type(c)) for n, c in table.columns.items()]
     return kept.cast(
-        pa.schema([*schema, ("_row", pa.int64()), ("_recorded_at", UTC_TIME), ("_superseded_at", UTC_TIME)])
+        pa.schema([*schema, ("_tc_row", pa.int64()), ("_tc_recorded_at", UTC_TIME), ("_tc_superseded_at", UTC_TIME)])
     )

@@ -1,42 +1,63 @@
-"""Cells to declared types. What does not parse becomes null and is kept, as text, beside the row: nothing is lost."""
+"""Cells to declared types: the one parser, of ingest, profile, scoring and the times of requests.
+
+What a cell reads as depends on the cell, its column and the file's dialect alone, never on the cells beside it. What
+does not parse becomes null and is kept, as text, beside the row: nothing is lost.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.frame import arrow_type
-from truecourse.schema import AnyColumn, Boolean, Columns, Float, Integer, Text, Time
+from truecourse.numerals import read_boolean, read_float, read_integer
+from truecourse.schema import EPOCHS, AnyColumn, Boolean, Columns, Csv, Float, Integer, Text, Time
+from truecourse.times import IN_RANGE, read_epoch, read_time
 
 UNREADABLE = "_tc_unreadable"
-LINE = "_tc_line"
-"""The key under which a line that could not be split into cells is kept."""
+"""The column that holds, as a JSON object, the text of every cell of a row that did not parse, by column."""
+LINE, LINE_NUMBER, LINE_FAULT = "_tc_line", "_tc_line_number", "_tc_line_fault"
+"""The keys of that object under which a line that is no row is kept: its text, its number in the file (from 1, as
+text) and what is wrong with it."""
+PLAIN = Csv(null_values=(), trim=False)
+"""The dialect of texts in files that are no CSV: no text stands for null, numbers have a decimal point."""
 
-_WRITTEN_AS = {
-    Integer: r"^[+-]?\d+(\.0*)?$",
-    Float: r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i:nan|[+-]?inf(inity)?)$",
-    Boolean: r"^(?i:true|false|1|0)$",
-    Time: r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d(:?\d\d)?)?)?$",
-}
-_ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
+
+@dataclass(frozen=True)
+class Malformed:
+    """A physical line that is no row. `row`: its place among the rows of its chunk; `line`: its number in the file."""
+
+    row: int
+    line: int
+    text: str
+    fault: str
 
 
 def batch_schema(columns: Columns) -> pa.Schema:
-    """The declared columns and `_tc_unreadable`."""
+    """The declared columns and `UNREADABLE`."""
     return pa.schema([*((name, arrow_type(column)) for name, column in columns.items()), (UNREADABLE, pa.string())])
 
 
-def typed(cells: Mapping[str, pa.Array], columns: Columns) -> pa.RecordBatch:
-    """One batch of `cells` (an array of text, or of any Arrow type, by column) under batch_schema."""
+def typed(
+    cells: Mapping[str, pa.Array], columns: Columns, csv: Csv = PLAIN, malformed: Sequence[Malformed] = ()
+) -> pa.RecordBatch:
+    """One batch of `cells` (an array of text, or of any Arrow type, by column) under batch_schema. The rows of
+    `malformed` lines are null in every column."""
     arrays: list[pa.Array] = []
     bad: dict[int, dict[str, str]] = {}
     for name, column in columns.items():
-        array, failed = read_cells(cells[name], column)
+        array, failed = read_cells(cells[name], column, csv)
         arrays.append(array)
         for row, text in failed.items():
             bad.setdefault(row, {})[name] = text
+    for line in malformed:
+        bad[line.row] = {LINE: line.text, LINE_NUMBER: str(line.line), LINE_FAULT: line.fault}
     rows = len(arrays[0])
     lost = [None] * rows if bad else pa.nulls(rows, pa.string())
     for row, texts in bad.items():
@@ -44,100 +65,156 @@ def typed(cells: Mapping[str, pa.Array], columns: Columns) -> pa.RecordBatch:
     return pa.record_batch([*arrays, pa.array(lost, pa.string())], schema=batch_schema(columns))
 
 
-def lines(texts: list[str], columns: Columns) -> pa.RecordBatch:
-    """Rows for lines that have the wrong number of fields, or are not JSON: all null, the text kept."""
-    nulls = [pa.nulls(len(texts), arrow_type(column)) for column in columns.values()]
-    kept = pa.array([json.dumps({LINE: text}, ensure_ascii=False) for text in texts], pa.string())
-    return pa.record_batch([*nulls, kept], schema=batch_schema(columns))
-
-
-def read_cells(cells: pa.Array, column: AnyColumn) -> tuple[pa.Array, dict[int, str]]:
-    """The typed array (null where a cell did not parse) and the text of those cells by row."""
-    kind = arrow_type(column)
-    if pa.types.is_dictionary(cells.type):
-        cells = cells.dictionary_decode()
-    try:
-        return _finish(_direct(cells, kind), column), {}
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        texts = as_text(cells)
-    try:
-        array = _normalised(texts, column).cast(kind)
-    except pa.ArrowInvalid:
-        return _salvage(texts, column)
-    return _finish(array, column), {}
-
-
-def _direct(cells: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A cast that keeps every value exactly, save nanoseconds. Raises ArrowInvalid when one would change."""
-    given = cells.type
-    if pa.types.is_timestamp(kind) and (pa.types.is_timestamp(given) or pa.types.is_date(given)):
-        micro = cells.cast(pa.timestamp("us", getattr(given, "tz", None)), safe=False)
-        return micro.cast(kind) if micro.type.tz else pc.assume_timezone(micro, "UTC")
-    if pa.types.is_timestamp(kind) and not _is_text(given):
-        raise pa.ArrowInvalid("a number is no time")
-    if pa.types.is_boolean(kind) and not pa.types.is_boolean(given):
-        raise pa.ArrowInvalid("only true, false, 1 and 0")
-    return cells.cast(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def as_text(cells: pa.Array) -> pa.Array:
-    """Every cell as text; bytes that are not UTF-8 with replacement characters."""
-    try:
-        return cells.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return pa.array([_text(value) for value in cells.to_pylist()], pa.string())
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return None if value is None else str(value)
-
-
-def _normalised(texts: pa.Array, column: AnyColumn) -> pa.Array:
-    """The same values as Arrow writes them: "+3.0" as "3", "2024-05-01" as "2024-05-01T00:00:00Z"."""
-    if isinstance(column, Text):
-        return texts
-    texts = pc.utf8_trim_whitespace(texts)
-    if isinstance(column, Integer):
-        return pc.replace_substring_regex(pc.utf8_ltrim(texts, characters="+"), r"\.0*$", "")
-    if isinstance(column, Boolean):
-        return pc.utf8_lower(texts)
-    if isinstance(column, Time):
-        texts = pc.replace_substring_regex(pc.utf8_upper(texts), r"(\.\d{6})\d+", r"\1")
-        texts = pc.replace_substring_regex(texts, r"^(\d{4}-\d\d-\d\d)$", r"\1T00:00:00")
-        return pc.if_else(pc.match_substring_regex(texts, _ZONE), texts, pc.binary_join_element_wise(texts, "Z", ""))
+def unreadable_texts(kept: str) -> dict[str, str]:
+    """By column the text of a row's unreadable cells, from its UNREADABLE value; of a line that is no row, under LINE,
+    one sentence with its number, fault and text."""
+    texts: dict[str, str] = json.loads(kept)
+    if LINE in texts:
+        return {LINE: f"line {texts[LINE_NUMBER]}: {texts[LINE_FAULT]}: {texts[LINE]}"}
     return texts
 
 
-def _salvage(texts: pa.Array, column: AnyColumn) -> tuple[pa.Array, dict[int, str]]:
-    """Keep what parses: drop what is not written like the type, then look for the rest (31 February) by halves."""
-    shaped = texts
-    if type(column) in _WRITTEN_AS:
-        looks_right = pc.match_substring_regex(pc.utf8_trim_whitespace(texts), _WRITTEN_AS[type(column)])
-        shaped = pc.if_else(looks_right, texts, None)
-    array = _finish(_by_halves(_normalised(shaped, column), arrow_type(column)), column)
-    missing = pc.and_(pc.is_valid(texts), pc.is_null(array))
+def read_cells(cells: pa.Array, column: AnyColumn, csv: Csv = PLAIN) -> tuple[pa.Array, dict[int, str]]:
+    """Parse n cells: the typed array (null where a cell is missing or did not parse) and, by row, the text of those
+    that did not parse.
+
+    `cells` are texts as the file writes them, or values of any Arrow type. A text that `csv` names as null is missing,
+    and so is not-a-number in a Float column. Integers are exact; infinity is no Float; times lie in the years 1678 to
+    2261."""
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    if is_text(cells.type):
+        cells = _without_nulls(cells.cast(pa.string()), csv)
+        return _failed(*_parsed(cells, column, csv), cells)
+    if pa.types.is_floating(cells.type):
+        cells = pc.if_else(pc.is_nan(cells), None, cells)
+    array = _direct(cells, column)
+    if array is not None:
+        return array, {}
+    texts = as_text(cells)
+    if isinstance(column, Time) and pa.types.is_floating(cells.type):  # so pandas holds integers beside missing ones
+        texts = pc.replace_substring_regex(texts, r"\.0$", "")
+    return _failed(*_parsed(texts, _standard(column, cells.type), PLAIN), texts)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _without_nulls(texts: pa.Array, csv: Csv) -> pa.Array:
+    if csv.trim:
+        texts = pc.utf8_trim_whitespace(texts)
+    if csv.null_values:
+        null = pc.is_in(texts, value_set=pa.array(csv.null_values, pa.string()))
+        texts = pc.if_else(null, None, texts) if pc.any(null).as_py() else texts
+    return texts
+
+
+def _parsed(texts: pa.Array, column: AnyColumn, csv: Csv) -> tuple[pa.Array, pa.Array | None]:
+    """The typed array, and a mask of nulls that are no failures (None: there are none but those of `texts`)."""
+    if isinstance(column, Text):
+        return texts, None
+    if isinstance(column, Integer):
+        return read_integer(texts, csv, column.symbol), None
     if isinstance(column, Float):
-        missing = pc.and_not(missing, pc.match_substring_regex(texts, r"^\s*(?i:nan)\s*$"))
-    rows = pc.indices_nonzero(pc.fill_null(missing, False))
+        return read_float(texts, csv, column.symbol)
+    if isinstance(column, Boolean):
+        return read_boolean(texts), None
+    if column.format is not None and column.format in EPOCHS:
+        return read_epoch(texts, csv, EPOCHS[column.format]), None
+    return read_time(texts, column.format), None
+
+
+def _failed(array: pa.Array, missing: pa.Array | None, texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    if array.null_count == texts.null_count:
+        return array, {}
+    failed = pc.and_(pc.is_valid(texts), pc.is_null(array))
+    if missing is not None:
+        failed = pc.and_not(failed, missing)
+    rows = pc.indices_nonzero(failed)
     return array, dict(zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True))
 
 
-def _by_halves(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+def _standard(column: AnyColumn, given: pa.DataType) -> AnyColumn:
+    """The column that reads values which were no text, once they are written out. A whole number in a Time column may
+    be an epoch or 20240131; times have no other format than their own."""
+    if isinstance(column, Integer | Float) and column.symbol:
+        return replace(column, symbol="")
+    return Time() if isinstance(column, Time) and not _is_number(given) else column
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _direct(cells: pa.Array, column: AnyColumn) -> pa.Array | None:
+    """The cells converted as they are, if every value is kept (save nanoseconds); None: write them out and parse."""
+    kind, given = arrow_type(column), cells.type
+    if pa.types.is_null(given):
+        return pa.nulls(len(cells), kind)
+    if isinstance(column, Time):
+        return _moments(cells) if pa.types.is_timestamp(given) or pa.types.is_date(given) else None
+    if isinstance(column, Boolean):
+        return cells if pa.types.is_boolean(given) else None
+    if isinstance(column, Float) and pa.types.is_floating(given):
+        cells = cells.cast(kind)
+        return None if pc.any(pc.is_inf(cells)).as_py() else cells
+    if pa.types.is_integer(given) or pa.types.is_boolean(given) or (
+        isinstance(column, Integer) and pa.types.is_floating(given)
+    ):  # fmt: skip
+        try:
+            return cells.cast(kind)
+        except pa.ArrowInvalid:
+            return None
+    return None
+
+
+def _moments(cells: pa.Array) -> pa.Array | None:
+    """Timestamps and dates as microseconds of UTC; None where one lies out of range."""
+    zone = getattr(cells.type, "tz", None)
+    seconds = cells.cast(pa.timestamp("s", zone), safe=False)
+    numbers = np.asarray(pc.fill_null(seconds.cast(pa.int64()), 0))
+    least, end = (int(bound.timestamp()) for bound in IN_RANGE)
+    if len(numbers) and not least <= numbers.min() <= numbers.max() < end:
+        return None
+    micro = cells.cast(pa.timestamp("us", zone), safe=False)
+    return micro.cast(arrow_type(Time())) if zone else pc.assume_timezone(micro, "UTC")
+
+
+def as_text(cells: pa.Array) -> pa.Array:
+    """Every value as text that a column of its type reads back: numbers in full, lists and structs as JSON."""
+    kind = cells.type
+    if pa.types.is_timestamp(kind):  # Python's datetime and Arrow's text end in 9999
+        moments = np.asarray(cells.cast(pa.timestamp(kind.unit)))
+        return pa.array(np.datetime_as_string(moments), mask=np.isnat(moments))
+    if is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return cells.cast(pa.string())
+    return pa.array([value_text(value) for value in cells.to_pylist()], pa.string())
+
+
+def value_text(value: Any) -> str | None:
+    """A value of Parquet, a database or JSON as text that a column of its type reads back. Bytes that are not UTF-8
+    are written as 0x and their digits."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) < 2**63
+        return format(value, ".1f") if whole else repr(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _bytes_text(bytes(value))
+    if isinstance(value, list | tuple | dict | int):
+        return json.dumps(value, ensure_ascii=False, default=value_text)
+    return str(value)
+
+
+def _bytes_text(value: bytes) -> str:
     try:
-        return texts.cast(kind)
-    except pa.ArrowInvalid:
-        if len(texts) == 1:
-            return pa.nulls(1, kind)
-        middle = len(texts) // 2
-        return pa.concat_arrays([_by_halves(texts[:middle], kind), _by_halves(texts[middle:], kind)])
-
-
-def _finish(array: pa.Array, column: AnyColumn) -> pa.Array:
-    """Not-a-number is a missing value."""
-    return pc.if_else(pc.is_nan(array), None, array) if isinstance(column, Float) else array
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"

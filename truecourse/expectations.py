@@ -1,6 +1,5 @@
 """What a table's declared schema expects of each row, compiled, and Great Expectations run on a chunk of rows."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.cells import LINE, UNREADABLE
+from truecourse.cells import LINE, UNREADABLE, unreadable_texts
 from truecourse.errors import ValidationFailed
 from truecourse.schema import AnyColumn, Severity, Table
 
@@ -81,7 +80,7 @@ def check_unreadable(chunk: pa.Table, tallies: Tallies) -> set[tuple[int, str]]:
     lost = chunk.filter(pc.is_valid(chunk.column(UNREADABLE)))
     cells: dict[tuple[int, str], str] = {}
     for row, text in zip(lost.column("_tc_row").to_pylist(), lost.column(UNREADABLE).to_pylist(), strict=True):
-        cells |= {(row, column): value for column, value in json.loads(text).items()}
+        cells |= {(row, column): value for column, value in unreadable_texts(text).items()}
     for expectation, tally in tallies.items():
         if expectation.name in ("type", "line"):
             wanted = expectation.column or LINE

@@ -1,14 +1,12 @@
 """Rows of a SQL query, streamed into an Arrow file of text cells: equal rows give equal bytes."""
 
-import json
 from collections.abc import Iterator
-from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from truecourse.cells import value_text
 from truecourse.errors import SourceError
 from truecourse.schema import Sql
 from truecourse.settings import get_settings
@@ -49,20 +47,5 @@ def _write(path: Path, names: list[str], partitions: Iterator[Any]) -> None:
     schema = pa.schema([(name, pa.string()) for name in names])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for rows in partitions:
-            cells = [pa.array(map(cell_text, column), pa.string()) for column in zip(*rows, strict=True)]
+            cells = [pa.array(map(value_text, column), pa.string()) for column in zip(*rows, strict=True)]
             writer.write_batch(pa.record_batch(cells, schema=schema))
-
-
-def cell_text(value: Any) -> str | None:
-    """A database's or JSON's value as text that a column of its type reads back."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, bytes | memoryview):
-        return bytes(value).decode(errors="replace")
-    return json.dumps(value, ensure_ascii=False, default=str)

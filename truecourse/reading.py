@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from truecourse.cells import lines, typed
+from truecourse.cells import Malformed, typed, value_text
 from truecourse.errors import SourceError
-from truecourse.query import cell_text
 from truecourse.schema import Csv, Table
 from truecourse.sources import Located, unpacked
 
@@ -91,14 +90,19 @@ def _csv(located: Located, path: Path, table: Table) -> Iterator[pa.RecordBatch]
     convert = pa.csv.ConvertOptions(
         column_types=dict.fromkeys(table.columns, pa.string()),
         include_columns=list(table.columns),
-        null_values=list(located.csv.null_values),
-        strings_can_be_null=True,
+        strings_can_be_null=False,
     )
     with pa.csv.open_csv(path, _read_options(located.csv), parse, convert) as reader:
         for batch in reader:
-            yield typed(dict(zip(batch.schema.names, batch.columns, strict=True)), table.columns)
+            yield typed(dict(zip(batch.schema.names, batch.columns, strict=True)), table.columns, located.csv)
     if malformed:
-        yield lines(malformed, table.columns)
+        yield _lines(malformed, table)
+
+
+def _lines(texts: list[str], table: Table) -> pa.RecordBatch:
+    nulls = pa.nulls(len(texts), pa.string())
+    malformed = [Malformed(row, 0, text, "is no row") for row, text in enumerate(texts)]
+    return typed(dict.fromkeys(table.columns, nulls), table.columns, malformed=malformed)
 
 
 def _read_options(csv: Csv) -> pa.csv.ReadOptions:
@@ -152,7 +156,7 @@ def _json_lines(located: Located, path: Path, table: Table) -> Iterator[pa.Recor
     if rows:
         yield _objects_batch(located, table, rows, first)
     if malformed:
-        yield lines(malformed, table.columns)
+        yield _lines(malformed, table)
 
 
 def _object(line: str) -> dict[str, Any] | None:
@@ -167,5 +171,5 @@ def _objects_batch(located: Located, table: Table, rows: list[dict[str, Any]], f
     if first:  # JSON leaves out what is null, so that only a column which may not be null must be seen
         present = list(dict.fromkeys(name for row in rows for name in row))
         require_columns(located, table, present + [n for n, c in table.columns.items() if c.nulls and n not in present])
-    cells = {name: pa.array([cell_text(row.get(name)) for row in rows], pa.string()) for name in table.columns}
+    cells = {name: pa.array([value_text(row.get(name)) for row in rows], pa.string()) for name in table.columns}
     return typed(cells, table.columns)

@@ -1,11 +1,13 @@
 """Columns, sources and tables: the part of a problem that describes data."""
 
+import codecs
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from datetime import timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, Strict
+from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -21,6 +23,34 @@ Many = Annotated[tuple[T, ...], Strict(False)]
 """A tuple that may be written as a list."""
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+
+EPOCHS: Mapping[str, int] = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+"""Microseconds in one unit of a time that is written as a number since 1970-01-01T00:00:00Z."""
+DIRECTIVES = "YymdbBjHIMSfpzaA%"
+"""What may follow % in the format of a Time column, as in Python's strptime."""
+
+
+def _known_symbol(symbol: str) -> str:
+    if symbol != symbol.strip() or re.search(r"[0-9.,+\-]", symbol):
+        raise ValueError("a symbol is a sign or letters, without digits, points, commas or space around it")
+    return symbol
+
+
+def _known_format(written: str | None) -> str | None:
+    if written is None or written in EPOCHS:
+        return written
+    found = re.findall(r"%(.?)", written)
+    if unknown := [name for name in found if not name or name not in DIRECTIVES]:
+        raise ValueError(f"unknown directive %{unknown[0]}: known are {', '.join('%' + d for d in DIRECTIVES)}")
+    year, day = {"Y", "y"} & {*found}, "j" in found or ("d" in found and {"m", "b", "B"} & {*found})
+    if not year or not day:
+        known = ", ".join(EPOCHS)
+        raise ValueError(f"a time format names year, month and day, as in %d/%m/%Y %H:%M, or is one of {known}")
+    return written
+
+
+Symbol = Annotated[str, Field(max_length=8), AfterValidator(_known_symbol)]
+"""A currency or per cent sign that is written with a number, before or after it."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -52,9 +82,10 @@ class Text(Column):
 
 @dataclass(frozen=True, config=CONFIG)
 class Integer(Column):
-    """A 64-bit integer."""
+    """A 64-bit integer. `symbol`, as in "$5", is removed; nothing is scaled."""
 
     _: KW_ONLY
+    symbol: Symbol = ""
     ge: int | None = None
     le: int | None = None
     one_of: Many[int] | None = None
@@ -62,9 +93,10 @@ class Integer(Column):
 
 @dataclass(frozen=True, config=CONFIG)
 class Float(Column):
-    """A 64-bit float."""
+    """A finite 64-bit float. `symbol`, as in "12.5 %", is removed; nothing is scaled."""
 
     _: KW_ONLY
+    symbol: Symbol = ""
     ge: float | None = None
     le: float | None = None
 
@@ -76,23 +108,57 @@ class Boolean(Column):
 
 @dataclass(frozen=True, config=CONFIG)
 class Time(Column):
-    """A moment, UTC, microseconds. Text is read as ISO 8601; a time with no zone is taken as UTC."""
+    """A moment, UTC, microseconds, of the years 1678 to 2261; a time with no zone is taken as UTC.
+
+    `format` says how a source writes it: as Python's strptime ("%d/%m/%Y %H:%M"), or as a number since 1970
+    ("epoch_s", "epoch_ms", "epoch_us"). None is ISO 8601, the date alone being midnight."""
+
+    _: KW_ONLY
+    format: Annotated[str | None, AfterValidator(_known_format)] = None
 
 
 AnyColumn = Text | Integer | Float | Boolean | Time
 Columns = Mapping[str, AnyColumn]
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"unknown encoding {name!r}: utf-8, utf-16, cp1252 and latin-1 are known") from None
+    return name
+
+
 @dataclass(frozen=True, config=CONFIG)
 class Csv:
-    """How a CSV file is written."""
+    """How a CSV file is written. A byte order mark tells UTF-8 and UTF-16 even if `encoding` says utf-8."""
 
     _: KW_ONLY
-    delimiter: str = ","
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     names: Many[str] | None = None
     """Column names, for a file with no header line."""
     null_values: Many[str] = ("", "NA")
-    encoding: str = "utf-8"
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    decimal: Literal[".", ","] = "."
+    thousands: Literal["", ",", ".", " ", "'"] = ""
+    """The sign between groups of digits; " " stands for every kind of space, "'" for both apostrophes."""
+    skip_lines: Annotated[int, Field(ge=0)] = 0
+    """Title lines above the header."""
+    quote: Annotated[str, Field(max_length=1)] = '"'
+    """The sign around a cell that holds delimiters or line ends; "" if there is none."""
+    trim: bool = True
+    """White space around a cell is no part of it."""
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}")
+        if self.quote == self.delimiter:
+            raise ValueError(f"delimiter and quote are both {self.quote!r}")
+        for name in ("delimiter", "quote"):
+            if (sign := getattr(self, name)) and (ord(sign) > 127 or sign in "\r\n"):
+                raise ValueError(f"{name} must be one ASCII character that ends no line, not {sign!r}")
+        return self
 
 
 Format = Literal["csv", "parquet", "jsonl"]

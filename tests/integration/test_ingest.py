@@ -81,7 +81,7 @@ def test_cells_and_lines_that_cannot_be_read_are_kept(home, tmp_path):
     rows = rows_of(ingest(tmp_path, Files("t.csv")))
     assert [row["id"] for row in rows] == [1, 3, None]
     assert json.loads(rows[0]["_tc_unreadable"]) == {"size": "big"}
-    assert json.loads(rows[2]["_tc_unreadable"]) == {"_tc_line": "2,b"}
+    assert json.loads(rows[2]["_tc_unreadable"])["_tc_line"] == "2,b"
 
 
 def test_a_file_as_its_csv_says(home, tmp_path):

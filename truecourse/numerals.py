@@ -1,0 +1,112 @@
+"""Texts to numbers and booleans: decimal signs, groups of digits, currency and per cent signs.
+
+Every function takes n texts (string array with nulls) and gives n values, null where a text is null or does not read as
+one. A quick cast is tried first where the characters alone show that it accepts exactly what the patterns below do.
+"""
+
+import re
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.schema import Csv
+
+_MINUS = "−-"
+_GROUPED = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u2009\u202f]", "'": "['’]"}
+_BOOLEANS = ("true", "false", "t", "f", "1", "0", "1.0", "0.0")
+
+
+def read_integer(texts: pa.Array, csv: Csv, symbol: str = "") -> pa.Array:
+    """int64. "3.0" is 3; "3.5" and what int64 cannot hold are null."""
+    if not symbol and only(texts, "0123456789-"):
+        try:
+            return texts.cast(pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    return by_halves(_canonical(texts, csv, symbol, whole=True), pa.int64())
+
+
+def read_float(texts: pa.Array, csv: Csv, symbol: str = "") -> tuple[pa.Array, pa.Array | None]:
+    """float64, the nearest to what is written; infinite numbers are null. With it a mask of the texts that say
+    not-a-number, which are null too, or None."""
+    if not symbol and csv.decimal == "." and only(texts, "0123456789-+.eE"):
+        try:
+            return _finite(texts.cast(pa.float64())), None
+        except pa.ArrowInvalid:
+            pass
+    numbers = _canonical(texts, csv, symbol, whole=False).cast(pa.float64())
+    return _finite(numbers), pc.fill_null(pc.match_substring_regex(texts, r"^\s*[+-]?(?i:nan)\s*$"), False)
+
+
+def read_boolean(texts: pa.Array) -> pa.Array:
+    """bool, of true, false, t, f, 1 and 0 in any case."""
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    places = pc.index_in(words, value_set=pa.array(_BOOLEANS))
+    return pc.equal(pc.bit_wise_and(places, 1), 0)
+
+
+def only(texts: pa.Array, characters: str) -> bool:
+    """Whether the texts are made of these ASCII characters alone. Where there are nulls it may say no."""
+    _, offsets, data = texts.buffers()
+    if data is None or not len(texts):
+        return True
+    ends = np.frombuffer(offsets, np.int32, len(texts) + 1, texts.offset * 4)
+    used = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    return bool(_allowed(characters)[used].all())
+
+
+@cache
+def _allowed(characters: str) -> np.ndarray:
+    table = np.zeros(256, dtype=bool)
+    table[np.frombuffer(characters.encode("ascii"), np.uint8)] = True
+    return table
+
+
+def by_halves(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A cast that makes null of what cannot be cast. Quick where few texts cannot."""
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:
+        if len(texts) == 1:
+            return pa.nulls(1, kind)
+        middle = len(texts) // 2
+        return pa.concat_arrays([by_halves(texts[:middle], kind), by_halves(texts[middle:], kind)])
+
+
+def _finite(numbers: pa.Array) -> pa.Array:
+    return numbers if pc.all(pc.is_finite(numbers)).as_py() is not False else pc.if_else(
+        pc.is_finite(numbers), numbers, None
+    )  # fmt: skip
+
+
+def _canonical(texts: pa.Array, csv: Csv, symbol: str, whole: bool) -> pa.Array:
+    """Numbers as Arrow casts them: "−1.234,50 €" as "-1234.50", and whole ones without fraction. Null for others."""
+    texts = pc.utf8_trim_whitespace(texts)
+    found = None
+    for pattern in _patterns(csv.decimal, csv.thousands, symbol, whole):
+        parts = pc.extract_regex(texts, pattern)
+        minus = pc.if_else(pc.match_substring_regex(pc.struct_field(parts, "sign"), f"[{_MINUS}]"), "-", "")
+        digits = pc.struct_field(parts, "digits")
+        if csv.thousands:
+            digits = pc.replace_substring_regex(digits, _GROUPED[csv.thousands], "")
+        if csv.decimal == "," and not whole:
+            digits = pc.replace_substring(digits, ",", ".")
+        made = pc.binary_join_element_wise(minus, digits, "")
+        found = made if found is None else pc.coalesce(found, made)
+    return found
+
+
+@cache
+def _patterns(decimal: str, thousands: str, symbol: str, whole: bool) -> tuple[str, ...]:
+    point, group, sign = re.escape(decimal), _GROUPED[thousands], rf"(?P<sign>[+{_MINUS}]?)"
+    whole_part = rf"\d+|\d{{1,3}}(?:{group}\d{{2,3}})*{group}\d{{3}}" if group else r"\d+"
+    if whole:
+        number = rf"(?P<digits>{whole_part})(?:{point}0*)?"
+    else:
+        number = rf"(?P<digits>(?:(?:{whole_part})(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?)"
+    if not symbol:
+        return (f"^{sign}{number}$",)
+    mark = re.escape(symbol)
+    return (f"^{sign}{number}(?:\\s*{mark})?$", f"^{sign}{mark}\\s*{number}$", f"^{mark}\\s*{sign}{number}$")

@@ -1,0 +1,141 @@
+"""Texts to moments: ISO 8601, formats of strptime, and numbers since 1970. All are UTC in microseconds.
+
+Moments lie in the years 1678 to 2261, which every library that we hand them to can tell (nanoseconds in 64 bits).
+"""
+
+import re
+from datetime import UTC, datetime
+from functools import cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.numerals import by_halves, only
+from truecourse.schema import Csv
+
+IN_RANGE = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+"""The first moment that is in range, and the first after it that is not."""
+_UTC = pa.timestamp("us", tz="UTC")
+_ISO = (
+    r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d(?::\d\d(?::\d\d(?:[.,]\d{1,9})?)?)?"
+    r"(?: ?(?:[Zz]|UTC|GMT|[+-]\d\d(?::?\d\d)?))?)?"
+)
+_ISO_TEXT = re.compile(_ISO)
+_EPOCH = r"^(?P<sign>[+-]?)(?P<whole>\d{1,18})(?:POINT(?P<part>\d*))?$"
+
+
+def parse_time(text: str) -> datetime:
+    """One moment in ISO 8601, as naive UTC: what read_time makes of the same text. Raises ValueError."""
+    if not _ISO_TEXT.fullmatch(text):
+        raise ValueError(f"no ISO 8601 time: {text}")
+    if text[-1] in "CT":  # UTC, GMT
+        text = text[:-3].rstrip() + "Z"
+    elif len(text) > 19:
+        text = text[:11] + text[11:].replace(" ", "")
+    moment = datetime.fromisoformat(text)
+    try:
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"out of range: {text}") from None
+    if not IN_RANGE[0] <= moment < IN_RANGE[1]:
+        raise ValueError(f"out of range: {text}")
+    return moment.replace(tzinfo=None)
+
+
+def read_time(texts: pa.Array, format: str | None = None) -> pa.Array:
+    """n texts as moments, null where a text is none, or lies out of range. `format`: of strptime; None is ISO 8601."""
+    if format is not None:
+        return _in_range(_by_format(pc.utf8_trim_whitespace(texts), format))
+    if only(texts, "0123456789-:.T "):
+        try:
+            return _in_range(pc.assume_timezone(texts.cast(pa.timestamp("us")), "UTC"))
+        except pa.ArrowInvalid:
+            pass
+    elif only(texts, "0123456789-:.T Z+"):
+        try:
+            return _in_range(texts.cast(_UTC))
+        except pa.ArrowInvalid:
+            pass
+    return _in_range(by_halves(_canonical(pc.utf8_trim_whitespace(texts)), _UTC))
+
+
+def read_epoch(texts: pa.Array, csv: Csv, unit: int) -> pa.Array:
+    """n numbers since 1970 as moments. `unit`: microseconds in one of them; fractions count, below a microsecond they
+    are cut."""
+    parts = pc.extract_regex(pc.utf8_trim_whitespace(texts), _EPOCH.replace("POINT", re.escape(csv.decimal)))
+    whole = pc.struct_field(parts, "whole").cast(pa.int64())
+    part = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.struct_field(parts, "part"), 6, "0"), 0, 6).cast(pa.int64())
+    fits = pc.less(whole, 2**62 // unit)
+    size = pc.add(pc.multiply(pc.if_else(fits, whole, None), unit), pc.divide(pc.multiply(part, unit), 1_000_000))
+    moments = pc.if_else(pc.equal(pc.struct_field(parts, "sign"), "-"), pc.negate(size), size)
+    return _in_range(moments.cast(_UTC))
+
+
+def _in_range(moments: pa.Array) -> pa.Array:
+    if not len(moments) or moments.null_count == len(moments):
+        return moments
+    bounds = pc.min_max(moments).as_py()
+    if IN_RANGE[0] <= bounds["min"] and bounds["max"] < IN_RANGE[1]:
+        return moments
+    first, end = (pa.scalar(bound, _UTC) for bound in IN_RANGE)
+    return pc.if_else(pc.and_(pc.greater_equal(moments, first), pc.less(moments, end)), moments, None)
+
+
+def _canonical(texts: pa.Array) -> pa.Array:
+    """ISO times as Arrow casts them to UTC: "2024-05-01" as "2024-05-01T00:00:00Z". Null for other texts."""
+    texts = pc.if_else(pc.match_substring_regex(texts, f"^{_ISO}$"), texts, None)
+    parts = pc.extract_regex(
+        pc.utf8_upper(texts),
+        r"^(?P<date>.{10})(?:[T ](?P<clock>[0-9:]*)(?:[.,](?P<part>[0-9]+))?(?: ?(?P<zone>[ZUG+-].*))?)?$",
+    )
+    clock, part, zone = (pc.struct_field(parts, name) for name in ("clock", "part", "zone"))
+    clock = pc.utf8_slice_codeunits(pc.binary_join_element_wise(clock, _tail(clock), ""), 0, 8)
+    micro = pc.utf8_slice_codeunits(pc.utf8_rpad(part, 6, "0"), 0, 6)
+    zone = pc.if_else(pc.match_substring_regex(zone, "^[+-]"), zone, "Z")
+    first = pc.binary_join_element_wise(pc.struct_field(parts, "date"), clock, "T")
+    return pc.binary_join_element_wise(pc.binary_join_element_wise(first, micro, "."), zone, "")
+
+
+def _tail(clock: pa.Array) -> pa.Array:
+    """What a clock of "", "10", "10:30" or "10:30:00" lacks."""
+    length = pc.utf8_length(clock)
+    return pc.case_when(
+        pc.make_struct(pc.equal(length, 0), pc.equal(length, 2), pc.equal(length, 5)), "00:00:00", ":00:00", ":00", ""
+    )
+
+
+def _by_format(texts: pa.Array, format: str) -> pa.Array:
+    import pandas as pd
+
+    # pandas takes "2024013" for %Y%m%d and shorter ISO forms than the format: the pattern does not.
+    texts = pc.if_else(pc.match_substring_regex(texts, _pattern(format)), texts, None)
+    found = pd.to_datetime(pd.Series(texts.to_pylist(), dtype=object), format=format, errors="coerce", utc=True)
+    return pa.array(found, pa.timestamp("ns", tz="UTC"), from_pandas=True).cast(_UTC, safe=False)
+
+
+@cache
+def _pattern(format: str) -> str:
+    pieces = re.findall(r"%.|\s+|.", format)
+    made = []
+    for place, piece in enumerate(pieces):
+        beside = [*pieces[max(0, place - 1) : place], *pieces[place + 1 : place + 2]]
+        tight = any(other[:1] == "%" and other[1:] in "YymdHIMSjf" for other in beside)
+        made.append(_piece(piece, tight))
+    return f"^(?i:{''.join(made)})$"
+
+
+def _piece(piece: str, tight: bool) -> str:
+    """A pattern of one directive or character; `tight`: digits of another stand right beside it."""
+    if piece.isspace():
+        return r"\s+"
+    if piece[0] != "%" or piece == "%%":
+        return re.escape(piece[-1])
+    name = piece[1]
+    if name in "bBaA":
+        return r"\pL+"
+    if name == "p":
+        return "[AP]M"
+    if name == "z":
+        return r"(?:Z|[+-]\d\d:?\d\d)"
+    least, most = {"Y": (4, 4), "y": (2, 2), "j": (1, 3), "f": (1, 9)}.get(name, (1, 2))
+    return rf"\d{{{most if tight and name != 'f' else least},{most}}}"

@@ -149,19 +149,25 @@ def check(problem: ProblemName = None, json: Json = False) -> Answer:
 @command
 def init(
     name: Annotated[str, typer.Argument(help="The new problem: lower-case letters, digits and underscores.")],
-    data: Annotated[Path, typer.Option(help="A CSV or Parquet file.")],
+    data: Annotated[str, typer.Option(help="A CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'.")],
     label: Annotated[str, typer.Option(help="The column to predict.")],
     json: Json = False,
 ) -> Answer:
-    """Write a first problem from a data file: every guess is marked by a comment."""
+    """Write a first problem from data files: every guess is marked by a comment, and what was noticed is told."""
     from truecourse.scaffold import scaffold
 
-    folder = scaffold(name, data, label)
-    following = [f"truecourse check --problem {name}", f"truecourse run lifecycle --problem {name}"]
-    view = pairs(
-        {"written": str(folder), "read": f"{folder / 'problem.py'}: every guess has a comment", "then": following[1]}
-    )
-    return Answer({"problem": name, "folder": folder, "next": following}, view)
+    draft = scaffold(name, data, label)
+    following = [f"truecourse check --problem {name} --data", f"truecourse run lifecycle --problem {name}"]
+    document = {"problem": name, "folder": draft.folder, "next": following, **draft.document()}
+    guesses, inputs = draft.guesses, len(draft.guesses.inputs())
+    shown = {
+        "written": str(draft.folder),
+        "predicts": f"{label} ({guesses.kind}) from {inputs} columns, {draft.file.rows:,} rows",
+        "read": f"{draft.folder / 'problem.py'}: every guess has a comment",
+        "then": following[1],
+    }
+    noticed = Text("\n" + "\n".join(f"• {line}" for line in draft.noticed))
+    return Answer(document, Group(pairs(shown), noticed))
 
 
 @command

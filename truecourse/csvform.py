@@ -1,107 +1,212 @@
-"""How a CSV file is written: its encoding, delimiter and header, told from its first lines."""
+"""How a data file is written: its format, and for CSV its encoding, delimiter, title lines and header."""
 
+import codecs
 import csv
-import gzip
 import io
-import shutil
-import zipfile
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, cast
 
 from truecourse.errors import SourceError
-from truecourse.settings import get_settings
+from truecourse.schema import Csv, Format
 
 HEAD = 256 * 1024
 DELIMITERS = (",", ";", "\t", "|")
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_ROWS = 500
 
 
 @dataclass(frozen=True)
 class CsvForm:
-    delimiter: str
-    encoding: str
+    csv: Csv
     header: tuple[str, ...]
+    titles: tuple[str, ...]
+    """The lines above the header."""
 
 
-@contextmanager
-def unpacked(data: Path) -> Iterator[Path]:
-    """The file itself, or what a zip or gzip file holds, in a temporary folder of <home>/tmp.
-
-    Raises SourceError for a file that is absent, empty, broken, or a zip of several files."""
-    if not data.is_file():
-        what = "is a folder" if data.is_dir() else "no such file"
-        raise SourceError(what, where=str(data), cure="give the path of a CSV or Parquet file")
-    scratch = get_settings().temporary
-    scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch) as folder:
-        try:
-            plain = _plain_file(data, Path(folder))
-            empty = plain.stat().st_size == 0
-        except (OSError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
-            raise SourceError(f"cannot be read: {error}", where=str(data), cure="check the file") from None
-        if empty:
-            raise SourceError("the file is empty", where=str(data), cure="give a file with a header and rows")
-        yield plain
-
-
-def _plain_file(data: Path, folder: Path) -> Path:
-    target = folder / "data"
-    if data.suffix.lower() == ".zip":
-        with zipfile.ZipFile(data) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
-            if len(members) != 1:
-                what = f"the zip file holds {len(members)} files"
-                raise SourceError(what, where=str(data), cure="give a zip file that holds one")
-            with archive.open(members[0]) as packed:
-                _copy(packed, target)
-        return target
-    if data.suffix.lower() == ".gz":
-        with gzip.open(data, "rb") as unzipped:
-            _copy(cast(IO[bytes], unzipped), target)
-        return target
-    with data.open("rb"):  # say now if it may not be read
-        return data
-
-
-def _copy(source: IO[bytes], target: Path) -> None:
-
-    with target.open("wb") as file:
-        shutil.copyfileobj(source, file)
+def file_format(file: Path, where: str) -> Format:
+    """Told by the file's first bytes. Raises SourceError for what is none of the formats."""
+    with file.open("rb") as opened:
+        head = opened.read(4096)
+    if head[:4] == b"PAR1":
+        return "parquet"
+    if not any(head.startswith(mark) for mark, _ in _MARKS) and _wide_encoding(head) is None and b"\0" in head:
+        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
+    if head[:4] == b"PK\3\4":
+        cure = "if it is a workbook, save its sheet as CSV; if it is an archive, name it .zip"
+        raise SourceError("is a zip archive or an Excel workbook", where=where, cure=cure)
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if text.startswith((b"[{", b"[\n", b"[ ", b"[\r")):
+        cure = "write one JSON object a line (JSON lines), or CSV"
+        raise SourceError("is one JSON array", where=where, cure=cure)
+    return "jsonl" if text.startswith(b"{") and b'"' in text else "csv"
 
 
 def csv_form(file: Path, where: str) -> CsvForm:
-    """Raises SourceError for a file with no header line, or no text."""
+    """Raises SourceError for a file with no text or no header line, bytes that are no text, or rows that all have
+    another number of cells than the header."""
+    encoding = _encoding(file, where)
     with file.open("rb") as opened:
         head = opened.read(HEAD)
-    if b"\0" in head:
-        raise SourceError("is neither CSV nor Parquet", where=where, cure="convert it to CSV or Parquet")
-    encoding = _encoding(file)
+    # the utf-16 codecs take a mark off; utf-8 leaves it
     text = head.decode(encoding, errors="ignore").removeprefix("\ufeff")
+    if "\0" in text[:HEAD]:
+        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
     lines = text.splitlines(keepends=True)
     whole = "".join(lines[:-1] if len(head) == HEAD and len(lines) > 1 else lines)
-    delimiter = max(DELIMITERS, key=lambda candidate: _columns(whole, candidate))
-    header = next(csv.reader(io.StringIO(whole), delimiter=delimiter), [])
-    if not any(name.strip() for name in header):
+    best = _declared(whole) or max((_layout(whole, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
+    if not any(name.strip() for name in best.header):
         raise SourceError("has no header line", where=where, cure="name the columns in its first line")
-    return CsvForm(delimiter, encoding, tuple(header))
+    _require_agreement(best, where)
+    titles = tuple(line.strip() for line in whole.splitlines()[: best.skipped])
+    made = Csv(delimiter=best.delimiter, encoding=encoding, skip_lines=best.skipped)
+    return CsvForm(made, best.header, titles)
 
 
-def _encoding(file: Path) -> str:
-    decoder = io.TextIOWrapper(file.open("rb"), encoding="utf-8")
+@dataclass(frozen=True)
+class _Layout:
+    """What a delimiter makes of the first lines. `width`: the cells of most rows; `share` of the rows have so many."""
+
+    delimiter: str
+    header: tuple[str, ...]
+    skipped: int
+    width: int
+    share: float
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def rank(self) -> tuple[bool, int, float]:
+        return (self.width > 1 and self.share >= 0.6, -self.skipped, self.width * self.share)
+
+
+def _declared(text: str) -> _Layout | None:
+    """What a first line of `sep=;`, which Excel reads, says."""
+    first, _, rest = text.partition("\n")
+    sign = first.strip().removeprefix("sep=")
+    if not first.startswith("sep=") or len(sign) != 1:
+        return None
+    layout = _layout(rest, sign)
+    return replace(layout, skipped=layout.skipped + 1)
+
+
+def _layout(text: str, delimiter: str) -> _Layout:
+    numbered = list(_rows(text, delimiter))
+    widths = Counter(len(row) for _, row in numbered[1:] or numbered)
+    if not widths:
+        return _Layout(delimiter, (), 0, 0, 0.0, ())
+    width, count = widths.most_common(1)[0]
+    near = {width, width - 1, width + 1} if width > 3 else {width}
+    if width > 1:
+        start = next((i for i, (_, row) in enumerate(numbered) if len(row) in near), 0)
+        first = len(numbered[0][1])
+        start = 0 if first > 1 and abs(first - width) <= 1 else start
+        start = _past_titles([row for _, row in numbered], start, width)
+    else:
+        start = 0
+    skipped = numbered[start][0] - 1 if start else 0
+    header, rows = tuple(numbered[start][1]), tuple(tuple(row) for _, row in numbered[start + 1 :])
+    return _Layout(delimiter, header, skipped, width, count / max(1, len(numbered) - 1), rows)
+
+
+def _past_titles(rows: list[list[str]], start: int, width: int) -> int:
+    """The first row that names its columns: spreadsheets fill title lines up with empty cells."""
+    for place in range(start, min(start + 20, len(rows))):
+        filled = sum(bool(cell.strip()) for cell in rows[place])
+        if filled > width / 2 or width < 3:
+            return place
+    return start
+
+
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The first rows, blank ones left out, each with the number of the line it begins on."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    begins, found = 1, 0
     try:
-        with decoder:
+        for row in reader:
+            if any(cell.strip() for cell in row) or len(row) > 1:
+                yield begins, row
+                found += 1
+            begins = reader.line_num + 1
+            if found >= _ROWS:
+                return
+    except csv.Error:  # a quote that is never closed
+        return
+
+
+def _require_agreement(layout: _Layout, where: str) -> None:
+    """Rows that all have one cell more or less than the header has names would all be set aside by ingest."""
+    names, cells = len(layout.header), layout.width
+    if names == cells or len(layout.rows) < 2 or layout.share < 0.6:
+        return
+    what = f"the header has {names} names, and the rows have {cells} cells: cells and header differ"
+    sign = {"\t": "a tab"}.get(layout.delimiter, repr(layout.delimiter))
+    full = [row for row in layout.rows if len(row) == cells]
+    if cells == names + 1 and not any(row[-1].strip() for row in full):
+        what += f"; every row ends in {sign}"
+        cure = f"end the header line in {sign} too (a column with no name is left out), or take it off the rows"
+    elif cells == names + 1:
+        what += f"; the first cell of each row ({full[0][0]!r}, {full[-1][0]!r}) may be a row name, as R writes it"
+        cure = f"write a name and {sign} before the header, as in row{layout.delimiter}{layout.header[0]}, or "
+        cure += "write the file without row names (row.names=FALSE)"
+    else:
+        cure = "give each column one name in the header line"
+    raise SourceError(what, where=where, cure=cure)
+
+
+def _encoding(file: Path, where: str) -> str:
+    """UTF-8 if the file is; else what its byte order mark says; else Windows-1252, or Latin-1 if it cannot be that."""
+    with file.open("rb") as opened:
+        head = opened.read(HEAD)
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    if wide := _wide_encoding(head):
+        return wide
+    broken, sound = _undecodable(file)
+    if broken is None:
+        return "utf-8"
+    if sound >= 10 * broken[2]:
+        number, line, _ = broken
+        what = f"line {number} is not UTF-8, as the other lines are: {line[:60]!r}"
+        raise SourceError(what, where=where, cure="mend that line, or write the whole file in one encoding")
+    return "cp1252" if _decodes(file, "cp1252") else "latin-1"
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """UTF-16 without a mark: every other byte of Latin text is zero."""
+    even, odd = head[0:2000:2], head[1:2000:2]
+    if len(odd) < 4:
+        return None
+    if odd.count(0) > 0.7 * len(odd) and even.count(0) == 0:
+        return "utf-16-le"
+    return "utf-16-be" if even.count(0) > 0.7 * len(even) and odd.count(0) == 0 else None
+
+
+def _undecodable(file: Path) -> tuple[tuple[int, bytes, int] | None, int]:
+    """The first line that is not UTF-8 (its number and bytes) with how many there are, and how many lines are UTF-8
+    beyond ASCII."""
+    first: tuple[int, bytes] | None = None
+    broken = sound = 0
+    with file.open("rb") as opened:
+        for number, line in enumerate(opened, start=1):
+            if line.isascii():
+                continue
+            try:
+                line.decode("utf-8")
+                sound += 1
+            except UnicodeDecodeError:
+                broken += 1
+                first = first or (number, line.strip())
+    return (None if first is None else (*first, broken)), sound
+
+
+def _decodes(file: Path, encoding: str) -> bool:
+    try:
+        with io.TextIOWrapper(file.open("rb"), encoding=encoding) as decoder:
             while decoder.read(1 << 20):
                 pass
     except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8"
-
-
-def _columns(text: str, delimiter: str) -> int:
-    """Columns that this delimiter gives, if the first lines agree on them."""
-    rows = [row for _, row in zip(range(20), csv.reader(io.StringIO(text), delimiter=delimiter), strict=False) if row]
-    widths = {len(row) for row in rows}
-    return len(rows[0]) * (2 if len(widths) == 1 else 1) if rows else 0
+        return False
+    return True

@@ -5,17 +5,29 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
 
-from truecourse.checks.names import FRAME_NAMES, is_reserved, nearest, place
+import pyarrow.compute as pc
+
+from truecourse.checks.names import FRAME_NAMES, RESERVED_PREFIX, is_reserved, nearest, place
+from truecourse.declarations import named_for_a_time
 from truecourse.errors import Fault, ProblemError
+from truecourse.leakage import Suspect, leak_suspects
 from truecourse.problem import Kind
-from truecourse.profile import FEW, ColumnProfile, FileProfile
+from truecourse.profile import ColumnProfile, FileProfile
+from truecourse.schema import Integer, Text, Time
 
 MOST_CLASSES = 50
-_KEY = re.compile(r"(^|[^a-z])(id|ids|key|uuid|guid|code|no|nr|number|index|ref)$|[a-z]I[dD]$", re.IGNORECASE)
-_TIME = re.compile(r"date|time|day|month|when|created|stamp|(^|[^a-z])(at|ts|on)$", re.IGNORECASE)
+_IDENTITY = re.compile(r"(^|[^a-z])(id|ids|uuid|guid)$")
+_NAMED_ID = re.compile(r"[a-z0-9](Id|ID|Uuid|UUID|Guid|GUID)$")
+_NUMBERING = re.compile(r"(^|[^a-z])(key|code|no|nr|number|num|ref|reference)$|[a-z](Key|Code|No|Nr|Number|Ref)$")
+_ROW_NUMBER = re.compile(r"^(row[\W_]*(names?|num(ber)?s?|id|no|nr)?|index|idx|unnamed.*|x|rn|obs|observation|line|#)$")
 _BIRTH = re.compile(r"birth|born|dob", re.IGNORECASE)
+_LATER = re.compile(
+    r"(^|[^a-z])(end|ended|due|closed?|closing|expir\w*|deliver\w*|ship\w*|finish\w*|updated?|modified|resolved|paid)",
+    re.IGNORECASE,
+)
 _POSITIVE = {"1", "yes", "y", "true", "t", "positive", "pos"}
 _NEGATIVE = {"0", "-1", "no", "n", "false", "f", "negative", "neg"}
+_UUID = re.compile(r"^\{?[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?$")
 
 
 @dataclass(frozen=True)
@@ -24,53 +36,103 @@ class Guesses:
     kind: Kind
     classes: tuple[str, ...]
     key: ColumnProfile | None
+    key_reason: str
+    """Why this is the key, or why there is none."""
     time: ColumnProfile | None
+    time_reason: str
     split: tuple[date, date] | None
     """train_until and validate_until; None for a random split."""
     columns: tuple[ColumnProfile, ...]
     left_out: dict[str, str]
     """Columns that are not declared, and why."""
+    no_feature: dict[str, str]
+    """Declared columns that the model is not given, why, and how to give them to it."""
+    suspects: tuple[Suspect, ...]
 
     def features(self) -> list[ColumnProfile]:
+        """Columns that a request has."""
         return [c for c in self.columns if c not in (self.label, self.key, self.time)]
+
+    def inputs(self) -> list[ColumnProfile]:
+        """Columns that the model is given."""
+        return [c for c in self.features() if c.name not in self.no_feature and c.type != "Time"]
 
 
 def guess(name: str, file: FileProfile, label: str) -> Guesses:
     """Raises ProblemError for a label that is no column, or that no model can learn."""
     found = _label(name, file, label)
     kind, classes = _kind(name, found)
-    usable = [c for c in file.columns if c.type is not None and c.name.strip()]
-    key = _key([c for c in usable if c is not found])
-    time = _time([c for c in usable if c not in (found, key)], file)
+    usable = [c for c in file.columns if c.declared is not None]
+    key, key_reason = _key([c for c in usable if c is not found], file)
+    time, time_reason = _time([c for c in usable if c not in (found, key)], file)
     left_out = _left_out(file, found, key, time)
-    columns = tuple(c for c in usable if f"{c.position}" not in left_out)
+    columns = tuple(c for c in usable if c.position not in left_out)
+    others = [c for c in columns if c not in (found, key, time)]
+    no_feature = {c.name: reason for c in others if (reason := _no_feature(c))}
+    suspects = _suspects(file, found, kind, [c for c in others if c.name not in no_feature])
+    certain = {column: suspect for suspect in suspects if suspect.determines for column in suspect.columns}
+    if {c.name for c in others if c.type != "Time"} - set(no_feature) - set(certain):  # else nothing would be left
+        no_feature |= {column: f"suspected leak: {suspect}" for column, suspect in certain.items()}
     guesses = Guesses(
-        found, kind, classes, key, time, _split(file, time), columns, _by_name(file, left_out)
+        found, kind, classes, key, key_reason, time, time_reason, _split(file, time), columns,
+        {_numbered(file.columns[position]): reason for position, reason in left_out.items()}
+        | dict.fromkeys(file.absent, "only some of the files have it; add it to all of them to keep it"),
+        no_feature, tuple(suspects),
     )  # fmt: skip
-    if not any(c.type != "Time" and is_feature(c) for c in guesses.features()):
-        cure = "give a file with more columns"
-        raise ProblemError(name, [Fault(str(file.path), f"nothing to predict {label!r} from", cure)])
+    if not guesses.inputs():
+        _nothing_left(name, file, label, guesses)
     return guesses
 
 
-def is_feature(column: ColumnProfile) -> bool:
-    """Text that is nearly always another teaches a model nothing."""
-    return column.type != "Text" or column.distinct <= max(20, min(1000, (column.rows - column.nulls) // 4))
+def _nothing_left(name: str, file: FileProfile, label: str, guesses: Guesses) -> None:
+    reasons = {**guesses.left_out, **guesses.no_feature}
+    reasons |= {c.name: "is a moment" for c in guesses.features() if c.type == "Time"}
+    shown = "".join(f"; {column}: {reason}" for column, reason in list(reasons.items())[:10])
+    cure = "give a file with more columns" + (", or mend these" if reasons else "")
+    raise ProblemError(name, [Fault(file.source, f"nothing to predict {label!r} from{shown}", cure)])
+
+
+def _numbered(column: ColumnProfile) -> str:
+    return f"{column.name} (column {column.position + 1})"
 
 
 def _label(name: str, file: FileProfile, label: str) -> ColumnProfile:
     where = place("label", "column")
-    for column in file.columns:
-        if column.name == label:
-            if column.distinct < 2:
-                what = f"every row of {label!r} has the same value" if column.distinct else f"{label!r} is empty"
-                raise ProblemError(name, [Fault(where, what, "predict a column that varies")])
-            if column.type in (None, "Time"):
-                what = f"{label!r} holds {'moments' if column.type else 'no plain values'}"
-                raise ProblemError(name, [Fault(where, what, "predict a number, a text or a boolean")])
-            return column
-    cure = nearest(label, [c.name for c in file.columns])
-    raise ProblemError(name, [Fault(where, f"{file.path.name} has no column {label!r}", cure)])
+    named = [column for column in file.columns if column.name == label.strip()]
+    if not named:
+        raise ProblemError(name, [Fault(where, f"{file.path.name} has no column {label!r}", _other_label(file, label))])
+    column = named[0]
+    if column.why_not:
+        raise ProblemError(name, [Fault(where, f"{label!r} {_said(column.why_not)}", "predict another column")])
+    infinite = [text for text, _ in column.exceptions if text.lower().lstrip("+-") in ("inf", "infinity", "∞")]
+    if infinite:
+        what = f"{label!r} holds {infinite[0]!r} in {sum(n for t, n in column.exceptions if t in infinite)} rows"
+        cure = "no model learns infinity: correct the file, or leave the cell empty there (a row without a label)"
+        raise ProblemError(name, [Fault(where, what, cure)])
+    if column.type == "Time":
+        raise ProblemError(name, [Fault(where, f"{label!r} holds moments", "predict a number, a text or a boolean")])
+    if is_reserved(label):
+        what = f"names that begin with {RESERVED_PREFIX} are reserved for Truecourse's own columns"
+        raise ProblemError(name, [Fault(where, what, "rename the column in its file")])
+    if column.distinct < 2:
+        what = f"every row of {label!r} has the same value" if column.distinct else f"{label!r} is empty"
+        value = f", {column.counts[0][0]!r}" if column.counts else ""
+        raise ProblemError(name, [Fault(where, what + value, "predict a column that varies")])
+    return column
+
+
+def _said(reason: str) -> str:
+    return reason if reason.startswith(("is ", "has ", "holds ")) else f"cannot be declared: {reason}"
+
+
+def _other_label(file: FileProfile, label: str) -> str:
+    names = [column.name for column in file.columns]
+    numeric = sum(bool(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name)) for name in names)
+    if numeric * 2 >= len(names):
+        return f"its first line seems to be data, no header ({', '.join(names[:5])}): add a line that names the columns"
+    if label in file.absent:
+        return "only some of the files have it"
+    return nearest(label, names)
 
 
 def _kind(name: str, label: ColumnProfile) -> tuple[Kind, tuple[str, ...]]:
@@ -78,17 +140,18 @@ def _kind(name: str, label: ColumnProfile) -> tuple[Kind, tuple[str, ...]]:
     if label.type == "Boolean":
         return "binary", ("0", "1")
     if label.type == "Text" and label.distinct > MOST_CLASSES:
-        what = f"{label.name!r} has {label.distinct} different texts, too many to be classes"
-        raise ProblemError(name, [Fault(place("label", "column"), what, "predict a column with fewer values")])
+        what = f"{label.name!r} has {label.distinct} different texts, too many to be classes (at most {MOST_CLASSES})"
+        cure = "predict a column with fewer values, or join the rare ones in the file"
+        why = [remark for remark in label.remarks if remark.startswith("kept as text")]
+        raise ProblemError(name, [Fault(place("label", "column"), "; ".join([what, *why]), cure)])
     if label.type != "Text" and not whole:
         return "regression", ()
     values = sorted(value for value, _ in label.counts) if label.type != "Text" else [v for v, _ in label.counts]
     if label.distinct == 2:
         return "binary", _ordered(values, label)
-    held = label.rows - label.nulls
     if label.type == "Text":
         return "multiclass", tuple(sorted(values))
-    if label.counts and label.distinct <= 10 and values[-1] - values[0] < 20 and held >= 5 * label.distinct:
+    if label.counts and label.distinct <= 10 and values[-1] - values[0] < 20 and label.held >= 5 * label.distinct:
         return "multiclass", tuple(str(int(value)) for value in values)
     return "regression", ()
 
@@ -103,23 +166,74 @@ def _ordered(values: list[object], label: ColumnProfile) -> tuple[str, ...]:
     return common, rare
 
 
-def _key(columns: list[ColumnProfile]) -> ColumnProfile | None:
-    def score(column: ColumnProfile) -> int:
-        named = 2 if _KEY.search(column.name) else 0
-        if column.rows < FEW:  # so few values are easily unique by chance
-            return named
-        if column.type == "Text":
-            return named + (1 if column.high <= 40 else 0)
-        return named + (1 if column.high - column.low == column.rows - 1 else 0)
+def _key(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile | None, str]:
+    """A column whose name says that it identifies, with a value of its own in every row; and the reason for it, or for
+    none. That values differ is no evidence: row numbers, dates, measurements and short texts do as well."""
+    unique = [c for c in columns if c.unique and c.type in ("Text", "Integer") and not is_reserved(c.name)]
+    ranked = sorted((c for c in unique if _evidence(c, file)), key=lambda c: -_evidence(c, file))
+    if ranked:
+        key = ranked[0]
+        note = "; it counts the rows: if each file counts anew, remove key" if key.counts_rows else ""
+        return key, f"its name says that it identifies, and its values differ in every row{note}"
+    if not unique:
+        return None, "no column has a value of its own in every row"
+    shown = ", ".join(c.name for c in unique[:3])
+    what = "counts the rows" if unique[0].counts_rows else "differs in every row, but neither name nor values identify"
+    return None, f"{shown} {what}"
 
-    unique = [c for c in columns if c.unique and c.type in ("Text", "Integer") and score(c)]
-    return max(unique, key=score, default=None)
+
+def _identifies(name: str) -> bool:
+    return bool(_IDENTITY.search(name.lower()) or _NAMED_ID.search(name))
 
 
-def _time(columns: list[ColumnProfile], file: FileProfile) -> ColumnProfile | None:
-    moments = [c for c in columns if c.type == "Time" and not c.nulls and not _BIRTH.search(c.name)]
-    moments.sort(key=lambda c: not _TIME.search(c.name))
-    return next((c for c in moments if _split(file, c)), None)
+def _evidence(column: ColumnProfile, file: FileProfile) -> int:
+    name = column.name.strip()
+    if _ROW_NUMBER.match(name.lower()):
+        return 0
+    values = file.sample.get(name)
+    if column.type == "Text" and values is not None and len(values):
+        texts = values.drop_null().slice(0, 100).to_pylist()
+        if all(_UUID.match(text) for text in texts):
+            return 3
+    if _identifies(name):
+        return 3
+    return 2 if _NUMBERING.search(name) and not column.counts_rows and column.rows >= 20 else 0
+
+
+def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile | None, str]:
+    """The moment of decision: a time that nearly every row has, on enough days to split by; the earliest of several."""
+    moments = [c for c in columns if c.type == "Time" and not is_reserved(c.name)]
+    if not moments:
+        return None, "no column holds times"
+    reasons = []
+    plausible = []
+    for column in moments:
+        if _BIRTH.search(column.name):
+            reasons.append(f"{column.name} is a birth")
+        elif column.nulls or column.unreadable > 0.01 * column.rows:
+            reasons.append(f"{column.name} is missing in {column.nulls + column.unreadable} rows")
+        elif _split(file, column) is None:
+            reasons.append(f"{column.name} has too few days or rows to split by")
+        else:
+            plausible.append(column)
+    if not plausible:
+        return None, "; ".join(reasons)
+    plausible.sort(
+        key=lambda c: (bool(_LATER.search(c.name)), not named_for_a_time(c.name), _lateness(c, plausible, file))
+    )
+    others = f"; not {', '.join(c.name for c in plausible[1:])}" if plausible[1:] else ""
+    return plausible[0], f"when the row happened, and what is predicted is not known yet{others}"
+
+
+def _lateness(column: ColumnProfile, others: list[ColumnProfile], file: FileProfile) -> float:
+    """The share of rows in which other times come before this one."""
+    own = file.sample.get(column.name)
+    shares = [
+        pc.mean(pc.less(theirs, own)).as_py() or 0.0
+        for other in others
+        if other is not column and own is not None and (theirs := file.sample.get(other.name)) is not None
+    ]
+    return max(shares, default=0.0)
 
 
 def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] | None:
@@ -138,23 +252,51 @@ def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] |
 
 def _left_out(
     file: FileProfile, label: ColumnProfile, key: ColumnProfile | None, time: ColumnProfile | None
-) -> dict[str, str]:
+) -> dict[int, str]:
     """Reasons by position, since a name may stand twice."""
-    reasons: dict[str, str] = {}
+    reasons: dict[int, str] = {}
     taken = {c.name.lower(): c.position for c in (label, key, time) if c is not None}
     for column in file.columns:
         name, position = column.name.lower(), column.position
-        if not name.strip():
-            reasons[str(position)] = "has no name"
+        if column.declared is None:
+            reasons[position] = column.why_not
         elif taken.setdefault(name, position) != position:
-            reasons[str(position)] = "its name stands twice"
-        elif is_reserved(name) or (name in FRAME_NAMES and column not in (label, key, time)):
-            reasons[str(position)] = "Truecourse has a column of this name: rename it to use it"
-        elif column.type is None:
-            reasons[str(position)] = "is empty" if column.distinct == 0 and column.nulls else "no plain values"
+            other = file.columns[taken[name]].name
+            reasons[position] = f"SQL cannot tell it from {other!r}; rename it in the file to keep it"
+        elif is_reserved(name):
+            reasons[position] = f"names in {RESERVED_PREFIX} are Truecourse's own; rename it in the file to keep it"
+        elif name in FRAME_NAMES and column not in (label, key, time):
+            keep = f", or declare it as key=[{column.name!r}]" if name == "id" and column.unique else ""
+            reasons[position] = (
+                f"the training frame has a column {name} of its own; rename it in the file to keep it{keep}"
+            )
     return reasons
 
 
-def _by_name(file: FileProfile, reasons: dict[str, str]) -> dict[str, str]:
-    return {f"{column.name} ({column.position + 1})": reasons[str(column.position)]
-            for column in file.columns if str(column.position) in reasons}  # fmt: skip
+def _no_feature(column: ColumnProfile) -> str:
+    """Why a column is declared, and kept from the model."""
+    if isinstance(column.declared, Text) and column.distinct > max(20, min(1000, column.held // 4)):
+        return "nearly every text is another, which teaches a model nothing"
+    if _counts(column):
+        return "it counts the rows, which says nothing about a new one"
+    if isinstance(column.declared, Integer | Text) and column.unique and _identifies(column.name):
+        return "it identifies the row"
+    if column.distinct == 1 and not column.nulls and not column.unreadable:
+        return "every row has the same value"
+    return ""
+
+
+def _counts(column: ColumnProfile) -> bool:
+    """Row numbers: of all rows, or of each file's where the name says it."""
+    if column.counts_rows:
+        return bool(_ROW_NUMBER.match(column.name.lower())) or column.rows >= 20
+    named = re.match(r"(row|unnamed)", column.name.lower()) and _ROW_NUMBER.match(column.name.lower())
+    return bool(named) and column.type == "Integer" and column.distinct == column.high - column.low + 1
+
+
+def _suspects(file: FileProfile, label: ColumnProfile, kind: Kind, features: list[ColumnProfile]) -> list[Suspect]:
+    """Leak suspects among the features, by the sample of the profile."""
+    given = {
+        c.name: file.sample[c.name] for c in features if not isinstance(c.declared, Time) and c.name in file.sample
+    }
+    return leak_suspects(label.name, kind, file.sample[label.name], given)

@@ -1,41 +1,42 @@
-"""What a data file holds, column by column: the ground that `truecourse init` guesses from."""
+"""What data files hold, column by column: the ground that `truecourse init` guesses from.
 
+Every column is typed by the declaration that reads nearly all of its cells, tried over the whole data with the parser
+of ingest; the few exceptions are counted and kept. Memory is bounded: cells are staged on disk, and DuckDB spills."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from truecourse.csvform import CsvForm, csv_form, unpacked
+from truecourse import staging
+from truecourse.cells import read_cells
+from truecourse.columntypes import Choice, choose_types
 from truecourse.errors import SourceError
+from truecourse.frame import arrow_type
+from truecourse.leakage import MOST_ROWS
+from truecourse.schema import AnyColumn, Csv, Format
 from truecourse.sql import connect
 
-Type = Literal["Text", "Integer", "Float", "Boolean", "Time"]
-FEW = 20
-"""So many distinct values are listed one by one."""
-MARKERS = ("NaN", "nan", "null", "NULL", "Null", "None", "none", "?", "-", "N/A", "n/a", "#N/A")
-"""What people write for "no value", beside the empty text and NA."""
-_FORMS: dict[Type, str] = {
-    "Boolean": r"(?i)true|false",
-    "Integer": r"-?(0|[1-9]\d{0,17})",
-    "Float": r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?",
-    "Time": r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?",
-}
-_CASTS: dict[Type, str] = {
-    "Text": "VARCHAR", "Integer": "BIGINT", "Float": "DOUBLE", "Boolean": "BOOLEAN", "Time": "TIMESTAMP",
-}  # fmt: skip
+COUNTED = 51
+"""So many distinct values are counted one by one."""
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """`type` is None for a column that no table can hold (a list, a struct, nothing but nulls)."""
+    """`declared` is None for a column that no table can hold: a list, a struct, nothing but nulls. `why_not` says so.
+
+    `unreadable` cells do not parse as what is declared; `exceptions` are the commonest of them with their counts, and
+    `remarks` are sentences about how the cells are written."""
 
     name: str
     position: int
-    type: Type | None
+    declared: AnyColumn | None
     rows: int
     nulls: int
     distinct: int
@@ -43,154 +44,182 @@ class ColumnProfile:
     high: Any = None
     """Least and greatest value: numbers, naive UTC times, or the lengths of texts."""
     counts: tuple[tuple[Any, int], ...] = ()
-    """Every value and its rows, most frequent first, if there are at most FEW."""
+    """Every value and its rows, most frequent first, if there are fewer than COUNTED."""
     whole: bool = False
     """A Float of whole numbers only."""
+    unreadable: int = 0
+    exceptions: tuple[tuple[str, int], ...] = ()
+    remarks: tuple[str, ...] = ()
+    why_not: str = ""
+    totals: tuple[str, ...] = ()
+    """Texts of this column that mark a row of totals at the end of a file."""
+
+    @property
+    def type(self) -> str | None:
+        return None if self.declared is None else type(self.declared).__name__
+
+    @property
+    def held(self) -> int:
+        return self.rows - self.nulls
 
     @property
     def unique(self) -> bool:
-        return self.nulls == 0 and self.distinct == self.rows > 1
+        return self.nulls == 0 and self.distinct == self.rows - self.unreadable > 1
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether the values are row numbers: 0 or 1 and on, each once."""
+        consecutive = self.type == "Integer" and self.unique and self.high - self.low == self.distinct - 1
+        return consecutive and self.low in (0, 1)
 
 
 @dataclass(frozen=True)
 class FileProfile:
-    path: Path
-    csv: CsvForm | None
-    null_values: tuple[str, ...]
+    """`source`: the path or glob as an absolute one. `rows`: without lines that are no rows and rows of totals."""
+
+    source: str
+    files: tuple[Path, ...]
+    format: Format
+    csv: Csv
+    titles: tuple[str, ...]
     rows: int
     columns: tuple[ColumnProfile, ...]
     times: dict[str, tuple[tuple[datetime, int], ...]]
     """For each Time column, its days (at midnight) and how many labelled rows fall on each, in order."""
+    sample: dict[str, pa.Array]
+    """Up to leakage.MOST_ROWS rows, evenly spaced, typed, by column."""
+    malformed: tuple[str, ...]
+    """The first lines that are no rows."""
+    malformed_lines: int
+    totals: tuple[str, ...]
+    """Rows of totals at the end of the files, as text."""
+    unreadable_rows: int
+    """Rows with a cell that does not parse."""
+    absent: tuple[str, ...] = ()
+    """Columns that only some of the files have."""
+
+    @property
+    def path(self) -> Path:
+        return self.files[0]
+
+    @property
+    def set_aside(self) -> int:
+        """Rows that ingest will set aside."""
+        return self.unreadable_rows + self.malformed_lines + len(self.totals)
 
 
-def table_name(data: Path) -> str:
-    """The file's name as an identifier: `Sales 2024.csv.zip` is `sales_2024`."""
-    stem = data.name.split(".")[0].lower()
-    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in stem).strip("_")[:50]
+def table_name(data: str) -> str:
+    """The file's name as an identifier: `Sales 2024.csv.zip` is `sales_2024`, `sales-*.csv` is `sales`."""
+    stem = Path(data).name.split(".")[0].lower()
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in stem).strip("_")[:50].strip("_")
     return name if name[:1].isalpha() else f"table_{name}".rstrip("_")
 
 
-def profile(data: Path, label: str | None = None) -> FileProfile:
-    """Read the whole file, in bounded memory. Raises SourceError for a file that cannot be read or has no rows."""
-    with unpacked(data) as file, connect() as connection:
-        try:
-            if _is_parquet(file):
-                form, names, types = None, *_load_parquet(connection, file)
-                markers: tuple[str, ...] = ()
-            else:
-                form = csv_form(file, str(data))
-                names = list(form.header)
-                _load_csv(connection, file, form)
-                markers = _markers(connection, len(names))
-                types = [_text_type(connection, position) for position in range(len(names))]
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            cause = str(error).splitlines()[0]
-            raise SourceError(f"cannot be read: {cause}", where=str(data), cure="check the file") from None
-        rows = _one(connection, "SELECT count(*) FROM data")[0]
-        if not rows:
-            raise SourceError("the file has no rows", where=str(data), cure="give a file with a header and rows")
-        columns = tuple(_column(connection, i, n, t, rows) for i, (n, t) in enumerate(zip(names, types, strict=True)))
-        labelled = f"c{names.index(label)} IS NOT NULL" if label in names else "true"
-        times = {c.name: _days(connection, c.position, labelled) for c in columns if c.type == "Time"}
-        return FileProfile(data.absolute(), form, markers, rows, columns, times)
+def find_files(data: str) -> tuple[str, tuple[Path, ...]]:
+    """The absolute path or glob, and its files in order. Raises SourceError if there are none."""
+    path = Path(data).expanduser()
+    absolute = str(path.absolute())
+    if path.is_file():
+        return glob.escape(absolute), (path.absolute(),)
+    if path.is_dir():
+        raise SourceError("is a folder", where=data, cure=f"give a file, or a glob: {path}/*.csv")
+    found = sorted(Path(name) for name in glob.glob(absolute, recursive=True) if Path(name).is_file())  # noqa: PTH207
+    if not found:
+        magic = glob.has_magic(data)
+        cure = "give the path of a CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'"
+        raise SourceError("no file matches" if magic else "no such file", where=data, cure=cure)
+    return absolute, tuple(found)
 
 
-def _is_parquet(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(4) == b"PAR1"
+def profile(data: str | Path, label: str | None = None) -> FileProfile:
+    """Read all of the files that a path or glob names, in bounded memory; `times` counts rows that have a `label`.
 
-
-def _load_parquet(connection: duckdb.DuckDBPyConnection, file: Path) -> tuple[list[str], list[Type | None]]:
-    schema = pq.read_schema(file)
-    types = [_arrow_type(field.type) for field in schema]
-    source = pq.ParquetFile(file)
-    numbered = pa.schema([(f"c{i}", field.type) for i, field in enumerate(schema)])
-    batches = (pa.RecordBatch.from_arrays(batch.columns, schema=numbered) for batch in source.iter_batches(65536))
-    reader = pa.RecordBatchReader.from_batches(numbered, batches)
-    casts = ", ".join(
-        f"nullif(CAST(c{i} AS {_CASTS[kind]}), 'nan') AS c{i}"
-        if kind == "Float"
-        else f"CAST(c{i} AS {_CASTS[kind]}) AS c{i}"
-        if kind
-        else f"CAST(NULL AS VARCHAR) AS c{i}"
-        for i, kind in enumerate(types)
-    )
-    connection.register("source", reader)
-    connection.execute(f"CREATE TEMP TABLE data AS SELECT {casts} FROM source")  # noqa: S608
-    return schema.names, types
-
-
-def _arrow_type(kind: pa.DataType) -> Type | None:
-    if pa.types.is_dictionary(kind):
-        return _arrow_type(kind.value_type)
-    if pa.types.is_boolean(kind):
-        return "Boolean"
-    if pa.types.is_integer(kind):
-        return "Float" if kind == pa.uint64() else "Integer"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return "Float"
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return "Time"
-    return "Text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
-
-
-def _load_csv(connection: duckdb.DuckDBPyConnection, file: Path, form: CsvForm) -> None:
-    columns = {f"c{i}": "VARCHAR" for i in range(len(form.header))}
-    connection.execute(
-        "CREATE TEMP TABLE data AS SELECT * FROM read_csv(?, columns=?, delim=?, encoding=?, header=true, quote='\"', "
-        "escape='\"', nullstr=['', 'NA'], auto_detect=false, null_padding=true, strict_mode=false, parallel=false)",
-        [str(file), columns, form.delimiter, form.encoding],
-    )
-
-
-def _markers(connection: duckdb.DuckDBPyConnection, columns: int) -> tuple[str, ...]:
-    """Signs of "no value" in columns that are numbers, booleans or times but for them; set to null everywhere."""
-    found: set[str] = set()
-    for position in range(columns):
-        forms = " OR ".join(
-            f"count(*) FILTER (NOT regexp_full_match(c{position}, '{form}')) = 0" for form in _FORMS.values()
+    Raises SourceError for a file that cannot be read or has no rows, and files of different formats."""
+    source, files = find_files(str(data))
+    with ExitStack() as stack, connect() as connection:
+        staged = stack.enter_context(staging.staged(files))
+        if not staged.rows:
+            raise SourceError("has no rows", where=str(data), cure="give a file with a header and rows")
+        types = choose_types(staged)
+        loaded = _load(connection, staged, types.csv, types.choices)
+        columns = tuple(
+            _column(connection, position, name, choice, staged.rows)
+            for position, (name, choice) in enumerate(zip(staged.names, types.choices, strict=True))
         )
-        others = f"FROM data WHERE c{position} IS NOT NULL AND NOT list_contains($marks, c{position})"
-        if _one(connection, f"SELECT count(*) > 0 AND ({forms}) {others}", {"marks": list(MARKERS)})[0]:
-            query = f"SELECT DISTINCT c{position} FROM data WHERE list_contains($marks, c{position})"  # noqa: S608
-            found |= {row[0] for row in connection.execute(query, {"marks": list(MARKERS)}).fetchall()}
-    for position in range(columns if found else 0):
-        query = f"UPDATE data SET c{position} = NULL WHERE list_contains($marks, c{position})"  # noqa: S608
-        connection.execute(query, {"marks": sorted(found)})
-    return tuple(sorted(found))
+        labelled = f"c{staged.names.index(label)} IS NOT NULL" if label in staged.names else "true"
+        times = {c.name: _days(connection, c.position, labelled) for c in columns if c.type == "Time"}
+    return FileProfile(
+        source, files, staged.format, types.csv, staged.titles, staged.rows, columns, times, loaded.sample,
+        staged.malformed, staged.malformed_lines, staged.totals, loaded.unreadable, staged.absent,
+    )  # fmt: skip
 
 
-def _text_type(connection: duckdb.DuckDBPyConnection, position: int) -> Type | None:
-    """The narrowest type that every text of the column can be read as; the column is then converted to it."""
-    column = f"c{position}"
-    if _one(connection, f"SELECT count({column}) FROM data")[0] == 0:  # noqa: S608
-        return None
-    for kind, form in _FORMS.items():
-        valid = f"regexp_full_match({column}, '{form}') AND TRY_CAST({column} AS {_CASTS[kind]}) IS NOT NULL"
-        if _one(connection, f"SELECT bool_and({valid}) FROM data WHERE {column} IS NOT NULL")[0]:  # noqa: S608
-            zoned = f"CAST(CAST({column} AS TIMESTAMPTZ) AS TIMESTAMP)"
-            using = zoned if kind == "Time" else f"CAST({column} AS {_CASTS[kind]})"
-            connection.execute(f"ALTER TABLE data ALTER {column} TYPE {_CASTS[kind]} USING {using}")
-            return kind
-    return "Text"
+@dataclass
+class _Loaded:
+    sample: dict[str, pa.Array]
+    unreadable: int
+
+
+def _load(
+    connection: duckdb.DuckDBPyConnection, staged: staging.Staged, csv: Csv, choices: Sequence[Choice]
+) -> _Loaded:
+    """The typed rows as DuckDB's table `data`, columns by position."""
+    declared = {i: c.declared for i, c in enumerate(choices) if c.declared is not None}
+    schema = pa.schema([(f"c{i}", arrow_type(column)) for i, column in declared.items()] or [("none", pa.null())])
+    loaded = _Loaded({}, 0)
+    kept: list[pa.RecordBatch] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        before = 0
+        step = max(1, -(-staged.rows // MOST_ROWS))
+        for batch in staged.batches():
+            bad: set[int] = set()
+            arrays = []
+            for i, column in declared.items():
+                array, failed = read_cells(batch.column(i), column, csv)
+                arrays.append(array)
+                bad.update(failed)
+            loaded.unreadable += len(bad)
+            typed = pa.RecordBatch.from_arrays(arrays or [pa.nulls(len(batch))], schema=schema)
+            kept.append(typed.take(pa.array(range(-before % step, len(typed), step), pa.int64())))
+            before += len(typed)
+            yield typed
+
+    connection.register("source", pa.RecordBatchReader.from_batches(schema, batches()))
+    moments = {i for i, column in declared.items() if type(column).__name__ == "Time"}
+    casts = [f"CAST(c{i} AS TIMESTAMP) AS c{i}" if i in moments else f"c{i}" for i in declared] or ["*"]
+    connection.execute(f"CREATE TEMP TABLE data AS SELECT {', '.join(casts)} FROM source")  # noqa: S608
+    sample = pa.Table.from_batches(kept, schema)
+    names = staged.names
+    loaded.sample = {names[i]: sample.column(f"c{i}").combine_chunks() for i in declared if names.count(names[i]) == 1}
+    return loaded
 
 
 def _column(
-    connection: duckdb.DuckDBPyConnection, position: int, name: str, kind: Type | None, rows: int
+    connection: duckdb.DuckDBPyConnection, position: int, name: str, choice: Choice, rows: int
 ) -> ColumnProfile:
     column = f"c{position}"
+    said: dict[str, Any] = {
+        "unreadable": choice.unreadable, "exceptions": choice.exceptions, "remarks": choice.remarks,
+        "why_not": choice.why_not, "totals": choice.totals,
+    }  # fmt: skip
+    if choice.declared is None:
+        return ColumnProfile(name, position, None, rows, rows - choice.held, 0, **said)
     held, distinct = _one(connection, f"SELECT count({column}), count(DISTINCT {column}) FROM data")  # noqa: S608
-    if kind is None or not held:
-        return ColumnProfile(name, position, None, rows, rows - held, distinct)
+    if not held:
+        return ColumnProfile(name, position, None, rows, rows, 0, **(said | {"why_not": "is empty"}))
+    kind = type(choice.declared).__name__
     value = f"length({column})" if kind == "Text" else column
-    real = f"{column} IS NOT NULL" + (f" AND isfinite({column})" if kind == "Float" else "")
-    low, high = _one(connection, f"SELECT min({value}), max({value}) FROM data WHERE {real}")  # noqa: S608
+    low, high = _one(connection, f"SELECT min({value}), max({value}) FROM data")  # noqa: S608
     whole = kind == "Float" and _one(connection, f"SELECT bool_and({column} = floor({column})) FROM data")[0]  # noqa: S608
     counts: list[tuple[Any, int]] = []
-    if distinct <= FEW:
+    if distinct < COUNTED:
         query = f"SELECT {column}, count(*) FROM data WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
         counts = connection.execute(query).fetchall()
-    return ColumnProfile(name, position, kind, rows, rows - held, distinct, low, high, tuple(counts), bool(whole))
+    nulls = rows - held - choice.unreadable
+    return ColumnProfile(
+        name, position, choice.declared, rows, nulls, distinct, low, high, tuple(counts), bool(whole), **said
+    )
 
 
 def _days(connection: duckdb.DuckDBPyConnection, position: int, labelled: str) -> tuple[tuple[datetime, int], ...]:

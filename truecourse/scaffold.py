@@ -3,17 +3,49 @@
 import keyword
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from truecourse.errors import Fault, ProblemError
-from truecourse.guesses import guess
-from truecourse.profile import profile
+from truecourse.guesses import Guesses, guess
+from truecourse.profile import FileProfile, profile
 from truecourse.settings import get_settings
-from truecourse.writing import problem_source, readme
+from truecourse.writing import noticed_lines, problem_source, readme
 
 
-def scaffold(name: str, data: Path, label: str) -> Path:
-    """Write `problems/<name>/` for the table in `data`, to predict its column `label`; the folder.
+@dataclass(frozen=True)
+class Draft:
+    """A problem's folder that was written, what it was guessed from, and the guesses."""
+
+    folder: Path
+    file: FileProfile
+    guesses: Guesses
+
+    @property
+    def noticed(self) -> list[str]:
+        return noticed_lines(self.file, self.guesses)
+
+    def document(self) -> dict[str, Any]:
+        """What was guessed and noticed, as JSON can hold it."""
+        guesses = self.guesses
+        return {
+            "kind": guesses.kind,
+            "classes": list(guesses.classes),
+            "rows": self.file.rows,
+            "key": guesses.key.name if guesses.key else None,
+            "time": guesses.time.name if guesses.time else None,
+            "columns": {column.name: column.type for column in guesses.columns},
+            "features": [column.name for column in guesses.inputs()],
+            "left_out": guesses.left_out,
+            "kept_from_the_model": guesses.no_feature,
+            "suspects": [{"columns": list(s.columns), "what": str(s)} for s in guesses.suspects],
+            "noticed": self.noticed,
+        }
+
+
+def scaffold(name: str, data: str | Path, label: str) -> Draft:
+    """Write `problems/<name>/` for the table in `data` (a path or a glob), to predict its column `label`.
 
     Raises ProblemError for a name that cannot be used, a folder that exists, or a label that is no column, is
     constant, or has too many texts to be classes; SourceError for a file that cannot be read. Then nothing is written.
@@ -29,7 +61,7 @@ def scaffold(name: str, data: Path, label: str) -> Path:
     for path, text in written.items():
         (unfinished / path).write_text(text, encoding="utf-8")
     unfinished.rename(folder)
-    return folder
+    return Draft(folder, file, guesses)
 
 
 def _require_free(name: str, folder: Path) -> None:

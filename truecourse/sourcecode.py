@@ -1,6 +1,7 @@
 """Writing values as Python source, laid out as ruff would: on one line if it fits, else one part a line."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,11 +107,13 @@ def _parts(value: Any, indent: str) -> tuple[str, list[str], str]:
 
 
 def _note(note: str | None, indent: str) -> list[str]:
-    """A comment on a line of its own, cut to the width; whatever the text holds, it stays one line."""
+    """A comment on lines of its own, as wide as code may be; whatever the text holds, it stays a comment."""
     if not note:
         return []
-    clean = "".join(c if c.isprintable() else "·" for c in f"{indent}# {note}")
-    return [clean if len(clean) <= WIDTH else clean[: WIDTH - 1] + "…"]
+    clean = "".join(c if c.isprintable() else "·" for c in note)
+    width = WIDTH - len(indent) - 2
+    lines = textwrap.wrap(clean, width, break_on_hyphens=False, drop_whitespace=True) or ["·"]
+    return [f"{indent}# {line}" for line in lines]
 
 
 def _entry(prefix: str, value: Any, indent: str) -> str:

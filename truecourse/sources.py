@@ -24,7 +24,7 @@ from truecourse.schema import Csv, Files, Format, Objects, PackageData, Sql, Tab
 from truecourse.settings import get_settings
 from truecourse.storage import ObjectStore
 
-_FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl",
 }  # fmt: skip
 
@@ -85,9 +85,9 @@ def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Loc
 
 def _format(uri: str) -> Format:
     suffixes = [s for s in PurePosixPath(uri.lower()).suffixes if s not in (".gz", ".zip")]
-    if suffixes and suffixes[-1] in _FORMATS:
-        return _FORMATS[suffixes[-1]]
-    known = ", ".join(_FORMATS)
+    if suffixes and suffixes[-1] in FORMATS:
+        return FORMATS[suffixes[-1]]
+    known = ", ".join(FORMATS)
     raise SourceError(f"its name tells no format (known: {known})", where=uri, cure='give format="csv", for example')
 
 

@@ -1,15 +1,21 @@
 """The text of a scaffolded problem: problem.py and its README."""
 
-import glob
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from truecourse.guesses import Guesses, is_feature
+from truecourse.guesses import Guesses
 from truecourse.limits import with_margin
 from truecourse.profile import ColumnProfile, FileProfile, table_name
+from truecourse.schema import Csv, Float, Integer, Time
 from truecourse.sourcecode import Call, Noted, call_names, source
+from truecourse.sources import FORMATS
 
 _FEW_ONE_OF = 10
+NO_KEY = 'what a file holds now stands for what it held before (combine="replace"), and rows of other files are added'
 
 
 def problem_source(name: str, file: FileProfile, guesses: Guesses) -> str:
@@ -24,7 +30,7 @@ def problem_source(name: str, file: FileProfile, guesses: Guesses) -> str:
 
 
 def _problem(name: str, file: FileProfile, guesses: Guesses) -> Call:
-    label: dict[str, Any] = {"table": table_name(file.path), "column": guesses.label.name}
+    label: dict[str, Any] = {"table": table_name(file.source), "column": guesses.label.name}
     if guesses.classes:
         label["classes"] = list(guesses.classes)
     keywords: dict[str, Any] = {
@@ -32,10 +38,10 @@ def _problem(name: str, file: FileProfile, guesses: Guesses) -> Call:
         "tables": [_table(file, guesses)],
         "label": Call("Label", (), label),
         "split": _split(guesses),
-        "model": _model(guesses.label.rows - guesses.label.nulls),
+        "model": _model(guesses.label.held),
         "gates": [Call("BeatsBaseline"), Call("BeatsChampion")],
     }
-    slices = [c.name for c in guesses.features() if c.type == "Text" and _one_of(c)][:3]
+    slices = [c.name for c in guesses.inputs() if c.type == "Text" and _one_of(c)][:3]
     if slices:
         keywords["monitoring"] = Call("Monitoring", (), {"slices": slices})
     return Call("Problem", (name,), keywords, _notes(guesses, bool(slices)))
@@ -46,10 +52,11 @@ def _notes(guesses: Guesses, slices: bool) -> dict[str, str]:
     values = f"{label.distinct} different values" + (f", {label.nulls} rows without a label" if label.nulls else "")
     notes = {
         "kind": f"guessed: {label.name} has {values}",
-        "split": "guessed: no column tells when a row was decided; TimeSplit is more honest if one does"
+        "split": "guessed: no time says when a row was decided; TimeSplit is more honest if one does "
+        f"({guesses.time_reason})"
         if guesses.split is None
         else "guessed: days that part the labelled rows at about 60% and 80%",
-        "model": f"guessed: usual values for {label.rows - label.nulls} rows; `truecourse run tune` searches `search`",
+        "model": f"guessed: usual values for {label.held} rows; `truecourse run tune` searches `search`",
     }
     if len(guesses.classes) == 2:
         notes["label"] = f"guessed: {guesses.classes[-1]} is the positive class, whose probability is predicted"
@@ -61,61 +68,99 @@ def _notes(guesses: Guesses, slices: bool) -> dict[str, str]:
 def _table(file: FileProfile, guesses: Guesses) -> Call:
     columns = {c.name: _column(c, guesses) for c in guesses.columns}
     notes: dict[str, str] = {c.name: _seen(c, guesses) for c in guesses.columns}
-    notes |= {f"\0{name}": f"left out: {name}, {reason}" for name, reason in guesses.left_out.items()}
+    notes |= {f"\0{name}": f"left out: {name}: {reason}" for name, reason in guesses.left_out.items()}
     keywords: dict[str, Any] = {"source": _source(file)}
-    why = {"source": "an absolute path: to share the problem, copy the file to data/ here, and write data/..."}
+    written = "".join(f"; {line}" for line in file_lines(file))
+    why = {
+        "source": f"an absolute path: to share the problem, copy the file to data/ here, and write data/...{written}"
+    }
     if guesses.key is not None:
         keywords["key"] = [guesses.key.name]
-        why["key"] = "guessed: a value of its own in every row; a later row with the same key is a correction"
+        why["key"] = f"guessed: {guesses.key_reason}; a later row with the same key is a correction"
     if guesses.time is not None:
         keywords["time"] = guesses.time.name
-        why["time"] = "guessed: when the row happened, and what is predicted is not known yet"
+        why["time"] = f"guessed: {guesses.time_reason}"
     keywords["columns"] = Noted(columns, notes)
+    if guesses.key is None:
+        why["columns"] = f"no key: {guesses.key_reason}; {NO_KEY}"
     keywords["rows"] = (max(1, file.rows // 2), None)
-    why["rows"] = f"guessed: the file has {file.rows}, and half as many would be suspicious"
-    return Call("Table", (table_name(file.path),), keywords, why)
+    why["rows"] = f"guessed: there are {file.rows} rows, and half as many would be suspicious"
+    aside = file.set_aside / (file.rows + file.malformed_lines + len(file.totals))
+    if aside > 0.025:
+        keywords["max_quarantined"] = min(1.0, math.ceil(200 * aside) / 100)
+        why["max_quarantined"] = f"guessed: {aside:.1%} of the rows seen cannot be read, and twice as many may be so"
+    return Call("Table", (table_name(file.source),), keywords, why)
+
+
+def file_lines(file: FileProfile) -> list[str]:
+    """What was noticed about the files as such: title lines, encoding, dialect, rows of totals, lines that are none."""
+    csv, lines = file.csv, []
+    if len(file.files) > 1:
+        lines.append(f"{len(file.files)} files")
+    if file.titles:
+        lines.append(f"{len(file.titles)} lines above the header are skipped ({file.titles[0]!r})")
+    if csv.encoding not in ("utf-8", "utf-16"):
+        lines.append(f"not UTF-8: read as {csv.encoding}")
+    if csv.decimal != "." or csv.thousands:
+        groups = f" and {csv.thousands!r} between thousands" if csv.thousands else ""
+        lines.append(f"numbers have {csv.decimal!r} before the decimals{groups}")
+    if markers := [text for text in csv.null_values if text not in ("", "NA")]:
+        lines.append(f"read as missing in every column: {', '.join(map(repr, markers))}")
+    if file.totals:
+        lines.append(f"{_rows(len(file.totals))} of totals at the end, set aside ({file.totals[0]!r})")
+    if file.malformed_lines:
+        lines.append(f"{file.malformed_lines} lines that are no rows, set aside ({file.malformed[0]!r})")
+    if file.unreadable_rows:
+        lines.append(f"{_rows(file.unreadable_rows)} with cells that do not parse, set aside")
+    return lines
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
 
 
 def _source(file: FileProfile) -> Call:
     keywords: dict[str, Any] = {}
-    suffixes = [s.lower() for s in file.path.suffixes if s.lower() not in (".zip", ".gz")]
-    wanted = "parquet" if file.csv is None else "csv"
-    if not suffixes or suffixes[-1] != f".{wanted}":
-        keywords["format"] = wanted
-    form: dict[str, Any] = {}
-    if file.csv is not None and file.csv.delimiter != ",":
-        form["delimiter"] = file.csv.delimiter
-    if file.null_values:
-        form["null_values"] = ["", "NA", *file.null_values]
-    if file.csv is not None and file.csv.encoding != "utf-8":
-        form["encoding"] = file.csv.encoding
+    suffixes = [s.lower() for s in Path(file.source).suffixes if s.lower() not in (".zip", ".gz")]
+    if not suffixes or FORMATS.get(suffixes[-1]) != file.format:
+        keywords["format"] = file.format
+    default = Csv()
+    form = {f.name: value for f in fields(Csv) if (value := getattr(file.csv, f.name)) != getattr(default, f.name)}
     if form:
-        keywords["csv"] = Call("Csv", (), form)
-    return Call("Files", (glob.escape(str(file.path)),), keywords)
+        keywords["csv"] = Call("Csv", (), {n: list(v) if isinstance(v, tuple) else v for n, v in form.items()})
+    return Call("Files", (file.source,), keywords)
 
 
 def _column(column: ColumnProfile, guesses: Guesses) -> Call:
     said: dict[str, Any] = {}
+    declared = column.declared
+    if isinstance(declared, Time) and declared.format:
+        said["format"] = declared.format
+    if isinstance(declared, Integer | Float) and declared.symbol:
+        said["symbol"] = declared.symbol
     if column is guesses.label and guesses.classes and column.type in ("Text", "Integer"):
         said["one_of"] = [value if column.type == "Text" else int(value) for value in guesses.classes]
     elif column is guesses.key:
         said["unique"] = True
-    elif column.type in ("Integer", "Float") and column.low is not None and column is not guesses.label:
+    elif column.type in ("Integer", "Float") and column is not guesses.label:
         said["ge"], said["le"] = with_margin(column.low, column.high)
+    elif column.totals:
+        said["pattern"] = f"^(?!({'|'.join(map(re.escape, column.totals))})$)"
     elif column.type == "Text" and _one_of(column):
         said["one_of"] = sorted(str(value) for value, _ in column.counts)
     if column.nulls:
         said["nulls"] = True
     if column not in (guesses.label, guesses.key, guesses.time):
-        if not is_feature(column):
+        if column.name in guesses.no_feature:
             said["feature"] = False
-        said["severity"] = "info"
+        if not column.totals:
+            said["severity"] = "info"
     return Call(str(column.type), (), said)
 
 
 def _one_of(column: ColumnProfile) -> bool:
     """Whether the texts seen may well be all there are."""
-    return 0 < len(column.counts) <= _FEW_ONE_OF and column.rows - column.nulls >= 20 * column.distinct
+    return 0 < len(column.counts) <= _FEW_ONE_OF and column.held >= 20 * column.distinct
 
 
 def _seen(column: ColumnProfile, guesses: Guesses) -> str:
@@ -125,9 +170,25 @@ def _seen(column: ColumnProfile, guesses: Guesses) -> str:
         seen = ", ".join(f"{value} {count}" for value, count in column.counts)
     else:
         seen = f"{column.low} to {column.high}"
-    nulls = f"; {column.nulls} of {column.rows} missing" if column.nulls else ""
-    reason = "" if is_feature(column) or column is guesses.key else "; too many for a feature"
-    return f"guessed: {seen}{nulls}{reason}"
+    return f"guessed: {'; '.join([seen, *column_lines(column, guesses)])}"
+
+
+def column_lines(column: ColumnProfile, guesses: Guesses) -> list[str]:
+    """What was noticed about a column: missing and unreadable cells, its form, why the model is not given it."""
+    lines = [f"{column.nulls} of {column.rows} missing"] if column.nulls else []
+    lines += column.remarks
+    if column.unreadable:
+        kind = {"Time": "moment", "Boolean": "boolean"}.get(str(column.type), "number")
+        shown = ", ".join(f"{text!r} {count}" for text, count in column.exceptions)
+        lines.append(f"no {kind} in {_rows(column.unreadable)}, which are set aside: {shown}")
+    if column.totals:
+        lines.append(f"rows of totals ({', '.join(map(repr, column.totals))}) are set aside")
+    if column.name in guesses.no_feature:
+        lines.append(f"{guesses.no_feature[column.name]}; remove feature=False to give it to the model")
+    for suspect in guesses.suspects:
+        if column.name in suspect.columns and column.name not in guesses.no_feature:
+            lines.append(f"suspected leak: {suspect}; if it is filled in later than the decision, add feature=False")
+    return lines
 
 
 def _split(guesses: Guesses) -> Call:
@@ -154,25 +215,47 @@ def _model(rows: int) -> Call:
 
 
 def readme(name: str, file: FileProfile, guesses: Guesses) -> str:
-    left_out = "".join(f"- `{column}`: {reason}\n" for column, reason in guesses.left_out.items())
-    key = f"`{guesses.key.name}`" if guesses.key else "none"
-    time = f"`{guesses.time.name}`" if guesses.time else "none"
+    noticed = "".join(f"- {line}\n" for line in noticed_lines(file, guesses))
+    data = f"`{file.path.name}`" if len(file.files) == 1 else f"{len(file.files)} files `{Path(file.source).name}`"
     return f"""# {name}
 
-Predicts `{guesses.label.name}` ({guesses.kind}) from {len(guesses.features())} columns of `{file.path.name}` \
-({file.rows:,} rows).
+Predicts `{guesses.label.name}` ({guesses.kind}) from {len(guesses.inputs())} of {len(guesses.columns)} columns of \
+{data} ({file.rows:,} rows).
 
-`problem.py` was drafted by `truecourse init` from a profile of that file. Every guess is marked by a comment; look at \
+`problem.py` was drafted by `truecourse init` from a profile of that data. Every guess is marked by a comment; look at \
 these first:
 
 - Is each column known when the prediction is made? A column that is filled in later leaks the label: remove it.
-- Key: {key}. Time: {time}.
 - Ranges and sets come from the values seen, with a margin. They are reported (`severity="info"`); use `"warning"` to \
 quarantine a row that breaks them, `"critical"` to stop. The endpoint refuses requests outside them.
-{"- Not declared:" + chr(10) + left_out.replace("- ", "  - ") if left_out else ""}
+
+What was noticed:
+
+{noticed}
 ```
-truecourse check --problem {name}
+truecourse check --problem {name} --data
 truecourse run lifecycle --problem {name}
 truecourse serve --problem {name}
 ```
 """
+
+
+def noticed_lines(file: FileProfile, guesses: Guesses) -> list[str]:
+    """One line for each thing that a careful reader would want to know: key, time, how the files are written, leak
+    suspects, columns that are left out or kept from the model, cells that do not parse."""
+    key = f"`{guesses.key.name}`: {guesses.key_reason}" if guesses.key else f"none: {guesses.key_reason}; {NO_KEY}"
+    time = f"`{guesses.time.name}`: {guesses.time_reason}" if guesses.time else f"none: {guesses.time_reason}"
+    lines = [f"Key: {key}.", f"Time: {time}.", *(f"The data: {line}." for line in file_lines(file))]
+    for suspect in guesses.suspects:
+        left = suspect.columns[0] in guesses.no_feature
+        what = (
+            "not given to the model; feature=False is what keeps it away" if left else "given to the model all the same"
+        )
+        lines.append(f"Suspected leak: {suspect} ({what}).")
+    lines += [f"Not declared: `{column}`: {reason}." for column, reason in guesses.left_out.items()]
+    for column in guesses.columns:
+        told = column_lines(column, guesses)
+        quiet = [line for line in told if not line.startswith(("suspected leak",)) and not line.endswith("missing")]
+        if quiet:
+            lines.append(f"`{column.name}`: {'; '.join(quiet)}.")
+    return ["".join(c if c.isprintable() else "·" for c in line) for line in lines]

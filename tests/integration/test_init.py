@@ -6,6 +6,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from datetime import date
+from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
 
@@ -53,7 +54,7 @@ def customers(rows: int = 400) -> pd.DataFrame:
 
 
 def drafted(data: Path, label: str, name: str = "drafted") -> Problem:
-    folder = scaffold(name, data, label)
+    folder = scaffold(name, data, label).folder
     assert (folder / "README.md").read_text().startswith(f"# {name}")
     problem = load_problem(name)
     assert check_problem(problem) == []
@@ -95,14 +96,15 @@ def test_the_draft_is_formatted_and_marks_its_guesses(problems: Path, tmp_path: 
     frame = customers()
     frame["split"] = 1
     frame.to_csv(data, index=False)
-    file = scaffold("drafted", data, "churned") / "problem.py"
+    file = scaffold("drafted", data, "churned").folder / "problem.py"
     text = file.read_text()
     ruff = [sys.executable, "-m", "ruff"]
     subprocess.run([*ruff, "format", "--isolated", "--line-length=120", "--check", str(file)], check=True)
     subprocess.run([*ruff, "check", "--isolated", "--select=E,F,I", "--line-length=120", str(file)], check=True)
     for guessed in ("key=", "time=", "split=", "model=", "kind=", "rows=", '"visits": ', "label="):
-        line = next(number for number, line in enumerate(text.splitlines()) if line.strip().startswith(guessed))
-        assert "# guessed: " in text.splitlines()[line - 1], guessed
+        before = text[: text.index(f"\n    {guessed}") if f"\n    {guessed}" in text else text.index(f" {guessed}")]
+        comment = list(takewhile(lambda line: line.strip().startswith("#"), reversed(before.rstrip().splitlines())))
+        assert "# guessed: " in "".join(comment), guessed
     assert "# left out: split" in text
 
 
@@ -144,9 +146,9 @@ def test_packed_and_otherwise_delimited_files(packed: str, problems: Path, tmp_p
         data.write_bytes(gzip.compress(text) if packed == "csv.gz" else text)
     source = drafted(data, "visits").tables[0].source
     assert isinstance(source, Files)
-    assert (source.csv.delimiter, source.csv.encoding) == (delimiter, "latin-1")
+    assert (source.csv.delimiter, source.csv.encoding) == (delimiter, "cp1252")
     assert source.csv.null_values == ("", "NA", "?")
-    assert source.format == ("csv" if packed in ("txt", "tsv") else None)
+    assert source.format == ("csv" if packed == "txt" else None)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_the_kind_follows_the_label(values: list[str], kind: str, classes: tuple
         ("", "y", "drafted", "the file is empty"),
         ("a,y\n", "y", "drafted", "has no rows"),
         ("\n\n", "y", "drafted", "no header"),
-        ("a,\0y\n1,2\n", "y", "drafted", "neither CSV nor Parquet"),
+        ("a,\0y\n1,2\n", "y", "drafted", "neither CSV, JSON lines nor Parquet"),
         ("a,price\n1,2\n2,3\n", "prise", "drafted", "did you mean price"),
         ("a,y\n1,2\n2,2\n", "y", "drafted", "the same value"),
         ("a,y\n1,\n2,\n", "y", "drafted", "is empty"),
@@ -220,7 +222,7 @@ def test_broken_files_are_told(problems: Path, tmp_path: Path) -> None:
 def test_a_folder_that_exists_is_left_alone(problems: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.csv"
     data.write_text("a,y\n1,2\n2,3\n")
-    file = scaffold("drafted", data, "y") / "problem.py"
+    file = scaffold("drafted", data, "y").folder / "problem.py"
     file.write_text("mine")
     with pytest.raises(ProblemError, match="exists already"):
         scaffold("drafted", data, "y")

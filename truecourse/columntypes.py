@@ -1,0 +1,300 @@
+"""Choosing each column's declaration: the narrowest by which the parser reads nearly all of its staged cells."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.cells import as_text, is_text, read_cells
+from truecourse.declarations import (
+    MARKERS,
+    PLAIN_MARKERS,
+    Dialect,
+    candidates,
+    file_dialect,
+    is_code,
+    numbers,
+    proposed_markers,
+)
+from truecourse.schema import AnyColumn, Boolean, Csv, Float, Integer, Text, Time
+from truecourse.staging import Staged, is_plain
+from truecourse.timeformats import is_day_first, other_order
+
+_SAMPLE = 2000
+_SHOWN = 5
+_KEPT = 500
+
+
+@dataclass(frozen=True)
+class Choice:
+    """See ColumnProfile. `held`: cells that are not null."""
+
+    declared: AnyColumn | None
+    held: int = 0
+    unreadable: int = 0
+    exceptions: tuple[tuple[str, int], ...] = ()
+    remarks: tuple[str, ...] = ()
+    why_not: str = ""
+    totals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Types:
+    csv: Csv
+    choices: tuple[Choice, ...]
+
+
+def most_exceptions(held: int) -> int:
+    """How many of so many cells may fail to parse, if the column is to have a type: one in a hundred; in fewer than
+    300, three, though never more than one in ten."""
+    return max(held // 100, min(3, held // 10))
+
+
+@dataclass
+class _Trial:
+    """One declaration tried on all cells of a column. `back`: times that lie before the one above them."""
+
+    column: AnyColumn
+    failed: Counter[str] = field(default_factory=Counter)
+    count: int = 0
+    back: int = 0
+    last: int | None = None
+
+    def read(self, cells: pa.Array, csv: Csv) -> None:
+        array, failed = read_cells(cells, self.column, csv)
+        self.count += len(failed)
+        for text in failed.values():
+            if len(self.failed) < _KEPT or text in self.failed:
+                self.failed[text] += 1
+        if isinstance(self.column, Time):
+            moments = array.drop_null().cast(pa.int64()).to_numpy()
+            if len(moments):
+                self.back += int((moments[1:] < moments[:-1]).sum()) + (
+                    self.last is not None and moments[0] < self.last
+                )
+                self.last = int(moments[-1])
+
+
+@dataclass
+class _Column:
+    """What is tried on one column. `zeros`: whole numbers with a leading zero."""
+
+    name: str
+    kind: pa.DataType
+    markers: frozenset[str]
+    trials: list[_Trial]
+    why_not: str = ""
+    sample: tuple[str, ...] = ()
+    held: int = 0
+    zeros: int = 0
+    example: str = ""
+
+
+def choose_types(staged: Staged) -> Types:
+    """The file's dialect and a choice for each column, every cell read."""
+    samples = [_texts(staged.sample(i)) for i in range(len(staged.names))]
+    columns = []
+    markers = [proposed_markers(texts) for texts in samples]
+    kinds = staged.kinds
+    plain = [[t for t in texts if t not in m] for texts, m in zip(samples, markers, strict=True)]
+    dialect = Dialect()
+    if staged.format == "csv":
+        dialect = file_dialect(t for t, kind in zip(plain, kinds, strict=True) if is_text(kind))
+    csv = replace(staged.csv, decimal=dialect.decimal, thousands=dialect.thousands)  # type: ignore[arg-type]
+    for name, kind, texts, marks in zip(staged.names, kinds, plain, markers, strict=True):
+        why_not = _why_not(name, kind, staged)
+        tried = [] if why_not else _candidates(name, kind, texts, dialect, staged)
+        columns.append(_Column(name, kind, marks, [_Trial(c) for c in tried], why_not, tuple(texts)))
+    for batch in staged.batches():
+        for column, cells in zip(columns, batch.columns, strict=True):
+            _read(column, cells, _with_markers(csv, column.markers))
+    chosen = [_choose(column, csv, staged.total_texts.get(i, set())) for i, column in enumerate(columns)]
+    nulls = sorted({marker for _, found in chosen for marker in found})
+    csv = replace(csv, null_values=(*csv.null_values, *(n for n in nulls if n not in csv.null_values)))
+    return Types(csv, tuple(choice for choice, _ in chosen))
+
+
+def _texts(cells: pa.Array) -> list[str]:
+    """Up to _SAMPLE of the values, as text."""
+    held = cells.drop_null()
+    if not len(held):
+        return []
+    held = held.take(pa.array(range(0, len(held), max(1, len(held) // _SAMPLE)), pa.int64()))
+    return [text.strip() for text in as_text(held).to_pylist()]
+
+
+def _with_markers(csv: Csv, markers: frozenset[str]) -> Csv:
+    return replace(csv, null_values=(*csv.null_values, *sorted(markers))) if markers else csv
+
+
+def _why_not(name: str, kind: pa.DataType, staged: Staged) -> str:
+    if not name.strip():
+        return "has no name; give it one in the file to keep it"
+    if name in staged.twice:
+        return "its name stands twice; rename one of the two in the file to keep them"
+    if pa.types.is_null(kind):
+        return "is empty"
+    if not (is_text(kind) or is_plain(kind)):
+        shown = str(kind).split("[")[0].split("<")[0]
+        return f"holds values of type {shown}, which no column can hold; write them as text or numbers to keep them"
+    return ""
+
+
+def _candidates(
+    name: str, kind: pa.DataType, texts: Sequence[str], dialect: Dialect, staged: Staged
+) -> list[AnyColumn]:
+    """Declarations to try, the narrowest first; Text is always left."""
+    if is_text(kind):
+        found = candidates(name, texts, dialect)
+        if staged.format == "parquet":  # texts by intention: digits alone are codes
+            found = [column for column in found if column != Integer()]
+        return found
+    if pa.types.is_boolean(kind):
+        return [Boolean()]
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return [Time()]
+    if pa.types.is_integer(kind):
+        return [*(c for c in candidates(name, texts, Dialect()) if isinstance(c, Time)), Integer()]
+    if pa.types.is_decimal(kind) and kind.scale <= 0:
+        return [Integer()]
+    return [Float()]
+
+
+def _read(column: _Column, cells: pa.Array, csv: Csv) -> None:
+    if column.why_not and not column.why_not.startswith("its name"):
+        column.held += len(cells) - cells.null_count
+        return
+    if is_text(column.kind):
+        texts, _ = read_cells(cells, Text(), csv)
+        column.held += len(texts) - texts.null_count
+        if any(isinstance(trial.column, Integer) for trial in column.trials):
+            zeros = pc.fill_null(pc.match_substring_regex(texts, r"^0\d+$"), False)
+            if count := pc.sum(zeros).as_py():
+                column.zeros += count
+                column.example = column.example or texts.filter(zeros)[0].as_py()
+    else:
+        column.held += len(cells) - cells.null_count
+    for trial in column.trials:
+        if trial.count <= most_exceptions(column.held) + 200:  # the rest will not save it
+            trial.read(cells, csv)
+        else:
+            trial.count += len(cells)
+
+
+def _choose(column: _Column, csv: Csv, totals: set[str]) -> tuple[Choice, frozenset[str]]:
+    """The choice, and the texts that it takes for null."""
+    found = frozenset[str]()
+    if column.why_not:
+        return Choice(None, column.held, why_not=column.why_not), found
+    if not column.held:
+        return Choice(None, 0, why_not="is empty"), column.markers
+    for trial in column.trials:
+        late = {text for text in trial.failed if text.lower() in MARKERS}
+        trial.count -= sum(trial.failed.pop(text) for text in late)
+        column.markers |= late
+    remarks: list[str] = []
+    best = _best(column, remarks)
+    if best is None:
+        if not is_text(column.kind) and not column.trials:
+            return Choice(None, column.held, why_not="no declaration reads it"), found
+        plain = frozenset(m for m in column.markers if m.lower() in PLAIN_MARKERS)
+        remarks += _why_text(column, csv)
+        said = sorted(totals)
+        return Choice(Text(), column.held, remarks=_told(plain, remarks), totals=tuple(said)), plain
+    remarks += _written(best.column)
+    marks = column.markers if is_text(column.kind) else found
+    exceptions = tuple(best.failed.most_common(_SHOWN))
+    return Choice(best.column, column.held, best.count, exceptions, _told(marks, remarks)), marks
+
+
+def _best(column: _Column, remarks: list[str]) -> _Trial | None:
+    """The narrowest declaration with few enough exceptions; a wider one where that reads more cells."""
+    most = most_exceptions(column.held)
+    if not is_text(column.kind):
+        return min(column.trials, key=lambda t: t.count) if any(t.count == 0 for t in column.trials) or (
+            isinstance(column.trials[-1].column, Float)) else None  # fmt: skip
+    passing = [trial for trial in column.trials if trial.count <= most]
+    if not passing:
+        return None
+    times = [trial for trial in passing if isinstance(trial.column, Time)]
+    if times and times[0] is passing[0]:
+        return _best_time(times, csv_day_first=False, remarks=remarks)
+    best = passing[0]
+    if isinstance(best.column, Integer):
+        wider = next((t for t in passing if isinstance(t.column, Float) and t.count < best.count), None)
+        if wider is None and _are_codes(column, best, remarks):
+            return None
+        return wider or best
+    return best
+
+
+def _are_codes(column: _Column, trial: _Trial, remarks: list[str]) -> bool:
+    """Digits that are no quantity: with leading zeros, or beside others with letters."""
+    if column.zeros:
+        remarks.append(f"digits with leading zeros, such as {column.example!r}, are codes")
+        return True
+    codes = [text for text in trial.failed if is_code(text)]
+    if codes:
+        remarks.append(f"digits beside {', '.join(map(repr, codes[:3]))} are codes")
+    return bool(codes)
+
+
+def _best_time(times: list[_Trial], *, csv_day_first: bool, remarks: list[str]) -> _Trial:
+    fewest = min(trial.count for trial in times)
+    best = [trial for trial in times if trial.count == fewest]
+    first = best[0]
+    form = first.column.format if isinstance(first.column, Time) else None
+    other = other_order(form) if form else None
+    rival = next((t for t in best if isinstance(t.column, Time) and t.column.format == other), None) if other else None
+    if rival is None or form is None:
+        return first
+    if first.back != rival.back:
+        chosen = min((first, rival), key=lambda t: t.back)
+        why = "so the rows are in order of time"
+    else:
+        day_first = "." in form or csv_day_first
+        chosen = first if is_day_first(form) == day_first else rival
+        why = "as usual with points" if "." in form else "as usual with slashes and dashes in American files"
+    assert isinstance(chosen.column, Time)
+    order = "day before month" if is_day_first(str(chosen.column.format)) else "month before day"
+    turned = other if chosen is first else form
+    remarks.append(f"no day is above 12: read as {order}, {why}; if it is the other way, format={turned!r}")
+    return chosen
+
+
+def _written(declared: AnyColumn) -> list[str]:
+    if isinstance(declared, Time) and declared.format:
+        return [f"times are written as {declared.format}"]
+    if isinstance(declared, Integer | Float) and declared.symbol:
+        return [f"numbers are written with {declared.symbol}, which is taken off"]
+    return []
+
+
+def _why_text(column: _Column, csv: Csv) -> list[str]:
+    """Why a column that holds many numbers is text all the same."""
+    texts = list(dict.fromkeys(column.sample))
+    found = numbers(texts) if texts and not column.zeros else None
+    if found is None or not is_text(column.kind) or any(map(is_code, (*texts, *_failures(column)))):
+        return []
+    if found.dialect.decimal != csv.decimal and found.dialect.certain:
+        return [
+            f"its numbers have a decimal {found.dialect.decimal!r}, those of the file {csv.decimal!r}: kept as text"
+        ]
+    tried = next((t for t in column.trials if isinstance(t.column, Float)), None)
+    if tried is None or not tried.failed or len(column.trials[-1].failed) >= _KEPT:
+        return []
+    shown = ", ".join(f"{text!r} {count}" for text, count in tried.failed.most_common(_SHOWN))
+    share = tried.count / column.held
+    return [f"kept as text: {share:.1%} of its cells are no numbers ({shown}); Float() sets those rows aside"]
+
+
+def _failures(column: _Column) -> list[str]:
+    return [text for trial in column.trials for text in trial.failed]
+
+
+def _told(markers: frozenset[str], remarks: Sequence[str]) -> tuple[str, ...]:
+    if not markers:
+        return tuple(remarks)
+    return (f"read as missing: {', '.join(map(repr, sorted(markers)))}", *remarks)

@@ -1,0 +1,305 @@
+"""Leak suspects: columns whose values tell the label so well that they were probably filled in after it was known.
+
+Each is found by figures on rows with a label, and named with them; whether it is a leak only its author can say. Fewer
+than LEAST rows are no ground for a suspicion."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse.problem import Kind
+
+LEAST = 40
+"""Rows with a label, below which nothing is suspected."""
+MOST_ROWS = 20_000
+"""Rows that are enough to look at."""
+_ALMOST = 0.998
+"""R² of one column, from which on it explains the label almost perfectly; 1 minus the share of errors left."""
+_EXACT = 0.999999
+_CHANCE = 1e-6
+"""The most likely that a finding may be by chance."""
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Codes = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """`columns` that tell the label, and `what` was found, with figures. `determines`: they leave no doubt of it."""
+
+    columns: tuple[str, ...]
+    what: str
+    determines: bool
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.columns)} {self.what}"
+
+
+@dataclass(frozen=True)
+class _Label:
+    """`codes` of its values for classes; `numbers` for a regression and for two classes."""
+
+    name: str
+    codes: Codes | None
+    numbers: Numbers | None
+    shown: tuple[str, ...]
+
+    def __len__(self) -> int:
+        values = self.codes if self.codes is not None else self.numbers
+        return 0 if values is None else len(values)
+
+
+def leak_suspects(name: str, kind: Kind, label: pa.Array, features: Mapping[str, pa.Array]) -> list[Suspect]:
+    """Suspects among `features`, n typed values each, for the n values of `label`; none if fewer than LEAST of these
+    are known. Each column is named once, by its strongest evidence."""
+    known = pc.is_valid(label)
+    label = label.filter(known)
+    if len(label) < LEAST:
+        return []
+    values = {feature: column.filter(known) for feature, column in features.items()}
+    truth = _truth(name, kind, label)
+    found: list[Suspect] = []
+    for feature, column in values.items():
+        found += list(_alone(truth, feature, column))[:1]
+    named = {column for suspect in found for column in suspect.columns}
+    numbers = {f: n for f, c in values.items() if f not in named and (n := _numbers(c)) is not None}
+    return found + _together(truth, numbers)
+
+
+def _truth(name: str, kind: Kind, label: pa.Array) -> _Label:
+    if kind == "regression":
+        return _Label(name, None, np.asarray(label.cast(pa.float64()), dtype=np.float64), ())
+    codes, shown = _codes(label)
+    return _Label(name, codes, codes.astype(np.float64) if len(shown) == 2 else None, shown)
+
+
+def _codes(column: pa.Array) -> tuple[Codes, tuple[str, ...]]:
+    """Values by their number, -1 for null, in the order of their texts."""
+    texts = column if pa.types.is_string(column.type) else column.cast(pa.string())
+    uniques, codes = np.unique(np.asarray(texts.fill_null("\0"), dtype=str), return_inverse=True)
+    if column.null_count:  # NUL sorts before every text
+        return codes.astype(np.int64) - 1, tuple(uniques[1:])
+    return codes.astype(np.int64), tuple(uniques)
+
+
+def _numbers(column: pa.Array) -> Numbers | None:
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    numbers = np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan), dtype=np.float64)
+    return numbers if np.isfinite(numbers).any() else None
+
+
+def _alone(label: _Label, name: str, column: pa.Array) -> Iterator[Suspect]:
+    """What one column tells by its values, and by being filled or not."""
+    numbers = _numbers(column)
+    codes, _ = _codes(column)
+    filled = codes >= 0
+    if filled.sum() >= LEAST:
+        if label.codes is not None:
+            yield from _of_classes(label, name, codes, numbers, filled)
+        else:
+            yield from _of_numbers(label, name, codes, numbers, filled)
+    yield from _by_absence(label, name, filled)
+
+
+def _of_classes(
+    label: _Label, name: str, codes: Codes, numbers: Numbers | None, filled: np.ndarray[Any, Any]
+) -> Iterator[Suspect]:
+    truth, values = label.codes[filled], codes[filled]  # type: ignore[index]
+    errors = len(truth) - np.bincount(truth).max()
+    if errors < 10:
+        return
+    share = f" (of the {len(truth)} rows that have it)" if len(truth) < len(codes) else ""
+    if values.max() + 1 <= len(truth) / 5:
+        table = np.zeros((values.max() + 1, truth.max() + 1))
+        np.add.at(table, (values, truth), 1)
+        hits = table.max(axis=1)[table.sum(axis=1) > 1].sum()
+        if len(truth) - hits <= 0.02 * errors:
+            exact = bool(hits == len(truth))
+            how = "determines" if exact else f"predicts {hits / len(truth):.2%} of"
+            yield Suspect((name,), f"{how} {label.name}{' in every row' if exact else ''} by itself{share}", exact)
+    if numbers is None:
+        return
+    if len(label.shown) == 2:
+        auc = _auc(numbers[filled], truth)
+        if max(auc, 1 - auc) >= 0.997:
+            yield Suspect((name,), f"orders {label.name} almost perfectly: AUC {max(auc, 1 - auc):.4f}{share}", False)
+    wrong = _neighbour_errors(numbers[filled], truth)
+    if wrong <= 0.02 * errors:
+        what = f"sorts the rows by {label.name}: neighbours agree in {1 - wrong / len(truth):.2%} of rows{share}"
+        yield Suspect((name,), what, False)
+
+
+def _auc(scores: Numbers, truth: Codes) -> float:
+    ranks = _ranks(scores)
+    positive = truth == 1
+    count = positive.sum()
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(truth) - count)))
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """From 1; equal values share their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: Numbers = (ends - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _neighbour_errors(numbers: Numbers, truth: Codes) -> int:
+    """Rows whose class is not that of the row before them, sorted by the number; equal numbers in random order."""
+    shuffled = np.random.default_rng(0).permutation(len(numbers))
+    order = shuffled[np.argsort(numbers[shuffled], kind="stable")]
+    return int((truth[order][1:] != truth[order][:-1]).sum())
+
+
+def _of_numbers(
+    label: _Label, name: str, codes: Codes, numbers: Numbers | None, filled: np.ndarray[Any, Any]
+) -> Iterator[Suspect]:
+    truth, values = label.numbers[filled], codes[filled]  # type: ignore[index]
+    total = truth.var() * len(truth)
+    if not total or len(np.unique(truth)) < 10:
+        return
+    share = f" (of the {len(truth)} rows that have it)" if len(truth) < len(codes) else ""
+    if numbers is not None:
+        same = float(np.isclose(numbers[filled], truth, rtol=1e-9, atol=0).mean())
+        if same >= 0.95:
+            yield Suspect((name,), f"equals {label.name} in {same:.2%} of rows{share}", True)
+        explained = _r2(numbers[filled], truth)
+        if explained >= _ALMOST:
+            how = "determines" if explained >= _EXACT else "explains almost all of"
+            yield Suspect((name,), f"{how} {label.name}: R² {explained:.6f}{share}", explained >= _EXACT)
+        ordered = _r2(_ranks(numbers[filled]), _ranks(truth))
+        if ordered >= _EXACT:
+            yield Suspect((name,), f"orders the rows exactly as {label.name} does: rank R² {ordered:.6f}{share}", True)
+    counts = np.bincount(values)
+    if len(counts) <= len(truth) / 5 and (counts[values] > 1).mean() >= 0.9:
+        means = np.bincount(values, truth) / np.maximum(counts, 1)
+        left = float(((truth - means[values]) ** 2).sum() / total)
+        if left <= 1 - _ALMOST:
+            exact = left <= 1 - _EXACT
+            how = "determines" if exact else "explains almost all of"
+            yield Suspect((name,), f"{how} {label.name} by its {len(counts)} values: R² {1 - left:.6f}{share}", exact)
+
+
+def _r2(one: Numbers, other: Numbers) -> float:
+    """Squared correlation; 0 where one of the two is constant."""
+    if not len(one) or one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1] ** 2)
+
+
+def _by_absence(label: _Label, name: str, filled: np.ndarray[Any, Any]) -> Iterator[Suspect]:
+    """Filled, or empty, only where the label has one value."""
+    truth = label.codes if label.codes is not None else label.numbers
+    assert truth is not None
+    for rows, how in ((filled, "filled"), (~filled, "empty")):
+        count = int(rows.sum())
+        if not 10 <= count <= len(truth) - 10:
+            continue
+        values, counts = np.unique(truth[rows], return_counts=True)
+        most = values[counts.argmax()]
+        base, inside = float((truth == most).mean()), counts.max() / count
+        if inside >= 0.98 and base ** counts.max() < _CHANCE and base < 0.95:
+            value = label.shown[int(most)] if label.codes is not None else f"{most:g}"
+            what = f"is {how} in {count} rows, of which {inside:.1%} have {label.name} {value} ({base:.1%} of all)"
+            yield Suspect((name,), what, False)
+            return
+
+
+def _together(label: _Label, numbers: Mapping[str, Numbers]) -> list[Suspect]:
+    """Two columns, or a few by a linear formula, that give the label."""
+    if label.numbers is None or len(numbers) < 2:
+        return []
+    names, matrix, truth = _complete(label.numbers, numbers)
+    if len(names) < 2:
+        return []
+    found = list(_pairs(label.name, names, matrix, truth)) if label.codes is None else []
+    named = {name for suspect in found for name in suspect.columns}
+    free = [i for i, name in enumerate(names) if name not in named]
+    formula = _formula([names[i] for i in free], matrix[:, free], truth)
+    if formula:
+        what = f"give {label.name} by a linear formula: R² above {_EXACT}"
+        found.append(Suspect(tuple(formula), what, True))
+    return found
+
+
+def _complete(truth: Numbers, numbers: Mapping[str, Numbers]) -> tuple[list[str], Numbers, Numbers]:
+    """Columns that vary and are filled in most rows, the rows that have all of them, and their labels."""
+    names = [n for n, v in numbers.items() if np.isfinite(v).mean() > 0.8 and np.nanstd(v) > 0]
+    if not names:
+        return [], np.empty((0, 0)), truth
+    matrix = np.column_stack([numbers[name] for name in names])
+    rows = np.isfinite(matrix).all(axis=1)
+    matrix, truth = matrix[rows], truth[rows]
+    if len(truth) < LEAST or truth.std() == 0:
+        return [], matrix, truth
+    varying = matrix.std(axis=0) > 0
+    return [name for name, varies in zip(names, varying, strict=True) if varies], matrix[:, varying], truth
+
+
+def _pairs(label: str, names: list[str], matrix: Numbers, truth: Numbers) -> Iterator[Suspect]:
+    """Sums, differences, products and quotients of two columns that are the label in 95% of the rows or more."""
+    if len(np.unique(truth)) < 10:
+        return
+    telling = np.flatnonzero(truth != 0)
+    if len(telling) < LEAST:
+        return
+    few = telling[:: max(1, len(telling) // 200)]
+    for i, j in combinations(range(len(names)), 2):
+        for sign, made in _combined(matrix[few, i], matrix[few, j]):
+            if _equal(made, truth[few]) < 0.95:
+                continue
+            one, other = (i, j) if sign != "swapped" else (j, i)
+            exact = dict(_combined(matrix[telling, i], matrix[telling, j]))[sign]
+            share = _equal(exact, truth[telling])
+            alone = max(_equal(matrix[telling, k], truth[telling]) for k in (i, j))
+            if share >= 0.95 and alone < 0.8:
+                what = f"give {label}: {names[one]} {sign} {names[other]} equals it in {share:.2%} of rows"
+                yield Suspect((names[i], names[j]), what.replace("swapped", "subtracted from"), True)
+                break
+
+
+def _combined(one: Numbers, other: Numbers) -> list[tuple[str, Numbers]]:
+    with np.errstate(all="ignore"):
+        return [("+", one + other), ("-", one - other), ("swapped", other - one), ("×", one * other),
+                ("/", one / other), ("divided into", other / one)]  # fmt: skip
+
+
+def _equal(made: Numbers, truth: Numbers) -> float:
+    """The share of rows in which the two are one number, to seven digits; to cents where numbers are large."""
+    with np.errstate(all="ignore"):
+        close = np.abs(made - truth) <= np.maximum(1e-7 * np.abs(truth), 0.00501 if truth.std() > 10 else 0)
+    return float(close.mean())
+
+
+def _formula(names: list[str], matrix: Numbers, truth: Numbers) -> list[str]:
+    """The fewest columns, five at most, whose linear combination is the label; found by leaving out one by one."""
+    strength = np.array([_r2(column, truth) for column in matrix.T])
+    kept = list(np.argsort(-strength)[:60])
+    if len(kept) < 2 or len(truth) < 3 * len(kept):
+        return []
+    scaled = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
+    target = (truth - truth.mean()) / truth.std()
+    gram, cross = scaled.T @ scaled / len(target), scaled.T @ target / len(target)
+    if _fitted(gram, cross, kept) < _EXACT:
+        return []
+    while len(kept) > 1:
+        fits = [(_fitted(gram, cross, [k for k in kept if k != left]), left) for left in kept]
+        best, out = max(fits)
+        if best < _EXACT:
+            break
+        kept.remove(out)
+    return [names[k] for k in sorted(kept)] if len(kept) <= 5 else []
+
+
+def _fitted(gram: Numbers, cross: Numbers, kept: list[Any]) -> float:
+    """R² of least squares on these columns."""
+    solved = np.linalg.lstsq(gram[np.ix_(kept, kept)], cross[kept], rcond=1e-10)[0]
+    return float(solved @ cross[kept])

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.frame import arrow_type
-from truecourse.numerals import read_boolean, read_float, read_integer
+from truecourse.numerals import read_boolean, read_float, read_integer, used_bytes
 from truecourse.schema import EPOCHS, AnyColumn, Boolean, Columns, Csv, Float, Integer, Text, Time
 from truecourse.times import IN_RANGE, read_epoch, read_time
 
@@ -103,9 +103,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 def _without_nulls(texts: pa.Array, csv: Csv) -> pa.Array:
     if csv.trim:
-        texts = pc.utf8_trim_whitespace(texts)
-    if csv.null_values:
-        null = pc.is_in(texts, value_set=pa.array(csv.null_values, pa.string()))
+        signs = used_bytes(texts)
+        if ((signs <= ord(" ")) | (signs >= 128)).any():  # space, or a character that may be one
+            texts = pc.utf8_trim_whitespace(texts)
+    for value in csv.null_values:
+        null = pc.equal(texts, value)
         texts = pc.if_else(null, None, texts) if pc.any(null).as_py() else texts
     return texts
 

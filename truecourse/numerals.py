@@ -25,7 +25,23 @@ def read_integer(texts: pa.Array, csv: Csv, symbol: str = "") -> pa.Array:
             return texts.cast(pa.int64())
         except pa.ArrowInvalid:
             pass
+    if not symbol and csv.decimal == "." and only(texts, "0123456789-."):
+        found = _whole_floats(texts)
+        if found is not None:
+            return found
     return by_halves(_canonical(texts, csv, symbol, whole=True), pa.int64())
+
+
+def _whole_floats(texts: pa.Array) -> pa.Array | None:
+    """Integers as pandas writes them beside missing ones, "3.0", if all of them are exact as floats."""
+    if any(pc.any(pc.starts_with(texts, begin)).as_py() for begin in (".", "-.")):
+        return None
+    try:
+        floats = texts.cast(pa.float64())
+        ends = pc.min_max(floats).as_py()
+        return None if max(-(ends["min"] or 0), ends["max"] or 0) >= 2**53 else floats.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
 
 
 def read_float(texts: pa.Array, csv: Csv, symbol: str = "") -> tuple[pa.Array, pa.Array | None]:
@@ -49,19 +65,16 @@ def read_boolean(texts: pa.Array) -> pa.Array:
 
 def only(texts: pa.Array, characters: str) -> bool:
     """Whether the texts are made of these ASCII characters alone. Where there are nulls it may say no."""
+    return not used_bytes(texts).tobytes().translate(None, characters.encode())
+
+
+def used_bytes(texts: pa.Array) -> np.ndarray:
+    """The bytes of all texts one after another, (k,) uint8; of nulls there may be some too."""
     _, offsets, data = texts.buffers()
     if data is None or not len(texts):
-        return True
+        return np.empty(0, np.uint8)
     ends = np.frombuffer(offsets, np.int32, len(texts) + 1, texts.offset * 4)
-    used = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-    return bool(_allowed(characters)[used].all())
-
-
-@cache
-def _allowed(characters: str) -> np.ndarray:
-    table = np.zeros(256, dtype=bool)
-    table[np.frombuffer(characters.encode("ascii"), np.uint8)] = True
-    return table
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
 
 
 def by_halves(texts: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,175 +1,217 @@
-"""Reading a source file in batches of declared columns: CSV, Parquet, JSON lines, query results."""
+"""Reading a file of rows, of whatever format: for ingest, profile and scoring alike.
+
+`open_rows` gives columns as the file has them, by position; `read_batches` the declared columns of a table, parsed by
+truecourse/cells.py. Every format answers alike: an empty file, a column that is absent or stands twice, and bytes that
+cannot be read are errors that name the file; a line that is no row is kept with its number, and reading goes on.
+"""
 
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Protocol
 
+import orjson
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from truecourse.cells import Malformed, typed, value_text
+from truecourse.cells import PLAIN, Malformed, typed, value_text
+from truecourse.decoding import utf8_blocks
 from truecourse.errors import SourceError
-from truecourse.schema import Csv, Table
+from truecourse.records import Chunk, Records
+from truecourse.schema import Columns, Csv, Table
 from truecourse.sources import Located, unpacked
 
 log = logging.getLogger("truecourse.ingest")
 BATCH = 50_000
-BLOCK = 4 << 20
+"""Rows of a chunk, at most, of the formats that tell them."""
 
 
-def read_batches(located: Located, table: Table) -> Iterator[pa.RecordBatch]:
-    """The source's rows in order, under cells.batch_schema; malformed lines last.
+class Rows(Protocol):
+    """An open file: the names of its columns by position, as written (one may stand twice), and its rows."""
 
-    Raises SourceError that names the file and what is wrong with it: nothing that cannot be read is passed over."""
-    with unpacked(located) as path, _errors(located, path):
-        if located.format == "csv":
-            yield from _csv(located, path, table)
-        elif located.format == "jsonl":
-            yield from _json_lines(located, path, table)
-        elif located.format == "parquet":
-            yield from _parquet(located, path, table)
-        else:
-            yield from _query(located, path, table)
+    names: tuple[str, ...]
+
+    def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
+        """All rows in order, with the columns at these positions: texts, or the types of a Parquet file."""
 
 
 @contextmanager
-def _errors(located: Located, path: Path) -> Iterator[None]:
+def open_rows(located: Located) -> Iterator[Rows]:
+    """The rows of a file as it has them. Memory is bounded: about 4 MiB of text or 50,000 rows at once.
+
+    Raises SourceError, also while the rows are read, that names the file, and the line and byte where there is one."""
+    with _errors(located), unpacked(located) as path:
+        if not path.stat().st_size:
+            cure = "a file has at least a header line; fetch it again"
+            raise SourceError("the file is empty", where=located.uri, cure=cure)
+        if located.format == "csv":
+            yield Records(utf8_blocks(path, located.csv.encoding, located.uri), located.csv, located.uri)
+        elif located.format == "jsonl":
+            yield JsonLines(path, located.uri)
+        elif located.format == "parquet":
+            # Spark's int96 times would be read as nanoseconds, and wrap beyond 2262.
+            with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+                yield ParquetRows(file)
+        else:
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
+                yield QueryRows(file)
+
+
+def dialect(located: Located) -> Csv:
+    """The dialect that the file's texts are parsed by: the source's own for CSV; others have none."""
+    return located.csv if located.format == "csv" else PLAIN
+
+
+def read_batches(located: Located, table: Table) -> Iterator[pa.RecordBatch]:
+    """The declared columns of the source's rows in order, under cells.batch_schema; lines that are no rows among them.
+
+    Raises SourceError that names the file and what is wrong with it: nothing that cannot be read is passed over."""
+    with open_rows(located) as rows:
+        yield from typed_batches(located, rows, table.columns, table.name)
+
+
+def typed_batches(located: Located, rows: Rows, columns: Columns, name: str) -> Iterator[pa.RecordBatch]:
+    """An open file's rows as these columns. `name` is the table's, for messages. Raises SourceError."""
+    absent = {column for column in columns if column not in rows.names}
+    if located.format == "jsonl":  # JSON leaves out what is null
+        absent = {column for column in absent if not columns[column].nulls}
+    require_columns(f"{name}: {located.uri}", columns, rows.names, absent)
+    held = {column: rows.names.index(column) for column in columns if column in rows.names}
+    csv = dialect(located)
+    for chunk in rows.chunks(list(held.values())):
+        if chunk.rows:
+            nulls = pa.nulls(chunk.rows, pa.string())
+            cells = dict.fromkeys(columns, nulls) | dict(zip(held, chunk.cells, strict=True))
+            yield typed(cells, columns, csv, chunk.malformed)
+
+
+def require_columns(where: str, columns: Mapping[str, Any], present: Sequence[str], absent: set[str]) -> None:
+    """Raises SourceError for declared columns that are `absent`, with those that may have taken their place, or stand
+    twice; logs the columns of the file that are not declared."""
+    others = [name for name in dict.fromkeys(present) if name not in columns]
+    if missing := [name for name in columns if name in absent]:
+        what = f"has no column {', '.join(map(repr, missing))}"
+        cure = f"its columns: {', '.join(present[:50])}"
+        if others:
+            what += f"; its {', '.join(map(repr, others[:20]))} {'are' if len(others) > 1 else 'is'} not declared"
+            cure = f"if a column was renamed, rename it in the source or in problem.py; {cure}"
+        raise SourceError(what, where=where, cure=cure)
+    if twice := [name for name in columns if list(present).count(name) > 1]:
+        what = f"has {', '.join(map(repr, twice))} twice"
+        cure = f"rename one of them in the source, or leave the column out; its columns: {', '.join(present[:50])}"
+        raise SourceError(what, where=where, cure=cure)
+    if others:
+        log.info("%s: not declared, ignored: %s", where, ", ".join(others))
+
+
+@contextmanager
+def _errors(located: Located) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        if "UTF8" in str(error) or isinstance(error, UnicodeDecodeError):
-            _undecodable(located, path)
-        if "Empty CSV" in str(error):
-            raise SourceError(
-                "the file is empty: not even a header line", where=located.uri, cure="fetch the file again"
-            ) from None
-        what = f"cannot be read as {located.format}: {error}"
+    except (pa.ArrowException, OSError) as error:
+        what = f"cannot be read as {located.format or 'the result of a query'}: {_first_line(error)}"
         raise SourceError(what, where=located.uri, cure="check the file, and the source's format and csv") from None
 
 
-def _undecodable(located: Located, path: Path) -> NoReturn:
-    encoding = located.csv.encoding if located.format == "csv" else "utf-8"
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError as error:
-                what = f"line {number} is not {encoding}: byte 0x{line[error.start]:02x} at {error.start}"
-                raise SourceError(
-                    what, where=located.uri, cure='name its encoding: csv=Csv(encoding="latin-1")'
-                ) from None
-    raise SourceError(f"is not {encoding}", where=located.uri, cure='name its encoding: csv=Csv(encoding="latin-1")')
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
-def require_columns(located: Located, table: Table, present: list[str]) -> None:
-    """Raises SourceError for a declared column the source does not have, or has twice; logs the ones it ignores."""
-    cure = f"its columns: {', '.join(present[:50])}"
-    if missing := [name for name in table.columns if name not in present]:
-        raise SourceError(
-            f"has no column {', '.join(map(repr, missing))}", where=f"{table.name}: {located.uri}", cure=cure
-        )
-    if twice := [name for name in table.columns if present.count(name) > 1]:
-        raise SourceError(f"has {', '.join(map(repr, twice))} twice", where=f"{table.name}: {located.uri}", cure=cure)
-    if ignored := [name for name in present if name not in table.columns]:
-        log.info("%s: %s: not declared, ignored: %s", table.name, located.uri, ", ".join(ignored))
+class ParquetRows:
+    """Top-level columns of a Parquet file, of its own Arrow types."""
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._file = file
+        self.schema: pa.Schema = file.schema_arrow
+        self.names = tuple(self.schema.names)
+
+    def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
+        names = [self.names[place] for place in wanted]
+        for batch in self._file.iter_batches(BATCH, columns=list(dict.fromkeys(names))):
+            # By name, for `a.b` is both a column and the field of a struct: then both are read.
+            yield Chunk([batch.column(batch.schema.names.index(name)) for name in names], batch.num_rows)
 
 
-def _csv(located: Located, path: Path, table: Table) -> Iterator[pa.RecordBatch]:
-    malformed: list[str] = []
+class QueryRows:
+    """The result of a query: texts in an Arrow file."""
 
-    def keep(row: Any) -> str:
-        malformed.append(row.text)
-        return "skip"
+    def __init__(self, file: pa.ipc.RecordBatchFileReader) -> None:
+        self._file = file
+        self.names = tuple(file.schema.names)
 
-    require_columns(located, table, _header(located.csv, path))
-    parse = pa.csv.ParseOptions(delimiter=located.csv.delimiter, newlines_in_values=True, invalid_row_handler=keep)
-    convert = pa.csv.ConvertOptions(
-        column_types=dict.fromkeys(table.columns, pa.string()),
-        include_columns=list(table.columns),
-        strings_can_be_null=False,
-    )
-    with pa.csv.open_csv(path, _read_options(located.csv), parse, convert) as reader:
-        for batch in reader:
-            yield typed(dict(zip(batch.schema.names, batch.columns, strict=True)), table.columns, located.csv)
-    if malformed:
-        yield _lines(malformed, table)
+    def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
+        for number in range(self._file.num_record_batches):
+            batch = self._file.get_batch(number)
+            yield Chunk([batch.column(place) for place in wanted], batch.num_rows)
 
 
-def _lines(texts: list[str], table: Table) -> pa.RecordBatch:
-    nulls = pa.nulls(len(texts), pa.string())
-    malformed = [Malformed(row, 0, text, "is no row") for row, text in enumerate(texts)]
-    return typed(dict.fromkeys(table.columns, nulls), table.columns, malformed=malformed)
+class JsonLines:
+    """One JSON object a line; its members are the columns, in the order in which the file first names them. An object
+    that names a member twice is no row."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        self._path, self._where = path, where
+        names: dict[str, None] = {}
+        for _, _, row in self._objects():
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+        self.names = tuple(names)
+
+    def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
+        names = [self.names[place] for place in wanted]
+        objects = self._objects()
+        while part := list(islice(objects, BATCH)):
+            rows = [row if isinstance(row, dict) else {} for _, _, row in part]
+            cells = [pa.array([value_text(row.get(name)) for row in rows], pa.string()) for name in names]
+            malformed = (
+                Malformed(place, line, text.decode().rstrip("\r"), row)
+                for place, (line, text, row) in enumerate(part)
+                if isinstance(row, str)
+            )
+            yield Chunk(cells, len(rows), tuple(malformed))
+
+    def _objects(self) -> Iterator[tuple[int, bytes, dict[str, Any] | str]]:
+        """Each line's number, text and object, or what is wrong with it."""
+        rest, line = b"", 1
+        for block in utf8_blocks(self._path, "utf-8", self._where):
+            *lines, rest = (rest + block).split(b"\n")
+            for text in lines:
+                if text.strip():
+                    yield line, text, _object(text)
+                line += 1
+        if rest.strip():
+            yield line, rest, _object(rest)
 
 
-def _read_options(csv: Csv) -> pa.csv.ReadOptions:
-    return pa.csv.ReadOptions(block_size=BLOCK, encoding=csv.encoding, column_names=list(csv.names or ()) or None)
-
-
-def _header(csv: Csv, path: Path) -> list[str]:
-    if csv.names:
-        return list(csv.names)
-    import csv as reading
-
-    with path.open(
-        encoding="utf-8-sig" if csv.encoding.lower() in ("utf-8", "utf8") else csv.encoding, newline=""
-    ) as file:
-        for row in reading.reader(file, delimiter=csv.delimiter):
-            return row
-    raise pa.ArrowInvalid("Empty CSV file")
-
-
-def _parquet(located: Located, path: Path, table: Table) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        require_columns(located, table, file.schema_arrow.names)
-        for batch in file.iter_batches(BATCH, columns=list(table.columns)):
-            yield typed({name: batch.column(name) for name in table.columns}, table.columns)
-
-
-def _query(located: Located, path: Path, table: Table) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
-        require_columns(located, table, file.schema.names)
-        for number in range(file.num_record_batches):
-            batch = file.get_batch(number)
-            yield typed({name: batch.column(name) for name in table.columns}, table.columns)
-
-
-def _json_lines(located: Located, path: Path, table: Table) -> Iterator[pa.RecordBatch]:
-    malformed: list[str] = []
-    rows: list[dict[str, Any]] = []
-    first = True
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            row = _object(line)
-            if row is None:
-                malformed.append(line.rstrip("\n"))
-                continue
-            rows.append(row)
-            if len(rows) == BATCH:
-                yield _objects_batch(located, table, rows, first)
-                rows, first = [], False
-    if rows:
-        yield _objects_batch(located, table, rows, first)
-    if malformed:
-        yield _lines(malformed, table)
-
-
-def _object(line: str) -> dict[str, Any] | None:
+def _object(text: bytes) -> dict[str, Any] | str:
     try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+        row = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _strict_object(text)  # NaN, and a better message
+    if row.__class__ is not dict:
+        return "is no JSON object"
+    # orjson keeps the last of two members of one name: where a line has no more colons than members, there are none.
+    pairs = text.count(b'":')
+    if pairs == len(row) and not re.search(rb'"\s+:', text):
+        return dict(row)
+    return _strict_object(text)
 
 
-def _objects_batch(located: Located, table: Table, rows: list[dict[str, Any]], first: bool) -> pa.RecordBatch:
-    if first:  # JSON leaves out what is null, so that only a column which may not be null must be seen
-        present = list(dict.fromkeys(name for row in rows for name in row))
-        require_columns(located, table, present + [n for n, c in table.columns.items() if c.nulls and n not in present])
-    cells = {name: pa.array([value_text(row.get(name)) for row in rows], pa.string()) for name in table.columns}
-    return typed(cells, table.columns)
+def _strict_object(text: bytes) -> dict[str, Any] | str:
+    try:
+        row = json.loads(text, object_pairs_hook=_members)
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON object: {error}"
+    return row if isinstance(row, dict) else "is no JSON object"
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"it names {twice!r} twice")
+    return members

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -73,9 +73,21 @@ def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> 
 
 
 def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Located:
-    format = source.format or _format(uri)
-    csv = source.csv
-    if re.search(r"\.tsv(\.gz|\.zip)?$", uri) and csv.delimiter == ",":
+    return locate_file(uri, path, source.format, source.csv)
+
+
+def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | None = None) -> Located:
+    """A file at hand. Its format follows its name, in capitals too, or that of the one file in a zip, unless given; so
+    does the tab as delimiter.
+
+    Raises SourceError for a file that is not there or may not be read, or whose name tells no format."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise SourceError(what, where=uri, cure="give the path of a file")
+    named = _name_inside(uri, path)
+    format = format or _format(named, uri)
+    csv = csv or Csv()
+    if re.search(r"\.tsv(\.gz|\.zip)?$", named, re.IGNORECASE) and csv.delimiter == ",":
         csv = replace(csv, delimiter="\t")
     try:
         return Located(uri, path, sha256_file(path), path.stat().st_size, format, csv)
@@ -83,8 +95,18 @@ def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Loc
         raise SourceError(error.strerror or str(error), where=uri, cure="check the file's owner and mode") from None
 
 
-def _format(uri: str) -> Format:
-    suffixes = [s for s in PurePosixPath(uri.lower()).suffixes if s not in (".gz", ".zip")]
+def _name_inside(uri: str, path: Path) -> str:
+    """The name that tells the format: that of the one file in a zip whose own name does not."""
+    suffixes = PurePosixPath(uri.lower()).suffixes
+    if suffixes[-1:] == [".zip"] and not {*suffixes} & {*FORMATS}:
+        with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            members = _members(archive)
+            return members[0].filename if len(members) == 1 else uri
+    return uri
+
+
+def _format(name: str, uri: str) -> Format:
+    suffixes = [s for s in PurePosixPath(name.lower()).suffixes if s not in (".gz", ".zip")]
     if suffixes and suffixes[-1] in FORMATS:
         return FORMATS[suffixes[-1]]
     known = ", ".join(FORMATS)
@@ -169,13 +191,17 @@ def _unpack_gzip(located: Located, target: Path) -> None:
 
 def _unpack_zip(located: Located, target: Path) -> None:
     with zipfile.ZipFile(located.path) as archive:
-        members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+        members = _members(archive)
         if len(members) != 1:
             names = ", ".join(m.filename for m in members[:10]) or "none"
             what = f"holds {len(members)} files, not one: {names}"
             raise SourceError(what, where=located.uri, cure="pack one file an archive, or unpack it and name a glob")
         with archive.open(members[0]) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
 
 
 def _broken(located: Located, error: Exception) -> NoReturn:

@@ -4,6 +4,7 @@ import gzip
 import json
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.ingest import ingest_sources
+from truecourse.cells import unreadable_texts
 from truecourse.errors import SourceError
 from truecourse.problem import Csv, Files, Float, Integer, Label, Objects, PackageData, Problem, Sql, Table, Text, Time
 from truecourse.tables import Tables
@@ -79,9 +81,46 @@ def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home, tmp_p
 def test_cells_and_lines_that_cannot_be_read_are_kept(home, tmp_path):
     (tmp_path / "t.csv").write_text("id,name,size,at\n1,a,big,2024-01-01\n2,b\n3,c,1,2024-01-03\n")
     rows = rows_of(ingest(tmp_path, Files("t.csv")))
-    assert [row["id"] for row in rows] == [1, 3, None]
+    assert [row["id"] for row in rows] == [1, None, 3]
     assert json.loads(rows[0]["_tc_unreadable"]) == {"size": "big"}
-    assert json.loads(rows[2]["_tc_unreadable"])["_tc_line"] == "2,b"
+    kept = {"_tc_line": "2,b", "_tc_line_number": "3", "_tc_line_fault": "has 2 cells, not 4"}
+    assert json.loads(rows[1]["_tc_unreadable"]) == kept
+    assert unreadable_texts(rows[1]["_tc_unreadable"]) == {"_tc_line": "line 3: has 2 cells, not 4: 2,b"}
+
+
+def test_an_object_that_names_a_member_twice_is_kept(home, tmp_path):
+    good = '{"id": 1, "name": "a: b", "size": 1, "at": "2024-01-01"}'
+    (tmp_path / "t.jsonl").write_text(f'{good}\n\n{{"id": 2, "id": 3, "at": "2024-01-02"}}\n[1]\n{{"id": NaN\n')
+    first, *bad = rows_of(ingest(tmp_path, Files("t.jsonl")))
+    assert (first["id"], first["name"], first["_tc_unreadable"]) == (1, "a: b", None)
+    said = [unreadable_texts(row["_tc_unreadable"])["_tc_line"] for row in bad]
+    assert said[0].startswith("line 3: is no JSON object: it names 'id' twice: {")
+    assert said[1] == "line 4: is no JSON object: [1]"
+    assert said[2].startswith("line 5: is no JSON object: ")
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "parquet"])
+def test_an_empty_file_is_refused_whatever_its_format(home, tmp_path, kind):
+    (tmp_path / f"t.{kind}").write_bytes(gzip.compress(b"") if kind.endswith(".gz") else b"")
+    with pytest.raises(SourceError, match="the file is empty"):
+        ingest(tmp_path, Files(f"t.{kind}"))
+
+
+def test_times_of_spark_beyond_2262_do_not_wrap(home, tmp_path):
+    late = datetime(2300, 1, 1)
+    table = pa.table({"id": [1, 2], "name": ["a", "b"], "size": [1.0, 2.0], "at": [datetime(2024, 1, 1), late]})
+    pq.write_table(table, tmp_path / "t.parquet", use_deprecated_int96_timestamps=True)
+    first, second = rows_of(ingest(tmp_path, Files("t.parquet")))
+    assert first["at"].isoformat() == "2024-01-01T00:00:00+00:00"
+    assert (second["at"], json.loads(second["_tc_unreadable"])) == (None, {"at": "2300-01-01T00:00:00.000000"})
+
+
+def test_names_in_capitals_and_a_zip_named_after_nothing(home, tmp_path):
+    (tmp_path / "T.TSV").write_text(ROWS.replace(",", "\t"))
+    assert len(rows_of(ingest(tmp_path, Files("T.TSV")))) == 2
+    with zipfile.ZipFile(tmp_path / "export.ZIP", "w") as archive:
+        archive.writestr("Rows.CSV", ROWS.replace("ann", "bob"))
+    assert rows_of(ingest(tmp_path, Files("export.ZIP")))[-2]["name"] == "bob"
 
 
 def test_a_file_as_its_csv_says(home, tmp_path):

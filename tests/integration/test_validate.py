@@ -85,7 +85,7 @@ def test_bad_rows_go_to_quarantine_with_every_reason(home, tmp_path):
         2: [("name", "max_length", "toolong")],
         4: [("size", "not_null", None)],
         5: [("size", "type", "big")],
-        6: [("", "line", "line 0: is no row: 7,bob")],
+        6: [("", "line", "line 8: has 2 cells, not 5: 7,bob")],
     }
     assert [(o.column, o.severity, o.failed) for o in result.failing if o.name == "one_of"] == [("kind", "info", 1)]
 

@@ -17,6 +17,7 @@ from truecourse.references import ModelVersion
 from truecourse.scoring import predictions_table
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
+from truecourse.wording import suggestion
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -145,11 +146,16 @@ def row_of(contract: Contract, fields: Sequence[str]) -> dict[str, Any]:
     """A row from FIELD=VALUE words, each value read by its field's type. Raises RequestError for other words."""
     types = {field.name: field for field in contract.fields}
     row: dict[str, Any] = {}
+    known = [*types, *contract.extras]
     for word in fields:
         name, equals, text = word.partition("=")
-        if not equals or name not in (*types, *contract.extras):
-            known = ", ".join([*types, *contract.extras])
-            raise RequestError(f"{word!r} is no FIELD=VALUE", status=422, cure=f"the fields are {known}")
+        if not equals:
+            cure = f"the fields are {', '.join(known)}"
+            raise RequestError(f"{word!r} is not of the form FIELD=VALUE", status=422, cure=cure)
+        if name not in known:
+            close = suggestion(name, known)
+            cure = f"{close} " if close else ""
+            raise RequestError(f"unknown field {name!r}", status=422, cure=f"{cure}the fields are {', '.join(known)}")
         row[name] = _value(types[name], text) if name in types else text
     return row
 

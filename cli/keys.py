@@ -11,6 +11,7 @@ from cli.views import pairs, table
 from truecourse import keys
 from truecourse.errors import RequestError
 from truecourse.keys import SCOPES, ApiKey, Scope
+from truecourse.wording import nearest
 
 Scopes = Annotated[list[str], typer.Option("--scope", help=f"{', '.join(SCOPES)}; may be given again.")]
 
@@ -33,7 +34,7 @@ def _scopes(words: list[str]) -> tuple[Scope, ...]:
     wrong = sorted(set(words) - set(SCOPES))
     if wrong:
         what = f"there is no scope {', '.join(wrong)}"
-        raise RequestError(what, status=422, where="--scope", cure=f"the scopes are {', '.join(SCOPES)}")
+        raise RequestError(what, status=422, where="--scope", cure=nearest(wrong[0], SCOPES))
     return tuple(scope for scope in SCOPES if scope in words)
 
 

@@ -1,94 +1,106 @@
 """The `truecourse` command."""
 
 import atexit
-import importlib
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from cli.commands import OPTIONS, command_of, lazy_group, named
+from cli.output import WRONG_USE, explain, explain_wrong_use
+from cli.run import FLOWS, flow_command
 from truecourse.settings import quiet_environment
 
-SHOWN = {"no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False}
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+Version = Annotated[bool, typer.Option("--version", help="Say the version and exit.")]
 
 
-def group(commands: Mapping[str, Any], help: str) -> typer.Typer:
-    """Commands by name: `module:function`, imported when it is asked for, or a group. All imported at once take
-    seconds, which a rollback has not."""
-
-    class Commands(TyperGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
-            return list(commands)
-
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            found = commands.get(cmd_name)
-            if not isinstance(found, str):
-                return found and _named(found, cmd_name)
-            module, _, function = found.partition(":")
-            made = getattr(importlib.import_module(module), function)
-            if isinstance(made, typer.Typer):
-                return _named(made, cmd_name)
-            app = typer.Typer(**SHOWN)  # type: ignore[arg-type]
-            app.command(cmd_name)(made)
-            return typer.main.get_command(app)
-
-    app = typer.Typer(cls=Commands, help=help, **SHOWN)  # type: ignore[arg-type]
+def group(commands: Mapping[str, Callable[[], Any]], help: str) -> typer.Typer:
+    app = typer.Typer(cls=lazy_group(commands), help=help, **OPTIONS)
     app.callback()(_nothing)
     return app
-
-
-def _named(app: typer.Typer, name: str) -> Any:
-    command = typer.main.get_command(app)
-    command.name = name
-    return command
 
 
 def _nothing() -> None:
     pass
 
 
+def _places(commands: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
+    return {name: partial(command_of, name, place) for name, place in commands.items()}
+
+
+run = group({name: partial(flow_command, name) for name in FLOWS}, "Run a flow by name.")
 trace = group(
-    {"prediction": "cli.knowing:trace_prediction", "model": "cli.knowing:trace_model"},
+    _places({"prediction": "cli.knowing:trace_prediction", "model": "cli.knowing:trace_model"}),
     "The line back to the source bytes, each link verified again.",
 )
 key = group(
-    {"create": "cli.keys:create", "list": "cli.keys:list_keys", "revoke": "cli.keys:revoke"},
+    _places({"create": "cli.keys:create", "list": "cli.keys:list_keys", "revoke": "cli.keys:revoke"}),
     "API keys of the endpoint.",
 )
-app = group(
+COMMANDS = _places(
     {
         "demo": "cli.demo:demo",
         "up": "cli.up:up",
         "init": "cli.knowing:init",
         "check": "cli.knowing:check",
-        "run": "cli.run:run",
+        "run": "",
         "deploy": "cli.deployed:deploy",
         "serve": "cli.asking:serve",
         "predict": "cli.asking:predict",
         "explain": "cli.asking:explain",
-        "key": key,
+        "key": "",
         "status": "cli.knowing:status",
         "summary": "cli.knowing:summary",
         "promote": "cli.office:promote",
         "rollback": "cli.office:rollback",
-        "trace": trace,
+        "trace": "",
         "reproduce": "cli.knowing:reproduce",
         "replay": "cli.replay:replay",
-    },
-    "From raw tables to served, explained and monitored predictions.",
+    }
+) | {"run": partial(named, run, "run"), "key": partial(named, key, "key"), "trace": partial(named, trace, "trace")}
+app = typer.Typer(
+    cls=lazy_group(COMMANDS),
+    help="From raw tables to served, explained and monitored predictions.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    **OPTIONS | {"add_completion": True},
 )
+
+
+@app.callback()
+def _root(context: typer.Context, version: Version = False) -> None:
+    if version:
+        typer.echo(f"truecourse {installed_version('truecourse')}")
+        raise typer.Exit
+
+
+def execute(words: Sequence[str]) -> int:
+    """Run the command line; the exit status. What is wrong is said as the words ask for: with --json, in JSON."""
+    command: TyperGroup = typer.main.get_command(app)  # type: ignore[assignment]
+    as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+    try:
+        status = command.main(list(words), prog_name="truecourse", standalone_mode=False)
+    except UsageError as error:
+        return explain_wrong_use(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return explain(KeyboardInterrupt(), as_json)
+    except Exception as error:
+        return explain(error, as_json)
+    return status if isinstance(status, int) else 0
 
 
 def main() -> None:
     quiet_environment()
     try:
-        app()
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
+        status = execute(sys.argv[1:])
+    except SystemExit as error:  # a shell's request for completions ends so
+        status = error.code if isinstance(error.code, int) else WRONG_USE
     # DuckDB's bindings report objects that outlive the interpreter, a page of them on stderr: exit without taking
     # it apart. Whatever has to be finished was, in the commands themselves and in the exit handlers.
     atexit._run_exitfuncs()

@@ -6,7 +6,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -21,11 +22,25 @@ from rich.text import Text
 
 from truecourse.errors import FaultsError, GateFailed, TruecourseError
 from truecourse.settings import get_settings
+from truecourse.wording import suggestion
 
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
-ProblemName = Annotated[str | None, typer.Option(help="A folder of problems/; the settings' default if not given.")]
+
+
+def complete_problem(incomplete: str) -> list[str]:
+    """The problems whose names begin so, for a shell."""
+    from truecourse.loading import problem_names
+
+    return [name for name in problem_names() if name.startswith(incomplete)]
+
+
+ProblemName = Annotated[
+    str | None,
+    typer.Option(help="A folder of problems/; the settings' default if not given.", autocompletion=complete_problem),
+]
 P = ParamSpec("P")
-INTERRUPTED = 130
+WRONG_USE, INTERRUPTED = 2, 130
+"""Exit statuses."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,7 @@ def command(function: Callable[P, Answer]) -> Callable[P, None]:
         try:
             answer = function(*args, **kwargs)
         except (KeyboardInterrupt, Exception) as error:
-            raise typer.Exit(_explain(error, as_json)) from None
+            raise typer.Exit(explain(error, as_json)) from None
         if as_json:
             print_json(answer.document)
         elif answer.view:
@@ -83,7 +98,7 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def _explain(error: BaseException, as_json: bool) -> int:
+def explain(error: BaseException, as_json: bool) -> int:
     """Say what was wrong, and the exit status for it."""
     if isinstance(error, KeyboardInterrupt):
         stderr().print("interrupted")
@@ -93,6 +108,30 @@ def _explain(error: BaseException, as_json: bool) -> int:
         print_json({"error": told})
     stderr().print(f"[bold red]✗[/] {escape(_text(error, told))}", soft_wrap=True)
     return 1
+
+
+def explain_wrong_use(error: Any, as_json: bool) -> int:
+    """Say how a command was used wrongly (an error of Typer's), and the exit status for it. A group that was named
+    alone shows its help."""
+    context = error.ctx
+    where = context.command_path if context else "truecourse"
+    alone = type(error).__name__ == "NoArgsIsHelpError"
+    what = "no command is named" if alone else _wrong_use(error)
+    told = {"kind": "UsageError", "what": what, "where": where, "cure": f"{where} --help says what it takes"}
+    if as_json:
+        print_json({"error": told})
+    if not alone:  # else Typer has printed the help when it made the error
+        stderr().print(f"[bold red]✗[/] {escape(f'{where}: {what}')}\n  → {escape(told['cure'])}", soft_wrap=True)
+    return WRONG_USE
+
+
+def _wrong_use(error: Any) -> str:
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        options = [name.removeprefix("--") for option in error.ctx.command.params for name in option.opts]
+        close = suggestion(error.option_name.lstrip("-"), options, "--")
+        return f"no such option {error.option_name}{f'; {close}' if close else ''}"
+    what = error.format_message().strip()
+    return f"{what[:1].lower()}{what[1:].rstrip('.')}"
 
 
 def _described(error: BaseException) -> dict[str, Any]:
@@ -114,7 +153,7 @@ def _text(error: BaseException, told: Mapping[str, Any]) -> str:
 def _traceback_log(error: BaseException) -> Path:
     """A file with the traceback, in our home; in a temporary folder if that cannot be written."""
     name = f"error-{os.getpid()}.log"
-    for folder in (get_settings().home / "logs", Path(tempfile.gettempdir())):
+    for folder in _log_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("".join(traceback.format_exception(error)))
@@ -122,3 +161,9 @@ def _traceback_log(error: BaseException) -> Path:
             continue
         return folder / name
     return Path(name)
+
+
+def _log_folders() -> Iterator[Path]:
+    with suppress(TruecourseError):  # the settings are what may be wrong
+        yield get_settings().home / "logs"
+    yield Path(tempfile.gettempdir())

@@ -5,16 +5,16 @@ import inspect
 import re
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from cli.output import Answer, Json, command
-from cli.progress import Progress, watching
-from cli.server import prefect_api
-from truecourse.loading import load_problem
+from cli.commands import LIGHT, OPTIONS, declaration, named
+from cli.output import Answer, Json, command, complete_problem
 from truecourse.settings import prefect_environment
+
+if TYPE_CHECKING:
+    from cli.progress import Progress
 
 STEPS = ["ingest", "validate", "materialize", "train", "register", "package", "score", "monitor"]
 """The flows that `lifecycle` runs, in order."""
@@ -29,8 +29,11 @@ def load_flow(name: str) -> Any:
     return getattr(importlib.import_module(f"flows.{name}"), name)
 
 
-def run_flow(name: str, parameters: Mapping[str, Any], progress: Progress) -> Any:
+def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> Any:
     """Run the flow against the Prefect server that reports are sent to; what the flow returns, and raises."""
+    from cli.progress import watching
+    from cli.server import prefect_api
+
     steps = STEPS if name == "lifecycle" else [name]
     with prefect_api():
         flow = load_flow(name)
@@ -39,6 +42,9 @@ def run_flow(name: str, parameters: Mapping[str, Any], progress: Progress) -> An
 
 
 def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
+    from cli.progress import Progress
+    from truecourse.loading import load_problem
+
     problem = load_problem(parameters.get("problem")).name  # before a server is started for nothing
     begun = time.monotonic()
     with Progress(STEPS if name == "lifecycle" else [name]) as progress:
@@ -47,58 +53,45 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
     return Answer({"flow": name, "problem": problem, "seconds": took, "result": result})
 
 
-class Flows(TyperGroup):
-    """A command for each flow, made when it is asked for: importing all flows takes seconds."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return FLOWS
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return flow_command(cmd_name) if cmd_name in FLOWS else None
-
-
 def flow_command(name: str) -> Any:
-    """The flow as a command: its parameters are options, its docstring is the help."""
-    flow = load_flow(name)
-    summary, helps = _documented(flow.fn.__doc__ or "")
+    """The flow as a command: its parameters are options, its docstring is the help. Running it imports Prefect."""
+    declared = declaration(f"flows.{name}", name)
+    assert declared is not None, f"the signature of flows/{name}.py takes more than {', '.join(sorted(LIGHT))}"
+    summary, helps = documented(declared.__doc__ or "")
 
     def run(**values: Any) -> Answer:
         values.pop("json")
         return _answer(name, values)
 
     options = [
-        parameter.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY,
-            annotation=Annotated[parameter.annotation, typer.Option(help=helps.get(parameter.name, ""))],
-        )
-        for parameter in inspect.signature(flow.fn, eval_str=True).parameters.values()
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_annotation(parameter, helps))
+        for parameter in inspect.signature(declared).parameters.values()
     ]
     options.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, annotation=Json, default=False))
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     run.__annotations__ = {option.name: option.annotation for option in options}
     run.__doc__ = summary
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(**OPTIONS | {"no_args_is_help": False})
     app.command(name)(command(run))
-    return typer.main.get_command(app)
+    return named(app, name)
 
 
-def _documented(docstring: str) -> tuple[str, dict[str, str]]:
-    """The docstring without its parameter lines (`name: what it is.`), and those by name."""
-    lines = inspect.cleandoc(docstring).splitlines()
-    found = {match[1]: match[2] for line in lines if (match := re.match(r"(\w+): (.*)", line))}
-    kept = [line for line in lines if not re.match(r"\w+: ", line)]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip(), found
+def _annotation(parameter: inspect.Parameter, helps: Mapping[str, str]) -> Any:
+    completion = complete_problem if parameter.name == "problem" else None
+    option = typer.Option(help=helps.get(parameter.name, ""), autocompletion=completion)
+    return Annotated[parameter.annotation, option]
 
 
-run = typer.Typer(
-    cls=Flows,
-    help="Run a flow by name.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@run.callback()
-def _flows() -> None:
-    pass
+def documented(docstring: str) -> tuple[str, dict[str, str]]:
+    """The docstring without its `Args:` section (Google's style, which Prefect's forms read too), and what that says of
+    each parameter."""
+    before, _, rest = inspect.cleandoc(docstring).partition("\nArgs:\n")
+    section, _, after = rest.partition("\n\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        match = re.match(r" {4}(\w+): (.*)", line)
+        name = match[1] if match else name
+        found[name] = match[2] if match else f"{found[name]} {line.strip()}"
+    paragraphs = [" ".join(part.split()) for part in f"{before}\n\n{after}".split("\n\n")]
+    return "\n\n".join(filter(None, paragraphs)), found

@@ -14,9 +14,11 @@ from truecourse.references import Window
 def audit(problem: str | None = None, start: datetime | None = None, end: datetime | None = None) -> dict[str, Any]:
     """Compute logged predictions again from the offline tables, and name the cause of every difference.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    start: requests from this moment on (UTC); the problem's `monitoring.window` before the end if empty.
-    end: requests before this moment (UTC), and nothing recorded later; the end of the newest prediction's day if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        start: requests from this moment on (UTC); the problem's `monitoring.window` before the end if empty.
+        end: requests before this moment (UTC), and nothing recorded later; the end of the newest prediction's day if
+            empty.
 
     A sample of `monitoring.audit_rows` predictions is taken, the same one each time.
     """

@@ -16,11 +16,12 @@ def deploy(
 ) -> Deployment:
     """Deploy a version as `deployments/<environment>.yaml` says, and keep a record of it.
 
-    environment: a file of `deployments/`.
-    problem: a folder of `problems/`; the configuration's, or the settings' default, if empty.
-    version: a number in the registry; the champion if empty.
-    reason: kept in the record.
-    stop: take the deployed version out of work instead.
+    Args:
+        environment: a file of `deployments/`.
+        problem: a folder of `problems/`; the configuration's, or the settings' default, if empty.
+        version: a number in the registry; the champion if empty.
+        reason: kept in the record.
+        stop: take the deployed version out of work instead.
 
     The Bento is verified by its digest; a server is tested with the contract's examples before it is let in, and
     whatever goes wrong, the version before it stays. Raises DeploymentError for a wrong configuration.

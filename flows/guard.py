@@ -14,7 +14,8 @@ from truecourse.loading import load_problem
 def guard(problem: str | None = None) -> dict[str, Any]:
     """Hold the challenger's answers against the champion's, and widen its share, promote it, or take its share back.
 
-    problem: a folder of `problems/`; the settings' default if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
 
     It reads the prediction log since the canary began, and makes one move at most. A share that was set by hand is only
     ever taken back. Before a version comes into office, its gates are asked once more. Whom a withdrawal concerns is

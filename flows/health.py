@@ -16,7 +16,8 @@ def health(problem: str | None = None) -> dict[str, Any]:
     """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, and
     at this machine; tell whom a finding concerns; write the page, and the control page.
 
-    problem: a folder of `problems/`; the settings' default if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
 
     A check that cannot be made stops no other. Returns a sentence of each check, and of all of them, and what was told.
     """

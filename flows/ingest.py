@@ -11,7 +11,8 @@ from truecourse.references import TableVersion
 def ingest(problem: str | None = None) -> dict[str, TableVersion]:
     """Read what is new of every table's sources; sources read before, byte for byte, are passed over.
 
-    problem: a folder of `problems/`; the settings' default if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
 
     Returns the raw version of every table. Raises SourceError for a source that cannot be read: its table stays as
     it was.

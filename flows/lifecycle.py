@@ -26,10 +26,11 @@ def lifecycle(
 ) -> dict[str, Any]:
     """Run every flow in order; each repeats only what is missing.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    tune: search the declared parameter space before training.
-    until: the moment (UTC) up to which labels count and features are loaded online; the data's end if empty.
-    historical: the data ends in the past: its newest decision counts as now, and the endpoint answers as of then.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        tune: search the declared parameter space before training.
+        until: the moment (UTC) up to which labels count and features are loaded online; the data's end if empty.
+        historical: the data ends in the past: its newest decision counts as now, and the endpoint answers as of then.
 
     A model that fails a gate is registered as challenger and goes no further: packaging, scoring and monitoring are
     those of the champion, if there is one. Raises ProblemError, before anything is read, if the specification is

@@ -18,9 +18,10 @@ def materialize(
 ) -> dict[str, TableVersion]:
     """Compute what new, late and corrected rows touch of each feature view, and load the newest values online.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    until: the moment (UTC) whose values the online store gets; the newest of the feature tables if empty.
-    online: whether to load the online store at all.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        until: the moment (UTC) whose values the online store gets; the newest of the feature tables if empty.
+        online: whether to load the online store at all.
 
     Returns the feature table version of each view. Raises FeatureError, that names the file, for SQL that does not
     return what its view declares.

@@ -27,12 +27,13 @@ def monitor(
     """Make every check, enter what they find into the record, tell whom it concerns, and ask for a retraining if one is
     due.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    start: the first moment (UTC) of the predictions to look at; `monitoring.window` before the end if empty.
-    end: that window's end (UTC, not included); the end of the day of the newest prediction if empty.
-    at: the moment (UTC) that counts as now: of drift, quality, skew and pipelines nothing later is read; if empty, the
-        data's newest for those that read predictions, and the wall clock for the others and the record.
-    evidently: also write Evidently's own report, on a sample of rows.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        start: the first moment (UTC) of the predictions to look at; `monitoring.window` before the end if empty.
+        end: that window's end (UTC, not included); the end of the day of the newest prediction if empty.
+        at: the moment (UTC) that counts as now: of drift, quality, skew and pipelines nothing later is read; if empty,
+            the data's newest for those that read predictions, and the wall clock for the others and the record.
+        evidently: also write Evidently's own report, on a sample of rows.
 
     A check that cannot be made says so in its report, and stops no other. Where a window is named, its drift alone is
     looked at, and nothing is entered into the record: it is no news.

@@ -11,8 +11,9 @@ from truecourse.references import ArtifactRef
 def package(problem: str | None = None, version: int | None = None) -> ArtifactRef:
     """Build and export the Bento of a model version; its SHA-256 goes onto the version.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    version: a number in the registry; the champion if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        version: a number in the registry; the champion if empty.
 
     A version that has a Bento of the same files keeps it. Raises ModelError if there is no such version, or the
     problem has changed since it was trained.

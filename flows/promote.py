@@ -19,10 +19,11 @@ def promote(
 ) -> Aliases:
     """Judge a version against the champion on the cohorts that are closed by now, and make it champion, or a canary.
 
-    reason: why, for the record.
-    problem: a folder of `problems/`; the settings' default if empty.
-    version: a number in the registry; the challenger if empty.
-    until: the moment (UTC) up to which labels count; the newest label if empty.
+    Args:
+        reason: why, for the record.
+        problem: a folder of `problems/`; the settings' default if empty.
+        version: a number in the registry; the challenger if empty.
+        until: the moment (UTC) up to which labels count; the newest label if empty.
 
     Where the problem asks for approval, the run pauses until a person has answered in the UI. Where it asks for a
     canary, the version answers a share of the requests first, which `guard` widens. Raises GateFailed if a gate is shut

@@ -13,8 +13,9 @@ from truecourse.tracking import trained_run
 def register(problem: str | None = None, run_id: str | None = None) -> ModelVersion:
     """Evaluate a trained model on test rows, judge it by the problem's gates, and register it as a version.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    run_id: the MLflow run of the training; the newest finished one if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        run_id: the MLflow run of the training; the newest finished one if empty.
 
     The version becomes challenger, and champion if every gate passes; a failing gate leaves the champion in office, and
     so does a problem whose promotions need approval: `promote` asks for it.

@@ -19,9 +19,10 @@ from truecourse.monitoring.record import Decision
 def retrain(problem: str | None = None, reason: str = "", at: datetime | None = None) -> dict[str, Any]:
     """Train on all that is known, judge, register, and package what came into office.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    reason: why, if it is not for open findings: cool-down and budget do not hold then.
-    at: the moment (UTC) that the split moves to, as `Retraining` says; that of the newest decision if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        reason: why, if it is not for open findings: cool-down and budget do not hold then.
+        at: the moment (UTC) that the split moves to, as `Retraining` says; that of the newest decision if empty.
 
     An automation starts it when a finding makes it due. Of any number that are started, one trains, and the others say
     why not. What comes of it is tied to the findings in the record, an error too. Raises what its flows raise.

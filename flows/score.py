@@ -22,12 +22,14 @@ def score(
 ) -> TableVersion:
     """Score the decisions of a window, or the rows of a file, with features as they were known at decision time.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    source: CSV, Parquet or JSON lines with the request fields: a path, a glob, or a key of object storage;
-        the problem's own decisions if empty.
-    version: of the model; the champion if empty.
-    start, end: decision times (UTC) from, and up to but without; all if empty. Not for files.
-    explain: add the contribution of every feature.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        source: CSV, Parquet or JSON lines with the request fields: a path, a glob, or a key of object storage;
+            the problem's own decisions if empty.
+        version: of the model; the champion if empty.
+        start: the first decision time (UTC) to score; the earliest if empty. Not for files.
+        end: decision times before this moment (UTC) are scored; to the newest if empty. Not for files.
+        explain: add the contribution of every feature.
 
     What was scored before from the same data by the same model is not scored again. Rows of a file that break the
     contract go to the table `rejected/<problem>` with their reasons. What was scored is counted by the champion's bins

@@ -12,7 +12,8 @@ def ship(problem: str | None = None) -> dict[str, int]:
     """Ship the predictions that endpoints logged on this machine, each exactly once, gather the log's small files, and
     count what came by the champion's bins for the drift check.
 
-    problem: a folder of `problems/`; the settings' default if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
 
     The process beside an endpoint ships all the time; this is for what it left, and to keep the table quick to read.
     """

@@ -21,11 +21,12 @@ def train(
 ) -> TrainedRun:
     """Join features to labels point in time, freeze the frame as a snapshot, and train on it.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    until: the moment (UTC) up to which labels count; the newest label if empty.
-    tune: search the declared parameter space first.
-    trials: how many parameter sets to try; the problem's own number if empty.
-    moved: the moment (UTC) that a split by time moves to, as `Retraining` says; the problem's own dates if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        until: the moment (UTC) up to which labels count; the newest label if empty.
+        tune: search the declared parameter space first.
+        trials: how many parameter sets to try; the problem's own number if empty.
+        moved: the moment (UTC) that a split by time moves to, as `Retraining` says; the problem's own dates if empty.
 
     A snapshot and parameters that were trained before are not trained again. Raises FeatureError where a feature table
     is behind its tables, ModelError for labels that cannot be learned.

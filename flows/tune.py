@@ -14,9 +14,10 @@ from truecourse.loading import load_problem
 def tune(problem: str | None = None, trials: int | None = None, until: datetime | None = None) -> dict[str, Any]:
     """Search the problem's parameter space on training rows alone, and store the best for `train` with tune=True.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    trials: how many parameter sets to try; the problem's own number if empty.
-    until: the moment (UTC) up to which labels count; the newest label if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        trials: how many parameter sets to try; the problem's own number if empty.
+        until: the moment (UTC) up to which labels count; the newest label if empty.
 
     Every trial is an MLflow run. A search that was interrupted goes on where it was. Raises ModelError if the problem
     declares no space.

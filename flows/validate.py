@@ -14,8 +14,9 @@ from truecourse.validation import in_order_of_reference
 def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[str, TableVersion]:
     """Check every table's new rows against its declared schema, referenced tables first.
 
-    problem: a folder of `problems/`; the settings' default if empty.
-    as_of: the moment (UTC) that freshness is measured at; now if empty.
+    Args:
+        problem: a folder of `problems/`; the settings' default if empty.
+        as_of: the moment (UTC) that freshness is measured at; now if empty.
 
     Returns the clean version of every table. Raises ValidationFailed if a critical expectation breaks: that table
     stays as it was. The page of results is `reports/<problem>/validation.html` in storage.

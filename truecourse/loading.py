@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -14,10 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import truecourse.problem
 from truecourse.digests import sha256, sha256_json
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
+from truecourse.wording import nearest, suggestion
 
 
 def problem_names() -> list[str]:
@@ -31,10 +34,7 @@ def load_problem(name: str | None = None, problems: Path | None = None) -> Probl
     folder = (problems or get_settings().problems) / name
     file = folder / "problem.py"
     if not file.is_file():
-        known = ", ".join(problem_names()) or "none"
-        raise ProblemError(
-            name, [Fault(str(file), "no such file", f"known problems: {known}; or `truecourse init {name}`")]
-        )
+        raise ProblemError(name, [Fault(str(file), "no such file", _known_problems(name))])
     problem = getattr(_import(name, file), "PROBLEM", None)
     if not isinstance(problem, Problem):
         raise ProblemError(name, [Fault(str(file), "defines no PROBLEM", "end it with PROBLEM = Problem(...)")])
@@ -43,6 +43,13 @@ def load_problem(name: str | None = None, problems: Path | None = None) -> Probl
             name, [Fault(str(file), f"its name is {problem.name!r}", f"name it {name!r}, as its folder")]
         )
     return dataclasses.replace(problem, folder=folder)
+
+
+def _known_problems(name: str) -> str:
+    names = problem_names()
+    close = suggestion(name, names)
+    known = f"known problems: {', '.join(names) or 'none'}; or `truecourse init {name}`"
+    return f"{close} {known}" if close else known
 
 
 class _AsWritten(SourceFileLoader):
@@ -64,11 +71,12 @@ def _import(name: str, file: Path) -> Any:
         loader.exec_module(module)
     except ValidationError as error:
         where = f"{file}:{_line_of(error, file)} {error.title}"
-        raise ProblemError(name, [Fault(_place(where, e["loc"]), e["msg"], _cure(e)) for e in error.errors()]) from None
-    except Exception as error:
         raise ProblemError(
-            name, [Fault(f"{file}:{_line_of(error, file)}", f"{type(error).__name__}: {error}")]
-        ) from error
+            name, [Fault(_place(where, e["loc"]), e["msg"], _cure(e, error.title)) for e in error.errors()]
+        ) from None
+    except Exception as error:
+        fault = Fault(f"{file}:{_line_of(error, file)}", f"{type(error).__name__}: {error}", _misspelt(error))
+        raise ProblemError(name, [fault]) from error
     return module
 
 
@@ -76,10 +84,22 @@ def _place(where: str, location: tuple[int | str, ...]) -> str:
     return f"{where}.{'.'.join(map(str, location))}" if location else where
 
 
-def _cure(error: Any) -> str:
+def _cure(error: Any, kind: str) -> str:
+    """`kind`: the name of the class that did not take the value."""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return "remove it, or look for the right name in truecourse/problem.py"
+        made = getattr(truecourse.problem, kind, None)
+        names = [field.name for field in dataclasses.fields(made)] if dataclasses.is_dataclass(made) else []
+        close = suggestion(str(error["loc"][-1]), names)
+        return close or (f"{kind} takes {', '.join(names)}" if names else "remove it")
     return f"got {error['input']!r:.80}"
+
+
+def _misspelt(error: Exception) -> str:
+    """What may have been meant where a name of truecourse.problem does not exist."""
+    if isinstance(error, ImportError) and error.name == truecourse.problem.__name__:
+        wrong = re.search(r"cannot import name '(\w+)'", str(error))
+        return nearest(wrong[1], truecourse.problem.__all__) if wrong else ""
+    return suggestion(error.name, truecourse.problem.__all__) if isinstance(error, NameError) and error.name else ""
 
 
 def _line_of(error: BaseException, file: Path) -> int:

@@ -19,8 +19,10 @@ from truecourse.encoding import Values
 from truecourse.errors import RequestError, RowFault
 from truecourse.fields import ABSENT, CHECKS, Check, Refused, check_id, check_time, nullable, said, short
 from truecourse.rows import Rows
+from truecourse.wording import counted, plural, suggestion
 
 MAX_FAULTS = 100
+MAX_HINTS, LONGEST_NAME = 20, 100
 SHORT = 4096
 """Bytes up to which Python counts more quickly than NumPy."""
 FEW = 8
@@ -74,8 +76,9 @@ class RowReader:
         rows = self.read(sent, now)
         if rows.faults:
             count = len(rows.faults)
-            what = f"{count} fault" + "s" * (count > 1)
-            raise RequestError(what, status=422, faults=rows.faults[:MAX_FAULTS], count=count, cure=_CURE)
+            raise RequestError(
+                counted(count, "fault"), status=422, faults=rows.faults[:MAX_FAULTS], count=count, cure=_CURE
+            )
         return rows
 
     def _rows(self, document: Any) -> list[Any]:
@@ -84,14 +87,15 @@ class RowReader:
             _refuse(f"the body is {said(document)}, not an object")
         strange = sorted(set(document) - {"rows"})
         if strange:
-            _refuse(f"the body has unknown members: {', '.join(map(short, strange[:10]))}")
+            named = f"{', '.join(map(short, strange[:10]))}"
+            _refuse(f"the body has unknown {plural(len(strange), 'member')}: {named}")
         rows = document.get("rows", ABSENT)
         if rows is ABSENT:
             _refuse('the body has no "rows"')
         if not isinstance(rows, list):
             _refuse(f'"rows" is {said(rows)}, not a list')
         if not 1 <= len(rows) <= limit:
-            _refuse(f'"rows" holds {len(rows)} rows; 1 to {limit} are taken')
+            _refuse(f'"rows" holds {counted(len(rows), "row")}; 1 to {limit:,} are taken')
         return rows
 
     def read(self, rows: Sequence[Any], now: datetime) -> Rows:
@@ -128,6 +132,7 @@ class RowReader:
         values: list[list[Any]] = []
         accepted: list[int] = []
         faults: list[RowFault] = []
+        hints: dict[str, str] = {}
         for place, row in enumerate(rows):
             if row.__class__ is not dict:
                 faults.append(RowFault(place, None, f"is {said(row)}, not an object"))
@@ -144,7 +149,7 @@ class RowReader:
                     faults.append(RowFault(place, name, str(refused)))
             if not self._names.issuperset(row):
                 strange = sorted(set(row) - self._names)
-                faults.extend(RowFault(place, short(name), "is no field of this contract") for name in strange)
+                faults.extend(RowFault(place, short(name), self._unknown_field(name, hints)) for name in strange)
             if len(faults) == before:
                 accepted.append(place)
                 values.append(read)
@@ -153,6 +158,14 @@ class RowReader:
         if values:
             by_field = dict(zip(names, zip(*values, strict=True), strict=True))
         return self._kept([rows[i] for i in accepted], accepted, by_field, faults, now)
+
+    def _unknown_field(self, name: str, hints: dict[str, str]) -> str:
+        """What is said of a field that the contract does not have. `hints`: those of this request: looking for a near
+        name takes time, so a request gets few."""
+        if name not in hints and len(hints) < MAX_HINTS and len(name) <= LONGEST_NAME:
+            hints[name] = suggestion(name, self._names)
+        close = hints.get(name)
+        return f"unknown field; {close}" if close else "unknown field: the contract has none of this name"
 
     def _kept(
         self,
@@ -235,8 +248,8 @@ _CURE = "correct the rows; the contract is at /docs.json"
 
 
 def too_large(contract: Contract) -> RequestError:
-    what = f"the body is longer than {contract.max_bytes} bytes"
-    return RequestError(what, status=413, cure=f"send fewer rows at once; {contract.max_rows} are the most")
+    what = f"the body is longer than {contract.max_bytes:,} bytes"
+    return RequestError(what, status=413, cure=f"send fewer rows at once; {contract.max_rows:,} are the most")
 
 
 def _refuse(what: str) -> NoReturn:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,13 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from truecourse.errors import SettingsError
+from truecourse.wording import suggestion
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+PREFIX = "TRUECOURSE_"
+_FILE = ".env"
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+"""Variables that Kubernetes gives every pod for each service of its namespace, ours among them."""
 
 
 def _absolute(path: Path) -> Path:
@@ -30,7 +36,7 @@ FileName = Annotated[str, AfterValidator(_absolute_if_any)]
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="TRUECOURSE_", env_file=".env", env_nested_delimiter="__", extra="ignore", frozen=True
+        env_prefix=PREFIX, env_file=_FILE, env_nested_delimiter="__", extra="ignore", frozen=True
     )
 
     home: AbsolutePath = Field(Path(".truecourse"), description="the only folder that Truecourse writes to")
@@ -118,19 +124,50 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The process's settings. Raises SettingsError that names every wrong variable."""
+    """The process's settings. Raises SettingsError that names every wrong variable, and every unknown one: a setting
+    whose name is misspelt would be left at its default without a word."""
+    lines = []
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        lines = [f"TRUECOURSE_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("\n  ".join(lines), where="settings", cure="correct or unset these variables") from None
+        lines = [f"{PREFIX}{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+    lines += [f"{name}: unknown setting{said}" for name, said in _unknown().items()]
+    if lines:
+        cure = "correct or unset these variables; docs/configuration.md lists every setting"
+        raise SettingsError("\n  ".join(lines), where="settings", cure=cure)
+    return settings
+
+
+def _unknown() -> dict[str, str]:
+    """Variables with our prefix that no setting has the name of: what is said of each."""
+    known = [name.upper() for name in Settings.model_fields]
+    given = {name: "" for name, value in os.environ.items() if not _is_service_link(name, value)}
+    given |= dict.fromkeys(_file_variables(), f" in {Path(_FILE).absolute()}")
+    found = {}
+    for name, place in sorted(given.items()):
+        setting = name.upper().removeprefix(PREFIX)
+        ours = name.upper().startswith(PREFIX) and setting not in known and not setting.startswith("CONNECTIONS__")
+        if ours:
+            close = suggestion(setting, known, PREFIX)
+            found[name] = f"{place}; {close}" if close else place
+    return found
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.search(name)) and (not name.endswith("_PORT") or "://" in value)
+
+
+def _file_variables() -> Mapping[str, object]:
+    from dotenv import dotenv_values
+
+    return dotenv_values(_FILE) if Path(_FILE).is_file() else {}
 
 
 @contextmanager
 def elsewhere(**changes: object) -> Iterator[Settings]:
     """Other settings for this process, and the children it starts, while the block lasts. Not for threads that differ:
     the settings are the process's."""
-    names = {f"TRUECOURSE_{name.upper()}": str(value) for name, value in changes.items()}
+    names = {f"{PREFIX}{name.upper()}": str(value) for name, value in changes.items()}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     get_settings.cache_clear()
@@ -187,7 +224,7 @@ def child_environment(**extra: str) -> dict[str, str]:
 def _explicit(settings: Settings) -> dict[str, str]:
     """What was set, as variables: a child may run in another folder, where neither `.env` nor relative paths hold."""
     names = settings.model_fields_set | {"home", "problems"}
-    return {f"TRUECOURSE_{name.upper()}": _told(getattr(settings, name)) for name in sorted(names)}
+    return {f"{PREFIX}{name.upper()}": _told(getattr(settings, name)) for name in sorted(names)}
 
 
 def _told(value: Any) -> str:

@@ -77,7 +77,7 @@ VALUES = [
     ("decision_time", 5, "ISO 8601"),
     ("id", 1.5, "must be text"),
     ("id", ["a"], "must be text"),
-    ("colour", "red", "no field"),
+    ("colour", "red", "unknown field"),
 ]
 
 
@@ -107,7 +107,7 @@ BODIES = [
     (b'{"rows": null}', 422, "not a list"),
     (b'{"rows": []}', 422, "1 to 3"),
     (body(*[GOOD] * 4), 422, "1 to 3"),
-    (b'{"rows": [], "row": []}', 422, "unknown members"),
+    (b'{"rows": [], "row": []}', 422, "unknown member: "),
     (b" " * 200_000, 413, "longer than"),
 ]
 

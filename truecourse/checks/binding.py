@@ -6,11 +6,11 @@ from typing import Any
 
 import duckdb
 
-from truecourse.checks.names import nearest
 from truecourse.errors import Fault
 from truecourse.problem import Problem
 from truecourse.schema import Boolean, Float, Integer, Text, Time
 from truecourse.sql import quoted, statement
+from truecourse.wording import nearest
 
 SQL_TYPES: dict[type, str] = {
     Text: "VARCHAR", Integer: "BIGINT", Float: "DOUBLE", Boolean: "BOOLEAN", Time: "TIMESTAMP",

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from truecourse.checks.columns import constraint_faults, feature_type_faults, same_type
-from truecourse.checks.names import FRAME_NAMES, nearest, place, repeated
+from truecourse.checks.names import FRAME_NAMES, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
+from truecourse.wording import nearest
 
 VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
 

@@ -1,7 +1,6 @@
-"""Places, reserved names, and the nearest of the names that exist."""
+"""Places and reserved names."""
 
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 
 from truecourse.errors import Fault
 from truecourse.problem import Problem
@@ -20,18 +19,6 @@ def is_reserved(name: str) -> bool:
 def place(*path: str) -> str:
     """An attribute of the PROBLEM: `problem.py views.weather.ttl`."""
     return "problem.py " + ".".join(path)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A cure for a name that does not exist."""
-    known = [str(n) for n in names]
-    if not known:
-        return "there is none to name"
-    close = get_close_matches(name, known, n=3, cutoff=0.6) or [n for n in known if n.lower() == name.lower()]
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    shown = ", ".join(known[:12])
-    return f"there are {shown}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")
 
 
 def repeated(names: Iterable[str], where: str, what: str) -> Iterator[Fault]:

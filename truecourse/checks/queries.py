@@ -6,10 +6,11 @@ from contextlib import suppress
 import duckdb
 
 from truecourse.checks.binding import SQL_TYPES, Binding, NoQuery
-from truecourse.checks.names import nearest, place
+from truecourse.checks.names import place
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+from truecourse.wording import nearest
 
 Types = Mapping[str, str]
 WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")

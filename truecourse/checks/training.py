@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from truecourse.checks.names import nearest, place
+from truecourse.checks.names import place
 from truecourse.errors import Fault
 from truecourse.problem import Kind, MetricGate, Monitoring, Problem, RandomSplit, Range, SliceFloor, XGBoost
+from truecourse.wording import nearest
 
 METRICS: Mapping[Kind, tuple[str, ...]] = {
     "binary": ("auc", "log_loss", "brier", "average_precision", "calibration_error"),

@@ -7,10 +7,10 @@ from typing import Any
 
 from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.monitoring.record import Alarm, Event, Kind, Notice, Record, write
-from truecourse.monitoring.statements import lasting
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
 from truecourse.storage import ObjectStore
+from truecourse.wording import lasting
 
 EVENTS = "prefect"
 """The channel that hears of every finding; the others hear of those that page."""

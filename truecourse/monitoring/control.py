@@ -6,12 +6,13 @@ from typing import Any, get_args
 from truecourse import aliases
 from truecourse.monitoring import record, reports
 from truecourse.monitoring.findings import Check, Report, Verdict
-from truecourse.monitoring.statements import lasting, summed
+from truecourse.monitoring.statements import summed
 from truecourse.monitoring.timelines import timelines
 from truecourse.pages import render
 from truecourse.problem import Problem
 from truecourse.standing import standing
 from truecourse.storage import ObjectStore
+from truecourse.wording import lasting
 
 Document = dict[str, Any]
 CHECKS: tuple[Check, ...] = get_args(Check)

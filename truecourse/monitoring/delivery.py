@@ -11,10 +11,10 @@ from typing import Any
 
 from truecourse.errors import DeliveryFailed
 from truecourse.monitoring.record import Event, Notice, Record, stands, write
-from truecourse.monitoring.statements import counted
 from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.storage import ObjectStore
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.alerts")
 Channel = Callable[[str, Sequence[Notice]], None]

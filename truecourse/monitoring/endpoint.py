@@ -10,10 +10,11 @@ from truecourse.errors import NotFound
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.meters import LOOKS, METERED, SILENT, Grown, Meters, Reading
 from truecourse.monitoring.slo import ALERTS, Alert, Counted, budget_left, burn_rate, fires, quantile, up_to
-from truecourse.monitoring.statements import counted, lasting, summed
+from truecourse.monitoring.statements import summed
 from truecourse.objectives import Objectives
 from truecourse.problem import Problem
 from truecourse.storage import ObjectStore
+from truecourse.wording import counted, lasting
 
 HOUR = timedelta(hours=1)
 SHED_SHARE = 0.01

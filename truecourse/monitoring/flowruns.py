@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.freshness import pipeline_finding
-from truecourse.monitoring.statements import lasting
 from truecourse.monitoring.usual import unusual
+from truecourse.wording import lasting
 
 Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]
 GRACE = timedelta(minutes=10)

@@ -13,11 +13,11 @@ from typing import Any
 
 from truecourse.asof import EVENT
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.statements import counted, lasting
 from truecourse.monitoring.usual import PATIENCE, longest_gap, unusual
 from truecourse.problem import Problem, View
 from truecourse.schema import Table
 from truecourse.tables import Tables, clean_table, feature_table
+from truecourse.wording import counted, lasting
 
 PAST = 31
 """So many versions of a table are looked at."""

@@ -6,11 +6,11 @@ from typing import Any
 from truecourse.monitoring import reports
 from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.monitoring.slo import ALERTS
-from truecourse.monitoring.statements import counted, lasting
 from truecourse.objectives import Objectives
 from truecourse.pages import render
 from truecourse.problem import Problem
 from truecourse.storage import ObjectStore
+from truecourse.wording import counted, lasting
 
 CHECKS: tuple[Check, ...] = ("pipelines", "endpoint", "machine")
 

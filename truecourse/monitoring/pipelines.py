@@ -10,10 +10,11 @@ from truecourse import segments, shipping
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.flowruns import ScheduledFlow
 from truecourse.monitoring.freshness import Clock, pipeline_finding, table_states, view_states
-from truecourse.monitoring.statements import counted, lasting, summed
+from truecourse.monitoring.statements import summed
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
+from truecourse.wording import counted, lasting
 
 SHIPMENTS = 20
 """A record that waits for longer than so many shipments take is stuck."""

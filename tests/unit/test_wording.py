@@ -1,0 +1,100 @@
+"""Counts, durations and near misses, as messages and pages say them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truecourse.errors import ProblemError, SettingsError
+from truecourse.loading import load_problem
+from truecourse.settings import Settings, get_settings
+from truecourse.wording import counted, counted_of, nearest, suggestion
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(0, "row", "0 rows"), (1, "row", "1 row"), (1204, "row", "1,204 rows"), (2, "query", "2 queries"),
+     (2, "day", "2 days"), (2, "class", "2 classes"), (3, "batch", "3 batches"), (2, "link back", "2 link backs")],
+)  # fmt: skip
+def test_a_count_has_the_right_number(number: int, noun: str, said: str) -> None:
+    assert counted(number, noun) == said
+
+
+def test_a_part_of_a_whole() -> None:
+    assert counted_of(0, 1, "gate") == "0 of 1 gate"
+    assert counted_of(1, 2, "gate") == "1 of 2 gates"
+
+
+@given(st.lists(st.text("abcdefgh_", min_size=3, max_size=12), min_size=1, unique=True), st.data())
+def test_a_name_with_one_letter_too_few_is_recognised(names: list[str], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(names))
+    place = data.draw(st.integers(0, len(name) - 1))
+    wrong = name[:place] + name[place + 1 :]
+    if wrong not in names:
+        assert nearest(wrong, names)
+    assert f"--{name}" in suggestion(name.upper(), names, "--")
+
+
+@pytest.fixture
+def problems(tmp_path: Path, configure: Callable[..., None]) -> Path:
+    configure(problems=tmp_path)
+    return tmp_path
+
+
+def write(problems: Path, text: str) -> None:
+    (problems / "p").mkdir(parents=True)
+    (problems / "p" / "problem.py").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("from truecourse.problem import Table\nPROBLEM = Table('t', collumns={})", "did you mean columns?"),
+        ("from truecourse.problem import Text\nPROBLEM = Text(descripton='x')", "did you mean description?"),
+        ("from truecourse.problem import Tabel", "did you mean Table or Label?"),
+        ("from truecourse.problem import *\nPROBLEM = Problme()", "did you mean Problem?"),
+    ],
+)
+def test_a_misspelt_word_of_a_problem_gets_a_hint(problems: Path, text: str, said: str) -> None:
+    write(problems, text)
+    with pytest.raises(ProblemError) as raised:
+        load_problem("p")
+    assert said in str(raised.value)
+    assert "problem.py:" in str(raised.value)
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    monkeypatch.chdir(tmp_path)
+    get_settings.cache_clear()
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["TRUECOURSE_HOEM", "truecourse_hoem"])
+def test_an_unknown_setting_is_refused_with_the_nearest(fresh: pytest.MonkeyPatch, name: str) -> None:
+    fresh.setenv(name, "/tmp")
+    with pytest.raises(SettingsError, match="did you mean TRUECOURSE_HOME"):
+        get_settings()
+
+
+def test_an_unknown_setting_of_the_file_is_refused_with_its_place(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER=1\nTRUECOURSE_TREADS=2\nTRUECOURSE_PORT_OF=x\n")
+    with pytest.raises(SettingsError) as raised:
+        get_settings()
+    assert f"TRUECOURSE_TREADS: unknown setting in {tmp_path / '.env'}; did you mean TRUECOURSE_THREADS?" in str(
+        raised.value
+    )
+    assert "TRUECOURSE_PORT_OF" in str(raised.value)
+    assert "OTHER" not in str(raised.value)
+
+
+def test_what_is_no_setting_of_ours_is_left_alone(fresh: pytest.MonkeyPatch) -> None:
+    """Nested names, and what Kubernetes tells every pod of a service that is called truecourse."""
+    fresh.setenv("TRUECOURSE_CONNECTIONS__WAREHOUSE", "sqlite:///x.db")
+    fresh.setenv("TRUECOURSE_SERVICE_HOST", "10.0.0.1")
+    fresh.setenv("TRUECOURSE_SERVICE_PORT_HTTP", "3000")
+    fresh.setenv("TRUECOURSE_PORT", "tcp://10.0.0.1:3000")
+    fresh.setenv("TRUECOURSE_PORT_3000_TCP_ADDR", "10.0.0.1")
+    assert isinstance(get_settings(), Settings)

@@ -1,0 +1,58 @@
+"""Numbers, durations and near misses in words: one place, so that every message and page counts alike."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from difflib import get_close_matches
+
+_UNITS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+_PLURALS = {"is": "are", "was": "were", "has": "have", "this": "these", "it": "them"}
+_LISTED = 12
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 row", "1,204 rows", "2 queries", "3 classes"."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def counted_of(part: int, whole: int, noun: str) -> str:
+    """A part of a whole: "3 of 1,204 rows", "0 of 1 row"."""
+    return f"{part:,} of {counted(whole, noun)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """The noun, or the verb "is", "was" or "has", as it stands after the number."""
+    if number == 1:
+        return noun
+    if noun in _PLURALS:
+        return _PLURALS[noun]
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+
+
+def lasting(length: timedelta | float) -> str:
+    """A duration (seconds) as people say it: "3 days", "1.5 hours", "20 ms"."""
+    seconds = length.total_seconds() if isinstance(length, timedelta) else float(length)
+    for size, name in _UNITS:
+        if seconds >= size:
+            count = seconds / size
+            said = f"{count:.0f}" if count >= 10 or abs(count - round(count)) < 0.05 else f"{count:.1f}"
+            return f"{said} {name}{'' if said == '1' else 's'}"
+    return f"{1000 * seconds:.3g} ms"
+
+
+def suggestion(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """The names that are close to one that does not exist, as a question; empty if none is. `prefix`: of them all."""
+    known = [str(n) for n in names]
+    same = [n for n in known if n.lower() == name.lower()]
+    close = same or get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(prefix + n for n in close)}?" if close else ""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint for a name that does not exist: the close ones, else those that there are."""
+    known = [str(n) for n in names]
+    if not known:
+        return "there is none to name"
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return suggestion(name, known) or f"there are {', '.join(known[:_LISTED])}{more}"

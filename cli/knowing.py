@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.text import Text
 
 from cli.deployed import deployed, deployments_view, inference_of, inference_view
@@ -14,9 +15,11 @@ from cli.reports import history_view, pages, quality, table_states
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
+from truecourse.datacheck import DataCheck, check_frame, check_source
 from truecourse.errors import RequestError, SettingsError
 from truecourse.loading import load_problem
 from truecourse.monitoring import healthpage, reports
+from truecourse.problem import Problem
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.standing import standing
 from truecourse.storage import open_store
@@ -136,14 +139,48 @@ def _write(path: Path, text: str) -> None:
 
 
 @command
-def check(problem: ProblemName = None, json: Json = False) -> Answer:
-    """Every fault of a problem's specification, each with its place and its cure. Reads no data."""
+def check(
+    problem: ProblemName = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Look at the rows too: leak suspects, and cells that do not parse.")
+    ] = False,
+    json: Json = False,
+) -> Answer:
+    """Every fault of a problem's specification, each with its place and its cure; warnings about its rows too."""
     from truecourse.check import require_sound
 
     spec = load_problem(problem)
     require_sound(spec)
     told = f"{spec.name}: {len(spec.tables)} tables, {len(spec.views)} views, {len(spec.features)} features"
-    return Answer({"problem": spec.name, "faults": []}, f"[green]✓[/] no faults in {told}")
+    sound = f"[green]✓[/] no faults in {told}"
+    document: dict[str, Any] = {"problem": spec.name, "faults": []}
+    if not data:
+        return Answer(document, sound)
+    looked = _check_data(spec)
+    warnings = looked.warnings()
+    document |= {
+        "rows": looked.rows,
+        "suspects": [{"columns": list(s.columns), "what": str(s)} for s in looked.suspects],
+        "unreadable": looked.unreadable,
+        "warnings": warnings,
+    }
+    lines = [f"[yellow]![/] {escape(line)}" for line in warnings]
+    clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {looked.rows:,} rows"]
+    return Answer(document, "\n".join([sound, *lines, *clean]))
+
+
+def _check_data(spec: Problem) -> DataCheck:
+    """Look at the source rows of a plain problem; with a spine, at decisions from the clean tables and features."""
+    if spec.is_plain:
+        return check_source(spec)
+    prefect_environment()
+    from tasks.snapshot import decision_frame, feature_versions
+    from truecourse.sql import clean_versions
+    from truecourse.tables import Tables
+
+    tables = Tables()
+    clean = clean_versions(spec, tables)
+    return check_frame(spec, decision_frame(spec, tables, clean, feature_versions(spec, tables, clean)))
 
 
 @command

@@ -94,13 +94,14 @@ class _Column:
 
 def choose_types(staged: Staged) -> Types:
     """The file's dialect and a choice for each column, every cell read."""
-    samples = [_texts(staged.sample(i)) for i in range(len(staged.names))]
+    samples = [_texts(staged.sample(i), staged.csv) for i in range(len(staged.names))]
     columns = []
-    markers = [proposed_markers(texts) for texts in samples]
+    is_csv = staged.format == "csv"
+    markers = [proposed_markers(texts) if is_csv else frozenset[str]() for texts in samples]
     kinds = staged.kinds
     plain = [[t for t in texts if t not in m] for texts, m in zip(samples, markers, strict=True)]
     dialect = Dialect()
-    if staged.format == "csv":
+    if is_csv:
         dialect = file_dialect(t for t, kind in zip(plain, kinds, strict=True) if is_text(kind))
     csv = replace(staged.csv, decimal=dialect.decimal, thousands=dialect.thousands)  # type: ignore[arg-type]
     for name, kind, texts, marks in zip(staged.names, kinds, plain, markers, strict=True):
@@ -116,8 +117,10 @@ def choose_types(staged: Staged) -> Types:
     return Types(csv, tuple(choice for choice, _ in chosen))
 
 
-def _texts(cells: pa.Array) -> list[str]:
+def _texts(cells: pa.Array, csv: Csv) -> list[str]:
     """Up to _SAMPLE of the values, as text."""
+    if is_text(cells.type):
+        cells, _ = read_cells(cells, Text(), csv)
     held = cells.drop_null()
     if not len(held):
         return []
@@ -190,7 +193,7 @@ def _choose(column: _Column, csv: Csv, totals: set[str]) -> tuple[Choice, frozen
         return Choice(None, column.held, why_not=column.why_not), found
     if not column.held:
         return Choice(None, 0, why_not="is empty"), column.markers
-    for trial in column.trials:
+    for trial in column.trials if csv.null_values else ():
         late = {text for text in trial.failed if text.lower() in MARKERS}
         trial.count -= sum(trial.failed.pop(text) for text in late)
         column.markers |= late

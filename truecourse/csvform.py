@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from truecourse.decoding import detect_encoding, marked_encoding
 from truecourse.errors import SourceError
 from truecourse.schema import Csv, Format
 
 HEAD = 256 * 1024
 DELIMITERS = (",", ";", "\t", "|")
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _ROWS = 500
 
 
@@ -32,7 +31,7 @@ def file_format(file: Path, where: str) -> Format:
         head = opened.read(4096)
     if head[:4] == b"PAR1":
         return "parquet"
-    if not any(head.startswith(mark) for mark, _ in _MARKS) and _wide_encoding(head) is None and b"\0" in head:
+    if marked_encoding(file) is None and _wide_encoding(head) is None and b"\0" in head:
         raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
     if head[:4] == b"PK\3\4":
         cure = "if it is a workbook, save its sheet as CSV; if it is an archive, name it .zip"
@@ -156,22 +155,20 @@ def _require_agreement(layout: _Layout, where: str) -> None:
 
 
 def _encoding(file: Path, where: str) -> str:
-    """UTF-8 if the file is; else what its byte order mark says; else Windows-1252, or Latin-1 if it cannot be that."""
+    """As detect_encoding finds it; UTF-16 without a mark too. Raises SourceError for UTF-8 with a few broken lines."""
     with file.open("rb") as opened:
-        head = opened.read(HEAD)
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            return name
-    if wide := _wide_encoding(head):
+        head = opened.read(4096)
+    if marked_encoding(file) is None and (wide := _wide_encoding(head)):
         return wide
+    encoding = detect_encoding(file)
+    if encoding in ("utf-8", "utf-16"):
+        return encoding
     broken, sound = _undecodable(file)
-    if broken is None:
-        return "utf-8"
-    if sound >= 10 * broken[2]:
+    if broken is not None and sound >= 10 * broken[2]:
         number, line, _ = broken
         what = f"line {number} is not UTF-8, as the other lines are: {line[:60]!r}"
         raise SourceError(what, where=where, cure="mend that line, or write the whole file in one encoding")
-    return "cp1252" if _decodes(file, "cp1252") else "latin-1"
+    return encoding
 
 
 def _wide_encoding(head: bytes) -> str | None:
@@ -200,13 +197,3 @@ def _undecodable(file: Path) -> tuple[tuple[int, bytes, int] | None, int]:
                 broken += 1
                 first = first or (number, line.strip())
     return (None if first is None else (*first, broken)), sound
-
-
-def _decodes(file: Path, encoding: str) -> bool:
-    try:
-        with io.TextIOWrapper(file.open("rb"), encoding=encoding) as decoder:
-            while decoder.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        return False
-    return True

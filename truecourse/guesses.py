@@ -69,7 +69,7 @@ def guess(name: str, file: FileProfile, label: str) -> Guesses:
     left_out = _left_out(file, found, key, time)
     columns = tuple(c for c in usable if c.position not in left_out)
     others = [c for c in columns if c not in (found, key, time)]
-    no_feature = {c.name: reason for c in others if (reason := _no_feature(c))}
+    no_feature = {c.name: reason for c in others if (reason := _no_feature(c, file))}
     suspects = _suspects(file, found, kind, [c for c in others if c.name not in no_feature])
     certain = {column: suspect for suspect in suspects if suspect.determines for column in suspect.columns}
     if {c.name for c in others if c.type != "Time"} - set(no_feature) - set(certain):  # else nothing would be left
@@ -274,11 +274,11 @@ def _left_out(
     return reasons
 
 
-def _no_feature(column: ColumnProfile) -> str:
+def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
     """Why a column is declared, and kept from the model."""
     if isinstance(column.declared, Text) and column.distinct > max(20, min(1000, column.held // 4)):
         return "nearly every text is another, which teaches a model nothing"
-    if _counts(column):
+    if _counts(column, file):
         return "it counts the rows, which says nothing about a new one"
     if isinstance(column.declared, Integer | Text) and column.unique and _identifies(column.name):
         return "it identifies the row"
@@ -287,12 +287,15 @@ def _no_feature(column: ColumnProfile) -> str:
     return ""
 
 
-def _counts(column: ColumnProfile) -> bool:
-    """Row numbers: of all rows, or of each file's where the name says it."""
+def _counts(column: ColumnProfile, file: FileProfile) -> bool:
+    """Row numbers: of all rows, one after the other, or of each file's where the name says it."""
+    named = _ROW_NUMBER.match(column.name.lower())
     if column.counts_rows:
-        return bool(_ROW_NUMBER.match(column.name.lower())) or column.rows >= 20
-    named = re.match(r"(row|unnamed)", column.name.lower()) and _ROW_NUMBER.match(column.name.lower())
-    return bool(named) and column.type == "Integer" and column.distinct == column.high - column.low + 1
+        values = file.sample[column.name]
+        in_order = pc.all(pc.greater(values[1:], values[:-1]), min_count=0).as_py()
+        return bool(named) or (column.rows >= 20 and bool(in_order))
+    consecutive = column.type == "Integer" and column.distinct == column.high - column.low + 1
+    return bool(named) and consecutive and bool(re.match(r"(row|unnamed)", column.name.lower()))
 
 
 def _suspects(file: FileProfile, label: ColumnProfile, kind: Kind, features: list[ColumnProfile]) -> list[Suspect]:

@@ -21,6 +21,8 @@ MOST_ROWS = 20_000
 _ALMOST = 0.998
 """R² of one column, from which on it explains the label almost perfectly; 1 minus the share of errors left."""
 _EXACT = 0.999999
+_MOST = 60
+"""Columns that are looked at in pairs and in formulas."""
 _CHANCE = 1e-6
 """The most likely that a finding may be by chance."""
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -225,7 +227,7 @@ def _together(label: _Label, numbers: Mapping[str, Numbers]) -> list[Suspect]:
     free = [i for i, name in enumerate(names) if name not in named]
     formula = _formula([names[i] for i in free], matrix[:, free], truth)
     if formula:
-        what = f"give {label.name} by a linear formula: R² above {_EXACT}"
+        what = f"{'gives' if len(formula) == 1 else 'give'} {label.name} by a linear formula: R² above {_EXACT}"
         found.append(Suspect(tuple(formula), what, True))
     return found
 
@@ -252,7 +254,7 @@ def _pairs(label: str, names: list[str], matrix: Numbers, truth: Numbers) -> Ite
     if len(telling) < LEAST:
         return
     few = telling[:: max(1, len(telling) // 200)]
-    for i, j in combinations(range(len(names)), 2):
+    for i, j in combinations(_strongest(matrix, truth), 2):
         for sign, made in _combined(matrix[few, i], matrix[few, j]):
             if _equal(made, truth[few]) < 0.95:
                 continue
@@ -264,6 +266,12 @@ def _pairs(label: str, names: list[str], matrix: Numbers, truth: Numbers) -> Ite
                 what = f"give {label}: {names[one]} {sign} {names[other]} equals it in {share:.2%} of rows"
                 yield Suspect((names[i], names[j]), what.replace("swapped", "subtracted from"), True)
                 break
+
+
+def _strongest(matrix: Numbers, truth: Numbers) -> list[int]:
+    """The _MOST columns with the greatest correlation, in order of their places."""
+    strength = np.array([_r2(column, truth) for column in matrix.T])
+    return sorted(int(place) for place in np.argsort(-strength, kind="stable")[:_MOST])
 
 
 def _combined(one: Numbers, other: Numbers) -> list[tuple[str, Numbers]]:
@@ -281,8 +289,7 @@ def _equal(made: Numbers, truth: Numbers) -> float:
 
 def _formula(names: list[str], matrix: Numbers, truth: Numbers) -> list[str]:
     """The fewest columns, five at most, whose linear combination is the label; found by leaving out one by one."""
-    strength = np.array([_r2(column, truth) for column in matrix.T])
-    kept = list(np.argsort(-strength)[:60])
+    kept = _strongest(matrix, truth)
     if len(kept) < 2 or len(truth) < 3 * len(kept):
         return []
     scaled = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)

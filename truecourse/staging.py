@@ -1,22 +1,21 @@
 """Data files on their way into a profile: every column as ingest reads it, staged on disk, columns by position."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from truecourse.cells import LINE, UNREADABLE, is_text
-from truecourse.csvform import CsvForm, csv_form, file_format
+from truecourse.cells import is_text
+from truecourse.csvform import csv_form, file_format
 from truecourse.errors import SourceError
-from truecourse.reading import BATCH, read_batches
-from truecourse.schema import Csv, Files, Format, Table, Text
+from truecourse.reading import dialect, open_rows
+from truecourse.schema import Csv, Format
 from truecourse.sources import Located, scratch, unpacked
 
 _SAMPLE = 2000
@@ -28,8 +27,8 @@ _TOTAL = re.compile(
 
 @dataclass
 class Staged:
-    """All rows of the files, in order: CSV and JSON lines as texts, null where the file says so; Parquet with its own
-    types. A column whose name stands twice in a file is null in `batches`. `kinds`: the columns' types in the file."""
+    """All rows of the files, in order: CSV and JSON lines as texts, as they are written; Parquet with its own types.
+    A column whose name stands twice in a file is null in `batches`. `kinds`: the columns' types in the file."""
 
     names: list[str]
     format: Format
@@ -67,62 +66,53 @@ def staged(files: Sequence[Path]) -> Iterator[Staged]:
     read, or is written in another way than the first."""
     with scratch() as folder:
         parts = [_opened(path) for path in files]
-        first, form, titles, _ = parts[0]
-        names = [name for name in parts[0][3] if all(name in part[3] for part in parts)]
-        every = list(dict.fromkeys(name for part in parts for name in part[3]))
-        stage = Staged(names, first.format or "csv", form, folder / "cells.arrow", titles)
+        first = parts[0]
+        names = [name for name in first.names if all(name in part.names for part in parts)]
+        every = list(dict.fromkeys(name for part in parts for name in part.names))
+        csv = dialect(first.located)
+        stage = Staged(names, first.located.format or "csv", csv, folder / "cells.arrow", first.titles)
         stage.absent = tuple(name for name in every if name not in names)
-        stage.twice = frozenset(n for _, _, _, header in parts for n, count in Counter(header).items() if count > 1)
+        stage.twice = frozenset(n for part in parts for n, count in Counter(part.names).items() if count > 1)
         for path, part in zip(files[1:], parts[1:], strict=True):
-            if (part[0].format, part[1]) != (first.format, form):
-                what = f"is not written as {files[0].name} is: {part[0].format}, {part[1]!r}"
+            if (part.located.format, part.located.csv) != (first.located.format, first.located.csv):
+                what = f"is not written as {files[0].name} is: {part.located.format}, {part.located.csv!r}"
                 raise SourceError(what, where=str(path), cure="give files of one format, delimiter and encoding")
-        _write(stage, [part[0] for part in parts])
+        _write(stage, [part.located for part in parts])
         yield stage
 
 
-def _opened(path: Path) -> tuple[Located, Csv, tuple[str, ...], list[str]]:
-    """The file with its format, its dialect, title lines and column names."""
+@dataclass(frozen=True)
+class _Part:
+    """A file with its format and dialect, its title lines and column names."""
+
+    located: Located
+    titles: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def _opened(path: Path) -> _Part:
     try:
         size = path.stat().st_size
     except OSError as error:
         raise SourceError(f"cannot be read: {error.strerror}", where=str(path)) from None
     located = Located(path.as_posix(), path, "", size, "csv")
-    if not size:
-        raise SourceError("the file is empty", where=str(path), cure="give a file with a header and rows")
+    titles: tuple[str, ...] = ()
     try:
         with unpacked(located) as file:
             if not file.stat().st_size:
                 raise SourceError("the file is empty", where=str(path), cure="give a file with a header and rows")
-            format = file_format(file, str(path))
-            form = csv_form(file, str(path)) if format == "csv" else CsvForm(Csv(), (), ())
-            names = form.header
-            if format != "csv":
-                names = tuple(pq.read_schema(file).names if format == "parquet" else _keys(file, str(path)))
-    except (OSError, pa.ArrowException) as error:
-        what = f"cannot be read: {str(error).splitlines()[0]}"
-        raise SourceError(what, where=str(path), cure="check the file") from None
-    read = Located(path.as_posix(), path, "", size, format, form.csv)
-    return read, form.csv, form.titles, [name.strip() if format == "csv" else name for name in names]
-
-
-def _keys(file: Path, where: str) -> list[str]:
-    """Every name of a JSON lines file, in the order of their first row."""
-    names: dict[str, None] = {}
-    with file.open("rb") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                names.update(dict.fromkeys(map(str, row)))
-    if not names:
-        raise SourceError("holds no JSON object", where=where, cure="write one JSON object a line")
-    return list(names)
+            located = replace(located, format=file_format(file, str(path)))
+            if located.format == "csv":
+                form = csv_form(file, str(path))
+                located, titles = replace(located, csv=form.csv), form.titles
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error}", where=str(path), cure="check the file") from None
+    with open_rows(located) as rows:
+        return _Part(located, titles, rows.names)
 
 
 def _write(stage: Staged, parts: Sequence[Located]) -> None:
+    """All rows as one Arrow file: texts as they are written, other values in their own types."""
     writer: pa.RecordBatchFileWriter | None = None
     schema: pa.Schema | None = None
     try:
@@ -130,7 +120,6 @@ def _write(stage: Staged, parts: Sequence[Located]) -> None:
             for batch in _without_totals(stage, _read(stage, located)):
                 if schema is None:
                     schema = batch.schema
-                    stage.kinds = stage.kinds or list(schema.types)
                     writer = pa.ipc.new_file(str(stage.path), schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
                 assert writer is not None
                 batch = batch.cast(schema)
@@ -138,10 +127,31 @@ def _write(stage: Staged, parts: Sequence[Located]) -> None:
                 _take_sample(stage, batch)
                 stage.rows += len(batch)
     except pa.ArrowException as error:
-        raise SourceError(f"cannot be read: {str(error).splitlines()[0]}", where=parts[0].uri) from None
+        what = f"cannot be read: {str(error).splitlines()[0]}"
+        raise SourceError(what, where=parts[0].uri, cure="give files whose columns have one type each") from None
     finally:
         if writer is not None:
             writer.close()
+
+
+def _read(stage: Staged, located: Located) -> Iterator[pa.RecordBatch]:
+    """Columns by position; those that no table can declare, for want of a name of their own, are null."""
+    with open_rows(located) as rows:
+        wanted = {i: rows.names.index(n) for i, n in enumerate(stage.names) if n.strip() and n not in stage.twice}
+        for chunk in rows.chunks(list(wanted.values())):
+            if chunk.malformed:
+                stage.tell([f"line {m.line}: {m.fault}: {m.text}"[:200] for m in chunk.malformed], len(chunk.malformed))
+            held = dict(zip(wanted, chunk.cells, strict=True))
+            if not stage.kinds:
+                stage.kinds = [_kind(held[i].type) if i in held else pa.null() for i in range(len(stage.names))]
+            empty = pa.nulls(chunk.rows)
+            arrays = [_storable(held[i]) if i in held else empty for i in range(len(stage.names))]
+            batch = pa.RecordBatch.from_arrays(arrays, [f"c{i}" for i in range(len(arrays))])
+            if chunk.malformed:
+                sound = np.ones(chunk.rows, dtype=bool)
+                sound[[m.row for m in chunk.malformed]] = False
+                batch = batch.filter(pa.array(sound))
+            yield batch
 
 
 def _take_sample(stage: Staged, batch: pa.RecordBatch) -> None:
@@ -152,39 +162,7 @@ def _take_sample(stage: Staged, batch: pa.RecordBatch) -> None:
         stage._samples = [pa.concat_batches(stage._samples)]
 
 
-def _read(stage: Staged, located: Located) -> Iterator[pa.RecordBatch]:
-    """Columns by position; the names that a table can declare are read as ingest would read them."""
-    positions = {name: i for i, name in enumerate(stage.names) if name.strip() and name not in stage.twice}
-    if located.format == "parquet":
-        yield from _parquet(stage, located, positions)
-        return
-    columns = {name: Text(nulls=True) for name in positions}
-    if not columns:
-        raise SourceError("names no column that can be told apart", where=located.uri, cure="name the columns")
-    table = Table(name="profile", source=Files(located.uri), columns=columns)
-    schema = pa.schema([(f"c{i}", pa.string()) for i in range(len(stage.names))])
-    for batch in read_batches(located, table):
-        lost = batch.column(UNREADABLE)
-        if lost.null_count < len(batch):
-            bad = [json.loads(text) for text in lost.drop_null().to_pylist()]
-            stage.tell([str(row.get(LINE, row))[:200] for row in bad[:_SHOWN]], len(bad))
-            batch = batch.filter(pc.is_null(lost))
-        empty = pa.nulls(len(batch), pa.string())
-        arrays = [batch.column(name) if positions.get(name) == i else empty for i, name in enumerate(stage.names)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _parquet(stage: Staged, located: Located, positions: dict[str, int]) -> Iterator[pa.RecordBatch]:
-    with unpacked(located) as path, pq.ParquetFile(path) as file:
-        header = file.schema_arrow.names
-        stage.kinds = [_decoded(file.schema_arrow.types[header.index(name)]) for name in stage.names]
-        places = [header.index(name) if positions.get(name) == i else None for i, name in enumerate(stage.names)]
-        for batch in file.iter_batches(BATCH):
-            arrays = [_storable(batch.column(i)) if i is not None else pa.nulls(len(batch)) for i in places]
-            yield pa.RecordBatch.from_arrays(arrays, [f"c{i}" for i in range(len(arrays))])
-
-
-def _decoded(kind: pa.DataType) -> pa.DataType:
+def _kind(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

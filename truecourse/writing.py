@@ -94,7 +94,7 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
 
 def file_lines(file: FileProfile) -> list[str]:
     """What was noticed about the files as such: title lines, encoding, dialect, rows of totals, lines that are none."""
-    csv, lines = file.csv, []
+    csv, lines = file.csv if file.format == "csv" else Csv(), []
     if len(file.files) > 1:
         lines.append(f"{len(file.files)} files")
     if file.titles:
@@ -126,7 +126,7 @@ def _source(file: FileProfile) -> Call:
         keywords["format"] = file.format
     default = Csv()
     form = {f.name: value for f in fields(Csv) if (value := getattr(file.csv, f.name)) != getattr(default, f.name)}
-    if form:
+    if form and file.format == "csv":
         keywords["csv"] = Call("Csv", (), {n: list(v) if isinstance(v, tuple) else v for n, v in form.items()})
     return Call("Files", (file.source,), keywords)
 
@@ -248,9 +248,7 @@ def noticed_lines(file: FileProfile, guesses: Guesses) -> list[str]:
     lines = [f"Key: {key}.", f"Time: {time}.", *(f"The data: {line}." for line in file_lines(file))]
     for suspect in guesses.suspects:
         left = suspect.columns[0] in guesses.no_feature
-        what = (
-            "not given to the model; feature=False is what keeps it away" if left else "given to the model all the same"
-        )
+        what = "kept from the model; remove feature=False to give it" if left else "given to the model all the same"
         lines.append(f"Suspected leak: {suspect} ({what}).")
     lines += [f"Not declared: `{column}`: {reason}." for column, reason in guesses.left_out.items()]
     for column in guesses.columns:

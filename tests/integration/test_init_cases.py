@@ -1,0 +1,320 @@
+"""`truecourse init` on small files that other tools, and once this one, got wrong: each with the right values."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from truecourse.check import check_problem
+from truecourse.errors import ProblemError, SourceError
+from truecourse.loading import load_problem
+from truecourse.problem import Problem, RandomSplit, TimeSplit
+from truecourse.scaffold import Draft, scaffold
+from truecourse.schema import Boolean, Files, Float, Integer, Text, Time
+
+CASES = Path(__file__).parent.parent / "data" / "cases"
+
+
+@pytest.fixture
+def problems(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Path:
+    """An empty problems folder."""
+    configure(problems=tmp_path / "problems")
+    return tmp_path / "problems"
+
+
+def drafted(data: Path | str, label: str) -> tuple[Problem, Draft]:
+    draft = scaffold("drafted", data, label)
+    problem = load_problem("drafted")
+    assert check_problem(problem) == []
+    return problem, draft
+
+
+def kinds(problem: Problem) -> dict[str, type]:
+    return {name: type(column) for name, column in problem.tables[0].columns.items()}
+
+
+def source(problem: Problem) -> Files:
+    found = problem.tables[0].source
+    assert isinstance(found, Files)
+    return found
+
+
+def written(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
+    path.write_bytes("\n".join(lines).encode(encoding))
+    return path
+
+
+def test_decimal_commas_are_numbers(problems: Path) -> None:
+    problem, draft = drafted(CASES / "01-decimal-comma" / "sales.csv", "price")
+    assert problem.kind == "regression"
+    assert (source(problem).csv.delimiter, source(problem).csv.decimal) == (";", ",")
+    assert kinds(problem) == {"weight": Float, "visits": Integer, "colour": Text, "bought": Integer, "price": Float}
+    assert any("',' before the decimals" in line for line in draft.noticed)
+
+
+def test_names_that_stand_twice_are_left_out_and_told(problems: Path) -> None:
+    problem, draft = drafted(CASES / "03-duplicate-header" / "joined.csv", "bought")
+    assert set(problem.tables[0].columns) == {"visits", "bought"}
+    assert len(draft.guesses.left_out) == 4
+    told = "\n".join(draft.noticed)
+    assert "`id (column 4)`: its name stands twice; rename one of the two in the file" in told
+    assert "its name stands twice" in (problems / "drafted" / "problem.py").read_text()
+    assert "its name stands twice" in (problems / "drafted" / "README.md").read_text()
+    with pytest.raises(ProblemError, match="stands twice"):
+        scaffold("other", CASES / "03-duplicate-header" / "joined.csv", "amount")
+
+
+def test_windows_text_is_read_as_it_was_written(problems: Path) -> None:
+    problem, _ = drafted(CASES / "05-cp1252" / "orders.csv", "bought")
+    currency, band = (problem.tables[0].columns[name] for name in ("currency", "band"))
+    assert source(problem).csv.encoding == "cp1252"
+    assert isinstance(currency, Text)
+    assert "€" in (currency.one_of or ())
+    assert isinstance(band, Text)
+    assert "10–20" in (band.one_of or ())
+
+
+def test_spaces_after_commas_belong_to_no_cell(problems: Path) -> None:
+    problem, _ = drafted(CASES / "07-space-after-comma" / "people.csv", "income")
+    assert kinds(problem) == {"age": Integer, "job": Text, "hours": Integer, "income": Text}
+    assert set(problem.label.classes) == {"<=50K", ">50K"}
+    assert "?" in source(problem).csv.null_values
+    job = problem.tables[0].columns["job"]
+    assert isinstance(job, Text)
+    assert job.nulls
+    assert "Sales" in (job.one_of or ())
+
+
+def test_identifiers_of_nineteen_digits_are_exact_and_the_key(problems: Path) -> None:
+    problem, _ = drafted(CASES / "10-nineteen-digits" / "tweets.csv", "bought")
+    assert isinstance(problem.tables[0].columns["tweet_id"], Integer)
+    assert problem.tables[0].key == ("tweet_id",)
+
+
+def test_the_whole_file_is_read(problems: Path, tmp_path: Path) -> None:
+    lines = [f"{n * 7 % 100},{10000 + n % 25},{n % 2}" for n in range(25_000)]
+    data = written(tmp_path / "late.csv", ["dose,code,taken", *lines, "0.5,D100,0", "1.5,D101,1"])
+    problem, draft = drafted(data, "taken")
+    assert kinds(problem) == {"dose": Float, "code": Text, "taken": Integer}
+    assert any("'D100'" in line for line in draft.noticed)
+
+
+@pytest.mark.parametrize("file", ["trailing.csv", "rownames.csv"])
+def test_cells_that_differ_from_the_header_are_refused(file: str, problems: Path) -> None:
+    with pytest.raises(SourceError, match="the header has 4 names, and the rows have 5 cells") as raised:
+        scaffold("drafted", CASES / "15-ragged" / file, "bought")
+    assert ("every row ends in ','" in str(raised.value)) == (file == "trailing.csv")
+    assert ("row.names=FALSE" in raised.value.cure) == (file == "rownames.csv")
+    assert not problems.exists() or not list(problems.iterdir())
+
+
+def test_a_few_short_rows_are_told(problems: Path) -> None:
+    _, draft = drafted(CASES / "15-ragged" / "few.csv", "bought")
+    assert (draft.file.rows, draft.file.malformed_lines) == (397, 3)
+    assert any("3 lines that are no rows, set aside" in line for line in draft.noticed)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "classes"),
+    [
+        ("whitespace.csv", "binary", ("no", "yes")),
+        ("yesno.csv", "binary", ("No", "Yes")),
+        ("bool.csv", "binary", ("0", "1")),
+        ("bool.parquet", "binary", ("0", "1")),
+        ("minusone.csv", "binary", ("-1", "1")),
+        ("halfnull.csv", "binary", ("0", "1")),
+        ("onehot.csv", "binary", ("0", "1")),
+        ("single.csv", "multiclass", ("a", "b", "c", "d", "zz")),
+        ("fifty.csv", "multiclass", tuple(f"c{n:02d}" for n in range(50))),
+        ("rare30.csv", "multiclass", None),
+        ("ints30.csv", "regression", ()),
+    ],
+)
+def test_labels_of_many_kinds(file: str, kind: str, classes: tuple[str, ...] | None, problems: Path) -> None:
+    problem, _ = drafted(CASES / "18-labels" / file, "bought")
+    assert problem.kind == kind
+    if classes is None:
+        assert 20 < len(problem.label.classes) <= 30
+    else:
+        assert problem.label.classes == classes
+
+
+@pytest.mark.parametrize(
+    ("file", "label", "message"),
+    [
+        ("sixty.csv", "bought", "'bought' has 60 different texts, too many to be classes"),
+        ("constant.csv", "bought", "every row of 'bought' has the same value, 'a'"),
+        ("infinity.csv", "bought", "'bought' holds 'inf' in 1 rows"),
+        ("infinity.parquet", "bought", "'bought' holds 'inf'"),
+        ("inf2.parquet", "bought", "'bought' holds 'inf'"),
+    ],
+)
+def test_labels_that_no_model_learns_are_refused(file: str, label: str, message: str, problems: Path) -> None:
+    with pytest.raises(ProblemError) as raised:
+        scaffold("drafted", CASES / "18-labels" / file, label)
+    assert message in str(raised.value)
+    assert raised.value.faults[0].cure
+
+
+def test_every_type_of_parquet_is_exact_or_told(problems: Path) -> None:
+    problem, draft = drafted(CASES / "27-parquet-types" / "types.parquet", "y")
+    assert kinds(problem) == {
+        "dec": Float, "decid": Integer, "dicti": Integer, "dictt": Text, "u64": Text, "f16": Float, "ls": Text,
+        "sv": Text, "a.b": Integer, "y": Integer,
+    }  # fmt: skip
+    told = "\n".join(draft.noticed)
+    for name in ("list", "a", "t32", "bin", "dur", "nul"):
+        assert f"Not declared: `{name} (" in told
+    assert draft.file.sample["decid"][0].as_py() == 9007199254740993
+    assert draft.file.sample["u64"][0].as_py() == "9223372036854775808"
+
+
+def test_row_numbers_are_no_key_and_no_feature(problems: Path) -> None:
+    folder = CASES / "31-row-number-as-key"
+    for data in (folder / "sales-2024-01.csv", f"{folder}/sales-*.csv"):
+        problem, draft = drafted(data, "bought")
+        assert problem.tables[0].key == ()
+        assert "rownames" not in problem.features
+        assert any(line.startswith("Key: none") for line in draft.noticed)
+        (problems / "drafted").rename(problems / f"was_{draft.file.rows}")
+    assert draft.file.rows == 400
+    assert source(problem).path == f"{folder}/sales-*.csv"
+    assert problem.tables[0].name == "sales"
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (CASES / "09-reserved-names").glob("*.csv")))
+def test_names_of_our_own_tables_are_free(file: str, problems: Path) -> None:
+    problem, _ = drafted(CASES / "09-reserved-names" / file, "bought")
+    named = file.removesuffix(".csv")
+    if "elastic" not in file:
+        assert named in problem.features
+
+
+@pytest.mark.parametrize("name", ["known_at", "split", "label", "decision_time", "_tc_row", "_TC_x"])
+def test_reserved_names_are_left_out_and_told(name: str, problems: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "data.csv", [f"{name},size,y", *(f"{n % 7},{n % 5}.5,{n % 2}" for n in range(60))])
+    problem, draft = drafted(data, "y")
+    assert name not in problem.tables[0].columns
+    assert any(name in line and "rename it in the file" in line for line in draft.noticed)
+
+
+def test_one_odd_cell_makes_no_column_text(problems: Path, tmp_path: Path) -> None:
+    lines = [
+        ",".join(("oops" if n == 7 else f"{n % 50}", "nil" if n == 9 else f"{n / 3}",
+                  "soon" if n == 3 else f"2024-01-{n % 28 + 1:02d}", f"{n % 2}"))
+        for n in range(400)
+    ]  # fmt: skip
+    problem, draft = drafted(written(tmp_path / "data.csv", ["a,b,day,y", *lines]), "y")
+    assert kinds(problem) == {"a": Integer, "b": Float, "day": Time, "y": Integer}
+    assert "nil" in source(problem).csv.null_values
+    told = "\n".join(draft.noticed)
+    assert "'oops' 1" in told
+    assert "'soon' 1" in told
+    assert isinstance(problem.split, TimeSplit)
+
+
+def test_too_many_odd_cells_leave_a_column_text_and_are_told(problems: Path, tmp_path: Path) -> None:
+    odd = ["about 5", "few", "none at all", "10ish", "don't know"]
+    lines = [f"{odd[n % 5] if n % 10 == 0 else n % 90},{n % 9},{n % 2}" for n in range(400)]
+    problem, draft = drafted(written(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
+    assert kinds(problem)["a"] is Text
+    assert any("kept as text: 10.0% of its cells are no numbers" in line for line in draft.noticed)
+
+
+def test_money_and_shares_are_numbers(problems: Path, tmp_path: Path) -> None:
+    lines = [f'"${n * 37:,}.50",{n % 90}.5 %,"{n * 1000:,}",{n % 9} EUR,{n % 2}' for n in range(400)]
+    problem, _ = drafted(written(tmp_path / "data.csv", ["price,share,count,fee,y", *lines]), "y")
+    columns = problem.tables[0].columns
+    assert kinds(problem) == {"price": Float, "share": Float, "count": Integer, "fee": Integer, "y": Integer}
+    assert [getattr(columns[name], "symbol", None) for name in ("price", "share", "count", "fee")] == [
+        "$",
+        "%",
+        "",
+        "EUR",
+    ]
+    assert source(problem).csv.thousands == ","
+
+
+def test_written_times_are_declared(problems: Path, tmp_path: Path) -> None:
+    lines = [
+        f"{n % 28 + 1:02d}/{n % 12 + 1:02d}/2024,{n % 12 + 1}/{n % 28 + 1}/2024 14:05,"
+        f"2024{n % 12 + 1:02d}{n % 28 + 1:02d},{1700000000 + n * 3600},{n % 28 + 1} Mar 2024,{2000 + n % 20},{n % 2}"
+        for n in range(400)
+    ]
+    header = "dayfirst,monthfirst,compact,created_at,named,year,y"
+    problem, _ = drafted(written(tmp_path / "data.csv", [header, *lines]), "y")
+    columns = problem.tables[0].columns
+    formats = {name: column.format for name, column in columns.items() if isinstance(column, Time)}
+    assert formats == {
+        "dayfirst": "%d/%m/%Y", "monthfirst": "%m/%d/%Y %H:%M", "compact": "%Y%m%d", "created_at": "epoch_s",
+        "named": "%d %b %Y",
+    }  # fmt: skip
+    assert isinstance(columns["year"], Integer)
+
+
+def test_an_ambiguous_order_of_day_and_month_is_told(problems: Path, tmp_path: Path) -> None:
+    shuffled = written(
+        tmp_path / "any.csv", ["day,size,y", *(f"{n % 12 + 1:02d}/01/2024,{n % 7},{n % 2}" for n in range(60))]
+    )
+    _, draft = drafted(shuffled, "y")
+    told = "\n".join(draft.noticed)
+    assert "no day is above 12: read as month before day" in told
+    assert "format='%d/%m/%Y'" in told
+    (problems / "drafted").rename(problems / "was")
+    rows = [f"{n % 9 + 1:02d}/{n // 9 + 1:02d}/2024,{n % 7},{n % 2}" for n in range(90)]
+    problem, draft = drafted(written(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
+    assert problem.tables[0].columns["day"] == Time(format="%d/%m/%Y")
+    assert any("so the rows are in order of time" in line for line in draft.noticed)
+
+
+def test_title_lines_and_totals_are_no_rows(problems: Path, tmp_path: Path) -> None:
+    rows = [f"p{n % 5};{n},5;{n % 2}" for n in range(100)]
+    data = written(tmp_path / "data.csv", ["Sales of 2024;;", "by me", "product;amount;y", *rows, "Total;4999,5;50"])
+    problem, draft = drafted(data, "y")
+    assert source(problem).csv.skip_lines == 2
+    assert (draft.file.rows, draft.file.totals) == (100, ("Total, 4999,5, 50",))
+    product = problem.tables[0].columns["product"]
+    assert isinstance(product, Text)
+    assert product.pattern == "^(?!(Total)$)"
+    assert any("totals" in line for line in draft.noticed)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-16-le"])
+def test_wide_encodings(encoding: str, problems: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "d.csv", ["größe,size,y", *(f"ä{n % 3},{n % 7},{n % 2}" for n in range(60))], encoding)
+    problem, _ = drafted(data, "y")
+    assert kinds(problem) == {"größe": Text, "size": Integer, "y": Integer}
+
+
+def test_json_lines(problems: Path, tmp_path: Path) -> None:
+    rows = [f'{{"size": {n % 7}.5, "who": "t{n % 3}", "y": {"true" if n % 2 else "false"}}}' for n in range(60)]
+    problem, _ = drafted(written(tmp_path / "rows.json", rows), "y")
+    assert kinds(problem) == {"size": Float, "who": Text, "y": Boolean}
+    assert source(problem).format == "jsonl"
+
+
+def test_a_key_needs_a_name_that_says_so(problems: Path, tmp_path: Path) -> None:
+    header = "name,height,day,Order ID,y"
+    rows = [f"n{n:03d},{n * 1.5},{2024}-01-{n % 28 + 1:02d},A{n:05d},{n % 2}" for n in range(60)]
+    problem, _ = drafted(written(tmp_path / "with.csv", [header, *rows]), "y")
+    assert problem.tables[0].key == ("Order ID",)
+    (problems / "drafted").rename(problems / "was")
+    rows = [",".join(cell for i, cell in enumerate(row.split(",")) if i != 3) for row in rows]
+    problem, draft = drafted(written(tmp_path / "without.csv", ["name,height,day,y", *rows]), "y")
+    assert problem.tables[0].key == ()
+    assert any("neither name nor values identify" in line for line in draft.noticed)
+
+
+def test_monthly_rows_with_missing_labels_are_split_by_time(problems: Path, tmp_path: Path) -> None:
+    rows = [f"{2000 + n // 12}-{n % 12 + 1:02d}-01,{n % 7},{'' if n % 5 == 0 else n % 2}" for n in range(60)]
+    problem, _ = drafted(written(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
+    assert isinstance(problem.split, TimeSplit)
+    assert problem.tables[0].time == "month"
+
+
+def test_a_sum_that_is_the_label_is_kept_from_the_model(problems: Path, tmp_path: Path) -> None:
+    rows = [f"{n * 7 % 31},{n * 13 % 97},{n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
+    problem, draft = drafted(written(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
+    assert set(problem.features) == {"hour"}
+    assert any("casual + registered equals it in 100.00% of rows" in line for line in draft.noticed)
+    assert isinstance(problem.split, RandomSplit)

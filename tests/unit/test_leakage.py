@@ -1,0 +1,93 @@
+"""Leak suspects: what is found, with what figures, and that honest tables have none."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from truecourse.leakage import LEAST, Suspect, leak_suspects
+
+RANDOM = np.random.default_rng(5)
+ROWS = 600
+BINARY = RANDOM.random(ROWS) < 0.3
+NUMBER = RANDOM.normal(50, 10, ROWS)
+
+
+def suspects(kind: Any, label: Any, **features: Any) -> list[Suspect]:
+    honest = {"noise": RANDOM.normal(size=ROWS), "group": RANDOM.choice(["a", "b", "c"], ROWS)}
+    arrays = {name: pa.array(values, from_pandas=True) for name, values in {**features, **honest}.items()}
+    return leak_suspects("y", kind, pa.array(label, from_pandas=True), arrays)
+
+
+PARTS = RANDOM.integers(1, 50, (4, ROWS))
+
+
+@pytest.mark.parametrize(
+    ("features", "label", "columns", "words"),
+    [
+        ({"a": PARTS[0], "b": PARTS[1]}, PARTS[0] + PARTS[1], ("a", "b"), "a + b equals it in 100.00%"),
+        ({"a": PARTS[0], "b": PARTS[1]}, PARTS[1] - PARTS[0], ("a", "b"), "subtracted from"),
+        ({"a": PARTS[0], "b": PARTS[1]}, PARTS[0] * PARTS[1], ("a", "b"), "a × b"),
+        (dict(zip("abcd", PARTS, strict=True)), PARTS.sum(axis=0), tuple("abcd"), "linear formula"),
+        ({"copy": NUMBER}, NUMBER, ("copy",), "equals y in 100.00%"),
+        ({"fahrenheit": NUMBER * 1.8 + 32}, NUMBER, ("fahrenheit",), "determines y: R² 1.000000"),
+        ({"log": np.log(NUMBER.clip(1))}, NUMBER.clip(1), ("log",), "orders the rows exactly as y does"),
+        ({"near": NUMBER + RANDOM.normal(0, 0.2, ROWS)}, NUMBER, ("near",), "explains almost all of y: R² 0.99"),
+    ],
+)
+def test_what_tells_a_number(features: Any, label: Any, columns: tuple[str, ...], words: str) -> None:
+    (suspect,) = suspects("regression", label, **features)
+    assert suspect.columns == columns
+    assert words in suspect.what
+    assert suspect.determines == ("near" not in features)
+
+
+@pytest.mark.parametrize(
+    ("feature", "words", "determines"),
+    [
+        (np.where(BINARY, "yes", "no"), "determines y in every row", True),
+        (BINARY + RANDOM.normal(0, 0.1, ROWS), "AUC 1.0000", False),
+        (np.argsort(np.argsort(BINARY, kind="stable")), "AUC 1.0000", False),
+        ([f"boat {n % 9}" if y else None for n, y in enumerate(BINARY)], "is filled in", False),
+        ([None if y else n % 9 for n, y in enumerate(BINARY)], "is filled in", False),
+        ([n % 7 if y or n % 2 else None for n, y in enumerate(BINARY)], "is empty in", False),
+    ],
+)
+def test_what_tells_a_class(feature: Any, words: str, determines: bool) -> None:
+    (suspect,) = suspects("binary", BINARY, leak=feature)
+    assert suspect.columns == ("leak",)
+    assert words in suspect.what
+    assert suspect.determines == determines
+
+
+def test_rows_in_blocks_of_classes_are_told_by_their_number() -> None:
+    classes = np.repeat(["setosa", "versicolor", "virginica"], ROWS // 3)
+    (suspect,) = suspects("multiclass", classes, number=np.arange(ROWS))
+    assert "sorts the rows by y" in suspect.what
+
+
+def test_honest_columns_are_not_suspected() -> None:
+    strong = BINARY * 2 + RANDOM.normal(0, 1, ROWS)
+    missing = np.where(RANDOM.random(ROWS) < 0.3, np.nan, strong)
+    assert suspects("binary", BINARY, strong=strong, missing=missing) == []
+    assert suspects("regression", NUMBER, strong=NUMBER + RANDOM.normal(0, 3, ROWS)) == []
+    zeros = np.where(RANDOM.random(ROWS) < 0.9, 0.0, NUMBER)  # products with what is mostly zero are no evidence
+    assert suspects("regression", zeros, a=np.zeros(ROWS), b=RANDOM.integers(0, 2, ROWS)) == []
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "diabetes"])
+def test_public_tables_have_no_suspects(name: str) -> None:
+    from sklearn import datasets
+
+    table = getattr(datasets, f"load_{name}")(as_frame=True)
+    features = {column: pa.array(table.data[column]) for column in table.data}
+    kind: Any = "regression" if name == "diabetes" else "multiclass"
+    assert leak_suspects("target", kind, pa.array(table.target), features) == []
+
+
+def test_few_rows_are_no_ground_for_a_suspicion() -> None:
+    few = pa.array(range(LEAST - 1))
+    assert leak_suspects("y", "regression", few, {"copy": few}) == []
+    more = pa.array(range(LEAST))
+    assert leak_suspects("y", "regression", more, {"copy": more})

@@ -2,12 +2,13 @@
 quick. They only ever accept: where anything is odd they raise Odd, and the values are looked at one by one."""
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from truecourse.contract import TEXT_LIMIT, RequestField
+from truecourse.contract import RequestField
 from truecourse.encoding import Array
 from truecourse.fields import ABSENT, Check, Refused
 
@@ -99,7 +100,7 @@ class Floats:
 
 
 def _text(field: RequestField, reject: bool) -> Callable[[Sequence[Any]], bool]:
-    limit, pattern = field.max_length or TEXT_LIMIT, re.compile(field.pattern) if field.pattern else None
+    limit, pattern = field.max_length or sys.maxsize, re.compile(field.pattern) if field.pattern else None
     allowed = [frozenset(field.one_of)] if field.one_of else []
     allowed += [frozenset(field.known)] if reject and field.known is not None else []
 

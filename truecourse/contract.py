@@ -22,8 +22,10 @@ TYPES: Mapping[type, FieldType] = {
     Text: "text", Integer: "integer", Float: "float", Boolean: "boolean", Time: "time",
 }  # fmt: skip
 
-TEXT_LIMIT = 256
-"""Characters of a text whose column declares no max_length."""
+ID_LIMIT = 256
+"""Characters of an id."""
+TEXT_LENGTH = 4096
+"""Characters to reckon with in a text whose column declares no max_length."""
 BODY_LIMIT = 8 << 20
 EXAMPLES = 3
 ID, DECISION_TIME = "id", "decision_time"
@@ -46,17 +48,19 @@ class RequestField(BaseModel):
     known: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, name: str, column: AnyColumn, known: tuple[str, ...] | None) -> Self:
+    def of(cls, name: str, column: AnyColumn, known: tuple[str, ...] | None, *, needed: bool = True) -> Self:
+        """`needed`: the prediction depends on it. A field that is not may be left out, and breaks no limit."""
         # What is only reported in the data (severity info) is in the training rows too: no reason to refuse it here.
-        limits = {} if column.severity == "info" else constraints(column)
+        free = column.severity == "info" or not needed
+        limits = {} if free else constraints(column)
         limits.pop("in_table", None)
-        kind = TYPES[type(column)]
-        return cls(name=name, type=kind, description=column.description, nulls=column.nulls, known=known, **limits)
+        kind, nulls = TYPES[type(column)], column.nulls or free
+        return cls(name=name, type=kind, description=column.description, nulls=nulls, known=known, **limits)
 
     @property
     def bytes(self) -> int:
         """The most bytes that the field takes in a request, every character escaped."""
-        return len(self.name.encode()) + 8 + (12 * (self.max_length or TEXT_LIMIT) if self.type == "text" else 40)
+        return len(self.name.encode()) + 8 + (12 * (self.max_length or TEXT_LENGTH) if self.type == "text" else 40)
 
 
 class Contract(BaseModel):
@@ -78,7 +82,7 @@ class Contract(BaseModel):
     @classmethod
     def of(cls, problem: Problem, vocabulary: Vocabulary, examples: list[dict[str, Any]] | None = None) -> Self:
         fields = [
-            RequestField.of(name, column, vocabulary.categories.get(name))
+            RequestField.of(name, column, vocabulary.categories.get(name), needed=name in problem.needed_fields)
             for name, column in problem.request_fields.items()
         ]
         return cls(

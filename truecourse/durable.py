@@ -85,7 +85,7 @@ def _commits(table: Path) -> Iterator[Path]:
 
 def _added(table: Path, commit: Path) -> Iterator[tuple[Path, int]]:
     """The files that a commit adds, each with its size in bytes. Raises ValueError for a torn commit."""
-    for line in commit.read_text().splitlines():
+    for line in commit.read_bytes().splitlines():  # of bytes: texts hold U+2028 and others that end a line in str
         added = json.loads(line).get("add")
         if added is not None:
             yield table / unquote(added["path"]), added["size"]

@@ -51,14 +51,13 @@ def unlabelled(problem: Problem) -> Problem:
 
 def _plain_query(problem: Problem) -> str:
     table = problem.label_table
-    key = " || '|' || ".join(f"CAST({sql.quoted(name)} AS VARCHAR)" for name in table.key) or "CAST(_tc_row AS VARCHAR)"
     columns = [sql.quoted(name) for name in problem.request_fields]
     if table.time:
         columns.append(f"CAST({sql.quoted(table.time)} AS TIMESTAMP) AS decision_time")
     if problem.label.column:
         columns.append(f"{sql.quoted(problem.label.column)} AS label")
     rows = sql.quoted(f"{table.name}__rows")
-    return f"SELECT {key} AS id, {', '.join(columns)} FROM {rows} WHERE {sql.CURRENT}"  # noqa: S608
+    return f"SELECT {sql.row_id(table)} AS id, {', '.join(columns)} FROM {rows} WHERE {sql.CURRENT}"  # noqa: S608
 
 
 def _timed_query(problem: Problem) -> str:

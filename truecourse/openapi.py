@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from truecourse.contract import DECISION_TIME, ID, TEXT_LIMIT, Contract, RequestField
+from truecourse.contract import DECISION_TIME, ID, ID_LIMIT, Contract, RequestField
 
 Schema = dict[str, Any]
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
@@ -118,7 +118,7 @@ def _row(contract: Contract) -> Schema:
     optional = tuple(field.name for field in contract.fields if field.nulls)
     if ID in contract.extras:
         what = "Yours; comes back with the answer."
-        properties[ID] = {"type": ["string", "integer", "null"], "description": what, "maxLength": TEXT_LIMIT}
+        properties[ID] = {"type": ["string", "integer", "null"], "description": what, "maxLength": ID_LIMIT}
     if DECISION_TIME in contract.extras:
         what = "The moment whose knowledge counts, UTC unless it says otherwise; now if left out."
         properties[DECISION_TIME] = {"type": ["string", "null"], "format": "date-time", "description": what}
@@ -130,8 +130,8 @@ def _field(field: RequestField, reject: bool) -> Schema:
     schema: Schema = {"type": [kind, "null"] if field.nulls else kind}
     said = {"minimum": field.ge, "maximum": field.le, "pattern": field.pattern}
     schema |= {name: limit for name, limit in said.items() if limit is not None}
-    if field.type == "text":
-        schema["maxLength"] = field.max_length or TEXT_LIMIT
+    if field.max_length is not None:
+        schema["maxLength"] = field.max_length
     if field.type == "integer":
         schema["format"] = "int64"
     if field.type == "time":

@@ -263,6 +263,16 @@ class Problem:
         return direct | computed | {n: c for view in self.views for n, c in view.features.items()}
 
     @property
+    def needed_fields(self) -> frozenset[str]:
+        """The request fields that a caller must send: those of `request`, or the columns of a plain table that a
+        prediction depends on (features, what the request features are made from, keys that views are looked up by)."""
+        if self.request:
+            return frozenset(self.request)
+        used = {*self.features, *(self.request_features.inputs if self.request_features else ())}
+        used |= {key for entity in self.entities for key in entity.join_keys}
+        return frozenset(used & {*self.request_fields})
+
+    @property
     def metric(self) -> str:
         """The loss that training stops on and models are compared by."""
         return {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}[self.kind]

@@ -42,10 +42,9 @@ def _known_format(written: str | None) -> str | None:
     found = re.findall(r"%(.?)", written)
     if unknown := [name for name in found if not name or name not in DIRECTIVES]:
         raise ValueError(f"unknown directive %{unknown[0]}: known are {', '.join('%' + d for d in DIRECTIVES)}")
-    year, day = {"Y", "y"} & {*found}, "j" in found or ("d" in found and {"m", "b", "B"} & {*found})
-    if not year or not day:
+    if not {"Y", "y"} & {*found} or not {"j", "m", "b", "B"} & {*found}:
         known = ", ".join(EPOCHS)
-        raise ValueError(f"a time format names year, month and day, as in %d/%m/%Y %H:%M, or is one of {known}")
+        raise ValueError(f"a time format names year and month, as in %d/%m/%Y %H:%M, or is one of {known}")
     return written
 
 
@@ -110,8 +109,9 @@ class Boolean(Column):
 class Time(Column):
     """A moment, UTC, microseconds, of the years 1678 to 2261; a time with no zone is taken as UTC.
 
-    `format` says how a source writes it: as Python's strptime ("%d/%m/%Y %H:%M"), or as a number since 1970
-    ("epoch_s", "epoch_ms", "epoch_us"). None is ISO 8601, the date alone being midnight."""
+    `format` says how a source writes it: as Python's strptime ("%d/%m/%Y %H:%M"; without a day, the first of the
+    month), or as a number since 1970 ("epoch_s", "epoch_ms", "epoch_us"). None is ISO 8601, a date being its
+    midnight."""
 
     _: KW_ONLY
     format: Annotated[str | None, AfterValidator(_known_format)] = None

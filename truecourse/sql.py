@@ -33,6 +33,15 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def row_id(table: Table) -> str:
+    """The SQL of a row's id: the key's value; of several key columns, their values with | between them, and \\ before
+    each | and \\ of a value, so that no two keys have one id. A table without key has the row's number."""
+    texts = [f"CAST({quoted(name)} AS VARCHAR)" for name in table.key]
+    if len(texts) > 1:
+        texts = [rf"replace(replace({text}, '\', '\\'), '|', '\|')" for text in texts]
+    return " || '|' || ".join(texts) or "CAST(_tc_row AS VARCHAR)"
+
+
 @contextmanager
 def connect() -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection in UTC, bounded in memory; beyond the bound it spills to <home>/tmp."""

@@ -17,29 +17,37 @@ IN_RANGE = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 """The first moment that is in range, and the first after it that is not."""
 _UTC = pa.timestamp("us", tz="UTC")
 _ISO = (
-    r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d(?::\d\d(?::\d\d(?:[.,]\d{1,9})?)?)?"
+    r"\d{4}-\d\d-\d\d(?:[Tt ](?:[01]\d|2[0-3])(?::\d\d(?::\d\d(?:[.,]\d{1,9})?)?)?"
     r"(?: ?(?:[Zz]|UTC|GMT|[+-]\d\d(?::?\d\d)?))?)?"
 )
 _ISO_TEXT = re.compile(_ISO)
 _EPOCH = r"^(?P<sign>[+-]?)(?P<whole>\d{1,18})(?:POINT(?P<part>\d*))?$"
 
 
+class OutOfRange(ValueError):
+    """A moment of no year from 1678 to 2261."""
+
+
 def parse_time(text: str) -> datetime:
-    """One moment in ISO 8601, as naive UTC: what read_time makes of the same text. Raises ValueError."""
+    """One moment in ISO 8601, as naive UTC: what read_time makes of the same text. Raises ValueError, OutOfRange."""
     if not _ISO_TEXT.fullmatch(text):
         raise ValueError(f"no ISO 8601 time: {text}")
     if text[-1] in "CT":  # UTC, GMT
         text = text[:-3].rstrip() + "Z"
-    elif len(text) > 19:
-        text = text[:11] + text[11:].replace(" ", "")
-    moment = datetime.fromisoformat(text)
+    elif len(text) > 10:
+        text = text[:11] + text[11:].upper().replace(" ", "")
+    return naive(datetime.fromisoformat(text))
+
+
+def naive(moment: datetime) -> datetime:
+    """The moment in UTC, without zone; one that has none is UTC already. Raises OutOfRange."""
     try:
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except OverflowError:
-        raise ValueError(f"out of range: {text}") from None
-    if not IN_RANGE[0] <= moment < IN_RANGE[1]:
-        raise ValueError(f"out of range: {text}")
-    return moment.replace(tzinfo=None)
+        raise OutOfRange from None
+    if not 1678 <= moment.year <= 2261:
+        raise OutOfRange
+    return moment
 
 
 def read_time(texts: pa.Array, format: str | None = None) -> pa.Array:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from services.spool import Spool
@@ -124,3 +125,11 @@ def test_a_torn_checkpoint_is_done_without(home: Path) -> None:
     put("b")
     assert ship("deliveries").records == 1
     assert logged() == ["a", "b"]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\u0085", "\x1c", "\v"])
+def test_a_commit_whose_statistics_hold_a_line_separator_is_whole(home: Path, sign: str) -> None:
+    store = Tables()
+    version = store.append("tables/small/notes", pa.table({"note": [f"z{sign}last"]}), {"flow": "test"})
+    assert store.take_back_torn("tables/small/notes") == []
+    assert store.read(version)["note"].to_pylist() == [f"z{sign}last"]

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -26,6 +27,7 @@ from truecourse.problem import (
     TimeSplit,
 )
 from truecourse.snapshot import Manifest, load_frame, save
+from truecourse.sql import row_id
 from truecourse.storage import open_store
 
 COLUMNS = {"colour": Text(nulls=True), "size": Float(nulls=True), "n": Integer(nulls=True), "ok": Boolean(nulls=True)}
@@ -135,3 +137,12 @@ def test_a_snapshot_is_named_by_its_bytes_and_notices_a_changed_one(home: Path) 
     store.put(snapshot.frame_key, bytes(data))
     with pytest.raises(IntegrityError, match="changed"):
         load_frame(store, snapshot)
+
+
+@given(keys=st.lists(st.tuples(*[st.text("a|\\", max_size=4)] * 2), min_size=2, max_size=2, unique=True))
+def test_two_keys_of_two_columns_have_two_ids(keys):
+    table = Table("things", source=Files("t.csv"), columns={"a": Text(), "b": Text()}, key=["a", "b"])
+    with duckdb.connect() as connection:
+        connection.register("things", pa.table({"a": [key[0] for key in keys], "b": [key[1] for key in keys]}))
+        ids = connection.sql(f"SELECT {row_id(table)} FROM things").fetchall()
+    assert ids[0] != ids[1]

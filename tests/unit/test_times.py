@@ -1,0 +1,100 @@
+"""One moment, one column of moments, and Python's own strptime say the same."""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truecourse.cells import read_cells
+from truecourse.schema import Time
+from truecourse.times import IN_RANGE, parse_time, read_time
+
+MOMENTS = st.datetimes(datetime(1678, 1, 1), datetime(2261, 12, 31, 23, 59, 59))
+CLOCK = st.sampled_from(
+    ["", "T10", " 10:30", "T10:30:15", " 23:59:59.5", "t00:00:00,123456789", "T24:00", "T10:61", " 1:2"]
+)
+ZONE = st.sampled_from(["", "Z", "z", " UTC", "UTC", " GMT", "+02", "-0530", " +05:30", "+00:00", "EST", "+1"])
+DATE = st.sampled_from(
+    ["2024-02-29", "2023-02-29", "1677-12-31", "1678-01-01", "2261-12-31", "9999-12-31", "20240501", "soon", ""]
+)
+FORMATS = [
+    "%d/%m/%Y", "%m/%d/%y %I:%M %p", "%Y%m%d", "%Y%m%d%H%M%S", "%d.%m.%Y %H:%M:%S.%f", "%d %b %Y", "%B %d, %Y", "%Y-%m",
+    "%Y%m%dT%H%M%S", "%d/%m/%Y %H:%M %z", "%Y-%j",
+]  # fmt: skip
+
+
+def one(text: str) -> datetime | None:
+    try:
+        return parse_time(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+@given(
+    texts=st.lists(
+        st.builds(str.__add__, DATE, st.builds(str.__add__, CLOCK, ZONE)) | st.text("0123456789-:TZ+ .", max_size=25)
+    )
+)
+def test_a_column_reads_as_its_texts_do_one_by_one(texts):
+    assert read_time(pa.array(texts, pa.string())).to_pylist() == [one(text.strip()) for text in texts]
+
+
+@given(moment=MOMENTS, zone=st.integers(-14 * 60, 14 * 60))
+def test_what_python_writes_in_iso_is_read_exactly(moment, zone):
+    told = moment.replace(tzinfo=UTC)
+    for text in (moment.isoformat(), moment.isoformat(" "), f"{moment.isoformat()}Z"):
+        assert one(text) == told
+        assert read_time(pa.array([text])).to_pylist() == [told]
+    if IN_RANGE[0] + timedelta(days=1) < told < IN_RANGE[1] - timedelta(days=1):
+        from datetime import timezone
+
+        text = told.astimezone(timezone(timedelta(minutes=zone))).isoformat()
+        assert one(text) == told
+        assert read_time(pa.array([text])).to_pylist() == [told]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(
+    moments=st.lists(
+        MOMENTS.filter(lambda moment: 1969 <= moment.year <= 2068 and moment.year > 1999), min_size=1, max_size=3
+    )
+)
+def test_a_format_reads_what_it_writes(format, moments):
+    texts = [moment.replace(tzinfo=UTC).strftime(format) for moment in moments]
+    wanted = [datetime.strptime(text, format) for text in texts]
+    wanted = [moment if moment.tzinfo else moment.replace(tzinfo=UTC) for moment in wanted]
+    assert read_time(pa.array(texts), format).to_pylist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [("%Y%m%d", "2024013"), ("%Y%m%d", "202401"), ("%d/%m/%Y", "31/02/2024"), ("%d/%m/%Y", "12/31/2024"),
+     ("%d/%m/%Y", "2024-01-31"), ("%d/%m/%Y", "31/12/9999"), ("%d/%m/%Y", "31/12/2024 10:00"),
+     ("%H %Y-%m-%d", "24 2024-01-01")],
+)  # fmt: skip
+def test_what_is_written_otherwise_is_kept_as_text(format, text):
+    assert read_cells(pa.array([text]), Time(format=format)) == (pa.nulls(1, pa.timestamp("us", "UTC")), {0: text})
+
+
+@given(moment=MOMENTS, unit=st.sampled_from([("epoch_s", 10**6), ("epoch_ms", 10**3), ("epoch_us", 1)]))
+def test_numbers_since_1970(moment, unit):
+    format, micro = unit
+    since = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    sign, (whole, part) = "-" if since < 0 else "", divmod(abs(since), micro)
+    text = f"{sign}{whole}" + (f".{part:0{len(str(micro)) - 1}d}" if micro > 1 else "")
+    array, failed = read_cells(pa.array([text, f"{sign}{whole}", "soon"]), Time(format=format))
+    exact = since // micro if since >= 0 else -(-since // micro)
+    assert array.to_pylist() == [
+        moment.replace(tzinfo=UTC),
+        datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=exact * micro),
+        None,
+    ]
+    assert failed == {2: "soon"}
+
+
+@pytest.mark.parametrize("format", ["%d/%m", "%H:%M", "%Y", "%Q %Y-%m-%d", "epoch"])
+def test_a_format_that_tells_no_day_is_refused(format):
+    with pytest.raises(ValueError, match=r"time format names|unknown directive"):
+        Time(format=format)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from cli.output import jsonable
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.loading import load_problem
-from truecourse.monitoring import control
+from truecourse.monitoring import control, index
 from truecourse.pages import render
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.storage import open_store
@@ -44,10 +44,14 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
         name = request.query_params.get("problem", problem)
         return JSONResponse(await run_in_threadpool(_document, name))
 
+    async def listing(request: Request) -> Response:
+        return HTMLResponse(await run_in_threadpool(_index))
+
     async def report(request: Request) -> Response:
-        key = f"reports/{request.path_params['path']}"
-        suffix = key.rpartition(".")[2]
-        if suffix not in TYPES or ".." in key.split("/"):
+        path = request.path_params["path"]
+        key, suffix = f"reports/{path}", path.rpartition(".")[2].lower()
+        plain = path.isprintable() and "\\" not in path and all(part.strip(".") for part in path.split("/"))
+        if suffix not in TYPES or not plain:
             raise NotFound("no such page", where=key)
         return Response(await run_in_threadpool(open_store().get, key), media_type=TYPES[suffix])
 
@@ -61,6 +65,8 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
         Route("/", _guarded(home)),
         Route("/problems/{problem}", _guarded(home)),
         Route("/control.json", _guarded(document)),
+        *(Route(path, _guarded(listing)) for path in ("/reports", "/reports/", "/reports/index.html")),
+        Route("/reports/{problem}/control.html", _guarded(home)),
         Route("/reports/{path:path}", _guarded(report)),
         Route("/prediction", _guarded(prediction)),
     ]
@@ -84,6 +90,10 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 def _page(name: str, links: dict[str, str]) -> str:
     return control.page(open_store(), load_problem(name), served=True, links=links)
+
+
+def _index() -> str:
+    return index.page(open_store())
 
 
 def _document(name: str) -> Any:

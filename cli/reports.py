@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from cli.views import table
 from truecourse import registry
+from truecourse.monitoring import index
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
@@ -70,10 +71,14 @@ def pages(problem: str) -> list[Path]:
     """The problem's report pages that are meant to be opened, as files below <home>/reports."""
     store, prefix = open_store(), f"reports/{problem}/"
     wanted = {f"{prefix}{name}.html" for name in ("control", "validation", "drift", "quality", "skew", "health")}
+    for entry in index.entries(store):  # the index leads to those of other problems
+        wanted |= {f"reports/{entry.problem}/{file}" for file in ("control.html", *entry.pages.values())}
+    wanted |= {index.INDEX}
     champion = registry.champion(problem) or registry.challenger(problem)
     if champion is not None:
         wanted.add(f"{prefix}model-{champion.run_id}.html")
-    return [_copied(key) for key in sorted(wanted) if store.exists(key)]
+    files = {key: _copied(key) for key in sorted(wanted) if store.exists(key)}
+    return [path for key, path in files.items() if key.startswith(prefix)]
 
 
 def _copied(key: str) -> Path:

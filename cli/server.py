@@ -5,13 +5,13 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, free_port, require_writable, start, supervised, terminable
-from truecourse.settings import child_environment, get_settings, prefect_api_url, prefect_environment
+from truecourse.settings import child_environment, elsewhere, get_settings, prefect_api_url, prefect_environment
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def prefect_api() -> Iterator[str]:
         if not answers(f"{url}/health"):
             cure = "start it, or unset PREFECT_API_URL to have one started for the command"
             raise PlatformError("the Prefect server does not answer", where=url, cure=cure)
-        with terminable(), _reporting_to(url):
+        shown = f"{platform.control}/reports" if platform and not get_settings().reports_url else None
+        with terminable(), _reporting_to(url), elsewhere(reports_url=shown) if shown else nullcontext():
             yield url
         return
     with supervised() as children:

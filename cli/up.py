@@ -81,7 +81,7 @@ def _start(problem: str, children: list[Child], progress: Progress) -> Platform:
         children[-1].wait_ready(lambda: answers(f"{control}/control.json"))
         tell(control)
     with progress.step("worker") as tell:
-        children.append(_start_worker(f"{prefect}/api"))
+        children.append(_start_worker(f"{prefect}/api", get_settings().reports_url or f"{control}/reports"))
         children[-1].wait_ready(lambda: "Worker" in children[-1].tail() and "started" in children[-1].tail())
         tell(f"of the work pool {POOL}")
     return Platform(os.getpid(), psutil.Process().create_time(), prefect, mlflow, control, endpoint)
@@ -100,13 +100,13 @@ def _deploy(api: str) -> None:
             raise PlatformError(f"`prefect {' '.join(words)}` failed\n{said}", where="prefect.yaml")
 
 
-def _start_worker(api: str) -> Child:
+def _start_worker(api: str, reports: str) -> Child:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"]
     told = {
         "PREFECT_LOGGING_LEVEL": "INFO",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
     }  # seconds between two looks for a run; ten else
-    environment = child_environment(PREFECT_API_URL=api, **told)
+    environment = child_environment(PREFECT_API_URL=api, TRUECOURSE_REPORTS_URL=reports, **told)
     return start("the Prefect worker", command, environment, get_settings().home / "logs" / "worker.log")
 
 

@@ -9,6 +9,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 
+from tasks.artifacts import artifact_key
 from tasks.events import send_events
 from tasks.retry import RETRY
 from truecourse import aliases
@@ -74,4 +75,4 @@ def _table(problem: str, settled: Settled) -> None:
         for alarm in settled.open
     ]
     told = f"{problem}: open findings" if rows else f"{problem}: nothing is open"
-    create_table_artifact(rows, key=f"findings-{problem.replace('_', '-')}", description=told)
+    create_table_artifact(rows, key=artifact_key("findings", problem), description=told)

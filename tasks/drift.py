@@ -7,9 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.artifacts import create_link_artifact
-from prefect.context import FlowRunContext
 
+from tasks.artifacts import show_page
 from tasks.retry import RETRY
 from truecourse import registry
 from truecourse.errors import TruecourseError
@@ -23,7 +22,6 @@ from truecourse.monitoring.rivals import sampled, second_opinion
 from truecourse.pages import render
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window
-from truecourse.settings import get_settings
 from truecourse.tables import Tables
 
 log = logging.getLogger("truecourse.monitor")
@@ -49,7 +47,7 @@ def monitored(
     for key in (report.page, named):
         tables.store.put(key, drawn)
     log.info("%s", report.sentence)
-    _link(problem, named)
+    show_page(named, "drift", problem.name, "Drift")
     return report
 
 
@@ -88,14 +86,6 @@ def _name(report: Report) -> str:
     if span.start is None or span.end is None:
         return "all"
     return f"{span.start:%Y%m%dT%H%M}-{span.end:%Y%m%dT%H%M}"
-
-
-def _link(problem: Problem, page: str) -> None:
-    if FlowRunContext.get() is None:
-        return
-    address = f"{get_settings().storage_root}/{page}"
-    link = address if "://" in address else f"file://{address}"
-    create_link_artifact(link, link_text="Drift page", key=f"drift-{problem.name.replace('_', '-')}")
 
 
 def _with_opinions(problem: Problem, tables: Tables, report: Report, place: str) -> Report:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_link_artifact
-from prefect.context import FlowRunContext
 
+from tasks.artifacts import show_page
 from tasks.retry import RETRY
 from truecourse import modelpage, plots, registry, tracking
 from truecourse.comparison import Rival
@@ -17,9 +16,10 @@ from truecourse.encoding import Array
 from truecourse.evaluation import HeldOut, evidence
 from truecourse.gates import failed, judge
 from truecourse.loading import load_problem
+from truecourse.monitoring import control
+from truecourse.pages import unlinked
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun
-from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.storage import ObjectStore, open_store
 from truecourse.training import rows_of
@@ -43,11 +43,12 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     images = plots.draw(test, json.loads(tracking.artifact(run.run_id, "training.json"))["curve"])
     page = _page(spec, run, store, report, images)
     store.put(page_key(run), page)
+    control.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
-    files |= {"model.html": page, "report.json": json.dumps(report, indent=1).encode()}
+    files |= {"model.html": unlinked(page.decode()).encode(), "report.json": json.dumps(report, indent=1).encode()}
     tracking.put_artifacts(run.run_id, files)
     _log_metrics(run, report)
-    _link(run)
+    show_page(page_key(run), "model", run.problem, "The model's evaluation")
     return report
 
 
@@ -114,11 +115,3 @@ def _log_metrics(run: TrainedRun, report: dict[str, Any]) -> None:
     }
     metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
     tracking.connect_mlflow().log_batch(run.run_id, metrics=metrics)
-
-
-def _link(run: TrainedRun) -> None:
-    if FlowRunContext.get() is None:
-        return
-    address = f"{get_settings().storage_root}/{page_key(run)}"
-    link = address if "://" in address else f"file://{address}"
-    create_link_artifact(link, link_text="Model page", key=f"model-{run.problem.replace('_', '-')}")

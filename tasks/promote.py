@@ -7,6 +7,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 
+from tasks.artifacts import artifact_key
 from tasks.evaluate import opened
 from tasks.retry import RETRY
 from truecourse import aliases, registry
@@ -55,7 +56,7 @@ def judge_version(
     registry.set_gates(version, verdicts)
     if FlowRunContext.get() is not None:
         told = f"Version {version.version}, on {len(test.rows):,} rows of snapshot {snapshot.sha256[:12]}"
-        create_table_artifact(verdicts, key=f"promotion-{problem.replace('_', '-')}", description=told)
+        create_table_artifact(verdicts, key=artifact_key("promotion", problem), description=told)
     return verdicts
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from prefect import task
-from prefect.artifacts import create_link_artifact
 from prefect.runtime import flow_run
 
+from tasks.artifacts import show_page
 from tasks.retry import RETRY
 from truecourse import corrections, sql, validation
 from truecourse.batches import Batch, check, check_unique, pending
@@ -20,6 +20,7 @@ from truecourse.errors import ValidationFailed
 from truecourse.expectations import Tallies
 from truecourse.loading import load_problem
 from truecourse.locks import locked
+from truecourse.monitoring import control
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.schema import Table
@@ -59,10 +60,8 @@ def publish_page(problem: str) -> str:
     """The page of every table's newest result: its key. Inside a flow run it is also shown there as an artifact."""
     store = Tables().store
     key = validation.save_page(store, load_problem(problem))
-    if flow_run.get_id():
-        link = f"{'' if '://' in store.root else 'file://'}{store.root}/{key}"
-        name = f"validation-{problem.replace('_', '-')}"
-        create_link_artifact(link=link, key=name, link_text="What validation found", description=link)
+    control.require_page(store, load_problem(problem))
+    show_page(key, "validation", problem, "What validation found")
     return key
 
 

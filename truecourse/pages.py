@@ -2,11 +2,14 @@
 
 import io
 import json
+import re
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+
+from truecourse.wording import counted, counted_of
 
 
 @lru_cache(maxsize=1)
@@ -19,12 +22,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "count": count, "share": share, "pretty": pretty}
+    environment.filters |= {"counted": counted, "counted_of": counted_of}
     return environment
 
 
 def render(template: str, **context: Any) -> str:
     """A whole HTML page, everything inline. `template` is a file of truecourse/templates/."""
     return _environment().get_template(template).render(**context)
+
+
+def unlinked(html: str) -> str:
+    """The page without its way to the pages beside it, for a place where those are not."""
+    return re.sub(r'<nav class="crumb".*?</nav>', "", html, count=1, flags=re.S)
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")
     control_port: int = Field(4100, ge=1, le=65535, description="the control page, of `truecourse up`")
     endpoint_port: int = Field(3000, ge=1, le=65535, description="the prediction endpoint")
+    reports_url: str = Field(
+        "",
+        description="URL of the served reports, for links in Prefect; `truecourse up` sets it for its runs",
+    )
     follow: bool = Field(True, description="the endpoint follows the aliases; false pins the version it started with")
 
     authentication: Literal["none", "keys"] = Field("none", description="what the endpoint asks of a caller")

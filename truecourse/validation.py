@@ -136,7 +136,7 @@ def page_key(problem: str) -> str:
 def save_result(store: ObjectStore, result: ValidationResult) -> None:
     key = result_key(result.problem, result.table, result.raw.version)
     store.put(key, result.model_dump_json(indent=1).encode())
-    store.put(key.replace(".json", ".html"), page(result.problem, [result]).encode())
+    store.put(key.replace(".json", ".html"), page(result.problem, [result], root="../../").encode())
 
 
 def read_result(store: ObjectStore, problem: str, table: str, version: int) -> ValidationResult | None:
@@ -163,5 +163,6 @@ def save_page(store: ObjectStore, problem: Problem) -> str:
     return page_key(problem.name)
 
 
-def page(problem: str, results: list[ValidationResult]) -> str:
-    return render("validation.html", problem=problem, results=results)
+def page(problem: str, results: list[ValidationResult], root: str = "") -> str:
+    """`root`: the way from the page's folder to that of the problem's reports."""
+    return render("validation.html", problem=problem, results=results, root=root)

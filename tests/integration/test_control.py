@@ -87,6 +87,51 @@ def test_it_serves_reports_and_nothing_else(client: TestClient, trained: Trained
     assert client.post("/").status_code == 405
 
 
+def test_the_index_of_problems_leads_to_each_and_each_leads_back(client: TestClient, trained: Trained) -> None:
+    control.publish(open_store(), load_problem("deliveries"))
+    for path in ("/reports", "/reports/", "/reports/index.html"):
+        page = client.get(path)
+        assert page.status_code == 200
+        assert 'href="deliveries/control.html"' in page.text
+    live = client.get("/reports/deliveries/control.html")
+    assert live.status_code == 200
+    assert "Show its lineage" in live.text, "the page as it is now, not as it was written"
+    assert 'href="/reports/index.html"' in live.text
+    validation = client.get("/reports/deliveries/validation.html").text
+    assert 'href="control.html"' in validation
+    assert 'href="../index.html"' in validation
+    model = next(key for key in open_store().list("mlflow/") if key.endswith("/model.html"))
+    assert "index.html" not in open_store().get(model).decode(), "a copy in MLflow has no pages beside it"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["..%2f..%2fcontrol/deliveries.json", "deliveries/..%5c..%5cx.json", ".%2e/x.json", "%2fetc/x.json", "//x.json",
+     "deliveries//x.json", "deliveries/%00.json", "deliveries/.hidden.json/../x.json"],
+)  # fmt: skip
+def test_nothing_beside_the_reports_is_served(client: TestClient, path: str) -> None:
+    open_store().put("x.json", b"secret")
+    answer = client.get(f"/reports/{path}")
+    assert answer.status_code in (404, 422)
+    assert b"secret" not in answer.content
+
+
+def test_many_alarms_do_not_fill_the_page(trained: Trained, tmp_path: Path) -> None:
+    store, problem = LocalStore(tmp_path), load_problem("deliveries")
+    made = [finding(number == 150).model_copy(update={"subject": f"feature {number}"}) for number in range(300)]
+    alarms = tuple(record.Alarm(finding=one, opened=START, seen=START) for one in made)
+    record.write(store, "deliveries", START, "opened", lambda seen: {"open": alarms})
+    reports.save(store, report(0, *made))
+    page = control.page(store, problem, served=False, at=START)
+    open_alarms = page.split("Open alarms")[1].split("<h2>")[0]
+    shown, folded = open_alarms.split("<details>")
+    assert shown.count('class="card finding') == 8
+    assert "feature 150" in shown, "what is critical leads"
+    assert "292 more findings" in folded
+    assert "And 200 others" in folded
+    assert len(page) < 200_000
+
+
 def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     for made in (report(0), report(1, finding(True)), report(1.5, finding(False)), report(2, made=False)):

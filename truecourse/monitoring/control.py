@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 from truecourse import aliases
-from truecourse.monitoring import record, reports
+from truecourse.monitoring import index, record, reports
 from truecourse.monitoring.findings import Check, Report, Verdict
 from truecourse.monitoring.statements import summed
 from truecourse.monitoring.timelines import timelines
@@ -121,6 +121,25 @@ def _moment(when: datetime | str | None) -> str:
 
 
 def publish(store: ObjectStore, problem: Problem) -> str:
-    """Write the page among the reports; its key."""
+    """Write the page among the reports, and the index of problems; its key."""
     store.put(page_key(problem.name), page(store, problem, served=False).encode())
+    index.enter(store, _entry(document(store, problem)))
     return page_key(problem.name)
+
+
+def require_page(store: ObjectStore, problem: Problem) -> None:
+    """Write the page if there is none yet: the reports beside it lead back to it."""
+    if not store.exists(page_key(problem.name)):
+        publish(store, problem)
+
+
+def _entry(told: Document) -> index.Entry:
+    states = [report["verdict"] for report in told["checks"]]
+    return index.Entry(
+        problem=told["problem"],
+        at=f"{told['at']:%Y-%m-%dT%H:%M}",
+        sentence=told["sentence"],
+        state=min(states, key=get_args(Verdict).index, default="unknown"),
+        champion=told["champion"]["version"] if told["champion"] else None,
+        pages=told["pages"],
+    )

@@ -32,10 +32,12 @@ class Measured(BaseModel):
     result: Any = None
 
 
-def measure(function: str, home: Path | None = None, **arguments: Any) -> Measured:
+def measure(function: str, home: Path | None = None, problems: Path | None = None, **arguments: Any) -> Measured:
     """Run `module:function` in a fresh process. The function is called with the arguments to get ready, and returns a
     function of no arguments, which is measured; its result must be JSON. Raises PlatformError if it fails."""
     environment = child_environment(PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore", PYTHONWARNINGS="ignore")
+    if problems is not None:
+        environment |= {"TRUECOURSE_PROBLEMS": str(problems)}
     if home is not None:
         environment |= {"TRUECOURSE_HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
     command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments, default=str)]

@@ -6,7 +6,7 @@ knows nothing of it.
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +24,11 @@ LOSSES: Mapping[Kind, str] = {"binary": "logloss", "multiclass": "mlogloss", "re
 OBJECTIVES: Mapping[Kind, str] = {
     "binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror",
 }  # fmt: skip
-_OURS = ("rounds", "early_stopping_rounds", "refit")
+_OURS = ("rounds", "early_stopping_rounds", "refit", "folds")
 _LOG_EVERY = 50
+_ROUND = "round %d of at most %d%s"
+_ONE_THREAD = 5000
+"""Rows. On fewer, threads wait for each other for longer than they work; the model's bytes are the same."""
 
 
 def parameters(spec: XGBoost) -> dict[str, Any]:
@@ -99,15 +102,7 @@ def boost(
     Returns the booster and the loss by round of each side. `progress`: log the loss now and then."""
     import xgboost
 
-    own = {name: value for name, value in parameters(spec).items() if name not in _OURS}
-    settings = own | {
-        "objective": OBJECTIVES[kind],
-        "eval_metric": LOSSES[kind],
-        "tree_method": "hist",
-        "nthread": get_settings().threads,
-    }
-    if kind == "multiclass":
-        settings["num_class"] = len(vocabulary.classes)
+    settings = _settings(kind, vocabulary, spec, data.num_row())
     history: dict[str, dict[str, list[float]]] = {}
     callbacks: list[Any] = [_progress(spec.rounds)] if progress else []
     if validation is not None:
@@ -124,6 +119,54 @@ def boost(
     return booster, {side: losses[LOSSES[kind]] for side, losses in history.items()}
 
 
+def boost_folds(
+    kind: Kind,
+    vocabulary: Vocabulary,
+    spec: XGBoost,
+    folds: Sequence[tuple["xgboost.QuantileDMatrix", "xgboost.DMatrix"]],
+) -> dict[str, list[float]]:
+    """Boost on every fold side by side, as boost() does on one: until the loss over all rows that were left out has
+    not fallen for `early_stopping_rounds`.
+
+    `folds`: rows to fit and rows to measure on. Returns the loss by round of each side, {"train": [...], "validate":
+    [...]}, over the rows of all folds."""
+    import xgboost
+
+    settings = _settings(kind, vocabulary, spec, max(fit.num_row() for fit, _ in folds))
+    boosters = [xgboost.Booster(settings, list(fold)) for fold in folds]
+    sides = {"train": [fit for fit, _ in folds], "validate": [left_out for _, left_out in folds]}
+    curve: dict[str, list[float]] = {side: [] for side in sides}
+    for round in range(spec.rounds):
+        for booster, (fit, _) in zip(boosters, folds, strict=True):
+            booster.update(fit, round)
+        for side, parts in sides.items():
+            curve[side].append(_pooled(kind, boosters, parts))
+        if (round + 1) % _LOG_EVERY == 0:
+            log.info(_ROUND, round + 1, spec.rounds, "".join(f", {side} {v[-1]:.5f}" for side, v in curve.items()))
+        if round - int(np.argmin(curve["validate"])) >= spec.early_stopping_rounds:
+            break
+    return curve
+
+
+def _pooled(kind: Kind, boosters: Sequence["xgboost.Booster"], parts: Sequence["xgboost.DMatrix"]) -> float:
+    """The loss over the rows of all parts, each by its own booster."""
+    losses = [float(booster.eval(part).rpartition(":")[2]) for booster, part in zip(boosters, parts, strict=True)]
+    power = 2 if kind == "regression" else 1  # the mean of squares is pooled, not its root
+    mean = np.average(np.power(losses, power), weights=[part.num_row() for part in parts])
+    return float(mean ** (1 / power))
+
+
+def _settings(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, rows: int) -> dict[str, Any]:
+    """XGBoost's own parameters, to fit on so many rows."""
+    settings = {name: value for name, value in parameters(spec).items() if name not in _OURS} | {
+        "objective": OBJECTIVES[kind],
+        "eval_metric": LOSSES[kind],
+        "tree_method": "hist",
+        "nthread": 1 if rows < _ONE_THREAD else get_settings().threads,
+    }
+    return settings | ({"num_class": len(vocabulary.classes)} if kind == "multiclass" else {})
+
+
 def _progress(rounds: int) -> Any:
     import xgboost
 
@@ -132,7 +175,7 @@ def _progress(rounds: int) -> Any:
             if (epoch + 1) % _LOG_EVERY == 0:
                 losses = {side: values[-1] for side, by_name in evals_log.items() for values in by_name.values()}
                 told = "".join(f", {side} {loss:.5f}" for side, loss in losses.items())
-                log.info("round %d of at most %d%s", epoch + 1, rounds, told)
+                log.info(_ROUND, epoch + 1, rounds, told)
             return False
 
     return Progress()

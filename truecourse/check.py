@@ -9,7 +9,7 @@ from truecourse.checks.leaks import leak_faults
 from truecourse.checks.names import label_table_known
 from truecourse.checks.queries import query_faults
 from truecourse.checks.tables import table_faults
-from truecourse.checks.training import gate_faults, monitoring_faults, promotion_faults, search_faults, split_faults
+from truecourse.checks.training import gate_faults, model_faults, monitoring_faults, promotion_faults, split_faults
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem import Problem
 
@@ -29,7 +29,7 @@ def require_sound(problem: Problem) -> None:
 def _faults(problem: Problem) -> Iterator[Fault]:
     yield from table_faults(problem)
     yield from label_faults(problem)
-    yield from search_faults(problem)
+    yield from model_faults(problem)
     if not label_table_known(problem):
         return
     yield from feature_faults(problem)

@@ -1,4 +1,5 @@
-"""How training rows are split once more, to choose parameters: by rolling origin in time, by hash without it."""
+"""How training rows are split once more: to choose parameters, by rolling origin in time, by hash without it; to
+choose rounds of boosting on few rows, in parts of like labels."""
 
 import hashlib
 
@@ -40,3 +41,13 @@ def _hashed(rows: pa.Table, seed: int) -> list[tuple[Array, Array]]:
     digests = (hashlib.sha256(f"fold:{seed}:{id}".encode()).digest() for id in rows["id"].to_pylist())
     part = np.fromiter((int.from_bytes(d[:8], "big") % FOLDS for d in digests), dtype=np.int64, count=len(rows))
     return [(part != fold, part == fold) for fold in range(FOLDS)]
+
+
+def like_parts(labels: Array, count: int) -> Array:
+    """(n,) the part of each row, from 0, for `count` parts of equal size and of nearly equal labels, drawn at random:
+    of a rare class, or of the largest values, each part gets its share. Reproducible for the same labels in order."""
+    drawn = np.random.default_rng(0).permutation(len(labels))
+    ordered = drawn[np.argsort(labels[drawn], kind="stable")]
+    parts = np.empty(len(labels), dtype=np.int64)
+    parts[ordered] = np.arange(len(labels)) % count
+    return parts

@@ -180,6 +180,10 @@ class XGBoost:
     seed: int = 0
     refit: bool = True
     """Once the number of rounds is chosen, train again on training and validation rows together."""
+    folds: Annotated[int, Field(ge=0, le=20)] = 0
+    """Choose the number of rounds by cross-validation over training and validation rows together, in this many parts,
+    instead of on the validation rows alone: a few hundred rows are too few to choose by. 0: on the validation rows.
+    Not for decisions with a TimeSplit, whose rounds are chosen on later rows than they are fitted to."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     trials: Annotated[int, Field(ge=1)] = 20
 

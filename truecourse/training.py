@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.boosting import LOSSES, Matrices, boost, parameters
+from truecourse.boosting import LOSSES, Matrices, boost, boost_folds, parameters
 from truecourse.digests import sha256_json
 from truecourse.encoding import Array, Vocabulary, columns_of
 from truecourse.errors import ModelError
+from truecourse.folds import like_parts
 from truecourse.model import Model
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot
@@ -78,17 +79,19 @@ def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
 
 
 def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Trained:
-    """Train on a snapshot's frame: rounds chosen on the validation rows, then all rows but the test rows if `refit`."""
+    """Train on a snapshot's frame: rounds chosen on the validation rows, or by cross-validation over all rows but the
+    test rows if `folds`; then all rows but the test rows if `refit`."""
     spec = spec or problem.model
     vocabulary = Vocabulary.learn(problem, frame)
     sides = [rows_of(frame, side) for side in ("train", "validate")]
     matrices = [matrix_of(vocabulary, side) for side in sides]
     labels = [vocabulary.labels(side) for side in sides]
     data = Matrices(vocabulary, spec.max_bin)
+    if spec.folds:
+        return _cross_validated(problem, vocabulary, spec, np.concatenate(matrices), np.concatenate(labels))
     train_data, validation = data.fitted(matrices[0], labels[0]), data.measured(matrices[1], labels[1])
     booster, curve = boost(problem.kind, vocabulary, spec, train_data, validation)
-    rounds = int(np.argmin(curve["validate"])) + 1
-    log.info("chose %d rounds: validation %s %.5f", rounds, LOSSES[problem.kind], curve["validate"][rounds - 1])
+    rounds = _best(problem, curve)
     if spec.refit:
         everything = data.fitted(np.concatenate(matrices), np.concatenate(labels))
         booster, _ = boost(problem.kind, vocabulary, dataclasses.replace(spec, rounds=rounds), everything)
@@ -96,3 +99,22 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
         booster = booster[:rounds]
         booster.set_attr(best_iteration=None, best_score=None)
     return Trained(Model(booster, vocabulary, problem.kind), rounds, curve)
+
+
+def _cross_validated(problem: Problem, vocabulary: Vocabulary, spec: XGBoost, matrix: Array, labels: Array) -> Trained:
+    """Rounds chosen by cross-validation over the rows, then trained on all of them."""
+    data, part = Matrices(vocabulary, spec.max_bin), like_parts(labels, min(spec.folds, len(labels)))
+    masks = [part == fold for fold in range(part.max() + 1)]
+    folds = [(data.fitted(matrix[~out], labels[~out]), data.measured(matrix[out], labels[out])) for out in masks]
+    curve = boost_folds(problem.kind, vocabulary, spec, folds)
+    rounds = _best(problem, curve)
+    everything = data.fitted(matrix, labels)
+    booster, _ = boost(problem.kind, vocabulary, dataclasses.replace(spec, rounds=rounds), everything)
+    return Trained(Model(booster, vocabulary, problem.kind), rounds, curve)
+
+
+def _best(problem: Problem, curve: Mapping[str, list[float]]) -> int:
+    """The number of rounds of the least validation loss."""
+    rounds = int(np.argmin(curve["validate"])) + 1
+    log.info("chose %d rounds: validation %s %.5f", rounds, LOSSES[problem.kind], curve["validate"][rounds - 1])
+    return rounds

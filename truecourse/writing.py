@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from truecourse.sourcecode import Call, Noted, call_names, source
 from truecourse.sources import FORMATS
 
 _FEW_ONE_OF = 10
+_CROSS_VALIDATED = 5000
+"""Rows; of more, a fifth is enough to choose the rounds by."""
 NO_KEY = 'what a file holds now stands for what it held before (combine="replace"), and rows of other files are added'
 
 
@@ -38,7 +39,7 @@ def _problem(name: str, file: FileProfile, guesses: Guesses) -> Call:
         "tables": [_table(file, guesses)],
         "label": Call("Label", (), label),
         "split": _split(guesses),
-        "model": _model(guesses.label.held),
+        "model": _model(guesses.label.held, guesses.split is not None),
         "gates": [Call("BeatsBaseline"), Call("BeatsChampion")],
     }
     slices = [c.name for c in guesses.inputs() if c.type == "Text" and _one_of(c)][:3]
@@ -198,13 +199,17 @@ def _split(guesses: Guesses) -> Call:
     return Call("TimeSplit", (), {"train_until": train.isoformat(), "validate_until": validate.isoformat()})
 
 
-def _model(rows: int) -> Call:
-    sizes: list[tuple[float, Mapping[str, Any]]] = [
-        (1000, {"rounds": 300, "early_stopping_rounds": 30, "learning_rate": 0.05, "max_depth": 3, "subsample": 0.8}),
-        (20_000, {"rounds": 500, "early_stopping_rounds": 40, "learning_rate": 0.05, "max_depth": 4}),
+def _model(rows: int, timed: bool) -> Call:
+    """Slow and shallow on few rows, whose rounds are chosen by cross-validation where no time forbids it."""
+    slow = {"rounds": 2000, "early_stopping_rounds": 60, "learning_rate": 0.03}
+    sizes: list[tuple[float, dict[str, Any]]] = [
+        (2000, {**slow, "max_depth": 2, "subsample": 0.5, "colsample_bytree": 0.8}),
+        (20_000, {**slow, "max_depth": 4, "subsample": 0.8, "colsample_bytree": 0.8}),
         (float("inf"), {"rounds": 1000, "early_stopping_rounds": 50, "learning_rate": 0.1, "max_depth": 6}),
     ]
     chosen = next(parameters for most, parameters in sizes if rows < most)
+    if rows < _CROSS_VALIDATED and not timed:
+        chosen["folds"] = 5
     depth = chosen["max_depth"]
     search = {
         "learning_rate": Call("Range", (0.02, 0.3), {"log": True}),

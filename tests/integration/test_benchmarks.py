@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import harness, pit_join, scale, score
+from benchmarks import harness, pit_join, scale, score, tables
 from benchmarks.__main__ import main, table
 from benchmarks.harness import Row, growth, measure
 from tests.deliveries import install
@@ -152,3 +152,19 @@ def test_scoring_is_measured_against_both_references(small: Path) -> None:
     made = score.rows(quick=True)
     assert [row.reference_is for row in made[:3]][-1] == "MLflow pyfunc, on codes in memory"
     assert all(row.value > 0 for row in made)
+
+
+def test_losses_on_a_real_table_stand_beside_others(tmp_path: Path, home: Path, configure: Callable[..., None]) -> None:
+    configure(problems=tmp_path / "problems")
+    made = tables.compared(["hitters"], str(tmp_path))()["hitters"]
+    assert made["kind"] == "regression"
+    assert 20 < made["test_rows"] < 100
+    assert all(100 < loss < 700 for loss in made["losses"].values())
+    assert len(set(made["losses"].values())) == 3
+    assert made["worse_by_at_least"] <= 0
+    assert made["seconds"] < 60
+
+
+def test_every_real_table_is_installed() -> None:
+    for name, source in tables.TABLES.items():
+        assert source.path.is_file(), name

@@ -119,6 +119,13 @@ CASES: dict[str, Case] = {
     "search between equal ends": (
         PROBLEM, "max_depth=3", 'max_depth=3, search={"gamma": Range(1.0, 1.0)}', "model.search.gamma", "no range",
         "low"),
+    "one fold": (PROBLEM, "max_depth=3", "max_depth=3, folds=1", "model.folds", "no rows to fit", "5"),
+    "folds without refit": (
+        PROBLEM, "max_depth=3", "max_depth=3, folds=5, refit=False", "model.folds", "refit=True", "leave refit out",
+    ),
+    "folds in time": (
+        PROBLEM, "max_depth=3", "max_depth=3, folds=5", "model.folds", "at random", "TimeSplit's validation rows",
+    ),
     "logarithmic search from zero": (
         PROBLEM, "max_depth=3", 'max_depth=3, search={"gamma": Range(0.0, 1.0, log=True)}', "model.search.gamma",
         "logarithmic", "above 0"),

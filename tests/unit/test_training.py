@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
 
-from truecourse.boosting import Matrices, boost, grid, parameters
+from truecourse.boosting import Matrices, boost, boost_folds, grid, parameters
 from truecourse.encoding import Vocabulary
 from truecourse.errors import ModelError
-from truecourse.folds import folds
+from truecourse.folds import folds, like_parts
 from truecourse.frame import with_split
+from truecourse.metrics import losses
 from truecourse.problem import (
     Boolean,
     Files,
@@ -203,3 +206,60 @@ def test_hashed_folds_score_each_row_once_and_do_not_depend_on_other_rows() -> N
     assert all((one[100:] == other).all() for (_, one), (_, other) in zip(parts, fewer, strict=True))
     with pytest.raises(ModelError, match="too few training rows"):
         folds(spec, rows.slice(0, 1))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_rounds_by_cross_validation_use_every_row_but_the_test_rows(
+    kind: Kind, home: object, configure: Callable[..., None]
+) -> None:
+    spec = problem(kind, timed=False, folds=4, rounds=200, learning_rate=0.3, subsample=0.7)
+    rows = frame(spec, rows=400)
+    models = []
+    for threads in (1, 3):
+        configure(threads=threads)
+        models.append(train(spec, rows))
+    first, again = models
+    assert first.model.ubj() == again.model.ubj()
+    assert first.rounds == int(np.argmin(first.curve["validate"])) + 1 < 200
+    assert first.model.booster.num_boosted_rounds() == first.rounds
+    # Which of the rows that are not for testing are called validation rows makes no difference to it.
+    sides = np.array(rows["split"].to_pylist())
+    swapped = np.select([sides == "train", sides == "validate"], ["validate", "train"], sides)
+    position = rows.column_names.index("split")
+    other = train(spec, rows.set_column(position, "split", pa.array(swapped.tolist())))
+    assert other.loss == pytest.approx(first.loss, rel=0.15)
+    spoilt = np.where(sides == "test", 1e6, rows["size"].to_numpy())
+    place = rows.column_names.index("size")
+    assert (
+        train(spec, rows.set_column(place, "size", pa.array(spoilt, from_pandas=True))).model.ubj() == first.model.ubj()
+    )
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_the_loss_over_folds_is_that_of_the_rows_left_out(kind: Kind, home: object) -> None:
+    spec = problem(kind, timed=False, rounds=5, early_stopping_rounds=5)
+    rows = rows_of(frame(spec, rows=300), "train", "validate")
+    vocabulary = Vocabulary.learn(spec, rows)
+    matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
+    data, part = Matrices(vocabulary, spec.model.max_bin), like_parts(labels, 3)
+    masks = [part == fold for fold in range(3)]
+    pairs = [(data.fitted(matrix[~out], labels[~out]), data.measured(matrix[out], labels[out])) for out in masks]
+    curve = boost_folds(kind, vocabulary, spec.model, pairs)
+    predicted = np.empty(len(labels))
+    for out, (fit, _) in zip(masks, pairs, strict=True):
+        predicted[out] = boost(kind, vocabulary, spec.model, fit, progress=False)[0].inplace_predict(matrix[out])
+    loss = losses(kind, labels.astype(np.float64), predicted).mean()
+    assert curve["validate"][-1] == pytest.approx(np.sqrt(loss) if kind == "regression" else loss, rel=1e-5)
+    assert len(curve["train"]) == len(curve["validate"]) == 5
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(2, 7))
+def test_like_parts_share_every_class_and_differ_by_a_row_at_most(classes: list[int], count: int) -> None:
+    labels = np.array(classes, dtype=np.float32)
+    parts = like_parts(labels, count)
+    sizes = np.bincount(parts, minlength=count)
+    assert sizes.max() - sizes.min() <= 1
+    for value in set(classes):
+        shares = np.bincount(parts[labels == value], minlength=count)
+        assert shares.max() - shares.min() <= 1
+    assert (like_parts(labels, count) == parts).all()

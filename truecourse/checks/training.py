@@ -9,7 +9,17 @@ from pydantic import ValidationError
 
 from truecourse.checks.names import place
 from truecourse.errors import Fault
-from truecourse.problem import Kind, MetricGate, Monitoring, Problem, RandomSplit, Range, SliceFloor, XGBoost
+from truecourse.problem import (
+    Kind,
+    MetricGate,
+    Monitoring,
+    Problem,
+    RandomSplit,
+    Range,
+    SliceFloor,
+    TimeSplit,
+    XGBoost,
+)
 from truecourse.wording import nearest
 
 METRICS: Mapping[Kind, tuple[str, ...]] = {
@@ -17,7 +27,7 @@ METRICS: Mapping[Kind, tuple[str, ...]] = {
     "multiclass": ("log_loss", "accuracy", "macro_f1", "auc", "calibration_error"),
     "regression": ("rmse", "mae", "r2", "bias"),
 }
-NOT_SEARCHED = frozenset({"search", "trials", "refit", "seed"})
+NOT_SEARCHED = frozenset({"search", "trials", "refit", "folds", "seed"})
 
 
 def split_faults(problem: Problem) -> Iterator[Fault]:
@@ -39,6 +49,18 @@ def split_faults(problem: Problem) -> Iterator[Fault]:
     if split.train_from is not None and split.train_from >= split.train_until:
         what = f"{split.train_from} is not before train_until, {split.train_until}"
         yield Fault(place("split", "train_from"), what, "give an earlier date, or leave it out")
+
+
+def model_faults(problem: Problem) -> Iterator[Fault]:
+    where = place("model", "folds")
+    if problem.model.folds == 1:
+        yield Fault(where, "one part leaves no rows to fit on", "give 5, or 0 to choose rounds on the validation rows")
+    if problem.model.folds and not problem.model.refit:
+        yield Fault(where, "the rounds are chosen on all rows, which needs refit=True", "leave refit out, or folds")
+    if problem.model.folds and isinstance(problem.split, TimeSplit):
+        what = "parts drawn at random would choose the rounds by rows from before those that they are fitted to"
+        yield Fault(where, what, "leave folds out: a TimeSplit's validation rows choose the rounds")
+    yield from search_faults(problem)
 
 
 def search_faults(problem: Problem) -> Iterator[Fault]:

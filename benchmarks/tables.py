@@ -1,0 +1,159 @@
+"""Real tables, as packages ship them: the loss of what `init` and `train` give at their defaults, beside scikit-learn's
+HistGradientBoosting at its defaults and a linear model, fitted to the same rows and measured on the same test rows.
+
+The promise: on no table worse than the better of the two, beyond the noise of the test rows (a paired bootstrap).
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import steps
+from benchmarks.harness import Row, measure
+from truecourse import baselines
+from truecourse.encoding import Array, Vocabulary
+from truecourse.loading import load_problem
+from truecourse.metrics import blocks_of, loss_samples, resample, summary
+from truecourse.problem import Kind
+from truecourse.scaffold import scaffold
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+from truecourse.training import matrix_of, rows_of, train
+
+
+class Source(NamedTuple):
+    """A file of an installed package, by the package's name on the registry, and the column to predict."""
+
+    package: str
+    file: str
+    label: str
+
+    @property
+    def path(self) -> Path:
+        """Found without importing the package."""
+        found = [entry for entry in files(self.package) or () if str(entry).endswith(self.file)]
+        return Path(str(found[0].locate()))
+
+
+TABLES: Mapping[str, Source] = {
+    "titanic": Source("bokeh-sampledata", "titanic_all.csv", "survived"),
+    "penguins": Source("bokeh-sampledata", "penguins.csv", "species"),
+    "weather": Source("vega-datasets", "seattle-weather.csv", "weather"),
+    "superstore": Source("bokeh-sampledata", "SampleSuperstore.csv.gz", "Profit"),
+    "diamonds": Source("plotnine", "diamonds.csv", "price"),
+    "bikes": Source("islp", "Bikeshare.csv", "bikers"),
+    "wages": Source("islp", "Wage.csv", "wage"),
+    "glass": Source("bokeh-sampledata", "forensic_glass.csv", "type"),
+    "cars": Source("bokeh-sampledata", "auto-mpg.csv", "mpg"),
+    "colleges": Source("islp", "College.csv", "Private"),
+    "defaulters": Source("islp", "Default.csv", "default"),
+    "hitters": Source("islp", "Hitters.csv", "Salary"),
+    "juice": Source("islp", "OJ.csv", "Purchase"),
+}
+BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
+"""Of scikit-learn, which ships them as arrays."""
+QUICK = ("titanic", "hitters", "iris")
+
+
+def rows(quick: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        names = QUICK if quick else (*TABLES, *BUNDLED)
+        home, problems = Path(folder) / ".truecourse", Path(folder) / "problems"
+        results = measure("benchmarks.tables:compared", home, problems, names=names, folder=folder)
+    return [row for name, result in results.result.items() for row in _rows(name, result)]
+
+
+def _rows(name: str, result: Mapping[str, Any]) -> list[Row]:
+    losses, unit = result["losses"], result["metric"].replace("_", " ")
+    what = f"{name}: {unit} on {result['test_rows']:,} rows"
+    made = [
+        Row(what=what, value=losses["truecourse"], unit=unit, reference=losses[key], reference_is=said)
+        for key, said in (("boosting", "HistGradientBoosting"), ("linear", "linear"))
+    ]
+    least = "worse than the better one by at least (95%)"
+    made.append(Row(what=f"{name}: {least}", value=result["worse_by_at_least"], unit=unit, limit=0))
+    made.append(Row(what=f"{name}: training", value=result["seconds"], unit="s"))
+    return made
+
+
+def compared(names: Sequence[str], folder: str) -> Callable[[], dict[str, Any]]:
+    """Make a problem of each table by `init`; what is returned trains, and measures on test rows."""
+    made = {name: _file(name, Path(folder)) for name in names}
+    for name, (path, label) in made.items():
+        scaffold(name, path, label)
+    return lambda: {name: compare(name) for name in names}
+
+
+def _file(name: str, folder: Path) -> tuple[Path, str]:
+    """A table's file, and the name of its label."""
+    if name in TABLES:
+        return TABLES[name].path, TABLES[name].label
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")(as_frame=True)
+    frame = bunch.frame if name == "diabetes" else bunch.frame.assign(target=bunch.target_names[bunch.target])
+    frame.to_csv(folder / f"{name}.csv", index=False)
+    return folder / f"{name}.csv", "target"
+
+
+def compare(name: str) -> dict[str, Any]:
+    """The three losses on the test rows of the problem `name`, and the least by which ours is the worse."""
+    from tasks.snapshot import take_snapshot
+
+    problem = load_problem(name)
+    steps.ingest(problem)
+    steps.validate(problem)
+    frame = load_frame(open_store(), take_snapshot.fn(name, None))
+    begun = time.perf_counter()
+    model = train(problem, frame).model
+    seconds = time.perf_counter() - begun
+    vocabulary, fitted, test = model.vocabulary, rows_of(frame, "train", "validate"), rows_of(frame, "test")
+    fit, labels, matrix = matrix_of(vocabulary, fitted), vocabulary.labels(fitted), matrix_of(vocabulary, test)
+    predictions = {
+        "truecourse": model.predict(matrix),
+        "boosting": boosting(problem.kind, vocabulary, fit, labels, matrix),
+        "linear": baselines.linear(problem.kind, vocabulary, fit, labels, matrix),
+    }
+    blocks = blocks_of(test)
+    truth, weights = vocabulary.labels(test), resample(blocks)
+    samples = {key: loss_samples(problem.kind, truth, said, blocks, weights) for key, said in predictions.items()}
+    better = min(samples["boosting"], samples["linear"], key=lambda loss: loss[0])
+    return {
+        "kind": problem.kind,
+        "metric": problem.metric,
+        "test_rows": len(test),
+        "losses": {key: float(loss[0]) for key, loss in samples.items()},
+        "worse_by_at_least": summary(samples["truecourse"] - better)["low"],
+        "seconds": seconds,
+    }
+
+
+def boosting(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array) -> Array:
+    """HistGradientBoosting at its defaults, fitted to `matrix` and `labels`: its predictions for `rows`. Categories are
+    categories to it; those beyond the 255 that it takes are one, the rarest."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder
+
+    places = [place for place, kind in enumerate(vocabulary.kinds.values()) if kind == "category"]
+    encoder = OrdinalEncoder(
+        handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan, max_categories=254
+    )
+    chosen = HistGradientBoostingRegressor if kind == "regression" else HistGradientBoostingClassifier
+    model = chosen(categorical_features=list(range(len(places))) or None, random_state=0)
+    pipeline = make_pipeline(make_column_transformer((encoder, places), remainder="passthrough"), model)
+    pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64))
+    if kind == "regression":
+        return np.asarray(pipeline.predict(rows))
+    found = np.asarray(pipeline.predict_proba(rows))
+    if kind == "binary":
+        return np.asarray(found[:, 1])
+    probabilities = np.zeros((len(rows), len(vocabulary.classes)))
+    probabilities[:, pipeline.classes_] = found
+    return probabilities

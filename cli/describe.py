@@ -40,13 +40,22 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
 
 
 def _validate(versions: Mapping[str, TableVersion]) -> str:
+    from truecourse import validation
     from truecourse.tables import Tables
 
-    tables = Tables()
-    commits = [tables.commits(version.name)[-1][1]["rows"] for version in versions.values()]
-    total = {name: sum(commit.get(name, 0) for commit in commits) for name in ("in", "quarantined", "corrected")}
-    told = [f"{counted(total['in'] - total['quarantined'], 'row')} sound", f"{total['quarantined']:,} quarantined"]
-    return ", ".join([*told, f"{total['corrected']:,} corrected"] if total["corrected"] else told)
+    tables, total = Tables(), dict[str, int]()
+    refused = 0
+    for name, version in versions.items():
+        problem = version.name.split("/")[1]
+        for key, count in tables.commits(version.name)[-1][1]["rows"].items():
+            total[key] = total.get(key, 0) + count
+        refused += len(validation.standing_refusals(tables, problem, name))
+    told = [f"{counted(total['in'] - total['quarantined'], 'row')} valid", f"{total['quarantined']:,} quarantined"]
+    told += [f"{total['corrected']:,} corrected"] if total["corrected"] else []
+    told += [f"{total['removed']:,} taken away"] if total["removed"] else []
+    told += [f"{counted(total['unreadable'], 'cell')} unreadable"] if total["unreadable"] else []
+    told += ["1 delivery stands refused" if refused == 1 else f"{refused} deliveries stand refused"] if refused else []
+    return ", ".join(told)
 
 
 def _materialize(versions: Mapping[str, TableVersion]) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from cli.deployed import deployed, deployments_view, inference_of, inference_view
 from cli.endpoint import endpoint_url, served
 from cli.output import Answer, Json, ProblemName, command
-from cli.reports import history_view, pages, quality, table_states
+from cli.reports import history_view, pages, quality, refusals, table_states
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
@@ -37,6 +37,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "home": str(get_settings().home),
         "storage": get_settings().storage_root,
         "tables": table_states(spec),
+        "refused": refusals(spec),
         "champion": standing(registry.champion(spec.name)),
         "challenger": standing(registry.challenger(spec.name)),
         "history": [entry.model_dump() for entry in aliases.history(spec.name)],
@@ -89,6 +90,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
         ),
         table("table", "version", "rows", rows=tables) if tables else Text("\nno data yet: truecourse run ingest"),
     ]
+    parts += [Text(sentence, style="red") for sentence in document["refused"]]
     if document["history"]:
         parts.append(history_view(document["history"]))
     if document["inference"]:

@@ -13,6 +13,7 @@ from truecourse.problem import Problem
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
 from truecourse.tables import Tables, clean_table, feature_table, quarantine_table
+from truecourse.validation import standing_refusals
 
 Document = dict[str, Any]
 _SHOWN = 5
@@ -29,6 +30,12 @@ def table_states(problem: Problem) -> list[Document]:
         for found in versions
         if found is not None
     ]
+
+
+def refusals(problem: Problem) -> list[str]:
+    """A sentence for every delivery that stands refused."""
+    tables = Tables()
+    return [one.sentence() for t in problem.tables for one in standing_refusals(tables, problem.name, t.name)]
 
 
 def quality(metrics: Mapping[str, Any]) -> RenderableType:

@@ -1,21 +1,33 @@
-"""Ingest: every table's new sources into its raw table."""
+"""Ingest: every table's new deliveries into its raw table."""
 
 from prefect import flow
 
 from tasks.ingest import ingest_table
+from truecourse.errors import SourceError
 from truecourse.loading import load_problem
 from truecourse.references import TableVersion
 
 
 @flow(name="ingest")
 def ingest(problem: str | None = None) -> dict[str, TableVersion]:
-    """Read what is new of every table's sources; sources read before, byte for byte, are passed over.
+    """Read what is new of every table's sources; a place whose newest content was read before is passed over.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
 
-    Returns the raw version of every table. Raises SourceError for a source that cannot be read: its table stays as
-    it was.
+    Returns the raw version of every table. Raises SourceError for sources that cannot be read, after all others were
+    taken in.
     """
     spec = load_problem(problem)
-    return {table.name: ingest_table(spec.name, table.name) for table in spec.tables}
+    versions: dict[str, TableVersion] = {}
+    errors: list[SourceError] = []
+    for table in spec.tables:
+        try:
+            versions[table.name] = ingest_table(spec.name, table.name)
+        except SourceError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise SourceError("\n  ".join(map(str, errors)), where=f"problem {spec.name}")
+    return versions

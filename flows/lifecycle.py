@@ -14,8 +14,10 @@ from flows.score import score
 from flows.train import train
 from flows.validate import validate
 from tasks.snapshot import newest_decision
+from tasks.validate import accepted_versions, raw_versions
 from truecourse import registry
 from truecourse.check import require_sound
+from truecourse.errors import SourceError, TruecourseError, ValidationFailed
 from truecourse.loading import load_problem
 from truecourse.problem import Problem, TimeSplit, midnight
 
@@ -32,15 +34,23 @@ def lifecycle(
         until: the moment (UTC) up to which labels count and features are loaded online; the data's end if empty.
         historical: the data ends in the past: its newest decision counts as now, and the endpoint answers as of then.
 
-    A model that fails a gate is registered as challenger and goes no further: packaging, scoring and monitoring are
-    those of the champion, if there is one. Raises ProblemError, before anything is read, if the specification is
+    A delivery that is refused does not hold up the accepted rows: everything runs with them, and the run fails at its
+    end. A model that fails a gate is registered as challenger and goes no further: packaging, scoring and monitoring
+    are those of the champion, if there is one. Raises ProblemError, before anything is read, if the specification is
     wrong, and what the flows raise.
     """
     spec = load_problem(problem)
     require_sound(spec)
     name = spec.name
-    ingested = ingest(name)
-    validated = validate(name)
+    refused: TruecourseError | None = None
+    try:
+        ingested = ingest(name)
+    except SourceError as error:
+        ingested, refused = raw_versions(spec), error
+    try:
+        validated = validate(name)
+    except ValidationFailed as error:
+        validated, refused = accepted_versions(spec, error), refused or error
     now = until or (newest_decision(name) if historical else None)
     materialized = materialize(name, until=now)
     run = train(name, until=now, tune=tune)
@@ -58,6 +68,8 @@ def lifecycle(
         summary["package"] = package(name)
         summary["score"] = score(name, start=_first_unseen(spec), end=until)
         summary["monitor"] = monitor(name)
+    if refused is not None:  # what was accepted is used, and the run fails all the same
+        raise refused
     return summary
 
 

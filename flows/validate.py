@@ -1,27 +1,46 @@
-"""Validate: new raw rows into clean tables; bad rows, with their reasons, into quarantine."""
+"""Validate: new deliveries into clean tables; bad rows, with their reasons, into quarantine."""
 
 from datetime import datetime
 
 from prefect import flow
 
 from tasks.validate import publish, validate_table
+from truecourse.errors import TruecourseError, ValidationFailed
 from truecourse.loading import load_problem
 from truecourse.references import TableVersion
-from truecourse.validation import in_order_of_reference
+from truecourse.validation import TableResult, in_order_of_reference, require_accepted
 
 
 @flow(name="validate")
 def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[str, TableVersion]:
-    """Check every table's new rows against its declared schema, referenced tables first.
+    """Judge every table's new deliveries, each by itself, against its declared schema; referenced tables first.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         as_of: the moment (UTC) that freshness is measured at; now if empty.
 
-    Returns the clean version of every table. Raises ValidationFailed if a critical expectation breaks: that table
-    stays as it was. The page of results is `reports/<problem>/validation.html` in storage.
+    Returns the clean version of every table. A delivery that breaks a critical expectation or a limit is refused and
+    blocks no other. Raises ValidationFailed at the end if this run refused one, or a table is stale; a refusal that
+    stood before is mentioned. The page of results is `reports/<problem>/validation.html` in storage.
     """
     spec = load_problem(problem)
-    results = [validate_table(spec.name, table.name, as_of) for table in in_order_of_reference(spec)]
+    results: list[TableResult] = []
+    waiting: set[str] = set()
+    try:
+        for table in in_order_of_reference(spec):
+            if waiting & {column.in_table for column in table.columns.values()}:
+                waiting.add(table.name)  # what it refers to is not known yet
+                continue
+            result = validate_table(spec.name, table.name, as_of)
+            results.append(result)
+            waiting |= {table.name} if result.clean is None else set()
+    except TruecourseError:
+        publish(spec.name)
+        raise
     publish(spec.name)
+    require_accepted(spec.name, results)
+    if waiting:
+        standing = [result.sentence() for one in results for result in one.refused]
+        what = f"no delivery was ever accepted for {', '.join(sorted(waiting))}:\n  " + "\n  ".join(standing)
+        raise ValidationFailed(what, where=f"problem {spec.name}", cure="correct the files and run ingest again")
     return {result.table: result.clean for result in results if result.clean is not None}

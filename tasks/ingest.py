@@ -1,115 +1,218 @@
-"""Bring a table's new sources into its raw table, in one commit."""
+"""Bring a table's new deliveries into its raw table, in one commit; their bytes are kept before it."""
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from prefect import task
 from prefect.runtime import flow_run
 
 from tasks.retry import RETRY
+from truecourse import deliveries
 from truecourse.cells import batch_schema
+from truecourse.deliveries import Delivery
+from truecourse.digests import sha256_file
 from truecourse.errors import SourceError
 from truecourse.loading import load_problem
 from truecourse.locks import locked
 from truecourse.problem import Problem
 from truecourse.reading import read_batches
-from truecourse.references import SourceDigest, TableVersion
+from truecourse.references import TableVersion
+from truecourse.rereading import numbered, raw_schema, reread, write_ipc
 from truecourse.schema import Table
-from truecourse.sources import locate, scratch
+from truecourse.settings import get_settings
+from truecourse.sources import Located, locate, scratch
 from truecourse.tables import Tables, raw_table
 
 log = logging.getLogger("truecourse.ingest")
-Staged = list[tuple[SourceDigest, Path]]
 PATIENCE = 600
 """Seconds to wait for another process that writes the same table."""
 
 
+@dataclass(frozen=True)
+class Staged:
+    """A new content of a place. `path`: its rows in an Arrow file; None for a copy, and for one that cannot be read."""
+
+    located: Located
+    place: str
+    path: Path | None = None
+    rows: int = 0
+    beginning_of: int | None = None
+    error: SourceError | None = None
+
+
 @task(name="ingest_table", task_run_name="ingest {table}", **RETRY)
 def ingest_table(problem: str, table: str) -> TableVersion:
-    """The raw table's version that holds every source of the table. Raises SourceError; then nothing was written."""
+    """The raw table's version that holds every delivery of the table.
+
+    Raises SourceError for new sources that cannot be read, after all others were taken in. They are recorded as
+    refused, unless none could be read and the table is not there yet: then nothing is written."""
     spec = load_problem(problem)
     return ingest_sources(spec, spec.table(table), Tables())
 
 
 def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersion:
     name = raw_table(problem.name, table.name)
+    known = _known(problem, table, tables)
     with scratch() as folder:
-        staged = _stage(problem, table, tables, folder, known=_recorded(tables, name)[0])
-        if not staged and (version := tables.version(name)) is not None:
+        located = list(locate(problem, table, tables.store, folder))
+        staged = _stage(problem, table, tables, folder, located, known)
+        errors = [item.error for item in staged if item.error is not None]
+        version = tables.version(name)
+        if version is None and len(errors) == len(staged) and errors:
+            raise errors[0]
+        if staged:
+            with locked(tables.store, name, patience=PATIENCE):
+                version = _append(problem, table, tables, staged)
+        else:
             log.info("%s: nothing new", table.name)
-            return version
-        with locked(tables.store, name, patience=PATIENCE):
-            return _append(table, tables, name, staged)
-
-
-def _recorded(tables: Tables, name: str) -> tuple[set[str], int]:
-    """The SHA-256 of every source that is in the table, and its number of rows."""
-    commits = [commit for _, commit in tables.commits(name)] if tables.exists(name) else []
-    digests = {source["sha256"] for commit in commits for source in commit.get("sources", ())}
-    return digests, sum(commit.get("rows", 0) for commit in commits)
-
-
-def _stage(problem: Problem, table: Table, tables: Tables, folder: Path, known: set[str]) -> Staged:
-    """Parse every new source into an Arrow file, so that a source that cannot be read leaves the table as it was."""
-    staged: Staged = []
-    seen = set(known)
-    for located in locate(problem, table, tables.store, folder):
-        if located.sha256 in seen:
-            continue
-        seen.add(located.sha256)
-        path, rows = folder / f"{len(staged)}.arrow", 0
-        schema = batch_schema(table.columns)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=_PACKED) as writer:
-            for batch in read_batches(located, table):
-                writer.write_batch(batch)
-                rows += batch.num_rows
-        staged.append((located.digest(rows), path))
-    return staged
-
-
-_PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
-
-
-def _append(table: Table, tables: Tables, name: str, staged: Staged) -> TableVersion:
-    """Under the table's lock: append what another run has not appended meanwhile."""
-    known, start = _recorded(tables, name)
-    new = [(digest, path) for digest, path in staged if digest.sha256 not in known]
-    if not new and (version := tables.version(name)) is not None:
-        return version
-    schema = batch_schema(table.columns).append(pa.field("_tc_row", pa.int64()))
-    _require_same_schema(tables, name, schema)
-    commit: dict[str, Any] = {
-        "flow": "ingest",
-        "run": str(flow_run.get_id() or ""),
-        "sources": [digest.model_dump() for digest, _ in new],
-        "rows": sum(digest.rows for digest, _ in new),
-        "schema": {field.name: str(field.type) for field in schema},
-    }
-    rows = pa.RecordBatchReader.from_batches(schema, _numbered([path for _, path in new], schema, start))
-    version = tables.append(name, rows, commit)
-    log.info("%s: %d rows from %d sources", table.name, commit["rows"], len(new))
+    assert version is not None
+    _expire(problem, table, tables)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        what = f"{len(errors)} of {len(staged)} new sources cannot be read:\n  "
+        raise SourceError(what + "\n  ".join(map(str, errors)), where=f"{problem.name}.{table.name}")
     return version
 
 
-def _numbered(paths: list[Path], schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
-    for path in paths:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
-            for number in range(file.num_record_batches):
-                batch = file.get_batch(number)
-                ids = pa.array(range(start, start + batch.num_rows), pa.int64())
-                yield pa.record_batch([*batch.columns, ids], schema=schema)
-                start += batch.num_rows
+def _known(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
+    """The deliveries so far, their rows as the table is declared now."""
+    name, wanted = raw_table(problem.name, table.name), deliveries.shape_digest(table)
+    known, shape = deliveries.recorded(tables, problem.name, table.name)
+    if not known and tables.exists(name):
+        cure = "an earlier version wrote it: choose another TRUECOURSE_HOME, or another storage root"
+        raise SourceError("the stored table does not say which deliveries it holds", where=name, cure=cure)
+    if known and shape != wanted:
+        with locked(tables.store, name, patience=PATIENCE):
+            known, shape = deliveries.recorded(tables, problem.name, table.name)
+            if shape != wanted:
+                known = reread(problem, table, tables, known)
+    return known
 
 
-def _require_same_schema(tables: Tables, name: str, schema: pa.Schema) -> None:
-    if not tables.exists(name):
-        return
-    there = tables.dataset(TableVersion(name=name, version=tables.open(name).version())).schema
-    changed = [f.name for f in schema if f.name not in there.names or there.field(f.name).type != f.type]
-    changed += [n for n in there.names if n not in schema.names]
-    if changed:
-        what = f"the declared columns are not those of the stored table: {', '.join(changed)}"
-        raise SourceError(what, where=name, cure="a new schema is a new table: rename it, or remove the stored one")
+def _stage(
+    problem: Problem, table: Table, tables: Tables, folder: Path, located: list[Located], known: list[Delivery]
+) -> list[Staged]:
+    """Every new content of a place, parsed into an Arrow file, so that nothing is written before all were read."""
+    newest = deliveries.newest_by_place(known)
+    alias = {deliveries.place_of(problem, table, d.uri): d.place for d in known}
+    places = [alias.get(place, place) for place in (deliveries.place_of(problem, table, one.uri) for one in located)]
+    now = {place: one.sha256 for place, one in zip(places, located, strict=True)}
+    owners = {
+        d.sha256: d.place
+        for d in newest.values()
+        if not deliveries.is_copy(d, known) and not d.fault and now.get(d.place, d.sha256) == d.sha256
+    }
+    staged: list[Staged] = []
+    for place, one in zip(places, located, strict=True):
+        last, owner = newest.get(place), None if table.key else owners.get(one.sha256)
+        copied = last is not None and deliveries.is_copy(last, known)
+        if last is not None and last.sha256 == one.sha256 and (owner is not None or table.key or not copied):
+            continue
+        if owner is not None and owner != place:
+            moved = owner not in now
+            log.warning(
+                "%s: %s holds the same bytes as %s%s: its rows are taken once",
+                table.name, one.uri, owner, ", which is gone" if moved else "",
+            )  # fmt: skip
+            staged.append(Staged(one, owner if moved and last is None else place))
+            continue
+        staged.append(_parsed(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow"))
+        owners[one.sha256] = place
+    return staged
+
+
+def _parsed(
+    problem: Problem, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
+) -> Staged:
+    deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
+    try:
+        rows = write_ipc(path, read_batches(one, table), batch_schema(table.columns))
+    except SourceError as error:
+        return Staged(one, place, error=error)
+    if sha256_file(one.path) != one.sha256:
+        raise SourceError("it changed while it was read", where=one.uri, cure="run ingest again when it is complete")
+    begins = last is not None and deliveries.is_beginning(
+        tables.store, problem.name, table.name, last, one.path, path.parent
+    )
+    return Staged(one, place, path, rows, last.number if last is not None and begins else None)
+
+
+def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]) -> TableVersion:
+    """Under the table's lock: append what another run has not appended meanwhile."""
+    name = raw_table(problem.name, table.name)
+    known, _ = deliveries.recorded(tables, problem.name, table.name)
+    staged = [item for item in staged if _is_new(known, item)]
+    if not staged:
+        version = tables.version(name)
+        assert version is not None
+        return version
+    new = _deliveries(known, staged)
+    schema = raw_schema(table)
+    commit = {
+        "flow": "ingest",
+        "run": str(flow_run.get_id() or ""),
+        "shape": deliveries.shape_digest(table),
+        "combine": table.combines,
+        "deliveries": [delivery.model_dump(mode="json") for delivery in new],
+        "rows": sum(delivery.rows for delivery in new),
+        "schema": {field.name: str(field.type) for field in schema},
+    }
+    rows = pa.RecordBatchReader.from_batches(schema, _rows(staged, schema, new[0].start))
+    version = tables.append(name, rows, commit, keep_log=True)
+    log.info("%s: %d rows in %d deliveries", table.name, commit["rows"], len(new))
+    return version
+
+
+def _is_new(known: list[Delivery], staged: Staged) -> bool:
+    last = deliveries.newest_by_place(known).get(staged.place)
+    if last is None or last.sha256 != staged.located.sha256:
+        return True
+    if staged.path is not None:
+        return deliveries.is_copy(last, known)  # the place it was copied from holds something else now
+    return staged.error is None and last.uri != staged.located.uri
+
+
+def _deliveries(known: list[Delivery], staged: list[Staged]) -> list[Delivery]:
+    made: list[Delivery] = []
+    group, start, now = len(known), known[-1].end if known else 0, datetime.now(UTC)
+    for item in staged:
+        same = [d for d in (*known, *made) if d.sha256 == item.located.sha256 and d.copy_of is None and not d.fault]
+        copy = item.path is None and item.error is None
+        made.append(
+            Delivery(
+                number=group + len(made),
+                uri=item.located.uri,
+                place=item.place,
+                sha256=item.located.sha256,
+                bytes=item.located.bytes,
+                rows=item.rows,
+                start=start,
+                group=group,
+                at=now,
+                beginning_of=item.beginning_of,
+                copy_of=same[-1].number if copy else None,
+                fault="" if item.error is None else f"{item.error.what}, in {item.error.where}",
+            )
+        )
+        start += item.rows
+    return made
+
+
+def _rows(staged: list[Staged], schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
+    for item in staged:
+        if item.path is not None:
+            yield from numbered(item.path, schema, start)
+            start += item.rows
+
+
+def _expire(problem: Problem, table: Table, tables: Tables) -> None:
+    if retention := get_settings().source_retention:
+        known, _ = deliveries.recorded(tables, problem.name, table.name)
+        gone = deliveries.expire(tables, problem, table, known, retention, datetime.now(UTC))
+        if gone:
+            log.info("%s: the bytes of %d replaced sources were deleted", table.name, len(gone))

@@ -97,7 +97,7 @@ def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: M
         return (
             links
             + lineage.verify_tables(tables, manifest, recorded)
-            + lineage.verify_sources(load_problem(problem), recorded)
+            + lineage.verify_sources(load_problem(problem), tables, recorded)
         )
     except (TruecourseError, ValueError, KeyError, TypeError) as error:
         # A document that was changed may no longer be read: what lies behind it cannot be vouched for.

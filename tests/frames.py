@@ -1,5 +1,6 @@
 """Snapshots made at once, for tests of what comes after: clean tables written as the flows would leave them."""
 
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 
 from tests.plain import install_diabetes, install_wine
 from truecourse import frame as frames
+from truecourse.deliveries import Delivery, archive, shape_digest
 from truecourse.digests import sha256_file
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
@@ -15,6 +17,7 @@ from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.tables import Tables, clean_table, raw_table
 from truecourse.tracking import connect_mlflow
+from truecourse.validation import Counts
 
 UTC = pa.timestamp("us", tz="UTC")
 
@@ -34,12 +37,28 @@ def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVer
     problem, tables = load_problem(name), Tables()
     table = problem.tables[0].name
     typed = _typed(problem, rows)
-    source = {"uri": str(file), "sha256": sha256_file(file), "bytes": file.stat().st_size, "rows": len(rows)}
-    commit = {"flow": "ingest", "run": "", "sources": [source], "rows": len(rows)}
+    delivery = Delivery(
+        number=0,
+        uri=str(file),
+        place=file.name,
+        sha256=sha256_file(file),
+        bytes=file.stat().st_size,
+        rows=len(rows),
+        start=0,
+        group=0,
+        at=datetime(2024, 1, 1),
+    )
+    archive(tables.store, name, table, delivery.sha256, file)
+    shape = shape_digest(problem.tables[0])
+    commit = {"flow": "ingest", "run": "", "deliveries": [delivery.model_dump(mode="json")], "rows": len(rows)}
+    commit |= {"shape": shape, "combine": problem.tables[0].combines}
     raw = tables.append(raw_table(name, table), typed, commit)
     empty = pa.nulls(len(rows), UTC)
     clean = typed.append_column("_tc_recorded_at", empty).append_column("_tc_superseded_at", empty)
-    commit = {"flow": "validate", "run": "", "inputs": [raw.model_dump()], "rows": {"in": len(rows)}}
+    counts = Counts(rows_in=len(rows), inserted=len(rows)).document()
+    commit = {"flow": "validate", "run": "", "inputs": [raw.model_dump()], "rows": counts, "total": len(rows)}
+    accepted = {"number": 0, "place": file.name, "rows": counts, "watermark": None}
+    commit |= {"shape": shape, "deliveries": [accepted], "watermark": None}
     return {table: tables.append(clean_table(name, table), clean, commit)}
 
 

@@ -1,7 +1,9 @@
-"""The rows of a raw table that were not validated yet: one batch, checked in chunks of bounded memory."""
+"""The deliveries of a raw table that are to be judged, and the check of their rows in chunks of bounded memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import duckdb
@@ -10,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from truecourse.cells import LINE, UNREADABLE
+from truecourse.deliveries import Delivery
 from truecourse.expectations import (
     Suite,
     Tallies,
-    Tally,
+    TalliesByRange,
     check_references,
     check_unreadable,
     compile_expectations,
@@ -23,69 +26,63 @@ from truecourse.frame import arrow_type
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.schema import Table
-from truecourse.sql import CURRENT, quoted
-from truecourse.tables import Tables, clean_table, raw_table
+from truecourse.sql import ROW, quoted
+from truecourse.tables import Tables, clean_table
 
 CHUNK = 100_000
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows `start` <= _tc_row < `end` of a raw version; `sources`: where each source's rows start."""
+class Pending:
+    """Deliveries of a raw version that are to be judged, in order. `anew`: all that were judged before as well, since
+    the table's declaration changed what its rows are."""
 
     raw: TableVersion
-    start: int
-    end: int
-    sources: tuple[int, ...]
+    deliveries: tuple[Delivery, ...]
+    known: tuple[Delivery, ...]
+    """Every delivery of the table."""
+    accepted: frozenset[int]
+    anew: bool
 
     @property
-    def rows(self) -> int:
-        return self.end - self.start
+    def selected(self) -> Any:
+        """The filter of their rows."""
+        ranges = [(d.start, d.end) for d in self.deliveries if d.rows]
+        joined: list[tuple[int, int]] = []
+        for start, end in ranges:
+            if joined and joined[-1][1] == start:
+                joined[-1] = (joined[-1][0], end)
+            else:
+                joined.append((start, end))
+        parts = [(pc.field(ROW) >= start) & (pc.field(ROW) < end) for start, end in joined]
+        return reduce(or_, parts) if parts else pc.field(ROW) < 0
 
 
-def pending(problem: Problem, table: Table, tables: Tables) -> tuple[Batch | None, tuple[int, dict[str, Any]] | None]:
-    """The batch to validate (None: nothing new), and the newest clean version with its commit (None: no table).
-
-    Raises NotFound for a table that was never ingested."""
-    raw = raw_table(problem.name, table.name)
-    commits = tables.commits(raw)
-    clean = clean_table(problem.name, table.name)
-    last = (
-        next((c for c in reversed(tables.commits(clean)) if c[1].get("inputs")), None) if tables.exists(clean) else None
-    )
-    done = last[1]["inputs"][0]["version"] if last else -1
-    start = sum(commit.get("rows", 0) for version, commit in commits if version <= done)
-    starts, end = [], start
-    for version, commit in commits:
-        for source in commit.get("sources", ()) if version > done else ():
-            starts.append(end)
-            end += source["rows"]
-    if commits[-1][0] <= done:
-        return None, last
-    return Batch(TableVersion(name=raw, version=commits[-1][0]), start, end, tuple(starts)), last
-
-
-def check(problem: Problem, table: Table, tables: Tables, batch: Batch, clean: TableVersion | None) -> Tallies:
-    """Every expectation of one row, on every row of the batch. `clean`: the table so far, for references to itself."""
-    tallies: Tallies = {expectation: Tally() for expectation in compile_expectations(table)}
-    suite = Suite(table, list(tallies))
-    dataset = tables.dataset(batch.raw)
-    keys = _referred(problem, table, tables, batch, clean)
-    for chunk in _chunks(dataset, batch):
+def check(
+    problem: Problem, table: Table, tables: Tables, pending: Pending, clean: TableVersion | None
+) -> list[Tallies]:
+    """Every expectation of one row, on every row of the pending deliveries; the tallies of each delivery. `clean`: the
+    table so far, for references to itself."""
+    expectations, judged = compile_expectations(table), pending.deliveries
+    tallies = TalliesByRange(expectations, [d.start for d in judged], [d.end for d in judged])
+    if not any(delivery.rows for delivery in judged):
+        return tallies.ranges
+    suite = Suite(table, expectations)
+    dataset = tables.dataset(pending.raw)
+    keys = _referred(problem, table, tables, pending, clean)
+    for chunk in _chunks(dataset, pending):
         unreadable = check_unreadable(chunk, tallies)
         if lines := [row for row, column in unreadable if column == LINE]:
-            chunk = chunk.filter(pc.invert(pc.is_in(chunk.column("_tc_row"), value_set=pa.array(lines, pa.int64()))))
+            chunk = chunk.filter(pc.invert(pc.is_in(chunk.column(ROW), value_set=pa.array(lines, pa.int64()))))
         if len(chunk):
             suite.check(chunk, unreadable, tallies)
             check_references(chunk, keys, tallies)
-    return tallies
+    return tallies.ranges
 
 
-def _chunks(dataset: ds.Dataset, batch: Batch) -> Iterator[pa.Table]:
+def _chunks(dataset: ds.Dataset, pending: Pending) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
-    scanner = dataset.scanner(
-        filter=pc.field("_tc_row") >= batch.start, batch_size=CHUNK, batch_readahead=2, fragment_readahead=1
-    )
+    scanner = dataset.scanner(filter=pending.selected, batch_size=CHUNK, batch_readahead=2, fragment_readahead=1)
     for piece in scanner.to_batches():
         waiting.append(piece)
         if sum(map(len, waiting)) >= CHUNK:
@@ -96,7 +93,7 @@ def _chunks(dataset: ds.Dataset, batch: Batch) -> Iterator[pa.Table]:
 
 
 def _referred(
-    problem: Problem, table: Table, tables: Tables, batch: Batch, clean: TableVersion | None
+    problem: Problem, table: Table, tables: Tables, pending: Pending, clean: TableVersion | None
 ) -> dict[str, pa.Array]:
     """By column that has an `in_table`: the keys there are in that table."""
     found: dict[str, pa.Array] = {}
@@ -107,7 +104,7 @@ def _referred(
         key = other.key_column
         assert key is not None, f"{other.name} has no key of one column"  # `truecourse check` says so first
         if other.name == table.name:
-            values = [tables.read(batch.raw, [key], pc.field("_tc_row") >= batch.start).column(key)]
+            values = [tables.read(pending.raw, [key], pending.selected).column(key)]
             values += [_current(tables, clean, key)] if clean else []
             chunks = [chunk for value in values for chunk in value.chunks]
         else:
@@ -124,28 +121,25 @@ def _current(tables: Tables, version: TableVersion, column: str) -> pa.ChunkedAr
     return tables.read(version, [column], pc.field("_tc_superseded_at").is_null()).column(column)
 
 
-def check_unique(
-    connection: duckdb.DuckDBPyConnection, table: Table, batch: Batch, tallies: Tallies, *, first: bool
-) -> None:
-    """A value of a `unique` column twice in one source is a fault (two equal rows are one row); so is one that a row
-    of another key has. The same key in another source is a correction."""
-    source = " + ".join(f"CAST(_tc_row >= {start} AS INT)" for start in batch.sources) or "0"
+def check_unique(connection: duckdb.DuckDBPyConnection, table: Table, tallies: Tallies) -> None:
+    """A value of a `unique` column twice in one delivery (relation `batch`) is a fault (two equal rows are one row); so
+    is one that a row of another key has in the table so far (relation `state`). The same key there is a correction."""
     declared = ", ".join(map(quoted, table.columns))
     for expectation, tally in tallies.items():
         if expectation.name != "unique":
             continue
         column = quoted(expectation.column)
         rows = (
-            f"SELECT max(_tc_row) AS _tc_row, {source} AS _tc_source, {column} FROM batch "  # noqa: S608
-            f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL GROUP BY {declared}, _tc_source"
+            f"SELECT max({ROW}) AS {ROW}, {column} FROM batch "  # noqa: S608
+            f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL GROUP BY {declared}"
         )
-        rows = f"SELECT *, count(*) OVER (PARTITION BY {column}, _tc_source) AS _tc_times FROM ({rows})"  # noqa: S608
-        query = f"SELECT _tc_row, {column} FROM ({rows}) WHERE _tc_times > 1"  # noqa: S608
-        if not first and table.key and table.key != (expectation.column,):
+        rows = f"SELECT *, count(*) OVER (PARTITION BY {column}) AS _tc_times FROM ({rows})"  # noqa: S608
+        query = f"SELECT {ROW}, {column} FROM ({rows}) WHERE _tc_times > 1"  # noqa: S608
+        if table.key and table.key != (expectation.column,):
             other = " OR ".join(f"b.{quoted(k)} IS DISTINCT FROM c.{quoted(k)}" for k in table.key)
             query += (
-                f" UNION SELECT b._tc_row, b.{column} FROM batch AS b JOIN (SELECT * FROM clean WHERE {CURRENT}) AS c "  # noqa: S608
+                f" UNION SELECT b.{ROW}, b.{column} FROM batch AS b JOIN state AS c "  # noqa: S608
                 f"ON b.{column} = c.{column} WHERE {other}"
             )
-        bad = connection.sql(f"SELECT * FROM ({query}) ORDER BY _tc_row").to_arrow_table()  # noqa: S608
-        tally.add(expectation, failures_of(bad, expectation.column), batch.rows)
+        bad = connection.sql(f"SELECT * FROM ({query}) ORDER BY {ROW}").to_arrow_table()  # noqa: S608
+        tally.add(expectation, failures_of(bad, expectation.column))

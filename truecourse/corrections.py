@@ -1,9 +1,13 @@
-"""How a batch of good rows meets the rows there are: what is new, late, corrected, unchanged.
+"""How a delivery's valid rows meet the rows there are: what is new, late, corrected, unchanged, gone.
 
 Two times are kept. `_tc_recorded_at`: a late row or a correction is known only from then on (null: from its own time).
 `_tc_superseded_at`: until then the row was held to be true (null: it still is).
+
+Relations of the connection: `stored`, the clean table as it lies in storage; `state`, its rows held to be true, after
+the deliveries that were merged so far; `added` and `closed`, what these changed; `good`, a delivery's valid rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,91 +15,234 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from truecourse.deliveries import Delivery, is_copy
 from truecourse.frame import arrow_type
 from truecourse.schema import Table
-from truecourse.sql import CURRENT, quoted
+from truecourse.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
 
 EPOCH = datetime(1970, 1, 1)
 MOMENT = pa.timestamp("us", tz="UTC")
+_OLD, _SAME, _NUMBER = "_tc_old", "_tc_same", "_tc_number"
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Counts of a merge that is ready to be written; `watermark` is naive UTC, after the batch."""
+    """Counts of a merge that is ready to be applied; `watermark` is naive UTC, after the delivery."""
 
     inserted: int
     corrected: int
     unchanged: int
-    replaces: int
-    """Stored rows that are superseded; with none the batch can simply be appended."""
-    total: int
-    """Rows held to be true after the batch."""
+    removed: int
+    """Rows held to be true that the delivery takes away."""
+    before: int
+    """Rows held to be true that came from the delivery's place."""
     watermark: datetime | None
 
 
 def clean_schema(table: Table) -> pa.Schema:
     declared = [(name, arrow_type(column)) for name, column in table.columns.items()]
-    return pa.schema([*declared, ("_tc_row", pa.int64()), ("_tc_recorded_at", MOMENT), ("_tc_superseded_at", MOMENT)])
+    return pa.schema([*declared, (ROW, pa.int64()), (RECORDED, MOMENT), (SUPERSEDED, MOMENT)])
 
 
-def plan_merge(connection: duckdb.DuckDBPyConnection, table: Table, *, first: bool) -> Merge:
-    """Compare relation `good` (declared columns and _tc_row) with relation `clean`, unless this is the first load.
+def begin(connection: duckdb.DuckDBPyConnection, table: Table, stored: Any, *, several: bool) -> None:
+    """Make the relations. `stored`: a dataset of the clean table; None where there is none. `several`: more than one
+    delivery is to be merged, so that the table is read once."""
+    connection.register("empty", clean_schema(table).empty_table())
+    connection.register("stored", clean_schema(table).empty_table() if stored is None else stored)
+    kind = "TABLE" if several else "VIEW"
+    connection.execute(f"CREATE TEMP {kind} state AS SELECT {_declared(table)}, {ROW} FROM stored WHERE {CURRENT}")  # noqa: S608
+    connection.execute("CREATE TEMP TABLE added AS SELECT * FROM empty")
+    connection.execute(f"CREATE TEMP TABLE closed AS SELECT {ROW}, {SUPERSEDED} FROM empty")  # noqa: S608
 
-    Leaves the temporary table `merged`: the rows that win their key, `_tc_old` (the stored row they meet) and
-    `_tc_same`.
-    """
-    corrected, unchanged = _winners(connection, table)
-    _meet(connection, table, first)
-    new, changed, same = _one(
+
+def plan_merge(
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    delivery: Delivery,
+    known: Sequence[Delivery],
+    standing: Sequence[Delivery],
+    watermark: datetime | None,
+) -> Merge:
+    """Compare `good` (declared columns and `_tc_row`) with `state`. `known`: every delivery of the table; `standing`:
+    the newest accepted one of every other place.
+
+    Leaves the relations `merged`, the rows to compare (`_tc_old`: the row they meet, `_tc_same`: it says the same), and
+    `gone`, the numbers of rows that are no longer held to be true."""
+    different, equal = _winners(connection, table)
+    _place_rows(connection, table, delivery, known)
+    if table.combines == "replace" and not table.key:
+        _meet_multiset(connection, table)
+    else:
+        _meet(connection, table)
+        if table.combines == "replace":
+            _meet_vanished(connection, table, standing)
+    _gone(connection, table, delivery, known)
+    own = f"{ROW} >= {delivery.start} AND {ROW} < {delivery.end}"  # not those that another place has instead
+    new, changed, same, superseded = _one(
         connection,
-        "SELECT count(*) FILTER (_tc_old IS NULL), count(*) FILTER (_tc_old IS NOT NULL AND NOT _tc_same), "
-        "count(*) FILTER (_tc_same) FROM merged",
+        f"SELECT count(*) FILTER ({_OLD} IS NULL), count(*) FILTER ({_OLD} IS NOT NULL AND NOT {_SAME} AND {own}), "  # noqa: S608
+        f"count(*) FILTER ({_SAME} AND {own}), count(*) FILTER ({_OLD} IS NOT NULL AND NOT {_SAME}) FROM merged",
     )
-    before = 0 if first else _one(connection, f"SELECT count(*) FROM clean WHERE {CURRENT}")[0]  # noqa: S608
     return Merge(
         inserted=new,
-        corrected=corrected + changed,
-        unchanged=unchanged + same,
-        replaces=changed,
-        total=before + new,
-        watermark=_watermark(connection, table, ["merged"] if first else ["merged", "clean"]),
+        corrected=different + changed,
+        unchanged=equal + same,
+        removed=_one(connection, "SELECT count(*) FROM gone")[0] - superseded,
+        before=_one(connection, "SELECT count(*) FROM mine")[0],
+        watermark=_watermark(connection, table, watermark),
     )
 
 
 def _winners(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, int]:
     """Of several rows of one key the last wins. How many lost to a different row, and to an equal one."""
     if not table.key:
-        connection.execute("CREATE TEMP VIEW winners AS SELECT * FROM good")
+        connection.execute("CREATE OR REPLACE TEMP VIEW winners AS SELECT * FROM good")
         return 0, 0
     keys = ", ".join(map(quoted, table.key))
     connection.execute(
-        "CREATE TEMP TABLE last_rows AS SELECT max(_tc_row) AS _tc_row, count(*) AS _tc_times "  # noqa: S608
+        f"CREATE OR REPLACE TEMP TABLE last_rows AS SELECT max({ROW}) AS {ROW}, count(*) AS _tc_times "  # noqa: S608
         f"FROM good GROUP BY {keys}"
     )
-    connection.execute("CREATE TEMP VIEW winners AS SELECT good.* FROM good SEMI JOIN last_rows USING (_tc_row)")
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW winners AS SELECT good.* FROM good SEMI JOIN last_rows USING ({ROW})"  # noqa: S608
+    )
     if not _one(connection, "SELECT count(*) FROM last_rows WHERE _tc_times > 1")[0]:
         return 0, 0
     different, equal = _one(
         connection,
         f"SELECT count(*) FILTER (NOT ({_equal(table, 'loser', 'winner')})), "  # noqa: S608
         f"count(*) FILTER ({_equal(table, 'loser', 'winner')}) "
-        f"FROM (SELECT good.* FROM good ANTI JOIN last_rows USING (_tc_row)) AS loser "
+        f"FROM (SELECT good.* FROM good ANTI JOIN last_rows USING ({ROW})) AS loser "
         f"JOIN winners AS winner ON {_equal(table, 'loser', 'winner', table.key)}",
     )
     return different, equal
 
 
-def _meet(connection: duckdb.DuckDBPyConnection, table: Table, first: bool) -> None:
-    if first or not table.key:
-        connection.execute(
-            "CREATE TEMP VIEW merged AS SELECT *, CAST(NULL AS BIGINT) AS _tc_old, false AS _tc_same FROM winners"
-        )
-        return
+def _place_rows(
+    connection: duckdb.DuckDBPyConnection, table: Table, delivery: Delivery, known: Sequence[Delivery]
+) -> None:
+    """Relation `mine`: the rows held to be true that earlier deliveries of the same place brought."""
+    ranges = [(d.start, d.end) for d in known if d.place == delivery.place and d.number < delivery.number and d.rows]
+    where = " OR ".join(f"({ROW} >= {start} AND {ROW} < {end})" for start, end in ranges)
+    if table.combines != "replace" or not ranges:
+        where = "false"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE mine AS SELECT {ROW} FROM state WHERE {where}")  # noqa: S608
+
+
+def _meet(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """A row meets the one of its key. One that a later delivery brought stays."""
+    if not table.key:
+        old, same, joined = "CAST(NULL AS BIGINT)", "false", ""
+    else:
+        old = f"there.{ROW}"
+        same = f"there.{ROW} IS NOT NULL AND (there.{ROW} > winner.{ROW} OR ({_equal(table, 'winner', 'there')}))"
+        joined = f"LEFT JOIN state AS there ON {_equal(table, 'winner', 'there', table.key)}"
     connection.execute(
-        "CREATE TEMP TABLE merged AS SELECT winner.*, there._tc_row AS _tc_old, "  # noqa: S608
-        f"there._tc_row IS NOT NULL AND {_equal(table, 'winner', 'there')} AS _tc_same FROM winners AS winner "
-        f"LEFT JOIN (SELECT * FROM clean WHERE {CURRENT}) AS there ON {_equal(table, 'winner', 'there', table.key)}"
+        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT winner.*, {old} AS {_OLD}, {same} AS {_SAME} "  # noqa: S608
+        f"FROM winners AS winner {joined}"
     )
+
+
+def _meet_multiset(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Without a key, a row meets an equal one of its place's earlier content; of n equal rows each meets one."""
+
+    def counted(query: str) -> str:
+        return (
+            f"SELECT *, row_number() OVER (PARTITION BY {_declared(table)} ORDER BY {ROW}) AS {_NUMBER} "  # noqa: S608
+            f"FROM ({query})"
+        )
+
+    if not _one(connection, "SELECT count(*) FROM mine")[0]:
+        _meet(connection, table)
+        return
+    mine = counted(f"SELECT state.* FROM state SEMI JOIN mine USING ({ROW})")  # noqa: S608
+    met = f"{_equal(table, 'winner', 'there')} AND winner.{_NUMBER} = there.{_NUMBER}"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT winner.* EXCLUDE ({_NUMBER}), there.{ROW} AS {_OLD}, "  # noqa: S608
+        f"there.{ROW} IS NOT NULL AS {_SAME} "
+        f"FROM ({counted('SELECT * FROM winners')}) AS winner LEFT JOIN ({mine}) AS there ON {met}"
+    )
+
+
+def _meet_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standing: Sequence[Delivery]) -> None:
+    """With a key, a row that its place no longer has is that of another place which still has the key, if there is one:
+    the latest."""
+    ranges = [f"({ROW} >= {d.start} AND {ROW} < {d.end})" for d in standing if d.rows]
+    if not ranges or not _one(connection, "SELECT count(*) FROM mine")[0]:
+        return
+    keys = ", ".join(map(quoted, table.key))
+    connection.execute(
+        f"INSERT INTO merged SELECT other.*, there.{ROW}, {_equal(table, 'other', 'there')} "  # noqa: S608
+        f"FROM (SELECT state.* FROM state SEMI JOIN mine USING ({ROW})) AS there "
+        f"ANTI JOIN winners ON {_equal(table, 'winners', 'there', table.key)} "
+        f"JOIN (SELECT {_declared(table)}, {ROW} FROM raw ANTI JOIN quarantined USING ({ROW}) WHERE "
+        f"{' OR '.join(ranges)} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {ROW} DESC) = 1) AS other "
+        f"ON {_equal(table, 'other', 'there', table.key)}"
+    )
+
+
+def _gone(connection: duckdb.DuckDBPyConnection, table: Table, delivery: Delivery, known: Sequence[Delivery]) -> None:
+    changed = f"SELECT {_OLD} AS {ROW} FROM merged WHERE {_OLD} IS NOT NULL AND NOT {_SAME}"  # noqa: S608
+    moved = delivery.copy_of is not None and not is_copy(delivery, known)
+    vanished = f"SELECT {ROW} FROM mine ANTI JOIN (SELECT {_OLD} FROM merged) ON {ROW} = {_OLD}"  # noqa: S608
+    if table.key:
+        vanished = (
+            f"SELECT state.{ROW} FROM state SEMI JOIN mine USING ({ROW}) "  # noqa: S608
+            f"ANTI JOIN merged ON {_equal(table, 'merged', 'state', table.key)}"
+        )
+    queries = [changed] if moved or table.combines != "replace" else [changed, vanished]
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE gone AS {' UNION ALL '.join(queries)}")
+
+
+def apply_merge(
+    connection: duckdb.DuckDBPyConnection, table: Table, merge: Merge, before: datetime | None, *, several: bool
+) -> None:
+    """Carry a planned merge out on the relations. `before`: the watermark before the delivery's group came; rows not
+    beyond it are late."""
+    recorded = _literal(merge.watermark) if table.time is not None else "NULL"
+    late = f"{quoted(table.time)} <= {_literal(before)}" if table.time is not None and before is not None else "false"
+    closed = _literal(merge.watermark if table.time is not None and merge.watermark is not None else EPOCH)
+    connection.execute(
+        f"INSERT INTO closed SELECT {ROW}, {closed} FROM gone ANTI JOIN added USING ({ROW})"  # noqa: S608
+    )
+    connection.execute(
+        f"UPDATE added SET {SUPERSEDED} = {closed} WHERE {SUPERSEDED} IS NULL AND {ROW} IN (FROM gone)"  # noqa: S608
+    )
+    connection.execute(
+        f"INSERT INTO added SELECT {_declared(table)}, {ROW}, "  # noqa: S608
+        f"CASE WHEN {_OLD} IS NOT NULL OR {late} THEN CAST({recorded} AS TIMESTAMPTZ) END, "
+        f"CAST(NULL AS TIMESTAMPTZ) FROM merged WHERE NOT {_SAME}"
+    )
+    if several:
+        connection.execute(f"DELETE FROM state WHERE {ROW} IN (FROM gone)")  # noqa: S608
+        connection.execute(f"INSERT INTO state SELECT {_declared(table)}, {ROW} FROM merged WHERE NOT {_SAME}")  # noqa: S608
+
+
+def replaces(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether stored rows are superseded; if not, what was added can simply be appended."""
+    return bool(_one(connection, "SELECT count(*) FROM closed")[0])
+
+
+def new_rows(table: Table) -> str:
+    """SQL of the rows to append, in order."""
+    return _in_order(table, "SELECT * FROM added")
+
+
+def all_rows(table: Table) -> str:
+    """SQL of the whole table after the merges: what was there, superseded rows closed, and the new rows, in order."""
+    declared = ", ".join(f"stored.{quoted(name)}" for name in table.columns)
+    return _in_order(
+        table,
+        f"SELECT {declared}, stored.{ROW}, stored.{RECORDED}, "  # noqa: S608
+        f"coalesce(stored.{SUPERSEDED}, closed.{SUPERSEDED}) AS {SUPERSEDED} "
+        f"FROM stored LEFT JOIN closed ON stored.{ROW} = closed.{ROW} UNION ALL SELECT * FROM added",
+    )
+
+
+def _in_order(table: Table, query: str) -> str:
+    """By time, then by source order: equal inputs give equal files, and a scan of a window reads little."""
+    order = f"{quoted(table.time)}, {ROW}" if table.time is not None else ROW
+    return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
 
 
 def _equal(table: Table, one: str, other: str, columns: tuple[str, ...] = ()) -> str:
@@ -103,41 +250,11 @@ def _equal(table: Table, one: str, other: str, columns: tuple[str, ...] = ()) ->
     return " AND ".join(f"{one}.{quoted(name)} IS NOT DISTINCT FROM {other}.{quoted(name)}" for name in names)
 
 
-def _watermark(connection: duckdb.DuckDBPyConnection, table: Table, relations: list[str]) -> datetime | None:
+def _watermark(connection: duckdb.DuckDBPyConnection, table: Table, so_far: datetime | None) -> datetime | None:
     if table.time is None:
         return None
-    column = quoted(table.time)
-    newest = [_one(connection, f"SELECT CAST(max({column}) AS TIMESTAMP) FROM {name}")[0] for name in relations]  # noqa: S608
-    return max((moment for moment in newest if moment is not None), default=None)
-
-
-def new_rows(table: Table, merge: Merge, before: datetime | None) -> str:
-    """SQL of the rows to add. `before`: the watermark before the batch; rows not beyond it come late."""
-    recorded = _literal(merge.watermark) if table.time is not None else "NULL"
-    late = f"{quoted(table.time)} <= {_literal(before)}" if table.time is not None and before is not None else "false"
-    return (
-        f"SELECT {_declared(table)}, _tc_row, "  # noqa: S608
-        f"CASE WHEN _tc_old IS NOT NULL OR {late} THEN CAST({recorded} AS TIMESTAMPTZ) END AS _tc_recorded_at, "
-        "CAST(NULL AS TIMESTAMPTZ) AS _tc_superseded_at FROM merged WHERE NOT _tc_same"
-    )
-
-
-def all_rows(table: Table, merge: Merge, before: datetime | None) -> str:
-    """SQL of the whole table after the merge: what was there, superseded rows closed, and the new rows."""
-    closed = _literal(merge.watermark if table.time is not None and merge.watermark is not None else EPOCH)
-    declared = ", ".join(f"clean.{quoted(name)}" for name in table.columns)
-    return (
-        f"SELECT {declared}, clean._tc_row, clean._tc_recorded_at, "  # noqa: S608
-        f"CASE WHEN gone._tc_old IS NOT NULL THEN {closed} ELSE clean._tc_superseded_at END AS _tc_superseded_at "
-        "FROM clean LEFT JOIN (SELECT _tc_old FROM merged WHERE _tc_old IS NOT NULL AND NOT _tc_same) AS gone "
-        f"ON clean._tc_row = gone._tc_old UNION ALL {new_rows(table, merge, before)}"
-    )
-
-
-def in_order(table: Table, query: str) -> str:
-    """By time, then by source order: equal inputs give equal files, and a scan of a window reads little."""
-    order = f"{quoted(table.time)}, _tc_row" if table.time is not None else "_tc_row"
-    return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
+    newest = _one(connection, f"SELECT CAST(max({quoted(table.time)}) AS TIMESTAMP) FROM merged")[0]  # noqa: S608
+    return max((moment for moment in (so_far, newest) if moment is not None), default=None)
 
 
 def _declared(table: Table) -> str:

@@ -1,6 +1,7 @@
 """What a table's declared schema expects of each row, compiled, and Great Expectations run on a chunk of rows."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ class Expectation:
     name: str
     rule: str
     severity: Severity
+    quarantines: bool
+    """Whether a row that fails it goes to quarantine."""
 
 
 @dataclass
@@ -34,25 +37,51 @@ class Tally:
     examples: list[tuple[int, str | None]] = field(default_factory=list)
     failures: list[tuple[int, str | None]] = field(default_factory=list)
 
-    def add(self, expectation: Expectation, failures: list[tuple[int, str | None]], checked: int = 0) -> None:
-        self.checked += checked
+    def add(self, expectation: Expectation, failures: list[tuple[int, str | None]]) -> None:
         self.failed += len(failures)
         for row, value in failures[:1000]:  # different values say more than one value many times
             if len(self.examples) < EXAMPLES and value not in [seen for _, seen in self.examples]:
                 self.examples.append((row, value))
-        if expectation.severity == "warning":
+        if expectation.quarantines:
             self.failures += failures
 
 
 Tallies = dict[Expectation, Tally]
-READABLE_LINE = Expectation("", "line", "a line has the declared number of fields", "warning")
+READABLE_LINE = Expectation("", "line", "a line has the declared number of fields", "warning", True)
+
+
+class TalliesByRange:
+    """What became of each expectation, for each of several ranges of rows: `starts` <= row < `ends`, both rising."""
+
+    def __init__(self, expectations: list[Expectation], starts: Sequence[int], ends: Sequence[int]) -> None:
+        self.expectations = expectations
+        self._ends = list(ends)
+        self.ranges: list[Tallies] = [
+            {expectation: Tally(checked=end - start) for expectation in expectations}
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def add(self, expectation: Expectation, failures: Iterable[tuple[int, str | None]]) -> None:
+        by_range: dict[int, list[tuple[int, str | None]]] = {}
+        for failure in failures:
+            by_range.setdefault(bisect_right(self._ends, failure[0]), []).append(failure)
+        for number, some in by_range.items():
+            self.ranges[number][expectation].add(expectation, some)
 
 
 def compile_expectations(table: Table) -> list[Expectation]:
     found = [READABLE_LINE]
     for name, column in table.columns.items():
-        found += [Expectation(name, kind, rule, column.severity) for kind, rule in _rules(column)]
+        found += [_expectation(name, column, kind, rule) for kind, rule in _rules(column)]
     return found
+
+
+def _expectation(name: str, column: AnyColumn, kind: str, rule: str) -> Expectation:
+    """A cell that cannot be read is never `info`: the row goes to quarantine, or, in an `info` column that may be null,
+    stays with null and is counted as a warning."""
+    if kind == "type" and column.severity == "info":
+        return Expectation(name, kind, rule, "warning", quarantines=not column.nulls)
+    return Expectation(name, kind, rule, column.severity, quarantines=column.severity == "warning")
 
 
 def _rules(column: AnyColumn) -> list[tuple[str, str]]:
@@ -75,27 +104,29 @@ def _rules(column: AnyColumn) -> list[tuple[str, str]]:
     return rules
 
 
-def check_unreadable(chunk: pa.Table, tallies: Tallies) -> set[tuple[int, str]]:
+def check_unreadable(chunk: pa.Table, tallies: TalliesByRange) -> set[tuple[int, str]]:
     """Count cells and lines that did not parse; the (row, column) of such cells."""
     lost = chunk.filter(pc.is_valid(chunk.column(UNREADABLE)))
     cells: dict[tuple[int, str], str] = {}
     for row, text in zip(lost.column("_tc_row").to_pylist(), lost.column(UNREADABLE).to_pylist(), strict=True):
         cells |= {(row, column): value for column, value in unreadable_texts(text).items()}
-    for expectation, tally in tallies.items():
+    by_column: dict[str, list[tuple[int, str | None]]] = {}
+    for (row, column), value in cells.items():
+        by_column.setdefault(column, []).append((row, value))
+    for expectation in tallies.expectations:
         if expectation.name in ("type", "line"):
-            wanted = expectation.column or LINE
-            tally.add(expectation, [(row, v) for (row, column), v in cells.items() if column == wanted], len(chunk))
+            tallies.add(expectation, by_column.get(expectation.column or LINE, ()))
     return set(cells)
 
 
-def check_references(chunk: pa.Table, keys: Mapping[str, pa.Array], tallies: Tallies) -> None:
+def check_references(chunk: pa.Table, keys: Mapping[str, pa.Array], tallies: TalliesByRange) -> None:
     """`keys`: by column, the values that its `in_table` has."""
-    for expectation, tally in tallies.items():
+    for expectation in tallies.expectations:
         if expectation.name == "in_table":
             values = chunk.column(expectation.column)
             known = pc.is_in(values, value_set=keys[expectation.column])
             bad = chunk.filter(pc.and_not(pc.is_valid(values), known))
-            tally.add(expectation, failures_of(bad, expectation.column), len(chunk))
+            tallies.add(expectation, failures_of(bad, expectation.column))
 
 
 def failures_of(rows: pa.Table, column: str) -> list[tuple[int, str | None]]:
@@ -122,14 +153,12 @@ class Suite:
         self._new_suite: Callable[..., Any] = gx.ExpectationSuite
         self._compiled = {e: made for e in expectations if (made := _compiled(e, table)) is not None}
 
-    def check(self, chunk: pa.Table, unreadable: set[tuple[int, str]], tallies: Tallies) -> None:
+    def check(self, chunk: pa.Table, unreadable: set[tuple[int, str]], tallies: TalliesByRange) -> None:
         """Run every expectation on the chunk; the rows of those that fail are then asked for, and tallied."""
         import pandas as pd
 
         nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
         frame = chunk.to_pandas(types_mapper=nullable.get)
-        for expectation in self._compiled:
-            tallies[expectation].checked += len(chunk)
         failing = [e for e, result in self._run(frame, list(self._compiled), "BOOLEAN_ONLY") if not result.success]
         for expectation, result in self._run(frame, failing, "COMPLETE") if failing else ():
             places = result.result.get("unexpected_index_list")
@@ -142,7 +171,7 @@ class Suite:
             failures = failures_of(chunk.take(pa.array(places, pa.int64())), expectation.column)
             if expectation.name == "not_null":  # an unreadable cell is counted once, as unreadable
                 failures = [(row, value) for row, value in failures if (row, expectation.column) not in unreadable]
-            tallies[expectation].add(expectation, failures)
+            tallies.add(expectation, failures)
 
     def _run(self, frame: Any, expectations: list[Expectation], form: str) -> list[tuple[Expectation, Any]]:
         suite = self._new_suite(name=form.lower())

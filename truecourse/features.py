@@ -98,7 +98,7 @@ def _spans(
         if old.get(name) == new.get(name):
             continue
         timed = name in old and name in new and by_name[name].time is not None
-        if view.timeless or view.lookback is None or not timed:
+        if view.timeless or view.lookback is None or not timed or _rewritten(tables, old[name], new[name]):
             return [ALWAYS]
         try:
             times = _changed_times(connection, tables, by_name[name], old[name], new[name])
@@ -106,6 +106,13 @@ def _spans(
             return [ALWAYS]
         spans += around(times, *reach(view))
     return joined(spans)
+
+
+def _rewritten(tables: Tables, old: TableVersion, new: TableVersion) -> bool:
+    """Whether the rows of a clean table were made anew in between: other values may stand under the same numbers."""
+    return any(
+        commit.get("rewritten") for version, commit in tables.commits(new.name) if old.version < version <= new.version
+    )
 
 
 def _changed_times(

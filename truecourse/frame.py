@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse import sql
+from truecourse.decisions import decisions_query
 from truecourse.encoding import columns_of
 from truecourse.errors import FeatureError
 from truecourse.problem import Problem, RandomSplit, midnight
@@ -30,12 +31,12 @@ def spine(
     problem: Problem, tables: Tables, versions: Mapping[str, TableVersion], window: Window | None = None
 ) -> pa.Table:
     """Every decision (of the window, by decision time, naive UTC) with `id`, `decision_time`, the request fields and,
-    where it is known, `label` and `known_at`; sorted by (decision_time, id).
+    where it is known, `label` and `known_at`; sorted by (decision_time, id). Request fields are as they were known at
+    the decision, labels as they are known now.
 
     Raises FeatureError for an id that is null or not unique, or a column that the SQL does not return."""
     with sql.connect() as connection:
-        sql.bind(connection, problem, tables, versions)
-        query = _plain_query(problem) if problem.is_plain else _timed_query(problem)
+        query = decisions_query(connection, problem, tables, versions, window)
         if window is not None and problem.has_time:
             bounds = ((">=", window.start), ("<", window.end))
             limits = [f"decision_time {sign} TIMESTAMP '{moment}'" for sign, moment in bounds if moment is not None]
@@ -47,28 +48,6 @@ def spine(
 def unlabelled(problem: Problem) -> Problem:
     """The problem whose spine looks no labels up."""
     return dataclasses.replace(problem, label=dataclasses.replace(problem.label, sql=None))
-
-
-def _plain_query(problem: Problem) -> str:
-    table = problem.label_table
-    columns = [sql.quoted(name) for name in problem.request_fields]
-    if table.time:
-        columns.append(f"CAST({sql.quoted(table.time)} AS TIMESTAMP) AS decision_time")
-    if problem.label.column:
-        columns.append(f"{sql.quoted(problem.label.column)} AS label")
-    rows = sql.quoted(f"{table.name}__rows")
-    return f"SELECT {sql.row_id(table)} AS id, {', '.join(columns)} FROM {rows} WHERE {sql.CURRENT}"  # noqa: S608
-
-
-def _timed_query(problem: Problem) -> str:
-    decisions = sql.statement(problem, str(problem.spine))
-    if problem.label.sql is None:
-        return decisions
-    labels = sql.statement(problem, problem.label.sql)
-    return (
-        f"SELECT decisions.*, labels.label, labels.known_at FROM ({decisions}) AS decisions "  # noqa: S608
-        f"LEFT JOIN ({labels}) AS labels USING (id)"
-    )
 
 
 def _checked(problem: Problem, rows: pa.Table) -> pa.Table:

@@ -6,10 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from truecourse.deliveries import Delivery, archive_key, newest_by_place
 from truecourse.digests import sha256, sha256_file
 from truecourse.errors import SourceError, StorageError, TruecourseError
 from truecourse.problem import Problem
-from truecourse.references import SourceDigest, TableVersion
+from truecourse.references import TableVersion
 from truecourse.snapshot import Manifest
 from truecourse.sources import locate, scratch
 from truecourse.storage import ObjectStore, open_store
@@ -55,15 +56,27 @@ def _commits(tables: Tables, reference: TableVersion) -> list[list[Any]]:
     return [[version, commit] for version, commit in tables.commits(reference.name) if version <= reference.version]
 
 
-def sources(recorded: Mapping[str, Any]) -> list[SourceDigest]:
-    """Every source file that went into the recorded raw tables."""
-    found = [
-        SourceDigest.model_validate(source)
-        for table in recorded["tables"].values()
-        for _, commit in table["commits"]
-        for source in commit.get("sources", ())
-    ]
-    return list({(source.uri, source.sha256): source for source in found}.values())
+def sources(recorded: Mapping[str, Any]) -> list[Delivery]:
+    """Every delivery whose rows stand in the recorded tables."""
+    return [delivery for _, delivery in _standing(recorded)]
+
+
+def _standing(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery]]:
+    """Deliveries with the archive key of their bytes: those that the recorded clean table took; of a table whose places
+    are replaced, the newest of each place."""
+    commits = {tuple(name.rpartition("@")[0].split("/")): item["commits"] for name, item in recorded["tables"].items()}
+    found: list[tuple[str, Delivery]] = []
+    for path, raw in commits.items():
+        if len(path) != 4 or path[2] != "raw":
+            continue
+        known = {d["number"]: Delivery.model_validate(d) for _, c in raw for d in c.get("deliveries", ())}
+        clean = commits.get((*path[:2], "clean", path[3]))
+        taken = {d["number"] for _, commit in clean or () for d in commit.get("deliveries", ())}
+        stood = [d for number, d in known.items() if clean is None or number in taken]
+        if raw[-1][1].get("combine") == "replace":
+            stood = list(newest_by_place(stood).values())
+        found += [(archive_key(path[1], path[3], d.sha256), d) for d in stood if not d.fault]
+    return found
 
 
 def verify_object(store: ObjectStore, kind: str, key: str, expected: str) -> Link:
@@ -114,10 +127,15 @@ def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str
     return link(kind, str(reference), True, detail)
 
 
-def verify_sources(problem: Problem, recorded: Mapping[str, Any]) -> list[Link]:
-    """One link a source: is it still there, and are its bytes those that were read? A query is asked again."""
-    reachable = _reachable(problem)
-    return [_verify_source(source, reachable.get(source.uri)) for source in sources(recorded)]
+def verify_sources(problem: Problem, tables: Tables, recorded: Mapping[str, Any]) -> list[Link]:
+    """One link a source: are the bytes that were read still kept? Where they are not, their place is asked."""
+    found = _standing(recorded)
+    kept = [tables.store.exists(key) for key, _ in found]
+    reachable = {} if all(kept) else _reachable(problem)
+    return [
+        _verify_kept(tables, key, delivery) if there else _verify_place(delivery, reachable.get(delivery.uri))
+        for there, (key, delivery) in zip(kept, found, strict=True)
+    ]
 
 
 def _reachable(problem: Problem) -> dict[str, str]:
@@ -131,11 +149,21 @@ def _reachable(problem: Problem) -> dict[str, str]:
     return found
 
 
-def _verify_source(source: SourceDigest, actual: str | None) -> Link:
-    if actual is None and Path(source.uri).is_file():  # no longer one of the problem's sources, and still there
-        actual = sha256_file(Path(source.uri))
+def _verify_kept(tables: Tables, key: str, delivery: Delivery) -> Link:
+    with scratch() as folder:
+        tables.store.download(key, folder / "bytes")
+        actual = sha256_file(folder / "bytes")
+    same = actual == delivery.sha256
+    said = f"SHA-256 {actual}, {delivery.rows:,} rows, kept as {key}"
+    return link("source", delivery.uri, same, said if same else f"SHA-256 of {key} is {actual}: it was damaged")
+
+
+def _verify_place(delivery: Delivery, actual: str | None) -> Link:
+    if actual is None and Path(delivery.uri).is_file():  # no longer one of the problem's sources, and still there
+        actual = sha256_file(Path(delivery.uri))
     if actual is None:
-        return link("source", source.uri, False, f"out of reach; recorded: SHA-256 {source.sha256}")
-    same = actual == source.sha256
-    said = f"SHA-256 {actual}, {source.rows:,} rows"
-    return link("source", source.uri, same, said if same else f"SHA-256 is {actual}, recorded {source.sha256}")
+        return link("source", delivery.uri, False, f"neither kept nor there; recorded: SHA-256 {delivery.sha256}")
+    same = actual == delivery.sha256
+    said = f"SHA-256 {actual}, {delivery.rows:,} rows, at its place"
+    changed = f"not kept, and SHA-256 at its place is {actual}, recorded {delivery.sha256}"
+    return link("source", delivery.uri, same, said if same else changed)

@@ -36,15 +36,6 @@ class TableVersion(Reference):
         return f"{self.name}@{self.version}"
 
 
-class SourceDigest(Reference):
-    """One source file as it was read: where from (no secrets), its SHA-256, bytes and rows."""
-
-    uri: str
-    sha256: str
-    bytes: int
-    rows: int
-
-
 class Snapshot(Reference):
     """An immutable training frame, `snapshots/<problem>/<sha256>/`, named by the SHA-256 of its Parquet bytes."""
 

@@ -65,6 +65,8 @@ class Column:
     """As a request field: whether the model sees the value itself (a key that is only looked up does not need to)."""
     in_table: str | None = None
     """The value must be the key of a row of this table."""
+    max_unreadable: Annotated[float | None, Field(ge=0, le=1)] = None
+    """Share of a delivery's cells that may be unreadable in this column; as the table says unless given."""
     private: Privacy | None = None
     """As a request field or a feature: what the prediction log holds in place of the value."""
 
@@ -205,6 +207,10 @@ class Sql:
     query: str
 
 
+Combine = Literal["append", "replace", "upsert"]
+"""append: each delivery's rows are added. replace: the newest accepted content of a place stands for it. upsert: by
+key, the latest delivery's row wins, and no row goes."""
+
 Source = Files | PackageData | Objects | Sql
 
 
@@ -223,13 +229,24 @@ class Table:
     columns: Columns
     key: Many[str] = ()
     time: str | None = None
+    combine: Combine | None = None
+    """How deliveries combine (docs/data.md); `upsert` for a table with key and `replace` for one without, unless given.
+    """
     description: str = ""
     rows: tuple[int, int | None] | None = None
     """Least and most rows of the whole table; outside, the flow stops."""
     freshness: timedelta | None = None
     """The newest `time` may be at most this old, measured at the flow's `as_of`."""
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of a batch's rows that may be quarantined before the flow stops."""
+    """Share of a delivery's rows that may be quarantined; beyond it the delivery is refused."""
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of a delivery's cells in any one column that may be unreadable; a column may say another."""
+    max_removed: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With `replace`: share of a place's rows that a new content may take away; beyond it the delivery is refused."""
+
+    @property
+    def combines(self) -> Combine:
+        return self.combine or ("upsert" if self.key else "replace")
 
     @property
     def key_column(self) -> str | None:

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     )
 
     storage: str = Field("", description="storage root: empty for <home>/storage, or s3://bucket/prefix")
+    source_retention: float = Field(
+        0, ge=0, description="days that replaced source bytes are kept in storage; 0 keeps them for ever"
+    )
     s3_endpoint: str = Field("", description="S3 endpoint URL, for servers other than AWS")
     s3_region: str = Field("us-east-1", description="S3 region")
     s3_access_key_id: SecretStr = Field(SecretStr(""), description="S3 access key; empty for the AWS default chain")

@@ -19,7 +19,6 @@ from truecourse.digests import sha256_file
 from truecourse.errors import NotFound, SourceError
 from truecourse.problem import Problem
 from truecourse.query import run_query
-from truecourse.references import SourceDigest
 from truecourse.schema import Csv, Files, Format, Objects, PackageData, Sql, Table
 from truecourse.settings import get_settings
 from truecourse.storage import ObjectStore
@@ -40,9 +39,6 @@ class Located:
     format: Format | None = None
     """None: an Arrow file of text cells, the result of a query."""
     csv: Csv = field(default_factory=Csv)
-
-    def digest(self, rows: int) -> SourceDigest:
-        return SourceDigest(uri=self.uri, sha256=self.sha256, bytes=self.bytes, rows=rows)
 
 
 @contextmanager
@@ -70,6 +66,13 @@ def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> 
         return
     for uri, path in found:
         yield _located(uri, path, source)
+
+
+def stored(table: Table, uri: str, path: Path) -> Located:
+    """A source's bytes as they were kept, to be read as the table says now."""
+    if isinstance(table.source, Sql):
+        return Located(uri, path, sha256_file(path), path.stat().st_size)
+    return _located(uri, path, table.source)
 
 
 def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Located:

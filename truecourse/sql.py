@@ -17,7 +17,7 @@ from truecourse.schema import Table, Time
 from truecourse.settings import get_settings
 from truecourse.tables import Tables, clean_table
 
-RECORDED, SUPERSEDED = "_tc_recorded_at", "_tc_superseded_at"
+ROW, RECORDED, SUPERSEDED = "_tc_row", "_tc_recorded_at", "_tc_superseded_at"
 CURRENT = f"{SUPERSEDED} IS NULL"
 BASE = f"{RECORDED} IS NULL AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > TIMESTAMPTZ '1970-01-01 00:00:00+00')"
 """Row versions known from their own time: no late row, no correction."""

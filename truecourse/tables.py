@@ -190,11 +190,14 @@ class Tables:
         told_of: Sequence[str] = (),
         transactions: Mapping[str, int] | None = None,
         merge: bool = False,
+        keep_log: bool = False,
     ) -> TableVersion:
         """`partition_by`: a column; `told_of`: the columns whose least and greatest values commits tell, all if none is
         named; both where the table is created. `transactions`: numbers by application, that become visible with the
-        rows and are given back by transactions(). `merge`: as replace() has it."""
+        rows and are given back by transactions(). `merge`: as replace() has it.
+        `keep_log`: a table that this creates never forgets its commits, which Delta does after 30 days."""
         new = {"delta.dataSkippingStatsColumns": ",".join(told_of)} if told_of else {}
+        new |= {"delta.enableExpiredLogCleanup": "false"} if keep_log else {}
         options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
         return self._write(name, rows, commit, transactions, new, **options)
 
@@ -220,6 +223,10 @@ class Tables:
 
         `merge`: columns that the table does not have yet are added to it, and are null in its other rows."""
         return self._write(name, rows, commit, mode="overwrite", predicate=where, schema_mode=_mode(merge))
+
+    def rewrite(self, name: str, rows: Rows, commit: dict[str, Any]) -> TableVersion:
+        """Write `rows` in place of all rows, under a schema of their own."""
+        return self._write(name, rows, commit, mode="overwrite", schema_mode="overwrite")
 
     def _write(
         self,

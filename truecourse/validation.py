@@ -1,15 +1,19 @@
-"""What validation found in one batch of one table: the document, where it is kept, and the page made of it."""
+"""What validation found in the deliveries of a table: the documents, where they are kept, the page made of them."""
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from truecourse.errors import Fault, NotFound, ProblemError
-from truecourse.expectations import Tallies
+from truecourse import deliveries
+from truecourse.deliveries import Delivery
+from truecourse.errors import Fault, NotFound, ProblemError, ValidationFailed
+from truecourse.expectations import Expectation, Tallies, Tally
 from truecourse.pages import render
 from truecourse.problem import Problem
 from truecourse.references import Reference, TableVersion
 from truecourse.schema import Severity, Table
 from truecourse.storage import ObjectStore
+from truecourse.tables import Tables
 
 
 class Example(Reference):
@@ -20,25 +24,30 @@ class Example(Reference):
 
 
 class Outcome(Reference):
-    """One expectation over the whole batch."""
+    """One expectation over a whole delivery. `quarantines`: a row that fails it goes to quarantine."""
 
     column: str
     name: str
     rule: str
     severity: Severity
+    quarantines: bool
     checked: int
     failed: int
     examples: tuple[Example, ...]
 
 
 class Counts(Reference):
-    """Every row of a batch is in exactly one of the last four."""
+    """Every row of a delivery is in exactly one of `inserted` to `quarantined`; physical lines that are no row count as
+    rows. `unchanged`: the table says the same already, or something newer. `removed`: rows of the table that the
+    delivery takes away. `unreadable`: cells, and lines, that could not be read."""
 
     rows_in: int
     inserted: int = 0
     corrected: int = 0
     unchanged: int = 0
     quarantined: int = 0
+    removed: int = 0
+    unreadable: int = 0
 
     def document(self) -> dict[str, int]:
         accounted = self.inserted + self.corrected + self.unchanged + self.quarantined
@@ -47,23 +56,66 @@ class Counts(Reference):
 
 
 class ValidationResult(Reference):
-    """`clean` is None, and `stopped` says why, where the flow stopped and nothing was written."""
+    """What validation found in one delivery. `refused` says why nothing of it was taken."""
 
     problem: str
     table: str
+    delivery: Delivery
     raw: TableVersion
-    clean: TableVersion | None
     rows: Counts
     total: int
-    """Rows held to be true after the batch."""
+    """Rows held to be true after the delivery."""
     watermark: datetime | None
     validated_at: datetime
     outcomes: tuple[Outcome, ...]
-    stopped: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    judged_by: str = ""
+    """Digest of what it was judged by: the table's declaration, the tables it refers to. When that changes, a refused
+    delivery is judged again."""
+    because_of_table: bool = False
+    """Refused for what the table would have become: it is judged again with the next delivery."""
 
     @property
     def failing(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.failed]
+
+    @property
+    def share(self) -> float:
+        """Of the delivery's rows those that went to quarantine."""
+        return self.rows.quarantined / self.rows.rows_in if self.rows.rows_in else 0.0
+
+    def sentence(self) -> str:
+        """Why it was refused, for a person."""
+        return (
+            f"{self.problem}.{self.table}: delivery {self.delivery.number} ({self.delivery.uri}) is refused: "
+            + "; ".join(self.refused)
+        )
+
+
+class TableResult(Reference):
+    """What a run of validation did to one table. `judged`: the deliveries judged by it; `refused`: every delivery that
+    stands refused after it; `stale`: why the table is too old."""
+
+    problem: str
+    table: str
+    clean: TableVersion | None
+    judged: tuple[ValidationResult, ...] = ()
+    refused: tuple[ValidationResult, ...] = ()
+    stale: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the run fails; deliveries that were refused before are no new fault."""
+        return [*(result.sentence() for result in self.judged if result.refused), *self.stale]
+
+
+def require_accepted(problem: str, results: Sequence[TableResult]) -> None:
+    """Raises ValidationFailed for deliveries that this run refused, and for stale tables."""
+    faults = [fault for result in results for fault in result.faults]
+    if faults:
+        cure = f"see {page_key(problem)} in storage. Correct the file and run again: what comes to the same place is "
+        cure += "judged by itself; or change the declaration in problem.py, and it is judged again"
+        raise ValidationFailed("\n  ".join(faults), where=f"problem {problem}", cure=cure)
 
 
 def outcomes(tallies: Tallies) -> tuple[Outcome, ...]:
@@ -73,6 +125,7 @@ def outcomes(tallies: Tallies) -> tuple[Outcome, ...]:
             name=expectation.name,
             rule=expectation.rule,
             severity=expectation.severity,
+            quarantines=expectation.quarantines,
             checked=tally.checked,
             failed=tally.failed,
             examples=tuple(Example(row=row, value=value) for row, value in tally.examples),
@@ -82,7 +135,7 @@ def outcomes(tallies: Tallies) -> tuple[Outcome, ...]:
 
 
 def reasons_by_row(tallies: Tallies) -> dict[int, list[dict[str, str | None]]]:
-    """Why each bad row goes to quarantine: every `warning` it fails."""
+    """Why each bad row goes to quarantine: every expectation it fails that sends it there."""
     reasons: dict[int, list[dict[str, str | None]]] = defaultdict(list)
     for expectation, tally in tallies.items():
         for row, value in tally.failures:
@@ -90,15 +143,36 @@ def reasons_by_row(tallies: Tallies) -> dict[int, list[dict[str, str | None]]]:
     return dict(sorted(reasons.items()))
 
 
-def critical_failures(tallies: Tallies) -> list[str]:
-    """Great Expectations' own `success` knows no severity: read each expectation."""
-    faults = []
-    for expectation, tally in tallies.items():
-        if tally.failed and expectation.severity == "critical":
-            row, value = tally.examples[0]
-            broken = f"{tally.failed:,} of {tally.checked:,} rows break “{expectation.rule}”"
-            faults.append(f"{expectation.column}: {broken}; row {row}: {value!r}")
+def refusals(table: Table, tallies: Tallies, delivery: Delivery, quarantined: int) -> list[str]:
+    """Why a delivery's own rows do not let it in."""
+    if delivery.fault:
+        return [delivery.fault]
+    faults = [fault for expectation, tally in tallies.items() for fault in _refused_by(table, expectation, tally)]
+    if quarantined > table.max_quarantined * delivery.rows:
+        share = f"{quarantined / delivery.rows:.1%}"
+        allowed = f"max_quarantined={table.max_quarantined:g}"
+        faults.append(f"{quarantined:,} of {delivery.rows:,} rows are bad ({share}), more than {allowed} allows")
     return faults
+
+
+def _refused_by(table: Table, expectation: Expectation, tally: Tally) -> Iterator[str]:
+    """Great Expectations' own `success` knows no severity: each expectation is read."""
+    if not tally.failed:
+        return
+    row, value = tally.examples[0]
+    if expectation.severity == "critical":
+        broken = f"{tally.failed:,} of {tally.checked:,} rows break “{expectation.rule}”"
+        yield f"{expectation.column}: {broken}; row {row}: {value!r}"
+    elif expectation.name == "type":
+        own = table.columns[expectation.column].max_unreadable
+        limit = table.max_unreadable if own is None else own
+        if tally.failed > limit * tally.checked:
+            lost = f"{tally.failed:,} of {tally.checked:,} cells cannot be read as a {expectation.rule}"
+            yield f"{expectation.column}: {lost}, more than max_unreadable={limit:g} allows; row {row}: {value!r}"
+
+
+def unreadable(tallies: Tallies) -> int:
+    return sum(tally.failed for expectation, tally in tallies.items() if expectation.name in ("type", "line"))
 
 
 def stale(table: Table, watermark: datetime | None, as_of: datetime) -> list[str]:
@@ -125,8 +199,8 @@ def in_order_of_reference(problem: Problem) -> list[Table]:
     return [problem.table(name) for name in ordered]
 
 
-def result_key(problem: str, table: str, version: int) -> str:
-    return f"reports/{problem}/validation/{table}/{version}.json"
+def result_key(problem: str, table: str, delivery: int) -> str:
+    return f"reports/{problem}/validation/{table}/{delivery}.json"
 
 
 def page_key(problem: str) -> str:
@@ -134,32 +208,41 @@ def page_key(problem: str) -> str:
 
 
 def save_result(store: ObjectStore, result: ValidationResult) -> None:
-    key = result_key(result.problem, result.table, result.raw.version)
+    key = result_key(result.problem, result.table, result.delivery.number)
     store.put(key, result.model_dump_json(indent=1).encode())
-    store.put(key.replace(".json", ".html"), page(result.problem, [result], root="../../").encode())
 
 
-def read_result(store: ObjectStore, problem: str, table: str, version: int) -> ValidationResult | None:
+def read_result(store: ObjectStore, problem: str, table: str, delivery: int) -> ValidationResult | None:
     try:
-        return ValidationResult.model_validate_json(store.get(result_key(problem, table, version)))
+        return ValidationResult.model_validate_json(store.get(result_key(problem, table, delivery)))
     except NotFound:
         return None
 
 
-def newest_results(store: ObjectStore, problem: Problem) -> list[ValidationResult]:
-    """The newest result of every table that was ever validated, in the problem's order."""
+def standing_refusals(tables: Tables, problem: str, table: str) -> list[ValidationResult]:
+    """The newest delivery of each place, where it was refused."""
+    known, _ = deliveries.recorded(tables, problem, table)
+    taken, _ = deliveries.accepted(tables, problem, table)
+    waiting = [d for d in deliveries.newest_by_place(known).values() if d.number not in taken]
+    found = (read_result(tables.store, problem, table, d.number) for d in waiting)
+    return [result for result in found if result is not None and result.refused]
+
+
+def newest_results(tables: Tables, problem: Problem) -> list[ValidationResult]:
+    """Of every table that was ever validated, in the problem's order: the newest accepted delivery, and each that
+    stands refused."""
     found = []
     for table in problem.tables:
-        folder = f"reports/{problem.name}/validation/{table.name}/"
-        versions = [int(key.removeprefix(folder)[:-5]) for key in store.list(folder) if key.endswith(".json")]
-        if versions and (result := read_result(store, problem.name, table.name, max(versions))) is not None:
+        taken, _ = deliveries.accepted(tables, problem.name, table.name)
+        if taken and (result := read_result(tables.store, problem.name, table.name, max(taken))) is not None:
             found.append(result)
+        found += standing_refusals(tables, problem.name, table.name)
     return found
 
 
-def save_page(store: ObjectStore, problem: Problem) -> str:
+def save_page(tables: Tables, problem: Problem) -> str:
     """Write the page of all tables; its key."""
-    store.put(page_key(problem.name), page(problem.name, newest_results(store, problem)).encode())
+    tables.store.put(page_key(problem.name), page(problem.name, newest_results(tables, problem)).encode())
     return page_key(problem.name)
 
 

@@ -16,11 +16,16 @@ _NUMBERS = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
 
 
 def used_tables(problem: Problem, view: View) -> frozenset[str]:
-    """The problem's tables that a view reads, itself or through relations; all of them where SQL cannot be parsed."""
+    """The problem's tables that a view reads."""
+    return tables_read(problem, view.sql)
+
+
+def tables_read(problem: Problem, file: str) -> frozenset[str]:
+    """The problem's tables that a SQL file reads, itself or through relations; all of them if it cannot be parsed."""
     tables = {table.name.lower(): table.name for table in problem.tables}
     relations = {name.lower(): file for name, file in problem.relations.items()}
     seen: set[str] = set()
-    files = [view.sql]
+    files = [file]
     while files:
         names = _selected_from(sql.statement(problem, files.pop()))
         if names is None:

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 from tasks.ingest import ingest_sources
 from tasks.replaying.beside import Beside
 from tasks.validate import validate_new
-from truecourse.errors import ValidationFailed
 from truecourse.features import compute_view
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Objects, Problem
@@ -31,7 +30,7 @@ class Feed:
     def deliver(self, until: datetime, now: datetime) -> list[Finding]:
         """The rows of [reached, until) as one batch a table, all the way into the feature tables.
 
-        now: the moment that freshness is measured at. What validation stops is found, and waits for the next batch."""
+        now: the moment that freshness is measured at. What validation refuses is found."""
         for table in self._problem.tables:
             rows = self._world.rows(table.name, self.reached, until)
             if len(rows):
@@ -55,12 +54,11 @@ class Feed:
             other.result()
 
     def _validate(self, name: str, now: datetime) -> list[Finding]:
-        try:
-            validate_new(self._problem, self._problem.table(name), self._tables, now.replace(tzinfo=None))
-        except ValidationFailed as error:
-            told = f"Validation stopped new rows of {name}: {error.what}."
-            return [Finding(check="pipelines", subject=name, cause="validation", page=True, sentence=told)]
-        return []
+        result = validate_new(self._problem, self._problem.table(name), self._tables, now.replace(tzinfo=None))
+        if not result.faults:
+            return []
+        told = f"Validation of {name}: {'; '.join(result.faults)}."
+        return [Finding(check="pipelines", subject=name, cause="validation", page=True, sentence=told)]
 
 
 def parquet(rows: pa.Table) -> bytes:

@@ -73,9 +73,9 @@ def test_new_files_of_a_glob_are_added_in_one_commit_that_names_them(home, tmp_p
     version = ingest(tmp_path, Files("t-*.csv"))
     assert [row["_tc_row"] for row in rows_of(version)] == [0, 1, 2, 3, 4]
     (_, first), (_, second) = Tables().commits(version.name)
-    assert [len(commit["sources"]) for commit in (first, second)] == [3, 2]
+    assert [len(commit["deliveries"]) for commit in (first, second)] == [3, 2]
     assert second["rows"] == 2
-    assert {source["uri"].rsplit("/", 1)[1] for source in second["sources"]} == {"t-0.csv", "t-3.csv"}
+    assert {delivery["uri"].rsplit("/", 1)[1] for delivery in second["deliveries"]} == {"t-0.csv", "t-3.csv"}
 
 
 def test_cells_and_lines_that_cannot_be_read_are_kept(home, tmp_path):
@@ -169,14 +169,17 @@ def test_a_source_that_is_not_there(home, tmp_path, source, says):
         ingest(tmp_path, source)
 
 
-def test_a_bad_new_file_leaves_the_table_as_it_was(home, tmp_path):
+def test_a_bad_new_file_is_named_once_and_holds_up_no_other(home, tmp_path):
     (tmp_path / "t-1.csv").write_text(ROWS)
     version = ingest(tmp_path, Files("t-*.csv"))
     (tmp_path / "t-2.csv").write_text(ROWS.replace("ann", "bob"))
     (tmp_path / "t-3.csv").write_text("id\n1\n")
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="no column"):
         ingest(tmp_path, Files("t-*.csv"))
-    assert Tables().version(version.name) == version
+    after = ingest(tmp_path, Files("t-*.csv"))
+    assert after.version == version.version + 1
+    assert [row["name"] for row in rows_of(after)] == ["ann", None, "bob", None]
+    assert [bool(one["fault"]) for one in Tables().commits(after.name)[-1][1]["deliveries"]] == [False, True]
 
 
 def test_a_zip_of_two_files_is_refused(home, tmp_path):

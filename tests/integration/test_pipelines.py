@@ -45,7 +45,9 @@ def batch(day: int, rows: int = 100, quarantined: int = 0) -> None:
     counts = {"in": rows, "inserted": rows - quarantined, "corrected": 0, "unchanged": 0, "quarantined": quarantined}
     watermark = (START + day * DAY - timedelta(minutes=10)).replace(tzinfo=None)
     inputs = [{"name": "tables/deliveries/raw/deliveries", "version": day}]
-    commit = {"flow": "validate", "inputs": inputs, "rows": counts, "watermark": watermark.isoformat()}
+    told = {"rows": counts, "watermark": watermark.isoformat()}
+    said = [{"number": day, "place": "deliveries.csv", **told}]
+    commit = {"flow": "validate", "inputs": inputs, "deliveries": said, **told}
     Tables().append(clean_table("deliveries", "deliveries"), pa.table({"n": [day]}), commit)
 
 
@@ -77,7 +79,7 @@ def test_a_batch_out_of_all_that_was_seen_is_told(problem: Problem) -> None:
     batch(10, rows=30)
     few = check_pipelines(problem, tables, morning(10))
     assert causes(few) == {"deliveries/volume": False}
-    assert few.sentence == "The newest batch of deliveries has 30 rows; those before had 101 to 109."
+    assert few.sentence == "A new delivery of deliveries has 30 rows; those before had 101 to 109."
     batch(11, rows=104, quarantined=9)
     assert causes(check_pipelines(problem, tables, morning(11))) == {"deliveries/quarantine": False}
 

@@ -110,7 +110,7 @@ def test_one_flipped_byte_of_any_stored_object_breaks_its_link(line: Line, tmp_p
         (raw, b"", "raw table"),
         (feature, b"", "feature table"),
         (log, b'\\"sha256\\": \\"', "raw table"),
-        (tmp_path / "problems" / "wine" / "data" / "wines.parquet", b"", "source"),
+        (kept_source(), b"", "source"),
     ]
     for path, find, link in cases:
         with flipped(path, find):
@@ -124,11 +124,22 @@ def test_one_flipped_byte_of_any_stored_object_breaks_its_link(line: Line, tmp_p
     assert trace_model("wine", 1)["verified"]
 
 
+def kept_source() -> Path:
+    (path,) = stored("sources/wine/wines").iterdir()
+    return path
+
+
 def test_lost_objects_break_their_links_too(line: Line, tmp_path: Path) -> None:
-    (tmp_path / "problems" / "wine" / "data" / "wines.parquet").unlink()
+    file = tmp_path / "problems" / "wine" / "data" / "wines.parquet"
+    file.write_bytes(file.read_bytes() + b"!")
+    assert trace_model("wine", 1)["verified"], "the bytes that were read are kept"
+    kept_source().unlink()
+    (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
+    assert "at its place is" in link["detail"]
+    file.unlink()
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert link["link"] == "source"
-    assert "out of reach; recorded: SHA-256" in link["detail"]
+    assert "neither kept nor there; recorded: SHA-256" in link["detail"]
     stored(line.snapshot.manifest_key).unlink()
     broken = [item["link"] for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert broken == ["manifest", "inputs"]

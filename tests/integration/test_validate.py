@@ -13,7 +13,7 @@ from tasks.validate import validate_new
 from truecourse.errors import ProblemError, ValidationFailed
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text, Time, hours
 from truecourse.tables import Tables
-from truecourse.validation import in_order_of_reference, page, read_result, save_page
+from truecourse.validation import TableResult, in_order_of_reference, page, read_result, require_accepted, save_page
 
 NOW = datetime(2024, 2, 1)
 COLUMNS = {
@@ -29,7 +29,8 @@ class World:
     """One table fed with CSV files, ingested and validated one at a time."""
 
     def __init__(self, folder: Path, **changes: object) -> None:
-        said = {"columns": COLUMNS, "key": ["id"], "time": "at", "max_quarantined": 1.0} | changes
+        limits = {"max_quarantined": 1.0, "max_unreadable": 1.0}
+        said = {"columns": COLUMNS, "key": ["id"], "time": "at", **limits} | changes
         self.folder, self.files = folder, 0
         self.table = Table("things", source=Files("t-*.csv"), **said)
         self.problem = Problem(
@@ -41,12 +42,14 @@ class World:
         (self.folder / f"t-{self.files}.csv").write_text("\n".join(["id,name,kind,size,at", *rows]) + "\n")
         ingest_sources(self.problem, self.table, Tables())
 
-    def validate(self):
-        return validate_new(self.problem, self.table, Tables(), NOW)
+    def validate(self, now: datetime = NOW) -> TableResult:
+        result = validate_new(self.problem, self.table, Tables(), now)
+        require_accepted("small", [result])
+        return result
 
     def feed(self, *rows: str):
         self.ingest(*rows)
-        return self.validate()
+        return self.validate().judged[-1]
 
     def rows(self, kind: str = "clean") -> list[dict]:
         tables = Tables()
@@ -99,8 +102,8 @@ def test_a_critical_failure_writes_nothing_but_the_report(home, tmp_path):
     assert not world.rows("quarantine")
     stored = read_result(Tables().store, "small", "things", 0)
     assert stored is not None
-    assert stored.clean is None
-    assert "stopped" in page("small", [stored])
+    assert stored.refused
+    assert "refused" in page("small", [stored])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_columns_may_have_the_names_that_only_we_would_think_of(home, tmp_path):
     def feed(number: int, *rows: str):
         (tmp_path / f"t-{number}.csv").write_text("\n".join([header, *rows]) + "\n")
         ingest_sources(world.problem, world.table, Tables())
-        return world.validate()
+        return world.validate().judged[-1]
 
     values = list(range(10, 10 + len(names)))
     cells = ",".join(map(str, values))
@@ -193,9 +196,11 @@ def test_unique_means_within_a_source_and_between_keys(home, tmp_path):
 
 def test_a_second_run_does_nothing_and_does_not_import_gx(home, tmp_path, monkeypatch):
     world = World(tmp_path)
-    first = world.feed("1,ann,a,1,2024-01-01")
+    world.feed("1,ann,a,1,2024-01-01")
     monkeypatch.setitem(sys.modules, "great_expectations", None)  # an import would raise
-    assert world.validate() == first
+    again = world.validate()
+    assert (again.judged, again.refused) == ((), ())
+    assert again.clean == Tables().version("tables/small/clean/things")
     assert len(Tables().commits("tables/small/clean/things")) == 1
 
 
@@ -203,7 +208,7 @@ def test_stale_data_is_seen_when_nothing_comes(home, tmp_path):
     world = World(tmp_path, freshness=timedelta(days=40))
     world.feed("1,ann,a,1,2024-01-01")
     with pytest.raises(ValidationFailed, match="newest"):
-        validate_new(world.problem, world.table, Tables(), datetime(2024, 3, 1))
+        world.validate(datetime(2024, 3, 1))
 
 
 def test_a_crash_between_quarantine_and_clean_leaves_no_duplicates(home, tmp_path, monkeypatch):
@@ -214,9 +219,9 @@ def test_a_crash_between_quarantine_and_clean_leaves_no_duplicates(home, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             world.feed("3,ann,a,99,2024-01-02")
     assert len(world.rows("quarantine")) == 2
-    result = world.feed("4,ann,a,99,2024-01-03", "5,ann,a,1,2024-01-03")
-    assert counts(result) == (3, 1, 0, 0, 2)
-    assert [(row["id"], row["_tc_batch"]) for row in world.rows("quarantine")] == [(2, 0), (3, 2), (4, 2)]
+    world.ingest("4,ann,a,99,2024-01-03", "5,ann,a,1,2024-01-03")
+    assert [counts(result) for result in world.validate().judged] == [(1, 0, 0, 0, 1), (2, 1, 0, 0, 1)]
+    assert [(row["id"], row["_tc_delivery"]) for row in world.rows("quarantine")] == [(2, 0), (3, 1), (4, 2)]
 
 
 def test_references_are_checked_against_the_other_table(home, tmp_path):
@@ -230,8 +235,8 @@ def test_references_are_checked_against_the_other_table(home, tmp_path):
     for table in in_order_of_reference(spec):
         ingest_sources(spec, table, Tables())
         result = validate_new(spec, table, Tables(), NOW)
-    assert counts(result) == (3, 2, 0, 0, 1)
-    text = Tables().store.get(save_page(Tables().store, spec)).decode()
+    assert counts(result.judged[0]) == (3, 2, 0, 0, 1)
+    text = Tables().store.get(save_page(Tables(), spec)).decode()
     assert "bob" in text
     assert "a key of people" in text
 

@@ -38,6 +38,12 @@ def _own_faults(table: Table) -> Iterator[Fault]:
         if name not in table.columns:
             yield Fault(place(*path, "key"), f"no column {name!r}", nearest(name, table.columns))
     yield from repeated(table.key, place(*path, "key"), "key columns")
+    if table.combine == "upsert" and not table.key:
+        cure = 'name the table\'s key, or write combine="replace" or "append"'
+        yield Fault(place(*path, "combine"), "upsert goes by the key, and the table has none", cure)
+    if table.combine == "append" and table.key:
+        cure = 'write combine="upsert", or leave the key out'
+        yield Fault(place(*path, "combine"), "append adds rows whatever their key, which would not be unique", cure)
     yield from _time_faults(table, path)
     least, most = table.rows or (0, None)
     if least < 0 or (most is not None and least > most):

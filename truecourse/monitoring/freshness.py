@@ -1,4 +1,4 @@
-"""Whether tables, feature tables and the online store are as fresh as they should be, and batches as large as usual.
+"""Whether tables, feature tables and the online store are as fresh as they should be, and deliveries as large as usual.
 
 All of it is read from what commits say of themselves and from the statistics of files: no row is read. Time is that of
 commits, or, where the moment that counts as now is given, that of the rows themselves: a commit of a simulated day was
@@ -17,6 +17,7 @@ from truecourse.monitoring.usual import PATIENCE, longest_gap, unusual
 from truecourse.problem import Problem, View
 from truecourse.schema import Table
 from truecourse.tables import Tables, clean_table, feature_table
+from truecourse.validation import ValidationResult, standing_refusals
 from truecourse.wording import counted, lasting
 
 PAST = 31
@@ -26,7 +27,9 @@ AT_LEAST = timedelta(days=1)
 DEAD = 2.5
 """A feed that is silent for so much longer than ever before is dead."""
 TIMES_AS_MANY, MORE_QUARANTINED = 2.0, 0.01
-"""A batch's rows, and its share of quarantined rows, have to differ by this to matter."""
+"""A delivery's rows, and its share of quarantined rows, have to differ by this to matter."""
+MANY_QUARANTINED = 0.1
+"""So large a share matters even where little is known of the past."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,12 @@ def pipeline_finding(subject: str, cause: str, page: bool, sentence: str, **figu
 
 @dataclass(frozen=True)
 class TableState:
-    """A clean table, by its last versions."""
+    """A clean table, by its last versions. `refused`: its deliveries that stand refused."""
 
     table: Table
     past: Sequence[Version]
     clock: Clock
+    refused: Sequence[ValidationResult] = ()
 
     @cached_property
     def watermark(self) -> datetime | None:
@@ -79,8 +83,13 @@ class TableState:
 
     @property
     def batches(self) -> list[Mapping[str, int]]:
-        """What became of the rows of each batch."""
-        return [version.commit["rows"] for version in self.past if isinstance(version.commit.get("rows"), Mapping)]
+        """What became of the rows of each accepted delivery."""
+        return [item["rows"] for version in self.past for item in version.commit.get("deliveries", ())]
+
+    @property
+    def newest(self) -> int:
+        """So many deliveries came with the newest version."""
+        return len(self.past[-1].commit.get("deliveries", ())) if self.past else 0
 
     @property
     def _moments(self) -> list[datetime]:
@@ -88,7 +97,9 @@ class TableState:
 
     def findings(self) -> Iterable[Finding]:
         yield from self._stale()
-        yield from self._odd_batch()
+        yield from self._odd_deliveries()
+        for result in self.refused:
+            yield pipeline_finding(self.table.name, "refused delivery", True, f"{result.sentence()}.")
 
     def _stale(self) -> Iterable[Finding]:
         name, declared = self.table.name, self.table.freshness
@@ -109,18 +120,22 @@ class TableState:
             dead = silent > max(DEAD * longest, AT_LEAST)
             yield pipeline_finding(name, "dead feed", dead, what, age_seconds=silent.total_seconds())
 
-    def _odd_batch(self) -> Iterable[Finding]:
-        if not self.batches:
-            return
-        name, last, past = self.table.name, self.batches[-1], self.batches[:-1]
+    def _odd_deliveries(self) -> Iterable[Finding]:
+        for place in range(len(self.batches) - self.newest, len(self.batches)):
+            yield from self._odd_delivery(self.batches[place], self.batches[:place])
+
+    def _odd_delivery(self, last: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> Iterable[Finding]:
+        name = self.table.name
         if unusual(last["in"], [batch["in"] for batch in past], TIMES_AS_MANY):
             usual = sorted(batch["in"] for batch in past)
-            what = f"The newest batch of {name} has {counted(last['in'], 'row')}; those before had {usual[0]:,} to "
+            what = f"A new delivery of {name} has {counted(last['in'], 'row')}; those before had {usual[0]:,} to "
             yield pipeline_finding(name, "volume", False, f"{what}{usual[-1]:,}.", rows=last["in"])
-        share = _quarantined(last)
-        if unusual(share, [_quarantined(batch) for batch in past], TIMES_AS_MANY, MORE_QUARANTINED) and share > 0:
-            what = f"{share:.1%} of the newest batch of {name} went into quarantine, more than ever before."
-            yield pipeline_finding(name, "quarantine", False, what, share=share)
+        share, before = _quarantined(last), [_quarantined(batch) for batch in past]
+        rare = unusual(share, before, TIMES_AS_MANY, MORE_QUARANTINED) and share > 0
+        if rare or (share >= MANY_QUARANTINED and share > TIMES_AS_MANY * max(before, default=0.0)):
+            what = f"{last['quarantined']:,} of the {counted(last['in'], 'row')} of a new delivery of {name} went into "
+            what += f"quarantine ({share:.1%}), more than ever before."
+            yield pipeline_finding(name, "quarantine", False, what, share=share, quarantined=last["quarantined"])
 
     def figures(self) -> dict[str, Any]:
         last = self.batches[-1] if self.batches else {}
@@ -131,6 +146,8 @@ class TableState:
             "newest_batch": _text(max(self._moments, default=None)),
             "rows_in": last.get("in"),
             "quarantined": last.get("quarantined"),
+            "unreadable": last.get("unreadable"),
+            "refused": [result.delivery.number for result in self.refused],
         }
 
 
@@ -139,8 +156,16 @@ def _quarantined(batch: Mapping[str, int]) -> float:
 
 
 def table_states(problem: Problem, tables: Tables, clock: Clock) -> list[TableState]:
-    found = [(table, versions(tables, clean_table(problem.name, table.name), clock)) for table in problem.tables]
-    return [TableState(table, past, clock) for table, past in found]
+    """What is refused now is no news of a moment in the past."""
+    return [
+        TableState(
+            table,
+            versions(tables, clean_table(problem.name, table.name), clock),
+            clock,
+            () if clock.simulated else standing_refusals(tables, problem.name, table.name),
+        )
+        for table in problem.tables
+    ]
 
 
 @dataclass(frozen=True)

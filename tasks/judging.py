@@ -1,0 +1,237 @@
+"""Which deliveries of a table are to be judged, and what becomes of each: its rows merged, or the delivery refused."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+
+from truecourse import corrections, deliveries, sql, validation
+from truecourse.batches import Pending, check, check_unique
+from truecourse.corrections import Merge
+from truecourse.deliveries import Delivery
+from truecourse.digests import sha256_json
+from truecourse.errors import NotFound
+from truecourse.expectations import Tallies
+from truecourse.loading import problem_document
+from truecourse.problem import Problem
+from truecourse.references import TableVersion
+from truecourse.schema import Table
+from truecourse.sql import ROW
+from truecourse.tables import Tables, clean_table, quarantine_table, raw_table
+from truecourse.validation import Counts, ValidationResult
+
+
+@dataclass
+class Judged:
+    """The outcome of judging: `total` and `watermark` (naive UTC) of the table after it. `stored`: whether there is a
+    clean table; `quarantined`: rows."""
+
+    stored: bool
+    total: int = 0
+    watermark: datetime | None = None
+    quarantined: int = 0
+    results: list[ValidationResult] = field(default_factory=list)
+
+
+def judged_by(problem: Problem, table: Table, tables: Tables) -> str:
+    """The digest of what a delivery is judged by: the table's declaration, and the tables that it refers to."""
+    document = next(item for item in problem_document(problem)["tables"] if item["name"] == table.name)
+    others = {column.in_table for column in table.columns.values() if column.in_table}
+    versions = {name: str(tables.version(clean_table(problem.name, name))) for name in sorted(others)}
+    return sha256_json([document, versions])
+
+
+def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pending | None:
+    """What is to be judged: new deliveries; refused ones that are still their place's newest and that are judged by
+    something else now; all of them if the table's rows were read again. None if there is nothing.
+
+    Raises NotFound for a table that was never ingested."""
+    raw = tables.version(raw_table(problem.name, table.name))
+    known, shape = deliveries.recorded(tables, problem.name, table.name)
+    if raw is None or not known:
+        cure = f"truecourse run ingest --problem {problem.name}"
+        raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", cure=cure)
+    taken, last = deliveries.accepted(tables, problem.name, table.name)
+    if last is not None and last["shape"] != shape:
+        return Pending(raw, tuple(known), tuple(known), frozenset(), anew=True)
+    digest = judged_by(problem, table, tables)
+    newest = {d.number for d in deliveries.newest_by_place(known).values()}
+    new, again, waiting = [], [], []
+    for delivery in known:
+        if delivery.number in taken:
+            continue
+        result = validation.read_result(tables.store, problem.name, table.name, delivery.number)
+        if result is None or not result.refused:
+            new.append(delivery)
+        elif delivery.number not in newest:
+            continue
+        elif result.judged_by != digest:
+            again.append(delivery)
+        elif result.because_of_table:
+            waiting.append(delivery)
+    judged = sorted([*new, *again, *(waiting if new or again else ())], key=lambda d: d.number)
+    return Pending(raw, tuple(judged), tuple(known), frozenset(taken), anew=False) if judged else None
+
+
+def judge(
+    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: Pending
+) -> Judged:
+    """Judge the pending deliveries in order. What is to be written stands in corrections' relations afterwards, and the
+    bad rows of accepted deliveries in the relation `quarantined_now`."""
+    name = clean_table(problem.name, table.name)
+    _, last = deliveries.accepted(tables, problem.name, table.name)
+    judged = Judged(stored=last is not None)
+    clean = None
+    if last is not None and not pending.anew:
+        clean = TableVersion(name=name, version=last["version"])
+        judged.total = last["total"]
+        judged.watermark = datetime.fromisoformat(last["watermark"]) if last["watermark"] else None
+    several = len(pending.deliveries) > 1
+    tallies = check(problem, table, tables, pending, clean)
+    corrections.begin(connection, table, tables.dataset(clean) if clean else None, several=several)
+    _bind(connection, problem, table, tables, pending)
+    digest, before, group = judged_by(problem, table, tables), judged.watermark, -1
+    taken = set(pending.accepted)
+    for delivery, tally in zip(pending.deliveries, tallies, strict=True):
+        if delivery.group != group:
+            group, before = delivery.group, judged.watermark
+        standing = _standing(pending.known, taken, delivery)
+        merge, reasons, faults, of_table = _judge_one(
+            connection, table, judged, delivery, pending.known, standing, tally
+        )
+        if not faults:
+            corrections.apply_merge(connection, table, merge, before, several=several)
+            judged.total += merge.inserted - merge.removed
+            judged.watermark = merge.watermark
+            judged.quarantined += len(reasons)
+            taken.add(delivery.number)
+            connection.execute(f"INSERT INTO quarantined_now SELECT {ROW}, {delivery.number}, _tc_reasons FROM bad")  # noqa: S608
+            connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM bad")  # noqa: S608
+        judged.results.append(
+            ValidationResult(
+                problem=problem.name,
+                table=table.name,
+                delivery=delivery,
+                raw=pending.raw,
+                rows=_counts(delivery, merge, len(reasons), tally),
+                total=judged.total,
+                watermark=judged.watermark,
+                validated_at=datetime.now(UTC),
+                outcomes=validation.outcomes(tally),
+                refused=tuple(faults),
+                judged_by=digest,
+                because_of_table=of_table,
+            )
+        )
+    return _enough(table, judged)
+
+
+def _bind(
+    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: Pending
+) -> None:
+    """Relations `raw` (all of it), `raw_rows` (the pending deliveries), `quarantined` (row numbers so far) and
+    `quarantined_now`."""
+    dataset = tables.dataset(pending.raw)
+    connection.register("raw", dataset)
+    rows = dataset.scanner(filter=pending.selected)
+    connection.register("pending_rows", rows.to_reader())
+    connection.execute("CREATE TEMP TABLE raw_rows AS SELECT * FROM pending_rows")
+    found = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
+    wanted = sum(delivery.rows for delivery in pending.deliveries)
+    assert found == [(wanted,)], f"{pending.raw} has {found} rows of deliveries that say {wanted}"
+    connection.execute(f"CREATE TEMP TABLE quarantined ({ROW} BIGINT)")
+    connection.execute(f"CREATE TEMP TABLE quarantined_now ({ROW} BIGINT, _tc_delivery BIGINT, _tc_reasons VARCHAR)")
+    there = tables.version(quarantine_table(problem.name, table.name))
+    if there is not None and not pending.anew and table.key and table.combines == "replace":
+        connection.register("before", tables.dataset(there))
+        connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM before")  # noqa: S608
+
+
+def _standing(known: Sequence[Delivery], taken: set[int], delivery: Delivery) -> list[Delivery]:
+    """The newest accepted delivery of every other place."""
+    newest = deliveries.newest_by_place(d for d in known if d.number in taken)
+    return [d for place, d in newest.items() if place != delivery.place]
+
+
+def _judge_one(
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    judged: Judged,
+    delivery: Delivery,
+    known: Sequence[Delivery],
+    standing: Sequence[Delivery],
+    tallies: Tallies,
+) -> tuple[Merge, dict[int, list[dict[str, str | None]]], list[str], bool]:
+    """The merge of one delivery, why rows go to quarantine, why it is refused, and whether that is for the table."""
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW batch AS SELECT * FROM raw_rows "  # noqa: S608
+        f"WHERE {ROW} >= {delivery.start} AND {ROW} < {delivery.end}"
+    )
+    check_unique(connection, table, tallies)
+    reasons = validation.reasons_by_row(tallies)
+    _split(connection, table, reasons)
+    merge = corrections.plan_merge(connection, table, delivery, known, standing, judged.watermark)
+    faults = validation.refusals(table, tallies, delivery, len(reasons))
+    if delivery.beginning_of is not None and table.max_removed < 1:
+        what = (
+            f"its bytes are the beginning of those of delivery {delivery.beginning_of}, which its place held before: "
+        )
+        faults.append(f"{what}an upload that broke off? (max_removed=1 would take it)")
+    copied = deliveries.is_copy(delivery, known)
+    if not copied and merge.removed > table.max_removed * merge.before:
+        least = f"max_removed={table.max_removed:g}"
+        faults.append(
+            f"it takes away {merge.removed:,} of the {merge.before:,} rows that its place had, more than {least} allows"
+        )
+    if faults:
+        return merge, reasons, faults, False
+    total = judged.total + merge.inserted - merge.removed
+    least_rows, most_rows = table.rows or (0, None)
+    if (most_rows is not None and total > most_rows) or (total < least_rows <= judged.total):
+        return merge, reasons, [_outside(table, total)], True
+    return merge, reasons, [], False
+
+
+def _outside(table: Table, total: int) -> str:
+    return f"the table would have {total:,} rows, outside rows={table.rows}"
+
+
+def _enough(table: Table, judged: Judged) -> Judged:
+    """A table that has too few rows even with all its deliveries takes none of them yet."""
+    least, _ = table.rows or (0, None)
+    if judged.total >= least:
+        return judged
+    judged.results = [
+        result
+        if result.refused
+        else result.model_copy(update={"refused": (_outside(table, judged.total),), "because_of_table": True})
+        for result in judged.results
+    ]
+    return judged
+
+
+def _split(
+    connection: duckdb.DuckDBPyConnection, table: Table, reasons: dict[int, list[dict[str, str | None]]]
+) -> None:
+    """Relations `bad`, rows that go to quarantine with their reasons, and `good`, the delivery's other rows."""
+    written = [json.dumps(items, ensure_ascii=False) for items in reasons.values()]
+    bad = pa.table({ROW: pa.array(reasons, pa.int64()), "_tc_reasons": pa.array(written, pa.string())})
+    connection.register("bad", bad)
+    declared = ", ".join(map(sql.quoted, table.columns))
+    kept = f"ANTI JOIN bad USING ({ROW})" if reasons else ""
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW good AS SELECT {declared}, {ROW} FROM batch {kept}")  # noqa: S608
+
+
+def _counts(delivery: Delivery, merge: Merge, quarantined: int, tallies: Tallies) -> Counts:
+    return Counts(
+        rows_in=delivery.rows,
+        inserted=merge.inserted,
+        corrected=merge.corrected,
+        unchanged=merge.unchanged,
+        quarantined=quarantined,
+        removed=merge.removed,
+        unreadable=validation.unreadable(tallies),
+    )

@@ -1,0 +1,132 @@
+"""Decisions as they were taken: request fields as they were known at each decision, labels as they are known now."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import pairwise
+
+import duckdb
+
+from truecourse import sql
+from truecourse.problem import Problem
+from truecourse.references import TableVersion, Window
+from truecourse.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
+from truecourse.tables import Tables
+from truecourse.viewsql import tables_read
+
+_EPOCH, _ORDER, _RANK = "_tc_epoch", "_tc_order", "_tc_rank"
+
+
+def decisions_query(
+    connection: duckdb.DuckDBPyConnection,
+    problem: Problem,
+    tables: Tables,
+    versions: Mapping[str, TableVersion],
+    window: Window | None = None,
+) -> str:
+    """SQL of every decision, with `label` and `known_at` where the problem has them; some outside of `window` as well.
+
+    The tables are bound to `connection`. Raises FeatureError that names the SQL file."""
+    if problem.is_plain:
+        sql.bind(connection, problem, tables, versions)
+        return _plain_query(connection, problem)
+    spine = sql.statement(problem, str(problem.spine))
+    epochs = _epochs(connection, problem, tables, versions)
+    if epochs:
+        spine = _known_spine(connection, problem, tables, versions, spine, _touching(epochs, window))
+    sql.bind(connection, problem, tables, versions)
+    if problem.label.sql is None:
+        return spine
+    labels = sql.statement(problem, problem.label.sql)
+    return (
+        f"SELECT decisions.*, labels.label, labels.known_at FROM ({spine}) AS decisions "  # noqa: S608
+        f"LEFT JOIN ({labels}) AS labels USING (id)"
+    )
+
+
+def _plain_query(connection: duckdb.DuckDBPyConnection, problem: Problem) -> str:
+    """A row of the label's table is a decision at its own time, so what was known then is its first version; a table
+    without time has no history, and one without key no versions."""
+    table = problem.label_table
+    rows = quoted(f"{table.name}__rows")
+    id = sql.row_id(table)
+    columns = [f"{id} AS id", *map(quoted, problem.request_fields)]
+    if table.time:
+        columns.append(f"CAST({quoted(table.time)} AS TIMESTAMP) AS decision_time")
+    label = f"{quoted(problem.label.column)} AS label" if problem.label.column else ""
+    corrected = connection.execute(f"SELECT count(*) FROM {rows} WHERE NOT ({CURRENT})").fetchall() != [(0,)]  # noqa: S608
+    if not table.time or not table.key or not corrected:
+        return f"SELECT {', '.join([*columns, *([label] if label else [])])} FROM {rows} WHERE {CURRENT}"  # noqa: S608
+    keys = ", ".join(map(quoted, table.key))
+    first = f"FROM {rows} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {ROW}) = 1"
+    now = ", ".join([f"{id} AS id", *([label] if label else [])])
+    return (
+        f"SELECT * FROM (SELECT {', '.join(columns)} {first}) "  # noqa: S608
+        f"JOIN (SELECT {now} FROM {rows} WHERE {CURRENT}) USING (id)"
+    )
+
+
+def _epochs(
+    connection: duckdb.DuckDBPyConnection, problem: Problem, tables: Tables, versions: Mapping[str, TableVersion]
+) -> list[datetime]:
+    """The moments (naive UTC) at which late rows and corrections of the spine's tables became known, rising."""
+    used = tables_read(problem, str(problem.spine))
+    found: set[datetime] = set()
+    for table in problem.tables:
+        if table.name not in used or table.time is None:
+            continue
+        connection.register("versions", tables.dataset(versions[table.name]))
+        moments = connection.execute(
+            f"SELECT DISTINCT CAST(unnest([{RECORDED}, {SUPERSEDED}]) AS TIMESTAMP) FROM versions "  # noqa: S608
+            f"WHERE {RECORDED} IS NOT NULL OR {SUPERSEDED} IS NOT NULL"
+        ).fetchall()
+        found |= {moment for (moment,) in moments if moment is not None}
+    return sorted(found)
+
+
+def _touching(epochs: list[datetime], window: Window | None) -> list[datetime | None]:
+    """The epochs to evaluate the spine at; None is before the first. Of those before a window the last says it all."""
+    start = window.start if window is not None else None
+    if start is None:
+        return [None, *epochs]
+    before = [epoch for epoch in epochs if epoch < start]
+    return [before[-1] if before else None, *(epoch for epoch in epochs if epoch >= start)]
+
+
+def _known_spine(
+    connection: duckdb.DuckDBPyConnection,
+    problem: Problem,
+    tables: Tables,
+    versions: Mapping[str, TableVersion],
+    spine: str,
+    epochs: list[datetime | None],
+) -> str:
+    """Evaluate the spine on the tables as they stood at each epoch. A decision is what was known before its time; one
+    that came in late, as it was when it came; one that is no longer there is left out."""
+    for order, (epoch, following) in enumerate(pairwise([*epochs, None])):
+        sql.bind(connection, problem, tables, versions, rows=sql.BASE if epoch is None else sql.as_of(epoch))
+        moment = "TIMESTAMP '-infinity'" if epoch is None else f"TIMESTAMP '{epoch.isoformat(sep=' ')}'"
+        sql.run(
+            connection,
+            f"CREATE OR REPLACE TEMP TABLE evaluated AS SELECT *, {moment} AS {_EPOCH}, {order} AS {_ORDER} "  # noqa: S608
+            f"FROM ({spine})",
+            where=str(problem.spine),
+        )
+        if order == 0:
+            connection.execute("CREATE OR REPLACE TEMP TABLE decided AS SELECT * FROM evaluated")
+            continue
+        until = "" if following is None else f"AND decision_time <= TIMESTAMP '{following.isoformat(sep=' ')}'"
+        sql.run(
+            connection,
+            f"INSERT INTO decided BY NAME SELECT * FROM evaluated WHERE (decision_time > {_EPOCH} {until}) "  # noqa: S608
+            "OR id NOT IN (SELECT id FROM decided WHERE id IS NOT NULL)",
+            where=str(problem.spine),
+        )
+    known = f"{_EPOCH} < decision_time"
+    ranked = (
+        f"SELECT *, rank() OVER (PARTITION BY id ORDER BY {known} DESC, "  # noqa: S608
+        f"CASE WHEN {known} THEN {_ORDER} ELSE -{_ORDER} END DESC) AS {_RANK} FROM decided"
+    )
+    return (
+        f"SELECT * EXCLUDE ({_EPOCH}, {_ORDER}, {_RANK}) FROM ({ranked}) "  # noqa: S608
+        f"WHERE {_RANK} = 1 AND (id IS NULL OR id IN (SELECT id FROM evaluated))"
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 from truecourse import registry
 from truecourse.loading import load_problem
-from truecourse.references import Aliases, ArtifactRef, Deployment, ModelVersion, TableVersion, TrainedRun
+from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
 
 
 def describe(flow: str, result: Any) -> str:
@@ -86,7 +86,14 @@ def _package(reference: ArtifactRef) -> str:
     return f"Bento of {reference.bytes / 1e6:.1f} MB, {reference.sha256[:12]}"
 
 
-def _score(version: TableVersion) -> str:
+def _score(written: TableVersion | FileScores) -> str:
+    if isinstance(written, FileScores):
+        total = written.scored + written.rejected
+        if not written.rejected:
+            return f"{counted(total, 'row')} scored, in {written.predictions.name}"
+        rejected = f"{counted(written.rejected, 'row')} rejected: the reasons are in {written.rejected_file}"
+        return f"{written.scored:,} of {counted(total, 'row')} scored, {rejected}"
+    version = written
     return f"{counted(_rows(version), 'prediction')} in {version.name}"
 
 

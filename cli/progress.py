@@ -113,7 +113,8 @@ def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
         progress.begin(flow.name)
 
     def completed(flow: Any, run: Any, state: Any) -> None:
-        progress.end(flow.name, describe(flow.name, state.result(raise_on_failure=False)))
+        result = state.result(raise_on_failure=False)
+        progress.end(flow.name, describe(flow.name, result), failed=bool(getattr(result, "rejected", 0)))
 
     def failed(flow: Any, run: Any, state: Any) -> None:
         progress.end(flow.name, failed=True)

@@ -50,7 +50,8 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
     with Progress(STEPS if name == "lifecycle" else [name]) as progress:
         result = run_flow(name, parameters, progress)
     took = round(time.monotonic() - begun, 3)
-    return Answer({"flow": name, "problem": problem, "seconds": took, "result": result})
+    document = {"flow": name, "problem": problem, "seconds": took, "result": result}
+    return Answer(document, ok=not getattr(result, "rejected", 0))  # rows of a file that could not be scored
 
 
 def flow_command(name: str) -> Any:

@@ -8,7 +8,7 @@ from tasks.drift import sketch_days
 from tasks.score import score_decisions
 from tasks.score_file import score_file
 from truecourse.loading import load_problem
-from truecourse.references import TableVersion, Window, naive_utc
+from truecourse.references import FileScores, TableVersion, Window, naive_utc
 
 
 @flow(name="score")
@@ -19,7 +19,7 @@ def score(
     start: datetime | None = None,
     end: datetime | None = None,
     explain: bool = False,
-) -> TableVersion:
+) -> TableVersion | FileScores:
     """Score the decisions of a window, or the rows of a file, with features as they were known at decision time.
 
     Args:
@@ -31,11 +31,13 @@ def score(
         end: decision times before this moment (UTC) are scored; to the newest if empty. Not for files.
         explain: add the contribution of every feature.
 
-    What was scored before from the same data by the same model is not scored again. Rows of a file that break the
-    contract go to the table `rejected/<problem>` with their reasons. What was scored is counted by the champion's bins
-    for the drift check.
+    What was scored before from the same data by the same model is not scored again. A file is read as the problem's own
+    table is, and its rows have the ids of the table's key, if it has that. Rows of a file that break the contract go
+    with their reasons to the table `rejected/<problem>`, and to a file among the reports. What was scored is counted by
+    the champion's bins for the drift check.
     """
     name = load_problem(problem).name
+    written: TableVersion | FileScores
     if source is not None:
         written = score_file(name, source, version, explain)
     else:

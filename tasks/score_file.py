@@ -2,8 +2,9 @@
 
 import json
 import logging
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 
 from services import script
@@ -20,17 +22,19 @@ from tasks.retry import RETRY
 from tasks.score import write
 from tasks.snapshot import feature_versions, with_view_features
 from truecourse import frame as frames
-from truecourse import registry, rowfiles
+from truecourse import registry
 from truecourse.contract import DECISION_TIME, Contract
-from truecourse.digests import sha256_file, sha256_json
+from truecourse.digests import sha256_json
 from truecourse.errors import RowFault, SourceError
 from truecourse.loading import load_problem, problem_digest
 from truecourse.problem import Problem
-from truecourse.references import ModelVersion, TableVersion
+from truecourse.references import FileScores, ModelVersion, TableVersion
 from truecourse.request import RowReader
+from truecourse.rowfiles import Row, RowFiles, described, find
 from truecourse.rows import Rows
-from truecourse.scoring import Batch, Done, Span, predictions_table, rejected_table
+from truecourse.scoring import BATCH, ROW, Batch, Done, Span, predictions_table, rejected_table
 from truecourse.settings import get_settings
+from truecourse.sources import Located
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables
 
@@ -38,7 +42,7 @@ log = logging.getLogger("truecourse.score")
 FILE_ROWS = 50_000
 """Rows held at once."""
 _REJECTED = pa.schema(
-    [("batch", pa.string()), ("row", pa.int64()), ("reasons", pa.string()), ("values", pa.string()),
+    [(BATCH, pa.string()), (ROW, pa.int64()), ("reasons", pa.string()), ("values", pa.string()),
      ("rejected_at", frames.UTC_TIME)]
 )  # fmt: skip
 
@@ -56,94 +60,138 @@ class FileScorer:
 
 
 @task(name="score file", **RETRY)
-def score_file(problem: str, source: str, number: int | None, explain: bool) -> TableVersion:
-    """Predictions of a file's rows. Raises SourceError if it cannot be read."""
+def score_file(problem: str, source: str, number: int | None, explain: bool) -> FileScores:
+    """Predict the rows of files. Raises SourceError for one that cannot be read, or if not one row can be predicted."""
     spec, tables = load_problem(problem), Tables()
     version = find_version(problem, number)
     features = feature_versions(spec, tables, clean_versions(spec, tables)) if spec.views else {}
     contract = Contract.from_json(registry.artifact(version.run_id, "model/contract.json"))
+    reader = RowFiles.of(spec, contract)
     temporary = get_settings().temporary
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary, prefix="score-") as place:
-        files = rowfiles.find(source, tables.store, Path(place))
+        files = [reader.locate(uri, path) for uri, path in find(source, tables.store, Path(place))]
         batch = file_batch(spec, version, files, features, explain)
-        _score(FileScorer(spec, tables, script.init(version), contract, batch, features), files)
+        scorer = FileScorer(spec, tables, script.init(version), contract, batch, features)
+        rows = chain.from_iterable(zip(part.rows, part.ids, strict=True) for f in files for part in reader.read(f))
+        count = _score(scorer, rows)
+    if not count:
+        raise SourceError("has no rows", where=source, cure="give a file with a row below its header")
+    rejected, report = report_rejected(spec, tables, batch)
     written = tables.version(predictions_table(problem))
-    if written is None:
-        where = rejected_table(problem)
-        raise SourceError("not one row keeps the contract", where=source, cure=f"see the reasons in the table {where}")
-    return written
+    log.info("%s: %s of %s rows scored, %s rejected", spec.name, f"{count - rejected:,}", f"{count:,}", f"{rejected:,}")
+    if rejected == count or written is None:
+        told = "; ".join(f"{times:,} × {reason}" for reason, times in first_reasons(tables, spec, batch))
+        what = f"not one of {count:,} rows can be scored: {told}"
+        raise SourceError(what, where=source, cure=f"every row with its reasons is in {report}")
+    return FileScores(predictions=written, scored=count - rejected, rejected=rejected, rejected_file=report)
 
 
 def file_batch(
-    problem: Problem, version: ModelVersion, files: list[Path], features: dict[str, TableVersion], explain: bool
+    problem: Problem, version: ModelVersion, files: list[Located], features: dict[str, TableVersion], explain: bool
 ) -> Batch:
     """A batch is named by the bytes of its files, wherever they lie."""
-    source = [sha256_file(path) for path in files]
+    source = [file.sha256 for file in files]
     identity = {"source": source, "model": version.model_sha256, "version": version.version}
     inputs = [problem_digest(problem), *source, *map(str, features.values())]
     return Batch(sha256_json(identity), sha256_json(inputs), version, explain)
 
 
-def _score(file: FileScorer, files: list[Path]) -> None:
-    done, reader = (
-        Done(file.tables, file.problem.name, file.batch),
-        RowReader(file.contract, times_required=True),
-    )
-    rows = chain.from_iterable(rowfiles.read(path, file.contract) for path in files)
-    scored = rejected = 0
-    for start, part in _parts(rows):
-        span = Span(start, start + len(part))
+def _score(file: FileScorer, rows: Iterator[tuple[Row, str | None]]) -> int:
+    """Score what is not scored yet, span by span; how many rows there are."""
+    done, reader = Done(file.tables, file.problem.name, file.batch), RowReader(file.contract, times_required=True)
+    count = 0
+    for start, part, ids in _parts(rows):
+        count = start + len(part)
+        span = Span(start, count)
         if done.has(span):
             continue
         read = reader.read(part, datetime.now(UTC))
-        refused = {fault.row: fault for fault in read.faults}.keys()
-        assert len(read) + len(refused) == len(part)
         # Rejected rows first: the predictions' commit says that the span is done.
         _reject(file, span, part, read.faults)
-        frame = request_frame(file.problem, read, start)
+        if not len(read):
+            continue
+        frame = request_frame(file.problem, file.batch, read, start, ids)
         if file.problem.views:
             frame = with_view_features(file.problem, file.tables, frame, file.features)
         write(file.problem, file.tables, file.scorer, file.batch, span, frame)
-        scored, rejected = scored + len(read), rejected + len(refused)
-    log.info("%s: %s rows scored, %s rejected", file.problem.name, f"{scored:,}", f"{rejected:,}")
+    return count
 
 
-def _parts(rows: Iterator[Any]) -> Iterator[tuple[int, list[Any]]]:
+def _parts(rows: Iterator[tuple[Row, str | None]]) -> Iterator[tuple[int, list[Row], list[str | None]]]:
     start = 0
     while part := list(islice(rows, FILE_ROWS)):
-        yield start, part
+        yield start, [row for row, _ in part], [id for _, id in part]
         start += len(part)
 
 
-def request_frame(problem: Problem, rows: Rows, start: int) -> pa.Table:
-    """Accepted rows as a frame with their request features; `row` is the place in the source, and the id of a row
-    that gives none."""
+def request_frame(problem: Problem, batch: Batch, rows: Rows, start: int, given: Sequence[str | None]) -> pa.Table:
+    """Accepted rows as a frame with their request features. ROW is the place in the source; the id of a row that the
+    file `given` none is the batch and that place, which no other row of any batch has."""
     places = [start + place for place in rows.accepted]
-    ids = [str(place if given is None else given) for given, place in zip(rows.ids, places, strict=True)]
+    ids = [given[place] or f"{batch.id[:16]}:{start + place}" for place in rows.accepted]
     columns: dict[str, Any] = {"id": pa.array(ids, pa.string())}
     if rows.decision_times is not None:
         columns[DECISION_TIME] = pa.array(rows.decision_times).cast(frames.UTC_TIME)
     for name, column in problem.request_fields.items():
         columns[name] = pa.array(rows.values[name], from_pandas=True).cast(frames.arrow_type(column))
-    columns["row"] = pa.array(places, pa.int64())
+    columns[ROW] = pa.array(places, pa.int64())
     return frames.with_request_features(problem, pa.table(columns))
 
 
-def _reject(file: FileScorer, span: Span, part: list[Any], faults: list[RowFault]) -> None:
+def _reject(file: FileScorer, span: Span, part: Sequence[Row], faults: list[RowFault]) -> None:
     name, batch = rejected_table(file.problem.name), file.batch
     exists = file.tables.exists(name)
     if not faults and not exists:
         return
     reasons: dict[int, list[dict[str, Any]]] = {}
     for fault in faults:
-        reasons.setdefault(fault.row, []).append({"field": fault.field, "problem": fault.problem})
+        row = part[fault.row]
+        problem = fault.problem if isinstance(row, dict) else row
+        reasons.setdefault(fault.row, []).append({"field": fault.field, "problem": problem})
     assert isinstance(span.start, int)
     at = datetime.now(UTC)
     rows = [
-        {"batch": batch.id, "row": span.start + place, "reasons": json.dumps(why), "rejected_at": at,
-         "values": rowfiles.described(part[place])}
+        {BATCH: batch.id, ROW: span.start + place, "reasons": json.dumps(why, ensure_ascii=False), "rejected_at": at,
+         "values": described(part[place])}
         for place, why in reasons.items()
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, _REJECTED)
     file.tables.replace(name, table, batch.commit(span, len(rows)), where=span.predicate(batch.id) if exists else None)
+
+
+def _rejected(problem: Problem, tables: Tables, batch: Batch) -> pa.Table:
+    version = tables.version(rejected_table(problem.name))
+    if version is None:
+        return _REJECTED.empty_table()
+    return tables.read(version, filter=pc.field(BATCH) == batch.id).sort_by(ROW)
+
+
+def report_rejected(problem: Problem, tables: Tables, batch: Batch) -> tuple[int, str | None]:
+    """Write a batch's rejected rows among the reports, one JSON object a line: `row` (its place, from 0), `reasons` and
+    `values`. How many there are, and where they lie."""
+    rows = _rejected(problem, tables, batch)
+    if not len(rows):
+        return 0, None
+    lines = [
+        json.dumps(
+            {"row": row[ROW], "reasons": json.loads(row["reasons"]), "values": json.loads(row["values"])},
+            ensure_ascii=False,
+        )
+        for row in rows.to_pylist()
+    ]
+    key = f"reports/{problem.name}/rejected-{batch.id[:12]}.jsonl"
+    tables.store.put(key, ("\n".join(lines) + "\n").encode())
+    return len(rows), f"{tables.store.root}/{key}"
+
+
+def first_reasons(tables: Tables, problem: Problem, batch: Batch, most: int = 3) -> list[tuple[str, int]]:
+    """The commonest reasons of a batch's rejected rows, each with an example, and how many rows have it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for text in _rejected(problem, tables, batch)["reasons"].to_pylist():
+        for reason in json.loads(text):
+            said = reason["problem"]
+            kind = (reason["field"] or "", re.split("; got|, not ", said)[0] if reason["field"] else "line")
+            found.setdefault(kind, []).append(" ".join(filter(None, (reason["field"], said))))
+    commonest = sorted(found.values(), key=len, reverse=True)[:most]
+    return [(examples[0][:200], len(examples)) for examples in commonest]

@@ -36,6 +36,15 @@ class TableVersion(Reference):
         return f"{self.name}@{self.version}"
 
 
+class FileScores(Reference):
+    """What became of a file's rows: `scored` of them are in the predictions, `rejected` ones in a readable file too."""
+
+    predictions: TableVersion
+    scored: int
+    rejected: int
+    rejected_file: str | None = None
+
+
 class Snapshot(Reference):
     """An immutable training frame, `snapshots/<problem>/<sha256>/`, named by the SHA-256 of its Parquet bytes."""
 

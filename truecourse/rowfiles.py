@@ -1,157 +1,188 @@
-"""Files of rows to score: CSV, Parquet or JSON lines, row by row; none is skipped.
+"""Files of rows to score, read as ingest reads the problem's own table, for the contract to take or refuse.
 
-Cells are offered as what they say, never repaired: text that is no number stays text, for the contract to refuse.
+Of a problem whose request is its one table, a file is read by the dialect of the table's source, and a column by the
+type that the table declares; its label and columns that the model does not need may be absent. Files of other problems
+are read by the standard dialect (comma, header, UTF-8), and columns by the types of the request. Rows in JSON lines,
+where the source is no JSON, are read as requests are: ISO times, numbers without signs.
 """
 
-import csv
 import glob
-import gzip
-import io
 import json
-import math
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from truecourse.contract import Contract
-from truecourse.errors import RequestError, SourceError
-from truecourse.request import decode
+import pyarrow as pa
+
+from truecourse.cells import read_cells
+from truecourse.contract import DECISION_TIME, ID, Contract
+from truecourse.errors import SourceError
+from truecourse.problem import Problem
+from truecourse.reading import Rows, dialect, open_rows, require_columns
+from truecourse.records import Chunk
+from truecourse.schema import (
+    AnyColumn,
+    Csv,
+    Files,
+    Float,
+    Format,
+    Integer,
+    Objects,
+    PackageData,
+    Sql,
+    Table,
+    Text,
+    Time,
+)
+from truecourse.sources import Located, locate_file, named_format
+from truecourse.sql import connect, row_id
 from truecourse.storage import ObjectStore
 
-Row = Any
-"""A dict by field; anything else is a row that could not be read, and is refused as such."""
-_NULLS = frozenset({"", "NA"})
-_BOOLEANS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
+Row = dict[str, Any] | str
+"""The values by field; of a line that is no row, a sentence with its number, fault and text."""
 
 
-def find(source: str, store: ObjectStore, temporary: Path) -> list[Path]:
-    """The files of a path, a glob, or a key or glob of object storage, which are copied to `temporary`.
+class Unreadable:
+    """A cell that is not of its column's type: no value of the contract's either, which says so with the text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of a file, and each one's id where the file tells it."""
+
+    rows: list[Row]
+    ids: list[str | None]
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """How files of rows are read: the columns by name, the source's dialect and format, the key columns that make a
+    row's id and the column that is its decision time."""
+
+    contract: Contract
+    columns: Mapping[str, AnyColumn]
+    csv: Csv = field(default_factory=Csv)
+    format: Format | None = None
+    table: Table | None = None
+    needed: frozenset[str] = frozenset()
+    """The fields that a prediction depends on."""
+
+    @property
+    def time(self) -> str:
+        return (self.table.time if self.table else None) or ""
+
+    @classmethod
+    def of(cls, problem: Problem, contract: Contract) -> "RowFiles":
+        fields = {name: column for name, column in problem.request_fields.items() if name in contract.names}
+        extras: dict[str, AnyColumn] = {ID: Text(nulls=True), DECISION_TIME: Time()}
+        columns = {name: extras[name] for name in contract.extras} | fields
+        needed = problem.needed_fields & {*contract.names}
+        if not problem.is_plain:
+            return cls(contract, columns, needed=needed)
+        table, source = problem.label_table, problem.label_table.source
+        others = [name for name in (*table.key, table.time) if name is not None and name not in fields]
+        columns |= {name: table.columns[name] for name in others}
+        if isinstance(source, Sql):
+            return cls(contract, columns, table=table, needed=needed)
+        return cls(contract, columns, source.csv, source.format or named_format(_source_name(source)), table, needed)
+
+    def locate(self, uri: str, path: Path) -> Located:
+        """A file of rows. Raises SourceError for one whose format is not known."""
+        return locate_file(uri, path, named_format(uri, path) or self.format, self.csv)
+
+    def read(self, located: Located) -> Iterator[Part]:
+        """All rows of a file. Raises SourceError for a file that cannot be read, or lacks a column that the model
+        needs."""
+        columns = self.columns
+        if located.format == "jsonl" and self.format != "jsonl":
+            columns = {name: _as_requested(column) for name, column in columns.items()}
+        with open_rows(located) as rows:
+            present = self._present(located, rows)
+            for chunk in rows.chunks([rows.names.index(name) for name in present]):
+                if chunk.rows:
+                    yield self._part(chunk, {name: columns[name] for name in present}, dialect(located))
+
+    def _present(self, located: Located, rows: Rows) -> list[str]:
+        """The columns to read. A file of columns has all that a prediction depends on; JSON leaves out what is null."""
+        needed = [name for name in self.columns if name in self.needed]
+        if located.format == "jsonl":
+            needed = [name for name in needed if not self.columns[name].nulls]
+        if DECISION_TIME in self.contract.extras and DECISION_TIME not in rows.names:
+            needed.append(self.time or DECISION_TIME)
+        present = [name for name in self.columns if name in rows.names]
+        absent = {name for name in needed if name not in rows.names}
+        require_columns(located.uri, dict.fromkeys([*present, *needed]), rows.names, absent)
+        return present
+
+    def _part(self, chunk: Chunk, columns: Mapping[str, AnyColumn], csv: Csv) -> Part:
+        arrays: dict[str, pa.Array] = {}
+        failed: dict[str, dict[int, str]] = {}
+        for cells, (name, column) in zip(chunk.cells, columns.items(), strict=True):
+            arrays[name], failed[name] = read_cells(cells, column, csv)
+        values = {name: array.to_pylist() for name, array in arrays.items()}
+        for name, texts in failed.items():
+            for row, text in texts.items():
+                values[name][row] = Unreadable(text)
+        if self.time in values and DECISION_TIME in self.contract.extras:
+            values[DECISION_TIME] = values[self.time]
+        fields = [name for name in (*self.contract.extras, *self.contract.names) if name in values and name != ID]
+        rows: list[Row] = [
+            dict(zip(fields, row, strict=True)) for row in zip(*(values[name] for name in fields), strict=True)
+        ] if fields else [{} for _ in range(chunk.rows)]  # fmt: skip
+        for line in chunk.malformed:
+            rows[line.row] = f"line {line.line}: {line.fault}: {line.text}"
+        return Part(rows, self._ids(arrays, chunk.rows))
+
+    def _ids(self, arrays: Mapping[str, pa.Array], rows: int) -> list[str | None]:
+        if self.table and self.table.key and all(name in arrays for name in self.table.key):
+            keys = pa.table({name: arrays[name] for name in self.table.key})
+            keys = keys.append_column("_tc_row", pa.array(range(rows), pa.int64()))
+            with connect() as connection:
+                connection.register("keys", keys)
+                found = connection.sql(f"SELECT {row_id(self.table)} AS id FROM keys ORDER BY _tc_row")  # noqa: S608
+                ids: list[str | None] = found.to_arrow_table()["id"].to_pylist()
+            return ids
+        if ID in arrays and ID in self.contract.extras:
+            return [text or None for text in arrays[ID].to_pylist()]
+        return [None] * rows
+
+
+def _source_name(source: Files | PackageData | Objects) -> str:
+    return source.key if isinstance(source, Objects) else source.path
+
+
+def _as_requested(column: AnyColumn) -> AnyColumn:
+    if isinstance(column, Integer | Float):
+        return replace(column, symbol="")
+    return replace(column, format=None) if isinstance(column, Time) else column
+
+
+def find(source: str, store: ObjectStore, temporary: Path) -> list[tuple[str, Path]]:
+    """The files of a path, a glob, or a key or glob of object storage, which are copied to `temporary`; each with what
+    it is called.
 
     Raises SourceError if there are none."""
     local = sorted(Path(found) for found in glob.glob(source) if Path(found).is_file())  # noqa: PTH207 - the pattern may be absolute
     if local:
-        return local
+        return [(path.as_posix(), path) for path in local]
     prefix = source[: min((source.find(sign) for sign in "*?[" if sign in source), default=len(source))]
     is_key = bool(prefix) and not Path(source).is_absolute() and ".." not in Path(source).parts
     keys = [key for key in store.list(prefix) if key == source or fnmatch(key, source)] if is_key else []
-    for number, key in enumerate(keys):
-        store.download(key, temporary / f"{number}-{Path(key).name}")
-    if not keys:
+    found = [(f"object:{key}", temporary / f"{number}-{Path(key).name}") for number, key in enumerate(keys)]
+    for key, (_, path) in zip(keys, found, strict=True):
+        store.download(key, path)
+    if not found:
         cure = f"give a path, a glob, or a key below {store.root}"
         raise SourceError("no such file", where=source, cure=cure)
-    return [temporary / f"{number}-{Path(key).name}" for number, key in enumerate(keys)]
-
-
-def read(path: Path, contract: Contract) -> Iterator[Row]:
-    """Rows one by one, with the contract's fields only. Raises SourceError for a file that is none of the formats, or
-    lacks a column that no row may lack."""
-    name = path.name.removesuffix(".gz").removesuffix(".zip")
-    try:
-        if name.endswith(".parquet"):
-            yield from _parquet(path, contract)
-        elif name.endswith((".jsonl", ".ndjson")):
-            with _text(path) as lines:
-                yield from _jsonl(lines, contract)
-        elif name.endswith(".csv"):
-            with _text(path) as lines:
-                yield from _csv(path, lines, contract)
-        else:
-            cure = "name it .csv, .parquet or .jsonl (.gz and .zip are opened)"
-            raise SourceError("its name says no format", where=str(path), cure=cure)
-    except (OSError, UnicodeDecodeError, csv.Error, zipfile.BadZipFile) as error:
-        raise SourceError(f"cannot be read: {error}", where=str(path)) from error
-
-
-@contextmanager
-def _text(path: Path) -> Iterator[IO[str]]:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            members = [item for item in archive.namelist() if not item.endswith("/")]
-            if len(members) != 1:
-                raise SourceError(f"holds {len(members)} files, not one", where=str(path))
-            with archive.open(members[0]) as member:
-                yield io.TextIOWrapper(member, "utf-8-sig", newline="")
-    elif path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield file
-    else:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield file
-
-
-def _wanted(path: Path, present: list[str], contract: Contract) -> list[str]:
-    """The columns to read. Extra columns of a file are nobody's business."""
-    absent = [f.name for f in contract.fields if not f.nulls and f.name not in present]
-    absent += [name for name in contract.extras if name != "id" and name not in present]
-    if absent:
-        cure = f"it has {', '.join(present[:50])}"
-        raise SourceError(f"has no column {', '.join(absent)}", where=str(path), cure=cure)
-    return [name for name in (*contract.extras, *contract.names) if name in present]
-
-
-def _csv(path: Path, lines: IO[str], contract: Contract) -> Iterator[Row]:
-    reader = csv.reader(lines)
-    header = next(reader, [])
-    types = {field.name: field.type for field in contract.fields}
-    columns = [(header.index(name), name, types.get(name, "text")) for name in _wanted(path, header, contract)]
-    for cells in reader:
-        if len(cells) == len(header):
-            yield {name: _cell(cells[place], kind) for place, name, kind in columns}
-        elif cells:
-            yield f"{len(cells)} cells under {len(header)} columns: {','.join(cells)[:200]}"
-
-
-def _cell(text: str, kind: str) -> Any:
-    if text in _NULLS:
-        return None
-    if kind == "boolean":
-        return _BOOLEANS.get(text, text)
-    try:
-        return int(text) if kind == "integer" else float(text) if kind == "float" else text
-    except ValueError:
-        return text
-
-
-def _jsonl(lines: IO[str], contract: Contract) -> Iterator[Row]:
-    wanted = {*contract.extras, *contract.names}
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = decode(line.encode())
-        except RequestError:
-            yield f"no JSON: {line.strip()[:200]}"
-            continue
-        yield {name: row[name] for name in row if name in wanted} if isinstance(row, dict) else row
-
-
-def _parquet(path: Path, contract: Contract) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = _wanted(path, file.schema_arrow.names, contract)
-            for batch in file.iter_batches(batch_size=10_000, columns=columns):
-                for row in batch.to_pylist():
-                    yield {name: _value(value) for name, value in row.items()}
-    except pa.ArrowException as error:
-        raise SourceError(f"cannot be read: {error}", where=str(path)) from error
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    return value
+    return found
 
 
 def described(row: Row) -> str:

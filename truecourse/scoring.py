@@ -23,6 +23,7 @@ from truecourse.tables import Tables
 
 CHUNK_ROWS = 200_000
 """About as many rows are held at once."""
+BATCH, ROW = "batch", "row"
 _EPOCH = datetime(1970, 1, 1)
 _WIDEST, _NARROWEST = timedelta(days=512), timedelta(minutes=15)
 

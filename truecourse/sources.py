@@ -87,8 +87,12 @@ def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | N
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise SourceError(what, where=uri, cure="give the path of a file")
+    format = format or named_format(uri, path)
+    if format is None:
+        known = ", ".join(FORMATS)
+        cure = 'name it so, or give format="csv", for example, in its source'
+        raise SourceError(f"its name tells no format (known: {known})", where=uri, cure=cure)
     named = _name_inside(uri, path)
-    format = format or _format(named, uri)
     csv = csv or Csv()
     if re.search(r"\.tsv(\.gz|\.zip)?$", named, re.IGNORECASE) and csv.delimiter == ",":
         csv = replace(csv, delimiter="\t")
@@ -96,6 +100,13 @@ def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | N
         return Located(uri, path, sha256_file(path), path.stat().st_size, format, csv)
     except OSError as error:
         raise SourceError(error.strerror or str(error), where=uri, cure="check the file's owner and mode") from None
+
+
+def named_format(uri: str, path: Path | None = None) -> Format | None:
+    """The format that a file's name tells, or that of the one file in a zip; None if it tells none."""
+    name = uri if path is None else _name_inside(uri, path)
+    suffixes = [s for s in PurePosixPath(name.lower()).suffixes if s not in (".gz", ".zip")]
+    return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def _name_inside(uri: str, path: Path) -> str:
@@ -106,14 +117,6 @@ def _name_inside(uri: str, path: Path) -> str:
             members = _members(archive)
             return members[0].filename if len(members) == 1 else uri
     return uri
-
-
-def _format(name: str, uri: str) -> Format:
-    suffixes = [s for s in PurePosixPath(name.lower()).suffixes if s not in (".gz", ".zip")]
-    if suffixes and suffixes[-1] in FORMATS:
-        return FORMATS[suffixes[-1]]
-    known = ", ".join(FORMATS)
-    raise SourceError(f"its name tells no format (known: {known})", where=uri, cure='give format="csv", for example')
 
 
 def _files(base: Path, pattern: str, where: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """Batch scoring: nothing twice, nothing lost, whatever is repeated or killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -55,18 +56,44 @@ def test_rows_of_a_file_are_scored_or_rejected(trained: Trained, tmp_path: Path)
     tables = Tables()
     before = tables.version("predictions/deliveries")
     count = len(tables.read(before)) if before else 0
-    version = score("deliveries", source=str(file))
-    assert len(tables.read(version)) == count + 1
-    rejected = tables.read(tables.version("rejected/deliveries")).to_pylist()
-    assert sorted(row["row"] for row in rejected) == [1, 2]
-    assert score("deliveries", source=str(file)) == version
+    result = score("deliveries", source=str(file))
+    assert (result.scored, result.rejected) == (1, 2)
+    assert len(tables.read(result.predictions)) == count + 1
+    told = [json.loads(line) for line in Path(result.rejected_file).read_text().splitlines()]
+    assert [row["row"] for row in told] == [1, 2]
+    assert told[0]["reasons"] == [{"field": "promised", "problem": "must be a number, not x"}]
+    assert told[0]["values"]["promised"] == "x"
+    assert told[1]["reasons"][0]["problem"] == "line 4: has 2 cells, not 6: short,c01"
+    assert score("deliveries", source=str(file)) == result
+
+
+def test_a_row_without_an_id_has_one_that_no_other_batch_has(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    header, row = HEADER.partition(",")[2], "c01,north,30,2.5,2024-02-27T10:00:00Z\n"
+    ids: list[set[str]] = []
+    for text in (row, row + row):
+        file.write_text(header + text)
+        before = {r["id"] for r in Tables().read(Tables().version("predictions/deliveries")).to_pylist()}
+        written = score("deliveries", source=str(file)).predictions
+        ids.append({r["id"] for r in Tables().read(written).to_pylist()} - before)
+    assert [len(new) for new in ids] == [1, 2]
+
+
+def test_a_file_of_which_no_row_can_be_scored_says_why(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(HEADER + "bad,c01,west,x,2.5,2024-02-27T10:00:00Z\n" * 3)
+    with pytest.raises(SourceError, match="not one of 3 rows can be scored: 3 × promised must be a number, not x"):
+        score("deliveries", source=str(file))
+    file.write_text(HEADER)
+    with pytest.raises(SourceError, match="has no rows"):
+        score("deliveries", source=str(file))
 
 
 def test_files_that_cannot_be_scored_are_clear_errors(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
         score("deliveries", source=str(tmp_path / "none.csv"))
     (tmp_path / "few.csv").write_text("courier\nc01\n")
-    with pytest.raises(SourceError, match="has no column depot"):
+    with pytest.raises(SourceError, match=r"has no column .*'depot'"):
         score("deliveries", source=str(tmp_path / "few.csv"))
 
 

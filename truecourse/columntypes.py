@@ -1,5 +1,6 @@
 """Choosing each column's declaration: the narrowest by which the parser reads nearly all of its staged cells."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from truecourse.timeformats import is_day_first, other_order
 _SAMPLE = 2000
 _SHOWN = 5
 _KEPT = 500
+_LONG = re.compile(r"(?<![\d.,])\d{19,}(?![\d.,])")
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,10 @@ def _best(column: _Column, remarks: list[str]) -> _Trial | None:
     if times and times[0] is passing[0]:
         return _best_time(times, csv_day_first=False, remarks=remarks)
     best = passing[0]
+    whole = next((t for t in column.trials if isinstance(t.column, Integer)), best)
+    if isinstance(best.column, Integer | Float) and _LONG.search(" ".join(whole.failed)):
+        remarks.append("digits beyond 64 bits are kept as text, so that they stay exact")
+        return None
     if isinstance(best.column, Integer):
         wider = next((t for t in passing if isinstance(t.column, Float) and t.count < best.count), None)
         if wider is None and _are_codes(column, best, remarks):

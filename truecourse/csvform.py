@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from truecourse.decoding import detect_encoding, marked_encoding
@@ -31,11 +32,11 @@ def file_format(file: Path, where: str) -> Format:
         head = opened.read(4096)
     if head[:4] == b"PAR1":
         return "parquet"
-    if marked_encoding(file) is None and _wide_encoding(head) is None and b"\0" in head:
-        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
     if head[:4] == b"PK\3\4":
         cure = "if it is a workbook, save its sheet as CSV; if it is an archive, name it .zip"
         raise SourceError("is a zip archive or an Excel workbook", where=where, cure=cure)
+    if marked_encoding(file) is None and _wide_encoding(head) is None and b"\0" in head:
+        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith((b"[{", b"[\n", b"[ ", b"[\r")):
         cure = "write one JSON object a line (JSON lines), or CSV"
@@ -53,13 +54,13 @@ def csv_form(file: Path, where: str) -> CsvForm:
     text = head.decode(encoding, errors="ignore").removeprefix("\ufeff")
     if "\0" in text[:HEAD]:
         raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
-    lines = text.splitlines(keepends=True)
-    whole = "".join(lines[:-1] if len(head) == HEAD and len(lines) > 1 else lines)
+    ended = max(text.rfind("\n"), text.rfind("\r")) + 1
+    whole = text[:ended] if len(head) == HEAD and ended else text
     best = _declared(whole) or max((_layout(whole, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
     if not any(name.strip() for name in best.header):
         raise SourceError("has no header line", where=where, cure="name the columns in its first line")
     _require_agreement(best, where)
-    titles = tuple(line.strip() for line in whole.splitlines()[: best.skipped])
+    titles = tuple(line.strip() for line in islice(io.StringIO(whole, newline=""), best.skipped))
     made = Csv(delimiter=best.delimiter, encoding=encoding, skip_lines=best.skipped)
     return CsvForm(made, best.header, titles)
 
@@ -120,7 +121,7 @@ def _past_titles(rows: list[list[str]], start: int, width: int) -> int:
 
 def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The first rows, blank ones left out, each with the number of the line it begins on."""
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     begins, found = 1, 0
     try:
         for row in reader:

@@ -46,7 +46,7 @@ def check_source(problem: Problem) -> DataCheck:
             for batch in read_batches(located, table):
                 for text in batch.column(UNREADABLE).drop_null().to_pylist():
                     texts = json.loads(text)
-                    unreadable.update([LINE] if LINE in texts else texts)
+                    unreadable.update([LINE] if LINE in texts else list(texts))
                 kept.append(batch.take(pa.array(range(-rows % step, len(batch), step), pa.int64())))
                 rows += len(batch)
                 if sum(map(len, kept)) > 2 * MOST_ROWS:

@@ -26,8 +26,8 @@ _LATER = re.compile(
     r"(^|[^a-z])(end|ended|due|closed?|closing|expir\w*|deliver\w*|ship\w*|finish\w*|updated?|modified|resolved|paid)",
     re.IGNORECASE,
 )
-_POSITIVE = {"1", "yes", "y", "true", "t", "positive", "pos"}
-_NEGATIVE = {"0", "-1", "no", "n", "false", "f", "negative", "neg"}
+_POSITIVE = {"1", "yes", "y", "true", "t", "positive", "pos", "up", "high", "bad", "default", "churned"}
+_NEGATIVE = {"0", "-1", "no", "n", "false", "f", "negative", "neg", "down", "low", "good"}
 _UUID = re.compile(r"^\{?[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?$")
 
 
@@ -53,6 +53,16 @@ class Guesses:
     def features(self) -> list[ColumnProfile]:
         """Columns that a request has."""
         return [c for c in self.columns if c not in (self.label, self.key, self.time)]
+
+    def sets_aside(self, column: ColumnProfile) -> bool:
+        """Whether a cell of the column that does not parse sends its row to quarantine: everywhere, but where the draft
+        has it reported only and a value may be missing."""
+        return column in (self.label, self.key, self.time) or not column.nulls or bool(column.totals)
+
+    def rows_set_aside(self, file: FileProfile) -> int:
+        """Rows that cannot be read in a column that is declared so."""
+        strict = {column.position for column in self.columns if self.sets_aside(column)}
+        return sum(count for columns, count in file.unreadable.items() if columns & strict)
 
     def inputs(self) -> list[ColumnProfile]:
         """Columns that the model is given."""
@@ -277,7 +287,7 @@ def _left_out(
 def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
     """Why a column is declared, and kept from the model."""
     if isinstance(column.declared, Text) and column.distinct > max(20, min(1000, column.held // 4)):
-        return "nearly every text is another, which teaches a model nothing"
+        return f"{column.distinct} different texts are too many for a category"
     if _counts(column, file):
         return "it counts the rows, which says nothing about a new one"
     if isinstance(column.declared, Integer | Text) and column.unique and _identifies(column.name):

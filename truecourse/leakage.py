@@ -132,7 +132,10 @@ def _of_classes(
     if len(label.shown) == 2:
         auc = _auc(numbers[filled], truth)
         if max(auc, 1 - auc) >= 0.997:
-            yield Suspect((name,), f"orders {label.name} almost perfectly: AUC {max(auc, 1 - auc):.4f}{share}", False)
+            exact = max(auc, 1 - auc) == 1 and len(truth) == len(codes) >= 500 and bool(errors >= 50)
+            how = "determines" if exact else "orders"
+            what = f"{how} {label.name} {'by a threshold' if exact else 'almost perfectly'}"
+            yield Suspect((name,), f"{what}: AUC {max(auc, 1 - auc):.4f}{share}", exact)
     wrong = _neighbour_errors(numbers[filled], truth)
     if wrong <= 0.02 * errors:
         what = f"sorts the rows by {label.name}: neighbours agree in {1 - wrong / len(truth):.2%} of rows{share}"

@@ -4,6 +4,7 @@ Every column is typed by the declaration that reads nearly all of its cells, tri
 of ingest; the few exceptions are counted and kept. Memory is bounded: cells are staged on disk, and DuckDB spills."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -93,19 +94,14 @@ class FileProfile:
     malformed_lines: int
     totals: tuple[str, ...]
     """Rows of totals at the end of the files, as text."""
-    unreadable_rows: int
-    """Rows with a cell that does not parse."""
+    unreadable: dict[frozenset[int], int]
+    """Rows with cells that do not parse, by the positions of their columns."""
     absent: tuple[str, ...] = ()
     """Columns that only some of the files have."""
 
     @property
     def path(self) -> Path:
         return self.files[0]
-
-    @property
-    def set_aside(self) -> int:
-        """Rows that ingest will set aside."""
-        return self.unreadable_rows + self.malformed_lines + len(self.totals)
 
 
 def table_name(data: str) -> str:
@@ -150,14 +146,14 @@ def profile(data: str | Path, label: str | None = None) -> FileProfile:
         times = {c.name: _days(connection, c.position, labelled) for c in columns if c.type == "Time"}
     return FileProfile(
         source, files, staged.format, types.csv, staged.titles, staged.rows, columns, times, loaded.sample,
-        staged.malformed, staged.malformed_lines, staged.totals, loaded.unreadable, staged.absent,
+        staged.malformed, staged.malformed_lines, staged.totals, dict(loaded.unreadable), staged.absent,
     )  # fmt: skip
 
 
 @dataclass
 class _Loaded:
     sample: dict[str, pa.Array]
-    unreadable: int
+    unreadable: Counter[frozenset[int]]
 
 
 def _load(
@@ -166,20 +162,21 @@ def _load(
     """The typed rows as DuckDB's table `data`, columns by position."""
     declared = {i: c.declared for i, c in enumerate(choices) if c.declared is not None}
     schema = pa.schema([(f"c{i}", arrow_type(column)) for i, column in declared.items()] or [("none", pa.null())])
-    loaded = _Loaded({}, 0)
+    loaded = _Loaded({}, Counter())
     kept: list[pa.RecordBatch] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         before = 0
         step = max(1, -(-staged.rows // MOST_ROWS))
         for batch in staged.batches():
-            bad: set[int] = set()
+            bad: dict[int, list[int]] = {}
             arrays = []
             for i, column in declared.items():
                 array, failed = read_cells(batch.column(i), column, csv)
                 arrays.append(array)
-                bad.update(failed)
-            loaded.unreadable += len(bad)
+                for row in failed:
+                    bad.setdefault(row, []).append(i)
+            loaded.unreadable.update(map(frozenset, bad.values()))
             typed = pa.RecordBatch.from_arrays(arrays or [pa.nulls(len(batch))], schema=schema)
             kept.append(typed.take(pa.array(range(-before % step, len(typed), step), pa.int64())))
             before += len(typed)

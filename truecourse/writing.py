@@ -16,7 +16,11 @@ from truecourse.sources import FORMATS
 _FEW_ONE_OF = 10
 _CROSS_VALIDATED = 5000
 """Rows; of more, a fifth is enough to choose the rounds by."""
-NO_KEY = 'what a file holds now stands for what it held before (combine="replace"), and rows of other files are added'
+NO_KEY = (
+    'combine="replace" (default): the newest content of a file stands for it; write combine="append" if each new '
+    "content of a file holds only new rows"
+)
+WITH_KEY = 'combine="upsert" (default): by key, the row of the latest delivery wins; no row goes'
 
 
 def problem_source(name: str, file: FileProfile, guesses: Guesses) -> str:
@@ -77,7 +81,7 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
     }
     if guesses.key is not None:
         keywords["key"] = [guesses.key.name]
-        why["key"] = f"guessed: {guesses.key_reason}; a later row with the same key is a correction"
+        why["key"] = f"guessed: {guesses.key_reason}; {WITH_KEY}"
     if guesses.time is not None:
         keywords["time"] = guesses.time.name
         why["time"] = f"guessed: {guesses.time_reason}"
@@ -86,7 +90,8 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
         why["columns"] = f"no key: {guesses.key_reason}; {NO_KEY}"
     keywords["rows"] = (max(1, file.rows // 2), None)
     why["rows"] = f"guessed: there are {file.rows} rows, and half as many would be suspicious"
-    aside = file.set_aside / (file.rows + file.malformed_lines + len(file.totals))
+    others = file.malformed_lines + len(file.totals)
+    aside = (guesses.rows_set_aside(file) + others) / (file.rows + others)
     if aside > 0.025:
         keywords["max_quarantined"] = min(1.0, math.ceil(200 * aside) / 100)
         why["max_quarantined"] = f"guessed: {aside:.1%} of the rows seen cannot be read, and twice as many may be so"
@@ -111,8 +116,6 @@ def file_lines(file: FileProfile) -> list[str]:
         lines.append(f"{_rows(len(file.totals))} of totals at the end, set aside ({file.totals[0]!r})")
     if file.malformed_lines:
         lines.append(f"{file.malformed_lines} lines that are no rows, set aside ({file.malformed[0]!r})")
-    if file.unreadable_rows:
-        lines.append(f"{_rows(file.unreadable_rows)} with cells that do not parse, set aside")
     return lines
 
 
@@ -151,6 +154,8 @@ def _column(column: ColumnProfile, guesses: Guesses) -> Call:
         said["one_of"] = sorted(str(value) for value, _ in column.counts)
     if column.nulls:
         said["nulls"] = True
+    if column.unreadable > 0.025 * column.rows:
+        said["max_unreadable"] = min(1.0, math.ceil(200 * column.unreadable / column.rows) / 100)
     if column not in (guesses.label, guesses.key, guesses.time):
         if column.name in guesses.no_feature:
             said["feature"] = False
@@ -181,7 +186,8 @@ def column_lines(column: ColumnProfile, guesses: Guesses) -> list[str]:
     if column.unreadable:
         kind = {"Time": "moment", "Boolean": "boolean"}.get(str(column.type), "number")
         shown = ", ".join(f"{text!r} {count}" for text, count in column.exceptions)
-        lines.append(f"no {kind} in {_rows(column.unreadable)}, which are set aside: {shown}")
+        then = "set aside" if guesses.sets_aside(column) else "read as missing, and counted"
+        lines.append(f"no {kind} in {_rows(column.unreadable)}, {then}: {shown}")
     if column.totals:
         lines.append(f"rows of totals ({', '.join(map(repr, column.totals))}) are set aside")
     if column.name in guesses.no_feature:
@@ -248,7 +254,8 @@ truecourse serve --problem {name}
 def noticed_lines(file: FileProfile, guesses: Guesses) -> list[str]:
     """One line for each thing that a careful reader would want to know: key, time, how the files are written, leak
     suspects, columns that are left out or kept from the model, cells that do not parse."""
-    key = f"`{guesses.key.name}`: {guesses.key_reason}" if guesses.key else f"none: {guesses.key_reason}; {NO_KEY}"
+    key = f"`{guesses.key.name}`: {guesses.key_reason}; {WITH_KEY}" if guesses.key else None
+    key = key or f"none: {guesses.key_reason}; {NO_KEY}"
     time = f"`{guesses.time.name}`: {guesses.time_reason}" if guesses.time else f"none: {guesses.time_reason}"
     lines = [f"Key: {key}.", f"Time: {time}.", *(f"The data: {line}." for line in file_lines(file))]
     for suspect in guesses.suspects:

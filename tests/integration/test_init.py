@@ -1,11 +1,12 @@
 """`truecourse init` on files of every kind: what it guesses is sound, marked, formatted, and runs unedited."""
 
 import gzip
+import json
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from itertools import takewhile
 from pathlib import Path
 from uuid import uuid4
@@ -18,12 +19,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tasks.ingest import ingest_sources
+from tasks.validate import validate_new
 from truecourse.check import check_problem
 from truecourse.errors import ProblemError, SourceError
 from truecourse.loading import load_problem
 from truecourse.problem import Files, Problem, RandomSplit, TimeSplit
-from truecourse.scaffold import scaffold
+from truecourse.scaffold import Draft, scaffold
 from truecourse.schema import Boolean, Float, Integer, Text, Time
+from truecourse.tables import Tables, clean_table
 
 
 @pytest.fixture
@@ -272,20 +276,70 @@ def odd_tables(draw: st.DrawFn) -> pa.Table:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
-@given(table=odd_tables(), parquet=st.booleans())
-def test_odd_tables_give_sound_problems_or_clear_errors(table: pa.Table, parquet: bool, problems: Path) -> None:
-    """Whatever the names and the values: a draft that loads and has no faults, or an error of ours."""
+@given(table=odd_tables(), kind=st.sampled_from(["csv", "parquet", "jsonl"]))
+def test_odd_tables_give_sound_problems_or_clear_errors(table: pa.Table, kind: str, problems: Path) -> None:
+    """Whatever the names and the values: a draft that has no faults and takes its own data in, or an error of ours."""
     name = f"odd_{uuid4().hex}"
-    data = problems.parent / f"{name}.{'parquet' if parquet else 'csv'}"
-    if parquet:
-        pq.write_table(table, data)
-    else:
-        table.to_pandas().to_csv(data, index=False)
+    data = problems.parent / f"{name}.{kind}"
+    write_table(table, data)
     try:
-        scaffold(name, data, "the label")
+        draft = scaffold(name, data, "the label")
     except (ProblemError, SourceError):
         return
-    assert check_problem(load_problem(name)) == []
+    problem = load_problem(name)
+    assert check_problem(problem) == []
+    taken_in(problem, draft)
+
+
+def write_table(table: pa.Table, data: Path) -> None:
+    if data.suffix == ".parquet":
+        pq.write_table(table, data)
+    elif data.suffix == ".jsonl":
+        rows = [{k: v.isoformat() if isinstance(v, date) else v for k, v in row.items()} for row in table.to_pylist()]
+        data.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        table.to_pandas().to_csv(data, index=False)
+
+
+def taken_in(problem: Problem, draft: Draft) -> None:
+    """Ingest and validate accept what the problem was drafted from, and set aside what init said, no more."""
+    (table,) = problem.tables
+    tables = Tables()
+    ingest_sources(problem, table, tables)
+    validate_new(problem, table, tables, datetime(2024, 1, 1))
+    version = tables.version(clean_table(problem.name, table.name))
+    clean = tables.read(version).num_rows if version else 0
+    assert clean == draft.file.rows - draft.guesses.rows_set_aside(draft.file)
+
+
+TABLES = {
+    "five rows": pd.DataFrame({"a": range(5), "b": list("xyxyx"), "y": [0, 1, 0, 1, 0]}),
+    "three positives": pd.DataFrame({"a": np.arange(200) % 17, "y": [1] * 3 + [0] * 197}),
+    "300 columns": pd.DataFrame({f"c{n}": np.arange(60) * n % 31 for n in range(300)} | {"y": np.arange(60) % 2}),
+    "900 categories": pd.DataFrame(
+        {"city": [f"town {n % 900}" for n in range(3000)], "size": np.arange(3000) % 71, "y": np.arange(3000) % 2}
+    ),
+    "odd names": pd.DataFrame(
+        {name: [n * 7 % 9 for n in range(60)]
+         for name in ("a.b", "c d", "100%", "q\"uo'te", "two\nlines", "class", "SELECT", "naïve", "A", "a", "{x}")}
+        | {"y": [n * 7 % 3 for n in range(60)]}
+    ),
+    "constants and blanks": pd.DataFrame(
+        {"same": 1, "none": None, "text": "x", "size": np.arange(60) % 7, "y": np.arange(60) % 2}
+    ),
+    "one odd cell in ten": pd.DataFrame({"a": ["oops", *map(str, range(9))] * 3, "b": range(30), "y": [0, 1] * 15}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("named", TABLES)
+def test_small_and_wide_tables_are_taken_in(named: str, kind: str, problems: Path) -> None:
+    data = problems.parent / f"data.{kind}"
+    write_table(pa.Table.from_pandas(TABLES[named]), data)
+    draft = scaffold("drafted", data, "y")
+    problem = load_problem("drafted")
+    assert check_problem(problem) == []
+    taken_in(problem, draft)
 
 
 @pytest.mark.timeout(400)

@@ -1,16 +1,19 @@
 """`truecourse init` on small files that other tools, and once this one, got wrong: each with the right values."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from truecourse.check import check_problem
+from truecourse.datacheck import check_frame, check_source
 from truecourse.errors import ProblemError, SourceError
 from truecourse.loading import load_problem
-from truecourse.problem import Problem, RandomSplit, TimeSplit
+from truecourse.problem import Label, Problem, RandomSplit, TimeSplit
 from truecourse.scaffold import Draft, scaffold
-from truecourse.schema import Boolean, Files, Float, Integer, Text, Time
+from truecourse.schema import Boolean, Files, Float, Integer, Table, Text, Time
 
 CASES = Path(__file__).parent.parent / "data" / "cases"
 
@@ -89,6 +92,13 @@ def test_identifiers_of_nineteen_digits_are_exact_and_the_key(problems: Path) ->
     problem, _ = drafted(CASES / "10-nineteen-digits" / "tweets.csv", "bought")
     assert isinstance(problem.tables[0].columns["tweet_id"], Integer)
     assert problem.tables[0].key == ("tweet_id",)
+
+
+def test_digits_beyond_64_bits_stay_exact(problems: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "data.csv", ["id,size,y", *(f"{2**63 + n},{n % 7},{n % 2}" for n in range(60))])
+    problem, draft = drafted(data, "y")
+    assert isinstance(problem.tables[0].columns["id"], Text)
+    assert draft.file.sample["id"][1].as_py() == str(2**63 + 1)
 
 
 def test_the_whole_file_is_read(problems: Path, tmp_path: Path) -> None:
@@ -318,3 +328,47 @@ def test_a_sum_that_is_the_label_is_kept_from_the_model(problems: Path, tmp_path
     assert set(problem.features) == {"hour"}
     assert any("casual + registered equals it in 100.00% of rows" in line for line in draft.noticed)
     assert isinstance(problem.split, RandomSplit)
+
+
+def test_check_data_names_suspects_and_unreadable_cells(problems: Path, tmp_path: Path) -> None:
+    rows = [f"{n * 7 % 31},{n * 13 % 97},{'?!' if n == 5 else n % 24},{n * 7 % 31 + n * 13 % 97}" for n in range(300)]
+    scaffold("drafted", written(tmp_path / "bikes.csv", ["casual,registered,hour,count", *rows]), "count")
+    assert check_source(load_problem("drafted")).suspects == ()  # the draft keeps them from the model
+    file = problems / "drafted" / "problem.py"
+    file.write_text(file.read_text().replace("feature=False, ", ""))
+    looked = check_source(load_problem("drafted"))
+    (suspect,) = looked.suspects
+    assert suspect.columns == ("casual", "registered")
+    assert (looked.rows, looked.unreadable) == (300, {"hour": 1})
+    assert [line.startswith("suspected leak: casual and registered") for line in looked.warnings()] == [True, False]
+
+
+def test_check_data_looks_at_the_features_of_a_frame(problems: Path) -> None:
+    table = Table("t", source=Files("t.csv"), columns={"y": Integer(), "a": Float(), "b": Float()})
+    problem = Problem("p", kind="binary", tables=[table], label=Label(column="y"))
+    labels = [n % 2 for n in range(600)]
+    frame = pa.table(
+        {"a": [y + n / 1000 for n, y in enumerate(labels)], "b": [n % 7 for n in range(600)], "label": labels}
+    )
+    looked = check_frame(problem, frame)
+    assert [suspect.columns for suspect in looked.suspects] == [("a",)]
+    assert "suspected leak: a determines label by a threshold" in looked.warnings()[0]
+
+
+def test_what_was_noticed_is_the_same_in_the_terminal_the_readme_and_json(problems: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cli.main import app
+
+    said = ["init", "drafted", "--data", str(CASES / "03-duplicate-header" / "joined.csv"), "--label", "bought"]
+    answer = CliRunner().invoke(app, [*said, "--json"])
+    assert answer.exit_code == 0
+    document = json.loads(answer.stdout)
+    assert document["left_out"]["id (column 1)"].startswith("its name stands twice")
+    assert (document["kind"], document["features"], document["suspects"]) == ("binary", ["visits"], [])
+    readme = (problems / "drafted" / "README.md").read_text()
+    (problems / "drafted").rename(problems / "was")
+    shown = CliRunner().invoke(app, said).stdout.replace("\n", " ")
+    for line in document["noticed"]:
+        assert line in readme
+        assert line[:60] in " ".join(shown.split())

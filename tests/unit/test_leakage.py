@@ -47,8 +47,9 @@ def test_what_tells_a_number(features: Any, label: Any, columns: tuple[str, ...]
     ("feature", "words", "determines"),
     [
         (np.where(BINARY, "yes", "no"), "determines y in every row", True),
-        (BINARY + RANDOM.normal(0, 0.1, ROWS), "AUC 1.0000", False),
-        (np.argsort(np.argsort(BINARY, kind="stable")), "AUC 1.0000", False),
+        (BINARY + RANDOM.normal(0, 0.1, ROWS), "by a threshold: AUC 1.0000", True),
+        (BINARY * 4.5 + RANDOM.normal(0, 1, ROWS), "orders y almost perfectly: AUC 0.99", False),
+        (np.argsort(np.argsort(BINARY, kind="stable")), "AUC 1.0000", True),
         ([f"boat {n % 9}" if y else None for n, y in enumerate(BINARY)], "is filled in", False),
         ([None if y else n % 9 for n, y in enumerate(BINARY)], "is filled in", False),
         ([n % 7 if y or n % 2 else None for n, y in enumerate(BINARY)], "is empty in", False),

@@ -14,7 +14,7 @@ from truecourse.contract import Contract, RequestField, example
 from truecourse.errors import ModelError, PlatformError, RequestError
 from truecourse.processes import Child
 from truecourse.references import ModelVersion
-from truecourse.scoring import predictions_table
+from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
 from truecourse.wording import suggestion
@@ -81,7 +81,7 @@ def _newest_scored(version: ModelVersion, names: list[str], count: int) -> list[
     reference = tables.version(name)
     if reference is None:
         return []
-    mine = pc.field("model_version") == version.version
+    mine = pc.field(MODEL_VERSION) == version.version
     times = tables.read(reference, ["decision_time"], mine)["decision_time"]
     newest = pc.unique(times).sort(order="descending")[:count]
     rows = tables.read(reference, names, mine & pc.field("decision_time").isin(newest))
@@ -95,11 +95,11 @@ def batch_score(version: ModelVersion, row: Mapping[str, Any]) -> float | None:
 
     tables = Tables()
     reference = tables.version(predictions_table(version.problem))
-    if reference is None or "score" not in tables.dataset(reference).schema.names:
+    if reference is None or SCORE not in tables.dataset(reference).schema.names:
         return None
-    mine = (pc.field("id") == str(row.get("id"))) & (pc.field("model_version") == version.version)
-    found = tables.read(reference, ["score", "scored_at"], mine).sort_by([("scored_at", "descending")])
-    return found["score"][0].as_py() if len(found) else None
+    mine = (pc.field("id") == str(row.get("id"))) & (pc.field(MODEL_VERSION) == version.version)
+    found = tables.read(reference, [SCORE, SCORED_AT], mine).sort_by([(SCORED_AT, "descending")])
+    return found[SCORE][0].as_py() if len(found) else None
 
 
 def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str, Any]:

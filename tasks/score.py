@@ -77,7 +77,7 @@ def _score_times(
 def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, frame: pa.Table) -> None:
     """Of a problem with no time: parts are slices of the canonical order."""
     done = Done(tables, problem.name, batch)
-    frame = frame.append_column("row", pa.array(range(len(frame)), pa.int64()))
+    frame = frame.append_column(scoring.ROW, pa.array(range(len(frame)), pa.int64()))
     for span in scoring.row_spans(len(frame)):
         if not done.has(span):
             assert isinstance(span.start, int)

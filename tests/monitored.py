@@ -15,6 +15,7 @@ from truecourse.encoding import columns_of
 from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.monitoring.findings import Report
 from truecourse.references import ModelVersion, Snapshot, Window
+from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT
 from truecourse.snapshot import Manifest, save
 from truecourse.storage import open_store
 from truecourse.tables import Tables
@@ -73,10 +74,10 @@ def score(version: ModelVersion, rows: pa.Table, number: int | None = None) -> N
     problem = load_problem("deliveries")
     model = registry.open_model(version, problem.kind)
     scores = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features))).astype(np.float64)
-    made = rows.select(["id", "decision_time", *problem.features]).append_column("score", pa.array(scores))
+    made = rows.select(["id", "decision_time", *problem.features]).append_column(SCORE, pa.array(scores))
     for name, values in (
-        ("model_version", pa.array([number or version.version] * len(rows), pa.int64())),
-        ("scored_at", pa.array([datetime.now(UTC)] * len(rows), pa.timestamp("us", tz="UTC"))),
+        (MODEL_VERSION, pa.array([number or version.version] * len(rows), pa.int64())),
+        (SCORED_AT, pa.array([datetime.now(UTC)] * len(rows), pa.timestamp("us", tz="UTC"))),
     ):
         made = made.append_column(name, values)
     Tables().append(PREDICTIONS, made, {"flow": "score"})

@@ -12,6 +12,9 @@ from pydantic.dataclasses import dataclass
 
 CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
+RESERVED_PREFIX = "_tc_"
+"""Our own columns in stored tables start with it, and no column of a user's does: any other name is theirs."""
+
 Severity = Literal["critical", "warning", "info"]
 """critical: the flow stops, nothing is written; warning: the row is quarantined; info: the row stays, reported."""
 

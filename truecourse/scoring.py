@@ -5,7 +5,7 @@ its span, so that whatever is repeated leaves no duplicates, and what a killed r
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,13 +17,25 @@ import pyarrow.compute as pc
 from truecourse.encoding import Array, Vocabulary
 from truecourse.frame import UTC_TIME
 from truecourse.prediction import Scores
-from truecourse.problem import Problem
+from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion, Window
+from truecourse.schema import RESERVED_PREFIX
 from truecourse.tables import Tables
 
 CHUNK_ROWS = 200_000
 """About as many rows are held at once."""
-BATCH, ROW = "batch", "row"
+SCORE = f"{RESERVED_PREFIX}score"
+"""Of a multiclass model one column a class, `_tc_score_<class>`: see score_columns()."""
+PREDICTION = f"{RESERVED_PREFIX}prediction"
+MODEL_VERSION = f"{RESERVED_PREFIX}model_version"
+MODEL_SHA256 = f"{RESERVED_PREFIX}model_sha256"
+SCORED_AT = f"{RESERVED_PREFIX}scored_at"
+CONTRIBUTIONS = f"{RESERVED_PREFIX}contributions"
+BATCH = f"{RESERVED_PREFIX}batch"
+ROW = f"{RESERVED_PREFIX}row"
+"""A row's place in its source."""
+_OURS = (SCORE, PREDICTION, MODEL_VERSION, MODEL_SHA256, SCORED_AT, CONTRIBUTIONS, BATCH, ROW)
+"""Our columns of the predictions table, beside the user's."""
 _EPOCH = datetime(1970, 1, 1)
 _WIDEST, _NARROWEST = timedelta(days=512), timedelta(minutes=15)
 
@@ -33,13 +45,21 @@ def predictions_table(problem: str) -> str:
 
 
 def scored_by_id(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
-    """The predictions of the rows with this id, the last scored first."""
+    """The predictions of the rows with this id as records, the last scored first: our columns by their bare names,
+    `scores` by class of a multiclass model, and the row's own under `values`."""
     reference = tables.version(predictions_table(problem))
     if reference is None:
         return []
     found = tables.read(reference, filter=pc.field("id").cast(pa.string()) == id)
-    rows: list[dict[str, Any]] = found.sort_by([("scored_at", "descending")]).to_pylist()
-    return rows
+    return [_record(row) for row in found.sort_by([(SCORED_AT, "descending")]).to_pylist()]
+
+
+def _record(row: dict[str, Any]) -> dict[str, Any]:
+    scores = {name.removeprefix(f"{SCORE}_"): row[name] for name in row if name.startswith(f"{SCORE}_")}
+    ours = {name.removeprefix(RESERVED_PREFIX): row[name] for name in _OURS if name in row}
+    known = {name: row.get(name) for name in ("id", "decision_time")}
+    values = {name: row[name] for name in row if not name.startswith(RESERVED_PREFIX) and name not in known}
+    return known | ours | ({"scores": scores} if scores else {}) | {"values": values}
 
 
 def rejected_table(problem: str) -> str:
@@ -64,8 +84,8 @@ class Span:
         """The Delta predicate of the span's rows."""
         if isinstance(self.start, datetime) and isinstance(self.end, datetime):
             start, end = f"'{self.start.isoformat()}Z'", f"'{self.end.isoformat()}Z'"
-            return f"batch = '{batch}' AND decision_time >= {start} AND decision_time < {end}"
-        return f"batch = '{batch}' AND row >= {self.start} AND row < {self.end}"
+            return f"{BATCH} = '{batch}' AND decision_time >= {start} AND decision_time < {end}"
+        return f"{BATCH} = '{batch}' AND {ROW} >= {self.start} AND {ROW} < {self.end}"
 
     def dump(self) -> list[str] | list[int]:
         if isinstance(self.start, datetime) and isinstance(self.end, datetime):
@@ -134,21 +154,21 @@ def scored(
 ) -> pa.Table:
     """A frame's ids, times, fields and features, with scores, prediction and where they come from.
 
-    `frame` may carry `row`, each row's place in its source. `at`: the moment of scoring, UTC.
+    `frame` may carry ROW, each row's place in its source. `at`: the moment of scoring, UTC.
     """
     count = len(frame)
     names = ["id", *(["decision_time"] if problem.has_time else []), *problem.request_fields, *problem.features]
     result = frame.select(list(dict.fromkeys(names)))
     told = [None] * count if scores.attributions is None else _contributions(vocabulary, *scores.attributions)
     added: dict[str, pa.Array] = {
-        **_scores(vocabulary, scores.output),
-        "prediction": pa.array(scores.predicted, pa.float64() if problem.kind == "regression" else pa.string()),
-        "model_version": pa.array(np.full(count, batch.version.version), pa.int64()),
-        "model_sha256": _repeated(batch.version.model_sha256, count),
-        "scored_at": pa.array([at] * count, UTC_TIME),
-        "contributions": pa.array(told, pa.string()),
-        "batch": _repeated(batch.id, count),
-        "row": frame["row"] if "row" in frame.column_names else pa.nulls(count, pa.int64()),
+        **_scores(problem.kind, vocabulary, scores.output),
+        PREDICTION: pa.array(scores.predicted, pa.float64() if problem.kind == "regression" else pa.string()),
+        MODEL_VERSION: pa.array(np.full(count, batch.version.version), pa.int64()),
+        MODEL_SHA256: _repeated(batch.version.model_sha256, count),
+        SCORED_AT: pa.array([at] * count, UTC_TIME),
+        CONTRIBUTIONS: pa.array(told, pa.string()),
+        BATCH: _repeated(batch.id, count),
+        ROW: frame[ROW] if ROW in frame.column_names else pa.nulls(count, pa.int64()),
     }
     for name, values in added.items():
         result = result.append_column(name, values)
@@ -159,10 +179,14 @@ def _repeated(text: str, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(text, pa.string()), count)
 
 
-def _scores(vocabulary: Vocabulary, output: Array) -> dict[str, pa.Array]:
-    if output.ndim == 1:
-        return {"score": pa.array(output.astype(np.float64))}
-    return {f"score_{name}": pa.array(output[:, i].astype(np.float64)) for i, name in enumerate(vocabulary.classes)}
+def score_columns(kind: Kind, classes: Sequence[str]) -> list[str]:
+    """The columns of a model's output: one, or one for each class of a multiclass model."""
+    return [f"{SCORE}_{name}" for name in classes] if kind == "multiclass" else [SCORE]
+
+
+def _scores(kind: Kind, vocabulary: Vocabulary, output: Array) -> dict[str, pa.Array]:
+    parts = output.reshape(len(output), -1).T.astype(np.float64)
+    return {name: pa.array(part) for name, part in zip(score_columns(kind, vocabulary.classes), parts, strict=True)}
 
 
 def _contributions(vocabulary: Vocabulary, base: Array, margin: Array, parts: Array) -> Iterable[str]:

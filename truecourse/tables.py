@@ -285,13 +285,12 @@ class Tables:
         root = self._settings.storage_root
         return sorted(uri.removeprefix("file://").removeprefix(root).lstrip("/") for uri in uris)
 
-    def bounds(self, reference: TableVersion, columns: Sequence[str]) -> list[tuple[str, Any, Any]]:
-        """Names of a version's files, each with the least and the greatest value that its commit tells of the first of
-        the columns that it has; None where it tells nothing. No row is read."""
+    def bounds(self, reference: TableVersion, column: str) -> list[tuple[str, Any, Any]]:
+        """Names of a version's files, each with the least and the greatest value of the column that its commit tells;
+        None where it tells nothing. No row is read."""
         added = pa.table(self.open(reference.name, reference.version).get_add_actions(flatten=True))
-        name = next((name for name in columns if f"min.{name}" in added.column_names), None)
-        none = [None] * len(added)
-        limits = [added[f"{end}.{name}"].to_pylist() if name else none for end in ("min", "max")]
+        told, none = f"min.{column}" in added.column_names, [None] * len(added)
+        limits = [added[f"{end}.{column}"].to_pylist() if told else none for end in ("min", "max")]
         return list(zip(added["path"].to_pylist(), *limits, strict=True))
 
     def digests(self, reference: TableVersion) -> dict[str, str]:

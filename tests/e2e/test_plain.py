@@ -10,6 +10,7 @@ from flows.lifecycle import lifecycle
 from tests.plain import install_diabetes, install_wine
 from truecourse import registry
 from truecourse.loading import load_problem
+from truecourse.scoring import SCORE
 from truecourse.storage import open_store
 from truecourse.tables import Tables
 
@@ -29,10 +30,8 @@ def test_a_plain_table_goes_all_the_way(
     (clean,) = summary["validate"].values()
     predictions = tables.read(summary["score"])
     assert len(predictions) == tables.dataset(clean).count_rows()
-    expected = ["score_0", "score_1", "score_2"] if name == "wine" else ["score"]
-    assert [column for column in predictions.column_names if column.startswith("score") and column != "scored_at"] == (
-        expected
-    )
+    expected = ["_tc_score_0", "_tc_score_1", "_tc_score_2"] if name == "wine" else ["_tc_score"]
+    assert [n for n in predictions.column_names if n == SCORE or n.startswith(f"{SCORE}_")] == expected
     if name == "wine":
         truth = tables.read(clean, columns=["cultivar", "_tc_row"])
         joined = _with_truth(predictions, truth)
@@ -46,6 +45,6 @@ def _with_truth(predictions: pa.Table, truth: pa.Table) -> dict[str, list[str]]:
     """Predicted and true classes of the same rows; a row with no key is known by its number."""
     classes = dict(zip(map(str, truth["_tc_row"].to_pylist()), map(str, truth["cultivar"].to_pylist()), strict=True))
     return {
-        "prediction": predictions["prediction"].to_pylist(),
+        "prediction": predictions["_tc_prediction"].to_pylist(),
         "cultivar": [classes[id] for id in predictions["id"].to_pylist()],
     }

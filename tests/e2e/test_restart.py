@@ -52,7 +52,7 @@ def rows(name: str) -> list[dict[str, object]]:
     tables = Tables()
     table = tables.read(tables.version(name))
     order = [(column, "ascending") for column in ("_tc_row", "id") if column in table.column_names]
-    return table.drop([c for c in ("scored_at",) if c in table.column_names]).sort_by(order).to_pylist()
+    return table.drop([c for c in ("_tc_scored_at",) if c in table.column_names]).sort_by(order).to_pylist()
 
 
 @pytest.mark.timeout(1200)

@@ -130,7 +130,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
             decision_time=row["decision_time"].isoformat(),
             model_version=champion.version,
             features={name: row[name] for name in problem.features},
-            score=row["score"],
+            score=row["_tc_score"],
             role="shadow" if i % 7 == 0 else "champion",
         )
         for i, row in enumerate([*told, *told[::6]])

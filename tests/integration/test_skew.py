@@ -29,6 +29,6 @@ def test_online_answers_equal_batch_features_and_scores(endpoint: Endpoint, trai
         offline = batch[answer["id"]]
         values = {part["feature"]: part["value"] for part in answer["contributions"]}
         assert values == {name: offline[name] for name in problem.features}
-        assert answer["score"] == offline["score"]
-        assert answer["prediction"] == offline["prediction"]
+        assert answer["score"] == offline["_tc_score"]
+        assert answer["prediction"] == offline["_tc_prediction"]
         assert np.isfinite(answer["margin"])

@@ -4,15 +4,14 @@ from collections.abc import Iterable, Iterator
 
 from truecourse.errors import Fault
 from truecourse.problem import Problem
+from truecourse.schema import RESERVED_PREFIX
 
 FRAME_NAMES = frozenset({"id", "decision_time", "label", "known_at", "split"})
 """Columns of the training frame that no request field or feature may be called."""
-RESERVED_PREFIX = "_tc_"
-"""Columns that Truecourse itself adds to stored tables begin with it; upper and lower case are the same to SQL."""
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a column's name begins with the prefix of our own columns."""
+    """Whether a column's name begins with the prefix of our own columns; upper and lower case are the same to SQL."""
     return name.lower().startswith(RESERVED_PREFIX)
 
 

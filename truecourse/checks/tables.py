@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from truecourse.checks.columns import constraint_faults, same_type
-from truecourse.checks.names import RESERVED_PREFIX, is_reserved, place, repeated
+from truecourse.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.schema import AnyColumn, Table, Time
+from truecourse.schema import RESERVED_PREFIX, AnyColumn, Table, Time
 from truecourse.wording import nearest
 
 

@@ -71,7 +71,9 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
     named = {name for one in broken for name in (one.subject, *one.figures.get("features", ()))}
     slow = [*findings(data, DATA), *(findings(made, SCORES) if made else [])]
     # What broke moves its columns too: one trouble, one page.
-    slow = [one.model_copy(update={"page": one.page and one.subject not in named}) for one in slow]
+    slow = [
+        one.model_copy(update={"page": one.page and (one.cause == SCORES or one.subject not in named)}) for one in slow
+    ]
     moment = (naive_utc(at) or span.end).replace(tzinfo=UTC)
     told = [*broken, *slow]
     report = _report(problem, version, frozen.snapshot.sha256, moment, span, data, made, told, frozen.against)

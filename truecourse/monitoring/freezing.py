@@ -18,6 +18,7 @@ from truecourse.monitoring.seen import watched
 from truecourse.monitoring.strange import Known, known, strange
 from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion
+from truecourse.scoring import score_columns
 from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame
 from truecourse.storage import open_store
@@ -27,7 +28,7 @@ HELD_OUT = 200
 """Fewer held-out rows than this are no reference for scores."""
 _SCORED = 50_000
 """Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
-_METHOD = 3
+_METHOD = 4
 """Raised when something else would be made of the same rows."""
 
 
@@ -86,16 +87,11 @@ def side(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time"
     return Side(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
 
 
-def score_names(kind: Kind, model: Model) -> list[str]:
-    return [f"score_{name}" for name in model.vocabulary.classes] if kind == "multiclass" else ["score"]
-
-
 def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     """The model's scores of n rows, a column each."""
     output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
-    return pa.table(
-        dict(zip(score_names(kind, model), output.reshape(len(rows), -1).T.astype(np.float64), strict=True))
-    )
+    columns = output.reshape(len(rows), -1).T.astype(np.float64)
+    return pa.table(dict(zip(score_columns(kind, model.vocabulary.classes), columns, strict=True)))
 
 
 def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:

@@ -16,7 +16,7 @@ from truecourse.frame import UTC_TIME, arrow_type, in_order
 from truecourse.monitoring.logged import newest_day_end
 from truecourse.predictionlog import documents, log_table
 from truecourse.problem import Problem, midnight
-from truecourse.scoring import predictions_table
+from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
 from truecourse.tables import Limit, Tables
 
 ANSWERS = ("champion", "challenger")
@@ -34,9 +34,9 @@ class Made:
 
 def output_of(rows: pa.Table, vocabulary: Vocabulary) -> Array:
     """(n,), or (n, k) by class, as Model.predict() gives it; float64."""
-    if "score" in rows.column_names:
-        return np.asarray(rows["score"].to_numpy(), dtype=np.float64)
-    return np.column_stack([rows[f"score_{name}"].to_numpy() for name in vocabulary.classes]).astype(np.float64)
+    if SCORE in rows.column_names:
+        return np.asarray(rows[SCORE].to_numpy(), dtype=np.float64)
+    return np.column_stack([rows[f"{SCORE}_{name}"].to_numpy() for name in vocabulary.classes]).astype(np.float64)
 
 
 def made(
@@ -103,14 +103,14 @@ def _batches(problem: Problem, tables: Tables, version: int, days: Sequence[date
     reference = tables.version(predictions_table(problem.name))
     if reference is None:
         return None
-    chosen = (pc.field("model_version") == version) & _decided(days)
+    chosen = (pc.field(MODEL_VERSION) == version) & _decided(days)
     chosen &= pc.field("decision_time") <= pa.scalar(at, UTC_TIME)
     there = tables.dataset(reference).schema.names
-    scores = [name for name in there if name == "score" or name.startswith("score_")]
+    scores = [name for name in there if name == SCORE or name.startswith(f"{SCORE}_")]
     # A row with no id of its own is its place in its file: nothing names it, and no label is looked for.
-    names = ["decision_time", *(name for name in _inputs(problem) if name in there), *scores, "scored_at"]
+    names = ["decision_time", *(name for name in _inputs(problem) if name in there), *scores, SCORED_AT]
     found = tables.read(reference, ["id", *names], chosen & pc.is_valid(pc.field("id")))
-    return found.sort_by([("scored_at", "ascending")]).drop_columns(["scored_at"])
+    return found.sort_by([(SCORED_AT, "ascending")]).drop_columns([SCORED_AT])
 
 
 def _logged(
@@ -140,7 +140,7 @@ def _columns(problem: Problem, found: pa.Table, whole: Sequence[date]) -> pa.Tab
     if problem.kind == "multiclass":
         scores = documents(found["scores"])
         for name in dict.fromkeys(name for row in scores for name in row):
-            columns[f"score_{name}"] = pa.array([row.get(name) for row in scores], pa.float64())
+            columns[f"{SCORE}_{name}"] = pa.array([row.get(name) for row in scores], pa.float64())
     else:
-        columns["score"] = found["score"]
+        columns[SCORE] = found["score"]
     return pa.table(columns)

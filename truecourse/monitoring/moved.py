@@ -17,6 +17,7 @@ from truecourse.monitoring.frozen import TRAILING, Frozen, Side
 from truecourse.monitoring.sketches import DAY, Sketch, features, scores, sketches
 from truecourse.monitoring.usual import LEAST
 from truecourse.problem import Problem
+from truecourse.schema import RESERVED_PREFIX
 from truecourse.tables import Tables
 
 YEAR, SEASON = timedelta(days=364), timedelta(days=14)
@@ -74,7 +75,23 @@ def scores_moved(problem: Problem, frozen: Frozen, seen: Windows) -> Moved | Non
         return None
     earlier = _days(frozen.scores, frozen.scores.days < now.days.min())
     reference = earlier if len(earlier.days) else frozen.scored
-    return compared(problem, now, reference, before, None, frozen.scored)
+    return shown(compared(problem, now, reference, before, None, frozen.scored))
+
+
+def shown(scores: Moved) -> Moved:
+    """Scores under the names that people know: `score`, for `_tc_score`."""
+
+    def named(found: Drift | None) -> Drift | None:
+        if found is None:
+            return None
+        return replace(
+            found, columns=tuple(replace(c, name=c.name.removeprefix(RESERVED_PREFIX)) for c in found.columns)
+        )
+
+    snapshot = named(scores.snapshot)
+    assert snapshot is not None
+    swing = {name.removeprefix(RESERVED_PREFIX): value for name, value in scores.swing.items()}
+    return Moved(snapshot, named(scores.trailing), named(scores.season), swing)
 
 
 def compared(problem: Problem, now: Side, reference: Side, before: Side, season: Side | None, past: Side) -> Moved:

@@ -7,12 +7,12 @@ from truecourse import registry
 from truecourse.errors import NotFound
 from truecourse.monitoring import drift
 from truecourse.monitoring.drift import Drift
-from truecourse.monitoring.freezing import model_scores, score_names
-from truecourse.monitoring.moved import Moved
+from truecourse.monitoring.freezing import model_scores
+from truecourse.monitoring.moved import Moved, shown
 from truecourse.monitoring.seen import ID, VERSION, Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.scoring import predictions_table
+from truecourse.scoring import predictions_table, score_columns
 from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
 from truecourse.tracking import trained_run
@@ -25,7 +25,7 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion) -> tuple[Mo
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame = load_frame(tables.store, snapshot)
     model = registry.open_model(version, problem.kind)
-    names = score_names(problem.kind, model)
+    names = score_columns(problem.kind, model.vocabulary.classes)
     made = Predictions(problem, tables, names).read()
     made = made.filter(pc.equal(made[VERSION], version.version))
     if len(made) == 0:
@@ -39,7 +39,7 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion) -> tuple[Mo
     # A model is surer of rows it was fitted to: they count only where there are no others.
     others = made.filter(pc.invert(pc.is_in(made[ID], fitted["id"].combine_chunks())))
     scores = _compared(problem, model_scores(problem.kind, model, unseen), others if len(others) else made, names)
-    return Moved(data, None, None, {}), Moved(scores, None, None, {}), snapshot.sha256, against
+    return Moved(data, None, None, {}), shown(Moved(scores, None, None, {})), snapshot.sha256, against
 
 
 def _compared(problem: Problem, reference: pa.Table, made: pa.Table, names: list[str]) -> Drift:

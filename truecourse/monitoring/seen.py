@@ -17,11 +17,11 @@ from truecourse.predictionlog import PARTITION, documents, log_table
 from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, naive_utc
-from truecourse.schema import AnyColumn, Text
-from truecourse.scoring import predictions_table
+from truecourse.schema import RESERVED_PREFIX, AnyColumn, Text
+from truecourse.scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
 from truecourse.tables import Limit, Tables
 
-MOMENT, VERSION, ID = "moment", "model_version", "id"
+MOMENT, VERSION, ID = f"{RESERVED_PREFIX}moment", MODEL_VERSION, "id"
 """The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
 PART_ROWS = 50_000
 """About so many rows are held at once."""
@@ -51,7 +51,8 @@ class Predictions:
             + [(name, arrow_type(column)) for name, column in self._features.items()]
             + [(name, pa.float64()) for name in scores]
         )
-        self._files = [file for table in (self._batches, self._log) if table for file in _files(tables, table)]
+        dated = ((self._batches, "decision_time"), (self._log, "at"))
+        self._files = [file for table, moment in dated if table for file in _files(tables, table, moment)]
 
     @property
     def exist(self) -> bool:
@@ -100,7 +101,7 @@ class Predictions:
         there = self._tables.dataset(self._batches).schema.names
         within = () if start is None or end is None else _between("decision_time", start, end)
         last, seen = self._last(there, within), 0
-        names = [n for n in ("decision_time", "id", "batch", "row", *self._schema.names) if n in there]
+        names = [n for n in ("decision_time", "id", BATCH, ROW, *self._schema.names) if n in there]
         for part in self._tables.parts(self._batches, list(dict.fromkeys(names)), PART_ROWS, where=within):
             rows = _named(part.filter(pa.array(last[seen : seen + len(part)])))
             seen += len(part)
@@ -111,10 +112,10 @@ class Predictions:
     def _last(self, there: Sequence[str], within: Sequence[Limit]) -> Array:
         """Of each row of the batches, whether it was not scored again later; of their keys alone."""
         assert self._batches is not None
-        names = [n for n in ("decision_time", "id", "batch", "row", "scored_at") if n in there]
+        names = [n for n in ("decision_time", "id", BATCH, ROW, SCORED_AT) if n in there]
         rows = pl.DataFrame(_named(self._tables.read(self._batches, names, where=within)))
         keys = [n for n in ("decision_time", "id") if n in there]
-        newest = rows.with_row_index("place").sort("scored_at", maintain_order=True).unique(keys, keep="last")
+        newest = rows.with_row_index("place").sort(SCORED_AT, maintain_order=True).unique(keys, keep="last")
         last = np.zeros(len(rows), dtype=bool)
         last[newest["place"].to_numpy()] = True
         return last
@@ -122,7 +123,7 @@ class Predictions:
     def _asked(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         if self._log is None:
             return
-        names = ["at", VERSION, ID, "features", "score", "scores"]
+        names = ["at", "model_version", ID, "features", "score", "scores"]
         answered, within = pc.field("role") != "shadow", _asked_for(start, end)
         for rows in self._tables.parts(self._log, names, PART_ROWS, answered, within):
             yield self._told(rows)
@@ -130,16 +131,16 @@ class Predictions:
     def _told(self, rows: pa.Table) -> pa.Table:
         """Rows of the log, taken apart."""
         told = documents(rows["features"])
-        columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows[VERSION], ID: rows[ID]}
+        columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows["model_version"], ID: rows[ID]}
         for name, column in self._features.items():
             values = [row.get(name) for row in told]
             text = isinstance(column, Text)
             columns[name] = pa.array(values if text else np.array(values, np.float64), from_pandas=True)
         if self._problem.kind == "multiclass":
             by_class = documents(rows["scores"])
-            columns |= {n: pa.array([row.get(n.removeprefix("score_")) for row in by_class]) for n in self._scores}
+            columns |= {n: pa.array([row.get(n.removeprefix(f"{SCORE}_")) for row in by_class]) for n in self._scores}
         else:
-            columns["score"] = rows["score"]
+            columns[SCORE] = rows["score"]
         return self._cast(pa.table(columns))
 
     def _cast(self, rows: pa.Table) -> pa.Table:
@@ -158,9 +159,9 @@ class Predictions:
 
 def _named(rows: pa.Table) -> pa.Table:
     """A row that came with no id is named by its place in its batch."""
-    if "row" not in rows.column_names:
+    if ROW not in rows.column_names:
         return rows
-    place = pc.binary_join_element_wise(rows["batch"].cast(pa.string()), rows["row"].cast(pa.string()), ":")
+    place = pc.binary_join_element_wise(rows[BATCH].cast(pa.string()), rows[ROW].cast(pa.string()), ":")
     return rows.set_column(rows.column_names.index("id"), "id", pc.coalesce(rows["id"], place))
 
 
@@ -173,8 +174,8 @@ def _asked_for(start: datetime, end: datetime) -> list[Limit]:
     return [*_between("at", start, end), (PARTITION, ">=", f"{start:%Y-%m-%d}"), (PARTITION, "<=", f"{end:%Y-%m-%d}")]
 
 
-def _files(tables: Tables, reference: TableVersion) -> list[tuple[str, datetime | None, datetime | None]]:
+def _files(tables: Tables, reference: TableVersion, moment: str) -> list[tuple[str, datetime | None, datetime | None]]:
     """Each file with the first and the last moment (naive UTC) of its rows, as far as its commit tells. Commits keep
     milliseconds, rounded down."""
-    found = tables.bounds(reference, ("at", "decision_time"))
+    found = tables.bounds(reference, moment)
     return [(name, naive_utc(first), naive_utc(last)) for name, first, last in found]

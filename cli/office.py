@@ -28,6 +28,9 @@ Reason = Annotated[str, typer.Option(help="Why, for the record.")]
 def promote(
     reason: Reason,
     version: Annotated[int | None, typer.Argument(help="A version in the registry; the challenger if empty.")] = None,
+    accept_unknown: Annotated[
+        bool, typer.Option("--accept-unknown", help="Promote it though gates could not be judged, for want of rows.")
+    ] = False,
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
@@ -36,7 +39,7 @@ def promote(
     spec = load_problem(problem)
     _require_somebody(spec)
     seen = aliases.current(spec.name)
-    parameters = {"reason": reason, "problem": spec.name, "version": version}
+    parameters = {"reason": reason, "problem": spec.name, "version": version, "accept_unknown": accept_unknown}
     with Progress(["promote"]) as progress:
         entry: Aliases = run_flow("promote", parameters, progress)
     chosen = entry.challenger if aliases.under_way(entry) else entry.champion

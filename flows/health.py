@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.alarms import settle_reports
-from tasks.checks import made
+from tasks.checks import made, require_unbroken
 from tasks.control import publish_control
 from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
 from truecourse.loading import load_problem
@@ -20,6 +20,7 @@ def health(problem: str | None = None) -> dict[str, Any]:
         problem: a folder of `problems/`; the settings' default if empty.
 
     A check that cannot be made stops no other. Returns a sentence of each check, and of all of them, and what was told.
+    Raises CheckBroken, when all is done, if one broke.
     """
     name = load_problem(problem).name
     reports = [
@@ -31,4 +32,5 @@ def health(problem: str | None = None) -> dict[str, Any]:
     told: dict[str, Any] = {report.check: report.sentence for report in reports}
     told |= {"health": publish_health(name), "settled": settled}
     publish_control(name)
+    require_unbroken(name, reports)
     return told

@@ -6,7 +6,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.alarms import settle_reports
-from tasks.checks import made, summary
+from tasks.checks import made, require_unbroken, summary
 from tasks.control import publish_control
 from tasks.drift import check_drift
 from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
@@ -35,7 +35,8 @@ def monitor(
             the data's newest for those that read predictions, and the wall clock for the others and the record.
         evidently: also write Evidently's own report, on a sample of rows.
 
-    A check that cannot be made says so in its report, and stops no other. Where a window is named, its drift alone is
+    A check that cannot be made says so in its report, and stops no other. Raises CheckBroken, when all is done, if one
+    broke. Where a window is named, its drift alone is
     looked at, and nothing is entered into the record: it is no news.
     """
     name = load_problem(problem).name
@@ -43,14 +44,15 @@ def monitor(
     if window is not None:
         return summary(name, [check_drift(name, at or end, window, evidently)])
     reports = [
-        made("drift", check_drift, name, at, None, evidently),
-        made("quality", check_quality, name, at),
-        made("skew", check_skew, name, at),
-        made("pipelines", check_pipelines, name, at),
+        made("drift", check_drift, name, at, None, evidently, at=at),
+        made("quality", check_quality, name, at, at=at),
+        made("skew", check_skew, name, at, at=at),
+        made("pipelines", check_pipelines, name, at, at=at),
         made("endpoint", check_endpoint, name),
         made("machine", check_machine, name),
     ]
     settled = settle_reports(name, reports, at)
     publish_health(name)
     publish_control(name)
+    require_unbroken(name, reports)
     return summary(name, reports) | {"settled": settled}

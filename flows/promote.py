@@ -15,7 +15,11 @@ from truecourse.references import Aliases
 
 @flow(name="promote")
 def promote(
-    reason: str, problem: str | None = None, version: int | None = None, until: datetime | None = None
+    reason: str,
+    problem: str | None = None,
+    version: int | None = None,
+    until: datetime | None = None,
+    accept_unknown: bool = False,
 ) -> Aliases:
     """Judge a version against the champion on the cohorts that are closed by now, and make it champion, or a canary.
 
@@ -24,6 +28,7 @@ def promote(
         problem: a folder of `problems/`; the settings' default if empty.
         version: a number in the registry; the challenger if empty.
         until: the moment (UTC) up to which labels count; the newest label if empty.
+        accept_unknown: promote it though gates could not be judged, for want of rows; not though one failed.
 
     Where the problem asks for approval, the run pauses until a person has answered in the UI. Where it asks for a
     canary, the version answers a share of the requests first, which `guard` widens. Raises GateFailed if a gate is shut
@@ -32,8 +37,8 @@ def promote(
     spec = load_problem(problem)
     seen = aliases.current(spec.name)
     chosen = candidate(spec.name, seen, version)
-    verdicts = judge_version(spec.name, chosen, seen.champion, take_snapshot(spec.name, until))
-    require_open(chosen, verdicts)
+    verdicts = judge_version(spec.name, chosen, seen.champion, take_snapshot(spec.name, until), accept_unknown)
+    reason = require_open(chosen, verdicts, reason, accept_unknown)
     if spec.promotion.approval:
         reason = approved(spec.promotion, chosen, reason, verdicts)
     if begins_as_canary(spec, seen, chosen):

@@ -5,38 +5,61 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse.errors import FeatureError, ModelError, NotFound
-from truecourse.monitoring.findings import Check, Finding, Report
+from truecourse.errors import CheckBroken, FeatureError, ModelError, NotFound
+from truecourse.monitoring import reports
+from truecourse.monitoring.findings import BROKEN, Check, Finding, Report
 from truecourse.monitoring.statements import summed
+from truecourse.storage import open_store
 
 log = logging.getLogger("truecourse.monitor")
 _NOT_YET = (NotFound, ModelError, FeatureError)
 """What a check raises where there is nothing to look at yet: no champion, no predictions."""
 
 
-def made(check: Check, task: Callable[..., Report], problem: str, *arguments: Any) -> Report:
+def made(
+    check: Check, task: Callable[..., Report], problem: str, *arguments: Any, at: datetime | None = None
+) -> Report:
     """The task's report. Where there is nothing yet to check, one that says so; where the check itself breaks, one that
-    pages: a watchman who is gone is missed."""
+    pages, and leads every page: nobody watches there. Those are kept too, so that no older report stands for them."""
     try:
         return task(problem, *arguments)
     except _NOT_YET as error:
         log.warning("%s: %s", check, error.what)
-        return Report.unmade(check, problem, datetime.now(UTC), f"Not checked: {error.what}.")
+        return _kept(Report.unmade(check, problem, at or datetime.now(UTC), f"Not checked: {error.what}."))
     except Exception as error:
         log.exception("the check of %s broke", check)
-        told = f"The check of {check} broke: {type(error).__name__}."
-        broken = Finding(check=check, subject="check", cause="check broken", page=True, sentence=told)
-        return Report.unmade(check, problem, datetime.now(UTC), told, broken)
+        told = f"The check of {check} broke: {type(error).__name__}."  # its text may hold what is private
+        broken = Finding(check=check, subject="check", cause=BROKEN, page=True, sentence=told)
+        return _kept(Report.unmade(check, problem, at or datetime.now(UTC), told, broken))
 
 
-def summary(problem: str, reports: Sequence[Report]) -> dict[str, Any]:
+def _kept(report: Report) -> Report:
+    try:
+        reports.save(open_store(), report)
+    except Exception:  # storage may be what broke: the report still goes to whoever asked
+        log.exception("the report of %s could not be kept", report.check)
+    return report
+
+
+def require_unbroken(problem: str, found: Sequence[Report]) -> None:
+    """Raises CheckBroken where a check itself broke: a flow that ends well says that somebody looked."""
+    broken = [report for report in found if report.broken]
+    if broken:
+        what = " ".join(report.sentence for report in broken)
+        cure = "the tracebacks are in this run's log; what the other checks found is in their reports"
+        raise CheckBroken(what, where=f"problem {problem}", cure=cure)
+
+
+def summary(problem: str, found: Sequence[Report]) -> dict[str, Any]:
     """What the reports say: all of them in one sentence, whether one pages, and each by its check."""
-    findings = [finding for report in reports for finding in report.findings]
-    checked = [report.check for report in reports if report.made]
-    well = f"Nothing to see: {', '.join(checked)}." if checked else "Nothing could be checked."
+    findings = [finding for report in found for finding in report.findings]
+    checked = [report.check for report in found if report.made]
+    unknown = [report.check for report in found if report.state == "unknown"]
+    well = f"Nothing found: {', '.join(checked)}" if checked else "Nothing could be checked"
+    well += f"; unknown: {', '.join(unknown)}." if unknown and checked else "."
     return {
         "problem": problem,
         "sentence": summed(findings, well),
         "alarm": any(finding.page for finding in findings),
-        "reports": {report.check: report for report in reports},
+        "reports": {report.check: report for report in found},
     }

@@ -14,7 +14,7 @@ from truecourse import modelpage, plots, registry, tracking
 from truecourse.comparison import Rival
 from truecourse.encoding import Array
 from truecourse.evaluation import HeldOut, evidence
-from truecourse.gates import failed, judge
+from truecourse.gates import judge, summed
 from truecourse.loading import load_problem
 from truecourse.monitoring import control
 from truecourse.pages import unlinked
@@ -53,8 +53,8 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
 
 
 def judge_model(problem: str, run: TrainedRun) -> dict[str, Any]:
-    """The report of a run that nobody will look at, stored in it as report.json: with no linear baseline, which no gate
-    asks for, no plots and no page. They take ten times as long as the verdicts."""
+    """The report of a run that nobody will look at, stored in it as report.json: with no plots and no page, and a
+    linear baseline only where a gate asks for one. They take ten times as long as the verdicts."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.judged, run, store)
@@ -80,7 +80,7 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
         "champion": office.version if office else None,
     }
     loss = metrics["model"][test.problem.metric]["value"]
-    log.info("test rows: %s %.4f, gates: %s", test.problem.metric, loss, _told(verdicts))
+    log.info("test rows: %s %.4f; %s", test.problem.metric, loss, summed(verdicts))
     return report
 
 
@@ -88,11 +88,6 @@ def opened(version: ModelVersion, problem: Problem) -> Rival:
     """A version with its model and what it was trained on, each re-hashed."""
     snapshot = tracking.trained_run(version.problem, version.run_id).snapshot
     return Rival(version.version, registry.open_model(version, problem.kind), load_frame(open_store(), snapshot))
-
-
-def _told(gates: list[dict[str, Any]]) -> str:
-    failing = [gate["gate"] for gate in failed(gates)]
-    return f"failed: {', '.join(failing)}" if failing else f"all {len(gates)} passed"
 
 
 def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:

@@ -14,7 +14,7 @@ from truecourse import aliases, registry
 from truecourse.comparison import absent_inputs, shortage, unseen
 from truecourse.errors import GateFailed, ModelError
 from truecourse.evaluation import HeldOut, evidence
-from truecourse.gates import failed, judge
+from truecourse.gates import failed, judge, summed, unjudged
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, Snapshot
@@ -42,14 +42,24 @@ def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
 
 @task(name="judge", **RETRY)
 def judge_version(
-    problem: str, version: ModelVersion, office: ModelVersion | None, snapshot: Snapshot
+    problem: str,
+    version: ModelVersion,
+    office: ModelVersion | None,
+    snapshot: Snapshot,
+    accept_unknown: bool = False,
 ) -> list[dict[str, Any]]:
     """The gates' verdicts on the snapshot's test rows that the version did not learn from; of those, the comparison
     with `office` takes the rows from which that one did not learn either. They are kept with the version.
 
-    Raises ModelError if the snapshot has not the version's inputs, or too few such rows."""
+    Raises ModelError if the snapshot has not the version's inputs, or too few such rows; with `accept_unknown` those
+    of its registration stand where rows are too few."""
     spec = load_problem(problem)
     test = _held_out(spec, version, snapshot)
+    if short := shortage(test.rows):
+        if accept_unknown and (verdicts := registry.gates(version)):
+            return verdicts
+        cure = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
+        raise ModelError(short, where=f"version {version.version} of {problem}", cure=cure)
     rival = opened(office, spec) if office else None
     metrics = test.metrics({"model": test.judged["model"]})
     verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
@@ -68,20 +78,24 @@ def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> He
     if absent:
         what = f"its inputs {', '.join(absent[:5])} are no longer the problem's"
         raise ModelError(what, where=where, cure=f"truecourse run train --problem {problem.name}")
-    if short := shortage(rows):
-        cure = "promote it once more cohorts are closed, or let the split keep more rows for testing"
-        raise ModelError(short, where=where, cure=cure)
     return HeldOut(problem, it.model, it.frame, rows)
 
 
-def require_open(version: ModelVersion, verdicts: list[dict[str, Any]]) -> None:
-    """Raises GateFailed that carries the verdicts, and names each gate that is shut."""
-    failing = failed(verdicts)
-    if failing:
-        told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in failing)
-        what = f"{len(failing)} of {len(verdicts)} gates failed{told}"
-        cure = "train a better one; there is no way around the gates but `truecourse rollback`"
-        raise GateFailed(what, where=f"version {version.version} of {version.problem}", cure=cure, gates=verdicts)
+def require_open(version: ModelVersion, verdicts: list[dict[str, Any]], reason: str, accept_unknown: bool) -> str:
+    """The reason, with what was not judged. Raises GateFailed that carries the verdicts, and names each gate that
+    failed, or could not be judged and is not accepted so."""
+    failing, unknown = failed(verdicts), unjudged(verdicts)
+    if not failing and (accept_unknown or not unknown):
+        return f"{reason} ({summed(unknown)})" if unknown else reason
+    told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in [*failing, *unknown])
+    what = f"{len(failing)} of {len(verdicts)} gates failed" if failing else ""
+    what += f"{' and ' if failing else ''}{len(unknown)} could not be judged" if unknown else ""
+    cure = "train a better one; there is no way around a failed gate but `truecourse rollback`"
+    if not failing:
+        cure = "give it more labelled rows, or promote it in spite of that: --accept-unknown"
+    raise GateFailed(
+        f"{what}{told}", where=f"version {version.version} of {version.problem}", cure=cure, gates=verdicts
+    )
 
 
 @task(name="promote", **RETRY)

@@ -10,7 +10,7 @@ from tasks.retry import RETRY
 from truecourse import aliases, registry
 from truecourse.aliases import GUARDED, REGISTER, WITHDRAW
 from truecourse.errors import ModelError
-from truecourse.gates import failed
+from truecourse.gates import summed
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
@@ -36,8 +36,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     Raises ModelError if another model came into office since the gates compared this one with the champion."""
     version = registry.create_version(run)
     registry.set_gates(version, report["gates"])
-    failing = [gate["gate"] for gate in failed(report["gates"])]
-    reason = f"failed: {', '.join(failing)}" if failing else f"all {len(report['gates'])} gates passed"
+    reason, failing = summed(report["gates"]), not all(gate["passed"] for gate in report["gates"])
     problem = load_problem(run.problem)
     if problem.promotion.approval and not failing:
         reason += ", and `truecourse promote` awaits approval"

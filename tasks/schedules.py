@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
+from truecourse.errors import PlatformError, SettingsError
+from truecourse.loading import default_problem
 from truecourse.monitoring.flowruns import Outcome, Run, ScheduledFlow
 from truecourse.settings import REPOSITORY
 
@@ -45,8 +45,16 @@ def scheduled_flows(problem: str, now: datetime) -> list[ScheduledFlow]:
         raise PlatformError(what, where=str(PREFECT_API_URL.value())) from error
 
 
+def _default() -> str | None:
+    """The problem of the flows that name none; None where that is no single one."""
+    try:
+        return default_problem()
+    except SettingsError:
+        return None
+
+
 def _declared(problem: str) -> Iterator[ScheduledFlow]:
-    default = load_problem(None).name
+    default = _default()
     for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]:
         schedules = deployment.get("schedules", [])
         if schedules and (deployment["parameters"].get("problem") or default) == problem:
@@ -55,7 +63,7 @@ def _declared(problem: str) -> Iterator[ScheduledFlow]:
 
 
 def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlow]:
-    default = load_problem(None).name
+    default = _default()
     workers: dict[str, int] = {}
     for deployment in client.read_deployments():
         active = [] if deployment.paused else [one for one in deployment.schedules if one.active]
@@ -97,7 +105,7 @@ def _moments(schedule: Any, now: datetime) -> Sequence[datetime]:
     return moments[-2:]
 
 
-def _runs(client: Any, deployment: Any, problem: str, default: str, now: datetime) -> list[Run]:
+def _runs(client: Any, deployment: Any, problem: str, default: str | None, now: datetime) -> list[Run]:
     """Runs of the deployment, and those of its flow that somebody started by hand; not those inside of other flows."""
     from prefect.client.schemas.filters import FlowFilter, FlowFilterId, FlowRunFilter, FlowRunFilterExpectedStartTime
     from prefect.client.schemas.sorting import FlowRunSort

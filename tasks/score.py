@@ -50,8 +50,7 @@ def decisions_batch(
 ) -> Batch:
     """All decisions of a problem by one model are one batch, whatever window of them is scored."""
     inputs = [problem_digest(problem), *(str(v) for v in (*clean.values(), *features.values()))]
-    identity = {"source": "decisions", "model": version.model_sha256, "version": version.version}
-    return Batch(sha256_json(identity), sha256_json(inputs), version, explain)
+    return Batch(scoring.decisions_batch(version), sha256_json(inputs), version, explain)
 
 
 def _score_times(

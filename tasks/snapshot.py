@@ -15,14 +15,14 @@ from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.monitoring.moving import problem_at
-from truecourse.problem import Problem
+from truecourse.problem import Problem, RandomSplit
 from truecourse.references import Snapshot, TableVersion, Window, naive_utc
 from truecourse.snapshot import Input, Manifest, save
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables, feature_table
 
 log = logging.getLogger("truecourse.snapshot")
-_METHOD = 1
+_METHOD = 2
 """Raised when this file would make another frame of the same inputs."""
 Versions = Mapping[str, TableVersion]
 
@@ -78,6 +78,8 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
     empty = [side for side in ("train", "validate", "test") if not account[side]]
     if empty:
         cure = "check the split's dates, the label SQL and the account of rows: " + str(account)
+        if isinstance(problem.split, RandomSplit):
+            cure = "of some class of the label there have to be three rows: to train, to choose a model and to test"
         raise FeatureError(f"no {' and no '.join(empty)} rows", where=f"problem {problem.name}", cure=cure)
     order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
     return used.select([*order, "label", *_present(used, "known_at"), "split"]), account

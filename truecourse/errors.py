@@ -8,6 +8,7 @@ TruecourseError
 │   └── ReplayError        a replay, or a fault to plant in it, is described wrongly
 ├── SourceError            a source cannot be read
 ├── ValidationFailed       data broke a critical expectation
+├── CheckBroken            a check of monitoring broke, so that nobody watches there
 ├── StorageError           object storage or a table cannot be reached
 │   ├── NotFound           no such object, table or version
 │   ├── AlreadyExists      create-if-absent lost
@@ -94,6 +95,10 @@ class SourceError(TruecourseError):
 
 
 class ValidationFailed(TruecourseError):
+    pass
+
+
+class CheckBroken(TruecourseError):
     pass
 
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from truecourse import baselines
-from truecourse.comparison import Rival, compare
+from truecourse.comparison import Figure, Rival, compare
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
-from truecourse.gates import Evidence
-from truecourse.metrics import blocks_of, loss_samples, measure, resample, summary
+from truecourse.gates import Evidence, Sample
+from truecourse.metrics import blocks_of, loss_samples, measure, paired, resample, summary
 from truecourse.model import Model
 from truecourse.problem import Problem, SliceFloor
 from truecourse.slices import FEWEST_ROWS, slices
@@ -67,6 +68,23 @@ class HeldOut:
         matrix, labels = matrix_of(vocabulary, self.fitted), vocabulary.labels(self.fitted)
         return self.judged | {"linear": baselines.linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)}
 
+    def difference(self, baseline: str) -> Figure:
+        """The model's loss minus that of "constant" or "linear", paired."""
+        said = self.judged if baseline in self.judged else self.predictions
+        return paired(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks)
+
+    @cached_property
+    def sample(self) -> Sample:
+        vocabulary, blocks = self.model.vocabulary, int(self.blocks.max()) + 1 if len(self.rows) else 0
+        if not vocabulary.classes:
+            return Sample(len(self.rows), blocks)
+        learned, tested = (
+            np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)).tolist()
+            for labels in (vocabulary.labels(self.fitted), self.labels)
+        )
+        classes = zip(vocabulary.classes, zip(learned, tested, strict=True), strict=True)
+        return Sample(len(self.rows), blocks, dict(classes))
+
     def metrics(self, predictions: Mapping[str, Array]) -> Metrics:
         """{model: {metric: {"value", "low", "high"}}}."""
         return {
@@ -99,6 +117,6 @@ class HeldOut:
 
 def evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Rival | None) -> Evidence:
     """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
-    losses = {name: test.loss(said) for name, said in test.judged.items()}
     comparison = compare(test.problem, test.rows, test.model, rival) if rival else None
-    return Evidence(test.problem.metric, metrics["model"], losses, parts, comparison)
+    constant = float(test.loss(test.judged["constant"])[0])
+    return Evidence(test.problem.metric, metrics["model"], test.difference, constant, parts, test.sample, comparison)

@@ -1,14 +1,13 @@
 """How training rows are split once more: to choose parameters, by rolling origin in time, by hash without it; to
 choose rounds of boosting on few rows, in parts of like labels."""
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 
 from truecourse.encoding import Array, columns_of
 from truecourse.errors import ModelError
 from truecourse.problem import Problem, TimeSplit
+from truecourse.splitting import places
 
 FOLDS = 3
 _HORIZON = 1 / 6
@@ -38,8 +37,7 @@ def _rolling(rows: pa.Table) -> list[tuple[Array, Array]]:
 
 
 def _hashed(rows: pa.Table, seed: int) -> list[tuple[Array, Array]]:
-    digests = (hashlib.sha256(f"fold:{seed}:{id}".encode()).digest() for id in rows["id"].to_pylist())
-    part = np.fromiter((int.from_bytes(d[:8], "big") % FOLDS for d in digests), dtype=np.int64, count=len(rows))
+    part = (places(rows["id"].to_pylist(), f"fold:{seed}") * FOLDS).astype(np.int64)
     return [(part != fold, part == fold) for fold in range(FOLDS)]
 
 

@@ -1,7 +1,6 @@
 """The frame: one row a decision, with its request fields, features, label and split, in one canonical order."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +14,7 @@ from truecourse.errors import FeatureError
 from truecourse.problem import Problem, RandomSplit, midnight
 from truecourse.references import TableVersion, Window
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+from truecourse.splitting import random_split
 from truecourse.tables import Tables
 
 UTC_TIME = pa.timestamp("us", tz="UTC")
@@ -111,7 +111,7 @@ def with_split(problem: Problem, frame: pa.Table) -> pa.Table:
     """The frame and its `split`: train, validate or test. Rows before `train_from` and after `test_until` are left
     out."""
     if isinstance(problem.split, RandomSplit):
-        return frame.append_column("split", _random_split(problem.split, frame["id"]))
+        return frame.append_column("split", random_split(problem.split, problem.kind, frame["id"], frame["label"]))
     split, times = problem.split, frame["decision_time"].cast(pa.timestamp("us")).to_numpy()
     ends = [np.datetime64(midnight(day), "us") for day in (split.train_until, split.validate_until)]
     side = np.array(["train", "validate", "test"])[np.searchsorted(ends, times, side="right")]
@@ -122,10 +122,3 @@ def with_split(problem: Problem, frame: pa.Table) -> pa.Table:
     if split.test_until is not None:
         inside &= times < np.datetime64(midnight(split.test_until), "us")
     return frame.filter(pa.array(inside))
-
-
-def _random_split(split: RandomSplit, ids: pa.ChunkedArray) -> pa.Array:
-    digests = (hashlib.sha256(f"{split.seed}:{id}".encode()).digest() for id in ids.to_pylist())
-    places = np.fromiter((int.from_bytes(d[:8], "big") / 2**64 for d in digests), dtype=np.float64, count=len(ids))
-    sides = np.where(places < split.test, "test", np.where(places < split.test + split.validate, "validate", "train"))
-    return pa.array(sides, pa.string())

@@ -1,29 +1,66 @@
 """Gates: may a model become champion?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from truecourse.comparison import Comparison, Figure
-from truecourse.encoding import Array
 from truecourse.errors import ModelError
-from truecourse.metrics import summary
 from truecourse.pages import number
-from truecourse.promotion import BeatsBaseline, BeatsChampion, Gate, MetricGate, SliceFloor
+from truecourse.promotion import (
+    BeatsBaseline,
+    BeatsChampion,
+    EveryClass,
+    Gate,
+    MetricGate,
+    NotWorseThanLinear,
+    SliceFloor,
+)
 
+Result = Literal["passed", "failed", "unknown"]
+"""`unknown`: there is too little to judge by. A version with such a gate is not promoted by itself; a person may."""
 Verdict = dict[str, Any]
-"""{"gate": what was asked, "passed": bool, "detail": the figures}."""
+"""{"gate": what was asked, "result": Result, "passed": whether it is "passed", "detail": the figures}."""
+FEW = "too few rows to judge"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many rows a version is judged on. `classes`: {class: (rows it was fitted to, test rows)}, none of a
+    regression. `blocks`: whole days, or rows where there is no time."""
+
+    rows: int
+    blocks: int
+    classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def shortage(self, rows: int, of_a_class: int = 0) -> str:
+        """What is too little; empty where nothing is."""
+        if self.rows < rows:
+            return f"{FEW}: {_counted(self.rows, 'test row')}, {rows} are needed"
+        if self.blocks < 2:
+            return f"{FEW}: all test rows are of one day"
+        test = sorted(((count, name) for name, (_, count) in self.classes.items()), reverse=True)
+        if len(test) == 2 and test[1][0] < of_a_class:
+            few, name = test[1]
+            return f"{FEW}: {_counted(few, 'test row')} of class {name}, {of_a_class} are needed"
+        others = sum(count for count, _ in test[1:])
+        if len(test) > 2 and others < of_a_class:
+            return f"{FEW}: {_counted(others, 'test row')} of other classes than {test[0][1]}, {of_a_class} are needed"
+        return ""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What gates judge: metrics by name, samples of the loss of "model" and "constant" on the same rows and resamples,
-    slices, and the comparison with the champion; None where no other version is in office."""
+    """What gates judge: metrics by name; paired differences of the loss, model minus "constant" or "linear", on the
+    same rows; the constant's loss; slices; the sample; and the comparison with the champion, None where no other
+    version is in office. `differences` is asked only for what a gate needs: a linear model takes seconds to fit."""
 
     metric: str
     metrics: Mapping[str, Mapping[str, float | None]]
-    losses: Mapping[str, Array]
+    differences: Callable[[str], Figure]
+    constant: float
     slices: list[dict[str, Any]]
+    sample: Sample
     comparison: Comparison | None = None
 
 
@@ -33,7 +70,28 @@ def judge(gates: tuple[Gate, ...], evidence: Evidence) -> list[Verdict]:
 
 
 def failed(verdicts: list[Verdict]) -> list[Verdict]:
-    return [verdict for verdict in verdicts if not verdict["passed"]]
+    return [verdict for verdict in verdicts if verdict["result"] == "failed"]
+
+
+def unjudged(verdicts: list[Verdict]) -> list[Verdict]:
+    """Those that could be neither passed nor failed."""
+    return [verdict for verdict in verdicts if verdict["result"] == "unknown"]
+
+
+def summed(verdicts: list[Verdict]) -> str:
+    """All verdicts in words: "all 4 gates passed", "failed: ...", "not judged: ..."."""
+    shut, unknown = failed(verdicts), unjudged(verdicts)
+    parts = [f"failed: {', '.join(gate['gate'] for gate in shut)}"] if shut else []
+    parts += [f"not judged: {', '.join(gate['gate'] for gate in unknown)}"] if unknown else []
+    if not parts:
+        return (
+            "no gates"
+            if not verdicts
+            else "its gate passed"
+            if len(verdicts) == 1
+            else f"all {len(verdicts)} gates passed"
+        )
+    return "; ".join(parts)
 
 
 def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:
@@ -42,12 +100,21 @@ def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:
     if isinstance(gate, SliceFloor):
         return [_slices(gate, evidence)]
     if isinstance(gate, BeatsBaseline):
-        return [_baseline(evidence)]
+        return [_baseline(gate, evidence)]
+    if isinstance(gate, NotWorseThanLinear):
+        return [_linear(gate, evidence)]
+    if isinstance(gate, EveryClass):
+        return _classes(evidence.sample)
     return _champion(gate, evidence.metric, evidence.comparison)
 
 
-def _verdict(gate: str, passed: bool, detail: str) -> Verdict:
-    return {"gate": gate, "passed": passed, "detail": detail}
+def _verdict(gate: str, result: Result | bool, detail: str) -> Verdict:
+    said = result if isinstance(result, str) else "passed" if result else "failed"
+    return {"gate": gate, "result": said, "passed": said == "passed", "detail": detail}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _bounds(gate: MetricGate | SliceFloor) -> str:
@@ -72,21 +139,52 @@ def _told(value: float | None) -> str:
 
 def _metric(gate: MetricGate, evidence: Evidence) -> Verdict:
     value = _value(evidence.metrics, gate.metric)
+    if short := evidence.sample.shortage(gate.rows):
+        return _verdict(_bounds(gate), "unknown", f"{_told(value)}, {short}")
     return _verdict(_bounds(gate), _within(gate, value), _told(value))
 
 
 def _slices(gate: SliceFloor, evidence: Evidence) -> Verdict:
     held = [s for s in evidence.slices if s["column"] == gate.column and s["rows"] >= gate.rows]
+    asked = f"{_bounds(gate)} on every {gate.column}"
+    if not held:
+        return _verdict(asked, "unknown", f"{FEW}: no slice has {gate.rows:,} test rows")
     failing = [s for s in held if not _within(gate, _value(s["metrics"], gate.metric))]
-    told = [f"{s['value']}: {_told(s['metrics'][gate.metric]['value'])}" for s in failing or held]
-    words = ("fails on " if failing else "every slice: ") + ", ".join(told[:8]) if told else "no slice is large enough"
-    return _verdict(f"{_bounds(gate)} on every {gate.column}", not failing, words)
+    told = ", ".join(f"{s['value']}: {_told(s['metrics'][gate.metric]['value'])}" for s in (failing or held)[:8])
+    return _verdict(asked, not failing, f"fails on {told}" if failing else f"every slice: {told}")
 
 
-def _baseline(evidence: Evidence) -> Verdict:
-    difference = summary(evidence.losses["model"] - evidence.losses["constant"])
+def _baseline(gate: BeatsBaseline, evidence: Evidence) -> Verdict:
+    asked = f"{evidence.metric} below the constant's"
+    if short := evidence.sample.shortage(gate.rows, gate.of_a_class):
+        return _verdict(asked, "unknown", short)
+    difference = evidence.differences("constant")
     better = difference["high"] is not None and difference["high"] < 0
-    return _verdict(f"{evidence.metric} below the constant's", better, _difference(difference))
+    return _verdict(asked, better, _difference(difference))
+
+
+def _linear(gate: NotWorseThanLinear, evidence: Evidence) -> Verdict:
+    asked = f"{evidence.metric} not above the linear baseline's"
+    if short := evidence.sample.shortage(gate.rows, gate.of_a_class):
+        return _verdict(asked, "unknown", short)
+    difference = evidence.differences("linear")
+    kept = difference["low"] is not None and difference["low"] <= gate.margin * evidence.constant
+    return _verdict(asked, kept, _difference(difference))
+
+
+def _classes(sample: Sample) -> list[Verdict]:
+    if not sample.classes:
+        return []
+    asked = "every class is learned and tested"
+    unlearned = [name for name, (learned, _) in sample.classes.items() if not learned]
+    untested = [name for name, (_, tested) in sample.classes.items() if not tested]
+    if unlearned:
+        return [_verdict(asked, "failed", f"no training row of class {', '.join(unlearned[:8])}")]
+    if untested:
+        return [_verdict(asked, "unknown", f"{FEW}: no test row of class {', '.join(untested[:8])}")]
+    fewest = min(sample.classes, key=lambda name: sample.classes[name][1])
+    told = f"{len(sample.classes)} classes, {_counted(sample.classes[fewest][1], 'test row')} or more of each"
+    return [_verdict(asked, "passed", told)]
 
 
 def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> list[Verdict]:
@@ -94,7 +192,7 @@ def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> lis
     if found is None:
         return [_verdict(asked, True, "no other version is in office")]
     if found.loss is None or found.calibration is None:
-        return [_verdict(asked, False, f"version {found.champion} cannot be compared: {found.reason}")]
+        return [_verdict(asked, "unknown", f"version {found.champion} cannot be compared: {found.reason}")]
     high, days = found.loss["high"], f" of {found.days} days" if found.days else ""
     better = high is not None and high < gate.margin
     told = f"version {found.champion}: {_difference(found.loss)} on {found.rows:,} rows{days} that neither learned from"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 import truecourse.problem
 from truecourse.digests import sha256, sha256_json
-from truecourse.errors import Fault, ProblemError
+from truecourse.errors import Fault, ProblemError, SettingsError
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
 from truecourse.wording import nearest, suggestion
@@ -27,10 +27,26 @@ def problem_names() -> list[str]:
     return sorted(path.parent.name for path in get_settings().problems.glob("*/problem.py"))
 
 
+def default_problem() -> str:
+    """The problem that is meant where none is named: the settings', or the only one there is where the settings' own
+    default is not there. Raises SettingsError where that leaves none or several."""
+    settings, names = get_settings(), problem_names()
+    if settings.problem in names or "problem" in settings.model_fields_set:
+        return settings.problem
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise SettingsError(
+            "no problem is there", where=str(settings.problems), cure="truecourse init NAME --data FILE --label COLUMN"
+        )
+    what = f"no problem is named, and there are {len(names)}: {', '.join(names)}"
+    raise SettingsError(what, where=str(settings.problems), cure="name one by --problem, or in TRUECOURSE_PROBLEM")
+
+
 def load_problem(name: str | None = None, problems: Path | None = None) -> Problem:
     """The PROBLEM of `<problems>/<name>/problem.py`, of the settings' problems unless others are given. Raises
     ProblemError with a place and a cure."""
-    name = name or get_settings().problem
+    name = name or default_problem()
     folder = (problems or get_settings().problems) / name
     file = folder / "problem.py"
     if not file.is_file():

@@ -13,7 +13,18 @@ from pydantic.dataclasses import dataclass
 
 from truecourse.monitoring.policy import Alerts, Monitoring, QualityWatch, Retraining
 from truecourse.objectives import Objectives
-from truecourse.promotion import BeatsBaseline, BeatsChampion, Canary, Gate, MetricGate, Promotion, SliceFloor
+from truecourse.promotion import (
+    DEFAULT_GATES,
+    BeatsBaseline,
+    BeatsChampion,
+    Canary,
+    EveryClass,
+    Gate,
+    MetricGate,
+    NotWorseThanLinear,
+    Promotion,
+    SliceFloor,
+)
 from truecourse.schema import (
     CONFIG,
     AnyColumn,
@@ -38,10 +49,11 @@ from truecourse.schema import (
 )
 
 __all__ = [
-    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Csv", "Entity", "Files", "Float",
-    "Integer", "Label", "MetricGate", "Monitoring", "Objectives", "Objects", "PackageData", "Problem", "Promotion",
-    "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining", "Serving", "SliceFloor", "Sql", "Table",
-    "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours", "minutes", "seconds",
+    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Csv", "Entity", "EveryClass", "Files",
+    "Float", "Integer", "Label", "MetricGate", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
+    "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining",
+    "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours",
+    "minutes", "seconds",
 ]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]
@@ -136,7 +148,9 @@ class TimeSplit:
 
 @dataclass(frozen=True, config=CONFIG)
 class RandomSplit:
-    """By a hash of the row's id and the seed: the same row falls on the same side for ever. Shares of all rows."""
+    """By a hash of the row's id and the seed. Shares of all rows, and, while there are fewer than a thousand of it, of
+    every class of the label (of a regression: of its label's quantiles). A row of a larger class falls on the same side
+    for ever; of a small one, a few change sides as it grows. See truecourse/splitting.py."""
 
     _: KW_ONLY
     validate: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -220,7 +234,7 @@ class Problem:
     request_features: RequestFeatures | None = None
     split: TimeSplit | RandomSplit = RandomSplit()
     model: XGBoost = XGBoost()
-    gates: Many[Gate] = (BeatsBaseline(), BeatsChampion())
+    gates: Many[Gate] = DEFAULT_GATES
     promotion: Promotion = Promotion()
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()

@@ -10,20 +10,52 @@ from pydantic.dataclasses import dataclass
 
 from truecourse.schema import CONFIG, days
 
+LEAST_ROWS = 30
+LEAST_OF_A_CLASS = 5
+"""Of so few rows a model of pure noise passes for better than the constant in at most 5 of 100 tries, whatever the
+shares of the classes: see tests/unit/test_noise.py."""
+
 
 @dataclass(frozen=True, config=CONFIG)
 class MetricGate:
-    """A metric on the test rows must be within bounds."""
+    """A metric on the test rows must be within bounds. With fewer than `rows` of them, nothing can be judged."""
 
     metric: str
     _: KW_ONLY
     max: float | None = None
     min: float | None = None
+    rows: Annotated[int, Field(ge=1)] = LEAST_ROWS
 
 
 @dataclass(frozen=True, config=CONFIG)
 class BeatsBaseline:
-    """The loss on the test rows must be below that of the constant prediction, and the whole interval with it."""
+    """The loss on the test rows must be below that of the constant prediction, and the whole interval with it.
+
+    rows: with fewer test rows, nothing can be judged. of_a_class: nor with fewer rows of either class of a binary
+    label, or outside the commonest class of a multiclass one."""
+
+    _: KW_ONLY
+    rows: Annotated[int, Field(ge=2)] = LEAST_ROWS
+    of_a_class: Annotated[int, Field(ge=1)] = LEAST_OF_A_CLASS
+
+
+@dataclass(frozen=True, config=CONFIG)
+class NotWorseThanLinear:
+    """The loss on the test rows must not be significantly above that of the linear baseline: of the interval of the
+    paired difference, the lower end must lie at or below `margin`, a share of the constant prediction's loss.
+
+    rows, of_a_class: as of BeatsBaseline. Without a least sample, no model would ever be significantly worse."""
+
+    _: KW_ONLY
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    rows: Annotated[int, Field(ge=2)] = LEAST_ROWS
+    of_a_class: Annotated[int, Field(ge=1)] = LEAST_OF_A_CLASS
+
+
+@dataclass(frozen=True, config=CONFIG)
+class EveryClass:
+    """Each class of the label must be among the rows that the model was fitted to; where one is not among the test
+    rows, nobody can tell how good the model is at it. Nothing is asked of a regression."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -53,7 +85,9 @@ class SliceFloor:
     rows: int = 200
 
 
-Gate = MetricGate | BeatsBaseline | BeatsChampion | SliceFloor
+Gate = MetricGate | BeatsBaseline | NotWorseThanLinear | EveryClass | BeatsChampion | SliceFloor
+DEFAULT_GATES = (EveryClass(), BeatsBaseline(), NotWorseThanLinear(), BeatsChampion())
+"""Asked where a problem names no gates, and written by `truecourse init`."""
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from truecourse.digests import sha256_json
 from truecourse.encoding import Array, Vocabulary
 from truecourse.frame import UTC_TIME
 from truecourse.prediction import Scores
@@ -110,6 +111,11 @@ class Batch:
     def commit(self, span: Span, rows: int) -> dict[str, Any]:
         about = {"flow": "score", "batch": self.id, "inputs": self.inputs, "explain": self.explain}
         return about | {"model": self.version.model_dump(), "span": span.dump(), "rows": rows}
+
+
+def decisions_batch(version: ModelVersion) -> str:
+    """The id of the batch of all of the data's own decisions, scored by a version."""
+    return sha256_json({"source": "decisions", "model": version.model_sha256, "version": version.version})
 
 
 class Done:

@@ -40,7 +40,9 @@ class Settings(BaseSettings):
     )
 
     home: AbsolutePath = Field(Path(".truecourse"), description="the only folder that Truecourse writes to")
-    problem: str = Field("flight_delays", description="the problem used when none is named")
+    problem: str = Field(
+        "flight_delays", description="the problem used when none is named; where it is not there, the only one that is"
+    )
     problems: AbsolutePath = Field(REPOSITORY / "problems", description="the folder of problem folders")
     deployments: AbsolutePath = Field(REPOSITORY / "deployments", description="the folder of deployment configurations")
     admission: AbsolutePath | None = Field(

@@ -6,12 +6,14 @@ from typing import Any
 
 from truecourse import aliases, registry
 from truecourse.errors import ModelError
+from truecourse.gates import failed, unjudged
 from truecourse.monitoring import reports
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.storage import open_store
 
 Document = dict[str, Any]
+_SIGNS = {"passed": "✅", "failed": "❌", "unknown": "❔"}
 
 
 def summarize(problem: Problem, number: int | None = None) -> Document:
@@ -56,13 +58,13 @@ def _drift(problem: Problem) -> Document | None:
     if report is None:
         return None
     alarm = any(finding.page for finding in report.findings)
-    return {"alarm": alarm, "sentence": report.sentence, **{n: report.figures[n] for n in ("window", "model")}}
+    return {"alarm": alarm, "sentence": report.sentence, **{n: report.figures.get(n) for n in ("window", "model")}}
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
     names = list(summary["metrics"]["this version"])
     metrics = [[name, *(_figure(column.get(name)) for column in summary["metrics"].values())] for name in names]
-    gates = [["✅" if g["passed"] else "❌", g["gate"], g["detail"]] for g in summary["gates"]]
+    gates = [[_SIGNS[g["result"]], g["gate"], g["detail"]] for g in summary["gates"]]
     parts = [
         f"## {summary['problem']}: version {summary['version']}",
         _verdict(summary),
@@ -76,12 +78,14 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def _verdict(summary: Mapping[str, Any]) -> str:
-    failed = [gate for gate in summary["gates"] if not gate["passed"]]
+    gates = summary["gates"]
     office = summary["champion"]
     stands = "It is champion." if office == summary["version"] else f"Champion is {office or 'nobody'}."
-    if failed:
-        return f"**{len(failed)} of {len(summary['gates'])} gates failed.** {stands}"
-    return f"**All {len(summary['gates'])} gates passed.** {stands}"
+    if failed(gates):
+        return f"**{len(failed(gates))} of {len(gates)} gates failed.** {stands}"
+    if unjudged(gates):
+        return f"**{len(unjudged(gates))} of {len(gates)} gates could not be judged.** {stands}"
+    return f"**All {len(gates)} gates passed.** {stands}"
 
 
 def _figure(metric: Mapping[str, float | None] | None) -> str:
@@ -95,7 +99,8 @@ def _told(drift: Mapping[str, Any] | None) -> str:
     if drift is None:
         return "not checked yet."
     sign = "⚠️ " if drift["alarm"] else ""
-    return f"{sign}{drift['sentence']} (version {drift['model']['version']})"
+    of = f" (version {drift['model']['version']})" if drift["model"] else ""
+    return f"{sign}{drift['sentence']}{of}"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from truecourse.guesses import Guesses
 from truecourse.limits import with_margin
 from truecourse.profile import ColumnProfile, FileProfile, table_name
+from truecourse.promotion import DEFAULT_GATES
 from truecourse.schema import Csv, Float, Integer, Time
 from truecourse.sourcecode import Call, Noted, call_names, source
 from truecourse.sources import FORMATS
@@ -44,7 +45,7 @@ def _problem(name: str, file: FileProfile, guesses: Guesses) -> Call:
         "label": Call("Label", (), label),
         "split": _split(guesses),
         "model": _model(guesses.label.held, guesses.split is not None),
-        "gates": [Call("BeatsBaseline"), Call("BeatsChampion")],
+        "gates": [Call(type(gate).__name__) for gate in DEFAULT_GATES],
     }
     slices = [c.name for c in guesses.inputs() if c.type == "Text" and _one_of(c)][:3]
     if slices:

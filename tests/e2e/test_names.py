@@ -16,7 +16,8 @@ from truecourse.tables import Tables
 OURS = [
     "score", "prediction", "row", "batch", "index", "model_version", "model_sha256", "error", "missing", "base",
     "contributions", "rows", "scored_at", "event_timestamp", "created_timestamp", "moment", "place", "at", "day",
-    "_old", "_source", "_row", "_id", "request", "features", "values", "reasons", "level_0", "__index__", "target", "it", "side",
+    "_old", "_source", "_row", "_id", "request", "features", "values", "reasons", "level_0", "__index__", "target",
+    "it", "side",
 ]  # fmt: skip
 """Names that code of ours, or a library's, gives to columns of its own."""
 ODD = ["a b", "a.b", "x[0]", "price<5", "größe", "名前", "q'uote", 'say "so"', "100%", "l" * 200]
@@ -83,7 +84,7 @@ def test_columns_may_have_the_names_of_ours(
     file = written(tmp_path / "sent.csv", sent)
     file.write_text(file.read_text() + ",".join(["x"] * (len(NAMES) + 1)) + "\n")
     before, tables = len(Tables().read(summary["score"])), Tables()
-    predictions = tables.read(score("named", source=str(file)))
+    predictions = tables.read(score("named", source=str(file)).predictions)
     assert len(predictions) == before + len(sent)
     mine = predictions.filter(pa.compute.equal(predictions[BATCH], _newest_batch(predictions))).sort_by(ROW)
     for name in NAMES:

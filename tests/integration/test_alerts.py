@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tasks.alarms import settle_reports
-from tasks.checks import made
+from tasks.checks import made, require_unbroken
 from tests.conftest import free_ports
 from tests.frames import store_diabetes
 from tests.receivers import Mailbox, Webhook, mail_server, webhook
-from truecourse.errors import FeatureError
+from truecourse.errors import CheckBroken, FeatureError
 from truecourse.loading import load_problem
-from truecourse.monitoring import record
+from truecourse.monitoring import record, reports
 from truecourse.monitoring.delivery import public
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.storage import open_store
@@ -122,7 +122,7 @@ def test_a_private_field_is_not_named_with_its_values(hook: Webhook) -> None:
     assert public(hidden, notice).sentence == "bmi, a private field: dead feed."
 
 
-def test_a_check_that_breaks_pages_and_one_without_data_says_so() -> None:
+def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: Path) -> None:
     def broken(problem: str) -> Report:
         raise ZeroDivisionError("secret")
 
@@ -134,4 +134,10 @@ def test_a_check_that_breaks_pages_and_one_without_data_says_so() -> None:
     assert [(f.cause, f.page, f.sentence) for f in found.findings] == [
         ("check broken", True, "The check of drift broke: ZeroDivisionError.")
     ]
-    assert made("drift", early, "diabetes").sentence == "Not checked: nothing was scored."
+    assert found.state == "critical"
+    assert reports.latest(open_store(), "diabetes", "drift") == found, "no older report stands for it"
+    with pytest.raises(CheckBroken, match=r"The check of drift broke: ZeroDivisionError\."):
+        require_unbroken("diabetes", [found])
+    unknown = made("drift", early, "diabetes")
+    assert (unknown.sentence, unknown.state) == ("Not checked: nothing was scored.", "unknown")
+    require_unbroken("diabetes", [unknown])

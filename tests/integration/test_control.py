@@ -139,7 +139,7 @@ def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Tra
     reports.save(store, report(3, finding(False)))
     told = control.document(store, problem, START + timedelta(days=4))
     days = ["2024-05-06", "2024-05-07", "2024-05-08", "2024-05-09"]
-    assert told["days"]["skew"] == list(zip(days, ("well", "wrong", "not made", "to see"), strict=True))
+    assert told["days"]["skew"] == list(zip(days, ("ok", "critical", "unknown", "warning"), strict=True))
     assert told["sentence"] == "Ratio is <computed> anew."
     page = control.page(store, problem, served=False, at=START + timedelta(days=4))
     assert "Ratio is &lt;computed&gt; anew." in page

@@ -10,7 +10,7 @@ import pytest
 
 from truecourse.digests import canonical_json, sha256_json
 from truecourse.errors import Fault, ProblemError, SettingsError, TruecourseError
-from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.loading import default_problem, load_problem, problem_digest, problem_document
 from truecourse.settings import get_settings
 
 PLAIN = """
@@ -110,3 +110,23 @@ def test_an_edit_right_after_a_load_counts(problems: Path, monkeypatch: pytest.M
 def test_equal_documents_have_equal_bytes() -> None:
     assert canonical_json({"b": 1, "a": [1.5, "é"]}) == '{"a":[1.5,"é"],"b":1}'.encode()
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
+
+
+def test_the_problem_that_is_meant(tmp_path: Path, configure: Callable[..., None]) -> None:
+    """The settings' if it is there or was named, else the only one; never a guess among several."""
+
+    def there(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "problem.py").write_text("")
+
+    configure(problems=tmp_path)
+    with pytest.raises(SettingsError, match=r"no problem is there(.|\n)*truecourse init"):
+        default_problem()
+    there("wine")
+    assert default_problem() == "wine"
+    there("beer")
+    with pytest.raises(SettingsError, match=r"there are 2: beer, wine(.|\n)*--problem"):
+        default_problem()
+    configure(problems=tmp_path, problem="cider")
+    assert default_problem() == "cider"

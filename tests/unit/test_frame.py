@@ -92,11 +92,11 @@ def test_a_binary_label_reads_the_same_in_every_type(values: list[object]) -> No
 
 def test_a_random_split_keeps_each_row_on_its_side() -> None:
     split = RandomSplit(validate=0.2, test=0.3, seed=1)
-    ids = pa.table({"id": [str(n) for n in range(5000)]})
+    ids = pa.table({"id": [str(n) for n in range(5000)], "label": ["a"] * 5000})
     sides = with_split(problem(split=split), ids)["split"].to_pylist()
     assert {s: round(sides.count(s) / 5000, 1) for s in sides} == {"train": 0.5, "validate": 0.2, "test": 0.3}
-    fewer = with_split(problem(split=split), ids.slice(100, 50))["split"].to_pylist()
-    assert fewer == sides[100:150]
+    fewer = with_split(problem(split=split), ids.slice(100, 1500))["split"].to_pylist()
+    assert fewer == sides[100:1600]
 
 
 def test_a_time_split_cuts_at_utc_midnight() -> None:

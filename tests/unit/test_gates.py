@@ -2,15 +2,17 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from truecourse.comparison import Comparison
 from truecourse.errors import ModelError
-from truecourse.gates import Evidence, judge
-from truecourse.problem import BeatsBaseline, BeatsChampion, Gate, MetricGate, SliceFloor
+from truecourse.gates import Evidence, Sample, failed, judge, summed, unjudged
+from truecourse.problem import BeatsBaseline, BeatsChampion, EveryClass, MetricGate, NotWorseThanLinear, SliceFloor
+from truecourse.promotion import Gate
 
-NOISE = np.random.default_rng(0).normal(0, 0.01, 401)
+
+def interval(low: float, high: float) -> dict[str, float | None]:
+    return {"value": (low + high) / 2, "low": low, "high": high}
 
 
 def figure(value: float | None) -> dict[str, float | None]:
@@ -24,8 +26,10 @@ def part(value: str, rows: int, auc: float | None) -> dict[str, object]:
 EVIDENCE = Evidence(
     metric="log_loss",
     metrics={"auc": figure(0.75), "log_loss": figure(0.48), "undefined": figure(None)},
-    losses={"model": 0.48 + NOISE, "constant": 0.53 + NOISE},
+    differences=lambda name: {"constant": interval(-0.06, -0.04), "linear": interval(-0.01, 0.01)}[name],
+    constant=0.53,
     slices=[part("north", 900, 0.76), part("south", 500, 0.70), part("tiny", 40, 0.40)],
+    sample=Sample(1440, 30, {"0": (4000, 1000), "1": (1000, 440)}),
 )
 
 
@@ -46,17 +50,59 @@ def test_a_metric_gate_keeps_both_bounds_inclusive() -> None:
         passes(MetricGate("ap", max=1))
 
 
-def test_the_baseline_is_beaten_with_the_whole_paired_interval() -> None:
+def test_the_baseline_is_beaten_with_the_whole_interval() -> None:
     assert passes(BeatsBaseline())
-    assert not passes(BeatsBaseline(), losses={"model": 0.54 + NOISE, "constant": 0.53 + NOISE})
-    # Both move with the days together: unpaired intervals overlap, the paired difference is clear.
-    days = np.random.default_rng(1).normal(0, 0.2, 401)
-    assert passes(BeatsBaseline(), losses={"model": 0.50 + days, "constant": 0.51 + days})
-    assert not passes(BeatsBaseline(), losses={"model": 0.50 + days, "constant": 0.51 - days})
+    assert not passes(BeatsBaseline(), differences=lambda _: interval(-0.06, 0.0))
+    assert not passes(BeatsBaseline(), differences=lambda _: interval(0.01, 0.03))
+    assert not passes(BeatsBaseline(), differences=lambda _: figure(None))
 
 
-def interval(low: float, high: float) -> dict[str, float | None]:
-    return {"value": (low + high) / 2, "low": low, "high": high}
+def test_a_linear_baseline_that_is_better_for_sure_shuts_the_gate() -> None:
+    assert passes(NotWorseThanLinear())
+    assert passes(NotWorseThanLinear(), differences=lambda _: interval(0.0053, 0.03))
+    assert not passes(NotWorseThanLinear(), differences=lambda _: interval(0.0054, 0.03))
+    assert not passes(NotWorseThanLinear(margin=0.0), differences=lambda _: interval(0.0001, 0.03))
+    assert not passes(NotWorseThanLinear(), differences=lambda _: figure(None))
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (Sample(29, 29, {"0": (90, 20), "1": (90, 9)}), "too few rows to judge: 29 test rows, 30 are needed"),
+        (Sample(1, 1), "too few rows to judge: 1 test row, 30 are needed"),
+        (Sample(500, 1), "too few rows to judge: all test rows are of one day"),
+        (Sample(90, 90, {"0": (90, 86), "1": (9, 4)}), "too few rows to judge: 4 test rows of class 1, 5 are needed"),
+        (Sample(90, 90, {"a": (90, 87), "b": (9, 2), "c": (9, 1)}), "3 test rows of other classes than a"),
+    ],
+)
+def test_too_few_rows_neither_pass_nor_fail(sample: Sample, said: str) -> None:
+    for gate in (BeatsBaseline(), NotWorseThanLinear()):
+        (verdict,) = judge((gate,), dataclasses.replace(EVIDENCE, sample=sample))
+        assert (verdict["result"], verdict["passed"]) == ("unknown", False)
+        assert said in verdict["detail"]
+        assert (failed([verdict]), unjudged([verdict])) == ([], [verdict])
+        assert summed([verdict]) == f"not judged: {verdict['gate']}"
+
+
+def test_every_class_is_learned_and_tested() -> None:
+    def said(**classes: tuple[int, int]) -> list[tuple[str, str]]:
+        found = judge((EveryClass(),), dataclasses.replace(EVIDENCE, sample=Sample(90, 90, classes)))
+        return [(verdict["result"], verdict["detail"]) for verdict in found]
+
+    assert said() == []  # a regression has none
+    assert said(a=(10, 5), b=(10, 3)) == [("passed", "2 classes, 3 test rows or more of each")]
+    assert said(a=(10, 5), b=(0, 3), c=(0, 0)) == [("failed", "no training row of class b, c")]
+    assert said(a=(10, 5), b=(10, 0)) == [("unknown", "too few rows to judge: no test row of class b")]
+
+
+def test_metrics_and_slices_need_rows_too() -> None:
+    few = Sample(29, 29)
+    (verdict,) = judge((MetricGate("auc", min=0.5),), dataclasses.replace(EVIDENCE, sample=few))
+    assert verdict["result"] == "unknown"
+    assert verdict["detail"].startswith("0.7500, too few rows")
+    assert passes(MetricGate("auc", min=0.5, rows=20), sample=few)
+    (verdict,) = judge((SliceFloor("depot", "auc", min=0.1, rows=1000),), EVIDENCE)
+    assert verdict["result"] == "unknown"
 
 
 def against(gate: BeatsChampion, **changes: object) -> list[dict[str, object]]:
@@ -111,7 +157,7 @@ def test_a_floor_holds_on_every_large_slice() -> None:
     assert passes(SliceFloor("depot", "auc", min=0.71, rows=600))
     assert not passes(SliceFloor("depot", "auc", min=0.7, rows=10))
     assert not passes(SliceFloor("depot", "auc", min=0.7), slices=[part("odd", 900, None)])
-    assert passes(SliceFloor("other", "auc", min=0.9))
+    assert not passes(SliceFloor("other", "auc", min=0.9))  # none that could tell
     (verdict,) = judge((SliceFloor("depot", "auc", min=0.75),), EVIDENCE)
     assert "south: 0.7000" in verdict["detail"]
     assert "north" not in verdict["detail"]

@@ -185,9 +185,9 @@ def test_a_share_set_by_hand_is_only_taken_back(office: Office, canary: Canary |
 
 def test_a_shut_gate_is_a_withdrawal() -> None:
     going = Decision("promote", "60 requests")
-    gate = {"gate": "loss below the champion's", "detail": "difference 0.1", "passed": True}
+    gate = {"gate": "loss below the champion's", "detail": "difference 0.1", "result": "passed", "passed": True}
     assert past_gates(going, [gate]).action == "promote"
-    shut = past_gates(going, [gate, gate | {"passed": False}])
+    shut = past_gates(going, [gate, gate | {"result": "failed", "passed": False}])
     assert (shut.action, shut.cause, shut.reason) == ("withdraw", "gates", "loss below the champion's: difference 0.1")
 
 

@@ -85,12 +85,12 @@ def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(
     assert kinds(store).count("not now") == 1
 
     version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")
-    gates = [{"gate": "log_loss", "passed": True, "detail": ""}]
+    gates = [{"gate": "log_loss", "result": "passed", "passed": True, "detail": ""}]
     ended = attempts.end(store, "plain", attempt.number, at + hours(1), version, gates, champion=True)
     assert (ended.outcome, ended.version, ended.alarms) == ("champion", 2, attempt.alarms)
     told = record.history(store, "plain")[-1]
     assert told.attempt == ended
-    assert told.sentence == "Version 2 is champion: all 1 gates passed."
+    assert told.sentence == "Version 2 is champion: its one gate passed."
 
 
 def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from truecourse.aliases import ROLLBACK, WITHDRAW
+from truecourse.gates import summed
 from truecourse.monitoring.record import Attempt, Change, Decision, Event, Kind, Record, stands, write
 from truecourse.monitoring.retraining import decide, decided
 from truecourse.problem import Problem
@@ -48,8 +49,7 @@ def end(
     champion: bool,
 ) -> Attempt:
     """What came of an attempt: the version, its gates, and whether it came into office."""
-    failing = [gate["gate"] for gate in gates if not gate["passed"]]
-    said = f"failed: {', '.join(failing)}" if failing else f"all {len(gates)} gates passed"
+    said = summed(list(gates))
     changes = {
         "outcome": "champion" if champion else "challenger",
         "run_id": version.run_id,

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from truecourse import aliases
 from truecourse.monitoring import index, record, reports
-from truecourse.monitoring.findings import Check, Report, Verdict
+from truecourse.monitoring.findings import Check, Report, State
 from truecourse.monitoring.statements import summed
 from truecourse.monitoring.timelines import timelines
 from truecourse.pages import render
@@ -56,24 +56,24 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
 def _sentence(made: list[Report]) -> str:
     if not made:
         return "Nothing was checked yet: truecourse run monitor, and truecourse run health."
-    findings = sorted((f for report in made for f in report.findings), key=lambda finding: not finding.page)
+    findings = sorted((f for report in made for f in report.findings), key=lambda finding: finding.order)
     unmade = [report.check for report in made if not report.made]
-    well = "All that is checked is well." if not unmade else f"Nothing found; not checked: {', '.join(unmade)}."
+    well = "All that is checked is well." if not unmade else f"Nothing found; unknown: {', '.join(unmade)}."
     return summed(findings, well)
 
 
 def _told(report: Report) -> Document:
-    return report.model_dump(exclude={"figures", "problem"}) | {"verdict": report.verdict}
+    return report.model_dump(exclude={"figures", "problem"}) | {"state": report.state}
 
 
-def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, Verdict]]:
-    """The worst verdict of every day that was checked, oldest first. The newest report may be long ago, in a replay."""
+def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, State]]:
+    """The worst state of every day that was checked, oldest first. The newest report may be long ago, in a replay."""
     until = min(newest.at, at)
     since = until - timedelta(days=14 if newest.check in _OFTEN else _DAYS)
-    worst: dict[str, Verdict] = {}
+    worst: dict[str, State] = {}
     for report in reports.history(store, newest.problem, newest.check, since):
         day = f"{report.at:%Y-%m-%d}"
-        worst[day] = min(worst.get(day, report.verdict), report.verdict, key=get_args(Verdict).index)
+        worst[day] = min(worst.get(day, report.state), report.state, key=get_args(State).index)
     return sorted(worst.items())
 
 
@@ -134,12 +134,12 @@ def require_page(store: ObjectStore, problem: Problem) -> None:
 
 
 def _entry(told: Document) -> index.Entry:
-    states = [report["verdict"] for report in told["checks"]]
+    states = [report["state"] for report in told["checks"]]
     return index.Entry(
         problem=told["problem"],
         at=f"{told['at']:%Y-%m-%dT%H:%M}",
         sentence=told["sentence"],
-        state=min(states, key=get_args(Verdict).index, default="unknown"),
+        state=min(states, key=get_args(State).index, default="unknown"),
         champion=told["champion"]["version"] if told["champion"] else None,
         pages=told["pages"],
     )

@@ -14,13 +14,14 @@ from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.freezing import freeze
 from truecourse.monitoring.frozen import Frozen
 from truecourse.monitoring.moved import Moved, data_moved, findings, scores_moved, windows
-from truecourse.monitoring.plaindrift import plainly
+from truecourse.monitoring.plaindrift import LEAST_ROWS, plainly
 from truecourse.monitoring.seen import Predictions
 from truecourse.monitoring.sketches import DAY
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window, naive_utc
 from truecourse.scoring import predictions_table
 from truecourse.tables import Tables
+from truecourse.wording import counted
 
 DATA, SCORES = "drift", "prediction drift"
 
@@ -51,11 +52,7 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
         cure = f"truecourse run lifecycle --problem {problem.name}"
         raise ModelError("there is no champion to monitor", where=f"problem {problem.name}", cure=cure)
     if not problem.has_time:
-        data, scores, snapshot, against = plainly(problem, tables, version)
-        found = [*findings(data, DATA), *findings(scores, SCORES)]
-        found = [one.model_copy(update={"page": True}) for one in found]  # with no time, no season excuses it
-        report = _report(problem, version, snapshot, at or datetime.now(UTC), Window(), data, scores, found, against)
-        return Checked(report, data, scores, against)
+        return _plainly(problem, tables, version, at or datetime.now(UTC))
     frozen = freeze(problem, version)
     span = _span(problem, tables, frozen, naive_utc(at), window or Window())
     assert span.start is not None
@@ -78,6 +75,26 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
     told = [*broken, *slow]
     report = _report(problem, version, frozen.snapshot.sha256, moment, span, data, made, told, frozen.against)
     return Checked(report, data, made, frozen.against)
+
+
+def _plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> Checked:
+    plain = plainly(problem, tables, version, at)
+    found = [*findings(plain.data, DATA), *findings(plain.scores, SCORES)]
+    found = [one.model_copy(update={"page": True}) for one in found]  # with no time, no season excuses it
+    report = _report(
+        problem, version, plain.snapshot, at, Window(), plain.data, plain.scores, found, plain.against
+    )  # fmt: skip
+    said = report.sentence
+    if not found and not plain.enough:
+        said = f"{counted(plain.rows, 'new row')}: too few to judge drift, {LEAST_ROWS} are needed."
+    elif found:
+        said = f"{said.rstrip('.')}, in {counted(plain.rows, 'new row')}{' of one batch' if plain.batch else ''}."
+    told = {
+        "sentence": said,
+        "made": bool(found) or plain.enough,
+        "figures": report.figures | {"batch": plain.batch, "new_rows": plain.rows},
+    }
+    return Checked(report.model_copy(update=told), plain.data, plain.scores, plain.against)
 
 
 def sketched(problem: Problem, tables: Tables) -> int:
@@ -152,6 +169,7 @@ def _report(
         problem=problem.name,
         at=at,
         sentence=sentence(data.snapshot, scores.snapshot if scores else None, found),
+        made=data.snapshot.decidable or bool(found),
         findings=tuple(found),
         figures=figures,
     )

@@ -9,8 +9,10 @@ from truecourse.references import Reference, UtcTime
 
 Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "canary"]
 
-Verdict = Literal["wrong", "to see", "well", "not made"]
-"""A report in a word: something pages, something is found, nothing is, or nobody could look."""
+State = Literal["critical", "warning", "ok", "unknown"]
+"""A report in a word: something pages, something is found, nothing is, or nobody could look or tell."""
+BROKEN = "check broken"
+"""The cause of the finding that a check itself broke."""
 
 
 class Finding(Reference):
@@ -29,6 +31,11 @@ class Finding(Reference):
     figures: dict[str, Any] = Field(default_factory=dict)
 
     @property
+    def order(self) -> tuple[bool, bool]:
+        """Sorts what leads first: a check that broke, for nobody watches there, then what pages."""
+        return self.cause != BROKEN, not self.page
+
+    @property
     def key(self) -> str:
         """The same for the same trouble at another time: what alerts are told apart by."""
         return f"{self.check}/{self.subject}/{self.cause}"
@@ -36,8 +43,8 @@ class Finding(Reference):
 
 class Report(Reference):
     """What one check says at one moment. `at`: the moment that counted as now, UTC. `sentence`: all of it in one.
-    `made`: false where the check could not be made; what it does not find is then not gone. `page`: the key in storage
-    of the page that people open; empty where there is none. `figures`: JSON, by check."""
+    `made`: false where the check could not be made, or had too little to judge; what it does not find is then not gone.
+    `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
 
     check: Check
     problem: str
@@ -54,7 +61,12 @@ class Report(Reference):
         return cls(check=check, problem=problem, at=at, sentence=why, made=False, findings=findings)
 
     @property
-    def verdict(self) -> Verdict:
+    def broken(self) -> bool:
+        """Whether the check itself broke."""
+        return any(finding.cause == BROKEN for finding in self.findings)
+
+    @property
+    def state(self) -> State:
         if any(finding.page for finding in self.findings):
-            return "wrong"
-        return "to see" if self.findings else "well" if self.made else "not made"
+            return "critical"
+        return "warning" if self.findings else "ok" if self.made else "unknown"

@@ -14,7 +14,7 @@ from truecourse.aliases import GUARDED
 from truecourse.environments import environment_names, load_deployment
 from truecourse.errors import DeploymentError
 from truecourse.frame import UTC_TIME
-from truecourse.gates import failed
+from truecourse.gates import failed, summed
 from truecourse.monitoring.canary import Step, Verdict, judge_step, step_of
 from truecourse.monitoring.canaryquality import judge_quality
 from truecourse.monitoring.findings import Finding, Report
@@ -119,10 +119,11 @@ def _with_labels(verdict: Verdict, quality: Verdict) -> Verdict:
 
 
 def past_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
-    """The decision to promote, now that the gates were asked once more: a shut one withdraws the version."""
+    """The decision to promote, now that the gates were asked once more: one that failed withdraws the version. Of one
+    that cannot be judged now, what it said before the canary began counts: it had passed."""
     shut = failed(verdicts)
     if not shut:
-        return replace(decision, reason=f"{decision.reason}; all {len(verdicts)} gates passed")
+        return replace(decision, reason=f"{decision.reason}; {summed(verdicts)}")
     why = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in shut)
     return replace(decision, action="withdraw", cause="gates", reason=why)
 

@@ -40,8 +40,8 @@ def sentence(found: dict[Check, Report]) -> str:
 
 
 def _findings(found: dict[Check, Report]) -> list[Finding]:
-    """Those that page first."""
-    return sorted((f for report in found.values() for f in report.findings), key=lambda finding: not finding.page)
+    """What leads first."""
+    return sorted((f for report in found.values() for f in report.findings), key=lambda finding: finding.order)
 
 
 def publish(store: ObjectStore, problem: Problem) -> str:
@@ -53,7 +53,7 @@ def publish(store: ObjectStore, problem: Problem) -> str:
         sentence=sentence(found),
         findings=_findings(found),
         reports=found,
-        figures={check: report.figures for check, report in found.items()},
+        figures={check: report.figures for check, report in found.items() if report.figures},
         limits=_limits(problem.serving.objectives),
         lasting=lasting,
         moment=_moment,

@@ -1,54 +1,120 @@
-"""Drift of a problem without time: all its predictions against the champion's snapshot, row by row."""
+"""Drift of a problem without time: what was predicted of new rows, against the rows that the champion was fitted to.
+
+New rows are those of files, rows of the table that came after the snapshot, and the endpoint's answers. Each batch of
+them is held against the training rows by itself, and all of the newest `monitoring.window` together: one file that
+moved far is not diluted by many that did not.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse import registry
 from truecourse.errors import NotFound
+from truecourse.model import Model
 from truecourse.monitoring import drift
 from truecourse.monitoring.drift import Drift
 from truecourse.monitoring.freezing import model_scores
 from truecourse.monitoring.moved import Moved, shown
-from truecourse.monitoring.seen import ID, VERSION, Predictions, watched
+from truecourse.monitoring.seen import MOMENT, Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.scoring import predictions_table, score_columns
+from truecourse.scoring import BATCH, predictions_table, score_columns
 from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
 from truecourse.tracking import trained_run
 
+LEAST_ROWS = 20
+"""Of fewer rows, that nothing is found tells nothing."""
 
-def plainly(problem: Problem, tables: Tables, version: ModelVersion) -> tuple[Moved, Moved, str, str]:
-    """Of features and of scores, the snapshot's SHA-256, and what the scores are compared with.
 
-    Raises NotFound where the champion scored nothing."""
+@dataclass(frozen=True)
+class Plain:
+    """What moved, of features and of scores, in the rows that show it most. `rows`: how many those are; `batch`: their
+    batch, empty where they are of several. `against`: what the scores are compared with."""
+
+    data: Moved
+    scores: Moved
+    snapshot: str
+    against: str
+    rows: int
+    batch: str
+
+    @property
+    def enough(self) -> bool:
+        return self.rows >= LEAST_ROWS and self.data.snapshot.decidable
+
+
+def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> Plain:
+    """`at` (UTC): nothing scored later is read. Raises NotFound where the champion scored no row that its snapshot does
+    not have."""
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame = load_frame(tables.store, snapshot)
     model = registry.open_model(version, problem.kind)
     names = score_columns(problem.kind, model.vocabulary.classes)
-    made = Predictions(problem, tables, names).read()
-    made = made.filter(pc.equal(made[VERSION], version.version))
+    made = Predictions(problem, tables, names).observed(version, frame["id"].combine_chunks(), at)
     if len(made) == 0:
-        cure = f"truecourse run score --problem {problem.name}"
-        raise NotFound("the champion made no predictions yet", where=predictions_table(problem.name), cure=cure)
+        what = "the champion scored no rows but those of its training table, which are no news"
+        cure = f"truecourse run score --problem {problem.name} --source FILE"
+        raise NotFound(what, where=predictions_table(problem.name), cure=cure)
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     unseen, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
     if len(unseen) == 0:
         unseen, against = fitted, "rows the model was fitted to, of which it is surer: there are no others"
-    data = _compared(problem, fitted, made, list(watched(problem)))
-    # A model is surer of rows it was fitted to: they count only where there are no others.
-    others = made.filter(pc.invert(pc.is_in(made[ID], fitted["id"].combine_chunks())))
-    scores = _compared(problem, model_scores(problem.kind, model, unseen), others if len(others) else made, names)
-    return Moved(data, None, None, {}), shown(Moved(scores, None, None, {})), snapshot.sha256, against
+    reference = _reference(problem, model, fitted, unseen)
+    parts = _parts(problem, made)
+    rate = problem.monitoring.false_alarm_rate / 2 / len(parts)
+    judged = [(rows, tuple(_compared(problem, before, rows, rate) for before in reference)) for rows in parts.values()]
+    # What moved most is shown; where nothing did, all of it together, which is the first.
+    most = max(range(len(judged)), key=lambda place: _drifted(judged[place][1]))
+    rows, (data, scores) = judged[most]
+    batches = pc.unique(rows[BATCH])
+    return Plain(
+        Moved(data, None, None, {}),
+        shown(Moved(scores, None, None, {})),
+        snapshot.sha256,
+        against,
+        len(rows),
+        batches[0].as_py() if len(batches) == 1 else "",
+    )
 
 
-def _compared(problem: Problem, reference: pa.Table, made: pa.Table, names: list[str]) -> Drift:
+def _reference(problem: Problem, model: Model, fitted: pa.Table, unseen: pa.Table) -> tuple[pa.Table, pa.Table]:
+    return fitted.select(list(watched(problem))), model_scores(problem.kind, model, unseen)
+
+
+def _parts(problem: Problem, made: pa.Table) -> dict[str, pa.Table]:
+    """All rows of the newest window, then those of each of its newest batches with rows enough."""
+    newest = pc.max(made[MOMENT]).as_py()
+    recent = made.filter(
+        pc.greater_equal(made[MOMENT], pa.scalar(newest - problem.monitoring.window, made[MOMENT].type))
+    )
+    batches = recent.group_by(BATCH).aggregate([(MOMENT, "max"), (BATCH, "count")]).to_pylist()
+    batches = [one for one in batches if one[f"{BATCH}_count"] >= LEAST_ROWS]
+    batches.sort(key=lambda one: (one[f"{MOMENT}_max"], one[BATCH]), reverse=True)
+    if len(batches) == 1 and batches[0][f"{BATCH}_count"] == len(recent):
+        batches = []
+    # The newest are looked at by themselves: with more, each one's part of the false-alarm rate would be less than any
+    # p-value that so many permutations can give.
+    most = int(problem.monitoring.false_alarm_rate / 2 * drift.PERMUTATIONS / 2)
+    single = {one[BATCH]: recent.filter(pc.equal(recent[BATCH], one[BATCH])) for one in batches[:most]}
+    return {"": recent, **single}
+
+
+def _drifted(found: tuple[Drift, ...]) -> tuple[int, float]:
+    columns = [column for part in found for column in part.drifted]
+    return len(columns), max((column.psi for column in columns), default=0.0)
+
+
+def _compared(problem: Problem, reference: pa.Table, made: pa.Table, rate: float) -> Drift:
     monitoring = problem.monitoring
     return drift.compare(
-        reference.select(names),
-        made.select(names),
-        names,
+        reference,
+        made.select(reference.column_names),
+        reference.column_names,
         bins=monitoring.bins,
         threshold=monitoring.psi,
-        false_alarm_rate=monitoring.false_alarm_rate / 2,
+        false_alarm_rate=rate,
     )

@@ -15,6 +15,7 @@ from truecourse.monitoring.labelling import labelling
 from truecourse.monitoring.losing import Alarm, alarms, threshold
 from truecourse.monitoring.made import newest
 from truecourse.monitoring.measured import coming, measured
+from truecourse.monitoring.plainquality import Told, plain_quality
 from truecourse.monitoring.statements import summed
 from truecourse.monitoring.yardstick import yardstick
 from truecourse.problem import Problem
@@ -36,17 +37,14 @@ def check_quality(
     if version is None:
         cure = f"truecourse run lifecycle --problem {problem.name}"
         raise ModelError("there is no champion to judge", where=f"problem {problem.name}", cure=cure)
-    told: tuple[str, list[Finding], dict[str, Any]]
-    if problem.has_time:
-        told = _checked(problem, tables, version, moment)
-    else:
-        told = "Decisions have no time, so no cohort closes: quality is that of the training report.", [], {}
-    sentence, findings, figures = told
+    judged = _checked if problem.has_time else plain_quality
+    sentence, findings, figures, enough = judged(problem, tables, version, moment)
     return Report(
         check="quality",
         problem=problem.name,
         at=moment.replace(tzinfo=UTC),
         sentence=sentence,
+        made=enough or bool(findings),
         findings=tuple(findings),
         figures={"version": version.version, "open": []} | figures,
     )
@@ -58,15 +56,13 @@ def _newest(problem: Problem, tables: Tables) -> datetime:
     return min(end + problem.label.closes_after, now) if end else now
 
 
-def _checked(
-    problem: Problem, tables: Tables, version: ModelVersion, moment: datetime
-) -> tuple[str, list[Finding], dict[str, Any]]:
+def _checked(problem: Problem, tables: Tables, version: ModelVersion, moment: datetime) -> Told:
     measure = yardstick(problem, tables, version)
     closing = Closing(problem, tables, version, measure, moment)
     days, waiting = closing.look()
     figures = coming(waiting)
     if not days:
-        return f"No cohort of model version {version.version} is closed yet.", [], figures
+        return f"No cohort of model version {version.version} is closed yet.", [], figures, False
     findings = labelling(problem, measure.coverage, days)
     scored = [one for one in days if one.labelled and closing.scored(one)]
     reference, words = measure.reference(problem, days[0].day, moment)
@@ -74,7 +70,7 @@ def _checked(
     if scored and reference:
         own = (*measure.fitted, *(() if reference == measure.fitted else reference))
         findings += _lost(problem, measure.model.vocabulary.classes, reference, own, scored)
-    return summed(findings, _well(problem, figures)), findings, figures
+    return summed(findings, _well(problem, figures)), findings, figures, "metrics" in figures
 
 
 def _lost(

@@ -9,26 +9,31 @@ from truecourse.pages import PALETTE, figure, render, svg
 from truecourse.problem import Problem
 
 _SOFT = "#8a9099"
+_FIGURES: dict[str, Any] = {
+    "version": None, "timeline": (), "days": 0, "estimate": None, "metrics": None, "window": None, "rows": None,
+    "reference": "", "calibration": (), "slices": (), "open": (),
+}  # fmt: skip
+"""What a report may say. One of a problem without time, or from before the first cohort closes, says little of it."""
 
 
 def page(problem: Problem, report: Report) -> str:
     """HTML, everything inline."""
-    figures = report.figures
+    figures = _FIGURES | report.figures
     plots: dict[str, Any] = {}
-    if any("loss" in told for told in figures.get("timeline", ())):
-        plots["days"] = svg(_days(report), "Mean loss of each day, and what was estimated before its labels came")
-    if figures.get("calibration"):
+    if any("loss" in told for told in figures["timeline"]):
+        plots["days"] = svg(_days(report, figures), "Mean loss of each day, and its estimate before labels came")
+    if figures["calibration"]:
         plots["calibration"] = svg(_calibration(figures["calibration"]), "Outcomes by score")
     plots["slices"] = {
         column: svg(_curves(parts), f"Outcomes by score, for each {column}")
-        for column, parts in _by_column(figures.get("slices", ())).items()
+        for column, parts in _by_column(figures["slices"]).items()
     }
-    return render("quality.html", report=report, problem=problem, plots=plots)
+    return render("quality.html", report=report, problem=problem, figures=figures, plots=plots)
 
 
-def _days(report: Report) -> Any:
+def _days(report: Report, figures: dict[str, Any]) -> Any:
     drawn, axis = figure(9.0, 3.0)
-    told = [*report.figures["timeline"], *report.figures["open"]]
+    told = [*figures["timeline"], *figures["open"]]
     for name, colour, label in (("estimate", _SOFT, "estimate"), ("loss", PALETTE[0], "came true")):
         points = [(datetime.fromisoformat(one["day"]), one[name]) for one in told if one.get(name) is not None]
         if points:

@@ -13,11 +13,12 @@ log = logging.getLogger("truecourse.reports")
 
 
 def save(store: ObjectStore, report: Report) -> None:
-    """Keep a report, in place of one of the same moment. It becomes the newest unless a later moment was reported."""
+    """Keep a report, in place of one of the same moment. It becomes the newest unless a later moment was reported: one
+    that was not made counts for no moment, for it may be dated by another clock."""
     data = report.model_dump_json(indent=1).encode()
     store.put(f"{_place(report.problem, report.check)}{_name(report.at)}.json", data)
     newest = latest(store, report.problem, report.check)
-    if newest is None or newest.at <= report.at:
+    if newest is None or newest.at <= report.at or not (newest.made and report.made):
         store.put(_latest(report.problem, report.check), data)
 
 

@@ -1,6 +1,7 @@
 """Evidently on a sample of both sides: its page, and what it says of each column, to be read beside our own figures."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -39,13 +40,13 @@ def thinned(rows: pa.Table, most: int = ROWS) -> pa.Table:
 
 
 def sampled(problem: Problem, tables: Tables, version: ModelVersion, span: Window) -> tuple[pa.Table, pa.Table]:
-    """Of the rows the champion was fitted to, and of the window (all predictions, where it has no ends), which is read
+    """Of the rows the champion was fitted to, and of the window (all new rows, where it has no ends), which is read
     part by part: ROWS of either side at most, with the features that are watched."""
     snapshot = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
     names, predictions = list(watched(problem)), Predictions(problem, tables, [])
     fitted = snapshot.filter(pc.not_equal(snapshot["split"], "test")).select(names)
     if span.start is None or span.end is None:
-        made = predictions.read()
+        made = predictions.observed(version, snapshot["id"].combine_chunks(), datetime.now(UTC))
     else:
         step = predictions.count(span.start, span.end) // ROWS + 1
         parts = predictions.parts(span.start, span.end)

@@ -16,16 +16,19 @@ from truecourse.frame import UTC_TIME, arrow_type
 from truecourse.predictionlog import PARTITION, documents, log_table
 from truecourse.privacy import private_names
 from truecourse.problem import Problem
-from truecourse.references import TableVersion, naive_utc
+from truecourse.references import ModelVersion, TableVersion, naive_utc
 from truecourse.schema import RESERVED_PREFIX, AnyColumn, Text
-from truecourse.scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
+from truecourse.scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, decisions_batch, predictions_table
 from truecourse.tables import Limit, Tables
 
 MOMENT, VERSION, ID = f"{RESERVED_PREFIX}moment", MODEL_VERSION, "id"
 """The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
+LOGGED = "log"
+"""Stands for a batch where the endpoint answered; see observed()."""
 PART_ROWS = 50_000
 """About so many rows are held at once."""
 _ROUNDED = timedelta(milliseconds=1)
+_ANSWER = ["at", "model_version", ID, "features", "score", "scores"]
 
 
 def watched(problem: Problem) -> dict[str, AnyColumn]:
@@ -45,7 +48,7 @@ class Predictions:
         self._problem, self._tables, self._scores = problem, tables, tuple(scores)
         self._features = watched(problem)
         self._batches = tables.version(predictions_table(problem.name))
-        self._log = tables.version(log_table(problem.name)) if problem.has_time else None
+        self._log = tables.version(log_table(problem.name))
         self._schema = pa.schema(
             [(MOMENT, UTC_TIME), (VERSION, pa.int64()), (ID, pa.string())]
             + [(name, arrow_type(column)) for name, column in self._features.items()]
@@ -90,31 +93,48 @@ class Predictions:
         both = ((self._batches, batches), (self._log, asked))
         return sum(self._tables.count(table, where) for table, where in both if table is not None)
 
-    def read(self) -> pa.Table:
-        """All of the batches', the last one of each row that was scored again, in the order of their keys."""
-        rows = pa.concat_tables([self._schema.empty_table(), *self._scored()])
-        return rows.sort_by([(name, "ascending") for name in (MOMENT, ID)])
+    def observed(self, version: ModelVersion, learned: pa.Array, at: datetime) -> pa.Table:
+        """Of a problem without time, what a version predicted by `at` (UTC) of rows that its snapshot does not have:
+        of files, of the table's newer rows, and the endpoint's answers. With BATCH (LOGGED for an answer), and MOMENT,
+        when it was scored. A row is its place in its batch: no batch takes the place of another's rows.
 
-    def _scored(self, start: datetime | None = None, end: datetime | None = None) -> Iterator[pa.Table]:
+        learned: the ids of the snapshot's rows, which count in no batch of the table's own."""
+        schema = self._schema.append(pa.field(BATCH, pa.string()))
+        parts = [schema.empty_table()]
+        if self._batches is not None:
+            mine = (pc.field(VERSION) == version.version) & (pc.field(SCORED_AT) <= pa.scalar(at, UTC_TIME))
+            mine &= (pc.field(BATCH) != decisions_batch(version)) | ~pc.field(ID).isin(learned)
+            there = self._tables.dataset(self._batches).schema.names
+            names = [name for name in self._schema.names if name in there]
+            rows = self._tables.read(self._batches, [*dict.fromkeys([*names, BATCH, SCORED_AT])], mine)
+            rows = rows.append_column(MOMENT, rows[SCORED_AT])
+            parts.append(self._cast(rows).append_column(BATCH, rows[BATCH].cast(pa.string())))
+        if self._log is not None:
+            answered = (pc.field("role") != "shadow") & (pc.field("model_version") == version.version)
+            answered &= pc.field("at") <= pa.scalar(at, UTC_TIME)
+            for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answered):
+                told = self._told(rows)
+                parts.append(told.append_column(BATCH, pa.repeat(pa.scalar(LOGGED), len(told))))
+        return pa.concat_tables(parts)
+
+    def _scored(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         if self._batches is None:
             return
         there = self._tables.dataset(self._batches).schema.names
-        within = () if start is None or end is None else _between("decision_time", start, end)
+        within = _between("decision_time", start, end)
         last, seen = self._last(there, within), 0
         names = [n for n in ("decision_time", "id", BATCH, ROW, *self._schema.names) if n in there]
         for part in self._tables.parts(self._batches, list(dict.fromkeys(names)), PART_ROWS, where=within):
             rows = _named(part.filter(pa.array(last[seen : seen + len(part)])))
             seen += len(part)
-            if "decision_time" in there:
-                rows = rows.append_column(MOMENT, rows["decision_time"])
-            yield self._cast(rows)
+            yield self._cast(rows.append_column(MOMENT, rows["decision_time"]))
 
     def _last(self, there: Sequence[str], within: Sequence[Limit]) -> Array:
         """Of each row of the batches, whether it was not scored again later; of their keys alone."""
         assert self._batches is not None
         names = [n for n in ("decision_time", "id", BATCH, ROW, SCORED_AT) if n in there]
         rows = pl.DataFrame(_named(self._tables.read(self._batches, names, where=within)))
-        keys = [n for n in ("decision_time", "id") if n in there]
+        keys = ["decision_time", "id"]
         newest = rows.with_row_index("place").sort(SCORED_AT, maintain_order=True).unique(keys, keep="last")
         last = np.zeros(len(rows), dtype=bool)
         last[newest["place"].to_numpy()] = True
@@ -123,9 +143,8 @@ class Predictions:
     def _asked(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         if self._log is None:
             return
-        names = ["at", "model_version", ID, "features", "score", "scores"]
         answered, within = pc.field("role") != "shadow", _asked_for(start, end)
-        for rows in self._tables.parts(self._log, names, PART_ROWS, answered, within):
+        for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answered, within):
             yield self._told(rows)
 
     def _told(self, rows: pa.Table) -> pa.Table:

@@ -7,10 +7,9 @@ from truecourse.wording import counted
 
 
 def summed(findings: Sequence[Finding], well: str) -> str:
-    """One sentence for a report: the one finding's, or the first that pages and how many others there are, or
-    `well`."""
+    """One sentence for a report: the one finding's, or the one that leads and how many others there are, or `well`."""
     if not findings:
         return well
-    first = min(findings, key=lambda finding: not finding.page)
+    first = min(findings, key=lambda finding: finding.order)
     others = len(findings) - 1
     return first.sentence if not others else f"{first.sentence} {counted(others, 'other thing').capitalize()} to see."

@@ -154,4 +154,8 @@ def judged_by(model: Model, rows: pa.Table) -> tuple[Array, Array]:
 def _parted(fitted: pa.Table) -> tuple[pa.Table, pa.Table]:
     days = fitted["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]").astype(np.int64)
     left = days % _LEFT_OUT == 0
+    if left.all() or not left.any():  # decisions of one weekday, or of few days
+        left = np.unique(days, return_inverse=True)[1] % _LEFT_OUT == 0
+    if left.all():
+        return fitted, fitted
     return fitted.filter(pa.array(~left)), fitted.filter(pa.array(left))

@@ -1,0 +1,74 @@
+"""A model of pure noise is not promoted, however few rows judge it; a good one is, on as few as a small table has."""
+
+import numpy as np
+import pytest
+
+from truecourse.encoding import Array
+from truecourse.gates import Evidence, Sample, judge
+from truecourse.metrics import loss_samples, paired
+from truecourse.problem import BeatsBaseline, NotWorseThanLinear
+
+TRIALS = 120
+
+
+def result(kind: str, labels: Array, model: Array, constant: Array, linear: Array) -> tuple[str, str]:
+    """What BeatsBaseline and NotWorseThanLinear say of rows drawn one by one."""
+    rows, said = np.arange(len(labels)), {"constant": constant, "linear": linear}
+    classes = {} if kind == "regression" else {str(c): (50, int((labels == c).sum())) for c in (0, 1)}
+    evidence = Evidence(
+        metric="log_loss",
+        metrics={},
+        differences=lambda name: paired(kind, labels, model, said[name], rows),
+        constant=float(loss_samples(kind, labels, constant, rows, np.ones((1, len(labels))))[0]),
+        slices=[],
+        sample=Sample(len(labels), len(labels), classes),
+    )
+    first, second = judge((BeatsBaseline(), NotWorseThanLinear()), evidence)
+    return first["result"], second["result"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 10, 30, 100])
+@pytest.mark.parametrize(("base", "spread"), [(0.5, 0.2), (0.5, 0.01), (0.2, 0.05), (0.05, 0.02)])
+def test_noise_passes_for_better_than_the_constant_in_at_most_one_of_twenty(
+    rows: int, base: float, spread: float
+) -> None:
+    random, passed = np.random.default_rng(rows), 0
+    for _ in range(TRIALS):
+        labels = (random.random(rows) < base).astype(np.float64)
+        constant = np.full(rows, base)
+        model = np.clip(base + random.normal(0, spread, rows), 0.001, 0.999)
+        said, _ = result("binary", labels, model, constant, constant)
+        passed += said == "passed"
+        assert said == "unknown" or rows >= 30
+    assert passed <= 0.05 * TRIALS
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 10, 30, 100])
+def test_noise_of_a_skewed_regression_passes_as_seldom(rows: int) -> None:
+    random, passed = np.random.default_rng(rows), 0
+    for _ in range(TRIALS):
+        labels = random.lognormal(0, 1, rows)
+        constant = np.full(rows, np.exp(0.5))
+        model = constant + random.normal(0, 0.3, rows)
+        passed += result("regression", labels, model, constant, constant)[0] == "passed"
+    assert passed <= 0.05 * TRIALS
+
+
+@pytest.mark.parametrize(("rows", "least"), [(30, 0.75), (70, 0.95)])
+def test_a_good_model_passes_on_a_small_table(rows: int, least: float) -> None:
+    """Its log loss is that of a score with an AUC of about 0.9, and so is the linear baseline's."""
+    random, passed = np.random.default_rng(0), 0
+    for _ in range(TRIALS):
+        margin = random.normal(0, 3, rows)
+        labels = (random.random(rows) < 1 / (1 + np.exp(-margin))).astype(np.float64)
+        model, linear = (1 / (1 + np.exp(-margin - random.normal(0, 0.3, rows))) for _ in range(2))
+        passed += result("binary", labels, model, np.full(rows, 0.5), linear) == ("passed", "passed")
+    assert passed >= least * TRIALS
+
+
+def test_a_model_that_is_worse_than_a_linear_one_fails() -> None:
+    random = np.random.default_rng(1)
+    margin = random.normal(0, 2, 300)
+    labels = (random.random(300) < 1 / (1 + np.exp(-margin))).astype(np.float64)
+    linear, model = 1 / (1 + np.exp(-margin)), 1 / (1 + np.exp(-margin - random.normal(0, 1, 300)))
+    assert result("binary", labels, model, np.full(300, 0.5), linear) == ("passed", "failed")

@@ -1,0 +1,266 @@
+"""Every page with the least that it can get and with the most: it is whole HTML, and nothing is left undefined."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from markupsafe import Markup
+
+from truecourse.errors import NotFound
+from truecourse.monitoring import control, drift, healthpage, index, qualitypage, reports
+from truecourse.monitoring.findings import BROKEN, Finding, Report
+from truecourse.monitoring.moved import Moved
+from truecourse.pages import render
+from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
+from truecourse.references import TableVersion
+from truecourse.schema import Severity
+from truecourse.storage import LocalStore
+from truecourse.validation import Counts, Example, Outcome, ValidationResult
+
+NOW = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
+LONG = "a <very> long & windy name, with \"quotes\" and 'more' " * 6
+TEMPLATES = Path(__file__).parents[2] / "truecourse" / "templates"
+PARTS = {"base.html", "parts.html"}
+PROBLEM = Problem(
+    name="p",
+    kind="binary",
+    tables=[Table("t", source=Files("t.csv"), columns={"x": Float(), "c": Text(), "y": Integer()})],
+    label=Label(table="t", column="y"),
+)
+CHECKS = ("drift", "quality", "skew", "pipelines", "endpoint", "machine")
+
+
+def report(check: Any, most: bool, **figures: Any) -> Report:
+    if not most:
+        return Report.unmade(check, "p", NOW, "Not checked: nothing is there.")
+    found = [
+        Finding(check=check, subject=f"{LONG}{n}", cause="a cause", page=n % 2 == 0, sentence=LONG, figures={})
+        for n in range(40)
+    ]
+    return Report(check=check, problem="p", at=NOW, sentence=LONG, findings=tuple(found), figures=figures)
+
+
+def figure(value: float | None = 0.5) -> dict[str, float | None]:
+    return {"value": value, "low": value, "high": value}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of reports, as the control and the health page read them."""
+
+    store: LocalStore
+
+    def save(self, most: bool) -> LocalStore:
+        for check in CHECKS if most else ():
+            reports.save(self.store, report(check, most, **FIGURES.get(check, {})))
+        return self.store
+
+
+OBJECTIVE = {
+    "name": "latency", "objective": 0.99, "requests": 10, "bad": 1, "budget_left": -0.5,
+    "burn": dict.fromkeys(("3 days", "6 hours", "30 minutes", "1 hour", "5 minutes"), 20.0),
+}  # fmt: skip
+SEEN = {
+    "url": "http://127.0.0.1:1", "answers": False, "error": LONG, "objectives": [OBJECTIVE],
+    "paths": {"/predict": {"requests": 1, "p50": None, "p95": 0.1, "p99": 2.0}}, "shed_share": None, "looks": 9,
+    "silent": 9, "features": {LONG: {"reads": 5, "miss_share": 1.0}},
+}  # fmt: skip
+FLOW = {
+    "flow": LONG, "schedule": "0 * * * *", "last_success": None, "seconds": None, "usual_seconds": None, "failed": 3,
+    "finished": 3, "known": True, "overdue": True, "last": "crashed",
+}  # fmt: skip
+TABLE = {
+    "table": LONG, "version": None, "newest_row": None, "newest_batch": None, "rows_in": None, "quarantined": None,
+}  # fmt: skip
+VIEW = {
+    "view": LONG, "version": None, "newest_event": None, "behind_since": None, "online_version": None,
+    "online_event": None,
+}  # fmt: skip
+FIGURES: dict[str, dict[str, Any]] = {
+    "endpoint": {
+        "endpoints": {LONG: SEEN},
+        "objectives": {"latency_seconds": 0.1, "window_seconds": 86400.0, "availability": 0.99},
+    },
+    "pipelines": {
+        "flows": [FLOW] * 30,
+        "tables": [TABLE] * 30,
+        "features": [VIEW] * 30,
+        "log": {"unshipped_bytes": 9000, "lag_seconds": 99.0, "damaged": 2, "error": LONG},
+    },
+    "machine": {
+        "used": {"processors": 3.0, "memory": 0.99}, "limits": {"processors": 1.5, "memory": 0.9, "disk": 0.9},
+        "processors": 2, "memory_bytes": 1 << 33, "disks": {LONG: {"used": 0.99, "free_bytes": 5}},
+    },
+    "quality": {},
+}  # fmt: skip
+
+
+def health(store: LocalStore, most: bool) -> str:
+    return store.get(healthpage.publish(Store(store).save(most), PROBLEM)).decode()
+
+
+def unchecked_health(store: LocalStore, most: bool) -> str:
+    """With reports of checks that could not be made: they have no figures."""
+    for check in healthpage.CHECKS:
+        reports.save(store, report(check, False))
+    return store.get(healthpage.publish(store, PROBLEM)).decode()
+
+
+def quality(store: LocalStore, most: bool) -> str:
+    days = [
+        {
+            "day": f"2024-01-{n + 1:02d}",
+            "decisions": 0 if n == 29 else 5,
+            "labelled": 0,
+            "lag": 1.0,
+            "loss": 0.5,
+            "estimate": 0.4,
+        }
+        for n in range(30)
+    ]
+    metrics = {
+        name: {side: figure(None) for side in ("now", "reference", "difference")} for name in ("auc", "log_loss")
+    }
+    part = {
+        "column": LONG, "value": LONG, "rows": 100, "calibration": [[5, 0.1, 0.2], [5, 0.4, 0.3]],
+        "metrics": {"loss": {"now": 0.5, "before": 0.4, "difference": figure()}},
+    }  # fmt: skip
+    told: dict[str, Any] = {
+        "version": 3, "timeline": days, "days": 30, "estimate": {"days": 3, "error": 0.1, "size": 0.1}, "rows": 9,
+        "metrics": metrics, "window": ["2024-01-01", "2024-01-30"], "reference": LONG, "slices": [part] * 30,
+        "calibration": [[5, 0.1, 0.2]], "open": [{"day": "2024-02-01", "decisions": 1, "estimate": None}] * 9,
+    }  # fmt: skip
+    return qualitypage.page(PROBLEM, report("quality", most, **(told if most else {})))
+
+
+def skew(store: LocalStore, most: bool) -> str:
+    mismatch = {
+        "subject": LONG, "cause": "stale value", "share": 1.0, "rows": 5, "compared": 5, "features": {LONG: 5},
+        "overdue_median": 9.0, "overdue_most": 999999.0, "beyond_lag": 3, "examples": [LONG],
+    }  # fmt: skip
+    bare = {name: mismatch[name] for name in ("subject", "cause", "share", "features", "examples")}
+    told = {
+        "window": {"start": NOW.isoformat(), "end": NOW.isoformat()}, "asked": 0, "audited": 0, "compared": {},
+        "not_compared": {LONG: [LONG] * 50} if most else {}, "mismatches": [mismatch, bare] * 20 if most else [],
+        "audit_share": 0.01, "audit_lag": 86400.0,
+    }  # fmt: skip
+    made = report("skew", True, **told)
+    return render("skew.html", report=made if most else made.model_copy(update={"findings": ()}), problem=PROBLEM)
+
+
+def drifted(store: LocalStore, most: bool) -> str:
+    rows, count = (200, 30) if most else (1, 1)
+    names = [f"{LONG}{n}" for n in range(count)]
+    random = np.random.default_rng(0)
+    before, after = (
+        pa.table({name: pa.array(random.normal(shift, 1, rows)) for name in names}) for shift in (0.0, 3.0)
+    )
+    found = drift.compare(before, after, names)
+    family = Moved(found, found if most else None, found if most else None, dict.fromkeys(names, 0.1) if most else {})
+    told: dict[str, Any] = {
+        "timed": most, "model": {"version": 1, "sha256": "ab" * 32, "snapshot": "cd" * 32}, "threshold": 0.1,
+        "window": {"start": NOW.isoformat() if most else None, "end": NOW.isoformat() if most else None},
+        "false_alarm_rate": 0.05, "prediction": {"against": LONG},
+    }  # fmt: skip
+    if most:
+        opinion = {"score": 1.0, "method": LONG, "drifted": True}
+        told |= {"opinions": {names[0]: opinion}, "sample": "a/b.parquet", "evidently": "a/b.html"}
+    made = report("drift", True, **told)
+    return render(
+        "drift.html", problem=PROBLEM, report=made if most else made.model_copy(update={"findings": ()}), data=family,
+        scores=family if most else None, parts=None,
+    )  # fmt: skip
+
+
+def whole_control(store: LocalStore, most: bool) -> str:
+    return control.page(Store(store).save(most), PROBLEM, served=most, links={LONG: "http://127.0.0.1"} if most else {})
+
+
+def trace(store: LocalStore, most: bool) -> str:
+    record: dict[str, Any] = {"prediction": "0", "model_version": 1, "model_sha256": "ab" * 32}
+    link = {"verified": False, "link": LONG, "id": LONG, "detail": LONG}
+    if most:
+        record |= {
+            "score": 0.5, "decision_time": NOW, "request": {LONG: None}, "features": {LONG: None, "x": 1.0},
+            "event_times": {"x": NOW.isoformat()}, "values": {LONG: None},
+        }  # fmt: skip
+    else:
+        record |= {"score": None, "decision_time": None, "request": None, "features": None, "event_times": None}
+    traced = {"prediction": record, "verified": most, "links": [link] * 40 if most else []}
+    return render("trace.html", traced=traced, problem="p", id=LONG)
+
+
+def refused(store: LocalStore, most: bool) -> str:
+    return render("refused.html", error=NotFound(LONG, where=LONG, cure=LONG) if most else NotFound("gone"))
+
+
+def validation(store: LocalStore, most: bool) -> str:
+    severities: tuple[Severity, ...] = ("critical", "warning", "info")
+    outcomes = tuple(
+        Outcome(
+            column=LONG if n % 2 else "", name="n", rule=LONG, severity=severities[n % 3], checked=9, failed=n % 4,
+            examples=(Example(row=1, value=None), Example(row=2, value=LONG)),
+        )
+        for n in range(40)
+    )  # fmt: skip
+    bare = ValidationResult(
+        problem="p", table="t", raw=TableVersion(name="raw", version=0), clean=None, rows=Counts(rows_in=0), total=0,
+        watermark=None, validated_at=NOW, outcomes=(),
+    )  # fmt: skip
+    full = bare.model_copy(update={"outcomes": outcomes, "stopped": (LONG,) * 9, "watermark": NOW, "table": LONG})
+    return render("validation.html", problem="p", results=[bare, full] * 5 if most else [], root="")
+
+
+def problems(store: LocalStore, most: bool) -> str:
+    entry = index.Entry(
+        problem="p", at="2024-05-06T07:08", sentence=LONG, state="critical", champion=None, pages={LONG: "a.html"}
+    )
+    for number in range(30 if most else 0):
+        index.enter(store, entry.model_copy(update={"problem": f"p{number}"}))
+    return index.page(store)
+
+
+PAGES: dict[str, Callable[[LocalStore, bool], str]] = {
+    "health.html": health, "quality.html": quality, "skew.html": skew, "drift.html": drifted,
+    "control.html": whole_control, "trace.html": trace, "refused.html": refused,
+    "validation.html": validation, "index.html": problems,
+}  # fmt: skip
+ELSEWHERE = {
+    "model.html": "tests/integration/test_register.py",
+    "endpoint.html": "tests/integration/test_service.py",
+    "replay.html": "tests/integration/test_replay.py",
+}
+"""Templates that need a trained model or a server, and the tests that render them."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "storage")
+
+
+@pytest.mark.parametrize("most", [False, True], ids=["least", "most"])
+@pytest.mark.parametrize("page", [*PAGES.values(), unchecked_health])
+def test_a_page_is_whole(page: Callable[[LocalStore, bool], str], most: bool, store: LocalStore) -> None:
+    html = page(store, most)
+    assert html.rstrip().endswith("</html>")
+    assert LONG not in html  # as text alone, never as tags
+    if most and page is not unchecked_health:
+        assert str(Markup.escape("a <very> long & windy name")) in html
+
+
+def test_every_template_is_rendered_somewhere() -> None:
+    assert {path.name for path in TEMPLATES.glob("*.html")} == {*PAGES, *ELSEWHERE, *PARTS}
+
+
+def test_a_check_that_broke_leads(store: LocalStore) -> None:
+    Store(store).save(True)
+    broken = Finding(check="quality", subject="check", cause=BROKEN, page=True, sentence="The check of quality broke.")
+    reports.save(store, Report.unmade("quality", "p", NOW, broken.sentence, broken))
+    told = control.document(store, PROBLEM)
+    assert told["sentence"].startswith("The check of quality broke.")
+    assert {one["check"]: one["state"] for one in told["checks"]}["quality"] == "critical"

@@ -77,7 +77,7 @@ def _replicate(problem: Problem, table: Table, tables: Tables, other: Tables, ti
     parts = [rows] if table.time is None else [moved(table, rows, copy) for copy in range(times)]
     reader = pa.RecordBatchReader.from_batches(rows.schema, (b for part in parts for b in part.to_batches()))
     total = len(rows) * len(parts)
-    (whole,) = commit["deliveries"]
+    whole = commit["deliveries"][0]
     commit = commit | {"rows": total, "deliveries": [whole | {"rows": total}]}
     made: TableVersion = other.append(name, reader, commit)
     return total if made else 0

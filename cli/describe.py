@@ -35,7 +35,15 @@ def _rows(version: TableVersion) -> int:
 
 
 def _ingest(versions: Mapping[str, TableVersion]) -> str:
-    rows = sum(map(_rows, versions.values()))
+    """The rows that the sources hold now; the raw tables keep those of replaced deliveries as well."""
+    from truecourse import deliveries
+    from truecourse.tables import Tables
+
+    tables, rows = Tables(), 0
+    for name, version in versions.items():
+        known, _ = deliveries.recorded(tables, version.name.split("/")[1], name)
+        added = tables.commits(version.name)[-1][1]["combine"] == "append"
+        rows += sum(d.rows for d in (known if added else deliveries.newest_by_place(known).values()))
     return f"{counted(rows, 'row')} in {counted(len(versions), 'table')}"
 
 

@@ -3,10 +3,11 @@
 from prefect import flow
 
 from tasks.deploy import deploy_version, stop_deployment
+from tasks.naming import run_name
 from truecourse.references import Deployment
 
 
-@flow(name="deploy")
+@flow(name="deploy", flow_run_name=run_name)
 def deploy(
     environment: str = "dev",
     problem: str | None = None,

@@ -6,11 +6,12 @@ from prefect import flow
 
 from tasks.alarms import settle_reports
 from tasks.guard import gates_again, judge_canary, move_canary
+from tasks.naming import run_name
 from tasks.ship import ship_log
 from truecourse.loading import load_problem
 
 
-@flow(name="guard")
+@flow(name="guard", flow_run_name=run_name)
 def guard(problem: str | None = None) -> dict[str, Any]:
     """Hold the challenger's answers against the champion's, and widen its share, promote it, or take its share back.
 

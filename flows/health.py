@@ -8,10 +8,11 @@ from tasks.alarms import settle_reports
 from tasks.checks import made, require_unbroken
 from tasks.control import publish_control
 from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
+from tasks.naming import run_name
 from truecourse.loading import load_problem
 
 
-@flow(name="health")
+@flow(name="health", flow_run_name=run_name)
 def health(problem: str | None = None) -> dict[str, Any]:
     """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, and
     at this machine; tell whom a finding concerns; write the page, and the control page.

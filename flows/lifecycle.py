@@ -13,6 +13,7 @@ from flows.register import register
 from flows.score import score
 from flows.train import train
 from flows.validate import validate
+from tasks.naming import run_name
 from tasks.snapshot import newest_decision
 from tasks.validate import accepted_versions, raw_versions
 from truecourse import registry
@@ -22,7 +23,7 @@ from truecourse.loading import load_problem
 from truecourse.problem import Problem, TimeSplit, midnight
 
 
-@flow(name="lifecycle")
+@flow(name="lifecycle", flow_run_name=run_name)
 def lifecycle(
     problem: str | None = None, tune: bool = False, until: datetime | None = None, historical: bool = False
 ) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.features import compute_view
+from tasks.naming import run_name
 from tasks.online import apply_definitions, load_view
 from truecourse.features import newest_event
 from truecourse.loading import load_problem
@@ -12,7 +13,7 @@ from truecourse.references import TableVersion
 from truecourse.tables import Tables
 
 
-@flow(name="materialize")
+@flow(name="materialize", flow_run_name=run_name)
 def materialize(
     problem: str | None = None, until: datetime | None = None, online: bool = True
 ) -> dict[str, TableVersion]:

@@ -10,13 +10,14 @@ from tasks.checks import made, require_unbroken, summary
 from tasks.control import publish_control
 from tasks.drift import check_drift
 from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
+from tasks.naming import run_name
 from tasks.quality import check_quality
 from tasks.skew import check_skew
 from truecourse.loading import load_problem
 from truecourse.references import Window
 
 
-@flow(name="monitor")
+@flow(name="monitor", flow_run_name=run_name)
 def monitor(
     problem: str | None = None,
     start: datetime | None = None,

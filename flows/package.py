@@ -2,12 +2,13 @@
 
 from prefect import flow
 
+from tasks.naming import run_name
 from tasks.package import package_model
 from truecourse.loading import load_problem
 from truecourse.references import ArtifactRef
 
 
-@flow(name="package")
+@flow(name="package", flow_run_name=run_name)
 def package(problem: str | None = None, version: int | None = None) -> ArtifactRef:
     """Build and export the Bento of a model version; its SHA-256 goes onto the version.
 

@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks.approve import approved
 from tasks.canary import begins_as_canary, start_canary
+from tasks.naming import run_name
 from tasks.promote import candidate, enter_office, judge_version, require_open
 from tasks.snapshot import take_snapshot
 from truecourse import aliases
@@ -13,7 +14,7 @@ from truecourse.loading import load_problem
 from truecourse.references import Aliases
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name=run_name)
 def promote(
     reason: str,
     problem: str | None = None,

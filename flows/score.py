@@ -5,13 +5,14 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.drift import sketch_days
+from tasks.naming import run_name
 from tasks.score import score_decisions
 from tasks.score_file import score_file
 from truecourse.loading import load_problem
 from truecourse.references import FileScores, TableVersion, Window, naive_utc
 
 
-@flow(name="score")
+@flow(name="score", flow_run_name=run_name)
 def score(
     problem: str | None = None,
     source: str | None = None,

@@ -3,11 +3,12 @@
 from prefect import flow
 
 from tasks.drift import sketch_days
+from tasks.naming import run_name
 from tasks.ship import gather_files, ship_log
 from truecourse.loading import load_problem
 
 
-@flow(name="ship")
+@flow(name="ship", flow_run_name=run_name)
 def ship(problem: str | None = None) -> dict[str, int]:
     """Ship the predictions that endpoints logged on this machine, each exactly once, gather the log's small files, and
     count what came by the champion's bins for the drift check.

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from prefect import flow
 
+from tasks.naming import run_name
 from tasks.snapshot import take_snapshot
 from tasks.train import train_model
 from tasks.tune import search_parameters
@@ -11,7 +12,7 @@ from truecourse.loading import load_problem
 from truecourse.references import TrainedRun
 
 
-@flow(name="train")
+@flow(name="train", flow_run_name=run_name)
 def train(
     problem: str | None = None,
     until: datetime | None = None,

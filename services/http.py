@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from services import docs
 from services.exchange import JSON, Exchange, Headers, Message, Reply
 from services.gathering import Gathering
 from services.incumbents import Incumbents
@@ -25,10 +26,15 @@ from truecourse import openapi
 from truecourse.errors import PlatformError, RequestError
 from truecourse.request import too_large
 from truecourse.settings import get_settings
+from truecourse.wording import suggestion
 
 log = logging.getLogger("truecourse.serving")
 DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
-OURS = {"/predict": "POST", "/explain": "POST", **dict.fromkeys((*DOCUMENTS, "/healthz", "/metrics"), "GET")}
+OURS = {
+    "/predict": "POST",
+    "/explain": "POST",
+    **dict.fromkeys((*DOCUMENTS, *docs.PATHS, "/healthz", "/metrics"), "GET"),
+}
 Done = Callable[[Reply], None]
 HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 FEW = 4
@@ -80,9 +86,11 @@ class Endpoint:
     async def _reply(self, exchange: Exchange, path: str) -> Reply:
         method, asked = OURS.get(path), exchange.scope["method"]
         if method is None:
-            raise RequestError(f"there is no {path[:80]}", status=404, cure=f"there are {', '.join(sorted(OURS))}")
+            raise RequestError(f"there is no {path[:80]}", status=404, cure=_known(path))
         if asked != method and not (asked == "HEAD" and method == "GET"):
             raise RequestError(f"{path} takes {method}, not {asked}", status=405)
+        if path in docs.PATHS:
+            return Reply(200, docs.body(path), docs.headers(path))
         now = self._now()
         if method == "GET":
             return Reply(200, self._documents.get(path, self._served, now.champion), HTML if path == "/" else JSON)
@@ -162,6 +170,12 @@ class Endpoint:
         if length > limit:
             raise too_large(predictor.contract)
         return b"".join(kept)
+
+
+def _known(path: str) -> str:
+    shown = sorted(set(OURS) - (docs.PATHS - {"/docs"}))
+    close = suggestion(path[:80], shown)
+    return f"{close} there are {', '.join(shown)}".strip()
 
 
 def _settle(reply: "asyncio.Future[Reply]", found: Reply) -> None:

@@ -14,6 +14,7 @@ from truecourse.gates import summed
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.registry")
 
@@ -42,9 +43,16 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
         reason += ", and `truecourse promote` awaits approval"
     fit = not failing and not problem.promotion.approval
     now = _entered(problem, version, report["champion"], reason, fit)
+    registry.describe(version, problem.description or problem.name, _described(run, version, reason))
     registry.set_tags(version, {DONE: _place(now, version)})
     log.info("version %d is %s: %s", version.version, _place(now, version), reason)
     return version
+
+
+def _described(run: TrainedRun, version: ModelVersion, reason: str) -> str:
+    rows = f"{counted(run.snapshot.rows, 'row')} of snapshot `{run.snapshot.sha256}`"
+    again = f"`truecourse reproduce {version.version} --problem {run.problem}`"
+    return f"Trained on {rows}. Gates when it was registered: {reason}. Model SHA-256 `{run.model_sha256}`; {again}."
 
 
 def _place(now: Aliases, version: ModelVersion) -> str:

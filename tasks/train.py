@@ -28,6 +28,7 @@ from truecourse.snapshot import load_frame, load_manifest
 from truecourse.storage import ObjectStore, open_store
 from truecourse.tables import Tables
 from truecourse.training import Trained, library_versions, train, training_key, with_parameters
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.training")
 CURVE_POINTS = 200
@@ -60,16 +61,19 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
             log.info("run %s has trained this already", found.run_id[:8])
             return found
     frame = load_frame(store, snapshot)
-    with _run(problem, f"train {snapshot.sha256[:8]}") as run_id:
+    rows, features = counted(snapshot.rows, "row"), counted(len(spec.features), "feature")
+    note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()
+    tags = tracking.described(spec, "train", note)
+    with _run(problem, f"train {problem} {snapshot.sha256[:8]}", tags) as run_id:
         trained = train(spec, frame, model)
         return _keep(spec, run_id, snapshot, key, model, trained, frame)
 
 
 @contextmanager
-def _run(problem: str, name: str) -> Iterator[str]:
+def _run(problem: str, name: str, tags: dict[str, str]) -> Iterator[str]:
     """A new MLflow run; marked failed if the block raises."""
     client = tracking.connect_mlflow()
-    run_id = client.create_run(tracking.experiment(problem), run_name=name).info.run_id
+    run_id = client.create_run(tracking.experiment(problem), run_name=name, tags=tags).info.run_id
     try:
         yield run_id
     except BaseException:

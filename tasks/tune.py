@@ -156,8 +156,9 @@ def _parent_run(problem: Problem, identity: str) -> str:
     found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
     if found:
         return str(found[0].info.run_id)
-    tags = {"truecourse.step": "tune", "truecourse.search": identity}
-    return str(client.create_run(place, run_name=f"tune {identity[:8]}", tags=tags).info.run_id)
+    note = "A search of the parameter space on training rows alone; each trial is a run below it."
+    tags = tracking.described(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
+    return str(client.create_run(place, run_name=f"tune {problem.name} {identity[:8]}", tags=tags).info.run_id)
 
 
 def _log_trial(
@@ -166,7 +167,8 @@ def _log_trial(
     from mlflow.entities import Metric, Param
 
     client, now = tracking.connect_mlflow(), int(time.time() * 1000)
-    tags = {"mlflow.parentRunId": parent, "truecourse.step": "trial"}
+    tags = tracking.described(problem, "tune", f"Trial {number}, by cross-validation on training rows.")
+    tags |= {"mlflow.parentRunId": parent, "truecourse.step": "trial"}
     run = client.create_run(
         tracking.experiment(problem.name), start_time=int(at * 1000), run_name=f"trial {number}", tags=tags
     )

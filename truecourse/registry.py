@@ -95,6 +95,13 @@ def create_version(run: TrainedRun) -> ModelVersion:
     return _version(run.problem, made)
 
 
+def describe(version: ModelVersion, model: str, text: str) -> None:
+    """Say in MLflow's pages what the registered model and its version are, in Markdown."""
+    client = connect_mlflow()
+    client.update_registered_model(version.problem, model)
+    client.update_model_version(version.problem, str(version.version), text)
+
+
 def move_aliases(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
     """aliases.move(), and MLflow's aliases after it. Raises ModelError if the aliases have moved since `seen`."""
     entry = aliases.move(seen, problem, action, reason, **changes)

@@ -5,8 +5,10 @@ not there, with its errors. MLflow reads the same objects by the experiment's ar
 """
 
 import fcntl
+import getpass
 import logging
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,7 +19,7 @@ from truecourse.digests import sha256
 from truecourse.encoding import Vocabulary
 from truecourse.errors import IntegrityError, ModelError, PlatformError
 from truecourse.model import Model
-from truecourse.problem import Kind
+from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion, Snapshot, TrainedRun
 from truecourse.settings import get_settings, quiet_environment, storage_environment
 from truecourse.storage import open_store
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SHA256 = "truecourse.model_sha256"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages show an experiment's training runs and their models for this kind; without it they may show traces."""
 
 
 def connect_mlflow() -> "MlflowClient":
@@ -106,7 +110,7 @@ def experiment(problem: str) -> str:
     found = client.get_experiment_by_name(problem)
     if found is None:
         try:
-            return str(client.create_experiment(problem, artifact_location=place))
+            return str(client.create_experiment(problem, artifact_location=place, tags=_KIND))
         except MlflowException:  # another process was first
             found = client.get_experiment_by_name(problem)
             if found is None:
@@ -117,6 +121,30 @@ def experiment(problem: str) -> str:
             what, where=f"problem {problem}", cure="set TRUECOURSE_STORAGE as it was, or a new TRUECOURSE_HOME"
         )
     return str(found.experiment_id)
+
+
+def described(problem: Problem, step: str, note: str) -> dict[str, str]:
+    """Tags by which MLflow's pages say of a run what it is, whose, and from which source. `note`: Markdown."""
+    commit = source_commit(problem.folder)
+    return {
+        "mlflow.note.content": note,
+        "mlflow.user": get_settings().author or getpass.getuser(),
+        "mlflow.source.name": f"truecourse run {step} --problem {problem.name}",
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
+
+
+def source_commit(folder: Path) -> str:
+    """The Git commit that a problem's folder is at; empty where it is in no repository or Git is not there."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607  wherever Git is
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def artifact_key(run_id: str, name: str) -> str:

@@ -80,6 +80,24 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
         registry.version("diabetes", 3)
 
 
+def test_mlflow_says_what_a_run_and_a_version_are(problems: Path) -> None:
+    run, version = train(), register()
+    mlflow = registry.connect_mlflow()
+    found = mlflow.get_run(run.run_id)
+    tags = found.data.tags
+    assert found.info.run_name.startswith("train diabetes ")
+    assert f"snapshot `{run.snapshot.sha256}`" in tags["mlflow.note.content"]
+    assert tags["mlflow.source.name"] == "truecourse run train --problem diabetes"
+    assert tags["mlflow.source.type"] == "LOCAL"
+    assert tags["mlflow.user"]
+    experiment = mlflow.get_experiment(found.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    described = mlflow.get_model_version("diabetes", str(version.version)).description
+    assert run.model_sha256 in described
+    assert "truecourse reproduce 1 --problem diabetes" in described
+    assert mlflow.get_registered_model("diabetes").description
+
+
 def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train()
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import http.client
 import json
+import re
 import socket
 from typing import Any
 
@@ -233,6 +234,31 @@ def test_many_clients_at_once_each_get_their_own(endpoint: Endpoint) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(240)))
+
+
+def test_docs_show_swagger_ui_from_the_endpoint_alone(endpoint: Endpoint) -> None:
+    page = endpoint.client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    wanted = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert {"/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js"} == set(wanted) - {"data:,"}
+    for path in set(wanted) - {"data:,"}:
+        asset = endpoint.client.get(path)
+        assert asset.status_code == 200
+        assert asset.headers["content-type"].startswith("text/css" if path.endswith("css") else "text/javascript")
+    assert "SwaggerUIBundle" in endpoint.client.get("/docs/swagger-ui-bundle.js").text
+    assert "/openapi.json" in endpoint.client.get("/docs/start.js").text
+    assert endpoint.client.get("/docs/../model").status_code == 200
+    assert endpoint.client.get("/docs/nothing.js").status_code == 404
+    assert "did you mean /predict?" in endpoint.client.get("/predct").json()["cure"]
+
+
+def test_an_unknown_field_is_named_with_the_nearest(endpoint: Endpoint) -> None:
+    answer = endpoint.ask("/predict", ROW | {"distnace": 3.0})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["faults"]
+    assert fault == {"row": 0, "field": '"distnace"', "problem": "unknown field; did you mean distance?"}
 
 
 def test_it_tells_its_model_and_contract(endpoint: Endpoint, trained: Trained) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services import docs
 from services.access import Access, Keyring, require_keys_beyond_loopback
 from truecourse import keys
 from truecourse.errors import NotFound, PlatformError, RequestError, SettingsError, StorageError
@@ -164,3 +165,10 @@ def test_an_endpoint_that_others_reach_asks_for_keys() -> None:
     for host in ("0.0.0.0", "192.0.2.1", "::"):
         with pytest.raises(SettingsError, match="asks for keys"):
             require_keys_beyond_loopback(Settings(host=host))
+
+
+def test_the_page_that_asks_for_a_key_needs_none(access: Access) -> None:
+    for path in docs.PATHS:
+        assert access.holder(path, []) is None
+    with pytest.raises(PlatformError):
+        access.holder("/openapi.json", bearer("tc_x"))

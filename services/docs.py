@@ -1,0 +1,66 @@
+"""`/docs`: Swagger UI over the endpoint's own contract, with nothing from the network.
+
+BentoML ships Swagger UI's files (Apache License 2.0) and serves them behind its own routes, which ours stand before.
+"""
+
+from functools import lru_cache
+from importlib.resources import files
+
+from services.exchange import Headers
+from truecourse.errors import RequestError
+
+_SHIPPED = {"/docs/swagger-ui.css": b"text/css", "/docs/swagger-ui-bundle.js": b"text/javascript"}
+_PAGE = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Predictions: API</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<body><main id="swagger-ui"></main><script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body></html>
+"""
+_START = b"""// The contract, with a key where the endpoint asks for one; the key lives as long as the page.
+let key = "";
+const withKey = (request) => { if (key) request.headers = { ...request.headers, "X-API-Key": key }; return request; };
+async function start() {
+  const answer = await fetch("/openapi.json", withKey({}));
+  if (answer.status === 401 || answer.status === 403) {
+    key = (window.prompt("This endpoint asks for an API key.") || "").trim();
+    if (key) return start();
+  }
+  const place = document.getElementById("swagger-ui");
+  if (!answer.ok) { place.textContent = `The contract cannot be read: ${(await answer.json()).error}`; return; }
+  window.ui = SwaggerUIBundle({
+    spec: await answer.json(), dom_id: "#swagger-ui", presets: [SwaggerUIBundle.presets.apis], layout: "BaseLayout",
+    validatorUrl: null, requestInterceptor: withKey,
+  });
+}
+start();
+"""
+_OWN = {"/docs": (b"text/html", _PAGE), "/docs/start.js": (b"text/javascript", _START)}
+PATHS = frozenset({*_OWN, *_SHIPPED})
+"""They say nothing of the model, and need no key: a browser has none when it opens a page."""
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def headers(path: str) -> Headers:
+    kind = _OWN[path][0] if path in _OWN else _SHIPPED[path]
+    return (
+        (b"content-type", kind + b"; charset=utf-8"),
+        (b"content-security-policy", _POLICY),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"max-age=3600"),
+    )
+
+
+@lru_cache(maxsize=len(PATHS))
+def body(path: str) -> bytes:
+    """Raises RequestError (404) where this BentoML ships no Swagger UI."""
+    if path in _OWN:
+        return _OWN[path][1]
+    try:
+        return (files("bentoml") / "_internal" / "server" / "static_content" / path.rpartition("/")[2]).read_bytes()
+    except OSError:
+        cure = "the contract itself is at /openapi.json"
+        raise RequestError("this BentoML ships no Swagger UI", status=404, cure=cure) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 from services import launch
 from services.connection import address
-from truecourse import registry
+from truecourse import aliases, registry
 from truecourse.client import Client
 from truecourse.contract import Contract, RequestField, example
 from truecourse.errors import ModelError, PlatformError, RequestError
@@ -17,6 +17,7 @@ from truecourse.references import ModelVersion
 from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
+from truecourse.tracking import is_new
 from truecourse.wording import suggestion
 
 Rows = Sequence[Mapping[str, Any]]
@@ -51,6 +52,15 @@ def served(url: str) -> dict[str, Any] | None:
         return client(url).about()
     except PlatformError:
         return None
+
+
+def is_ours(problem: str, about: Mapping[str, Any]) -> bool:
+    """Whether what an endpoint serves is a version of this home: another home's may listen at the same port."""
+    run = about.get("run_id")
+    entries = [version for e in aliases.history(problem) for version in (e.champion, e.challenger) if version]
+    if any(version.run_id == run for version in entries):
+        return True
+    return not is_new() and any(version.run_id == run for version in registry.versions(problem))
 
 
 def require_champion(problem: str) -> ModelVersion:
@@ -103,10 +113,13 @@ def batch_score(version: ModelVersion, row: Mapping[str, Any]) -> float | None:
 
 
 def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str, Any]:
-    """The endpoint's answer to `predict` or `explain`, and who gave it (`answered_by`): where no endpoint serves the
-    problem, its packaged champion does in this process. Raises RequestError for rows that break the contract."""
+    """The endpoint's answer to `predict` or `explain`, and who gave it (`answered_by`): where no endpoint of this
+    home serves the problem, its packaged champion does in this process.
+
+    Raises RequestError for rows that break the contract."""
     about = served(url or endpoint_url())
-    if about is not None and about.get("problem") == problem:
+    right = about is not None and about.get("problem") == problem
+    if about is not None and right and (url is not None or is_ours(problem, about)):
         return _post(url or endpoint_url(), path, rows) | {"answered_by": url or endpoint_url()}
     if url is not None:
         raise PlatformError(f"no endpoint of {problem} answers", where=url, cure="truecourse serve")

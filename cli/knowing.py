@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from cli.deployed import deployed, deployments_view, inference_of, inference_view
-from cli.endpoint import endpoint_url, served
+from cli.endpoint import endpoint_url, is_ours, served
 from cli.output import Answer, Json, ProblemName, command
 from cli.reports import history_view, pages, quality, refusals, table_states
 from cli.server import running_platform
@@ -17,7 +17,7 @@ from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
 from truecourse.datacheck import DataCheck, check_frame, check_source
 from truecourse.errors import RequestError, SettingsError
-from truecourse.loading import load_problem
+from truecourse.loading import load_problem, problem_names
 from truecourse.monitoring import healthpage, reports
 from truecourse.problem import Problem
 from truecourse.settings import get_settings, prefect_environment
@@ -31,9 +31,10 @@ Version = Annotated[int, typer.Argument(help="A version in the model registry.")
 def status(problem: ProblemName = None, json: Json = False) -> Answer:
     """What there is: tables, champion and challenger, how they came there, endpoint, deployments, checks' pages."""
     spec, platform = load_problem(problem), running_platform()
-    about = _endpoint()
+    about = _endpoint(spec.name)
     document: dict[str, Any] = {
         "problem": spec.name,
+        "problems": _problems(),
         "home": str(get_settings().home),
         "storage": get_settings().storage_root,
         "tables": table_states(spec),
@@ -41,7 +42,8 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "champion": standing(registry.champion(spec.name)),
         "challenger": standing(registry.challenger(spec.name)),
         "history": [entry.model_dump() for entry in aliases.history(spec.name)],
-        "endpoint": {"url": endpoint_url(), **about} if about else None,
+        "endpoint": {"url": endpoint_url(), **about} if about and not about.get("foreign") else None,
+        "foreign_endpoint": {"url": endpoint_url(), **about} if about and about.get("foreign") else None,
         "inference": inference_of(registry.champion(spec.name)),
         "deployments": deployed(spec.name),
         "health": _health(spec.name),
@@ -65,11 +67,42 @@ def _canary(problem: str) -> dict[str, Any] | None:
     return {"sentence": report.sentence, "at": report.at, **report.figures} if report else None
 
 
-def _endpoint() -> dict[str, Any] | None:
+def _problems() -> list[dict[str, Any]]:
+    """Every problem of the folder, and its champion's version."""
+    found = [(name, aliases.current(name).champion) for name in problem_names()]
+    return [{"problem": name, "champion": version.version if version else None} for name, version in found]
+
+
+def _endpoint(problem: str) -> dict[str, Any] | None:
+    """What answers at the endpoint's address; `foreign` if it serves no version of this home."""
     try:
-        return served(endpoint_url())
+        about = served(endpoint_url())
     except RequestError as error:
         return {"refused": error.what}
+    if about is None:
+        return None
+    serves = str(about.get("problem"))
+    ours = serves in problem_names() and is_ours(serves, about)
+    return about if ours else {"foreign": True, "problem": serves, "version": about.get("version")}
+
+
+def _endpoint_told(document: dict[str, Any]) -> str:
+    endpoint, foreign = document["endpoint"], document["foreign_endpoint"]
+    if endpoint and "refused" in endpoint:
+        return f"{endpoint['url']}, which refuses our key: {endpoint['refused']}"
+    if endpoint:
+        return f"{endpoint['url']}, {endpoint['problem']} version {endpoint['version']}"
+    there = f"; at {foreign['url']} another home serves {foreign['problem']}" if foreign else ""
+    return f"not running: truecourse serve{there}"
+
+
+def _champion_told(version: int | None) -> str:
+    return f"champion: version {version}" if version else "no champion"
+
+
+def _problems_told(found: list[dict[str, Any]]) -> str:
+    each = [f"{p['problem']} ({_champion_told(p['champion'])})" for p in found]
+    return ", ".join(each) or "none: truecourse init NAME --data FILE --label COLUMN"
 
 
 def _status_view(document: dict[str, Any]) -> RenderableType:
@@ -79,10 +112,11 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
         pairs(
             {
                 "problem": document["problem"],
+                "problems": _problems_told(document["problems"]),
                 "storage": document["storage"],
                 "champion": _short(champion),
                 "challenger": _short(document["challenger"]),
-                "endpoint": document["endpoint"]["url"] if document["endpoint"] else "not running: truecourse serve",
+                "endpoint": _endpoint_told(document),
                 "health": _told(document["health"], "health"),
                 "canary": _told(document["canary"], "guard"),
                 "platform": document["platform"]["prefect"] if document["platform"] else "not running: truecourse up",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import Event, Thread
 from typing import Any, Self
 
 from rich.console import Group, RenderableType
@@ -29,7 +30,11 @@ class Step:
 
 
 class Progress(logging.Handler):
-    """A live list of steps on a terminal; elsewhere a line for each finished step."""
+    """A live list of steps on a terminal; elsewhere a line for each finished step, and one every few seconds for the
+    step that is running."""
+
+    EVERY = 5.0
+    """Seconds between two lines of a running step."""
 
     def __init__(self, names: list[str], *, quiet: bool = False) -> None:
         super().__init__(logging.INFO)
@@ -37,6 +42,7 @@ class Progress(logging.Handler):
         self._console = stderr()
         self._quiet = quiet
         self._now = ""
+        self._over = Event()
         self._spinner = Spinner("dots", style="cyan")
         shown = self._console.is_terminal and not quiet
         self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=8) if shown else None
@@ -44,12 +50,28 @@ class Progress(logging.Handler):
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
+        elif not self._quiet:
+            self._over.clear()
+            self._teller = Thread(target=self._tell, name="progress", daemon=True)
+            self._teller.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._now = ""
+        self._over.set()
         if self._live:
             self._live.stop()
+        elif not self._quiet:
+            self._teller.join()
+
+    def _tell(self) -> None:
+        while not self._over.wait(self.EVERY):
+            for step in list(self.steps.values()):
+                if step.begun is not None and step.took is None:
+                    passed = time.monotonic() - step.begun
+                    if passed >= self.EVERY:
+                        line = f"… {step.name:<12} {seconds(passed):>10}  {escape(self._now)}".rstrip()
+                        self._console.print(line, soft_wrap=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._now = record.getMessage().splitlines()[0][:160]

@@ -1,0 +1,37 @@
+"""What a run says where there is no terminal."""
+
+import logging
+import time
+
+import pytest
+
+from cli.progress import Progress
+
+
+def test_a_long_step_says_something_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Progress.EVERY <= 10
+    monkeypatch.setattr(Progress, "EVERY", 0.05)
+    with Progress(["train", "register"]) as progress:
+        with progress.step("train") as tell:
+            progress.emit(logging.LogRecord("truecourse", logging.INFO, "", 0, "round %d of at most 600", (7,), None))
+            for _ in range(100):
+                time.sleep(0.05)
+                said = capsys.readouterr().err
+                if "round 7 of at most 600" in said:
+                    break
+            tell("done")
+        assert "… train" in said
+        assert "register" not in said, "only what runs"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("✓ train")
+    time.sleep(0.15)
+    assert capsys.readouterr().err == "", "nothing after the end"
+
+
+def test_a_quiet_run_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Progress, "EVERY", 0.02)
+    with Progress(["train"], quiet=True) as progress, progress.step("train"):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""

@@ -4,42 +4,84 @@ import html
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, free_ports
 from tests.e2e.conftest import Flown
 from truecourse.settings import Settings
 
 pytestmark = pytest.mark.timeout(1200)
 
 
-def commands(text: str) -> list[str]:
-    """The lines of the fenced blocks marked `sh`, in order."""
-    return [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
+STAND_INS = {"make demo": "", "make test": "", "source .venv/bin/activate": ""}
+"""What is not run here word for word: the demo's lifecycle is the fixture's, the tests are these, and the folder of our
+Python is on the path."""
 
 
-def test_the_commands_of_the_readme_run_word_for_word(flown: Flown, tmp_path: Path, prefect_server: str) -> None:
-    lines = commands((REPOSITORY / "README.md").read_text())
-    assert len(lines) >= 10
-    problems = tmp_path / "problems"
+def blocks(text: str) -> list[str]:
+    """The fenced blocks, in order."""
+    return re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+
+
+def script(block: str, port: int) -> str:
+    """A block as a reader's shell runs it, that stops where a line fails; the endpoint listens at another port."""
+    lines = [STAND_INS.get(line, line) for line in block.splitlines()]
+    return "set -euo pipefail\n" + "\n".join(lines).replace("localhost:3000", f"localhost:{port}")
+
+
+def test_the_blocks_of_the_readme_run_in_the_order_of_a_reader(
+    flown: Flown, tmp_path: Path, prefect_server: str
+) -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(re.findall(r"^```", text, re.M)) == 2 * len(blocks(text)), "every fenced block is marked sh, and is run"
+    assert blocks(text)[0].splitlines() == ["make demo", "make test"]
+    problems, (port,) = tmp_path / "problems", free_ports(1)
     shutil.copytree(REPOSITORY / "problems", problems)
-    variables = {
+    environment = os.environ | {
         "TRUECOURSE_HOME": str(flown.home),
         "TRUECOURSE_PROBLEMS": str(problems),
+        "TRUECOURSE_ENDPOINT_PORT": str(port),
         "PREFECT_API_URL": prefect_server,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    for line in lines:
+
+    def run(command: str) -> str:
         done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True, timeout=600
+            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    for block in blocks(text):
+        if "curl" not in block:
+            run(script(block, port))
+            continue
+        with serving(environment, tmp_path):
+            assert '"predictions"' in run(script(block, port))
     assert (problems / "wine" / "problem.py").is_file()
+    assert (flown.home / "reports" / "index.html").is_file()
+
+
+@contextmanager
+def serving(environment: dict[str, str], folder: Path) -> Iterator[None]:
+    """`truecourse serve`, until the block ends."""
+    command = ["truecourse", "serve", "--json"]
+    with (folder / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline(), (folder / "serve.log").read_text()
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=90)
 
 
 def test_the_two_commands_of_the_readme_are_targets() -> None:

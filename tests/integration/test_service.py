@@ -5,10 +5,13 @@ import http.client
 import json
 import re
 import socket
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.main import execute
 from tests.integration.conftest import Endpoint, Trained
 from truecourse import registry
 
@@ -297,3 +300,27 @@ def test_the_answers_are_as_the_contract_describes(endpoint: Endpoint) -> None:
 
 def test_the_registry_knows_the_bento_that_is_served(endpoint: Endpoint, trained: Trained) -> None:
     assert endpoint.folder.name == registry.tags(trained.version)["truecourse.bento_sha256"]
+
+
+def test_status_tells_its_own_endpoint_from_another_homes(
+    endpoint: Endpoint,
+    trained: Trained,
+    tmp_path: Path,
+    configure: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port = endpoint.client.base_url.port
+    configure(home=trained.home, problems=trained.problems, problem="deliveries", endpoint_port=port)
+    assert execute(["status", "--json"]) == 0
+    ours = json.loads(capsys.readouterr().out)
+    assert ours["endpoint"]["version"] == trained.version.version
+    assert ours["foreign_endpoint"] is None
+    assert {"problem": "deliveries", "champion": trained.version.version} in ours["problems"]
+    configure(home=tmp_path / "other", problems=trained.problems, problem="deliveries", endpoint_port=port)
+    assert execute(["status", "--json"]) == 0
+    theirs = json.loads(capsys.readouterr().out)
+    assert theirs["endpoint"] is None
+    assert theirs["foreign_endpoint"]["problem"] == "deliveries"
+    assert theirs["problems"] == [{"problem": "deliveries", "champion": None}]
+    assert execute(["predict", "distance=3", "--json"]) == 1, "another home's model is never asked"
+    assert "there is no champion yet" in json.loads(capsys.readouterr().out)["error"]["what"]

@@ -83,15 +83,9 @@ def summed(verdicts: list[Verdict]) -> str:
     shut, unknown = failed(verdicts), unjudged(verdicts)
     parts = [f"failed: {', '.join(gate['gate'] for gate in shut)}"] if shut else []
     parts += [f"not judged: {', '.join(gate['gate'] for gate in unknown)}"] if unknown else []
-    if not parts:
-        return (
-            "no gates"
-            if not verdicts
-            else "its gate passed"
-            if len(verdicts) == 1
-            else f"all {len(verdicts)} gates passed"
-        )
-    return "; ".join(parts)
+    if parts or not verdicts:
+        return "; ".join(parts) or "there are no gates"
+    return "its gate passed" if len(verdicts) == 1 else f"all {len(verdicts)} gates passed"
 
 
 def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:

@@ -92,7 +92,7 @@ def test_registration_waits_for_approval_where_it_is_asked_for(problems: Path) -
     version = registered(problems, 200, approval="approval=True")
     now = aliases.current("diabetes")
     assert (now.champion, now.challenger) == (None, version)
-    assert now.reason == "its one gate passed, and `truecourse promote` awaits approval"
+    assert now.reason == "its gate passed, and `truecourse promote` awaits approval"
 
 
 def started(**parameters: Any) -> Future[Any]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from markupsafe import Markup
 
+from truecourse.deliveries import Delivery
 from truecourse.errors import NotFound
 from truecourse.monitoring import control, drift, healthpage, index, qualitypage, reports
 from truecourse.monitoring.findings import BROKEN, Finding, Report
@@ -21,6 +22,7 @@ from truecourse.references import TableVersion
 from truecourse.schema import Severity
 from truecourse.storage import LocalStore
 from truecourse.validation import Counts, Example, Outcome, ValidationResult
+from truecourse.validation import page as page_of_validation
 
 NOW = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
 LONG = "a <very> long & windy name, with \"quotes\" and 'more' " * 6
@@ -76,6 +78,7 @@ FLOW = {
 }  # fmt: skip
 TABLE = {
     "table": LONG, "version": None, "newest_row": None, "newest_batch": None, "rows_in": None, "quarantined": None,
+    "unreadable": None, "refused": [LONG] * 3,
 }  # fmt: skip
 VIEW = {
     "view": LONG, "version": None, "newest_event": None, "behind_since": None, "online_version": None,
@@ -203,17 +206,20 @@ def validation(store: LocalStore, most: bool) -> str:
     severities: tuple[Severity, ...] = ("critical", "warning", "info")
     outcomes = tuple(
         Outcome(
-            column=LONG if n % 2 else "", name="n", rule=LONG, severity=severities[n % 3], checked=9, failed=n % 4,
-            examples=(Example(row=1, value=None), Example(row=2, value=LONG)),
+            column=LONG if n % 2 else "", name="n", rule=LONG, severity=severities[n % 3], quarantines=n % 2 == 0,
+            checked=9, failed=n % 4, examples=(Example(row=1, value=None), Example(row=2, value=LONG)),
         )
         for n in range(40)
     )  # fmt: skip
-    bare = ValidationResult(
-        problem="p", table="t", raw=TableVersion(name="raw", version=0), clean=None, rows=Counts(rows_in=0), total=0,
-        watermark=None, validated_at=NOW, outcomes=(),
+    delivery = Delivery(
+        number=0, uri=LONG, place=LONG, sha256="ab" * 32, bytes=1, rows=0, start=0, group=0, at=NOW,
     )  # fmt: skip
-    full = bare.model_copy(update={"outcomes": outcomes, "stopped": (LONG,) * 9, "watermark": NOW, "table": LONG})
-    return render("validation.html", problem="p", results=[bare, full] * 5 if most else [], root="")
+    bare = ValidationResult(
+        problem="p", table="t", delivery=delivery, raw=TableVersion(name="raw", version=0), rows=Counts(rows_in=0),
+        total=0, watermark=None, validated_at=NOW, outcomes=(),
+    )  # fmt: skip
+    full = bare.model_copy(update={"outcomes": outcomes, "refused": (LONG,) * 9, "watermark": NOW, "table": LONG})
+    return page_of_validation("p", [bare, full] * 5 if most else [])
 
 
 def problems(store: LocalStore, most: bool) -> str:

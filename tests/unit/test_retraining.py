@@ -90,7 +90,7 @@ def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(
     assert (ended.outcome, ended.version, ended.alarms) == ("champion", 2, attempt.alarms)
     told = record.history(store, "plain")[-1]
     assert told.attempt == ended
-    assert told.sentence == "Version 2 is champion: its one gate passed."
+    assert told.sentence == "Version 2 is champion: its gate passed."
 
 
 def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from prefect import task
 from feature_repo.store import historical_features
 from tasks.retry import RETRY
 from truecourse import frame as frames
+from truecourse import lookahead
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
@@ -110,8 +111,11 @@ def _present(frame: pa.Table, name: str) -> list[str]:
 def build_snapshot(
     problem: Problem, tables: Tables, *, clean: Versions, features: Versions, until: datetime | None = None
 ) -> Snapshot:
-    """The snapshot of exactly these table versions, and of labels of cohorts closed by `until` (naive UTC)."""
+    """The snapshot of exactly these table versions, and of labels of cohorts closed by `until` (naive UTC).
+
+    Raises LookAheadError where SQL reads what was not known yet."""
     decisions = decision_frame(problem, tables, clean, features)
+    proof = lookahead.proven(problem, tables, clean, features, decisions)
     frame, account = training_frame(problem, decisions, until)
     inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
     manifest = Manifest(
@@ -123,6 +127,7 @@ def build_snapshot(
         rows=account,
         columns={field.name: str(field.type) for field in frame.schema},
         inputs=tuple(Input(name=n, role=r, table=v, files=tables.digests(v)) for r, n, v in inputs),
+        look_ahead=proof,
     )
     snapshot = save(tables.store, frame, manifest)
     log.info("snapshot %s: %s", snapshot.sha256[:12], ", ".join(f"{n:,} {what}" for what, n in account.items() if n))

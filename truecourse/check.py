@@ -6,6 +6,7 @@ from truecourse.checks.features import feature_faults
 from truecourse.checks.function import function_faults
 from truecourse.checks.label import label_faults
 from truecourse.checks.leaks import leak_faults
+from truecourse.checks.lookahead import lookahead_faults
 from truecourse.checks.names import label_table_known
 from truecourse.checks.queries import query_faults
 from truecourse.checks.tables import table_faults
@@ -43,3 +44,4 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     relations = set(problem.relations.values())
     if not any(fault.where.split(":")[0] in relations for fault in queries):  # a circle of them cannot be followed
         yield from leak_faults(problem)
+        yield from lookahead_faults(problem)

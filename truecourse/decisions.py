@@ -22,18 +22,20 @@ def decisions_query(
     tables: Tables,
     versions: Mapping[str, TableVersion],
     window: Window | None = None,
+    cut: sql.Cut | None = None,
 ) -> str:
     """SQL of every decision, with `label` and `known_at` where the problem has them; some outside of `window` as well.
+    `cut`: from sources cut at a moment.
 
     The tables are bound to `connection`. Raises FeatureError that names the SQL file."""
     if problem.is_plain:
-        sql.bind(connection, problem, tables, versions)
+        sql.bind(connection, problem, tables, versions, cut=cut)
         return _plain_query(connection, problem)
     spine = sql.statement(problem, str(problem.spine))
     epochs = _epochs(connection, problem, tables, versions)
     if epochs:
-        spine = _known_spine(connection, problem, tables, versions, spine, _touching(epochs, window))
-    sql.bind(connection, problem, tables, versions)
+        spine = _known_spine(connection, problem, tables, versions, spine, _touching(epochs, window), cut)
+    sql.bind(connection, problem, tables, versions, cut=cut)
     if problem.label.sql is None:
         return spine
     labels = sql.statement(problem, problem.label.sql)
@@ -99,11 +101,13 @@ def _known_spine(
     versions: Mapping[str, TableVersion],
     spine: str,
     epochs: list[datetime | None],
+    cut: sql.Cut | None,
 ) -> str:
     """Evaluate the spine on the tables as they stood at each epoch. A decision is what was known before its time; one
     that came in late, as it was when it came; one that is no longer there is left out."""
     for order, (epoch, following) in enumerate(pairwise([*epochs, None])):
-        sql.bind(connection, problem, tables, versions, rows=sql.BASE if epoch is None else sql.as_of(epoch))
+        rows = sql.BASE if epoch is None else sql.as_of(epoch)
+        sql.bind(connection, problem, tables, versions, rows=rows, cut=cut)
         moment = "TIMESTAMP '-infinity'" if epoch is None else f"TIMESTAMP '{epoch.isoformat(sep=' ')}'"
         sql.run(
             connection,

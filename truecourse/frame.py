@@ -28,15 +28,19 @@ def arrow_type(column: AnyColumn) -> pa.DataType:
 
 
 def spine(
-    problem: Problem, tables: Tables, versions: Mapping[str, TableVersion], window: Window | None = None
+    problem: Problem,
+    tables: Tables,
+    versions: Mapping[str, TableVersion],
+    window: Window | None = None,
+    cut: sql.Cut | None = None,
 ) -> pa.Table:
     """Every decision (of the window, by decision time, naive UTC) with `id`, `decision_time`, the request fields and,
     where it is known, `label` and `known_at`; sorted by (decision_time, id). Request fields are as they were known at
-    the decision, labels as they are known now.
+    the decision, labels as they are known now. `cut`: from sources cut at a moment.
 
     Raises FeatureError for an id that is null or not unique, or a column that the SQL does not return."""
     with sql.connect() as connection:
-        query = decisions_query(connection, problem, tables, versions, window)
+        query = decisions_query(connection, problem, tables, versions, window, cut)
         if window is not None and problem.has_time:
             bounds = ((">=", window.start), ("<", window.end))
             limits = [f"decision_time {sign} TIMESTAMP '{moment}'" for sign, moment in bounds if moment is not None]

@@ -72,6 +72,9 @@ class Column:
     """Share of a delivery's cells that may be unreadable in this column; as the table says unless given."""
     private: Privacy | None = None
     """As a request field or a feature: what the prediction log holds in place of the value."""
+    known_ahead: timedelta | None = None
+    """In a table with a time: how long before the row's time the value may be known at the earliest (negative: after
+    it); as the table's rows unless given. See docs/time.md, "The look-ahead proof"."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -235,6 +238,8 @@ class Table:
     combine: Combine | None = None
     """How deliveries combine (docs/data.md); `upsert` for a table with key and `replace` for one without, unless given.
     """
+    known_ahead: timedelta = timedelta(0)
+    """How long before its `time` a row may be known at the earliest, as a timetable is; negative: how long after it."""
     description: str = ""
     rows: tuple[int, int | None] | None = None
     """Least and most rows of the whole table; outside, the flow stops."""

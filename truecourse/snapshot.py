@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from truecourse.digests import sha256
 from truecourse.errors import AlreadyExists, IntegrityError
+from truecourse.lookahead import Proof
 from truecourse.problem import RandomSplit, TimeSplit
 from truecourse.references import Snapshot, TableVersion
 from truecourse.storage import ObjectStore
@@ -27,7 +28,8 @@ class Input(BaseModel):
 
 class Manifest(BaseModel):
     """What a snapshot was made from. `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
-    `split`: the one it was taken by; None in manifests of before it was kept."""
+    `split`: the one it was taken by; None in manifests of before it was kept. `look_ahead`: the proof that its SQL reads
+    no row that was not known yet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +41,7 @@ class Manifest(BaseModel):
     rows: dict[str, int]
     columns: dict[str, str]
     inputs: tuple[Input, ...]
+    look_ahead: Proof | None = None
 
     def versions(self, role: Literal["clean", "features"]) -> dict[str, TableVersion]:
         """Table versions by table or view name."""

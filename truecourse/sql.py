@@ -5,7 +5,8 @@ Authors see each table under its own name, with its declared columns only; every
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import duckdb
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from truecourse.errors import FeatureError, NotFound
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window
-from truecourse.schema import Table, Time
+from truecourse.schema import AnyColumn, Table, Time
 from truecourse.settings import get_settings
 from truecourse.tables import Tables, clean_table
 
@@ -21,6 +22,22 @@ ROW, RECORDED, SUPERSEDED = "_tc_row", "_tc_recorded_at", "_tc_superseded_at"
 CURRENT = f"{SUPERSEDED} IS NULL"
 BASE = f"{RECORDED} IS NULL AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > TIMESTAMPTZ '1970-01-01 00:00:00+00')"
 """Row versions known from their own time: no late row, no correction."""
+
+
+ROW = "_row"
+"""The number of a row version in its table."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Only what can be known at a moment (naive UTC): rows and values by their `time` and `known_ahead`, and of `table`
+    those `columns` whose row became known by then; `known`: the moment (known_at, UTC) by row number (_tc_cell).
+    Values that cannot be known are null."""
+
+    moment: datetime
+    table: str = ""
+    columns: frozenset[str] = frozenset()
+    known: pa.Table | None = None
 
 
 def as_of(recorded: datetime) -> str:
@@ -82,6 +99,7 @@ def bind(
     *,
     rows: str = CURRENT,
     window: Window | None = None,
+    cut: Cut | None = None,
 ) -> None:
     """Put every clean table, at `versions`, under its name, then the problem's relations.
 
@@ -90,20 +108,45 @@ def bind(
     """
     for table in problem.tables:
         connection.register(f"{table.name}__rows", tables.dataset(versions[table.name]))
-        conditions = [rows, *_within(table, window)]
+        conditions = [rows, *_within(table, window), *_known(table, table.known_ahead, cut)]
+        source = quoted(f"{table.name}__rows")
+        if cut is not None and cut.known is not None and cut.table == table.name:
+            connection.register("__cells", cut.known)
+            later = f"SELECT _tc_cell FROM __cells WHERE known_at > {_literal(cut.moment)}"  # noqa: S608
+            source += f" LEFT JOIN ({later}) AS later ON later._tc_cell = {ROW}"
         connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW {quoted(table.name)} AS SELECT {_select(table)} "  # noqa: S608
-            f"FROM {quoted(table.name + '__rows')} WHERE {' AND '.join(conditions)}"
+            f"CREATE OR REPLACE TEMP VIEW {quoted(table.name)} AS SELECT {selected(table, cut)} "  # noqa: S608
+            f"FROM {source} WHERE {' AND '.join(conditions)}"
         )
     for name, file in problem.relations.items():
         run(connection, f"CREATE OR REPLACE TEMP VIEW {quoted(name)} AS {statement(problem, file)}", where=file)
 
 
-def _select(table: Table) -> str:
+def selected(table: Table, cut: Cut | None = None) -> str:
+    """A table's declared columns as SQL sees them."""
     return ", ".join(
-        f"CAST({quoted(name)} AS TIMESTAMP) AS {quoted(name)}" if isinstance(column, Time) else quoted(name)
-        for name, column in table.columns.items()
+        f"{_value(table, name, column, cut)} AS {quoted(name)}" for name, column in table.columns.items()
     )
+
+
+def _value(table: Table, name: str, column: AnyColumn, cut: Cut | None) -> str:
+    value = f"CAST({quoted(name)} AS TIMESTAMP)" if isinstance(column, Time) else quoted(name)
+    known = _known(table, column.known_ahead, cut) if column.known_ahead is not None else []
+    if cut is not None and cut.known is not None and cut.table == table.name and name in cut.columns:
+        known.append("later._tc_cell IS NULL")
+    return f"CASE WHEN {' AND '.join(known)} THEN {value} END" if known else value
+
+
+def _known(table: Table, ahead: timedelta, cut: Cut | None) -> list[str]:
+    """The condition that something so far ahead of its row's time can be known at the cut."""
+    if cut is None or table.time is None:
+        return []
+    time = quoted(table.time)
+    return [f"({time} IS NULL OR {time} <= {_literal(cut.moment + ahead)})"]
+
+
+def _literal(moment: datetime) -> str:
+    return f"TIMESTAMPTZ '{moment.isoformat(sep=' ')}+00'"
 
 
 def _within(table: Table, window: Window | None) -> list[str]:

@@ -52,13 +52,13 @@ class Lineage:
             expanded = exp.expand(_parsed(problem, file), relations, dialect="duckdb")
             tables = [t.name.lower() for t in expanded.find_all(exp.Table) if t.name.lower() in self._schema]
             self.joins_itself = len(set(tables)) < len(tables)
-            self._query = qualify(expanded, dialect="duckdb", schema=self._schema, validate_qualify_columns=False)
-            self._scope: Scope | None = build_scope(self._query)
+            self.query = qualify(expanded, dialect="duckdb", schema=self._schema, validate_qualify_columns=False)
+            self._scope: Scope | None = build_scope(self.query)
 
     def origin(self, column: str) -> Origin:
         """Raises Untraceable."""
         with _following():
-            root = lineage(column.lower(), self._query, schema=self._schema, dialect="duckdb", scope=self._scope)
+            root = lineage(column.lower(), self.query, schema=self._schema, dialect="duckdb", scope=self._scope)
         nodes = list(root.walk())
         return Origin(
             sources=frozenset(self._leaves(nodes)),

@@ -142,7 +142,7 @@ class Explainer:
             mine = rows.filter(pc.equal(rows[VERSION], self.frozen.version.version))
             taken.append(mine.take(pa.array(np.arange(-read % step, len(mine), step))))
             read += len(mine)
-        return thinned(pa.concat_tables(taken), A_DAY)
+        return thinned(predictions.together(taken), A_DAY)
 
 
 def explained(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:

@@ -50,7 +50,7 @@ def sampled(problem: Problem, tables: Tables, version: ModelVersion, span: Windo
     else:
         step = predictions.count(span.start, span.end) // ROWS + 1
         parts = predictions.parts(span.start, span.end)
-        made = pa.concat_tables(part.take(pa.array(np.arange(0, len(part), step))) for part in parts)
+        made = predictions.together(part.take(pa.array(np.arange(0, len(part), step))) for part in parts)
     return thinned(fitted), thinned(made.select(names).cast(fitted.schema))
 
 

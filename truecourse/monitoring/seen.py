@@ -1,6 +1,6 @@
 """Predictions as they were made, from batches and from the log: the features that the models saw, and their scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -86,6 +86,11 @@ class Predictions:
         where they were made with features of other types."""
         yield from self._scored(start, end)
         yield from self._asked(start, end)
+
+    def together(self, parts: Iterable[pa.Table]) -> pa.Table:
+        """Parts of parts() as one table, which has its columns also where there is no part: a day without decisions has
+        none."""
+        return pa.concat_tables([self._schema.empty_table(), *parts])
 
     def count(self, start: datetime, end: datetime) -> int:
         """How many the tables hold, rows that were scored again with them."""

@@ -1,0 +1,166 @@
+"""The look-ahead proof: planted look-ahead stops training with view, feature, decision and both values; honest SQL on
+clean, corrected and late rows does not."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.snapshot import build_snapshot, feature_versions
+from tests.cleaned import write_clean
+from tests.deliveries import deliveries, install
+from truecourse.errors import FeatureError
+from truecourse.features import compute_view
+from truecourse.loading import load_problem
+from truecourse.lookahead import LookAheadError, Proof
+from truecourse.problem import Problem
+from truecourse.snapshot import load_manifest
+from truecourse.sql import clean_versions
+from truecourse.tables import Tables
+
+COURIER, DEPOT, FACTS = (f"features/{name}.sql" for name in ("courier_history", "depot_history", "courier_facts"))
+WEEK = "INTERVAL 7 DAY PRECEDING AND CURRENT ROW"
+COUNT = "sum(count(*)) OVER week AS courier_count_7d"
+SPINE = "SELECT delivery AS id, ordered_at AS decision_time, courier, depot, promised, distance FROM deliveries"
+Edit = tuple[str, str, str]
+
+PLANTED: dict[str, tuple[Edit, str, str]] = {
+    "90 days that follow": ((COURIER, WEEK, "CURRENT ROW AND INTERVAL 90 DAY FOLLOWING"), "courier_late_7d", "is"),
+    "an hour that follows": ((COURIER, WEEK, "CURRENT ROW AND INTERVAL 1 HOUR FOLLOWING"), "courier_", "is"),
+    "lead": (
+        (DEPOT, "max(took)", "lead(max(took)) OVER (PARTITION BY depot ORDER BY known_at)"), "depot_last_took", "is"),
+    "the whole partition": (
+        (COURIER, COUNT, "sum(count(*)) OVER (PARTITION BY courier) AS courier_count_7d"), "courier_count_7d", "is"),
+    "a later row joined": (
+        (DEPOT, "max(took)", "max((SELECT min(took) FROM outcomes AS o WHERE o.known_at > outcomes.known_at "
+         "AND o.depot = outcomes.depot AND o.known_at < outcomes.known_at + INTERVAL 1 DAY))"),
+        "depot_last_took", "is"),
+    "target encoding": (
+        (COURIER, "FROM outcomes", "FROM outcomes JOIN (SELECT courier, count(*) AS n FROM outcomes GROUP BY courier) "
+         "USING (courier)"), "", ""),
+    "known too early": (
+        (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 3 HOUR AS"), "the row of courier=", "there"),
+    "known twenty minutes too early": (
+        (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 20 MINUTE AS"), "the row of courier=", "there"),
+    "the newest row alone": (
+        (DEPOT, "1 DAY PRECEDING AND CURRENT ROW)", "1 DAY PRECEDING AND CURRENT ROW)\n"
+         "QUALIFY row_number() OVER (PARTITION BY depot ORDER BY known_at DESC) = 1"),
+        "the row of depot=", "not there"),
+    "facts of all time": (
+        (FACTS, "SELECT courier, vehicle, since FROM couriers",
+         "SELECT courier, any_value(vehicle) AS vehicle, count(*) AS since\nFROM couriers JOIN deliveries "
+         "USING (courier) GROUP BY courier"), "since of courier=", "is"),
+    "a field of the spine": (
+        ("spine.sql", SPINE, SPINE.replace(
+            "promised,", "lead(promised, 1, 30) OVER (PARTITION BY courier ORDER BY ordered_at) AS promised,")),
+        "promised of decision=", "is"),
+    "a spine of what came": (
+        ("spine.sql", "FROM deliveries", "FROM deliveries WHERE ordered_at < (SELECT max(ordered_at) FROM deliveries) "
+         "- INTERVAL 3 DAY"), "the row of decision=", "there"),
+    "a label of the end": (
+        ("label.sql", "late AS label", "late * CAST(known_at > (SELECT max(known_at) FROM outcomes) - INTERVAL 30 DAY "
+         "AS INTEGER) AS label"), "label of decision=", "is"),
+}  # fmt: skip
+
+
+def prepared(tmp_path: Path, configure: Callable[..., None], *edits: Edit, days: int = 45) -> tuple[Problem, Tables]:
+    configure(home=tmp_path / "home", problems=tmp_path, problem="deliveries")
+    rows = deliveries(days=days, a_day=60)
+    folder = install(tmp_path, rows)
+    for file, old, new in (*edits, ("problem.py", '"2024-02-10", validate_until="2024-02-20"',
+                                    '"2024-01-20", validate_until="2024-01-30"')):  # fmt: skip
+        assert old in (folder / file).read_text()
+        (folder / file).write_text((folder / file).read_text().replace(old, new, 1))
+    problem, tables = load_problem(), Tables()
+    write_clean(problem, tables, "deliveries", rows)
+    write_clean(problem, tables, "couriers", pd.read_json(folder / "data" / "couriers.jsonl", lines=True))
+    return problem, tables
+
+
+def snapshot(problem: Problem, tables: Tables) -> Proof:
+    for view in problem.views:
+        compute_view(problem, tables, view.name)
+    clean = clean_versions(problem, tables)
+    features = feature_versions(problem, tables, clean)
+    taken = build_snapshot(problem, tables, clean=clean, features=features)
+    proof = load_manifest(tables.store, taken).look_ahead
+    assert proof is not None
+    return proof
+
+
+@pytest.mark.parametrize("name", list(PLANTED))
+def test_planted_look_ahead_is_found(name: str, tmp_path: Path, configure: Callable[..., None]) -> None:
+    edit, subject, verb = PLANTED[name]
+    if name == "target encoding":
+        more = (COURIER, COUNT, "max(n) AS courier_count_7d")
+        problem, tables = prepared(tmp_path, configure, edit, more)
+    else:
+        problem, tables = prepared(tmp_path, configure, edit)
+    with pytest.raises(LookAheadError) as raised:
+        snapshot(problem, tables)
+    error = raised.value
+    assert f"looks ahead: {subject}" in error.what
+    assert f" {verb}" in error.what
+    assert "from all sources, and" in error.what
+    assert error.where == edit[0]
+    assert "decision" in error.what
+
+
+def test_honest_sql_is_proven_and_the_manifest_says_so(tmp_path: Path, configure: Callable[..., None]) -> None:
+    proof = snapshot(*prepared(tmp_path, configure))
+    assert proof.applies
+    assert proof.moments == 12
+    assert set(proof.rows) == {"courier_history", "depot_history", "spine", "label"}
+    assert min(proof.rows.values()) > 300
+    assert proof.sentence.startswith("Look-ahead: none on 12 sampled moments")
+
+
+def test_late_rows_and_corrections_are_no_look_ahead(tmp_path: Path, configure: Callable[..., None]) -> None:
+    problem, tables = prepared(tmp_path, configure)
+    rows = deliveries(days=45, a_day=60)
+    more = deliveries(days=5, a_day=60, seed=3, first=100_000)
+    corrected = rows.iloc[::7].assign(took=300)
+    write_clean(problem, tables, "deliveries", pd.concat([corrected, more]))
+    assert snapshot(problem, tables).unstable == ()
+
+
+def test_a_view_with_no_lookback_and_one_that_is_too_short(tmp_path: Path, configure: Callable[..., None]) -> None:
+    problem, tables = prepared(tmp_path, configure, ("problem.py", "            lookback=days(9),\n", ""))
+    assert snapshot(problem, tables).rows["courier_history"] > 5000
+    (tmp_path / "other").mkdir()
+    problem, tables = prepared(tmp_path / "other", configure, ("problem.py", "lookback=days(9)", "lookback=days(2)"))
+    with pytest.raises(FeatureError, match="the lookback is too short: view courier_history"):
+        snapshot(problem, tables)
+
+
+def test_rows_known_before_their_time_are_declared(tmp_path: Path, configure: Callable[..., None]) -> None:
+    early: Edit = ("spine.sql", "ordered_at AS decision_time", "ordered_at - INTERVAL 2 HOUR AS decision_time")
+    problem, tables = prepared(tmp_path, configure, early)
+    with pytest.raises(LookAheadError, match="known_ahead"):
+        snapshot(problem, tables)
+    ahead = timedelta(hours=2)
+    rows = dataclasses.replace(problem.table("deliveries"), known_ahead=ahead)
+    problem = dataclasses.replace(problem, tables=(rows, problem.table("couriers")))
+    assert snapshot(problem, tables).rows["spine"] > 300
+    # Such rows are seen ahead, and so are their outcomes, unless their columns say otherwise.
+    leak = problem.folder / COURIER
+    leak.write_text(leak.read_text().replace("courier, known_at AS", "courier, known_at - INTERVAL 90 MINUTE AS"))
+    took = dataclasses.replace(rows.columns["took"], known_ahead=timedelta(0))
+    strict = dataclasses.replace(rows, columns={**rows.columns, "took": took})
+    problem = dataclasses.replace(problem, tables=(strict, problem.table("couriers")))
+    with pytest.raises(LookAheadError, match="the row of courier="):
+        snapshot(problem, tables)
+
+
+def test_a_proof_is_made_once(tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, tables = prepared(tmp_path, configure)
+    first = snapshot(problem, tables)
+
+    def never(*_: object) -> Proof:
+        raise AssertionError("it was proven before")
+
+    monkeypatch.setattr("truecourse.lookahead.prove", never)
+    assert snapshot(problem, tables) == first

@@ -1,0 +1,390 @@
+"""The look-ahead proof: at sampled moments every view, the spine and the labels are computed once more from sources cut
+at that moment, and must say of the time up to it what they say from all sources.
+
+"Cut" means: of a table with a time, the row versions recorded by then whose `time` lies no further ahead than
+`known_ahead`, and in them the values that may be known by then: where the label is made row by row of some columns and
+`known_at` tells when, those columns from then on. A table without time is not cut.
+"""
+
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse import frame as frames
+from truecourse import sql
+from truecourse.asof import CREATED, EVENT
+from truecourse.digests import sha256_json
+from truecourse.encoding import Array
+from truecourse.errors import FeatureError, NotFound
+from truecourse.labelcells import OutcomeCells, outcome_cells
+from truecourse.loading import problem_document
+from truecourse.problem import Problem, View
+from truecourse.references import Reference, TableVersion, Window
+from truecourse.schema import Float
+from truecourse.tables import Tables
+from truecourse.viewsql import checked_query, used_tables
+
+log = logging.getLogger("truecourse.lookahead")
+MOMENTS = 4
+"""Sampled moments for each view, and for spine and labels: half of them when something happened, half decisions."""
+_UNREAD = {"gates", "monitoring", "split", "model", "serving", "promotion", "description"}
+"""Parts of a problem that no SQL depends on."""
+_FULL, _CUT, _AGAIN = "__full", "__cut", "__again"
+_NEAREST = 0.05
+_SHORTEST, _MONTH = timedelta(days=1), timedelta(days=31)
+Versions = Mapping[str, TableVersion]
+
+
+class Proof(Reference):
+    """What was compared: the rows of each view, the spine and the labels, over all its moments. `unstable`: views that
+    gave other values from the same sources. `applies`: whether any SQL reads a table with a time."""
+
+    applies: bool
+    moments: int = 0
+    rows: dict[str, int] = {}
+    unstable: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        if not self.applies:
+            return "Look-ahead: not applicable, no SQL reads a table with a time."
+        compared = f"{sum(self.rows.values()):,} rows of {len(self.rows)} queries"
+        said = f"Look-ahead: none on {self.moments} sampled moments ({compared})."
+        return said + (f" Not stable: {', '.join(self.unstable)}." if self.unstable else "")
+
+
+class LookAheadError(FeatureError):
+    """SQL that reads what was not known yet."""
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A row that differs: its identity, its moment, the column (None for a row that only one side has), both values."""
+
+    row: dict[str, Any]
+    at: datetime
+    column: str | None
+    full: Any
+    cut: Any
+
+    def told(self, subject: str, moment: datetime) -> str:
+        name = ", ".join(f"{key}={value}" for key, value in self.row.items())
+        sides = f"from all sources, and {{}} from the sources up to {_text(moment)}"
+        if self.column is None:
+            full, cut = ("there", "not there") if self.full else ("not there", "there")
+            return f"{subject} looks ahead: the row of {name} at {_text(self.at)} is {full} {sides.format(cut)}"
+        values = f"is {_value(self.full)} {sides.format(_value(self.cut))}"
+        return f"{subject} looks ahead: {self.column} of {name} at {_text(self.at)} {values}"
+
+
+def proven(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
+    """prove(), once for the same inputs."""
+    said = {name: value for name, value in problem_document(problem).items() if name not in _UNREAD}
+    key = f"proofs/{problem.name}/{sha256_json([said, *map(str, (*clean.values(), *features.values())), MOMENTS])}.json"
+    try:
+        return Proof.model_validate_json(tables.store.get(key))
+    except NotFound:
+        proof = prove(problem, tables, clean, features, decisions)
+    tables.store.put(key, proof.model_dump_json().encode())
+    return proof
+
+
+def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
+    """Compare at MOMENTS moments, the same ones for the same inputs.
+
+    `decisions`: the frame of all decisions, with request fields and, where known, `label` and `known_at`. Raises
+    LookAheadError that names view (or spine, or label), column, decision and both values; FeatureError for a view that
+    reads farther than its `lookback`."""
+    timed = {table.name for table in problem.tables if table.time is not None}
+    views = [view for view in problem.views if used_tables(problem, view) & timed]
+    if not timed or not problem.has_time or (problem.is_plain and not views) or not len(decisions):
+        return Proof(applies=False)
+    seed = sha256_json([problem.name, *map(str, (*clean.values(), *features.values()))])
+    times = _sorted(decisions["decision_time"])
+    rows: dict[str, int] = {}
+    moments: set[datetime] = set()
+    unstable = []
+    cells = outcome_cells(problem, tables, clean)
+    with sql.connect() as connection:
+        for view in views:
+            subject = _Subject(connection, problem, tables, clean, view, features[view.name], decisions, cells)
+            chosen = subject.moments(times, f"{seed} {view.name}")
+            compared = [subject.compare(moment) for moment in chosen]
+            rows[view.name] = sum(found or 0 for found in compared)
+            moments |= set(chosen)
+            if None in compared:
+                log.warning("%s gives other values from the same sources: it is not deterministic", view.sql)
+                unstable.append(view.name)
+    if not problem.is_plain:
+        chosen = _sample(times, MOMENTS, f"{seed} spine")
+        moments |= set(chosen)
+        for moment in chosen:
+            for name, count in _decisions_agree(problem, tables, clean, decisions, cells, moment):
+                rows[name] = rows.get(name, 0) + count
+    proof = Proof(applies=True, moments=len(moments), rows=rows, unstable=tuple(unstable))
+    log.info("%s", proof.sentence)
+    return proof
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One view: its stored rows, as training reads them, beside those of cut sources."""
+
+    connection: duckdb.DuckDBPyConnection
+    problem: Problem
+    tables: Tables
+    clean: Versions
+    view: View
+    version: TableVersion
+    decisions: pa.Table
+    cells: OutcomeCells | None
+
+    def cut(self, moment: datetime) -> sql.Cut:
+        return _cut(self.cells, moment)
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.problem.entity(self.view.entity).join_keys)
+
+    def moments(self, decided: Array, seed: str) -> list[datetime]:
+        if self.view.timeless:
+            return _sample(decided, MOMENTS, seed)
+        half = MOMENTS // 2
+        return [*_sample(self._eventful(), MOMENTS - half, seed), *_sample(decided, half, seed)]
+
+    def _eventful(self) -> Array:
+        """When a row came after which the next one of its key followed soon: also a short look ahead meets it."""
+        import polars as pl
+
+        rows = pl.DataFrame(self.tables.read(self.version, [*self.keys, EVENT])).unique().sort(EVENT)
+        gaps = rows.with_columns((pl.col(EVENT).shift(-1).over(self.keys) - pl.col(EVENT)).alias("__gap"))
+        gaps = gaps.drop_nulls("__gap") if gaps["__gap"].count() else rows.with_columns(pl.lit(0).alias("__gap"))
+        near = gaps.filter(pl.col("__gap") <= pl.col("__gap").quantile(_NEAREST, "higher"))
+        return _sorted(pa.chunked_array([near[EVENT].to_arrow()]))
+
+    def compare(self, moment: datetime) -> int | None:
+        """The number of rows compared; None where the difference is that the view is not deterministic."""
+        self._stored(moment)
+        self._computed(_CUT, moment, cut=True, near=True)
+        found = self._difference(_FULL, _CUT)
+        if found is None:
+            return self._count(_CUT)
+        # Once more, from all rows there are: is it the time after the moment, the time long before, or chance?
+        self._computed(_AGAIN, moment, cut=False, near=False)
+        self._computed(_CUT, moment, cut=True, near=False)
+        ahead = self._difference(_AGAIN, _CUT)
+        if ahead is not None:
+            self._computed(_FULL, moment, cut=False, near=False)
+            if self._difference(_FULL, _AGAIN) is None:
+                raise self._error(ahead, moment)
+            return None
+        self._stored(moment)
+        if self._difference(_FULL, _AGAIN) is None:
+            what = f"{found.told(f'view {self.view.name}', moment)}, and the rows before tell why"
+            cure = f"it reads rows farther away than its lookback of {self.view.lookback}: declare a longer one"
+            raise FeatureError(f"the lookback is too short: {what}", where=self._where, cure=cure)
+        return None
+
+    @property
+    def _where(self) -> str:
+        return self.view.sql
+
+    def _start(self, moment: datetime) -> datetime | None:
+        """From when on rows are compared."""
+        if self.view.timeless or self.view.lookback is None:
+            return None
+        return moment - max(self.view.lookback, _SHORTEST)
+
+    def _stored(self, moment: datetime) -> None:
+        """What the feature table said at the moment, but for rows that a correction or a late row had touched: those
+        are dated by when they came in."""
+        self.connection.register("__stored", self.tables.dataset(self.version))
+        names = ", ".join(map(sql.quoted, [*self.keys, EVENT, *self.view.features]))
+        identity = ", ".join(map(sql.quoted, [*self.keys, EVENT]))
+        within = "true" if self.view.timeless else f"{self._range(moment)} AND {CREATED} <= {_literal(moment)}"
+        self._do(
+            f"CREATE OR REPLACE TEMP TABLE __late AS SELECT DISTINCT {identity} FROM __stored "  # noqa: S608
+            f"WHERE {within} AND {CREATED} > {EVENT}"
+        )
+        self._do(
+            f"CREATE OR REPLACE TEMP TABLE {_FULL} AS SELECT {names} FROM __stored "  # noqa: S608
+            f"ANTI JOIN __late USING ({identity}) WHERE {within}"
+        )
+        self._keep_decided(_FULL, moment)
+
+    def _computed(self, target: str, moment: datetime, *, cut: bool, near: bool) -> None:
+        start, lookback = self._start(moment), self.view.lookback
+        window = Window(start=start - lookback) if near and start is not None and lookback is not None else None
+        rows = sql.CURRENT if self.view.timeless else sql.as_of(moment)
+        sql.bind(
+            self.connection, self.problem, self.tables, self.clean, rows=rows, window=window,
+            cut=self.cut(moment) if cut else None,
+        )  # fmt: skip
+        query = checked_query(self.connection, self.problem, self.view)
+        within = "true" if self.view.timeless else self._range(moment)
+        self._do(f"CREATE OR REPLACE TEMP TABLE {target} AS SELECT * FROM ({query}) WHERE {within}")  # noqa: S608
+        identity = ", ".join(map(sql.quoted, [*self.keys, EVENT]))
+        self._do(f"DELETE FROM {target} WHERE ({identity}) IN (SELECT ({identity}) FROM __late)")  # noqa: S608
+        self._keep_decided(target, moment)
+
+    def _range(self, moment: datetime) -> str:
+        start = self._start(moment)
+        return f"{EVENT} <= {_literal(moment)}" + (f" AND {EVENT} > {_literal(start)}" if start else "")
+
+    def _keep_decided(self, target: str, moment: datetime) -> None:
+        """Of a view without time, the keys of decisions so far: a key that comes later need not be known yet."""
+        if not self.view.timeless:
+            return
+        names = ", ".join(map(sql.quoted, self.keys))
+        past = pc.less_equal(self.decisions["decision_time"], pa.scalar(moment.replace(tzinfo=UTC), frames.UTC_TIME))
+        self.connection.register("__decided", self.decisions.select(self.keys).filter(past))
+        self._do(f"DELETE FROM {target} WHERE ({names}) NOT IN (SELECT ({names}) FROM __decided)")  # noqa: S608
+
+    def _difference(self, full: str, cut: str) -> _Difference | None:
+        floats = {name for name, column in self.view.features.items() if isinstance(column, Float)}
+        return _first_difference(
+            self.connection, full, cut, [*self.keys, EVENT], list(self.view.features), floats, EVENT
+        )
+
+    def _error(self, found: _Difference, moment: datetime) -> LookAheadError:
+        row = {key: found.row[key] for key in self.keys}
+        shown = _Difference(row, found.at, found.column, found.full, found.cut)
+        said = shown.told(f"view {self.view.name}", moment)
+        decision = self._decision(row, found.at)
+        cure = (
+            "let every value come from rows known by its event_timestamp: frames end at CURRENT ROW, joins take "
+            "earlier rows, aggregates are bound in time"
+        )
+        return LookAheadError(said + decision, where=self._where, cure=cure)
+
+    def _decision(self, row: Mapping[str, Any], event: datetime) -> str:
+        """The first decision that was given the value."""
+        mine = pc.greater_equal(
+            self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), frames.UTC_TIME)
+        )
+        for key, value in row.items():
+            column = self.decisions[key]
+            mine = pc.and_(mine, pc.equal(column, pa.scalar(value).cast(column.type)))
+        found = self.decisions.filter(mine)
+        if not len(found):
+            return ""
+        return f"; decision {found['id'][0].as_py()} of {_text(found['decision_time'][0].as_py())} was given it"
+
+    def _count(self, name: str) -> int:
+        ((count,),) = self.connection.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608
+        return int(count)
+
+    def _do(self, statement: str) -> None:
+        sql.run(self.connection, statement, where=self.view.sql)
+
+
+def _cut(cells: OutcomeCells | None, moment: datetime) -> sql.Cut:
+    return sql.Cut(moment, cells.table, cells.columns, cells.known) if cells else sql.Cut(moment)
+
+
+def _decisions_agree(
+    problem: Problem,
+    tables: Tables,
+    clean: Versions,
+    decisions: pa.Table,
+    cells: OutcomeCells | None,
+    moment: datetime,
+) -> Iterator[tuple[str, int]]:
+    """Compare the decisions of the month up to a moment, longer where labels close late, and those of their labels that
+    were known by it; the rows of both."""
+    start = moment - _MONTH - problem.label.closes_after
+    at, first = (pa.scalar(m.replace(tzinfo=UTC), frames.UTC_TIME) for m in (moment, start))
+    cut = frames.spine(problem, tables, clean, Window(start=start), cut=_cut(cells, moment))
+    decisions = decisions.filter(pc.greater_equal(decisions["decision_time"], first))
+    ahead = "if rows of a table are known before their time, as a timetable is, declare Table(known_ahead=...)"
+    checked = [
+        ("spine", str(problem.spine), "decision_time", ["decision_time", *problem.request_fields]),
+        ("label", str(problem.label.sql), "known_at", ["label", "known_at"]),
+    ]
+    for subject, file, clock, columns in checked:
+        if clock not in decisions.column_names:
+            continue
+        sides = [frame.filter(pc.less_equal(frame[clock], at)).select(["id", *columns]) for frame in (decisions, cut)]
+        floats = {name for name in columns if pa.types.is_floating(decisions.schema.field(name).type)}
+        with sql.connect() as connection:
+            for name, side in zip((_FULL, _CUT), sides, strict=True):
+                connection.register(name, side)
+            found = _first_difference(connection, _FULL, _CUT, ["id"], columns, floats, clock)
+        if found is not None:
+            shown = _Difference({"decision": found.row["id"]}, found.at, found.column, found.full, found.cut)
+            cure = f"read nothing that comes later than {clock}; {ahead}"
+            raise LookAheadError(shown.told(subject, moment), where=file, cure=cure)
+        yield subject, len(sides[0])
+
+
+def _first_difference(
+    connection: duckdb.DuckDBPyConnection,
+    full: str,
+    cut: str,
+    identity: list[str],
+    columns: list[str],
+    floats: Iterable[str],
+    clock: str,
+) -> _Difference | None:
+    """The last row in time that only one side has, or whose values differ: it lies nearest to the cut. Floats may
+    differ by what another order of addition makes of them."""
+    on = " AND ".join(f"f.{sql.quoted(name)} IS NOT DISTINCT FROM c.{sql.quoted(name)}" for name in identity)
+    same = {name: f"f.{sql.quoted(name)} IS NOT DISTINCT FROM c.{sql.quoted(name)}" for name in columns}
+    for name in floats:
+        one, other = f"f.{sql.quoted(name)}", f"c.{sql.quoted(name)}"
+        same[name] = f"({same[name]} OR abs({one} - {other}) <= 1e-9 * greatest(abs({one}), abs({other})))"
+    names = list(dict.fromkeys([*identity, clock, *columns]))
+    both = ", ".join(f"f.{sql.quoted(n)}, c.{sql.quoted(n)}" for n in names)
+    equal = ", ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
+    all_equal = " AND ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
+    rows = connection.execute(
+        f"SELECT f.there, c.there, {both}, {equal} FROM (SELECT true AS there, * FROM {full}) AS f "  # noqa: S608
+        f"FULL OUTER JOIN (SELECT true AS there, * FROM {cut}) AS c ON {on} "
+        f"WHERE f.there IS NULL OR c.there IS NULL OR NOT ({all_equal}) "
+        f"ORDER BY coalesce(f.{sql.quoted(clock)}, c.{sql.quoted(clock)}) DESC, "
+        f"{', '.join(f'coalesce(f.{sql.quoted(n)}, c.{sql.quoted(n)})' for n in identity)} LIMIT 1"
+    ).fetchall()
+    if not rows:
+        return None
+    here, there, *rest = rows[0]
+    values = {name: (rest[2 * i], rest[2 * i + 1]) for i, name in enumerate(names)}
+    side = 0 if here else 1
+    row = {name: values[name][side] for name in identity}
+    moment = values[clock][side]
+    if not (here and there):
+        return _Difference(row, moment, None, here, there)
+    unequal = next(name for name, equal in zip(columns, rest[2 * len(names) :], strict=True) if not equal)
+    return _Difference(row, moment, unequal, *values[unequal])
+
+
+def _sorted(column: pa.ChunkedArray) -> Array:
+    """Distinct moments (datetime64[us]), sorted."""
+    return np.sort(pc.unique(pc.drop_null(column)).cast(pa.timestamp("us")).to_numpy())
+
+
+def _sample(times: Array, count: int, seed: str) -> list[datetime]:
+    """One of each of so many equal parts of the times, but the last, after which nothing comes."""
+    times = times[:-1] if len(times) > 1 else times
+    parts = [part for part in np.array_split(times, count) if len(part)]
+    chosen = random.Random(seed)  # noqa: S311  # the same for the same inputs
+    return sorted({part[chosen.randrange(len(part))].item() for part in parts})
+
+
+def _literal(moment: datetime) -> str:
+    return f"TIMESTAMPTZ '{moment.isoformat(sep=' ')}+00'"
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _value(value: Any) -> str:
+    return "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else repr(value)

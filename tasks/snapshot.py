@@ -21,10 +21,9 @@ from truecourse.references import Snapshot, TableVersion, Window, naive_utc
 from truecourse.snapshot import Input, Manifest, save
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables, feature_table
+from truecourse.training import library_versions, method_digest
 
 log = logging.getLogger("truecourse.snapshot")
-_METHOD = 2
-"""Raised when this file would make another frame of the same inputs."""
 Versions = Mapping[str, TableVersion]
 
 
@@ -144,7 +143,13 @@ def take_snapshot(problem: str, until: datetime | None = None, moved: datetime |
     spec = problem_at(spec, moved) if moved else spec
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
-    said = [problem_digest(spec), *map(str, (*clean.values(), *features.values())), str(until), _METHOD]
+    said = [
+        problem_digest(spec),
+        *map(str, (*clean.values(), *features.values())),
+        str(until),
+        method_digest(),
+        library_versions(),
+    ]
     key = f"snapshots/{problem}/inputs/{sha256_json(said)}.json"
     taken = _taken(tables, key)
     if taken is None:

@@ -1,16 +1,19 @@
 """Finding a problem by name, and the document and digest that identify what it says."""
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
-from importlib.machinery import SourceFileLoader
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from pydantic import ValidationError
@@ -76,8 +79,39 @@ class _AsWritten(SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
+class _Beside(MetaPathFinder):
+    """Finds the modules beside a problem.py: `from .helpers import x` reads helpers.py of the problem's folder."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        name = fullname.rpartition(".")[2]
+        for folder in map(Path, path or () if fullname.startswith("problems.") else ()):
+            for file, places in ((folder / f"{name}.py", None), (folder / name / "__init__.py", [str(folder / name)])):
+                if file.is_file():
+                    loader = _AsWritten(fullname, str(file))
+                    return importlib.util.spec_from_file_location(
+                        fullname, file, loader=loader, submodule_search_locations=places
+                    )
+        return None
+
+
+sys.meta_path.insert(0, _Beside())
+_importing = threading.RLock()
+
+
 def _import(name: str, file: Path) -> Any:
-    module_name = f"problems.{name}.problem"
+    """The module, and those of its folder that it imports, as they are written now."""
+    with _importing:
+        package = f"problems.{name}"
+        for known in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
+            del sys.modules[known]
+        folder = ModuleSpec(package, None, is_package=True)
+        folder.submodule_search_locations = [str(file.parent)]
+        sys.modules[package] = importlib.util.module_from_spec(folder)
+        return _executed(name, f"{package}.problem", file)
+
+
+def _executed(name: str, module_name: str, file: Path) -> Any:
     loader = _AsWritten(module_name, str(file))
     spec = importlib.util.spec_from_file_location(module_name, file, loader=loader)
     assert spec is not None
@@ -91,9 +125,19 @@ def _import(name: str, file: Path) -> Any:
             name, [Fault(_place(where, e["loc"]), e["msg"], _cure(e, error.title)) for e in error.errors()]
         ) from None
     except Exception as error:
-        fault = Fault(f"{file}:{_line_of(error, file)}", f"{type(error).__name__}: {error}", _misspelt(error))
+        fault = Fault(
+            f"{file}:{_line_of(error, file)}",
+            f"{type(error).__name__}: {error}",
+            _beside(error, file) or _misspelt(error),
+        )
         raise ProblemError(name, [fault]) from error
     return module
+
+
+def _beside(error: Exception, file: Path) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and (file.parent / f"{error.name}.py").is_file():
+        return f"{error.name}.py lies beside it: from .{error.name} import ..."
+    return ""
 
 
 def _place(where: str, location: tuple[int | str, ...]) -> str:
@@ -126,11 +170,26 @@ def _line_of(error: BaseException, file: Path) -> int:
 
 
 def problem_document(problem: Problem) -> dict[str, Any]:
-    """Everything the problem says, as JSON: values that are not defaults, digests of the SQL and functions it names."""
+    """Everything the problem says, as JSON: values that are not defaults, digests of the SQL that it names, of its
+    functions with all that they reach in their file, and of every other Python file of its folder."""
     document: dict[str, Any] = _document(dataclasses.replace(problem, folder=Path()))
     names = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
+    code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
+    if code:
+        document["code"] = code
     document["sql"] = {name: sha256(problem.text(name).encode()) for name in sorted({n for n in names if n})}
     return document
+
+
+def python_files(folder: Path) -> dict[str, bytes]:
+    """The Python below a problem's folder, by path; not its data, nor what is hidden."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")) if folder != Path() else ():
+        name = path.relative_to(folder)
+        hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
+        if path.is_file() and not hidden and name.parts[0] != "data":
+            found[name.as_posix()] = path.read_bytes()
+    return found
 
 
 def problem_digest(problem: Problem) -> str:
@@ -152,5 +211,45 @@ def _document(value: Any) -> Any:
     if isinstance(value, date | Path):
         return str(value)
     if callable(value):
-        return {"function": value.__name__, "sha256": sha256(inspect.getsource(value).encode())}
+        return {"function": value.__name__, "sha256": sha256_json(reached(value))}
     return value
+
+
+def reached(function: Callable[..., Any]) -> list[str]:
+    """The statements that a function of a file consists of and, from one to the next, those of the file that bind a
+    name they use: functions it calls, constants it reads, imports. Comments and layout are not among them."""
+    file, name = inspect.getsourcefile(function), getattr(function, "__name__", "")
+    statements = ast.parse(Path(file).read_bytes()).body if file else []
+    bound: dict[str, list[int]] = {}
+    for place, statement in enumerate(statements):
+        for known in _bound(statement):
+            bound.setdefault(known, []).append(place)
+    if name not in bound:
+        return [inspect.getsource(function)]
+    taken: set[int] = set()
+    wanted = [name]
+    while wanted:
+        places = [place for place in bound.get(wanted.pop(), ()) if place not in taken]
+        taken.update(places)
+        for place in places:
+            wanted += [node.id for node in ast.walk(statements[place]) if isinstance(node, ast.Name)]
+    return [ast.dump(statements[place]) for place in sorted(taken)]
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Names that a statement of a file binds, in its blocks too."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    found: set[str] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            found |= {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+    if isinstance(statement, ast.Expr):  # a call that may change what it is given: TABLE.update(...)
+        found |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    return found

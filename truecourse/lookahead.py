@@ -17,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from truecourse import frame as frames
 from truecourse import sql
@@ -49,7 +50,7 @@ class Proof(Reference):
 
     applies: bool
     moments: int = 0
-    rows: dict[str, int] = {}
+    rows: dict[str, int] = Field(default_factory=dict)
     unstable: tuple[str, ...] = ()
 
     @property
@@ -267,9 +268,7 @@ class _Subject:
 
     def _decision(self, row: Mapping[str, Any], event: datetime) -> str:
         """The first decision that was given the value."""
-        mine = pc.greater_equal(
-            self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), frames.UTC_TIME)
-        )
+        mine = pc.greater_equal(self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), frames.UTC_TIME))
         for key, value in row.items():
             column = self.decisions[key]
             mine = pc.and_(mine, pc.equal(column, pa.scalar(value).cast(column.type)))

@@ -28,8 +28,8 @@ class Input(BaseModel):
 
 class Manifest(BaseModel):
     """What a snapshot was made from. `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
-    `split`: the one it was taken by; None in manifests of before it was kept. `look_ahead`: the proof that its SQL reads
-    no row that was not known yet."""
+    `split`: the one it was taken by; None in manifests of before it was kept. `look_ahead`: the proof that its SQL
+    reads no row that was not known yet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

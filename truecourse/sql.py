@@ -24,7 +24,7 @@ BASE = f"{RECORDED} IS NULL AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > TIMESTAM
 """Row versions known from their own time: no late row, no correction."""
 
 
-ROW = "_row"
+ROW = "_tc_row"
 """The number of a row version in its table."""
 
 
@@ -124,9 +124,7 @@ def bind(
 
 def selected(table: Table, cut: Cut | None = None) -> str:
     """A table's declared columns as SQL sees them."""
-    return ", ".join(
-        f"{_value(table, name, column, cut)} AS {quoted(name)}" for name, column in table.columns.items()
-    )
+    return ", ".join(f"{_value(table, name, column, cut)} AS {quoted(name)}" for name, column in table.columns.items())
 
 
 def _value(table: Table, name: str, column: AnyColumn, cut: Cut | None) -> str:

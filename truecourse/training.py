@@ -4,7 +4,9 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.boosting import LOSSES, Matrices, boost, boost_folds, parameters
-from truecourse.digests import sha256_json
+from truecourse.digests import sha256, sha256_json
 from truecourse.encoding import Array, Vocabulary, columns_of
 from truecourse.errors import ModelError
 from truecourse.folds import like_parts
@@ -22,8 +24,8 @@ from truecourse.references import Snapshot
 
 log = logging.getLogger("truecourse.training")
 
-_METHOD = 1
-"""Raised when this file would train another model from the same snapshot and parameters."""
+METHOD = ("asof", "boosting", "cells", "encoding", "folds", "frame", "history", "spans", "sql", "training", "viewsql")
+"""The modules that make a frame of tables, and a model of a frame."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +48,18 @@ def training_key(problem_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
         "snapshot": snapshot.sha256,
         "problem": problem_digest,
         "parameters": parameters(spec),
-        "method": _METHOD,
+        "method": method_digest(),
         "xgboost": version("xgboost"),
         "numpy": version("numpy"),
     }
     return sha256_json(said)
+
+
+@lru_cache(maxsize=1)
+def method_digest() -> str:
+    """Of our own code that frames and models depend on: a change in it makes both anew."""
+    here = Path(__file__).parent
+    return sha256_json({name: sha256((here / f"{name}.py").read_bytes()) for name in METHOD})
 
 
 def library_versions() -> dict[str, str]:

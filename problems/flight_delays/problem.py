@@ -60,15 +60,11 @@ FLIGHTS = Table(
         "sched_dep_time": Integer("local HHMM", ge=0, le=2400),
         "sched_arr_time": Integer("local HHMM at the destination", ge=0, le=2400),
         # At least -60 minutes: none of these three is known more than an hour before the scheduled hour.
-        "dep_delay": Integer(
-            "minutes; none for a cancelled flight", ge=-60, le=1440, nulls=True, known_ahead=hours(1)
-        ),
+        "dep_delay": Integer("minutes; none for a cancelled flight", ge=-60, le=1440, nulls=True, known_ahead=hours(1)),
         "arr_delay": Integer(
             "minutes; none if cancelled or diverted", ge=-120, le=1440, nulls=True, known_ahead=hours(1)
         ),
-        "air_time": Integer(
-            "minutes; none if cancelled or diverted", ge=10, le=900, nulls=True, known_ahead=hours(1)
-        ),
+        "air_time": Integer("minutes; none if cancelled or diverted", ge=10, le=900, nulls=True, known_ahead=hours(1)),
     },
     rows=(1, None),
     max_quarantined=0.01,

@@ -27,6 +27,17 @@ COUNT = "sum(count(*)) OVER week AS courier_count_7d"
 SPINE = "SELECT delivery AS id, ordered_at AS decision_time, courier, depot, promised, distance FROM deliveries"
 Edit = tuple[str, str, str]
 
+ALL_TIME = (
+    "SELECT courier, any_value(vehicle) AS vehicle, count(*) AS since\nFROM couriers JOIN deliveries USING (courier)"
+)
+LATER = """max((SELECT min(took) FROM outcomes AS o WHERE o.known_at > outcomes.known_at
+AND o.depot = outcomes.depot AND o.known_at < outcomes.known_at + INTERVAL 1 DAY))"""
+ENCODED = "FROM outcomes JOIN (SELECT courier, count(*) AS n FROM outcomes GROUP BY courier) USING (courier)"
+NEWEST = "\nQUALIFY row_number() OVER (PARTITION BY depot ORDER BY known_at DESC) = 1"
+NEXT = "lead(promised, 1, 30) OVER (PARTITION BY courier ORDER BY ordered_at) AS promised,"
+SETTLED = "FROM deliveries WHERE ordered_at < (SELECT max(ordered_at) FROM deliveries) - INTERVAL 3 DAY"
+LAST_MONTH = "late * CAST(known_at > (SELECT max(known_at) FROM outcomes) - INTERVAL 30 DAY AS INTEGER) AS label"
+
 PLANTED: dict[str, tuple[Edit, str, str]] = {
     "90 days that follow": ((COURIER, WEEK, "CURRENT ROW AND INTERVAL 90 DAY FOLLOWING"), "courier_late_7d", "is"),
     "an hour that follows": ((COURIER, WEEK, "CURRENT ROW AND INTERVAL 1 HOUR FOLLOWING"), "courier_", "is"),
@@ -34,35 +45,21 @@ PLANTED: dict[str, tuple[Edit, str, str]] = {
         (DEPOT, "max(took)", "lead(max(took)) OVER (PARTITION BY depot ORDER BY known_at)"), "depot_last_took", "is"),
     "the whole partition": (
         (COURIER, COUNT, "sum(count(*)) OVER (PARTITION BY courier) AS courier_count_7d"), "courier_count_7d", "is"),
-    "a later row joined": (
-        (DEPOT, "max(took)", "max((SELECT min(took) FROM outcomes AS o WHERE o.known_at > outcomes.known_at "
-         "AND o.depot = outcomes.depot AND o.known_at < outcomes.known_at + INTERVAL 1 DAY))"),
-        "depot_last_took", "is"),
-    "target encoding": (
-        (COURIER, "FROM outcomes", "FROM outcomes JOIN (SELECT courier, count(*) AS n FROM outcomes GROUP BY courier) "
-         "USING (courier)"), "", ""),
+    "a later row joined": ((DEPOT, "max(took)", LATER), "depot_last_took", "is"),
+    "target encoding": ((COURIER, "FROM outcomes", ENCODED), "courier_count_7d", "is"),
     "known too early": (
         (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 3 HOUR AS"), "the row of courier=", "there"),
     "known twenty minutes too early": (
         (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 20 MINUTE AS"), "the row of courier=", "there"),
     "the newest row alone": (
-        (DEPOT, "1 DAY PRECEDING AND CURRENT ROW)", "1 DAY PRECEDING AND CURRENT ROW)\n"
-         "QUALIFY row_number() OVER (PARTITION BY depot ORDER BY known_at DESC) = 1"),
+        (DEPOT, "1 DAY PRECEDING AND CURRENT ROW)", f"1 DAY PRECEDING AND CURRENT ROW){NEWEST}"),
         "the row of depot=", "not there"),
     "facts of all time": (
-        (FACTS, "SELECT courier, vehicle, since FROM couriers",
-         "SELECT courier, any_value(vehicle) AS vehicle, count(*) AS since\nFROM couriers JOIN deliveries "
-         "USING (courier) GROUP BY courier"), "since of courier=", "is"),
-    "a field of the spine": (
-        ("spine.sql", SPINE, SPINE.replace(
-            "promised,", "lead(promised, 1, 30) OVER (PARTITION BY courier ORDER BY ordered_at) AS promised,")),
-        "promised of decision=", "is"),
-    "a spine of what came": (
-        ("spine.sql", "FROM deliveries", "FROM deliveries WHERE ordered_at < (SELECT max(ordered_at) FROM deliveries) "
-         "- INTERVAL 3 DAY"), "the row of decision=", "there"),
-    "a label of the end": (
-        ("label.sql", "late AS label", "late * CAST(known_at > (SELECT max(known_at) FROM outcomes) - INTERVAL 30 DAY "
-         "AS INTEGER) AS label"), "label of decision=", "is"),
+        (FACTS, "SELECT courier, vehicle, since FROM couriers", f"{ALL_TIME} GROUP BY courier"), "since of courier=",
+        "is"),
+    "a field of the spine": (("spine.sql", SPINE, SPINE.replace("promised,", NEXT)), "promised of decision=", "is"),
+    "a spine of what came": (("spine.sql", "FROM deliveries", SETTLED), "the row of decision=", "there"),
+    "a label of the end": (("label.sql", "late AS label", LAST_MONTH), "label of decision=", "is"),
 }  # fmt: skip
 
 

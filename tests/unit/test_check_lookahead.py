@@ -15,6 +15,11 @@ WEEK = "PARTITION BY courier ORDER BY known_at RANGE BETWEEN INTERVAL 7 DAY PREC
 COUNT = "sum(count(*)) OVER week AS courier_count_7d"
 
 
+DECISIONS = "SELECT delivery AS id, ordered_at AS decision_time, courier, depot, promised, distance FROM deliveries"
+JOINED = "SELECT a.delivery AS id, a.ordered_at AS decision_time, a.courier, a.depot,"
+LEAD = "lead(took) OVER (PARTITION BY courier ORDER BY ordered_at)"
+
+
 def windowed(window: str) -> tuple[str, str, str]:
     return VIEW, WEEK, window
 
@@ -52,19 +57,18 @@ PLANTED = {
     "a sample": ((VIEW, "FROM outcomes", "FROM outcomes TABLESAMPLE 10 PERCENT"), VIEW, "another value each time"),
     "the mean of all": (
         counted("max((SELECT sum(late) FROM outcomes))"), f"{VIEW}:3", "taken over all rows"),
-    "a clock in the spine": ((SPINE, "promised, distance", "minute(now()) AS promised, distance"), f"{SPINE}:1", "clock"),
+    "a clock in the spine": (
+        (SPINE, "promised, distance", "minute(now()) AS promised, distance"), f"{SPINE}:1", "clock"),
     "a count in the spine": (
         (SPINE, "promised, distance", "count(*) OVER (PARTITION BY courier) AS promised, distance"),
         f"{SPINE}:1", "every row of its partition"),
     "a clock in the label": (("label.sql", "late AS label", "minute(now()) % 2 AS label"), "label.sql:1", "clock"),
     "a relation that follows": (
-        ("outcomes.sql", "took, CAST", "lead(took) OVER (PARTITION BY courier ORDER BY ordered_at) AS took, CAST"),
-        "outcomes.sql:2", "a later row"),
+        ("outcomes.sql", "took, CAST", f"{LEAD} AS took, CAST"), "outcomes.sql:2", "a later row"),
     "a later row joined": (
-        (SPINE, "SELECT delivery AS id, ordered_at AS decision_time, courier, depot, promised, distance FROM deliveries",
-         "SELECT a.delivery AS id, a.ordered_at AS decision_time, a.courier, a.depot, min(b.promised) AS promised, "
-         "a.distance\nFROM deliveries a LEFT JOIN deliveries b ON a.courier = b.courier AND b.ordered_at > a.ordered_at "
-         "GROUP BY ALL"),
+        (SPINE, DECISIONS, f"""{JOINED} min(b.promised) AS promised, a.distance
+         FROM deliveries a LEFT JOIN deliveries b ON a.courier = b.courier AND b.ordered_at > a.ordered_at
+         GROUP BY ALL"""),
         f"{SPINE}:2", "later than decision_time"),
 }  # fmt: skip
 
@@ -74,8 +78,7 @@ HONEST = {
     "of one moment": counted("sum(count(*)) OVER (PARTITION BY courier, known_at)"),
     "the default frame": windowed("PARTITION BY courier ORDER BY known_at"),
     "age of two": counted("date_part('day', age(known_at, max(ordered)))"),
-    "following for the label alone": (
-        "outcomes.sql", "AS known_at", "AS known_at, lead(took) OVER (PARTITION BY courier ORDER BY ordered_at) AS next"),
+    "following for the label alone": ("outcomes.sql", "AS known_at", f"AS known_at, {LEAD} AS next"),
     "an earlier row joined": (
         SPINE, "FROM deliveries",
         "FROM (SELECT a.* FROM deliveries a LEFT JOIN couriers b ON a.courier = b.courier) AS deliveries"),
@@ -83,10 +86,9 @@ HONEST = {
     "a bound subquery": counted(
         "max((SELECT sum(late) FROM outcomes WHERE known_at < TIMESTAMP '2023-12-01'))"),
     "earlier rows of the same table": (
-        SPINE, "SELECT delivery AS id, ordered_at AS decision_time, courier, depot, promised, distance FROM deliveries",
-        "SELECT a.delivery AS id, a.ordered_at AS decision_time, a.courier, a.depot, a.promised, "
-        "max(b.distance) AS distance FROM deliveries a JOIN deliveries b ON a.courier = b.courier "
-        "AND b.ordered_at <= a.ordered_at AND b.ordered_at > a.ordered_at - INTERVAL 7 DAY GROUP BY ALL"),
+        SPINE, DECISIONS, f"""{JOINED} a.promised, max(b.distance) AS distance
+        FROM deliveries a JOIN deliveries b ON a.courier = b.courier
+        AND b.ordered_at <= a.ordered_at AND b.ordered_at > a.ordered_at - INTERVAL 7 DAY GROUP BY ALL"""),
 }  # fmt: skip
 
 

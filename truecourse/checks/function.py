@@ -48,7 +48,7 @@ def _source_faults(declared: RequestFeatures) -> Iterator[Fault]:
         inspect.getsource(declared.function)
         assert declared.function.__name__
     except (OSError, TypeError, AttributeError, AssertionError):
-        cure = "define it with def in problem.py"
+        cure = "define it with def in problem.py, or in a file beside it"
         yield Fault(place("request_features", "function"), "its source cannot be read", cure)
 
 

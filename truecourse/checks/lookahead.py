@@ -77,7 +77,8 @@ def _parsed(problem: Problem, file: str) -> exp.Expression | None:
 def _resolved(problem: Problem, file: str) -> exp.Expression | None:
     """The file with relations inlined, columns resolved and typed, and what nobody selects left out."""
     schema = {
-        table.name: {name: SQL_TYPES[type(column)] for name, column in table.columns.items()} for table in problem.tables
+        table.name: {name: SQL_TYPES[type(column)] for name, column in table.columns.items()}
+        for table in problem.tables
     }
     parsed = _parsed(problem, file)
     relations = {name: _parsed(problem, path) for name, path in problem.relations.items()}
@@ -202,9 +203,11 @@ class _Window:
             if isinstance(offset, exp.Neg):
                 back = not back
             later = self.descending if back else self.descending is not True
-            return ("it takes the value of a later row", "take that of an earlier row: lag(... ORDER BY time)") if (
-                later
-            ) else None
+            return (
+                ("it takes the value of a later row", "take that of an earlier row: lag(... ORDER BY time)")
+                if (later)
+                else None
+            )
         if self.frame is None:
             return None
         sides = {str(self.frame.args.get(side)).upper() for side in ("start_side", "end_side")}
@@ -229,9 +232,7 @@ def _mentions_time(expression: exp.Expression) -> bool:
 def _aggregates(select: exp.Select) -> bool:
     """Whether it makes one row of all."""
     found = (node for item in select.selects for node in item.find_all(exp.AggFunc))
-    return any(
-        node.find_ancestor(exp.Window) is None and node.find_ancestor(exp.Select) is select for node in found
-    )
+    return any(node.find_ancestor(exp.Window) is None and node.find_ancestor(exp.Select) is select for node in found)
 
 
 def _flat(parts: Iterable[object]) -> Iterator[exp.Expression]:

@@ -34,7 +34,7 @@ def demo(problem: ProblemName = None, json: Json = False) -> Answer:
     begun, spec = time.monotonic(), load_problem(problem)
     stderr().print(Panel.fit(f"[bold]{spec.name}[/]\n{spec.description}".strip(), border_style="cyan"))
     with Progress([*STEPS, *ASKED]) as progress:
-        run_flow("lifecycle", {"problem": spec.name, "historical": True}, progress)
+        run_flow("lifecycle", {"problem": spec.name}, progress)
         champion = _champion(spec.name)
         document = _served(champion, progress)
     document |= {

@@ -51,7 +51,15 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
         result = run_flow(name, parameters, progress)
     took = round(time.monotonic() - begun, 3)
     document = {"flow": name, "problem": problem, "seconds": took, "result": result}
-    return Answer(document, ok=not getattr(result, "rejected", 0))  # rows of a file that could not be scored
+    new = name != "lifecycle" or not result["nothing_new"]
+    # Not ok: rows of a file that could not be scored.
+    return Answer(document, "" if new else _nothing_new(result), ok=not getattr(result, "rejected", 0))
+
+
+def _nothing_new(result: Mapping[str, Any]) -> str:
+    run, version = result["train"], result["register"]
+    snapshot, model = run.snapshot.sha256[:12], run.model_sha256[:12]
+    return f"nothing new: snapshot {snapshot}, model {model} and version {version.version} are as they were"
 
 
 def flow_command(name: str) -> Any:

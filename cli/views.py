@@ -54,6 +54,8 @@ def prediction_view(answer: Mapping[str, Any]) -> RenderableType:
         lines += [
             Text(f"  {what}: {', '.join(told[what])}", style="dim") for what in ("missing", "unknown") if told.get(what)
         ]
+        if told.get("warning"):
+            lines.append(Text(f"  ! {told['warning']}", style="yellow"))
     return Group(*lines, Text(f"model version {version}, answered by {answer['answered_by']}", style="dim"))
 
 

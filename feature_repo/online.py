@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -50,6 +50,8 @@ class OnlineFeatures:
     events: dict[str, Sequence[int]]
     unavailable: list[str]
     """The views that the store did not answer for, and that may be missing."""
+    unfit: dict[str, Sequence[int]] = field(default_factory=dict)
+    """Of each view with a value too old or too new for its decision the n event times of such values, else NEVER."""
 
 
 class OnlineReader:
@@ -132,17 +134,22 @@ class OnlineReader:
     def _add(self, found: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None) -> None:
         """What was stored of a view, where it is fresh at the `moments` of the decisions, in microseconds."""
         limit, fresh, missed, oldest = self._limits[view.name], [], 0, -1
+        unfit: dict[int, int] = {}
         for place, answer in enumerate(answers):
             age = 0 if moments is None or answer is None else moments[place] - answer[0]
             if answer is None or not 0 <= age <= limit:
                 fresh.append(_NOTHING)
                 missed += 1
+                if answer is not None:
+                    unfit[place] = answer[0]
             else:
                 fresh.append(answer)
                 oldest = max(oldest, age)
         if self._watch is not None:
             told = None if moments is None or oldest < 0 else oldest / 1e6
             self._watch.looked_up(view.name, len(answers), missed, told)
+        if unfit:
+            found.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
         times, values, events = [event for event, _ in fresh], found.values, found.events
         for name in view.features:
             values[name] = [stored.get(name) for _, stored in fresh]

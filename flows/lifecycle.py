@@ -14,7 +14,7 @@ from flows.score import score
 from flows.train import train
 from flows.validate import validate
 from tasks.naming import run_name
-from tasks.snapshot import newest_decision
+from tasks.state import state
 from tasks.validate import accepted_versions, raw_versions
 from truecourse import registry
 from truecourse.check import require_sound
@@ -24,16 +24,16 @@ from truecourse.problem import Problem, TimeSplit, midnight
 
 
 @flow(name="lifecycle", flow_run_name=run_name)
-def lifecycle(
-    problem: str | None = None, tune: bool = False, until: datetime | None = None, historical: bool = False
-) -> dict[str, Any]:
+def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | None = None) -> dict[str, Any]:
     """Run every flow in order; each repeats only what is missing.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         tune: search the declared parameter space before training.
         until: the moment (UTC) up to which labels count and features are loaded online; the data's end if empty.
-        historical: the data ends in the past: its newest decision counts as now, and the endpoint answers as of then.
+
+    What was done before from the same inputs is not done again: where nothing is new, the result says `nothing_new` and
+    tables, model, aliases and online store are as they were.
 
     A delivery that is refused does not hold up the accepted rows: everything runs with them, and the run fails at its
     end. A model that fails a gate is registered as challenger and goes no further: packaging, scoring and monitoring
@@ -43,6 +43,7 @@ def lifecycle(
     spec = load_problem(problem)
     require_sound(spec)
     name = spec.name
+    before = state(spec)
     refused: TruecourseError | None = None
     try:
         ingested = ingest(name)
@@ -52,9 +53,8 @@ def lifecycle(
         validated = validate(name)
     except ValidationFailed as error:
         validated, refused = accepted_versions(spec, error), refused or error
-    now = until or (newest_decision(name) if historical else None)
-    materialized = materialize(name, until=now)
-    run = train(name, until=now, tune=tune)
+    materialized = materialize(name, until=until)
+    run = train(name, until=until, tune=tune)
     registered = register(name, run_id=run.run_id)
     summary = {
         "problem": name,
@@ -71,7 +71,7 @@ def lifecycle(
         summary["monitor"] = monitor(name)
     if refused is not None:  # what was accepted is used, and the run fails all the same
         raise refused
-    return summary
+    return summary | {"nothing_new": state(spec) == before}
 
 
 def _first_unseen(problem: Problem) -> datetime | None:

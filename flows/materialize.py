@@ -7,6 +7,7 @@ from prefect import flow
 from tasks.features import compute_view
 from tasks.naming import run_name
 from tasks.online import apply_definitions, load_view
+from truecourse.clock import data_end
 from truecourse.features import newest_event
 from truecourse.loading import load_problem
 from truecourse.references import TableVersion
@@ -21,7 +22,8 @@ def materialize(
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        until: the moment (UTC) whose values the online store gets; the newest of the feature tables if empty.
+        until: the moment (UTC) whose values the online store gets; if empty the newest of the feature tables, or
+            the data's end with `clock="data"`.
         online: whether to load the online store at all.
 
     Returns the feature table version of each view. Raises FeatureError, that names the file, for SQL that does not
@@ -31,7 +33,7 @@ def materialize(
     versions = {view.name: compute_view(spec.name, view.name) for view in spec.views}
     if online and spec.views:
         apply_definitions(spec.name)
-        moment = until or newest_event(spec, Tables())
+        moment = until or data_end(spec, Tables()) or newest_event(spec, Tables())
         for view in spec.views:
             load_view(spec.name, view.name, moment)
     return versions

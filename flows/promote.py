@@ -28,7 +28,8 @@ def promote(
         reason: why, for the record.
         problem: a folder of `problems/`; the settings' default if empty.
         version: a number in the registry; the challenger if empty.
-        until: the moment (UTC) up to which labels count; the newest label if empty.
+        until: the moment (UTC) up to which labels count; if empty the newest label, or the data's end
+            with `clock="data"`.
         accept_unknown: promote it though gates could not be judged, for want of rows; not though one failed.
 
     Where the problem asks for approval, the run pauses until a person has answered in the UI. Where it asks for a

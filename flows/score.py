@@ -1,6 +1,6 @@
 """Batch predictions into the predictions table."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect import flow
 
@@ -8,8 +8,10 @@ from tasks.drift import sketch_days
 from tasks.naming import run_name
 from tasks.score import score_decisions
 from tasks.score_file import score_file
+from truecourse.clock import data_end
 from truecourse.loading import load_problem
 from truecourse.references import FileScores, TableVersion, Window, naive_utc
+from truecourse.tables import Tables
 
 
 @flow(name="score", flow_run_name=run_name)
@@ -29,7 +31,8 @@ def score(
             the problem's own decisions if empty.
         version: of the model; the champion if empty.
         start: the first decision time (UTC) to score; the earliest if empty. Not for files.
-        end: decision times before this moment (UTC) are scored; to the newest if empty. Not for files.
+        end: decision times before this moment (UTC) are scored; if empty all, or with `clock="data"`
+            those up to the data's end. Not for files.
         explain: add the contribution of every feature.
 
     What was scored before from the same data by the same model is not scored again. A file is read as the problem's own
@@ -37,11 +40,14 @@ def score(
     with their reasons to the table `rejected/<problem>`, and to a file among the reports. What was scored is counted by
     the champion's bins for the drift check.
     """
-    name = load_problem(problem).name
+    spec = load_problem(problem)
+    name = spec.name
     written: TableVersion | FileScores
     if source is not None:
         written = score_file(name, source, version, explain)
     else:
+        last = data_end(spec, Tables()) if end is None else None
+        end = last + timedelta(microseconds=1) if last else end
         written = score_decisions(name, version, Window(start=naive_utc(start), end=naive_utc(end)), explain)
     sketch_days(name)
     return written

@@ -8,6 +8,7 @@ from tasks.naming import run_name
 from tasks.snapshot import take_snapshot
 from tasks.train import train_model
 from tasks.tune import search_parameters
+from truecourse.check import require_sound
 from truecourse.loading import load_problem
 from truecourse.references import TrainedRun
 
@@ -24,15 +25,19 @@ def train(
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        until: the moment (UTC) up to which labels count; the newest label if empty.
+        until: the moment (UTC) up to which labels count; if empty the newest label, or the data's end
+            with `clock="data"`.
         tune: search the declared parameter space first.
         trials: how many parameter sets to try; the problem's own number if empty.
         moved: the moment (UTC) that a split by time moves to, as `Retraining` says; the problem's own dates if empty.
 
     A snapshot and parameters that were trained before are not trained again. Raises FeatureError where a feature table
-    is behind its tables, ModelError for labels that cannot be learned.
+    is behind its tables, LookAheadError where SQL reads what was not known yet, ModelError for labels that cannot be
+    learned.
     """
-    name = load_problem(problem).name
+    spec = load_problem(problem)
+    require_sound(spec)
+    name = spec.name
     snapshot = take_snapshot(name, until, moved)
     if tune:
         search_parameters(name, snapshot, trials)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from truecourse.frame import request_features
 from truecourse.inference import INFERENCE_FILE, InferenceConfig, inference_config, model_files
 from truecourse.loading import load_problem, problem_digest
 from truecourse.model import Model
-from truecourse.problem import Problem
+from truecourse.problem import Problem, View
 from truecourse.references import ModelVersion
 from truecourse.request import RowReader
 from truecourse.rows import Rows, column
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from feature_repo.online import OnlineFeatures, OnlineReader, Watch
 
 log = logging.getLogger("truecourse.serving")
+_EPOCH, NEVER = datetime(1970, 1, 1), -(2**63)
+"""Event times are microseconds since the one; the other is no event."""
+LOADED_FOR = 10.0
+"""Seconds for which it is remembered how far the online store was loaded."""
 Columns = dict[str, Values]
 Events = Mapping[str, Sequence[int]]
 Answer = dict[str, Any]
@@ -50,7 +54,18 @@ class Predictor:
 
     @cached_property
     def rows(self) -> RowReader:
-        return RowReader(self.contract)
+        return RowReader(self.contract, clock=self._data_clock if self.problem.clock == "data" else None)
+
+    def _data_clock(self, wall: datetime) -> datetime:
+        """Now by the data: the moment up to which the online store was loaded."""
+        asked = time.monotonic()
+        if asked >= self._loaded.get("until", (0.0, None))[0]:
+            self._loaded["until"] = (asked + LOADED_FOR, _loaded_until(self.problem))
+        return self._loaded["until"][1] or wall
+
+    @cached_property
+    def _loaded(self) -> dict[str, tuple[float, datetime | None]]:
+        return {}
 
     def predict(self, rows: Rows) -> Answer:
         """Raises PlatformError when the online store cannot be read."""
@@ -71,12 +86,15 @@ class Predictor:
     ) -> Answered:
         """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
         began = time.perf_counter()
-        columns, events, unavailable = self.columns(rows)
+        columns, events, unavailable, unfit = self._columns(rows)
         matrix = self.model.vocabulary.encode(columns)
         answers = prediction.answers(self.model, columns, matrix)
         if explain:
             reasons = prediction.explanations(self.model, columns, matrix)
             answers = [answer | why for answer, why in zip(answers, reasons, strict=True)]
+        for place, answer in enumerate(answers):
+            if 2 * len(answer["missing"]) > len(self.model.vocabulary.features):
+                answer["warning"] = self._warning(rows, place, answer["missing"], unavailable, unfit)
         if unavailable:
             answers = [answer | {"unavailable": unavailable} for answer in answers]
         told = self._told(rows, answers, new_ids(len(rows)) if ids is None else ids)
@@ -87,6 +105,10 @@ class Predictor:
     def columns(self, rows: Rows) -> tuple[Columns, Events, list[str]]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
         latter also the event times, and the views that it did not answer for."""
+        return self._columns(rows)[:3]
+
+    def _columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
+        """columns(), and of each view the event times of the values that are no longer, or not yet, of use."""
         declared = self.problem.request_features
         columns = rows.values
         if declared is not None:
@@ -95,9 +117,31 @@ class Predictor:
             kinds = self.model.vocabulary.kinds
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
         if self.reader is None:
-            return columns, {}, []
+            return columns, {}, [], {}
         found = self._looked_up(self.reader, rows)
-        return columns | found.values, found.events, found.unavailable
+        return columns | found.values, found.events, found.unavailable, found.unfit
+
+    def _warning(self, rows: Rows, place: int, missing: list[str], unavailable: list[str], unfit: Events) -> str:
+        """Why most of a row's features are missing."""
+        names = self.model.vocabulary.features
+        said = f"{len(missing)} of {len(names)} features are missing"
+        views = [view for view in self.problem.views if set(view.features) & set(missing)]
+        if not views:
+            return f"{said}: the request leaves them out"
+        if unavailable:
+            return f"{said}: the online store did not answer for {', '.join(unavailable)}"
+        events = [unfit[view.name][place] for view in views if view.name in unfit]
+        newest = max(events, default=NEVER)
+        cure = f"truecourse run materialize --problem {self.problem.name}"
+        if newest == NEVER or not rows.timed:
+            return f"{said}: the online store holds no value of this row's keys in {_some(views)}; unknown keys? {cure}"
+        decided = f"{rows.values[DECISION_TIME][place]:%Y-%m-%d %H:%M} UTC"
+        event = _EPOCH + timedelta(microseconds=newest)
+        if event > rows.values[DECISION_TIME][place]:
+            why = f"is of {event:%Y-%m-%d %H:%M} UTC, after the decision of {decided}: it holds the newest alone"
+            return f"{said}: the online store's newest value for this row's keys {why}; send a later decision_time"
+        why = f"is of {event:%Y-%m-%d %H:%M} UTC, older than the ttl at the decision of {decided}"
+        return f"{said}: the online store's newest value for this row's keys in {_some(views)} {why}; {cure}"
 
     def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         try:
@@ -125,6 +169,11 @@ class Predictor:
     @cached_property
     def identity(self) -> Identity:
         return Identity(self.problem.name, self.about["version"], self.about["model_sha256"])
+
+
+def _some(views: Sequence[View]) -> str:
+    names = [view.name for view in views]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} other views" if len(names) > 3 else "")
 
 
 def document(parts: Sequence[Answered], order: Sequence[int] | None = None) -> Answer:
@@ -189,6 +238,16 @@ def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
     config = inference_config(problem, version, files)
     contract = Contract.from_json(files["contract.json"])
     return Predictor(model, contract, problem, _reader(problem), config.model_dump(mode="json"))
+
+
+def _loaded_until(problem: Problem) -> datetime | None:
+    from feature_repo.places import loaded_marks
+
+    try:
+        marks = loaded_marks(problem)
+    except PlatformError:
+        return None
+    return max((datetime.fromisoformat(mark["until"]) for mark in marks.values()), default=None)
 
 
 def _reader(problem: Problem, watch: "Watch | None" = None) -> "OnlineReader | None":

@@ -12,6 +12,7 @@ from feature_repo.store import historical_features
 from tasks.retry import RETRY
 from truecourse import frame as frames
 from truecourse import lookahead
+from truecourse.clock import data_end
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document
@@ -137,9 +138,11 @@ def build_snapshot(
 def take_snapshot(problem: str, until: datetime | None = None, moved: datetime | None = None) -> Snapshot:
     """Freeze the training frame of the newest clean tables and feature tables, unless it was frozen before.
 
-    `until` (UTC if it has no zone): labels count that were known by then. `moved`: the moment that a split by time
+    `until` (UTC if it has no zone): labels count that were known by then; with `clock="data"` by the data's end unless
+    given. `moved`: the moment that a split by time
     moves to."""
-    spec, tables, until = load_problem(problem), Tables(), naive_utc(until)
+    spec, tables = load_problem(problem), Tables()
+    until = naive_utc(until or data_end(spec, tables))
     spec = problem_at(spec, moved) if moved else spec
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
@@ -169,10 +172,11 @@ def _taken(tables: Tables, key: str) -> Snapshot | None:
 
 @task(name="newest decision", **RETRY)
 def newest_decision(problem: str) -> datetime | None:
-    """When (UTC) the data's newest decision was taken; None for a problem without time."""
+    """When (UTC) the data's newest decision was taken, with `clock="data"` as truecourse.clock tells it; None for a
+    problem without time."""
     spec, tables = load_problem(problem), Tables()
-    if not spec.has_time:
-        return None
+    if not spec.has_time or spec.clock == "data":
+        return data_end(spec, tables)
     times = frames.spine(frames.unlabelled(spec), tables, clean_versions(spec, tables))["decision_time"]
     newest: datetime | None = pc.max(times).as_py()
     return newest

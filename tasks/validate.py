@@ -15,6 +15,7 @@ from tasks.judging import Judged, judge, pending_deliveries
 from tasks.retry import RETRY
 from truecourse import corrections, deliveries, sql, validation
 from truecourse.batches import Pending
+from truecourse.clock import data_end
 from truecourse.errors import ValidationFailed
 from truecourse.loading import load_problem
 from truecourse.locks import locked
@@ -35,15 +36,22 @@ PATIENCE = 600
 def validate_table(problem: str, table: str, as_of: datetime | None = None) -> TableResult:
     """Judge every delivery that was not yet, in order, each by itself; what is accepted is one commit.
 
-    as_of: the moment freshness is measured at (UTC if it has no zone); now if None.
+    as_of: the moment freshness is measured at (UTC if it has no zone); if None now, or the data's end so
+        far with `clock="data"`.
 
     A delivery is refused if a critical expectation breaks, too many of its rows are bad or cells unreadable, it takes
     too many rows away, or the table would have too few or too many rows. Raises nothing for it: see
     validation.require_accepted()."""
     spec, tables = load_problem(problem), Tables()
-    moment = as_of or datetime.now(UTC)
+    moment = as_of or _now(spec, tables)
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     return validate_new(spec, spec.table(table), tables, moment)
+
+
+def _now(problem: Problem, tables: Tables) -> datetime:
+    if problem.clock == "wall":
+        return datetime.now(UTC)
+    return data_end(problem, tables) or datetime(1970, 1, 1, tzinfo=UTC)  # the first data is the newest there is
 
 
 @task(name="publish_validation", **RETRY)

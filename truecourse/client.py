@@ -44,8 +44,8 @@ class Contribution(Part):
 class Prediction(Part):
     """`score`: the probability of the second class, or the value of a regression. `scores`: by class, of a multiclass
     model. `missing`, `unknown`: features without a value, and with a category never seen in training. `unavailable`:
-    feature views that could not be read. `model`: who answered this row, where it was not the answer's. `base`,
-    `margin`, `contributions`: of explain() alone."""
+    feature views that could not be read. `warning`: why most features are missing. `model`: who answered this row,
+    where it was not the answer's. `base`, `margin`, `contributions`: of explain() alone."""
 
     prediction_id: str
     id: str | None = None
@@ -56,6 +56,7 @@ class Prediction(Part):
     missing: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     unavailable: tuple[str, ...] = ()
+    warning: str = ""
     model: Model | None = None
     base: float | None = None
     margin: float | None = None

@@ -158,8 +158,9 @@ def _prediction(contract: Contract) -> Schema:
         "unknown": features | {"description": "features whose category the model never saw"},
     }
     other = {"model": _identity() | {"description": "who answered, where it is not the model named above"}}
+    other["warning"] = {"type": "string", "description": "why most features are missing; absent where they are not"}
     other["unavailable"] = features | {"description": "feature views that the online store did not answer for"}
-    return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model", "unavailable"))
+    return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model", "unavailable", "warning"))
 
 
 def _outcome(contract: Contract) -> Schema:

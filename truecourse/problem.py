@@ -238,6 +238,8 @@ class Problem:
     promotion: Promotion = Promotion()
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
+    clock: Literal["wall", "data"] = "wall"
+    """What counts as now: the wall clock, or, for data that ends in the past, its newest decision (docs/time.md)."""
     description: str = ""
     folder: Path = Path()
     """The folder of problem.py; set when it is loaded."""

@@ -4,7 +4,7 @@ A row is refused whole, with every fault of it named by row and field. Nothing i
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -32,10 +32,14 @@ FEW = 8
 class RowReader:
     """A contract compiled to checks. Safe to share between threads.
 
-    `times_required`: a row must give its decision time (if the problem has one), rather than count as of now."""
+    `times_required`: a row must give its decision time (if the problem has one), rather than count as of now. `clock`:
+    what now is for the problem, given the wall clock's."""
 
-    def __init__(self, contract: Contract, times_required: bool = False) -> None:
+    def __init__(
+        self, contract: Contract, times_required: bool = False, clock: Callable[[datetime], datetime] | None = None
+    ) -> None:
         self.contract = contract
+        self._clock = clock
         reject = contract.unknown_category == "reject"
         self._checks = [(f.name, nullable(CHECKS[f.type](f, reject), f.nulls)) for f in contract.fields]
         offered: dict[str, Check] = {
@@ -177,8 +181,12 @@ class RowReader:
     ) -> Rows:
         ids = list(values.pop(ID)) if ID in self.contract.extras else [None] * len(accepted)
         if self.contract.has_time:
-            moment = now.astimezone(UTC).replace(tzinfo=None)
-            values[DECISION_TIME] = [moment if time is None else time for time in values[DECISION_TIME]]
+            times = values[DECISION_TIME]
+            if None in times:
+                told = now if self._clock is None else self._clock(now)
+                moment = told.astimezone(UTC).replace(tzinfo=None)
+                times = [moment if time is None else time for time in times]
+            values[DECISION_TIME] = list(times)
         return Rows(accepted, ids, self._types, values, self.contract.has_time, faults, given)
 
 

@@ -290,5 +290,6 @@ PROBLEM = Problem(
     ],
     monitoring=Monitoring(window=days(7), slices=["origin", "carrier"]),
     serving=Serving(max_rows=1000, unknown_category="missing"),
+    clock="data",  # of 2013
     description="At two hours before scheduled departure: will the flight arrive 15 minutes late or more?",
 )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from truecourse import registry
+from truecourse.clock import now_of
 from truecourse.errors import ModelError
 from truecourse.monitoring.closing import Closing
 from truecourse.monitoring.cohorts import Cohort
@@ -51,7 +52,7 @@ def check_quality(
 
 
 def _newest(problem: Problem, tables: Tables) -> datetime:
-    now = datetime.now(UTC)
+    now = now_of(problem, tables)
     end = newest(problem, tables) if problem.has_time else None
     return min(end + problem.label.closes_after, now) if end else now
 

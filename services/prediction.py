@@ -93,7 +93,7 @@ class Predictor:
             reasons = prediction.explanations(self.model, columns, matrix)
             answers = [answer | why for answer, why in zip(answers, reasons, strict=True)]
         for place, answer in enumerate(answers):
-            if 2 * len(answer["missing"]) > len(self.model.vocabulary.features):
+            if 2 * len(answer["missing"]) >= len(self.model.vocabulary.features):
                 answer["warning"] = self._warning(rows, place, answer["missing"], unavailable, unfit)
         if unavailable:
             answers = [answer | {"unavailable": unavailable} for answer in answers]

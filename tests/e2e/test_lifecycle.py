@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from cli.endpoint import ask, example_rows
 from flows.lifecycle import lifecycle
 from tests.e2e.conftest import Flown
 from truecourse import registry
@@ -51,3 +52,15 @@ def test_a_second_run_repeats_nothing(flown: Flown) -> None:
     assert time.monotonic() - started < 90
     for step in ("ingest", "validate", "materialize", "train", "register", "champion", "package", "score"):
         assert again[step] == flown.summary[step], step
+    assert again["nothing_new"]
+    assert not flown.summary["nothing_new"]
+
+
+def test_the_newest_example_has_its_weather(flown: Flown) -> None:
+    row = example_rows(flown.summary["champion"], 1)[0]
+    answer = ask("flight_delays", "predict", [row])["predictions"][0]
+    assert not {"temp", "visib", "pressure"} & set(answer["missing"])
+    assert "warning" not in answer
+    # Without a decision time it is answered as of the data's end, and not of a day years later.
+    del row["decision_time"]
+    assert "warning" not in ask("flight_delays", "predict", [row])["predictions"][0]

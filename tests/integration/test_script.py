@@ -57,3 +57,16 @@ def test_what_is_wrong_is_told(trained: Trained) -> None:
         run(init(trained.version), [{"courier": "c01"}])
     with pytest.raises(IntegrityError):
         init(trained.version.model_copy(update={"model_sha256": "0" * 64}))
+
+
+def test_a_row_that_misses_most_features_says_why(trained: Trained) -> None:
+    fresh = {"courier": "c01", "depot": "north", "promised": 30, "distance": 2.0}
+    late = fresh | {"courier": "c99", "decision_time": "2025-03-01T06:30:00Z"}
+    early = late | {"decision_time": "2020-03-01T06:30:00Z"}
+    scorer = init(trained.version)
+    known = run(scorer, [fresh | {"decision_time": "2024-03-01T06:30:00Z"}])["predictions"][0]
+    assert "warning" not in known
+    told = [run(scorer, [row])["predictions"][0]["warning"] for row in (late, early)]
+    assert all(text.startswith("6 of 12 features are missing: the online store's newest value") for text in told)
+    assert "older than the ttl at the decision of 2025-03-01 06:30 UTC; truecourse run materialize" in told[0]
+    assert "after the decision of 2020-03-01 06:30 UTC" in told[1]

@@ -22,7 +22,7 @@ from tasks.replaying.office import Office
 from tasks.snapshot import feature_versions
 from truecourse import frame as frames
 from truecourse.encoding import Array
-from truecourse.errors import FeatureError, NotFound
+from truecourse.errors import Fault, FeatureError, NotFound, ReplayError
 from truecourse.loading import load_problem
 from truecourse.monitoring import quality, record, reports, skew
 from truecourse.monitoring.alarms import settle
@@ -139,6 +139,10 @@ class Replay:
         first, last = _moment(self._plan.first), _moment(self._plan.last)
         days = (last - first) // DAY + 1
         edges = self._edges(first, last + DAY)
+        if not any(len(self._of(first + number * DAY)) for number in range(days)):
+            cure = "name days of which the data has decisions; a day among them may well be without"
+            what = f"no decision falls on {self._plan.first} to {self._plan.last}"
+            raise ReplayError(self.problem.name, [Fault("--from, --to", what, cure)])
         tell(Progress(0, days, self._plan.first, "the first model is trained"))
         with ThreadPoolExecutor(1) as pool:
             for start, end in pairwise(edges):

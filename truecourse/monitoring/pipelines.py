@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truecourse import segments, shipping
+from truecourse.clock import data_end
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.flowruns import ScheduledFlow
 from truecourse.monitoring.freshness import Clock, pipeline_finding, table_states, view_states
@@ -29,17 +30,20 @@ def check_pipelines(
     flows: Sequence[ScheduledFlow] = (),
     loaded: Mapping[str, Any] | None = None,
 ) -> Report:
-    """`at`: the moment that counts as now, UTC; the wall clock if None. Where it is given, only what storage tells of
-    that moment is checked. `flows`: those with a schedule, as the Prefect server knows them. `loaded`: the mark of each
-    view's last load into the online store; None where the store could not be asked."""
-    clock = Clock(at or datetime.now(UTC), simulated=at is not None)
+    """`at`: the moment that counts as now, UTC; if None the wall clock, for tables and features the problem's. Where it
+    is given, only what storage tells of that moment is checked. `flows`: those with a schedule, as the Prefect server
+    knows them. `loaded`: the mark of each view's last load into the online store; None where the store could not be
+    asked."""
+    wall = datetime.now(UTC)
+    told = at or data_end(problem, tables)
+    clock = Clock(told or wall, simulated=told is not None)
     states = table_states(problem, tables, clock)
     views = view_states(problem, tables, clock, states, loaded or {})
     backlog = _backlog(problem)
     findings = [finding for state in states for finding in state.findings()]
     findings += [finding for view in views for finding in view.findings()]
     if at is None:
-        findings += [finding for flow in flows for finding in flow.findings(clock.now)]
+        findings += [finding for flow in flows for finding in flow.findings(wall)]
         findings += _stuck(backlog)
         if problem.views and loaded is None:
             findings.append(pipeline_finding("online store", "no answer", True, "The online store does not answer."))
@@ -47,11 +51,11 @@ def check_pipelines(
     return Report(
         check="pipelines",
         problem=problem.name,
-        at=clock.now,
+        at=at or wall,
         sentence=summed(findings, _well(known, len(flows), len([s for s in states if s.past]))),
         findings=tuple(findings),
         figures={
-            "flows": [flow.figures(clock.now) for flow in flows],
+            "flows": [flow.figures(at or wall) for flow in flows],
             "tables": [state.figures() for state in states],
             "features": [view.figures() for view in views],
             "log": backlog,

@@ -24,10 +24,6 @@ BASE = f"{RECORDED} IS NULL AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > TIMESTAM
 """Row versions known from their own time: no late row, no correction."""
 
 
-ROW = "_tc_row"
-"""The number of a row version in its table."""
-
-
 @dataclass(frozen=True)
 class Cut:
     """Only what can be known at a moment (naive UTC): rows and values by their `time` and `known_ahead`, and of `table`

@@ -24,7 +24,10 @@ from truecourse.references import Snapshot
 
 log = logging.getLogger("truecourse.training")
 
-METHOD = ("asof", "boosting", "cells", "encoding", "folds", "frame", "history", "spans", "sql", "training", "viewsql")
+METHOD = (
+    "asof", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "spans", "sql", "training",
+    "viewsql",
+)  # fmt: skip
 """The modules that make a frame of tables, and a model of a frame."""
 
 

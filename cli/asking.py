@@ -25,6 +25,7 @@ from truecourse.errors import PlatformError, RequestError
 from truecourse.loading import load_problem
 from truecourse.processes import require_free, supervised
 from truecourse.settings import get_settings
+from truecourse.wording import counted
 
 Fields = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="One row; else an example's.")]
 RowsJson = Annotated[list[str] | None, typer.Option("--row", help="A row as a JSON object; may be given again.")]
@@ -86,7 +87,7 @@ def _asked(path: str, problem: str | None, rows: list[dict[str, Any]], url: str 
 
 
 def _sent(answer: dict[str, Any]) -> RenderableType:
-    return request_view(answer["rows"][0]) if len(answer["rows"]) == 1 else f"{len(answer['rows'])} rows"
+    return request_view(answer["rows"][0]) if len(answer["rows"]) == 1 else counted(len(answer["rows"]), "row")
 
 
 @command

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from cli.describe import counted, seconds
+from cli.describe import seconds
 from cli.endpoint import ask, batch_score, endpoint_url, example_rows, start_endpoint
 from cli.output import Answer, Json, ProblemName, command, stderr
 from cli.progress import Progress
@@ -22,6 +22,7 @@ from truecourse.processes import free_port, supervised
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.standing import standing
+from truecourse.wording import counted
 
 SAME = 1e-6
 ASKED = ["serve", "predict", "explain", "trace"]
@@ -106,7 +107,7 @@ def _view(document: Document) -> RenderableType:
     quarantined = sum(count for name, count in rows.items() if "/quarantine/" in name)
     champion = document["champion"]
     summary = {
-        "data": f"{data}, {quarantined:,} rows in quarantine",
+        "data": f"{data}, {counted(quarantined, 'row')} in quarantine",
         "champion": f"version {champion['version']}, model {champion['model_sha256'][:12]}",
         "gates": f"{sum(g['passed'] for g in champion['gates'])} of {len(champion['gates'])} passed",
         "endpoint": f"answered at {document['endpoint']}; stopped again",

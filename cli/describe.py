@@ -6,6 +6,7 @@ from typing import Any
 from truecourse import registry
 from truecourse.loading import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
+from truecourse.wording import counted
 
 
 def describe(flow: str, result: Any) -> str:
@@ -17,10 +18,6 @@ def describe(flow: str, result: Any) -> str:
         return teller(result)
     except Exception:  # the result is there, only its telling is not
         return ""
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def seconds(value: float) -> str:

@@ -23,6 +23,7 @@ from truecourse.problem import Problem
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.standing import standing
 from truecourse.storage import open_store
+from truecourse.wording import counted, counted_of
 
 Version = Annotated[int, typer.Argument(help="A version in the model registry.")]
 
@@ -146,7 +147,7 @@ def _short(version: dict[str, Any] | None) -> str:
     if version is None:
         return "none"
     passed = sum(gate["passed"] for gate in version["gates"])
-    return f"version {version['version']}, {passed} of {len(version['gates'])} gates passed"
+    return f"version {version['version']}, {counted_of(passed, len(version['gates']), 'gate')} passed"
 
 
 @command
@@ -187,7 +188,8 @@ def check(
 
     spec = load_problem(problem)
     require_sound(spec)
-    told = f"{spec.name}: {len(spec.tables)} tables, {len(spec.views)} views, {len(spec.features)} features"
+    parts = {"table": spec.tables, "view": spec.views, "feature": spec.features}
+    told = f"{spec.name}: {', '.join(counted(len(part), noun) for noun, part in parts.items())}"
     sound = f"[green]✓[/] no faults in {told}"
     document: dict[str, Any] = {"problem": spec.name, "faults": []}
     if not data:
@@ -201,7 +203,7 @@ def check(
         "warnings": warnings,
     }
     lines = [f"[yellow]![/] {escape(line)}" for line in warnings]
-    clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {looked.rows:,} rows"]
+    clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {counted(looked.rows, 'row')}"]
     return Answer(document, "\n".join([sound, *lines, *clean]))
 
 
@@ -235,7 +237,7 @@ def init(
     guesses, inputs = draft.guesses, len(draft.guesses.inputs())
     shown = {
         "written": str(draft.folder),
-        "predicts": f"{label} ({guesses.kind}) from {inputs} columns, {draft.file.rows:,} rows",
+        "predicts": f"{label} ({guesses.kind}) from {counted(inputs, 'column')}, {counted(draft.file.rows, 'row')}",
         "read": f"{draft.folder / 'problem.py'}: every guess has a comment",
         "then": following[1],
     }

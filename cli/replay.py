@@ -16,6 +16,7 @@ from cli.progress import logging_to
 from truecourse.errors import Fault, ReplayError
 from truecourse.loading import load_problem
 from truecourse.settings import prefect_environment
+from truecourse.wording import counted
 
 
 @command
@@ -70,6 +71,10 @@ class Watched:
             self._console.print(f"{now.day}  day {now.done} of {now.days}")
 
 
+def _named_after(days: float | None) -> str:
+    return "not named" if days is None else f"named after {days:g} {'day' if days == 1 else 'days'}"
+
+
 def _view(document: dict[str, Any]) -> RenderableType:
     means = document["means"]
     ranking, metric = means["ranking"], means["metric"]
@@ -79,12 +84,9 @@ def _view(document: dict[str, Any]) -> RenderableType:
     for month in document["months"]:
         figures = [f"{month[s][f]['value']:.4f}" for f in (ranking, metric) for s in ("frozen", "maintained")]
         table.add_row(month["month"], f"{month['rows']:,}", ", ".join(map(str, month["versions"])), *figures)
-    found = [
-        f"{item['fault']}: " + (f"named after {item['days']:g} days" if item["days"] is not None else "not named")
-        for item in document["detections"]
-    ]
+    found = [f"{item['fault']}: {_named_after(item['days'])}" for item in document["detections"]]
     unplanted = sum(alarm["fault"] is None for alarm in document["alarms"])
-    pages = f"{len(document['alarms'])} pages, {unplanted} of them with no planted fault"
+    pages = f"{counted(len(document['alarms']), 'page')}, {unplanted} of them with no planted fault"
     return Group(
         Text(document["sentence"], style="bold"), Text(), table, Text(), *map(Text, found), Text(pages),
         Text(f"digest {document['digest'][:16]}, {document['seconds']} s"), Text(document["page"]),

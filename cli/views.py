@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from truecourse.wording import counted
+
 BAR = 24
 """Characters of the longest bar."""
 
@@ -85,7 +87,7 @@ def contributions(told: Mapping[str, Any], top: int) -> RenderableType:
     ]
     if rest:
         total = sum(item["contribution"] for item in rest)
-        rows.append([f"{len(rest)} others", "", _bar(total / scale), f"{total:+.3f}"])
+        rows.append([counted(len(rest), "other"), "", _bar(total / scale), f"{total:+.3f}"])
     ends = Text(f"base {told['base']:+.3f}, and all contributions: margin {told['margin']:+.3f}", style="dim")
     return Group(table("feature", "value", "pushes down · up", "by", rows=rows), ends)
 

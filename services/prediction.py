@@ -28,6 +28,7 @@ from truecourse.problem import Problem, View
 from truecourse.references import ModelVersion
 from truecourse.request import RowReader
 from truecourse.rows import Rows, column
+from truecourse.wording import counted_of
 
 if TYPE_CHECKING:
     from feature_repo.online import OnlineFeatures, OnlineReader, Watch
@@ -124,7 +125,7 @@ class Predictor:
     def _warning(self, rows: Rows, place: int, missing: list[str], unavailable: list[str], unfit: Events) -> str:
         """Why most of a row's features are missing."""
         names = self.model.vocabulary.features
-        said = f"{len(missing)} of {len(names)} features are missing"
+        said = f"{counted_of(len(missing), len(names), 'feature')} are missing"
         views = [view for view in self.problem.views if set(view.features) & set(missing)]
         if not views:
             return f"{said}: the request leaves them out"

@@ -22,6 +22,7 @@ from truecourse.schema import Table
 from truecourse.sql import ROW
 from truecourse.tables import Tables, clean_table, quarantine_table, raw_table
 from truecourse.validation import Counts, ValidationResult
+from truecourse.wording import counted, counted_of
 
 
 @dataclass
@@ -141,7 +142,7 @@ def _bind(
     connection.execute("CREATE TEMP TABLE raw_rows AS SELECT * FROM pending_rows")
     found = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
     wanted = sum(delivery.rows for delivery in pending.deliveries)
-    assert found == [(wanted,)], f"{pending.raw} has {found} rows of deliveries that say {wanted}"
+    assert found == [(wanted,)], f"{pending.raw} has {counted(found, 'row')} of deliveries that say {wanted}"
     connection.execute(f"CREATE TEMP TABLE quarantined ({ROW} BIGINT)")
     connection.execute(f"CREATE TEMP TABLE quarantined_now ({ROW} BIGINT, _tc_delivery BIGINT, _tc_reasons VARCHAR)")
     there = tables.version(quarantine_table(problem.name, table.name))
@@ -184,7 +185,8 @@ def _judge_one(
     if not copied and merge.removed > table.max_removed * merge.before:
         least = f"max_removed={table.max_removed:g}"
         faults.append(
-            f"it takes away {merge.removed:,} of the {merge.before:,} rows that its place had, more than {least} allows"
+            f"it takes away {counted_of(merge.removed, merge.before, 'row')} that its place had, "
+            f"more than {least} allows"
         )
     if faults:
         return merge, reasons, faults, False
@@ -196,7 +198,7 @@ def _judge_one(
 
 
 def _outside(table: Table, total: int) -> str:
-    return f"the table would have {total:,} rows, outside rows={table.rows}"
+    return f"the table would have {counted(total, 'row')}, outside rows={table.rows}"
 
 
 def _enough(table: Table, judged: Judged) -> Judged:

@@ -21,6 +21,7 @@ from truecourse.references import Aliases, ModelVersion, Snapshot
 from truecourse.snapshot import load_frame
 from truecourse.storage import open_store
 from truecourse.training import rows_of
+from truecourse.wording import counted, counted_of
 
 log = logging.getLogger("truecourse.promotion")
 
@@ -65,7 +66,7 @@ def judge_version(
     verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
     registry.set_gates(version, verdicts)
     if FlowRunContext.get() is not None:
-        told = f"Version {version.version}, on {len(test.rows):,} rows of snapshot {snapshot.sha256[:12]}"
+        told = f"Version {version.version}, on {counted(len(test.rows), 'row')} of snapshot {snapshot.sha256[:12]}"
         create_table_artifact(verdicts, key=artifact_key("promotion", problem), description=told)
     return verdicts
 
@@ -88,7 +89,7 @@ def require_open(version: ModelVersion, verdicts: list[dict[str, Any]], reason: 
     if not failing and (accept_unknown or not unknown):
         return f"{reason} ({summed(unknown)})" if unknown else reason
     told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in [*failing, *unknown])
-    what = f"{len(failing)} of {len(verdicts)} gates failed" if failing else ""
+    what = f"{counted_of(len(failing), len(verdicts), 'gate')} failed" if failing else ""
     what += f"{' and ' if failing else ''}{len(unknown)} could not be judged" if unknown else ""
     cure = "train a better one; there is no way around a failed gate but `truecourse rollback`"
     if not failing:

@@ -37,6 +37,7 @@ from truecourse.settings import get_settings
 from truecourse.sources import Located
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.score")
 FILE_ROWS = 50_000
@@ -82,7 +83,7 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
     log.info("%s: %s of %s rows scored, %s rejected", spec.name, f"{count - rejected:,}", f"{count:,}", f"{rejected:,}")
     if rejected == count or written is None:
         told = "; ".join(f"{times:,} × {reason}" for reason, times in first_reasons(tables, spec, batch))
-        what = f"not one of {count:,} rows can be scored: {told}"
+        what = f"not one of {counted(count, 'row')} can be scored: {told}"
         raise SourceError(what, where=source, cure=f"every row with its reasons is in {report}")
     return FileScores(predictions=written, scored=count - rejected, rejected=rejected, rejected_file=report)
 

@@ -81,7 +81,7 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
         cure = "check the split's dates, the label SQL and the account of rows: " + str(account)
         if isinstance(problem.split, RandomSplit):
             cure = "of some class of the label there have to be three rows: to train, to choose a model and to test"
-        raise FeatureError(f"no {' and no '.join(empty)} rows", where=f"problem {problem.name}", cure=cure)
+        raise FeatureError(f"no {' and no '.join(empty)}" + " rows", where=f"problem {problem.name}", cure=cure)
     order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
     return used.select([*order, "label", *_present(used, "known_at"), "split"]), account
 

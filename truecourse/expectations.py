@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from truecourse.cells import LINE, UNREADABLE, unreadable_texts
 from truecourse.errors import ValidationFailed
 from truecourse.schema import AnyColumn, Severity, Table
+from truecourse.wording import counted
 
 EXAMPLES = 5
 TYPES = {"Text": "text", "Integer": "whole number", "Float": "number", "Boolean": "true or false", "Time": "ISO 8601"}
@@ -96,7 +97,7 @@ def _rules(column: AnyColumn) -> list[tuple[str, str]]:
     if (pattern := getattr(column, "pattern", None)) is not None:
         rules.append(("pattern", f"matches {pattern}"))
     if (length := getattr(column, "max_length", None)) is not None:
-        rules.append(("max_length", f"at most {length} characters"))
+        rules.append(("max_length", f"at most {counted(length, 'character')}"))
     if column.in_table is not None:
         rules.append(("in_table", f"a key of {column.in_table}"))
     if column.unique:

@@ -9,6 +9,7 @@ from typing import Any
 
 from truecourse.contract import ID, ID_LIMIT, RequestField
 from truecourse.times import OutOfRange, naive, parse_time
+from truecourse.wording import counted
 
 ABSENT: Any = object()
 Check = Callable[[Any], Any]
@@ -61,7 +62,7 @@ def _text(field: RequestField, reject: bool = False) -> Check:
         if value.__class__ is not str:
             raise Refused(f"must be text, not {said(value)}")
         if len(value) > limit:
-            raise Refused(f"has {len(value)} characters; {limit} are the most")
+            raise Refused(f"has {counted(len(value), 'character')}; {limit} are the most")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise Refused("holds half of a surrogate pair")
         if allowed and value not in allowed:

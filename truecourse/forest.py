@@ -15,6 +15,7 @@ import numpy as np
 from truecourse.direct import Direct
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.model")
 PROBES = 512
@@ -40,7 +41,9 @@ class Forest:
         from truecourse.walk import VALUE, walk
 
         if matrix.shape[1] != self.features:
-            raise ModelError(f"the model does not predict: it has {self.features} features, not {matrix.shape[1]}")
+            raise ModelError(
+                f"the model does not predict: it has {counted(self.features, 'feature')}, not {matrix.shape[1]}"
+            )
         if matrix.dtype != np.float32 or not matrix.flags.carray:  # for another kind of array it would be compiled anew
             matrix = np.array(matrix, np.float32, order="C")
         to = np.empty((len(matrix), len(self.base)), np.float32)

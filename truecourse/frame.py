@@ -16,6 +16,7 @@ from truecourse.references import TableVersion, Window
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.splitting import random_split
 from truecourse.tables import Tables
+from truecourse.wording import counted
 
 UTC_TIME = pa.timestamp("us", tz="UTC")
 ARROW_TYPES: Mapping[type, pa.DataType] = {
@@ -69,11 +70,13 @@ def _checked(problem: Problem, rows: pa.Table) -> pa.Table:
     required = ["id", "decision_time"] if problem.has_time else ["id"]
     for name in required:
         if rows[name].null_count:
-            raise FeatureError(f"{rows[name].null_count} rows have no {name}", where=where)
+            raise FeatureError(f"{counted(rows[name].null_count, 'row')} without {name}", where=where)
     repeated = len(rows) - pc.count_distinct(rows["id"]).as_py()
     if repeated:
         raise FeatureError(
-            f"{repeated} rows repeat an id", where=where, cure="an id names one decision; check the joins"
+            f"{counted(repeated, 'row')} with another's id",
+            where=where,
+            cure="an id names one decision; check the joins",
         )
     return rows
 
@@ -107,7 +110,7 @@ def request_features(problem: Problem, columns: Mapping[str, np.ndarray], rows: 
         raise FeatureError(f"returned {sorted(computed)}, declared are {sorted(declared.features)}", where=where)
     lengths = {name: len(values) for name, values in computed.items() if len(values) != rows}
     if lengths:
-        raise FeatureError(f"{rows} rows went in, and came out {lengths}", where=where)
+        raise FeatureError(f"{counted(rows, 'row')} went in, and came out {lengths}", where=where)
     return computed
 
 

@@ -16,6 +16,7 @@ from truecourse.promotion import (
     NotWorseThanLinear,
     SliceFloor,
 )
+from truecourse.wording import counted
 
 Result = Literal["passed", "failed", "unknown"]
 """`unknown`: there is too little to judge by. A version with such a gate is not promoted by itself; a person may."""
@@ -85,7 +86,7 @@ def summed(verdicts: list[Verdict]) -> str:
     parts += [f"not judged: {', '.join(gate['gate'] for gate in unknown)}"] if unknown else []
     if parts or not verdicts:
         return "; ".join(parts) or "there are no gates"
-    return "its gate passed" if len(verdicts) == 1 else f"all {len(verdicts)} gates passed"
+    return "its gate passed" if len(verdicts) == 1 else f"all {counted(len(verdicts), 'gate')} passed"
 
 
 def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:
@@ -177,7 +178,7 @@ def _classes(sample: Sample) -> list[Verdict]:
     if untested:
         return [_verdict(asked, "unknown", f"{FEW}: no test row of class {', '.join(untested[:8])}")]
     fewest = min(sample.classes, key=lambda name: sample.classes[name][1])
-    told = f"{len(sample.classes)} classes, {_counted(sample.classes[fewest][1], 'test row')} or more of each"
+    told = f"{counted(len(sample.classes), 'class')}, {_counted(sample.classes[fewest][1], 'test row')} or more of each"
     return [_verdict(asked, "passed", told)]
 
 
@@ -187,9 +188,10 @@ def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> lis
         return [_verdict(asked, True, "no other version is in office")]
     if found.loss is None or found.calibration is None:
         return [_verdict(asked, "unknown", f"version {found.champion} cannot be compared: {found.reason}")]
-    high, days = found.loss["high"], f" of {found.days} days" if found.days else ""
+    high, days = found.loss["high"], f" of {counted(found.days, 'day')}" if found.days else ""
     better = high is not None and high < gate.margin
-    told = f"version {found.champion}: {_difference(found.loss)} on {found.rows:,} rows{days} that neither learned from"
+    rows = f"{counted(found.rows, 'row')}{days} that neither learned from"
+    told = f"version {found.champion}: {_difference(found.loss)} on {rows}"
     calibration = "calibration not worse than the champion's"
     verdicts = [
         _verdict(asked, better, told),

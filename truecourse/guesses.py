@@ -14,7 +14,7 @@ from truecourse.leakage import Suspect, leak_suspects
 from truecourse.problem import Kind
 from truecourse.profile import ColumnProfile, FileProfile
 from truecourse.schema import RESERVED_PREFIX, Integer, Text, Time
-from truecourse.wording import nearest
+from truecourse.wording import counted, nearest
 
 MOST_CLASSES = 50
 _IDENTITY = re.compile(r"(^|[^a-z])(id|ids|uuid|guid)$")
@@ -117,7 +117,8 @@ def _label(name: str, file: FileProfile, label: str) -> ColumnProfile:
         raise ProblemError(name, [Fault(where, f"{label!r} {_said(column.why_not)}", "predict another column")])
     infinite = [text for text, _ in column.exceptions if text.lower().lstrip("+-") in ("inf", "infinity", "∞")]
     if infinite:
-        what = f"{label!r} holds {infinite[0]!r} in {sum(n for t, n in column.exceptions if t in infinite)} rows"
+        rows = counted(sum(n for t, n in column.exceptions if t in infinite), "row")
+        what = f"{label!r} holds {infinite[0]!r} in {rows}"
         cure = "no model learns infinity: correct the file, or leave the cell empty there (a row without a label)"
         raise ProblemError(name, [Fault(where, what, cure)])
     if column.type == "Time":
@@ -222,7 +223,7 @@ def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfil
         if _BIRTH.search(column.name):
             reasons.append(f"{column.name} is a birth")
         elif column.nulls or column.unreadable > 0.01 * column.rows:
-            reasons.append(f"{column.name} is missing in {column.nulls + column.unreadable} rows")
+            reasons.append(f"{column.name} is missing in {counted(column.nulls + column.unreadable, 'row')}")
         elif _split(file, column) is None:
             reasons.append(f"{column.name} has too few days or rows to split by")
         else:

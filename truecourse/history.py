@@ -16,6 +16,7 @@ from truecourse.schema import Table
 from truecourse.spans import ALWAYS, Span, around, joined, overlap
 from truecourse.tables import Tables
 from truecourse.viewsql import checked_query
+from truecourse.wording import counted
 
 HISTORY, _FRESH, _NEWEST = "__history", "__fresh", "__newest"
 _MICROSECOND = timedelta(microseconds=1)
@@ -80,7 +81,7 @@ class History:
         ((missing,),) = self._all(f"SELECT count(*) FROM {target} WHERE {EVENT} IS NULL")  # noqa: S608
         if missing:
             cure = "a row is of use from the moment it became known: leave out rows that have none"
-            raise FeatureError(f"{missing} rows have no {EVENT}", where=self.view.sql, cure=cure)
+            raise FeatureError(f"{counted(missing, 'row')} without {EVENT}", where=self.view.sql, cure=cure)
         identity = ", ".join([*self.keys, EVENT])
         repeated = self._all(
             f"SELECT {identity}, count(*) FROM {target} GROUP BY {identity} HAVING count(*) > 1 LIMIT 1"  # noqa: S608
@@ -90,7 +91,7 @@ class History:
             names = [*self.problem.entity(self.view.entity).join_keys, EVENT]
             row = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
             cure = "return one row for each key and event_timestamp: GROUP BY them"
-            raise FeatureError(f"{count} rows for {row}", where=self.view.sql, cure=cure)
+            raise FeatureError(f"{counted(count, 'row')} for {row}", where=self.view.sql, cure=cure)
 
     def _epochs(self, spans: list[Span]) -> list[tuple[datetime, list[Span]]]:
         """The moments (naive UTC) at which late rows and corrections became known, and the spans they touch."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.problem import Kind
+from truecourse.wording import counted
 
 LEAST = 40
 """Rows with a label, below which nothing is suspected."""
@@ -118,7 +119,7 @@ def _of_classes(
     errors = len(truth) - np.bincount(truth).max()
     if errors < 10:
         return
-    share = f" (of the {len(truth)} rows that have it)" if len(truth) < len(codes) else ""
+    share = f" (of the {counted(len(truth), 'row')} that have it)" if len(truth) < len(codes) else ""
     if values.max() + 1 <= len(truth) / 5:
         table = np.zeros((values.max() + 1, truth.max() + 1))
         np.add.at(table, (values, truth), 1)
@@ -171,7 +172,7 @@ def _of_numbers(
     total = truth.var() * len(truth)
     if not total or len(np.unique(truth)) < 10:
         return
-    share = f" (of the {len(truth)} rows that have it)" if len(truth) < len(codes) else ""
+    share = f" (of the {counted(len(truth), 'row')} that have it)" if len(truth) < len(codes) else ""
     if numbers is not None:
         same = float(np.isclose(numbers[filled], truth, rtol=1e-9, atol=0).mean())
         if same >= 0.95:
@@ -190,7 +191,9 @@ def _of_numbers(
         if left <= 1 - _ALMOST:
             exact = left <= 1 - _EXACT
             how = "determines" if exact else "explains almost all of"
-            yield Suspect((name,), f"{how} {label.name} by its {len(counts)} values: R² {1 - left:.6f}{share}", exact)
+            yield Suspect(
+                (name,), f"{how} {label.name} by its {counted(len(counts), 'value')}: R² {1 - left:.6f}{share}", exact
+            )
 
 
 def _r2(one: Numbers, other: Numbers) -> float:
@@ -213,7 +216,8 @@ def _by_absence(label: _Label, name: str, filled: np.ndarray[Any, Any]) -> Itera
         base, inside = float((truth == most).mean()), counts.max() / count
         if inside >= 0.98 and base ** counts.max() < _CHANCE and base < 0.95:
             value = label.shown[int(most)] if label.codes is not None else f"{most:g}"
-            what = f"is {how} in {count} rows, of which {inside:.1%} have {label.name} {value} ({base:.1%} of all)"
+            inside_of = counted(count, "row")
+            what = f"is {how} in {inside_of}, of which {inside:.1%} have {label.name} {value} ({base:.1%} of all)"
             yield Suspect((name,), what, False)
             return
 

@@ -15,6 +15,7 @@ from truecourse.snapshot import Manifest
 from truecourse.sources import locate, scratch
 from truecourse.storage import ObjectStore, open_store
 from truecourse.tables import Tables
+from truecourse.wording import counted
 
 Link: TypeAlias = dict[str, Any]
 """{"link": what kind, "id": which one, "verified": bool, "detail": why, or why not}."""
@@ -119,11 +120,13 @@ def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str
     changed = [key for key, digest in recorded["files"].items() if files.get(key) != digest]
     if changed or set(files) != set(recorded["files"]):
         changed = changed or sorted(set(files) - set(recorded["files"]))
-        return link(kind, str(reference), False, f"{len(changed)} files changed or lost: {changed[0]}")
+        return link(kind, str(reference), False, f"{counted(len(changed), 'file')} changed or lost: {changed[0]}")
     if commits != recorded["commits"]:
         return link(kind, str(reference), False, "its commits say something else than was recorded")
     made_from = ", ".join(map(str, newest_inputs(commits)))
-    detail = f"{len(files)} files re-hashed, {len(commits)} commits" + (f", from {made_from}" if made_from else "")
+    detail = f"{counted(len(files), 'file')} re-hashed, {counted(len(commits), 'commit')}" + (
+        f", from {made_from}" if made_from else ""
+    )
     return link(kind, str(reference), True, detail)
 
 
@@ -154,7 +157,7 @@ def _verify_kept(tables: Tables, key: str, delivery: Delivery) -> Link:
         tables.store.download(key, folder / "bytes")
         actual = sha256_file(folder / "bytes")
     same = actual == delivery.sha256
-    said = f"SHA-256 {actual}, {delivery.rows:,} rows, kept as {key}"
+    said = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, kept as {key}"
     return link("source", delivery.uri, same, said if same else f"SHA-256 of {key} is {actual}: it was damaged")
 
 
@@ -164,6 +167,6 @@ def _verify_place(delivery: Delivery, actual: str | None) -> Link:
     if actual is None:
         return link("source", delivery.uri, False, f"neither kept nor there; recorded: SHA-256 {delivery.sha256}")
     same = actual == delivery.sha256
-    said = f"SHA-256 {actual}, {delivery.rows:,} rows, at its place"
+    said = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, at its place"
     changed = f"not kept, and SHA-256 at its place is {actual}, recorded {delivery.sha256}"
     return link("source", delivery.uri, same, said if same else changed)

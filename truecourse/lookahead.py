@@ -32,6 +32,7 @@ from truecourse.references import Reference, TableVersion, Window
 from truecourse.schema import Float
 from truecourse.tables import Tables
 from truecourse.viewsql import checked_query, used_tables
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.lookahead")
 MOMENTS = 4
@@ -57,7 +58,7 @@ class Proof(Reference):
     def sentence(self) -> str:
         if not self.applies:
             return "Look-ahead: not applicable, no SQL reads a table with a time."
-        compared = f"{sum(self.rows.values()):,} rows of {len(self.rows)} queries"
+        compared = f"{counted(sum(self.rows.values()), 'row')} of {counted(len(self.rows), 'query')}"
         said = f"Look-ahead: none on {self.moments} sampled moments ({compared})."
         return said + (f" Not stable: {', '.join(self.unstable)}." if self.unstable else "")
 

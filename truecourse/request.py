@@ -256,7 +256,7 @@ _CURE = "correct the rows; the contract is at /docs.json"
 
 
 def too_large(contract: Contract) -> RequestError:
-    what = f"the body is longer than {contract.max_bytes:,} bytes"
+    what = f"the body is longer than {counted(contract.max_bytes, 'byte')}"
     return RequestError(what, status=413, cure=f"send fewer rows at once; {contract.max_rows:,} are the most")
 
 

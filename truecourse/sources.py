@@ -22,6 +22,7 @@ from truecourse.query import run_query
 from truecourse.schema import Csv, Files, Format, Objects, PackageData, Sql, Table
 from truecourse.settings import get_settings
 from truecourse.storage import ObjectStore
+from truecourse.wording import counted
 
 FORMATS: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -146,7 +147,7 @@ def _package_file(source: PackageData, where: str) -> Path:
     ]
     if len(matching) != 1:
         data = [f.as_posix() for f in listed if f.suffix not in (".py", ".pyc") and ".dist-info" not in f.as_posix()]
-        what = f"{len(matching)} files of the package {source.package} are named {source.path}"
+        what = f"{counted(len(matching), 'file')} of the package {source.package} are named {source.path}"
         raise SourceError(what, where=where, cure=f"its files: {', '.join(data[:20])}")
     return Path(str(matching[0].locate()))
 
@@ -200,7 +201,7 @@ def _unpack_zip(located: Located, target: Path) -> None:
         members = _members(archive)
         if len(members) != 1:
             names = ", ".join(m.filename for m in members[:10]) or "none"
-            what = f"holds {len(members)} files, not one: {names}"
+            what = f"holds {counted(len(members), 'file')}, not one: {names}"
             raise SourceError(what, where=located.uri, cure="pack one file an archive, or unpack it and name a glob")
         with archive.open(members[0]) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, 1 << 20)

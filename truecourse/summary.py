@@ -11,6 +11,7 @@ from truecourse.monitoring import reports
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.storage import open_store
+from truecourse.wording import counted, counted_of
 
 Document = dict[str, Any]
 _SIGNS = {"passed": "✅", "failed": "❌", "unknown": "❔"}
@@ -82,10 +83,10 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     office = summary["champion"]
     stands = "It is champion." if office == summary["version"] else f"Champion is {office or 'nobody'}."
     if failed(gates):
-        return f"**{len(failed(gates))} of {len(gates)} gates failed.** {stands}"
+        return f"**{counted_of(len(failed(gates)), len(gates), 'gate')} failed.** {stands}"
     if unjudged(gates):
-        return f"**{len(unjudged(gates))} of {len(gates)} gates could not be judged.** {stands}"
-    return f"**All {len(gates)} gates passed.** {stands}"
+        return f"**{counted_of(len(unjudged(gates)), len(gates), 'gate')} could not be judged.** {stands}"
+    return f"**All {counted(len(gates), 'gate')} passed.** {stands}"
 
 
 def _figure(metric: Mapping[str, float | None] | None) -> str:

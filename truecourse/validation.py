@@ -14,6 +14,7 @@ from truecourse.references import Reference, TableVersion
 from truecourse.schema import Severity, Table
 from truecourse.storage import ObjectStore
 from truecourse.tables import Tables
+from truecourse.wording import counted, counted_of
 
 
 class Example(Reference):
@@ -51,7 +52,7 @@ class Counts(Reference):
 
     def document(self) -> dict[str, int]:
         accounted = self.inserted + self.corrected + self.unchanged + self.quarantined
-        assert self.rows_in == accounted, f"{self.rows_in} rows in, {accounted} accounted for"
+        assert self.rows_in == accounted, f"{counted(self.rows_in, 'row')} in, {accounted} accounted for"
         return {"in": self.rows_in, **self.model_dump(exclude={"rows_in"})}
 
 
@@ -151,7 +152,7 @@ def refusals(table: Table, tallies: Tallies, delivery: Delivery, quarantined: in
     if quarantined > table.max_quarantined * delivery.rows:
         share = f"{quarantined / delivery.rows:.1%}"
         allowed = f"max_quarantined={table.max_quarantined:g}"
-        faults.append(f"{quarantined:,} of {delivery.rows:,} rows are bad ({share}), more than {allowed} allows")
+        faults.append(f"{counted_of(quarantined, delivery.rows, 'row')} are bad ({share}), more than {allowed} allows")
     return faults
 
 
@@ -161,7 +162,7 @@ def _refused_by(table: Table, expectation: Expectation, tally: Tally) -> Iterato
         return
     row, value = tally.examples[0]
     if expectation.severity == "critical":
-        broken = f"{tally.failed:,} of {tally.checked:,} rows break “{expectation.rule}”"
+        broken = f"{counted_of(tally.failed, tally.checked, 'row')} break “{expectation.rule}”"
         yield f"{expectation.column}: {broken}; row {row}: {value!r}"
     elif expectation.name == "type":
         own = table.columns[expectation.column].max_unreadable

@@ -13,6 +13,7 @@ from truecourse.promotion import DEFAULT_GATES
 from truecourse.schema import Csv, Float, Integer, Time
 from truecourse.sourcecode import Call, Noted, call_names, source
 from truecourse.sources import FORMATS
+from truecourse.wording import counted, counted_of
 
 _FEW_ONE_OF = 10
 _CROSS_VALIDATED = 5000
@@ -55,14 +56,16 @@ def _problem(name: str, file: FileProfile, guesses: Guesses) -> Call:
 
 def _notes(guesses: Guesses, slices: bool) -> dict[str, str]:
     label = guesses.label
-    values = f"{label.distinct} different values" + (f", {label.nulls} rows without a label" if label.nulls else "")
+    values = f"{label.distinct} different values" + (
+        f", {counted(label.nulls, 'row')} without a label" if label.nulls else ""
+    )
     notes = {
         "kind": f"guessed: {label.name} has {values}",
         "split": "guessed: no time says when a row was decided; TimeSplit is more honest if one does "
         f"({guesses.time_reason})"
         if guesses.split is None
         else "guessed: days that part the labelled rows at about 60% and 80%",
-        "model": f"guessed: usual values for {label.held} rows; `truecourse run tune` searches `search`",
+        "model": f"guessed: usual values for {counted(label.held, 'row')}; `truecourse run tune` searches `search`",
     }
     if len(guesses.classes) == 2:
         notes["label"] = f"guessed: {guesses.classes[-1]} is the positive class, whose probability is predicted"
@@ -90,7 +93,7 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
     if guesses.key is None:
         why["columns"] = f"no key: {guesses.key_reason}; {NO_KEY}"
     keywords["rows"] = (max(1, file.rows // 2), None)
-    why["rows"] = f"guessed: there are {file.rows} rows, and half as many would be suspicious"
+    why["rows"] = f"guessed: there are {counted(file.rows, 'row')}, and half as many would be suspicious"
     others = file.malformed_lines + len(file.totals)
     aside = (guesses.rows_set_aside(file) + others) / (file.rows + others)
     if aside > 0.025:
@@ -103,7 +106,7 @@ def file_lines(file: FileProfile) -> list[str]:
     """What was noticed about the files as such: title lines, encoding, dialect, rows of totals, lines that are none."""
     csv, lines = file.csv if file.format == "csv" else Csv(), []
     if len(file.files) > 1:
-        lines.append(f"{len(file.files)} files")
+        lines.append(f"{counted(len(file.files), 'file')}")
     if file.titles:
         lines.append(f"{len(file.titles)} lines above the header are skipped ({file.titles[0]!r})")
     if csv.encoding not in ("utf-8", "utf-16"):
@@ -121,7 +124,7 @@ def file_lines(file: FileProfile) -> list[str]:
 
 
 def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
+    return f"{count} row" if count == 1 else f"{counted(count, 'row')}"
 
 
 def _source(file: FileProfile) -> Call:
@@ -172,7 +175,7 @@ def _one_of(column: ColumnProfile) -> bool:
 
 def _seen(column: ColumnProfile, guesses: Guesses) -> str:
     if column.type == "Text" and not _one_of(column):
-        seen = f"{column.distinct} different texts of up to {column.high} characters"
+        seen = f"{column.distinct} different texts of up to {counted(column.high, 'character')}"
     elif column.type == "Text" or column.type == "Boolean":
         seen = ", ".join(f"{value} {count}" for value, count in column.counts)
     else:
@@ -228,11 +231,16 @@ def _model(rows: int, timed: bool) -> Call:
 
 def readme(name: str, file: FileProfile, guesses: Guesses) -> str:
     noticed = "".join(f"- {line}\n" for line in noticed_lines(file, guesses))
-    data = f"`{file.path.name}`" if len(file.files) == 1 else f"{len(file.files)} files `{Path(file.source).name}`"
+    data = (
+        f"`{file.path.name}`"
+        if len(file.files) == 1
+        else f"{counted(len(file.files), 'file')} `{Path(file.source).name}`"
+    )
+    columns = counted_of(len(guesses.inputs()), len(guesses.columns), "column")
     return f"""# {name}
 
-Predicts `{guesses.label.name}` ({guesses.kind}) from {len(guesses.inputs())} of {len(guesses.columns)} columns of \
-{data} ({file.rows:,} rows).
+Predicts `{guesses.label.name}` ({guesses.kind}) from {columns} of \
+{data} ({counted(file.rows, "row")}).
 
 `problem.py` was drafted by `truecourse init` from a profile of that data. Every guess is marked by a comment; look at \
 these first:

@@ -296,7 +296,7 @@ def test_append_adds_each_delivery(world: World) -> None:
 def test_what_takes_most_rows_away_is_refused(world: World) -> None:
     world.feed(lines(*range(10)))
     result = world.feed(lines(3, 4))
-    assert "takes away 8 of the 10 rows" in result.faults[0]
+    assert "takes away 8 of 10 rows" in result.faults[0]
     assert len(world.rows()) == 10
     world.declare(max_removed=0.9)
     assert world.run().refused == ()

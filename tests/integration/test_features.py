@@ -167,7 +167,7 @@ def test_a_changed_view_is_computed_anew(start: Start) -> None:
         ("AS depot_last_took", "AS other", "returns no column depot_last_took"),
         ("max(took) AS", "max(took) AS spare, max(took) AS", "spare, which nobody declares"),
         ("max(took)", "avg(took)", "depot_last_took is declared Integer and comes as DOUBLE"),
-        ("known_at AS event_timestamp", "NULL::TIMESTAMP AS event_timestamp", "have no event_timestamp"),
+        ("known_at AS event_timestamp", "NULL::TIMESTAMP AS event_timestamp", "without event_timestamp"),
         ("known_at AS event_timestamp", "date_trunc('day', known_at) AS event_timestamp", "rows for depot="),
         ("known_at AS event_timestamp", "1 AS event_timestamp", "event_timestamp is INTEGER"),
         ("FROM outcomes", "FROM nowhere", "nowhere"),

@@ -154,7 +154,7 @@ def test_labels_of_many_kinds(file: str, kind: str, classes: tuple[str, ...] | N
     [
         ("sixty.csv", "bought", "'bought' has 60 different texts, too many to be classes"),
         ("constant.csv", "bought", "every row of 'bought' has the same value, 'a'"),
-        ("infinity.csv", "bought", "'bought' holds 'inf' in 1 rows"),
+        ("infinity.csv", "bought", "'bought' holds 'inf' in 1 row"),
         ("infinity.parquet", "bought", "'bought' holds 'inf'"),
         ("inf2.parquet", "bought", "'bought' holds 'inf'"),
     ],

@@ -110,8 +110,8 @@ def test_a_critical_failure_writes_nothing_but_the_report(home, tmp_path):
     ("changes", "says"),
     [
         ({"max_quarantined": 0.4}, "1 of 2 rows are bad"),
-        ({"rows": (2, None)}, "would have 1 rows"),
-        ({"rows": (0, 0)}, "would have 1 rows"),
+        ({"rows": (2, None)}, "would have 1 row,"),
+        ({"rows": (0, 0)}, "would have 1 row,"),
         ({"freshness": hours(1)}, "the newest is 2024-01-01"),
     ],
 )

@@ -1,5 +1,6 @@
 """Counts, durations and near misses, as messages and pages say them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import REPOSITORY
 from truecourse.errors import ProblemError, SettingsError
 from truecourse.loading import load_problem
 from truecourse.settings import Settings, get_settings
@@ -35,6 +37,22 @@ def test_a_name_with_one_letter_too_few_is_recognised(names: list[str], data: st
     if wrong not in names:
         assert nearest(wrong, names)
     assert f"--{name}" in suggestion(name.upper(), names, "--")
+
+
+PLURAL = re.compile(
+    r"\{[^{}]*\}\s(rows|tables|files|days|features|links|views|gates|decisions|versions|requests|columns|predictions|"
+    r"findings|faults|others|classes|fields|characters|bytes|sources|trials|commits|values)\b"
+)
+"""A number and a noun that does not follow it: `1 rows` for somebody."""
+
+
+def test_no_message_counts_with_a_fixed_plural() -> None:
+    found = []
+    for path in sorted(REPOSITORY.glob("[a-z]*/**/*.py")):
+        if path.relative_to(REPOSITORY).parts[0] in ("truecourse", "tasks", "flows", "services", "cli", "feature_repo"):
+            lines = path.read_text().splitlines()
+            found += [f"{path.name}:{i + 1} {line.strip()}" for i, line in enumerate(lines) if PLURAL.search(line)]
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture

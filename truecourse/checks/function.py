@@ -11,7 +11,7 @@ from truecourse.checks.names import place
 from truecourse.errors import Fault
 from truecourse.problem import Problem, RequestFeatures
 from truecourse.schema import AnyColumn, Integer, Text, Time
-from truecourse.wording import nearest
+from truecourse.wording import counted, nearest
 
 MOMENTS = ("2024-01-01T08:30:00", "2024-07-06T23:59:59")
 
@@ -89,7 +89,7 @@ def _result_faults(declared: RequestFeatures, computed: Any, rows: int, where: s
         if name not in declared.features:
             yield Fault(where, f"returns {name!r}, which nobody declares", "declare it in features, or drop it")
         elif np.shape(computed[name])[:1] != (rows,):
-            what = f"{rows} rows went in, and {name} came out with the shape {np.shape(computed[name])}"
+            what = f"{counted(rows, 'row')} went in, and {name} came out with the shape {np.shape(computed[name])}"
             yield Fault(where, what, "return one value a row")
         elif rows:
             yield from _type_faults(name, declared.features[name], np.asarray(computed[name]), where)

@@ -17,6 +17,7 @@ from truecourse.monitoring.recomputed import request_mismatches, score_mismatche
 from truecourse.problem import Problem, View
 from truecourse.tables import Tables
 from truecourse.viewsql import key_columns
+from truecourse.wording import counted
 
 
 @dataclass
@@ -39,7 +40,7 @@ def audited(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> 
         return audit
     rows = logged.request
     refused = len(logged) - len(rows)
-    audit.close("the request breaks today's contract", [f"{refused} predictions"] if refused else [])
+    audit.close("the request breaks today's contract", [f"{counted(refused, 'prediction')}"] if refused else [])
     if len(rows):
         wrong, hidden = request_mismatches(problem, logged)
         audit.mismatches += wrong

@@ -13,6 +13,7 @@ from truecourse.monitoring.strange import Strange
 from truecourse.monitoring.usual import LEAST, unusual
 from truecourse.problem import Problem
 from truecourse.schema import Text
+from truecourse.wording import counted
 
 LEAST_ROWS = 50
 """Of fewer rows a day says nothing."""
@@ -41,7 +42,7 @@ def _volume(problem: Problem, before: list[Sketch], newest: Sketch) -> list[Find
     if not unusual(float(newest.rows), past, 2.0):
         return []
     middle = float(np.median(past))
-    told = f"{newest.rows:,} predictions on {newest.day:%Y-%m-%d}, where {middle:,.0f} a day are usual."
+    told = f"{counted(newest.rows, 'prediction')} on {newest.day:%Y-%m-%d}, where {middle:,.0f} a day are usual."
     return [_finding(problem.name, "volume", told, rows=newest.rows, usual=middle)]
 
 

@@ -23,6 +23,7 @@ from truecourse.monitoring.drift import permutation_test
 from truecourse.problem import Problem
 from truecourse.promotion import Canary
 from truecourse.references import Aliases, ModelVersion
+from truecourse.wording import counted, counted_of
 
 ALPHA = 0.05
 LOOKS = (0.1, 0.3, 1.0)
@@ -99,7 +100,7 @@ def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) 
     told: dict[str, Any] = {"share": step.share, "requests": len(given), "wanted": canary.requests, "judged": reached}
     if not len(given) and (why := _refused(problem, step, records)):
         return Verdict("withdraw", why, "refused", told)
-    waits = Verdict("wait", f"{len(given)} of {canary.requests} requests that this step needs", figures=told)
+    waits = Verdict("wait", f"{counted_of(len(given), canary.requests, 'request')} that this step needs", figures=told)
     if not reached:
         return waits
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
@@ -115,7 +116,9 @@ def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) 
             return Verdict("withdraw", fault, cause, told)
     if reached < canary.requests:
         return waits
-    return Verdict("widen", f"{reached} requests without more errors, delay or another distribution", figures=told)
+    return Verdict(
+        "widen", f"{counted(reached, 'request')} without more errors, delay or another distribution", figures=told
+    )
 
 
 def _sides(step: Step, records: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -164,7 +167,10 @@ def _errors(
     if p_value > alpha:
         return "", figures
     kinds = ", ".join(sorted(failed.unique().to_pylist()))
-    return f"it failed on {len(failed)} of {count} requests ({kinds}); {canary.errors:.2%} are allowed", figures
+    return (
+        f"it failed on {counted_of(len(failed), count, 'request')} ({kinds}); {canary.errors:.2%} are allowed",
+        figures,
+    )
 
 
 def _latency(
@@ -188,7 +194,7 @@ def _latency(
         if p_value <= alpha:
             limit = f"{canary.slower:g} times the champion's {quantile:.0%} quantile"
             usual_ms = f"median {medians[0]:.1f} ms, the champion's {medians[1]:.1f} ms"
-            return f"it is slower: {above} of {count} requests took more than {limit} ({usual_ms})", figures
+            return f"it is slower: {counted_of(above, count, 'request')} took more than {limit} ({usual_ms})", figures
     return "", figures
 
 

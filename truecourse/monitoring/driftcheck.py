@@ -21,7 +21,7 @@ from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window, naive_utc
 from truecourse.scoring import predictions_table
 from truecourse.tables import Tables
-from truecourse.wording import counted
+from truecourse.wording import counted, counted_of
 
 DATA, SCORES = "drift", "prediction drift"
 
@@ -199,9 +199,9 @@ def sentence(data: Drift, scores: Drift | None, found: Iterable[Finding]) -> str
     if urgent:
         return urgent[0] if len(urgent) == 1 else f"{urgent[0].rstrip('.')}; and {len(urgent) - 1} more."
     if not data.decidable:
-        return f"{data.blocks[1]} against {data.blocks[0]} days are too few to tell drift from chance."
+        return f"{data.blocks[1]} against {counted(data.blocks[0], 'day')} are too few to tell drift from chance."
     names, total = [column.name for column in data.drifted], len(data.columns)
-    said = f"{len(names)} of {total} features drifted: {some(names)}" if names else "No feature drifted"
+    said = f"{counted_of(len(names), total, 'feature')} drifted: {some(names)}" if names else "No feature drifted"
     if scores is None:
         return f"{said}; the champion made no predictions."
     moved = "so did the predictions" if names else "but the predictions did"

@@ -7,6 +7,7 @@ import numpy as np
 from truecourse.monitoring.cohorts import Cohort
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Problem
+from truecourse.wording import counted_of
 
 _OWN_DAYS = 7
 _SLOWER = 1.5
@@ -22,7 +23,8 @@ def labelling(problem: Problem, usual: float, days: Sequence[Cohort]) -> list[Fi
     least = problem.monitoring.quality.coverage * usual
     figures = {"day": str(newest.day), "coverage": share, "usual": usual, "nameless": newest.nameless}
     if share < least:
-        said = f"{newest.labelled:,} of {newest.decisions:,} decisions of {newest.day} have a label, {100 * usual:.0f}%"
+        decisions = counted_of(newest.labelled, newest.decisions, "decision")
+        said = f"{decisions} of {newest.day} have a label, {100 * usual:.0f}%"
         why = f"; {newest.nameless:,} were logged with no id to find one by" if newest.nameless else ""
         return [_finding("labels missing", share < least / 2, f"{said} is usual{why}.", figures)]
     slow = _slower(newest, earlier)

@@ -19,6 +19,7 @@ from truecourse.monitoring.usual import LEAST
 from truecourse.problem import Problem
 from truecourse.schema import RESERVED_PREFIX
 from truecourse.tables import Tables
+from truecourse.wording import counted
 
 YEAR, SEASON = timedelta(days=364), timedelta(days=14)
 """52 weeks, so that weekdays meet; and what counts as the same season before and after."""
@@ -150,7 +151,7 @@ def _finding(moved: Moved, column: ColumnDrift, cause: str) -> Finding:
     if moved.trailing is not None:
         recent = _named(moved.trailing, name)
         figures |= {"trailing_psi": round(recent.psi, 4), "trailing_p_value": round(recent.p_value, 4)}
-        against.append(f"{recent.psi:.2f} against the {TRAILING} days before")
+        against.append(f"{recent.psi:.2f} against the {counted(TRAILING, 'day')} before")
     if name in moved.swing:
         figures["usual"] = round(moved.swing[name], 4)
     said = ", further than it ever did" if page else ""

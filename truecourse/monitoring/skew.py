@@ -24,6 +24,7 @@ from truecourse.monitoring.recomputed import MODEL, SCORE
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
 from truecourse.tables import Tables
+from truecourse.wording import counted, counted_of
 
 EXAMPLES = 3
 
@@ -101,7 +102,7 @@ def _sentence(mismatch: Mismatch, figures: dict[str, Any]) -> str:
     of = f" ({', '.join(named[:3])}{' ...' if len(named) > 3 else ''})" if named != [mismatch.subject] else ""
     times = {what: _duration(figures.get(f"overdue_{what}", 0.0)) for what in ("median", "most")}
     why = {SCORE: _SCORE, MODEL: _MODEL}.get(mismatch.subject, _WORDS[mismatch.cause].format(**times))
-    part = f"{100 * mismatch.share:.1f}% of {mismatch.compared:,} predictions audited"
+    part = f"{100 * mismatch.share:.1f}% of {counted(mismatch.compared, 'prediction')} audited"
     return f"{mismatch.subject}{of} differs in {part}, by {why}; for example in {figures['examples'][0]}."
 
 
@@ -115,7 +116,7 @@ def _duration(seconds: float) -> str:
 def _summary(logged: Logged, findings: list[Finding], partly: bool) -> str:
     if not len(logged):
         return "No prediction was logged in the window: there is nothing to audit."
-    of = f"{len(logged):,} of {logged.asked:,} predictions were computed again"
+    of = f"{counted_of(len(logged), logged.asked, 'prediction')} were computed again"
     rest = ", as far as the log tells" if partly else ""
     if not findings:
         return f"{of}{rest}: they agree with the offline tables."

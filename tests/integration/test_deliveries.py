@@ -22,7 +22,7 @@ from truecourse.references import TableVersion
 from truecourse.tables import Tables, clean_table
 from truecourse.validation import TableResult, require_accepted
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "data" / "cases"
 NOW = datetime(2024, 2, 1)
 COLUMNS = {"weight": Float(), "visits": Integer(), "colour": Text(), "bought": Integer()}
 

@@ -1,0 +1,156 @@
+"""Small files from public bug reports, in tests/data/cases: from `init` to a trained model, as each README says.
+
+Later deliveries of a case stand in test_deliveries.py; that a training file is scored, in test_training_files.py."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import steps
+from tasks.snapshot import take_snapshot
+from truecourse.check import check_problem
+from truecourse.encoding import Vocabulary
+from truecourse.errors import TruecourseError
+from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.scaffold import scaffold
+from truecourse.snapshot import load_frame
+from truecourse.storage import open_store
+from truecourse.tables import Tables, clean_table, quarantine_table
+from truecourse.training import matrix_of, train
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+
+
+@pytest.fixture(autouse=True)
+def _world(home: Path, tmp_path: Path, configure: Callable[..., None]) -> None:
+    configure(problems=tmp_path / "problems")
+
+
+@dataclass(frozen=True)
+class Right:
+    """What is right of one file."""
+
+    kind: str = "binary"
+    label: str = "bought"
+    classes: tuple[str, ...] = ("0", "1")
+    types: dict[str, str] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
+    time: str | None = None
+    absent: tuple[str, ...] = ()
+    """Columns that `init` leaves out, with a line that names each."""
+    rows: int = 400
+    quarantined: int = 0
+
+
+def numbers(weight: str = "Float", **more: str) -> dict[str, str]:
+    return {"weight": weight, "visits": "Integer", "colour": "Text", **more}
+
+
+def reserved(name: str, **more: Any) -> tuple[str, Right]:
+    return f"09-reserved-names/{name}.csv", Right(types={name: "Float", "visits": "Integer", "colour": "Text"}, **more)
+
+
+RIGHT: dict[str, Right] = {
+    "01-decimal-comma/sales.csv": Right("regression", "price", (), {"weight": "Float", "price": "Float"}),
+    "03-duplicate-header/joined.csv": Right(types={"visits": "Integer"}, absent=("id", "amount")),
+    "05-cp1252/orders.csv": Right(types=numbers(currency="Text", band="Text")),
+    "07-space-after-comma/people.csv": Right(
+        label="income", classes=("<=50K", ">50K"), types={"age": "Integer", "hours": "Integer", "job": "Text"}, rows=600
+    ),
+    "08-score-the-training-file/booleans.csv": Right(types=numbers(member="Boolean")),
+    "08-score-the-training-file/dates.csv": Right(types=numbers()),
+    "08-score-the-training-file/floats.csv": Right(types=numbers()),
+    "08-score-the-training-file/latin1.csv": Right(types=numbers(town="Text")),
+    "08-score-the-training-file/long.csv": Right(types=numbers(notes="Text")),
+    "08-score-the-training-file/markers.csv": Right(types=numbers()),
+    "08-score-the-training-file/mixedfloats.csv": Right(types=numbers()),
+    "08-score-the-training-file/semicolon.csv": Right(types=numbers()),
+    "08-score-the-training-file/file.tsv": Right(types=numbers()),
+    **dict(
+        map(
+            reserved,
+            ("_old", "_source", "base", "batch", "contributions", "error", "event_timestamp", "index", "missing",
+             "model_version", "prediction", "row", "rows", "score", "scored_at"),
+        )
+    ),
+    "09-reserved-names/elastic.csv": Right(types=numbers(), rows=401),
+    "09-reserved-names/elastic-plain.csv": Right(types=numbers(), rows=401),
+    "10-nineteen-digits/tweets.csv": Right(types=numbers(tweet_id="Integer"), key=("tweet_id",)),
+    "12-growing-file/day1.csv": Right(types=numbers()),
+    "14-late-type-change/late.csv.gz": Right(label="taken", types={"dose": "Float", "code": "Text"}, rows=25002),
+    "15-ragged/few.csv": Right(types=numbers(), rows=397, quarantined=3),
+    "18-labels/bool.csv": Right(types=numbers()),
+    "18-labels/bool.parquet": Right(types=numbers()),
+    "18-labels/fifty.csv": Right("multiclass", classes=tuple(f"c{n:02}" for n in range(50)), types=numbers()),
+    "18-labels/ints30.csv": Right("regression", classes=(), types=numbers()),
+    "18-labels/minusone.csv": Right(classes=("-1", "1"), types=numbers()),
+    "18-labels/yesno.csv": Right(classes=("No", "Yes"), types=numbers()),
+    "18-labels/whitespace.csv": Right(classes=("no", "yes"), types=numbers()),
+    "19-corrected-past/day1.csv": Right(types=numbers(), key=("id",), time="at", rows=300),
+    "20-refused-then-fixed/good.csv": Right(types=numbers(), key=("id",)),
+    "21-schema-evolution/d1.csv": Right(types=numbers(), key=("id",), rows=200),
+    "31-row-number-as-key/sales-2024-01.csv": Right(types=numbers(), rows=200),
+    "34-business-days/trades.csv": Right(types=numbers(), time="day"),
+    "35-line-separator/notes.csv": Right(types=numbers(note="Text")),
+    "36-quotes/inside.csv": Right(types=numbers()),
+}  # fmt: skip
+
+
+def drafted(file: str | Path, label: str) -> Problem:
+    scaffold("case", CASES / file, label)
+    problem = load_problem("case")
+    assert check_problem(problem) == []
+    return problem
+
+
+def cleaned(problem: Problem) -> tuple[int, int]:
+    """Ingest and validate: how many rows are clean, and how many in quarantine."""
+    steps.ingest(problem)
+    steps.validate(problem)
+    tables, name = Tables(), problem.label_table.name
+    kept, aside = (tables.version(place(problem.name, name)) for place in (clean_table, quarantine_table))
+    assert kept is not None
+    return len(tables.read(kept)), len(tables.read(aside)) if aside else 0
+
+
+@pytest.mark.parametrize("file", RIGHT)
+def test_a_file_becomes_a_model(file: str) -> None:
+    right = RIGHT[file]
+    problem = drafted(file, right.label)
+    table = problem.label_table
+    types = {name: type(column).__name__ for name, column in table.columns.items()}
+    assert (problem.kind, problem.label.classes, table.key, table.time) == (
+        right.kind, right.classes, right.key, right.time,
+    )  # fmt: skip
+    assert right.types.items() <= types.items()
+    text = (problem.folder / "problem.py").read_text()
+    for name in right.absent:
+        assert name not in types
+        assert f"left out: {name}" in text
+    assert cleaned(problem) == (right.rows, right.quarantined)
+    frame = load_frame(open_store(), take_snapshot.fn("case", None))
+    predicted = train(problem, frame).model.predict(matrix_of(Vocabulary.learn(problem, frame), frame))
+    assert np.isfinite(predicted).all()
+    assert np.unique(predicted).size > 1
+
+
+REFUSED = [
+    ("15-ragged/trailing.csv", "bought", ["5 cells", "4 names"]),
+    ("15-ragged/rownames.csv", "bought", ["5 cells", "4 names"]),
+    ("18-labels/constant.csv", "bought", ["same value", "'a'"]),
+    ("18-labels/sixty.csv", "bought", ["60"]),
+]
+
+
+@pytest.mark.parametrize(("file", "label", "said"), REFUSED)
+def test_a_file_that_cannot_be_a_problem_is_refused(file: str, label: str, said: Sequence[str], tmp_path: Path) -> None:
+    with pytest.raises(TruecourseError) as error:
+        scaffold("case", CASES / file, label)
+    for words in said:
+        assert words in str(error.value)
+    assert not (tmp_path / "problems" / "case").exists()

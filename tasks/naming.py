@@ -19,7 +19,7 @@ def run_name() -> str:
 
 
 def name_of(flow: str, parameters: Mapping[str, Any], at: datetime) -> str:
-    """`train flight_delays 2024-05-06 07:08 UTC`, and what was asked for beside the problem."""
+    """`train wine 2024-05-06 07:08 UTC`, and what was asked for beside the problem."""
     problem = parameters.get("problem") or get_settings().problem
     asked = [f"{name} {_short(parameters[name])}" for name in TELLING if parameters.get(name) is not None]
     return ", ".join([f"{flow} {problem} {at:%Y-%m-%d %H:%M} UTC", *asked])

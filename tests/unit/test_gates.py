@@ -93,6 +93,8 @@ def test_every_class_is_learned_and_tested() -> None:
     assert said(a=(10, 5), b=(10, 3)) == [("passed", "2 classes, 3 test rows or more of each")]
     assert said(a=(10, 5), b=(0, 3), c=(0, 0)) == [("failed", "no training row of class b, c")]
     assert said(a=(10, 5), b=(10, 0)) == [("unknown", "too few rows to judge: no test row of class b")]
+    (verdict,) = said(a=(10, 5), b=(10, 0), c=(10, 3))
+    assert verdict == ("passed", "2 classes, 3 test rows or more of each; not judged, for want of a test row: class b")
 
 
 def test_metrics_and_slices_need_rows_too() -> None:

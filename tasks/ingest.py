@@ -129,12 +129,14 @@ def _stage(
 def _parsed(
     problem: Problem, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
 ) -> Staged:
-    deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
+    kept_now = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
     try:
         rows = write_ipc(path, read_batches(one, table), batch_schema(table.columns))
     except SourceError as error:
         return Staged(one, place, error=error)
     if sha256_file(one.path) != one.sha256:
+        if kept_now:  # the kept bytes may be of neither content
+            tables.store.delete(deliveries.archive_key(problem.name, table.name, one.sha256))
         raise SourceError("it changed while it was read", where=one.uri, cure="run ingest again when it is complete")
     begins = last is not None and deliveries.is_beginning(
         tables.store, problem.name, table.name, last, one.path, path.parent

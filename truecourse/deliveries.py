@@ -106,11 +106,14 @@ def archive_key(problem: str, table: str, sha256: str) -> str:
     return f"sources/{problem}/{table}/{sha256}"
 
 
-def archive(store: ObjectStore, problem: str, table: str, sha256: str, path: Path) -> None:
-    """Keep a source's bytes, named by their digest; before the commit that acknowledges them."""
+def archive(store: ObjectStore, problem: str, table: str, sha256: str, path: Path) -> bool:
+    """Keep a source's bytes, named by their digest; before the commit that acknowledges them. Return False if they
+    were kept already."""
     key = archive_key(problem, table, sha256)
-    if not store.exists(key):
-        store.upload(key, path)
+    if store.exists(key):
+        return False
+    store.upload(key, path)
+    return True
 
 
 def is_beginning(store: ObjectStore, problem: str, table: str, last: Delivery, path: Path, folder: Path) -> bool:

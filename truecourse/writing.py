@@ -210,11 +210,13 @@ def _split(guesses: Guesses) -> Call:
 
 
 def _model(rows: int, timed: bool) -> Call:
-    """Slow and shallow on few rows, whose rounds are chosen by cross-validation where no time forbids it."""
+    """Slow, and the shallower the fewer rows there are. Cross-validation chooses the rounds of a small table without
+    time."""
     slow = {"rounds": 2000, "early_stopping_rounds": 60, "learning_rate": 0.03}
     sizes: list[tuple[float, dict[str, Any]]] = [
         (2000, {**slow, "max_depth": 2, "subsample": 0.5, "colsample_bytree": 0.8}),
-        (20_000, {**slow, "max_depth": 4, "subsample": 0.8, "colsample_bytree": 0.8}),
+        (_CROSS_VALIDATED, {**slow, "max_depth": 4, "subsample": 0.8, "colsample_bytree": 0.8}),
+        (20_000, {**slow, "max_depth": 6, "min_child_weight": 5.0, "subsample": 0.8, "colsample_bytree": 0.8}),
         (float("inf"), {"rounds": 1000, "early_stopping_rounds": 50, "learning_rate": 0.1, "max_depth": 6}),
     ]
     chosen = next(parameters for most, parameters in sizes if rows < most)

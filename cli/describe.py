@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from truecourse import registry
+from truecourse import gates, registry
+from truecourse.gates import gate_sentence
 from truecourse.loading import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
 from truecourse.wording import counted
@@ -76,10 +77,14 @@ def _train(run: TrainedRun) -> str:
 
 
 def _register(version: ModelVersion) -> str:
-    gates = registry.gates(version)
-    passed = sum(gate["passed"] for gate in gates)
-    standing = "champion" if version == registry.champion(version.problem) else "not champion"
-    return f"version {version.version}, {standing}, {passed} of {counted(len(gates), 'gate')} passed"
+    verdicts = registry.gates(version)
+    passed = sum(gate["passed"] for gate in verdicts)
+    champion = version == registry.champion(version.problem)
+    said = f"version {version.version}, {'champion' if champion else 'not champion'}, "
+    said += f"{passed} of {counted(len(verdicts), 'gate')} passed"
+    return (
+        said if champion else "; ".join([said, *map(gate_sentence, gates.failed(verdicts) + gates.unjudged(verdicts))])
+    )
 
 
 def _promote(entry: Aliases) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from services import launch
 from services.connection import address
-from truecourse import aliases, registry
+from truecourse import aliases, gates, registry
 from truecourse.client import Client
 from truecourse.contract import Contract, RequestField, example
 from truecourse.errors import ModelError, PlatformError, RequestError
+from truecourse.gates import gate_sentence
 from truecourse.processes import Child
 from truecourse.references import ModelVersion
 from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
@@ -64,11 +65,20 @@ def is_ours(problem: str, about: Mapping[str, Any]) -> bool:
 
 
 def require_champion(problem: str) -> ModelVersion:
+    """Raises ModelError that says why there is none: nothing was trained, or which gates the newest version met."""
     champion = registry.champion(problem)
-    if champion is None:
-        cure = f"truecourse run lifecycle --problem {problem}"
-        raise ModelError("there is no champion yet", where=f"problem {problem}", cure=cure)
-    return champion
+    if champion is not None:
+        return champion
+    challenger, where = registry.challenger(problem), f"problem {problem}"
+    if challenger is None:
+        raise ModelError("there is no champion yet", where=where, cure=f"truecourse run lifecycle --problem {problem}")
+    verdicts = registry.gates(challenger)
+    shut = "; ".join(map(gate_sentence, gates.failed(verdicts) + gates.unjudged(verdicts)))
+    what = f"there is no champion: version {challenger.version} was not promoted" + (f": {shut}" if shut else "")
+    cure = "improve features or model and run lifecycle again; the model's page shows every gate"
+    if not gates.failed(verdicts):
+        cure = f"truecourse promote {challenger.version} --accept-unknown --problem {problem} --reason WHY"
+    raise ModelError(what, where=where, cure=cure)
 
 
 def contract_of(version: ModelVersion) -> Contract:

@@ -79,6 +79,11 @@ def unjudged(verdicts: list[Verdict]) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict["result"] == "unknown"]
 
 
+def gate_sentence(verdict: Verdict) -> str:
+    """What a gate that did not pass asked for, and what it met."""
+    return f"{verdict['gate']} ({verdict['result']}): {verdict['detail']}"
+
+
 def summed(verdicts: list[Verdict]) -> str:
     """All verdicts in words: "all 4 gates passed", "failed: ...", "not judged: ..."."""
     shut, unknown = failed(verdicts), unjudged(verdicts)

@@ -87,7 +87,7 @@ class Predictor:
     ) -> Answered:
         """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
         began = time.perf_counter()
-        columns, events, unavailable, unfit = self._columns(rows)
+        columns, events, unavailable, unfit = self.columns(rows)
         matrix = self.model.vocabulary.encode(columns)
         answers = prediction.answers(self.model, columns, matrix)
         if explain:
@@ -103,13 +103,10 @@ class Predictor:
         took = time.perf_counter() - began
         return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
 
-    def columns(self, rows: Rows) -> tuple[Columns, Events, list[str]]:
+    def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
-        latter also the event times, and the views that it did not answer for."""
-        return self._columns(rows)[:3]
-
-    def _columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
-        """columns(), and of each view the event times of the values that are no longer, or not yet, of use."""
+        latter also the event times, the views that it did not answer for, and by view the event times of values that
+        are no longer, or not yet, of use."""
         declared = self.problem.request_features
         columns = rows.values
         if declared is not None:

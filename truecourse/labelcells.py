@@ -34,10 +34,13 @@ def outcome_cells(problem: Problem, tables: Tables, versions: Mapping[str, Table
     try:
         labels = Lineage(problem, problem.label.sql)
         label, known = labels.origin("label"), labels.origin("known_at")
-        decision = Lineage(problem, problem.spine).origin("decision_time").sources
+        spine = Lineage(problem, problem.spine)
+        decision = spine.origin("decision_time").sources | spine.origin("id").sources
     except Untraceable:
         return None
-    later, told = known.sources - decision, label.sources - decision
+    # What names a decision, dates it or keys its row is there from the start, and no outcome.
+    known_before = decision | {(table.name.lower(), key.lower()) for table in problem.tables for key in table.key}
+    later, told = known.sources - known_before, label.sources - known_before
     outcome = told & later or (told if len(told) == 1 else frozenset())
     certain = later and outcome and (later <= outcome or len(later) == 1)
     found = {table for table, _ in outcome | later}

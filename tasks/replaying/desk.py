@@ -52,8 +52,8 @@ class Skewed(Predictor):
 
     faults: tuple[Planted, ...]
 
-    def columns(self, rows: Rows) -> tuple[Columns, Events, list[str]]:
-        columns, events, unavailable = super().columns(rows)
+    def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
+        columns, events, unavailable, unfit = super().columns(rows)
         assert rows.decision_times is not None
         for fault in self.faults:
             now = rows.decision_times >= naive(fault.start)
@@ -61,7 +61,7 @@ class Skewed(Predictor):
                 now &= rows.decision_times < naive(fault.end)
             dtype = object if self.model.vocabulary.kinds[fault.column] == "category" else np.float64
             columns = columns | {fault.column: _wrong(fault, np.array(columns[fault.column], dtype), now)}
-        return columns, events, unavailable
+        return columns, events, unavailable, unfit
 
 
 def _wrong(fault: Planted, values: Array, now: Array) -> Array:

@@ -116,12 +116,11 @@ BAD_ROWS: list[tuple[str, Any, str]] = [
     ("distance", -1, "at least 0"),
     ("distance", [4.2], "number"),
     ("distance", {}, "number"),
-    ("courier", "x" * 300, "300 characters"),
     ("courier", 7, "text"),
     ("decision_time", "soon", "ISO 8601"),
     ("decision_time", "9999-01-01T00:00:00Z", "years"),
     ("id", [], "text"),
-    ("colour", "red", "no field"),
+    ("colour", "red", "unknown field"),
 ]
 
 
@@ -294,7 +293,7 @@ def test_the_answers_are_as_the_contract_describes(endpoint: Endpoint) -> None:
     schemas = endpoint.client.get("/openapi.json").json()["components"]["schemas"]
     for path, name in (("/predict", "Prediction"), ("/explain", "Explanation")):
         (answer,) = endpoint.ask(path, ROW | {"id": 1}).json()["predictions"]
-        assert set(answer) == set(schemas[name]["properties"]) - {"model", "unavailable"}
+        assert set(answer) == set(schemas[name]["properties"]) - {"model", "unavailable", "warning"}
         assert set(schemas[name]["required"]) == set(answer) - {"id"}
 
 
@@ -323,4 +322,4 @@ def test_status_tells_its_own_endpoint_from_another_homes(
     assert theirs["foreign_endpoint"]["problem"] == "deliveries"
     assert theirs["problems"] == [{"problem": "deliveries", "champion": None}]
     assert execute(["predict", "distance=3", "--json"]) == 1, "another home's model is never asked"
-    assert "there is no champion yet" in json.loads(capsys.readouterr().out)["error"]["what"]
+    assert "there is no champion" in json.loads(capsys.readouterr().out)["error"]["what"]

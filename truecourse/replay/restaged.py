@@ -14,7 +14,7 @@ from truecourse.errors import Fault, ReplayError
 from truecourse.loading import load_problem
 from truecourse.monitoring.moving import problem_at
 from truecourse.problem import Label, Objects, Problem, TimeSplit, midnight
-from truecourse.promotion import BeatsBaseline, BeatsChampion
+from truecourse.promotion import BeatsBaseline, BeatsChampion, EveryClass, NotWorseThanLinear
 from truecourse.replay.planted import Planted
 
 _PROBLEM = '''"""Written by `truecourse replay`: the problem of the folder below, its tables fed by the replay."""
@@ -66,7 +66,8 @@ def restaged(name: str, problems: Path, stage: str) -> Problem:
     problem = load_problem(name, problems)
     tables = tuple(dataclasses.replace(t, source=Objects(batch_key(t.name, "*"))) for t in problem.tables)
     label: Label = problem.label if not said["rules"] else dataclasses.replace(problem.label, sql=LABEL)
-    comparing = (gate for gate in problem.gates if isinstance(gate, BeatsBaseline | BeatsChampion))
+    kept = BeatsBaseline | NotWorseThanLinear | EveryClass | BeatsChampion
+    comparing = (gate for gate in problem.gates if isinstance(gate, kept))
     gates = tuple(BeatsChampion(margin=max(g.margin, MARGIN)) if isinstance(g, BeatsChampion) else g for g in comparing)
     staged = dataclasses.replace(problem, tables=tables, label=label, gates=gates)
     return problem_at(staged, midnight(date.fromisoformat(said["first"])))

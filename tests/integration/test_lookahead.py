@@ -115,6 +115,13 @@ def test_honest_sql_is_proven_and_the_manifest_says_so(tmp_path: Path, configure
     assert proof.sentence.startswith("Look-ahead: none on 12 sampled moments")
 
 
+def test_a_label_of_the_key_hides_no_key(tmp_path: Path, configure: Callable[..., None]) -> None:
+    """Outcome cells are hidden in the cut. A key names a decision: it is none, even where the label is made of it."""
+    edit = ("label.sql", "late AS label", "CAST(delivery % 10 < 3 AS INTEGER) AS label")
+    proof = snapshot(*prepared(tmp_path, configure, edit))
+    assert set(proof.rows) == {"courier_history", "depot_history", "spine", "label"}
+
+
 def test_late_rows_and_corrections_are_no_look_ahead(tmp_path: Path, configure: Callable[..., None]) -> None:
     problem, tables = prepared(tmp_path, configure)
     rows = deliveries(days=45, a_day=60)

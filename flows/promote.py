@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks.approve import approved
 from tasks.canary import begins_as_canary, start_canary
+from tasks.control import publish_control
 from tasks.naming import run_name
 from tasks.promote import candidate, enter_office, judge_version, require_open
 from tasks.snapshot import take_snapshot
@@ -43,6 +44,7 @@ def promote(
     reason = require_open(chosen, verdicts, reason, accept_unknown)
     if spec.promotion.approval:
         reason = approved(spec.promotion, chosen, reason, verdicts)
-    if begins_as_canary(spec, seen, chosen):
-        return start_canary(seen, chosen, reason)
-    return enter_office(seen, chosen, reason)
+    enter = start_canary if begins_as_canary(spec, seen, chosen) else enter_office
+    entered = enter(seen, chosen, reason)
+    publish_control(spec.name)
+    return entered

@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from tasks.control import publish_control
 from tasks.evaluate import evaluate_model
 from tasks.naming import run_name
 from tasks.register import register_model, registered
@@ -24,4 +25,8 @@ def register(problem: str | None = None, run_id: str | None = None) -> ModelVers
     """
     name = load_problem(problem).name
     run = trained_run(name, run_id)
-    return registered(run) or register_model(run, evaluate_model(name, run))
+    version = registered(run)
+    if version is None:
+        version = register_model(run, evaluate_model(name, run))
+        publish_control(name)
+    return version

@@ -53,7 +53,7 @@ def shape_digest(table: Table) -> str:
     """What the stored rows of a table depend on in its declaration: columns and their types, how the source is
     written, key, time and `combine`. Where it changes, rows are read again from the archived bytes."""
     columns = [
-        [name, type(c).__name__, getattr(c, "format", None), getattr(c, "symbol", None), c.nulls]
+        [name, c.source, type(c).__name__, getattr(c, "format", None), getattr(c, "symbol", None), c.nulls]
         for name, c in table.columns.items()
     ]
     source = table.source

@@ -1,9 +1,9 @@
 """What a profile suggests about a prediction problem: kind, key, time, split and parameters, each with its reason."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
-from itertools import accumulate
+from itertools import accumulate, count
 
 import pyarrow.compute as pc
 
@@ -76,8 +76,14 @@ def guess(name: str, file: FileProfile, label: str) -> Guesses:
     usable = [c for c in file.columns if c.declared is not None]
     key, key_reason = _key([c for c in usable if c is not found], file)
     time, time_reason = _time([c for c in usable if c not in (found, key)], file)
-    left_out = _left_out(file, found, key, time)
-    columns = tuple(c for c in usable if c.position not in left_out)
+    renamed = _renamed(file, found, key, time)
+    file = replace(
+        file,
+        columns=tuple(renamed.get(c.position, c) for c in file.columns),
+        sample=file.sample | {c.name: file.sample[file.columns[p].name] for p, c in renamed.items()},
+    )
+    left_out = _left_out(file)
+    columns = tuple(c for c in file.columns if c.declared is not None and c.position not in left_out)
     others = [c for c in columns if c not in (found, key, time)]
     no_feature = {c.name: reason for c in others if (reason := _no_feature(c, file))}
     suspects = _suspects(file, found, kind, [c for c in others if c.name not in no_feature])
@@ -262,26 +268,46 @@ def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] |
     return first.date(), second.date()
 
 
-def _left_out(
+def _renamed(
     file: FileProfile, label: ColumnProfile, key: ColumnProfile | None, time: ColumnProfile | None
-) -> dict[int, str]:
+) -> dict[int, ColumnProfile]:
+    """Columns, by position, whose name in the file is not free in a table, under a name that is."""
+    renamed: dict[int, ColumnProfile] = {}
+    taken = {column.name.lower() for column in file.columns}
+    used = {c.name.lower() for c in (label, key, time) if c is not None}
+    for column in file.columns:
+        name = column.name.lower()
+        if column.declared is None or column in (label, key, time) or _is_repeated(column, file):
+            continue
+        if is_reserved(name):
+            stem, why = name.strip("_") or "tc", f"names in {RESERVED_PREFIX} are Truecourse's own"
+        elif name in FRAME_NAMES:
+            stem, why = f"{name}_value", f"the training frame has a column {name} of its own"
+        elif name in used:
+            stem, why = f"{name}_{column.position + 1}", "SQL does not distinguish upper and lower case"
+        else:
+            used.add(name)
+            continue
+        free = next(n for n in (stem, *(f"{stem}_{i}" for i in count(2))) if n not in taken)
+        taken.add(free)
+        remark = f"the column {column.name!r} of the file, renamed: {why}"
+        declared = replace(column.declared, source=column.name)
+        renamed[column.position] = replace(column, name=free, declared=declared, remarks=(remark, *column.remarks))
+    return renamed
+
+
+def _is_repeated(column: ColumnProfile, file: FileProfile) -> bool:
+    return any(c.name == column.name and c is not column for c in file.columns)
+
+
+def _left_out(file: FileProfile) -> dict[int, str]:
     """Reasons by position, since a name may stand twice."""
     reasons: dict[int, str] = {}
-    taken = {c.name.lower(): c.position for c in (label, key, time) if c is not None}
     for column in file.columns:
-        name, position = column.name.lower(), column.position
         if column.declared is None:
-            reasons[position] = column.why_not
-        elif taken.setdefault(name, position) != position:
-            other = file.columns[taken[name]].name
-            reasons[position] = f"SQL cannot tell it from {other!r}; rename it in the file to keep it"
-        elif is_reserved(name):
-            reasons[position] = f"names in {RESERVED_PREFIX} are Truecourse's own; rename it in the file to keep it"
-        elif name in FRAME_NAMES and column not in (label, key, time):
-            keep = f", or declare it as key=[{column.name!r}]" if name == "id" and column.unique else ""
-            reasons[position] = (
-                f"the training frame has a column {name} of its own; rename it in the file to keep it{keep}"
-            )
+            reasons[column.position] = column.why_not
+        elif _is_repeated(column, file):
+            reasons[column.position] = "the file has another column of this name; rename one of them to keep both"
     return reasons
 
 

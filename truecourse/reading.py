@@ -22,7 +22,7 @@ from truecourse.cells import PLAIN, Malformed, typed, value_text
 from truecourse.decoding import utf8_blocks
 from truecourse.errors import SourceError
 from truecourse.records import Chunk, Records
-from truecourse.schema import Columns, Csv, Table
+from truecourse.schema import Columns, Csv, Table, source_names
 from truecourse.sources import Located, unpacked
 
 log = logging.getLogger("truecourse.ingest")
@@ -76,11 +76,13 @@ def read_batches(located: Located, table: Table) -> Iterator[pa.RecordBatch]:
 
 def typed_batches(located: Located, rows: Rows, columns: Columns, name: str) -> Iterator[pa.RecordBatch]:
     """An open file's rows as these columns. `name` is the table's, for messages. Raises SourceError."""
-    absent = {column for column in columns if column not in rows.names}
+    named = source_names(columns)
+    absent = {column for column, source in named.items() if source not in rows.names}
     if located.format == "jsonl":  # JSON leaves out what is null
         absent = {column for column in absent if not columns[column].nulls}
-    require_columns(f"{name}: {located.uri}", columns, rows.names, absent)
-    held = {column: rows.names.index(column) for column in columns if column in rows.names}
+    declared, missing = dict.fromkeys(named.values()), {named[column] for column in absent}
+    require_columns(f"{name}: {located.uri}", declared, rows.names, missing)
+    held = {column: rows.names.index(source) for column, source in named.items() if source in rows.names}
     csv = dialect(located)
     for chunk in rows.chunks(list(held.values())):
         if chunk.rows:

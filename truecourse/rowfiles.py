@@ -35,6 +35,7 @@ from truecourse.schema import (
     Table,
     Text,
     Time,
+    source_names,
 )
 from truecourse.sources import Located, locate_file, named_format
 from truecourse.sql import connect, row_id
@@ -106,20 +107,23 @@ class RowFiles:
             columns = {name: _as_requested(column) for name, column in columns.items()}
         with open_rows(located) as rows:
             present = self._present(located, rows)
-            for chunk in rows.chunks([rows.names.index(name) for name in present]):
+            for chunk in rows.chunks([rows.names.index(source) for source in present.values()]):
                 if chunk.rows:
                     yield self._part(chunk, {name: columns[name] for name in present}, dialect(located))
 
-    def _present(self, located: Located, rows: Rows) -> list[str]:
-        """The columns to read. A file of columns has all that a prediction depends on; JSON leaves out what is null."""
+    def _present(self, located: Located, rows: Rows) -> dict[str, str]:
+        """The columns to read, with the name of each in the file: as in the table's source, or as in a request. A file
+        of columns has all that a prediction depends on; JSON leaves out what is null."""
+        named = {n: source if source in rows.names else n for n, source in source_names(self.columns).items()}
         needed = [name for name in self.columns if name in self.needed]
         if located.format == "jsonl":
             needed = [name for name in needed if not self.columns[name].nulls]
         if DECISION_TIME in self.contract.extras and DECISION_TIME not in rows.names:
             needed.append(self.time or DECISION_TIME)
-        present = [name for name in self.columns if name in rows.names]
-        absent = {name for name in needed if name not in rows.names}
-        require_columns(located.uri, dict.fromkeys([*present, *needed]), rows.names, absent)
+        present = {name: source for name, source in named.items() if source in rows.names}
+        absent = {named.get(name, name) for name in needed if name not in present}
+        wanted = dict.fromkeys([*present.values(), *(named.get(name, name) for name in needed)])
+        require_columns(located.uri, wanted, rows.names, absent)
         return present
 
     def _part(self, chunk: Chunk, columns: Mapping[str, AnyColumn], csv: Csv) -> Part:

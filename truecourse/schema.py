@@ -75,6 +75,8 @@ class Column:
     known_ahead: timedelta | None = None
     """In a table with a time: how long before the row's time the value may be known at the earliest (negative: after
     it); as the table's rows unless given. See docs/time.md, "The look-ahead proof"."""
+    source: str = ""
+    """In a table: the name of the column in the source, if it differs from the name in the table."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -127,6 +129,11 @@ class Time(Column):
 
 AnyColumn = Text | Integer | Float | Boolean | Time
 Columns = Mapping[str, AnyColumn]
+
+
+def source_names(columns: Columns) -> dict[str, str]:
+    """The name in the source of each column, by its name in the table."""
+    return {name: column.source or name for name, column in columns.items()}
 
 
 def _known_encoding(name: str) -> str:

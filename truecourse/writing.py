@@ -142,6 +142,8 @@ def _source(file: FileProfile) -> Call:
 def _column(column: ColumnProfile, guesses: Guesses) -> Call:
     said: dict[str, Any] = {}
     declared = column.declared
+    if declared is not None and declared.source:
+        said["source"] = declared.source
     if isinstance(declared, Time) and declared.format:
         said["format"] = declared.format
     if isinstance(declared, Integer | Float) and declared.symbol:

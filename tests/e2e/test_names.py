@@ -22,14 +22,18 @@ OURS = [
 """Names that code of ours, or a library's, gives to columns of its own."""
 ODD = ["a b", "a.b", "x[0]", "price<5", "größe", "名前", "q'uote", 'say "so"', "100%", "l" * 200]
 """Names that a library refuses, or takes for something else."""
+RENAMED = ["id", "decision_time", "label", "known_at", "split", "_tc_row"]
+"""Names that a table cannot have and a file may."""
 NAMES = [*OURS, *ODD]
+SENT = [*NAMES, *(f"my_{name}" for name in RENAMED)]
+"""The fields of a request."""
 
 
 def rows() -> list[dict[str, float]]:
     pick = random.Random(0)
     found = []
     for _ in range(300):
-        row = {name: round(pick.gauss(0, 1), 3) for name in NAMES}
+        row = {name: round(pick.gauss(0, 1), 3) for name in [*NAMES, *RENAMED]}
         found.append(row | {"bought": int(row["score"] + row["row"] + row["batch"] + pick.gauss(0, 0.5) > 0)})
     return found
 
@@ -54,7 +58,9 @@ PROBLEM = Problem(
         Table(
             "sales",
             source=Files("sales.csv"),
-            columns={{name: Float() for name in {NAMES!r}}} | {{"bought": Integer(ge=0, le=1)}},
+            columns={{name: Float() for name in {NAMES!r}}}
+            | {{f"my_{{name}}": Float(source=name) for name in {RENAMED!r}}}
+            | {{"bought": Integer(ge=0, le=1)}},
         )
     ],
     label=Label(table="sales", column="bought"),
@@ -82,16 +88,17 @@ def test_columns_may_have_the_names_of_ours(
 
     sent = rows()[:20]
     file = written(tmp_path / "sent.csv", sent)
-    file.write_text(file.read_text() + ",".join(["x"] * (len(NAMES) + 1)) + "\n")
+    file.write_text(file.read_text() + ",".join(["x"] * (len(SENT) + 1)) + "\n")
     before, tables = len(Tables().read(summary["score"])), Tables()
     predictions = tables.read(score("named", source=str(file)).predictions)
     assert len(predictions) == before + len(sent)
     mine = predictions.filter(pa.compute.equal(predictions[BATCH], _newest_batch(predictions))).sort_by(ROW)
-    for name in NAMES:
-        assert mine[name].to_pylist() == [row[name] for row in sent], name
+    for name in SENT:
+        assert mine[name].to_pylist() == [row[name.removeprefix("my_")] for row in sent], name
     assert mine[ROW].to_pylist() == list(range(len(sent)))
     assert set(mine[MODEL_VERSION].to_pylist()) == {summary["champion"].version}
-    online = ask("named", "predict", [{name: row[name] for name in NAMES} for row in sent])["predictions"]
+    requests = [{name: row[name.removeprefix("my_")] for name in SENT} for row in sent]
+    online = ask("named", "predict", requests)["predictions"]
     assert mine[SCORE].to_pylist() == [answer["score"] for answer in online]
     assert mine[PREDICTION].to_pylist() == [answer["prediction"] for answer in online]
     rejected = tables.read(tables.version(rejected_table("named")))

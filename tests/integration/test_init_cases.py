@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,10 @@ from truecourse.datacheck import check_frame, check_source
 from truecourse.errors import ProblemError, SourceError
 from truecourse.loading import load_problem
 from truecourse.problem import Label, Problem, RandomSplit, TimeSplit
+from truecourse.reading import read_batches
 from truecourse.scaffold import Draft, scaffold
 from truecourse.schema import Boolean, Files, Float, Integer, Table, Text, Time
+from truecourse.sources import locate_file
 
 CASES = Path(__file__).parent.parent / "data" / "cases"
 
@@ -200,12 +203,25 @@ def test_names_of_our_own_tables_are_free(file: str, problems: Path) -> None:
         assert named in problem.features
 
 
-@pytest.mark.parametrize("name", ["known_at", "split", "label", "decision_time", "_tc_row", "_TC_x"])
-def test_reserved_names_are_left_out_and_told(name: str, problems: Path, tmp_path: Path) -> None:
-    data = written(tmp_path / "data.csv", [f"{name},size,y", *(f"{n % 7},{n % 5}.5,{n % 2}" for n in range(60))])
+@pytest.mark.parametrize("name", ["known_at", "split", "label", "decision_time", "id", "_tc_row", "_TC_x", "SIZE"])
+def test_names_that_are_not_free_are_renamed_and_said(name: str, problems: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "data.csv", [f"size,{name},y", *(f"{n % 5}.5,{n % 7},{n % 2}" for n in range(60))])
     problem, draft = drafted(data, "y")
-    assert name not in problem.tables[0].columns
-    assert any(name in line and "rename it in the file" in line for line in draft.noticed)
+    table = problem.tables[0]
+    renamed = next(own for own, column in table.columns.items() if column.source == name)
+    assert renamed in problem.features
+    assert any(repr(name) in line and renamed in line for line in draft.noticed)
+    (read,) = read_batches(locate_file("data.csv", data, "csv"), table)
+    assert read.column(renamed).to_pylist() == [n % 7 for n in range(60)]
+
+
+def test_two_columns_of_one_source_column_are_a_fault(problems: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "data.csv", ["split,size,y", *(f"{n % 7},{n % 5}.5,{n % 2}" for n in range(60))])
+    problem, _ = drafted(data, "y")
+    table = problem.tables[0]
+    twice = replace(table, columns={**table.columns, "again": Integer(source="split")})
+    faults = check_problem(replace(problem, tables=(twice,)))
+    assert [fault.what for fault in faults] == ["split_value, again are all the column 'split' of the source"]
 
 
 def test_one_odd_cell_makes_no_column_text(problems: Path, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def _request_faults(problem: Problem) -> Iterator[Fault]:
     yield from constraint_faults(problem.request, "request")
     yield from repeated(problem.request, place("request"), "request fields")
     for name in problem.request_fields:
+        if name in problem.request and problem.request[name].source:
+            what = "source says what a table's column is called in its source, and a request has none"
+            yield Fault(place("request", name, "source"), what, "remove it")
         if name.lower() in FRAME_NAMES:
             cure = "rename it, or leave it out of the request"
             yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", cure)

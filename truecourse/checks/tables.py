@@ -1,12 +1,13 @@
 """Tables: their names, keys, times, references and row counts."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from truecourse.checks.columns import constraint_faults, same_type
 from truecourse.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.schema import RESERVED_PREFIX, AnyColumn, Table, Time
+from truecourse.schema import RESERVED_PREFIX, AnyColumn, Table, Time, source_names
 from truecourse.wording import nearest
 
 
@@ -33,7 +34,12 @@ def _own_faults(table: Table) -> Iterator[Fault]:
     for name in table.columns:
         if is_reserved(name):
             what = f"names that begin with {RESERVED_PREFIX} are reserved for Truecourse's own columns"
-            yield Fault(place(*path, "columns", name), what, "rename the column in its source")
+            yield Fault(place(*path, "columns", name), what, f"give it another name, and source={name!r}")
+    named = source_names(table.columns)
+    for source, times in Counter(named.values()).items():
+        if times > 1:
+            both = ", ".join(name for name in named if named[name] == source)
+            yield Fault(columns, f"{both} are all the column {source!r} of the source", "declare it once")
     for name in table.key:
         if name not in table.columns:
             yield Fault(place(*path, "key"), f"no column {name!r}", nearest(name, table.columns))

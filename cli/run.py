@@ -51,9 +51,21 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
         result = run_flow(name, parameters, progress)
     took = round(time.monotonic() - begun, 3)
     document = {"flow": name, "problem": problem, "seconds": took, "result": result}
-    new = name != "lifecycle" or not result["nothing_new"]
+    text = _lifecycle_result(result) if name == "lifecycle" else ""
     # Not ok: rows of a file that could not be scored.
-    return Answer(document, "" if new else _nothing_new(result), ok=not getattr(result, "rejected", 0))
+    return Answer(document, text, ok=not getattr(result, "rejected", 0))
+
+
+def _lifecycle_result(result: Mapping[str, Any]) -> str:
+    """What a person is told at the end besides the steps' own lines."""
+    lines = [_nothing_new(result)] if result["nothing_new"] else []
+    if changed := result["champion_outdated"]:
+        lines.append(
+            f"version {result['register'].version} is not champion; version {result['champion'].version} is, and was "
+            f"trained before the change of {', '.join(changed)}: it goes on serving as it was packaged, and was not "
+            "packaged or scored anew. Improve the change until its version passes the gates, or undo it"
+        )
+    return "\n".join(lines)
 
 
 def _nothing_new(result: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from tasks.naming import run_name
 from tasks.state import state
 from tasks.validate import accepted_versions, raw_versions
 from truecourse import registry
+from truecourse.bento import changed_parts
 from truecourse.check import require_sound
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
 from truecourse.loading import load_problem
@@ -63,11 +64,13 @@ def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | 
         "materialize": materialized,
         "train": run,
         "register": registered,
-        "champion": registry.champion(name),
+        "champion": (champion := registry.champion(name)),
+        "champion_outdated": changed_parts(spec, champion) if champion else [],
     }
-    if summary["champion"] is not None:
-        summary["package"] = package(name)
-        summary["score"] = score(name, start=_first_unseen(spec), end=until)
+    if champion is not None:
+        if not summary["champion_outdated"]:
+            summary["package"] = package(name)
+            summary["score"] = score(name, start=_first_unseen(spec), end=until)
         summary["monitor"] = monitor(name)
     if refused is not None:  # what was accepted is used, and the run fails all the same
         raise refused

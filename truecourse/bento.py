@@ -78,12 +78,20 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
 
 def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:
     """Raises ModelError if the problem is no longer what its problem.json, `recorded`, says."""
-    now = problem_document(problem)
-    changed = [n for n in sorted({*now, *recorded} - UNSERVED) if now.get(n) != recorded.get(n)]
-    if changed:
+    if changed := _changed(problem, recorded):
         where = f"version {version.version} of {problem.name}"
         cure = f"restore the problem, or `truecourse run train --problem {problem.name}` and register that"
         raise ModelError(f"the problem has changed since training: {', '.join(changed)}", where=where, cure=cure)
+
+
+def changed_parts(problem: Problem, version: ModelVersion) -> list[str]:
+    """The parts of the problem that have changed since a version was trained, and reach what the model answers."""
+    return _changed(problem, json.loads(model_files(version)["problem.json"]))
+
+
+def _changed(problem: Problem, recorded: dict[str, Any]) -> list[str]:
+    now = problem_document(problem)
+    return [name for name in sorted({*now, *recorded} - UNSERVED) if now.get(name) != recorded.get(name)]
 
 
 def _code(folder: Path) -> Iterator[tuple[str, bytes]]:

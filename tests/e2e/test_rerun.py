@@ -1,11 +1,13 @@
 """A rerun without new data changes nothing, with either clock, and says so in one line; a changed helper retrains."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.run import _nothing_new
+from cli.endpoint import ask, example_rows
+from cli.run import _lifecycle_result, _nothing_new
 from flows.lifecycle import lifecycle
 from flows.register import register
 from flows.train import train
@@ -40,3 +42,28 @@ def test_a_rerun_without_new_data_changes_nothing(
     changed = train("deliveries")
     assert changed.snapshot != first["train"].snapshot
     assert register("deliveries", run_id=changed.run_id).version == 2
+
+
+def test_a_changed_helper_whose_model_fails_a_gate_leaves_the_champion_at_work(
+    tmp_path: Path, home: Path, configure: Callable[..., None], prefect_server: str
+) -> None:
+    folder = install(tmp_path, deliveries(days=55))
+    configure(problems=tmp_path, problem="deliveries")
+    first = lifecycle()
+    text = (folder / "problem.py").read_text()
+    assert "MetricGate(" not in text
+    gates = re.search(r"gates=\[", text)
+    assert gates
+    text = text[: gates.end()] + 'MetricGate("log_loss", max=0.001), ' + text[gates.end() :]
+    text = text.replace("// 60 % 24)", "// 60 % 12)").replace("import (", "import (\n    MetricGate,", 1)
+    (folder / "problem.py").write_text(text)
+    changed = lifecycle()
+    assert changed["register"].version == 2
+    assert changed["champion"] == first["champion"]
+    assert changed["champion_outdated"] == ["request_features"]
+    assert "package" not in changed
+    assert "version 1 is, and was trained before the change of request_features" in _lifecycle_result(changed)
+    broken = [f for report in changed["monitor"]["reports"].values() for f in report.findings if "broken" in f.cause]
+    assert broken == []
+    answer = ask("deliveries", "predict", example_rows(first["champion"], 1))
+    assert answer["model"]["version"] == 1

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from tasks.artifacts import show_page
 from tasks.judging import Judged, judge, pending_deliveries
 from tasks.retry import RETRY
-from truecourse import corrections, deliveries, sql, validation
+from truecourse import corrections, deliveries, overlap, sql, validation
 from truecourse.batches import Pending
 from truecourse.clock import data_end
 from truecourse.errors import ValidationFailed
@@ -121,6 +121,7 @@ def _validate(problem: Problem, table: Table, tables: Tables, pending: Pending) 
         judged = judge(connection, problem, table, tables, pending)
         if pending.anew:
             _require_kept(problem, table, tables, pending, judged)
+        _warn_of_overlaps(connection, table, pending, judged)
         for result in judged.results:
             validation.save_result(tables.store, result)
         if any(not result.refused for result in judged.results):
@@ -129,7 +130,22 @@ def _validate(problem: Problem, table: Table, tables: Tables, pending: Pending) 
     for result in judged.results:
         if not result.refused:
             log.info("%s: delivery %d: %s", table.name, result.delivery.number, result.rows.document())
+        for warning in result.warnings:
+            log.warning("%s: %s", table.name, warning)
     return judged.results
+
+
+def _warn_of_overlaps(connection: duckdb.DuckDBPyConnection, table: Table, pending: Pending, judged: Judged) -> None:
+    fresh = {result.delivery.number for result in judged.results if not result.refused}
+    taken = [d for d in pending.known if d.number in fresh | (set() if pending.anew else pending.accepted)]
+    standing = taken if table.combines == "append" else list(deliveries.newest_by_place(taken).values())
+    found = overlap.overlaps(connection, table, standing, fresh)
+    judged.results = [
+        result.model_copy(update={"warnings": (found[number],)})
+        if (number := result.delivery.number) in found
+        else result
+        for result in judged.results
+    ]
 
 
 def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pending, judged: Judged) -> None:

@@ -75,6 +75,8 @@ class ValidationResult(Reference):
     delivery is judged again."""
     because_of_table: bool = False
     """Refused for what the table would have become: it is judged again with the next delivery."""
+    warnings: tuple[str, ...] = ()
+    """What a person should look at, and what refuses nothing."""
 
     @property
     def failing(self) -> list[Outcome]:

@@ -13,6 +13,7 @@ from flows.register import register
 from flows.train import train
 from tests.deliveries import deliveries, install
 from truecourse import registry
+from truecourse.errors import SourceError
 
 
 @pytest.mark.parametrize("clock", ["wall", "data"])
@@ -37,6 +38,11 @@ def test_a_rerun_without_new_data_changes_nothing(
     assert line.startswith("nothing new: snapshot ")
     assert "version 1" in line
     if clock == "wall":
+        (folder / "data" / "deliveries-2.csv").write_text("delivery,courier\n1,c01\n")
+        with pytest.raises(SourceError, match=r"deliveries-2\.csv"):
+            lifecycle()
+        assert registry.champion("deliveries") == first["champion"]
+        assert lifecycle()["nothing_new"]  # the refusal stands, and is no new one
         return
     (folder / "helpers.py").write_text("A_DAY = 12\n")
     changed = train("deliveries")

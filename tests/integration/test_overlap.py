@@ -1,0 +1,35 @@
+"""A table without a key of which two files hold the same rows: both count, and validation warns of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.onetable import World
+from truecourse import validation
+from truecourse.tables import Tables
+
+
+def numbered(first: int, last: int) -> str:
+    rows = [f"{n / 7:.3f},{n % 13},{'red' if n % 2 else 'blue'},{n % 2}" for n in range(first, last)]
+    return "\n".join(["weight,visits,colour,bought", *rows]) + "\n"
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_files_that_hold_all_rows_so_far_are_warned_of(home: Path, tmp_path: Path, append: bool) -> None:
+    world = World(tmp_path, **({"combine": "append"} if append else {}))
+    assert world.feed(numbered(0, 100), "sales-1.csv").judged[0].warnings == ()
+    (result,) = world.feed(numbered(0, 150), "sales-2.csv").judged
+    assert "100% of the rows of delivery 0" in result.warnings[0]
+    assert "sales-2.csv" in result.warnings[0]
+    assert len(world.rows()) == 250
+    assert world.feed(numbered(150, 260), "sales-3.csv").judged[0].warnings == ()
+    assert world.feed(numbered(200, 2000), "sales-4.csv").judged[0].warnings != ()
+    page = validation.page("small", validation.newest_results(Tables(), world.problem))
+    assert "count twice" in page
+
+
+def test_rows_that_repeat_anyway_are_no_overlap(home: Path, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    few = "weight,visits,colour,bought\n" + "1.0,2,red,1\n1.0,3,blue,0\n" * 50
+    assert world.feed(few, "sales-1.csv").judged[0].warnings == ()
+    assert world.feed(few + "1.0,2,red,1\n", "sales-2.csv").judged[0].warnings == ()

@@ -1,0 +1,72 @@
+"""A problem of one table, whose files a test writes, delivers and has judged."""
+
+import dataclasses
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from tasks.ingest import ingest_sources
+from tasks.validate import validate_new
+from truecourse.frame import spine
+from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
+from truecourse.references import TableVersion
+from truecourse.tables import Tables, clean_table
+from truecourse.validation import TableResult
+
+NOW = datetime(2024, 2, 1)
+COLUMNS = {"weight": Float(), "visits": Integer(), "colour": Text(), "bought": Integer()}
+
+
+class World:
+    """A problem of one table; `run` takes in what lies in its folder."""
+
+    def __init__(self, folder: Path, source: Any = None, **said: Any) -> None:
+        self.folder = folder
+        table = Table("sales", **{"source": source or Files("sales*.csv"), "columns": COLUMNS} | said)
+        self.problem = Problem(
+            "small", kind="binary", tables=[table], label=Label(column="bought"), folder=folder,
+        )  # fmt: skip
+
+    @property
+    def table(self) -> Table:
+        return self.problem.tables[0]
+
+    def declare(self, **changes: Any) -> None:
+        table = dataclasses.replace(self.table, **changes)
+        self.problem = dataclasses.replace(self.problem, tables=(table,))
+
+    def put(self, content: str | Path, name: str = "sales.csv") -> None:
+        if isinstance(content, Path):
+            shutil.copy(content, self.folder / name)
+        else:
+            (self.folder / name).write_text(content)
+
+    def ingest(self) -> TableVersion:
+        return ingest_sources(self.problem, self.table, Tables())
+
+    def validate(self) -> TableResult:
+        return validate_new(self.problem, self.table, Tables(), NOW)
+
+    def run(self) -> TableResult:
+        self.ingest()
+        return self.validate()
+
+    def feed(self, content: str | Path, name: str = "sales.csv") -> TableResult:
+        self.put(content, name)
+        return self.run()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is held to be true."""
+        version = Tables().version(clean_table("small", "sales"))
+        if version is None:
+            return []
+        return Tables().read(version, filter=pc.field("_tc_superseded_at").is_null()).sort_by("_tc_row").to_pylist()
+
+    def spine(self) -> Any:
+        tables = Tables()
+        version = tables.version(clean_table("small", "sales"))
+        assert version is not None
+        return spine(self.problem, tables, {"sales": version})

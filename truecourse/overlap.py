@@ -1,0 +1,72 @@
+"""Deliveries of a table without a key that hold the same rows as another one, so that both count."""
+
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+
+from truecourse.deliveries import Delivery
+from truecourse.schema import Table
+from truecourse.sql import ROW, quoted
+
+SAMPLE = 500
+"""Rows of a delivery that are looked for in the others."""
+LEAST = 20
+"""Rows, below which equal rows say nothing."""
+SHARED = 0.5
+"""The share of a delivery's rows in another one that is reported."""
+REPEATED = 0.1
+"""Where a larger share of rows repeats within one delivery, equal rows are usual in this table."""
+
+
+def overlaps(
+    connection: duckdb.DuckDBPyConnection, table: Table, standing: Sequence[Delivery], fresh: set[int]
+) -> dict[int, str]:
+    """A sentence for each delivery among `fresh` (numbers) of which a large part of the rows is in another delivery
+    among `standing`, or that holds a large part of another one's rows.
+
+    Needs the relation `raw`, the rows of all deliveries. Rows are compared by a hash of all columns, up to SAMPLE rows
+    of each delivery, evenly spaced; the raw table is scanned once."""
+    known = [d for d in standing if d.rows]
+    if table.key or len(known) < 2 or not fresh & {d.number for d in known}:
+        return {}
+    places = {
+        "number": [d.number for d in known],
+        "start": [d.start for d in known],
+        "end": [d.end for d in known],
+        "step": [max(1, d.rows // SAMPLE) for d in known],
+    }
+    connection.register("places", pa.table(places))
+    columns = ", ".join(f"raw.{quoted(name)}" for name in table.columns)
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP VIEW hashed AS
+        SELECT number, {ROW} AS place, hash({columns}) AS digest, ({ROW} - start) % step = 0 AS chosen
+        FROM raw ASOF JOIN (FROM places ORDER BY start) AS places ON raw.{ROW} >= places.start
+        WHERE {ROW} < places.end
+        """  # noqa: S608 - quoted names
+    )
+    found = connection.execute(
+        """
+        WITH chosen AS MATERIALIZED (SELECT number, place, digest FROM hashed WHERE chosen),
+        sizes AS (SELECT number, count(*) AS size FROM chosen GROUP BY number)
+        SELECT chosen.number, hashed.number, count(DISTINCT chosen.place) / any_value(size), any_value(size)
+        FROM chosen JOIN hashed USING (digest) JOIN sizes ON sizes.number = chosen.number
+        WHERE chosen.place <> hashed.place
+        GROUP BY 1, 2
+        """
+    ).fetchall()
+    connection.unregister("places")
+    shares = {(one, other): share for one, other, share, size in found if size >= LEAST}
+    usual = {one for (one, other), share in shares.items() if one == other and share > REPEATED}
+    uris = {d.number: d.uri for d in known}
+    sentences: dict[int, str] = {}
+    for (one, other), share in sorted(shares.items(), key=lambda item: -item[1]):
+        newer = max(one, other)
+        if one != other and share >= SHARED and newer in fresh and newer not in sentences and one not in usual:
+            sentences[newer] = (
+                f"{share:.0%} of the rows of delivery {one} ({uris[one]}) are in delivery {other} ({uris[other]}) too, "
+                "and count twice: a table without a key keeps both. If each file holds all rows so far, name only the "
+                "newest as the source; or declare a key"
+            )
+    return sentences

@@ -5,6 +5,7 @@ and what pydantic would let pass for a number never gets that far.
 """
 
 import asyncio
+import codecs
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -208,13 +209,28 @@ def _check_type(scope: Message) -> None:
     kinds = [value for name, value in scope["headers"] if name in (b"content-type", b"content-encoding")]
     if kinds == [b"application/json"]:  # what nearly everybody sends
         return
-    kind, _, parameters = _header(scope, b"content-type").lower().partition(";")
-    charset = parameters.strip().removeprefix("charset=").strip('"')
-    coding = _header(scope, b"content-encoding").lower()
-    if kind.strip() != "application/json" or charset not in ("", "utf-8") or coding not in ("", "identity"):
-        got = f"{kind.strip() or 'none'}{f' ({coding})' if coding else ''}"
-        cure = "send JSON as UTF-8, with the header content-type: application/json"
-        raise RequestError(f"the content type is {got[:80]}", status=415, cure=cure)
+    kind, *parameters = _header(scope, b"content-type").lower().split(";")
+    named = [parameter.partition("=") for parameter in parameters]
+    charsets = [value.strip().strip('"') for name, _, value in named if name.strip() == "charset"]
+    coding = _header(scope, b"content-encoding").strip().lower()
+    if kind.strip() != "application/json":
+        what = f"the content type is {kind.strip() or 'none'}"
+    elif not all(map(_is_utf8, charsets)):
+        what = f"the charset of the content type is {', '.join(charsets) or 'none'}"
+    elif coding not in ("", "identity"):
+        what = f"the content encoding is {coding}"
+    else:
+        return
+    cure = "send JSON as UTF-8, with the header content-type: application/json"
+    raise RequestError(what[:120], status=415, cure=cure)
+
+
+def _is_utf8(charset: str) -> bool:
+    """ASCII is a part of it."""
+    try:
+        return codecs.lookup(charset).name in ("utf-8", "ascii")
+    except (LookupError, ValueError):
+        return False
 
 
 def _refusal(error: RequestError) -> bytes:

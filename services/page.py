@@ -3,8 +3,13 @@
 from typing import Any
 
 from truecourse import openapi
-from truecourse.contract import Contract
+from truecourse.contract import INTEGERS, LARGEST_FLOAT, Contract
+from truecourse.openapi import UNICODE
 from truecourse.pages import render
+from truecourse.times import TIME_PATTERN
+
+WIDEST = (INTEGERS[0], INTEGERS[-1], -LARGEST_FLOAT, LARGEST_FLOAT)
+"""Limits of the types themselves, which say nothing of a field."""
 
 
 def page(contract: Contract, about: dict[str, Any], address: str) -> str:
@@ -22,13 +27,14 @@ def page(contract: Contract, about: dict[str, Any], address: str) -> str:
 def _field(name: str, schema: dict[str, Any], optional: bool) -> dict[str, Any]:
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     least, most = schema.get("minimum"), schema.get("maximum")
-    limits = [f"at least {least}"] if least is not None else []
-    limits += [f"at most {most}"] if most is not None else []
-    limits += [schema["pattern"]] if "pattern" in schema else []
+    limits = [f"at least {least}"] if least not in (None, *WIDEST) else []
+    limits += [f"at most {most}"] if most not in (None, *WIDEST) else []
+    limits += [f"at most {schema['maxLength']} characters"] if "maxLength" in schema else []
+    limits += [schema["pattern"]] if schema.get("pattern") not in (None, UNICODE, TIME_PATTERN) else []
     limits += [", ".join(map(str, schema["enum"][:20]))] if "enum" in schema else []
     return {
         "name": name,
-        "type": " or ".join("time" if schema.get("format") == "date-time" and k == "string" else k for k in kinds),
+        "type": " or ".join("time" if schema.get("pattern") == TIME_PATTERN and k == "string" else k for k in kinds),
         "limits": ", ".join(limits),
         "description": schema.get("description", ""),
         "optional": optional,

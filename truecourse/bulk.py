@@ -2,7 +2,6 @@
 quick. They only ever accept: where anything is odd they raise Odd, and the values are looked at one by one."""
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from truecourse.contract import RequestField
 from truecourse.encoding import Array
-from truecourse.fields import ABSENT, Check, Refused
+from truecourse.fields import ABSENT, EXACT, Check, Refused
 
 BulkCheck = Callable[[Sequence[Any]], Sequence[Any]]
 """n values of a field, ABSENT where a row has none; the same values as its Check reads them, or Odd."""
@@ -94,13 +93,15 @@ class Floats:
             raise Odd from None
         if (numbers < self._least).any() or (numbers > self._most).any():
             raise Odd
+        if (np.abs(numbers) >= EXACT).any():  # an integer may have been rounded into range
+            raise Odd
         if np.count_nonzero(np.isnan(numbers)) != missing:  # a file may bring NaN
             raise Odd
         return numbers
 
 
 def _text(field: RequestField, reject: bool) -> Callable[[Sequence[Any]], bool]:
-    limit, pattern = field.max_length or sys.maxsize, re.compile(field.pattern) if field.pattern else None
+    limit, pattern = field.most_characters, re.compile(field.pattern) if field.pattern else None
     allowed = [frozenset(field.one_of)] if field.one_of else []
     allowed += [frozenset(field.known)] if reject and field.known is not None else []
 

@@ -7,21 +7,24 @@ answer = client.predict({"origin": "JFK", ...})
 answer.predictions[0].score
 """
 
+import http.client
 import json
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from truecourse.errors import PlatformError, RequestError, RowFault
 
 Row = Mapping[str, Any]
 BUSY = {429, 503}
 """Refusals to try again after: the endpoint is overloaded, or something it stands on is away."""
+_UNSENDABLE = (TypeError, ValueError, RecursionError)
 
 
 class Part(BaseModel):
@@ -42,13 +45,13 @@ class Contribution(Part):
 
 
 class Prediction(Part):
-    """`score`: the probability of the second class, or the value of a regression. `scores`: by class, of a multiclass
-    model. `missing`, `unknown`: features without a value, and with a category never seen in training. `unavailable`:
-    feature views that could not be read. `warning`: why most features are missing. `model`: who answered this row,
-    where it was not the answer's. `base`, `margin`, `contributions`: of explain() alone."""
+    """`id`: as it was sent. `score`: the probability of the second class, or the value of a regression. `scores`: by
+    class, of a multiclass model. `missing`, `unknown`: features without a value, and with a category never seen in
+    training. `unavailable`: feature views that could not be read. `warning`: why most features are missing. `model`:
+    who answered this row, where it was not the answer's. `base`, `margin`, `contributions`: of explain() alone."""
 
     prediction_id: str
-    id: str | None = None
+    id: int | str | None = None
     decision_time: str | None = None
     score: float | None = None
     scores: dict[str, float] = Field({})
@@ -95,19 +98,27 @@ class Client:
     def predict(self, *rows: Row) -> Answer:
         """Raises RequestError for rows that break the contract or a key that does not hold, PlatformError if the
         endpoint does not answer."""
-        return Answer.model_validate(self.post("predict", *rows))
+        return self._typed(self.post("predict", *rows))
 
     def explain(self, *rows: Row) -> Answer:
         """predict(), with the contributions that add up to each margin."""
-        return Answer.model_validate(self.post("explain", *rows))
+        return self._typed(self.post("explain", *rows))
 
     def post(self, path: str, *rows: Row) -> dict[str, Any]:
-        """The JSON that the endpoint answers with."""
-        return self._ask(path, json.dumps({"rows": rows}).encode())
+        """The JSON that the endpoint answers with. Raises as predict() does."""
+        return self._ask(path, encode(rows))
 
     def about(self) -> dict[str, Any]:
         """What the endpoint says of the model it serves. Raises as predict() does."""
         return self._ask("model", None)
+
+    def _typed(self, document: dict[str, Any]) -> Answer:
+        try:
+            return Answer.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"the answer is of another form: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise PlatformError(what, where=self._url, cure="use the client of the endpoint's version") from None
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
         for left in range(self._tries - 1, -1, -1):
@@ -116,8 +127,8 @@ class Client:
             except urllib.error.HTTPError as error:
                 if error.code not in BUSY or not left:
                     raise _refused(error.code, error.read(), self._url) from None
-                time.sleep(float(error.headers.get("retry-after") or 1))
-            except (OSError, ValueError) as error:
+                time.sleep(_pause(error.headers.get("retry-after")))
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 what = f"the endpoint does not answer: {getattr(error, 'reason', error)}"
                 raise PlatformError(what, where=self._url, cure="truecourse serve") from None
         raise AssertionError("a client tries once at least")
@@ -127,6 +138,62 @@ class Client:
         with urllib.request.urlopen(request, timeout=self._timeout, context=self._trust) as answer:  # noqa: S310
             document: dict[str, Any] = json.load(answer)
             return document
+
+
+def encode(rows: Sequence[Row]) -> bytes:
+    """The body of a request. Times may be datetimes, numbers and texts NumPy's. Raises RequestError (422), by row and
+    field, for values that JSON does not have."""
+    whole: list[Any] = []
+    faults: list[RowFault] = []
+    for place, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            faults.append(RowFault(place, None, f"is {type(row).__name__}, not a mapping of fields to values"))
+            continue
+        try:
+            whole.append(_json({_name(name): _plain(value) for name, value in row.items()}))
+        except _UNSENDABLE:
+            faults += _faults(place, row)
+    if faults:
+        first, cure = faults[0], "send text, numbers, true, false, null or times; null for what is missing"
+        what = f"row {first.row}{f', field {first.field}' if first.field else ''}: {first.problem}"
+        raise RequestError(what, status=422, faults=tuple(faults), count=len(faults), cure=cure)
+    return f'{{"rows": [{", ".join(whole)}]}}'.encode()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _faults(place: int, row: Row) -> list[RowFault]:
+    faults = []
+    for name, value in row.items():
+        try:
+            _json({_name(name): _plain(value)})
+        except _UNSENDABLE as error:
+            faults.append(RowFault(place, str(name), f"cannot be sent: {error}"))
+    return faults
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a field is text, not {type(name).__name__}")
+    return name
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, date):  # datetimes are dates
+        return value.isoformat()
+    item = getattr(value, "item", None)  # a scalar of NumPy
+    return item() if callable(item) else value
+
+
+def _pause(told: str | None) -> float:
+    """Seconds to wait, as the endpoint told; one where it told a date, or nothing."""
+    try:
+        return max(0.0, float(told or 1))
+    except ValueError:
+        return 1.0
 
 
 def _refused(status: int, body: bytes, where: str) -> RequestError | PlatformError:

@@ -5,6 +5,7 @@ Reading requests by it is truecourse/request.py, describing it to clients trueco
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,7 +26,9 @@ TYPES: Mapping[type, FieldType] = {
 ID_LIMIT = 256
 """Characters of an id."""
 TEXT_LENGTH = 4096
-"""Characters to reckon with in a text whose column declares no max_length."""
+"""Characters of a text whose column declares no max_length."""
+INTEGERS = range(-(2**63), 2**63)
+LARGEST_FLOAT = sys.float_info.max
 BODY_LIMIT = 8 << 20
 EXAMPLES = 3
 ID, DECISION_TIME = "id", "decision_time"
@@ -55,12 +58,20 @@ class RequestField(BaseModel):
         limits = {} if free else constraints(column)
         limits.pop("in_table", None)
         kind, nulls = TYPES[type(column)], column.nulls or free
+        if kind == "text" and "one_of" not in limits:
+            limits.setdefault("max_length", TEXT_LENGTH)
         return cls(name=name, type=kind, description=column.description, nulls=nulls, known=known, **limits)
+
+    @property
+    def most_characters(self) -> int:
+        """Of a text."""
+        longest = max(map(len, map(str, self.one_of)), default=0) if self.one_of else TEXT_LENGTH
+        return self.max_length if self.max_length is not None else longest
 
     @property
     def bytes(self) -> int:
         """The most bytes that the field takes in a request, every character escaped."""
-        return len(self.name.encode()) + 8 + (12 * (self.max_length or TEXT_LENGTH) if self.type == "text" else 40)
+        return len(self.name.encode()) + 8 + (12 * self.most_characters if self.type == "text" else 40)
 
 
 class Contract(BaseModel):

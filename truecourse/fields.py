@@ -2,18 +2,18 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from truecourse.contract import ID, ID_LIMIT, RequestField
-from truecourse.times import OutOfRange, naive, parse_time
+from truecourse.contract import ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, RequestField
+from truecourse.times import OutOfRange, naive, parse_request_time
 from truecourse.wording import counted
 
 ABSENT: Any = object()
 Check = Callable[[Any], Any]
-_INTEGERS = range(-(2**63), 2**63)
+EXACT = 2**53
+"""Floats from here on stand for several integers."""
 
 
 class Refused(ValueError):
@@ -53,7 +53,7 @@ def optional(check: Check) -> Check:
 
 
 def _text(field: RequestField, reject: bool = False) -> Check:
-    limit = field.max_length or sys.maxsize
+    limit = field.most_characters
     allowed = frozenset(field.one_of or ())
     pattern = re.compile(field.pattern) if field.pattern else None
     known = frozenset(field.known) if reject and field.known is not None else None
@@ -61,12 +61,12 @@ def _text(field: RequestField, reject: bool = False) -> Check:
     def check(value: Any) -> str:
         if value.__class__ is not str:
             raise Refused(f"must be text, not {said(value)}")
+        if allowed and value not in allowed:
+            raise Refused(f"must be one of {_listed(field.one_of)}; got {short(value)}")
         if len(value) > limit:
             raise Refused(f"has {counted(len(value), 'character')}; {limit} are the most")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise Refused("holds half of a surrogate pair")
-        if allowed and value not in allowed:
-            raise Refused(f"must be one of {_listed(field.one_of)}; got {short(value)}")
         if pattern and not pattern.search(value):
             raise Refused(f"must match {field.pattern}; got {short(value)}")
         if known is not None and value not in known:
@@ -80,16 +80,20 @@ def _integer(field: RequestField, reject: bool = False) -> Check:
     within = _bounds(field)
 
     def check(value: Any) -> int:
-        if value.__class__ is float and value.is_integer():
-            value = int(value)  # JSON makes no difference between 3 and 3.0
+        value = _whole(value)
         if value.__class__ is not int:
             raise Refused(f"must be a whole number, not {short(value)}")
-        if value not in _INTEGERS:
-            raise Refused("is no 64-bit integer")
+        if value not in INTEGERS:
+            raise Refused(f"is no 64-bit integer: {short(value)}")
         within(value)
         return int(value)
 
     return check
+
+
+def _whole(value: Any) -> Any:
+    """JSON makes no difference between 3 and 3.0."""
+    return int(value) if value.__class__ is float and value.is_integer() else value
 
 
 def _float(field: RequestField, reject: bool = False) -> Check:
@@ -98,11 +102,7 @@ def _float(field: RequestField, reject: bool = False) -> Check:
     def check(value: Any) -> float:
         if value.__class__ is not float and value.__class__ is not int:
             raise Refused(f"must be a number, not {short(value)}")
-        try:
-            value = float(value)
-        except OverflowError:
-            value = float("inf")
-        if not -1.8e308 < value < 1.8e308:
+        if not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
             raise Refused("is no finite 64-bit number")
         within(value)
         return float(value)
@@ -138,7 +138,7 @@ def check_time(field: RequestField, reject: bool = False) -> Check:
         """Naive UTC. Files bring times; JSON brings them as text."""
         try:
             if value.__class__ is str:
-                return parse_time(value)
+                return parse_request_time(value)
             if isinstance(value, datetime):
                 return naive(value)
         except OutOfRange:
@@ -151,9 +151,15 @@ def check_time(field: RequestField, reject: bool = False) -> Check:
 
 
 def check_id(value: Any) -> Any:
-    if value.__class__ is int and value in _INTEGERS:
-        return value
-    return _ID(value)
+    """An id as it was sent: text or an integer."""
+    value = _whole(value)
+    if value.__class__ is str:
+        return _ID(value)
+    if value.__class__ is not int:
+        raise Refused(f"must be text or a whole number, not {short(value)}")
+    if value not in INTEGERS:
+        raise Refused(f"is no 64-bit integer: {short(value)}")
+    return value
 
 
 def _listed(values: Any) -> str:

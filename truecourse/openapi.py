@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from truecourse.contract import DECISION_TIME, ID, ID_LIMIT, Contract, RequestField
+from truecourse.contract import DECISION_TIME, ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, Contract, RequestField
+from truecourse.times import TIME_PATTERN
 
 Schema = dict[str, Any]
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
@@ -10,17 +11,27 @@ _REFUSALS = {
     "400": "The body is no JSON.",
     "401": "There is no key that holds.",
     "403": "The key lacks the scope.",
-    "408": "The body did not come in within the time for a request.",
+    "408": "The header or the body did not come in within the time for it.",
     "413": "The body is too long.",
-    "415": "The content type is not application/json.",
+    "414": "The request line is too long.",
+    "415": "The content type is not application/json, or the charset is not UTF-8.",
     "422": "The rows break the contract; every fault is named.",
     "429": "Too many requests, of this caller or of all; Retry-After says in how many seconds to try again.",
+    "431": "The header is too long.",
     "503": "The online features cannot be read.",
     "504": "There was no answer within the time for a request.",
 }
+_TIME = "ISO 8601, as 2024-05-01T12:30:00Z, of the years 1678 to 2261; UTC where no offset is given."
 _REFUSAL: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
 _LISTED = 50
 """Categories that are named in a description."""
+UNICODE = r"^[^\ud800-\udfff]*$"
+"""A text without halves of surrogate pairs, which JSON can write and UTF-8 cannot."""
+_LIMITS: dict[str, Schema] = {
+    "integer": {"minimum": INTEGERS[0], "maximum": INTEGERS[-1]},
+    "float": {"minimum": -LARGEST_FLOAT, "maximum": LARGEST_FLOAT},
+    "time": {"pattern": TIME_PATTERN},
+}
 
 
 def document(contract: Contract, version: str) -> Schema:
@@ -118,32 +129,40 @@ def _row(contract: Contract) -> Schema:
     optional = tuple(field.name for field in contract.fields if field.nulls)
     if ID in contract.extras:
         what = "Yours; comes back with the answer."
-        properties[ID] = {"type": ["string", "integer", "null"], "description": what, "maxLength": ID_LIMIT}
+        text = {"maxLength": ID_LIMIT, "pattern": UNICODE}
+        properties[ID] = {"type": ["string", "integer", "null"], "description": what, **text, **_LIMITS["integer"]}
     if DECISION_TIME in contract.extras:
-        what = "The moment whose knowledge counts, UTC unless it says otherwise; now if left out."
-        properties[DECISION_TIME] = {"type": ["string", "null"], "format": "date-time", "description": what}
+        what = f"The moment whose knowledge counts; now if left out. {_TIME}"
+        properties[DECISION_TIME] = {"type": ["string", "null"], "description": what, **_LIMITS["time"]}
     return _object(properties, optional + contract.extras) | {"examples": list(contract.examples)}
 
 
 def _field(field: RequestField, reject: bool) -> Schema:
     kind = _KINDS[field.type]
-    schema: Schema = {"type": [kind, "null"] if field.nulls else kind}
-    said = {"minimum": field.ge, "maximum": field.le, "pattern": field.pattern}
+    schema: Schema = {"type": [kind, "null"] if field.nulls else kind, **_LIMITS.get(field.type, {})}
+    said = {"minimum": field.ge, "maximum": field.le}
     schema |= {name: limit for name, limit in said.items() if limit is not None}
-    if field.max_length is not None:
-        schema["maxLength"] = field.max_length
+    if field.type == "text":
+        schema |= _text(field)
     if field.type == "integer":
         schema["format"] = "int64"
-    if field.type == "time":
-        schema["format"] = "date-time"
     taken = field.one_of or (field.known if reject else None)
     if taken is not None:
         schema["enum"] = [*taken, None] if field.nulls else list(taken)
     description = [field.description] if field.description else []
+    if field.type == "time":
+        description.append(_TIME)
     if taken is None and field.known is not None:
         shown = ", ".join(field.known[:_LISTED]) + (", ..." if len(field.known) > _LISTED else "")
         description.append(f"Known to the model: {shown}. Another counts as missing, and is flagged.")
     return schema | ({"description": " — ".join(description)} if description else {})
+
+
+def _text(field: RequestField) -> Schema:
+    schema: Schema = {} if field.one_of else {"maxLength": field.most_characters}
+    if field.pattern is None:
+        return schema if field.one_of else schema | {"pattern": UNICODE}
+    return schema | {"pattern": field.pattern, "allOf": [{"pattern": UNICODE}]}
 
 
 def _prediction(contract: Contract) -> Schema:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ from truecourse.bulk import Floats, Odd, bulk_check, one_by_one, plain
 from truecourse.contract import DECISION_TIME, ID, Contract, FieldType, RequestField
 from truecourse.encoding import Values
 from truecourse.errors import RequestError, RowFault
-from truecourse.fields import ABSENT, CHECKS, Check, Refused, check_id, check_time, nullable, said, short
+from truecourse.fields import ABSENT, CHECKS, EXACT, Check, Refused, check_id, check_time, nullable, said, short
 from truecourse.rows import Rows
 from truecourse.wording import counted, plural, suggestion
 
@@ -52,6 +53,8 @@ class RowReader:
         both = zip(self._checks + self._extras, quick, strict=True)
         self._each = [(name, check, *surely) for (name, check), surely in both]
         self._names = frozenset(contract.names + contract.extras)
+        self._integers = tuple(f.name for f in contract.fields if f.type == "integer")
+        self._integers += (ID,) if ID in contract.extras else ()
         self._types: dict[str, FieldType] = {f.name: f.type for f in contract.fields}
         if contract.has_time:
             self._types[DECISION_TIME] = "time"
@@ -73,7 +76,19 @@ class RowReader:
         413 for too much, 422 for what holds no rows."""
         if len(body) > self.contract.max_bytes:
             raise too_large(self.contract)
-        return self._rows(decode(body))
+        rows = self._rows(decode(body))
+        return self._rows(_decode(body, exact=True)) if self._is_rounded(rows) else rows
+
+    def _is_rounded(self, rows: list[Any]) -> bool:
+        """Whether an integer may have been rounded: orjson reads one beyond 64 bits as a float."""
+        names = self._integers
+        for row in rows:
+            if row.__class__ is dict:
+                for name in names:
+                    value = row.get(name)
+                    if value.__class__ is float and not -EXACT < value < EXACT:
+                        return True
+        return False
 
     def accepted(self, sent: Sequence[Any], now: datetime) -> Rows:
         """Rows that were sent, as request() reads them. Raises RequestError (422) unless all keep the contract."""
@@ -223,9 +238,10 @@ def _all_there(document: Any, body: bytes) -> bool:
     return not any(space in body for space in (b" :", b"\t:", b"\n:", b"\r:"))
 
 
-def _decode(body: bytes) -> Any:
+def _decode(body: bytes, exact: bool = False) -> Any:
+    """`exact`: integers are told exactly, however they are written (1e17, 3.0)."""
     try:
-        return _DECODER.decode(body.decode())
+        return (_EXACT_DECODER if exact else _DECODER).decode(body.decode())
     except UnicodeDecodeError as error:
         _malformed(f"byte {error.start} is no UTF-8")
     except json.JSONDecodeError as error:
@@ -251,7 +267,16 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON; send null")
 
 
+def _exact(text: str) -> int | float:
+    """The number that is written with a point or an exponent: an integer where it is one, of few enough digits."""
+    number = Decimal(text)
+    return int(number) if number.adjusted() <= _DIGITS and number == number.to_integral_value() else float(text)
+
+
+_DIGITS = 19
+"""So many digits after the first, at most, do the integers have that are told exactly: more than 64 bits hold."""
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
+_EXACT_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_float=_exact)
 _CURE = "correct the rows; the contract is at /docs.json"
 
 

@@ -16,11 +16,25 @@ from truecourse.schema import Csv
 IN_RANGE = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 """The first moment that is in range, and the first after it that is not."""
 _UTC = pa.timestamp("us", tz="UTC")
-_ISO = (
-    r"\d{4}-\d\d-\d\d(?:[Tt ](?:[01]\d|2[0-3])(?::\d\d(?::\d\d(?:[.,]\d{1,9})?)?)?"
-    r"(?: ?(?:[Zz]|UTC|GMT|[+-]\d\d(?::?\d\d)?))?)?"
+_CLOCK = (
+    r"(?:[Tt ](?:[01][0-9]|2[0-3])(?::[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?)?"
+    r"(?: ?(?:[Zz]|UTC|GMT|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?))?)?"
 )
+_ISO = rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}{_CLOCK}"
 _ISO_TEXT = re.compile(_ISO)
+_YEAR = "(?:167[89]|16[89][0-9]|1[7-9][0-9]{2}|2[01][0-9]{2}|22[0-5][0-9]|226[01])"
+_LEAP_YEAR = (
+    "(?:16(?:8[048]|9[26])|(?:1[789]|2[01])(?:0[48]|[2468][048]|[13579][26])|2000|22(?:0[48]|[24][048]|[135][26]|60))"
+)
+_DATE = (
+    f"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
+)
+TIME_PATTERN = rf"^(?!1678-01-01.*\+)(?!2261-12-31[^-]*-){_DATE}{_CLOCK}(?![\s\S])"
+"""The times that a request may hold, as a regular expression of JSON Schema: ISO 8601 of a day that exists, in the
+years 1678 to 2261 as written and in UTC. On the first and the last of these days no offset may lead out of them."""
+_EDGES = {1678, 2261}
+_IN_REQUESTS = re.compile(TIME_PATTERN)
 _EPOCH = r"^(?P<sign>[+-]?)(?P<whole>\d{1,18})(?:POINT(?P<part>\d*))?$"
 
 
@@ -37,6 +51,14 @@ def parse_time(text: str) -> datetime:
     elif len(text) > 10:
         text = text[:11] + text[11:].upper().replace(" ", "")
     return naive(datetime.fromisoformat(text))
+
+
+def parse_request_time(text: str) -> datetime:
+    """parse_time(), of the texts that match TIME_PATTERN alone. Raises ValueError, OutOfRange."""
+    moment = parse_time(text)
+    if moment.year in _EDGES and not _IN_REQUESTS.match(text):
+        raise OutOfRange
+    return moment
 
 
 def naive(moment: datetime) -> datetime:

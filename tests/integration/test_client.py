@@ -51,6 +51,12 @@ def test_answers_are_typed(client: Client) -> None:
     assert why.margin == pytest.approx(why.base + sum(part.contribution for part in why.contributions), abs=1e-4)
 
 
+@pytest.mark.parametrize("sent", [7, -(2**63), 2**63 - 1, "7", "\U0001f600\x00"])
+def test_an_id_comes_back_as_it_was_sent(client: Client, sent: int | str) -> None:
+    (one,) = client.explain(ROW | {"id": sent}).predictions
+    assert (one.id, type(one.id)) == (sent, type(sent))
+
+
 def test_a_refusal_names_row_and_field(client: Client) -> None:
     with pytest.raises(RequestError) as refused:
         client.predict(ROW, ROW | {"promised": "soon"})

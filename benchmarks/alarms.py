@@ -108,9 +108,9 @@ def evidently(problem: str, trials: int) -> Callable[[], dict[str, float]]:
 def _frame(problem: str) -> tuple[pa.Table, list[str]]:
     """The champion's snapshot, and the problem's features."""
     from truecourse import registry
+    from truecourse.runs import trained_run
     from truecourse.snapshot import load_frame
     from truecourse.tables import Tables
-    from truecourse.tracking import trained_run
 
     version = registry.champion(problem)
     assert version is not None

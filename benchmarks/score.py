@@ -48,8 +48,8 @@ def _opened(name: str) -> tuple[Problem, ModelVersion, Model]:
 
 def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
     """`count` rows of the champion's snapshot, from its start again where it is shorter."""
+    from truecourse.runs import trained_run
     from truecourse.snapshot import load_frame
-    from truecourse.tracking import trained_run
 
     frame = load_frame(Tables().store, trained_run(problem.name, version.run_id).snapshot)
     copies = -(-count // len(frame))
@@ -93,12 +93,12 @@ def pyfunc(problem: str, count: int) -> Callable[[], int]:
     import mlflow.pyfunc
     import pandas as pd
 
-    from truecourse import registry
     from truecourse.encoding import columns_of
     from truecourse.settings import get_settings
+    from truecourse.tracking import connect_mlflow
 
     spec, version, model = _opened(problem)
-    registry.connect_mlflow()
+    connect_mlflow()
     loaded = mlflow.pyfunc.load_model(f"{get_settings().storage_root}/mlflow/{version.run_id}/artifacts/model")
     names = list(model.vocabulary.features)
     matrix = model.vocabulary.encode(columns_of(_frame(spec, version, count), names))

@@ -57,7 +57,7 @@ def train(problem: Problem) -> None:
 def register(problem: Problem) -> None:
     from tasks.evaluate import evaluate_model
     from tasks.register import register_model
-    from truecourse.tracking import trained_run
+    from truecourse.runs import trained_run
 
     run = trained_run(problem.name)
     register_model.fn(run, evaluate_model.fn(problem.name, run))

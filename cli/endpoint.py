@@ -18,7 +18,6 @@ from truecourse.references import ModelVersion
 from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
-from truecourse.tracking import is_new
 from truecourse.wording import suggestion
 
 Rows = Sequence[Mapping[str, Any]]
@@ -61,7 +60,7 @@ def is_ours(problem: str, about: Mapping[str, Any]) -> bool:
     entries = [version for e in aliases.history(problem) for version in (e.champion, e.challenger) if version]
     if any(version.run_id == run for version in entries):
         return True
-    return not is_new() and any(version.run_id == run for version in registry.versions(problem))
+    return any(version.run_id == run for version in registry.versions(problem))
 
 
 def require_champion(problem: str) -> ModelVersion:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cli.deployed import deployed, deployments_view, inference_of, inference_view
 from cli.endpoint import endpoint_url, is_ours, served
+from cli.mirror import compared
 from cli.output import Answer, Json, ProblemName, command
 from cli.reports import history_view, pages, quality, refusals, table_states
 from cli.server import running_platform
@@ -49,6 +50,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "deployments": deployed(spec.name),
         "health": _health(spec.name),
         "canary": _canary(spec.name),
+        "mirror": compared(spec.name),
         "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
         "pages": [str(path) for path in pages(spec.name)],
     }
@@ -97,6 +99,12 @@ def _endpoint_told(document: dict[str, Any]) -> str:
     return f"not running: truecourse serve{there}"
 
 
+def _mirror_told(found: list[dict[str, Any]] | str) -> str:
+    if isinstance(found, str):
+        return f"{found}; nothing that serves or judges needs it"
+    return f"{counted(len(found), 'difference')} from our record, below" if found else "shows what is recorded"
+
+
 def _champion_told(version: int | None) -> str:
     return f"champion: version {version}" if version else "no champion"
 
@@ -120,12 +128,15 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "endpoint": _endpoint_told(document),
                 "health": _told(document["health"], "health"),
                 "canary": _told(document["canary"], "guard"),
+                "MLflow": _mirror_told(document["mirror"]),
                 "platform": document["platform"]["prefect"] if document["platform"] else "not running: truecourse up",
             }
         ),
         table("table", "version", "rows", rows=tables) if tables else Text("\nno data yet: truecourse run ingest"),
     ]
     parts += [Text(sentence, style="red") for sentence in document["refused"]]
+    if document["mirror"] and not isinstance(document["mirror"], str):
+        parts += [Text(f"{one['sentence']}\n  → {one['hint']}", style="yellow") for one in document["mirror"]]
     if document["history"]:
         parts.append(history_view(document["history"]))
     if document["inference"]:

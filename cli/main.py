@@ -43,6 +43,10 @@ key = group(
     _places({"create": "cli.keys:create", "list": "cli.keys:list_keys", "revoke": "cli.keys:revoke"}),
     "API keys of the endpoint.",
 )
+mirror = group(
+    _places({"show": "cli.mirror:show", "write": "cli.mirror:write"}),
+    "MLflow beside our own record of models: what differs, and writing it anew.",
+)
 COMMANDS = _places(
     {
         "demo": "cli.demo:demo",
@@ -59,11 +63,17 @@ COMMANDS = _places(
         "summary": "cli.knowing:summary",
         "promote": "cli.office:promote",
         "rollback": "cli.office:rollback",
+        "mirror": "",
         "trace": "",
         "reproduce": "cli.knowing:reproduce",
         "replay": "cli.replay:replay",
     }
-) | {"run": partial(named, run, "run"), "key": partial(named, key, "key"), "trace": partial(named, trace, "trace")}
+) | {
+    "run": partial(named, run, "run"),
+    "key": partial(named, key, "key"),
+    "trace": partial(named, trace, "trace"),
+    "mirror": partial(named, mirror, "mirror"),
+}
 app = typer.Typer(
     cls=lazy_group(COMMANDS),
     help="From raw tables to served, explained and monitored predictions.",

@@ -1,8 +1,6 @@
 """`promote` and `rollback`: into office past the gates, and the way back."""
 
-import socket
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Group, RenderableType
@@ -14,12 +12,11 @@ from cli.server import running_platform
 from cli.views import pairs, table
 from truecourse import aliases, registry
 from truecourse.bento import packaged
-from truecourse.errors import ModelError, PlatformError, TruecourseError
+from truecourse.errors import ModelError, PlatformError
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import Aliases
-from truecourse.settings import get_settings, prefect_api_url
-from truecourse.tracking import is_new
+from truecourse.settings import prefect_api_url
 
 Reason = Annotated[str, typer.Option(help="Why, for the record.")]
 
@@ -73,37 +70,11 @@ def rollback(
     document = _moved(seen, entry)
     stderr().print(f"version {document['champion']} is champion again, instead of {document['before']}")
     # The ledger has decided, and endpoints follow it: MLflow, which may be what is down, can wait.
-    document["mirrored"] = _mirrored(name)
+    document["mirrored"] = registry.mirror_aliases(name)
     told: dict[str, object] = {"champion": f"version {document['champion']}", "before": f"version {document['before']}"}
     if not document["mirrored"]:
-        told["MLflow"] = "cannot be reached; its aliases follow with the next promotion"
+        told["MLflow"] = f"cannot be reached: truecourse mirror write --problem {name}, when it is back"
     return Answer(document, pairs(told | {"why": reason}))
-
-
-def _mirrored(problem: str) -> bool:
-    if is_new() or not _reachable(get_settings().mlflow_tracking_uri):
-        return False
-    from mlflow.exceptions import MlflowException
-
-    try:
-        registry.mirror_aliases(problem)
-    except (TruecourseError, MlflowException):
-        return False
-    return True
-
-
-def _reachable(uri: str) -> bool:
-    """MLflow's own client tries for minutes to reach a server that is gone."""
-    place = urlsplit(uri)
-    if place.scheme not in ("http", "https"):
-        return True
-    try:
-        socket.create_connection(
-            (place.hostname or "", place.port or (443 if place.scheme == "https" else 80)), 5
-        ).close()
-    except OSError:
-        return False
-    return True
 
 
 def _moved(seen: Aliases, entry: Aliases) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from cli.progress import Progress
 from cli.server import Platform, announce, answers, platform_file, running_platform, start_prefect
 from cli.views import pairs
 from services import launch
-from truecourse import endpoints, registry
+from truecourse import endpoints
 from truecourse.errors import ModelError, PlatformError
 from truecourse.loading import load_problem
 from truecourse.processes import Child, require_free, require_writable, start, supervised
 from truecourse.settings import REPOSITORY, child_environment, get_settings
+from truecourse.tracking import connect_mlflow, telling
 
 POOL = "truecourse"
 """The work pool that prefect.yaml deploys to."""
@@ -111,7 +112,8 @@ def _start_worker(api: str, reports: str) -> Child:
 
 
 def _start_mlflow() -> Child:
-    registry.connect_mlflow()  # creates the database, under a lock
+    with telling("that the platform is up"):
+        connect_mlflow()  # creates the database, under a lock
     settings = get_settings()
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,

@@ -1,4 +1,4 @@
-"""Are pipelines, endpoints and the machine well?"""
+"""Are pipelines, endpoints, the machine and the registry of models well?"""
 
 from typing import Any
 
@@ -7,15 +7,16 @@ from prefect import flow
 from tasks.alarms import settle_reports
 from tasks.checks import made, require_unbroken
 from tasks.control import publish_control
-from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
+from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.naming import run_name
 from truecourse.loading import load_problem
 
 
 @flow(name="health", flow_run_name=run_name)
 def health(problem: str | None = None) -> dict[str, Any]:
-    """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, and
-    at this machine; tell whom a finding concerns; write the page, and the control page.
+    """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, at
+    this machine, and at what MLflow shows beside our record of models; tell whom a finding concerns; write the page,
+    and the control page.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
@@ -28,6 +29,7 @@ def health(problem: str | None = None) -> dict[str, Any]:
         made("pipelines", check_pipelines, name),
         made("endpoint", check_endpoint, name),
         made("machine", check_machine, name),
+        made("registry", check_registry, name),
     ]
     settled = settle_reports(name, reports)
     told: dict[str, Any] = {report.check: report.sentence for report in reports}

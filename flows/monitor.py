@@ -9,7 +9,7 @@ from tasks.alarms import settle_reports
 from tasks.checks import made, require_unbroken, summary
 from tasks.control import publish_control
 from tasks.drift import check_drift
-from tasks.health import check_endpoint, check_machine, check_pipelines, publish_health
+from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.naming import run_name
 from tasks.quality import check_quality
 from tasks.skew import check_skew
@@ -51,6 +51,7 @@ def monitor(
         made("pipelines", check_pipelines, name, at, at=at),
         made("endpoint", check_endpoint, name),
         made("machine", check_machine, name),
+        made("registry", check_registry, name),
     ]
     settled = settle_reports(name, reports, at)
     publish_health(name)

@@ -8,7 +8,7 @@ from tasks.naming import run_name
 from tasks.register import register_model, registered
 from truecourse.loading import load_problem
 from truecourse.references import ModelVersion
-from truecourse.tracking import trained_run
+from truecourse.runs import trained_run
 
 
 @flow(name="register", flow_run_name=run_name)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from prefect import task
 
 from tasks.artifacts import show_page
 from tasks.retry import RETRY
-from truecourse import modelpage, plots, registry, tracking
+from truecourse import modelpage, plots, registry, runs, tracking
 from truecourse.comparison import Rival
 from truecourse.encoding import Array
 from truecourse.evaluation import HeldOut, evidence
@@ -40,14 +39,13 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.predictions, run, store) | {"page": page_key(run)}
-    images = plots.draw(test, json.loads(tracking.artifact(run.run_id, "training.json"))["curve"])
+    images = plots.draw(test, json.loads(runs.artifact(run.run_id, "training.json"))["curve"])
     page = _page(spec, run, store, report, images)
     store.put(page_key(run), page)
     control.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
     files |= {"model.html": unlinked(page.decode()).encode(), "report.json": json.dumps(report, indent=1).encode()}
-    tracking.put_artifacts(run.run_id, files)
-    _log_metrics(run, report)
+    _keep(run, report, files)
     show_page(page_key(run), "model", run.problem, "The model's evaluation")
     return report
 
@@ -58,8 +56,7 @@ def judge_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.judged, run, store)
-    tracking.put_artifacts(run.run_id, {"report.json": json.dumps(report, indent=1).encode()})
-    _log_metrics(run, report)
+    _keep(run, report, {"report.json": json.dumps(report, indent=1).encode()})
     return report
 
 
@@ -86,27 +83,19 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
 
 def opened(version: ModelVersion, problem: Problem) -> Rival:
     """A version with its model and what it was trained on, each re-hashed."""
-    snapshot = tracking.trained_run(version.problem, version.run_id).snapshot
+    snapshot = runs.trained_run(version.problem, version.run_id).snapshot
     return Rival(version.version, registry.open_model(version, problem.kind), load_frame(open_store(), snapshot))
 
 
 def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:
-    training = json.loads(tracking.artifact(run.run_id, "training.json"))
+    training = json.loads(runs.artifact(run.run_id, "training.json"))
     manifest = load_manifest(store, run.snapshot)
-    lineage = json.loads(tracking.artifact(run.run_id, "lineage.json"))
+    lineage = json.loads(runs.artifact(run.run_id, "lineage.json"))
     return modelpage.render(problem, run, report, training, manifest, lineage, images).encode()
 
 
-def _log_metrics(run: TrainedRun, report: dict[str, Any]) -> None:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    prefixes = {"model": "test", "constant": "constant", "linear": "linear"}
-    figures = {
-        f"{prefixes[name]}_{metric}{'' if part == 'value' else '_' + part}": figure[part]
-        for name, metrics in report["metrics"].items()
-        for metric, figure in metrics.items()
-        for part in (("value", "low", "high") if name == "model" else ("value",))
-    }
-    metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
-    tracking.connect_mlflow().log_batch(run.run_id, metrics=metrics)
+def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> None:
+    runs.put_artifacts(run.run_id, files)
+    with tracking.telling("of the evaluation"):
+        tracking.log_evaluation(run.run_id, report)
+        tracking.copy_artifacts(run.run_id, files)

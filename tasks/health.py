@@ -10,7 +10,7 @@ from tasks.schedules import scheduled_flows
 from truecourse import endpoints
 from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
-from truecourse.monitoring import endpoint, healthpage, machine, pipelines, reports
+from truecourse.monitoring import endpoint, healthpage, machine, pipelines, registrycheck, reports
 from truecourse.monitoring.findings import Report
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
@@ -57,6 +57,12 @@ def check_endpoint(problem: str) -> Report:
 def check_machine(problem: str) -> Report:
     """Processors, memory and disks of the machine that this runs on. Wall clock."""
     return _kept(machine.check_machine(load_problem(problem), get_settings(), datetime.now(UTC)))
+
+
+@task(name="check registry", **RETRY)
+def check_registry(problem: str) -> Report:
+    """The files of the models in office, and what MLflow shows beside our record. Wall clock."""
+    return _kept(registrycheck.check_registry(load_problem(problem), open_store(), datetime.now(UTC)))
 
 
 @task(name="health page", **RETRY)

@@ -7,14 +7,13 @@ from prefect import task
 
 from tasks.canary import begins_as_canary, start_canary
 from tasks.retry import RETRY
-from truecourse import aliases, registry
+from truecourse import aliases, registry, runs
 from truecourse.aliases import GUARDED, REGISTER, WITHDRAW
 from truecourse.errors import ModelError
 from truecourse.gates import summed
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
-from truecourse.tracking import connect_mlflow
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.registry")
@@ -25,19 +24,19 @@ DONE = "truecourse.registered"
 def registered(run: TrainedRun) -> ModelVersion | None:
     """The run's version, or one of the same bytes, snapshot and problem, if registering it was finished once: its
     aliases are then nobody's but the user's to move."""
-    told = _told(run.run_id)
+    told = _told(run.problem, run.run_id)
     for version in reversed(registry.versions(run.problem)):
         same = version.run_id == run.run_id or (
-            version.model_sha256 == run.model_sha256 and _told(version.run_id) == told
+            version.model_sha256 == run.model_sha256 and _told(run.problem, version.run_id) == told
         )
         if same and DONE in registry.tags(version):
             return version
     return None
 
 
-def _told(run_id: str) -> tuple[str | None, ...]:
+def _told(problem: str, run_id: str) -> tuple[str | None, ...]:
     """What a model was trained on, and the problem it was trained for."""
-    tags = connect_mlflow().get_run(run_id).data.tags
+    tags = runs.recorded(problem, run_id).tags
     return tuple(tags.get(f"truecourse.{name}") for name in ("snapshot", "problem_digest"))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from feature_repo.places import loaded_marks
-from truecourse import aliases, registry, tracking
+from truecourse import aliases, registry, runs
 from truecourse.bento import packaged
 from truecourse.problem import Problem
 from truecourse.scoring import predictions_table
@@ -17,7 +17,7 @@ def state(problem: Problem) -> dict[str, Any]:
     names += [*(feature_table(name, view.name) for view in problem.views), predictions_table(name)]
     return {
         "tables": [str(tables.version(table)) for table in names],
-        "runs": sorted(run.info.run_id for run in tracking.runs(name)),
+        "runs": sorted(runs.run_ids(name)),
         "versions": [(version.version, packaged(name, version.version)) for version in registry.versions(name)],
         "aliases": aliases.current(name),
         "online": loaded_marks(problem),

@@ -6,18 +6,18 @@ from datetime import datetime
 from typing import Any
 
 from tasks.snapshot import build_snapshot
-from truecourse import lineage, predictionlog, registry, tracking
+from truecourse import lineage, predictionlog, registry, runs
 from truecourse.digests import sha256
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.lineage import Link, link
 from truecourse.loading import load_problem, problem_digest
 from truecourse.monitoring.moving import problem_of
 from truecourse.references import ModelVersion
+from truecourse.runs import artifact_key
 from truecourse.scoring import scored_by_id
 from truecourse.shipping import ship
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.tables import Tables
-from truecourse.tracking import artifact_key
 from truecourse.training import library_versions, train, with_parameters
 
 
@@ -60,12 +60,7 @@ def _recorded(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
 
 
 def _run_tags(version: ModelVersion) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return dict(tracking.connect_mlflow().get_run(version.run_id).data.tags)
-    except MlflowException as error:
-        raise ModelError(f"its run is gone: {error.message}", where=f"version {version.version}") from None
+    return runs.recorded(version.problem, version.run_id).tags
 
 
 def _digests(tags: Mapping[str, str]) -> dict[str, str]:
@@ -75,7 +70,7 @@ def _digests(tags: Mapping[str, str]) -> dict[str, str]:
 
 def _version_link(version: ModelVersion, tags: Mapping[str, str]) -> Link:
     """The version, its run and the run's list of files must name the same model."""
-    named = {version.model_sha256, tags.get(tracking.SHA256), _digests(tags).get("model/model.ubj")}
+    named = {version.model_sha256, tags.get(runs.SHA256), _digests(tags).get("model/model.ubj")}
     detail = f"run {version.run_id}" if len(named) == 1 else "the version and its run name different models"
     return link("version", f"{version.problem} {version.version}", len(named) == 1, detail)
 
@@ -86,14 +81,14 @@ def _artifact_link(tables: Tables, version: ModelVersion, name: str, digest: str
 
 
 def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: Mapping[str, str]) -> list[Link]:
-    snapshot = tracking.trained_run(problem, version.run_id).snapshot
+    snapshot = runs.trained_run(problem, version.run_id).snapshot
     links = [
         lineage.verify_object(tables.store, "snapshot", snapshot.frame_key, snapshot.sha256),
         lineage.verify_object(tables.store, "manifest", snapshot.manifest_key, tags.get("truecourse.manifest", "")),
     ]
     try:
         manifest = load_manifest(tables.store, snapshot)
-        recorded = json.loads(tracking.artifact(version.run_id, "lineage.json"))
+        recorded = json.loads(runs.artifact(version.run_id, "lineage.json"))
         return (
             links
             + lineage.verify_tables(tables, manifest, recorded)
@@ -111,13 +106,13 @@ def reproduce(problem: str, number: int) -> dict[str, Any]:
     "rebuilt_sha256"}, "versions": {library: [then, now]}}. Raises ModelError if the problem says something else now.
     """
     version, tables = registry.version(problem, number), Tables()
-    run = tracking.trained_run(problem, version.run_id)
+    run = runs.trained_run(problem, version.run_id)
     manifest = load_manifest(tables.store, run.snapshot)
     spec = problem_of(load_problem(problem), manifest)
     if problem_digest(spec) != _run_tags(version).get("truecourse.problem_digest"):
         cure = "check out the problem's files as they were; model/problem.json of the run says what they said"
         raise ModelError("the problem was changed since", where=f"problem {problem}", cure=cure)
-    training = json.loads(tracking.artifact(run.run_id, "training.json"))
+    training = json.loads(runs.artifact(run.run_id, "training.json"))
     rebuilt = build_snapshot(
         spec,
         tables,

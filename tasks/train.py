@@ -3,9 +3,10 @@
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import lineage, tracking
+from truecourse import lineage, runs, tracking
 from truecourse.boosting import LOSSES, parameters
 from truecourse.contract import contract_bytes
 from truecourse.digests import sha256
@@ -23,6 +24,7 @@ from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.monitoring.moving import problem_of
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot, TrainedRun
+from truecourse.runs import RunRecord
 from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.storage import ObjectStore, open_store
@@ -31,7 +33,6 @@ from truecourse.training import Trained, library_versions, train, training_key, 
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.training")
-CURVE_POINTS = 200
 
 
 def tuning_key(snapshot: Snapshot) -> str:
@@ -55,37 +56,47 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
     spec = problem_of(load_problem(problem), load_manifest(store, snapshot))
     model = chosen_parameters(spec, store, snapshot) if tuned else spec.model
     key = training_key(problem_digest(spec), model, snapshot)
-    for run in tracking.runs(problem, truecourse__key=key):
-        found = tracking.trained_run(problem, run.info.run_id)
-        if store.exists(tracking.artifact_key(found.run_id, "model/model.ubj")):
-            log.info("run %s has trained this already", found.run_id[:8])
-            return found
+    found = runs.run_of_key(problem, key)
+    if found is not None:
+        log.info("run %s has trained this already", found.run_id[:8])
+        return found
     frame = load_frame(store, snapshot)
     rows, features = counted(snapshot.rows, "row"), counted(len(spec.features), "feature")
     note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()
-    tags = tracking.described(spec, "train", note)
-    with _run(problem, f"train {problem} {snapshot.sha256[:8]}", tags) as run_id:
+    shown = Shown(f"train {problem} {snapshot.sha256[:8]}", note, tracking.described(spec, "train", note))
+    with _run(problem, shown) as (run_id, told):
         trained = train(spec, frame, model)
-        return _keep(spec, run_id, snapshot, key, model, trained, frame)
+        return _keep(spec, run_id, told, shown, snapshot, key, model, trained, frame)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How MLflow shows a run."""
+
+    name: str
+    note: str
+    tags: dict[str, str]
 
 
 @contextmanager
-def _run(problem: str, name: str, tags: dict[str, str]) -> Iterator[str]:
-    """A new MLflow run; marked failed if the block raises."""
-    client = tracking.connect_mlflow()
-    run_id = client.create_run(tracking.experiment(problem), run_name=name, tags=tags).info.run_id
+def _run(problem: str, shown: Shown) -> Iterator[tuple[str, bool]]:
+    """The id of a new run, and whether MLflow shows it; there it is marked failed if the block raises."""
+    run_id, told = tracking.begin_run(problem, shown.name, shown.tags)
     try:
-        yield run_id
+        yield run_id, told
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
+        if told:
+            with tracking.telling("that the run failed"):
+                tracking.connect_mlflow().set_terminated(run_id, "FAILED")
         raise
-    client.set_terminated(run_id, "FINISHED")
 
 
 def _keep(
-    problem: Problem, run_id: str, snapshot: Snapshot, key: str, spec: XGBoost, trained: Trained, frame: pa.Table
-) -> TrainedRun:
-    ubj, tables = trained.model.ubj(), Tables()
+    problem: Problem, run_id: str, told: bool, shown: Shown, snapshot: Snapshot, key: str, spec: XGBoost,
+    trained: Trained, frame: pa.Table,
+) -> TrainedRun:  # fmt: skip
+    """Write the run's files, then its record, then what MLflow shows of it."""
+    ubj, tables, account = trained.model.ubj(), Tables(), _account(spec, trained)
     manifest = tables.store.get(snapshot.manifest_key)
     files = _mlflow_model(trained) | {
         "model/model.ubj": ubj,
@@ -93,9 +104,9 @@ def _keep(
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
         "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame),
         "lineage.json": json.dumps(lineage.record(tables, load_manifest(tables.store, snapshot)), indent=1).encode(),
-        "training.json": json.dumps(_account(spec, trained), indent=1).encode(),
+        "training.json": json.dumps(account, indent=1).encode(),
     }
-    tracking.put_artifacts(run_id, files)
+    runs.put_artifacts(run_id, files)
     tags = {
         "truecourse.step": "train",
         "truecourse.key": key,
@@ -104,42 +115,28 @@ def _keep(
         "truecourse.manifest": sha256(manifest),
         "truecourse.problem_digest": problem_digest(problem),
         "truecourse.artifacts": json.dumps({name: sha256(data) for name, data in files.items()}),
-        tracking.SHA256: sha256(ubj),
+        runs.SHA256: sha256(ubj),
     }
-    _log(run_id, snapshot, spec, trained, tags)
-    return TrainedRun(problem=problem.name, run_id=run_id, snapshot=snapshot, model_sha256=sha256(ubj))
+    run = TrainedRun(problem=problem.name, run_id=run_id, snapshot=snapshot, model_sha256=sha256(ubj))
+    now = datetime.now(UTC)
+    runs.record(RunRecord(run=run, key=key, name=shown.name, note=shown.note, tags=tags, at=now))
+    if told:
+        with tracking.telling("of the training run"):
+            tracking.copy_artifacts(run_id, files)
+            tracking.log_training(run_id, snapshot, account, tags)
+    return run
 
 
 def _account(spec: XGBoost, trained: Trained) -> dict[str, Any]:
     """What repeating the training takes, and how it went."""
     return {
         "parameters": parameters(spec),
+        "metric": LOSSES[trained.model.kind],
         "rounds": trained.rounds,
         "loss": trained.loss,
         "curve": trained.curve,
         "versions": library_versions(),
     }
-
-
-def _log(run_id: str, snapshot: Snapshot, spec: XGBoost, trained: Trained, tags: dict[str, str]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-
-    client, now = tracking.connect_mlflow(), int(time.time() * 1000)
-    loss = LOSSES[trained.model.kind]
-    metrics = [Metric(f"validate_{loss}", trained.loss, now, trained.rounds), Metric("rounds", trained.rounds, now, 0)]
-    for side, values in trained.curve.items():
-        steps = range(0, len(values), -(-len(values) // CURVE_POINTS))
-        metrics += [Metric(f"curve_{side}_{loss}", values[step], now, step) for step in steps]
-    client.log_batch(
-        run_id,
-        metrics=metrics,
-        params=[Param(name, str(value)) for name, value in parameters(spec).items()],
-        tags=[RunTag(name, value) for name, value in tags.items()],
-    )
-    # MLflow keeps 36 characters of a digest: the whole one stands in the source, the name and the tag.
-    source = {"uri": f"{get_settings().storage_root}/{snapshot.frame_key}", "sha256": snapshot.sha256}
-    dataset = Dataset(f"{snapshot.problem} {snapshot.sha256}", snapshot.sha256[:36], "snapshot", json.dumps(source))
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
 def _mlflow_model(trained: Trained) -> dict[str, bytes]:

@@ -98,9 +98,8 @@ def _done(study: Any) -> list[Any]:
 
 
 def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: int) -> None:
-    client, parent = tracking.connect_mlflow(), _parent_run(problem, identity)
+    parent = _parent_run(problem, identity)
     evaluate = _evaluator(problem, rows_of(frame, "train"))
-    client.update_run(parent, status="RUNNING")
 
     def objective(trial: Any) -> float:
         started = time.time()
@@ -108,12 +107,16 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
         losses, rounds = evaluate(found)
         trial.set_user_attr("rounds", rounds)
         loss = float(np.mean(losses))
-        _log_trial(problem, parent, trial.number, found, losses, rounds, started)
+        if parent is not None:
+            with tracking.telling(f"of trial {trial.number}"):
+                _log_trial(problem, parent, trial.number, found, losses, rounds, started)
         log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, found)
         return loss
 
     study.optimize(objective, n_trials=left)
-    client.set_terminated(parent, "FINISHED")
+    if parent is not None:
+        with tracking.telling("that the search is done"):
+            tracking.connect_mlflow().set_terminated(parent, "FINISHED")
 
 
 def _evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
@@ -150,15 +153,18 @@ def _suggest(trial: Any, name: str, space: Any) -> int | float | str:
     return value
 
 
-def _parent_run(problem: Problem, identity: str) -> str:
-    """The MLflow run of this search: the one there is, or a new one."""
-    client, place = tracking.connect_mlflow(), tracking.experiment(problem.name)
-    found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
-    if found:
-        return str(found[0].info.run_id)
+def _parent_run(problem: Problem, identity: str) -> str | None:
+    """The MLflow run of this search: the one there is, or a new one; None where MLflow cannot show it."""
     note = "A search of the parameter space on training rows alone; each trial is a run below it."
     tags = tracking.described(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
-    return str(client.create_run(place, run_name=f"tune {problem.name} {identity[:8]}", tags=tags).info.run_id)
+    with tracking.telling("of the search"):
+        client, place = tracking.connect_mlflow(), tracking.experiment(problem.name)
+        found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
+        if not found:
+            return str(client.create_run(place, run_name=f"tune {problem.name} {identity[:8]}", tags=tags).info.run_id)
+        client.update_run(found[0].info.run_id, status="RUNNING")
+        return str(found[0].info.run_id)
+    return None
 
 
 def _log_trial(

@@ -19,6 +19,7 @@ TruecourseError
 │   └── GateFailed         a model may not be promoted
 ├── RequestError           a prediction request breaks the contract
 ├── PlatformError          a server or process of ours does not come up, or a port is taken
+│   └── MirrorError        MLflow, which mirrors our record, cannot be read or written
 └── DeliveryFailed         an alert did not reach its receiver
 """
 
@@ -168,6 +169,14 @@ class RequestError(TruecourseError):
 
 class PlatformError(TruecourseError):
     pass
+
+
+class MirrorError(PlatformError):
+    """`code`: MLflow's own name of the error, "RESOURCE_DOES_NOT_EXIST"; empty where it did not answer at all."""
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "", code: str = "") -> None:
+        self.code = code
+        super().__init__(what, where=where, cure=cure)
 
 
 class DeliveryFailed(TruecourseError):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 
-from truecourse import registry
+from truecourse import registry, runs
 from truecourse.digests import sha256
 from truecourse.encoding import FeatureKind, Vocabulary
 from truecourse.loading import problem_digest
@@ -65,14 +65,14 @@ def model_files(version: ModelVersion) -> dict[str, bytes]:
 
 def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str, bytes]) -> InferenceConfig:
     """The configuration of a registered version with these model_files()."""
-    run = registry.connect_mlflow().get_run(version.run_id)
+    run = runs.trained_run(problem.name, version.run_id)
     return InferenceConfig(
         problem=problem.name,
         kind=problem.kind,
         version=version.version,
         run_id=version.run_id,
         model_sha256=version.model_sha256,
-        snapshot=run.data.tags.get("truecourse.snapshot"),
+        snapshot=run.snapshot.sha256,
         problem_digest=problem_digest(problem),
         features=feature_sources(problem, Vocabulary.from_json(files["vocabulary.json"])),
         environment=Environment(

@@ -28,6 +28,13 @@ class Ledger(Generic[E]):
     def entries(self, after: int = 0) -> list[E]:
         return [self._read(key) for key in self._keys() if key > self._key(after)]
 
+    def numbers(self) -> list[int]:
+        return [int(key.rpartition("/")[2].removesuffix(".json")) for key in self._keys()]
+
+    def entry(self, number: int) -> E | None:
+        """None where there is no such number."""
+        return self.after(number - 1)
+
     def after(self, number: int) -> E | None:
         """The entry that follows `number`, at the cost of one read; None while there is none."""
         try:

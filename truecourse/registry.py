@@ -1,27 +1,43 @@
-"""The registry of models: versions, their tags, and the aliases champion and challenger."""
+"""The registry of models: versions, what is known of each, and the aliases champion and challenger.
+
+All of it lies in object storage: `models/<problem>/versions/` is a ledger, `models/<problem>/tags/` what is known of a
+version. MLflow's registry is told of every change (truecourse/mirror.py) and never asked.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from truecourse import aliases
+from truecourse import aliases, mirror
 from truecourse.aliases import PROMOTE
-from truecourse.errors import ModelError
+from truecourse.errors import ModelError, NotFound
+from truecourse.ledger import Ledger
 from truecourse.locks import locked
-from truecourse.references import Aliases, ModelVersion, TrainedRun
-from truecourse.settings import get_settings
+from truecourse.references import Aliases, Entry, ModelVersion, TrainedRun
+from truecourse.runs import artifact, open_model
 from truecourse.storage import open_store
-from truecourse.tracking import SHA256, artifact, artifact_key, connect_mlflow, is_new, open_model
 
 __all__ = [
-    "CHALLENGER", "CHAMPION", "artifact", "challenger", "champion", "connect_mlflow", "create_version", "gates", "lock",
-    "mirror_aliases", "move_aliases", "open_model", "promote", "set_gates", "set_tags", "tags", "version",
-    "versions",
+    "artifact", "challenger", "champion", "create_version", "describe", "gates", "lock", "mirror_aliases",
+    "move_aliases", "open_model", "promote", "set_gates", "set_tags", "tags", "version", "versions",
 ]  # fmt: skip
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 _GATES = "truecourse.gates"
+
+
+class RegisteredVersion(Entry):
+    """A version in the ledger; its number is the entry's."""
+
+    run_id: str
+    model_sha256: str
+
+    def of(self, problem: str) -> ModelVersion:
+        return ModelVersion(problem=problem, version=self.number, run_id=self.run_id, model_sha256=self.model_sha256)
+
+
+def ledger(problem: str) -> Ledger[RegisteredVersion]:
+    return Ledger(open_store(), f"models/{problem}/versions", RegisteredVersion)
 
 
 def champion(problem: str) -> ModelVersion | None:
@@ -34,34 +50,36 @@ def challenger(problem: str) -> ModelVersion | None:
 
 def version(problem: str, number: int) -> ModelVersion:
     """Raises ModelError if there is no such version."""
-    found = {item.version: item for item in versions(problem)}
-    if number not in found:
-        known = ", ".join(map(str, sorted(found))) or "none"
+    entry = ledger(problem).entry(number)
+    if entry is None:
+        known = ", ".join(map(str, ledger(problem).numbers())) or "none"
         raise ModelError(f"no version {number}", where=f"model {problem}", cure=f"registered versions: {known}")
-    return found[number]
+    return entry.of(problem)
 
 
 def versions(problem: str) -> list[ModelVersion]:
     """Oldest first."""
-    if is_new():
-        return []
-    found = connect_mlflow().search_model_versions(f"name = '{problem}'", max_results=10_000)
-    return sorted((_version(problem, item) for item in found), key=lambda item: item.version)
-
-
-def _version(problem: str, item: Any) -> ModelVersion:
-    sha = item.tags.get(SHA256, "")
-    return ModelVersion(problem=problem, version=int(item.version), run_id=item.run_id, model_sha256=sha)
+    return [entry.of(problem) for entry in ledger(problem).entries()]
 
 
 def tags(version: ModelVersion) -> dict[str, str]:
-    return dict(connect_mlflow().get_model_version(version.problem, str(version.version)).tags)
+    """What is known of a version, by name: the gates' results, its Bento, its inference configuration."""
+    try:
+        found: dict[str, str] = json.loads(open_store().get(tags_key(version.problem, version.version)))
+    except NotFound:
+        return {}
+    return found
+
+
+def tags_key(problem: str, number: int) -> str:
+    return f"models/{problem}/tags/{number:09d}.json"
 
 
 def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
-    client = connect_mlflow()
-    for name, value in values.items():
-        client.set_model_version_tag(version.problem, str(version.version), name, value)
+    with lock(version.problem):
+        now = tags(version) | dict(values)
+        open_store().put(tags_key(version.problem, version.version), json.dumps(now, indent=1).encode())
+        mirror.tell_tags(version, now)
 
 
 def gates(version: ModelVersion) -> list[dict[str, Any]]:
@@ -75,31 +93,25 @@ def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]]) -> None:
 
 
 def create_version(run: TrainedRun) -> ModelVersion:
-    """The version of a run: the one there is, or a new one."""
-    from mlflow.exceptions import MlflowException
-
-    client = connect_mlflow()
+    """The version of a run: the one there is, or a new one, whose number is above MLflow's too where that answers."""
     with lock(run.problem):
-        for item in versions(run.problem):
-            if item.run_id == run.run_id:
-                return item
-        try:
-            client.create_registered_model(run.problem)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = f"{get_settings().storage_root}/{artifact_key(run.run_id, 'model')}"
-        made = client.create_model_version(
-            run.problem, source, run.run_id, tags={SHA256: run.model_sha256}, await_creation_for=0
-        )
-    return _version(run.problem, made)
+        found = next((item for item in versions(run.problem) if item.run_id == run.run_id), None)
+        if found is None:
+            newest = ledger(run.problem).newest()
+            entry = RegisteredVersion(
+                number=max(newest.number if newest else 0, mirror.highest(run.problem)) + 1, action="register",
+                reason=f"run {run.run_id}", run_id=run.run_id, model_sha256=run.model_sha256, **aliases.signature(),
+            )  # fmt: skip
+            ledger(run.problem).append(entry)
+            found = entry.of(run.problem)
+        mirror.tell_version(found, tags(found))
+    return found
 
 
 def describe(version: ModelVersion, model: str, text: str) -> None:
     """Say in MLflow's pages what the registered model and its version are, in Markdown."""
-    client = connect_mlflow()
-    client.update_registered_model(version.problem, model)
-    client.update_model_version(version.problem, str(version.version), text)
+    mirror.describe_model(version.problem, model)
+    set_tags(version, {mirror.DESCRIPTION: text})
 
 
 def move_aliases(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
@@ -114,20 +126,15 @@ def promote(seen: Aliases, version: ModelVersion, reason: str, **changes: Any) -
     return move_aliases(seen, version.problem, PROMOTE, reason, champion=version, shadow=False, share=0.0, **changes)
 
 
-def mirror_aliases(problem: str) -> None:
-    """Let MLflow's aliases say what the ledger says; whoever was killed before doing so is made up for here."""
+def mirror_aliases(problem: str) -> bool:
+    """Let MLflow's aliases say what the ledger says; whoever was killed before doing so is made up for here. False
+    where MLflow could not be told."""
     with lock(problem):
-        now, client = aliases.current(problem), connect_mlflow()
-        there = {name: int(number) for name, number in client.get_registered_model(problem).aliases.items()}
-        for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger)):
-            if version is not None and there.get(alias) != version.version:
-                client.set_registered_model_alias(problem, alias, str(version.version))
-            elif version is None and alias in there:
-                client.delete_registered_model_alias(problem, alias)
+        return mirror.tell_aliases(problem, aliases.current(problem), tags)
 
 
 @contextmanager
 def lock(problem: str) -> Iterator[None]:
-    """MLflow has no compare-and-swap: whoever reads and then writes the registry holds this."""
+    """Whoever reads and then writes what is known of versions, or MLflow's registry, holds this."""
     with locked(open_store(), f"registry/{problem}"):
         yield

@@ -198,6 +198,8 @@ def quiet_environment() -> None:
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # its client would try for minutes to reach a server that is gone
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
         "BENTOML_DO_NOT_TRACK": "True",
         "FEAST_USAGE": "False",
         "GX_ANALYTICS_ENABLED": "false",

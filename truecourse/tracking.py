@@ -1,63 +1,148 @@
-"""MLflow runs and their artifacts.
+"""MLflow: a client whose failures are errors of ours, and the training runs that people look at there.
 
-Artifacts lie under the storage root, `mlflow/<run>/artifacts/`, and are written through our own object store: whole or
-not there, with its errors. MLflow reads the same objects by the experiment's artifact location.
+Nothing of ours rests on what MLflow holds: see truecourse/runs.py and truecourse/registry.py. A run's artifacts there
+are copies, below the storage root at `mlflow/<MLflow's run>/artifacts/`.
 """
 
 import fcntl
 import getpass
+import json
 import logging
 import os
+import socket
+import sqlite3
 import subprocess
+import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
-from truecourse.digests import sha256
-from truecourse.encoding import Vocabulary
-from truecourse.errors import IntegrityError, ModelError, PlatformError
-from truecourse.model import Model
-from truecourse.problem import Kind, Problem
-from truecourse.references import ModelVersion, Snapshot, TrainedRun
+from truecourse.errors import MirrorError, ModelError, PlatformError
+from truecourse.problem import Problem
+from truecourse.references import Snapshot
 from truecourse.settings import get_settings, quiet_environment, storage_environment
 from truecourse.storage import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SHA256 = "truecourse.model_sha256"
+log = logging.getLogger("truecourse.mlflow")
+RUN = "truecourse.run"
+"""A tag of MLflow's runs: the run of ours that they show, where its id is another than theirs."""
+PATIENCE = 5.0
+"""Seconds to wait for MLflow to take a connection, or for its database to be unlocked."""
+_QUIET = 30.0
+"""Seconds in which a server that did not answer is not asked again by this process."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's pages show an experiment's training runs and their models for this kind; without it they may show traces."""
+_CURE = "start MLflow, or correct TRUECOURSE_MLFLOW_URI; `truecourse mirror write` then brings it up to date"
+CURVE_POINTS = 200
+_silent: dict[str, float] = {}
+
+
+class _Client:
+    """An MlflowClient whose methods raise MirrorError."""
+
+    def __init__(self, uri: str, client: object) -> None:
+        self._uri = uri
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            _require_answer(self._uri)
+            with _failures(self._uri):
+                return found(*arguments, **named)
+
+        return call
+
+
+@contextmanager
+def _failures(uri: str) -> Iterator[None]:
+    """MLflow's exceptions, and those of what it stands on, as MirrorError."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as error:
+        code = str(error.error_code)
+        said = str(error.message).strip().splitlines() or [type(error).__name__]
+        if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
+            _silent[uri] = time.monotonic() + _QUIET
+        raise MirrorError(f"MLflow: {said[0][:200]}", where=_place(uri), cure=_CURE, code=code) from None
+    except (RequestException, SQLAlchemyError, OSError) as error:
+        _silent[uri] = time.monotonic() + _QUIET
+        raise MirrorError(f"MLflow does not answer: {type(error).__name__}", where=_place(uri), cure=_CURE) from None
+
+
+def _place(uri: str) -> str:
+    """The URI without its user and password."""
+    place = urlsplit(uri)
+    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
+
+
+def _require_answer(uri: str) -> None:
+    """Raises MirrorError, at once, where MLflow is known not to answer: its own client would try for minutes."""
+    if time.monotonic() < _silent.get(uri, 0.0):
+        raise MirrorError("MLflow does not answer", where=_place(uri), cure=_CURE)
 
 
 def connect_mlflow() -> "MlflowClient":
-    """A client of the settings' tracking server. Creates the sqlite database, once, where there is none.
+    """A client of the settings' tracking server, whose methods raise MirrorError. Creates the sqlite database, once,
+    where there is none.
 
-    Raises PlatformError if the server cannot be reached."""
+    Raises MirrorError if the server or its database cannot be reached."""
     quiet_environment()
     storage_environment()
-    return _client(get_settings().mlflow_tracking_uri)
+    uri = get_settings().mlflow_tracking_uri
+    _require_answer(uri)
+    if is_new():
+        _client.cache_clear()  # its database was deleted under it
+    try:
+        _probe(uri)
+        return _client(uri)
+    except MirrorError as error:
+        if not error.code:
+            _silent[uri] = time.monotonic() + _QUIET
+        raise
+
+
+def _probe(uri: str) -> None:
+    """Raises MirrorError where a connection would only be waited for: MLflow's client retries for minutes, and one of
+    a damaged database for half an hour."""
+    place = urlsplit(uri)
+    try:
+        if place.scheme in ("http", "https"):
+            port = place.port or (443 if place.scheme == "https" else 80)
+            socket.create_connection((place.hostname or "", port), PATIENCE).close()
+        elif uri.startswith("sqlite:///") and not is_new():
+            with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=PATIENCE)) as database:
+                database.execute("SELECT count(*) FROM alembic_version").fetchall()
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise MirrorError(f"MLflow cannot be reached: {error}", where=_place(uri), cure=_CURE) from None
 
 
 @lru_cache(maxsize=4)
 def _client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with _database_lock(uri):
+    for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("mlflow.store.db.utils", "CRITICAL")):
+        logging.getLogger(name).setLevel(level)
+    with _database_lock(uri), _failures(uri):
         if is_new():
             _create_database(Path(uri.removeprefix("sqlite:///")))
-        try:
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-        except MlflowException as error:
-            cure = "start the server, or correct TRUECOURSE_MLFLOW_URI"
-            raise PlatformError(f"MLflow does not answer: {error.message}", cure=cure) from None
-    return client
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return cast("MlflowClient", _Client(uri, client))
 
 
 @contextmanager
@@ -103,18 +188,20 @@ def is_new() -> bool:
 
 
 def experiment(problem: str) -> str:
-    """The id of the problem's experiment. Raises ModelError if it keeps its artifacts elsewhere."""
-    from mlflow.exceptions import MlflowException
-
+    """The id of the problem's experiment, which is made where there is none. Raises ModelError if it keeps its
+    artifacts elsewhere, MirrorError if it was deleted."""
     client, place = connect_mlflow(), f"{get_settings().storage_root}/mlflow"
     found = client.get_experiment_by_name(problem)
     if found is None:
         try:
             return str(client.create_experiment(problem, artifact_location=place, tags=_KIND))
-        except MlflowException:  # another process was first
+        except MirrorError:  # another process was first
             found = client.get_experiment_by_name(problem)
             if found is None:
                 raise
+    if found.lifecycle_stage == "deleted":
+        what = "its experiment was deleted in MLflow"
+        raise MirrorError(what, where=problem, cure="truecourse mirror write", code="DELETED")
     if found.artifact_location.removeprefix("file://").rstrip("/") != place:
         what = f"its experiment keeps artifacts in {found.artifact_location}, the storage root is {place}"
         raise ModelError(
@@ -147,58 +234,74 @@ def source_commit(folder: Path) -> str:
     return done.stdout.strip()
 
 
-def artifact_key(run_id: str, name: str) -> str:
+def begin_run(problem: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+    """The id of a new run, and whether MLflow knows it: where MLflow does not answer, the id is our own."""
+    try:
+        client, place = connect_mlflow(), experiment(problem)
+        return str(client.create_run(place, run_name=name, tags=dict(tags)).info.run_id), True
+    except MirrorError as error:
+        log.warning("the run is not shown in MLflow: %s", error)
+        return uuid.uuid4().hex, False
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Write to MLflow, or warn that it was not told: our own record is what counts, and can be written there later."""
+    try:
+        yield
+    except MirrorError as error:
+        log.warning("MLflow was not told %s, `truecourse mirror write` makes up for it: %s", what, error.what)
+
+
+def run_artifact_key(run_id: str, name: str) -> str:
+    """Where MLflow looks for an artifact of its run."""
     return f"mlflow/{run_id}/artifacts/{name}"
 
 
-def artifact(run_id: str, name: str) -> bytes:
-    """A run's artifact by its path, `model/vocabulary.json` or `report.json`. Raises NotFound."""
-    return open_store().get(artifact_key(run_id, name))
-
-
-def put_artifacts(run_id: str, files: Mapping[str, bytes]) -> None:
+def copy_artifacts(run_id: str, files: Mapping[str, bytes]) -> None:
     store = open_store()
     for name, data in files.items():
-        store.put(artifact_key(run_id, name), data)
+        store.put(run_artifact_key(run_id, name), data)
 
 
-def open_model(version: ModelVersion | TrainedRun, kind: Kind, threads: int | None = None) -> Model:
-    """The model, re-hashed. Raises IntegrityError when its bytes are not the recorded ones."""
-    key = artifact_key(version.run_id, "model/model.ubj")
-    data = open_store().get(key)
-    if sha256(data) != version.model_sha256:
-        cure = f"restore the object, or `truecourse run train --problem {version.problem}`"
-        raise IntegrityError("the model's bytes were changed", where=key, cure=cure)
-    vocabulary = Vocabulary.from_json(artifact(version.run_id, "model/vocabulary.json"))
-    return Model.load(data, vocabulary, kind, threads)
+def log_training(
+    run_id: str, snapshot: Snapshot, account: Mapping[str, Any], tags: Mapping[str, str], status: str = "FINISHED"
+) -> None:
+    """What MLflow shows of a training: `account` is the run's training.json. The run ends with `status`."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-
-def runs(problem: str, **tags: str) -> list[Any]:
-    """Finished MLflow runs with these tags (dots of a name written as __), newest first."""
-    wanted = "".join(f" and tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items())
-    found = connect_mlflow().search_runs(
-        [experiment(problem)], f"attributes.status = 'FINISHED'{wanted}", order_by=["attributes.start_time DESC"]
+    client, now, loss = connect_mlflow(), int(time.time() * 1000), account["metric"]
+    metrics = [
+        Metric(f"validate_{loss}", account["loss"], now, account["rounds"]),
+        Metric("rounds", account["rounds"], now, 0),
+    ]
+    for side, values in account["curve"].items():
+        steps = range(0, len(values), -(-len(values) // CURVE_POINTS))
+        metrics += [Metric(f"curve_{side}_{loss}", values[step], now, step) for step in steps]
+    client.log_batch(
+        run_id,
+        metrics=metrics,
+        params=[Param(name, str(value)) for name, value in account["parameters"].items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
     )
-    return list(found)
+    # MLflow keeps 36 characters of a digest: the whole one stands in the source, the name and the tag.
+    source = {"uri": f"{get_settings().storage_root}/{snapshot.frame_key}", "sha256": snapshot.sha256}
+    dataset = Dataset(f"{snapshot.problem} {snapshot.sha256}", snapshot.sha256[:36], "snapshot", json.dumps(source))
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    client.set_terminated(run_id, status)
 
 
-def trained_run(problem: str, run_id: str | None = None) -> TrainedRun:
-    """A training run by id, or the newest finished one. Raises ModelError if there is none."""
-    from mlflow.exceptions import MlflowException
+def log_evaluation(run_id: str, report: Mapping[str, Any]) -> None:
+    """The figures of a run's report.json."""
+    from mlflow.entities import Metric
 
-    cure = f"truecourse run train --problem {problem}"
-    if run_id is None:
-        found = [] if is_new() else runs(problem, truecourse__step="train")
-        if not found:
-            raise ModelError("no model was trained yet", where=f"problem {problem}", cure=cure)
-        return _trained(problem, found[0])
-    try:
-        return _trained(problem, connect_mlflow().get_run(run_id))
-    except (MlflowException, KeyError):
-        raise ModelError("no such training run", where=f"run {run_id} of problem {problem}", cure=cure) from None
-
-
-def _trained(problem: str, run: Any) -> TrainedRun:
-    tags = run.data.tags
-    snapshot = Snapshot(problem=problem, sha256=tags["truecourse.snapshot"], rows=int(tags["truecourse.rows"]))
-    return TrainedRun(problem=problem, run_id=run.info.run_id, snapshot=snapshot, model_sha256=tags[SHA256])
+    now = int(time.time() * 1000)
+    prefixes = {"model": "test", "constant": "constant", "linear": "linear"}
+    figures = {
+        f"{prefixes[name]}_{metric}{'' if part == 'value' else '_' + part}": figure[part]
+        for name, metrics in report["metrics"].items()
+        for metric, figure in metrics.items()
+        for part in (("value", "low", "high") if name == "model" else ("value",))
+    }
+    metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
+    connect_mlflow().log_batch(run_id, metrics=metrics)

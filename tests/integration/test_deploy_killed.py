@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -21,10 +19,10 @@ from tests.bentos import variant
 from tests.conftest import REPOSITORY, free_ports, wait_until
 from tests.integration.conftest import Trained
 from tests.integration.test_deploy import ANEW, CONFIG, history, load
+from tests.office import enter
 from tests.workers import ROW, move
-from truecourse import aliases, deployments, registry
+from truecourse import aliases, deployments
 from truecourse.settings import child_environment
-from truecourse.tracking import SHA256
 
 POINTS = {
     "its record began": "launch.prepare",
@@ -57,15 +55,11 @@ def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> It
     home, (port,) = tmp_path / ".truecourse", free_ports(1)
     apart = shutil.ignore_patterns("bentoml-*", "spool", "deployments")
     shutil.copytree(trained.home, home, ignore=apart)
-    with closing(sqlite3.connect(home / "mlflow.db")) as mlflow, mlflow:
-        change = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
-        mlflow.execute(change, (str(trained.home), str(home)))
     configure(home=home, deployments=tmp_path, author="ann")
     package("deliveries")
     move(champion=trained.version)
     second = variant("deliveries", 2, tmp_path / "variant").version
-    sha, client = {SHA256: second.model_sha256}, registry.connect_mlflow()
-    client.create_model_version("deliveries", str(tmp_path), trained.version.run_id, tags=sha, await_creation_for=0)
+    enter(second)
     move(challenger=second)
     try:
         yield port

@@ -25,7 +25,7 @@ from tasks.snapshot import take_snapshot
 from tasks.train import train_model
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from truecourse import aliases, registry
+from truecourse import aliases, registry, tracking
 from truecourse.environments import load_deployment
 from truecourse.errors import ModelError
 from truecourse.monitoring import reports
@@ -189,5 +189,5 @@ def moved_once(version: ModelVersion) -> None:
 
     killed_after("promote", champion=version)
     guard("deliveries")
-    registered = registry.connect_mlflow().get_registered_model("deliveries")
+    registered = tracking.connect_mlflow().get_registered_model("deliveries")
     assert int(registered.aliases["champion"]) == version.version

@@ -83,7 +83,7 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
 
 def test_mlflow_says_what_a_run_and_a_version_are(problems: Path) -> None:
     run, version = train(), register()
-    mlflow = registry.connect_mlflow()
+    mlflow = tracking.connect_mlflow()
     found = mlflow.get_run(run.run_id)
     tags = found.data.tags
     assert found.info.run_name.startswith("train diabetes ")
@@ -114,7 +114,7 @@ def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: py
     assert version.version == 1
     assert registry.champion("diabetes") == version
     assert len(aliases.history("diabetes")) == 1
-    mlflow = registry.connect_mlflow()
+    mlflow = tracking.connect_mlflow()
     assert all(int(mlflow.get_model_version_by_alias("diabetes", a).version) == 1 for a in ("champion", "challenger"))
 
 

@@ -12,9 +12,9 @@ from services.script import init, run
 from tests.integration.conftest import Endpoint, Trained
 from truecourse.encoding import columns_of
 from truecourse.errors import IntegrityError, RequestError
+from truecourse.runs import trained_run
 from truecourse.snapshot import load_frame
 from truecourse.storage import open_store
-from truecourse.tracking import trained_run
 
 ROWS = [
     {"id": i, "courier": f"c{i % 14:02d}", "depot": "north", "promised": 30 + i, "distance": i / 7 + 1,

@@ -17,10 +17,10 @@ from truecourse import registry
 from truecourse.errors import ModelError
 from truecourse.loading import load_problem, problem_digest, problem_document
 from truecourse.references import ModelVersion, Snapshot
+from truecourse.runs import artifact_key
 from truecourse.snapshot import Input, Manifest, load_frame, load_manifest, save
 from truecourse.storage import open_store
 from truecourse.tables import Tables, feature_table
-from truecourse.tracking import artifact_key
 
 DOCUMENTS = ("model/vocabulary", "model/contract", "model/problem", "training")
 

@@ -16,7 +16,7 @@ from tasks.train import chosen_parameters
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
 from tests.office import put_in_office
-from truecourse import registry, tracking
+from truecourse import registry, runs, tracking
 from truecourse.digests import sha256
 from truecourse.encoding import columns_of
 from truecourse.errors import IntegrityError, ModelError, NotFound
@@ -68,7 +68,7 @@ def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
 
     run = train()
     put_in_office(registry.create_version(run))
-    mlflow.set_tracking_uri(registry.connect_mlflow().tracking_uri)
+    mlflow.set_tracking_uri(tracking.connect_mlflow().tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/diabetes@champion")
     model = registry.open_model(run, "regression")
     rows = load_frame(open_store(), run.snapshot)
@@ -80,7 +80,7 @@ def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
 def test_the_same_is_not_trained_twice_and_a_lost_model_is_trained_again(wine: None) -> None:
     run = train()
     assert train() == run
-    open_store().delete(tracking.artifact_key(run.run_id, "model/model.ubj"))
+    open_store().delete(runs.artifact_key(run.run_id, "model/model.ubj"))
     again = train()
     assert again.run_id != run.run_id
     assert again.model_sha256 == run.model_sha256
@@ -97,13 +97,13 @@ def test_a_run_that_fails_says_so_and_is_not_taken_up(wine: None, monkeypatch: p
     found = tracking.connect_mlflow().search_runs([tracking.experiment("wine")])
     assert [run.info.status for run in found] == ["FAILED"]
     with pytest.raises(ModelError, match="no model was trained yet"):
-        tracking.trained_run("wine")
+        runs.trained_run("wine")
     assert train().run_id != found[0].info.run_id
 
 
 def test_changed_bytes_are_not_opened(wine: None) -> None:
     run = train()
-    key = tracking.artifact_key(run.run_id, "model/model.ubj")
+    key = runs.artifact_key(run.run_id, "model/model.ubj")
     data = bytearray(open_store().get(key))
     data[len(data) // 2] ^= 1
     open_store().put(key, bytes(data))
@@ -143,9 +143,9 @@ def test_tuning_goes_on_where_it_was_killed_and_train_uses_what_it_found(
 
 
 def _check_child_runs(found: dict) -> None:
-    runs = tracking.connect_mlflow().search_runs([tracking.experiment("diabetes")])
-    (parent,) = [run for run in runs if run.data.tags.get("truecourse.step") == "tune"]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    found_runs = tracking.connect_mlflow().search_runs([tracking.experiment("diabetes")])
+    (parent,) = [run for run in found_runs if run.data.tags.get("truecourse.step") == "tune"]
+    children = [run for run in found_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     finished = [run for run in children if run.info.status == "FINISHED"]
     assert {round(run.data.metrics["rmse"], 9) for run in finished} == {round(t["loss"], 9) for t in found["trials"]}
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
@@ -172,5 +172,5 @@ def test_artifacts_and_locks_work_on_s3(
             pass
     import mlflow
 
-    mlflow.set_tracking_uri(registry.connect_mlflow().tracking_uri)
+    mlflow.set_tracking_uri(tracking.connect_mlflow().tracking_uri)
     assert mlflow.pyfunc.load_model("models:/wine@champion") is not None

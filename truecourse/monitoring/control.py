@@ -18,7 +18,7 @@ Document = dict[str, Any]
 CHECKS: tuple[Check, ...] = get_args(Check)
 _DAYS = 60
 """Shown of what is checked once a day; of what is checked every few minutes, a fortnight."""
-_OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "canary")
+_OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry", "canary")
 _EVENTS = 12
 _PAGES = {"validation": "Validation", "drift": "Drift", "quality": "Quality", "skew": "Skew", "health": "Health"}
 

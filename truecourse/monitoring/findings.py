@@ -7,7 +7,7 @@ from pydantic import Field
 
 from truecourse.references import Reference, UtcTime
 
-Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "canary"]
+Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "registry", "canary"]
 
 State = Literal["critical", "warning", "ok", "unknown"]
 """A report in a word: something pages, something is found, nothing is, or nobody could look or tell."""

@@ -18,11 +18,11 @@ from truecourse.monitoring.seen import watched
 from truecourse.monitoring.strange import Known, known, strange
 from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion
+from truecourse.runs import trained_run
 from truecourse.scoring import score_columns
 from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame
 from truecourse.storage import open_store
-from truecourse.tracking import trained_run
 
 HELD_OUT = 200
 """Fewer held-out rows than this are no reference for scores."""

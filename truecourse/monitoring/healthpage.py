@@ -1,4 +1,4 @@
-"""The page of a problem's health: the newest reports of its pipelines, its endpoints and the machine, in one look."""
+"""The page of a problem's health: the newest reports of pipelines, endpoints, machine and registry, in one look."""
 
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from truecourse.problem import Problem
 from truecourse.storage import ObjectStore
 from truecourse.wording import counted, lasting
 
-CHECKS: tuple[Check, ...] = ("pipelines", "endpoint", "machine")
+CHECKS: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry")
 
 
 def page_key(problem: str) -> str:
@@ -31,7 +31,7 @@ def sentence(found: dict[Check, Report]) -> str:
     if not found:
         return "Nothing was checked yet."
     if not findings:
-        return "Pipelines, endpoints and machine are well."
+        return "Pipelines, endpoints, machine and registry are well."
     pages = [finding for finding in findings if finding.page]
     if not pages:
         return f"Nothing that cannot wait; {counted(len(findings), 'thing')} to see."

@@ -21,10 +21,10 @@ from truecourse.monitoring.moved import Moved, shown
 from truecourse.monitoring.seen import MOMENT, Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
+from truecourse.runs import trained_run
 from truecourse.scoring import BATCH, predictions_table, score_columns
 from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
-from truecourse.tracking import trained_run
 
 LEAST_ROWS = 20
 """Of fewer rows, that nothing is found tells nothing."""

@@ -22,10 +22,10 @@ from truecourse.monitoring.labels import known_labels
 from truecourse.monitoring.made import output_of
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window
+from truecourse.runs import trained_run
 from truecourse.scoring import MODEL_VERSION, SCORED_AT, predictions_table, score_columns
 from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
-from truecourse.tracking import trained_run
 from truecourse.training import matrix_of, rows_of
 
 FEWEST_ROWS = 30

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from truecourse.monitoring.seen import Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Reference, Window
+from truecourse.runs import trained_run
 from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
-from truecourse.tracking import trained_run
 
 ROWS = 5000
 """Of either side, at most."""

@@ -19,9 +19,9 @@ from truecourse.monitoring.cohorts import BINS, Cohort, Judged, bins_by_slice, c
 from truecourse.monitoring.hindsight import Contradiction, Hindsight
 from truecourse.problem import Kind, Problem
 from truecourse.references import ModelVersion
+from truecourse.runs import trained_run
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.tables import Tables
-from truecourse.tracking import trained_run
 from truecourse.training import matrix_of, rows_of
 
 FEWEST_DAYS = 7

@@ -1,0 +1,261 @@
+"""Where MLflow and our own record differ, in sentences with what to do; and writing MLflow anew from the record."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from truecourse import aliases, mirror, registry, runs, tracking
+from truecourse.errors import MirrorError, ModelError, NotFound
+from truecourse.mirror import CHALLENGER, CHAMPION, MISSING
+from truecourse.problem import Problem
+from truecourse.references import Aliases, ModelVersion
+from truecourse.runs import RunRecord
+from truecourse.storage import open_store
+from truecourse.tracking import RUN
+from truecourse.wording import counted, plural
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOREIGN = "truecourse.foreign"
+"""A tag by which a person says of a version in MLflow that it is none of ours, and is to be left alone."""
+RECENT = 30
+"""So many of the newest versions are compared, and the champions and challengers before them."""
+WRITE = "truecourse mirror write"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`subject`: what differs. `cause`: a name for how. `sentence`: whole and by itself. `hint`: what to do."""
+
+    subject: str
+    cause: str
+    sentence: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} → {self.hint}"
+
+
+def differences(problem: str) -> list[Difference]:
+    """What MLflow shows otherwise than our record says; serving, gates and checks rest on the record.
+
+    Raises MirrorError if MLflow cannot be read."""
+    known = registry.versions(problem)
+    write = f"`{WRITE} --problem {problem}`"
+    if tracking.is_new():
+        what = f"MLflow's database is gone: it shows none of {counted(len(known), 'version')} of {problem}."
+        return [Difference("MLflow", "empty", what, f"{write} fills it again from our record")] if known else []
+    client, entries = tracking.connect_mlflow(), aliases.history(problem)
+    some = _compared(known, entries)
+    found = list(_experiment(client, problem, some, write))
+    if not any(one.cause == "deleted" for one in found):
+        found += _runs(client, some, write)
+    found += _versions(client, problem, some, known, write)
+    if not any(one.subject == "registered model" for one in found):
+        found += _aliases(client, problem, entries, write)
+    return found
+
+
+def _compared(known: Sequence[ModelVersion], entries: Sequence[Aliases]) -> list[ModelVersion]:
+    held = {v.version for entry in entries for v in (entry.champion, entry.challenger) if v is not None}
+    newest = {version.version for version in known[-RECENT:]}
+    return [version for version in known if version.version in held | newest]
+
+
+def _experiment(client: "MlflowClient", problem: str, some: Sequence[ModelVersion], write: str) -> Iterator[Difference]:
+    if not some:
+        return
+    found = client.get_experiment_by_name(problem)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            what = f"The experiment {problem} was deleted in MLflow, and shows no run; training goes on unseen there."
+            yield Difference("experiment", "deleted", what, f"{write} restores it")
+        return
+    run = mirror.mlflow_run(client, some[-1].run_id)
+    name = client.get_experiment(run.info.experiment_id).name if run else None
+    if name is None:
+        what = f"The experiment {problem} is gone from MLflow, and its runs with it."
+        yield Difference("experiment", "deleted", what, f"{write} makes it and its runs anew, from our record")
+    else:
+        what = f"The experiment {problem} was renamed to {name} in MLflow; new runs go to a new one."
+        yield Difference("experiment", "renamed", what, f"name it {problem} again in MLflow, or leave both")
+
+
+def _runs(client: "MlflowClient", some: Sequence[ModelVersion], write: str) -> Iterator[Difference]:
+    store, by_cause = open_store(), dict[str, list[str]]()
+    for version in some:
+        run, entry = mirror.mlflow_run(client, version.run_id), _record(version)
+        if entry is None:
+            continue
+        for cause in _faults(run, entry, store):
+            by_cause.setdefault(cause, []).append(str(version.version))
+    said = {
+        "purged": ("The MLflow run of {} was deleted for good.", "makes one anew from our record"),
+        "deleted": ("The MLflow run of {} was deleted.", "restores it"),
+        "tags": ("Tags of the MLflow run of {} are not what they were when it was trained.", "writes them anew"),
+        "artifacts": ("Artifacts of the MLflow run of {} are gone.", "copies them anew; our own are whole"),
+    }
+    for cause, numbers in by_cause.items():
+        sentence, does = said[cause]
+        yield Difference("runs", cause, sentence.format(_named(numbers)), f"{write} {does}")
+
+
+def _record(version: ModelVersion) -> RunRecord | None:
+    try:
+        return runs.recorded(version.problem, version.run_id)
+    except ModelError:
+        return None
+
+
+def _faults(run: Any, entry: RunRecord, store: Any) -> Iterator[str]:
+    if run is None:
+        yield "purged"
+        return
+    if run.info.lifecycle_stage == "deleted":
+        yield "deleted"
+    if any(run.data.tags.get(name) != value for name, value in entry.tags.items()):
+        yield "tags"
+    there = set(store.list(tracking.run_artifact_key(run.info.run_id, "")))
+    if any(tracking.run_artifact_key(run.info.run_id, name) not in there for name in _files(entry)):
+        yield "artifacts"
+
+
+def _files(entry: RunRecord) -> list[str]:
+    return list(json.loads(entry.tags["truecourse.artifacts"]))
+
+
+def _versions(
+    client: "MlflowClient", problem: str, some: Sequence[ModelVersion], known: Sequence[ModelVersion], write: str
+) -> Iterator[Difference]:
+    try:
+        client.get_registered_model(problem)
+    except MirrorError as error:
+        if error.code not in MISSING:
+            raise
+        if known:
+            yield _without_model(client, problem, known, write)
+        return
+    found = mirror.shown(client, problem)
+    own = mirror.own(found)
+    missing = [str(version.version) for version in some if version.version not in own]
+    edited = [
+        str(version.version)
+        for version in some
+        if version.version in own and not _as_told(own[version.version], version)
+    ]
+    if missing:
+        was, it = plural(len(missing), "was"), plural(len(missing), "it")
+        what = f"{_named(missing).capitalize()} of {problem} {was} deleted in MLflow; our record keeps {it}."
+        yield Difference("versions", "deleted", what, f"{write} registers {it} anew")
+    if edited:
+        what = f"Tags of {_named(edited)} were edited in MLflow."
+        yield Difference("versions", "tags", what, f"{write} writes them anew")
+    ours = {version.version for version in known}
+    shown = {int(item.version) for number, item in own.items() if number in ours}
+    for item in found:
+        if int(item.version) not in shown and FOREIGN not in item.tags:
+            yield _foreign(problem, item)
+
+
+def _as_told(there: Any, version: ModelVersion) -> bool:
+    expected = mirror.expected_tags(version, registry.tags(version))
+    return all(there.tags.get(name) == value for name, value in expected.items())
+
+
+def _without_model(client: "MlflowClient", problem: str, known: Sequence[ModelVersion], write: str) -> Difference:
+    found = client.search_model_versions(f"run_id = '{known[-1].run_id}'")
+    name = next((item.name for item in found if item.name != problem), None)
+    if name is not None:
+        what = f"The registered model {problem} was renamed to {name} in MLflow."
+        hint = f"name it {problem} again in MLflow, or {write} registers it anew"
+        return Difference("registered model", "renamed", what, hint)
+    what = f"The registered model {problem} was deleted in MLflow, with {counted(len(known), 'version')}."
+    return Difference("registered model", "deleted", what, f"{write} registers it anew from our record")
+
+
+def _foreign(problem: str, item: Any) -> Difference:
+    what = f"Version {item.version} of {problem} in MLflow is not of our record: it passed no gate and is never served."
+    hint = f"delete it there, or tag it {FOREIGN}=true to keep it beside ours"
+    if item.run_id in runs.run_ids(problem):
+        hint = f"`truecourse run register --problem {problem} --run-id {item.run_id}` judges it; else {hint}"
+    return Difference(f"version {item.version}", "foreign", what, hint)
+
+
+def _aliases(client: "MlflowClient", problem: str, entries: Sequence[Aliases], write: str) -> Iterator[Difference]:
+    now = entries[-1] if entries else aliases.current(problem)
+    there = {name: int(number) for name, number in client.get_registered_model(problem).aliases.items()}
+    numbers = {int(item.version): number for number, item in mirror.own(mirror.shown(client, problem)).items()}
+    for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger)):
+        names = numbers.get(there[alias]) if alias in there else None
+        if (version.version if version else None) == names and (version is not None or alias not in there):
+            continue
+        ours = f"version {version.version}" if version else "no version"
+        if alias not in there:
+            what = f"MLflow's alias {alias} was deleted; our record says {ours}."
+            yield Difference(f"alias {alias}", "deleted", what, f"{write} sets it again")
+            continue
+        what = f"MLflow's alias {alias} names version {there[alias]}, our record says {ours}, which is what serves."
+        hint = f"{write} sets it back"
+        if names is not None and alias == CHAMPION:
+            hint = f"{_adopt(problem, names, entries)} if that was meant; else {hint}"
+        yield Difference(f"alias {alias}", "moved", what, hint)
+
+
+def _adopt(problem: str, number: int, entries: Sequence[Aliases]) -> str:
+    """The command that does on the record what a person did in MLflow."""
+    if any(entry.champion is not None and entry.champion.version == number for entry in entries):
+        return f"`truecourse rollback --to {number} --problem {problem} --reason WHY`"
+    return f"`truecourse promote {number} --problem {problem} --reason WHY`"
+
+
+def _named(numbers: Sequence[str]) -> str:
+    return f"version{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+
+
+def write(problem: Problem) -> list[Difference]:
+    """Let MLflow show what our record says; what still differs then, for it is a person's to decide.
+
+    Whatever people added there stays. Raises MirrorError if MLflow cannot be written."""
+    client, name = tracking.connect_mlflow(), problem.name
+    with registry.lock(name):
+        found = client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        known, entries = registry.versions(name), aliases.history(name)
+        for version in _compared(known, entries):
+            if (entry := _record(version)) is not None:
+                _write_run(client, name, entry)
+            tags = registry.tags(version)
+            mirror.write_tags(client, version, mirror.enter(client, version, tags), tags)
+        if known:
+            client.update_registered_model(name, problem.description or name)
+            mirror.write_aliases(client, name, aliases.current(name), registry.tags)
+    return differences(name)
+
+
+def _write_run(client: "MlflowClient", problem: str, entry: RunRecord) -> None:
+    run = mirror.mlflow_run(client, entry.run.run_id)
+    there = run is not None
+    if run is None:
+        tags = {"mlflow.note.content": entry.note, RUN: entry.run.run_id}
+        run = client.create_run(tracking.experiment(problem), run_name=entry.name, tags=tags)
+    elif run.info.lifecycle_stage == "deleted":
+        client.restore_run(run.info.run_id)
+    if not there or run.info.status == "RUNNING":  # its training was cut short before it was shown
+        account = json.loads(runs.artifact(entry.run.run_id, "training.json"))
+        tracking.log_training(run.info.run_id, entry.run.snapshot, account, entry.tags)
+        try:
+            report = json.loads(runs.artifact(entry.run.run_id, "report.json"))
+        except NotFound:  # it was never judged
+            report = {"metrics": {}}
+        tracking.log_evaluation(run.info.run_id, report)
+    for name, value in entry.tags.items():
+        if run.data.tags.get(name) != value:
+            client.set_tag(run.info.run_id, name, value)
+    store = open_store()
+    for key in store.list(runs.artifact_key(entry.run.run_id, "")):
+        name = key.removeprefix(runs.artifact_key(entry.run.run_id, ""))
+        if not store.exists(tracking.run_artifact_key(run.info.run_id, name)):
+            tracking.copy_artifacts(run.info.run_id, {name: store.get(key)})

@@ -13,6 +13,7 @@ from cli.endpoint import endpoint_url, is_ours, served
 from cli.mirror import compared
 from cli.output import Answer, Json, ProblemName, command
 from cli.reports import history_view, pages, quality, refusals, table_states
+from cli.schedules import different
 from cli.server import running_platform
 from cli.views import links_view, pairs, table
 from truecourse import aliases, registry
@@ -51,6 +52,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "health": _health(spec.name),
         "canary": _canary(spec.name),
         "mirror": compared(spec.name),
+        "schedules": different(),
         "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
         "pages": [str(path) for path in pages(spec.name)],
     }
@@ -137,6 +139,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     parts += [Text(sentence, style="red") for sentence in document["refused"]]
     if document["mirror"] and not isinstance(document["mirror"], str):
         parts += [Text(f"{one['sentence']}\n  → {one['hint']}", style="yellow") for one in document["mirror"]]
+    parts += [Text(sentence, style="yellow") for sentence in document["schedules"]]
     if document["history"]:
         parts.append(history_view(document["history"]))
     if document["inference"]:

@@ -47,6 +47,11 @@ mirror = group(
     _places({"show": "cli.mirror:show", "write": "cli.mirror:write"}),
     "MLflow beside our own record of models: what differs, and writing it anew.",
 )
+schedules = group(
+    _places({"show": "cli.schedules:show", "reset": "cli.schedules:reset"}),
+    "Deployments and schedules in Prefect beside prefect.yaml: what people changed, and applying the file.",
+)
+GROUPS = {"run": run, "key": key, "trace": trace, "mirror": mirror, "schedules": schedules}
 COMMANDS = _places(
     {
         "demo": "cli.demo:demo",
@@ -64,16 +69,12 @@ COMMANDS = _places(
         "promote": "cli.office:promote",
         "rollback": "cli.office:rollback",
         "mirror": "",
+        "schedules": "",
         "trace": "",
         "reproduce": "cli.knowing:reproduce",
         "replay": "cli.replay:replay",
     }
-) | {
-    "run": partial(named, run, "run"),
-    "key": partial(named, key, "key"),
-    "trace": partial(named, trace, "trace"),
-    "mirror": partial(named, mirror, "mirror"),
-}
+) | {name: partial(named, app, name) for name, app in GROUPS.items()}
 app = typer.Typer(
     cls=lazy_group(COMMANDS),
     help="From raw tables to served, explained and monitored predictions.",

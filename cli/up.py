@@ -1,6 +1,7 @@
 """The whole platform on this machine, in the foreground: Prefect with worker and deployments, MLflow, the endpoint, and
 the control page."""
 
+import json as jsonlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import nullcontext
 from typing import NoReturn
 
 from cli.endpoint import endpoint_url, start_endpoint, start_shipper
+from cli.flowdeployments import POOL
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.progress import Progress
 from cli.server import Platform, announce, answers, platform_file, running_platform, start_prefect
@@ -20,9 +22,6 @@ from truecourse.loading import load_problem
 from truecourse.processes import Child, require_free, require_writable, start, supervised
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 from truecourse.tracking import connect_mlflow, telling
-
-POOL = "truecourse"
-"""The work pool that prefect.yaml deploys to."""
 
 
 @command
@@ -67,8 +66,10 @@ def _start(problem: str, children: list[Child], progress: Progress) -> Platform:
     with progress.step("prefect") as tell:
         children.append(start_prefect(settings.prefect_port, ui=True))
         children[-1].wait_ready(lambda: answers(f"{prefect}/api/health"))
-        _deploy(f"{prefect}/api")
+        different = _deploy(f"{prefect}/api")
         tell(f"{prefect}, flows deployed")
+        for sentence in different:
+            stderr().print(sentence, highlight=False, markup=False)
     with progress.step("mlflow") as tell:
         children.append(_start_mlflow())
         children[-1].wait_ready(lambda: answers(f"{mlflow}/health"))
@@ -88,17 +89,16 @@ def _start(problem: str, children: list[Child], progress: Progress) -> Platform:
     return Platform(os.getpid(), psutil.Process().create_time(), prefect, mlflow, control, endpoint)
 
 
-def _deploy(api: str) -> None:
-    """Create the work pool and deploy what prefect.yaml says, as anyone would, with Prefect's own command."""
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    for words in (["work-pool", "create", POOL, "--type", "process", "--overwrite"], ["deploy", "--all"]):
-        done = subprocess.run(  # noqa: S603
-            [*prefect, *words], cwd=REPOSITORY, env=child_environment(PREFECT_API_URL=api),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        if done.returncode:
-            said = done.stdout.decode(errors="replace")[-2000:]
-            raise PlatformError(f"`prefect {' '.join(words)}` failed\n{said}", where="prefect.yaml")
+def _deploy(api: str) -> list[str]:
+    """Deploy what changed in the repository; in sentences, what people set otherwise in Prefect, which stays."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "cli.flowdeployments", api], cwd=REPOSITORY, env=child_environment(PREFECT_API_URL=api),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise PlatformError(f"flows cannot be deployed\n{done.stderr[-2000:]}", where="prefect.yaml")
+    different: list[str] = jsonlib.loads(done.stdout.splitlines()[-1])
+    return different
 
 
 def _start_worker(api: str, reports: str) -> Child:

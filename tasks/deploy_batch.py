@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from services import launch, smoke
+from tasks.prefectapi import Api
 from truecourse import deployments
 from truecourse.deployment import DeploymentConfig
 from truecourse.errors import PlatformError
@@ -26,7 +27,7 @@ def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef
     place.mkdir(parents=True, exist_ok=True)
     file = place / "prefect.yaml"
     file.write_text(yaml.safe_dump(document(config, version), sort_keys=False))
-    _prefect(file, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _require_pool()
     _prefect(file, "deploy", "--all", "--prefect-file", str(file))
     return f"score is scheduled, {config.batch.cron} {config.batch.timezone}"
 
@@ -54,6 +55,15 @@ def document(config: DeploymentConfig, version: ModelVersion) -> dict[str, Any]:
         "schedules": [{"cron": config.batch.cron, "timezone": config.batch.timezone, "slug": config.environment}],
     }
     return {"name": "truecourse", "pull": [], "deployments": [deployment]}
+
+
+def _require_pool() -> None:
+    """The work pool, if it is not there: limits that people gave it stay."""
+    from prefect.settings import PREFECT_API_URL
+
+    api = Api(PREFECT_API_URL.value() or "")
+    if api.pool(POOL) is None:
+        api.create_pool(POOL)
 
 
 def _prefect(file: Path, *words: str) -> None:

@@ -117,9 +117,17 @@ def _faults(run: Any, entry: RunRecord, store: Any) -> Iterator[str]:
         yield "deleted"
     if any(run.data.tags.get(name) != value for name, value in entry.tags.items()):
         yield "tags"
-    there = set(store.list(tracking.run_artifact_key(run.info.run_id, "")))
-    if any(tracking.run_artifact_key(run.info.run_id, name) not in there for name in _files(entry)):
-        yield "artifacts"
+    for place in _places(run, entry):
+        there = set(store.list(tracking.run_artifact_key(place, "")))
+        if any(tracking.run_artifact_key(place, name) not in there for name in _files(entry)):
+            yield "artifacts"
+            return
+
+
+def _places(run: Any, entry: RunRecord) -> set[str]:
+    """Runs below whose ids MLflow looks for the artifacts: a version that was registered before its run was purged
+    still names the place of that one."""
+    return {run.info.run_id, entry.run.run_id}
 
 
 def _files(entry: RunRecord) -> list[str]:
@@ -254,8 +262,14 @@ def _write_run(client: "MlflowClient", problem: str, entry: RunRecord) -> None:
     for name, value in entry.tags.items():
         if run.data.tags.get(name) != value:
             client.set_tag(run.info.run_id, name, value)
-    store = open_store()
-    for key in store.list(runs.artifact_key(entry.run.run_id, "")):
-        name = key.removeprefix(runs.artifact_key(entry.run.run_id, ""))
-        if not store.exists(tracking.run_artifact_key(run.info.run_id, name)):
-            tracking.copy_artifacts(run.info.run_id, {name: store.get(key)})
+    _write_artifacts(run, entry)
+
+
+def _write_artifacts(run: Any, entry: RunRecord) -> None:
+    store, ours = open_store(), runs.artifact_key(entry.run.run_id, "")
+    for place in _places(run, entry):
+        there = set(store.list(tracking.run_artifact_key(place, "")))
+        for key in store.list(ours):
+            name = key.removeprefix(ours)
+            if tracking.run_artifact_key(place, name) not in there:
+                tracking.copy_artifacts(place, {name: store.get(key)})

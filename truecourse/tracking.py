@@ -78,7 +78,8 @@ def _failures(uri: str) -> Iterator[None]:
         said = str(error.message).strip().splitlines() or [type(error).__name__]
         if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
             _silent[uri] = time.monotonic() + _QUIET
-        raise MirrorError(f"MLflow: {said[0][:200]}", where=_place(uri), cure=_CURE, code=code) from None
+        cure = "`truecourse mirror show` tells what differs from our record"
+        raise MirrorError(f"MLflow: {said[0][:200]}", where=_place(uri), cure=cure, code=code) from None
     except (RequestException, SQLAlchemyError, OSError) as error:
         _silent[uri] = time.monotonic() + _QUIET
         raise MirrorError(f"MLflow does not answer: {type(error).__name__}", where=_place(uri), cure=_CURE) from None

@@ -1,0 +1,60 @@
+"""`schedules show` and `schedules reset`: deployments in Prefect beside those of prefect.yaml."""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cli import flowdeployments
+from cli.output import Answer, Json, command
+from cli.server import running_platform
+from tasks.prefectapi import Api
+from truecourse.errors import PlatformError, SettingsError
+from truecourse.settings import prefect_api_url
+from truecourse.wording import counted, nearest
+
+_SECONDS = 5.0
+"""How long `status` waits for the Prefect server."""
+
+
+@command
+def show(json: Json = False) -> Answer:
+    """What people set in Prefect otherwise than prefect.yaml says."""
+    found = flowdeployments.differences(_api())
+    return Answer({"differences": found}, Text("\n".join(found) or "Prefect has what prefect.yaml says"))
+
+
+@command
+def reset(
+    flows: Annotated[list[str] | None, typer.Argument(metavar="[FLOW]...", help="All flows if empty.")] = None,
+    json: Json = False,
+) -> Answer:
+    """Apply what prefect.yaml says to the deployments in Prefect, whatever people set there."""
+    known = sorted({one.flow for one in flowdeployments.declared()})
+    for name in flows or ():
+        if name not in known:
+            raise SettingsError(f"no such flow {name!r}", where="prefect.yaml", cure=nearest(name, known))
+    done = list(flowdeployments.reset(_api(), flows or ()))
+    return Answer({"reset": done}, Text(f"{counted(len(done), 'deployment')} as prefect.yaml says"))
+
+
+def _url() -> str:
+    platform = running_platform()
+    return prefect_api_url() or (f"{platform.prefect}/api" if platform else "")
+
+
+def _api() -> Api:
+    if not _url():
+        cure = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
+        raise PlatformError("no Prefect server is running", where="schedules", cure=cure)
+    return Api(_url())
+
+
+def different() -> list[str]:
+    """For `status`: what differs, or why that is not known; nothing where no Prefect server is running."""
+    if not _url():
+        return []
+    try:
+        return flowdeployments.differences(Api(_url(), _SECONDS))
+    except PlatformError as error:
+        return [f"Prefect: {error.what}; its schedules are not known"]

@@ -1,0 +1,212 @@
+"""What we ask of a Prefect server about deployments, over its REST API: reading takes no import of Prefect."""
+
+import importlib
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import httpx
+
+from truecourse.errors import PlatformError
+from truecourse.settings import prefect_environment
+
+Settings: TypeAlias = dict[str, Any]
+"""A deployment's settings by name. A schedule is two: `schedule SLUG`, when, and `schedule SLUG active`; an automation
+too: `automation NAME` and `automation NAME enabled`. None and absent are the same."""
+_FIELDS = {
+    "paused": "paused", "description": "description", "tags": "tags", "parameters": "parameters",
+    "concurrency limit": "concurrency_limit", "work pool": "work_pool_name", "work queue": "work_queue_name",
+    "job variables": "job_variables",
+}  # fmt: skip
+"""Settings that are fields of Prefect's deployments."""
+_WHEN = ("cron", "interval", "rrule", "timezone")
+
+
+class Wanted(Protocol):
+    """A deployment as the repository declares it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def flow(self) -> str: ...
+    @property
+    def entrypoint(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def triggers(self) -> Any: ...
+
+
+class Api:
+    """`url`: ends with /api. Its methods raise PlatformError where the server does not answer, or refuses."""
+
+    def __init__(self, url: str, seconds: float = 30) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(trust_env=False, timeout=seconds)
+
+    def _ask(self, method: str, path: str, body: Any = None, absent: bool = False) -> Any:
+        try:
+            for pause in (0.2, 0.5, 1.0, 2.0, 0.0):  # a busy SQLite database of Prefect's answers 503
+                answer = self._http.request(method, f"{self._url}{path}", json=body)
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not pause:
+                    break
+                time.sleep(pause)
+            if absent and answer.status_code == httpx.codes.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+            return answer.json() if answer.content else None
+        except httpx.HTTPStatusError as error:
+            said = error.response.text[:300]
+            raise PlatformError(f"Prefect refuses {method} {path}: {said}", where=self._url) from None
+        except (httpx.HTTPError, ValueError) as error:
+            what = f"the Prefect server does not answer: {type(error).__name__}"
+            raise PlatformError(what, where=self._url, cure="start `truecourse up`") from None
+
+    def _all(self, path: str) -> list[Any]:
+        found: list[Any] = []
+        while page := self._ask("POST", path, {"limit": 200, "offset": len(found)}):
+            found += page
+        return found
+
+    def pool(self, name: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._ask("GET", f"/work_pools/{name}", absent=True)
+        return found
+
+    def create_pool(self, name: str) -> dict[str, Any]:
+        """Of the type `process`; its worker fills in the template of its jobs."""
+        made: dict[str, Any] = self._ask("POST", "/work_pools/", {"name": name, "type": "process"})
+        return made
+
+    def reset_pool(self, name: str) -> None:
+        self._ask("PATCH", f"/work_pools/{name}", {"is_paused": False, "concurrency_limit": None})
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """By `<flow>/<name>`, each with its automations."""
+        flows = {flow["id"]: flow["name"] for flow in self._all("/flows/filter")}
+        automations = self._all("/automations/filter")
+        return {
+            f"{flows.get(one['flow_id'])}/{one['name']}": one | {"automations": _starting(one["id"], automations)}
+            for one in self._all("/deployments/filter")
+        }
+
+    def read(self, id: str) -> dict[str, Any]:
+        one = self._ask("GET", f"/deployments/{id}")
+        return {**one, "automations": _starting(id, self._all("/automations/filter"))}
+
+    def settings(self, one: Mapping[str, Any]) -> Settings:
+        """The settings of a deployment as deployments() or read() give it."""
+        found: Settings = {name: one.get(key) for name, key in _FIELDS.items()}
+        found["tags"] = sorted(found["tags"] or [])
+        limit = one.get("global_concurrency_limit") or {}
+        found["concurrency limit"] = limit.get("limit", found["concurrency limit"])
+        for schedule in one["schedules"]:
+            name = f"schedule {_slug(schedule)}"
+            found[name] = {key: schedule["schedule"][key] for key in _WHEN if schedule["schedule"].get(key) is not None}
+            found[f"{name} active"] = schedule["active"]
+        for automation in one["automations"]:
+            name = f"automation {automation['name']}"
+            found[name] = {"trigger": _plain(automation["trigger"]), "actions": automation["actions"]}
+            found[f"{name} enabled"] = automation["enabled"]
+        return found
+
+    def create(self, one: Wanted) -> str:
+        """A new deployment; its id."""
+        flow = self._ask("POST", "/flows/", {"name": one.flow})
+        body = {key: one.settings[name] for name, key in _FIELDS.items()}
+        body |= {"name": one.name, "flow_id": flow["id"], "entrypoint": one.entrypoint, "pull_steps": []}
+        body |= {"parameter_openapi_schema": _schema(one.entrypoint), "enforce_parameter_schema": True}
+        made = self._ask("POST", "/deployments/", body)
+        self.apply(self.read(made["id"]), one, one.settings, schema=False)
+        return str(made["id"])
+
+    def apply(self, there: Mapping[str, Any], one: Wanted, changed: Settings, *, schema: bool) -> None:
+        """Change these settings of a deployment (as read() gives it) alone; with `schema`, the flow's form too."""
+        id, body = there["id"], {key: changed[name] for name, key in _FIELDS.items() if name in changed}
+        if schema:
+            body |= {"entrypoint": one.entrypoint, "parameter_openapi_schema": _schema(one.entrypoint)}
+        if body:
+            self._ask("PATCH", f"/deployments/{id}", body)
+        target = self.settings(there) | changed
+        for name in _parts("schedule", changed):
+            self._schedule(there, name, target)
+        for name in _parts("automation", changed):
+            self._automate(there, one, name, target)
+
+    def _schedule(self, there: Mapping[str, Any], name: str, target: Settings) -> None:
+        place, slug = f"/deployments/{there['id']}/schedules", name.removeprefix("schedule ")
+        known = next((item["id"] for item in there["schedules"] if _slug(item) == slug), None)
+        wanted = {"slug": slug, "schedule": target.get(name), "active": target.get(f"{name} active")}
+        if target.get(name) is None:
+            if known is not None:
+                self._ask("DELETE", f"{place}/{known}")
+        elif known is not None:
+            self._ask("PATCH", f"{place}/{known}", wanted)
+        else:
+            self._ask("POST", place, [wanted])
+
+    def _automate(self, there: Mapping[str, Any], one: Wanted, name: str, target: Settings) -> None:
+        """The declared trigger as an automation, in place of the one that there is."""
+        prefect_environment()
+        from prefect.events import DeploymentTriggerTypes
+        from pydantic import TypeAdapter
+
+        title = name.removeprefix("automation ")
+        for known in there["automations"]:
+            if known["name"] == title:
+                self._ask("DELETE", f"/automations/{known['id']}")
+        for declared in one.triggers:
+            if declared["name"] == title:
+                enabled = target.get(f"{name} enabled", True)
+                trigger: Any = TypeAdapter(DeploymentTriggerTypes).validate_python({**declared, "enabled": enabled})
+                trigger.set_deployment_id(there["id"])
+                self._ask("POST", "/automations/", trigger.as_automation().model_dump(mode="json"))
+
+    def replace(self, there: Mapping[str, Any], one: Wanted) -> None:
+        """Everything as the repository declares it, with no other schedule. Automations of other names stay."""
+        shown = self.settings(there)
+        others = {name: None for name in shown if name.startswith("schedule ") and name not in one.settings}
+        self.apply(there, one, others | one.settings, schema=True)
+
+    def delete(self, id: str) -> None:
+        """With the automations that Prefect knows to be its own."""
+        self._ask("DELETE", f"/automations/owned-by/prefect.deployment.{id}")
+        self._ask("DELETE", f"/deployments/{id}", absent=True)
+
+
+def _parts(kind: str, changed: Settings) -> list[str]:
+    """Names of the schedules or automations among the settings."""
+    names = [n.removesuffix(" active").removesuffix(" enabled") for n in changed if n.startswith(f"{kind} ")]
+    return list(dict.fromkeys(names))
+
+
+def _slug(schedule: Mapping[str, Any]) -> str:
+    return str(schedule.get("slug") or schedule["id"][:8])
+
+
+def _starting(id: str, automations: list[Any]) -> list[Any]:
+    """The automations that start a deployment."""
+    return [one for one in automations if any(action.get("deployment_id") == id for action in one["actions"])]
+
+
+def _plain(trigger: Any) -> Any:
+    """A trigger without the ids that the server gives it anew whenever it is written."""
+    if isinstance(trigger, dict):
+        return {name: _plain(value) for name, value in trigger.items() if name != "id"}
+    return [_plain(item) for item in trigger] if isinstance(trigger, list) else trigger
+
+
+def _schema(entrypoint: str) -> Any:
+    """The form of a flow's parameters."""
+    prefect_environment()
+    from prefect.utilities.callables import parameter_schema
+
+    module, _, name = entrypoint.rpartition(".")
+    return parameter_schema(getattr(importlib.import_module(module), name)).model_dump()
+
+
+def told(value: Any) -> str:
+    """A setting's value for people."""
+    if isinstance(value, dict):
+        return " ".join(str(part) for part in value.values()) if set(value) <= set(_WHEN) else json.dumps(value)
+    return "none" if value is None else json.dumps(value) if isinstance(value, list | str) else str(value)

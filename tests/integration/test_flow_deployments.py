@@ -1,0 +1,160 @@
+"""What people set in Prefect stays when flows are deployed again, on a real server."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from cli import flowdeployments
+from cli.flowdeployments import POOL, RESET, deploy, differences, reset
+from tasks.prefectapi import Api
+from truecourse.settings import REPOSITORY
+
+FLOWS = ("ship", "retrain", "health")
+
+
+class Server:
+    """Deployments as a person in Prefect's UI changes them, and a prefect.yaml as one in the repository does."""
+
+    def __init__(self, url: str, file: Path) -> None:
+        self.api, self.file = Api(url), file
+        self._http = httpx.Client(base_url=url)
+        whole = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+        self.flows = {one["name"]: one for one in whole["deployments"] if one["name"] in FLOWS}
+        self.write()
+
+    def write(self) -> None:
+        self.file.write_text(yaml.safe_dump({"deployments": list(self.flows.values())}))
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self._http.request(method, path, json=body)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def deploy(self) -> list[str]:
+        return deploy(self.api, self.file)
+
+    def one(self, name: str) -> dict[str, Any]:
+        return self.api.deployments()[f"{name}/{name}"]
+
+    def shown(self, name: str) -> dict[str, Any]:
+        return self.api.settings(self.one(name))
+
+    def set(self, name: str, **changes: Any) -> None:
+        self.ask("PATCH", f"/deployments/{self.one(name)['id']}", changes)
+
+    def schedule(self, name: str, **changes: Any) -> None:
+        (schedule, *_) = self.one(name)["schedules"]
+        self.ask("PATCH", f"/deployments/{self.one(name)['id']}/schedules/{schedule['id']}", changes)
+
+
+@pytest.fixture
+def server(tmp_path: Path, home: Path, prefect_server: str) -> Iterator[Server]:
+    home.mkdir()
+    made = Server(prefect_server, tmp_path / "prefect.yaml")
+    try:
+        yield made
+    finally:
+        for one in made.api.deployments().values():
+            made.api.delete(one["id"])
+        made.ask("DELETE", f"/work_pools/{POOL}")
+
+
+def has(found: list[str], *words: str) -> bool:
+    return any(all(word in sentence for word in words) for sentence in found)
+
+
+def test_nothing_is_written_where_nothing_changed(server: Server) -> None:
+    assert server.deploy() == []
+    before = {name: server.one(name) for name in FLOWS}
+    assert server.shown("ship")["schedule every-hour active"] is True
+    assert server.shown("retrain")["automation retrain because of a finding enabled"] is True
+    assert server.deploy() == differences(server.api) == []
+    assert {name: server.one(name) for name in FLOWS} == before
+
+
+def change_everything(server: Server) -> None:
+    """What people do in the UI."""
+    server.set("health", paused=True, description="ours", concurrency_limit=3)
+    server.set("ship", parameters={"problem": "wine"}, tags=["mine"])
+    server.schedule("ship", active=False)
+    second = [{"schedule": {"cron": "7 7 * * *", "timezone": "UTC"}, "active": True, "slug": "mornings"}]
+    server.ask("POST", f"/deployments/{server.one('ship')['id']}/schedules", second)
+    (automation,) = server.one("retrain")["automations"]
+    server.ask("PATCH", f"/automations/{automation['id']}", {"enabled": False})
+    server.ask("PATCH", f"/work_pools/{POOL}", {"concurrency_limit": 5})
+
+
+def test_what_people_set_stays_and_is_said_until_it_is_reset(server: Server) -> None:
+    server.deploy()
+    change_everything(server)
+    before = {name: server.shown(name) for name in FLOWS}
+    found = server.deploy()
+    assert {name: server.shown(name) for name in FLOWS} == before
+    assert found == differences(server.api)
+    assert has(found, "deployment health/health: paused in Prefect, repository says active", "schedules reset health")
+    assert has(found, "ship/ship: schedule every-hour is inactive in Prefect, repository says active")
+    assert has(found, "schedule mornings (7 7 * * * UTC) was added in Prefect")
+    assert has(found, "ship/ship: parameters is", "wine")
+    assert has(found, "ship/ship: tags is", "mine")
+    assert has(found, "health/health: description is")
+    assert has(found, "health/health: concurrency limit is 3 in Prefect, repository says 1")
+    assert has(found, "automation retrain because of a finding is disabled in Prefect, repository says enabled")
+    assert has(found, f"work pool {POOL}: concurrency limit is 5 in Prefect, repository says none")
+    assert len(found) == 9
+    assert list(reset(server.api, ["ship"], server.file)) == ["ship/ship"]
+    assert "schedule mornings" not in server.shown("ship")
+    assert server.shown("ship")["schedule every-hour active"] is True
+    assert len(differences(server.api)) == 5
+    assert len(list(reset(server.api, (), server.file))) == len(FLOWS)
+    assert server.deploy() == []
+    assert server.shown("health")["paused"] is False
+
+
+def test_a_change_of_the_repository_is_applied_beside_a_persons(server: Server) -> None:
+    server.deploy()
+    server.schedule("ship", active=False)
+    server.set("health", description="ours")
+    server.flows["ship"]["schedules"][0]["cron"] = "41 * * * *"
+    server.flows["health"]["description"] = "The repository's new words."
+    server.flows["health"]["tags"] = ["truecourse", "new"]
+    server.write()
+    found = server.deploy()
+    assert server.shown("ship")["schedule every-hour"]["cron"] == "41 * * * *"
+    assert server.shown("ship")["schedule every-hour active"] is False
+    assert (server.shown("health")["description"], server.shown("health")["tags"]) == ("ours", ["new", "truecourse"])
+    assert has(found, "health: description was changed in the repository too, to", "new words", "Prefect's stays")
+    assert not has(server.deploy(), "too"), "it is said once, and the difference each time"
+    assert has(server.deploy(), "health/health: description is", "ours", "new words")
+
+
+def test_what_was_deleted_or_renamed_is_not_made_again_and_what_left_the_repository_goes(server: Server) -> None:
+    server.deploy()
+    flow = server.ask("POST", "/flows/", {"name": "theirs"})
+    server.ask("POST", "/deployments/", {"name": "theirs", "flow_id": flow["id"]})
+    server.api.delete(server.one("health")["id"])
+    del server.flows["ship"]
+    server.write()
+    found = server.deploy()
+    assert found == [f"deployment health/health: deleted in Prefect; `{RESET} health` deploys it again"]
+    assert set(server.api.deployments()) == {"theirs/theirs", "retrain/retrain"}
+    list(reset(server.api, ["health"], server.file))
+    assert server.deploy() == []
+    assert "health/health" in server.api.deployments()
+
+
+def test_deployments_that_were_made_by_hand_keep_what_they_say(
+    server: Server, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    server.deploy()
+    server.set("health", paused=True)
+    flowdeployments._place().unlink()
+    found = server.deploy()
+    assert len(found) == 1
+    assert has(found, "health/health: paused in Prefect")
+    configure(home=tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    assert differences(server.api) == [], "that home deployed nothing"

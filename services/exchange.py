@@ -5,8 +5,6 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
 
-from services.limits import Shedder
-
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -14,31 +12,25 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 After = Callable[[], None]
 Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Headers = ((b"content-type", b"application/json"),)
+LAST = (b"connection", b"close")
+"""The header of an answer that ends its connection."""
 
 
 class Exchange:
-    """`begun`: by time.perf_counter(). `whole`: whether the body has come in; the shedder is told. `status`: of the
-    answer, 0 while there is none. `late`: whether it was given up for having taken too long. `receive`: what is left of
-    the body comes from there."""
+    """`begun`: by time.perf_counter(). `caller`: whose it is: the id of a key, or an address. `whole`: whether the body
+    has come in. `refused`: whether it is to be refused. `status`: of the answer, 0 while there is none. `late`: whether
+    it was given up for having taken too long. `gone`: whether nobody waits for the answer any more. `receive`: what is
+    left of the body comes from there."""
 
-    __slots__ = ("_shedder", "begun", "late", "path", "receive", "scope", "status", "whole")
+    __slots__ = ("begun", "caller", "gone", "late", "path", "receive", "refused", "scope", "status", "whole")
     receive: Receive
 
-    def __init__(self, scope: Message, shedder: Shedder) -> None:
+    def __init__(self, scope: Message) -> None:
         self.begun = time.perf_counter()
         self.scope, self.path = scope, scope["path"]
-        self._shedder = shedder
+        self.caller = ""
         self.status = 0
-        self.whole = self.late = False
-
-    def came_in(self) -> None:
-        self.whole = True
-        self._shedder.taken()
-
-    def end(self) -> None:
-        """It is answered, or given up."""
-        if self.whole:
-            self._shedder.left()
+        self.whole = self.late = self.gone = self.refused = False
 
 
 class Reply(NamedTuple):
@@ -49,11 +41,19 @@ class Reply(NamedTuple):
     headers: Headers = JSON
     after: After | None = None
 
+    @property
+    def last(self) -> "Reply":
+        """The same, as the last of its connection."""
+        return self if LAST in self.headers else self._replace(headers=(*self.headers, LAST))
+
     async def send(self, send: Send, bare: bool) -> None:
         """`bare`: the headers alone, as HEAD asks for."""
         headers = (*self.headers, (b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if bare else self.body})
+
+
+Done = Callable[[Reply], None]
 
 
 class Deadlines:
@@ -85,5 +85,5 @@ class Deadlines:
             late.append(exchange)
         given_up = [(exchange, self._open.pop(exchange)) for exchange in late]
         for exchange, give_up in given_up:
-            exchange.late = True
+            exchange.late = exchange.gone = True
             give_up()

@@ -6,20 +6,21 @@ Whatever is refused is refused before its body is read.
 import logging
 import math
 import time
+from functools import partial
 
 from services.access import OPEN, Access
 from services.exchange import Deadlines, Exchange, Reply
 from services.health import Health
 from services.http import OURS
-from services.limits import Buckets, Shedder, Turns
+from services.limits import Buckets
 from services.metrics import Metrics
-from services.refusals import Refused
+from services.overload import Load, Pace
+from services.refusals import OVERLOAD, Refused
 from services.served import Served
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 
 access_log = logging.getLogger("truecourse.access")
-OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
 METERED = {"/predict", "/explain"}
 """The paths that cost something: a rate and the load are limits of these."""
 
@@ -31,8 +32,8 @@ class Guard:
         self.access = Access(settings)
         self.metrics = Metrics({*OURS, *OPEN})
         self.health = Health(served, self.access, self.metrics)
-        self.shedder = Shedder(settings.max_delay)
-        self.turns = Turns(self.shedder)
+        self.load = Load(partial(_limit, settings.max_delay, served))
+        self.pace = Pace()
         self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
         self.deadlines = Deadlines(settings.request_timeout)
         self.tells = settings.metrics
@@ -54,15 +55,11 @@ class Guard:
             return Refused("keys", 503, error.what, error.cure, 1)
         if path not in METERED:
             return None
-        self.turns.begin()
-        caller = key.id if key is not None else (scope.get("client") or ("",))[0]
-        wait = self.buckets.take(caller)
+        exchange.caller = key.id if key is not None else (scope.get("client") or ("",))[0]
+        wait = self.buckets.take(exchange.caller)
         if wait:
             return Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
-        if not self.shedder.admits(alone=not self.turns.crowded):
-            self.turns.when_full()
-            return OVERLOAD
-        return None
+        return None if self.load.admits(exchange) else OVERLOAD
 
     def lateness(self, exchange: Exchange) -> Refused:
         """Why one that took too long is given up."""
@@ -77,10 +74,18 @@ class Guard:
     def over(self, exchange: Exchange) -> None:
         """It is answered, or its client is gone."""
         self.deadlines.end(exchange)
-        exchange.end()
         seconds = time.perf_counter() - exchange.begun
         self.metrics.answered(exchange.path, exchange.status, seconds)
         if self.logs_each:
             caller, *_ = exchange.scope.get("client") or ("",)
             line = caller, exchange.scope["method"], exchange.path[:200], exchange.status, seconds * 1000
             access_log.info("%s %s %r %d in %.1f ms", *line)
+
+
+def _limit(said: float | None, served: Served) -> float:
+    """Seconds that a request may wait for its turn: as the settings say, or else the champion's latency objective."""
+    if said is not None:
+        return said
+    if served.now is None:
+        return 0.0
+    return served.now.champion.problem.serving.objectives.latency.total_seconds()

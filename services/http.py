@@ -7,7 +7,6 @@ and what pydantic would let pass for a number never gets that far.
 import asyncio
 import codecs
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -16,12 +15,14 @@ from typing import Any
 import orjson
 
 from services import docs
-from services.exchange import JSON, Exchange, Headers, Message, Reply
-from services.gathering import Gathering
+from services.exchange import JSON, Done, Exchange, Headers, Message, Reply
+from services.gathering import Gathering, Waiting
 from services.incumbents import Incumbents
-from services.limits import Turns
+from services.overload import Load, Task
 from services.page import page
 from services.prediction import Answer, Predictor
+from services.refusals import OVERLOAD
+from services.scheduling import Scheduler
 from services.served import Served
 from truecourse import openapi
 from truecourse.errors import PlatformError, RequestError
@@ -36,10 +37,9 @@ OURS = {
     "/explain": "POST",
     **dict.fromkeys((*DOCUMENTS, *docs.PATHS, "/healthz", "/metrics"), "GET"),
 }
-Done = Callable[[Reply], None]
 HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 FEW = 4
-"""Up to so many rows are answered in the event loop, together with those of other requests that came at that time."""
+"""Up to so many rows are answered in the event loop, together with those of other requests that wait."""
 INLINE_WALKS = 40_000
 """And more, as long as no more trees are walked for them: that takes two milliseconds. What takes longer would keep
 health checks waiting, and goes to a thread, which costs a tenth more CPU time."""
@@ -73,10 +73,11 @@ def _documents(predictor: Predictor) -> dict[str, bytes]:
 class Endpoint:
     """Answers the exchanges that were let in."""
 
-    def __init__(self, served: Served, turns: Turns) -> None:
-        self._served, self._turns = served, turns
+    def __init__(self, served: Served, load: Load) -> None:
+        self._served = served
         self._documents = Documents()
-        self._gathering = Gathering(served, turns, INLINE_WALKS)
+        self._gathering = Gathering(served)
+        self._scheduler = Scheduler(load, self, served.threads, self._overloaded)
 
     async def reply(self, exchange: Exchange) -> Reply:
         try:
@@ -107,53 +108,70 @@ class Endpoint:
         return self._served.now
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        """Answer what was sent to /predict or /explain. `done` is called with the reply: before this returns, or later
+        """Answer what was sent to /predict or /explain when it is its turn. `done` is called with the reply: later,
         from the event loop."""
-        exchange.came_in()
-        path, served = exchange.path, self._served
+        exchange.whole = True
+        self._scheduler.put(exchange, body, done)
+
+    def together(self, tasks: list[Task]) -> list[Task]:
+        waiting: list[Waiting] = []
+        longer: list[Task] = []
+        now: Incumbents | None = None
+        for task in tasks:
+            path = task.exchange.path
+            try:
+                now = now or self._now()
+                sent = _sent(now, task)
+            except Exception as error:
+                task.done(_instead(path, error))
+                continue
+            few, trees = len(sent) <= FEW, now.champion.model.trees
+            if few and path == "/predict" and now.challenger is None and len(tasks) > 1:
+                waiting.append(Waiting(sent, partial(self._gathered, task, len(sent))))
+            elif few or (path == "/predict" and len(sent) * trees <= INLINE_WALKS):
+                task.done(self._reply_to(now, path, sent))
+            else:
+                longer.append(task)
+        if now is not None and waiting:
+            self._gathering.answer(now, waiting)
+        return longer
+
+    def alone(self, task: Task) -> Reply:
         try:
-            _check_type(exchange.scope)
+            if task.exchange.gone:  # while it waited for the thread
+                raise PlatformError("the request was given up")
             now = self._now()
-            if len(body) > now.champion.contract.max_bytes:
-                raise too_large(now.champion.contract)
-            sent = now.champion.rows.sent(body)
-            few = len(sent) <= FEW
-            if few and path == "/predict" and self._gathering.wants(now):
-                return self._gathering.add(now, sent, lambda answer: done(self._gathered(answer, path, len(sent))))
+            sent = _sent(now, task)
+        except Exception as error:
+            return _instead(task.exchange.path, error)
+        return self._reply_to(now, task.exchange.path, sent)
+
+    def _reply_to(self, now: Incumbents, path: str, sent: list[Any]) -> Reply:
+        served = self._served
+        try:
             at = datetime.now(UTC)
             rows = now.champion.rows.accepted(sent, at)
             _taken(served, path, len(rows))
-        except Exception as error:
-            return done(_instead(path, error))
-
-        def answer() -> Reply:
-            if exchange.late:  # while it waited for a thread
-                raise PlatformError("the request was given up")
             document, parts = served.answer(now, rows, at, path == "/explain")
             return Reply(200, _encoded(document), JSON, lambda: served.after(now, parts))
-
-        began = self._turns.shedder.clock()
-        if few or (path == "/predict" and len(rows) * now.champion.model.trees <= INLINE_WALKS):
-            return done(self._outcome(path, began, answer))
-        work = asyncio.get_running_loop().run_in_executor(served.threads, answer)
-        return work.add_done_callback(lambda work: done(self._outcome(path, began, work.result)))
-
-    def _outcome(self, path: str, began: float, answer: Callable[[], Reply]) -> Reply:
-        try:
-            return answer()
         except Exception as error:
             return _instead(path, error)
-        finally:
-            self._turns.shedder.worked(began)
 
-    def _gathered(self, answer: Answer | Exception, path: str, rows: int) -> Reply:
-        if isinstance(answer, Exception):
-            return _instead(path, answer)
+    def _overloaded(self) -> Reply:
+        if self._served.metrics is not None:
+            self._served.metrics.turned_away(OVERLOAD.reason)
+        return OVERLOAD.reply
+
+    def _gathered(self, task: Task, rows: int, answer: Answer | Exception) -> None:
+        path = task.exchange.path
         try:
+            if isinstance(answer, Exception):
+                raise answer
             _taken(self._served, path, rows)
-            return Reply(200, _encoded(answer))
+            reply = Reply(200, _encoded(answer))
         except Exception as error:
-            return _instead(path, error)
+            reply = _instead(path, error)
+        task.done(reply)
 
     async def _body(self, exchange: Exchange, predictor: Predictor) -> bytes:
         limit, kept, length, more = predictor.contract.max_bytes, [], 0, True
@@ -171,6 +189,12 @@ class Endpoint:
         if length > limit:
             raise too_large(predictor.contract)
         return b"".join(kept)
+
+
+def _sent(now: Incumbents, task: Task) -> list[Any]:
+    """The rows of the request. Raises RequestError."""
+    _check_type(task.exchange.scope)
+    return now.champion.rows.sent(task.body)
 
 
 def _known(path: str) -> str:

@@ -53,13 +53,13 @@ class Protection:
             return await self._app(scope, receive, send)
         guard, exchange, refused = self._guard, scope.pop(wire.EXCHANGE, None), None
         if exchange is None:
-            exchange = Exchange(scope, guard.shedder)
+            exchange = Exchange(scope)
             refused = guard.refusal(exchange)
         elif exchange.status:  # it was late before this came round
             return None
         exchange.receive = receive
         try:
-            reply = await self._reply(exchange) if refused is None else guard.refuse(refused)
+            reply = await self._reply(exchange) if refused is None else await self._refuse(refused)
             exchange.status = reply.status
             await reply.send(send, scope["method"] == "HEAD")
         finally:
@@ -83,6 +83,14 @@ class Protection:
             if not exchange.late or task.uncancel():  # somebody else wants it to end
                 raise
             return guard.refuse(guard.lateness(exchange))
+
+    async def _refuse(self, refused: Refused) -> Reply:
+        reply, delay = self._guard.refuse(refused), self._guard.pace.delay()
+        if delay is None:
+            return reply.last
+        if delay:
+            await asyncio.sleep(delay)
+        return reply
 
     def _metrics(self) -> Reply:
         return Reply(200, self._guard.metrics.exposition(), ((b"content-type", CONTENT_TYPE),))

@@ -28,3 +28,6 @@ class Refused:
         if self.status == 408:
             headers.append((b"connection", b"close"))
         return Reply(self.status, orjson.dumps({"error": self.what, "cure": self.cure}), tuple(headers))
+
+
+OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)

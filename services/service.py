@@ -64,4 +64,4 @@ service: Any = bentoml.service(
     logging={"access": {"enabled": False}},  # ours is services/guard.py's
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
-protect(service, GUARD, Endpoint(SERVED, GUARD.turns), SETTINGS)
+protect(service, GUARD, Endpoint(SERVED, GUARD.load), SETTINGS)

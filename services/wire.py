@@ -13,12 +13,12 @@ import uvicorn.config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from services.exchange import App, Exchange, Reply
+from services.exchange import LAST, App, Exchange, Reply
 from services.guard import METERED, Guard
+from services.refusals import Refused
 
 EXCHANGE = "truecourse.exchange"
 """The name by which a scope holds an exchange that was begun here."""
-LAST = (b"connection", b"close")
 APART = frozenset({b"origin", b"x-forwarded-for"})
 """Headers that middlewares before the application look at: CORS, and who asks through a proxy."""
 
@@ -67,14 +67,17 @@ class Wire(HttpToolsProtocol):
         held, exchange, self._held, self._exchange = self._held, self._exchange, None, None
         if held is not None:
             held[0].on_response = _nothing
-        if exchange is not None and not exchange.whole:
+        if exchange is None:
+            return
+        exchange.gone = True
+        if not exchange.whole:
             exchange.status = 400
             self.guard.over(exchange)
 
     def _go_on(self, cycle: RequestResponseCycle, app: App) -> None:
         """As far as what has been read allows."""
         exchange = self._exchange or self._begin(cycle)
-        if exchange.status or exchange.whole:
+        if exchange.status or exchange.whole or exchange.refused:
             return
         if not cycle.more_body:
             self.endpoint.score(exchange, bytes(cycle.body), partial(self._answer, cycle, exchange))
@@ -89,11 +92,21 @@ class Wire(HttpToolsProtocol):
 
     def _begin(self, cycle: RequestResponseCycle) -> Exchange:
         scope: Any = cycle.scope
-        exchange = self._exchange = Exchange(scope, self.guard.shedder)
+        exchange = self._exchange = Exchange(scope)
         refused = self.guard.refusal(exchange)
         if refused is not None:
-            self._answer(cycle, exchange, self.guard.refuse(refused))
+            self._refuse(cycle, exchange, refused)
         return exchange
+
+    def _refuse(self, cycle: RequestResponseCycle, exchange: Exchange, refused: Refused) -> None:
+        """At once, or when it is its turn: until then nothing more is read of the connection."""
+        exchange.refused = True
+        reply, delay = self.guard.refuse(refused), self.guard.pace.delay()
+        if delay:
+            self.flow.pause_reading()
+            self.loop.call_later(delay, self._answer, cycle, exchange, reply)
+        else:
+            self._answer(cycle, exchange, reply.last if delay is None else reply)
 
     def _late(self, cycle: RequestResponseCycle, exchange: Exchange) -> None:
         self._answer(cycle, exchange, self.guard.refuse(self.guard.lateness(exchange)))

@@ -31,7 +31,7 @@ class Echo:
         self.waiting: list[Callable[[], None]] = []
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        exchange.came_in()
+        exchange.whole = True
         self.loop = asyncio.get_running_loop()
         self.direct += 1
         reply = Reply(400 if b"bad" in body else 200, b'{"length": %d}' % len(body), after=self._after)
@@ -90,8 +90,15 @@ def undated(answer: bytes) -> bytes:
 
 @contextmanager
 def served(ours: bool, **settings: Any) -> Iterator[Asked]:
-    (port,) = free_ports(1)
     guard, echo = Guard(Settings(**{"max_delay": 0, **settings}), Served()), Echo()
+    with serving(guard, echo, ours) as port:
+        yield Asked(port, guard, echo)
+
+
+@contextmanager
+def serving(guard: Guard, endpoint: Any, ours: bool = True) -> Iterator[int]:
+    """The port of a server in a thread."""
+    (port,) = free_ports(1)
 
     async def behind(scope: Message, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -99,8 +106,8 @@ def served(ours: bool, **settings: Any) -> Iterator[Asked]:
 
     protocol: Any = "httptools"
     if ours:
-        protocol = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": echo})
-    app: Any = Protection(behind, guard, echo)
+        protocol = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint})
+    app: Any = Protection(behind, guard, endpoint)
     server = uvicorn.Server(
         uvicorn.Config(app, port=port, http=protocol, log_level="critical", lifespan="off", server_header=False)
     )
@@ -109,7 +116,7 @@ def served(ours: bool, **settings: Any) -> Iterator[Asked]:
     try:
         while not server.started:
             thread.join(0.01)
-        yield Asked(port, guard, echo)
+        yield port
     finally:
         server.should_exit = True
         thread.join()

@@ -105,7 +105,11 @@ class Settings(BaseSettings):
     rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
     metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
     access_log: bool = Field(False, description="whether the endpoint's log has a line for every request but a probe's")
-    max_delay: float = Field(0.0025, ge=0, description="seconds to wait for a turn under overload; 0 never refuses")
+    max_delay: float | None = Field(
+        None,
+        ge=0,
+        description="seconds that a request may wait for its turn; unset: the problem's latency objective; 0 for any",
+    )
 
     endpoints: str = Field("", description="URLs of endpoints elsewhere that health watches too, by commas")
     machine_cpu: float = Field(1.5, gt=0, description="load per processor, of 5 minutes, above which health says so")

@@ -1,22 +1,20 @@
-"""Requests that are taken up together: answered by one call of the model, each as if it had come alone."""
+"""Requests that wait together: answered by one call of the model, each as if it had come alone."""
 
 import asyncio
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.exchange import Exchange, Message, Receive, Send
-from services.gathering import Gathering
-from services.guard import OVERLOAD, Guard
+from services.exchange import Exchange, Message, Receive, Reply, Send
+from services.gathering import Gathering, Waiting
+from services.guard import Guard
 from services.http import Endpoint
-from services.incumbents import Incumbents
-from services.limits import Shedder, Turns
 from services.metrics import Metrics
 from services.prediction import Answer
 from services.protection import Protection
@@ -37,24 +35,21 @@ async def nothing(scope: Message, receive: Receive, send: Send) -> None:
     raise AssertionError(scope["path"])
 
 
-def gathering(served: Served, most: int = 10**6) -> Gathering:
-    return Gathering(served, Turns(Shedder(0)), most)
+async def together(served: Served, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
+    """What each request is told."""
+    found: list[list[Answer | Exception]] = [[] for _ in sent]
+    assert served.now is not None
+    Gathering(served).answer(served.now, [Waiting(rows, told.append) for rows, told in zip(sent, found, strict=True)])
+    await asyncio.sleep(0)  # what is done after the answers
+    return [told for (told,) in found]
 
 
-async def answer(gathered: Gathering, now: Incumbents, rows: list[dict[str, Any]]) -> Answer:
-    """Raises what the answer is instead."""
-    told: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
-    gathered.add(now, rows, lambda found: None if told.done() else told.set_result(found))
-    found = await told
-    if isinstance(found, Exception):
-        raise found
-    return found
+def asked(path: str) -> Exchange:
+    return Exchange({"path": path, "headers": [(b"content-type", b"application/json")]})
 
 
-async def together(gathered: Gathering, served: Served, sent: list[list[dict[str, Any]]]) -> list[Any]:
-    now = served.now
-    assert now is not None
-    return await asyncio.gather(*(answer(gathered, now, rows) for rows in sent), return_exceptions=True)
+def body(rows: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"rows": rows}).encode()
 
 
 @contextmanager
@@ -90,7 +85,7 @@ def test_each_gets_the_answer_that_it_would_get_alone(make: Make, monkeypatch: p
     alone = [worker.ask(*rows) for rows in ROWS]
     worker.records.clear()
     with calls(monkeypatch) as made:
-        documents = asyncio.run(together(gathering(worker.served), worker.served, ROWS))
+        documents = asyncio.run(together(worker.served, ROWS))
     assert made == [sum(map(len, ROWS))]
     assert scored(documents) == scored(alone)
     ids = [told["prediction_id"] for document in documents for told in document["predictions"]]
@@ -102,7 +97,7 @@ def test_each_gets_the_answer_that_it_would_get_alone(make: Make, monkeypatch: p
 def test_a_refused_request_spoils_nothing_for_the_others(make: Make) -> None:
     worker = Worker()
     bad = [[ROW, ROW | {"distance": "far"}], [ROW | {"strange": 1}]]
-    documents = asyncio.run(together(gathering(worker.served), worker.served, [ROWS[0], bad[0], ROWS[1], bad[1]]))
+    documents = asyncio.run(together(worker.served, [ROWS[0], bad[0], ROWS[1], bad[1]]))
     assert len(worker.records) == 1, "the others are still answered together"
     assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
     first, second = documents[1], documents[3]
@@ -118,77 +113,9 @@ def test_a_model_that_raises_on_one_request_answers_the_others(make: Make) -> No
     second = make(2, change=lambda source: failing(source, "(columns['distance'] == 13.0).any()"))
     move(champion=second.version)
     worker.step()
-    documents = asyncio.run(together(gathering(worker.served), worker.served, [ROWS[0], [LONG], ROWS[1]]))
+    documents = asyncio.run(together(worker.served, [ROWS[0], [LONG], ROWS[1]]))
     assert isinstance(documents[1], AssertionError)
     assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
-
-
-def test_no_call_walks_more_trees_than_is_wanted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker()
-    now = worker.served.now
-    assert now is not None
-    with calls(monkeypatch) as made:
-        gathered = gathering(worker.served, most=5 * now.champion.model.trees)
-        documents = asyncio.run(together(gathered, worker.served, ROWS))
-    assert max(made) <= 5
-    assert sum(made) == sum(map(len, ROWS))
-    assert scored(documents) == scored([worker.ask(*rows) for rows in ROWS])
-
-
-def test_a_client_that_goes_away_costs_the_others_nothing(make: Make) -> None:
-    worker = Worker()
-
-    async def leave() -> list[Any]:
-        now, gathered = worker.served.now, gathering(worker.served)
-        assert now is not None
-        tasks = [asyncio.ensure_future(answer(gathered, now, rows)) for rows in ROWS[:3]]
-        await asyncio.sleep(0)
-        tasks[1].cancel()
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-        return answers
-
-    first, gone, third = asyncio.run(leave())
-    assert len(worker.records) == 1
-    assert isinstance(gone, asyncio.CancelledError)
-    assert len(recorded(worker.records[0])) == sum(map(len, ROWS[:3])), "nothing was done twice"
-    assert scored([first, third]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[2])])
-
-
-def test_those_who_began_with_another_model_get_its_answer(make: Make) -> None:
-    worker = Worker()
-    before = worker.served.now
-    move(champion=make(2).version)
-    worker.step()
-    after = worker.served.now
-    assert before is not None
-    assert after is not None
-
-    async def swapped() -> list[Any]:
-        gathered = gathering(worker.served)
-        return await asyncio.gather(*(answer(gathered, now, [ROW]) for now in (before, before, after, after)))
-
-    assert [answer["model"]["version"] for answer in asyncio.run(swapped())] == [1, 1, 2, 2]
-
-
-def test_only_what_is_taken_up_together_and_compared_with_nothing_is_gathered(make: Make) -> None:
-    worker, second = Worker(), make(2)
-
-    async def crowd(requests: int) -> bool:
-        turns = Turns(Shedder(0))
-        gathered = Gathering(worker.served, turns, 10**6)
-        for _ in range(requests):
-            turns.begin()
-        await asyncio.sleep(0)  # the turn is over: what follows is another crowd's, or one request by itself
-        now = worker.served.now
-        assert now is not None
-        return gathered.wants(now)
-
-    assert np.array_equal([asyncio.run(crowd(n)) for n in (0, 1, 2, 16)], [False, False, True, True])
-    for compared in ({"share": 0.5}, {"shadow": True, "share": 0.0}):
-        move(challenger=second.version, **compared)
-        worker.step()
-        assert not asyncio.run(crowd(16))
 
 
 def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +128,7 @@ def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypat
         return read(self, rows, now)
 
     monkeypatch.setattr(type(worker.served.now.champion.rows), "read", counted)  # type: ignore[union-attr]
-    documents = asyncio.run(together(gathering(worker.served), worker.served, [*odd, ROWS[0], *odd, ROWS[2]]))
+    documents = asyncio.run(together(worker.served, [*odd, ROWS[0], *odd, ROWS[2]]))
     assert [isinstance(document, RequestError) for document in documents] == [True] * 40 + [False] + [True] * 40 + [
         False
     ]
@@ -210,37 +137,11 @@ def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypat
     assert sorted(passes) == [1] * 80 + [rest, 80 + rest]
 
 
-def test_with_the_first_refusal_of_a_turn_those_before_it_are_answered_at_once(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = Worker()
-    guard = Guard(Settings(), worker.served)
-    gathered = Gathering(worker.served, guard.turns, 10**6)
-    monkeypatch.setattr(guard.shedder, "admits", lambda alone: False)
-
-    async def refused() -> tuple[int, int]:
-        now = worker.served.now
-        assert now is not None
-        waiting = [asyncio.ensure_future(answer(gathered, now, rows)) for rows in ROWS[:3]]
-        await asyncio.sleep(0)
-        for _ in range(2):  # the second has nothing to answer
-            assert guard.refusal(Exchange({"path": "/predict", "headers": []}, guard.shedder)) is OVERLOAD
-        with calls(monkeypatch) as later:
-            return len(await asyncio.gather(*waiting)), len(later)
-
-    assert asyncio.run(refused()) == (3, 0)
-
-
 def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make: Make) -> None:
     worker = Worker()
-    gathered, now = gathering(worker.served), worker.served.now
-    assert now is not None
 
     async def crowd() -> None:
-        found: list[Answer | Exception] = []
-        for _ in range(50):
-            gathered.add(now, [ROW | {"distance": "far"}], found.append)
-        await asyncio.sleep(0.01)
+        found = await together(worker.served, [[ROW | {"distance": "far"}]] * 50)
         assert [type(answer) for answer in found] == [RequestError] * 50
 
     async def refused() -> int:
@@ -261,14 +162,14 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
 ) -> None:
     worker, worked = Worker(), []
     guard = Guard(Settings(max_delay=0), worker.served)
-    monkeypatch.setattr(guard.shedder, "worked", lambda began, requests=1: worked.append(requests))
+    monkeypatch.setattr(guard.load, "answered", lambda lane, tasks, began: worked.append(len(tasks)))
     registry = CollectorRegistry()
     worker.served.metrics = Metrics(("/predict", "/explain"), registry)
     for path in meter(registry):
         worker.served.metrics.taken(path, 0)  # the meter begins
     worker.served.metrics.flush()
     before = meter(registry)
-    app: Any = Protection(nothing, guard, Endpoint(worker.served, guard.turns))
+    app: Any = Protection(nothing, guard, Endpoint(worker.served, guard.load))
     asked: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
     asked += [("/explain", rows) for rows in ROWS[:4]]
     asked += [("/predict", [ROW] * 5), ("/predict", [ROW | {"distance": "far"}]), ("/predict", [])]
@@ -291,5 +192,64 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
     assert meter(registry) == {path: rows + before[path] for path, rows in answered.items()}
     logged = [len(recorded(record)) for record in worker.records[: -len(ROWS)]]
     assert sum(logged) == sum(answered.values())
-    assert sorted(worked) == [1] * 6 + [16], "the shedder learns of every one that was read"
-    assert len(logged) == 1 + 1 + 4 + 1, "the first by itself, those of few rows together, explanations, many rows"
+    assert sum(worked) == len(asked), "the load learns of every one that was read"
+    assert len(logged) < 10, "those of few rows that came together are one entry"
+
+
+def test_while_a_challenger_is_compared_each_is_answered_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, second = Worker(), make(2)
+
+    async def crowd() -> int:
+        endpoint = Endpoint(worker.served, Guard(Settings(max_delay=0), worker.served).load)
+        replies: list[Reply] = []
+        before = len(worker.records)
+        for rows in ROWS:
+            endpoint.score(asked("/predict"), body(rows), replies.append)
+        assert not replies, "nothing is answered before the loop comes round"
+        await asyncio.sleep(0.05)
+        assert [reply.status for reply in replies] == [200] * len(ROWS)
+        for reply in replies:
+            if reply.after is not None:
+                reply.after()
+        return len(worker.records) - before
+
+    assert asyncio.run(crowd()) == 1
+    for compared in ({"share": 0.5}, {"shadow": True, "share": 0.0}):
+        move(challenger=second.version, **compared)
+        worker.step()
+        assert asyncio.run(crowd()) >= len(ROWS)
+
+
+def test_what_nobody_waits_for_any_more_is_not_worked_on(make: Make) -> None:
+    worker = Worker()
+
+    async def crowd() -> list[int]:
+        endpoint = Endpoint(worker.served, Guard(Settings(max_delay=0), worker.served).load)
+        replies: list[int] = []
+        exchanges = [asked("/predict") for _ in ROWS]
+        for exchange, rows in zip(exchanges, ROWS, strict=True):
+            endpoint.score(exchange, body(rows), lambda reply: replies.append(reply.status))
+        exchanges[3].gone = exchanges[5].gone = True
+        await asyncio.sleep(0.05)
+        return sorted(replies)
+
+    assert asyncio.run(crowd()) == [200] * (len(ROWS) - 2) + [499] * 2
+    (record,) = worker.records
+    assert len(recorded(record)) == sum(map(len, ROWS)) - len(ROWS[3]) - len(ROWS[5])
+
+
+def test_a_swap_of_the_model_while_requests_wait_leaves_none_of_them_out(make: Make) -> None:
+    worker = Worker()
+    second = make(2)
+
+    async def swapped() -> list[Any]:
+        endpoint = Endpoint(worker.served, Guard(Settings(max_delay=0), worker.served).load)
+        replies: list[Reply] = []
+        for rows in ROWS:
+            endpoint.score(asked("/predict"), body(rows), replies.append)
+        move(champion=second.version)
+        worker.step()
+        await asyncio.sleep(0.05)
+        return [json.loads(reply.body)["model"]["version"] for reply in replies]
+
+    assert asyncio.run(swapped()) == [2] * len(ROWS)

@@ -19,7 +19,7 @@ def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
 ) -> None:
     worker = Worker()
     guard = Guard(Settings(max_delay=0), worker.served)
-    endpoint, body = Endpoint(worker.served, guard.turns), json.dumps({"rows": [ROW] * 5}).encode()
+    endpoint, body = Endpoint(worker.served, guard.load), json.dumps({"rows": [ROW] * 5}).encode()
 
     async def two() -> list[int]:
         replies: list[int] = []
@@ -27,12 +27,12 @@ def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
         for _ in range(2):
             worker.served.threads.submit(free.wait)
         exchanges = [
-            Exchange({"path": "/explain", "headers": [(b"content-type", b"application/json")]}, guard.shedder)
-            for _ in range(2)
+            Exchange({"path": "/explain", "headers": [(b"content-type", b"application/json")]}) for _ in range(2)
         ]
         for exchange in exchanges:
             endpoint.score(exchange, body, lambda reply: replies.append(reply.status))
-        exchanges[0].late = True
+        await asyncio.sleep(0.01)  # both are handed to the threads
+        exchanges[0].gone = True
         free.set()
         while len(replies) < 2:
             await asyncio.sleep(0.01)

@@ -49,7 +49,7 @@ class Patient:
 
     async def reply(self, exchange: Exchange) -> Reply:
         await exchange.receive()
-        exchange.came_in()
+        exchange.whole = True
         await asyncio.sleep(60)
         raise AssertionError
 
@@ -113,10 +113,10 @@ def test_giving_up_may_begin_another(home: Path) -> None:
     """There is one timer still."""
 
     async def one_after_the_other() -> int:
-        deadlines, shedder, given_up = Deadlines(0.02), guard().shedder, []
+        deadlines, given_up = Deadlines(0.02), []
 
         def begin(number: int) -> None:
-            exchange = Exchange({"path": "/predict"}, shedder)
+            exchange = Exchange({"path": "/predict"})
             deadlines.begin(exchange, lambda: (given_up.append(number), begin(number + 1)))
 
         loop, timers = asyncio.get_running_loop(), []
@@ -134,9 +134,9 @@ def test_giving_up_may_begin_another(home: Path) -> None:
 
 def test_what_is_late_is_given_up_once(home: Path) -> None:
     async def later_others() -> int:
-        deadlines, shedder, given_up = Deadlines(0.02), guard().shedder, []
+        deadlines, given_up = Deadlines(0.02), []
         for number in range(4):
-            exchange = Exchange({"path": "/predict"}, shedder)
+            exchange = Exchange({"path": "/predict"})
             deadlines.begin(exchange, lambda number=number: given_up.append(number))  # type: ignore[misc]
             await asyncio.sleep(0.03)
         assert given_up == [0, 1, 2, 3]
@@ -147,7 +147,7 @@ def test_what_is_late_is_given_up_once(home: Path) -> None:
 
 def test_what_was_given_up_on_its_way_here_is_not_answered_again(home: Path) -> None:
     made = layer(Quick())
-    exchange = Exchange(scope("/predict"), made._guard.shedder)
+    exchange = Exchange(scope("/predict"))
     exchange.status = 408
     assert asked(made, scope("/predict") | {EXCHANGE: exchange}, []) == []
 

@@ -72,7 +72,6 @@ def test_an_ordinary_request_is_answered_as_by_the_application(kind: str, ours: 
     assert b"HTTP/1.1 200" in found or kind == "refused by the contract"
     assert ours.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
     assert not ours.guard.deadlines._open
-    assert not ours.guard.shedder._working
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -81,7 +80,6 @@ def test_what_is_not_goes_to_the_application(kind: str, ours: Asked, uvicorns: A
     assert ours.ask(*asked) == uvicorns.ask(*asked) != b""
     assert ours.echo.direct == before
     assert not ours.guard.deadlines._open
-    assert not ours.guard.shedder._working
 
 
 def test_pipelined_requests_are_answered_in_their_order(ours: Asked, uvicorns: Asked) -> None:
@@ -120,7 +118,6 @@ def test_what_ends_in_no_http_is_not_answered_and_holds_nothing(home: Path, body
         assert b"HTTP/1.1 400" in found
         assert not server.echo.direct, "nobody would read the answer"
         assert not server.guard.deadlines._open
-        assert not server.guard.shedder._working
 
 
 def test_a_crowd_of_pipelined_requests_is_answered(ours: Asked) -> None:
@@ -163,7 +160,6 @@ def test_what_is_late_is_given_up(home: Path, parts: tuple[bytes, ...], status: 
             for done in server.echo.waiting:
                 done()  # nobody waits for it any more
             assert not server.guard.deadlines._open
-            assert not server.guard.shedder._working
     assert found[0] == found[1]
     assert b"HTTP/1.1 %d" % status in found[0]
     assert b"0.15 s" in found[0]
@@ -177,7 +173,6 @@ def test_a_client_that_leaves_is_counted_once_and_holds_nothing(home: Path, body
             threading.Event().wait(0.01)
         threading.Event().wait(0.1)
         assert not server.guard.deadlines._open
-        assert not server.guard.shedder._working
         assert server.counted() == {"/predict2xx" if body == b"later" else "/predict4xx": 1}
         assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
 

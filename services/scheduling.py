@@ -1,0 +1,106 @@
+"""When what waits is worked on: in the event loop, a few milliseconds of work at a time, or by a few threads.
+
+Between two such turns the loop reads what has come meanwhile, so that under load many requests are answered together,
+and the next turn is always the fairest choice of all that wait.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Protocol
+
+from services.exchange import Done, Exchange, Reply
+from services.overload import Lane, Load, Task
+
+TURN = 0.004
+"""Seconds of work, as it is expected, that the event loop does at a time. It is what a health check waits for."""
+ONE = 1e-9
+"""Seconds of work that one request is more than."""
+THREADS = 2
+GONE = Reply(499, b"")
+"""Of a request whose client went away; nobody gets it."""
+
+
+class Work(Protocol):
+    def together(self, tasks: list[Task]) -> list[Task]:
+        """Answer them in the event loop. What would hold it up for too long is not answered, but returned."""
+
+    def alone(self, task: Task) -> Reply:
+        """Called in a thread."""
+
+
+class Scheduler:
+    """`refuse`: the reply to what was let in, and could not be answered in time after all."""
+
+    def __init__(self, load: Load, work: Work, threads: Executor, refuse: Callable[[], Reply]) -> None:
+        self._load, self._work, self._threads, self._refuse = load, work, threads, refuse
+        self._awake = False
+        self._running = 0
+
+    def put(self, exchange: Exchange, body: bytes, done: Done) -> None:
+        """`done` is called with the reply, later, from the event loop."""
+        self._load.put(exchange, body, done)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._awake = False
+        load = self._load
+        try:
+            tasks = self._next(load.light, TURN)
+            if tasks:
+                self._answer(tasks)
+        finally:
+            if load.light.queue:
+                self._wake()
+            self._start()
+
+    def _answer(self, tasks: list[Task]) -> None:
+        load = self._load
+        began = load.clock()
+        longer = self._work.together(tasks)
+        answered = [task for task in tasks if task not in longer] if longer else tasks
+        if answered:
+            load.answered(load.light, answered, began)
+        for task in longer:
+            if load.fits(load.heavy, task.exchange.caller):
+                load.move(task, heavy=True)
+            else:
+                task.done(self._refuse())
+
+    def _next(self, lane: Lane, seconds: float) -> list[Task]:
+        """What somebody still waits for."""
+        taken, late = self._load.take(lane, seconds)
+        for task in late:
+            task.done(GONE if task.exchange.gone else self._refuse())
+        gone = [task for task in taken if task.exchange.gone]
+        for task in gone:
+            task.done(GONE)
+        return [task for task in taken if not task.exchange.gone] if gone else taken
+
+    def _start(self) -> None:
+        """Give the threads what they can begin."""
+        lane = self._load.heavy
+        while self._running < THREADS and lane.queue:
+            for task in self._next(lane, ONE):
+                self._begin(lane, task)
+
+    def _begin(self, lane: Lane, task: Task) -> None:
+        began = self._load.clock()
+        self._running += 1
+        lane.running += task.seconds
+
+        def end(work: "asyncio.Future[Reply]") -> None:
+            self._running -= 1
+            lane.running = lane.running - task.seconds if self._running else 0.0
+            if not work.cancelled():
+                self._load.answered(lane, [task], began)
+                task.done(work.result())
+            self._start()
+
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._work.alone, task)
+        work.add_done_callback(end)

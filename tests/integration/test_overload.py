@@ -1,0 +1,46 @@
+"""An endpoint, with its connections, under clients that never back off: the load generator of the benchmarks."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.hammer import Hammer
+from services.guard import Guard
+from services.http import Endpoint
+from services.overload import Pace
+from tests.echo import serving
+from tests.workers import ROW, Make, Worker
+from truecourse.settings import REPOSITORY, Settings
+
+SECONDS = 1.0
+
+
+def hammered(port: int, clients: int) -> dict[str, Any]:
+    body = json.dumps({"rows": [ROW]})
+    head = "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+    options = {"port": port, "connections": clients, "seconds": SECONDS, "warm": 0.2}
+    options |= {"request": f"{head}content-length: {len(body)}\r\n\r\n{body}"}
+    command = [sys.executable, "-m", Hammer.__module__, json.dumps(options)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_queue_that_is_short_enough_is_answered_and_a_longer_one_in_part(make: Make) -> None:
+    worker = Worker()
+    limit = [5.0]  # seconds: on a machine busy with other tests
+    guard = Guard(Settings(), worker.served)
+    guard.load._limit = lambda: limit[0]
+    with serving(guard, Endpoint(worker.served, guard.load)) as port:
+        within = hammered(port, 64)
+        assert set(within["counts"]) == {"200"}
+        limit[0] = 0.0005
+        beyond = hammered(port, 256)
+        assert set(beyond["counts"]) <= {"200", "429", "closed"}
+        assert beyond["counts"]["200"] > 0.2 * within["counts"]["200"], "refusing takes little of the time"
+        assert 0 < beyond["counts"]["429"] <= 2 * SECONDS * Pace.RATE
+        limit[0] = 5.0
+        assert set(hammered(port, 16)["counts"]) == {"200"}, "it has recovered"
+    assert not guard.load.light.queue
+    assert not guard.deadlines._open

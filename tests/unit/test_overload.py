@@ -1,0 +1,285 @@
+"""What is let in and what is refused, on a clock that the test moves: one worker whose event loop reads what has come,
+then works for a turn, and so on."""
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.exchange import Exchange
+from services.overload import BYTE, REQUEST, Load, Pace, Task, Waits
+from services.scheduling import ONE, TURN
+
+LIMIT = 0.1
+READ = 0.0002
+"""Seconds to read a request."""
+
+
+@dataclass
+class Worker:
+    """`took`: seconds to answer a request. `refused`: for each the seconds of work before it, or that it waited."""
+
+    took: float = 0.001
+    limit: float = LIMIT
+    reading: float = READ
+    stall: Callable[[], float] = lambda: 0.0
+    now: float = 1000.0
+    answered: list[tuple[str, float, float]] = field(default_factory=list)
+    refused: list[tuple[str, float]] = field(default_factory=list)
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        self.load = Load(lambda: self.limit, lambda: self.now)
+
+    @property
+    def capacity(self) -> float:
+        return 1 / (self.took + self.reading)
+
+    def read(self, caller: str, came: float, again: Callable[[], None] = lambda: None) -> None:
+        exchange = Exchange({"path": "/predict", "headers": [(b"content-length", b"500")]})
+        exchange.caller = caller
+        self.now += self.reading
+        if self.load.admits(exchange):
+            self.load.put(exchange, b"a" * 500, lambda reply: again())
+            self.load.light.queue._heap[-1][-1].came = came
+            self.longest = max(self.longest, len(self.load.light.queue))
+        else:
+            self.refused.append((caller, self.load.light.ahead(caller)))
+
+    def turn(self) -> None:
+        tasks, late = self.load.take(self.load.light, TURN)
+        self.refused += [(task.exchange.caller, self.now - task.came) for task in late]
+        if not tasks:
+            return
+        began = self.now
+        self.now += self.took * len(tasks) + self.stall()
+        self.load.answered(self.load.light, tasks, began)
+        for task in tasks:
+            self.answered.append((task.exchange.caller, self.now, self.now - task.came))
+            task.done(None)  # type: ignore[arg-type]
+
+    def open(self, rates: dict[str, float], seconds: float, chance: random.Random) -> None:
+        """Requests that come at these rates by chance, whatever was answered."""
+        due = dict.fromkeys(rates, self.now)
+        end = self.now + seconds
+        while self.now < end:
+            before = self.now
+            while (first := min(due, key=due.__getitem__)) and due[first] <= before:
+                self.read(first, due[first])
+                due[first] += chance.expovariate(rates[first])
+            self.turn()
+            if not self.load.light.queue:
+                self.now = max(self.now, min(due.values()))
+
+    def closed(self, clients: int, seconds: float, caller: str = "a") -> None:
+        """Each asks again as soon as it is answered."""
+        end, ready = self.now + seconds, deque([self.now] * clients)
+        while self.now < end:
+            for _ in range(len(ready)):
+                self.read(caller, ready.popleft(), lambda: ready.append(self.now))
+            self.turn()
+
+    def latencies(self, caller: str = "", after: float = 0.0) -> np.ndarray:
+        found = [took for who, at, took in self.answered if caller in ("", who) and at >= after]
+        return np.array(found or [0.0])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([1.5, 3.0, 10.0]), st.integers(0, 1000), st.sampled_from([0.0004, 0.001, 0.004]))
+def test_under_overload_answers_go_on_and_are_in_time(times: float, seed: int, took: float) -> None:
+    """Each turn but a few takes what it is expected to, and 20 ms more if another process has the processor."""
+    chance = random.Random(seed)
+    worker = Worker(took, reading=0.00002, stall=lambda: 0.02 if chance.random() < 0.05 else 0.0)
+    worker.closed(1, 0.5)
+    began = worker.now
+    worker.open({"a": times / took}, 3.0, chance)
+    settled = worker.latencies(after=began + 0.3)
+    assert np.quantile(settled, 0.99) <= LIMIT + TURN + 0.02
+    left_for_answers = (1 - 0.00002 * times / took) * 0.8  # and a fifth for the stalls
+    assert len(settled) / 2.7 >= 0.85 * left_for_answers / took
+    assert worker.longest <= 1.5 * LIMIT / took
+
+
+def test_a_worker_that_has_answered_nothing_yet_learns_under_overload() -> None:
+    worker = Worker(0.004)
+    worker.open({"a": 1000}, 2.0, random.Random(1))
+    assert np.quantile(worker.latencies(after=1001.0), 0.99) <= LIMIT + 2 * TURN
+    assert len(worker.latencies(after=1001.0)) > 0.7 * worker.capacity
+    assert worker.longest <= LIMIT / (REQUEST + 500 * BYTE) + 1
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 256), st.floats(0.0001, 0.02))
+def test_clients_whose_queue_is_short_are_never_refused(clients: int, took: float) -> None:
+    worker = Worker(took)
+    worker.closed(1, 0.5)
+    clients = max(1, min(clients, int(0.75 * LIMIT / (took + READ))))
+    worker.closed(clients, 2.0)
+    assert not worker.refused
+    assert len(worker.answered) >= 2.2 * worker.capacity
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_whoever_is_refused_would_have_waited_about_as_long_as_the_limit(seed: int) -> None:
+    worker = Worker()
+    worker.closed(1, 0.5)
+    worker.open({"a": 2000}, 1.0, random.Random(seed))
+    assert len(worker.refused) > 100
+    for_answers = 1 - 2000 * READ  # of the time
+    assert min(work for _, work in worker.refused) / for_answers > 0.7 * LIMIT
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_below_its_capacity_nothing_is_refused(seed: int) -> None:
+    worker = Worker()
+    worker.open({"a": 0.8 * worker.capacity}, 2.0, random.Random(seed))
+    assert not worker.refused
+
+
+def test_one_stall_refuses_nobody_after_it() -> None:
+    stalls = [0.5]
+    worker = Worker(0.0001, stall=lambda: stalls.pop() if stalls and worker.now > 1000.5 else 0.0)
+    worker.closed(16, 2.0)
+    assert not stalls
+    assert not worker.refused
+
+
+def test_who_sends_little_is_answered_soon_whatever_others_send() -> None:
+    worker = Worker()
+    worker.open({"hog": 2000, "small": 50}, 3.0, random.Random(1))
+    assert "small" not in {caller for caller, _ in worker.refused}
+    assert np.quantile(worker.latencies("small"), 0.99) < LIMIT / 5
+    assert len(worker.latencies("hog")) > 100
+
+
+def test_two_who_send_too_much_get_the_same() -> None:
+    worker = Worker()
+    worker.open({"a": 600, "b": 1200}, 3.0, random.Random(1))
+    shares = [len(worker.latencies(caller)) for caller in "ab"]
+    assert min(shares) > 0.8 * max(shares)
+
+
+def test_when_an_overload_is_over_nobody_is_refused_within_the_limit() -> None:
+    worker = Worker()
+    worker.open({"a": 5000}, 2.0, random.Random(1))
+    while worker.load.light.queue:
+        worker.turn()
+    assert worker.refused
+    worker.refused.clear()
+    worker.open({"a": 0.5 * worker.capacity}, 1.0, random.Random(2))
+    assert not worker.refused
+
+
+def test_without_a_limit_nobody_is_refused() -> None:
+    worker = Worker(limit=0.0)
+    worker.open({"a": 3000}, 1.0, random.Random(1))
+    assert not worker.refused
+
+
+def test_long_bodies_are_expected_to_take_as_long_as_they_took() -> None:
+    now = [0.0]
+    load = Load(lambda: LIMIT, lambda: now[0])
+
+    def ask(length: int) -> Exchange:
+        exchange = Exchange({"path": "/explain", "headers": [(b"content-length", b"%d" % length)]})
+        exchange.caller = "a"
+        return exchange
+
+    def take(length: int, took: float) -> None:
+        load.put(ask(length), b"a" * length, lambda reply: None)
+        (task,), _ = load.take(load.light, ONE)
+        now[0] += took
+        load.answered(load.light, [task], now[0] - took)
+
+    for _ in range(50):
+        take(60_000, 0.03)
+        take(600, 0.0001)
+    for length, most in ((60_000, 5), (600, 1000)):
+        count = 0
+        while load.admits(ask(length)) and count < 5000:
+            load.put(ask(length), b"a" * length, lambda reply: None)
+            count += 1
+        assert 0.5 * most <= count <= 1.2 * most
+        while load.light.queue:
+            load.light.queue.pop()
+
+
+def test_what_threads_work_on_is_waited_for_by_what_needs_them_alone() -> None:
+    load = Load(lambda: LIMIT, lambda: 0.0)
+
+    def ask(path: str) -> Exchange:
+        exchange = Exchange({"path": path, "headers": [(b"content-length", b"9000")]})
+        exchange.caller = "a"
+        return exchange
+
+    kind = load._kinds.of("/explain", 9000)
+    kind.heavy, kind.seconds = True, 0.06
+    for _ in range(2):
+        assert load.admits(ask("/explain"))
+        load.put(ask("/explain"), b"a" * 9000, lambda reply: None)
+    assert not load.admits(ask("/explain"))
+    assert load.admits(ask("/predict"))
+    assert not load.light.queue
+    tasks, _ = load.take(load.heavy, ONE)
+    load.heavy.running += sum(task.seconds for task in tasks)
+    assert not load.admits(ask("/explain")), "what was begun is not done"
+
+
+def test_while_others_are_refused_what_waited_too_long_gives_way() -> None:
+    now = [0.0]
+    load = Load(lambda: LIMIT, lambda: now[0])
+    exchange = Exchange({"path": "/predict", "headers": []})
+    for _ in range(3):
+        load.put(exchange, b"", lambda reply: None)
+    now[0] = 2 * LIMIT
+    load.put(exchange, b"", lambda reply: None)
+
+    def sizes(found: tuple[list[Task], list[Task]]) -> tuple[int, int]:
+        return len(found[0]), len(found[1])
+
+    assert sizes(load.take(load.light, ONE)) == (1, 0), "where nobody is refused, it is answered late"
+    load._refused = now[0]
+    assert sizes(load.take(load.light, TURN)) == (1, 2)
+
+
+@given(st.lists(st.tuples(st.floats(0.0001, 0.1), st.floats(0.0001, 3)), max_size=50), st.floats(0, 0.0499))
+def test_a_queue_of_nothing_is_always_short_enough(waits: list[tuple[float, float]], work: float) -> None:
+    learned = Waits()
+    for reckoned, took in waits:
+        learned.learn(reckoned, took)
+    assert learned.expected(0.0, LIMIT) <= LIMIT
+    assert learned.factor >= 0.5
+    assert learned.expected(work, LIMIT) >= learned.factor * work
+
+
+@given(st.floats(0.8, 6))
+def test_how_much_longer_waits_take_is_learned(times: float) -> None:
+    learned = Waits()
+    for _ in range(200):
+        learned.learn(0.03, 0.03 * times)
+    assert math.isclose(learned.expected(0.03, LIMIT), 0.03 * times, rel_tol=0.1)
+    for _ in range(3000):
+        learned.learn(0.0001, 0.0002)
+    assert learned.factor < 1.3, "what was learned under load is forgotten without"
+
+
+def test_few_refusals_are_sent_at_once_and_many_in_their_turn() -> None:
+    now = [5.0]
+    pace = Pace(lambda: now[0])
+    assert [pace.delay() for _ in range(Pace.AT_ONCE)] == [0.0] * Pace.AT_ONCE
+    delays = [pace.delay() for _ in range(1000)]
+    told = [delay for delay in delays if delay is not None]
+    assert told == sorted(told)
+    assert math.isclose(told[-1], 1000 / Pace.RATE)
+    while pace.delay() is not None:
+        pass
+    assert len(told) < 2000 + Pace.LONGEST * Pace.RATE
+    now[0] += Pace.LONGEST + 1
+    assert pace.delay() == 0.0

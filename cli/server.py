@@ -11,7 +11,14 @@ from pathlib import Path
 
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, free_port, require_writable, start, supervised, terminable
-from truecourse.settings import child_environment, elsewhere, get_settings, prefect_api_url, prefect_environment
+from truecourse.settings import (
+    child_environment,
+    elsewhere,
+    get_settings,
+    prefect_api_url,
+    prefect_environment,
+    prefect_retention,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def start_prefect(port: int, *, ui: bool) -> Child:
         PREFECT_SERVER_UI_API_URL=f"http://{host}:{port}/api",
         PREFECT_API_URL=f"http://{host}:{port}/api",
         PREFECT_SERVER_LOGGING_LEVEL="WARNING",
+        **prefect_retention(),
     )
     return start("the Prefect server", command, environment, get_settings().home / "logs" / f"prefect-{port}.log")
 

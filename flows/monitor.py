@@ -7,6 +7,7 @@ from prefect import flow
 
 from tasks.alarms import settle_reports
 from tasks.checks import made, require_unbroken, summary
+from tasks.cleanup import clean_up
 from tasks.control import publish_control
 from tasks.drift import check_drift
 from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
@@ -25,8 +26,8 @@ def monitor(
     at: datetime | None = None,
     evidently: bool = False,
 ) -> dict[str, Any]:
-    """Make every check, enter what they find into the record, tell whom it concerns, and ask for a retraining if one is
-    due.
+    """Make every check, enter what they find into the record, tell whom it concerns, ask for a retraining if one is
+    due, and remove, once a day, what the retention settings keep no longer.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
@@ -56,5 +57,6 @@ def monitor(
     settled = settle_reports(name, reports, at)
     publish_health(name)
     publish_control(name)
+    cleaned = clean_up(name) if at is None else {}
     require_unbroken(name, reports)
-    return summary(name, reports) | {"settled": settled}
+    return summary(name, reports) | {"settled": settled, "cleaned": cleaned}

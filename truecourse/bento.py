@@ -27,7 +27,7 @@ UNSERVED = {"gates", "monitoring", "split", "model", "serving", "description"}
 def packaged(problem: str, number: int) -> Package | None:
     """What object storage says of a version's Bento: an endpoint reads it, and needs no registry."""
     try:
-        return Package.model_validate_json(open_store().get(_package_key(problem, number)))
+        return Package.model_validate_json(open_store().get(package_key(problem, number)))
     except NotFound:
         return None
 
@@ -35,12 +35,12 @@ def packaged(problem: str, number: int) -> Package | None:
 def record_package(package: Package) -> None:
     """In object storage, for endpoints, and in the version's tags, for people."""
     version, bento = package.version, package.bento
-    open_store().put(_package_key(version.problem, version.version), package.model_dump_json(indent=1).encode())
+    open_store().put(package_key(version.problem, version.version), package.model_dump_json(indent=1).encode())
     tags = {BENTO_SHA256: bento.sha256, BENTO_KEY: bento.key, BENTO_INPUTS: package.inputs}
     registry.set_tags(version, tags | {BENTO_BYTES: str(bento.bytes)})
 
 
-def _package_key(problem: str, number: int) -> str:
+def package_key(problem: str, number: int) -> str:
     return f"bentos/{problem}/{number}.json"
 
 

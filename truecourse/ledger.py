@@ -1,4 +1,4 @@
-"""Ledgers in object storage: numbered entries that are written once, and never changed.
+"""Ledgers in object storage: numbered entries that are written once, and never changed. Retention may remove old ones.
 
 Entry `n + 1` is created only if it is absent (a conditional put), by somebody who has read entry `n`: of any number
 of racers exactly one writes it, and the others learn of it. No lock is held, so no dead process holds one.
@@ -26,7 +26,7 @@ class Ledger(Generic[E]):
         return self._read(keys[-1]) if keys else None
 
     def entries(self, after: int = 0) -> list[E]:
-        return [self._read(key) for key in self._keys() if key > self._key(after)]
+        return [self._read(key) for key in self._keys() if key > self.key(after)]
 
     def numbers(self) -> list[int]:
         return [int(key.rpartition("/")[2].removesuffix(".json")) for key in self._keys()]
@@ -38,7 +38,7 @@ class Ledger(Generic[E]):
     def after(self, number: int) -> E | None:
         """The entry that follows `number`, at the cost of one read; None while there is none."""
         try:
-            return self._read(self._key(number + 1))
+            return self._read(self.key(number + 1))
         except NotFound:
             return None
 
@@ -47,17 +47,18 @@ class Ledger(Generic[E]):
 
         Raises ModelError if somebody else wrote that number first."""
         try:
-            self._store.put_new(self._key(entry.number), entry.model_dump_json(indent=1).encode())
+            self._store.put_new(self.key(entry.number), entry.model_dump_json(indent=1).encode())
         except AlreadyExists:
-            first = self._read(self._key(entry.number))
+            first = self._read(self.key(entry.number))
             what = f"{first.author} was first, at {first.at:%Y-%m-%d %H:%M:%S} UTC: {first.action}, {first.reason}"
             raise ModelError(what, where=self._place, cure="look at what has changed, and try again") from None
 
+    def key(self, number: int) -> str:
+        """Where the entry lies."""
+        return f"{self._place}/{number:09d}.json"
+
     def _keys(self) -> list[str]:
         return sorted(self._store.list(f"{self._place}/"))
-
-    def _key(self, number: int) -> str:
-        return f"{self._place}/{number:09d}.json"
 
     def _read(self, key: str) -> E:
         return self._kind.model_validate_json(self._store.get(key))

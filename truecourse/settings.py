@@ -53,6 +53,16 @@ class Settings(BaseSettings):
     source_retention: float = Field(
         0, ge=0, description="days that replaced source bytes are kept in storage; 0 keeps them for ever"
     )
+    model_retention: float = Field(
+        180, ge=0, description="days that training runs, versions and frames are kept that nothing needs; 0: for ever"
+    )
+    report_retention: float = Field(
+        400, ge=0, description="days that reports of checks and the record of findings are kept; 0: for ever"
+    )
+    log_retention: float = Field(0, ge=0, description="days that the prediction log is kept; 0: for ever")
+    prefect_retention: float = Field(
+        90, ge=0, description="days that Prefect keeps finished flow runs with their logs and artifacts; 0: for ever"
+    )
     s3_endpoint: str = Field("", description="S3 endpoint URL, for servers other than AWS")
     s3_region: str = Field("us-east-1", description="S3 region")
     s3_access_key_id: SecretStr = Field(SecretStr(""), description="S3 access key; empty for the AWS default chain")
@@ -252,6 +262,17 @@ def multiprocess_folder() -> Path | None:
     """Where prometheus_client keeps the meters of a server's workers; Bento names it to each."""
     name = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(name) if name else None
+
+
+def prefect_retention() -> dict[str, str]:
+    """For a Prefect server of ours: how long its own clean-up, hourly, keeps finished runs."""
+    days = get_settings().prefect_retention
+    if not days:
+        return {}
+    return {
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(max(days * 86400, 3601)),
+    }
 
 
 def variable(name: str) -> str | None:

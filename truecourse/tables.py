@@ -207,6 +207,19 @@ class Tables:
         with self._errors(name), self._lasting(name):
             return int(table.optimize.compact()["numFilesRemoved"])
 
+    def delete(self, name: str, where: str, commit: dict[str, Any]) -> None:
+        """Remove the rows that `where` (a Delta predicate) selects. Their bytes go with vacuum(), after a week."""
+        properties = CommitProperties(custom_metadata={COMMIT_KEY: json.dumps(commit, sort_keys=True)})
+        table = self.open(name)
+        with self._errors(name), self._lasting(name):
+            table.delete(where, commit_properties=properties)
+
+    def vacuum(self, name: str) -> int:
+        """Remove the files that no version of the last week needs; how many."""
+        table = self.open(name)
+        with self._errors(name), self._lasting(name):
+            return len(table.vacuum(dry_run=False))
+
     def transactions(self, name: str, applications: Iterable[str]) -> dict[str, int]:
         """The number that was last committed for each of these applications, of those that ever committed one."""
         if not self.exists(name):

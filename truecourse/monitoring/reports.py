@@ -1,7 +1,7 @@
 """Reports of checks in object storage: the newest of each check for whoever looks, and all of them for a timeline."""
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -56,6 +56,17 @@ def history(store: ObjectStore, problem: str, check: Check, since: datetime | No
     place = _place(problem, check)
     first = f"{place}{_name(since)}" if since else place
     return [Report.model_validate_json(store.get(key)) for key in sorted(store.list(place)) if key >= first]
+
+
+def expire(store: ObjectStore, problem: str, check: Check, days: timedelta) -> int:
+    """Remove the reports that are older by so much than the check's newest; how many."""
+    newest, place = latest(store, problem, check), _place(problem, check)
+    if newest is None:
+        return 0
+    gone = [key for key in store.list(place) if key < f"{place}{_name(newest.at - days)}"]
+    for key in gone:
+        store.delete(key)
+    return len(gone)
 
 
 def _latest(problem: str, check: Check) -> str:

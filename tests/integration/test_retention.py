@@ -1,0 +1,182 @@
+"""What nothing needs goes when it is old; what serves, served, may come back or can be traced stays, however old."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tasks.snapshot import build_snapshot
+from tasks.trace import trace_model
+from tasks.train import train_model
+from tests.frames import store_wine
+from tests.records import entry, record
+from truecourse import aliases, deployments, mirrorcheck, predictionlog, registry, retention, runs, tracking
+from truecourse.errors import StorageError
+from truecourse.loading import load_problem
+from truecourse.monitoring import reports
+from truecourse.monitoring.findings import Report
+from truecourse.predictionlog import encoded, log_table
+from truecourse.references import ArtifactRef, Deployment, ModelVersion, Snapshot
+from truecourse.settings import prefect_retention
+from truecourse.snapshot import load_frame, load_manifest, save
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+NOW = datetime.now(UTC)
+LATER = NOW + timedelta(days=200)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Versions by what became of them, and the run that they are copies of."""
+
+    versions: dict[str, ModelVersion]
+    loose: str
+    failed: str
+    snapshot: Snapshot
+
+    def left(self) -> set[str]:
+        numbers = {version.version for version in registry.versions("wine")}
+        return {name for name, version in self.versions.items() if version.version in numbers}
+
+
+def copied(original: runs.RunRecord, name: str) -> str:
+    """Another training of the same, as MLflow and our record hold it."""
+    run_id, _ = tracking.begin_run("wine", name, {"mlflow.source.name": "truecourse run train --problem wine"})
+    place = runs.artifact_key(original.run.run_id, "")
+    files = {key.removeprefix(place): open_store().get(key) for key in open_store().list(place)}
+    runs.put_artifacts(run_id, files)
+    tracking.copy_artifacts(run_id, files)
+    run = original.run.model_copy(update={"run_id": run_id})
+    runs.record(original.model_copy(update={"run": run, "key": name}))
+    client = tracking.connect_mlflow()
+    for tag, value in original.tags.items():
+        client.set_tag(run_id, tag, value)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+@pytest.fixture
+def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
+    configure(problems=tmp_path, problem="wine")
+    clean = store_wine(tmp_path)
+    snapshot = build_snapshot(load_problem("wine"), Tables(), clean=clean, features={})
+    run = train_model.fn("wine", snapshot)
+    original = runs.recorded("wine", run.run_id)
+    versions = {"first champion": registry.create_version(run)}
+    for name in ("shadowed", "unneeded", "answered", "deployed", "champion", "newest"):
+        versions[name] = registry.create_version(runs.trained_run("wine", copied(original, name)))
+    loose = copied(original, "loose")
+    copied(original, "the newest run")
+    failed, _ = tracking.begin_run("wine", "failed", {"mlflow.source.name": "truecourse run train --problem wine"})
+    tracking.connect_mlflow().set_terminated(failed, "FAILED")
+    for name in ("first champion", "champion"):
+        registry.promote(aliases.current("wine"), versions[name], name, challenger=versions["unneeded"])
+    for shadow in (True, False):
+        challenger = versions["shadowed" if shadow else "newest"]
+        registry.move_aliases(aliases.current("wine"), "wine", "split", "-", challenger=challenger, shadow=shadow)
+    bento = ArtifactRef(key="bentos/wine/0.bento", sha256="0" * 64, bytes=1)
+    deployments.ledger("here", "wine").append(
+        Deployment(
+            number=1, action="deploy", reason="-", author="ann", at=NOW, environment="here", target="process",
+            version=versions["deployed"], bento=bento, config_sha256="0" * 64, outcome="deployed",
+        )
+    )  # fmt: skip
+    logged = [record(str(day), at=(NOW - timedelta(days=day)).isoformat()) for day in (0, 5, 40)]
+    told = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
+    rows = predictionlog.rows(encoded(entry(one)) for one in told)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=predictionlog.DATED, merge=True)
+    return Home(versions, loose, failed, snapshot)
+
+
+def test_only_what_nothing_needs_is_removed(wines: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, manifest = load_frame(open_store(), wines.snapshot), load_manifest(open_store(), wines.snapshot)
+    other = save(open_store(), frame.slice(3), manifest)
+    everything = set(wines.versions)
+    assert retention.clean("wine", NOW) == {
+        "reports": 0, "histograms": 0, "findings": 0, "logged predictions": 0, "versions": 0, "runs": 0,
+        "runs of tuning and failed ones in MLflow": 0, "frames": 0,
+    }  # fmt: skip
+    assert wines.left() == everything
+    assert retention.clean("wine", NOW + timedelta(hours=1)) is None, "it was done an hour ago"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "_forget_run", _killed)
+        with pytest.raises(StorageError, match="killed"):
+            retention.clean("wine", LATER)
+    assert wines.left() == everything, "what was cut short is found again"
+    removed = retention.clean("wine", LATER)
+    assert removed is not None
+    assert (removed["versions"], removed["runs"], removed["frames"]) == (1, 2, 1)
+    assert wines.left() == everything - {"unneeded"}
+    gone = wines.versions["unneeded"]
+    for prefix in (
+        f"runs/{gone.run_id}/",
+        f"mlflow/{gone.run_id}/",
+        f"runs/{wines.loose}/",
+        f"snapshots/wine/{other.sha256}",
+    ):
+        assert not list(open_store().list(prefix)), prefix
+    for name in wines.left():
+        assert trace_model("wine", wines.versions[name].version)["verified"], name
+    client = tracking.connect_mlflow()
+    assert {client.get_run(run).info.lifecycle_stage for run in (gone.run_id, wines.loose, wines.failed)} == {"deleted"}
+    assert mirrorcheck.differences("wine") == []
+    assert aliases.roll_back("wine", "as ever").champion == wines.versions["first champion"]
+    registered = registry.create_version(runs.trained_run("wine"))
+    assert registered.version == wines.versions["newest"].version + 1
+
+
+def _killed(*_: object) -> None:
+    raise StorageError("killed")
+
+
+def test_without_mlflow_no_model_goes(wines: Home, configure: Callable[..., None]) -> None:
+    configure(mlflow_uri="http://127.0.0.1:9")
+    removed = retention.clean("wine", LATER)
+    assert removed is not None
+    assert (removed["versions"], removed["runs"]) == (0, 0)
+    assert wines.left() == set(wines.versions)
+
+
+def test_reports_and_the_log_are_counted_back_from_their_newest(
+    home: Path, configure: Callable[..., None], tmp_path: Path
+) -> None:
+    configure(problems=tmp_path, problem="wine", log_retention=30, report_retention=100)
+    store, years = open_store(), datetime(2013, 6, 1, tzinfo=UTC)
+    for days in (300, 101, 99, 0):
+        at = years - timedelta(days=days)
+        reports.save(store, Report(check="drift", problem="wine", at=at, sentence="-"))
+        store.put(f"sketches/wine/abc/{at:%Y%m%d}.json", b"{}")
+    store.put("sketches/wine/abc/frozen.json", b"{}")
+    logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
+    rows = predictionlog.rows(encoded(entry(one)) for one in logged)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=predictionlog.DATED, merge=True)
+    removed = retention.clean("wine", NOW)
+    assert removed is not None
+    assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2, 2, 1)
+    assert len(reports.history(store, "wine", "drift")) == 2
+    assert store.exists("sketches/wine/abc/frozen.json")
+    table: pa.Table = Tables().read(Tables().version(log_table("wine")))
+    assert sorted(table["prediction_id"].to_pylist()) == ["0", "29"]
+    again = retention.clean("wine", NOW + timedelta(days=1))
+    assert again is not None
+    assert not any(again.values())
+
+
+def test_prefect_understands_how_long_it_is_to_keep_runs(
+    monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
+) -> None:
+    from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
+
+    configure(prefect_retention=7)
+    for name, value in prefect_retention().items():
+        monkeypatch.setenv(name, value)
+    told = ServerServicesDBVacuumSettings()
+    assert "flow_runs" in told.enabled_vacuum_types
+    assert told.retention_period == timedelta(days=7)
+    configure(prefect_retention=0)
+    assert prefect_retention() == {}

@@ -50,7 +50,10 @@ def count(value: int) -> str:
 
 
 def share(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{100 * value:.1f}%"
+    """As a percentage of one decimal; what is there and rounds to 0.0% is "<0.1%"."""
+    if value is None or value != value:
+        return "–"
+    return "<0.1%" if 0 < value < 0.0005 else f"{100 * value:.1f}%"
 
 
 def pretty(value: Any) -> str:

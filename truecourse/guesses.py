@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import accumulate, count
+from itertools import accumulate, chain, count
 
 import pyarrow.compute as pc
 
@@ -288,7 +288,7 @@ def _renamed(
         else:
             used.add(name)
             continue
-        free = next(n for n in (stem, *(f"{stem}_{i}" for i in count(2))) if n not in taken)
+        free = next(n for n in chain([stem], (f"{stem}_{i}" for i in count(2))) if n not in taken)
         taken.add(free)
         remark = f"the column {column.name!r} of the file, renamed: {why}"
         declared = replace(column.declared, source=column.name)

@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format bench bench-drift bench-serve bench-replay lock clean
+.PHONY: help setup demo up test test-fast coverage lint format bench bench-drift bench-serve bench-replay soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -53,6 +53,9 @@ bench-serve: $(STAMP) ## the endpoint beside other servers
 
 bench-replay: $(STAMP) ## a year played forward, beside a frozen champion, and with faults planted
 	$(BIN)/python -m benchmarks replay
+
+soak: $(STAMP) ## `truecourse up` under faults for half an hour: what is answered, lost, stuck
+	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),30)
 
 lock: $(STAMP) ## resolve the dependencies anew, for all three Pythons
 	. .ci/tools; "$$UV" pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \

@@ -11,7 +11,7 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "score", "tables", "flows", "scale", "drift", "alarms")
-ALSO = ("serve", "overload", "replay")
+ALSO = ("serve", "overload", "replay", "soak")
 """Measured by name only: servers of their own, or many minutes."""
 
 
@@ -20,6 +20,7 @@ def main(
         list[str] | None, typer.Argument(help=f"of {', '.join(NAMES + ALSO)}; if none, {len(NAMES)}")
     ] = None,
     quick: Annotated[bool, typer.Option(help="samples instead of all rows: a look, not a figure")] = False,
+    minutes: Annotated[float, typer.Option(min=0.5, help="minutes of faults, of soak alone")] = 30,
 ) -> None:
     console, kept = Console(), True
     for name in names or NAMES:
@@ -27,7 +28,8 @@ def main(
             if name not in NAMES + ALSO:
                 raise SettingsError(f"no benchmark {name!r}", cure=f"there are {', '.join(NAMES + ALSO)}")
             with console.status(f"measuring {name}"):
-                rows = importlib.import_module(f"benchmarks.{name}").rows(quick)
+                options = {"minutes": minutes} if name == "soak" else {}
+                rows = importlib.import_module(f"benchmarks.{name}").rows(quick, **options)
         except TruecourseError as error:
             Console(stderr=True).print(f"[red]{name}[/]: {error}", highlight=False)
             raise typer.Exit(2) from None

@@ -24,8 +24,9 @@ import numpy as np
 from benchmarks import serve_world
 from benchmarks.harness import Row
 from benchmarks.load import HOST
+from truecourse.addresses import free_port
 from truecourse.loading import load_problem
-from truecourse.processes import free_port, supervised
+from truecourse.processes import supervised
 from truecourse.settings import REPOSITORY, get_settings
 
 CLIENTS = 16

@@ -19,9 +19,10 @@ from benchmarks.load import HOST, Loaded, load
 from services import launch
 from services.prediction import open_predictor
 from truecourse import processes
+from truecourse.addresses import free_port
 from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
-from truecourse.processes import Child, free_port
+from truecourse.processes import Child
 from truecourse.settings import child_environment, get_settings
 
 CLIENTS = (1, 16)

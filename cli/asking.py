@@ -2,6 +2,8 @@
 
 import json as jsonlib
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,22 +16,24 @@ from cli.endpoint import (
     example_rows,
     require_champion,
     row_of,
-    start_endpoint,
-    start_shipper,
 )
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
+from cli.serving import Serving, reported
 from cli.views import explanation_view, pairs, prediction_view, request_view
 from services import launch
-from truecourse import endpoints
-from truecourse.errors import PlatformError, RequestError
+from services.supervisor import Supervisor
+from truecourse.addresses import require_free
+from truecourse.errors import ModelError, PlatformError, RequestError
 from truecourse.loading import load_problem
-from truecourse.processes import require_free, supervised
+from truecourse.logfiles import tail
+from truecourse.processes import end, leftovers, terminable, undisturbed
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 
 Fields = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="One row; else an example's.")]
 RowsJson = Annotated[list[str] | None, typer.Option("--row", help="A row as a JSON object; may be given again.")]
 Example = Annotated[int | None, typer.Option(min=1, max=3, help="Start from this example; FIELD=VALUE changes it.")]
+PORT = "TRUECOURSE_ENDPOINT_PORT or --port"
 Url = Annotated[str | None, typer.Option(help="The endpoint; the settings' host and port if not given.")]
 
 
@@ -41,20 +45,45 @@ def serve(
     json: Json = False,
 ) -> Answer:
     """Serve predictions over HTTP, in the foreground, until Ctrl-C."""
-    name, port = load_problem(problem).name, port or get_settings().endpoint_port
-    require_free(get_settings().host, port, "the endpoint", "TRUECOURSE_ENDPOINT_PORT or --port")
+    settings, name = get_settings(), load_problem(problem).name
+    port = port or settings.endpoint_port
+    launch.require_servable(settings)
+    end([one.process for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
+    require_free(settings.host, port, "the endpoint", PORT)
     url = endpoint_url(port)
-    with supervised() as children:
-        children.append(start_endpoint(name, port, version))
-        children.append(start_shipper(name))
-        launch.wait_ready(children[0], port)
+    with ExitStack() as stack:
+        stack.enter_context(terminable())
+        stack.enter_context(reported(f"serve-{port}"))
+        serving = Serving(name, port, version, stack, PORT)
+        supervisor = Supervisor([serving.endpoint(), serving.shipper()], lambda states: None)
+        stack.callback(_stop, supervisor)
+        supervisor.start()
+        pid = _served(supervisor)
         shown = {"predict": f"POST {url}/predict", "explain": f"POST {url}/explain", "openapi": f"{url}/openapi.json"}
         if json:
-            print_json({"url": url, "problem": name, "pid": children[0].process.pid})
+            print_json({"url": url, "problem": name, "pid": pid})
         stderr().print(pairs({"serving": name, **shown, "stop": "Ctrl-C"}))
-        with endpoints.announced(name, url):
-            status = children[0].process.wait()
-            raise PlatformError(f"ended with status {status}\n{children[0].tail()}", where="the endpoint")
+        while True:
+            time.sleep(3600)
+
+
+def _served(supervisor: Supervisor) -> int:
+    """The process of the endpoint, once it answers. Raises PlatformError, with the end of its log, if it does not come
+    up at first; later it is started again."""
+    while (state := supervisor.settled("endpoint")) is None:
+        time.sleep(0.1)
+    if state.standing == "waiting":
+        raise ModelError(state.cause, where="the endpoint", cure="truecourse run lifecycle, then serve again")
+    if state.pid is None:
+        said = f"\n{tail(Path(state.log), 15)}" if state.log else ""
+        cure = f"the whole log is {state.log}" if state.log else ""
+        raise PlatformError(f"{state.cause}{said}", where="the endpoint", cure=cure)
+    return state.pid
+
+
+def _stop(supervisor: Supervisor) -> None:
+    with undisturbed():
+        supervisor.stop()
 
 
 def _rows(problem: str, fields: list[str] | None, rows: list[str] | None, example: int | None) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,10 +15,13 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from cli.output import jsonable
+from services import platform
+from truecourse.addresses import listening, reachable
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.loading import load_problem
 from truecourse.monitoring import control, index
 from truecourse.pages import render
+from truecourse.repeats import count_repeats
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.storage import open_store
 
@@ -61,7 +65,11 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
             return RedirectResponse("/")
         return HTMLResponse(await run_in_threadpool(_line, name, id))
 
+    async def alive(request: Request) -> Response:
+        return JSONResponse({"alive": True})
+
     routes = [
+        Route("/livez", alive),
         Route("/", _guarded(home)),
         Route("/problems/{problem}", _guarded(home)),
         Route("/control.json", _guarded(document)),
@@ -71,7 +79,8 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
         Route("/prediction", _guarded(prediction)),
     ]
     # A page elsewhere may not read this one by a name that it made lead here.
-    hosts = [get_settings().host, "localhost", "127.0.0.1"]
+    host = get_settings().host
+    hosts = [host.strip("[]"), listening(host), reachable(host).strip("[]"), "localhost", "127.0.0.1", "[::1]", "::1"]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 
@@ -89,7 +98,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 
 def _page(name: str, links: dict[str, str]) -> str:
-    return control.page(open_store(), load_problem(name), served=True, links=links)
+    return control.page(open_store(), load_problem(name), served=True, links=links, platform=_platform())
 
 
 def _index() -> str:
@@ -97,7 +106,17 @@ def _index() -> str:
 
 
 def _document(name: str) -> Any:
-    return jsonable(control.document(open_store(), load_problem(name)))
+    return jsonable(control.document(open_store(), load_problem(name)) | {"platform": _platform()})
+
+
+def _platform() -> dict[str, Any] | None:
+    """The platform beside this page as it is at this moment, with a sentence for each part that is not as it should."""
+    found = platform.state()
+    if found is None:
+        return None
+    now = datetime.now(UTC)
+    faults = [part for part in found["parts"] if part["standing"] != "up" or part["restarts"]]
+    return found | {"sentences": platform.sentences(faults, now)}
 
 
 def _line(name: str, id: str) -> str:
@@ -111,10 +130,11 @@ def main(problem: str, port: int, *links: str) -> None:
     """Serve until the process ends. `links`: name=url."""
     import uvicorn
 
+    count_repeats("uvicorn.error", "truecourse.control")
     beside = dict(link.split("=", 1) for link in links)
     uvicorn.run(
-        application(problem, beside), host=get_settings().host, port=port, log_level="warning", access_log=False,
-        server_header=False,
+        application(problem, beside), host=listening(get_settings().host), port=port, log_level="warning",
+        access_log=False, server_header=False,
     )  # fmt: skip
 
 

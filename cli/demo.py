@@ -16,9 +16,10 @@ from cli.reports import pages, quality, table_states
 from cli.run import STEPS, run_flow
 from cli.views import contributions, pairs, prediction_view, request_view
 from services import launch
+from truecourse.addresses import free_port
 from truecourse.errors import GateFailed
 from truecourse.loading import load_problem
-from truecourse.processes import free_port, supervised
+from truecourse.processes import supervised
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.standing import standing
@@ -68,7 +69,8 @@ def _served(champion: ModelVersion, progress: Progress) -> Document:
     url, rows = endpoint_url(port), example_rows(champion, 1)
     with supervised() as children:
         with progress.step("serve") as tell:
-            children.append(start_endpoint(problem, port, champion.version))
+            folder = launch.prepare(problem, champion.version)
+            children.append(start_endpoint(folder, port, pinned=True))
             launch.wait_ready(children[0], port)
             tell(f"{url}, version {champion.version}")
         answers = {}

@@ -27,13 +27,11 @@ def endpoint_url(port: int | None = None) -> str:
     return address(port)
 
 
-def start_endpoint(problem: str, port: int, version: int | None = None) -> Child:
-    """An endpoint process of a packaged version, by default the champion; `launch.wait_ready()` waits for it.
+def start_endpoint(folder: Path, port: int, *, pinned: bool) -> Child:
+    """An endpoint process of an unpacked Bento (launch.prepare()); `launch.wait_ready()` waits for it.
 
-    A version that was named is served until the process ends; else the endpoint follows the champion."""
-    folder = launch.prepare(problem, version)
-    log = get_settings().home / "logs" / f"endpoint-{port}.log"
-    return launch.start(folder, port, log, pinned=version is not None)
+    `pinned`: it serves this version until it ends; else it follows the champion."""
+    return launch.start(folder, port, get_settings().home / "logs" / f"endpoint-{port}.log", pinned=pinned)
 
 
 def start_shipper(problem: str) -> Child:

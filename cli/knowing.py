@@ -1,5 +1,6 @@
 """`status`, `summary`, `check`, `init`, `trace` and `reproduce`: what there is, and whether it is what it says."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,8 @@ from cli.mirror import compared
 from cli.output import Answer, Json, ProblemName, command
 from cli.reports import history_view, pages, quality, refusals, table_states
 from cli.schedules import different
-from cli.server import running_platform
 from cli.views import links_view, pairs, table
+from services import platform
 from truecourse import aliases, registry
 from truecourse.datacheck import DataCheck, check_frame, check_source
 from truecourse.errors import RequestError, SettingsError
@@ -33,7 +34,7 @@ Version = Annotated[int, typer.Argument(help="A version in the model registry.")
 @command
 def status(problem: ProblemName = None, json: Json = False) -> Answer:
     """What there is: tables, champion and challenger, how they came there, endpoint, deployments, checks' pages."""
-    spec, platform = load_problem(problem), running_platform()
+    spec = load_problem(problem)
     about = _endpoint(spec.name)
     document: dict[str, Any] = {
         "problem": spec.name,
@@ -53,7 +54,7 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "canary": _canary(spec.name),
         "mirror": compared(spec.name),
         "schedules": different(),
-        "platform": {"prefect": platform.prefect, "mlflow": platform.mlflow} if platform else None,
+        "platform": platform.state(),
         "pages": [str(path) for path in pages(spec.name)],
     }
     return Answer(document, _status_view(document))
@@ -131,9 +132,10 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
                 "health": _told(document["health"], "health"),
                 "canary": _told(document["canary"], "guard"),
                 "MLflow": _mirror_told(document["mirror"]),
-                "platform": document["platform"]["prefect"] if document["platform"] else "not running: truecourse up",
+                "platform": _platform_told(document["platform"]),
             }
         ),
+        *_platform_faults(document["platform"]),
         table("table", "version", "rows", rows=tables) if tables else Text("\nno data yet: truecourse run ingest"),
     ]
     parts += [Text(sentence, style="red") for sentence in document["refused"]]
@@ -149,6 +151,32 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     if champion and champion["metrics"]:
         parts.append(quality(champion["metrics"]))
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
+
+
+def _platform_told(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not running: truecourse up"
+    if not found["alive"]:
+        left = f"; it has left {', '.join(found['left'])} running" if found["left"] else ""
+        return f"killed{left}: truecourse up starts it again"
+    up = sum(part["standing"] == "up" for part in found["parts"])
+    return f"{found['prefect']}, {counted_of(up, len(found['parts']), 'part')} up"
+
+
+def _platform_faults(found: dict[str, Any] | None) -> list[RenderableType]:
+    """Of each part that is down or was restarted, and of each run that is stuck, a sentence."""
+    if found is None or not found["alive"]:
+        return []
+    now = datetime.now(UTC)
+    shown = [part for part in found["parts"] if part["standing"] != "up" or part["restarts"]]
+    told: list[RenderableType] = [
+        Text(platform.sentence(part, now), style="" if part["standing"] in ("up", "waiting") else "red")
+        for part in shown
+    ]
+    told += [Text(f"{one['sentence']} Free it: {one['command']}", style="red") for one in found["stuck"]]
+    if found["stuck_unknown"]:
+        told.append(Text(f"Whether flow runs are stuck is unknown: {found['stuck_unknown']}", style="red"))
+    return told
 
 
 def _told(said: dict[str, Any] | None, flow: str) -> str:

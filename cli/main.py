@@ -70,6 +70,7 @@ COMMANDS = _places(
         "rollback": "cli.office:rollback",
         "mirror": "",
         "schedules": "",
+        "release": "cli.release:release",
         "trace": "",
         "reproduce": "cli.knowing:reproduce",
         "replay": "cli.replay:replay",

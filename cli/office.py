@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from cli.output import Answer, Json, ProblemName, command, stderr
 from cli.progress import Progress
 from cli.run import run_flow
-from cli.server import running_platform
 from cli.views import pairs, table
+from services.platform import running_platform
 from truecourse import aliases, registry
 from truecourse.bento import packaged
 from truecourse.errors import ModelError, PlatformError

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from cli.describe import describe, seconds
 from cli.output import stderr
+from truecourse.logfiles import rotate
+from truecourse.repeats import Repeats
 from truecourse.settings import get_settings
 
 
@@ -161,8 +163,10 @@ def logging_to(progress: logging.Handler) -> Iterator[None]:
     """Our own log lines to the display; everything to a file instead of the terminal."""
     path = get_settings().home / "logs" / "truecourse.log"
     path.parent.mkdir(parents=True, exist_ok=True)
+    rotate(path)
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    file.addFilter(Repeats())
     root, ours = logging.getLogger(), logging.getLogger("truecourse")
     before, level = root.handlers[:], ours.level
     root.handlers[:] = [file]

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from cli import flowdeployments
 from cli.output import Answer, Json, command
-from cli.server import running_platform
+from services.platform import running_platform
 from tasks.prefectapi import Api
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.settings import prefect_api_url

@@ -1,16 +1,15 @@
 """The Prefect server that a command's flows report to: one that is named or running, else one of the command's own."""
 
-import json
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from http.client import HTTPException
 
+from services.platform import running_platform
+from truecourse.addresses import free_port, listening, local_url, open_url
 from truecourse.errors import PlatformError
-from truecourse.processes import Child, free_port, require_writable, start, supervised, terminable
+from truecourse.processes import Child, require_writable, start, supervised, terminable
 from truecourse.settings import (
     child_environment,
     elsewhere,
@@ -21,64 +20,29 @@ from truecourse.settings import (
 )
 
 
-@dataclass(frozen=True)
-class Platform:
-    """A running `truecourse up`: its process, when that started (pids are used again), and where its servers are."""
-
-    pid: int
-    started: float
-    prefect: str
-    mlflow: str
-    control: str
-    endpoint: str
-
-    @property
-    def alive(self) -> bool:
-        import psutil
-
-        try:
-            return abs(float(psutil.Process(self.pid).create_time()) - self.started) < 1
-        except psutil.NoSuchProcess:
-            return False
-
-
-def platform_file() -> Path:
-    return get_settings().home / "up.json"
-
-
-def running_platform() -> Platform | None:
-    """What `truecourse up` left word of, if it still runs."""
-    try:
-        platform = Platform(**json.loads(platform_file().read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-    return platform if platform.alive else None
-
-
-def announce(platform: Platform) -> None:
-    platform_file().write_text(json.dumps(asdict(platform)))
-
-
-def answers(url: str) -> bool:
+def answers(url: str, seconds: float = 5) -> bool:
     """Whether a GET is answered with success."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+        with open_url(urllib.request.Request(url), seconds) as answer:  # noqa: S310
             return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
 def start_prefect(port: int, *, ui: bool) -> Child:
     """A server with its database in our home; not ready yet."""
     host = get_settings().host
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", listening(host), "--port", str(port)]
     prefect_environment()
+    api = f"{local_url(host, port)}/api"
     environment = child_environment(
         PREFECT_UI_ENABLED=str(ui).lower(),
-        PREFECT_SERVER_UI_API_URL=f"http://{host}:{port}/api",
-        PREFECT_API_URL=f"http://{host}:{port}/api",
+        PREFECT_SERVER_UI_API_URL=api,
+        PREFECT_API_URL=api,
         PREFECT_SERVER_LOGGING_LEVEL="WARNING",
         **prefect_retention(),
+        # In memory, as it is else, leases die with the server: slots stay taken, and runs that renew theirs are ended.
+        PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
     )
     return start("the Prefect server", command, environment, get_settings().home / "logs" / f"prefect-{port}.log")
 
@@ -103,7 +67,7 @@ def prefect_api() -> Iterator[str]:
         children.append(start_prefect(port, ui=False))
         import prefect.main  # noqa: F401  its import takes as long as the server takes to start
 
-        url = f"http://{get_settings().host}:{port}/api"
+        url = f"{local_url(get_settings().host, port)}/api"
         children[0].wait_ready(lambda: answers(f"{url}/health"))
         with _reporting_to(url):
             yield url

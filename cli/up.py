@@ -1,27 +1,40 @@
 """The whole platform on this machine, in the foreground: Prefect with worker and deployments, MLflow, the endpoint, and
-the control page."""
+the control page. Each is a part that is started again when it dies, and takes no other with it."""
 
 import json as jsonlib
+import logging
 import os
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
-from typing import NoReturn
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
 
-from cli.endpoint import endpoint_url, start_endpoint, start_shipper
 from cli.flowdeployments import POOL
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.progress import Progress
-from cli.server import Platform, announce, answers, platform_file, running_platform, start_prefect
+from cli.server import answers, start_prefect
+from cli.serving import Serving, reported
 from cli.views import pairs
-from services import launch
-from truecourse import endpoints
-from truecourse.errors import ModelError, PlatformError
+from services import flowruns, launch
+from services.flowruns import ENGINE, FlowRuns
+from services.platform import Platform, announce, platform_file, running_platform
+from services.supervisor import Part, Supervisor
+from truecourse import processes
+from truecourse.addresses import listening, local_url, require_free
+from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
-from truecourse.processes import Child, require_free, require_writable, start, supervised
+from truecourse.processes import Child, require_writable, start
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 from truecourse.tracking import connect_mlflow, telling
+from truecourse.wording import counted
+
+log = logging.getLogger("truecourse.up")
+PERIOD = 15.0
+"""Seconds between two looks at flow runs whose process is dead."""
+PARTS = ("prefect", "mlflow", "endpoint", "control", "worker", "shipper")
 
 
 @command
@@ -29,64 +42,137 @@ def up(problem: ProblemName = None, json: Json = False) -> Answer:
     """The platform until Ctrl-C: Prefect's server, UI, worker and deployments; MLflow's UI; the endpoint; the
     control page."""
     name = load_problem(problem).name
+    require_writable(get_settings().home)
+    _require_alone()
+    _end_leftovers()
     _require_room()
-    with supervised() as children:
-        try:
-            with Progress(["prefect", "mlflow", "endpoint", "control", "worker"]) as progress:
-                platform = _start(name, children, progress)
-            announce(platform)
-            if json:
-                print_json({name: getattr(platform, name) for name in ("prefect", "mlflow", "control", "endpoint")})
-            stderr().print(pairs(_places(name, platform)))
-            with endpoints.announced(name, platform.endpoint) if platform.endpoint else nullcontext():
-                _watch(children)
-        finally:
-            platform_file().unlink(missing_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(processes.terminable())
+        stack.enter_context(reported("up"))
+        stack.callback(lambda: platform_file().unlink(missing_ok=True))
+        parts = _Parts(name, stack)
+        supervisor = Supervisor(parts.parts(), lambda states: announce(parts.platform(states)))
+        stack.callback(_stop, supervisor, parts)
+        supervisor.start()
+        with Progress(list(PARTS)) as progress:
+            for part in PARTS:
+                _await(supervisor, part, parts, progress)
+        platform = parts.platform(supervisor.states())
+        if json:
+            places = {name: getattr(platform, name) for name in ("prefect", "mlflow", "control", "endpoint")}
+            print_json(places | {"parts": {one["part"]: one["standing"] for one in platform.parts}})
+        stderr().print(pairs(_places(name, platform)))
+        _watch(supervisor, parts)
 
 
-def _require_room() -> None:
-    """Raises PlatformError, before anything is started, for what would stop it half-way."""
-    settings, running = get_settings(), running_platform()
+def _require_alone() -> None:
+    running = running_platform()
     if running is not None:
         what = f"truecourse up runs already, as process {running.pid}"
         raise PlatformError(what, where=running.prefect, cure="stop that with Ctrl-C, or use another TRUECOURSE_HOME")
-    require_writable(settings.home)
+
+
+def _end_leftovers() -> None:
+    """End what a killed `truecourse up` of this home has left running; endpoints of `serve` at other ports go on."""
+    settings = get_settings()
+    left = [
+        one for one in processes.leftovers(settings.home)
+        if one.name != launch.NAME or one.port == settings.endpoint_port
+    ]  # fmt: skip
+    if left:
+        names = ", ".join(sorted({one.name for one in left}))
+        stderr().print(f"ending {counted(len(left), 'process')} that a killed command left running: {names}")
+        processes.end([one.process for one in left])
+
+
+def _require_room() -> None:
+    """Raises TruecourseError, before anything is started, for what would stop a part from ever starting."""
+    settings = get_settings()
+    launch.require_servable(settings)
     require_free(settings.host, settings.prefect_port, "Prefect", "TRUECOURSE_PREFECT_PORT")
     require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
     require_free(settings.host, settings.control_port, "the control page", "TRUECOURSE_CONTROL_PORT")
     require_free(settings.host, settings.endpoint_port, "the endpoint", "TRUECOURSE_ENDPOINT_PORT")
 
 
-def _start(problem: str, children: list[Child], progress: Progress) -> Platform:
-    import psutil
+class _Parts:
+    """How each part is started, and where it is."""
 
-    settings = get_settings()
-    prefect = f"http://{settings.host}:{settings.prefect_port}"
-    mlflow = f"http://{settings.host}:{settings.mlflow_port}"
-    with progress.step("prefect") as tell:
-        children.append(start_prefect(settings.prefect_port, ui=True))
-        children[-1].wait_ready(lambda: answers(f"{prefect}/api/health"))
-        different = _deploy(f"{prefect}/api")
-        tell(f"{prefect}, flows deployed")
-        for sentence in different:
-            stderr().print(sentence, highlight=False, markup=False)
-    with progress.step("mlflow") as tell:
-        children.append(_start_mlflow())
-        children[-1].wait_ready(lambda: answers(f"{mlflow}/health"))
-        tell(mlflow)
-    with progress.step("endpoint") as tell:
-        endpoint = _start_endpoint(problem, children)
-        tell(endpoint or "no packaged champion yet; truecourse run lifecycle makes one")
-    with progress.step("control") as tell:
-        control = f"http://{settings.host}:{settings.control_port}"
-        children.append(_start_control(problem, prefect, mlflow))
-        children[-1].wait_ready(lambda: answers(f"{control}/control.json"))
-        tell(control)
-    with progress.step("worker") as tell:
-        children.append(_start_worker(f"{prefect}/api", get_settings().reports_url or f"{control}/reports"))
-        children[-1].wait_ready(lambda: "Worker" in children[-1].tail() and "started" in children[-1].tail())
-        tell(f"of the work pool {POOL}")
-    return Platform(os.getpid(), psutil.Process().create_time(), prefect, mlflow, control, endpoint)
+    def __init__(self, problem: str, stack: ExitStack) -> None:
+        settings = get_settings()
+        self._problem = problem
+        self.prefect = local_url(settings.host, settings.prefect_port)
+        self.mlflow = local_url(settings.host, settings.mlflow_port)
+        self.control = local_url(settings.host, settings.control_port)
+        self.runs = FlowRuns(f"{self.prefect}/api")
+        self.serving = Serving(problem, settings.endpoint_port, None, stack)
+        self._logs: Path = settings.home / "logs"
+        self._deployed = False
+        self._began = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def parts(self) -> list[Part]:
+        return [
+            self.serving.endpoint(),
+            Part("prefect", self._start_prefect, lambda _: answers(f"{self.prefect}/api/health")),
+            Part("mlflow", self._start_mlflow, lambda _: answers(f"{self.mlflow}/health")),
+            Part("control", self._start_control, lambda _: answers(f"{self.control}/livez")),
+            Part("worker", self._start_worker, _worker_started, needs="prefect", kept=ENGINE),
+            self.serving.shipper(),
+        ]
+
+    def platform(self, states: list[dict[str, Any]]) -> Platform:
+        started = processes.started_at(os.getpid()) or ""
+        places = (self.prefect, self.mlflow, self.control, self.serving.url)
+        return Platform(os.getpid(), started, *places, began=self._began, parts=states)
+
+    def place(self, part: str) -> str:
+        places = {"prefect": self.prefect, "mlflow": self.mlflow, "control": self.control}
+        others = {"endpoint": self.serving.url, "worker": f"of the work pool {POOL}, flows deployed"}
+        return (places | others).get(part, "")
+
+    def _start_prefect(self) -> Child:
+        settings = get_settings()
+        require_free(settings.host, settings.prefect_port, "Prefect", "TRUECOURSE_PREFECT_PORT")
+        return start_prefect(settings.prefect_port, ui=True)
+
+    def _start_mlflow(self) -> Child:
+        settings = get_settings()
+        require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
+        with telling("that the platform is up"):
+            connect_mlflow()  # creates the database, under a lock
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,
+            "--host", listening(settings.host), "--port", str(settings.mlflow_port), "--workers", "1",
+        ]  # fmt: skip
+        # Its jobs judge answers of language models: eight processes, as heavy as all that is ours.
+        environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        return start("the MLflow server", command, environment, self._logs / "mlflow.log")
+
+    def _start_control(self) -> Child:
+        settings = get_settings()
+        require_free(settings.host, settings.control_port, "the control page", "TRUECOURSE_CONTROL_PORT")
+        links = [f"Prefect={self.prefect}", f"MLflow={self.mlflow}"]
+        command = [sys.executable, "-m", "cli.control", self._problem, str(settings.control_port), *links]
+        return start("the control page", command, child_environment(), self._logs / "control.log")
+
+    def _start_worker(self) -> Child:
+        """Deploy what there is to run, mark runs whose process is dead, and start the worker."""
+        if not self._deployed:
+            for sentence in _deploy(f"{self.prefect}/api"):
+                log.warning("%s", sentence)
+            self._deployed = True
+        self.runs.reconcile(POOL, starting=True)
+        words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        words += ["--limit", "2", "--name", flowruns.worker_name()]
+        told = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "2"}  # between two looks; ten else
+        reports = get_settings().reports_url or f"{self.control}/reports"
+        environment = child_environment(PREFECT_API_URL=f"{self.prefect}/api", TRUECOURSE_REPORTS_URL=reports, **told)
+        return start("the Prefect worker", words, environment, self._logs / "worker.log")
+
+
+def _worker_started(worker: Child) -> bool:
+    said = worker.tail(200)
+    return "Worker" in said and "started" in said
 
 
 def _deploy(api: str) -> list[str]:
@@ -101,62 +187,41 @@ def _deploy(api: str) -> list[str]:
     return different
 
 
-def _start_worker(api: str, reports: str) -> Child:
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"]
-    told = {
-        "PREFECT_LOGGING_LEVEL": "INFO",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-    }  # seconds between two looks for a run; ten else
-    environment = child_environment(PREFECT_API_URL=api, TRUECOURSE_REPORTS_URL=reports, **told)
-    return start("the Prefect worker", command, environment, get_settings().home / "logs" / "worker.log")
-
-
-def _start_mlflow() -> Child:
-    with telling("that the platform is up"):
-        connect_mlflow()  # creates the database, under a lock
-    settings = get_settings()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,
-        "--host", settings.host, "--port", str(settings.mlflow_port), "--workers", "1",
-    ]  # fmt: skip
-    # Its jobs judge answers of language models: eight processes, as heavy as all that is ours.
-    environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-    return start("the MLflow server", command, environment, settings.home / "logs" / "mlflow.log")
-
-
-def _start_control(problem: str, prefect: str, mlflow: str) -> Child:
-    settings, links = get_settings(), [f"Prefect={prefect}", f"MLflow={mlflow}"]
-    command = [sys.executable, "-m", "cli.control", problem, str(settings.control_port), *links]
-    return start("the control page", command, child_environment(), settings.home / "logs" / "control.log")
-
-
-def _start_endpoint(problem: str, children: list[Child]) -> str:
-    """The endpoint's URL; empty where there is nothing to serve yet."""
-    port = get_settings().endpoint_port
-    try:
-        children.append(start_endpoint(problem, port))
-    except ModelError:
-        return ""
-    launch.wait_ready(children[-1], port)
-    children.append(start_shipper(problem))
-    return endpoint_url()
+def _await(supervisor: Supervisor, part: str, parts: _Parts, progress: Progress) -> None:
+    """Until the part's first start has come to an end; one that failed is started again, and the others go on."""
+    progress.begin(part)
+    while (state := supervisor.settled(part)) is None:
+        time.sleep(0.1)
+    well = state.standing in ("up", "waiting")
+    progress.end(part, parts.place(part) if state.standing == "up" else state.cause, failed=not well)
 
 
 def _places(problem: str, platform: Platform) -> dict[str, object]:
+    none = "none: there is no packaged champion yet; it is served as soon as there is"
     return {
         "control": f"{platform.control}  champion, checks, alarms, a prediction's line",
         "Prefect": f"{platform.prefect}  runs, deployments, artifacts",
         "MLflow": f"{platform.mlflow}  training runs, model versions",
-        "endpoint": f"{platform.endpoint}  {problem}" if platform.endpoint else "none: there is no packaged champion",
+        "endpoint": f"{platform.endpoint}  {problem}" if platform.endpoint else none,
         "logs": str(get_settings().home / "logs"),
         "stop": "Ctrl-C",
     }
 
 
-def _watch(children: list[Child]) -> NoReturn:
-    """Until Ctrl-C. Raises PlatformError when a process ends by itself."""
+def _watch(supervisor: Supervisor, parts: _Parts) -> NoReturn:
+    """Until Ctrl-C: mark flow runs whose process died, and free what they held."""
     while True:
-        for child in children:
-            if not child.alive:
-                raise PlatformError(f"ended with status {child.process.returncode}\n{child.tail()}", where=child.name)
-        time.sleep(0.5)
+        time.sleep(PERIOD)
+        if supervisor.standing("prefect") == "up":
+            with suppress(PlatformError):  # it may be dying just now; the next look is soon
+                parts.runs.reconcile(POOL)
+
+
+def _stop(supervisor: Supervisor, parts: _Parts) -> None:
+    """The worker first, so that the server, which lives, can be told what became of its runs."""
+    with processes.undisturbed():
+        supervisor.stop("worker")
+        if supervisor.standing("prefect") in ("up", "silent"):
+            with suppress(PlatformError):
+                parts.runs.reconcile(POOL, starting=True)
+        supervisor.stop()

@@ -6,12 +6,13 @@ from typing import Any
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.skew import check_skew
 from truecourse.loading import load_problem
 from truecourse.references import Window
 
 
-@flow(name="audit", flow_run_name=run_name)
+@flow(name="audit", flow_run_name=run_name, on_running=[note_process])
 def audit(problem: str | None = None, start: datetime | None = None, end: datetime | None = None) -> dict[str, Any]:
     """Compute logged predictions again from the offline tables, and name the cause of every difference.
 

@@ -4,10 +4,11 @@ from prefect import flow
 
 from tasks.deploy import deploy_version, stop_deployment
 from tasks.naming import run_name
+from tasks.process import note_process
 from truecourse.references import Deployment
 
 
-@flow(name="deploy", flow_run_name=run_name)
+@flow(name="deploy", flow_run_name=run_name, on_running=[note_process])
 def deploy(
     environment: str = "dev",
     problem: str | None = None,

@@ -7,11 +7,12 @@ from prefect import flow
 from tasks.alarms import settle_reports
 from tasks.guard import gates_again, judge_canary, move_canary
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.ship import ship_log
 from truecourse.loading import load_problem
 
 
-@flow(name="guard", flow_run_name=run_name)
+@flow(name="guard", flow_run_name=run_name, on_running=[note_process])
 def guard(problem: str | None = None) -> dict[str, Any]:
     """Hold the challenger's answers against the champion's, and widen its share, promote it, or take its share back.
 

@@ -9,10 +9,11 @@ from tasks.checks import made, require_unbroken
 from tasks.control import publish_control
 from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.naming import run_name
+from tasks.process import note_process
 from truecourse.loading import load_problem
 
 
-@flow(name="health", flow_run_name=run_name)
+@flow(name="health", flow_run_name=run_name, on_running=[note_process])
 def health(problem: str | None = None) -> dict[str, Any]:
     """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, at
     this machine, and at what MLflow shows beside our record of models; tell whom a finding concerns; write the page,

@@ -4,12 +4,13 @@ from prefect import flow
 
 from tasks.ingest import ingest_table
 from tasks.naming import run_name
+from tasks.process import note_process
 from truecourse.errors import SourceError
 from truecourse.loading import load_problem
 from truecourse.references import TableVersion
 
 
-@flow(name="ingest", flow_run_name=run_name)
+@flow(name="ingest", flow_run_name=run_name, on_running=[note_process])
 def ingest(problem: str | None = None) -> dict[str, TableVersion]:
     """Read what is new of every table's sources; a place whose newest content was read before is passed over.
 

@@ -14,6 +14,7 @@ from flows.score import score
 from flows.train import train
 from flows.validate import validate
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.state import state
 from tasks.validate import accepted_versions, raw_versions
 from truecourse import registry
@@ -24,7 +25,7 @@ from truecourse.loading import load_problem
 from truecourse.problem import Problem, TimeSplit, midnight
 
 
-@flow(name="lifecycle", flow_run_name=run_name)
+@flow(name="lifecycle", flow_run_name=run_name, on_running=[note_process])
 def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | None = None) -> dict[str, Any]:
     """Run every flow in order; each repeats only what is missing.
 

@@ -7,6 +7,7 @@ from prefect import flow
 from tasks.features import compute_view
 from tasks.naming import run_name
 from tasks.online import apply_definitions, load_view
+from tasks.process import note_process
 from truecourse.clock import data_end
 from truecourse.features import newest_event
 from truecourse.loading import load_problem
@@ -14,7 +15,7 @@ from truecourse.references import TableVersion
 from truecourse.tables import Tables
 
 
-@flow(name="materialize", flow_run_name=run_name)
+@flow(name="materialize", flow_run_name=run_name, on_running=[note_process])
 def materialize(
     problem: str | None = None, until: datetime | None = None, online: bool = True
 ) -> dict[str, TableVersion]:

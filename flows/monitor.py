@@ -12,13 +12,14 @@ from tasks.control import publish_control
 from tasks.drift import check_drift
 from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.quality import check_quality
 from tasks.skew import check_skew
 from truecourse.loading import load_problem
 from truecourse.references import Window
 
 
-@flow(name="monitor", flow_run_name=run_name)
+@flow(name="monitor", flow_run_name=run_name, on_running=[note_process])
 def monitor(
     problem: str | None = None,
     start: datetime | None = None,

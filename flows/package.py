@@ -4,11 +4,12 @@ from prefect import flow
 
 from tasks.naming import run_name
 from tasks.package import package_model
+from tasks.process import note_process
 from truecourse.loading import load_problem
 from truecourse.references import ArtifactRef
 
 
-@flow(name="package", flow_run_name=run_name)
+@flow(name="package", flow_run_name=run_name, on_running=[note_process])
 def package(problem: str | None = None, version: int | None = None) -> ArtifactRef:
     """Build and export the Bento of a model version; its SHA-256 goes onto the version.
 

@@ -8,6 +8,7 @@ from tasks.approve import approved
 from tasks.canary import begins_as_canary, start_canary
 from tasks.control import publish_control
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.promote import candidate, enter_office, judge_version, require_open
 from tasks.snapshot import take_snapshot
 from truecourse import aliases
@@ -15,7 +16,7 @@ from truecourse.loading import load_problem
 from truecourse.references import Aliases
 
 
-@flow(name="promote", flow_run_name=run_name)
+@flow(name="promote", flow_run_name=run_name, on_running=[note_process])
 def promote(
     reason: str,
     problem: str | None = None,

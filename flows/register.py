@@ -5,13 +5,14 @@ from prefect import flow
 from tasks.control import publish_control
 from tasks.evaluate import evaluate_model
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.register import register_model, registered
 from truecourse.loading import load_problem
 from truecourse.references import ModelVersion
 from truecourse.runs import trained_run
 
 
-@flow(name="register", flow_run_name=run_name)
+@flow(name="register", flow_run_name=run_name, on_running=[note_process])
 def register(problem: str | None = None, run_id: str | None = None) -> ModelVersion:
     """Evaluate a trained model on test rows, judge it by the problem's gates, and register it as a version.
 

@@ -9,6 +9,7 @@ from flows.package import package
 from flows.register import register
 from flows.train import train
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.retrain import begin_retraining, end_retraining, fail_retraining
 from tasks.snapshot import newest_decision
 from truecourse.errors import TruecourseError
@@ -16,7 +17,7 @@ from truecourse.loading import load_problem
 from truecourse.monitoring.record import Decision
 
 
-@flow(name="retrain", flow_run_name=run_name)
+@flow(name="retrain", flow_run_name=run_name, on_running=[note_process])
 def retrain(problem: str | None = None, reason: str = "", at: datetime | None = None) -> dict[str, Any]:
     """Train on all that is known, judge, register, and package what came into office.
 

@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks.drift import sketch_days
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.score import score_decisions
 from tasks.score_file import score_file
 from truecourse.clock import data_end
@@ -14,7 +15,7 @@ from truecourse.references import FileScores, TableVersion, Window, naive_utc
 from truecourse.tables import Tables
 
 
-@flow(name="score", flow_run_name=run_name)
+@flow(name="score", flow_run_name=run_name, on_running=[note_process])
 def score(
     problem: str | None = None,
     source: str | None = None,

@@ -4,11 +4,12 @@ from prefect import flow
 
 from tasks.drift import sketch_days
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.ship import gather_files, ship_log
 from truecourse.loading import load_problem
 
 
-@flow(name="ship", flow_run_name=run_name)
+@flow(name="ship", flow_run_name=run_name, on_running=[note_process])
 def ship(problem: str | None = None) -> dict[str, int]:
     """Ship the predictions that endpoints logged on this machine, each exactly once, gather the log's small files, and
     count what came by the champion's bins for the drift check.

@@ -5,6 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.snapshot import take_snapshot
 from tasks.train import train_model
 from tasks.tune import search_parameters
@@ -13,7 +14,7 @@ from truecourse.loading import load_problem
 from truecourse.references import TrainedRun
 
 
-@flow(name="train", flow_run_name=run_name)
+@flow(name="train", flow_run_name=run_name, on_running=[note_process])
 def train(
     problem: str | None = None,
     until: datetime | None = None,

@@ -6,12 +6,13 @@ from typing import Any
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.snapshot import take_snapshot
 from tasks.tune import search_parameters
 from truecourse.loading import load_problem
 
 
-@flow(name="tune", flow_run_name=run_name)
+@flow(name="tune", flow_run_name=run_name, on_running=[note_process])
 def tune(problem: str | None = None, trials: int | None = None, until: datetime | None = None) -> dict[str, Any]:
     """Search the problem's parameter space on training rows alone, and store the best for `train` with tune=True.
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from prefect import flow
 
 from tasks.naming import run_name
+from tasks.process import note_process
 from tasks.validate import publish, validate_table
 from truecourse.errors import TruecourseError, ValidationFailed
 from truecourse.loading import load_problem
@@ -12,7 +13,7 @@ from truecourse.references import TableVersion
 from truecourse.validation import TableResult, in_order_of_reference, require_accepted
 
 
-@flow(name="validate", flow_run_name=run_name)
+@flow(name="validate", flow_run_name=run_name, on_running=[note_process])
 def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[str, TableVersion]:
     """Judge every table's new deliveries, each by itself, against its declared schema; referenced tables first.
 

@@ -1,12 +1,12 @@
 """Who may have what of the endpoint: a key in the request's headers, looked up among the keys of object storage."""
 
 import hmac
-import ipaddress
 import time
 from collections.abc import Iterable
 
 from services import docs
 from truecourse import keys
+from truecourse.addresses import is_loopback
 from truecourse.digests import sha256
 from truecourse.errors import PlatformError, RequestError, SettingsError
 from truecourse.keys import ApiKey
@@ -87,7 +87,7 @@ def _presented(headers: Headers) -> str:
 
 def require_keys_beyond_loopback(settings: Settings) -> None:
     """Raises SettingsError where anybody in the network could ask, and nobody would be asked who they are."""
-    if settings.authentication == "none" and not ipaddress.ip_address(settings.host).is_loopback:
+    if settings.authentication == "none" and not is_loopback(settings.host):
         raise SettingsError(
             "an endpoint that others can reach asks for keys",
             where=f"TRUECOURSE_HOST={settings.host}",

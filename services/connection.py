@@ -1,17 +1,20 @@
 """Reaching the endpoint from our own commands: its scheme and certificate, and the key to show it."""
 
+import json
 import ssl
 import urllib.request
 from typing import Any
 
-from truecourse.settings import get_settings
+from truecourse import addresses
+from truecourse.settings import get_settings, prefect_authorization
 
 
 def address(port: int | None = None) -> str:
     """The URL of the endpoint that the settings describe."""
     settings = get_settings()
-    scheme = "https" if settings.tls_certificate else "http"
-    return f"{scheme}://{settings.host}:{port or settings.endpoint_port}"
+    return addresses.local_url(
+        settings.host, port or settings.endpoint_port, "https" if settings.tls_certificate else "http"
+    )
 
 
 def open_url(url: str, body: bytes | None = None, seconds: float = 5) -> Any:
@@ -21,7 +24,15 @@ def open_url(url: str, body: bytes | None = None, seconds: float = 5) -> Any:
     if key:
         headers["authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url, body, headers)  # noqa: S310
-    return urllib.request.urlopen(request, timeout=seconds, context=_trust(url))  # noqa: S310
+    return addresses.open_url(request, seconds, _trust(url))
+
+
+def open_api(url: str, method: str, body: Any = None, seconds: float = 10) -> Any:
+    """The open answer of a Prefect server's API. Raises what urllib raises."""
+    headers = {"content-type": "application/json", **prefect_authorization()}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
+    return addresses.open_url(request, seconds)
 
 
 def _trust(url: str) -> ssl.SSLContext | None:

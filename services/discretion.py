@@ -8,9 +8,11 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from truecourse.repeats import count_repeats
+
 
 def install() -> None:
-    """For every logger of this process, Bento's and the server's among them."""
+    """For every logger of this process, Bento's and the server's among them; what repeats is counted."""
     make = logging.getLogRecordFactory()
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -23,6 +25,7 @@ def install() -> None:
         return made
 
     logging.setLogRecordFactory(record)
+    count_repeats("truecourse.serving", "truecourse.log", "uvicorn.error", "asyncio")
 
 
 def _place(trace: TracebackType | None) -> str:

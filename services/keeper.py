@@ -9,26 +9,25 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from truecourse import processes
+from truecourse import logfiles, processes
+from truecourse.addresses import listen
 from truecourse.errors import TruecourseError
-from truecourse.processes import Child
+from truecourse.processes import Backoff, Child
 
-BACKLOG = 2048
 PERIOD = 0.5
 """Seconds between two looks at the servers."""
-PATIENCE = 30.0
-"""The longest pause, in seconds, before a server that keeps dying is started again."""
+LOOK = 10.0
+"""Seconds between two looks at how large their logs are."""
 SOCKET = "{socket}"
 """Stands for the socket's descriptor in a command."""
 
@@ -44,11 +43,12 @@ class Server:
     kept: bool = False
     restarts: int = 0
     due: float | None = None
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 class Keeper:
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_server((host, port), backlog=BACKLOG)
+        self._socket = listen(host, port)
         self._socket.setblocking(False)
         self._servers: dict[int, Server] = {}
         self._lock = threading.RLock()
@@ -80,9 +80,14 @@ class Keeper:
         return {"pid": server.child.process.pid, "alive": alive, "restarts": server.restarts, "tail": tail}
 
     def watch(self) -> None:
-        """For ever: replace servers that died, at first at once, then after ever longer pauses."""
+        """For ever: replace servers that died, those that keep dying after ever longer pauses; keep logs small."""
+        look = 0.0
         while True:
             with self._lock:
+                if time.monotonic() > look:
+                    look = time.monotonic() + LOOK
+                    for log in {server.log for server in self._servers.values()}:
+                        logfiles.rotate(log)
                 for server in self._servers.values():
                     if server.kept and not server.child.alive:
                         self._replace(server)
@@ -90,7 +95,7 @@ class Keeper:
 
     def _replace(self, server: Server) -> None:
         if server.due is None:
-            server.due = time.monotonic() + min(PATIENCE, server.restarts)
+            server.due = time.monotonic() + server.backoff.pause(time.monotonic() - server.child.born)
         if time.monotonic() < server.due:
             return
         server.child = self._start(server.command, server.environment, server.log)

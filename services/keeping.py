@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from services.keeper import SOCKET
-from truecourse import processes
+from truecourse import addresses, processes
 from truecourse.errors import PlatformError
 from truecourse.settings import child_environment
 
@@ -74,9 +74,9 @@ def find(place: Path) -> Servers | None:
 
 def launch(place: Path, host: str, port: int) -> Servers:
     """A new keeper, which outlives us. Raises PlatformError if it cannot listen on the port."""
-    processes.require_free(host, port, "the deployment", "the configuration's port")
+    addresses.require_free(host, port, "the deployment", "the configuration's port")
     command = [sys.executable, "-m", "services.keeper", str(place), host, str(port)]
-    child = processes.start("the keeper", command, child_environment(), place / "keeper.log")
+    child = processes.start("the keeper", command, child_environment(), place / "keeper.log", outlives=True)
     child.wait_ready(lambda: find(place) is not None, READY)
     found = find(place)
     assert found is not None

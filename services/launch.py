@@ -10,6 +10,7 @@ from pathlib import Path
 from services.access import require_keys_beyond_loopback
 from services.connection import address, open_url
 from truecourse import aliases, processes
+from truecourse.addresses import listen, listening
 from truecourse.bento import packaged
 from truecourse.digests import sha256_file
 from truecourse.errors import IntegrityError, ModelError, SettingsError
@@ -17,6 +18,9 @@ from truecourse.processes import Child
 from truecourse.references import ArtifactRef, ModelVersion, Package
 from truecourse.settings import Settings, child_environment, get_settings
 from truecourse.storage import open_store
+
+NAME = "the endpoint"
+"""What its process is called in messages."""
 
 
 def prepare(problem: str, number: int | None = None) -> Path:
@@ -65,8 +69,10 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
 
 
 def command(folder: Path, port: int) -> list[str]:
-    settings = get_settings()
-    words = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", settings.host, "--port", str(port)]
+    """Its words; where it inherits its socket (services/inherit.py), from the fourth on."""
+    settings, address = get_settings(), listening(get_settings().host)
+    host = "127.0.0.1" if _inherits(address) else address  # of a socket that it inherits it is told nothing
+    words = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
     if settings.tls_certificate:
         words += ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key]
     return words
@@ -94,15 +100,31 @@ def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]
 def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
     """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started,
     SettingsError if it would be open to the network, or half of its TLS is set."""
-    require_keys_beyond_loopback(get_settings())
-    _require_whole_tls(get_settings())
-    return processes.start("the endpoint", command(folder, port), environment(folder, port, pinned), log)
+    require_servable(get_settings())
+    words, address = command(folder, port), listening(get_settings().host)
+    if not _inherits(address):
+        return processes.start(NAME, words, environment(folder, port, pinned), log)
+    with listen(address, port) as inherited:
+        descriptor = inherited.fileno()
+        words = [sys.executable, "-m", "services.inherit", str(descriptor), *words[3:]]
+        return processes.start(NAME, words, environment(folder, port, pinned), log, inherited=[descriptor])
+
+
+def _inherits(address: str) -> bool:
+    """BentoML's own sockets are of IPv4 alone."""
+    return ":" in address
 
 
 def start_shipper(problem: str, log: Path) -> Child:
     """The process that ships what endpoints on this machine log of the problem. Raises PlatformError."""
     command = [sys.executable, "-m", "services.shipper", problem]
     return processes.start("the shipper", command, child_environment(OMP_NUM_THREADS="1"), log)
+
+
+def require_servable(settings: Settings) -> None:
+    """Raises SettingsError if an endpoint of these settings would be open to the network, or has half of its TLS."""
+    require_keys_beyond_loopback(settings)
+    _require_whole_tls(settings)
 
 
 def _require_whole_tls(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import time
 
 from truecourse.errors import TruecourseError
 from truecourse.processes import terminable
+from truecourse.repeats import count_repeats
 from truecourse.segments import OPEN, listed
 from truecourse.settings import get_settings
 from truecourse.shipping import ship, spool_folder
@@ -49,4 +50,5 @@ def _shipped(problem: str) -> bool:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    count_repeats("truecourse.log")
     run(sys.argv[1])

@@ -14,6 +14,7 @@ from services import keeping, launch, smoke
 from services.admission import LEAVING, OPEN
 from services.keeping import Servers
 from truecourse import aliases, deployments
+from truecourse.addresses import local_url
 from truecourse.deployment import DeploymentConfig
 from truecourse.deployments import Running
 from truecourse.environments import server_variables
@@ -139,10 +140,9 @@ def _let_in(servers: Servers, number: int, config: DeploymentConfig) -> None:
         if time.monotonic() > deadline:
             raise PlatformError("does not come in", where="the new server")
         time.sleep(PERIOD)
-    host = "127.0.0.1" if config.host == "0.0.0.0" else config.host  # noqa: S104
-    url = f"{'https' if config.authentication.tls else 'http'}://{host}:{config.port}"
+    url = local_url(config.host, config.port, "https" if config.authentication.tls else "http")
     if not launch.ready(config.port, url):
-        raise PlatformError(f"nobody answers at {host}:{config.port}", where="the new server")
+        raise PlatformError(f"nobody answers at {url}", where="the new server")
 
 
 def server_environment(config: DeploymentConfig, folder: Path, admission: Path) -> dict[str, str]:

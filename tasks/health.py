@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from prefect import task
 
+from services import platform
 from tasks.retry import RETRY
 from tasks.schedules import scheduled_flows
 from truecourse import endpoints
@@ -40,7 +41,15 @@ def check_pipelines(problem: str, at: datetime | None = None) -> Report:
     except PlatformError as error:
         log.error("%s", error)
         loaded = None
-    return _kept(pipelines.check_pipelines(spec, Tables(), at, flows, loaded))
+    others = platform.findings(datetime.now(UTC), _api()) if at is None else []
+    return _kept(pipelines.check_pipelines(spec, Tables(), at, flows, loaded, others))
+
+
+def _api() -> str:
+    """The API of the Prefect server that this process reports to; empty where there is none."""
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value() or "")
 
 
 @task(name="check endpoint", **RETRY)

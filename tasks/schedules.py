@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
+from services.platform import serving_since
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.loading import default_problem
-from truecourse.monitoring.flowruns import Outcome, Run, ScheduledFlow
+from truecourse.monitoring.flowruns import GRACE, Outcome, Run, ScheduledFlow
 from truecourse.settings import REPOSITORY
 
 RUNS = 60
@@ -63,7 +64,9 @@ def _declared(problem: str) -> Iterator[ScheduledFlow]:
 
 
 def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlow]:
-    default = _default()
+    from prefect.settings import PREFECT_API_URL
+
+    default, serving = _default(), serving_since(str(PREFECT_API_URL.value()))
     workers: dict[str, int] = {}
     for deployment in client.read_deployments():
         active = [] if deployment.paused else [one for one in deployment.schedules if one.active]
@@ -73,7 +76,7 @@ def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlo
         if pool and pool not in workers:
             found = client.read_workers_for_work_pool(pool)
             workers[pool] = sum(worker.status == "ONLINE" for worker in found)
-        moments = sorted(moment for one in active for moment in _moments(one.schedule, now))
+        moments = sorted(moment for one in active for moment in moments_before(one.schedule, now - GRACE))
         yield ScheduledFlow(
             name=deployment.name,
             schedule=", ".join(_said(one.schedule) for one in active),
@@ -81,6 +84,7 @@ def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlo
             period=moments[-1] - moments[-2] if len(moments) > 1 else None,
             since=max(_utc(one.updated or one.created) or now for one in active),
             runs=_runs(client, deployment, problem, default, now),
+            serving=serving,
             workers=workers[pool] if pool else 1,  # with no pool, the process that serves it runs it
         )
 
@@ -89,8 +93,8 @@ def _said(schedule: Any) -> str:
     return str(getattr(schedule, "cron", None) or getattr(schedule, "interval", None) or schedule.rrule)
 
 
-def _moments(schedule: Any, now: datetime) -> Sequence[datetime]:
-    """When the schedule last asked for runs, the latest last: two moments, if so many lie within a year."""
+def moments_before(schedule: Any, end: datetime) -> Sequence[datetime]:
+    """When the schedule asked for runs until `end`, the latest last: two moments, if so many lie within a year."""
     from prefect.server.schemas import schedules
     from prefect.utilities.asyncutils import run_coro_as_sync
 
@@ -98,7 +102,7 @@ def _moments(schedule: Any, now: datetime) -> Sequence[datetime]:
     exact = kind.model_validate(schedule.model_dump())
     moments: list[datetime] = []
     for back in _BACK:
-        found: Any = run_coro_as_sync(exact.get_dates(start=now - back, end=now))
+        found: Any = run_coro_as_sync(exact.get_dates(start=end - back, end=end))
         moments = [datetime.fromtimestamp(moment.timestamp(), UTC) for moment in found]
         if len(moments) > 1:
             break

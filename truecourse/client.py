@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from truecourse.addresses import open_url
 from truecourse.errors import PlatformError, RequestError, RowFault
 
 Row = Mapping[str, Any]
@@ -135,7 +136,7 @@ class Client:
 
     def _once(self, path: str, body: bytes | None) -> dict[str, Any]:
         request = urllib.request.Request(f"{self._url}/{path}", body, self._headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=self._timeout, context=self._trust) as answer:  # noqa: S310
+        with open_url(request, self._timeout, self._trust) as answer:
             document: dict[str, Any] = json.load(answer)
             return document
 

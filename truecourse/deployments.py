@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from truecourse.addresses import local_url
 from truecourse.errors import PlatformError
 from truecourse.ledger import Ledger
 from truecourse.references import ArtifactRef, Deployment, ModelVersion, Reference
@@ -30,7 +31,7 @@ class Running(Reference):
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return local_url(self.host, self.port)
 
 
 def ledger(environment: str, problem: str) -> Ledger[Deployment]:

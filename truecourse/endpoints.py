@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from truecourse import deployments
+from truecourse.addresses import local_url
 from truecourse.environments import environment_names, load_deployment
 from truecourse.errors import DeploymentError, PlatformError
 from truecourse.references import Reference
@@ -63,7 +64,7 @@ def _deployed() -> Iterator[Expected]:
     for environment in environment_names():
         now = deployments.running(environment)
         if now is not None:
-            url = f"{_scheme(environment)}://{now.host}:{now.port}"
+            url = local_url(now.host, now.port, _scheme(environment))
             yield Expected(name=environment, url=url, problem=now.version.problem)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 from pydantic import SecretStr, ValidationError
 
+from truecourse.addresses import is_loopback
 from truecourse.deployment import DeploymentConfig
-from truecourse.errors import DeploymentError, Fault
+from truecourse.errors import DeploymentError, Fault, SettingsError
 from truecourse.settings import Settings, get_settings
 
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 OWN = {"host": "host", "endpoint_port": "port", "problem": "problem", "workers": "workers"}
 """Settings that are fields of a configuration by another name."""
 SERVER: Mapping[str, str] = {
@@ -95,7 +95,7 @@ def _faults(name: str, config: DeploymentConfig) -> Iterator[Found]:
     container = config.container
     if container.replicas_min > container.replicas_max:
         yield ("container", "replicas_min"), "is above replicas_max", f"at most {container.replicas_max}"
-    if config.target != "batch" and config.host not in LOOPBACK and config.authentication.kind == "none":
+    if config.target != "batch" and not _is_loopback(config.host) and config.authentication.kind == "none":
         cure = "authentication: {kind: keys}, or host: 127.0.0.1"
         yield ("host",), f"{config.host} can be reached by others, and nobody is asked for a key", cure
     for setting in config.settings:
@@ -105,6 +105,13 @@ def _faults(name: str, config: DeploymentConfig) -> Iterator[Found]:
     for path, setting in SERVER.items():
         if setting not in Settings.model_fields and _said(config, path):
             yield tuple(path.split(".")), "is nothing that this version's endpoint can do", "leave it out"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return is_loopback(host)
+    except SettingsError:  # a name of the machine that it is deployed to
+        return False
 
 
 def _setting_faults(setting: str, *, secret: bool) -> Iterator[Found]:

@@ -1,13 +1,16 @@
 """Where we run: one typed object, read from TRUECOURSE_* variables and `.env`. No other file reads the environment."""
 
+import importlib.util
 import json
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +21,8 @@ from truecourse.wording import suggestion
 REPOSITORY = Path(__file__).resolve().parent.parent
 PREFIX = "TRUECOURSE_"
 _FILE = ".env"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PROXY_VARIABLES = {"http_proxy", "https_proxy", "all_proxy"}
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 """Variables that Kubernetes gives every pod for each service of its namespace, ours among them."""
 
@@ -93,7 +98,7 @@ class Settings(BaseSettings):
     log_memory: int = Field(50_000, ge=1, description="predictions that a worker holds while its disk is full")
     log_disk: int = Field(1024, ge=1, description="MiB of unshipped log that may lie in <home>/spool")
 
-    host: str = Field("127.0.0.1", description="the address servers listen on")
+    host: str = Field("127.0.0.1", description="the address, or a name of this machine, that servers listen on")
     prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect server and UI, of `truecourse up`")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")
     control_port: int = Field(4100, ge=1, le=65535, description="the control page, of `truecourse up`")
@@ -120,6 +125,9 @@ class Settings(BaseSettings):
         ge=0,
         description="seconds that a request may wait for its turn; unset: the problem's latency objective; 0 for any",
     )
+
+    server_log_size: float = Field(16, gt=0, description="MiB of a server's log file, beyond which it is rotated")
+    server_log_files: int = Field(3, ge=1, description="rotated log files of each server that are kept")
 
     endpoints: str = Field("", description="URLs of endpoints elsewhere that health watches too, by commas")
     machine_cpu: float = Field(1.5, gt=0, description="load per processor, of 5 minutes, above which health says so")
@@ -155,6 +163,7 @@ def get_settings() -> Settings:
     except ValidationError as error:
         lines = [f"{PREFIX}{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
     lines += [f"{name}: unknown setting{said}" for name, said in _unknown().items()]
+    lines += _wrong_proxies()
     if lines:
         cure = "correct or unset these variables; docs/configuration.md lists every setting"
         raise SettingsError("\n  ".join(lines), where="settings", cure=cure)
@@ -206,8 +215,9 @@ def elsewhere(**changes: object) -> Iterator[Settings]:
 
 
 def quiet_environment() -> None:
-    """No telemetry from the libraries we stand on, and no threads that spin while they wait, in this process and its
-    children. To be called before they are imported."""
+    """No telemetry from the libraries we stand on, no threads that spin while they wait, and no proxy between our own
+    processes, in this process and its children. To be called before they are imported."""
+    _straight_to_ourselves()
     for name, value in {
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -221,6 +231,52 @@ def quiet_environment() -> None:
         "OPENBLAS_NUM_THREADS": "1",  # it spins whatever it is told: 35 µs of products took 15 ms on a busy machine
     }.items():
         os.environ.setdefault(name, value)
+
+
+def _straight_to_ourselves() -> None:
+    """What listens on this machine is reached without the proxy that the environment names; the rest through it."""
+    given = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    listed = [part.strip() for part in given.split(",") if part.strip()]
+    reached = dict.fromkeys([*listed, *LOOPBACK, *_own_host()])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in listed else ",".join(reached)
+    for name in _proxies():
+        if name.lower() == "all_proxy" and _scheme_of(os.environ[name]).startswith("socks") and not _speaks_socks():
+            del os.environ[name]  # no library here could use it, and Prefect's client fails to be made with it
+
+
+def _own_host() -> list[str]:
+    host = os.environ.get(f"{PREFIX}HOST", "") or str((_file_variables().get(f"{PREFIX}HOST")) or "")
+    return [host.strip("[]")] if host and host not in ("0.0.0.0", "::") else []  # noqa: S104
+
+
+def _proxies() -> list[str]:
+    """The variables that name a proxy."""
+    return [name for name in os.environ if name.lower() in _PROXY_VARIABLES and os.environ[name]]
+
+
+def _scheme_of(address: str) -> str:
+    return address.partition("://")[0].lower() if "://" in address else "http"
+
+
+def _speaks_socks() -> bool:
+    return importlib.util.find_spec("socksio") is not None
+
+
+def _wrong_proxies() -> list[str]:
+    """Proxy variables that no library could use: each with what is wrong, and without the password that it may hold."""
+    lines = []
+    for name in sorted(_proxies()):
+        address, scheme = os.environ[name], _scheme_of(os.environ[name])
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        try:
+            good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            good = False
+        if not good:
+            lines.append(f"{name}: is no address of a proxy; http://host:port is")
+        elif scheme not in ("http", "https") and not (scheme.startswith("socks") and name.lower() == "all_proxy"):
+            lines.append(f"{name}: a proxy of the scheme {scheme} is not supported; http://host:port is")
+    return lines
 
 
 def storage_environment() -> dict[str, str]:
@@ -280,9 +336,28 @@ def variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def variables_of(process: Any) -> Mapping[str, str]:
+    """The variables that a process (of psutil) was started with; none where they are not for us to see."""
+    import psutil
+
+    try:
+        found: Mapping[str, str] = process.environ()
+    except (psutil.Error, OSError):
+        return {}
+    return found
+
+
 def prefect_api_url() -> str:
     """The Prefect server that the environment names; empty if it names none."""
     return os.environ.get("PREFECT_API_URL", "")
+
+
+def prefect_authorization() -> dict[str, str]:
+    """The header that a Prefect server asks for, as the environment says it to Prefect's own client."""
+    if basic := os.environ.get("PREFECT_API_AUTH_STRING"):
+        return {"authorization": f"Basic {b64encode(basic.encode()).decode()}"}
+    key = os.environ.get("PREFECT_API_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def prefect_environment() -> None:

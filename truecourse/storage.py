@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
+from urllib.parse import urlsplit
 
+from truecourse.addresses import is_here
 from truecourse.digests import sha256, sha256_file
 from truecourse.durable import make_folder, sync_file
 from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFound, SettingsError, StorageError
@@ -149,6 +151,7 @@ class S3Store:
                 retries={"mode": "standard", "max_attempts": 5},
                 s3={"addressing_style": "path"} if settings.s3_endpoint else {},
                 request_checksum_calculation="when_required",
+                proxies={} if is_here(urlsplit(settings.s3_endpoint).hostname or "") else None,
             ),
         )
 

@@ -21,7 +21,7 @@ from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
 from truecourse.monitoring import healthpage, reports
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.flowruns import ScheduledFlow
+from truecourse.monitoring.flowruns import GRACE, ScheduledFlow
 from truecourse.monitoring.freshness import Clock, TableState, Version
 from truecourse.monitoring.pipelines import check_pipelines
 from truecourse.problem import Problem, Table
@@ -206,7 +206,7 @@ def test_flows_are_judged_by_what_the_server_knows_of_them(problem: Problem, dep
     assert [run.outcome for run in found["health-steady"].runs or ()] == ["completed"], "the other is another's"
     assert [run.outcome for run in found["health-broken"].runs or ()] == ["failed"]
     assert found["health-steady"].period == timedelta(hours=1)
-    due = now.replace(minute=0, second=0, microsecond=0)
+    due = (now - GRACE).replace(minute=0, second=0, microsecond=0)
     assert found["health-steady"].due == due
     report = check_pipelines(problem, Tables(), None, list(found.values()), {})
     assert causes(report) == {"flow health-broken-hourly/failed": False}, "an hourly flow has another chance soon"

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from tests.conftest import wait_until
+from truecourse.addresses import require_free
 from truecourse.errors import PlatformError
-from truecourse.processes import require_free, require_writable, start, stop, supervised
+from truecourse.processes import require_writable, start, stop, supervised
 
 STUBBORN = """
 import signal, subprocess, sys, time

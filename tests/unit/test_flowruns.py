@@ -50,6 +50,8 @@ def test_nothing_is_overdue_before_its_time() -> None:
     within = GRACE / HOUR - 0.01
     assert causes(flow(run(24.1), due=within)) == []
     assert causes(flow(run(27), since=NOW - HOUR)) == [], "its schedule is younger than what it would have asked for"
+    assert causes(flow(run(27), due=3, serving=NOW - GRACE / 2)) == [], "the platform has just begun, and catches up"
+    assert causes(flow(run(27), due=3, serving=NOW - GRACE)) == [("overdue", True)]
     assert causes(ScheduledFlow("nightly", "0 9 * * *")) == [], "no server tells"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import formatdate
 
+from truecourse.addresses import direct
 from truecourse.digests import sha256
 from truecourse.errors import DeliveryFailed
 from truecourse.monitoring.delivery import Channel
@@ -59,7 +60,7 @@ def post(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notices)}
     request = urllib.request.Request(url, body.encode(), headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.build_opener(_Straight).open(request, timeout=PATIENCE):
+        with urllib.request.build_opener(_Straight, *direct(url)).open(request, timeout=PATIENCE):
             return
     except urllib.error.HTTPError as error:
         raise DeliveryFailed(f"it answered with status {error.code}") from None

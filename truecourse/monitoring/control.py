@@ -99,9 +99,11 @@ def page(
     served: bool,
     links: dict[str, str] | None = None,
     at: datetime | None = None,
+    platform: Document | None = None,
 ) -> str:
     """The page, whole. `served`: by the control server, which finds predictions and has its reports below /reports/;
-    else a file among them. `links`: other pages of the platform, by name."""
+    else a file among them. `links`: other pages of the platform, by name. `platform`: `sentences` of its parts that are
+    or were down, and flow runs that are `stuck`."""
     told = document(store, problem, at)
     return render(
         "control.html",
@@ -109,6 +111,7 @@ def page(
         plots=timelines(store, problem),
         served=served,
         links=links or {},
+        platform=platform,
         beside=f"/reports/{problem.name}/" if served else "",
         lasting=lasting,
         moment=_moment,

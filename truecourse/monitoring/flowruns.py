@@ -14,9 +14,21 @@ from truecourse.wording import lasting
 Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]
 GRACE = timedelta(minutes=10)
 """A run may begin this much late before its flow is overdue."""
+EARLY = timedelta(minutes=1)
+"""A run may begin this much before it is due and count for it: clocks differ, and workers fetch runs ahead."""
 OFTEN = timedelta(hours=1)
 """A flow that runs as often gets a second chance soon: one failure of it is no page."""
 SLOWER, SECONDS_MORE = 1.5, 10.0
+
+
+FEW, BEYOND, LEAST, UNKNOWN = 3, 4.0, 600.0, 6 * 3600.0
+"""With so many earlier successes, a run is stuck beyond so many times the longest of them, and beyond so many seconds;
+with fewer, beyond so many seconds."""
+
+
+def longest_run(past: Sequence[float]) -> float:
+    """Seconds beyond which a run is stuck, from those that the flow's successes took."""
+    return max(BEYOND * max(past), LEAST) if len(past) >= FEW else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,10 @@ class Run:
 
 @dataclass(frozen=True)
 class ScheduledFlow:
-    """A flow with a schedule. `due`: when that last asked for a run; `period`: how often it does. `since`: when the
-    schedule came into being. `runs`: the newest first; None where no Prefect server could be asked. `workers`: how many
-    could take its runs."""
+    """A flow with a schedule. `due`: the last moment that it asked for a run and is older than the grace; `period`: how
+    often it does. `since`: when the schedule came into being. `runs`: the newest first; None where no Prefect server
+    could be asked. `workers`: how many could take its runs.
+    `serving`: since when there is a platform that could run it, where that is known."""
 
     name: str
     schedule: str
@@ -43,6 +56,7 @@ class ScheduledFlow:
     since: datetime | None = None
     runs: Sequence[Run] | None = None
     workers: int = 0
+    serving: datetime | None = None
 
     @property
     def finished(self) -> list[Run]:
@@ -61,10 +75,17 @@ class ScheduledFlow:
         yield from self._slow()
 
     def overdue(self, now: datetime) -> bool:
-        """Whether no run began since the schedule last asked for one, its grace over."""
+        """Whether no run began since the schedule last asked for one whose grace is over, and none still runs that
+        may. A platform that was stopped, and has just begun again, gets the grace too: it catches up."""
+        if self.serving is not None and now - self.serving < GRACE:
+            return False
         if self.due is None or now - self.due < GRACE or (self.since is not None and self.since > self.due):
             return False
-        return not any(run.began is not None and run.began >= self.due - GRACE for run in self.runs or ())
+        earliest, patience = self.due - EARLY, longest_run([run.seconds for run in self.succeeded])
+        return not any(
+            (run.began and run.began >= earliest) or (run.outcome == "running" and run.seconds <= patience)
+            for run in self.runs or ()
+        )
 
     def _overdue(self, now: datetime) -> Finding:
         assert self.due is not None

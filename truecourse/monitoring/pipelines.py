@@ -29,11 +29,12 @@ def check_pipelines(
     at: datetime | None = None,
     flows: Sequence[ScheduledFlow] = (),
     loaded: Mapping[str, Any] | None = None,
+    others: Sequence[Finding] = (),
 ) -> Report:
     """`at`: the moment that counts as now, UTC; if None the wall clock, for tables and features the problem's. Where it
     is given, only what storage tells of that moment is checked. `flows`: those with a schedule, as the Prefect server
     knows them. `loaded`: the mark of each view's last load into the online store; None where the store could not be
-    asked."""
+    asked. `others`: what is found of the platform's parts and of runs that are stuck."""
     wall = datetime.now(UTC)
     told = at or data_end(problem, tables)
     clock = Clock(told or wall, simulated=told is not None)
@@ -44,7 +45,7 @@ def check_pipelines(
     findings += [finding for view in views for finding in view.findings()]
     if at is None:
         findings += [finding for flow in flows for finding in flow.findings(wall)]
-        findings += _stuck(backlog)
+        findings += [*others, *_stuck(backlog)]
         if problem.views and loaded is None:
             findings.append(pipeline_finding("online store", "no answer", True, "The online store does not answer."))
     known = [flow for flow in flows if flow.runs is not None]

@@ -1,0 +1,277 @@
+"""`truecourse up` under faults: something is killed, stopped or edited every ten seconds, and predictions go on.
+
+A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. At the end it
+is asked what was answered, what was lost, what is stuck, and whether `status` told the truth.
+"""
+
+import itertools
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Row
+from benchmarks.soak_faults import Fault, Faults
+from services.flowruns import FlowRuns
+from services.platform import last_platform
+from truecourse import processes
+from truecourse.addresses import free_port
+from truecourse.client import Client
+from truecourse.errors import PlatformError, RequestError
+from truecourse.settings import child_environment, elsewhere, get_settings
+
+NAME = "soak"
+EVERY = 10.0
+"""Seconds from one fault to the next."""
+CALM = 180.0
+"""Seconds within which everything is up again after the last fault."""
+SYNC = 2.0
+"""Seconds before the death of an endpoint's process in which its log may not have been synced yet, with room."""
+NOWHERE = "http://127.0.0.1:9"
+PLANS = ["basic", "plus", "max"]
+PROXIES = {"http_proxy": NOWHERE, "https_proxy": NOWHERE, "ALL_PROXY": NOWHERE}
+
+
+@dataclass
+class Asked:
+    """Predictions of one client: when each was sent, and its id; or when it failed, and how."""
+
+    answered: list[tuple[float, str]] = field(default_factory=list)
+    failed: list[tuple[float, str]] = field(default_factory=list)
+
+
+def rows(quick: bool, minutes: float = 30) -> list[Row]:
+    """`minutes`: of faults; one with `quick`."""
+    folder = Path(tempfile.mkdtemp(prefix="truecourse-soak-"))
+    host = get_settings().host
+    ports = {f"{part}_port": free_port(host) for part in ("prefect", "mlflow", "control", "endpoint")}
+    try:
+        with elsewhere(home=folder / "home", problems=folder / "problems", problem=NAME, storage="", **ports):
+            _prepare(folder)
+            return _Soak(1 if quick else minutes).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(folder: Path) -> None:
+    """A problem that `init` writes from a file, and its champion."""
+    chance = np.random.default_rng(7)
+    lines = ["id,age,plan,calls,churned"]
+    for number in range(3000):
+        age, plan, calls = chance.integers(18, 80), chance.choice(PLANS), chance.integers(0, 40)
+        churned = int(chance.random() < 1 / (1 + 2.7 ** (2.5 - calls / 8 + age / 60 - (plan == PLANS[0]))))
+        lines.append(f"c{number},{age},{plan},{calls},{churned}")
+    (folder / "problems").mkdir(parents=True)
+    (folder / "churn.csv").write_text("\n".join(lines) + "\n")
+    _truecourse("init", NAME, "--data", str(folder / "churn.csv"), "--label", "churned")
+    _truecourse("run", "lifecycle")
+
+
+def _truecourse(*words: str) -> dict[str, Any]:
+    """The JSON that a command answers with. Raises PlatformError if it fails."""
+    done = subprocess.run(  # noqa: S603
+        [_program(), *words, "--json"], env=child_environment(**PROXIES), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise PlatformError(f"failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}", where=f"truecourse {words[0]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _program() -> str:
+    return str(Path(sys.executable).parent / "truecourse")
+
+
+class _Soak:
+    def __init__(self, minutes: float) -> None:
+        self._minutes = minutes
+        self._url = f"http://127.0.0.1:{get_settings().endpoint_port}"
+        self._over = threading.Event()
+        self._faults: list[Fault] = []
+        self._log = get_settings().home / "logs" / "soak-up.log"
+        self._up: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> list[Row]:
+        self._start()
+        asked = [Asked(), Asked()]
+        clients = [threading.Thread(target=self._predict, args=(one,), daemon=True) for one in asked]
+        try:
+            for client in clients:
+                client.start()
+            with self._commands() as commands:
+                self._disturb()
+                calm = self._settle()
+            self._over.set()
+            for client in clients:
+                client.join(30)
+            stuck, slots, told = self._state()
+        finally:
+            self._over.set()
+            self._stop()
+        left = len(processes.leftovers(get_settings().home))
+        everything = Asked([a for one in asked for a in one.answered], [f for one in asked for f in one.failed])
+        return self._rows(everything, calm, stuck, slots, told, left, commands)
+
+    def _start(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self._up = subprocess.Popen(  # noqa: S603
+                [_program(), "up"], env=child_environment(**PROXIES), stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 600
+        while not self._all_up():
+            if self._up.poll() is not None or time.monotonic() > deadline:
+                raise PlatformError(f"does not come up\n{self._log.read_text()[-3000:]}", where="truecourse up")
+            time.sleep(0.5)
+
+    def _stop(self) -> None:
+        if self._up is not None and self._up.poll() is None:
+            self._up.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self._up.wait(90)
+        processes.end([one.process for one in processes.leftovers(get_settings().home)])
+
+    def _all_up(self) -> bool:
+        platform = last_platform()
+        up = [part["standing"] == "up" for part in platform.parts] if platform and platform.alive else []
+        return bool(up) and all(up)
+
+    def _predict(self, into: Asked) -> None:
+        client = Client(self._url, timeout=10, tries=1)
+        for number in itertools.count():
+            if self._over.is_set():
+                return
+            row = {"id": f"s{number}", "age": 44, "plan": PLANS[number % len(PLANS)], "calls": number % 40}
+            sent = time.time()
+            try:
+                into.answered.append((time.time(), client.predict(row).predictions[0].prediction_id))
+            except (PlatformError, RequestError) as error:
+                into.failed.append((sent, error.what[:120]))
+            time.sleep(0.05)
+
+    @contextmanager
+    def _commands(self) -> Iterator[list[str]]:
+        """Flows that a person starts meanwhile: whether each ended well; none may be taken for dead."""
+        ended: list[str] = []
+
+        def run() -> None:
+            while not self._over.wait(45):
+                platform = last_platform()
+                if platform is None or not platform.is_up("prefect"):
+                    continue
+                begun = time.time()
+                try:
+                    _truecourse("run", "ship")
+                    ended.append("well")
+                except PlatformError as error:
+                    hit = any(f.target in ("prefect", "up") and f.at > begun - 60 for f in self._faults)
+                    ended.append("beside a fault of Prefect" if hit else error.what[-300:])
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield ended
+
+    def _disturb(self) -> None:
+        faults = Faults(random.Random(7), self._restart)  # noqa: S311
+        until = time.monotonic() + self._minutes * 60
+        while time.monotonic() < until:
+            begun = time.monotonic()
+            with suppress(PlatformError, ProcessLookupError):  # what it was to hit is down just now
+                self._faults.append(faults.next())
+            self._over.wait(max(0.0, EVERY - (time.monotonic() - begun)))
+        faults.end()
+
+    def _restart(self) -> None:
+        """Kill `up` itself, as a lack of memory does, and start it again: its next life ends what it left."""
+        assert self._up is not None
+        self._up.kill()
+        self._up.wait(30)
+        time.sleep(2)
+        self._start()
+
+    def _settle(self) -> float:
+        """Seconds until everything is up after the last fault; infinite if that takes too long."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < CALM:
+            if self._all_up():
+                time.sleep(35)  # two looks of the reconciliation, and a run that waited for a slot has begun
+                return time.monotonic() - begun - 35 if self._all_up() else float("inf")
+            time.sleep(0.5)
+        return float("inf")
+
+    def _state(self) -> tuple[int, int, int]:
+        """Flow runs that are stuck or dead, slots that nobody holds, and untrue words of `status`."""
+        status = _truecourse("status")
+        runs = FlowRuns(f"{status['platform']['prefect']}/api")
+        freed = runs.reconcile("truecourse")
+        stuck = len(runs.stuck(datetime.now(UTC))) + len(freed.runs)
+        limits, held = runs._limits(), runs.held()
+        holders = Counter(run["deployment_id"] for run in held)
+        slots = sum(abs(limit["active_slots"] - holders[name]) for name, limit in limits.items())
+        untrue = sum(not _is_true(part) for part in status["platform"]["parts"])
+        untrue += int((status["endpoint"] or {}).get("problem") != NAME)
+        return stuck, slots, untrue
+
+    def _rows(
+        self, asked: Asked, calm: float, stuck: int, slots: int, untrue: int, left: int, commands: list[str]
+    ) -> list[Row]:
+        kinds = Counter(fault.kind for fault in self._faults)
+        excused = [fault for fault in self._faults if fault.target in ("endpoint", "up")]
+        unexcused = [one for one in asked.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
+        lost, unsynced = self._lost(asked, excused)
+        wrong = [one for one in commands if one not in ("well", "beside a fault of Prefect")]
+        for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3]):
+            sys.stderr.write(f"soak: {line}\n")
+        told = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
+        unseen = sum(not fault.seen for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit"))
+        return [
+            *told,
+            Row(what="predictions answered", value=len(asked.answered), unit="", limit=1, sense="at least"),
+            Row(what="not answered while the endpoint was killed", value=len(asked.failed) - len(unexcused), unit=""),
+            Row(what="not answered at any other time", value=len(unexcused), unit="", limit=0),
+            Row(what="answered, and not in the log", value=lost, unit="", limit=0),
+            Row(what="answered just before a kill, not synced yet", value=unsynced, unit=""),
+            Row(what="faults that status did not tell of", value=unseen, unit="", limit=0),
+            Row(what="seconds until all is up after the last fault", value=calm, unit="s", limit=CALM),
+            Row(what="flow runs stuck or dead", value=stuck, unit="", limit=0),
+            Row(what="slots that no run holds, or too few", value=slots, unit="", limit=0),
+            Row(what="untrue words of status", value=untrue, unit="", limit=0),
+            Row(
+                what="flows started by hand that were disturbed", value=len(wrong), unit=f"of {len(commands)}", limit=0
+            ),
+            Row(what="processes left after Ctrl-C", value=left, unit="", limit=0),
+        ]
+
+    def _lost(self, asked: Asked, excused: list[Fault]) -> tuple[int, int]:
+        """Answered predictions that the log does not have, in all, and just before the endpoint was killed."""
+        from truecourse.predictionlog import log_table
+        from truecourse.shipping import ship
+        from truecourse.tables import Tables
+
+        ship(NAME)
+        tables = Tables()
+        reference = tables.version(log_table(NAME))
+        logged = set(tables.read(reference, ["prediction_id"])["prediction_id"].to_pylist()) if reference else set()
+        missing = [at for at, one in asked.answered if one not in logged]
+        near = [at for at in missing if any(fault.at - SYNC <= at <= fault.until for fault in excused)]
+        return len(missing) - len(near), len(near)
+
+
+def _is_true(part: dict[str, Any]) -> bool:
+    """Whether a part's process is as `status` says."""
+    alive = part["pid"] is not None and processes.started_at(part["pid"]) is not None
+    return alive if part["standing"] in ("up", "silent", "starting") else not alive

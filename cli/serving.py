@@ -1,0 +1,73 @@
+"""An endpoint and its shipper as parts that are kept alive, of `up` and of `serve`."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cli.endpoint import endpoint_url, start_endpoint, start_shipper
+from services import launch
+from services.supervisor import Part
+from truecourse import endpoints
+from truecourse.addresses import require_free
+from truecourse.errors import ModelError, PlatformError, StorageError
+from truecourse.logfiles import rotate
+from truecourse.processes import Child
+from truecourse.repeats import Repeats
+from truecourse.settings import get_settings
+
+
+class Serving:
+    """`version`: the one to serve; None for the champion. `stack`: closed when nothing is to be served any longer.
+
+    `url`: empty until there was something to serve."""
+
+    def __init__(self, problem: str, port: int, version: int | None, stack: ExitStack, setting: str = "") -> None:
+        self._problem, self._port, self._version = problem, port, version
+        self._setting = setting or "TRUECOURSE_ENDPOINT_PORT"
+        self._stack = stack
+        self._folder: Path | None = None
+        self.url = ""
+
+    def endpoint(self) -> Part:
+        return Part("endpoint", self._start, lambda _: launch.ready(self._port))
+
+    def shipper(self) -> Part:
+        return Part("shipper", lambda: start_shipper(self._problem), lambda child: child.alive, needs="endpoint")
+
+    def _start(self) -> Child:
+        require_free(get_settings().host, self._port, "the endpoint", self._setting)
+        self._folder = self._prepared()
+        child = start_endpoint(self._folder, self._port, pinned=self._version is not None)
+        if not self.url:
+            self.url = endpoint_url(self._port)
+            self._stack.enter_context(endpoints.announced(self._problem, self.url))
+        return child
+
+    def _prepared(self) -> Path:
+        """The Bento to serve; where that cannot be told just now, the one that was served."""
+        try:
+            return launch.prepare(self._problem, self._version)
+        except (ModelError, PlatformError, StorageError):
+            if self._folder is None or not self._folder.is_dir():
+                raise
+            return self._folder
+
+
+@contextmanager
+def reported(name: str) -> Iterator[None]:
+    """What is said of parts and of dead flow runs goes to stderr, and to `logs/<name>.log`, while the block lasts."""
+    path = get_settings().home / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rotate(path)
+    file, screen, ours = logging.FileHandler(path), logging.StreamHandler(), logging.getLogger("truecourse")
+    for handler in (file, screen):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(Repeats())
+        ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, screen):
+            ours.removeHandler(handler)
+        file.close()

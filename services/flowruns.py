@@ -1,0 +1,294 @@
+"""Flow runs whose process is dead, and runs that are stuck: found in the Prefect server, over its HTTP API, and freed.
+
+The server knows what a run last said of itself and nothing of its process: a run that was killed stays `Running`, and
+keeps its deployment's concurrency slot. Each flow notes the process that it runs in (tasks/process.py), in
+`<home>/flowruns/<run id>`; a worker's process has the run's id in its environment.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+import urllib.error
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from services.connection import open_api
+from truecourse import processes
+from truecourse.errors import PlatformError
+from truecourse.monitoring.stuckruns import Stuck, stuck
+from truecourse.settings import get_settings
+from truecourse.wording import counted
+
+log = logging.getLogger("truecourse.flowruns")
+ENGINE = "PREFECT__FLOW_RUN_ID"
+"""The variable of a worker's process for a run."""
+HELD = ("PENDING", "RUNNING", "CANCELLING")
+"""States of a run that has a process, and its deployment's slot."""
+STARTS = timedelta(seconds=90)
+"""A worker has a process for a run within this time of taking it."""
+HEARTBEAT = "prefect.flow-run.heartbeat"
+SILENT = timedelta(minutes=15)
+"""Five heartbeats of a flow whose process is on another machine."""
+PAGE = 200
+
+Run = dict[str, Any]
+Life = Literal["alive", "dead", "unknown"]
+
+
+@dataclass
+class Freed:
+    """What a reconciliation has changed: the runs that were marked, and the slots that nobody held."""
+
+    runs: list[Run] = field(default_factory=list)
+    slots: int = 0
+
+
+class FlowRuns:
+    """The runs of one Prefect server. `api`: its URL, with `/api`. Every method raises PlatformError if it does not
+    answer."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api.rstrip("/")
+        self._surplus: dict[str, int] = {}
+        self._since = time.monotonic()
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            return self._asked(method, path, body)
+        except urllib.error.HTTPError as error:
+            said = error.read()[:300].decode(errors="replace")
+            what = f"the Prefect server answers {method} {path} with {error.code}: {said}"
+            raise PlatformError(what, where=self._api) from None
+        except (OSError, ValueError) as error:
+            what = f"the Prefect server does not answer: {getattr(error, 'reason', error)}"
+            raise PlatformError(what, where=self._api, cure="truecourse status says which part is down") from None
+
+    def _asked(self, method: str, path: str, body: Any) -> Any:
+        for pause in (0.2, 0.5, 1.0, 0.0):  # a busy SQLite database of Prefect's answers 503
+            try:
+                with open_api(f"{self._api}{path}", method, body) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not pause:
+                    raise
+                error.close()
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def runs(self, **filters: Any) -> list[Run]:
+        """Runs by Prefect's own filters (of `flow_runs`), a page."""
+        body = {"flow_runs": filters, "sort": "EXPECTED_START_TIME_DESC", "limit": PAGE}
+        found: list[Run] = self.ask("POST", "/flow_runs/filter", body)
+        return found
+
+    def held(self) -> list[Run]:
+        """Every run that is said to have a process, one that waits for a person's answer included."""
+        found = self.runs(state={"type": {"any_": [*HELD, "PAUSED"]}})
+        return [run for run in found if run["state_type"] in HELD or run["state_name"] == "Paused"]
+
+    def named(self, name: str) -> Run:
+        """A run by its id, or by its name. Raises PlatformError where it is none, or several."""
+        found = self.runs(id={"any_": [name]}) if _is_id(name) else self.runs(name={"any_": [name]})
+        if len(found) != 1:
+            what = f"there are {len(found)} flow runs of that name" if found else "there is no such flow run"
+            raise PlatformError(what, where=name, cure="`truecourse status` names the runs that are stuck, by their id")
+        return found[0]
+
+    def reconcile(self, pool: str, *, starting: bool = False) -> Freed:
+        """Mark runs whose process is dead as crashed (those being cancelled as cancelled), and free their slots.
+
+        `pool`: the work pool whose worker is on this machine. `starting`: that worker does not run yet, so whatever it
+        had taken and has no process is dead."""
+        limits = self._limits()
+        held, freed = self.held(), Freed()
+        if held:
+            alone = self._is_only_worker(pool)
+            engines = _engines()
+            for run in held:
+                life, why = self._life(run, pool, engines, alone=alone, starting=starting)
+                if life == "dead" and self._marked(run, f"its process is gone: {why}"):
+                    freed.runs.append(run)
+        _forget_notes({run["id"] for run in held})
+        freed.slots = self._free_slots(limits, held, freed.runs, at_once=starting)
+        return freed
+
+    def _marked(self, run: Run, why: str) -> bool:
+        """mark(), where one run that the server refuses to let end, as it does for minutes where its deployment was
+        deleted, does not keep the others."""
+        try:
+            self.mark(run, why)
+        except PlatformError as error:
+            log.warning("the flow run %s cannot be marked yet: %s", run["name"], error.what)
+            return False
+        return True
+
+    def mark(self, run: Run, why: str) -> None:
+        """Let a run end in the server: Cancelled if it was being cancelled, else Crashed. Its slot is free then."""
+        cancelled = run["state_type"] == "CANCELLING"
+        state = {"type": "CANCELLED", "name": "Cancelled"} if cancelled else {"type": "CRASHED", "name": "Crashed"}
+        body = {"state": {**state, "message": f"truecourse: {why}"}, "force": True}
+        self.ask("POST", f"/flow_runs/{run['id']}/set_state", body)
+        wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}, "task_runs": {"state": {"type": {"any_": list(HELD)}}}}
+        for task in self.ask("POST", "/task_runs/filter", wanted | {"limit": PAGE}):
+            self.ask("POST", f"/task_runs/{task['id']}/set_state", body)
+        log.warning("the flow run %s (%s) is marked %s: %s", run["name"], run["id"], state["name"].lower(), why)
+
+    def release(self, run: Run) -> str:
+        """Free a stuck run, whatever it is: end its process on this machine, mark it, free its slot; what was done.
+
+        Raises PlatformError for a run that has ended, and for one that lives elsewhere or may do so."""
+        if run["state_type"] == "SCHEDULED":
+            self.ask("POST", f"/flow_runs/{run['id']}/set_state", _cancelled("released by hand"))
+            return "it had not begun, and is cancelled"
+        if run["state_type"] not in (*HELD, "PAUSED"):
+            raise PlatformError(f"the flow run has ended: {run['state_name']}", where=run["name"])
+        noted = _noted(run["id"])
+        doomed = {*([noted] if noted else []), *_engines().get(run["id"], [])}
+        processes.end([process for pid in doomed for process in processes.family(pid)])
+        self.mark(run, "released by hand")
+        ended = f"{counted(len(doomed), 'process')} ended, " if doomed else ""
+        return f"{ended}the run is marked, and its slot is free"
+
+    def stuck(self, now: datetime) -> list[Stuck]:
+        """Runs that wait for what does not come, or run far beyond what is usual."""
+        waiting = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
+        held = self.held()
+        if not waiting and not held:
+            return []
+        flows = {run["flow_id"] for run in [*waiting, *held]}
+        wanted = {"flows": {"id": {"any_": sorted(flows)}}, "limit": PAGE}
+        names = {flow["id"]: flow["name"] for flow in self.ask("POST", "/flows/filter", wanted)}
+        past = {flow: self._past(flow) for flow in {run["flow_id"] for run in held}}
+        return stuck(waiting, held, names, past, now)
+
+    def _past(self, flow: str) -> list[float]:
+        """Seconds that its newest successes took."""
+        body = {"flows": {"id": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        found = self.ask("POST", "/flow_runs/filter", body | {"sort": "EXPECTED_START_TIME_DESC", "limit": 30})
+        return [float(run["total_run_time"]) for run in found]
+
+    def _life(
+        self, run: Run, pool: str, engines: dict[str, list[int]], *, alone: bool, starting: bool
+    ) -> tuple[Life, str]:
+        noted = _noted(run["id"], living=False)
+        if noted is not None:
+            return ("alive", "") if _noted(run["id"]) else ("dead", f"process {noted} of this machine")
+        if run["id"] in engines:
+            return "alive", ""
+        if run["work_pool_name"] == pool and alone and run["state_type"] in HELD:
+            age = datetime.now(UTC) - _moment(run["state"]["timestamp"])
+            if starting or age > STARTS:
+                return "dead", "no process of this machine has it"
+            return "unknown", ""
+        return self._by_heartbeat(run)
+
+    def _by_heartbeat(self, run: Run) -> tuple[Life, str]:
+        """Of a process that is not on this machine, or is none that we know. One that never sent a heartbeat may live,
+        and one that was silent while no server listened too."""
+        if time.monotonic() - self._since < SILENT.total_seconds():
+            return "unknown", ""
+        wanted: dict[str, Any] = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
+        wanted |= {"occurred": {"since": (datetime.now(UTC) - timedelta(days=7)).isoformat()}, "order": "DESC"}
+        found = self.ask("POST", "/events/filter", {"filter": wanted, "limit": 1})["events"]
+        if not found:
+            return "unknown", ""
+        last = _moment(found[0]["occurred"])
+        dead = datetime.now(UTC) - last > SILENT
+        return ("dead", f"its last heartbeat was at {last:%Y-%m-%d %H:%M} UTC") if dead else ("alive", "")
+
+    def _is_only_worker(self, pool: str) -> bool:
+        """Whether no worker but this machine's takes runs of the pool."""
+        try:
+            workers = self.ask("POST", f"/work_pools/{pool}/workers/filter", {})
+        except PlatformError:  # there is no such pool yet
+            return True
+        return all(one["name"] == worker_name() or one["status"] != "ONLINE" for one in workers)
+
+    def _limits(self) -> dict[str, Run]:
+        """The concurrency limit of each deployment that has one, by the deployment's id."""
+        found = self.ask("POST", "/v2/concurrency_limits/filter", {"limit": PAGE})
+        named = {limit["name"].partition(":"): limit for limit in found}
+        return {rest: limit for (kind, _, rest), limit in named.items() if kind == "deployment"}
+
+    def _free_slots(self, limits: dict[str, Run], held: Iterable[Run], marked: list[Run], *, at_once: bool) -> int:
+        """Take back slots that no run holds. A look may fall between a run and its slot: unless `at_once`, only what
+        was too many at the last look too."""
+        gone, freed, surplus = {run["id"] for run in marked}, 0, {}
+        holders = [run["deployment_id"] for run in held if run["id"] not in gone and run["state_type"] in HELD]
+        released = [run["deployment_id"] for run in marked]
+        for deployment, limit in limits.items():
+            taken = max(0, limit["active_slots"] - released.count(deployment))
+            more = taken - holders.count(deployment)
+            if more > 0 and (at_once or self._surplus.get(deployment) == more):
+                left = holders.count(deployment)
+                self.ask("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": left})
+                freed += more
+            elif more > 0:
+                surplus[deployment] = more
+        self._surplus = surplus
+        return freed
+
+
+def worker_name() -> str:
+    """The name of the worker that `truecourse up` starts on this machine."""
+    return f"truecourse-{socket.gethostname()}"
+
+
+def notes() -> Path:
+    return get_settings().home / "flowruns"
+
+
+def note(run_id: str) -> None:
+    """Leave word that this process runs the flow run."""
+    notes().mkdir(parents=True, exist_ok=True)
+    (notes() / run_id).write_text(f"{os.getpid()} {processes.started_at(os.getpid())}")
+
+
+def _forget_notes(held: set[str]) -> None:
+    """Remove the notes of processes that are gone, but those of runs that are yet to be marked."""
+    for file in notes().glob("*"):
+        if file.name not in held and _noted(file.name) is None:
+            file.unlink(missing_ok=True)
+
+
+def _noted(run_id: str, *, living: bool = True) -> int | None:
+    """The process that is noted for the run; None where none is, or where it is dead and `living` is asked for."""
+    try:
+        pid, _, started = (notes() / run_id).read_text().partition(" ")
+    except OSError:
+        return None
+    if not pid.isdigit() or (living and processes.started_at(int(pid)) != started):
+        return None
+    return int(pid)
+
+
+def _engines() -> dict[str, list[int]]:
+    """The processes of this machine that have each run of a worker."""
+    found: dict[str, list[int]] = {}
+    for pid, run in processes.with_variable(ENGINE):
+        found.setdefault(run, []).append(pid)
+    return found
+
+
+def _cancelled(why: str) -> dict[str, Any]:
+    return {"state": {"type": "CANCELLED", "name": "Cancelled", "message": f"truecourse: {why}"}, "force": True}
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _is_id(text: str) -> bool:
+    from uuid import UUID
+
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

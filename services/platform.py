@@ -1,0 +1,126 @@
+"""A running `truecourse up`, by the word that it leaves in the home: where its parts are, and how they are."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from services import flowruns
+from truecourse import processes
+from truecourse.errors import PlatformError
+from truecourse.monitoring import stuckruns
+from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.freshness import pipeline_finding
+from truecourse.settings import get_settings
+from truecourse.wording import counted, lasting
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Its process, when that started (pids are used again), where its servers are, the moment (UTC, ISO 8601) that it
+    began at, and the state of each part."""
+
+    pid: int
+    started: str
+    prefect: str
+    mlflow: str
+    control: str
+    endpoint: str
+    began: str = ""
+    parts: list[Document] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        return processes.started_at(self.pid) == self.started
+
+    def is_up(self, part: str) -> bool:
+        return any(one["part"] == part and one["standing"] == "up" for one in self.parts)
+
+
+def platform_file() -> Path:
+    return get_settings().home / "up.json"
+
+
+def last_platform() -> Platform | None:
+    """What `truecourse up` left word of, whether it still runs or was killed."""
+    try:
+        return Platform(**json.loads(platform_file().read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def running_platform() -> Platform | None:
+    """What `truecourse up` left word of, if it still runs."""
+    platform = last_platform()
+    return platform if platform is not None and platform.alive else None
+
+
+def serving_since(api: str) -> datetime | None:
+    """When the platform began whose Prefect server has this API; None for a server of somebody else's."""
+    platform = running_platform()
+    ours = platform is not None and platform.began and api.rstrip("/") == f"{platform.prefect}/api"
+    return datetime.fromisoformat(platform.began) if platform is not None and ours else None
+
+
+def announce(platform: Platform) -> None:
+    aside = platform_file().with_suffix(".new")
+    aside.write_text(json.dumps(asdict(platform)))
+    aside.replace(platform_file())
+
+
+def state() -> Document | None:
+    """What `status` and the control page say of it: each part, whether it was killed, and the runs that are stuck.
+    None where it neither runs nor was killed."""
+    platform = last_platform()
+    if platform is None:
+        return None
+    told: Document = {"prefect": platform.prefect, "mlflow": platform.mlflow, "alive": platform.alive}
+    if not platform.alive:
+        left = sorted({one.name for one in processes.leftovers(get_settings().home)})
+        return {**told, "left": left, "parts": [], "stuck": [], "stuck_unknown": ""}
+    stuck, unknown = stuck_runs(f"{platform.prefect}/api")
+    return {**told, "parts": platform.parts, "stuck": stuck, "stuck_unknown": unknown}
+
+
+def stuck_runs(api: str) -> tuple[list[Document], str]:
+    """The runs that are stuck, and why they are not known, if they are not."""
+    try:
+        return [one.document() for one in flowruns.FlowRuns(api).stuck(datetime.now(UTC))], ""
+    except PlatformError as error:
+        return [], error.what
+
+
+def findings(now: datetime, api: str) -> list[Finding]:
+    """Of the parts of a running platform that are down, and of the runs at the server `api` that are stuck.
+
+    Raises PlatformError if the server does not answer."""
+    platform = running_platform()
+    down = [_finding(part, now) for part in (platform.parts if platform else []) if part["standing"] in _FAULTS]
+    return down + (stuckruns.findings(flowruns.FlowRuns(api).stuck(now)) if api else [])
+
+
+_FAULTS = {"down": "is down", "silent": "does not answer"}
+
+
+def _finding(part: Document, now: datetime) -> Finding:
+    return pipeline_finding(f"platform {part['part']}", part["standing"], True, sentence(part, now), **part)
+
+
+def sentence(part: Document, now: datetime) -> str:
+    """One part in a sentence: how it is, since when, how often it was started again, and what it said last."""
+    name, standing = part["part"], part["standing"]
+    lasted = lasting(now - datetime.fromisoformat(part["since"]))
+    restarts = f", restarted {counted(part['restarts'], 'time')}" if part["restarts"] else ""
+    if standing in _FAULTS:
+        said = f'; it said last: "{part["said"]}"' if part["said"] else ""
+        return f"{name} {_FAULTS[standing]} for {lasted}: {part['cause']}{restarts}{said}."
+    why = f": {part['cause']}" if part["cause"] else ""
+    return f"{name} is {standing} for {lasted}{restarts}{why}."
+
+
+def sentences(parts: Iterable[Document], now: datetime) -> list[str]:
+    return [sentence(part, now) for part in parts]

@@ -1,0 +1,207 @@
+"""Keeping the parts of a platform alive: each is started, watched, and started again when it dies, by itself.
+
+One part's death touches no other. What cannot work without another part (`needs`) is started once that is up.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from truecourse import logfiles, processes
+from truecourse.errors import ModelError, TruecourseError
+from truecourse.processes import Backoff, Child
+
+log = logging.getLogger("truecourse.supervisor")
+PERIOD = 0.25
+"""Seconds between two looks at whether a process lives."""
+PROBE = 10.0
+"""Seconds between two questions to a server that is up."""
+START = 300.0
+"""Seconds within which a part is ready; beyond it, it is stopped and started again."""
+WAIT = 5.0
+"""Seconds between two looks at whether what a part waits for is there."""
+
+Standing = Literal["starting", "up", "silent", "down", "waiting", "stopped"]
+"""`silent`: it lives, and does not answer. `down`: it died, and will be started again. `waiting`: it is not started
+yet, for want of something that is no fault."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part. `start`: starts its process; raises TruecourseError where it cannot be, ModelError where there is
+    nothing to start it with yet. `ready`: whether it answers. `kept`: a variable; descendants that have it go on when
+    the part dies."""
+
+    name: str
+    start: Callable[[], Child]
+    ready: Callable[[Child], bool]
+    needs: str = ""
+    kept: str = ""
+
+
+@dataclass
+class State:
+    """A part as it is: since when (UTC), how often it was started again, why it is not up, and what it said last."""
+
+    standing: Standing = "waiting"
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    restarts: int = 0
+    cause: str = ""
+    pid: int | None = None
+    log: str = ""
+    said: str = ""
+
+    def document(self, name: str) -> dict[str, Any]:
+        """JSON of it."""
+        return {"part": name, **vars(self), "since": self.since.isoformat(timespec="seconds")}
+
+
+class Supervisor:
+    """`told`: called with the states of all parts whenever one changes."""
+
+    def __init__(self, parts: Sequence[Part], told: Callable[[list[dict[str, Any]]], None]) -> None:
+        self._parts = parts
+        self._told = told
+        self._states = {part.name: State() for part in parts}
+        self._needs = {part.name: part.needs for part in parts}
+        self._children: dict[str, Child] = {}
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._keep, args=(part,), name=part.name) for part in parts]
+
+    def start(self) -> None:
+        """Start every part; returns at once."""
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+
+    def states(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [state.document(name) for name, state in self._states.items()]
+
+    def standing(self, name: str) -> Standing:
+        with self._lock:
+            return self._states[name].standing
+
+    def settled(self, name: str) -> State | None:
+        """The part's state once its first start has come to an end, well or not; None before."""
+        with self._lock:
+            state, needs = self._states[name], self._needs[name]
+            if state.standing == "waiting" and needs and self._states[needs].standing in ("starting", "up"):
+                return None
+            return state if state.standing != "starting" and (state.standing != "waiting" or state.cause) else None
+
+    def stop(self, *names: str) -> None:
+        """Stop the parts that are named, or all, and start none any longer."""
+        self._over.set()
+        chosen = names or tuple(self._states)
+        for _ in range(2):  # once more for what a thread was just starting
+            with self._lock:
+                doomed = [child for name, child in self._children.items() if name in chosen]
+            processes.stop(*doomed)
+            for thread in self._threads:
+                thread.join(processes.GRACE if thread.name in chosen and thread.is_alive() else 0)
+        for name in chosen:
+            self._tell(name, "stopped")
+
+    def _keep(self, part: Part) -> None:
+        backoff = Backoff()
+        while not self._over.is_set():
+            began = time.monotonic()
+            try:
+                cause = self._live(part)
+            except ModelError as error:
+                self._tell(part.name, "waiting", error.what)
+                self._over.wait(WAIT)
+                continue
+            except TruecourseError as error:
+                cause = f"{error.where}: {error.what}" if error.where else error.what
+            except Exception as error:
+                log.exception("%s cannot be watched", part.name)
+                cause = f"{type(error).__name__}: {error}"
+            if self._over.is_set():
+                return
+            pause = backoff.pause(time.monotonic() - began)
+            self._tell(part.name, "down", cause)
+            log.warning("%s is down: %s; started again in %.0f s", part.name, cause.splitlines()[0], pause)
+            self._over.wait(pause)
+            with self._lock:
+                self._states[part.name].restarts += 1
+
+    def _live(self, part: Part) -> str:
+        """One life of a part, from its start to its end; why it ended."""
+        while part.needs and self.standing(part.needs) != "up":
+            self._tell(part.name, "waiting", f"needs {part.needs}, which is {self.standing(part.needs)}")
+            if self._over.wait(PERIOD):
+                return ""
+        child = part.start()
+        with self._lock:
+            self._children[part.name] = child
+        self._tell(part.name, "starting", child=child)
+        try:
+            if not self._came_up(part, child):
+                return self._ended(child) if not child.alive else f"is not ready after {START:.0f} s"
+            self._tell(part.name, "up", child=child)
+            self._watch(part, child)
+            return self._ended(child)
+        finally:
+            if not self._over.is_set():
+                self._clear(part, child)
+
+    def _came_up(self, part: Part, child: Child) -> bool:
+        deadline, pause = time.monotonic() + START, 0.1
+        while child.alive and time.monotonic() < deadline:
+            if part.ready(child):
+                return True
+            if self._over.wait(pause):
+                return False
+            pause = min(pause * 1.2, 2.0)
+        return False
+
+    def _watch(self, part: Part, child: Child) -> None:
+        """Until it ends; meanwhile its log is kept within its size, and it is asked now and then whether it answers."""
+        due = time.monotonic() + PROBE
+        while child.alive and not self._over.wait(PERIOD):
+            if time.monotonic() < due:
+                continue
+            logfiles.rotate(child.log)
+            answers = part.ready(child)
+            if child.alive:
+                self._tell(part.name, "up" if answers else "silent", "" if answers else "it does not answer", child)
+            due = time.monotonic() + PROBE
+
+    def _clear(self, part: Part, child: Child) -> None:
+        """End what a dead part has left: a worker of a server would go on holding its port."""
+        if child.alive:
+            processes.stop(child)
+        processes.end(processes.orphans(child, part.kept))
+
+    @staticmethod
+    def _ended(child: Child) -> str:
+        status = child.process.poll()
+        if status is None:
+            return ""
+        return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+    def _tell(self, name: str, standing: Standing, cause: str = "", child: Child | None = None) -> None:
+        with self._lock:
+            state = self._states[name]
+            changed = (state.standing, state.cause) != (standing, cause)
+            if state.standing != standing:
+                state.since = datetime.now(UTC)
+            state.standing, state.cause = standing, cause
+            if child is not None:
+                state.pid, state.log = child.process.pid, str(child.log)
+            if standing in ("down", "silent", "stopped"):
+                last = self._children.get(name)
+                state.said = last.tail(1)[:400] if last else ""
+                state.pid = state.pid if standing == "silent" else None
+            told = self.states()
+        if changed:
+            with suppress(OSError):
+                self._told(told)

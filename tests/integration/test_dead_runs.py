@@ -1,0 +1,194 @@
+"""Flow runs whose process was killed, at a real Prefect server: marked, their slots freed; those that live are left."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from services import flowruns
+from services.flowruns import FlowRuns, worker_name
+from tests.conftest import REPOSITORY, wait_until
+from truecourse.errors import PlatformError
+from truecourse.processes import started_at
+
+POOL = "dead-runs"
+FLOW = """
+import time
+from prefect import flow, task
+from tasks.process import note_process
+
+@task
+def step():
+    time.sleep(99)
+
+@flow(name="sleeping", on_running=[note_process])
+def sleeping():
+    step()
+
+sleeping()
+"""
+
+
+class World:
+    """A deployment with one slot in a pool of its own, and runs of it in the states that a worker leaves behind."""
+
+    def __init__(self, api: str, name: str = "killed") -> None:
+        self.runs = FlowRuns(api)
+        self.ask = self.runs.ask
+        self.flow = self.ask("POST", "/flows/", {"name": "killed"})["id"]
+        wanted = {"name": name, "flow_id": self.flow, "work_pool_name": POOL, "concurrency_limit": 1}
+        self.deployment = self.ask("POST", "/deployments/", wanted)["id"]
+
+    def run(self, *states: str, hours_ago: float = 0) -> str:
+        """The id of a run that was due then and went through these states, without a process."""
+        due = (datetime.now(UTC) - timedelta(hours=hours_ago)).isoformat()
+        scheduled = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}}
+        made = self.ask("POST", f"/deployments/{self.deployment}/create_flow_run", scheduled)["id"]
+        for state in states:
+            self.ask("POST", f"/flow_runs/{made}/set_state", {"state": {"type": state, "name": state.title()}})
+        return str(made)
+
+    def state(self, run: str) -> str:
+        return str(self.ask("GET", f"/flow_runs/{run}")["state_name"])
+
+    def taken(self) -> int:
+        return int(self.runs._limits()[self.deployment]["active_slots"])
+
+
+@pytest.fixture
+def world(home: Path, prefect_server: str) -> Iterator[World]:
+    runs = FlowRuns(prefect_server)
+    with suppress(PlatformError):  # the test before made it
+        runs.ask("POST", "/work_pools/", {"name": POOL, "type": "process"})
+    made = World(prefect_server)
+    yield made
+    for run in made.runs.held():
+        made.runs._marked(run, "the test is over")
+    with suppress(PlatformError):
+        made.ask("DELETE", f"/deployments/{made.deployment}")
+
+
+@pytest.fixture
+def process(home: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
+    """Starts a real flow in a process of its own, as a person does; returns once it runs its task."""
+    started = []
+
+    def begin() -> "subprocess.Popen[bytes]":
+        before = {file.name for file in flowruns.notes().glob("*")}
+        started.append(subprocess.Popen([sys.executable, "-c", FLOW], cwd=REPOSITORY))
+        wait_until(lambda: {file.name for file in flowruns.notes().glob("*")} > before, 60, "the flow")
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.kill()
+        one.wait(20)
+
+
+def run_of(process: "subprocess.Popen[bytes]") -> str:
+    return next(file.name for file in flowruns.notes().glob("*") if file.read_text().startswith(f"{process.pid} "))
+
+
+@pytest.mark.parametrize(
+    ("states", "end"),
+    [
+        (("PENDING",), "Crashed"),
+        (("PENDING", "RUNNING"), "Crashed"),
+        (("PENDING", "RUNNING", "CANCELLING"), "Cancelled"),
+    ],
+)
+def test_what_a_dead_worker_had_taken_is_marked_before_the_next_one_starts(
+    world: World, states: tuple[str, ...], end: str
+) -> None:
+    dead, waiting = world.run(*states), world.run("PENDING")
+    assert (world.state(waiting), world.taken()) == ("AwaitingConcurrencySlot", 1), "as the issue says"
+    assert not world.runs.reconcile(POOL).runs, "a living worker may have just taken it"
+    freed = world.runs.reconcile(POOL, starting=True)
+    assert [run["id"] for run in freed.runs] == [dead]
+    assert (world.state(dead), world.taken()) == (end, 0)
+    world.ask("POST", f"/flow_runs/{waiting}/set_state", {"state": {"type": "PENDING", "name": "Pending"}})
+    assert (world.state(waiting), world.taken()) == ("Pending", 1), "the next one runs"
+
+
+def test_a_run_in_a_process_of_this_machine_is_left_while_that_lives(
+    world: World, process: Callable[[], "subprocess.Popen[bytes]"]
+) -> None:
+    living = process()
+    run = run_of(living)
+    for starting in (False, True):
+        assert not world.runs.reconcile(POOL, starting=starting).runs
+    os.kill(living.pid, signal.SIGKILL)
+    living.wait(20)
+    (marked,) = world.runs.reconcile(POOL).runs
+    assert marked["id"] == run
+    assert world.state(run) == "Crashed"
+    tasks = world.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    assert all(task["state_type"] in ("CRASHED", "COMPLETED") for task in tasks), "its tasks do not run on in the UI"
+    world.runs.reconcile(POOL)
+    assert not list(flowruns.notes().glob("*")), "its note is gone"
+
+
+def test_another_machine_s_worker_may_have_it(world: World) -> None:
+    world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": worker_name()})
+    pending = world.run("PENDING")
+    world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
+    try:
+        assert not world.runs.reconcile(POOL, starting=True).runs
+        assert world.state(pending) == "Pending"
+    finally:
+        world.ask("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
+    assert [run["id"] for run in world.runs.reconcile(POOL, starting=True).runs] == [pending]
+
+
+def test_a_run_of_a_deleted_deployment_does_not_keep_the_others(world: World, prefect_server: str) -> None:
+    refused, other = world.run("PENDING"), World(prefect_server, "another")
+    dead = other.run("PENDING", "RUNNING")
+    world.ask("DELETE", f"/deployments/{world.deployment}")
+    marked = [run["id"] for run in world.runs.reconcile(POOL, starting=True).runs]
+    assert dead in marked, "Prefect may refuse to let the other end, until the lease of its slot has"
+    other.ask("DELETE", f"/deployments/{other.deployment}")
+    world.ask("DELETE", f"/flow_runs/{refused}")
+
+
+def test_a_slot_that_no_run_holds_is_taken_back_at_the_second_look(world: World) -> None:
+    limit = world.runs._limits()[world.deployment]
+    world.ask("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": 1})
+    assert (world.runs.reconcile(POOL).slots, world.taken()) == (0, 1), "a run may be taking it at this moment"
+    assert (world.runs.reconcile(POOL).slots, world.taken()) == (1, 0)
+    held = world.run("PENDING")
+    for _ in range(3):
+        assert world.runs.reconcile(POOL).slots == 0
+    assert (world.state(held), world.taken()) == ("Pending", 1)
+
+
+def test_what_is_stuck_is_named_with_the_command_that_frees_it(
+    world: World, process: Callable[[], "subprocess.Popen[bytes]"]
+) -> None:
+    holder = world.run("PENDING", "RUNNING")
+    world.run("PENDING")
+    assert world.runs.stuck(datetime.now(UTC)) == [], "nothing is, yet"
+    waiting = world.run("PENDING", hours_ago=1)
+    (one,) = world.runs.stuck(datetime.now(UTC))
+    assert (one.flow, one.cause, one.command) == ("killed", "waits for a slot", f"truecourse release {holder}")
+    assert "for the concurrency slot of the run" in one.sentence
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    assert {found.command for found in world.runs.stuck(tomorrow)} == {f"truecourse release {holder}"}
+    living = process()
+    sleeping = run_of(living)
+    assert f"truecourse release {sleeping}" in {found.command for found in world.runs.stuck(tomorrow)}
+    assert "1 process ended" in world.runs.release(world.runs.named(sleeping))
+    assert started_at(living.pid) is None
+    assert world.state(sleeping) == "Crashed"
+    world.runs.release(world.runs.named(holder))
+    assert (world.state(holder), world.taken()) == ("Crashed", 0)
+    with pytest.raises(PlatformError, match="has ended"):
+        world.runs.release(world.runs.named(holder))
+    with pytest.raises(PlatformError, match="no such flow run"):
+        world.runs.named("nobody")
+    assert "cancelled" in world.runs.release(world.runs.named(waiting))

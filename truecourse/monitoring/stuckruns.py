@@ -1,0 +1,103 @@
+"""Flow runs that are stuck: that wait for what does not come, or run far beyond what is usual, each with the command
+that frees it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.flowruns import longest_run
+from truecourse.monitoring.freshness import pipeline_finding
+from truecourse.wording import counted, lasting
+
+PATIENCE = timedelta(minutes=10)
+"""How long a run may wait, be taken up or be cancelled."""
+
+Run = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """A run, or several that wait for the same: since when (UTC), why, and the command that frees it."""
+
+    flow: str
+    run: str
+    since: datetime
+    cause: str
+    sentence: str
+    command: str
+
+    def finding(self) -> Finding:
+        what = f"{self.sentence} Free it: {self.command}"
+        return pipeline_finding(f"flow {self.flow}", self.cause, True, what, run=self.run, since=self.since.isoformat())
+
+    def document(self) -> dict[str, Any]:
+        return {**asdict(self), "since": self.since.isoformat(timespec="seconds")}
+
+
+def stuck(
+    waiting: Sequence[Run],
+    held: Sequence[Run],
+    names: Mapping[str, str],
+    past: Mapping[str, Sequence[float]],
+    now: datetime,
+) -> list[Stuck]:
+    """`waiting`, `held`: runs that should have begun, and that are said to run, as Prefect's API describes them.
+    `names`: of flows, by their ids; `past`: the seconds that a flow's successes took."""
+    found = [one for run in held if (one := _long(run, names, past.get(run["flow_id"], ()), now)) is not None]
+    groups: dict[tuple[str, bool], list[Run]] = {}
+    for run in waiting:
+        if now - _moment(run["expected_start_time"]) > PATIENCE:
+            groups.setdefault((run["deployment_id"] or run["flow_id"], _wants_slot(run)), []).append(run)
+    found += [_waits(runs, [one for one in held if one["deployment_id"] == key], names, now)
+              for (key, _), runs in groups.items()]  # fmt: skip
+    return sorted(found, key=lambda one: one.since)
+
+
+def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: datetime) -> Stuck | None:
+    """A run that is said to have a process, if it is stuck."""
+    name, state, since = names.get(run["flow_id"], "?"), run["state_type"], _moment(run["state"]["timestamp"])
+    lasted, command = now - since, f"truecourse release {run['id']}"
+    if state == "RUNNING":
+        if lasted.total_seconds() <= longest_run(past):
+            return None
+        usual = f"; its longest of {counted(len(past), 'success')} took {lasting(max(past))}" if past else ""
+        said = f"The run {run['name']} has been running for {lasting(lasted)}{usual}."
+        return Stuck(name, run["id"], since, "stuck", said, command)
+    if state not in ("PENDING", "CANCELLING") or lasted <= PATIENCE:
+        return None
+    doing = "taken by a worker and has not begun" if state == "PENDING" else "being cancelled"
+    return Stuck(
+        name, run["id"], since, "stuck", f"The run {run['name']} has been {doing} for {lasting(lasted)}.", command
+    )
+
+
+def _waits(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str], now: datetime) -> Stuck:
+    """Runs of one deployment that should have begun."""
+    oldest = min(runs, key=lambda run: run["expected_start_time"])
+    name, since = names.get(oldest["flow_id"], "?"), _moment(oldest["expected_start_time"])
+    many = f"{counted(len(runs), 'run')} of {name}" if len(runs) > 1 else f"The run {oldest['name']} of {name}"
+    have, lasted = ("have" if len(runs) > 1 else "has"), lasting(now - since)
+    if not _wants_slot(oldest):
+        said = f"{many} {have} been late for {lasted}, and no worker takes {'them' if len(runs) > 1 else 'it'}."
+        return Stuck(name, oldest["id"], since, "late", said, "truecourse up (truecourse status says what is down)")
+    if not holders:
+        said = f"{many} {have} waited for {lasted} for a concurrency slot that no run holds."
+        return Stuck(name, oldest["id"], since, "waits for a slot", said, "truecourse release")
+    holder = holders[0]
+    said = f"{many} {have} waited for {lasted} for the concurrency slot of the run {holder['name']}."
+    return Stuck(name, oldest["id"], since, "waits for a slot", said, f"truecourse release {holder['id']}")
+
+
+def findings(found: Iterable[Stuck]) -> list[Finding]:
+    """One of each flow and cause."""
+    return list({(one.flow, one.cause): one.finding() for one in found}.values())
+
+
+def _wants_slot(run: Run) -> bool:
+    return bool(run["state_name"] == "AwaitingConcurrencySlot")
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

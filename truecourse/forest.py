@@ -1,31 +1,38 @@
 """A booster's trees, laid out to be walked by compiled code: the answers of Booster.inplace_predict, bit for bit.
 
 For one row of 300 trees XGBoost's call takes 110 µs, and the walk 12. A forest is held against XGBoost's answers when
-it is made: a model that it does not know how to walk, or whose answers differ in a bit, is left to XGBoost.
+it is made: a model that it does not know how to walk, or whose answers differ in a bit, is left to XGBoost. So are its
+explanations where they differ by more than XGBoost's own rounding to float32.
 """
 
 import ctypes
 import json
 import logging
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from truecourse.direct import Direct
-from truecourse.encoding import Array
+from truecourse.encoding import Array, finite
 from truecourse.errors import ModelError
 from truecourse.wording import counted
+
+if TYPE_CHECKING:
+    from truecourse.attribution import Attributions
 
 log = logging.getLogger("truecourse.model")
 PROBES = 512
 """Rows that are held against XGBoost's answers when a forest is made."""
+EXPLAINED, ROUNDING = 32, 1e-4
+"""And rows that are held against its contributions, and how far these may differ, as a part of the largest."""
 _LINKS = {"reg:squarederror": "VALUE", "binary:logistic": "SIGMOID", "multi:softprob": "SOFTMAX"}
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Safe for threads. `nodes` and what goes with them are as truecourse.walk takes them."""
+    """Safe for threads. `nodes` and what goes with them are as truecourse.walk takes them. `attributions`: None where
+    XGBoost is to explain."""
 
     features: int
     starts: Array
@@ -35,6 +42,7 @@ class Forest:
     words: Array
     base: Array
     link: int
+    attributions: "Attributions | None" = None
 
     def predict(self, matrix: Array, margin: bool = False) -> Array:
         """As Direct.predict(). Raises ModelError for a matrix of another width."""
@@ -56,16 +64,37 @@ def forest_of(booster: Any) -> Forest | None:
     """None for a booster that is to be left to XGBoost."""
     why = ""
     try:
-        forest = _laid_out(json.loads(booster.save_raw("json"))["learner"])  # which may hold Infinity
+        learner = json.loads(booster.save_raw("json"))["learner"]  # which may hold Infinity
+        forest = _laid_out(learner)
         if forest is None:
             why = "its trees are of a kind that is not walked here"
         elif not _agrees(forest, Direct(booster)):
             why = "the compiled walk gave other answers"
+        else:
+            forest = _explaining(forest, learner["gradient_booster"]["model"]["trees"], Direct(booster))
     except Exception as error:  # no Numba here, no place for its cache, a broken one: whatever it is, XGBoost answers
         why = f"the walk could not be compiled ({type(error).__name__})"
     if why:
         log.warning("XGBoost itself predicts, which is slower: %s", why)
     return None if why else forest
+
+
+def _explaining(forest: Forest, trees: list[dict[str, Any]], direct: Direct) -> Forest:
+    """With its attributions, unless they differ from XGBoost's."""
+    try:
+        from truecourse.attribution import Attributions
+
+        attributions = Attributions(forest, trees)
+        matrix = finite(_probes(forest)[:EXPLAINED])
+        wanted = direct.contributions(matrix).astype(np.float64).reshape(len(matrix), len(forest.base), -1)
+        far = np.abs(attributions(matrix) - wanted)
+    except Exception as error:
+        log.warning("XGBoost itself explains, which is slower: it could not be compiled (%s)", type(error).__name__)
+        return forest
+    if not (far <= ROUNDING * max(1.0, np.abs(wanted).max())).all():
+        log.warning("XGBoost itself explains, which is slower: the compiled contributions were others")
+        return forest
+    return replace(forest, attributions=attributions)
 
 
 def _laid_out(learner: dict[str, Any]) -> Forest | None:
@@ -148,9 +177,9 @@ def _base(parameters: dict[str, str], link: str) -> Array:
     return np.repeat(base, outputs) if len(base) == 1 else base
 
 
-def _agrees(forest: Forest, direct: Direct) -> bool:
-    """Whether both answer the same to rows of values at, below and above the splits, of categories known and unknown,
-    and of missing values."""
+def _probes(forest: Forest) -> Array:
+    """(PROBES, d) rows of values at, below and above the splits, of categories known and unknown, and of missing
+    values."""
     random = np.random.default_rng(0)
     matrix = np.full((PROBES, forest.features), np.nan, np.float32)
     splits = forest.nodes[forest.nodes["gap"] != 0]
@@ -161,6 +190,11 @@ def _agrees(forest: Forest, direct: Direct) -> bool:
             near = random.choice(mine["value"], PROBES) + random.choice(np.array([-1, 0, 0, 1], np.float32), PROBES)
             matrix[:, feature] = codes if mine["category"].any() else near
     matrix[random.random(matrix.shape) < 0.1] = np.nan
+    return matrix
+
+
+def _agrees(forest: Forest, direct: Direct) -> bool:
+    matrix = _probes(forest)
     for margin in (False, True):
         wanted, few = direct.predict(matrix, margin), range(0, PROBES, 5)  # fewer than LANES go down by themselves
         parts = np.concatenate([forest.predict(matrix[i : i + 5], margin) for i in few])

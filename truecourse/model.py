@@ -70,4 +70,8 @@ class Model:
     def contributions(self, matrix: Array) -> Array:
         """Exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for
         multiclass. The last column is the base value; a row's sum is its margin."""
-        return self._direct.contributions(np.ascontiguousarray(matrix, dtype=np.float32))
+        matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+        if self.forest is None or self.forest.attributions is None:
+            return self._direct.contributions(matrix)
+        found = self.forest.attributions(matrix)
+        return found if self.kind == "multiclass" else found[:, 0]

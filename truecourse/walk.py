@@ -36,7 +36,7 @@ _ONE, _EPSILON, _MOST = np.float32(1), np.float32(1e-16), np.float32(88.7)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _next(nodes: Array, words: Array, place: int, row: Array) -> Any:
+def next_place(nodes: Array, words: Array, place: int, row: Array) -> Any:
     node = nodes[place]
     value = row[node.feature]
     code = np.int32(value) if (value >= 0) & (value < _BEYOND) else np.int32(-1)
@@ -74,7 +74,7 @@ def walk(
                 lanes[lane] = starts[tree]
             for _ in range(depths[tree]):
                 for lane in range(LANES):
-                    lanes[lane] = _next(nodes, words, lanes[lane], rows[block + lane])
+                    lanes[lane] = next_place(nodes, words, lanes[lane], rows[block + lane])
             for lane in range(LANES):
                 to[block + lane, group] += nodes[lanes[lane]].value
     for row in range(whole, count):
@@ -85,7 +85,7 @@ def walk(
                 lanes[lane], levels = starts[tree], max(levels, depths[tree])
             for _ in range(levels):
                 for lane in range(LANES):
-                    lanes[lane] = _next(nodes, words, lanes[lane], rows[row])
+                    lanes[lane] = next_place(nodes, words, lanes[lane], rows[row])
             for lane in range(trees):
                 to[row, groups[first + lane]] += nodes[lanes[lane]].value
     if link == SIGMOID:

@@ -205,13 +205,21 @@ def _deleted(title: str) -> str:
 def _differences(title: str, known: Deployed, there: Mapping[str, Any], shown: Settings) -> list[str]:
     schedules = [name for name in shown if name.startswith("schedule ")]
     names = list(dict.fromkeys([*known.stored, *schedules]))  # other automations are people's own
-    moment, apply = str(there["updated"])[:16].replace("T", " "), f"`{RESET} {title.partition('/')[0]}`"
+    apply = f"`{RESET} {title.partition('/')[0]}`"
     return [
         f"deployment {title}: {_said(name, shown.get(name), known.stored.get(name), known.declared.get(name))}"
-        f" (last changed {moment} UTC); {apply} applies the repository's"
+        f" (last changed {_changed(name, there)} UTC); {apply} applies the repository's"
         for name in names
         if shown.get(name) != known.stored.get(name) and not _part_of_absent(name, names, shown, known.stored)
     ]
+
+
+def _changed(name: str, there: Mapping[str, Any]) -> str:
+    """When what the setting belongs to was last written in Prefect, to the minute."""
+    parts = [*there["schedules"], *there["automations"]]
+    whole = name.removesuffix(" active").removesuffix(" enabled").partition(" ")[2]
+    of = next((one for one in parts if whole and whole in (one.get("slug"), one.get("name"), one["id"][:8])), there)
+    return str(of["updated"])[:16].replace("T", " ")
 
 
 def _part_of_absent(name: str, names: Iterable[str], shown: Settings, stored: Settings) -> bool:

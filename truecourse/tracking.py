@@ -9,13 +9,12 @@ import getpass
 import json
 import logging
 import os
-import socket
 import sqlite3
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -34,7 +33,7 @@ log = logging.getLogger("truecourse.mlflow")
 RUN = "truecourse.run"
 """A tag of MLflow's runs: the run of ours that they show, where its id is another than theirs."""
 PATIENCE = 5.0
-"""Seconds to wait for MLflow to take a connection, or for its database to be unlocked."""
+"""Seconds to wait for MLflow to answer at all, or for its database to be unlocked."""
 _QUIET = 30.0
 """Seconds in which a server that did not answer is not asked again by this process."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -120,16 +119,20 @@ def connect_mlflow() -> "MlflowClient":
 def _probe(uri: str) -> None:
     """Raises MirrorError where a connection would only be waited for: MLflow's client retries for minutes, and one of
     a damaged database for half an hour."""
-    place = urlsplit(uri)
+    import requests
+
     try:
-        if place.scheme in ("http", "https"):
-            port = place.port or (443 if place.scheme == "https" else 80)
-            socket.create_connection((place.hostname or "", port), PATIENCE).close()
+        if urlsplit(uri).scheme in ("http", "https"):
+            with suppress(requests.exceptions.SSLError):  # MLflow's own client knows better whom to trust
+                requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE, allow_redirects=False, stream=True).close()
         elif uri.startswith("sqlite:///") and not is_new():
             with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=PATIENCE)) as database:
                 database.execute("SELECT count(*) FROM alembic_version").fetchall()
+    except requests.exceptions.RequestException as error:
+        what = f"MLflow does not answer: {type(error).__name__}"
+        raise MirrorError(what, where=_place(uri), cure=_CURE) from None
     except (OSError, ValueError, sqlite3.Error) as error:
-        raise MirrorError(f"MLflow cannot be reached: {error}", where=_place(uri), cure=_CURE) from None
+        raise MirrorError(f"MLflow's database cannot be read: {error}", where=_place(uri), cure=_CURE) from None
 
 
 @lru_cache(maxsize=4)

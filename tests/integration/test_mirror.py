@@ -3,12 +3,13 @@ difference is said, and MLflow is written anew from our record."""
 
 import json
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -207,15 +208,19 @@ def test_a_foreign_version_is_told_and_left_alone(wines: Wines, capsys: pytest.C
     client.delete_model_version("wine", made.version)
 
 
-@pytest.mark.parametrize("fault", ["down", "locked", "damaged"])
+@pytest.mark.parametrize("fault", ["down", "silent", "locked", "damaged"])
 def test_without_mlflow_everything_goes_on(
     wines: Wines, fault: str, tmp_path: Path, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = wines[0] / "mlflow.db"
     tracking._silent.clear()
-    with closing(sqlite3.connect(":memory:" if fault != "locked" else database)) as holder:
+    with ExitStack() as stack:
+        holder = stack.enter_context(closing(sqlite3.connect(":memory:" if fault != "locked" else database)))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         if fault == "down":
             configure(mlflow_uri="http://127.0.0.1:9")
+        elif fault == "silent":
+            configure(mlflow_uri=f"http://127.0.0.1:{listener.getsockname()[1]}")
         elif fault == "damaged":
             (tmp_path / "damaged.db").write_bytes(b"no database" * 1000)
             configure(mlflow_uri=f"sqlite:///{tmp_path / 'damaged.db'}")

@@ -101,7 +101,7 @@ def build(name: str) -> None:
     }
     about = InferenceConfig(
         problem=name, kind="binary", version=1, run_id="", model_sha256=sha256(model["model.ubj"]), snapshot=None,
-        problem_digest=problem_digest(problem), features=feature_sources(problem, words),
+        problem_digest=problem_digest(problem), form="", features=feature_sources(problem, words),
         environment=Environment(python="", requirements_sha256=sha256(b"")),
         files={n: sha256(data) for n, data in model.items()},
     )  # fmt: skip

@@ -182,11 +182,4 @@ def boosting(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, r
     model = chosen(categorical_features=list(range(len(places))) or None, random_state=0)
     pipeline = make_pipeline(make_column_transformer((encoder, places), remainder="passthrough"), model)
     pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64))
-    if kind == "regression":
-        return np.asarray(pipeline.predict(rows))
-    found = np.asarray(pipeline.predict_proba(rows))
-    if kind == "binary":
-        return np.asarray(found[:, 1])
-    probabilities = np.zeros((len(rows), len(vocabulary.classes)))
-    probabilities[:, pipeline.classes_] = found
-    return probabilities
+    return baselines.predicted(kind, vocabulary, pipeline, rows)

@@ -1,9 +1,10 @@
 """What a finished flow achieved, in one line for a person."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from truecourse import gates, registry
+from truecourse import gates, registry, runs
 from truecourse.gates import gate_sentence
 from truecourse.loading import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
@@ -73,7 +74,9 @@ def _materialize(versions: Mapping[str, TableVersion]) -> str:
 
 
 def _train(run: TrainedRun) -> str:
-    return f"{counted(run.snapshot.rows, 'row')} of snapshot {run.snapshot.sha256[:12]}, model {run.model_sha256[:12]}"
+    form = json.loads(runs.artifact(run.run_id, "training.json"))["form"]["form"]
+    rows = f"{counted(run.snapshot.rows, 'row')} of snapshot {run.snapshot.sha256[:12]}"
+    return f"{rows}, model {run.model_sha256[:12]} ({form})"
 
 
 def _register(version: ModelVersion) -> str:

@@ -39,7 +39,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.predictions, run, store) | {"page": page_key(run)}
-    images = plots.draw(test, json.loads(runs.artifact(run.run_id, "training.json"))["curve"])
+    images = plots.draw(test, json.loads(runs.artifact(run.run_id, "training.json")))
     page = _page(spec, run, store, report, images)
     store.put(page_key(run), page)
     control.require_page(store, spec)

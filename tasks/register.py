@@ -62,8 +62,10 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
 
 def _described(run: TrainedRun, version: ModelVersion, reason: str) -> str:
     rows = f"{counted(run.snapshot.rows, 'row')} of snapshot `{run.snapshot.sha256}`"
+    form = runs.recorded(run.problem, run.run_id).tags[runs.FORM]
     again = f"`truecourse reproduce {version.version} --problem {run.problem}`"
-    return f"Trained on {rows}. Gates when it was registered: {reason}. Model SHA-256 `{run.model_sha256}`; {again}."
+    judged = f"Gates when it was registered: {reason}"
+    return f"Trained on {rows}. Its form: {form}. {judged}. Model SHA-256 `{run.model_sha256}`; {again}."
 
 
 def _place(now: Aliases, version: ModelVersion) -> str:

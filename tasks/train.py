@@ -115,6 +115,7 @@ def _keep(
         "truecourse.manifest": sha256(manifest),
         "truecourse.problem_digest": problem_digest(problem),
         "truecourse.artifacts": json.dumps({name: sha256(data) for name, data in files.items()}),
+        runs.FORM: trained.form["sentence"],
         runs.SHA256: sha256(ubj),
     }
     run = TrainedRun(problem=problem.name, run_id=run_id, snapshot=snapshot, model_sha256=sha256(ubj))
@@ -134,6 +135,7 @@ def _account(spec: XGBoost, trained: Trained) -> dict[str, Any]:
         "metric": LOSSES[trained.model.kind],
         "rounds": trained.rounds,
         "loss": trained.loss,
+        "form": trained.form,
         "curve": trained.curve,
         "versions": library_versions(),
     }

@@ -13,7 +13,7 @@ from prefect import task
 from tasks.retry import RETRY
 from tasks.train import tuning_key
 from truecourse import tracking
-from truecourse.boosting import LOSSES, Matrices, boost, parameters
+from truecourse.boosting import LOSSES, Fold, Matrices, Part, boost, parameters
 from truecourse.digests import sha256_json
 from truecourse.encoding import Vocabulary
 from truecourse.errors import ModelError, NotFound
@@ -21,13 +21,13 @@ from truecourse.folds import folds
 from truecourse.loading import load_problem, problem_document
 from truecourse.problem import Problem, Range
 from truecourse.references import Snapshot
+from truecourse.selection import start_from_linear
 from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame
 from truecourse.storage import ObjectStore, open_store
 from truecourse.training import matrix_of, rows_of, with_parameters
 
 log = logging.getLogger("truecourse.tuning")
-Fold = tuple[Any, Any]
 
 
 @task(name="tune", **RETRY)
@@ -128,10 +128,14 @@ def _evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], t
     def binned_folds(max_bin: int) -> list[Fold]:
         if max_bin not in binned:
             data = Matrices(vocabulary, max_bin)
-            binned[max_bin] = [
-                (data.fitted(matrix[fit], labels[fit]), data.measured(matrix[score], labels[score]))
+            parts = [
+                Part(matrix[fit], labels[fit], matrix[score], labels[score], np.arange(score.sum()))
                 for fit, score in masks
             ]
+            binned[max_bin] = [data.fold(part) for part in parts]
+            if problem.model.linear:
+                for part, fold in zip(parts, binned[max_bin], strict=True):
+                    start_from_linear(problem.kind, vocabulary, problem.model, part, *fold)
         return binned[max_bin]
 
     def evaluate(found: dict[str, Any]) -> tuple[list[float], list[int]]:

@@ -81,16 +81,15 @@ class Attributions:
 
     def __init__(self, forest: Any, trees: list[dict[str, Any]]) -> None:
         self._forest = forest
-        self._edges = np.concatenate(
-            [_edges(tree, int(start), int(group)) for tree, start, group in
-             zip(trees, forest.starts, forest.groups, strict=True)]
-        )  # fmt: skip
+        places = zip(trees, forest.starts, forest.groups, strict=True)
+        parts, features = zip(*(_edges(tree, int(start), int(group)) for tree, start, group in places), strict=True)
+        self._edges = np.concatenate(parts)
         edges = self._edges
         firsts = np.flatnonzero(edges["parent"] < 0)
         offsets = np.repeat(firsts, np.diff([*firsts, len(edges)]))
         for name in ("parent", "before"):
             edges[name] = np.where(edges[name] >= 0, edges[name] + offsets, -1)
-        points, weights = np.polynomial.legendre.leggauss(max(1, int(forest.depths.max()) + 1 >> 1))
+        points, weights = np.polynomial.legendre.leggauss(max(1, max(features) + 1 >> 1))
         t, z = (points + 1) / 2, edges["z"][:, None]
         self._factors = np.stack([z * (1 - t), t + z * (1 - t)], axis=1)
         self._factors[firsts] = weights / 2
@@ -106,13 +105,14 @@ class Attributions:
         return np.concatenate([to, base], axis=2)
 
 
-def _edges(tree: dict[str, Any], start: int, group: int) -> Array:
-    """Of one tree; `parent` and `before` count from its own first edge."""
+def _edges(tree: dict[str, Any], start: int, group: int) -> tuple[Array, int]:
+    """Of one tree; `parent` and `before` count from its own first edge. And by how many features a way splits at
+    most: one less is the degree of what is integrated."""
     left, right, split = tree["left_children"], tree["right_children"], tree["split_indices"]
     covers, leaves = tree["sum_hessian"], tree["split_conditions"]
     edges = np.zeros(len(left), EDGE)
     waiting: list[tuple[int, int, int, dict[int, int]]] = [(0, -1, 0, {})]
-    number = 0
+    number, most = 0, 0
     while waiting:
         node, parent, feature, above = waiting.pop()
         before, z = above.get(feature, -1), 1.0
@@ -121,6 +121,7 @@ def _edges(tree: dict[str, Any], start: int, group: int) -> Array:
             z = covers[node] / among if among else 0.5
             z = max(z * (edges["z"][before] if before >= 0 else 1.0), LEAST)
             above = above | {feature: number}
+            most = max(most, len(above))
         inner = left[node] >= 0
         edges[number] = (
             parent, start + node, feature, before if parent >= 0 else -1, group, inner,
@@ -129,7 +130,7 @@ def _edges(tree: dict[str, Any], start: int, group: int) -> Array:
         if inner:
             waiting += [(child, number, split[node], above) for child in (right[node], left[node])]
         number += 1
-    return edges[:number]
+    return edges[:number], most
 
 
 def _means(trees: list[dict[str, Any]], forest: Any) -> Array:

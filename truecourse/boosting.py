@@ -7,7 +7,7 @@ knows nothing of it.
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("truecourse.training")
 
+Fold: TypeAlias = tuple["xgboost.QuantileDMatrix", "xgboost.DMatrix"]
+"""XGBoost's matrices of a part: to fit, and to measure on."""
+
 LOSSES: Mapping[Kind, str] = {"binary": "logloss", "multiclass": "mlogloss", "regression": "rmse"}
 OBJECTIVES: Mapping[Kind, str] = {
     "binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror",
 }  # fmt: skip
-_OURS = ("rounds", "early_stopping_rounds", "refit", "folds")
+_OURS = ("rounds", "early_stopping_rounds", "refit", "folds", "linear")
 _LOG_EVERY = 50
 _ROUND = "round %d of at most %d%s"
 _ONE_THREAD = 5000
@@ -35,6 +38,17 @@ def parameters(spec: XGBoost) -> dict[str, Any]:
     """Every parameter by name but the search space."""
     names = [f.name for f in dataclasses.fields(spec) if f.name not in ("search", "trials")]
     return {name: getattr(spec, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Rows to fit, (n, d) float32 and n labels, and rows to measure on, with the number of each one's block."""
+
+    fit: Array
+    labels: Array
+    out: Array
+    out_labels: Array
+    blocks: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +64,9 @@ class Matrices:
     def fitted(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
         """From (n, d) float32 and n labels, on cut points of these rows."""
         return self._binned(matrix, labels, self._binned(grid(matrix, self.vocabulary, self.max_bin)))
+
+    def fold(self, part: Part) -> Fold:
+        return self.fitted(part.fit, part.labels), self.measured(part.out, part.out_labels)
 
     def measured(self, matrix: Array, labels: Array) -> "xgboost.DMatrix":
         import xgboost
@@ -123,13 +140,13 @@ def boost_folds(
     kind: Kind,
     vocabulary: Vocabulary,
     spec: XGBoost,
-    folds: Sequence[tuple["xgboost.QuantileDMatrix", "xgboost.DMatrix"]],
-) -> dict[str, list[float]]:
+    folds: Sequence[Fold],
+) -> tuple[dict[str, list[float]], list["xgboost.Booster"]]:
     """Boost on every fold side by side, as boost() does on one: until the loss over all rows that were left out has
     not fallen for `early_stopping_rounds`.
 
     `folds`: rows to fit and rows to measure on. Returns the loss by round of each side, {"train": [...], "validate":
-    [...]}, over the rows of all folds."""
+    [...]}, over the rows of all folds, and the boosters, of all rounds."""
     import xgboost
 
     settings = _settings(kind, vocabulary, spec, max(fit.num_row() for fit, _ in folds))
@@ -145,11 +162,13 @@ def boost_folds(
             log.info(_ROUND, round + 1, spec.rounds, "".join(f", {side} {v[-1]:.5f}" for side, v in curve.items()))
         if round - int(np.argmin(curve["validate"])) >= spec.early_stopping_rounds:
             break
-    return curve
+    return curve, boosters
 
 
 def _pooled(kind: Kind, boosters: Sequence["xgboost.Booster"], parts: Sequence["xgboost.DMatrix"]) -> float:
     """The loss over the rows of all parts, each by its own booster."""
+    if not any(part.num_row() for part in parts):
+        return 0.0
     losses = [float(booster.eval(part).rpartition(":")[2]) for booster, part in zip(boosters, parts, strict=True)]
     power = 2 if kind == "regression" else 1  # the mean of squares is pooled, not its root
     mean = np.average(np.power(losses, power), weights=[part.num_row() for part in parts])

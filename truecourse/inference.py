@@ -39,8 +39,8 @@ class Environment(Reference):
 
 
 class InferenceConfig(Reference):
-    """`features` in the order of the model's inputs; `files` the model's own, each with its SHA-256; `script` the file
-    of the Bento whose init() loads the model and whose run() scores."""
+    """`form`: what the model is made of, in words. `features` in the order of the model's inputs; `files` the model's
+    own, each with its SHA-256; `script` the file of the Bento whose init() loads the model and whose run() scores."""
 
     problem: str
     kind: Kind
@@ -49,6 +49,7 @@ class InferenceConfig(Reference):
     model_sha256: str
     snapshot: str | None
     problem_digest: str
+    form: str
     features: dict[str, FeatureSource]
     environment: Environment
     script: str = SCRIPT
@@ -65,15 +66,16 @@ def model_files(version: ModelVersion) -> dict[str, bytes]:
 
 def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str, bytes]) -> InferenceConfig:
     """The configuration of a registered version with these model_files()."""
-    run = runs.trained_run(problem.name, version.run_id)
+    entry = runs.recorded(problem.name, version.run_id)
     return InferenceConfig(
         problem=problem.name,
         kind=problem.kind,
         version=version.version,
         run_id=version.run_id,
         model_sha256=version.model_sha256,
-        snapshot=run.snapshot.sha256,
+        snapshot=entry.run.snapshot.sha256,
         problem_digest=problem_digest(problem),
+        form=entry.tags[runs.FORM],
         features=feature_sources(problem, Vocabulary.from_json(files["vocabulary.json"])),
         environment=Environment(
             python=f"{sys.version_info.major}.{sys.version_info.minor}", requirements_sha256=sha256(requirements())

@@ -1,6 +1,7 @@
 """What a model does on its test rows, drawn."""
 
 import io
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,8 +19,8 @@ _SHOWN = 18
 _SOFT = "#8a9099"
 
 
-def draw(test: HeldOut, curve: dict[str, list[float]]) -> Images:
-    """Every plot of this kind of problem."""
+def draw(test: HeldOut, training: Mapping[str, Any]) -> Images:
+    """Every plot of this kind of problem. `training`: the run's training.json."""
     if test.problem.kind == "regression":
         images = {"predicted": _predicted(test), "residuals": _residuals(test)}
     else:
@@ -27,7 +28,7 @@ def draw(test: HeldOut, curve: dict[str, list[float]]) -> Images:
     return images | {
         "calibration": _calibration(test),
         "contributions": _contributions(test),
-        "learning_curve": _learning_curve(curve),
+        "learning_curve": _learning_curve(training),
     }
 
 
@@ -131,11 +132,13 @@ def _contributions(test: HeldOut) -> tuple[str, Any]:
     return "What moves the predictions (exact SHAP values)", drawn
 
 
-def _learning_curve(curve: dict[str, list[float]]) -> tuple[str, Any]:
+def _learning_curve(training: Mapping[str, Any]) -> tuple[str, Any]:
+    """From the linear model, where the model begins with one: that is round 0."""
     drawn, axis = figure(4.6, 3.6)
-    for side, losses in curve.items():
-        axis.plot(np.arange(1, len(losses) + 1), losses, label=side)
-    best = int(np.argmin(curve["validate"])) + 1
+    best = training["rounds"]
+    for side, losses in training["curve"].items():
+        rounds = np.arange(len(losses)) + best - int(np.argmin(training["curve"]["validate"]))
+        axis.plot(rounds, losses, label=side)
     axis.axvline(best, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
     axis.set(xlabel=f"round of boosting ({best} chosen)", ylabel="loss")
     axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False)

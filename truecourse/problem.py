@@ -198,6 +198,9 @@ class XGBoost:
     """Choose the number of rounds by cross-validation over training and validation rows together, in this many parts,
     instead of on the validation rows alone: a few hundred rows are too few to choose by. 0: on the validation rows.
     Not for decisions with a TimeSplit, whose rounds are chosen on later rows than they are fitted to."""
+    linear: bool | None = None
+    """Begin with a linear model, and grow trees for what it leaves over (docs/training.md). None: where the rows that
+    rounds are chosen on say so. Its part is constant beyond the values it was fitted to."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     trials: Annotated[int, Field(ge=1)] = 20
 

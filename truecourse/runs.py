@@ -15,6 +15,8 @@ from truecourse.references import ModelVersion, Reference, TrainedRun, UtcTime
 from truecourse.storage import ObjectStore, open_store
 
 SHA256 = "truecourse.model_sha256"
+FORM = "truecourse.form"
+"""The tag of a run that says what the model is made of, and by which figures that was chosen."""
 
 
 class RunRecord(Reference):

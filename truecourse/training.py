@@ -13,36 +13,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.boosting import LOSSES, Matrices, boost, boost_folds, parameters
+from truecourse.boosting import Part, parameters
 from truecourse.digests import sha256, sha256_json
 from truecourse.encoding import Array, Vocabulary, columns_of
 from truecourse.errors import ModelError
-from truecourse.folds import like_parts
+from truecourse.metrics import blocks_of
 from truecourse.model import Model
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot
+from truecourse.selection import cross_validation, select
 
 log = logging.getLogger("truecourse.training")
 
 METHOD = (
-    "asof", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "spans", "sql", "training",
-    "viewsql",
+    "asof", "baselines", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "linear", "metrics",
+    "selection", "spans", "sql", "training", "viewsql",
 )  # fmt: skip
 """The modules that make a frame of tables, and a model of a frame."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A model, its rounds of boosting, and the loss by round: {"train": [...], "validate": [...]}."""
+    """A model, its rounds of boosting, and the loss by round: {"train": [...], "validate": [...]}. Where it begins with
+    a linear model, the first loss is that model's own, after no round. `form`: Choice.document."""
 
     model: Model
     rounds: int
     curve: dict[str, list[float]]
+    form: dict[str, Any]
 
     @property
     def loss(self) -> float:
         """On the validation rows, at the chosen round."""
-        return self.curve["validate"][self.rounds - 1]
+        return min(self.curve["validate"])
 
 
 def training_key(problem_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
@@ -54,6 +57,8 @@ def training_key(problem_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
         "method": method_digest(),
         "xgboost": version("xgboost"),
         "numpy": version("numpy"),
+        "scikit-learn": version("scikit-learn"),
+        "scipy": version("scipy"),
     }
     return sha256_json(said)
 
@@ -67,7 +72,7 @@ def method_digest() -> str:
 
 def library_versions() -> dict[str, str]:
     """What the bytes of a snapshot and of a model depend on."""
-    libraries = ("xgboost", "numpy", "pyarrow", "duckdb", "polars")
+    libraries = ("xgboost", "numpy", "scikit-learn", "scipy", "pyarrow", "duckdb", "polars")
     return {"python": sys.version.split()[0], **{name: version(name) for name in libraries}}
 
 
@@ -91,42 +96,19 @@ def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
 
 
 def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Trained:
-    """Train on a snapshot's frame: rounds chosen on the validation rows, or by cross-validation over all rows but the
-    test rows if `folds`; then all rows but the test rows if `refit`."""
+    """Train on a snapshot's frame: form and rounds chosen on the validation rows, or by cross-validation over all rows
+    but the test rows if `folds`; then all rows but the test rows if `folds` or `refit`."""
     spec = spec or problem.model
     vocabulary = Vocabulary.learn(problem, frame)
     sides = [rows_of(frame, side) for side in ("train", "validate")]
-    matrices = [matrix_of(vocabulary, side) for side in sides]
-    labels = [vocabulary.labels(side) for side in sides]
-    data = Matrices(vocabulary, spec.max_bin)
+    matrices, labels = [matrix_of(vocabulary, side) for side in sides], [vocabulary.labels(side) for side in sides]
+    matrix, values = np.concatenate(matrices), np.concatenate(labels)
     if spec.folds:
-        return _cross_validated(problem, vocabulary, spec, np.concatenate(matrices), np.concatenate(labels))
-    train_data, validation = data.fitted(matrices[0], labels[0]), data.measured(matrices[1], labels[1])
-    booster, curve = boost(problem.kind, vocabulary, spec, train_data, validation)
-    rounds = _best(problem, curve)
-    if spec.refit:
-        everything = data.fitted(np.concatenate(matrices), np.concatenate(labels))
-        booster, _ = boost(problem.kind, vocabulary, dataclasses.replace(spec, rounds=rounds), everything)
+        parts = cross_validation(matrix, values, spec.folds)
     else:
-        booster = booster[:rounds]
-        booster.set_attr(best_iteration=None, best_score=None)
-    return Trained(Model(booster, vocabulary, problem.kind), rounds, curve)
-
-
-def _cross_validated(problem: Problem, vocabulary: Vocabulary, spec: XGBoost, matrix: Array, labels: Array) -> Trained:
-    """Rounds chosen by cross-validation over the rows, then trained on all of them."""
-    data, part = Matrices(vocabulary, spec.max_bin), like_parts(labels, min(spec.folds, len(labels)))
-    masks = [part == fold for fold in range(part.max() + 1)]
-    folds = [(data.fitted(matrix[~out], labels[~out]), data.measured(matrix[out], labels[out])) for out in masks]
-    curve = boost_folds(problem.kind, vocabulary, spec, folds)
-    rounds = _best(problem, curve)
-    everything = data.fitted(matrix, labels)
-    booster, _ = boost(problem.kind, vocabulary, dataclasses.replace(spec, rounds=rounds), everything)
-    return Trained(Model(booster, vocabulary, problem.kind), rounds, curve)
-
-
-def _best(problem: Problem, curve: Mapping[str, list[float]]) -> int:
-    """The number of rounds of the least validation loss."""
-    rounds = int(np.argmin(curve["validate"])) + 1
-    log.info("chose %d rounds: validation %s %.5f", rounds, LOSSES[problem.kind], curve["validate"][rounds - 1])
-    return rounds
+        parts = [Part(matrices[0], labels[0], matrices[1], labels[1], blocks_of(sides[1]))]
+    choice = select(problem.kind, vocabulary, spec, parts)
+    chosen = choice.chosen
+    log.info("%s", choice.sentence)
+    booster = chosen.fitted(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
+    return Trained(Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document)

@@ -1,0 +1,210 @@
+"""A linear model as trees: equal to the baseline within the range it was fitted to, exact to explain, chosen where the
+rows left out say so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from truecourse import baselines
+from truecourse.boosting import Matrices, Part, boost
+from truecourse.encoding import LARGEST, Array, Vocabulary
+from truecourse.linear import joined, linear_booster
+from truecourse.metrics import losses
+from truecourse.model import Model
+from truecourse.problem import Kind, XGBoost
+from truecourse.selection import LINEAR, LINEAR_AND_TREES, TREES, Choice, cross_validation, select
+
+KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")
+PLACES = tuple("abcdefgh")
+SPEC = XGBoost(rounds=150, early_stopping_rounds=15, learning_rate=0.1, max_depth=3)
+
+
+def vocabulary(kind: Kind) -> Vocabulary:
+    return Vocabulary(
+        kinds={
+            "place": "category",
+            "x": "float",
+            "wide": "float",
+            "count": "integer",
+            "flag": "boolean",
+            "void": "float",
+        },
+        categories={"place": PLACES},
+        classes={"binary": ("no", "yes"), "multiclass": ("r", "g", "b"), "regression": ()}[kind],
+    )
+
+
+def table(kind: Kind, rows: int = 1500, seed: int = 0, bend: float = 0.0) -> tuple[Array, Array]:
+    """A linear truth with missing numbers, missing and rare categories, and a column that is missing throughout;
+    `bend`: so much of what no linear model sees."""
+    random = np.random.default_rng(seed)
+    place = random.choice(8, rows, p=[0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.01, 0.01]).astype(np.float32)
+    x, wide = random.normal(size=rows), random.lognormal(3, 1, rows)
+    count, flag = random.integers(0, 9, rows), random.integers(0, 2, rows)
+    score = 1.2 * x + 0.3 * (count - 4) + 0.8 * flag + 0.3 * place + 0.01 * wide - 1
+    score = score + bend * np.sin(3 * x) * np.where(flag, 1, -1)
+    matrix = np.column_stack([place, x, wide, count, flag, np.full(rows, np.nan)]).astype(np.float32)
+    matrix[random.random(rows) < 0.1, 1] = np.nan
+    matrix[random.random(rows) < 0.03, 0] = np.nan
+    if kind == "regression":
+        return matrix, (score + random.normal(0, 0.7, rows)).astype(np.float32)
+    noisy = score + random.logistic(0, 1, rows)
+    labels = noisy > 0 if kind == "binary" else np.digitize(noisy, [-0.5, 1.5])
+    return matrix, labels.astype(np.float32)
+
+
+def begun(kind: Kind, matrix: Array, labels: Array) -> Model:
+    words = vocabulary(kind)
+    template, _ = boost(kind, words, XGBoost(rounds=1), Matrices(words, 256).fitted(matrix, labels), progress=False)
+    booster = linear_booster(kind, words, matrix, labels, template)
+    assert booster is not None
+    return Model(booster, words, kind)
+
+
+def chosen(kind: Kind, bend: float, linear: bool | None = None, rows: int = 1500) -> Choice:
+    matrix, labels = table(kind, rows, bend=bend)
+    cut = rows * 3 // 4
+    part = Part(matrix[:cut], labels[:cut], matrix[cut:], labels[cut:], np.arange(rows - cut))
+    return select(kind, vocabulary(kind), XGBoost(**{**vars(SPEC), "linear": linear}), [part])
+
+
+@pytest.fixture(params=KINDS)
+def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
+    """A linear model and twenty rounds for what it leaves over, and the rows it was fitted to."""
+    kind: Kind = request.param
+    matrix, labels = table(kind, bend=1.0)
+    start = begun(kind, matrix, labels)
+    data = Matrices(start.vocabulary, 256).fitted(matrix, labels)
+    data.set_base_margin(start.margin(matrix))
+    trees, _ = boost(kind, start.vocabulary, XGBoost(rounds=20), data, progress=False)
+    return kind, Model(joined(start.booster, trees, 20), start.vocabulary, kind), matrix, labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trees_answer_as_the_linear_model_does(kind: Kind, home: object) -> None:
+    matrix, labels = table(kind)
+    model, others = begun(kind, matrix, labels), table(kind, seed=1)[0]
+    fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
+    said = baselines.predicted(kind, model.vocabulary, fitted, matrix)
+    noise = 0.02 if kind != "regression" else 0.05 * np.std(labels - said)
+    others[:, 1:5] = np.clip(others[:, 1:5], np.nanmin(matrix[:, 1:5], axis=0), np.nanmax(matrix[:, 1:5], axis=0))
+    for rows in (matrix, others):
+        wanted = baselines.scores(kind, model.vocabulary, fitted, rows)
+        off = wanted - model.margin(rows).reshape(wanted.shape)
+        assert 0 < np.sqrt((off**2).mean()) < noise
+    loss, linear = (losses(kind, labels, answers).mean() for answers in (model.predict(matrix), said))
+    assert loss == pytest.approx(linear, rel=0.003)
+
+
+def test_beyond_what_was_fitted_the_answer_stays(home: object) -> None:
+    matrix, labels = table("regression")
+    model = begun("regression", matrix, labels)
+    row = np.array([[0, 0, 20, 3, 1, np.nan]], np.float32)
+    ends = np.nanmin(matrix[:, 1]), np.nanmax(matrix[:, 1])
+    for beyond, end in ((-LARGEST, ends[0]), (ends[0] - 5, ends[0]), (ends[1] + 5, ends[1]), (LARGEST, ends[1])):
+        far, near = row.copy(), row.copy()
+        far[0, 1], near[0, 1] = beyond, end
+        assert model.predict(far) == model.predict(near)
+    row[0, 5] = 1e6  # of a column that was never filled
+    assert np.isfinite(model.predict(row)).all()
+    assert model.predict(row) == model.predict(np.where(row == 1e6, np.nan, row))
+
+
+def test_contributions_are_exact_and_those_of_a_linear_model(both: tuple[Kind, Model, Array, Array]) -> None:
+    kind, model, matrix, labels = both
+    rows = table(kind, 300, seed=2)[0]
+    said = model.contributions(rows)
+    assert np.isfinite(said).all()
+    np.testing.assert_allclose(said.sum(axis=-1), model.margin(rows), atol=2e-5)
+    start = begun(kind, matrix, labels)
+    alone = start.contributions(rows).reshape(len(rows), -1, rows.shape[1] + 1)
+    fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
+    moved = rows.copy()
+    moved[:, 3] = 0  # whatever else a row holds: one feature's part is the linear model's own
+    wanted = baselines.scores(kind, model.vocabulary, fitted, rows) - baselines.scores(
+        kind, model.vocabulary, fitted, moved
+    )
+    others = start.contributions(moved).reshape(alone.shape)
+    np.testing.assert_allclose(alone[..., 3] - others[..., 3], wanted, atol=0.05)
+    np.testing.assert_allclose(alone[..., [0, 1, 2, 4, 5, 6]], others[..., [0, 1, 2, 4, 5, 6]], atol=1e-6)
+
+
+def test_one_row_and_many_compiled_or_not_are_equal_to_the_bit(both: tuple[Kind, Model, Array, Array]) -> None:
+    kind, model, matrix, _ = both
+    matrix = np.vstack([matrix[:200], np.full((1, 6), np.nan, np.float32), np.full((1, 6), LARGEST, np.float32)])
+    matrix[-1, 0] = 3
+    compiled = model.compiled()
+    assert compiled.forest is not None
+    again = Model.load(model.ubj(), model.vocabulary, kind)
+    assert again.ubj() == model.ubj()
+    for margin in (False, True):
+        answer = (lambda m, rows: m.margin(rows)) if margin else (lambda m, rows: m.predict(rows))
+        batch = answer(model, matrix).tobytes()
+        assert answer(compiled, matrix).tobytes() == answer(again, matrix).tobytes() == batch
+        assert b"".join(answer(compiled, matrix[row : row + 1]).tobytes() for row in range(len(matrix))) == batch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boosting_goes_on_from_the_linear_model(kind: Kind, home: object) -> None:
+    found = chosen(kind, bend=3.0, linear=True)
+    part = found.chosen.parts[0]
+    loss = losses(kind, part.out_labels.astype(np.float64), found.chosen.predictions).mean()
+    assert found.form == LINEAR_AND_TREES
+    assert found.chosen.loss == pytest.approx(np.sqrt(loss) if kind == "regression" else loss, rel=1e-5)
+    assert found.chosen.loss < found.losses[LINEAR]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rows_left_out_choose(kind: Kind, home: object) -> None:
+    straight, bent = chosen(kind, bend=0.0), chosen(kind, bend=8.0)
+    assert straight.form in {LINEAR, LINEAR_AND_TREES}
+    assert straight.chosen.loss < straight.losses[TREES]
+    assert bent.form == TREES
+    assert chosen(kind, bend=0.0, linear=False).form == TREES
+    assert "trees alone" in straight.sentence
+    assert "375 validation rows" in straight.sentence
+
+
+def test_where_the_linear_model_is_worse_noise_is_no_reason_to_begin_with_it(
+    home: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(alone: float, both: float) -> Callable[..., dict[str, float]]:
+        told = iter([alone, both])
+        return lambda *_, **__: {"value": (low := next(told)) + 1, "low": low, "high": low + 2}
+
+    for alone, both, form in ((0.1, -1.1, TREES), (0.1, -2.1, LINEAR_AND_TREES), (-0.1, -1.1, LINEAR_AND_TREES)):
+        monkeypatch.setattr("truecourse.selection.paired", answers(alone, both))
+        assert chosen("binary", bend=0.5).form == form
+
+
+def test_folds_repeat_byte_for_byte_and_a_class_of_one_row_is_no_obstacle(
+    home: object, configure: Callable[..., None]
+) -> None:
+    matrix, labels = table("multiclass", 200)
+    labels[labels == 2] = 1
+    labels[7] = 2
+    models = []
+    for threads in (1, 2):
+        configure(threads=threads)
+        spec = XGBoost(**{**vars(SPEC), "linear": True})
+        found = select("multiclass", vocabulary("multiclass"), spec, cross_validation(matrix, labels, 5)).chosen
+        models.append(bytes(found.fitted(spec, matrix, labels).save_raw("ubj")))
+    assert models[0] == models[1]
+
+
+def test_rows_of_one_class_have_no_linear_model(home: object) -> None:
+    matrix, labels = table("binary", 60)
+    part = Part(matrix[:40], np.zeros(40, np.float32), matrix[40:], labels[40:], np.arange(20))
+    found = select("binary", vocabulary("binary"), XGBoost(rounds=5, linear=True), [part])
+    assert found.form == TREES
+    assert "no linear model" in found.sentence
+
+
+def test_without_rows_to_choose_on_there_is_one_round_and_the_reason(home: object) -> None:
+    matrix, labels = table("binary", 60)
+    part = Part(matrix, labels, matrix[:0], labels[:0], np.arange(0))
+    found = select("binary", vocabulary("binary"), SPEC, [part])
+    assert (found.form, found.chosen.rounds) == (TREES, 1)
+    assert "no rows to choose" in found.sentence

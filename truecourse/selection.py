@@ -1,0 +1,226 @@
+"""Which form a model has, trees or a linear model and trees on what it leaves over, and how many rounds: chosen on rows
+that neither was fitted to."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from truecourse import baselines
+from truecourse.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
+from truecourse.encoding import Array, Vocabulary
+from truecourse.folds import like_parts
+from truecourse.linear import joined, linear_booster
+from truecourse.metrics import losses, paired
+from truecourse.model import Model
+from truecourse.pages import number
+from truecourse.problem import Kind, XGBoost
+from truecourse.wording import counted
+
+if TYPE_CHECKING:
+    import xgboost
+
+TREES, LINEAR, LINEAR_AND_TREES = "trees", "linear", "linear and trees"
+Figure = dict[str, float | None]
+_WORTH = 0.8
+"""Of what trees gain on the constant, the share that a linear model has to gain for boosting from it to be tried."""
+
+
+def cross_validation(matrix: Array, labels: Array, folds: int) -> list[Part]:
+    """Parts that leave out each row once, of nearly equal labels."""
+    part = like_parts(labels, min(folds, len(labels)))
+    masks = [part == fold for fold in range(part.max() + 1)]
+    return [Part(matrix[~out], labels[~out], matrix[out], labels[out], np.flatnonzero(out)) for out in masks]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form, boosted on each part. `curve`: the loss by round over the rows of all parts, of each side. `starts`: of
+    the form that begins with a linear model those of the parts; then the first loss is of the linear model alone."""
+
+    kind: Kind
+    vocabulary: Vocabulary
+    parts: Sequence[Part]
+    boosters: Sequence["xgboost.Booster"]
+    curve: dict[str, list[float]]
+    starts: Sequence["xgboost.Booster"] = ()
+
+    @classmethod
+    def boosted(
+        cls,
+        kind: Kind,
+        vocabulary: Vocabulary,
+        spec: XGBoost,
+        parts: Sequence[Part],
+        folds: Sequence[Fold],
+        alone: "Candidate | None" = None,
+    ) -> "Candidate":
+        """From nothing, or from the linear models `alone`, whose margins the folds hold."""
+        curve, boosters = boost_folds(kind, vocabulary, spec, folds)
+        if alone is None:
+            return cls(kind, vocabulary, parts, boosters, curve)
+        whole = {side: [*alone.curve[side], *values] for side, values in curve.items()}
+        return cls(kind, vocabulary, parts, boosters, whole, alone.starts)
+
+    @cached_property
+    def rounds(self) -> int:
+        """Of the least loss on the rows measured on."""
+        return int(np.argmin(self.curve["validate"])) + (0 if self.starts else 1)
+
+    @property
+    def loss(self) -> float:
+        return min(self.curve["validate"])
+
+    def booster(self, part: int) -> "xgboost.Booster":
+        """Of one part, with the chosen rounds."""
+        if self.starts:
+            return joined(self.starts[part], self.boosters[part], self.rounds)
+        booster = self.boosters[part][: self.rounds]
+        booster.set_attr(best_iteration=None, best_score=None)
+        return booster
+
+    @cached_property
+    def predictions(self) -> Array:
+        """For the rows measured on, of all parts in order."""
+        models = [Model(self.booster(place), self.vocabulary, self.kind) for place in range(len(self.parts))]
+        return np.concatenate([model.predict(part.out) for model, part in zip(models, self.parts, strict=True)])
+
+    def difference(self, other: "Candidate") -> Figure:
+        """This loss minus another form's, paired by rows or days, with its 95% interval."""
+        labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
+        return paired(self.kind, labels, self.predictions, other.predictions, blocks, bootstrap=False)
+
+    def fitted(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
+        """The same form with as many rounds, fitted to these rows."""
+        data = Matrices(self.vocabulary, spec.max_bin).fitted(matrix, labels)
+        start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0]) if self.starts else None
+        if start is not None:
+            data.set_base_margin(Model(start, self.vocabulary, self.kind).margin(matrix))
+        if start is not None and not self.rounds:
+            return start
+        booster, _ = boost(self.kind, self.vocabulary, dataclasses.replace(spec, rounds=self.rounds), data)
+        return booster if start is None else joined(start, booster, self.rounds)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form, and why it was chosen: {"form": TREES, LINEAR_AND_TREES or LINEAR, "losses": {form: on the rows measured
+    on}, "difference": of the linear form's loss and that of trees with its 95% interval, or None, "sentence"}."""
+
+    chosen: Candidate
+    losses: dict[str, float]
+    reason: str = ""
+    difference: Figure | None = None
+
+    @property
+    def form(self) -> str:
+        if not self.chosen.starts:
+            return TREES
+        return LINEAR_AND_TREES if self.chosen.rounds else LINEAR
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {
+            "form": self.form,
+            "losses": self.losses,
+            "difference": self.difference,
+            "sentence": self.sentence,
+        }
+
+    @property
+    def sentence(self) -> str:
+        rounds = counted(self.chosen.rounds, "round")
+        named = {
+            TREES: f"trees, {rounds}",
+            LINEAR_AND_TREES: f"a linear model, and {rounds} of trees for what it leaves over",
+            LINEAR: "a linear model, which no trees made better",
+        }
+        loss = f"{LOSSES[self.chosen.kind]} {number(self.chosen.loss, 4)} on {_measured(self.chosen.parts)}"
+        others = [
+            f"{number(self.losses[form], 4)} for {words}"
+            for form, words in (
+                (TREES, "trees alone"),
+                (LINEAR, "the linear model alone"),
+                (LINEAR_AND_TREES, "a linear model and trees"),
+            )
+            if form in self.losses and form != self.form and self.losses[form] != self.chosen.loss
+        ]
+        said = f"{named[self.form]}: {loss}{', ' if others else ''}{', '.join(others)}"
+        return f"{said} ({self.reason})" if self.reason else said
+
+
+def select(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, parts: Sequence[Part]) -> Choice:
+    """Boost on the parts from nothing, and from a linear model where that is asked for or promises something.
+
+    Where a linear model by itself is not worse than the trees beyond noise, the form of the lower loss is chosen; where
+    it is, the linear form has to be better than the trees beyond noise (95% intervals of paired differences)."""
+    data = Matrices(vocabulary, spec.max_bin)
+    folds = [data.fold(part) for part in parts]
+    if not all(len(part.out) for part in parts):
+        first = Candidate.boosted(kind, vocabulary, dataclasses.replace(spec, rounds=1), parts, folds)
+        return Choice(first, {TREES: first.loss}, "there are no rows to choose rounds and form on")
+    trees = None if spec.linear else Candidate.boosted(kind, vocabulary, spec, parts, folds)
+    if trees and spec.linear is False:
+        return Choice(trees, {TREES: trees.loss}, "XGBoost(linear=False)")
+    begun = [start_from_linear(kind, vocabulary, spec, part, *fold) for part, fold in zip(parts, folds, strict=True)]
+    starts = [start for start in begun if start is not None]
+    if len(starts) < len(parts):
+        trees = trees or Candidate.boosted(kind, vocabulary, spec, parts, folds)
+        return Choice(trees, {TREES: trees.loss}, "no linear model can be fitted to the rows of one class")
+    alone = Candidate(kind, vocabulary, parts, starts, _losses_alone(kind, vocabulary, parts, starts), starts)
+    if trees and not _promises(trees, alone):
+        return Choice(trees, {TREES: trees.loss, LINEAR: alone.loss}, "a linear model explains too little")
+    linear = Candidate.boosted(kind, vocabulary, spec, parts, folds, alone)
+    if not trees:
+        return Choice(linear, {LINEAR_AND_TREES: linear.loss, LINEAR: alone.loss}, "XGBoost(linear=True)")
+    losses = {TREES: trees.loss, LINEAR_AND_TREES: linear.loss, LINEAR: alone.loss}
+    behind, gain = alone.difference(trees), linear.difference(trees)
+    rivals = behind["low"] is not None and behind["low"] <= 0
+    better = (gain["value"] or 0) < 0 if rivals else gain["high"] is not None and gain["high"] < 0
+    return Choice(linear if better else trees, losses, "", gain)
+
+
+def start_from_linear(
+    kind: Kind, vocabulary: Vocabulary, spec: XGBoost, part: Part, fit: Any, out: Any
+) -> "xgboost.Booster | None":
+    """A linear model of the part's rows to fit, as a booster, from whose margins boosting on these matrices then
+    begins. None where none can be fitted."""
+    template, _ = boost(kind, vocabulary, dataclasses.replace(spec, rounds=1), fit, progress=False)
+    start = linear_booster(kind, vocabulary, part.fit, part.labels, template)
+    if start is not None:
+        model = Model(start, vocabulary, kind)
+        fit.set_base_margin(model.margin(part.fit))
+        out.set_base_margin(model.margin(part.out))
+    return start
+
+
+def _losses_alone(
+    kind: Kind, vocabulary: Vocabulary, parts: Sequence[Part], starts: Sequence["xgboost.Booster"]
+) -> dict[str, list[float]]:
+    models = [Model(start, vocabulary, kind) for start in starts]
+    fitted = [losses(kind, part.labels, model.predict(part.fit)) for model, part in zip(models, parts, strict=True)]
+    out = [losses(kind, part.out_labels, model.predict(part.out)) for model, part in zip(models, parts, strict=True)]
+    return {"train": [_mean(kind, fitted)], "validate": [_mean(kind, out)]}
+
+
+def _promises(trees: Candidate, alone: Candidate) -> bool:
+    """Whether the linear model does most of what trees do, so that boosting from it is worth its time."""
+    constants = [
+        losses(trees.kind, p.out_labels, baselines.constant(trees.kind, trees.vocabulary, p.labels, len(p.out)))
+        for p in trees.parts
+    ]
+    constant = _mean(trees.kind, constants)
+    return constant - alone.loss >= _WORTH * (constant - trees.loss)
+
+
+def _mean(kind: Kind, rows: Sequence[Array]) -> float:
+    """Of losses by row, as XGBoost gives it: of squared errors the root."""
+    return float(np.concatenate(rows).mean() ** (0.5 if kind == "regression" else 1))
+
+
+def _measured(parts: Sequence[Part]) -> str:
+    count = f"{sum(len(part.out) for part in parts):,}"
+    return f"{count} validation rows" if len(parts) == 1 else f"{count} rows, each left out once of {len(parts)} fits"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 
+from cli.serverlogs import prefect_logging
 from services.platform import running_platform
 from truecourse.addresses import free_port, listening, local_url, open_url
 from truecourse.errors import PlatformError
@@ -41,6 +42,7 @@ def start_prefect(port: int, *, ui: bool) -> Child:
         PREFECT_API_URL=api,
         PREFECT_SERVER_LOGGING_LEVEL="WARNING",
         **prefect_retention(),
+        **prefect_logging(),
         # In memory, as it is else, leases die with the server: slots stay taken, and runs that renew theirs are ended.
         PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
     )

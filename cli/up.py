@@ -16,6 +16,7 @@ from cli.flowdeployments import POOL
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.progress import Progress
 from cli.server import answers, start_prefect
+from cli.serverlogs import mlflow_logging, prefect_logging
 from cli.serving import Serving, reported
 from cli.views import pairs
 from services import flowruns, launch
@@ -140,12 +141,13 @@ class _Parts:
         require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
         with telling("that the platform is up"):
             connect_mlflow()  # creates the database, under a lock
+        words, logging_variables = mlflow_logging()
         command = [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,
-            "--host", listening(settings.host), "--port", str(settings.mlflow_port), "--workers", "1",
+            "--host", listening(settings.host), "--port", str(settings.mlflow_port), "--workers", "1", *words,
         ]  # fmt: skip
         # Its jobs judge answers of language models: eight processes, as heavy as all that is ours.
-        environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **logging_variables)
         return start("the MLflow server", command, environment, self._logs / "mlflow.log")
 
     def _start_control(self) -> Child:
@@ -164,7 +166,8 @@ class _Parts:
         self.runs.reconcile(POOL, starting=True)
         words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         words += ["--limit", "2", "--name", flowruns.worker_name()]
-        told = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "2"}  # between two looks; ten else
+        told = prefect_logging() | {"PREFECT_LOGGING_LEVEL": "INFO"}
+        told["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # between two looks for a run; ten else
         reports = get_settings().reports_url or f"{self.control}/reports"
         environment = child_environment(PREFECT_API_URL=f"{self.prefect}/api", TRUECOURSE_REPORTS_URL=reports, **told)
         return start("the Prefect worker", words, environment, self._logs / "worker.log")

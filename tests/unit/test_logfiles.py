@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,3 +70,39 @@ def test_different_causes_and_what_is_no_fault_are_all_written() -> None:
     assert written(600, 3, lambda logger, n: logger.warning("%s is down", "abc"[n])).count("is down") == 3
     assert written(600, 3, lambda logger, n: logger.warning("port %d is taken", n)).count("taken") == 1
     assert written(600, 3, lambda logger, n: logger.info("the same")).count("the same") == 3
+
+
+FAILING = """
+import sys
+for number in range(5):
+    try:
+        raise OSError(f"database is locked ({number})")
+    except OSError:
+        logger.exception("request %d failed", number)
+"""
+
+
+def test_prefect_s_server_writes_a_cause_once(home: Path) -> None:
+    from cli.serverlogs import prefect_logging
+
+    begin = "from prefect.logging.configuration import setup_logging; setup_logging()\n"
+    begin += "import logging; logger = logging.getLogger('prefect.server')"
+    environment = os.environ | prefect_logging() | {"PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
+    done = subprocess.run([sys.executable, "-c", begin + FAILING], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "database is locked (0)" in done.stderr
+
+
+def test_mlflow_s_server_writes_a_cause_once_and_no_line_for_each_request(home: Path) -> None:
+    from cli.serverlogs import mlflow_logging
+
+    words, variables = mlflow_logging()
+    assert variables == {"MLFLOW_CONFIGURE_LOGGING": "false"}
+    file = words[1].split()[1]
+    begin = f"import json, logging.config; logging.config.dictConfig(json.load(open({file!r})))\n"
+    begin += "logging.getLogger('uvicorn.access').info('GET /health'); logger = logging.getLogger('mlflow.server')"
+    done = subprocess.run([sys.executable, "-c", begin + FAILING], env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "GET" not in done.stderr

@@ -1,0 +1,49 @@
+"""Logging of the servers that are not ours, Prefect's and MLflow's: one traceback of each cause there too."""
+
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from truecourse.settings import get_settings
+
+_FILTER = {"repeats": {"()": "truecourse.repeats.Repeats"}}
+
+
+def prefect_logging() -> dict[str, str]:
+    """The variable that names Prefect's own logging configuration, with our filter on what goes to the log file."""
+    spec = importlib.util.find_spec("prefect")
+    assert spec is not None
+    assert spec.origin is not None
+    config = yaml.safe_load((Path(spec.origin).parent / "logging" / "logging.yml").read_text())
+    for name in ("console", "debug"):  # the others go to the server's database, where runs have logs of their own
+        config["handlers"][name]["filters"] = ["repeats"]
+    return {"PREFECT_LOGGING_CONFIG_PATH": str(_written("prefect-logging.yml", config | {"filters": _FILTER}))}
+
+
+def mlflow_logging() -> tuple[list[str], dict[str, str]]:
+    """The words for `mlflow server`, and the variables: all of its logs go through one handler, without a line for each
+    request."""
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": _FILTER,
+        "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "handlers": {"all": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["repeats"]}},
+        "root": {"level": "INFO", "handlers": ["all"]},
+        "loggers": {"uvicorn.access": {"level": "WARNING"}, "alembic": {"level": "WARNING"}},
+    }
+    file = _written("mlflow-logging.json", config)
+    return ["--uvicorn-opts", f"--log-config {shlex.quote(str(file))}"], {"MLFLOW_CONFIGURE_LOGGING": "false"}
+
+
+def _written(name: str, config: dict[str, Any]) -> Path:
+    file = get_settings().home / "logs" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".new")
+    aside.write_text(json.dumps(config, indent=1))  # JSON is YAML
+    aside.replace(file)
+    return file

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -131,6 +131,15 @@ class _Parts:
         others = {"endpoint": self.serving.url, "worker": f"of the work pool {POOL}, flows deployed"}
         return (places | others).get(part, "")
 
+    def reconcile(self, *, starting: bool = False) -> None:
+        """Mark flow runs whose process died, and free what they held. Raises nothing: the next look is soon."""
+        try:
+            self.runs.reconcile(POOL, starting=starting)
+        except PlatformError as error:  # the server may be dying just now
+            log.warning("flow runs are not looked at: %s", error.what)
+        except Exception:  # an answer of Prefect's that we do not understand stops no part
+            log.exception("flow runs cannot be looked at")
+
     def _start_prefect(self) -> Child:
         settings = get_settings()
         require_free(settings.host, settings.prefect_port, "Prefect", "TRUECOURSE_PREFECT_PORT")
@@ -163,7 +172,7 @@ class _Parts:
             for sentence in _deploy(f"{self.prefect}/api"):
                 log.warning("%s", sentence)
             self._deployed = True
-        self.runs.reconcile(POOL, starting=True)
+        self.reconcile(starting=True)
         words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         words += ["--limit", "2", "--name", flowruns.worker_name()]
         told = prefect_logging() | {"PREFECT_LOGGING_LEVEL": "INFO"}
@@ -212,12 +221,11 @@ def _places(problem: str, platform: Platform) -> dict[str, object]:
 
 
 def _watch(supervisor: Supervisor, parts: _Parts) -> NoReturn:
-    """Until Ctrl-C: mark flow runs whose process died, and free what they held."""
+    """Until Ctrl-C: look after flow runs whose process died."""
     while True:
         time.sleep(PERIOD)
         if supervisor.standing("prefect") == "up":
-            with suppress(PlatformError):  # it may be dying just now; the next look is soon
-                parts.runs.reconcile(POOL)
+            parts.reconcile()
 
 
 def _stop(supervisor: Supervisor, parts: _Parts) -> None:
@@ -225,6 +233,5 @@ def _stop(supervisor: Supervisor, parts: _Parts) -> None:
     with processes.undisturbed():
         supervisor.stop("worker")
         if supervisor.standing("prefect") in ("up", "silent"):
-            with suppress(PlatformError):
-                parts.runs.reconcile(POOL, starting=True)
+            parts.reconcile(starting=True)
         supervisor.stop()

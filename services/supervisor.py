@@ -142,6 +142,9 @@ class Supervisor:
         child = part.start()
         with self._lock:
             self._children[part.name] = child
+        if self._over.is_set():
+            processes.stop(child)
+            return ""
         self._tell(part.name, "starting", child=child)
         try:
             if not self._came_up(part, child):
@@ -201,7 +204,6 @@ class Supervisor:
                 last = self._children.get(name)
                 state.said = last.tail(1)[:400] if last else ""
                 state.pid = state.pid if standing == "silent" else None
-            told = self.states()
-        if changed:
-            with suppress(OSError):
-                self._told(told)
+            if changed:
+                with suppress(OSError):  # a full disk: it is told with the next change
+                    self._told(self.states())

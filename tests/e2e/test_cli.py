@@ -144,6 +144,10 @@ def platform(world: World) -> Iterator[tuple["subprocess.Popen[str]", dict[str, 
 def test_up_runs_deployments_and_leaves_nothing(world: World, platform: Any, configure: Callable[..., None]) -> None:
     process, places = platform
     assert answer(world, "predict")["answered_by"] == places["endpoint"]
+    parts = {part["part"]: part for part in answer(world, "status")["platform"]["parts"]}
+    assert {name: part["standing"] for name, part in parts.items()} == dict.fromkeys(parts, "up")
+    for name in ("control", "shipper"):
+        os.kill(parts[name]["pid"], signal.SIGKILL)
     second = run(world, "up", "--json")
     assert second.returncode == 1
     assert "runs already" in json.loads(second.stdout)["error"]["what"]
@@ -152,6 +156,11 @@ def test_up_runs_deployments_and_leaves_nothing(world: World, platform: Any, con
     done = subprocess.run(prefect, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     configure(home=world["TRUECOURSE_HOME"])
+    assert answer(world, "predict")["answered_by"] == places["endpoint"], "the death of a helper ends nothing"
+    again = {part["part"]: part for part in answer(world, "status")["platform"]["parts"]}
+    assert {name: part["restarts"] for name, part in again.items() if part["restarts"]} == {"control": 1, "shipper": 1}
+    assert {part["standing"] for part in again.values()} == {"up"}
+    assert again["endpoint"]["pid"] == parts["endpoint"]["pid"]
     process.send_signal(signal.SIGINT)
     assert process.wait(90) == 130
     wait_until(lambda: not left_over(get_settings().home), 10, "the end of all processes")

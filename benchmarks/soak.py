@@ -119,12 +119,13 @@ class _Soak:
             for client in clients:
                 client.join(30)
             stuck, slots, told = self._state()
+            failed = self._failed()
         finally:
             self._over.set()
             self._stop()
         left = len(processes.leftovers(get_settings().home))
         everything = Asked([a for one in asked for a in one.answered], [f for one in asked for f in one.failed])
-        return self._rows(everything, calm, stuck, slots, told, left, commands)
+        return self._rows(everything, calm, stuck, slots, told, left, commands, failed)
 
     def _start(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -226,15 +227,29 @@ class _Soak:
         untrue += int((status["endpoint"] or {}).get("problem") != NAME)
         return stuck, slots, untrue
 
+    def _failed(self) -> list[str]:
+        """What flow runs said that failed, which is another end than that of a killed process."""
+        platform = last_platform()
+        runs = FlowRuns(f"{platform.prefect}/api").runs(state={"type": {"any_": ["FAILED"]}}) if platform else []
+        return [f"{run['name']}: {(run['state'].get('message') or '').splitlines()[:1]}" for run in runs]
+
     def _rows(
-        self, asked: Asked, calm: float, stuck: int, slots: int, untrue: int, left: int, commands: list[str]
+        self,
+        asked: Asked,
+        calm: float,
+        stuck: int,
+        slots: int,
+        untrue: int,
+        left: int,
+        commands: list[str],
+        failed: list[str],
     ) -> list[Row]:
         kinds = Counter(fault.kind for fault in self._faults)
         excused = [fault for fault in self._faults if fault.target in ("endpoint", "up")]
         unexcused = [one for one in asked.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
         lost, unsynced = self._lost(asked, excused)
         wrong = [one for one in commands if one not in ("well", "beside a fault of Prefect")]
-        for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3]):
+        for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3], *failed[:10]):
             sys.stderr.write(f"soak: {line}\n")
         told = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
         unseen = sum(not fault.seen for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit"))
@@ -248,6 +263,7 @@ class _Soak:
             Row(what="faults that status did not tell of", value=unseen, unit="", limit=0),
             Row(what="seconds until all is up after the last fault", value=calm, unit="s", limit=CALM),
             Row(what="flow runs stuck or dead", value=stuck, unit="", limit=0),
+            Row(what="flow runs that failed", value=len(failed), unit=""),
             Row(what="slots that no run holds, or too few", value=slots, unit="", limit=0),
             Row(what="untrue words of status", value=untrue, unit="", limit=0),
             Row(

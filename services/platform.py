@@ -107,7 +107,8 @@ _FAULTS = {"down": "is down", "silent": "does not answer"}
 
 
 def _finding(part: Document, now: datetime) -> Finding:
-    return pipeline_finding(f"platform {part['part']}", part["standing"], True, sentence(part, now), **part)
+    figures = {name: part[name] for name in ("since", "restarts", "said", "log")}
+    return pipeline_finding(f"platform {part['part']}", part["standing"], True, sentence(part, now), **figures)
 
 
 def sentence(part: Document, now: datetime) -> str:

@@ -1,0 +1,71 @@
+"""What is said of the parts of `truecourse up`: each state in a sentence, and a finding of each fault."""
+
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services import platform
+from services.platform import Platform
+from services.supervisor import State
+from truecourse.processes import started_at
+
+NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
+
+
+def part(standing: Any, **more: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {"since": NOW - timedelta(minutes=3)} | more
+    return State(standing, **told).document("mlflow")
+
+
+def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platform:
+    home.mkdir(exist_ok=True)
+    process = pid or os.getpid()
+    made = Platform(process, started_at(os.getpid()) or "", "http://p", "", "", "", NOW.isoformat(), list(parts))
+    platform.announce(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        (part("up", restarts=2), "mlflow is up for 3.0 minutes, restarted 2 times."),
+        (part("starting"), "mlflow is starting for 3.0 minutes."),
+        (part("waiting", cause="needs prefect, which is down"),
+         "mlflow is waiting for 3.0 minutes: needs prefect, which is down."),
+        (part("silent", cause="it does not answer", said="serving"),
+         'mlflow does not answer for 3.0 minutes: it does not answer; it said last: "serving".'),
+        (part("down", cause="ended by signal 9", restarts=1, said="no database"),
+         'mlflow is down for 3.0 minutes: ended by signal 9, restarted 1 time; it said last: "no database".'),
+    ],
+)  # fmt: skip
+def test_each_state_is_a_sentence(told: dict[str, Any], sentence: str) -> None:
+    assert platform.sentence(told, NOW) == sentence.replace("3.0 minutes", "3 minutes")
+
+
+def test_parts_that_are_down_or_silent_are_findings_and_the_others_are_none(home: Path) -> None:
+    faults = [part("down", cause="ended with status 1"), part("silent", cause="it does not answer")]
+    running(home, *faults, part("up", restarts=3), part("waiting"), part("starting"))
+    found = platform.findings(NOW, "")
+    assert [(one.subject, one.cause, one.page) for one in found] == [
+        ("platform mlflow", "down", True), ("platform mlflow", "silent", True),
+    ]  # fmt: skip
+    assert found[0].figures["restarts"] == 0
+
+
+def test_a_platform_that_was_killed_is_told_and_one_that_runs_is_known_by_its_server(home: Path) -> None:
+    assert platform.state() is None
+    made = running(home, part("up"))
+    assert platform.running_platform() == made
+    assert platform.serving_since("http://p/api") == NOW
+    assert platform.serving_since("http://another/api") is None
+    running(home, part("up"), pid=2**22 + 1)
+    assert platform.running_platform() is None
+    assert platform.findings(NOW, "") == []
+    told = platform.state()
+    assert told is not None
+    assert (told["alive"], told["left"], told["parts"]) == (False, [], [])
+    assert asdict(made)["parts"], "what it said last is of no use any more"

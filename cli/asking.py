@@ -21,6 +21,7 @@ from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.serving import Serving, reported
 from cli.views import explanation_view, pairs, prediction_view, request_view
 from services import launch
+from services.access import require_servable
 from services.supervisor import Supervisor
 from truecourse.addresses import require_free
 from truecourse.errors import ModelError, PlatformError, RequestError
@@ -47,7 +48,7 @@ def serve(
     """Serve predictions over HTTP, in the foreground, until Ctrl-C."""
     settings, name = get_settings(), load_problem(problem).name
     port = port or settings.endpoint_port
-    launch.require_servable(settings)
+    require_servable(settings)
     end([one.process for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
     require_free(settings.host, port, "the endpoint", PORT)
     url = endpoint_url(port)

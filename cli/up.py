@@ -20,6 +20,7 @@ from cli.serverlogs import mlflow_logging, prefect_logging
 from cli.serving import Serving, reported
 from cli.views import pairs
 from services import flowruns, launch
+from services.access import require_servable
 from services.flowruns import ENGINE, FlowRuns
 from services.platform import Platform, announce, platform_file, running_platform
 from services.supervisor import Part, Supervisor
@@ -89,7 +90,7 @@ def _end_leftovers() -> None:
 def _require_room() -> None:
     """Raises TruecourseError, before anything is started, for what would stop a part from ever starting."""
     settings = get_settings()
-    launch.require_servable(settings)
+    require_servable(settings)
     require_free(settings.host, settings.prefect_port, "Prefect", "TRUECOURSE_PREFECT_PORT")
     require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
     require_free(settings.host, settings.control_port, "the control page", "TRUECOURSE_CONTROL_PORT")

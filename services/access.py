@@ -10,7 +10,8 @@ from truecourse.addresses import is_loopback
 from truecourse.digests import sha256
 from truecourse.errors import PlatformError, RequestError, SettingsError
 from truecourse.keys import ApiKey
-from truecourse.settings import Settings
+from truecourse.settings import Settings, is_container
+from truecourse.tls import read_certificate
 
 Headers = Iterable[tuple[bytes, bytes]]
 OPEN = frozenset({"/livez", "/readyz"})
@@ -42,6 +43,8 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self.asked = settings.authentication == "keys"
+        self.is_open = self.asked or settings.allow_anonymous
+        """Whether other machines are answered at all."""
         self._keyring: Keyring | None = None
         self._number = -1
 
@@ -87,9 +90,28 @@ def _presented(headers: Headers) -> str:
 
 def require_keys_beyond_loopback(settings: Settings) -> None:
     """Raises SettingsError where anybody in the network could ask, and nobody would be asked who they are."""
-    if settings.authentication == "none" and not is_loopback(settings.host):
+    if settings.authentication == "keys" or settings.allow_anonymous:
+        return
+    if is_container() or not is_loopback(settings.host):
         raise SettingsError(
             "an endpoint that others can reach asks for keys",
-            where=f"TRUECOURSE_HOST={settings.host}",
-            cure="set TRUECOURSE_AUTHENTICATION=keys, and make one with `truecourse key create`",
+            where="the container" if is_container() else f"TRUECOURSE_HOST={settings.host}",
+            cure="set TRUECOURSE_AUTHENTICATION=keys, and make one with `truecourse key create`;"
+            " to answer anybody, set TRUECOURSE_ALLOW_ANONYMOUS=true",
         )
+
+
+def require_servable(settings: Settings) -> None:
+    """Raises SettingsError if an endpoint of these settings would be open to the network, or its certificate is not
+    usable."""
+    require_keys_beyond_loopback(settings)
+    if settings.tls_certificate or settings.tls_key:
+        read_certificate(settings.tls_certificate, settings.tls_key)
+
+
+def require_safe(settings: Settings) -> None:
+    """End this process unless an endpoint of these settings may be served."""
+    try:
+        require_servable(settings)
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None

@@ -12,9 +12,11 @@ import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
+from services import wire
 from services.exchange import App, Message, Receive, Send
 from services.guard import Guard
 from truecourse.errors import PlatformError
@@ -55,7 +57,8 @@ class Admission:
 
     async def _rehearse(self, folder: Path) -> None:
         """Answer on a port of our own until we are let in. Raises PlatformError if we are told to stop instead."""
-        config = uvicorn.Config(self._app, host="127.0.0.1", port=0, lifespan="off", log_config=None)
+        options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": wire.private()}
+        config = uvicorn.Config(self._app, host="127.0.0.1", port=0, **options)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         while not server.started and not serving.done():

@@ -14,6 +14,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Headers = ((b"content-type", b"application/json"),)
 LAST = (b"connection", b"close")
 """The header of an answer that ends its connection."""
+LOCAL = "truecourse.local"
+"""The name by which a scope says whether its connection comes from this machine."""
 
 
 class Exchange:

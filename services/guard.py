@@ -9,18 +9,24 @@ import time
 from functools import partial
 
 from services.access import OPEN, Access
-from services.exchange import Deadlines, Exchange, Reply
+from services.exchange import LOCAL, Deadlines, Exchange, Message, Reply
 from services.health import Health
 from services.http import OURS
 from services.limits import Buckets
 from services.metrics import Metrics
 from services.overload import Load, Pace
+from services.peers import is_local
 from services.refusals import OVERLOAD, Refused
 from services.served import Served
+from services.transport import Connections
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 
 access_log = logging.getLogger("truecourse.access")
+NO_KEYS = Refused(
+    "anonymous", 403, "an endpoint without keys answers its own machine alone",
+    "set TRUECOURSE_AUTHENTICATION=keys where it runs, or TRUECOURSE_ALLOW_ANONYMOUS=true",
+)  # fmt: skip
 METERED = {"/predict", "/explain"}
 """The paths that cost something: a rate and the load are limits of these."""
 
@@ -36,6 +42,7 @@ class Guard:
         self.pace = Pace()
         self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
         self.deadlines = Deadlines(settings.request_timeout)
+        self.connections = Connections(settings, self.metrics)
         self.tells = settings.metrics
         self.logs_each = settings.access_log
         self.leaving = False
@@ -46,6 +53,8 @@ class Guard:
     def refusal(self, exchange: Exchange) -> Refused | None:
         """Why it is not to be answered. Told, not raised: under overload most requests come to no more than this."""
         path, scope = exchange.path, exchange.scope
+        if not (self.access.is_open or scope.get(LOCAL) or _is_local(scope)):
+            return NO_KEYS
         try:
             key = self.access.holder(path, scope["headers"])
         except RequestError as error:
@@ -89,3 +98,9 @@ def _limit(said: float | None, served: Served) -> float:
     if served.now is None:
         return 0.0
     return served.now.champion.problem.serving.objectives.latency.total_seconds()
+
+
+def _is_local(scope: Message) -> bool:
+    """Whether a request comes from this machine, whatever it says itself of proxies on its way."""
+    found = scope.get(LOCAL)
+    return is_local(scope.get("client"), scope.get("server")) if found is None else bool(found)

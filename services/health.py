@@ -35,6 +35,7 @@ class Health:
         self._checked: dict[str, dict[str, Any]] = {}
         self._model: tuple[str, ...] = ()
         self.log_status: LogStatus | None = None
+        self.certificate: Callable[[], dict[str, Any]] | None = None
 
     @property
     def _predictor(self) -> Predictor | None:
@@ -90,7 +91,9 @@ class Health:
         without for a while, or `failing` where there is no answer without it."""
         down = {name for name, found in self._checked.items() if not found["answers"]}
         logged = None if self.log_status is None else self.log_status()
-        degraded = down or (logged is not None and not logged.healthy)
+        certificate = {} if self.certificate is None else {"certificate": self.certificate()}
+        degraded = bool(down) or (logged is not None and not logged.healthy)
+        degraded |= any(not found["answers"] for found in certificate.values())
         predictor = self._predictor
         required = predictor is not None and predictor.reader is not None and predictor.reader.required
         failing = predictor is None or (required and "online_store" in down)
@@ -99,6 +102,7 @@ class Health:
             "status": "failing" if failing else "degraded" if degraded else "ok",
             "model": {name: about.get(name) for name in ("problem", "version", "model_sha256")},
             **self._checked,
+            **certificate,
             "log": None if logged is None else asdict(logged),
             "worker": os.getpid(),
             "uptime_seconds": round(time.time() - self._began, 1),

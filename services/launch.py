@@ -1,22 +1,23 @@
 """Starting the endpoint: a Bento from object storage, verified and unpacked, in a server process of its own."""
 
 import shutil
+import ssl
 import sys
 import tarfile
 import tempfile
 import urllib.error
 from pathlib import Path
 
-from services.access import require_keys_beyond_loopback
+from services.access import require_servable
 from services.connection import address, open_url
 from truecourse import aliases, processes
 from truecourse.addresses import listen, listening
 from truecourse.bento import packaged
 from truecourse.digests import sha256_file
-from truecourse.errors import IntegrityError, ModelError, SettingsError
+from truecourse.errors import IntegrityError, ModelError, PlatformError
 from truecourse.processes import Child
 from truecourse.references import ArtifactRef, ModelVersion, Package
-from truecourse.settings import Settings, child_environment, get_settings
+from truecourse.settings import child_environment, get_settings
 from truecourse.storage import open_store
 
 NAME = "the endpoint"
@@ -70,12 +71,9 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
 
 def command(folder: Path, port: int) -> list[str]:
     """Its words; where it inherits its socket (services/inherit.py), from the fourth on."""
-    settings, address = get_settings(), listening(get_settings().host)
+    address = listening(get_settings().host)
     host = "127.0.0.1" if _inherits(address) else address  # of a socket that it inherits it is told nothing
-    words = [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
-    if settings.tls_certificate:
-        words += ["--ssl-certfile", settings.tls_certificate, "--ssl-keyfile", settings.tls_key]
-    return words
+    return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
 
 
 def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]:
@@ -99,7 +97,7 @@ def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]
 
 def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
     """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started,
-    SettingsError if it would be open to the network, or half of its TLS is set."""
+    SettingsError if it would be open to the network, or its certificate is not usable."""
     require_servable(get_settings())
     words, address = command(folder, port), listening(get_settings().host)
     if not _inherits(address):
@@ -121,28 +119,22 @@ def start_shipper(problem: str, log: Path) -> Child:
     return processes.start("the shipper", command, child_environment(OMP_NUM_THREADS="1"), log)
 
 
-def require_servable(settings: Settings) -> None:
-    """Raises SettingsError if an endpoint of these settings would be open to the network, or has half of its TLS."""
-    require_keys_beyond_loopback(settings)
-    _require_whole_tls(settings)
-
-
-def _require_whole_tls(settings: Settings) -> None:
-    for name, file in (("CERTIFICATE", settings.tls_certificate), ("KEY", settings.tls_key)):
-        if (settings.tls_certificate or settings.tls_key) and not (file and Path(file).is_file()):
-            cure = "TLS takes a certificate and its key, each a PEM file; plain HTTP neither"
-            raise SettingsError("is no file", where=f"TRUECOURSE_TLS_{name}={file}", cure=cure)
-
-
 def wait_ready(server: Child, port: int) -> None:
     """Raises PlatformError, with the end of the server's log, if it ends or is not ready in time."""
     server.wait_ready(lambda: ready(port))
 
 
-def ready(port: int, url: str | None = None) -> bool:
-    """Whether the endpoint answers; at `url` where it is not the settings' own."""
+def ready(port: int, url: str | None = None, certificate: str = "") -> bool:
+    """Whether the endpoint answers; at `url`, and with that certificate, where it is not the settings' own. Raises
+    PlatformError where what listens there shows another certificate."""
+    certificate = certificate if url else get_settings().tls_certificate
     try:
-        with open_url(f"{url or address(port)}/readyz") as answer:
+        with open_url(f"{url or address(port)}/readyz", certificate=certificate) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
+    except urllib.error.URLError as error:
+        if isinstance(reason := getattr(error, "reason", None), ssl.SSLCertVerificationError):
+            what = f"something else answers: {reason.args[-1]}"
+            raise PlatformError(what, where=url or address(port), cure="stop what listens there") from None
+        return False
+    except (ConnectionError, TimeoutError):
         return False

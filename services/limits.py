@@ -1,5 +1,6 @@
 """How much the endpoint takes on of each caller."""
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,9 +14,14 @@ def per_worker(settings: Settings) -> Settings:
     """The settings of each of several workers, so that all of them together grant a caller no more than is promised:
     workers share no memory, and the kernel deals connections out to them. A burst of fewer requests than there are
     workers leaves each of them one."""
-    count = settings.workers
+    count, each = settings.workers, settings.max_connections_per_address
     return settings.model_copy(
-        update={"rate_limit": settings.rate_limit / count, "rate_burst": max(1, settings.rate_burst // count)}
+        update={
+            "rate_limit": settings.rate_limit / count,
+            "rate_burst": max(1, settings.rate_burst // count),
+            "max_connections": math.ceil(settings.max_connections / count),
+            "max_connections_per_address": math.ceil(each / count),
+        }
     )
 
 

@@ -20,7 +20,10 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 CHALLENGERS = ("challenger", "shadow")
-REASONS = ("unauthenticated", "forbidden", "keys", "rate", "overload", "timeout", "hidden")
+REASONS = (
+    "unauthenticated", "forbidden", "anonymous", "keys", "rate", "overload", "timeout", "hidden", "connections",
+    "header", "malformed",
+)  # fmt: skip
 TOGETHER = 256
 """So many numbers are kept until the meters are moved: each by itself is a write into a file that workers share."""
 

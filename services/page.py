@@ -7,6 +7,7 @@ from truecourse.contract import INTEGERS, LARGEST_FLOAT, Contract
 from truecourse.openapi import UNICODE
 from truecourse.pages import render
 from truecourse.times import TIME_PATTERN
+from truecourse.wording import counted
 
 WIDEST = (INTEGERS[0], INTEGERS[-1], -LARGEST_FLOAT, LARGEST_FLOAT)
 """Limits of the types themselves, which say nothing of a field."""
@@ -29,7 +30,7 @@ def _field(name: str, schema: dict[str, Any], optional: bool) -> dict[str, Any]:
     least, most = schema.get("minimum"), schema.get("maximum")
     limits = [f"at least {least}"] if least not in (None, *WIDEST) else []
     limits += [f"at most {most}"] if most not in (None, *WIDEST) else []
-    limits += [f"at most {schema['maxLength']} characters"] if "maxLength" in schema else []
+    limits += [f"at most {counted(schema['maxLength'], 'character')}"] if "maxLength" in schema else []
     limits += [schema["pattern"]] if schema.get("pattern") not in (None, UNICODE, TIME_PATTERN) else []
     limits += [", ".join(map(str, schema["enum"][:20]))] if "enum" in schema else []
     return {

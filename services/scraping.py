@@ -4,7 +4,7 @@ import urllib.error
 
 from services.connection import open_url
 from truecourse.endpoints import Expected
-from truecourse.errors import PlatformError
+from truecourse.errors import PlatformError, SettingsError
 from truecourse.monitoring import meters
 from truecourse.monitoring.endpoint import Look
 
@@ -22,12 +22,12 @@ def look(endpoint: Expected, seconds: float = 5) -> Look:
         return Look(endpoint.name, endpoint.url, None, error, answers)
 
     try:
-        with open_url(f"{endpoint.url}/metrics", seconds=seconds) as answer:
+        with open_url(f"{endpoint.url}/metrics", seconds=seconds, certificate=endpoint.certificate) as answer:
             text = answer.read().decode(errors="replace")
         return Look(endpoint.name, endpoint.url, meters.read(text))
     except urllib.error.HTTPError as error:
         return failed(_CURES.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
-    except PlatformError as error:
+    except (PlatformError, SettingsError) as error:
         return failed(error.what, answers=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

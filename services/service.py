@@ -7,8 +7,8 @@ from typing import Any
 
 import bentoml
 
-from services import discretion, reserve
-from services.access import require_keys_beyond_loopback
+from services import discretion, reserve, wire
+from services.access import require_safe
 from services.following import Follower
 from services.guard import Guard
 from services.http import Endpoint
@@ -17,20 +17,22 @@ from services.log import open_log
 from services.protection import protect
 from services.script import init
 from services.served import Served
-from truecourse.settings import get_settings
+from truecourse.settings import get_settings, is_container, trust_proxies
 
 SOURCE = Path(__file__).resolve().parent.parent
 SERVED = Served()
 SETTINGS = get_settings()
+trust_proxies(SETTINGS)
 reserve.install()
 GUARD = Guard(per_worker(SETTINGS), SERVED)
+if is_container():
+    require_safe(SETTINGS)  # its entrypoint knows nothing of our settings
 
 
 class Predictions:
     """Predictions and explanations: of the packaged model, and then of whoever the aliases put in office."""
 
     def __init__(self) -> None:
-        require_keys_beyond_loopback(SETTINGS)
         discretion.install()
         logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
         SERVED.metrics = GUARD.metrics
@@ -42,6 +44,9 @@ class Predictions:
         self._log = open_log(SERVED)
         if self._log is not None:
             GUARD.health.log_status = self._log.status
+        if SETTINGS.tls_certificate or SETTINGS.tls_key:
+            GUARD.health.certificate = wire.use_certificate(SETTINGS.tls_certificate, SETTINGS.tls_key).status
+        GUARD.connections.reserve_files()
         GUARD.health.watch()
         gc.collect()
         gc.freeze()  # what is there now stays; to look through it would hold all requests up for tens of milliseconds

@@ -21,6 +21,7 @@ from truecourse.environments import server_variables
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.references import ArtifactRef, ModelVersion
 from truecourse.settings import variable
+from truecourse.tls import read_certificate
 
 PERIOD = 0.1
 FAILED = "Application startup failed"
@@ -29,7 +30,9 @@ FAILED = "Application startup failed"
 
 def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> Running:
     """Serve the unpacked Bento in the environment. Raises PlatformError if it does not come up, does not answer as it
-    should, or is not let in; the server before it is then untouched."""
+    should, or is not let in, SettingsError if its certificate is not usable; the server before it is then untouched."""
+    if tls := config.authentication.tls:
+        read_certificate(tls.certificate, tls.key)
     before = deployments.running(config.environment)
     here = before if before and (before.host, before.port) == (config.host, config.port) else None
     place = deployments.address_place(config.environment, config.host, config.port)
@@ -140,8 +143,9 @@ def _let_in(servers: Servers, number: int, config: DeploymentConfig) -> None:
         if time.monotonic() > deadline:
             raise PlatformError("does not come in", where="the new server")
         time.sleep(PERIOD)
-    url = local_url(config.host, config.port, "https" if config.authentication.tls else "http")
-    if not launch.ready(config.port, url):
+    tls = config.authentication.tls
+    url = local_url(config.host, config.port, "https" if tls else "http")
+    if not launch.ready(config.port, url, tls.certificate if tls else ""):
         raise PlatformError(f"nobody answers at {url}", where="the new server")
 
 

@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import uvicorn.config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from services.certificates import Certificates
 from services.exchange import LAST, App, Exchange, Reply
 from services.guard import METERED, Guard
+from services.protocol import BoundedProtocol
 from services.refusals import Refused
 
 EXCHANGE = "truecourse.exchange"
@@ -27,11 +29,10 @@ class Scoring(Protocol):
     def score(self, exchange: Exchange, body: bytes, done: Callable[[Reply], None]) -> None: ...
 
 
-class Wire(HttpToolsProtocol):
-    """uvicorn's protocol of a connection. `_held`: the request that is answered here, while there is one, and what it
+class Wire(BoundedProtocol):
+    """The protocol of a connection. `_held`: the request that is answered here, while there is one, and what it
     is handed to if it turns out not to be ordinary; `_exchange` from when it was looked at."""
 
-    guard: Guard
     endpoint: Scoring
     _held: tuple[RequestResponseCycle, App] | None = None
     _exchange: Exchange | None = None
@@ -145,7 +146,27 @@ def _nothing() -> None:
     pass
 
 
+class PublicWire(Wire):
+    """With TLS, where there is a certificate."""
+
+
+def private() -> str:
+    """The name of the protocol without TLS, for a server that only this machine is to ask."""
+    return PRIVATE if PRIVATE in uvicorn.config.HTTP_PROTOCOLS else "auto"
+
+
+PRIVATE = "private"
+
+
 def install(guard: Guard, endpoint: Scoring) -> None:
     """For the connections of every server that this process sets up from now on, unless it names a protocol."""
     Wire.guard, Wire.endpoint = guard, endpoint
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Wire.__name__}"  # type: ignore[index]
+    for name, protocol in (("auto", PublicWire), (PRIVATE, Wire)):
+        uvicorn.config.HTTP_PROTOCOLS[name] = f"{__name__}:{protocol.__name__}"  # type: ignore[index]
+
+
+def use_certificate(certificate: str, key: str) -> Certificates:
+    """Do TLS on public connections from now on. Raises SettingsError for files that are not usable."""
+    PublicWire.certificates = certificates = Certificates(certificate, key)
+    certificates.watch()
+    return certificates

@@ -89,14 +89,14 @@ def undated(answer: bytes) -> bytes:
 
 
 @contextmanager
-def served(ours: bool, **settings: Any) -> Iterator[Asked]:
-    guard, echo = Guard(Settings(**{"max_delay": 0, **settings}), Served()), Echo()
-    with serving(guard, echo, ours) as port:
+def served(ours: bool, certificates: Any = None, **settings: Any) -> Iterator[Asked]:
+    guard, echo = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), Served()), Echo()
+    with serving(guard, echo, ours, certificates) as port:
         yield Asked(port, guard, echo)
 
 
 @contextmanager
-def serving(guard: Guard, endpoint: Any, ours: bool = True) -> Iterator[int]:
+def serving(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = None) -> Iterator[int]:
     """The port of a server in a thread."""
     (port,) = free_ports(1)
 
@@ -106,10 +106,10 @@ def serving(guard: Guard, endpoint: Any, ours: bool = True) -> Iterator[int]:
 
     protocol: Any = "httptools"
     if ours:
-        protocol = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint})
+        protocol = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint, "certificates": certificates})
     app: Any = Protection(behind, guard, endpoint)
     server = uvicorn.Server(
-        uvicorn.Config(app, port=port, http=protocol, log_level="critical", lifespan="off", server_header=False)
+        uvicorn.Config(app, port=port, http=protocol, log_level="warning", lifespan="off", server_header=False)
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from truecourse.addresses import open_url
 from truecourse.errors import PlatformError, RequestError, RowFault
+from truecourse.tls import pinned_opener
 
 Row = Mapping[str, Any]
 BUSY = {429, 503}
@@ -76,7 +77,8 @@ class Answer(Part):
 
 class Client:
     """timeout: seconds for one answer. tries: how often a request is sent that finds the endpoint busy; between two
-    it waits as long as the endpoint says. certificate: a PEM file to trust beside the system's."""
+    it waits as long as the endpoint says. certificate: a PEM file to trust beside the system's. pin: a PEM file whose
+    first certificate the endpoint has to show, whatever host it names."""
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class Client:
         timeout: float = 30,
         tries: int = 3,
         certificate: str = "",
+        pin: str = "",
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
@@ -95,6 +98,7 @@ class Client:
             self._trust = ssl.create_default_context()
             if certificate:
                 self._trust.load_verify_locations(certificate)
+        self._pinned = pinned_opener(pin) if pin else None
 
     def predict(self, *rows: Row) -> Answer:
         """Raises RequestError for rows that break the contract or a key that does not hold, PlatformError if the
@@ -136,9 +140,14 @@ class Client:
 
     def _once(self, path: str, body: bytes | None) -> dict[str, Any]:
         request = urllib.request.Request(f"{self._url}/{path}", body, self._headers)  # noqa: S310
-        with open_url(request, self._timeout, self._trust) as answer:
+        with self._open(request) as answer:
             document: dict[str, Any] = json.load(answer)
             return document
+
+    def _open(self, request: urllib.request.Request) -> Any:
+        if self._pinned is not None:
+            return self._pinned.open(request, timeout=self._timeout)
+        return open_url(request, self._timeout, self._trust)
 
 
 def encode(rows: Sequence[Row]) -> bytes:

@@ -67,9 +67,10 @@ def _container(config: DeploymentConfig, version: ModelVersion, bento: ArtifactR
         "args": ["serve", "--host", config.host, "--port", str(config.port)],
         "ports": [{"name": "http", "containerPort": config.port}],
         "env": [*({"name": name, "value": value} for name, value in variables(config).items()), *_secrets(config)],
-        "startupProbe": _probe("/livez") | {"failureThreshold": max(1, int(config.timeouts.ready_seconds) // 5)},
-        "livenessProbe": _probe("/livez"),
-        "readinessProbe": _probe("/readyz"),
+        "startupProbe": _probe(config, "/livez")
+        | {"failureThreshold": max(1, int(config.timeouts.ready_seconds) // 5)},
+        "livenessProbe": _probe(config, "/livez"),
+        "readinessProbe": _probe(config, "/readyz"),
         # The service stops sending requests some time after the pod is told to stop.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(int(config.timeouts.drain_seconds))]}}},
         "resources": {"requests": needed, "limits": {"memory": needed["memory"]}},
@@ -92,8 +93,9 @@ def _secrets(config: DeploymentConfig) -> list[Document]:
     ]
 
 
-def _probe(path: str) -> Document:
-    return {"httpGet": {"path": path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
+def _probe(config: DeploymentConfig, path: str) -> Document:
+    scheme = {"scheme": "HTTPS"} if config.authentication.tls else {}  # Kubernetes verifies no certificate
+    return {"httpGet": {"path": path, "port": "http", **scheme}, "periodSeconds": 5, "timeoutSeconds": 5}
 
 
 def _service(config: DeploymentConfig) -> Document:

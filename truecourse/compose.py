@@ -50,7 +50,10 @@ def _endpoint(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRe
         "environment": variables(config) | secrets(config),
         "ports": [f"{config.port}:{config.port}"],
         "depends_on": {"valkey": {"condition": "service_healthy"}, "storage": {"condition": "service_started"}},
-        "healthcheck": _answers(f"http://127.0.0.1:{config.port}/readyz", config.timeouts.ready_seconds),
+        "healthcheck": _answers(
+            f"{'https' if config.authentication.tls else 'http'}://127.0.0.1:{config.port}/readyz",
+            config.timeouts.ready_seconds,
+        ),
         "deploy": {"resources": {"limits": limits}},
         "stop_grace_period": f"{int(config.timeouts.drain_seconds) + 30}s",
         "restart": "unless-stopped",
@@ -150,8 +153,9 @@ def _stores() -> Document:
 
 
 def _answers(url: str, seconds: float) -> Document:
-    """A probe with what every Python image has."""
-    return _healthy(["CMD", "python", "-c", f"import urllib.request as r; r.urlopen('{url}', timeout=5)"], seconds)
+    """A probe with what every Python image has. Inside its own container a server is known without its certificate."""
+    code = f"import ssl, urllib.request as r; r.urlopen('{url}', timeout=5, context=ssl._create_unverified_context())"
+    return _healthy(["CMD", "python", "-c", code], seconds)
 
 
 def _healthy(test: list[str], seconds: float) -> Document:

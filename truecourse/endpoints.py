@@ -17,11 +17,13 @@ from truecourse.settings import get_settings
 
 
 class Expected(Reference):
-    """`name`: of its environment, `local` for what `truecourse serve` or `up` runs, or its host."""
+    """`name`: of its environment, `local` for what `truecourse serve` or `up` runs, or its host. `certificate`:
+    the file of the one that it shows, where we serve it."""
 
     name: str
     url: str
     problem: str
+    certificate: str = ""
 
 
 @contextmanager
@@ -30,7 +32,8 @@ def announced(problem: str, url: str) -> Iterator[None]:
     leaves it behind, and is missed."""
     file = _place() / f"{urlsplit(url).port}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(Expected(name="local", url=url, problem=problem).model_dump_json())
+    local = Expected(name="local", url=url, problem=problem, certificate=get_settings().tls_certificate)
+    file.write_text(local.model_dump_json())
     meant = True
     try:
         yield
@@ -64,15 +67,17 @@ def _deployed() -> Iterator[Expected]:
     for environment in environment_names():
         now = deployments.running(environment)
         if now is not None:
-            url = local_url(now.host, now.port, _scheme(environment))
-            yield Expected(name=environment, url=url, problem=now.version.problem)
+            certificate = _certificate(environment)
+            url = local_url(now.host, now.port, "https" if certificate else "http")
+            yield Expected(name=environment, url=url, problem=now.version.problem, certificate=certificate)
 
 
-def _scheme(environment: str) -> str:
+def _certificate(environment: str) -> str:
     try:
-        return "https" if load_deployment(environment).authentication.tls else "http"
+        tls = load_deployment(environment).authentication.tls
     except DeploymentError:  # edited since, and wrong now
-        return "http"
+        return ""
+    return tls.certificate if tls else ""
 
 
 def _host(url: str) -> str:

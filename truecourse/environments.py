@@ -95,9 +95,11 @@ def _faults(name: str, config: DeploymentConfig) -> Iterator[Found]:
     container = config.container
     if container.replicas_min > container.replicas_max:
         yield ("container", "replicas_min"), "is above replicas_max", f"at most {container.replicas_max}"
-    if config.target != "batch" and not _is_loopback(config.host) and config.authentication.kind == "none":
-        cure = "authentication: {kind: keys}, or host: 127.0.0.1"
-        yield ("host",), f"{config.host} can be reached by others, and nobody is asked for a key", cure
+    reachable = config.target == "container" or (config.target == "process" and not _is_loopback(config.host))
+    if reachable and config.authentication.kind == "none" and not config.settings.get("allow_anonymous"):
+        cure = "authentication: {kind: keys}, or host: 127.0.0.1; settings: {allow_anonymous: true} to answer anybody"
+        told = config.host if config.target == "process" else "a container"
+        yield ("host",), f"{told} can be reached by others, and nobody is asked for a key", cure
     for setting in config.settings:
         yield from _setting_faults(setting, secret=False)
     for setting in config.secrets:

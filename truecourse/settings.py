@@ -110,12 +110,29 @@ class Settings(BaseSettings):
     follow: bool = Field(True, description="the endpoint follows the aliases; false pins the version it started with")
 
     authentication: Literal["none", "keys"] = Field("none", description="what the endpoint asks of a caller")
+    allow_anonymous: bool = Field(
+        False, description="whether an endpoint without keys answers other machines than its own"
+    )
     api_key: SecretStr = Field(SecretStr(""), description="the key that our commands show the endpoint")
     tls_certificate: FileName = Field("", description="PEM file of the endpoint's certificate; empty for plain HTTP")
     tls_key: FileName = Field("", description="PEM file of that certificate's private key")
     cors_origins: str = Field("", description="origins whose pages may ask the endpoint, by commas; * for all")
     workers: int = Field(1, ge=1, le=256, description="processes that answer, of one endpoint")
     request_timeout: int = Field(30, ge=1, le=3600, description="seconds in which a request is answered or refused")
+    header_timeout: float = Field(
+        10, gt=0, le=300, description="seconds in which a TLS handshake and a request's header come in"
+    )
+    header_limit: int = Field(32, ge=1, le=1024, description="KiB that a request's header may have")
+    keep_alive: int = Field(75, ge=1, le=3600, description="seconds that a connection may pause between two requests")
+    max_connections: int = Field(4096, ge=1, description="connections at once, of all workers")
+    max_connections_per_address: int = Field(
+        1024, ge=0, description="connections at once of one address, of all workers; 0 for any"
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="addresses and networks, by commas, of proxies whose X-Forwarded-For is believed, and whose "
+        "connections no limit by address holds for; the own machine's X-Forwarded-For is believed if empty",
+    )
     rate_limit: float = Field(0, ge=0, description="requests a second of one key or address, in all workers; 0 for any")
     rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
     metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
@@ -329,6 +346,17 @@ def prefect_retention() -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(max(days * 86400, 3601)),
     }
+
+
+def is_container() -> bool:
+    """Whether we run in the image that BentoML makes of a Bento; its entrypoint listens on every address."""
+    return os.environ.get("BENTOML_CONTAINERIZED", "").lower() in ("true", "1")
+
+
+def trust_proxies(settings: Settings) -> None:
+    """Have the server believe these proxies, and no others; to be called before it is set up."""
+    if settings.trusted_proxies:
+        os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies.replace(" ", "")
 
 
 def variable(name: str) -> str | None:

@@ -16,10 +16,12 @@ from flows.deploy import deploy
 from flows.package import package
 from services import keeping, swap
 from services.admission import LEAVING
+from services.scraping import looks
+from tests.certificates import make
 from tests.conftest import free_ports, wait_until
 from tests.integration.conftest import Trained
-from truecourse import deployments, inference, registry
-from truecourse.errors import DeploymentError, IntegrityError, ModelError, PlatformError
+from truecourse import deployments, endpoints, inference, registry
+from truecourse.errors import DeploymentError, IntegrityError, ModelError, PlatformError, SettingsError
 from truecourse.references import Deployment
 from truecourse.storage import open_store
 
@@ -126,12 +128,21 @@ def test_servers_come_and_go_and_no_request_is_lost(
 
 
 def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(port: int, tmp_path: Path) -> None:
+    """And it may have a certificate of a name that is not the address which it listens on."""
     file = tmp_path / "here.yaml"
-    file.write_text(file.read_text() + "log: {access: true}\n")
+    certificate, key = make("endpoint.example", days=(-9, -1)).write(tmp_path / "tls")
+    tls = f"authentication: {{tls: {{certificate: {certificate}, key: {key}}}}}\n"
+    file.write_text(f"{file.read_text()}log: {{access: true}}\n{tls}")
+    with pytest.raises(SettingsError, match="expired"):
+        deploy("here")
+    assert keeping.find(deployments.address_place("here", "127.0.0.1", port)) is None, "nothing was started"
+    make("endpoint.example").write(tmp_path / "tls")
     deploy("here")
     now, place = deployments.running("here"), deployments.address_place("here", "127.0.0.1", port)
     assert now is not None
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    assert [one.url for one in endpoints.expected("deliveries")] == [f"https://127.0.0.1:{port}"]
+    assert [one.answers for one in looks(endpoints.expected("deliveries"), "deliveries")] == [True]
+    with httpx.Client(base_url=f"https://127.0.0.1:{port}", timeout=60, verify=False) as client:
 
         def ended() -> bool:
             return client.post("/predict", json={"rows": [ROW]}).headers.get("connection") == "close"
@@ -159,7 +170,11 @@ def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_
 
 
 def test_container_files_are_kept_and_written(port: int, trained: Trained, tmp_path: Path) -> None:
-    (tmp_path / "cluster.yaml").write_text("environment: cluster\ntarget: container\n")
+    config = "environment: cluster\ntarget: container\n"
+    (tmp_path / "cluster.yaml").write_text(config)
+    with pytest.raises(DeploymentError, match="a container can be reached by others"):
+        deploy("cluster")
+    (tmp_path / "cluster.yaml").write_text(config + "authentication: {kind: keys}\n")
     entry = deploy("cluster")
     place = Path(entry.detail.removeprefix("files are in "))
     assert (place / "bento" / "env" / "docker" / "Dockerfile").read_bytes() == (place / "Dockerfile").read_bytes()

@@ -2,7 +2,6 @@
 
 import asyncio
 import http.client
-import ipaddress
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -25,10 +23,12 @@ import pytest
 from cli.endpoint import endpoint_url, served
 from services import launch
 from tests import hostile
+from tests.certificates import make
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Trained, _point
 from tests.integration.test_service import ROW
 from truecourse import keys
+from truecourse.errors import PlatformError
 from truecourse.settings import get_settings
 
 ORIGIN = "https://pages.example"
@@ -230,28 +230,8 @@ def test_a_killed_worker_takes_only_its_requests_with_it(guarded: Guarded) -> No
     assert set(answers) == {200}
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that signs itself, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "t")])
-    now, here = datetime.now(UTC), x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1)).add_extension(here, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
-    )  # fmt: skip
-    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    (folder / "certificate.pem").write_bytes(made.public_bytes(encoding))
-    (folder / "key.pem").write_bytes(key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain))
-    return folder / "certificate.pem", folder / "key.pem"
-
-
 def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, configure: Callable[..., None]) -> None:
-    certificate, key = _certificate(tmp_path)
+    certificate, key = make("endpoint.example").write(tmp_path)
     (port,) = free_ports(1)
     configure(tls_certificate=certificate, tls_key=key, request_timeout=1, workers=2, rate_limit=0.02, rate_burst=6)
     server = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
@@ -261,6 +241,7 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
         assert about is not None
         assert about["problem"] == "deliveries"
         trusted = ssl.create_default_context(cafile=str(certificate))
+        trusted.check_hostname = False  # it names the host that clients know
         with httpx.Client(base_url=endpoint_url(port), verify=trusted, timeout=30) as client:
             slow = client.post("/predict", content=_slowly(3), headers={"content-type": "application/json"})
             assert slow.status_code == 408
@@ -270,8 +251,17 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
             assert int(ask(client).headers["retry-after"]) > 10
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{endpoint_url(port)}/livez")
+        make("other.example").write(tmp_path)  # all workers read it again; the settings' file is what we hold them to
+        wait_until(lambda: all(_answers(port) for _ in range(8)), 20, "the new certificate")
     finally:
         stop(server.process)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return launch.ready(port)
+    except PlatformError:
+        return False
 
 
 def _slowly(seconds: float) -> Iterator[bytes]:

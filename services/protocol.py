@@ -1,0 +1,284 @@
+"""uvicorn's protocol of a connection, held to the limits of services/transport.py, whoever answers its requests."""
+
+import asyncio
+import math
+from collections.abc import Collection
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.utils import is_ssl
+
+from services import peers
+from services.certificates import Certificates, encrypted
+from services.exchange import LOCAL, Reply
+from services.guard import Guard
+from services.refusals import Refused
+
+LONGEST_LINE = 8192
+"""Bytes of a request's target."""
+MOST_HEADERS = 100
+LINGER = 2.0
+"""Seconds for which what is still sent after a refusal is read and dropped: a connection that is closed before would
+take the refusal with it."""
+SLACK = 2.0
+"""Seconds after a body's time that its exchange has to be given up with an answer, before the connection is dropped."""
+CLOSE = (b"connection", b"close")
+CROWDED = Refused("connections", 503, "the endpoint has too many connections", "try again later", 1)
+MALFORMED = Refused("malformed", 400, "the request is no HTTP", "send HTTP/1.1")
+LONG_LINE = Refused(
+    "header", 414, f"the request line is longer than {LONGEST_LINE >> 10} KiB", "send what is asked in the body"
+)
+MANY_LINES = Refused("header", 431, f"the header has more than {MOST_HEADERS} lines", "send fewer")
+
+
+HANDSHAKE, REQUEST, HEADER, BODY, NOTHING = range(5)
+"""What is expected of the client next: the end of a TLS handshake, a request, the rest of a header, the rest of a body;
+or nothing that is read. No Enum: to look up a member takes longer than all else that is done with it."""
+
+
+class Flow(FlowControl):
+    """Reads on once what was read is answered: a client that never waits for an answer fills no memory."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Collection[Any]) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._pipeline:
+            super().resume_reading()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """`certificates`: with which it does TLS itself; None for plain HTTP, or where the server does TLS."""
+
+    guard: Guard
+    certificates: Certificates | None = None
+    deadline = math.inf
+    _phase = HEADER
+    _is_new = False
+    """Whether the phase began in what is just parsed, and has no deadline yet."""
+    _accepted = _is_local = _is_last = False
+    _header = _chunk = 0
+    _refusal: Refused | None = None
+    _farewell = url = b""
+    _carrier: Any
+    """The transport that was accepted, below TLS."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if not self._accepted and not self._accept(transport):
+            return
+        super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
+        self._phase = HEADER if self._phase != NOTHING else self._phase
+
+    def _accept(self, transport: asyncio.Transport) -> bool:
+        """Count the connection, and begin TLS. Whether its protocol is HTTP from here on."""
+        self._accepted, self._carrier = True, transport
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self._is_local = peers.is_local(peer, own)
+        connections = self.guard.connections
+        does_tls = self.certificates is not None and not is_ssl(transport)
+        if not connections.open(self, peer):
+            self._phase, self.deadline = NOTHING, math.inf
+            self.guard.metrics.turned_away(CROWDED.reason)
+            if not does_tls:
+                transport.write(_written(CROWDED.reply))
+            transport.close()
+            return not does_tls
+        self.deadline = self.loop.time() + connections.header_seconds
+        if does_tls:
+            assert self.certificates is not None
+            self._phase = HANDSHAKE
+            encrypted(self, transport, self.certificates.context, connections.header_seconds)
+        return not does_tls
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.guard.connections.close(self)
+        if self.transport is not None:  # it may have been refused before
+            super().connection_lost(exc)
+
+    def connection_ended(self) -> None:
+        """The carrier is gone, perhaps amid the handshake."""
+        self.guard.connections.close(self)
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request that has come in whole waits for its answer."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.response_complete and (not cycle.more_body or bool(self.pipeline))
+
+    @property
+    def rank(self) -> int | None:
+        if self._is_answering:
+            return None
+        if self._phase in (HANDSHAKE, REQUEST) or (self._phase == HEADER and not self._header):
+            return 0
+        return 1 if self._phase == HEADER else 2
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._carrier.is_closing() or (self.flow is not None and self.flow.write_paused)
+
+    def drop(self) -> None:
+        self._carrier.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase == NOTHING:
+            return
+        if self._phase == REQUEST:
+            if len(data) < 3 and data in (b"\r\n", b"\n"):  # some clients send it after a body
+                return
+            self._begin_header()
+        size = len(data)
+        if self._phase == HEADER:
+            self._header += size
+        self._chunk = size
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._is_last, self.cycle.keep_alive = True, False  # another protocol is not spoken here
+        except httptools.HttpParserError:
+            self._reject(self._refusal or MALFORMED)
+        else:
+            if self._is_new:
+                self._begin_phase()
+            if self._phase == HEADER and (refused := self._excess(False)) is not None:
+                self._reject(refused)
+
+    def _begin_header(self) -> None:
+        self._phase, self._header, self._is_new = HEADER, 0, True
+
+    def _begin_phase(self) -> None:
+        """Of what began in what was parsed, and did not end there."""
+        self._is_new, connections = False, self.guard.connections
+        if self._phase == HEADER:
+            self.deadline = self.loop.time() + connections.header_seconds
+        elif self._phase == BODY:
+            self.deadline = self.loop.time() + connections.body_seconds + SLACK
+
+    def on_message_begin(self) -> None:
+        if self._phase == REQUEST:  # behind another in what was read
+            self._begin_header()
+            self._header = 1
+        super().on_message_begin()
+        scope: Any = self.scope
+        scope[LOCAL] = self._is_local
+
+    def on_headers_complete(self) -> None:
+        limit = self.guard.connections.header_bytes
+        counted = self._chunk > limit or self._header > limit
+        if counted or len(self.headers) > MOST_HEADERS or len(self.url) > LONGEST_LINE:
+            refused = self._excess(counted)
+            if refused is not None:  # the parser goes no further
+                self._refusal = refused
+                raise ValueError(refused.what)
+        self._phase, self._is_new = BODY, True
+        super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._phase = REQUEST
+        if self.cycle.response_complete:
+            self._wait_for_request()
+        else:
+            self.deadline = math.inf
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but for its timer of the pause until the next request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        following = self.pipeline.pop() if self.pipeline else None
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if following is not None:
+            self._start_asgi_task(*following)
+        elif self._is_last:
+            self.transport.write(self._farewell)
+            self.transport.close()
+        elif self._phase == REQUEST:
+            self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        self.deadline = self.loop.time() + self.guard.connections.idle_seconds
+
+    def _excess(self, counted: bool) -> Refused | None:
+        """Why the header, as far as it is there, is too large. `counted`: its parts are counted, not what came in,
+        which may hold more."""
+        limit, lines = self.guard.connections.header_bytes, len(self.headers or ())
+        if len(self.url) > LONGEST_LINE:
+            return LONG_LINE
+        if lines > MOST_HEADERS:
+            return MANY_LINES
+        size = sum(len(name) + len(value) + 4 for name, value in self.headers) if counted else 0
+        if len(self.url) + size > limit or (self._phase == HEADER and not counted and self._header > limit):
+            what = f"the header is longer than {limit // 1024} KiB"
+            return Refused("header", 431, what, "send less; see TRUECOURSE_HEADER_LIMIT")
+        return None
+
+    def _reject(self, refused: Refused) -> None:
+        """Answer what is no request, once those before it are answered, and end the connection."""
+        self._phase, self._is_last, self.deadline = NOTHING, True, self.loop.time() + LINGER
+        answer = _written(self.guard.refuse(refused), self.server_state.default_headers)
+        if self._is_answering:
+            self._drop_incomplete()
+            self._farewell, self.deadline = answer, math.inf
+            return
+        self.transport.write(answer)
+        if refused.reason == "header" and self.transport.can_write_eof():
+            self.transport.write_eof()
+        elif refused.reason != "header":
+            self.transport.close()
+
+    def expire(self) -> None:
+        """The client took too long."""
+        if self._is_answering:  # the client waits for us
+            self.deadline = self.loop.time() + self.guard.connections.header_seconds
+        elif self._phase == HEADER and self._header:
+            seconds = self.guard.connections.header_seconds
+            what = f"the header did not come in within {seconds:g} s"
+            self._reject(Refused("timeout", 408, what, "send the header at once"))
+        elif self._phase == REQUEST:
+            self.transport.close()
+        else:
+            self.drop()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. Whether it is still to get an answer."""
+        if is_ssl(self.transport) or self._phase == NOTHING or not self._is_answering:
+            return False
+        self._drop_incomplete()
+        self._phase, self._is_last, self.deadline = NOTHING, True, math.inf
+        return True
+
+    def _drop_incomplete(self) -> None:
+        """Forget the last request, behind others, if the rest of it will never come in."""
+        if self.cycle.more_body:
+            self.pipeline.popleft()
+
+    def shutdown(self) -> None:
+        """The server stops: what is on its way is answered, and its answer is the last."""
+        if self._phase in (REQUEST, HEADER) and not (self._is_answering or self._is_arriving):
+            self.transport.close()
+            return
+        self._is_last = True
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    @property
+    def _is_arriving(self) -> bool:
+        return self._phase == HEADER and self._header > 0
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return False
+
+
+def _written(reply: Reply, before: Any = ()) -> bytes:
+    headers = [*before, *reply.headers, (b"content-length", b"%d" % len(reply.body))]
+    headers += [CLOSE] if CLOSE not in headers else []
+    lines = [b"%s: %s\r\n" % header for header in headers]
+    return b"".join([STATUS_LINE[reply.status], *lines, b"\r\n", reply.body])

@@ -1,0 +1,50 @@
+"""Certificates of our own making, with a chain or without, valid or not."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+
+@dataclass(frozen=True)
+class Made:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def key_pem(self, password: bytes = b"") -> bytes:
+        hidden: Any = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+
+    def write(self, folder: Path, *chain: "Made") -> tuple[Path, Path]:
+        folder.mkdir(exist_ok=True)
+        (folder / "certificate.pem").write_bytes(b"".join(one.pem for one in (self, *chain)))
+        (folder / "key.pem").write_bytes(self.key_pem())
+        return folder / "certificate.pem", folder / "key.pem"
+
+
+def make(name: str, issuer: Made | None = None, days: tuple[float, float] = (-1, 1)) -> Made:
+    """Of a DNS name, signed by the issuer or by itself; valid from and to so many days from now."""
+    key, subject = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
+    )
+    now = datetime.now(UTC)
+    signer = issuer or Made(None, key)  # type: ignore[arg-type]
+    made = (
+        x509.CertificateBuilder().subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now + timedelta(days=days[0]))
+        .not_valid_after(now + timedelta(days=days[1]))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(signer.key, hashes.SHA256())
+    )  # fmt: skip
+    return Made(made, key)

@@ -1,0 +1,121 @@
+"""Certificates that cannot be served with are named before anything starts; our own probes know ours by its bytes."""
+
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from services import launch
+from services.certificates import Certificates
+from services.connection import open_url
+from tests.certificates import Made, make
+from tests.echo import served
+from truecourse.client import Client
+from truecourse.errors import PlatformError, SettingsError
+from truecourse.tls import read_certificate
+
+ROOT = make("root")
+MIDDLE = make("middle", ROOT)
+LEAF = make("endpoint.example", MIDDLE)
+OTHER = make("other.example")
+Files = tuple[bytes, bytes]
+PEM = LEAF.pem
+WRONG: dict[str, tuple[Files, str, str]] = {
+    "another's key": ((PEM, OTHER.key_pem()), "KEY", "is not the key of the certificate"),
+    "encrypted": ((PEM, LEAF.key_pem(b"secret")), "KEY", "is encrypted"),
+    "exchanged": ((LEAF.key_pem(), PEM), "CERTIFICATE", "holds a key and no certificate"),
+    "no key": ((PEM, PEM), "KEY", "holds a certificate and no key"),
+    "junk": ((b"junk", LEAF.key_pem()), "CERTIFICATE", "holds no certificate in PEM"),
+    "junk for a key": ((PEM, b"junk"), "KEY", "holds no private key in PEM"),
+    "empty": ((PEM, b""), "KEY", "holds no private key in PEM"),
+    "cut off": ((PEM[:200], LEAF.key_pem()), "CERTIFICATE", "holds no certificate in PEM"),
+    "wrong chain": ((PEM + ROOT.pem, LEAF.key_pem()), "CERTIFICATE", "was not issued by the next"),
+    "wrong order": ((MIDDLE.pem + PEM, LEAF.key_pem()), "CERTIFICATE", "begins with another certificate"),
+    "foreign root": ((PEM + MIDDLE.pem + OTHER.pem, LEAF.key_pem()), "CERTIFICATE", "was not issued by the next"),
+}
+OVER = {"expired": ((-9.0, -1.0), "expired"), "early": ((1.0, 9.0), "is not valid until")}
+
+
+def written(folder: Path, files: Files) -> tuple[str, str]:
+    names = folder / "certificate.pem", folder / "key.pem"
+    for name, data in zip(names, files, strict=True):
+        name.write_bytes(data)
+    return str(names[0]), str(names[1])
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_is_named_before_anything_starts(
+    kind: str, tmp_path: Path, home: Path, configure: Callable[..., None]
+) -> None:
+    files, setting, what = WRONG[kind]
+    certificate, key = written(tmp_path, files)
+    configure(tls_certificate=certificate, tls_key=key)
+    with pytest.raises(SettingsError, match=what) as refused:
+        launch.start(tmp_path / "no bento", 1, tmp_path / "log")
+    assert refused.value.where.startswith(f"TRUECOURSE_TLS_{setting}={tmp_path}")
+    assert refused.value.cure or kind == "cut off"
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("kind", OVER)
+def test_a_certificate_has_to_be_valid_now_and_so_do_its_issuers(kind: str, which: int, tmp_path: Path) -> None:
+    days, what = OVER[kind]
+    issuer = make("issuer", days=days if which else (-1, 1))
+    leaf = make("endpoint.example", issuer, days=(-1, 1) if which else days)
+    with pytest.raises(SettingsError, match=what):
+        read_certificate(*map(str, leaf.write(tmp_path, issuer)))
+
+
+def test_a_file_that_is_not_there_and_one_of_two_settings_are_named(tmp_path: Path) -> None:
+    certificate, key = map(str, LEAF.write(tmp_path))
+    for files, setting, what in (
+        ((certificate, ""), "KEY", "is not set"),
+        (("", key), "CERTIFICATE", "is not set"),
+        ((f"{certificate}x", key), "CERTIFICATE", "No such file"),
+        ((certificate, str(tmp_path)), "KEY", "Is a directory"),
+    ):
+        with pytest.raises(SettingsError, match=what) as refused:
+            read_certificate(*files)
+        assert f"TRUECOURSE_TLS_{setting}" in refused.value.where
+
+
+@pytest.mark.parametrize("chain", [(), (MIDDLE,), (MIDDLE, ROOT)])
+def test_a_whole_chain_and_a_part_of_one_are_taken(chain: tuple[Made, ...], tmp_path: Path) -> None:
+    read_certificate(*map(str, LEAF.write(tmp_path, *chain)))
+
+
+def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure: Callable[..., None]) -> None:
+    certificate, key = map(str, LEAF.write(tmp_path / "ours", MIDDLE))
+    other, _ = map(str, OTHER.write(tmp_path / "other"))
+    with served(True, certificates=Certificates(certificate, key)) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        configure(tls_certificate=certificate, tls_key=key, endpoint_port=server.port)
+        assert launch.ready(server.port)
+        assert launch.ready(1, url, certificate)
+        with pytest.raises(PlatformError, match="something else answers"):
+            launch.ready(1, url, other)
+        with pytest.raises(urllib.error.URLError):
+            open_url(url)
+        assert Client(url, pin=certificate)._ask("predict", b"abc") == {"length": 3}
+        for client in (Client(url, pin=other), Client(url), Client(url, certificate=certificate)):
+            with pytest.raises(PlatformError, match="does not answer"):
+                client.about()
+    assert not launch.ready(server.port), "nobody listens"
+
+
+def test_a_link_that_is_exchanged_is_a_change(tmp_path: Path) -> None:
+    """As Kubernetes exchanges the files of a secret."""
+    for name in ("first", "second"):
+        make(f"{name}.example").write(tmp_path / name)
+    link = tmp_path / "now"
+    link.symlink_to(tmp_path / "first")
+    certificates = Certificates(str(link / "certificate.pem"), str(link / "key.pem"))
+    before = certificates.context
+    certificates.check()
+    assert certificates.context is before
+    (tmp_path / "new").symlink_to(tmp_path / "second")
+    (tmp_path / "new").replace(link)
+    certificates.check()
+    assert certificates.context is not before

@@ -1,0 +1,376 @@
+"""What a client may hold of a worker before it has asked for anything, or without ever asking."""
+
+import asyncio
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.certificates import Certificates
+from services.transport import RESERVED, Connections
+from tests.certificates import make
+from tests.conftest import wait_until
+from tests.echo import Asked, head, post, served
+from truecourse.settings import Settings
+
+SOON = 0.4
+OFF = "origin: http://elsewhere"
+"""A header that takes a request off the fast path."""
+PATHS = {"fast": (), "off": (OFF,)}
+KEPT = post(b"abc", last=False)
+
+
+@contextmanager
+def connected(server: Asked) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        yield connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the end."""
+    found = []
+    try:
+        while part := connection.recv(65536):
+            found.append(part)
+    except ConnectionResetError:
+        found.append(b"(reset)")
+    return b"".join(found)
+
+
+def statuses(answer: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"HTTP/1.1 (\d+)", answer)]
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Asked]:
+    with served(True, header_timeout=SOON, request_timeout=1, keep_alive=2) as server:
+        yield server
+
+
+LARGE: dict[str, tuple[bytes, int]] = {
+    "one header": (b"x: " + b"a" * (120 << 20), 431),
+    "many headers": (b"".join(b"x-%d: y\r\n" % i for i in range(100_000)), 431),
+    "a few too many": (b"".join(b"x-%d: y\r\n" % i for i in range(101)) + b"\r\n", 431),
+    "a little too large": (b"x: " + b"a" * (33 << 10) + b"\r\n\r\n", 431),
+    "one name": (b"a" * (4 << 20), 431),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("behind", [b"", post(b"abc", last=False)], ids=["first", "behind another"])
+def test_a_large_header_is_refused_and_holds_nobody_up(ours: Asked, kind: str, behind: bytes) -> None:
+    data, status = LARGE[kind]
+    done = threading.Event()
+    waits: list[float] = []
+
+    def ask() -> None:
+        with connected(ours) as connection:
+            while not (done.is_set() and waits):
+                began = time.perf_counter()
+                connection.sendall(post(b"abc", last=False))
+                assert b"200" in connection.recv(65536)
+                waits.append(time.perf_counter() - began)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with connected(ours) as connection:
+        if behind:
+            connection.sendall(behind)
+            assert statuses(connection.recv(65536)) == [200]
+        connection.sendall(b"POST /predict HTTP/1.1\r\nhost: here\r\n" + data)
+        found = rest(connection)
+    done.set()
+    asking.join()
+    assert statuses(found) == [status], found[:300]
+    assert b"connection: close" in found
+    assert sorted(waits)[len(waits) // 2] < 0.1, "the median of another client"
+    wait_until(lambda: not len(ours.guard.connections), 5, "the end of the connections")
+
+
+@pytest.mark.parametrize("length", [9_000, 1 << 20])
+def test_a_long_request_line_is_a_414(ours: Asked, length: int) -> None:
+    with connected(ours) as connection:
+        connection.sendall(b"GET /" + b"a" * length)
+        assert statuses(rest(connection)) == [414]
+
+
+@pytest.mark.parametrize("cut", [100, 15_000, 25_000])
+def test_a_body_does_not_count_as_header(ours: Asked, cut: int) -> None:
+    data = post(b"b" * 60_000, "x: " + "a" * 20_000)
+    found = ours.ask(KEPT + data[:cut], data[cut:])
+    assert statuses(found) == [200, 200]
+    assert found.endswith(b'{"length": 60000}')
+
+
+SLOW = {
+    "half a line": b"POST /pre",
+    "half a header": head(5)[:-9],
+    "lines' ends": b"\r\n" * 3 + b"GET /",
+    "half a header behind another": post(b"abc", last=False) + head(5)[:30],
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize("dripping", [False, True])
+def test_a_header_that_does_not_come_in_is_a_408(ours: Asked, kind: str, dripping: bool) -> None:
+    began = time.monotonic()
+    with connected(ours) as connection:
+        connection.sendall(SLOW[kind])
+        connection.settimeout(0.05)
+        found = b""
+        while time.monotonic() < began + 5:
+            try:
+                part = connection.recv(65536)
+            except TimeoutError:
+                if dripping:
+                    connection.send(b"a")
+                continue
+            except ConnectionResetError:
+                part = b""
+            found += part
+            if not part:
+                break
+    assert statuses(found) == ([200, 408] if "behind" in kind else [408])
+    assert SOON * 0.9 < time.monotonic() - began < SOON + 1
+
+
+@pytest.mark.parametrize(("sent", "seconds"), [(b"", SOON), (post(b"abc", last=False), 2), (KEPT + b"\r\n", 2)])
+def test_a_connection_that_asks_nothing_is_closed_without_a_word(ours: Asked, sent: bytes, seconds: float) -> None:
+    with connected(ours) as connection:
+        connection.sendall(sent)
+        if sent:
+            assert statuses(connection.recv(65536)) == [200]
+        began = time.monotonic()
+        assert rest(connection).replace(b"(reset)", b"") == b""
+    assert seconds * 0.8 < time.monotonic() - began < seconds + 1.2
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("framing", [("content-length: 100", b"a"), ("transfer-encoding: chunked", b"1\r\na\r\n")])
+def test_a_body_that_does_not_come_in_is_a_408(ours: Asked, path: str, framing: tuple[str, bytes]) -> None:
+    began = time.monotonic()
+    with connected(ours) as connection:
+        connection.sendall(head(None, framing[0], *PATHS[path], last=False))
+        connection.settimeout(0.1)
+        found = b""
+        while not found and time.monotonic() < began + 8:
+            connection.sendall(framing[1])
+            try:
+                found = connection.recv(65536)
+            except TimeoutError:
+                continue
+    assert statuses(found) == [408]
+    assert 0.9 < time.monotonic() - began < 2.5
+
+
+def test_a_body_that_nobody_waits_for_is_not_taken_for_ever(ours: Asked) -> None:
+    """It was answered before it came in."""
+    began = time.monotonic()
+    with connected(ours) as connection:
+        connection.sendall(head(None, "transfer-encoding: chunked", path="/livez", method="GET", last=False))
+        assert statuses(connection.recv(65536)) == [200]
+        with suppress(OSError):
+            while time.monotonic() < began + 8:
+                connection.sendall(b"1\r\na\r\n")
+                time.sleep(0.05)
+    assert time.monotonic() - began < 6
+
+
+def test_pipelined_requests_are_answered_before_more_are_read(ours: Asked) -> None:
+    most = 0
+    with connected(ours) as connection:
+        sending = threading.Thread(target=connection.sendall, args=(KEPT * 8_000 + post(b"ab"),))
+        sending.start()
+        found = b""
+        while part := connection.recv(1 << 20):
+            found += part
+            most = max([most, *(len(one.pipeline) for one in list(ours.guard.connections._open))])  # type: ignore[attr-defined]
+        sending.join()
+    assert found.count(b"HTTP/1.1 200") == 8_001
+    assert most < 4_000
+
+
+class Held:
+    """A connection whose client reads nothing."""
+
+    deadline, rank, is_stuck, dropped = float("inf"), None, True, False
+
+    def expire(self) -> None:
+        raise AssertionError
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+def test_who_does_not_read_is_dropped() -> None:
+    connections, held = Connections(Settings(request_timeout=1), None), Held()  # type: ignore[arg-type]
+
+    async def hold() -> None:
+        connections.open(held, ("127.0.0.1", 1))
+        await asyncio.sleep(0.9)
+        assert not held.dropped
+        await asyncio.sleep(0.9)
+
+    asyncio.run(hold())
+    assert held.dropped
+
+
+def test_thousands_of_idle_connections_of_one_address_leave_room(home: Path) -> None:
+    with served(True, max_connections_per_address=50, header_timeout=60) as server, ExitStack() as idle:
+        for sent in (b"", b"POST /pre", head(5)) * 100:
+            connection = idle.enter_context(connected(server))
+            connection.sendall(sent)
+            assert len(server.guard.connections) <= 50
+        assert statuses(server.ask(post(b"abc"))) == [200]
+        assert server.counted()["connections"] >= 250
+    assert not len(server.guard.connections)
+
+
+def test_there_is_a_limit_in_all_and_what_is_being_answered_stays(home: Path) -> None:
+    with served(True, max_connections=3, max_connections_per_address=0) as server, ExitStack() as open_ones:
+        waiting = [open_ones.enter_context(connected(server)) for _ in range(3)]
+        for connection in waiting:
+            connection.sendall(post(b"never"))
+        wait_until(lambda: len(server.echo.waiting) == 3, 5, "three requests")
+        refused = server.ask()
+        assert statuses(refused) == [503]
+        assert b"retry-after: 1" in refused
+        for answer in server.echo.waiting:
+            server.echo.loop.call_soon_threadsafe(answer)
+        assert [statuses(rest(connection)) for connection in waiting] == [[200]] * 3
+
+
+def test_the_limit_by_address_holds_for_no_trusted_proxy(home: Path) -> None:
+    settings = {"max_connections_per_address": 2, "trusted_proxies": "10.0.0.0/8, 127.0.0.1", "header_timeout": 60}
+    with served(True, **settings) as server, ExitStack() as several:
+        for _ in range(10):
+            several.enter_context(connected(server))
+        wait_until(lambda: len(server.guard.connections) == 10, 5, "ten connections")
+
+
+def test_where_the_system_allows_fewer_files_there_are_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (300, 400))
+    asked: list[Any] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    connections = Connections(Settings(max_connections=1000), None)  # type: ignore[arg-type]
+    connections.reserve_files()
+    assert asked == [(400, 400)]
+    assert connections.most == 400 - RESERVED
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("body", [b"abc", b"later"])
+def test_a_client_that_has_sent_all_gets_its_answer(ours: Asked, path: str, body: bytes) -> None:
+    for parts in (
+        (post(body, *PATHS[path], last=False),),
+        (post(body, *PATHS[path], last=False), post(b"ab", last=False)),
+    ):
+        with connected(ours) as connection:
+            connection.sendall(b"".join(parts))
+            connection.shutdown(socket.SHUT_WR)
+            assert statuses(rest(connection)) == [200] * len(parts)
+
+
+def test_one_that_ends_amid_a_request_gets_the_answers_to_those_before(ours: Asked) -> None:
+    for half in (b"POST /pre", head(5, last=False) + b"ab"):
+        with connected(ours) as connection:
+            connection.sendall(post(b"later", last=False) + half)
+            connection.shutdown(socket.SHUT_WR)
+            assert statuses(rest(connection)) == [200]
+    wait_until(lambda: not len(ours.guard.connections), 5, "the end of the connections")
+
+
+def test_what_is_on_its_way_when_the_server_stops_is_answered(home: Path) -> None:
+    with ExitStack() as several:
+        with served(True) as server:
+            idle, half, silent = (several.enter_context(connected(server)) for _ in range(3))
+            idle.sendall(post(b"abc", last=False))
+            assert statuses(idle.recv(65536)) == [200]
+            half.sendall(post(b"abc", last=False)[:20])
+            time.sleep(0.1)
+            threading.Timer(0.3, half.sendall, (post(b"abc", last=False)[20:],)).start()
+        assert rest(idle) == rest(silent) == b""
+        answer = rest(half)
+        assert statuses(answer) == [200]
+        assert b"connection: close" in answer
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Asked, Certificates]]:
+    certificates = Certificates(*map(str, make("first.example").write(tmp_path / "tls")))
+    with served(True, header_timeout=SOON, max_connections_per_address=20, certificates=certificates) as server:
+        yield server, certificates
+
+
+@contextmanager
+def secure(server: Asked, loop: str = "") -> Iterator[ssl.SSLSocket]:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with connected(server) as connection, context.wrap_socket(connection, server_hostname="first.example") as wrapped:
+        yield wrapped
+
+
+def test_requests_are_answered_over_tls_and_held_to_the_same(encrypted: tuple[Asked, Certificates]) -> None:
+    server, _ = encrypted
+    with secure(server) as connection:
+        connection.sendall(post(b"abc", last=False) + post(b"later"))
+        assert statuses(rest(connection)) == [200, 200]
+    with secure(server) as connection:
+        connection.sendall(b"GET /x HTTP/1.1\r\nx: " + b"a" * (40 << 10))
+        assert statuses(rest(connection)) == [431]
+    with secure(server) as connection:
+        connection.sendall(b"GET /x HTTP")
+        assert statuses(rest(connection)) == [408]
+    assert server.echo.direct == 1
+
+
+def test_handshakes_that_are_never_finished_hold_nothing(encrypted: tuple[Asked, Certificates]) -> None:
+    server, _ = encrypted
+    with ExitStack() as several:
+        for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 40:
+            several.enter_context(connected(server)).sendall(sent)
+            assert len(server.guard.connections) <= 20
+        with secure(server) as connection:
+            connection.sendall(post(b"abc"))
+            assert statuses(rest(connection)) == [200]
+        wait_until(lambda: not len(server.guard.connections), 5, "the end of the handshakes")
+    with connected(server) as connection:
+        connection.sendall(post(b"abc"))  # in the clear
+        assert statuses(rest(connection)) == []
+
+
+def test_a_certificate_is_read_again_and_a_broken_one_is_not_used(
+    encrypted: tuple[Asked, Certificates], tmp_path: Path
+) -> None:
+    server, certificates = encrypted
+    with secure(server) as before:
+        first = before.getpeercert(True)
+        before.sendall(KEPT)
+        assert statuses(before.recv(65536)) == [200]
+        make("second.example").write(tmp_path / "tls")
+        certificates.check()
+        with secure(server) as after:
+            second = after.getpeercert(True)
+            assert second != first
+        (tmp_path / "tls" / "key.pem").write_bytes(make("third.example").key_pem())
+        certificates.check()
+        assert certificates.error == "", "the certificate may be on its way"
+        certificates.check()
+        assert "is not the key of the certificate" in certificates.error
+        assert not certificates.status()["answers"]
+        with secure(server) as after:
+            assert after.getpeercert(True) == second
+        make("fourth.example").write(tmp_path / "tls")
+        certificates.check()
+        assert certificates.status()["answers"]
+        before.sendall(post(b"abc"))  # a connection outlives them all
+        assert statuses(rest(before)) == [200]

@@ -6,6 +6,7 @@ from typing import Any
 from truecourse.deployment import DeploymentConfig
 from truecourse.references import ArtifactRef, ModelVersion
 from truecourse.serving_image import image, variables
+from truecourse.settings import prefect_retention
 
 Document = dict[str, Any]
 PLATFORM = "truecourse-platform"
@@ -100,6 +101,7 @@ def _prefect() -> Document:
             "PREFECT_API_DATABASE_CONNECTION_URL": POSTGRES.replace("://", "+asyncpg://") + "/prefect",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_HOME": "/tmp/prefect",  # noqa: S108
+            **prefect_retention(),
         },
         "ports": ["4200:4200"],
         "depends_on": {"postgres": {"condition": "service_healthy"}},

@@ -132,7 +132,8 @@ def _probe(uri: str) -> None:
         what = f"MLflow does not answer: {type(error).__name__}"
         raise MirrorError(what, where=_place(uri), cure=_CURE) from None
     except (OSError, ValueError, sqlite3.Error) as error:
-        raise MirrorError(f"MLflow's database cannot be read: {error}", where=_place(uri), cure=_CURE) from None
+        cure = "wait for whoever locks it, or move a damaged one away; then `truecourse mirror write` fills it again"
+        raise MirrorError(f"MLflow's database cannot be read: {error}", where=_place(uri), cure=cure) from None
 
 
 @lru_cache(maxsize=4)

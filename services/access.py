@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 
 from services import docs
+from services.peers import parse_networks
 from truecourse import keys
 from truecourse.addresses import is_loopback
 from truecourse.digests import sha256
@@ -103,8 +104,9 @@ def require_keys_beyond_loopback(settings: Settings) -> None:
 
 def require_servable(settings: Settings) -> None:
     """Raises SettingsError if an endpoint of these settings would be open to the network, or its certificate is not
-    usable."""
+    usable, or a proxy that it trusts is no address."""
     require_keys_beyond_loopback(settings)
+    parse_networks(settings.trusted_proxies)
     if settings.tls_certificate or settings.tls_key:
         read_certificate(settings.tls_certificate, settings.tls_key)
 

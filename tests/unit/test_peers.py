@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.access import require_keys_beyond_loopback
+from services.access import require_keys_beyond_loopback, require_servable
 from services.guard import Guard
 from services.peers import counted_as, is_local, is_within, parse_networks
 from services.served import Served
@@ -96,7 +96,7 @@ def test_only_what_stands_for_a_client_is_counted() -> None:
     assert is_within(("::ffff:10.9.9.9", 1), proxies)
     assert not is_within(("192.0.2.2", 1), proxies)
     with pytest.raises(SettingsError, match="is no address"):
-        parse_networks("proxy.example")
+        require_servable(Settings(trusted_proxies="10.0.0.1, proxy.example"))
 
 
 def test_an_address_that_others_reach_is_not_listened_on_without_keys() -> None:

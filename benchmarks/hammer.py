@@ -19,7 +19,7 @@ SETTLED = 1.0
 """Seconds after the load for which the endpoint is asked whether it has recovered."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Connection:
     """`sent`: when its request was, or was due to be; 0 while it is free."""
 
@@ -31,7 +31,9 @@ class Connection:
 @dataclass
 class Hammer:
     """`rate`: requests a second that come by chance, over at most `connections`; None: each connection asks again once
-    it is answered. `warm`: seconds that are not counted."""
+    it is answered. `warm`: seconds that are not counted. What comes of it: `counts` of answers by status, of
+    connections that the endpoint `closed` before it answered, of requests that were `due` and `unsent`; the seconds of
+    answers (`latencies`) and of refusals (`refused`); how many seconds too `late` the generator itself was at most."""
 
     port: int
     request: bytes
@@ -119,7 +121,10 @@ class Hammer:
             self._lost(connection)
 
     def _lost(self, connection: Connection) -> None:
-        if connection.sent >= self._from:
+        """The endpoint closed it; another takes its place."""
+        if connection in self._free:
+            self._free.remove(connection)
+        elif connection.sent >= self._from:
             self.counts["closed"] += 1
         self._poll.unregister(connection.socket.fileno())
         del self._all[connection.socket.fileno()]
@@ -159,6 +164,7 @@ class Hammer:
         if self._again:
             self._send(connection, now)
         else:
+            connection.sent = 0.0
             self._free.append(connection)
 
 

@@ -4,7 +4,7 @@ clients that never back off. Answers a second come first: an endpoint that refus
 Capacity is what 16 clients get that ask again as soon as they are answered. The same load generator measures all the
 rest, in processes of its own that spend a few microseconds on a request; where `wrk` is installed it says how much it
 gets, too. Closed loop: so many connections, each of which asks again at once. Open loop: requests that come by chance
-at a rate, over at most 1,024 connections; one that comes while none of them is free is not sent, and counted so. All of
+at a rate, over at most 1,000 connections; one that comes while none of them is free is not sent, and counted so. All of
 it once by itself, and once beside two processes that never rest.
 """
 
@@ -32,7 +32,7 @@ from truecourse.settings import REPOSITORY, get_settings
 CLIENTS = 16
 CLOSED = (64, 256)
 OPEN = (1.5, 3.0, 10.0)
-CONNECTIONS = 1024
+CONNECTIONS = 1000
 BUSY = 2
 OBJECTIVE_MS = 100.0
 _WRK = """

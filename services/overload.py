@@ -16,6 +16,8 @@ from services.queueing import FairQueue
 Clock = Callable[[], float]
 REQUEST, BYTE = 50e-6, 20e-9
 """Seconds that a request and a byte of its body are expected to take until one of its kind was answered."""
+LEAST = 1e-6
+"""Seconds that any request is thought to take."""
 MEMORY = 100
 """So many requests make up the moving mean of a kind."""
 
@@ -32,7 +34,8 @@ class Kind:
     def learn(self, seconds: float) -> None:
         """One took so many. Where it is far more than the others took, the machine did something else meanwhile."""
         self.answered += 1
-        self.seconds += (min(seconds, 4 * self.seconds) - self.seconds) / min(self.answered, MEMORY)
+        within = min(max(seconds, LEAST), 4 * self.seconds)
+        self.seconds += (within - self.seconds) / min(self.answered, MEMORY)
 
 
 class Kinds:
@@ -64,8 +67,8 @@ class Waits:
         self.factor, self._deviation = 1.0, 0.0
 
     def expected(self, work: float, limit: float) -> float:
-        """Seconds. However much waits vary, a queue that is over in half the limit is short enough."""
-        return self.factor * work + min(2 * self._deviation, limit / 2)
+        """Seconds. However much waits vary, a queue that is over in three quarters of the limit is short enough."""
+        return self.factor * work + min(2 * self._deviation, limit / 4)
 
     def learn(self, work: float, took: float) -> None:
         """A request had so many seconds of work before it, its own among them, and was answered after so many."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.exchange import Exchange
-from services.overload import BYTE, REQUEST, Load, Pace, Task, Waits
+from services.overload import BYTE, REQUEST, Kind, Load, Pace, Task, Waits
 from services.scheduling import ONE, TURN
 
 LIMIT = 0.1
@@ -209,6 +209,16 @@ def test_long_bodies_are_expected_to_take_as_long_as_they_took() -> None:
         assert 0.5 * most <= count <= 1.2 * most
         while load.light.queue:
             load.light.queue.pop()
+
+
+def test_a_kind_that_takes_no_time_is_learned_too() -> None:
+    kind = Kind(REQUEST)
+    for _ in range(5):
+        kind.learn(0.0)
+    assert kind.seconds > 0
+    for _ in range(2000):
+        kind.learn(0.01)
+    assert kind.seconds > 0.009
 
 
 def test_what_threads_work_on_is_waited_for_by_what_needs_them_alone() -> None:

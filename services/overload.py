@@ -119,6 +119,7 @@ class Load:
         self._limit, self.clock = limit, clock
         self._kinds = Kinds()
         self._refused = -math.inf
+        self._round = 0.0
         self.light, self.heavy = Lane(), Lane()
 
     def admits(self, exchange: Exchange) -> bool:
@@ -131,10 +132,19 @@ class Load:
 
     def fits(self, lane: Lane, caller: str) -> bool:
         limit = self._limit()
-        if not limit or lane.fits(caller, limit):
+        if not limit or lane.fits(caller, limit - self._unseen(limit)):
             return True
         self._refused = self.clock()
         return False
+
+    def rounded(self, seconds: float) -> None:
+        """The event loop has read what had come and done its turn of work: so long, at worst, did a request wait that
+        has not been read yet."""
+        self._round += (seconds - self._round) / 4
+
+    def _unseen(self, limit: float) -> float:
+        """Seconds that a request is thought to have waited before it was read."""
+        return min(self._round, limit / 4)
 
     def put(self, exchange: Exchange, body: bytes, done: Done) -> None:
         kind = self._kinds.of(exchange.path, len(body))
@@ -150,7 +160,8 @@ class Load:
         """What is to be answered next, for about so many seconds, and what is to be refused though it was let in: while
         others are refused, what waited longer than the limit gives way to what can still be in time."""
         limit, now = self._limit(), self.clock()
-        oldest = now - limit if limit and now - self._refused <= self.REMEMBERED else -math.inf
+        overloaded = limit and now - self._refused <= self.REMEMBERED
+        oldest = now - limit + self._unseen(limit) if overloaded else -math.inf
         taken: list[Task] = []
         late: list[Task] = []
         queue = lane.queue
@@ -187,21 +198,31 @@ def _length(exchange: Exchange) -> int:
 
 class Pace:
     """Spreads refusals: a client that asks again as soon as it is refused would have the worker do nothing else. So
-    many at once are refused at once, and RATE a second after that; others get theirs when it is their turn, and are
-    not read from until then. RATE of them take less than a tenth of a worker's time."""
+    many at once are refused at once, and after that as many as take SHARE of the time; others get theirs when it is
+    their turn, and are not read from until then."""
 
-    RATE, AT_ONCE = 2_000, 100
-    LONGEST = 2.0
+    SHARE, AT_ONCE = 0.1, 100
+    LONGEST = 5.0
     """Seconds."""
+    BESIDES = 2.0
+    """How many times longer a refusal takes than reading the request: the calls of the system around it."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
-        self._clock = clock
+        self.clock = clock
+        self._kind = Kind(REQUEST / 2)
         self._next = -math.inf
 
-    def delay(self) -> float | None:
-        """Seconds until the next refusal may be sent. None where too many wait: then the connection is to be closed."""
-        now = self._clock()
-        following = max(self._next, now - self.AT_ONCE / self.RATE) + 1 / self.RATE
+    @property
+    def rate(self) -> float:
+        """Refusals a second."""
+        return self.SHARE / (self.BESIDES * self._kind.seconds)
+
+    def delay(self, began: float) -> float | None:
+        """Seconds until the next refusal may be sent, of a request that was read from `began` until now. None where too
+        many wait: then the connection is to be closed."""
+        now = self.clock()
+        self._kind.learn(now - began)
+        following = max(self._next, now - self.AT_ONCE / self.rate) + 1 / self.rate
         if following > now + self.LONGEST:
             return None
         self._next = following

@@ -59,7 +59,7 @@ class Protection:
             return None
         exchange.receive = receive
         try:
-            reply = await self._reply(exchange) if refused is None else await self._refuse(refused)
+            reply = await self._reply(exchange) if refused is None else await self._refuse(exchange, refused)
             exchange.status = reply.status
             await reply.send(send, scope["method"] == "HEAD")
         finally:
@@ -84,8 +84,8 @@ class Protection:
                 raise
             return guard.refuse(guard.lateness(exchange))
 
-    async def _refuse(self, refused: Refused) -> Reply:
-        reply, delay = self._guard.refuse(refused), self._guard.pace.delay()
+    async def _refuse(self, exchange: Exchange, refused: Refused) -> Reply:
+        reply, delay = self._guard.refuse(refused), self._guard.pace.delay(exchange.begun)
         if delay is None:
             return reply.last
         if delay:

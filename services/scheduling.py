@@ -35,6 +35,7 @@ class Scheduler:
     def __init__(self, load: Load, work: Work, threads: Executor, refuse: Callable[[], Reply]) -> None:
         self._load, self._work, self._threads, self._refuse = load, work, threads, refuse
         self._awake = False
+        self._woken = 0.0
         self._running = 0
 
     def put(self, exchange: Exchange, body: bytes, done: Done) -> None:
@@ -44,7 +45,7 @@ class Scheduler:
 
     def _wake(self) -> None:
         if not self._awake:
-            self._awake = True
+            self._awake, self._woken = True, self._load.clock()
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -55,6 +56,7 @@ class Scheduler:
             if tasks:
                 self._answer(tasks)
         finally:
+            load.rounded(load.clock() - self._woken)
             if load.light.queue:
                 self._wake()
             self._start()

@@ -31,12 +31,14 @@ class Scoring(Protocol):
 
 class Wire(BoundedProtocol):
     """The protocol of a connection. `_held`: the request that is answered here, while there is one, and what it
-    is handed to if it turns out not to be ordinary; `_exchange` from when it was looked at."""
+    is handed to if it turns out not to be ordinary; `_exchange` from when it was looked at. `_began`: when what
+    came last began to be read."""
 
     endpoint: Scoring
     _held: tuple[RequestResponseCycle, App] | None = None
     _exchange: Exchange | None = None
     _reading = False
+    _began = 0.0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._reading and not self.flow.write_paused and self._ordinary(cycle):
@@ -55,6 +57,7 @@ class Wire(BoundedProtocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        self._began = self.guard.pace.clock()
         self._reading = True  # one that waited behind another, and is begun by its answer, is the application's
         try:
             super().data_received(data)
@@ -102,7 +105,7 @@ class Wire(BoundedProtocol):
     def _refuse(self, cycle: RequestResponseCycle, exchange: Exchange, refused: Refused) -> None:
         """At once, or when it is its turn: until then nothing more is read of the connection."""
         exchange.refused = True
-        reply, delay = self.guard.refuse(refused), self.guard.pace.delay()
+        reply, delay = self.guard.refuse(refused), self.guard.pace.delay(self._began)
         if delay:
             self.flow.pause_reading()
             self.loop.call_later(delay, self._answer, cycle, exchange, reply)

@@ -18,7 +18,7 @@ from cli.endpoint import (
     row_of,
 )
 from cli.output import Answer, Json, ProblemName, command, print_json, stderr
-from cli.serving import Serving, reported
+from cli.serving import Serving, end_left, reported
 from cli.views import explanation_view, pairs, prediction_view, request_view
 from services import launch
 from services.access import require_servable
@@ -27,7 +27,7 @@ from truecourse.addresses import require_free
 from truecourse.errors import ModelError, PlatformError, RequestError
 from truecourse.loading import load_problem
 from truecourse.logfiles import tail
-from truecourse.processes import end, leftovers, terminable, undisturbed
+from truecourse.processes import leftovers, terminable, undisturbed
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 
@@ -49,7 +49,7 @@ def serve(
     settings, name = get_settings(), load_problem(problem).name
     port = port or settings.endpoint_port
     require_servable(settings)
-    end([one.process for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
+    end_left([one for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
     require_free(settings.host, port, "the endpoint", PORT)
     url = endpoint_url(port)
     with ExitStack() as stack:

@@ -1,20 +1,22 @@
 """An endpoint and its shipper as parts that are kept alive, of `up` and of `serve`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cli.endpoint import endpoint_url, start_endpoint, start_shipper
+from cli.output import stderr
 from services import launch
 from services.supervisor import Part
 from truecourse import endpoints
 from truecourse.addresses import require_free
 from truecourse.errors import ModelError, PlatformError, StorageError
 from truecourse.logfiles import rotate
-from truecourse.processes import Child
+from truecourse.processes import Child, Leftover, end
 from truecourse.repeats import Repeats
 from truecourse.settings import get_settings
+from truecourse.wording import counted
 
 
 class Serving:
@@ -52,6 +54,14 @@ class Serving:
             if self._folder is None or not self._folder.is_dir():
                 raise
             return self._folder
+
+
+def end_left(left: Sequence[Leftover]) -> None:
+    """End what a killed command has left running, and say so."""
+    if left:
+        names = ", ".join(sorted({one.name for one in left}))
+        stderr().print(f"ending {counted(len(left), 'process')} that a killed command left running: {names}")
+        end([one.process for one in left])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cli.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.progress import Progress
 from cli.server import answers, start_prefect
 from cli.serverlogs import mlflow_logging, prefect_logging
-from cli.serving import Serving, reported
+from cli.serving import Serving, end_left, reported
 from cli.views import pairs
 from services import flowruns, launch
 from services.access import require_servable
@@ -31,7 +31,6 @@ from truecourse.loading import load_problem
 from truecourse.processes import Child, require_writable, start
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 from truecourse.tracking import connect_mlflow, telling
-from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.up")
 PERIOD = 15.0
@@ -77,14 +76,8 @@ def _require_alone() -> None:
 def _end_leftovers() -> None:
     """End what a killed `truecourse up` of this home has left running; endpoints of `serve` at other ports go on."""
     settings = get_settings()
-    left = [
-        one for one in processes.leftovers(settings.home)
-        if one.name != launch.NAME or one.port == settings.endpoint_port
-    ]  # fmt: skip
-    if left:
-        names = ", ".join(sorted({one.name for one in left}))
-        stderr().print(f"ending {counted(len(left), 'process')} that a killed command left running: {names}")
-        processes.end([one.process for one in left])
+    left = processes.leftovers(settings.home)
+    end_left([one for one in left if one.name != launch.NAME or one.port == settings.endpoint_port])
 
 
 def _require_room() -> None:

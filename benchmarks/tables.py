@@ -1,5 +1,6 @@
-"""Real tables, as packages ship them: the loss of what `init` and `train` give at their defaults, beside scikit-learn's
-HistGradientBoosting at its defaults and a linear model, fitted to the same rows and measured on the same test rows.
+"""Real tables, as packages ship them, and a few made ones: the loss of what `init` and `train` give at their defaults,
+beside scikit-learn's HistGradientBoosting at its defaults and a linear model, fitted to the same rows and measured on
+the same test rows.
 
 The promise: on no table worse than the better of the two, beyond the noise of the test rows (a paired bootstrap).
 """
@@ -59,6 +60,8 @@ TABLES: Mapping[str, Source] = {
 }
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
 """Of scikit-learn, which ships them as arrays."""
+MADE = ("linear_number", "linear_two_classes", "linear_three_classes", "bent_two_classes")
+"""Tables with a known truth: a linear one, or one of products and bends."""
 QUICK = ("titanic", "hitters", "iris")
 _FOLDS = 5
 _FOLDED = 10_000
@@ -67,7 +70,7 @@ _FOLDED = 10_000
 
 def rows(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        names = QUICK if quick else (*TABLES, *BUNDLED)
+        names = QUICK if quick else (*TABLES, *BUNDLED, *MADE)
         home, problems = Path(folder) / ".truecourse", Path(folder) / "problems"
         results = measure("benchmarks.tables:compared", home, problems, names=names, folder=folder)
     return [row for name, result in results.result.items() for row in _rows(name, result)]
@@ -98,12 +101,36 @@ def _file(name: str, folder: Path) -> tuple[Path, str]:
     """A table's file, and the name of its label."""
     if name in TABLES:
         return TABLES[name].path, TABLES[name].label
+    if name in MADE:
+        made_table(name).to_csv(folder / f"{name}.csv", index=False)
+        return folder / f"{name}.csv", "label"
     from sklearn import datasets
 
     bunch = getattr(datasets, f"load_{name}")(as_frame=True)
     frame = bunch.frame if name == "diabetes" else bunch.frame.assign(target=bunch.target_names[bunch.target])
     frame.to_csv(folder / f"{name}.csv", index=False)
     return folder / f"{name}.csv", "target"
+
+
+def made_table(name: str, rows: int = 3000) -> Any:
+    """A table of MADE: eight numbers, one of them missing now and then, and a category."""
+    import pandas as pd
+
+    random = np.random.default_rng(1)
+    numbers, place = random.normal(size=(rows, 8)), random.integers(0, 6, rows)
+    effects = np.array([1.5, -1, 0.8, 0.6, -0.5, 0.3, 0, 0])
+    score = numbers @ effects + np.array([-1, -0.5, 0, 0.2, 0.6, 1])[place]
+    if name == "bent_two_classes":
+        bends = np.sin(2 * numbers[:, 0]) * numbers[:, 1] + numbers[:, 3] * numbers[:, 4]
+        score = 1.5 * (bends + 2 * np.abs(numbers[:, 2]) - 1.6)
+    table = pd.DataFrame(numbers.round(4), columns=[f"x{place}" for place in range(8)])
+    table["place"] = np.array(list("abcdef"))[place]
+    table.loc[random.random(rows) < 0.05, "x7"] = np.nan
+    noisy = score + random.logistic(0, 0.7, rows)
+    if name == "linear_number":
+        return table.assign(label=noisy.round(4))
+    classes = [0] if name.endswith("two_classes") else [-1, 1]
+    return table.assign(label=np.array(["low", "middle", "high"])[np.digitize(noisy, classes)])
 
 
 def compare(name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from truecourse.encoding import Vocabulary
 from truecourse.errors import ModelError, NotFound
 from truecourse.folds import folds
 from truecourse.loading import load_problem, problem_document
-from truecourse.problem import Problem, Range
+from truecourse.problem import Problem, Range, XGBoost
 from truecourse.references import Snapshot
 from truecourse.selection import start_from_linear
 from truecourse.settings import get_settings
@@ -99,7 +99,7 @@ def _done(study: Any) -> list[Any]:
 
 def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: int) -> None:
     parent = _parent_run(problem, identity)
-    evaluate = _evaluator(problem, rows_of(frame, "train"))
+    evaluate = evaluator(problem, rows_of(frame, "train"))
 
     def objective(trial: Any) -> float:
         started = time.time()
@@ -119,28 +119,28 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
             tracking.connect_mlflow().set_terminated(parent, "FINISHED")
 
 
-def _evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
+def evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
     """From parameters to the loss on each fold, and the rounds it took. The folds are binned once a `max_bin`."""
     vocabulary = Vocabulary.learn(problem, rows)
     matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
     masks, binned = folds(problem, rows), dict[int, list[Fold]]()
 
-    def binned_folds(max_bin: int) -> list[Fold]:
-        if max_bin not in binned:
-            data = Matrices(vocabulary, max_bin)
+    def binned_folds(model: XGBoost) -> list[Fold]:
+        if model.max_bin not in binned:
+            data = Matrices(vocabulary, model.max_bin)
             parts = [
                 Part(matrix[fit], labels[fit], matrix[score], labels[score], np.arange(score.sum()))
                 for fit, score in masks
             ]
-            binned[max_bin] = [data.fold(part) for part in parts]
-            if problem.model.linear:
-                for part, fold in zip(parts, binned[max_bin], strict=True):
-                    start_from_linear(problem.kind, vocabulary, problem.model, part, *fold)
-        return binned[max_bin]
+            binned[model.max_bin] = [data.fold(part) for part in parts]
+            if model.linear:
+                for part, fold in zip(parts, binned[model.max_bin], strict=True):
+                    start_from_linear(problem.kind, vocabulary, model, part, *fold)
+        return binned[model.max_bin]
 
     def evaluate(found: dict[str, Any]) -> tuple[list[float], list[int]]:
         model = with_parameters(problem.model, found)
-        boosted = [boost(problem.kind, vocabulary, model, *f, progress=False) for f in binned_folds(model.max_bin)]
+        boosted = [boost(problem.kind, vocabulary, model, *f, progress=False) for f in binned_folds(model)]
         curves = [curve["validate"] for _, curve in boosted]
         return [min(curve) for curve in curves], [int(np.argmin(curve)) + 1 for curve in curves]
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.tune import evaluator
+from tests.unit.test_training import frame, problem
 from truecourse import baselines
 from truecourse.boosting import Matrices, Part, boost
 from truecourse.encoding import LARGEST, Array, Vocabulary
@@ -15,6 +17,7 @@ from truecourse.metrics import losses
 from truecourse.model import Model
 from truecourse.problem import Kind, XGBoost
 from truecourse.selection import LINEAR, LINEAR_AND_TREES, TREES, Choice, cross_validation, select
+from truecourse.training import rows_of
 
 KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")
 PLACES = tuple("abcdefgh")
@@ -208,3 +211,12 @@ def test_without_rows_to_choose_on_there_is_one_round_and_the_reason(home: objec
     found = select("binary", vocabulary("binary"), SPEC, [part])
     assert (found.form, found.chosen.rounds) == (TREES, 1)
     assert "no rows to choose" in found.sentence
+
+
+def test_tuning_compares_what_training_will_train(home: object) -> None:
+    losses_of = {}
+    for linear in (None, True):
+        spec = problem("regression", timed=False, linear=linear)
+        evaluate = evaluator(spec, rows_of(frame(spec, 600), "train"))
+        losses_of[linear] = [np.mean(evaluate(found)[0]) for found in ({}, {"max_bin": 16})]
+    assert all(begun < trees for begun, trees in zip(losses_of[True], losses_of[None], strict=True))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -56,13 +57,16 @@ def most_exceptions(held: int) -> int:
 
 @dataclass
 class _Trial:
-    """One declaration tried on all cells of a column. `back`: times that lie before the one above them."""
+    """One declaration tried on all cells of a column. `back`: times that lie before the one above them. `months`:
+    distinct months of times, since 1970; `days`: distinct days of the month."""
 
     column: AnyColumn
     failed: Counter[str] = field(default_factory=Counter)
     count: int = 0
     back: int = 0
     last: int | None = None
+    months: set[int] = field(default_factory=set)
+    days: set[int] = field(default_factory=set)
 
     def read(self, cells: pa.Array, csv: Csv) -> None:
         array, failed = read_cells(cells, self.column, csv)
@@ -77,6 +81,18 @@ class _Trial:
                     self.last is not None and moments[0] < self.last
                 )
                 self.last = int(moments[-1])
+                self._note_calendar(moments.astype("datetime64[us]"))
+
+    def _note_calendar(self, moments: np.ndarray) -> None:
+        months = moments.astype("datetime64[M]")
+        days = (moments.astype("datetime64[D]") - months.astype("datetime64[D]")).astype(int) + 1
+        self.months |= set(np.unique(months.astype(int)).tolist())
+        self.days |= set(np.unique(days).tolist())
+
+    @property
+    def is_monthly(self) -> bool:
+        """Whether the times are one fixed day of most months of more than a year."""
+        return len(self.days) == 1 and len(self.months) > 12
 
 
 @dataclass
@@ -259,7 +275,10 @@ def _best_time(times: list[_Trial], *, csv_day_first: bool, remarks: list[str]) 
     rival = next((t for t in best if isinstance(t.column, Time) and t.column.format == other), None) if other else None
     if rival is None or form is None:
         return first
-    if first.back != rival.back:
+    if first.is_monthly != rival.is_monthly:
+        chosen = first if first.is_monthly else rival
+        why = "so the rows are of one day of each month"
+    elif first.back != rival.back:
         chosen = min((first, rival), key=lambda t: t.back)
         why = "so the rows are in order of time"
     else:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -291,6 +292,17 @@ def test_an_ambiguous_order_of_day_and_month_is_told(problems: Path, tmp_path: P
     problem, draft = drafted(written(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
     assert problem.tables[0].columns["day"] == Time(format="%d/%m/%Y")
     assert any("so the rows are in order of time" in line for line in draft.noticed)
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y"])
+def test_decisions_on_one_day_of_each_month_tell_the_order(form: str, problems: Path, tmp_path: Path) -> None:
+    months = [datetime(2019 + n // 12, n % 12 + 1, 1) for n in range(30)]
+    rows = [f"{month.strftime(form)},{n},{n % 2}" for month in months for n in range(4)]
+    problem, draft = drafted(written(tmp_path / "data.csv", ["month,size,y", *rows]), "y")
+    month = problem.tables[0].columns["month"]
+    assert isinstance(month, Time)
+    assert month.format == form
+    assert any("one day of each month" in line for line in draft.noticed)
 
 
 def test_title_lines_and_totals_are_no_rows(problems: Path, tmp_path: Path) -> None:

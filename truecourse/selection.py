@@ -222,5 +222,7 @@ def _mean(kind: Kind, rows: Sequence[Array]) -> float:
 
 
 def _measured(parts: Sequence[Part]) -> str:
-    count = f"{sum(len(part.out) for part in parts):,}"
-    return f"{count} validation rows" if len(parts) == 1 else f"{count} rows, each left out once of {len(parts)} fits"
+    rows = sum(len(part.out) for part in parts)
+    if len(parts) == 1:
+        return counted(rows, "validation row")
+    return f"{counted(rows, 'row')}, each left out once of {counted(len(parts), 'fit')}"

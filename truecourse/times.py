@@ -104,10 +104,10 @@ def read_epoch(texts: pa.Array, csv: Csv, unit: int) -> pa.Array:
 def _in_range(moments: pa.Array) -> pa.Array:
     if not len(moments) or moments.null_count == len(moments):
         return moments
-    bounds = pc.min_max(moments).as_py()
-    if IN_RANGE[0] <= bounds["min"] and bounds["max"] < IN_RANGE[1]:
-        return moments
     first, end = (pa.scalar(bound, _UTC) for bound in IN_RANGE)
+    bounds = pc.min_max(moments)  # Python's datetimes do not reach as far
+    if pc.greater_equal(bounds["min"], first).as_py() and pc.less(bounds["max"], end).as_py():
+        return moments
     return pc.if_else(pc.and_(pc.greater_equal(moments, first), pc.less(moments, end)), moments, None)
 
 

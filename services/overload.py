@@ -202,10 +202,11 @@ class Pace:
     their turn, and are not read from until then."""
 
     SHARE, AT_ONCE = 0.1, 100
-    LONGEST = 5.0
-    """Seconds."""
-    BESIDES = 2.0
-    """How many times longer a refusal takes than reading the request: the calls of the system around it."""
+    LONGEST, TOGETHER = 5.0, 0.05
+    """Seconds. Those that wait are sent together, so many seconds apart: by itself each would wake the loop."""
+    BESIDES = 10.0
+    """How many times the processor time of reading the request a refusal takes: measured under load, with 1,000
+    connections, it is 6 to 12 times as long, for holding, waking, writing and the calls of the system."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -226,4 +227,6 @@ class Pace:
         if following > now + self.LONGEST:
             return None
         self._next = following
-        return max(0.0, following - now)
+        if following <= now:
+            return 0.0
+        return math.ceil(following / self.TOGETHER) * self.TOGETHER - now

@@ -68,7 +68,7 @@ CASES: dict[str, Case] = {
         "tables.deliveries", "in a circle", "remove one"),
     "reserved column": (
         PROBLEM, '"since": Integer(nulls=True)', '"_TC_row": Integer()', "tables.couriers.columns._TC_row", "reserved",
-        "rename"),
+        "another name"),
     "rows in the wrong order": (
         PROBLEM, "rows=(1, None)", "rows=(9, 1)", "tables.deliveries.rows", "9 and 1", "(least"),
     "freshness without time": (

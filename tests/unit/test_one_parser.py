@@ -70,11 +70,10 @@ def written(value: Any, dialect: Csv, column: Any, group: bool) -> str:
     if isinstance(column, Integer):
         return (grouped(str(value), dialect.thousands) if group else str(value)) + column.symbol
     if isinstance(column, Float):
-        text = repr(value)
-        if group and "e" not in text:
-            whole, _, part = text.partition(".")
-            text = f"{grouped(whole, dialect.thousands) if whole not in ('-0',) else whole}.{part}"
-        return text.replace(".", "\0").replace(",", dialect.thousands).replace("\0", dialect.decimal) + column.symbol
+        whole, point, part = repr(value).partition(".")
+        if group and whole != "-0" and "e" not in whole + part:
+            whole = grouped(whole, dialect.thousands)
+        return whole + (dialect.decimal if point else "") + part + column.symbol
     return str(value)
 
 

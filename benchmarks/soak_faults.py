@@ -137,12 +137,16 @@ class Faults:
         return self._watched(fault, part)
 
     def _edit_mlflow(self) -> Fault:
-        """An alias moved, or a tag of a version changed, as anybody can do it in MLflow's UI."""
-        problem = get_settings().problem
-        if self._chance.random() < 0.5:
+        """An alias set or deleted, a tag changed, or the version deleted, as anybody can do it in MLflow's UI."""
+        problem, edit = get_settings().problem, self._chance.randrange(4)
+        if edit == 0:
             _mlflow("POST", "registered-models/alias", name=problem, alias="somebody", version="1")
-        else:
+        elif edit == 1:
             _mlflow("POST", "model-versions/set-tag", name=problem, version="1", key="note", value=str(time.time()))
+        elif edit == 2:
+            _mlflow("DELETE", "registered-models/alias", name=problem, alias="champion")
+        else:
+            _mlflow("DELETE", "model-versions/delete", name=problem, version="1")
         return Fault("edit in MLflow", "mlflow edit", time.time(), time.time())
 
     def _watched(self, fault: Fault, part: dict[str, Any]) -> Fault:

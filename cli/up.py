@@ -31,6 +31,7 @@ from truecourse.loading import load_problem
 from truecourse.processes import Child, require_writable, start
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 from truecourse.tracking import connect_mlflow, telling
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.up")
 PERIOD = 15.0
@@ -129,6 +130,8 @@ class _Parts:
         """Mark flow runs whose process died, and free what they held. Raises nothing: the next look is soon."""
         try:
             self.runs.reconcile(POOL, starting=starting)
+            if starting and (missed := self.runs.skip_missed(POOL, datetime.now(UTC))):
+                log.warning("%s missed while no worker ran; the newest of each flow runs", counted(missed, "run"))
         except PlatformError as error:  # the server may be dying just now
             log.warning("flow runs are not looked at: %s", error.what)
         except Exception:  # an answer of Prefect's that we do not understand stops no part

@@ -155,6 +155,25 @@ class FlowRuns:
         ended = f"{counted(len(doomed), 'process')} ended, " if doomed else ""
         return f"{ended}the run is marked, and its slot is free"
 
+    def skip_missed(self, pool: str, now: datetime) -> int:
+        """Cancel the runs that schedules asked of this pool while no worker ran, but the newest of each deployment and
+        parameters: flows take up where they ended, so that one run does what all of them would. How many."""
+        skipped = 0
+        while True:
+            late = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
+            newest: set[tuple[str, str]] = set()
+            missed = []
+            for run in late:  # the newest come first
+                if run["work_pool_name"] == pool and run["auto_scheduled"]:
+                    key = run["deployment_id"], json.dumps(run["parameters"], sort_keys=True)
+                    missed += [run["id"]] if key in newest else []
+                    newest.add(key)
+            for id in missed:
+                self.ask("POST", f"/flow_runs/{id}/set_state", _cancelled("missed; a newer run stands for it"))
+            skipped += len(missed)
+            if len(late) < PAGE or not missed:
+                return skipped
+
     def stuck(self, now: datetime) -> list[Stuck]:
         """Runs that wait for what does not come, or run far beyond what is usual."""
         waiting = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,22 @@ def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef
     place.mkdir(parents=True, exist_ok=True)
     file = place / "prefect.yaml"
     file.write_text(yaml.safe_dump(document(config, version), sort_keys=False))
-    _require_pool()
+    api, title = _api(), f"score/{name(config.environment, version.problem)}"
+    if api.pool(POOL) is None:  # limits that people gave it stay
+        api.create_pool(POOL)
+    before = api.deployments().get(title)
     _prefect(file, "deploy", "--all", "--prefect-file", str(file))
-    return f"score is scheduled, {config.batch.cron} {config.batch.timezone}"
+    kept = _keep_stopped(api, title, before) if before else ""
+    return f"score is scheduled, {config.batch.cron} {config.batch.timezone}{kept}"
+
+
+def _keep_stopped(api: Api, title: str, before: Mapping[str, Any]) -> str:
+    """What a person stopped in Prefect stays stopped: the deployment, or its schedule; what that is, in words."""
+    now = api.deployments()[title]
+    active = any(schedule["active"] for schedule in before["schedules"])
+    api.stop(now, paused=before["paused"], schedules=not active)
+    stopped = [word for word, is_so in (("paused", before["paused"]), ("its schedule is off", not active)) if is_so]
+    return f"; in Prefect it is {' and '.join(stopped)}, and stays so" if stopped else ""
 
 
 def unschedule(environment: str, problem: str) -> None:
@@ -57,13 +71,11 @@ def document(config: DeploymentConfig, version: ModelVersion) -> dict[str, Any]:
     return {"name": "truecourse", "pull": [], "deployments": [deployment]}
 
 
-def _require_pool() -> None:
-    """The work pool, if it is not there: limits that people gave it stay."""
+def _api() -> Api:
+    """The server that this run reports to."""
     from prefect.settings import PREFECT_API_URL
 
-    api = Api(PREFECT_API_URL.value() or "")
-    if api.pool(POOL) is None:
-        api.create_pool(POOL)
+    return Api(PREFECT_API_URL.value() or "")
 
 
 def _prefect(file: Path, *words: str) -> None:

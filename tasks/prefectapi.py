@@ -168,6 +168,13 @@ class Api:
         others = {name: None for name in shown if name.startswith("schedule ") and name not in one.settings}
         self.apply(there, one, others | one.settings, schema=True)
 
+    def stop(self, there: Mapping[str, Any], *, paused: bool, schedules: bool) -> None:
+        """Pause a deployment, or switch its schedules off."""
+        if paused:
+            self._ask("PATCH", f"/deployments/{there['id']}", {"paused": True})
+        for schedule in there["schedules"] if schedules else ():
+            self._ask("PATCH", f"/deployments/{there['id']}/schedules/{schedule['id']}", {"active": False})
+
     def delete(self, id: str) -> None:
         """With the automations that Prefect knows to be its own."""
         self._ask("DELETE", f"/automations/owned-by/prefect.deployment.{id}")

@@ -11,6 +11,7 @@ from importlib import metadata
 from truecourse import registry, runs
 from truecourse.digests import sha256
 from truecourse.encoding import FeatureKind, Vocabulary
+from truecourse.errors import ModelError
 from truecourse.loading import problem_digest
 from truecourse.problem import Kind, Problem
 from truecourse.references import ArtifactRef, ModelVersion, Reference
@@ -67,6 +68,9 @@ def model_files(version: ModelVersion) -> dict[str, bytes]:
 def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str, bytes]) -> InferenceConfig:
     """The configuration of a registered version with these model_files()."""
     entry = runs.recorded(problem.name, version.run_id)
+    if runs.FORM not in entry.tags:
+        where, cure = f"version {version.version} of {problem.name}", "train and register it again"
+        raise ModelError(f"was trained by an older Truecourse: its run has no {runs.FORM}", where=where, cure=cure)
     return InferenceConfig(
         problem=problem.name,
         kind=problem.kind,

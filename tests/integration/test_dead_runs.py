@@ -167,6 +167,27 @@ def test_a_slot_that_no_run_holds_is_taken_back_at_the_second_look(world: World)
     assert (world.state(held), world.taken()) == ("Pending", 1)
 
 
+def test_of_runs_that_were_missed_the_newest_runs(world: World) -> None:
+    by_hand = world.run(hours_ago=2)
+    wanted = {"cron": "*/5 * * * *", "timezone": "UTC"}
+    world.ask("POST", f"/deployments/{world.deployment}/schedules", [{"schedule": wanted, "active": True}])
+    coming = {
+        "start_time": datetime.now(UTC).isoformat(),
+        "end_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+    }
+    world.ask("POST", f"/deployments/{world.deployment}/schedule", coming)
+    later = datetime.now(UTC) + timedelta(minutes=31)
+    due = [run for run in world.runs.runs(deployment_id={"any_": [world.deployment]}) if run["id"] != by_hand]
+    late = [run for run in due if datetime.fromisoformat(run["expected_start_time"]) < later]
+    assert len(late) > 3
+    assert world.runs.skip_missed(POOL, later) == len(late) - 1
+    states = [world.state(run["id"]) for run in late]  # the newest first
+    assert states == ["Scheduled", *["Cancelled"] * (len(late) - 1)]
+    assert world.state(by_hand) in ("Scheduled", "Late"), "a run that a person asked for is kept"
+    assert all(world.state(run["id"]) == "Scheduled" for run in due if run not in late)
+    assert world.runs.skip_missed(POOL, later) == 0
+
+
 def test_what_is_stuck_is_named_with_the_command_that_frees_it(
     world: World, process: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:

@@ -109,7 +109,8 @@ def test_the_draft_is_formatted_and_marks_its_guesses(problems: Path, tmp_path: 
         before = text[: text.index(f"\n    {guessed}") if f"\n    {guessed}" in text else text.index(f" {guessed}")]
         comment = list(takewhile(lambda line: line.strip().startswith("#"), reversed(before.rstrip().splitlines())))
         assert "# guessed: " in "".join(comment), guessed
-    assert "# left out: split" in text
+    assert "the column 'split' of the file, renamed" in text
+    assert 'source="split"' in text
 
 
 def test_a_parquet_file_with_its_own_types(problems: Path, tmp_path: Path) -> None:

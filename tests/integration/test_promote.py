@@ -33,10 +33,11 @@ def problems(tmp_path: Path, home: Path, configure: Configure, prefect_server: s
 
 
 def edit(problems: Path, rounds: int, *, approval: str = "", seed: int = 0) -> None:
-    """The diabetes problem with this many rounds, gated by its champion."""
+    """The diabetes problem with this many rounds of trees alone, gated by its champion."""
     file = problems / "diabetes" / "problem.py"
     text = re.sub(r"    (gates|promotion)=.*\n", "", file.read_text())
-    text = re.sub(r"rounds=\d+, seed=\d+|rounds=\d+", f"rounds={rounds}, seed={seed}", text, count=1)
+    said = f"rounds={rounds}, seed={seed}, linear=False"
+    text = re.sub(r"rounds=\d+, seed=\d+, linear=False|rounds=\d+", said, text, count=1)
     said = f"    gates=[BeatsChampion()],\n    promotion=Promotion({approval}),\n)"
     text = text.rstrip().removesuffix(")") + said
     names = "    BeatsChampion,\n    Promotion,\n    days,\n    minutes,\n    BeatsBaseline,\n"

@@ -23,7 +23,7 @@ up: $(STAMP) ## the whole platform, in the foreground
 	@$(BIN)/truecourse up
 
 test: $(STAMP) ## every test, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 coverage: $(STAMP) ## every test, with the share of our lines that they run; slower on Python 3.11
 	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \

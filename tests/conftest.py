@@ -29,15 +29,6 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, a file goes to one worker; those that share the year of flights go to the same, which
-    makes it once."""
-    shared = {item.path for item in items if "flown" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "flown" if item.path in shared else item.path.relative_to(REPOSITORY).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on, below the ephemeral range so that no client takes one meanwhile."""
     sockets = []

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,3 +153,9 @@ def test_flows_hand_over_no_frames() -> None:
             for alias in node.names
         }
         assert not imported & data, name(path)
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest collects neither of them in one run."""
+    names = Counter(path.name for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -1,7 +1,7 @@
 """`truecourse up` under faults: something is killed, stopped or edited every ten seconds, and predictions go on.
 
 A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. At the end it
-is asked what was answered, what was lost, what is stuck, and whether `status` told the truth.
+is asked what was answered, what was lost, what is stuck, and whether `status` reported the truth.
 """
 
 import itertools
@@ -118,14 +118,14 @@ class _Soak:
             self._over.set()
             for client in clients:
                 client.join(30)
-            stuck, slots, told = self._state()
+            stuck, slots, untrue = self._state()
             failed = self._failed()
         finally:
             self._over.set()
             self._stop()
         left = len(processes.leftovers(get_settings().home))
         everything = Asked([a for one in asked for a in one.answered], [f for one in asked for f in one.failed])
-        return self._rows(everything, calm, stuck, slots, told, left, commands, failed)
+        return self._rows(everything, calm, stuck, slots, untrue, left, commands, failed)
 
     def _start(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -251,10 +251,10 @@ class _Soak:
         wrong = [one for one in commands if one not in ("well", "beside a fault of Prefect")]
         for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3], *failed[:10]):
             sys.stderr.write(f"soak: {line}\n")
-        told = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
+        by_kind = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
         unseen = sum(not fault.seen for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit"))
         return [
-            *told,
+            *by_kind,
             Row(what="predictions answered", value=len(asked.answered), unit="", limit=1, sense="at least"),
             Row(what="not answered while the endpoint was killed", value=len(asked.failed) - len(unexcused), unit=""),
             Row(what="not answered at any other time", value=len(unexcused), unit="", limit=0),

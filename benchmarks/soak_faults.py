@@ -28,7 +28,7 @@ HELPERS = ("control", "mlflow", "prefect", "worker", "shipper")
 @dataclass
 class Fault:
     """`at`, `until`: seconds since the epoch, from the fault until what it hit was up again. `seen`: whether the
-    platform told of it."""
+    platform reported it."""
 
     kind: str
     target: str
@@ -156,8 +156,8 @@ class Faults:
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline:
                 now = _find(part["part"])
-                told = now is not None and (now["restarts"], now["standing"]) != (part["restarts"], "up")
-                fault.seen = fault.seen or told
+                reported = now is not None and (now["restarts"], now["standing"]) != (part["restarts"], "up")
+                fault.seen = fault.seen or reported
                 if now and now["standing"] == "up" and now["pid"] != part["pid"]:
                     break
                 time.sleep(0.1)

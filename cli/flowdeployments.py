@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tasks.prefectapi import Api, Settings, told
+from tasks.prefectapi import Api, Settings, setting_text
 from truecourse.errors import TruecourseError
 from truecourse.settings import REPOSITORY, get_settings
 
@@ -166,7 +166,7 @@ def _merge(api: Api, known: Deployed, one: Declared, there: dict[str, Any]) -> l
         if shown.get(name) == known.stored.get(name):
             changed[name] = one.settings.get(name)
         else:
-            new = told(one.settings.get(name))
+            new = setting_text(one.settings.get(name))
             said.append(f"deployment {one.title}: {name} was changed in the repository too, to {new}; Prefect's stays")
     code = _code(one)
     if changed or code != known.code:
@@ -239,10 +239,10 @@ def _said(name: str, now: Any, stored: Any, repository: Any) -> str:
         if now is None:
             return f"{name} was deleted in Prefect"
         if stored is None:
-            return f"{name} ({told(now)}) was added in Prefect, the repository has none"
+            return f"{name} ({setting_text(now)}) was added in Prefect, the repository has none"
         if name.startswith("automation "):
             return f"{name} was edited in Prefect"
-    return f"{name} is {told(now)} in Prefect, repository says {told(repository)}"
+    return f"{name} is {setting_text(now)} in Prefect, repository says {setting_text(repository)}"
 
 
 def _pool_differences(memory: Memory, pool: Mapping[str, Any]) -> list[str]:

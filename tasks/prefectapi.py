@@ -212,8 +212,8 @@ def _schema(entrypoint: str) -> Any:
     return parameter_schema(getattr(importlib.import_module(module), name)).model_dump()
 
 
-def told(value: Any) -> str:
-    """A setting's value for people."""
+def setting_text(value: Any) -> str:
+    """A setting's value as text for a person."""
     if isinstance(value, dict):
         return " ".join(str(part) for part in value.values()) if set(value) <= set(_WHEN) else json.dumps(value)
     return "none" if value is None else json.dumps(value) if isinstance(value, list | str) else str(value)

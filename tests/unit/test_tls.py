@@ -2,6 +2,7 @@
 
 import urllib.error
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_file_that_is_not_there_and_one_of_two_settings_are_named(tmp_path: Pa
 
 @pytest.mark.parametrize("chain", [(), (MIDDLE,), (MIDDLE, ROOT)])
 def test_a_whole_chain_and_a_part_of_one_are_taken(chain: tuple[Made, ...], tmp_path: Path) -> None:
-    read_certificate(*map(str, LEAF.write(tmp_path, *chain)))
+    assert read_certificate(*map(str, LEAF.write(tmp_path, *chain))).expires > datetime.now(UTC)
 
 
 def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure: Callable[..., None]) -> None:

@@ -249,10 +249,13 @@ class _Soak:
         unexcused = [one for one in asked.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
         lost, unsynced = self._lost(asked, excused)
         wrong = [one for one in commands if one not in ("well", "beside a fault of Prefect")]
-        for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3], *failed[:10]):
+        reportable = [fault for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit")]
+        unseen = [
+            f"not in status: {fault.kind}, {fault.until - fault.at:.1f} s" for fault in reportable if not fault.seen
+        ]
+        for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3], *failed[:10], *unseen):
             sys.stderr.write(f"soak: {line}\n")
         by_kind = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
-        unseen = sum(not fault.seen for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit"))
         return [
             *by_kind,
             Row(what="predictions answered", value=len(asked.answered), unit="", limit=1, sense="at least"),
@@ -260,7 +263,7 @@ class _Soak:
             Row(what="not answered at any other time", value=len(unexcused), unit="", limit=0),
             Row(what="answered, and not in the log", value=lost, unit="", limit=0),
             Row(what="answered just before a kill, not synced yet", value=unsynced, unit=""),
-            Row(what="faults that status did not tell of", value=unseen, unit="", limit=0),
+            Row(what="faults that status did not tell of", value=len(unseen), unit="", limit=0),
             Row(what="seconds until all is up after the last fault", value=calm, unit="s", limit=CALM),
             Row(what="flow runs stuck or dead", value=stuck, unit="", limit=0),
             Row(what="flow runs that failed", value=len(failed), unit=""),

@@ -178,10 +178,13 @@ def broken(problem: str | None = None) -> None:
 
 @pytest.fixture(scope="module")
 def deployed(prefect_server: str) -> Iterator[None]:
-    """Two flows with an hourly schedule at a real server, with runs of theirs; nobody runs their schedules."""
+    """Two flows with an hourly schedule at a real server, with runs of theirs; nobody runs their schedules. Runs that
+    other tests of the session killed are marked as crashed: they would be reported as stuck."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.schedules import CronSchedule
+    from prefect.states import Crashed
 
     steady("deliveries")
     steady("another")
@@ -189,6 +192,9 @@ def deployed(prefect_server: str) -> Iterator[None]:
         broken("deliveries")
     hourly = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 * * * *", timezone="UTC"))
     with get_client(sync_client=True) as client:
+        running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
+        for run in client.read_flow_runs(flow_run_filter=running):
+            client.set_flow_run_state(run.id, Crashed(), force=True)
         flows = {f"{one.name}-hourly": client.create_flow(one) for one in (steady, broken)}
         made = [client.create_deployment(one, name=name, schedules=[hourly]) for name, one in flows.items()]
         yield

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,8 @@ class Faults:
             while time.monotonic() < deadline:
                 fault.seen = fault.seen or _standing(part["part"]) == "silent"
                 time.sleep(0.5)
-            os.kill(part["pid"], signal.SIGCONT)
+            with suppress(ProcessLookupError):  # another fault, or the supervisor, has ended it meanwhile
+                os.kill(part["pid"], signal.SIGCONT)
             fault.until = time.time()
 
         self._begin(go_on)

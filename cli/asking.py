@@ -132,9 +132,9 @@ def predict(
     """Predict one row: one of the newest decisions that were scored, or the fields given."""
     from rich.console import Group
 
-    rows = _rows(load_problem(problem).name, fields, row, example)
-    answer = _asked("predict", problem, rows, url)
-    return Answer(answer, Group(_sent(answer), "", prediction_view(answer)))
+    spec = load_problem(problem)
+    answer = _asked("predict", problem, _rows(spec.name, fields, row, example), url)
+    return Answer(answer, Group(_sent(answer), "", prediction_view(answer, spec.label_unit)))
 
 
 @command
@@ -150,6 +150,6 @@ def explain(
     """Predict one row, and say what pushed the prediction up and down (exact SHAP contributions)."""
     from rich.console import Group
 
-    rows = _rows(load_problem(problem).name, fields, row, example)
-    answer = _asked("explain", problem, rows, url)
-    return Answer(answer, Group(_sent(answer), "", explanation_view(answer, top)))
+    spec = load_problem(problem)
+    answer = _asked("explain", problem, _rows(spec.name, fields, row, example), url)
+    return Answer(answer, Group(_sent(answer), "", explanation_view(answer, top, spec)))

@@ -19,6 +19,7 @@ from services import launch
 from truecourse.addresses import free_port
 from truecourse.errors import GateFailed
 from truecourse.loading import load_problem
+from truecourse.problem import Problem
 from truecourse.processes import supervised
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings, prefect_environment
@@ -47,7 +48,7 @@ def demo(problem: ProblemName = None, json: Json = False) -> Answer:
         "next": _following(spec.name, champion.version),
         "seconds": round(time.monotonic() - begun, 1),
     }
-    return Answer(document, _view(document))
+    return Answer(document, _view(document, spec))
 
 
 def _champion(problem: str) -> ModelVersion:
@@ -102,7 +103,7 @@ def _compared(document: Document) -> str:
     return f"{same} score, {batch:.6f} and {online:.6f}"
 
 
-def _view(document: Document) -> RenderableType:
+def _view(document: Document, problem: Problem) -> RenderableType:
     rows = {item["table"]: item["rows"] for item in document["tables"]}
     clean = {name: count for name, count in rows.items() if "/clean/" in name}
     data = f"{counted(sum(clean.values()), 'row')} in {counted(len(clean), 'clean table')}"
@@ -120,8 +121,8 @@ def _view(document: Document) -> RenderableType:
     explained = document["explain"]["predictions"][0]
     return Group(
         Rule("One prediction, and why", style="cyan"), request_view(document["asked"]), Text(),
-        prediction_view(document["predict"]), Text(), contributions(explained, 8), Text(),
-        Rule("The model", style="cyan"), quality(champion["metrics"]),
+        prediction_view(document["predict"], problem.label_unit), Text(), contributions(explained, 8, problem), Text(),
+        Rule("The model", style="cyan"), quality(champion["metrics"], problem.label_unit),
         Rule("Summary", style="cyan"), pairs(summary), Text(),
         Text("pages to open", style="dim"), *(Text(f"  {page}") for page in document["pages"]), Text(),
         Text("try next", style="dim"), *(Text(f"  {line}", style="bold") for line in document["next"]),

@@ -149,7 +149,7 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     if document["deployments"]:
         parts.append(deployments_view(document["deployments"]))
     if champion and champion["metrics"]:
-        parts.append(quality(champion["metrics"]))
+        parts.append(quality(champion["metrics"], load_problem(document["problem"]).label_unit))
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
 
 
@@ -202,8 +202,9 @@ def summary(
     """A version in Markdown: figures beside the champion's, gates, drift. Exits 1 if a gate failed."""
     from truecourse.summary import markdown, summarize
 
-    found = summarize(load_problem(problem), version)
-    text = markdown(found)
+    spec = load_problem(problem)
+    found = summarize(spec, version)
+    text = markdown(found, spec.label_unit)
     if output is not None:
         _write(output, text)
     return Answer(found, f"written: {output}" if output else Text(text), ok=found["passed"])

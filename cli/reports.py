@@ -8,12 +8,14 @@ from rich.console import RenderableType
 
 from cli.views import table
 from truecourse import registry
+from truecourse.metrics import unit_of
 from truecourse.monitoring import index
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
 from truecourse.tables import Tables, clean_table, feature_table, quarantine_table
 from truecourse.validation import standing_refusals
+from truecourse.wording import with_unit
 
 Document = dict[str, Any]
 _SHOWN = 5
@@ -38,11 +40,14 @@ def refusals(problem: Problem) -> list[str]:
     return [one.sentence() for t in problem.tables for one in standing_refusals(tables, problem.name, t.name)]
 
 
-def quality(metrics: Mapping[str, Any]) -> RenderableType:
+def quality(metrics: Mapping[str, Any], label_unit: str) -> RenderableType:
     """The metrics on test rows, with 95% intervals, beside the baselines."""
     models = list(metrics)
     names = list(metrics.get("model", {}))
-    rows = [[name, *(_figure(metrics[model].get(name)) for model in models)] for name in names]
+    rows = [
+        [with_unit(name, unit_of(name, label_unit)), *(_figure(metrics[model].get(name)) for model in models)]
+        for name in names
+    ]
     return table("on test rows (95%)", *models, rows=rows)
 
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from truecourse.problem import Problem
 from truecourse.wording import counted
 
 BAR = 24
@@ -48,11 +49,12 @@ def request_view(row: Mapping[str, object]) -> Table:
     return pairs({name: str(value) for name, value in row.items()})
 
 
-def prediction_view(answer: Mapping[str, Any]) -> RenderableType:
+def prediction_view(answer: Mapping[str, Any], unit: str = "") -> RenderableType:
+    """`unit`: of a regression's predictions."""
     version = answer["model"]["version"]
     lines: list[RenderableType] = []
     for told in answer["predictions"]:
-        lines.append(Text.assemble((str(told.get("id", "prediction")), "dim"), "  ", (_said(told), "bold")))
+        lines.append(Text.assemble((str(told.get("id", "prediction")), "dim"), "  ", (_said(told, unit), "bold")))
         lines += [
             Text(f"  {what}: {', '.join(told[what])}", style="dim") for what in ("missing", "unknown") if told.get(what)
         ]
@@ -61,39 +63,47 @@ def prediction_view(answer: Mapping[str, Any]) -> RenderableType:
     return Group(*lines, Text(f"model version {version}, answered by {answer['answered_by']}", style="dim"))
 
 
-def _said(told: Mapping[str, Any]) -> str:
+def _said(told: Mapping[str, Any], unit: str) -> str:
     if "scores" in told:
         scores = ", ".join(f"{name} {share:.1%}" for name, share in told["scores"].items())
         return f"{told['prediction']}  ({scores})"
     if isinstance(told["prediction"], int | float):
-        return f"{told['prediction']:.4g}"
+        return f"{told['prediction']:.4g} {unit}".rstrip()
     return f"{told['prediction']}  (score {told['score']:.1%})"
 
 
-def explanation_view(answer: Mapping[str, Any], top: int) -> RenderableType:
+def explanation_view(answer: Mapping[str, Any], top: int, problem: Problem) -> RenderableType:
     return Group(
-        prediction_view(answer),
-        *(part for told in answer["predictions"] for part in (Text(), contributions(told, top))),
+        prediction_view(answer, problem.label_unit),
+        *(part for told in answer["predictions"] for part in (Text(), contributions(told, top, problem))),
     )
 
 
-def contributions(told: Mapping[str, Any], top: int) -> RenderableType:
+def contributions(told: Mapping[str, Any], top: int, problem: Problem) -> RenderableType:
     """Bars of the largest contributions; the rest in one line, so that all add up to the margin."""
     shown, rest = told["contributions"][:top], told["contributions"][top:]
     scale = max((abs(item["contribution"]) for item in shown), default=1.0) or 1.0
     rows: list[list[object]] = [
-        [item["feature"], _value(item["value"]), _bar(item["contribution"] / scale), f"{item['contribution']:+.3f}"]
+        [
+            item["feature"],
+            _value(item["value"], problem.unit(item["feature"])),
+            _bar(item["contribution"] / scale),
+            f"{item['contribution']:+.3f}",
+        ]
         for item in shown
     ]
     if rest:
         total = sum(item["contribution"] for item in rest)
         rows.append([counted(len(rest), "other"), "", _bar(total / scale), f"{total:+.3f}"])
-    ends = Text(f"base {told['base']:+.3f}, and all contributions: margin {told['margin']:+.3f}", style="dim")
-    return Group(table("feature", "value", "pushes down · up", "by", rows=rows), ends)
+    unit = problem.contribution_unit
+    ends = f"base {told['base']:+.3f}, and all contributions: margin {told['margin']:+.3f} {unit}"
+    return Group(table("feature", "value", "pushes down · up", f"by, {unit}", rows=rows), Text(ends, style="dim"))
 
 
-def _value(value: object) -> str:
-    return "missing" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _value(value: object, unit: str) -> str:
+    if value is None:
+        return "missing"
+    return f"{f'{value:.4g}' if isinstance(value, float) else value} {unit}".rstrip()
 
 
 def _bar(share: float) -> Text:

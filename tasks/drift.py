@@ -39,6 +39,7 @@ def monitored(
     folder = f"reports/{problem.name}"
     parts = _parts(problem, tables, found.report)
     report = _with_parts(found.report, parts).model_copy(update={"page": f"{folder}/drift.html"})
+    report = reports.checked(report, at)
     if evidently:
         report = _with_opinions(problem, tables, report, f"{folder}/evidently-{_name(report)}")
     reports.save(tables.store, report)

@@ -22,6 +22,7 @@ def check_quality(problem: str, at: datetime | None = None) -> Report:
     specification = load_problem(problem)
     place = f"reports/{problem}/quality.html"
     report = quality.check_quality(specification, tables, at).model_copy(update={"page": place})
+    report = reports.checked(report, at)
     tables.store.put(place, page(specification, report).encode())
     reports.save(tables.store, report)
     log.info("%s", report.sentence)

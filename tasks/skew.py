@@ -21,7 +21,7 @@ def audited(problem: Problem, tables: Tables, at: datetime | None = None, window
     """The audit's report, kept with its page."""
     report = skew.check_skew(problem, tables, at, window)
     page = f"reports/{problem.name}/skew.html"
-    report = report.model_copy(update={"page": page})
+    report = reports.checked(report.model_copy(update={"page": page}), at)
     tables.store.put(page, render("skew.html", report=report, problem=problem).encode())
     reports.save(tables.store, report)
     log.info("%s", report.sentence)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from truecourse.encoding import Vocabulary
 from truecourse.problem import Kind, Problem
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time, constraints
+from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time, constraints, shown_unit
+from truecourse.wording import with_unit
 
 FieldType = Literal["text", "integer", "float", "boolean", "time"]
 TYPES: Mapping[type, FieldType] = {
@@ -57,10 +58,18 @@ class RequestField(BaseModel):
         free = column.severity == "info" or not needed
         limits = {} if free else constraints(column)
         limits.pop("in_table", None)
+        description = with_unit(column.description, shown_unit(column))
         kind, nulls = TYPES[type(column)], column.nulls or free
         if kind == "text" and "one_of" not in limits:
             limits.setdefault("max_length", TEXT_LENGTH)
-        return cls(name=name, type=kind, description=column.description, nulls=nulls, known=known, **limits)
+        return cls(
+            name=name,
+            type=kind,
+            description=description,
+            nulls=nulls,
+            known=known,
+            **limits,
+        )
 
     @property
     def most_characters(self) -> int:
@@ -100,7 +109,7 @@ class Contract(BaseModel):
             problem=problem.name,
             description=problem.description,
             kind=problem.kind,
-            label=problem.label.description or problem.label.column or "label",
+            label=with_unit(problem.label.description or problem.label.column or "label", problem.label_unit),
             classes=vocabulary.classes,
             fields=tuple(fields),
             has_time=problem.has_time,

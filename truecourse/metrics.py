@@ -21,7 +21,15 @@ COVERAGE = 0.95
 _EPSILON = 1e-7
 _BINS = 10
 HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "accuracy", "macro_f1", "r2"})
+_IN_LABEL_UNITS = frozenset({"rmse", "mae", "bias"})
 Samples = Mapping[str, Array]
+
+
+def unit_of(metric: str, label_unit: str) -> str:
+    """What a metric is counted in: the label's unit, nats, or nothing (a share, or a number from 0 to 1)."""
+    if metric in _IN_LABEL_UNITS:
+        return label_unit
+    return "nats" if metric == "log_loss" else ""
 
 
 def blocks_of(frame: pa.Table) -> Array:

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from truecourse.lineage import sources
-from truecourse.metrics import HIGHER_IS_BETTER
+from truecourse.metrics import HIGHER_IS_BETTER, unit_of
 from truecourse.pages import render as render_page
 from truecourse.pages import svg
 from truecourse.plots import Images
 from truecourse.problem import Problem
 from truecourse.references import TrainedRun
 from truecourse.snapshot import Manifest
+from truecourse.wording import with_unit
 
 _LABELS = {
     "auc": "AUC", "log_loss": "Log loss", "brier": "Brier score", "average_precision": "Average precision",
@@ -47,9 +48,9 @@ def render(
         training=training,
         manifest=manifest,
         sources=sources(lineage),
-        labels=_LABELS,
+        labels={name: with_unit(said, unit_of(name, problem.label_unit)) for name, said in _LABELS.items()},
         linear={"regression": "Ridge regression"}.get(problem.kind, "Logistic regression"),
-        tiles=[tile(name, report["metrics"]) for name in _MAIN[problem.kind]],
+        tiles=[tile(name, report["metrics"], problem.label_unit) for name in _MAIN[problem.kind]],
         rows=[(said, report["rows"][name]) for name, said in _ROWS.items() if report["rows"].get(name)],
         metrics=[(name, _direction(name)) for name in report["metrics"]["model"]],
         parts=_by_column(report["slices"], _MAIN[problem.kind][0]),
@@ -59,9 +60,10 @@ def render(
     )
 
 
-def tile(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """A headline figure and that of the linear baseline."""
-    return {"label": _LABELS[name], "figure": metrics["model"][name], "linear": metrics["linear"][name]["value"]}
+def tile(name: str, metrics: Mapping[str, Any], label_unit: str = "") -> dict[str, Any]:
+    """A headline figure, with its unit, and that of the linear baseline."""
+    label = with_unit(_LABELS[name], unit_of(name, label_unit))
+    return {"label": label, "figure": metrics["model"][name], "linear": metrics["linear"][name]["value"]}
 
 
 def _direction(name: str) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 
 from truecourse.encoding import Array
 from truecourse.evaluation import HeldOut
+from truecourse.metrics import unit_of
 from truecourse.pages import PALETTE, figure
+from truecourse.wording import with_unit
 
 Images: TypeAlias = dict[str, tuple[str, Any]]
 """By name: (what is shown, a matplotlib figure)."""
@@ -28,7 +30,7 @@ def draw(test: HeldOut, training: Mapping[str, Any]) -> Images:
     return images | {
         "calibration": _calibration(test),
         "contributions": _contributions(test),
-        "learning_curve": _learning_curve(training),
+        "learning_curve": _learning_curve(training, unit_of(test.problem.metric, test.problem.label_unit)),
     }
 
 
@@ -126,13 +128,12 @@ def _contributions(test: HeldOut) -> tuple[str, Any]:
     axis.barh([test.model.vocabulary.features[place] for place in order], mean[order], color=PALETTE[0], height=0.65)
     axis.grid(visible=False, axis="y")
     axis.set_axisbelow(True)
-    unit = "label units" if test.problem.kind == "regression" else "log-odds"
-    axis.set(xlabel=f"mean absolute contribution, {unit}")
+    axis.set(xlabel=with_unit("mean absolute contribution", test.problem.contribution_unit))
     axis.margins(y=0.01)
     return "What moves the predictions (exact SHAP values)", drawn
 
 
-def _learning_curve(training: Mapping[str, Any]) -> tuple[str, Any]:
+def _learning_curve(training: Mapping[str, Any], unit: str) -> tuple[str, Any]:
     """From the linear model, where the model begins with one: that is round 0."""
     drawn, axis = figure(4.6, 3.6)
     best = training["rounds"]
@@ -140,7 +141,7 @@ def _learning_curve(training: Mapping[str, Any]) -> tuple[str, Any]:
         rounds = np.arange(len(losses)) + best - int(np.argmin(training["curve"]["validate"]))
         axis.plot(rounds, losses, label=side)
     axis.axvline(best, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
-    axis.set(xlabel=f"round of boosting ({best} chosen)", ylabel="loss")
+    axis.set(xlabel=f"round of boosting ({best} chosen)", ylabel=with_unit("loss", unit))
     axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False)
     return "Learning curve: loss by round", drawn
 
@@ -152,7 +153,8 @@ def _predicted(test: HeldOut) -> tuple[str, Any]:
     ends = [min(said.min(), seen.min()), max(said.max(), seen.max())]
     axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
     axis.scatter(said, seen, s=9, alpha=0.5, linewidths=0)
-    axis.set(xlabel="prediction", ylabel="label")
+    unit = test.problem.label_unit
+    axis.set(xlabel=with_unit("prediction", unit), ylabel=with_unit("label", unit))
     return "Labels against predictions", drawn
 
 
@@ -160,6 +162,6 @@ def _residuals(test: HeldOut) -> tuple[str, Any]:
     drawn, axis = figure(4.6, 3.6)
     for name, said in (("model", "model"), ("linear", "ridge regression")):
         axis.hist(test.labels - test.predictions[name], bins=40, histtype="step", linewidth=1.4, label=said)
-    axis.set(xlabel="label minus prediction", ylabel="test rows")
+    axis.set(xlabel=with_unit("label minus prediction", test.problem.label_unit), ylabel="test rows")
     axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False)
     return "Errors", drawn

@@ -46,6 +46,7 @@ from truecourse.schema import (
     hours,
     minutes,
     seconds,
+    shown_unit,
 )
 
 __all__ = [
@@ -122,6 +123,8 @@ class Label:
     `lookback`: no source row farther in time than this from a decision can touch its label, measured on the tables'
     `time` columns; it makes looking up the labels of a few days cheap, None reads all.
     `classes` orders the classes of a binary (the last is the positive one) or multiclass problem; sorted unless given.
+    `unit` of a regression's label ("minutes") is shown with predictions, contributions and errors; that of the label's
+    column unless given.
     """
 
     _: KW_ONLY
@@ -132,6 +135,7 @@ class Label:
     lookback: timedelta | None = None
     classes: Many[str] = ()
     description: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -264,6 +268,22 @@ class Problem:
     @property
     def label_table(self) -> Table:
         return self.table(self.label.table) if self.label.table else self.tables[0]
+
+    @property
+    def label_unit(self) -> str:
+        """Of a regression's label; empty where none is declared."""
+        if self.kind != "regression" or self.label.unit or not self.is_plain:
+            return self.label.unit
+        return shown_unit(self.label_table.columns.get(self.label.column or ""))
+
+    def unit(self, feature: str) -> str:
+        """What the values of a feature are counted in; empty where nothing says it."""
+        return shown_unit(self.features.get(feature))
+
+    @property
+    def contribution_unit(self) -> str:
+        """What SHAP contributions and margins are counted in."""
+        return (self.label_unit or "label units") if self.kind == "regression" else "log-odds"
 
     @property
     def has_time(self) -> bool:

@@ -91,10 +91,12 @@ class Text(Column):
 
 @dataclass(frozen=True, config=CONFIG)
 class Integer(Column):
-    """A 64-bit integer. `symbol`, as in "$5", is removed; nothing is scaled."""
+    """A 64-bit integer. `symbol`, as in "$5", is removed; nothing is scaled. `unit`, as in "miles", is shown with the
+    values."""
 
     _: KW_ONLY
     symbol: Symbol = ""
+    unit: str = ""
     ge: int | None = None
     le: int | None = None
     one_of: Many[int] | None = None
@@ -102,10 +104,12 @@ class Integer(Column):
 
 @dataclass(frozen=True, config=CONFIG)
 class Float(Column):
-    """A finite 64-bit float. `symbol`, as in "12.5 %", is removed; nothing is scaled."""
+    """A finite 64-bit float. `symbol`, as in "12.5 %", is removed; nothing is scaled. `unit`, as in "km", is shown with
+    the values."""
 
     _: KW_ONLY
     symbol: Symbol = ""
+    unit: str = ""
     ge: float | None = None
     le: float | None = None
 
@@ -129,6 +133,11 @@ class Time(Column):
 
 AnyColumn = Text | Integer | Float | Boolean | Time
 Columns = Mapping[str, AnyColumn]
+
+
+def shown_unit(column: AnyColumn | None) -> str:
+    """The unit that is shown with a column's values: what it declares, or the sign that its cells carry."""
+    return (column.unit or column.symbol) if isinstance(column, Integer | Float) else ""
 
 
 def source_names(columns: Columns) -> dict[str, str]:

@@ -7,11 +7,12 @@ from typing import Any
 from truecourse import aliases, registry
 from truecourse.errors import ModelError
 from truecourse.gates import failed, unjudged
+from truecourse.metrics import unit_of
 from truecourse.monitoring import reports
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.storage import open_store
-from truecourse.wording import counted, counted_of
+from truecourse.wording import counted, counted_of, with_unit
 
 Document = dict[str, Any]
 _SIGNS = {"passed": "✅", "failed": "❌", "unknown": "❔"}
@@ -62,14 +63,18 @@ def _drift(problem: Problem) -> Document | None:
     return {"alarm": alarm, "sentence": report.sentence, **{n: report.figures.get(n) for n in ("window", "model")}}
 
 
-def markdown(summary: Mapping[str, Any]) -> str:
-    names = list(summary["metrics"]["this version"])
-    metrics = [[name, *(_figure(column.get(name)) for column in summary["metrics"].values())] for name in names]
+def markdown(summary: Mapping[str, Any], label_unit: str = "") -> str:
+    """The page. `label_unit`: of a regression's label."""
+    columns = summary["metrics"]
+    metrics = [
+        [with_unit(name, unit_of(name, label_unit)), *(_figure(column.get(name)) for column in columns.values())]
+        for name in columns["this version"]
+    ]
     gates = [[_SIGNS[g["result"]], g["gate"], g["detail"]] for g in summary["gates"]]
     parts = [
         f"## {summary['problem']}: version {summary['version']}",
         _verdict(summary),
-        _table(["on test rows (95%)", *summary["metrics"]], metrics),
+        _table(["on test rows (95%)", *columns], metrics),
         _table(["", "gate", "figures"], gates) if gates else "The problem declares no gates.",
         f"Drift: {_told(summary['drift'])}",
         f"Model `{summary['model_sha256'][:12]}`; rows: "

@@ -30,6 +30,11 @@ def plural(number: int, noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
 
 
+def with_unit(said: str, unit: str) -> str:
+    """What is said, with its unit if it has one: "RMSE, minutes"."""
+    return f"{said}, {unit}" if said and unit else said or unit
+
+
 def lasting(length: timedelta | float) -> str:
     """A duration (seconds) as people say it: "3 days", "1.5 hours", "20 ms"."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else float(length)

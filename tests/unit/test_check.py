@@ -237,6 +237,7 @@ BY_TIME = TimeSplit(train_until="2024-01-01", validate_until="2024-02-01")
         (plain({"y": Float()}, Label(column="y")), "label.column", "this is Float"),
         (plain({"y": Text()}, Label(column="y"), kind="regression"), "label.column", "predicts a number"),
         (plain({"y": Float()}, Label(column="y", classes=["a", "b"]), kind="regression"), "classes", "no classes"),
+        (plain({"y": Boolean()}, Label(column="y", unit="minutes")), "label.unit", "classes and no unit"),
         (plain({"y": Integer(one_of=[1, 2, 3])}, Label(column="y")), "label.column", "one_of lists 3"),
         (plain({"y": Text(one_of=["a", "b"])}, Label(column="y", classes=["a", "c"])), "classes", "c can never occur"),
         (plain({"y": Boolean()}, Label(column="y", classes=["no", "yes"])), "classes", "written 0 and 1"),

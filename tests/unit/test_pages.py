@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,23 @@ def test_a_page_is_whole(page: Callable[[LocalStore, bool], str], most: bool, st
 
 def test_every_template_is_rendered_somewhere() -> None:
     assert {path.name for path in TEMPLATES.glob("*.html")} == {*PAGES, *ELSEWHERE, *PARTS}
+
+
+@pytest.mark.parametrize("asked", [None, NOW])
+def test_one_clock_says_when_and_data_until_is_said_as_such(asked: datetime | None, store: LocalStore) -> None:
+    """Two times by two clocks stood beside each other, both as "as of"."""
+    report = Report(check="drift", problem="p", at=NOW, sentence="Nothing drifted.")
+    reports.save(store, reports.checked(report, asked))
+    (shown,) = control.document(store, PROBLEM)["checks"]
+    html = control.page(store, PROBLEM, served=False)
+    if asked is None:  # the newest data is two years old
+        assert abs(datetime.now(UTC) - shown["checked_at"]) < timedelta(minutes=1)
+        assert "on data up to 2024-05-06 07:08 UTC" in html
+        assert "data of 2024-05-06: ok" in html
+    else:
+        assert (shown["checked_at"], shown["data_until"]) == (NOW, None)
+        assert "Checked 2024-05-06 07:08 UTC." in html
+        assert "data of" not in html
 
 
 def test_a_check_that_broke_leads(store: LocalStore) -> None:

@@ -12,6 +12,8 @@ from truecourse.wording import nearest
 def label_faults(problem: Problem) -> Iterator[Fault]:
     yield from (_plain_faults(problem) if problem.is_plain else _timed_faults(problem))
     yield from _class_faults(problem)
+    if problem.label.unit and problem.kind != "regression":
+        yield Fault(place("label", "unit"), f"a {problem.kind} label has classes and no unit", "remove unit")
 
 
 def _timed_faults(problem: Problem) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ _DAYS = 60
 """Shown of what is checked once a day; of what is checked every few minutes, a fortnight."""
 _OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry", "canary")
 _EVENTS = 12
+_SAME = timedelta(hours=1)
 _PAGES = {"validation": "Validation", "drift": "Drift", "quality": "Quality", "skew": "Skew", "health": "Health"}
 
 
@@ -63,7 +64,14 @@ def _sentence(made: list[Report]) -> str:
 
 
 def _told(report: Report) -> Document:
-    return report.model_dump(exclude={"figures", "problem"}) | {"state": report.state}
+    """`checked_at`: when it was checked; `data_until`: the moment up to which data was read, if that is another."""
+    when = report.checked_at or report.at
+    until = report.at if abs(when - report.at) > _SAME else None
+    return report.model_dump(exclude={"figures", "problem", "at"}) | {
+        "state": report.state,
+        "checked_at": when,
+        "data_until": until,
+    }
 
 
 def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, State]]:

@@ -42,13 +42,16 @@ class Finding(Reference):
 
 
 class Report(Reference):
-    """What one check says at one moment. `at`: the moment that counted as now, UTC. `sentence`: all of it in one.
+    """What one check says at one moment. `at`: the moment that counted as now, UTC: of a check of data with
+    `clock="data"` the end of the data. `checked_at`: when the check was made, by the clock that alarms and runs go by;
+    None where that is `at`. `sentence`: all of it in one.
     `made`: false where the check could not be made, or had too little to judge; what it does not find is then not gone.
     `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
 
     check: Check
     problem: str
     at: UtcTime
+    checked_at: UtcTime | None = None
     sentence: str
     made: bool = True
     findings: tuple[Finding, ...] = ()

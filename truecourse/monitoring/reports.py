@@ -1,7 +1,7 @@
 """Reports of checks in object storage: the newest of each check for whoever looks, and all of them for a timeline."""
 
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -10,6 +10,11 @@ from truecourse.monitoring.findings import Check, Report
 from truecourse.storage import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
+
+
+def checked(report: Report, at: datetime | None) -> Report:
+    """The report with the moment at which it was made, if that is not the moment (`at`, UTC) that it was asked for."""
+    return report if at is not None else report.model_copy(update={"checked_at": datetime.now(UTC)})
 
 
 def save(store: ObjectStore, report: Report) -> None:

@@ -62,7 +62,7 @@ def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
     axis.plot([day for day, _ in alarmed], [value for _, value in alarmed], "o", color=_BAD, markersize=4.5)
     axis.set(ylabel="largest PSI of a column")
     axis.set_ylim(bottom=0)
-    return "the largest PSI of any column, by check; red: something was found", drawing
+    return "the largest PSI of any column, by the end of the data checked; red: something was found", drawing
 
 
 def _quality(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:

@@ -1,11 +1,10 @@
 """Reaching the endpoint from our own commands: its scheme and certificate, and the key to show it."""
 
-import json
 import urllib.request
 from typing import Any
 
 from truecourse import addresses
-from truecourse.settings import get_settings, prefect_authorization
+from truecourse.settings import get_settings
 from truecourse.tls import pinned_opener
 
 
@@ -29,12 +28,4 @@ def open_url(url: str, body: bytes | None = None, seconds: float = 5, certificat
     request = urllib.request.Request(url, body, headers)  # noqa: S310
     if certificate and url.startswith("https://"):
         return pinned_opener(certificate).open(request, timeout=seconds)
-    return addresses.open_url(request, seconds)
-
-
-def open_api(url: str, method: str, body: Any = None, seconds: float = 10) -> Any:
-    """The open answer of a Prefect server's API. Raises what urllib raises."""
-    headers = {"content-type": "application/json", **prefect_authorization()}
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
     return addresses.open_url(request, seconds)

@@ -10,14 +10,13 @@ import logging
 import os
 import socket
 import time
-import urllib.error
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from services.connection import open_api
+from services.prefect_client import PAGE, PrefectClient
 from truecourse import processes
 from truecourse.errors import PlatformError
 from truecourse.monitoring.stuckruns import Stuck, stuck
@@ -34,7 +33,6 @@ STARTS = timedelta(seconds=90)
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENT = timedelta(minutes=15)
 """Five heartbeats of a flow whose process is on another machine."""
-PAGE = 200
 
 Run = dict[str, Any]
 Life = Literal["alive", "dead", "unknown"]
@@ -53,33 +51,9 @@ class FlowRuns:
     answer."""
 
     def __init__(self, api: str) -> None:
-        self._api = api.rstrip("/")
+        self.ask = PrefectClient(api, seconds=10).ask
         self._surplus: dict[str, int] = {}
         self._since = time.monotonic()
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        try:
-            return self._asked(method, path, body)
-        except urllib.error.HTTPError as error:
-            said = error.read()[:300].decode(errors="replace")
-            what = f"the Prefect server answers {method} {path} with {error.code}: {said}"
-            raise PlatformError(what, where=self._api) from None
-        except (OSError, ValueError) as error:
-            what = f"the Prefect server does not answer: {getattr(error, 'reason', error)}"
-            raise PlatformError(what, where=self._api, cure="truecourse status says which part is down") from None
-
-    def _asked(self, method: str, path: str, body: Any) -> Any:
-        for pause in (0.2, 0.5, 1.0, 0.0):  # a busy SQLite database of Prefect's answers 503
-            try:
-                with open_api(f"{self._api}{path}", method, body) as answer:
-                    text = answer.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                if error.code != 503 or not pause:
-                    raise
-                error.close()
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
 
     def runs(self, **filters: Any) -> list[Run]:
         """Runs by Prefect's own filters (of `flow_runs`), a page."""

@@ -2,13 +2,10 @@
 
 import importlib
 import json
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
-import httpx
-
-from truecourse.errors import PlatformError
+from services.prefect_client import PrefectClient
 from truecourse.settings import prefect_environment
 
 Settings: TypeAlias = dict[str, Any]
@@ -42,32 +39,8 @@ class Api:
     """`url`: ends with /api. Its methods raise PlatformError where the server does not answer, or refuses."""
 
     def __init__(self, url: str, seconds: float = 30) -> None:
-        self._url = url.rstrip("/")
-        self._http = httpx.Client(trust_env=False, timeout=seconds)
-
-    def _ask(self, method: str, path: str, body: Any = None, absent: bool = False) -> Any:
-        try:
-            for pause in (0.2, 0.5, 1.0, 2.0, 0.0):  # a busy SQLite database of Prefect's answers 503
-                answer = self._http.request(method, f"{self._url}{path}", json=body)
-                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not pause:
-                    break
-                time.sleep(pause)
-            if absent and answer.status_code == httpx.codes.NOT_FOUND:
-                return None
-            answer.raise_for_status()
-            return answer.json() if answer.content else None
-        except httpx.HTTPStatusError as error:
-            said = error.response.text[:300]
-            raise PlatformError(f"Prefect refuses {method} {path}: {said}", where=self._url) from None
-        except (httpx.HTTPError, ValueError) as error:
-            what = f"the Prefect server does not answer: {type(error).__name__}"
-            raise PlatformError(what, where=self._url, cure="start `truecourse up`") from None
-
-    def _all(self, path: str) -> list[Any]:
-        found: list[Any] = []
-        while page := self._ask("POST", path, {"limit": 200, "offset": len(found)}):
-            found += page
-        return found
+        client = PrefectClient(url, seconds)
+        self._ask, self._all = client.ask, client.all
 
     def pool(self, name: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._ask("GET", f"/work_pools/{name}", absent=True)

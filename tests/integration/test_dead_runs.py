@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -56,6 +57,16 @@ class World:
 
     def state(self, run: str) -> str:
         return str(self.ask("GET", f"/flow_runs/{run}")["state_name"])
+
+    def heartbeat(self, run: str, minutes_ago: float) -> None:
+        occurred = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
+        resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+        event = {"id": str(uuid4()), "event": flowruns.HEARTBEAT, "occurred": occurred, "resource": resource}
+        self.ask("POST", "/events", [event])
+
+    def heartbeats(self, *runs: str) -> int:
+        wanted = {"event": {"name": [flowruns.HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]}}
+        return len(self.ask("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
     def taken(self) -> int:
         return int(self.runs._limits()[self.deployment]["active_slots"])
@@ -144,6 +155,27 @@ def test_another_machine_s_worker_may_have_it(world: World) -> None:
     finally:
         world.ask("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
     assert [run["id"] for run in world.runs.reconcile(POOL, starting=True).runs] == [pending]
+
+
+def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, prefect_server: str) -> None:
+    """`up` cannot look at the process: one that was silent for a quarter of an hour is dead, and one that never sent a
+    heartbeat may live."""
+    world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
+    others = {name: World(prefect_server, name) for name in ("silent", "living", "mute")}
+    runs = {name: other.run("PENDING", "RUNNING") for name, other in others.items()}
+    minutes = flowruns.SILENT / timedelta(minutes=1)
+    for name, ago in (("silent", minutes + 1), ("living", minutes - 1)):
+        world.heartbeat(runs[name], ago)
+    try:
+        wait_until(lambda: world.heartbeats(*runs.values()) == 2, 30, "the events")
+        assert not world.runs.reconcile(POOL).runs, "no server may have listened meanwhile"
+        world.runs._since -= flowruns.SILENT.total_seconds()
+        assert [run["id"] for run in world.runs.reconcile(POOL).runs] == [runs["silent"]]
+        assert [world.state(run) for run in runs.values()] == ["Crashed", "Running", "Running"]
+    finally:
+        world.ask("DELETE", f"/work_pools/{POOL}/workers/a%20worker%20elsewhere")
+        for other in others.values():
+            other.ask("DELETE", f"/deployments/{other.deployment}")
 
 
 def test_a_run_of_a_deleted_deployment_does_not_keep_the_others(world: World, prefect_server: str) -> None:

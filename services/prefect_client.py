@@ -1,0 +1,68 @@
+"""The REST API of a Prefect server, without an import of Prefect, which takes seconds."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from http import HTTPStatus
+from typing import Any
+
+from truecourse import addresses
+from truecourse.errors import PlatformError
+from truecourse.settings import prefect_authorization
+
+PAGE = 200
+"""The most items that Prefect gives at once."""
+_PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds before each further try: a busy SQLite database of Prefect's answers 503."""
+
+
+class PrefectClient:
+    """`api`: the server's URL, which ends with /api. `seconds`: the time-out of one try."""
+
+    def __init__(self, api: str, seconds: float = 30) -> None:
+        self._api = api.rstrip("/")
+        self._seconds = seconds
+
+    def ask(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
+        """The JSON that is answered; None for an empty answer, and, with `absent`, where there is no such thing.
+
+        Raises PlatformError where the server does not answer, or refuses."""
+        try:
+            return self._ask(method, path, body)
+        except urllib.error.HTTPError as error:
+            if absent and error.code == HTTPStatus.NOT_FOUND:
+                return None
+            said = error.read()[:300].decode(errors="replace")
+            what = f"the Prefect server answers {method} {path} with {error.code}: {said}"
+            raise PlatformError(what, where=self._api) from None
+        except (OSError, ValueError) as error:
+            what = f"the Prefect server does not answer: {getattr(error, 'reason', error)}"
+            cure = "start `truecourse up`; `truecourse status` says which of its parts is down"
+            raise PlatformError(what, where=self._api, cure=cure) from None
+
+    def all(self, path: str) -> list[Any]:
+        """Every item that a filter without conditions finds."""
+        found: list[Any] = []
+        while page := self.ask("POST", path, {"limit": PAGE, "offset": len(found)}):
+            found += page
+        return found
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        for pause in (*_PAUSES, None):
+            try:
+                with self._open(method, path, body) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or pause is None:
+                    raise
+                error.close()
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _open(self, method: str, path: str, body: Any) -> Any:
+        headers = {"content-type": "application/json", **prefect_authorization()}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self._api}{path}", data, headers, method=method)  # noqa: S310
+        return addresses.open_url(request, self._seconds)

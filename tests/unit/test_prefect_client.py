@@ -1,0 +1,83 @@
+"""The client of Prefect's API: what it sends, tries again, and says where it is refused."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from services import prefect_client
+from services.prefect_client import PrefectClient
+from truecourse.errors import PlatformError
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with these statuses, one after another, then 200; keeps what was asked."""
+
+    statuses: list[int]
+    asked: list[tuple[str, str, str | None]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/api"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.asked.append((self.command, self.path, self.headers.get("authorization")))
+        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
+        self.end_headers()
+        page = self.server.asked.count(self.server.asked[-1])
+        self.wfile.write(json.dumps([page] if page < 3 else []).encode())
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(prefect_client, "_PAUSES", (0.01, 0.01))
+    with Server(("127.0.0.1", 0), Handler) as made:
+        made.statuses, made.asked = [], []
+        threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(server: Server) -> None:
+    server.statuses = [503, 503]
+    assert PrefectClient(server.url).ask("GET", "/x") == []
+    assert len(server.asked) == 3
+    server.statuses = [503] * 9
+    with pytest.raises(PlatformError, match="GET /y with 503"):
+        PrefectClient(server.url).ask("GET", "/y")
+    assert len(server.asked) == 6
+
+
+def test_what_is_absent_is_none_only_where_that_is_an_answer(server: Server) -> None:
+    server.statuses = [404, 404]
+    assert PrefectClient(server.url).ask("GET", "/x", absent=True) is None
+    with pytest.raises(PlatformError, match="GET /x with 404"):
+        PrefectClient(server.url).ask("GET", "/x")
+
+
+def test_every_page_is_read(server: Server) -> None:
+    assert PrefectClient(server.url).all("/deployments/filter") == [1, 2]
+
+
+def test_the_key_of_the_settings_is_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading deployments went without it, and failed at a server that asks for one."""
+    monkeypatch.setenv("PREFECT_API_KEY", "a-key")
+    PrefectClient(server.url).ask("GET", "/x")
+    assert server.asked[0][2] == "Bearer a-key"
+
+
+def test_a_server_that_is_away_is_said_so(configure: Callable[..., None]) -> None:
+    with pytest.raises(PlatformError, match="does not answer"):
+        PrefectClient("http://127.0.0.1:9/api", seconds=1).ask("GET", "/x")

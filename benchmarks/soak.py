@@ -1,7 +1,8 @@
 """`truecourse up` under faults: something is killed, stopped or edited every ten seconds, and predictions go on.
 
-A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. At the end it
-is asked what was answered, what was lost, what is stuck, and whether `status` reported the truth.
+A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. With
+libfaketime (the option `--faketime`) the clock of the platform jumps too. At the end it is asked what was answered,
+what was lost, what is stuck, and whether `status` reported the truth.
 """
 
 import itertools
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Row
-from benchmarks.soak_faults import Fault, Faults
+from benchmarks.soak_faults import RIGHT, Fault, Faults
 from services.flowruns import FlowRuns
 from services.platform import last_platform
 from truecourse import processes
@@ -54,15 +55,15 @@ class Asked:
     failed: list[tuple[float, str]] = field(default_factory=list)
 
 
-def rows(quick: bool, minutes: float = 30) -> list[Row]:
-    """`minutes`: of faults; one with `quick`."""
+def rows(quick: bool, minutes: float = 30, faketime: Path | None = None) -> list[Row]:
+    """`minutes`: of faults; one with `quick`. `faketime`: the library with which the platform's clock jumps too."""
     folder = Path(tempfile.mkdtemp(prefix="truecourse-soak-"))
     host = get_settings().host
     ports = {f"{part}_port": free_port(host) for part in ("prefect", "mlflow", "control", "endpoint")}
     try:
         with elsewhere(home=folder / "home", problems=folder / "problems", problem=NAME, storage="", **ports):
             _prepare(folder)
-            return _Soak(1 if quick else minutes).run()
+            return _Soak(1 if quick else minutes, faketime).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -96,8 +97,16 @@ def _program() -> str:
     return str(Path(sys.executable).parent / "truecourse")
 
 
+def _jumping(library: Path, clock: Path) -> dict[str, str]:
+    """What makes a process and its children read the clock's jump from a file, once a second."""
+    found = {"LD_PRELOAD": str(library.resolve()), "FAKETIME_TIMESTAMP_FILE": str(clock)}
+    return found | {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_CACHE_DURATION": "1"}
+
+
 class _Soak:
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, minutes: float, faketime: Path | None) -> None:
+        self._clock = get_settings().home / "clock" if faketime else None
+        self._environment = PROXIES | (_jumping(faketime, self._clock) if faketime and self._clock else {})
         self._minutes = minutes
         self._url = f"http://127.0.0.1:{get_settings().endpoint_port}"
         self._over = threading.Event()
@@ -128,10 +137,16 @@ class _Soak:
         return self._rows(everything, calm, stuck, slots, untrue, left, commands, failed)
 
     def _start(self) -> None:
+        if self._clock is not None:
+            self._clock.write_text(RIGHT)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._up = subprocess.Popen(  # noqa: S603
-                [_program(), "up"], env=child_environment(**PROXIES), stdout=log, stderr=log, start_new_session=True
+                [_program(), "up"],
+                env=child_environment(**self._environment),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 600
         while not self._all_up():
@@ -187,7 +202,7 @@ class _Soak:
         yield ended
 
     def _disturb(self) -> None:
-        faults = Faults(random.Random(7), self._restart)  # noqa: S311
+        faults = Faults(random.Random(7), self._restart, self._clock)  # noqa: S311
         until = time.monotonic() + self._minutes * 60
         while time.monotonic() < until:
             begun = time.monotonic()
@@ -249,7 +264,7 @@ class _Soak:
         unexcused = [one for one in asked.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
         lost, unsynced = self._lost(asked, excused)
         wrong = [one for one in commands if one not in ("well", "beside a fault of Prefect")]
-        reportable = [fault for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit")]
+        reportable = [fault for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit", "clock")]
         unseen = [
             f"not in status: {fault.kind}, {fault.until - fault.at:.1f} s" for fault in reportable if not fault.seen
         ]

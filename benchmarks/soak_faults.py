@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from services import flowruns
@@ -23,6 +24,9 @@ from truecourse.settings import get_settings
 
 PATIENCE = 120.0
 """Seconds that a part has for coming back before the next fault."""
+RIGHT = "+0"
+JUMPS = (RIGHT, "+1m", "-1m", "+1h", "-1h", "+1d", "-1d")
+"""From the right time, as libfaketime reads them."""
 HELPERS = ("control", "mlflow", "prefect", "worker", "shipper")
 
 
@@ -39,9 +43,11 @@ class Fault:
 
 
 class Faults:
-    """One after another, by chance. `restart`: kills `up` and starts it again."""
+    """One after another, by chance. `restart`: kills `up` and starts it again. `clock`: the file that libfaketime
+    reads; None where the clock stays as it is."""
 
-    def __init__(self, chance: random.Random, restart: Callable[[], None]) -> None:
+    def __init__(self, chance: random.Random, restart: Callable[[], None], clock: Path | None) -> None:
+        self._clock = clock
         self._chance = chance
         self._restart = restart
         self._number = 0
@@ -54,10 +60,15 @@ class Faults:
             return self._kill_all()
         if self._number % 6 == 0:
             return self._hit_endpoint()
+        if self._clock is not None and self._number % 6 == 2:
+            return self._jump()
         kinds = [self._kill_helper] * 5 + [self._kill_flow_run, self._stop_helper, self._take_port, self._edit_mlflow]
         return self._chance.choice(kinds)()
 
     def end(self) -> None:
+        """Wait until what was hit last is up again; the clock is right from now on."""
+        if self._clock is not None:
+            self._clock.write_text(RIGHT)
         for watcher in self._watchers:
             watcher.join(PATIENCE)
 
@@ -137,6 +148,13 @@ class Faults:
         if taken is not None:
             threading.Timer(10, taken.close).start()
         return self._watched(fault, part)
+
+    def _jump(self) -> Fault:
+        """Of the clock of the platform and all that it starts, forwards or backwards, by a minute to a day."""
+        assert self._clock is not None
+        by = self._chance.choice(JUMPS)
+        self._clock.write_text(by)
+        return Fault("clock jumps", "clock", time.time(), time.time())
 
     def _edit_mlflow(self) -> Fault:
         """An alias set or deleted, a tag changed, or the version deleted, as anybody can do it in MLflow's UI."""

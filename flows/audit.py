@@ -8,6 +8,7 @@ from prefect import flow
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.skew import check_skew
+from truecourse.clock import until_now
 from truecourse.loading import load_problem
 from truecourse.references import Window
 
@@ -24,4 +25,4 @@ def audit(problem: str | None = None, start: datetime | None = None, end: dateti
 
     A sample of `monitoring.audit_rows` predictions is taken, the same one each time.
     """
-    return check_skew(load_problem(problem).name, end, Window(start=start, end=end)).model_dump(mode="json")
+    return check_skew(load_problem(problem).name, until_now(end), Window(start=start, end=end)).model_dump(mode="json")

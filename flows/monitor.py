@@ -15,6 +15,7 @@ from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.quality import check_quality
 from tasks.skew import check_skew
+from truecourse.clock import past_moment, until_now
 from truecourse.loading import load_problem
 from truecourse.references import Window
 
@@ -39,13 +40,13 @@ def monitor(
         evidently: also write Evidently's own report, on a sample of rows.
 
     A check that cannot be made says so in its report, and stops no other. Raises CheckBroken, when all is done, if one
-    broke. Where a window is named, its drift alone is
-    looked at, and nothing is entered into the record: it is no news.
+    broke, and SettingsError for an `at` in the future. Where a window is named, its drift alone is looked at, and
+    nothing is entered into the record: it is no news.
     """
-    name = load_problem(problem).name
+    name, at = load_problem(problem).name, past_moment(at)
     window = Window(start=start, end=end) if start or end else None
     if window is not None:
-        return summary(name, [check_drift(name, at or end, window, evidently)])
+        return summary(name, [check_drift(name, at or until_now(end), window, evidently)])
     reports = [
         made("drift", check_drift, name, at, None, evidently, at=at),
         made("quality", check_quality, name, at, at=at),

@@ -7,12 +7,32 @@ import pyarrow.compute as pc
 
 from truecourse import frame as frames
 from truecourse.asof import EVENT
-from truecourse.errors import NotFound
+from truecourse.errors import NotFound, SettingsError
 from truecourse.problem import Problem
+from truecourse.references import aware_utc
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables, feature_table
 
 log = logging.getLogger("truecourse.clock")
+
+
+def past_moment(moment: datetime | None) -> datetime | None:
+    """The `--at` of a check in UTC, one without a zone being UTC already; None if there is none.
+
+    Raises SettingsError if it lies in the future: what is checked "as of" such a moment would count as newer than all
+    that is checked until then."""
+    if moment is None:
+        return None
+    now, moment = datetime.now(UTC), aware_utc(moment)
+    if moment > now:
+        what = f"{moment:%Y-%m-%d %H:%M:%S} UTC lies in the future; now is {now:%Y-%m-%d %H:%M:%S} UTC"
+        raise SettingsError(what, where="--at", cure="name a moment that is over, or leave it out: then it is now")
+    return moment
+
+
+def until_now(end: datetime | None) -> datetime | None:
+    """The end of a window in UTC, or the present moment if that comes first: nothing has happened after it."""
+    return min(aware_utc(end), datetime.now(UTC)) if end is not None else None
 
 
 def now_of(problem: Problem, tables: Tables) -> datetime:

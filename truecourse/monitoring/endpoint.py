@@ -56,6 +56,7 @@ def check_endpoint(problem: Problem, store: ObjectStore, looks: Sequence[Look], 
         problem=problem.name,
         at=at,
         sentence=summed(findings, well),
+        made=any(look.reading is not None or not look.answers for look in looks),
         findings=tuple(findings),
         figures={"endpoints": figures, "objectives": _told(problem.serving.objectives)},
     )
@@ -84,6 +85,9 @@ def _told(objectives: Objectives) -> dict[str, float]:
 def _well(figures: dict[str, Any]) -> str:
     told = []
     for name, found in figures.items():
+        if not any(slo["requests"] for slo in found["objectives"]):
+            told.append(f"the endpoint {name} answers; nobody has asked it yet, so its objectives are unknown")
+            continue
         left = min(slo["budget_left"] for slo in found["objectives"])
         said = f"the endpoint {name} keeps its objectives, with {left:.0%} of the tighter error budget left and "
         told.append(said + f"{counted(int(found['requests']), 'request')} in the last hour")

@@ -30,6 +30,9 @@ def sentence(found: dict[Check, Report]) -> str:
     findings = _findings(found)
     if not found:
         return "Nothing was checked yet."
+    unknown = [check for check, report in found.items() if report.state == "unknown"]
+    if not findings and unknown:
+        return f"Nothing found; unknown: {', '.join(unknown)}."
     if not findings:
         return "Pipelines, endpoints, machine and registry are well."
     pages = [finding for finding in findings if finding.page]

@@ -13,6 +13,7 @@ from truecourse.monitoring.flowruns import ScheduledFlow
 from truecourse.monitoring.freshness import Clock, pipeline_finding, table_states, view_states
 from truecourse.monitoring.statements import summed
 from truecourse.problem import Problem
+from truecourse.references import aware_utc
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
 from truecourse.wording import counted, lasting
@@ -35,7 +36,7 @@ def check_pipelines(
     is given, only what storage tells of that moment is checked. `flows`: those with a schedule, as the Prefect server
     knows them. `loaded`: the mark of each view's last load into the online store; None where the store could not be
     asked. `others`: what is found of the platform's parts and of runs that are stuck."""
-    wall = datetime.now(UTC)
+    wall, at = datetime.now(UTC), aware_utc(at) if at else None
     told = at or data_end(problem, tables)
     clock = Clock(told or wall, simulated=told is not None)
     states = table_states(problem, tables, clock)
@@ -54,6 +55,7 @@ def check_pipelines(
         problem=problem.name,
         at=at or wall,
         sentence=summed(findings, _well(known, len(flows), len([s for s in states if s.past]))),
+        made=bool(known) or any(state.past for state in states) or bool(findings),
         findings=tuple(findings),
         figures={
             "flows": [flow.figures(at or wall) for flow in flows],
@@ -65,11 +67,11 @@ def check_pipelines(
 
 
 def _well(known: Sequence[ScheduledFlow], scheduled: int, tables: int) -> str:
-    fresh = f"{counted(tables, 'table')} as fresh and as large as usual"
+    fresh = f"{counted(tables, 'table')} as fresh and as large as usual" if tables else "no table has rows yet"
     if known:
         return f"{counted(len(known), 'scheduled flow')} ran as planned, and {fresh}."
     unknown = f"; the runs of {counted(scheduled, 'scheduled flow')} are not known without a Prefect server"
-    return f"{fresh}{unknown if scheduled else ''}."
+    return f"{fresh[0].upper()}{fresh[1:]}{unknown if scheduled else ''}."
 
 
 def _backlog(problem: Problem) -> dict[str, Any]:

@@ -19,11 +19,13 @@ def checked(report: Report, at: datetime | None) -> Report:
 
 def save(store: ObjectStore, report: Report) -> None:
     """Keep a report, in place of one of the same moment. It becomes the newest unless a later moment was reported: one
-    that was not made counts for no moment, for it may be dated by another clock."""
+    that was not made counts for no moment, for it may be dated by another clock; neither does one that lies in the
+    future, which a clock that jumped has left."""
     data = report.model_dump_json(indent=1).encode()
     store.put(f"{_place(report.problem, report.check)}{_name(report.at)}.json", data)
     newest = latest(store, report.problem, report.check)
-    if newest is None or newest.at <= report.at or not (newest.made and report.made):
+    later = newest is not None and report.at < newest.at <= datetime.now(UTC)
+    if newest is None or not later or not (newest.made and report.made):
         store.put(_latest(report.problem, report.check), data)
 
 

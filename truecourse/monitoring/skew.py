@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.monitoring.audit import audited
+from truecourse.monitoring.audit import Audit, audited
 from truecourse.monitoring.causes import AFTERWARDS, CODE, LATE, MISSING, STALE, Cause, Mismatch
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.logged import Logged, newest_day_end, sample
@@ -54,10 +54,16 @@ def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, win
         "audit_share": problem.monitoring.audit_share,
         "audit_lag": problem.monitoring.audit_lag.total_seconds(),
     }
-    said = _summary(logged, weighty, bool(audit.closed))
+    said = _summary(logged, weighty, audit)
     moment = now.replace(tzinfo=UTC)
     return Report(
-        check="skew", problem=problem.name, at=moment, sentence=said, findings=tuple(weighty), figures=figures
+        check="skew",
+        problem=problem.name,
+        at=moment,
+        sentence=said,
+        made=any(audit.compared.values()),
+        findings=tuple(weighty),
+        figures=figures,
     )
 
 
@@ -113,11 +119,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _summary(logged: Logged, findings: list[Finding], partly: bool) -> str:
+def _summary(logged: Logged, findings: list[Finding], audit: Audit) -> str:
     if not len(logged):
         return "No prediction was logged in the window: there is nothing to audit."
+    if not any(audit.compared.values()):
+        why = "; ".join(f"{reason} ({', '.join(names[:3])})" for reason, names in audit.closed.items())
+        return f"None of {counted(len(logged), 'prediction')} could be computed again: {why or 'no reason'}."
     of = f"{counted_of(len(logged), logged.asked, 'prediction')} were computed again"
-    rest = ", as far as the log tells" if partly else ""
+    rest = ", as far as the log tells" if audit.closed else ""
     if not findings:
         return f"{of}{rest}: they agree with the offline tables."
     told = [f"{f.subject} ({f.cause}, {100 * f.figures['share']:.1f}%)" for f in findings]

@@ -1,0 +1,52 @@
+"""The moment that counts as now is never in the future, nor is what stands of one that was."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from truecourse.clock import past_moment, until_now
+from truecourse.errors import SettingsError
+from truecourse.loading import load_problem
+from truecourse.monitoring import reports
+from truecourse.monitoring.alarms import settle
+from truecourse.monitoring.findings import Finding, Report
+from truecourse.monitoring.pipelines import check_pipelines
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+FOUND = Finding(check="drift", subject="distance", cause="unit change", page=True, sentence="The unit changed.")
+
+
+def report(at: datetime, *findings: Finding) -> Report:
+    return Report(check="drift", problem="flight_delays", at=at, sentence="Looked.", findings=findings)
+
+
+def test_a_moment_without_zone_is_utc_and_one_in_the_future_is_refused() -> None:
+    assert past_moment(None) is None
+    assert past_moment(datetime(2024, 5, 6)) == datetime(2024, 5, 6, tzinfo=UTC)
+    for ahead in (timedelta(minutes=1), timedelta(days=400)):
+        moment = datetime.now(UTC) + ahead
+        with pytest.raises(SettingsError, match="lies in the future") as raised:
+            past_moment(moment)
+        assert f"{moment:%Y-%m-%d %H:%M}" in raised.value.what
+        ended = until_now(moment)
+        assert ended is not None
+        assert ended < moment
+
+
+def test_what_a_clock_that_jumped_has_left_silences_nothing(home: Path) -> None:
+    store, problem, now = open_store(), load_problem("flight_delays"), datetime.now(UTC)
+    ahead = report(now + timedelta(days=300), FOUND)
+    reports.save(store, ahead)
+    assert settle(store, problem, [ahead], now).of("opened")
+    clean = [report(now + timedelta(seconds=number - 10)) for number in range(2)]
+    recovered = [settle(store, problem, [one], one.at).of("recovered") for one in clean]
+    assert [len(events) for events in recovered] == [0, 1]
+    reports.save(store, clean[1])
+    assert reports.latest(store, "flight_delays", "drift") == clean[1]
+
+
+def test_pipelines_are_checked_as_of_a_moment_without_zone(home: Path) -> None:
+    found = check_pipelines(load_problem("flight_delays"), Tables(), datetime(2013, 11, 5))
+    assert (found.at, found.state) == (datetime(2013, 11, 5, tzinfo=UTC), "unknown")

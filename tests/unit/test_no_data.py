@@ -1,0 +1,37 @@
+"""Where there is nothing to look at, a check is unknown."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from truecourse.loading import load_problem
+from truecourse.monitoring import healthpage, reports
+from truecourse.monitoring.endpoint import Look, check_endpoint
+from truecourse.monitoring.meters import Reading
+from truecourse.monitoring.pipelines import check_pipelines
+from truecourse.monitoring.skew import check_skew
+from truecourse.storage import open_store
+from truecourse.tables import Tables
+
+AT = datetime(2013, 11, 5, tzinfo=UTC)
+
+
+def test_no_data_is_unknown(home: Path) -> None:
+    problem, store = load_problem("flight_delays"), open_store()
+    found = [
+        check_skew(problem, Tables(), AT),
+        check_pipelines(problem, Tables(), AT),
+        check_endpoint(problem, store, [], AT),
+    ]
+    assert {report.check: report.state for report in found} == dict.fromkeys(
+        ("skew", "pipelines", "endpoint"), "unknown"
+    )
+    assert "nothing to audit" in found[0].sentence
+    for report in found[1:]:
+        reports.save(store, report)
+    assert healthpage.sentence(healthpage.newest(store, problem.name)) == "Nothing found; unknown: pipelines, endpoint."
+
+
+def test_an_endpoint_that_nobody_has_asked_keeps_no_objective_yet(home: Path) -> None:
+    look = Look("local", "http://127.0.0.1:1", Reading({}, {}, ""))
+    report = check_endpoint(load_problem("flight_delays"), open_store(), [look], AT)
+    assert report.sentence == "The endpoint local answers; nobody has asked it yet, so its objectives are unknown."

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from services import flowruns
 from services.flowruns import FlowRuns
 from services.platform import Platform, running_platform
@@ -119,15 +121,18 @@ class Faults:
         """A process that lives and does nothing, for half a minute."""
         part = _part(self._chance.choice(("control", "mlflow")))
         fault = Fault(f"{part['part']} gets SIGSTOP", part["part"], time.time())
-        os.kill(part["pid"], signal.SIGSTOP)
+        family = processes.family(part["pid"])  # MLflow's first process alone answers nothing
+        for one in family:
+            one.suspend()
 
         def go_on() -> None:
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
                 fault.seen = fault.seen or _standing(part["part"]) == "silent"
                 time.sleep(0.5)
-            with suppress(ProcessLookupError):  # another fault, or the supervisor, has ended it meanwhile
-                os.kill(part["pid"], signal.SIGCONT)
+            for one in family:
+                with suppress(psutil.NoSuchProcess):  # another fault, or the supervisor, has ended it meanwhile
+                    one.resume()
             fault.until = time.time()
 
         self._begin(go_on)

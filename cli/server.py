@@ -1,13 +1,14 @@
 """The Prefect server that a command's flows report to: one that is named or running, else one of the command's own."""
 
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 
 from cli.serverlogs import prefect_logging
-from services.platform import running_platform
+from services.platform import running_platform, serving_since
 from truecourse.addresses import free_port, listening, local_url, open_url
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, require_writable, start, supervised, terminable
@@ -19,6 +20,9 @@ from truecourse.settings import (
     prefect_environment,
     prefect_retention,
 )
+
+RESTARTS = 120.0
+"""Seconds within which `truecourse up` has its Prefect server up again, on a busy machine."""
 
 
 def answers(url: str, seconds: float = 5) -> bool:
@@ -57,9 +61,7 @@ def prefect_api() -> Iterator[str]:
     platform = running_platform()
     url = prefect_api_url() or (platform.prefect + "/api" if platform else "")
     if url:
-        if not answers(f"{url}/health"):
-            cure = "start it, or unset PREFECT_API_URL to have one started for the command"
-            raise PlatformError("the Prefect server does not answer", where=url, cure=cure)
+        _require_answer(url)
         shown = f"{platform.control}/reports" if platform and not get_settings().reports_url else None
         with terminable(), _reporting_to(url), elsewhere(reports_url=shown) if shown else nullcontext():
             yield url
@@ -73,6 +75,25 @@ def prefect_api() -> Iterator[str]:
         children[0].wait_ready(lambda: answers(f"{url}/health"))
         with _reporting_to(url):
             yield url
+
+
+def _require_answer(url: str) -> None:
+    """Wait for the server: one of a running `truecourse up` is started again if it dies.
+
+    Raises PlatformError if it does not answer in time."""
+    ours = serving_since(url) is not None
+    deadline = time.monotonic() + (RESTARTS if ours else 0)
+    waiting = False
+    while not answers(f"{url}/health"):
+        if time.monotonic() > deadline or (ours and serving_since(url) is None):
+            cure = "start it, or unset PREFECT_API_URL to have one started for the command"
+            if ours:
+                cure = "`truecourse status` says what is wrong with it"
+            raise PlatformError("the Prefect server does not answer", where=url, cure=cure)
+        if ours and not waiting:
+            sys.stderr.write("the Prefect server of `truecourse up` does not answer: waiting for it\n")
+            waiting = True
+        time.sleep(0.5)
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""A command waits for the Prefect server of a running `truecourse up`, which is started again if it dies."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cli import server
+from services import platform
+from services.platform import Platform
+from tests.conftest import free_ports
+from truecourse.errors import PlatformError
+from truecourse.processes import started_at
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(home: Path) -> str:
+    """Of a Prefect server that `up` has word of, and that does not answer."""
+    (port,) = free_ports(1)
+    home.mkdir(exist_ok=True)
+    place = f"http://127.0.0.1:{port}"
+    began = "2024-05-06T12:00:00+00:00"
+    platform.announce(Platform(os.getpid(), started_at(os.getpid()) or "", place, "", "", "", began, []))
+    return f"{place}/api"
+
+
+@pytest.fixture
+def late(url: str) -> Iterator[None]:
+    """The server comes after a second."""
+    port = int(url.removesuffix("/api").rpartition(":")[2])
+    made: list[ThreadingHTTPServer] = []
+
+    def begin() -> None:
+        made.append(ThreadingHTTPServer(("127.0.0.1", port), Healthy))
+        made[0].serve_forever(0.05)
+
+    timer = threading.Timer(1, begin)
+    timer.start()
+    yield
+    timer.join(0)
+    if made:
+        made[0].shutdown()
+        made[0].server_close()
+
+
+def test_a_server_that_is_being_started_again_is_waited_for(
+    url: str, late: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server._require_answer(url)
+    assert "waiting for it" in capsys.readouterr().err
+
+
+def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "RESTARTS", 0.1)
+    with pytest.raises(PlatformError, match="does not answer") as raised:
+        server._require_answer(url)
+    assert "truecourse status" in raised.value.cure
+
+
+def test_one_of_somebody_else_s_is_not_waited_for(home: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(PlatformError, match="does not answer"):
+        server._require_answer("http://127.0.0.1:9/api")
+    assert time.monotonic() - began < 5

@@ -146,6 +146,13 @@ def with_variable(name: str) -> list[tuple[int, str]]:
     return [(pid, value) for pid, value in found if value is not None]
 
 
+def words() -> set[str]:
+    """Every word of the command lines of this machine's processes, as far as they may be read."""
+    import psutil
+
+    return {word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()}
+
+
 def _marked() -> list[tuple[Any, str]]:
     """Every living process of ours (of psutil) with its mark."""
     import psutil

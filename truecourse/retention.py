@@ -7,14 +7,17 @@ version and run; and every run and frame of these. Each step is safe to repeat: 
 
 import json
 import logging
+import re
+import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import get_args
 
 import pyarrow.compute as pc
 from pydantic import Field
 
-from truecourse import aliases, mirror, registry, runs, tracking
+from truecourse import aliases, mirror, processes, registry, runs, tracking
 from truecourse.bento import package_key, packaged
 from truecourse.errors import MirrorError, ModelError, NotFound
 from truecourse.monitoring import record, reports
@@ -30,6 +33,8 @@ from truecourse.tables import Tables
 log = logging.getLogger("truecourse.retention")
 PERIOD = timedelta(hours=20)
 """It is enough to clean up once a day."""
+_DIGEST = re.compile("[0-9a-f]{64}")
+_WINDOW = re.compile(r"(drift|evidently)-\d{8}T\d{4}-(?P<end>\d{8}T\d{4})\.(html|parquet)")
 _ENTRIES = 200
 """So many of the newest entries of the record of findings stay, however old."""
 
@@ -55,6 +60,7 @@ def clean(problem: str, now: datetime) -> dict[str, int] | None:
         limit = now - timedelta(days=settings.model_retention)
         removed |= _clean_models(store, tables, problem, limit)
         unused, removed["frames"] = _clean_frames(store, problem, unused, now, limit)
+        removed["unpacked Bentos"] = _clean_unpacked(store, settings.home / "serving")
     store.put(_memory_key(problem), Memory(cleaned=now, unused=unused).model_dump_json().encode())
     log.info("removed: %s", ", ".join(f"{count} {kind}" for kind, count in removed.items() if count) or "nothing")
     return removed
@@ -203,6 +209,19 @@ def _clean_frames(
     return {sha: moment for sha, moment in since.items() if sha not in gone}, len(gone)
 
 
+def _clean_unpacked(store: ObjectStore, place: Path) -> int:
+    """Folders on this machine of Bentos that storage has no longer, of whatever problem; how many. One that a server
+    still runs from is left."""
+    packed = {key.rpartition("-")[2].removesuffix(".bento") for key in store.list("bentos/") if key.endswith(".bento")}
+    digests = [folder for folder in place.glob("*") if _DIGEST.fullmatch(folder.name)]
+    doomed = [folder for folder in digests if folder.name[:12] not in packed]
+    used = processes.words() if doomed else set()
+    gone = [folder for folder in doomed if str(folder) not in used]
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(gone)
+
+
 def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict[str, int]:
     """Reports of checks, daily histograms and entries of the record of findings. Counted back from the newest of each,
     which may be dated by the data's clock."""
@@ -212,6 +231,7 @@ def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict
     days = timedelta(days=settings.report_retention)
     for check in get_args(Check):
         removed["reports"] += reports.expire(store, problem, check, days)
+    removed["reports"] += _clean_windows(store, problem, days)
     by_key: dict[str, list[str]] = {}
     for key in store.list(f"sketches/{problem}/"):
         folder, _, name = key.rpartition("/")
@@ -222,6 +242,19 @@ def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict
         removed["histograms"] += sum(_delete(store, f"{folder}/{name}") for name in names if name < first)
     removed["findings"] = _clean_record(store, problem, days)
     return removed
+
+
+def _clean_windows(store: ObjectStore, problem: str, days: timedelta) -> int:
+    """Pages and samples that are named after the window they look at, counted back from the newest window."""
+    place, ends = f"reports/{problem}/", dict[str, str]()
+    for key in store.list(place):
+        named = _WINDOW.fullmatch(key.removeprefix(place))
+        if named:
+            ends[key] = named["end"]
+    if not ends:
+        return 0
+    first = f"{datetime.strptime(max(ends.values()), '%Y%m%dT%H%M').replace(tzinfo=UTC) - days:%Y%m%dT%H%M}"
+    return sum(_delete(store, key) for key, end in ends.items() if end < first)
 
 
 def _clean_record(store: ObjectStore, problem: str, days: timedelta) -> int:

@@ -1,5 +1,7 @@
 """What nothing needs goes when it is old; what serves, served, may come back or can be traced stays, however old."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -98,7 +100,7 @@ def test_only_what_nothing_needs_is_removed(wines: Home, monkeypatch: pytest.Mon
     everything = set(wines.versions)
     assert retention.clean("wine", NOW) == {
         "reports": 0, "histograms": 0, "findings": 0, "logged predictions": 0, "versions": 0, "runs": 0,
-        "runs of tuning and failed ones in MLflow": 0, "frames": 0,
+        "runs of tuning and failed ones in MLflow": 0, "frames": 0, "unpacked Bentos": 0,
     }  # fmt: skip
     assert wines.left() == everything
     assert retention.clean("wine", NOW + timedelta(hours=1)) is None, "it was done an hour ago"
@@ -151,20 +153,43 @@ def test_reports_and_the_log_are_counted_back_from_their_newest(
         at = years - timedelta(days=days)
         reports.save(store, Report(check="drift", problem="wine", at=at, sentence="-"))
         store.put(f"sketches/wine/abc/{at:%Y%m%d}.json", b"{}")
+        window = f"{at - timedelta(days=7):%Y%m%dT%H%M}-{at:%Y%m%dT%H%M}"
+        store.put(f"reports/wine/drift-{window}.html", b"")
+        store.put(f"reports/wine/evidently-{window}.parquet", b"")
+    store.put("reports/wine/drift.html", b"")
     store.put("sketches/wine/abc/frozen.json", b"{}")
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
     rows = predictionlog.rows(encoded(entry(one)) for one in logged)
     Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=predictionlog.DATED, merge=True)
     removed = retention.clean("wine", NOW)
     assert removed is not None
-    assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2, 2, 1)
+    assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2 + 4, 2, 1)
     assert len(reports.history(store, "wine", "drift")) == 2
     assert store.exists("sketches/wine/abc/frozen.json")
+    assert store.exists("reports/wine/drift.html")
+    assert len([key for key in store.list("reports/wine/") if "T0000-" in key]) == 4
     table: pa.Table = Tables().read(Tables().version(log_table("wine")))
     assert sorted(table["prediction_id"].to_pylist()) == ["0", "29"]
     again = retention.clean("wine", NOW + timedelta(days=1))
     assert again is not None
     assert not any(again.values())
+
+
+def test_an_unpacked_bento_goes_with_its_package_unless_it_runs(home: Path) -> None:
+    """They stayed for ever, a few megabytes each."""
+    packed, running, loose = ("ab" * 32, "cd" * 32, "ef" * 32)
+    open_store().put(f"bentos/wine/3-{packed[:12]}.bento", b"")
+    for name in (packed, running, loose, "bentoml-3000"):
+        (home / "serving" / name / "src").mkdir(parents=True)
+    script = "import sys; print(flush=True); sys.stdin.read()"
+    server = [sys.executable, "-c", script, str(home / "serving" / running)]
+    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert retention._clean_unpacked(open_store(), home / "serving") == 1
+        process.communicate()
+    assert {folder.name for folder in (home / "serving").iterdir()} == {packed, running, "bentoml-3000"}
+    assert retention._clean_unpacked(open_store(), home / "serving") == 1
 
 
 def test_prefect_understands_how_long_it_is_to_keep_runs(

@@ -55,7 +55,7 @@ bench-replay: $(STAMP) ## a year played forward, beside a frozen champion, and w
 	$(BIN)/python -m benchmarks replay
 
 soak: $(STAMP) ## `truecourse up` under faults for half an hour: what is answered, lost, stuck
-	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),30) $(if $(FAKETIME),--faketime $(FAKETIME))
+	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),30)
 
 lock: $(STAMP) ## resolve the dependencies anew, for all three Pythons
 	. .ci/tools; "$$UV" pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 \

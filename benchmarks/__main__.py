@@ -1,7 +1,6 @@
 """`python -m benchmarks [NAME...]`: measure, print a table, write JSON; exits 1 if a promise does not hold."""
 
 import importlib
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,9 +21,6 @@ def main(
     ] = None,
     quick: Annotated[bool, typer.Option(help="samples instead of all rows: a look, not a figure")] = False,
     minutes: Annotated[float, typer.Option(min=0.5, help="minutes of faults, of soak alone")] = 30,
-    faketime: Annotated[
-        Path | None, typer.Option(help="libfaketimeMT.so.1, with which the clock jumps too, of soak alone")
-    ] = None,
 ) -> None:
     console, kept = Console(), True
     for name in names or NAMES:
@@ -32,7 +28,7 @@ def main(
             if name not in NAMES + ALSO:
                 raise SettingsError(f"no benchmark {name!r}", cure=f"there are {', '.join(NAMES + ALSO)}")
             with console.status(f"measuring {name}"):
-                options = {"minutes": minutes, "faketime": faketime} if name == "soak" else {}
+                options = {"minutes": minutes} if name == "soak" else {}
                 rows = importlib.import_module(f"benchmarks.{name}").rows(quick, **options)
         except TruecourseError as error:
             Console(stderr=True).print(f"[red]{name}[/]: {error}", highlight=False)

@@ -1,7 +1,7 @@
 """`truecourse up` under faults: something is killed, stopped or edited every ten seconds, and predictions go on.
 
-A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. With
-libfaketime (the option `--faketime`) the clock of the platform jumps too. At the end it is asked what was answered,
+A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. Where
+there is a C compiler, the clock of the platform jumps too. At the end it is asked what was answered,
 what was lost, what is stuck, and whether `status` reported the truth.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Row
-from benchmarks.soak_faults import RIGHT, Fault, Faults
+from benchmarks.soak_faults import Fault, Faults
 from services.flowruns import FlowRuns
 from services.platform import last_platform
 from truecourse import processes
@@ -55,15 +55,15 @@ class Asked:
     failed: list[tuple[float, str]] = field(default_factory=list)
 
 
-def rows(quick: bool, minutes: float = 30, faketime: Path | None = None) -> list[Row]:
-    """`minutes`: of faults; one with `quick`. `faketime`: the library with which the platform's clock jumps too."""
+def rows(quick: bool, minutes: float = 30) -> list[Row]:
+    """`minutes`: of faults; one with `quick`."""
     folder = Path(tempfile.mkdtemp(prefix="truecourse-soak-"))
     host = get_settings().host
     ports = {f"{part}_port": free_port(host) for part in ("prefect", "mlflow", "control", "endpoint")}
     try:
         with elsewhere(home=folder / "home", problems=folder / "problems", problem=NAME, storage="", **ports):
             _prepare(folder)
-            return _Soak(1 if quick else minutes, faketime).run()
+            return _Soak(1 if quick else minutes).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -97,16 +97,18 @@ def _program() -> str:
     return str(Path(sys.executable).parent / "truecourse")
 
 
-def _jumping(library: Path, clock: Path) -> dict[str, str]:
-    """What makes a process and its children read the clock's jump from a file, once a second."""
-    found = {"LD_PRELOAD": str(library.resolve()), "FAKETIME_TIMESTAMP_FILE": str(clock)}
-    return found | {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_CACHE_DURATION": "1"}
+def _jumping(clock: Path) -> dict[str, str]:
+    """The variables that make a process and its children read the clock's jump from a file."""
+    library = clock.with_name("jumping_clock.so")
+    source = Path(__file__).with_name("jumping_clock.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)  # noqa: S603, S607
+    return {"LD_PRELOAD": str(library), "JUMPING_CLOCK": str(clock)}
 
 
 class _Soak:
-    def __init__(self, minutes: float, faketime: Path | None) -> None:
-        self._clock = get_settings().home / "clock" if faketime else None
-        self._environment = PROXIES | (_jumping(faketime, self._clock) if faketime and self._clock else {})
+    def __init__(self, minutes: float) -> None:
+        self._clock = get_settings().home / "clock" if shutil.which("cc") else None
+        self._environment = PROXIES | (_jumping(self._clock) if self._clock else {})
         self._minutes = minutes
         self._url = f"http://127.0.0.1:{get_settings().endpoint_port}"
         self._over = threading.Event()
@@ -138,7 +140,7 @@ class _Soak:
 
     def _start(self) -> None:
         if self._clock is not None:
-            self._clock.write_text(RIGHT)
+            self._clock.write_text("0")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._up = subprocess.Popen(  # noqa: S603

@@ -26,9 +26,8 @@ from truecourse.settings import get_settings
 
 PATIENCE = 120.0
 """Seconds that a part has for coming back before the next fault."""
-RIGHT = "+0"
-JUMPS = (RIGHT, "+1m", "-1m", "+1h", "-1h", "+1d", "-1d")
-"""From the right time, as libfaketime reads them."""
+JUMPS = (0, 60, -60, 3600, -3600, 86400, -86400)
+"""Seconds from the right time."""
 HELPERS = ("control", "mlflow", "prefect", "worker", "shipper")
 
 
@@ -45,8 +44,8 @@ class Fault:
 
 
 class Faults:
-    """One after another, by chance. `restart`: kills `up` and starts it again. `clock`: the file that libfaketime
-    reads; None where the clock stays as it is."""
+    """One after another, by chance. `restart`: kills `up` and starts it again. `clock`: the file that the
+    platform's clock reads its jump from (jumping_clock.c); None where the clock stays as it is."""
 
     def __init__(self, chance: random.Random, restart: Callable[[], None], clock: Path | None) -> None:
         self._clock = clock
@@ -70,7 +69,7 @@ class Faults:
     def end(self) -> None:
         """Wait until what was hit last is up again; the clock is right from now on."""
         if self._clock is not None:
-            self._clock.write_text(RIGHT)
+            self._clock.write_text("0")
         for watcher in self._watchers:
             watcher.join(PATIENCE)
 
@@ -158,7 +157,7 @@ class Faults:
         """Of the clock of the platform and all that it starts, forwards or backwards, by a minute to a day."""
         assert self._clock is not None
         by = self._chance.choice(JUMPS)
-        self._clock.write_text(by)
+        self._clock.write_text(str(by))
         return Fault("clock jumps", "clock", time.time(), time.time())
 
     def _edit_mlflow(self) -> Fault:

@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.in-step-with-the-lock
 OURS := truecourse tasks flows feature_repo services cli benchmarks
 
-.PHONY: help setup demo up test test-fast coverage lint format bench bench-drift bench-serve bench-replay soak lock clean
+.PHONY: help setup demo up test test-fast coverage lint format bench bench-drift bench-truth bench-serve bench-replay soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -47,6 +47,9 @@ bench: $(STAMP) ## every promised figure, against its reference
 
 bench-drift: $(STAMP) ## drift: false alarms and power on the flights, CPU and memory, beside Evidently
 	$(BIN)/python -m benchmarks drift alarms
+
+bench-truth: $(STAMP) ## what monitoring, comparisons and lineage say, in worlds whose truth is known
+	$(BIN)/python -m benchmarks truth
 
 bench-serve: $(STAMP) ## the endpoint beside other servers
 	$(BIN)/python -m benchmarks serve

@@ -10,7 +10,7 @@ from rich.table import Table
 from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
-NAMES = ("pit_join", "score", "tables", "flows", "scale", "drift", "alarms")
+NAMES = ("pit_join", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
 ALSO = ("serve", "overload", "replay", "soak")
 """Measured by name only: servers of their own, or many minutes."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.alarms import settle_reports
+from tasks.alarms import notify, settle_reports
 from tasks.guard import gates_again, judge_canary, move_canary
 from tasks.naming import run_name
 from tasks.process import note_process
@@ -29,4 +29,6 @@ def guard(problem: str | None = None) -> dict[str, Any]:
     if decision.action == "promote":
         decision = gates_again(name, decision)
     report = move_canary(name, seen, decision)
-    return {**report.model_dump(mode="json"), "settled": settle_reports(name, [report])}
+    settled = settle_reports(name, [report])
+    settled["told"] = notify(name)
+    return {**report.model_dump(mode="json"), "settled": settled}

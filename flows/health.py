@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.alarms import settle_reports
+from tasks.alarms import notify, settle_reports
 from tasks.checks import made, require_unbroken
 from tasks.control import publish_control
 from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
@@ -36,5 +36,6 @@ def health(problem: str | None = None) -> dict[str, Any]:
     told: dict[str, Any] = {report.check: report.sentence for report in reports}
     told |= {"health": publish_health(name), "settled": settled}
     publish_control(name)
+    settled["told"] = notify(name)
     require_unbroken(name, reports)
     return told

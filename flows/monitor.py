@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.alarms import settle_reports
+from tasks.alarms import notify, settle_reports
 from tasks.checks import made, require_unbroken, summary
 from tasks.cleanup import clean_up
 from tasks.control import publish_control
@@ -60,5 +60,6 @@ def monitor(
     publish_health(name)
     publish_control(name)
     cleaned = clean_up(name) if at is None else {}
+    settled["told"] = notify(name, at)
     require_unbroken(name, reports)
     return summary(name, reports) | {"settled": settled, "cleaned": cleaned}

@@ -35,28 +35,33 @@ def channels() -> dict[str, Channel]:
 
 @task(name="settle", **RETRY)
 def settle_reports(problem: str, reports: Sequence[Report], at: datetime | None = None) -> dict[str, Any]:
-    """Enter the reports into the record of findings, weigh whether to retrain, and tell whom it concerns.
+    """Enter the reports into the record of findings, and weigh whether to retrain. Nobody is told yet: notify() does.
 
     `at`: the moment that counts as now (UTC); the wall clock if None. {"open", "opened", "recovered": ids of alarms,
-    "retraining": what was decided, "told": by channel}."""
+    "retraining": what was decided}."""
     spec, store, now, told = load_problem(problem), open_store(), at or datetime.now(UTC), channels()
     settled = settle(store, spec, reports, now, list(told))
     follow(store, problem, aliases.history(problem), now)
     decision = weigh(store, spec, now, list(told))
-    delivered = deliver(store, spec, told, now)
     for event in settled.events:
         log.info("%s: %s", event.kind, event.sentence)
     _table(problem, settled)
-    return _summary(settled, decision, delivered)
+    return _summary(settled, decision)
 
 
-def _summary(settled: Settled, decision: Decision | None, delivered: dict[str, str]) -> dict[str, Any]:
+@task(name="notify", **RETRY)
+def notify(problem: str, at: datetime | None = None) -> dict[str, str]:
+    """Tell whom it concerns, once checks and pages are done: a receiver that is slow keeps neither waiting. By channel,
+    what came of it. `at`: as settle_reports() takes it."""
+    return deliver(open_store(), load_problem(problem), channels(), at or datetime.now(UTC))
+
+
+def _summary(settled: Settled, decision: Decision | None) -> dict[str, Any]:
     return {
         "open": [alarm.id for alarm in settled.open],
         "opened": [event.alarm for event in settled.of("opened")],
         "recovered": [event.alarm for event in settled.of("recovered")],
         "retraining": decision.model_dump(mode="json") if decision else None,
-        "told": delivered,
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse.errors import CheckBroken, FeatureError, ModelError, NotFound
+from truecourse.errors import CheckBroken, FeatureError, ModelError, NotFound, TruecourseError
 from truecourse.monitoring import reports
 from truecourse.monitoring.findings import BROKEN, Check, Finding, Report
 from truecourse.monitoring.statements import summed
@@ -25,12 +25,16 @@ def made(
         return task(problem, *arguments)
     except _NOT_YET as error:
         log.warning("%s: %s", check, error.what)
-        return _kept(Report.unmade(check, problem, at or datetime.now(UTC), f"Not checked: {error.what}."))
+        return _kept(Report.unmade(check, problem, at or datetime.now(UTC), _unknown(error)))
     except Exception as error:
         log.exception("the check of %s broke", check)
         told = f"The check of {check} broke: {type(error).__name__}."  # its text may hold what is private
         broken = Finding(check=check, subject="check", cause=BROKEN, page=True, sentence=told)
         return _kept(Report.unmade(check, problem, at or datetime.now(UTC), told, broken))
+
+
+def _unknown(error: TruecourseError) -> str:
+    return f"Not checked: {error.what}." + (f" To make it known: {error.cure}." if error.cure else "")
 
 
 def _kept(report: Report) -> Report:
@@ -53,8 +57,8 @@ def require_unbroken(problem: str, found: Sequence[Report]) -> None:
 def summary(problem: str, found: Sequence[Report]) -> dict[str, Any]:
     """What the reports say: all of them in one sentence, whether one pages, and each by its check."""
     findings = [finding for report in found for finding in report.findings]
-    checked = [report.check for report in found if report.made]
     unknown = [report.check for report in found if report.state == "unknown"]
+    checked = [report.check for report in found if report.check not in unknown]
     well = f"Nothing found: {', '.join(checked)}" if checked else "Nothing could be checked"
     well += f"; unknown: {', '.join(unknown)}." if unknown and checked else "."
     return {

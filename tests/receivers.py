@@ -3,6 +3,7 @@
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from typing import Any
 
 @dataclass
 class Webhook:
-    """`status`: what it answers from now on; `bodies` and `ids`: what it accepted."""
+    """`status`: what it answers from now on; `bodies` and `ids`: what it accepted. `drip`: it answers a byte of headers
+    every so many seconds, and never ends."""
 
     url: str = ""
     status: int = 200
+    drip: float = 0.0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
 
@@ -33,6 +36,12 @@ def webhook() -> Iterator[Webhook]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if hook.drip:
+                self.send_response(200)
+                self.flush_headers()
+            while hook.drip:
+                self.wfile.write(b"x")
+                time.sleep(hook.drip)
             if hook.status == 200:
                 hook.bodies.append(body)
                 hook.ids.append(self.headers["Idempotency-Key"])

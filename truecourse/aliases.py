@@ -37,6 +37,11 @@ def history(problem: str) -> list[Aliases]:
     return ledger(problem).entries()
 
 
+def recent(problem: str, count: int) -> list[Aliases]:
+    """The newest entries of the history, oldest of them first."""
+    return ledger(problem).last(count)
+
+
 def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
     """The entry after `seen`, with these changes of its champion, challenger, shadow or share.
 

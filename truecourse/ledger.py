@@ -28,6 +28,10 @@ class Ledger(Generic[E]):
     def entries(self, after: int = 0) -> list[E]:
         return [self._read(key) for key in self._keys() if key > self.key(after)]
 
+    def last(self, count: int) -> list[E]:
+        """The newest entries, oldest of them first, whatever number of others there are."""
+        return [self._read(key) for key in self._keys()[-count:]]
+
     def numbers(self) -> list[int]:
         return [int(key.rpartition("/")[2].removesuffix(".json")) for key in self._keys()]
 

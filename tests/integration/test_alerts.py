@@ -1,6 +1,7 @@
 """Alerts reach real receivers: once each, later if they were out of order, and nothing secret with them."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.alarms import settle_reports
+from tasks.alarms import channels, notify, settle_reports
 from tasks.checks import made, require_unbroken
 from tests.conftest import free_ports
 from tests.frames import store_diabetes
@@ -16,7 +17,7 @@ from tests.receivers import Mailbox, Webhook, mail_server, webhook
 from truecourse.errors import CheckBroken, FeatureError
 from truecourse.loading import load_problem
 from truecourse.monitoring import record, reports
-from truecourse.monitoring.delivery import public
+from truecourse.monitoring.delivery import deliver, public
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.storage import open_store
 
@@ -42,7 +43,8 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
 
 
 def settle(*reports: Report) -> dict[str, Any]:
-    return settle_reports.fn("diabetes", reports, reports[-1].at)
+    found = settle_reports.fn("diabetes", reports, reports[-1].at)
+    return found | {"told": notify.fn("diabetes", reports[-1].at)}
 
 
 def test_a_finding_is_told_once_and_its_recovery_too(hook: Webhook) -> None:
@@ -82,6 +84,20 @@ def test_a_receiver_out_of_order_gets_all_of_it_later(
     assert "SECRET" not in told
     settle(report(3, "wind", "temp"))
     assert len(hook.texts) == 2, "what was taken is not sent again"
+
+
+def test_a_receiver_that_never_ends_its_answer_holds_nobody_and_is_told_of_once(hook: Webhook) -> None:
+    hook.drip = 0.02
+    settle_reports.fn("diabetes", [report(0, "wind")], START)
+    for minute in range(3):
+        began = time.monotonic()
+        told = deliver(open_store(), load_problem("diabetes"), channels(), START + timedelta(minutes=minute), 0.3)
+        assert time.monotonic() - began < 1.5
+        assert told == {"webhook": "0 notices delivered, 1 waiting: it was not done within 300 ms"}
+    hook.drip = 0
+    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notice delivered"}
+    kinds = [event.kind for event in record.history(open_store(), "diabetes")]
+    assert kinds == ["opened", "not now", "undelivered", "delivered"]
 
 
 def test_a_receiver_that_sends_elsewhere_has_taken_nothing(hook: Webhook) -> None:

@@ -15,7 +15,7 @@ from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
 from truecourse import predictionlog, shipping
 from truecourse.loading import load_problem
-from truecourse.monitoring import control, record, reports
+from truecourse.monitoring import control, index, record, reports
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.storage import LocalStore, open_store
 from truecourse.tables import Tables
@@ -145,6 +145,24 @@ def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Tra
     assert "Ratio is &lt;computed&gt; anew." in page
     assert "<b>ratio" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_what_was_not_checked_is_grey_and_says_what_would_make_it_known(trained: Trained, tmp_path: Path) -> None:
+    store, problem = LocalStore(tmp_path), load_problem("deliveries")
+    for day in (0, 3):
+        reports.save(store, report(day))
+    told = control.document(store, problem, START + timedelta(days=4))
+    assert [said for _, said in told["days"]["skew"]] == ["ok", "unknown", "unknown", "ok"]
+    states = {one["check"]: one["state"] for one in told["checks"]}
+    assert states.pop("skew") == "ok"
+    assert set(states.values()) == {"unknown"}
+    assert len(states) == 7
+    assert told["sentence"].startswith("Nothing found; unknown: drift, quality, ")
+    page = control.page(store, problem, served=False, at=START + timedelta(days=4))
+    assert page.count("To make it known: ") == 7
+    control.publish(store, problem)
+    (entry,) = index.entries(store)
+    assert entry.state == "ok"
 
 
 def test_open_alarms_and_what_was_done_are_listed(trained: Trained, tmp_path: Path) -> None:

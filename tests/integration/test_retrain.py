@@ -14,7 +14,7 @@ from prefect import flow
 from flows.register import register
 from flows.retrain import retrain
 from flows.train import train
-from tasks.alarms import settle_reports
+from tasks.alarms import notify, settle_reports
 from tests.conftest import REPOSITORY, wait_until
 from tests.frames import store_diabetes
 from truecourse import registry
@@ -40,7 +40,8 @@ def look(hours: float) -> dict[str, object]:
     """What the monitor flow does with a report."""
     at = datetime.now(UTC) + timedelta(hours=hours)
     report = Report(check="quality", problem="diabetes", at=at, sentence="", findings=(CONCEPT,))
-    return settle_reports("diabetes", [report], at)
+    settled = settle_reports("diabetes", [report], at)
+    return settled | {"told": notify("diabetes", at)}
 
 
 def test_it_trains_once_and_ties_the_outcome_to_the_finding(problems: Path) -> None:

@@ -1,11 +1,13 @@
 """Findings over time: told once, reminded of, over only when they stay away, whoever else looks at the same moment."""
 
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +92,80 @@ def test_of_many_that_settle_the_same_reports_one_tells(tmp_path: Path) -> None:
         found = list(pool.map(lambda _: settled(store, report(0, "wind", "temp")), range(16)))
     assert sum(len(one.events) for one in found) == 2
     assert [event.kind for event in record.history(store, "plain")] == ["opened", "opened"]
+
+
+class Counting(LocalStore):
+    """Counts what is asked of it by operation. `lost`: a key whose next write is killed."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.lost = Counter[str](), ""
+
+    def get(self, key: str) -> bytes:
+        self.asked["get"] += 1
+        return super().get(key)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self.asked["list"] += 1
+        return super().list(prefix)
+
+    def put(self, key: str, data: bytes) -> None:
+        if key == self.lost:
+            self.lost = ""
+            raise KeyboardInterrupt
+        super().put(key, data)
+
+
+def test_an_alarm_that_stays_open_is_confirmed_in_one_object_and_enters_history_on_change_alone(tmp_path: Path) -> None:
+    store = Counting(tmp_path)
+    for minutes in range(0, 4 * 1440, 30):
+        settled(store, report(minutes / 1440, "wind"))
+    entries = record.book(store, "plain").entries()
+    assert [event.kind for entry in entries for event in entry.events] == ["opened", "reminded"]
+    store.asked.clear()
+    now = record.stands(store, "plain")
+    assert now is not None
+    assert now.open[0].seen == START + timedelta(minutes=4 * 1440 - 30)
+    assert [event.kind for event in now.recent] == ["opened", "reminded"]
+    assert store.asked == {"get": 2}
+
+
+def test_a_change_is_in_the_history_before_it_is_in_the_state(tmp_path: Path) -> None:
+    store = Counting(tmp_path)
+    settled(store, report(0, "wind"))
+    store.lost = record.state_key("plain")
+    with pytest.raises(KeyboardInterrupt):
+        settled(store, report(1, "wind", "temp"))
+    assert told(settled(store, report(1, "wind", "temp"))) == []
+    now = record.stands(store, "plain")
+    assert now is not None
+    assert {alarm.finding.subject for alarm in now.open} == {"wind", "temp"}
+    for broken in (b"", b"{}"):
+        store.put(record.state_key("plain"), broken)
+        assert record.stands(store, "plain") == record.book(store, "plain").newest()
+    store.delete(record.state_key("plain"))
+    assert told(settled(store, report(2, "wind"))) == []
+    assert told(settled(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
+
+
+def test_a_receiver_that_is_down_is_owed_one_reminder_of_an_alarm(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for day in range(30):
+        settled(store, report(day, "wind"), channels=["webhook"])
+    now = record.stands(store, "plain")
+    assert now is not None
+    assert [(notice.kind, notice.at) for notice in now.outbox] == [
+        ("opened", START), ("reminded", START + days(27))
+    ]  # fmt: skip
+
+
+def test_what_there_was_nothing_to_judge_of_is_unknown_and_gone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    settled(store, report(0, "wind"))
+    nothing = report(1).model_copy(update={"idle": True})
+    assert nothing.state == "unknown"
+    settled(store, nothing)
+    assert told(settled(store, nothing.model_copy(update={"at": START + days(2)}))) == [("recovered", "wind")]
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.booleans()), max_size=12))

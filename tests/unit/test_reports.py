@@ -28,6 +28,17 @@ def test_the_newest_is_the_latest_moment_and_not_the_last_written(tmp_path: Path
     assert reports.history(store, "deliveries", "quality") == []
 
 
+def test_a_timeline_keeps_the_state_of_every_moment_and_forgets_what_is_not_shown(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert reports.timeline(store, "deliveries", "drift") == []
+    for day, well in ((1, False), (3, False), (2, False), (3, True), (122, False)):
+        found = report(day, "a").model_copy(update={"figures": {"largest": 0.5 * day}})
+        reports.save(store, found.model_copy(update={"findings": ()}) if well else found)
+    marks = reports.timeline(store, "deliveries", "drift")
+    told = [((mark.at - MONDAY).days, mark.state, mark.largest) for mark in marks]
+    assert told == [(2, "critical", 1.0), (3, "ok", 1.5), (122, "critical", 61.0)]
+
+
 def test_a_check_every_few_minutes_leaves_one_report_an_hour_unless_it_finds_something_else(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     first = report(1, "a")

@@ -46,11 +46,21 @@ def settle(
             changes.take(report)
         if changes.open == (seen.open if seen else ()):
             return None
-        made = {"events": tuple(changes.events), "open": changes.open, "checked": changes.checked}
-        return made | {"outbox": (*(seen.outbox if seen else ()), *changes.notices)}
+        made: dict[str, Any] = {"events": tuple(changes.events), "open": changes.open, "checked": changes.checked}
+        if changes.notices:
+            made["outbox"] = _pending(seen.outbox if seen else (), changes.notices)
+        return made
 
     write(store, problem.name, at, "settled", change)
     return Settled(tuple(changes.events), changes.open)
+
+
+def _pending(before: Sequence[Notice], new: Sequence[Notice]) -> tuple[Notice, ...]:
+    """Notices that wait, without reminders that a newer one of the same alarm makes up for: a receiver that is down
+    for a year does not get one for every week."""
+    newer = {notice.about: set(notice.owed) for notice in new if notice.kind == "reminded"}
+    kept = [one for one in before if one.kind != "reminded" or not set(one.owed) <= newer.get(one.about, set())]
+    return (*kept, *new)
 
 
 @dataclass

@@ -1,11 +1,11 @@
 """The control page of a problem: who is in office, what checks say and said, objectives, runs, and what was done."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 
 from truecourse import aliases
 from truecourse.monitoring import index, record, reports
-from truecourse.monitoring.findings import Check, Report, State
+from truecourse.monitoring.findings import NEEDED, Check, Report, State
 from truecourse.monitoring.statements import summed
 from truecourse.monitoring.timelines import timelines
 from truecourse.pages import render
@@ -38,51 +38,63 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
     return {
         "problem": problem.name,
         "at": at,
-        "sentence": _sentence(made),
+        "sentence": _sentence(newest),
         "champion": standing(now.champion),
         "challenger": standing(now.challenger) if now.challenger != now.champion else None,
         "shadow": now.shadow,
         "share": now.share,
-        "moves": [entry.model_dump() for entry in reversed(aliases.history(problem.name)[-_EVENTS:])],
-        "checks": [_told(report) for report in made],
-        "days": {report.check: _days(store, report, at) for report in made},
+        "moves": [entry.model_dump() for entry in reversed(aliases.recent(problem.name, _EVENTS))],
+        "checks": [_told(check, report) for check, report in newest.items()],
+        "days": {check: _days(store, report, at) if report else [] for check, report in newest.items()},
         "alarms": [_alarm(alarm) for alarm in stands.open] if stands else [],
-        "events": [_event(event) for event in reversed(record.history(store, problem.name)[-_EVENTS:])],
+        "events": [_event(event) for event in reversed(stands.recent[-_EVENTS:])] if stands else [],
         "endpoints": figures.get("endpoint", {}).get("endpoints", {}),
         "flows": figures.get("pipelines", {}).get("flows", []),
         "pages": _pages(store, problem.name, now.champion.run_id if now.champion else None),
     }
 
 
-def _sentence(made: list[Report]) -> str:
+def _sentence(newest: dict[Check, Report | None]) -> str:
+    made = [report for report in newest.values() if report is not None]
     if not made:
         return "Nothing was checked yet: truecourse run monitor, and truecourse run health."
     findings = sorted((f for report in made for f in report.findings), key=lambda finding: finding.order)
-    unmade = [report.check for report in made if not report.made]
-    well = "All that is checked is well." if not unmade else f"Nothing found; unknown: {', '.join(unmade)}."
+    unknown = [check for check, report in newest.items() if report is None or report.state == "unknown"]
+    well = "All that is checked is well." if not unknown else f"Nothing found; unknown: {', '.join(unknown)}."
     return summed(findings, well)
 
 
-def _told(report: Report) -> Document:
-    """`checked_at`: when it was checked; `data_until`: the moment up to which data was read, if that is another."""
+def _told(check: Check, report: Report | None) -> Document:
+    """`checked_at`: when it was checked; `data_until`: the moment up to which data was read, if that is another;
+    `needed`: what makes a check known whose state is unknown, empty for the others."""
+    if report is None:
+        never: Document = {"check": check, "sentence": "Never checked.", "findings": [], "page": ""}
+        return never | {"checked_at": None, "data_until": None, "state": "unknown", "needed": NEEDED[check]}
     when = report.checked_at or report.at
     until = report.at if abs(when - report.at) > _SAME else None
     return report.model_dump(exclude={"figures", "problem", "at"}) | {
         "state": report.state,
         "checked_at": when,
         "data_until": until,
+        "needed": NEEDED[check] if report.state == "unknown" else "",
     }
 
 
 def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, State]]:
-    """The worst state of every day that was checked, oldest first. The newest report may be long ago, in a replay."""
+    """The worst state of every day from the first that was checked, oldest first; unknown of one that was not. The
+    newest report may be long ago, in a replay."""
     until = min(newest.at, at)
     since = until - timedelta(days=14 if newest.check in _OFTEN else _DAYS)
     worst: dict[str, State] = {}
-    for report in reports.history(store, newest.problem, newest.check, since):
-        day = f"{report.at:%Y-%m-%d}"
-        worst[day] = min(worst.get(day, report.state), report.state, key=get_args(State).index)
-    return sorted(worst.items())
+    for mark in reports.timeline(store, newest.problem, newest.check):
+        if mark.at >= since:
+            day = f"{mark.at:%Y-%m-%d}"
+            worst[day] = min(worst.get(day, mark.state), mark.state, key=get_args(State).index)
+    if not worst:
+        return []
+    first, last = (date.fromisoformat(day) for day in (min(worst), max(worst)))
+    days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
+    return [(day, worst.get(day, "unknown")) for day in days]
 
 
 def _alarm(alarm: record.Alarm) -> Document:
@@ -112,7 +124,17 @@ def page(
     """The page, whole. `served`: by the control server, which finds predictions and has its reports below /reports/;
     else a file among them. `links`: other pages of the platform, by name. `platform`: `sentences` of its parts that are
     or were down, and flow runs that are `stuck`."""
-    told = document(store, problem, at)
+    return _page(store, problem, document(store, problem, at), served, links, platform)
+
+
+def _page(
+    store: ObjectStore,
+    problem: Problem,
+    told: Document,
+    served: bool,
+    links: dict[str, str] | None = None,
+    platform: Document | None = None,
+) -> str:
     return render(
         "control.html",
         it=told,
@@ -133,8 +155,9 @@ def _moment(when: datetime | str | None) -> str:
 
 def publish(store: ObjectStore, problem: Problem) -> str:
     """Write the page among the reports, and the index of problems; its key."""
-    store.put(page_key(problem.name), page(store, problem, served=False).encode())
-    index.enter(store, _entry(document(store, problem)))
+    told = document(store, problem)
+    store.put(page_key(problem.name), _page(store, problem, told, served=False).encode())
+    index.enter(store, _entry(told))
     return page_key(problem.name)
 
 

@@ -11,6 +11,17 @@ Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", 
 
 State = Literal["critical", "warning", "ok", "unknown"]
 """A report in a word: something pages, something is found, nothing is, or nobody could look or tell."""
+NEEDED: dict[Check, str] = {
+    "drift": "predictions: `truecourse run score`, or an endpoint that logs; then `truecourse run monitor`",
+    "quality": "predictions of the champion whose labels are complete; then `truecourse run monitor`",
+    "skew": "predictions in the log of an endpoint (`truecourse serve`), then `truecourse run monitor`",
+    "pipelines": "`truecourse run health`",
+    "endpoint": "an endpoint (`truecourse serve`), then `truecourse run health`",
+    "machine": "`truecourse run health`",
+    "registry": "a champion (`truecourse run lifecycle`), then `truecourse run health`",
+    "canary": "a canary (Promotion(canary=...)) with enough requests, then `truecourse run guard`",
+}
+"""What makes a check known whose state is unknown."""
 BROKEN = "check broken"
 """The cause of the finding that a check itself broke."""
 
@@ -46,6 +57,7 @@ class Report(Reference):
     `clock="data"` the end of the data. `checked_at`: when the check was made, by the clock that alarms and runs go by;
     None where that is `at`. `sentence`: all of it in one.
     `made`: false where the check could not be made, or had too little to judge; what it does not find is then not gone.
+    `idle`: there was nothing to judge, so that its state is unknown; what it does not find is gone nevertheless.
     `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
 
     check: Check
@@ -54,6 +66,7 @@ class Report(Reference):
     checked_at: UtcTime | None = None
     sentence: str
     made: bool = True
+    idle: bool = False
     findings: tuple[Finding, ...] = ()
     page: str = ""
     figures: dict[str, Any] = Field(default_factory=dict)
@@ -72,4 +85,4 @@ class Report(Reference):
     def state(self) -> State:
         if any(finding.page for finding in self.findings):
             return "critical"
-        return "warning" if self.findings else "ok" if self.made else "unknown"
+        return "warning" if self.findings else "ok" if self.made and not self.idle else "unknown"

@@ -141,7 +141,7 @@ def _at_rest(entries: Sequence[Aliases]) -> str:
 
 def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at: datetime) -> Report:
     """`entries`: with the move that the decision led to. A withdrawal is told of until the challenger is another, or
-    has a share again."""
+    has a share again. Without a canary, or before its first look, there is nothing to judge."""
     now, lost = (entries[-1], aliases.withdrawal(entries)) if entries else (None, None)
     findings = []
     if lost is not None and lost.challenger is not None:
@@ -159,5 +159,11 @@ def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at:
         "judged": dict(decision.figures),
     }
     return Report(
-        check="canary", problem=problem.name, at=at, sentence=decision.sentence, findings=tuple(findings), figures=told
+        check="canary",
+        problem=problem.name,
+        at=at,
+        sentence=decision.sentence,
+        idle=decision.step is None or not decision.figures.get("judged"),
+        findings=tuple(findings),
+        figures=told,
     )

@@ -1,20 +1,24 @@
 """The record of findings: when each was first seen, who was told, what was done about it, and when it was gone again.
 
-A ledger in object storage, `alarms/<problem>/`. Every entry says what has happened since the one before it, and all
-that stands after it, so that whoever wants to know reads the newest alone.
+The history is a ledger in object storage, `alarms/<problem>/`: an entry for every change, with what happened and all
+that stands after it. The state is one object, `alarms/<problem>.json`: the newest entry, and what checks have confirmed
+since then. A change is in the history before it is in the state, so whoever is killed in between loses nothing: the
+reader of a state that is behind finds the entries that follow it. Of two checks that confirm open alarms at the same
+moment, what the first one confirmed may be overwritten, which costs a recovery one check; a change is never lost.
 """
 
 import getpass
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from truecourse.errors import ModelError
+from truecourse.errors import ModelError, NotFound
 from truecourse.ledger import Ledger
 from truecourse.monitoring.findings import Check, Finding
-from truecourse.references import Entry, Reference, aware_utc
+from truecourse.references import Entry, Reference, UtcTime, aware_utc
 from truecourse.settings import get_settings
 from truecourse.storage import ObjectStore
 
@@ -26,6 +30,11 @@ Kind = Literal[
 """What can happen: to a finding; to messages about it; to the model because of it."""
 _ENOUGH = 20
 """Attempts that an entry tells of: all that cool-down and budget ask for."""
+_RECENT = 20
+"""Events that the state itself tells of, for pages."""
+_CONFIRMED = {"open", "checked"}
+"""What changes with every check, and is no news unless an event comes with it."""
+log = logging.getLogger("truecourse.alerts")
 
 
 class Alarm(Reference):
@@ -59,6 +68,11 @@ class Notice(Reference):
     finding: Finding
     sentence: str
     owed: tuple[str, ...]
+
+    @property
+    def about(self) -> str:
+        """The problem, the alarm and the kind: the same for every reminder of an alarm."""
+        return self.id.rpartition("/")[0]
 
 
 class Attempt(Reference):
@@ -100,7 +114,8 @@ class Event(Reference):
 
 class Record(Entry):
     """An entry: `events` since the one before; the rest is what stands. `checked`: of which moment each check's newest
-    report was; `decision` the last one about retraining."""
+    report was; `decision` the last one about retraining, and `decided` when it was last told. `outages`: what channels
+    fail at, by name. `recent`: the newest events, without their findings and attempts."""
 
     events: tuple[Event, ...] = ()
     open: tuple[Alarm, ...] = ()
@@ -108,6 +123,9 @@ class Record(Entry):
     outbox: tuple[Notice, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     decision: Decision | None = None
+    decided: UtcTime | None = None
+    outages: dict[str, str] = Field(default_factory=dict)
+    recent: tuple[Event, ...] = ()
 
     def alarm(self, id: str) -> Alarm | None:
         return next((alarm for alarm in self.open if alarm.id == id), None)
@@ -121,9 +139,29 @@ def book(store: ObjectStore, problem: str) -> Ledger[Record]:
     return Ledger(store, f"alarms/{problem}", Record)
 
 
+def state_key(problem: str) -> str:
+    """Where the state lies: beside the history, and not in it."""
+    return f"alarms/{problem}.json"
+
+
 def stands(store: ObjectStore, problem: str) -> Record | None:
-    """What stands; None where nothing was ever found."""
-    return book(store, problem).newest()
+    """What stands, at the cost of two reads, however long the history is; None where nothing was ever found."""
+    seen, ledger = _state(store, problem), book(store, problem)
+    if seen is None:
+        seen = ledger.newest()
+    while (later := ledger.after(seen.number if seen else 0)) is not None:
+        seen = later
+    return seen
+
+
+def _state(store: ObjectStore, problem: str) -> Record | None:
+    try:
+        return Record.model_validate_json(store.get(state_key(problem)))
+    except NotFound:
+        return None
+    except ValidationError:
+        log.warning("%s is no state of this form: the history is read instead", state_key(problem))
+        return None
 
 
 def history(store: ObjectStore, problem: str) -> list[Event]:
@@ -132,20 +170,26 @@ def history(store: ObjectStore, problem: str) -> list[Event]:
 
 
 def write(store: ObjectStore, problem: str, at: datetime, action: str, change: Change) -> Record | None:
-    """Append what `change` makes of the newest entry; nothing, and what stands is returned, where that is None.
+    """Enter what `change` makes of what stands; nothing, and what stands is returned, where that is None.
 
-    `change` returns fields of the next entry and is asked again if somebody else wrote meanwhile. `at`: now, UTC."""
+    An entry of the history is made where something happened; what a check has only confirmed (`seen`, `clean`,
+    `checked`) is kept in the state alone. `change` returns fields and is asked again if somebody else wrote meanwhile.
+    `at`: now, UTC."""
     ledger = book(store, problem)
     while True:
-        seen = ledger.newest()
+        seen = stands(store, problem)
         changes = change(seen)
         if changes is None:
             return seen
         entry = _following(seen, at, action, changes)
-        try:
-            ledger.append(entry)
-        except ModelError:
-            continue  # they were first: look at what they wrote
+        if changes.get("events") or set(changes) - {"events"} - _CONFIRMED:
+            try:
+                ledger.append(entry)
+            except ModelError:
+                continue  # they were first: look at what they wrote
+        else:
+            entry = entry.model_copy(update={"number": entry.number - 1})
+        store.put(state_key(problem), entry.model_dump_json().encode())
         return entry
 
 
@@ -154,5 +198,7 @@ def _following(seen: Record | None, at: datetime, action: str, changes: dict[str
     kept = dict(seen) if seen else {}
     kept |= {"number": seen.number + 1 if seen else 1, "action": action, "at": aware_utc(at), "events": ()}
     kept |= {"reason": events[0].sentence if events else "", "author": get_settings().author or getpass.getuser()}
+    told = [event.model_copy(update={"finding": None, "attempt": None}) for event in events]
+    kept["recent"] = (*(seen.recent if seen else ()), *told)[-_RECENT:]
     entry = Record.model_validate(kept | changes)
     return entry.model_copy(update={"attempts": entry.attempts[-_ENOUGH:]})

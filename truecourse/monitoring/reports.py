@@ -1,15 +1,33 @@
-"""Reports of checks in object storage: the newest of each check for whoever looks, and all of them for a timeline."""
+"""Reports of checks in object storage: the newest of each check for whoever looks, all of them for who asks, and their
+states in one object a check, so that a page costs the same after a year."""
 
 import logging
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from truecourse.errors import NotFound
-from truecourse.monitoring.findings import Check, Report
+from truecourse.monitoring.findings import Check, Report, State
+from truecourse.references import Reference, UtcTime
 from truecourse.storage import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
+SHOWN = timedelta(days=120)
+_MARKS = 2000
+
+
+class Mark(Reference):
+    """What is left of a report in a timeline. `largest`: the figure of that name, which is drawn."""
+
+    at: UtcTime
+    state: State
+    largest: float | None = None
+
+
+class Timeline(Reference):
+    """The reports of a check of the last SHOWN days, at most 2,000 of them, by the names of their moments."""
+
+    marks: dict[str, Mark] = Field(default_factory=dict)
 
 
 def checked(report: Report, at: datetime | None) -> Report:
@@ -23,6 +41,7 @@ def save(store: ObjectStore, report: Report) -> None:
     future, which a clock that jumped has left."""
     data = report.model_dump_json(indent=1).encode()
     store.put(f"{_place(report.problem, report.check)}{_name(report.at)}.json", data)
+    _mark(store, report)
     newest = latest(store, report.problem, report.check)
     later = newest is not None and report.at < newest.at <= datetime.now(UTC)
     if newest is None or not later or not (newest.made and report.made):
@@ -58,6 +77,29 @@ def latest(store: ObjectStore, problem: str, check: Check) -> Report | None:
         return None
 
 
+def timeline(store: ObjectStore, problem: str, check: Check) -> list[Mark]:
+    """Oldest first, at the cost of one read."""
+    return [mark for _, mark in sorted(_timeline(store, problem, check).marks.items())]
+
+
+def _timeline(store: ObjectStore, problem: str, check: Check) -> Timeline:
+    try:
+        return Timeline.model_validate_json(store.get(_timeline_key(problem, check)))
+    except NotFound:
+        return Timeline()
+
+
+def _mark(store: ObjectStore, report: Report) -> None:
+    largest = report.figures.get("largest") if report.made else None
+    mark = Mark(at=report.at, state=report.state, largest=largest)
+    limit = max(report.at, datetime.now(UTC))  # a clock that jumped has left marks of the future
+    before = _timeline(store, report.problem, report.check).marks
+    marks = {name: one for name, one in before.items() if one.at <= limit} | {_name(report.at): mark}
+    first = _name(max(one.at for one in marks.values()) - SHOWN)
+    kept = dict(sorted((name, one) for name, one in marks.items() if name >= first)[-_MARKS:])
+    store.put(_timeline_key(report.problem, report.check), Timeline(marks=kept).model_dump_json().encode())
+
+
 def history(store: ObjectStore, problem: str, check: Check, since: datetime | None = None) -> list[Report]:
     """Oldest first; from the moment `since` (UTC) on."""
     place = _place(problem, check)
@@ -78,6 +120,10 @@ def expire(store: ObjectStore, problem: str, check: Check, days: timedelta) -> i
 
 def _latest(problem: str, check: Check) -> str:
     return f"reports/{problem}/{check}.json"
+
+
+def _timeline_key(problem: str, check: Check) -> str:
+    return f"checks/{problem}/{check}.json"
 
 
 def _place(problem: str, check: Check) -> str:

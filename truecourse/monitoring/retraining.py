@@ -65,18 +65,18 @@ def _ids(alarms: Iterable[Alarm]) -> tuple[str, ...]:
 
 
 def weigh(store: ObjectStore, problem: Problem, at: datetime, channels: Sequence[str] = ()) -> Decision | None:
-    """decide(), into the record: a refusal once, as long as it stays the same, and that one is due each time, with a
-    notice to start it."""
+    """decide(), into the record: once, as long as it stays the same. That one is due is told again each day until it
+    begins, with a notice to start it."""
 
     decision: Decision | None = None
 
     def change(seen: Record | None) -> dict[str, Any] | None:
         nonlocal decision
         decision = decide(problem, seen, at)
-        if seen is None or decision is None or (decision == seen.decision and not decision.retrain):
+        if seen is None or decision is None or _is_told(decision, seen, at):
             return None
         event = decided(decision, seen, at)
-        made = {"events": (event,), "decision": decision}
+        made = {"events": (event,), "decision": decision, "decided": at}
         if not decision.retrain or EVENTS not in channels or event.finding is None:
             return made
         id = f"{problem.name}/{event.alarm}/due/{at:%Y%m%dT%H%M%S}"
@@ -85,6 +85,12 @@ def weigh(store: ObjectStore, problem: Problem, at: datetime, channels: Sequence
 
     write(store, problem.name, at, "decided", change)
     return decision
+
+
+def _is_told(decision: Decision, seen: Record, at: datetime) -> bool:
+    if decision != seen.decision:
+        return False
+    return not decision.retrain or (seen.decided is not None and aware_utc(at) - seen.decided < HANGING)
 
 
 def decided(decision: Decision, seen: Record, at: datetime) -> Event:

@@ -1,7 +1,7 @@
 """Drift and quality over time, drawn from the reports that the checks left, with the moments when models changed."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,8 @@ from truecourse.references import naive_utc
 from truecourse.storage import ObjectStore
 
 _DAYS = 120
+_MOVES = 100
+"""Entries of the aliases' history that are looked at for promotions: a canary makes five of one."""
 _ROOM = 3.0
 """Days beside the first point and the last: left alone, the axis of a single day is four years long."""
 _SOFT = "#8a9099"
@@ -43,16 +45,14 @@ def timelines(store: ObjectStore, problem: Problem) -> dict[str, Markup]:
 
 def _promotions(problem: str) -> list[datetime]:
     """When another version came into office; the first changed nothing."""
-    entries = [entry for entry in aliases.history(problem) if entry.champion is not None]
+    entries = [entry for entry in aliases.recent(problem, _MOVES) if entry.champion is not None]
     moments = [naive_utc(after.at) for before, after in pairwise(entries) if before.champion != after.champion]
     return [moment for moment in moments if moment is not None]
 
 
 def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
-    newest = reports.latest(store, problem.name, "drift")
-    found = reports.history(store, problem.name, "drift", newest.at - timedelta(days=_DAYS)) if newest else []
-    points = [(report.at, report.figures.get("largest"), bool(report.findings)) for report in found if report.made]
-    points = [point for point in points if point[1] is not None]
+    found = [mark for mark in reports.timeline(store, problem.name, "drift") if mark.largest is not None]
+    points = [(mark.at, mark.largest, mark.state in ("critical", "warning")) for mark in found]
     if not points:
         return None
     drawing, axis = figure(6.0, 2.6)

@@ -47,6 +47,10 @@ PLANS = ["basic", "plus", "max"]
 PROXIES = {"http_proxy": NOWHERE, "https_proxy": NOWHERE, "ALL_PROXY": NOWHERE}
 
 
+Command = tuple[float, float, str]
+"""When it began and ended, and what it failed with; empty if it did not."""
+
+
 @dataclass
 class Asked:
     """Predictions of one client: when each was sent, and its id; or when it failed, and how."""
@@ -182,9 +186,9 @@ class _Soak:
             time.sleep(0.05)
 
     @contextmanager
-    def _commands(self) -> Iterator[list[str]]:
-        """Flows that a person starts meanwhile: whether each ended well; none may be taken for dead."""
-        ended: list[str] = []
+    def _commands(self) -> Iterator[list[Command]]:
+        """Flows that a person starts meanwhile; none may be taken for dead."""
+        ended: list[Command] = []
 
         def run() -> None:
             while not self._over.wait(45):
@@ -194,10 +198,9 @@ class _Soak:
                 begun = time.time()
                 try:
                     _truecourse("run", "ship")
-                    ended.append("well")
+                    ended.append((begun, time.time(), ""))
                 except PlatformError as error:
-                    hit = any(f.target in ("prefect", "up") and f.at > begun - 60 for f in self._faults)
-                    ended.append("beside a fault of Prefect" if hit else error.what[-300:])
+                    ended.append((begun, time.time(), error.what[-300:]))
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -258,14 +261,15 @@ class _Soak:
         slots: int,
         untrue: int,
         left: int,
-        commands: list[str],
+        commands: list[Command],
         failed: list[str],
     ) -> list[Row]:
         kinds = Counter(fault.kind for fault in self._faults)
         excused = [fault for fault in self._faults if fault.target in ("endpoint", "up")]
         unexcused = [one for one in asked.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
         lost, unsynced = self._lost(asked, excused)
-        wrong = [one for one in commands if one not in ("well", "beside a fault of Prefect")]
+        killed = [fault for fault in self._faults if fault.target in ("prefect", "up")]
+        wrong = [why for begun, ended, why in commands if why and not any(begun - 60 < f.at < ended for f in killed)]
         reportable = [fault for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit", "clock")]
         unseen = [
             f"not in status: {fault.kind}, {fault.until - fault.at:.1f} s" for fault in reportable if not fault.seen

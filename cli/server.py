@@ -104,5 +104,19 @@ def _reporting_to(url: str) -> Iterator[None]:
     with temporary_settings({PREFECT_API_URL: url}):
         try:
             yield
+        except Exception as error:
+            if not _is_unreachable(error, url):
+                raise
+            cure = "run the command again once it is up: every step is safe to repeat"
+            raise PlatformError("the Prefect server stopped answering during the run", where=url, cure=cure) from error
         finally:
             APILogHandler().flush()  # or the last lines would look for a server that is gone
+
+
+def _is_unreachable(error: Exception, url: str) -> bool:
+    """Whether it is how Prefect's client says that its server does not answer."""
+    import httpx
+
+    if isinstance(error, httpx.TransportError):
+        return str(error._request.url if error._request else "").startswith(url)
+    return isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API at ")

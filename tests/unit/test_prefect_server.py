@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cli import server
@@ -68,6 +69,25 @@ def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.M
     with pytest.raises(PlatformError, match="does not answer") as raised:
         server._require_answer(url)
     assert "truecourse status" in raised.value.cure
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (RuntimeError("Failed to reach API at http://127.0.0.1:9/api/"), True),
+        (httpx.ConnectError("refused", request=httpx.Request("POST", "http://127.0.0.1:9/api/flows/")), True),
+        (httpx.ConnectError("refused", request=httpx.Request("POST", "http://127.0.0.1:8/predict")), False),
+        (httpx.ConnectError("refused"), False),
+        (RuntimeError("dictionary changed size"), False),
+    ],
+)
+def test_a_server_that_dies_during_a_run_is_an_error_of_ours(home: Path, error: Exception, ours: bool) -> None:
+    expected = PlatformError if ours else type(error)
+    with pytest.raises(expected) as raised, server._reporting_to("http://127.0.0.1:9/api"):
+        raise error
+    if ours:
+        assert raised.value.__cause__ is error
+        assert "safe to repeat" in str(raised.value)
 
 
 def test_one_of_somebody_else_s_is_not_waited_for(home: Path) -> None:

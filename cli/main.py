@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version as installed_version
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from typer.core import TyperGroup
 from cli.commands import OPTIONS, command_of, lazy_group, named
 from cli.output import WRONG_USE, explain, explain_wrong_use
 from cli.run import FLOWS, flow_command
+from truecourse import __version__
 from truecourse.settings import quiet_environment
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -88,7 +88,7 @@ app = typer.Typer(
 @app.callback()
 def _root(context: typer.Context, version: Version = False) -> None:
     if version:
-        typer.echo(f"truecourse {installed_version('truecourse')}")
+        typer.echo(f"truecourse {__version__}")
         raise typer.Exit
 
 

@@ -1,1 +1,17 @@
-"""The shared words of Truecourse: settings, problems, storage, tables, references, errors, statistics."""
+"""The library: what a problem says, its data, features, models, serving contract and monitoring. No orchestration.
+
+`truecourse.problem` is what a user imports; `truecourse.__version__` is the installed version.
+"""
+
+from typing import Any
+
+__all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """`__version__`, read when it is asked for: importing the package reads no file."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("truecourse")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,8 +19,8 @@ MOMENTS = frozenset({"TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_S", "TI
 
 
 def query_faults(problem: Problem) -> Iterator[Fault]:
-    """Needs no data: reads the SQL files alone."""
-    with duckdb.connect(config={"threads": 1}) as connection:
+    """Needs no data: reads the SQL files alone, and writes nothing, not even a temporary file."""
+    with duckdb.connect(config={"threads": 1, "temp_directory": ""}) as connection:
         binding = Binding(connection, problem)
         for name, file in problem.relations.items():
             yield from _relation_faults(binding, name, file)

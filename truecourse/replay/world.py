@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from truecourse import sql
 from truecourse.cells import UNREADABLE
 from truecourse.encoding import Array, columns_of
 from truecourse.frame import UTC_TIME, arrow_type
@@ -130,13 +131,12 @@ def delivered(rows: pa.Table) -> pa.Table:
 
 def as_clean(table: Table, rows: pa.Table) -> pa.Table:
     """The rows that were read, the last of each key, in the form of a clean table: for reading decisions off them."""
-    import duckdb
-
     rows = rows.append_column("_tc_row", pa.array(range(len(rows)), pa.int64()))
     keys = ", ".join(f'"{key}"' for key in table.key)
     last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _tc_row DESC) = 1" if keys else ""
-    with duckdb.connect(config={"threads": 1}) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with sql.connect() as connection:
+        connection.execute("SET threads = 1")
+        connection.execute("SET preserve_insertion_order = true")
         connection.register("rows", rows)
         query = f"SELECT * FROM rows WHERE {UNREADABLE} IS NULL {last} ORDER BY _tc_row"  # noqa: S608
         kept = connection.sql(query).to_arrow_table()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.harness import Row
+from truecourse.digests import sha256
 from truecourse.errors import AlreadyExists, NotFound
 from truecourse.loading import load_problem
 from truecourse.monitoring import control, reports
@@ -65,6 +66,9 @@ class MemoryStore:
 
     def download(self, key: str, path: Path) -> None:
         path.write_bytes(self.get(key))
+
+    def digest(self, key: str) -> str:
+        return sha256(self.get(key))
 
 
 def _record_rows(quick: bool) -> Iterator[Row]:

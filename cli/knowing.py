@@ -19,14 +19,14 @@ from cli.views import links_view, pairs, table
 from services import platform
 from truecourse import aliases, registry
 from truecourse.datacheck import DataCheck, check_frame, check_source
-from truecourse.errors import RequestError, SettingsError
+from truecourse.errors import ProblemError, RequestError, SettingsError
 from truecourse.loading import load_problem, problem_names
 from truecourse.monitoring import healthpage, reports
 from truecourse.problem import Problem
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.standing import standing
 from truecourse.storage import open_store
-from truecourse.wording import counted, counted_of
+from truecourse.wording import counted, counted_of, nearest
 
 Version = Annotated[int, typer.Argument(help="A version in the model registry.")]
 
@@ -290,12 +290,11 @@ def init(
 
 @command
 def trace_model(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
-    """The line from a model version back to the bytes of its sources, each link verified again."""
-    prefect_environment()
+    """The lineage of a model version, back to the bytes of its sources, each link verified again."""
     from tasks import trace
 
-    traced = trace.trace_model(load_problem(problem).name, version)
-    return Answer(traced, links_view(traced), ok=all(link["verified"] for link in traced["links"]))
+    traced = trace.trace_model(_recorded_problem(problem), version)
+    return Answer(traced, links_view(traced), ok=traced["verified"])
 
 
 @command
@@ -306,23 +305,51 @@ def trace_prediction(
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """The line from one prediction back to the bytes of its model's sources, each link verified again."""
-    prefect_environment()
+    """The lineage of one prediction: its record verified and computed again, then its model's, back to the sources."""
     from tasks import trace
 
-    traced = trace.trace_prediction(load_problem(problem).name, prediction)
+    traced = trace.trace_prediction(_recorded_problem(problem), prediction)
     shown = {name: value for name, value in traced["prediction"].items() if value is not None}
     return Answer(traced, Group(pairs(shown), links_view(traced)), ok=traced["verified"])
 
 
 @command
-def reproduce(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
-    """Rebuild a version's snapshot from the recorded table versions, train again, and compare the bytes."""
+def reproduce(
+    version: Version,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", help="What is made again: source (everything), clean (from the clean tables on), features."
+        ),
+    ] = "features",
+    problem: ProblemName = None,
+    json: Json = False,
+) -> Answer:
+    """Verify all that a version was made from, rebuild it from its archived problem, and compare the bytes."""
     prefect_environment()
-    from tasks import trace
+    from tasks import reproduce as reproducing
 
-    rebuilt = trace.reproduce(load_problem(problem).name, version)
-    same = bool(rebuilt["identical"])
+    if start not in ("source", "clean", "features"):
+        raise SettingsError(
+            f"{start!r} is no start", where="--from", cure=nearest(start, ["source", "clean", "features"])
+        )
+    rebuilt = reproducing.reproduce(_recorded_problem(problem), version, start)  # type: ignore[arg-type]
+    same, state = bool(rebuilt["identical"]), rebuilt["state"]
     said = Text("byte for byte the same", "bold green") if same else Text("not the same", "bold red")
-    view = Group(said, pairs({"recorded": rebuilt["recorded_sha256"], "rebuilt": rebuilt["rebuilt_sha256"]}))
-    return Answer(rebuilt, view, ok=same)
+    shown = {"recorded": rebuilt["recorded_sha256"], "rebuilt": rebuilt["rebuilt_sha256"]}
+    shown |= {name: f"{then} then, {now} now" for name, (then, now) in rebuilt["environment"].items()}
+    parts: list[RenderableType] = [said, pairs(shown)]
+    if state != "verified":
+        parts.append(links_view({**rebuilt, "links": [link for link in rebuilt["links"] if not link["verified"]]}))
+    return Answer(rebuilt, Group(*parts), ok=same and state == "verified")
+
+
+def _recorded_problem(name: str | None) -> str:
+    """The problem that is meant, though its folder may be broken, or gone since its models were trained."""
+    try:
+        return load_problem(name).name
+    except ProblemError:
+        known = name or get_settings().problem
+        if registry.ledger(known).numbers():
+            return known
+        raise

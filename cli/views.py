@@ -114,11 +114,16 @@ def _bar(share: float) -> Text:
     return Text.assemble((left, "blue"), "│", (right, "dark_orange"))
 
 
+_MARKS = {"verified": Text("✓", "green"), "unknown": Text("?", "bold yellow")}
+
+
 def links_view(traced: Mapping[str, Any]) -> RenderableType:
     rows = [
-        [Text("✓", "green") if item["verified"] else Text("✗", "bold red"), item["link"], item["id"], item["detail"]]
+        [_MARKS.get(item["state"], Text("✗", "bold red")), item["link"], item["id"], item["detail"]]
         for item in traced["links"]
     ]
-    whole = all(item["verified"] for item in traced["links"])
-    end = Text("every link verified", "bold green") if whole else Text("the line is broken", "bold red")
+    end = {
+        "verified": Text("every link verified", "bold green"),
+        "unknown": Text("nothing is changed, and not everything can be proven", "bold yellow"),
+    }.get(traced["state"], Text("the lineage is broken", "bold red"))
     return Group(table("", "link", "id", "what was verified", rows=rows), end)

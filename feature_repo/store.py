@@ -1,14 +1,13 @@
 """The Feast feature store of a problem, configured from the settings."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
 from feature_repo.compiled import feast_objects
 from feature_repo.places import feast_folder, online_config
-from truecourse.asof import EVENT
+from truecourse.asof import EVENT, NO_TIME
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError
 from truecourse.features import view_digest
@@ -17,9 +16,6 @@ from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.tables import Tables
-
-NO_TIME = datetime(2200, 1, 1)
-"""The decision time of problems that have none: after all that is known."""
 
 
 def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:

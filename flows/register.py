@@ -22,7 +22,8 @@ def register(problem: str | None = None, run_id: str | None = None) -> ModelVers
 
     The version becomes challenger, and champion if every gate passes; a failing gate leaves the champion in office, and
     so does a problem whose promotions need approval: `promote` asks for it.
-    A run that was registered before is not judged again. Raises ModelError if nothing was trained.
+    A run that was registered before is judged again only where the gates have changed since. Raises ModelError if
+    nothing was trained.
     """
     name = load_problem(problem).name
     run = trained_run(name, run_id)

@@ -24,7 +24,8 @@ def retrain(problem: str | None = None, reason: str = "", at: datetime | None = 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         reason: why, if it is not for open findings: cool-down and budget do not hold then.
-        at: the moment (UTC) that the split moves to, as `Retraining` says; that of the newest decision if empty.
+        at: the moment (UTC) that the split moves to, as `Retraining` says, and up to which labels count; if empty the
+            split moves to the newest decision, and labels count as `train` counts them.
 
     An automation starts it when a finding makes it due. Of any number that are started, one trains, and the others say
     why not. What comes of it is tied to the findings in the record, an error too. Raises what its flows raise.
@@ -36,7 +37,7 @@ def retrain(problem: str | None = None, reason: str = "", at: datetime | None = 
         return {"problem": name, "retrained": False, "because": begun.because}
     moved = (at or newest_decision(name)) if spec.has_time else None
     try:
-        run = train(name, until=moved, moved=moved, tune=spec.monitoring.retraining.tune)
+        run = train(name, until=at, moved=moved, tune=spec.monitoring.retraining.tune)
         version = register(name, run_id=run.run_id)
     except Exception as error:
         fail_retraining(name, begun.number, error.what if isinstance(error, TruecourseError) else type(error).__name__)

@@ -19,7 +19,8 @@ def tune(problem: str | None = None, trials: int | None = None, until: datetime 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         trials: how many parameter sets to try; the problem's own number if empty.
-        until: the moment (UTC) up to which labels count; the newest label if empty.
+        until: the moment (UTC) up to which labels count; if empty the newest label, or the data's end
+            with `clock="data"`.
 
     Every trial is an MLflow run. A search that was interrupted goes on where it was. Raises ModelError if the problem
     declares no space.

@@ -96,8 +96,7 @@ def _began(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, 
         environment=config.environment, target=config.target, version=version, bento=bento,
         config_sha256=config.digest, previous=before.version if before else None, outcome="began",
     )  # fmt: skip
-    deployments.ledger(config.environment, version.problem).append(entry)
-    return entry
+    return deployments.ledger(config.environment, version.problem).append(entry)
 
 
 def _ended(began: Deployment, outcome: str, detail: str) -> Deployment:
@@ -108,8 +107,7 @@ def _ended(began: Deployment, outcome: str, detail: str) -> Deployment:
 def _recorded(base: Deployment, action: str, reason: str, outcome: str, detail: str) -> Deployment:
     changes: dict[str, Any] = {"action": action, "reason": reason, "outcome": outcome, "detail": detail}
     entry = Deployment.model_validate(dict(base) | changes | aliases.signature())
-    deployments.ledger(entry.environment, entry.version.problem).append(entry)
-    return entry
+    return deployments.ledger(entry.environment, entry.version.problem).append(entry)
 
 
 def split_traffic(config: DeploymentConfig, problem: str) -> None:

@@ -11,6 +11,7 @@ from tasks.artifacts import show_page
 from tasks.retry import RETRY
 from truecourse import modelpage, plots, registry, runs, tracking
 from truecourse.comparison import Rival
+from truecourse.digests import SEAL, sealed, sha256
 from truecourse.encoding import Array
 from truecourse.evaluation import HeldOut, evidence
 from truecourse.gates import judge, summed
@@ -24,6 +25,7 @@ from truecourse.storage import ObjectStore, open_store
 from truecourse.training import rows_of
 
 log = logging.getLogger("truecourse.evaluation")
+REPORT = "report.json"
 
 
 def page_key(run: TrainedRun) -> str:
@@ -32,7 +34,7 @@ def page_key(run: TrainedRun) -> str:
 
 @task(name="evaluate", **RETRY)
 def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
-    """The report of a run, stored in it as report.json with its plots, and as a page.
+    """The report of a run, stored in it as report.json with its plots, and as a page. Its `sha256` is of that file.
 
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
     "champion": version compared with or None, "page": key}."""
@@ -44,8 +46,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     store.put(page_key(run), page)
     control.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
-    files |= {"model.html": unlinked(page.decode()).encode(), "report.json": json.dumps(report, indent=1).encode()}
-    _keep(run, report, files)
+    _keep(run, report, files | {"model.html": unlinked(page.decode()).encode()})
     show_page(page_key(run), "model", run.problem, "The model's evaluation")
     return report
 
@@ -56,7 +57,7 @@ def judge_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.judged, run, store)
-    _keep(run, report, {"report.json": json.dumps(report, indent=1).encode()})
+    _keep(run, report, {})
     return report
 
 
@@ -95,6 +96,10 @@ def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[st
 
 
 def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> None:
+    """Store the report, which names the SHA-256 of the other files, after them."""
+    report |= {"files": {name: sha256(data) for name, data in files.items()}}
+    files |= {REPORT: sealed(report)}
+    report |= {SEAL: sha256(files[REPORT])}
     runs.put_artifacts(run.run_id, files)
     with tracking.telling("of the evaluation"):
         tracking.log_evaluation(run.run_id, report)

@@ -165,7 +165,7 @@ def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]
         "schema": {field.name: str(field.type) for field in schema},
     }
     rows = pa.RecordBatchReader.from_batches(schema, _rows(staged, schema, new[0].start))
-    version = tables.append(name, rows, commit, keep_log=True)
+    version = tables.append(name, rows, commit)
     log.info("%s: %d rows in %d deliveries", table.name, commit["rows"], len(new))
     return version
 

@@ -11,7 +11,7 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse import inference, registry
-from truecourse.bento import bento_files, code_digest, packaged, record_package
+from truecourse.bento import bento_files, code_digest, is_recorded, packaged, record_package
 from truecourse.digests import sha256, sha256_file, sha256_json
 from truecourse.errors import ModelError
 from truecourse.loading import load_problem
@@ -45,6 +45,8 @@ def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
     found = packaged(problem.name, version.version)
     if found is not None and found.inputs == inputs and store.exists(found.bento.key):
         log.info("version %d of %s is packaged already", version.version, problem.name)
+        if not is_recorded(found):
+            record_package(found)
         return found.bento
     reference = _build(store, version, files, inputs)
     record_package(Package(version=version, bento=reference, inputs=inputs, code=code_digest(files)))

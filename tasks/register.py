@@ -9,27 +9,29 @@ from tasks.canary import begins_as_canary, start_canary
 from tasks.retry import RETRY
 from truecourse import aliases, registry, runs
 from truecourse.aliases import GUARDED, REGISTER, WITHDRAW
+from truecourse.digests import SEAL
 from truecourse.errors import ModelError
 from truecourse.gates import summed
-from truecourse.loading import load_problem
+from truecourse.loading import judging_digest, load_problem
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.registry")
 
-DONE = "truecourse.registered"
+DONE, JUDGED_BY = "truecourse.registered", "truecourse.judged_by"
 
 
 def registered(run: TrainedRun) -> ModelVersion | None:
-    """The run's version, or one of the same bytes, snapshot and problem, if registering it was finished once: its
-    aliases are then nobody's but the user's to move."""
-    told = _told(run.problem, run.run_id)
+    """The run's version, or one of the same bytes, snapshot and problem, if registering it by today's gates was
+    finished once: its aliases are then nobody's but the user's to move."""
+    told, judging = _told(run.problem, run.run_id), judging_digest(load_problem(run.problem))
     for version in reversed(registry.versions(run.problem)):
         same = version.run_id == run.run_id or (
             version.model_sha256 == run.model_sha256 and _told(run.problem, version.run_id) == told
         )
-        if same and DONE in registry.tags(version):
+        tags = registry.tags(version) if same else {}
+        if DONE in tags and tags.get(JUDGED_BY) == judging:
             return version
     return None
 
@@ -37,7 +39,7 @@ def registered(run: TrainedRun) -> ModelVersion | None:
 def _told(problem: str, run_id: str) -> tuple[str | None, ...]:
     """What a model was trained on, and the problem it was trained for."""
     tags = runs.recorded(problem, run_id).tags
-    return tuple(tags.get(f"truecourse.{name}") for name in ("snapshot", "problem_digest"))
+    return tuple(tags.get(f"truecourse.{name}") for name in ("snapshot", "training_digest"))
 
 
 @task(name="register", **RETRY)
@@ -47,7 +49,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
 
     Raises ModelError if another model came into office since the gates compared this one with the champion."""
     version = registry.create_version(run)
-    registry.set_gates(version, report["gates"])
+    registry.set_gates(version, report["gates"], report[SEAL])
     reason, failing = summed(report["gates"]), not all(gate["passed"] for gate in report["gates"])
     problem = load_problem(run.problem)
     if problem.promotion.approval and not failing:
@@ -55,7 +57,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     fit = not failing and not problem.promotion.approval
     now = _entered(problem, version, report["champion"], reason, fit)
     registry.describe(version, problem.description or problem.name, _described(run, version, reason))
-    registry.set_tags(version, {DONE: _place(now, version)})
+    registry.set_tags(version, {DONE: _place(now, version), JUDGED_BY: judging_digest(problem)})
     log.info("version %d is %s: %s", version.version, _place(now, version), reason)
     return version
 

@@ -16,7 +16,7 @@ from truecourse import frame as frames
 from truecourse import scoring
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError
-from truecourse.loading import load_problem, problem_digest
+from truecourse.loading import load_problem, training_digest
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.scoring import Batch, Done, Span, predictions_table
@@ -49,8 +49,9 @@ def decisions_batch(
     problem: Problem, version: ModelVersion, clean: Versions, features: Versions, explain: bool
 ) -> Batch:
     """All decisions of a problem by one model are one batch, whatever window of them is scored."""
-    inputs = [problem_digest(problem), *(str(v) for v in (*clean.values(), *features.values()))]
-    return Batch(scoring.decisions_batch(version), sha256_json(inputs), version, explain)
+    inputs = [training_digest(problem), *(str(v) for v in (*clean.values(), *features.values()))]
+    read = (*clean.values(), *features.values())
+    return Batch(scoring.decisions_batch(version), sha256_json(inputs), version, explain, read)
 
 
 def _score_times(

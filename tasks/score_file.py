@@ -24,15 +24,16 @@ from tasks.snapshot import feature_versions, with_view_features
 from truecourse import frame as frames
 from truecourse import registry
 from truecourse.contract import DECISION_TIME, Contract
+from truecourse.deliveries import archive
 from truecourse.digests import sha256_json
 from truecourse.errors import RowFault, SourceError
-from truecourse.loading import load_problem, problem_digest
+from truecourse.loading import load_problem, training_digest
 from truecourse.problem import Problem
 from truecourse.references import FileScores, ModelVersion, TableVersion
 from truecourse.request import RowReader
 from truecourse.rowfiles import Row, RowFiles, described, find
 from truecourse.rows import Rows
-from truecourse.scoring import BATCH, ROW, Batch, Done, Span, predictions_table, rejected_table
+from truecourse.scoring import BATCH, ROW, SCORED, Batch, Done, Span, predictions_table, rejected_table
 from truecourse.settings import get_settings
 from truecourse.sources import Located
 from truecourse.sql import clean_versions
@@ -72,6 +73,8 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary, prefix="score-") as place:
         files = [reader.locate(uri, path) for uri, path in find(source, tables.store, Path(place))]
+        for file in files:
+            archive(tables.store, spec.name, SCORED, file.sha256, file.path)
         batch = file_batch(spec, version, files, features, explain)
         scorer = FileScorer(spec, tables, script.init(version), contract, batch, features)
         rows = chain.from_iterable(zip(part.rows, part.ids, strict=True) for f in files for part in reader.read(f))
@@ -94,8 +97,8 @@ def file_batch(
     """A batch is named by the bytes of its files, wherever they lie."""
     source = [file.sha256 for file in files]
     identity = {"source": source, "model": version.model_sha256, "version": version.version}
-    inputs = [problem_digest(problem), *source, *map(str, features.values())]
-    return Batch(sha256_json(identity), sha256_json(inputs), version, explain)
+    inputs = [training_digest(problem), *source, *map(str, features.values())]
+    return Batch(sha256_json(identity), sha256_json(inputs), version, explain, tuple(features.values()), tuple(source))
 
 
 def _score(file: FileScorer, rows: Iterator[tuple[Row, str | None]]) -> int:

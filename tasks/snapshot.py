@@ -15,7 +15,7 @@ from truecourse import lookahead
 from truecourse.clock import data_end
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
-from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.loading import load_problem, training_digest, training_document
 from truecourse.monitoring.moving import problem_at
 from truecourse.problem import Problem, RandomSplit
 from truecourse.references import Snapshot, TableVersion, Window, naive_utc
@@ -120,8 +120,8 @@ def build_snapshot(
     inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
     manifest = Manifest(
         problem=problem.name,
-        problem_digest=problem_digest(problem),
-        document=problem_document(problem),
+        problem_digest=training_digest(problem),
+        document=training_document(problem),
         until=until.isoformat() if until else None,
         split=problem.split,
         rows=account,
@@ -147,7 +147,7 @@ def take_snapshot(problem: str, until: datetime | None = None, moved: datetime |
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
     said = [
-        problem_digest(spec),
+        training_digest(spec),
         *map(str, (*clean.values(), *features.values())),
         str(until),
         method_digest(),

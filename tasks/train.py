@@ -15,12 +15,12 @@ import pyarrow as pa
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import lineage, runs, tracking
+from truecourse import archive, lineage, runs, tracking
 from truecourse.boosting import LOSSES, parameters
 from truecourse.contract import contract_bytes
 from truecourse.digests import sha256
 from truecourse.errors import NotFound
-from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.loading import load_problem, problem_digest, problem_document, training_digest
 from truecourse.monitoring.moving import problem_of
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot, TrainedRun
@@ -55,7 +55,7 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
     store = open_store()
     spec = problem_of(load_problem(problem), load_manifest(store, snapshot))
     model = chosen_parameters(spec, store, snapshot) if tuned else spec.model
-    key = training_key(problem_digest(spec), model, snapshot)
+    key = training_key(training_digest(spec), model, snapshot)
     found = runs.run_of_key(problem, key)
     if found is not None:
         log.info("run %s has trained this already", found.run_id[:8])
@@ -105,6 +105,7 @@ def _keep(
         "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame),
         "lineage.json": json.dumps(lineage.record(tables, load_manifest(tables.store, snapshot)), indent=1).encode(),
         "training.json": json.dumps(account, indent=1).encode(),
+        **archive.archive_files(problem),
     }
     runs.put_artifacts(run_id, files)
     tags = {
@@ -114,6 +115,7 @@ def _keep(
         "truecourse.rows": str(snapshot.rows),
         "truecourse.manifest": sha256(manifest),
         "truecourse.problem_digest": problem_digest(problem),
+        "truecourse.training_digest": training_digest(problem),
         "truecourse.artifacts": json.dumps({name: sha256(data) for name, data in files.items()}),
         runs.FORM: trained.form["sentence"],
         runs.SHA256: sha256(ubj),

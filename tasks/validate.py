@@ -16,6 +16,7 @@ from tasks.retry import RETRY
 from truecourse import corrections, deliveries, overlap, sql, validation
 from truecourse.batches import Pending
 from truecourse.clock import data_end
+from truecourse.digests import sha256
 from truecourse.errors import ValidationFailed
 from truecourse.loading import load_problem
 from truecourse.locks import locked
@@ -95,7 +96,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
         with locked(tables.store, name, patience=PATIENCE):
             pending = pending_deliveries(problem, table, tables)  # another run may have done it while we waited
             if pending is not None:
-                results = _validate(problem, table, tables, pending)
+                results = judge_and_write(problem, table, tables, pending)
     else:
         log.info("%s: nothing new", table.name)
     refused = validation.standing_refusals(tables, problem.name, table.name)
@@ -114,7 +115,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
     )
 
 
-def _validate(problem: Problem, table: Table, tables: Tables, pending: Pending) -> list[ValidationResult]:
+def judge_and_write(problem: Problem, table: Table, tables: Tables, pending: Pending) -> list[ValidationResult]:
     """What was found is saved before the commit: without it the deliveries are judged again."""
     name = clean_table(problem.name, table.name)
     with sql.connect() as connection:
@@ -221,7 +222,7 @@ def _write(
         return tables.rewrite(name, reader, commit | {"rewritten": True})
     if corrections.replaces(connection):
         return tables.replace(name, _stream(connection, corrections.all_rows(table), schema), commit)
-    return tables.append(name, _stream(connection, corrections.new_rows(table), schema), commit, keep_log=True)
+    return tables.append(name, _stream(connection, corrections.new_rows(table), schema), commit)
 
 
 def _said(result: ValidationResult) -> dict[str, Any]:
@@ -230,6 +231,7 @@ def _said(result: ValidationResult) -> dict[str, Any]:
         "place": result.delivery.place,
         "rows": result.rows.document(),
         "watermark": result.watermark.isoformat() if result.watermark else None,
+        "result_sha256": sha256(validation.result_bytes(result)),
     }
 
 

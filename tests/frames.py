@@ -10,14 +10,14 @@ import pyarrow as pa
 from tests.plain import install_diabetes, install_wine
 from truecourse import frame as frames
 from truecourse.deliveries import Delivery, archive, shape_digest
-from truecourse.digests import sha256_file
+from truecourse.digests import sha256, sha256_file
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
 from truecourse.tables import Tables, clean_table, raw_table
 from truecourse.tracking import connect_mlflow
-from truecourse.validation import Counts
+from truecourse.validation import Counts, ValidationResult, result_bytes, save_result
 
 UTC = pa.timestamp("us", tz="UTC")
 
@@ -57,7 +57,20 @@ def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVer
     clean = typed.append_column("_tc_recorded_at", empty).append_column("_tc_superseded_at", empty)
     counts = Counts(rows_in=len(rows), inserted=len(rows)).document()
     commit = {"flow": "validate", "run": "", "inputs": [raw.model_dump()], "rows": counts, "total": len(rows)}
+    result = ValidationResult(
+        problem=name,
+        table=table,
+        delivery=delivery,
+        raw=raw,
+        rows=Counts(rows_in=len(rows), inserted=len(rows)),
+        total=len(rows),
+        watermark=None,
+        validated_at=datetime(2024, 1, 1),
+        outcomes=(),
+    )
+    save_result(tables.store, result)
     accepted = {"number": 0, "place": file.name, "rows": counts, "watermark": None}
+    accepted |= {"result_sha256": sha256(result_bytes(result))}
     commit |= {"shape": shape, "deliveries": [accepted], "watermark": None}
     return {table: tables.append(clean_table(name, table), clean, commit)}
 

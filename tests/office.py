@@ -8,7 +8,8 @@ from truecourse.registry import RegisteredVersion
 def enter(version: ModelVersion) -> None:
     """Register a version that was never trained."""
     told = {"action": "register", "reason": "a test says so", **aliases.signature()}
-    entry = RegisteredVersion(number=version.version, run_id=version.run_id, model_sha256=version.model_sha256, **told)
+    told |= {"model_sha256": version.model_sha256, "record_sha256": "0" * 64}
+    entry = RegisteredVersion(number=version.version, run_id=version.run_id, **told)
     registry.ledger(version.problem).append(entry)
 
 

@@ -49,8 +49,7 @@ def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) 
     entry = Aliases.model_validate(
         dict(seen) | changes | {"number": seen.number + 1, "action": action, "reason": reason, **signature()}
     )
-    ledger(problem).append(entry)
-    return entry
+    return ledger(problem).append(entry)
 
 
 def under_way(now: Aliases) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 EVENT, CREATED = "event_timestamp", "created_timestamp"
 _AT, _EVENT, _CREATED, _KNOWN, _RANK = "__at", "__event", "__created", "__known", "__rank"
 _NEVER = datetime(1, 1, 1)
+NO_TIME = datetime(2200, 1, 1)
+"""The decision time of problems that have none: after all that is known."""
 
 
 def asof_join(

@@ -9,7 +9,7 @@ from truecourse import registry
 from truecourse.digests import sha256, sha256_json
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.inference import INFERENCE_FILE, inference_config, model_files, requirements
-from truecourse.loading import problem_document
+from truecourse.loading import JUDGING, problem_document
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Package
 from truecourse.settings import REPOSITORY
@@ -17,10 +17,11 @@ from truecourse.storage import open_store
 
 BENTO_SHA256, BENTO_KEY = "truecourse.bento_sha256", "truecourse.bento_key"
 BENTO_BYTES, BENTO_INPUTS = "truecourse.bento_bytes", "truecourse.bento_inputs"
+PACKAGE_SHA256 = "truecourse.package_sha256"
 REQUIREMENTS = "requirements.txt"
 PACKAGES = ("truecourse", "feature_repo", "services")
 CODE = {".py", ".sql", ".md", ".html", ".yaml", ".yml", ".toml", ".json"}
-UNSERVED = {"gates", "monitoring", "split", "model", "serving", "description"}
+UNSERVED = JUDGING | {"split", "model", "serving", "description"}
 """Parts of a problem that do not reach what its model answers (limits of serving are in the contract)."""
 
 
@@ -34,10 +35,16 @@ def packaged(problem: str, number: int) -> Package | None:
 
 def record_package(package: Package) -> None:
     """In object storage, for endpoints, and in the version's tags, for people."""
-    version, bento = package.version, package.bento
-    open_store().put(package_key(version.problem, version.version), package.model_dump_json(indent=1).encode())
+    version, bento, document = package.version, package.bento, package.model_dump_json(indent=1).encode()
+    open_store().put(package_key(version.problem, version.version), document)
     tags = {BENTO_SHA256: bento.sha256, BENTO_KEY: bento.key, BENTO_INPUTS: package.inputs}
-    registry.set_tags(version, tags | {BENTO_BYTES: str(bento.bytes)})
+    registry.set_tags(version, tags | {BENTO_BYTES: str(bento.bytes), PACKAGE_SHA256: sha256(document)})
+
+
+def is_recorded(package: Package) -> bool:
+    """Whether record_package() came to its end."""
+    document = package.model_dump_json(indent=1).encode()
+    return registry.tags(package.version).get(PACKAGE_SHA256) == sha256(document)
 
 
 def package_key(problem: str, number: int) -> str:

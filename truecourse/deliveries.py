@@ -64,11 +64,14 @@ def shape_digest(table: Table) -> str:
 def recorded(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
     """Every delivery of a table in order, and the shape digest that they were read by (None: never ingested)."""
     name = raw_table(problem, table)
-    if not tables.exists(name):
-        return [], None
+    return told_by(tables.commits(name)) if tables.exists(name) else ([], None)
+
+
+def told_by(commits: Iterable[Sequence[Any]]) -> tuple[list[Delivery], str | None]:
+    """recorded() of a raw table's (version, commit), oldest first."""
     found: list[Delivery] = []
     shape = None
-    for _, commit in tables.commits(name):
+    for _, commit in commits:
         if "deliveries" not in commit:
             continue
         found = [] if commit.get("rewritten") else found

@@ -110,9 +110,14 @@ def requirements() -> bytes:
     return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())).encode()
 
 
+def document_key(version: ModelVersion) -> str:
+    """Where a version's configuration lies in object storage."""
+    return f"inference/{version.problem}/{version.version}.json"
+
+
 def record(store: ObjectStore, version: ModelVersion, document: bytes) -> ArtifactRef:
     """Keep a version's configuration in object storage, and its digest on the version."""
-    reference = put_artifact(store, f"inference/{version.problem}/{version.version}.json", document)
+    reference = put_artifact(store, document_key(version), document)
     registry.set_tags(version, {INFERENCE_SHA256: reference.sha256})
     return reference
 
@@ -122,5 +127,5 @@ def recorded(store: ObjectStore, version: ModelVersion) -> InferenceConfig | Non
     digest = registry.tags(version).get(INFERENCE_SHA256)
     if digest is None:
         return None
-    reference = ArtifactRef(key=f"inference/{version.problem}/{version.version}.json", sha256=digest, bytes=0)
+    reference = ArtifactRef(key=document_key(version), sha256=digest, bytes=0)
     return InferenceConfig.model_validate_json(get_artifact(store, reference))

@@ -83,8 +83,8 @@ def _change(edit: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], action: st
         seen = current()
         changed = {"keys": edit(seen.keys), "number": seen.number + 1, "action": action, "reason": reason}
         try:
-            return ledger().append(Keys.model_validate(changed | signature()))
+            ledger().append(Keys.model_validate(changed | signature()))
+            return
         except ModelError:
             if not left:
                 raise
-    return None

@@ -1,46 +1,48 @@
-"""The line from a model back to its sources: recorded when it is trained, walked and re-hashed when it is traced."""
+"""The lineage of a model, back to its sources: recorded when it is trained, hashed again when it is traced."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from truecourse.deliveries import Delivery, archive_key, newest_by_place
-from truecourse.digests import sha256, sha256_file
-from truecourse.errors import SourceError, StorageError, TruecourseError
-from truecourse.problem import Problem
+from truecourse.digests import sha256_file
+from truecourse.errors import TruecourseError
+from truecourse.links import Link, failed, link, verify_object
+from truecourse.loading import load_problem
 from truecourse.references import TableVersion
 from truecourse.snapshot import Manifest
 from truecourse.sources import locate, scratch
 from truecourse.storage import ObjectStore, open_store
-from truecourse.tables import Tables
+from truecourse.tables import Tables, quarantine_table
+from truecourse.validation import result_keys
 from truecourse.wording import counted
-
-Link: TypeAlias = dict[str, Any]
-"""{"link": what kind, "id": which one, "verified": bool, "detail": why, or why not}."""
-
-
-def link(kind: str, id: str, verified: bool, detail: str) -> Link:
-    return {"link": kind, "id": id, "verified": verified, "detail": detail}
 
 
 def record(tables: Tables, manifest: Manifest) -> dict[str, Any]:
-    """Every table version behind a snapshot: its commits, and the SHA-256 of its files.
+    """Every table version behind a snapshot, and what was quarantined beside it: commits, and the SHA-256 of its files.
 
-    {"tables": {"<name>@<version>": {"commits": [[version, commit], ...], "files": {key: sha256}}}}"""
+    {"tables": {"<name>@<version>": {"commits": [[version, commit], ...], "files": {key: sha256}, "log": {the same}}}}
+    """
     known = {str(item.table): item.files for item in manifest.inputs}
     recorded: dict[str, Any] = {}
     pending = [item.table for item in manifest.inputs]
+    pending += [found for item in manifest.inputs if item.role == "clean" and (found := _beside(tables, item.table))]
     while pending:
         reference = pending.pop()
         if str(reference) in recorded:
             continue
         commits = _commits(tables, reference)
         files = known.get(str(reference)) or tables.digests(reference)
-        recorded[str(reference)] = {"commits": commits, "files": files}
+        recorded[str(reference)] = {"commits": commits, "files": files, "log": tables.log_digests(reference)}
         pending += newest_inputs(commits)
     return {"tables": dict(sorted(recorded.items()))}
+
+
+def _beside(tables: Tables, clean: TableVersion) -> TableVersion | None:
+    """The quarantine of a clean table; None where no row ever went there."""
+    _, problem, _, name = clean.name.split("/")
+    return tables.version(quarantine_table(problem, name))
 
 
 def newest_inputs(commits: Iterable[list[Any]]) -> list[TableVersion]:
@@ -80,16 +82,6 @@ def _standing(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery]]:
     return found
 
 
-def verify_object(store: ObjectStore, kind: str, key: str, expected: str) -> Link:
-    """Whether the object's bytes are the recorded ones."""
-    try:
-        actual = sha256(store.get(key))
-    except TruecourseError as error:
-        return link(kind, key, False, error.what)
-    same = actual == expected
-    return link(kind, key, same, f"SHA-256 {expected}" if same else f"SHA-256 is {actual}, recorded {expected}")
-
-
 def verify_tables(tables: Tables, manifest: Manifest, recorded: Mapping[str, Any]) -> list[Link]:
     """One link a table version: are its files, and what its commits say, as they were recorded?"""
     links = [_verify_inputs(manifest, recorded)]
@@ -111,26 +103,48 @@ def _verify_inputs(manifest: Manifest, recorded: Mapping[str, Any]) -> Link:
 
 
 def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str, Any]) -> Link:
+    """Its log decides which files make up the version, and every file of both is hashed again."""
     kind = f"{reference.name.split('/')[2]} table" if reference.name.startswith("tables/") else "feature table"
+    files, log, commits = recorded["files"], recorded["log"], recorded["commits"]
+    wanted = files | log
     try:
-        commits = json.loads(json.dumps(_commits(tables, reference)))
-        files = tables.digests(reference)
+        found = tables.digests_of(wanted)
     except TruecourseError as error:
-        return link(kind, str(reference), False, error.what)
-    changed = [key for key, digest in recorded["files"].items() if files.get(key) != digest]
-    if changed or set(files) != set(recorded["files"]):
-        changed = changed or sorted(set(files) - set(recorded["files"]))
-        return link(kind, str(reference), False, f"{counted(len(changed), 'file')} changed or lost: {changed[0]}")
-    if commits != recorded["commits"]:
-        return link(kind, str(reference), False, "its commits say something else than was recorded")
+        return failed(kind, str(reference), error)
+    if lost := sorted(wanted.keys() - found.keys()):
+        return link(kind, str(reference), "missing", f"{counted(len(lost), 'file')} lost: {lost[0]}")
+    if changed := [key for key, digest in wanted.items() if found[key] != digest]:
+        return link(kind, str(reference), False, f"{counted(len(changed), 'file')} changed: {changed[0]}")
     made_from = ", ".join(map(str, newest_inputs(commits)))
-    detail = f"{counted(len(files), 'file')} re-hashed, {counted(len(commits), 'commit')}" + (
-        f", from {made_from}" if made_from else ""
-    )
-    return link(kind, str(reference), True, detail)
+    detail = f"{counted(len(files), 'file')} hashed again, {counted(len(commits), 'commit')}"
+    return link(kind, str(reference), True, detail + (f", from {made_from}" if made_from else ""))
 
 
-def verify_sources(problem: Problem, tables: Tables, recorded: Mapping[str, Any]) -> list[Link]:
+def verify_validation(tables: Tables, recorded: Mapping[str, Any]) -> Iterator[Link]:
+    """One link a clean table: are the reports on the deliveries that it took those that its commits name?"""
+    for name, table in recorded["tables"].items():
+        path = name.rpartition("@")[0].split("/")
+        if len(path) != 4 or path[2] != "clean":
+            continue
+        told = [d for _, commit in table["commits"] for d in commit.get("deliveries", ()) if "result_sha256" in d]
+        kind, problem, of = "validation report", path[1], path[3]
+        found = [_report(tables.store, problem, of, d["number"], d["result_sha256"]) for d in told]
+        broken = [one for one in found if one is not None]
+        if told:
+            yield broken[0] if broken else link(kind, name, True, f"{counted(len(told), 'report')} hashed again")
+
+
+def _report(store: ObjectStore, problem: str, table: str, number: int, expected: str) -> Link | None:
+    """What is wrong with a validation report; None if nothing is."""
+    keys = [key for key in result_keys(problem, table, number, expected) if store.exists(key)]
+    links = [verify_object(store, "validation report", key, expected) for key in keys]
+    if any(item["verified"] for item in links):
+        return None
+    key = result_keys(problem, table, number, expected)[0]
+    return links[0] if links else link("validation report", key, "missing", "the report is gone")
+
+
+def verify_sources(problem: str, tables: Tables, recorded: Mapping[str, Any]) -> list[Link]:
     """One link a source: are the bytes that were read still kept? Where they are not, their place is asked."""
     found = _standing(recorded)
     kept = [tables.store.exists(key) for key, _ in found]
@@ -141,21 +155,20 @@ def verify_sources(problem: Problem, tables: Tables, recorded: Mapping[str, Any]
     ]
 
 
-def _reachable(problem: Problem) -> dict[str, str]:
+def _reachable(name: str) -> dict[str, str]:
     """The SHA-256 of every source that the problem can reach now, by URI."""
     found: dict[str, str] = {}
-    with scratch() as folder:
+    with suppress(TruecourseError), scratch() as folder:  # the problem may be gone
+        problem = load_problem(name)
         for table in problem.tables:
             # What cannot be reached is missing here, and its own link says so.
-            with suppress(SourceError, StorageError):
+            with suppress(TruecourseError):
                 found |= {item.uri: item.sha256 for item in locate(problem, table, open_store(), folder)}
     return found
 
 
 def _verify_kept(tables: Tables, key: str, delivery: Delivery) -> Link:
-    with scratch() as folder:
-        tables.store.download(key, folder / "bytes")
-        actual = sha256_file(folder / "bytes")
+    actual = tables.store.digest(key)
     same = actual == delivery.sha256
     said = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, kept as {key}"
     return link("source", delivery.uri, same, said if same else f"SHA-256 of {key} is {actual}: it was damaged")
@@ -165,7 +178,8 @@ def _verify_place(delivery: Delivery, actual: str | None) -> Link:
     if actual is None and Path(delivery.uri).is_file():  # no longer one of the problem's sources, and still there
         actual = sha256_file(Path(delivery.uri))
     if actual is None:
-        return link("source", delivery.uri, False, f"neither kept nor there; recorded: SHA-256 {delivery.sha256}")
+        said = f"neither kept nor there; recorded: SHA-256 {delivery.sha256}"
+        return link("source", delivery.uri, "missing", said)
     same = actual == delivery.sha256
     said = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, at its place"
     changed = f"not kept, and SHA-256 at its place is {actual}, recorded {delivery.sha256}"

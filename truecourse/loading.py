@@ -196,6 +196,29 @@ def problem_digest(problem: Problem) -> str:
     return sha256_json(problem_document(problem))
 
 
+JUDGING = frozenset({"gates", "promotion", "monitoring"})
+"""Parts of a problem by which models are judged and watched, and on which no training depends."""
+
+
+def training_document(problem: Problem) -> dict[str, Any]:
+    """What frames, models and their contracts depend on: problem_document() without JUDGING, and without the
+    objectives of serving."""
+    document = {name: part for name, part in problem_document(problem).items() if name not in JUDGING}
+    serving = {name: part for name, part in document.pop("serving", {}).items() if name != "objectives"}
+    return document | ({"serving": serving} if len(serving) > 1 else {})
+
+
+def training_digest(problem: Problem) -> str:
+    return sha256_json(training_document(problem))
+
+
+def judging_digest(problem: Problem) -> str:
+    """Of what a trained model is judged by before its promotion."""
+    document = problem_document(problem)
+    slices = document.get("monitoring", {}).get("slices")
+    return sha256_json([document.get("gates"), document.get("promotion"), slices])
+
+
 def _document(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

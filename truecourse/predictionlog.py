@@ -145,10 +145,11 @@ def documents(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def find(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any]]:
-    """The records of a prediction, what answered before what shadowed it, their JSON read; none if it is not there."""
+    """The records of a prediction, what answered before what shadowed it, their JSON read, each with the key of the
+    `file` that it lies in; none if it is not there."""
     reference = tables.version(log_table(problem))
     if reference is None:
         return []
-    found = tables.read(reference, filter=pc.field("prediction_id") == prediction_id).to_pylist()
+    found = tables.located(reference, pc.field("prediction_id") == prediction_id)
     told = [row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None} for row in found]
     return sorted(told, key=lambda row: row["role"] == "shadow")

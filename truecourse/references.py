@@ -90,13 +90,18 @@ class Package(Reference):
 
 
 class Entry(Reference):
-    """An entry of a ledger: its number from 1, what was done, why, by whom and when (UTC)."""
+    """An entry of a ledger: its number from 1, what was done, why, by whom and when (UTC).
+
+    `follows`: the `sha256` of the entry before it, where that was there still; `sha256`: of all the rest of this one.
+    The ledger gives both."""
 
     number: int
     action: str
     reason: str
     author: str
     at: datetime
+    follows: str = ""
+    sha256: str = ""
 
 
 class Aliases(Entry):

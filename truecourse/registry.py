@@ -11,11 +11,12 @@ from typing import Any
 
 from truecourse import aliases, mirror
 from truecourse.aliases import PROMOTE
-from truecourse.errors import ModelError, NotFound
+from truecourse.digests import sealed, unsealed
+from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.ledger import Ledger
 from truecourse.locks import locked
 from truecourse.references import Aliases, Entry, ModelVersion, TrainedRun
-from truecourse.runs import artifact, open_model
+from truecourse.runs import artifact, open_model, record_digest
 from truecourse.storage import open_store
 
 __all__ = [
@@ -27,17 +28,32 @@ _GATES = "truecourse.gates"
 
 
 class RegisteredVersion(Entry):
-    """A version in the ledger; its number is the entry's."""
+    """A version in the ledger; its number is the entry's. `record_sha256`: of its run's record."""
 
     run_id: str
     model_sha256: str
+    record_sha256: str
 
     def of(self, problem: str) -> ModelVersion:
         return ModelVersion(problem=problem, version=self.number, run_id=self.run_id, model_sha256=self.model_sha256)
 
 
+class GateResult(Entry):
+    """What the gates said of a version at one time. `report_sha256`: of the evaluation's report.json, where there was
+    one."""
+
+    version: int
+    gates: tuple[dict[str, Any], ...]
+    report_sha256: str = ""
+
+
 def ledger(problem: str) -> Ledger[RegisteredVersion]:
     return Ledger(open_store(), f"models/{problem}/versions", RegisteredVersion)
+
+
+def gate_ledger(problem: str) -> Ledger[GateResult]:
+    """Every result of the gates, of every version, in order."""
+    return Ledger(open_store(), f"models/{problem}/gates", GateResult)
 
 
 def champion(problem: str) -> ModelVersion | None:
@@ -63,12 +79,17 @@ def versions(problem: str) -> list[ModelVersion]:
 
 
 def tags(version: ModelVersion) -> dict[str, str]:
-    """What is known of a version, by name: the gates' results, its Bento, its inference configuration."""
+    """What is known of a version, by name: the gates' results, its Bento, its inference configuration. Raises
+    IntegrityError where that was changed."""
+    key = tags_key(version.problem, version.version)
     try:
-        found: dict[str, str] = json.loads(open_store().get(tags_key(version.problem, version.version)))
+        found = unsealed(open_store().get(key))
     except NotFound:
         return {}
-    return found
+    if found is None:
+        raise IntegrityError("what is known of the version was changed", where=key, cure="restore it from a backup")
+    known: dict[str, str] = found["tags"]
+    return known
 
 
 def tags_key(problem: str, number: int) -> str:
@@ -78,7 +99,7 @@ def tags_key(problem: str, number: int) -> str:
 def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
     with lock(version.problem):
         now = tags(version) | dict(values)
-        open_store().put(tags_key(version.problem, version.version), json.dumps(now, indent=1).encode())
+        open_store().put(tags_key(version.problem, version.version), sealed({"tags": now}))
         mirror.tell_tags(version, now)
 
 
@@ -88,7 +109,17 @@ def gates(version: ModelVersion) -> list[dict[str, Any]]:
     return verdicts
 
 
-def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]]) -> None:
+def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]], report_sha256: str = "") -> None:
+    """Keep what the gates said, as the version's newest result and in their ledger."""
+    results = gate_ledger(version.problem)
+    with lock(version.problem):
+        newest = results.newest()
+        reason = f"{sum(bool(gate['passed']) for gate in verdicts)} of {len(verdicts)} passed"
+        entry = GateResult(
+            number=newest.number + 1 if newest else 1, action="judge", reason=reason, version=version.version,
+            gates=tuple(verdicts), report_sha256=report_sha256, **aliases.signature(),
+        )  # fmt: skip
+        results.append(entry)
     set_tags(version, {_GATES: json.dumps(verdicts)})
 
 
@@ -100,10 +131,10 @@ def create_version(run: TrainedRun) -> ModelVersion:
             newest = ledger(run.problem).newest()
             entry = RegisteredVersion(
                 number=max(newest.number if newest else 0, mirror.highest(run.problem)) + 1, action="register",
-                reason=f"run {run.run_id}", run_id=run.run_id, model_sha256=run.model_sha256, **aliases.signature(),
+                reason=f"run {run.run_id}", run_id=run.run_id, model_sha256=run.model_sha256,
+                record_sha256=record_digest(run.problem, run.run_id), **aliases.signature(),
             )  # fmt: skip
-            ledger(run.problem).append(entry)
-            found = entry.of(run.problem)
+            found = ledger(run.problem).append(entry).of(run.problem)
         mirror.tell_version(found, tags(found))
     return found
 

@@ -82,6 +82,42 @@ def reread(problem: Problem, table: Table, tables: Tables, known: list[Delivery]
     return made
 
 
+def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery]) -> TableVersion:
+    """Write a raw table that is not there from the kept bytes of its deliveries, each under its number and rows.
+
+    Raises SourceError where they cannot be read as declared, or hold another number of rows than was recorded."""
+    name, schema = raw_table(problem.name, table.name), raw_schema(table)
+    with scratch() as folder:
+        for delivery in known:
+            path = folder / f"{delivery.number}.arrow"
+            rows = (
+                0
+                if delivery.copy_of is not None or delivery.fault
+                else _restore_one(problem, table, tables, delivery, path)
+            )
+            if rows != delivery.rows:
+                what = f"delivery {delivery.number} holds {rows} rows, recorded are {delivery.rows}"
+                raise SourceError(what, where=delivery.uri)
+        batches = (b for d in known if d.rows for b in numbered(folder / f"{d.number}.arrow", schema, d.start))
+        commit = {
+            "flow": "rebuild",
+            "shape": deliveries.shape_digest(table),
+            "combine": table.combines,
+            "deliveries": [delivery.model_dump(mode="json") for delivery in known],
+        }
+        return tables.append(name, pa.RecordBatchReader.from_batches(schema, batches), commit)
+
+
+def _restore_one(problem: Problem, table: Table, tables: Tables, delivery: Delivery, path: Path) -> int:
+    kept, schema = path.with_suffix(".bytes"), batch_schema(table.columns)
+    tables.store.download(archive_key(problem.name, table.name, delivery.sha256), kept)
+    located = stored(table, delivery.uri, kept)
+    try:
+        return write_ipc(path, read_batches(located, table), schema)
+    except SourceError:  # columns that may be null were declared after it was delivered
+        return write_ipc(path, _read(located, table, set()), schema)
+
+
 def _reread_one(
     problem: Problem, table: Table, tables: Tables, old: TableVersion, delivery: Delivery, path: Path
 ) -> tuple[int, str]:

@@ -50,7 +50,7 @@ def put_artifacts(run_id: str, files: Mapping[str, bytes]) -> None:
 def record(entry: RunRecord) -> None:
     """Keep the record of a run whose files are all there; it is the newest run of its problem from now on."""
     store, problem = open_store(), entry.run.problem
-    store.put(_record_key(problem, entry.run.run_id), entry.model_dump_json(indent=1).encode())
+    store.put(record_key(problem, entry.run.run_id), entry.model_dump_json(indent=1).encode())
     for name in (f"keys/{entry.key}", "newest"):
         store.put(f"models/{problem}/{name}", entry.run.run_id.encode())
 
@@ -58,10 +58,16 @@ def record(entry: RunRecord) -> None:
 def recorded(problem: str, run_id: str) -> RunRecord:
     """Raises ModelError if there is no such run."""
     try:
-        return RunRecord.model_validate_json(open_store().get(_record_key(problem, run_id)))
+        return RunRecord.model_validate_json(open_store().get(record_key(problem, run_id)))
     except NotFound:
         cure = f"truecourse run train --problem {problem}"
         raise ModelError("no such training run", where=f"run {run_id} of problem {problem}", cure=cure) from None
+
+
+def record_digest(problem: str, run_id: str) -> str:
+    """The SHA-256 of a run's record. Raises ModelError if there is no such run."""
+    recorded(problem, run_id)
+    return open_store().digest(record_key(problem, run_id))
 
 
 def run_ids(problem: str) -> list[str]:
@@ -93,7 +99,7 @@ def trained_run(problem: str, run_id: str | None = None) -> TrainedRun:
 def forget(store: ObjectStore, entry: RunRecord) -> None:
     """Remove a run: its record first, so that one cut short leaves files and no run without them."""
     problem, run_id = entry.run.problem, entry.run.run_id
-    store.delete(_record_key(problem, run_id))
+    store.delete(record_key(problem, run_id))
     key = f"models/{problem}/keys/{entry.key}"
     if store.exists(key) and store.get(key).decode() == run_id:
         store.delete(key)
@@ -101,7 +107,7 @@ def forget(store: ObjectStore, entry: RunRecord) -> None:
         store.delete(name)
 
 
-def _record_key(problem: str, run_id: str) -> str:
+def record_key(problem: str, run_id: str) -> str:
     return f"models/{problem}/runs/{run_id}.json"
 
 

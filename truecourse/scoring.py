@@ -19,7 +19,7 @@ from truecourse.encoding import Array, Vocabulary
 from truecourse.frame import UTC_TIME
 from truecourse.prediction import Scores
 from truecourse.problem import Kind, Problem
-from truecourse.references import ModelVersion, Window
+from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.schema import RESERVED_PREFIX
 from truecourse.tables import Tables
 
@@ -35,6 +35,8 @@ CONTRIBUTIONS = f"{RESERVED_PREFIX}contributions"
 BATCH = f"{RESERVED_PREFIX}batch"
 ROW = f"{RESERVED_PREFIX}row"
 """A row's place in its source."""
+SCORED = "_scored"
+"""Under this, in place of a table's name, the bytes of scored files are kept."""
 _OURS = (SCORE, PREDICTION, MODEL_VERSION, MODEL_SHA256, SCORED_AT, CONTRIBUTIONS, BATCH, ROW)
 """Our columns of the predictions table, beside the user's."""
 _EPOCH = datetime(1970, 1, 1)
@@ -47,18 +49,18 @@ def predictions_table(problem: str) -> str:
 
 def scored_by_id(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
     """The predictions of the rows with this id as records, the last scored first: our columns by their bare names,
-    `scores` by class of a multiclass model, and the row's own under `values`."""
+    `scores` by class of a multiclass model, the row's own under `values`, and the key of the `file` that it lies in."""
     reference = tables.version(predictions_table(problem))
     if reference is None:
         return []
-    found = tables.read(reference, filter=pc.field("id").cast(pa.string()) == id)
-    return [_record(row) for row in found.sort_by([(SCORED_AT, "descending")]).to_pylist()]
+    found = tables.located(reference, pc.field("id").cast(pa.string()) == id)
+    return [_record(row) for row in sorted(found, key=lambda row: row[SCORED_AT], reverse=True)]
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
     scores = {name.removeprefix(f"{SCORE}_"): row[name] for name in row if name.startswith(f"{SCORE}_")}
     ours = {name.removeprefix(RESERVED_PREFIX): row[name] for name in _OURS if name in row}
-    known = {name: row.get(name) for name in ("id", "decision_time")}
+    known = {name: row.get(name) for name in ("id", "decision_time", "file")}
     values = {name: row[name] for name in row if not name.startswith(RESERVED_PREFIX) and name not in known}
     return known | ours | ({"scores": scores} if scores else {}) | {"values": values}
 
@@ -77,6 +79,9 @@ class Span:
 
     def covers(self, other: "Span") -> bool:
         return bool(self.start <= other.start and other.end <= self.end)  # type: ignore[operator]
+
+    def holds(self, place: datetime | int) -> bool:
+        return bool(self.start <= place < self.end)  # type: ignore[operator]
 
     def overlaps(self, other: "Span") -> bool:
         return bool(self.start < other.end and other.start < self.end)  # type: ignore[operator]
@@ -101,15 +106,19 @@ class Span:
 
 @dataclass(frozen=True)
 class Batch:
-    """One source scored by one model. `id` names the two; `inputs` digests everything that the rows come from."""
+    """One source scored by one model. `id` names the two; `inputs` digests everything that the rows come from:
+    `tables`, and the bytes of the files in `source`, by SHA-256, where they are no decisions of the tables."""
 
     id: str
     inputs: str
     version: ModelVersion
     explain: bool
+    tables: tuple[TableVersion, ...] = ()
+    source: tuple[str, ...] = ()
 
     def commit(self, span: Span, rows: int) -> dict[str, Any]:
         about = {"flow": "score", "batch": self.id, "inputs": self.inputs, "explain": self.explain}
+        about |= {"tables": [one.model_dump() for one in self.tables], "source": list(self.source)}
         return about | {"model": self.version.model_dump(), "span": span.dump(), "rows": rows}
 
 

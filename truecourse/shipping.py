@@ -40,6 +40,11 @@ def spool_folder(problem: str) -> Path:
     return get_settings().home / "spool" / problem
 
 
+def damaged_segments(problem: str) -> list[Path]:
+    """Segments that were set aside, for they held a byte that was never written."""
+    return sorted(spool_folder(problem).glob("*.damaged"))
+
+
 def ship(problem: str, tables: Tables | None = None) -> Shipment:
     """Ship every segment that is complete or whose writer is dead. Raises StorageError; nothing is lost by it."""
     folder = spool_folder(problem)
@@ -89,6 +94,7 @@ def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segmen
         told_of=predictionlog.DATED,
         transactions=last,
         merge=True,
+        keep_log=False,
     )
     return len(rows)
 

@@ -27,7 +27,8 @@ class Input(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a snapshot was made from. `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
+    """What a snapshot was made from. `problem_digest`, `document`: of what training depends on (training_document()
+    of truecourse/loading.py). `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
     `split`: the one it was taken by; None in manifests of before it was kept. `look_ahead`: the proof that its SQL
     reads no row that was not known yet."""
 

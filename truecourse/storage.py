@@ -4,6 +4,7 @@ Keys are relative, `/`-separated. A write is whole or not there. `put_new` creat
 two racing writers have one winner.
 """
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None: ...
     def upload(self, key: str, path: Path) -> None: ...
     def download(self, key: str, path: Path) -> None: ...
+    def digest(self, key: str) -> str: ...
 
 
 class LocalStore:
@@ -124,6 +126,11 @@ class LocalStore:
             with path.open("wb") as file:
                 while chunk := source.read(1 << 20):
                     file.write(chunk)
+
+    def digest(self, key: str) -> str:
+        """The SHA-256 of an object, which need not fit into memory."""
+        with self._errors(key):
+            return sha256_file(self._path(key))
 
 
 class S3Store:
@@ -219,6 +226,13 @@ class S3Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors(key):
             self._client.download_file(self._bucket, self._prefix + key, str(path))
+
+    def digest(self, key: str) -> str:
+        with self._errors(key):
+            body, found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"], hashlib.sha256()
+            for chunk in body.iter_chunks(1 << 20):
+                found.update(chunk)
+            return found.hexdigest()
 
 
 def open_store(settings: Settings | None = None) -> ObjectStore:

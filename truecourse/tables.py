@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,9 +15,8 @@ import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from truecourse import tablestore
-from truecourse.digests import sha256
-from truecourse.durable import newest_commit, sync_commits, take_back_torn
+from truecourse import filedigests, tablestore
+from truecourse.durable import LOG, newest_commit, sync_commits, take_back_torn
 from truecourse.errors import AccessDenied, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
@@ -29,6 +29,10 @@ ROW_GROUP = 1 << 15
 """Rows that a reader takes or leaves together, by their statistics: of a year of rows in the order of time, a week is
 read at a week's cost."""
 _KEPT_OPEN = 64
+_AT_ONCE = 4
+_FILE = "__filename"
+_KEPT_LOG = {"delta.enableExpiredLogCleanup": "false"}
+"""Lineage reads commits of any age."""
 _FEW_FILES = 64
 """Of a dataset of so many files, what their commits tell is made into filters once, and not at each reading."""
 Rows: TypeAlias = pa.Table | pa.RecordBatchReader
@@ -159,6 +163,13 @@ class Tables:
         with self._errors(reference.name):
             return self.dataset(reference, where).to_table(columns=columns, filter=tablestore.selected(where, filter))
 
+    def located(self, reference: TableVersion, filter: Any) -> list[dict[str, Any]]:
+        """The rows that `filter` selects, each with the key of the `file` that it lies in."""
+        with self._errors(reference.name):
+            dataset = self.dataset(reference)
+            found = dataset.to_table(columns=[*dataset.schema.names, _FILE], filter=filter).to_pylist()
+        return [{**row, "file": f"{reference.name}/{row.pop(_FILE)}"} for row in found]
+
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()
     ) -> Iterator[pa.Table]:
@@ -190,14 +201,14 @@ class Tables:
         told_of: Sequence[str] = (),
         transactions: Mapping[str, int] | None = None,
         merge: bool = False,
-        keep_log: bool = False,
+        keep_log: bool = True,
     ) -> TableVersion:
         """`partition_by`: a column; `told_of`: the columns whose least and greatest values commits tell, all if none is
         named; both where the table is created. `transactions`: numbers by application, that become visible with the
         rows and are given back by transactions(). `merge`: as replace() has it.
-        `keep_log`: a table that this creates never forgets its commits, which Delta does after 30 days."""
+        `keep_log`: a table that this creates never forgets its commits, which Delta would do after 30 days."""
         new = {"delta.dataSkippingStatsColumns": ",".join(told_of)} if told_of else {}
-        new |= {"delta.enableExpiredLogCleanup": "false"} if keep_log else {}
+        new |= {} if keep_log else {"delta.enableExpiredLogCleanup": "true"}
         options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
         return self._write(name, rows, commit, transactions, new, **options)
 
@@ -205,7 +216,9 @@ class Tables:
         """Put small files together, in a version with the same rows; how many files that took away."""
         table = self.open(name)
         with self._errors(name), self._lasting(name):
-            return int(table.optimize.compact()["numFilesRemoved"])
+            removed = int(table.optimize.compact()["numFilesRemoved"])
+        self._record_files(name)
+        return removed
 
     def delete(self, name: str, where: str, commit: dict[str, Any]) -> None:
         """Remove the rows that `where` (a Delta predicate) selects. Their bytes go with vacuum(), after a week."""
@@ -213,12 +226,21 @@ class Tables:
         table = self.open(name)
         with self._errors(name), self._lasting(name):
             table.delete(where, commit_properties=properties)
+        self._record_files(name)
 
     def vacuum(self, name: str) -> int:
         """Remove the files that no version of the last week needs; how many."""
         table = self.open(name)
         with self._errors(name), self._lasting(name):
-            return len(table.vacuum(dry_run=False))
+            gone = table.vacuum(dry_run=False)
+        if name.startswith(filedigests.RECORDED):
+            filedigests.forget(self.store, name, gone)
+        return len(gone)
+
+    def _record_files(self, name: str) -> None:
+        version = self.version(name) if name.startswith(filedigests.RECORDED) else None
+        if version is not None:
+            filedigests.record(self.store, name, version.version)
 
     def transactions(self, name: str, applications: Iterable[str]) -> dict[str, int]:
         """The number that was last committed for each of these applications, of those that ever committed one."""
@@ -261,10 +283,11 @@ class Tables:
                 storage_options=self._options,
                 commit_properties=properties,
                 # Of a table that is there already it is ignored.
-                configuration={"delta.checkpointInterval": str(CHECKPOINT_EVERY), **(new or {})},
+                configuration={**_KEPT_LOG, "delta.checkpointInterval": str(CHECKPOINT_EVERY), **(new or {})},
                 writer_properties=WriterProperties(max_row_group_size=ROW_GROUP, compression="SNAPPY"),
                 **options,
             )
+        self._record_files(name)
         version = self.version(name)
         assert version is not None
         return version
@@ -307,8 +330,31 @@ class Tables:
         return list(zip(added["path"].to_pylist(), *limits, strict=True))
 
     def digests(self, reference: TableVersion) -> dict[str, str]:
-        """SHA-256 of every Parquet file of a version, by key."""
-        return {key: sha256(self.store.get(key)) for key in self.files(reference)}
+        """SHA-256 of every Parquet file of a version, by key. Raises NotFound for one that is gone."""
+        files = self.files(reference)
+        found = self.digests_of(files)
+        if len(found) < len(files):
+            lost = next(key for key in files if key not in found)
+            raise NotFound("a file of the table is gone", where=lost, cure="restore it from a backup")
+        return found
+
+    def log_digests(self, reference: TableVersion) -> dict[str, str]:
+        """SHA-256 of every file of the table's log up to a version, by key: commits, and what sums them up."""
+        prefix = f"{reference.name}/{LOG}/"
+        numbered = ((key, key.removeprefix(prefix)[:20]) for key in self.store.list(prefix))
+        return self.digests_of([key for key, n in numbered if n.isdecimal() and int(n) <= reference.version])
+
+    def digests_of(self, keys: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of those objects that are there, by key."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # hashing lets other threads run
+            found = zip(keys, pool.map(self._digest, keys), strict=True)
+            return {key: digest for key, digest in found if digest is not None}
+
+    def _digest(self, key: str) -> str | None:
+        try:
+            return self.store.digest(key)
+        except NotFound:
+            return None
 
 
 def _mode(merge: bool) -> Literal["merge"] | None:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from truecourse.errors import MirrorError, ModelError, PlatformError
 from truecourse.problem import Problem
 from truecourse.references import Snapshot
+from truecourse.relocation import follow_home
 from truecourse.settings import get_settings, quiet_environment, storage_environment
 from truecourse.storage import open_store
 
@@ -145,6 +146,8 @@ def _client(uri: str) -> "MlflowClient":
     with _database_lock(uri), _failures(uri):
         if is_new():
             _create_database(Path(uri.removeprefix("sqlite:///")))
+        elif uri.startswith("sqlite:///"):
+            follow_home(Path(uri.removeprefix("sqlite:///")), get_settings().storage_root)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return cast("MlflowClient", _Client(uri, client))
@@ -275,32 +278,36 @@ def log_training(
     """What MLflow shows of a training: `account` is the run's training.json. The run ends with `status`."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-    client, now, loss = connect_mlflow(), int(time.time() * 1000), account["metric"]
-    metrics = [
-        Metric(f"validate_{loss}", account["loss"], now, account["rounds"]),
-        Metric("rounds", account["rounds"], now, 0),
-    ]
-    for side, values in account["curve"].items():
-        steps = range(0, len(values), -(-len(values) // CURVE_POINTS))
-        metrics += [Metric(f"curve_{side}_{loss}", values[step], now, step) for step in steps]
+    client, now = connect_mlflow(), int(time.time() * 1000)
     client.log_batch(
         run_id,
-        metrics=metrics,
-        params=[Param(name, str(value)) for name, value in account["parameters"].items()],
+        metrics=[Metric(name, value, now, step) for name, value, step in training_metrics(account)],
+        params=[Param(name, value) for name, value in shown_parameters(account).items()],
         tags=[RunTag(name, value) for name, value in tags.items()],
     )
     # MLflow keeps 36 characters of a digest: the whole one stands in the source, the name and the tag.
-    source = {"uri": f"{get_settings().storage_root}/{snapshot.frame_key}", "sha256": snapshot.sha256}
+    source = {"key": snapshot.frame_key, "sha256": snapshot.sha256}
     dataset = Dataset(f"{snapshot.problem} {snapshot.sha256}", snapshot.sha256[:36], "snapshot", json.dumps(source))
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     client.set_terminated(run_id, status)
 
 
-def log_evaluation(run_id: str, report: Mapping[str, Any]) -> None:
-    """The figures of a run's report.json."""
-    from mlflow.entities import Metric
+def training_metrics(account: Mapping[str, Any]) -> list[tuple[str, float, int]]:
+    """Names, values and steps of the metrics that MLflow shows of a run's training.json."""
+    loss = account["metric"]
+    metrics = [(f"validate_{loss}", account["loss"], account["rounds"]), ("rounds", account["rounds"], 0)]
+    for side, values in account["curve"].items():
+        steps = range(0, len(values), -(-len(values) // CURVE_POINTS))
+        metrics += [(f"curve_{side}_{loss}", values[step], step) for step in steps]
+    return metrics
 
-    now = int(time.time() * 1000)
+
+def shown_parameters(account: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in account["parameters"].items()}
+
+
+def evaluation_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that MLflow shows of a run's report.json, by name."""
     prefixes = {"model": "test", "constant": "constant", "linear": "linear"}
     figures = {
         f"{prefixes[name]}_{metric}{'' if part == 'value' else '_' + part}": figure[part]
@@ -308,5 +315,13 @@ def log_evaluation(run_id: str, report: Mapping[str, Any]) -> None:
         for metric, figure in metrics.items()
         for part in (("value", "low", "high") if name == "model" else ("value",))
     }
-    metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def log_evaluation(run_id: str, report: Mapping[str, Any]) -> None:
+    """The figures of a run's report.json."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in evaluation_metrics(report).items()]
     connect_mlflow().log_batch(run_id, metrics=metrics)

@@ -48,11 +48,11 @@ class Trained:
         return min(self.curve["validate"])
 
 
-def training_key(problem_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
+def training_key(training_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
     """What a finished run is known by: equal keys mean equal model bytes, and an equal contract."""
     said = {
         "snapshot": snapshot.sha256,
-        "problem": problem_digest,
+        "problem": training_digest,
         "parameters": parameters(spec),
         "method": method_digest(),
         "xgboost": version("xgboost"),

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from truecourse import deliveries
 from truecourse.deliveries import Delivery
+from truecourse.digests import sha256
 from truecourse.errors import Fault, NotFound, ProblemError, ValidationFailed
 from truecourse.expectations import Expectation, Tallies, Tally
 from truecourse.pages import render
@@ -210,9 +211,22 @@ def page_key(problem: str) -> str:
     return f"reports/{problem}/validation.html"
 
 
+def result_keys(problem: str, table: str, delivery: int, digest: str) -> list[str]:
+    """Where the report of this SHA-256 on a delivery lies: as its newest one, or set aside by a newer one."""
+    newest = result_key(problem, table, delivery)
+    return [newest, f"{newest.removesuffix('.json')}-{digest[:16]}.json"]
+
+
+def result_bytes(result: ValidationResult) -> bytes:
+    return result.model_dump_json(indent=1).encode()
+
+
 def save_result(store: ObjectStore, result: ValidationResult) -> None:
-    key = result_key(result.problem, result.table, result.delivery.number)
-    store.put(key, result.model_dump_json(indent=1).encode())
+    """Keep a report as the delivery's newest. One that was there before is set aside: a commit may name it."""
+    key, data = result_key(result.problem, result.table, result.delivery.number), result_bytes(result)
+    if store.exists(key) and (before := store.get(key)) != data:
+        store.put(result_keys(result.problem, result.table, result.delivery.number, sha256(before))[1], before)
+    store.put(key, data)
 
 
 def read_result(store: ObjectStore, problem: str, table: str, delivery: int) -> ValidationResult | None:

@@ -8,7 +8,7 @@ import pytest
 
 from flows.ingest import ingest
 from flows.lifecycle import lifecycle
-from tasks.trace import trace_model
+from tasks.trace import trace_model, trace_prediction
 from tests import deliveries
 from tests.conftest import S3Server
 from truecourse import registry
@@ -32,6 +32,18 @@ def test_the_lifecycle_runs_on_s3(
     links = trace_model("deliveries", registry.champion("deliveries").version)["links"]
     assert links
     assert all(link["verified"] for link in links)
+    _trace_a_prediction(Tables().read(summary["score"], ["id"])["id"][0].as_py())
+
+
+def _trace_a_prediction(id: str) -> None:
+    traced = trace_prediction("deliveries", id)
+    assert traced["verified"], [link for link in traced["links"] if not link["verified"]]
+    store, file = open_store(), traced["prediction"]["file"]
+    kept = store.get(file)
+    store.put(file, kept.replace(b"parquet-rs", b"parquet-RS"))  # who wrote it: the rows can be read all the same
+    broken = [link["link"] for link in trace_prediction("deliveries", id)["links"] if not link["verified"]]
+    assert broken == ["prediction file"]
+    store.put(file, kept)
 
 
 def test_bad_credentials_are_refused_with_a_cure(

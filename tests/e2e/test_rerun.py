@@ -33,6 +33,7 @@ def test_a_rerun_without_new_data_changes_nothing(
     again = lifecycle()
     assert again["nothing_new"]
     assert again["train"] == first["train"]
+    assert train() == first["train"], "alone it takes the same snapshot"
     assert [version.version for version in registry.versions("deliveries")] == [1]
     line = _nothing_new(again)
     assert line.startswith("nothing new: snapshot ")

@@ -322,7 +322,7 @@ def test_the_kept_bytes_verify_after_the_file_is_overwritten_moved_and_deleted(w
     recorded = {"tables": {str(raw): {"commits": Tables().commits(raw.name), "files": {}}}}
 
     def verified() -> list[bool]:
-        return [link["verified"] for link in verify_sources(world.problem, Tables(), recorded)]
+        return [link["verified"] for link in verify_sources(world.problem.name, Tables(), recorded)]
 
     assert verified() == [True]
     world.feed(lines(1, 2, 3))

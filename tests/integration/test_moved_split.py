@@ -8,8 +8,9 @@ from tests.integration.conftest import Trained
 
 
 def test_a_moved_split_is_recorded_and_reproduced(trained: Trained) -> None:
+    from tasks.reproduce import reproduce
     from tasks.snapshot import take_snapshot
-    from tasks.trace import reproduce, trace_model
+    from tasks.trace import trace_model
     from tasks.train import train_model
     from truecourse import registry
     from truecourse.problem import TimeSplit

@@ -55,7 +55,7 @@ def test_a_good_model_becomes_champion_and_a_bad_one_challenger(problems: Path) 
         problem="diabetes", version=1, run_id=first_run.run_id, model_sha256=first_run.model_sha256
     )
     assert registry.champion("diabetes") == registry.challenger("diabetes") == first
-    edit(problems, gates="[BeatsBaseline(), MetricGate('rmse', max=10)]")
+    edit(problems, gates="[BeatsBaseline(), MetricGate('rmse', max=10)]", rounds="40")
     train()
     second = register()
     assert second.version == 2
@@ -63,6 +63,18 @@ def test_a_good_model_becomes_champion_and_a_bad_one_challenger(problems: Path) 
     assert registry.challenger("diabetes") == second
     gates = registry.gates(second)
     assert [gate["passed"] for gate in gates] == [True, False]
+
+
+def test_changed_gates_judge_the_same_version_again_and_train_nothing(problems: Path) -> None:
+    edit(problems, gates="[BeatsBaseline(), MetricGate('rmse', max=10)]")
+    run = train()
+    first = register()
+    assert registry.champion("diabetes") is None
+    edit(problems, gates="[BeatsBaseline(), MetricGate('rmse', max=100)]")
+    assert train() == run
+    assert register() == registry.champion("diabetes") == first
+    results = registry.gate_ledger("diabetes").entries()
+    assert [[gate["passed"] for gate in result.gates] for result in results] == [[True, False], [True, True]]
 
 
 def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: Path) -> None:

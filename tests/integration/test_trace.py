@@ -1,28 +1,30 @@
 """Whatever single byte is changed, the trace names the link that it broke."""
 
-import json
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from tasks.evaluate import judge_model
+from tasks.register import register_model
 from tasks.snapshot import build_snapshot
-from tasks.trace import reproduce, trace_model
+from tasks.trace import trace_model
 from tasks.train import train_model
 from tests.frames import store_wine
-from truecourse import registry
+from truecourse import archive, runs
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.loading import load_problem, training_digest, training_document
 from truecourse.references import ModelVersion, Snapshot
 from truecourse.runs import artifact_key
+from truecourse.settings import get_settings
 from truecourse.snapshot import Input, Manifest, load_frame, load_manifest, save
 from truecourse.storage import open_store
-from truecourse.tables import Tables, feature_table
-
-DOCUMENTS = ("model/vocabulary", "model/contract", "model/problem", "training")
+from truecourse.tables import Tables, feature_table, quarantine_table
+from truecourse.tracking import run_artifact_key
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,12 @@ class Line:
 
 @pytest.fixture
 def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
-    """A registered model of the wines, its snapshot made of a feature table as well."""
+    """A registered model of the wines, its snapshot made of a feature table as well, and rows in quarantine."""
     configure(problems=tmp_path / "problems", problem="wine")
     (tmp_path / "problems").mkdir()
     clean = store_wine(tmp_path / "problems")
     tables, problem = Tables(), load_problem()
+    tables.append(quarantine_table("wine", "wines"), pa.table({"_tc_row": [4]}), {"flow": "validate"})
     plain = build_snapshot(problem, tables, clean=clean, features={})
     view = tables.append(
         feature_table("wine", "facts"),
@@ -51,24 +54,28 @@ def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
     frame = load_frame(tables.store, plain).slice(1)
     manifest = Manifest(
         problem="wine",
-        problem_digest=problem_digest(problem),
-        document=problem_document(problem),
+        problem_digest=training_digest(problem),
+        document=training_document(problem),
         until=None,
         rows={"decisions": len(frame), "train": 1, "validate": 1, "test": 1},
         columns={},
         inputs=inputs,
     )
     snapshot = save(tables.store, frame, manifest)
-    return Line(registry.create_version(train_model.fn("wine", snapshot)), snapshot)
+    run = train_model.fn("wine", snapshot)
+    return Line(register_model.fn(run, judge_model("wine", run)), snapshot)
 
 
-def test_an_untouched_line_is_verified_to_its_sources(line: Line) -> None:
+def test_an_untouched_lineage_is_verified_to_its_sources(line: Line) -> None:
     trace = trace_model("wine", 1)
+    assert [link for link in trace["links"] if not link["verified"]] == []
     assert trace["verified"]
-    assert all(link["verified"] and link["detail"] for link in trace["links"])
+    assert trace["state"] == "verified"
+    assert all(link["detail"] for link in trace["links"])
     assert list(dict.fromkeys(link["link"] for link in trace["links"])) == [
-        "version", "artifact", "model", "snapshot", "manifest", "inputs", "feature table", "clean table", "raw table",
-        "source",
+        "version", "run", "artifact", "model", "gate results", "gate report", "version's tags", "alias ledger",
+        "MLflow run", "MLflow artifacts", "MLflow version", "snapshot", "manifest", "inputs", "feature table",
+        "clean table", "quarantine table", "raw table", "validation report", "source",
     ]  # fmt: skip
     with pytest.raises(ModelError, match="no version 2"):
         trace_model("wine", 2)
@@ -90,43 +97,115 @@ def stored(key: str) -> Path:
     return Path(open_store().root) / key
 
 
-def test_one_flipped_byte_of_any_stored_object_breaks_its_link(line: Line, tmp_path: Path) -> None:
-    (clean,) = stored("tables/wine/clean/wines").glob("*.parquet")
-    (raw,) = stored("tables/wine/raw/wines").glob("*.parquet")
-    (feature,) = stored("features/wine/facts").glob("*.parquet")
-    log = stored("tables/wine/raw/wines/_delta_log/00000000000000000000.json")
-    run = line.version.run_id
-    cases = [
-        (stored(artifact_key(run, "model/model.ubj")), b"", "model"),
-        *(
-            (stored(artifact_key(run, f"model/{n}.json")), b"", "artifact")
-            for n in ("vocabulary", "contract", "problem")
-        ),
-        (stored(artifact_key(run, "training.json")), b"", "artifact"),
-        (stored(artifact_key(run, "lineage.json")), b"sha256", "artifact"),
-        (stored(line.snapshot.frame_key), b"", "snapshot"),
-        (stored(line.snapshot.manifest_key), b"", "manifest"),
-        (clean, b"", "clean table"),
-        (raw, b"", "raw table"),
-        (feature, b"", "feature table"),
-        (log, b'\\"sha256\\": \\"', "raw table"),
-        (kept_source(), b"", "source"),
-    ]
-    for path, find, link in cases:
+def only(folder: str, pattern: str) -> Path:
+    (path,) = stored(folder).glob(pattern)
+    return path
+
+
+def of_run(name: str) -> Callable[[Line], Path]:
+    return lambda line: stored(artifact_key(line.version.run_id, name))
+
+
+LINKS: dict[str, tuple[Callable[[Line], Path], bytes, str]] = {
+    "the model": (of_run("model/model.ubj"), b"", "model"),
+    "its vocabulary": (of_run("model/vocabulary.json"), b"", "artifact"),
+    "its contract": (of_run("model/contract.json"), b"", "artifact"),
+    "the problem's document": (of_run("model/problem.json"), b"", "artifact"),
+    "the account of the training": (of_run("training.json"), b"", "artifact"),
+    "the record of the tables": (of_run("lineage.json"), b"sha256", "artifact"),
+    "the archived problem": (of_run(archive.FOLDER), b"", "artifact"),
+    "the archived lock": (of_run(archive.LOCK), b"", "artifact"),
+    "the recorded environment": (of_run(archive.ENVIRONMENT), b"", "artifact"),
+    "the evaluation": (of_run("report.json"), b'"value": 0.', "gate report"),
+    "the gates' results": (lambda _: only("models/wine/gates", "*.json"), b'"passed": ', "gate results"),
+    "the run's record": (lambda line: stored(runs.record_key("wine", line.version.run_id)), b"", "run"),
+    "the version": (lambda _: only("models/wine/versions", "*.json"), b'"model_sha256": "', "version"),
+    "what is known of the version": (lambda _: only("models/wine/tags", "*.json"), b"", "version's tags"),
+    "the aliases": (lambda _: only("aliases/wine", "*.json"), b'"reason": "', "alias ledger"),
+    "the snapshot": (lambda line: stored(line.snapshot.frame_key), b"", "snapshot"),
+    "its manifest": (lambda line: stored(line.snapshot.manifest_key), b"", "manifest"),
+    "a clean table": (lambda _: only("tables/wine/clean/wines", "*.parquet"), b"", "clean table"),
+    "its log": (lambda _: only("tables/wine/clean/wines/_delta_log", "*0.json"), b"numRecords", "clean table"),
+    "a raw table": (lambda _: only("tables/wine/raw/wines", "*.parquet"), b"", "raw table"),
+    "a delivery": (lambda _: only("tables/wine/raw/wines/_delta_log", "*0.json"), b'\\"sha256\\": \\"', "raw table"),
+    "the quarantine": (lambda _: only("tables/wine/quarantine/wines", "*.parquet"), b"", "quarantine table"),
+    "a feature table": (lambda _: only("features/wine/facts", "*.parquet"), b"", "feature table"),
+    "a validation report": (lambda _: only("reports/wine/validation/wines", "*.json"), b"", "validation report"),
+    "the source": (lambda _: only("sources/wine/wines", "*"), b"", "source"),
+    "MLflow's model": (
+        lambda line: stored(run_artifact_key(line.version.run_id, "model/model.ubj")), b"", "MLflow artifacts",
+    ),
+}  # fmt: skip
+
+
+def test_one_flipped_byte_at_any_link_is_found_and_named(line: Line) -> None:
+    for name, (place, find, kind) in LINKS.items():
+        path = place(line)
         with flipped(path, find):
             trace = trace_model("wine", 1)
-        broken = [item for item in trace["links"] if not item["verified"]]
-        assert not trace["verified"], path
-        assert broken[0]["link"] == link, path
-        assert path.name in broken[0]["id"] or path.name in broken[0]["detail"] or "commits" in broken[0]["detail"], (
-            path
-        )
+        broken = [item for item in trace["links"] if item["state"] in ("changed", "missing")]
+        assert trace["state"] == "changed", name
+        assert kind in [item["link"] for item in broken], (name, broken)
+        (first,) = [item for item in broken if item["link"] == kind][:1]
+        assert path.name in f"{first['id']} {first['detail']}" or kind in ("version", "MLflow artifacts"), (name, first)
     assert trace_model("wine", 1)["verified"]
 
 
+EDITS = {
+    "UPDATE metrics SET value = value + 0.001 WHERE key LIKE 'curve_train_%' AND step = 1": "MLflow run",
+    "UPDATE metrics SET value = 0.99 WHERE key = 'test_accuracy'": "MLflow run",
+    "UPDATE params SET value = '9' WHERE key = 'max_depth'": "MLflow run",
+    "UPDATE tags SET value = 'x' WHERE key = 'truecourse.snapshot'": "MLflow run",
+    "UPDATE model_version_tags SET value = 'x' WHERE key = 'truecourse.gates'": "MLflow version",
+}
+
+
+def test_what_mlflow_shows_otherwise_is_named(line: Line) -> None:
+    file = get_settings().home / "mlflow.db"
+    kept = file.read_bytes()
+    for edit, kind in EDITS.items():
+        with closing(sqlite3.connect(file)) as database, database:
+            assert database.execute(edit).rowcount == 1, edit
+        trace = trace_model("wine", 1)
+        assert [item["link"] for item in trace["links"] if item["state"] == "changed"] == [kind], edit
+        file.write_bytes(kept)
+
+
+def test_what_mlflow_no_longer_shows_is_unknown_and_never_verified(line: Line) -> None:
+    (get_settings().home / "mlflow.db").unlink()
+    trace = trace_model("wine", 1)
+    assert trace["state"] == "unknown"
+    assert [item["link"] for item in trace["links"] if item["state"] == "unknown"] == ["MLflow run"]
+
+
+def test_entries_that_are_gone_or_replaced_break_their_ledger(line: Line) -> None:
+    from tests.office import put_in_office
+    from truecourse import aliases
+
+    for _ in range(2):
+        put_in_office(line.version)
+    assert trace_model("wine", 1)["verified"]
+    first, second, third = (stored(f"aliases/wine/{number:09d}.json") for number in (1, 2, 3))
+    kept = second.read_bytes()
+    second.unlink()
+    (broken,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
+    assert broken["link"] == "alias ledger"
+    assert "entries 2 to 2 are gone" in broken["detail"]
+    forged = aliases.Aliases.model_validate_json(kept).model_copy(
+        update={"reason": "another", "follows": "", "sha256": ""}
+    )
+    second.unlink(missing_ok=True)
+    kept_first = first.read_bytes()
+    first.unlink()
+    aliases.ledger("wine").append(forged)  # whole in itself, and following nothing
+    first.write_bytes(kept_first)
+    (broken,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
+    assert "does not follow from the one before it" in broken["detail"]
+    assert third.is_file()
+
+
 def kept_source() -> Path:
-    (path,) = stored("sources/wine/wines").iterdir()
-    return path
+    return only("sources/wine/wines", "*")
 
 
 def test_lost_objects_break_their_links_too(line: Line, tmp_path: Path) -> None:
@@ -138,33 +217,8 @@ def test_lost_objects_break_their_links_too(line: Line, tmp_path: Path) -> None:
     assert "at its place is" in link["detail"]
     file.unlink()
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
-    assert link["link"] == "source"
+    assert (link["link"], link["state"]) == ("source", "missing")
     assert "neither kept nor there; recorded: SHA-256" in link["detail"]
     stored(line.snapshot.manifest_key).unlink()
-    broken = [item["link"] for item in trace_model("wine", 1)["links"] if not item["verified"]]
-    assert broken == ["manifest", "inputs"]
-
-
-def test_a_model_is_rebuilt_byte_for_byte_from_its_tables(
-    tmp_path: Path, home: Path, configure: Callable[..., None]
-) -> None:
-    configure(problems=tmp_path, problem="wine")
-    clean = store_wine(tmp_path)
-    snapshot = build_snapshot(load_problem(), Tables(), clean=clean, features={})
-    version = registry.create_version(train_model.fn("wine", snapshot))
-    for key in (snapshot.frame_key, snapshot.manifest_key):
-        kept = open_store().get(key)
-        assert kept
-    open_store().delete(snapshot.frame_key)  # it is rebuilt, not read
-    Tables().append(next(iter(clean.values())).name, Tables().read(next(iter(clean.values()))).slice(0, 9), {})
-    configure(threads=1)
-    found = reproduce("wine", version.version)
-    assert found["identical"]
-    assert found["rebuilt_sha256"] == found["recorded_sha256"] == version.model_sha256
-    assert found["snapshot"]["identical"]
-    assert all(then == now for then, now in found["versions"].values())
-    file = tmp_path / "wine" / "problem.py"
-    file.write_text(file.read_text().replace("max_depth=3", "max_depth=4"))
-    with pytest.raises(ModelError, match="the problem was changed since"):
-        reproduce("wine", version.version)
-    assert json.loads(registry.artifact(version.run_id, "training.json"))["parameters"]["max_depth"] == 3
+    broken = [(item["link"], item["state"]) for item in trace_model("wine", 1)["links"] if not item["verified"]]
+    assert broken == [("manifest", "missing"), ("inputs", "unknown")]

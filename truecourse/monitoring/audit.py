@@ -35,10 +35,19 @@ class Audit:
 
 def audited(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> Audit:
     """Everything of the sample that can be computed again; nothing recorded after `now` (naive UTC) is read."""
-    audit = Audit()
     if not len(logged):
-        return audit
-    rows = logged.request
+        return Audit()
+    audit = audit_inputs(problem, tables, logged, now)
+    scores = score_mismatches(problem, logged)
+    audit.mismatches += scores.mismatches
+    audit.compared["score"] = scores.compared
+    audit.close("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
+    return audit
+
+
+def audit_inputs(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> Audit:
+    """The features of the sample, at least one prediction, computed again; nothing recorded after `now` is read."""
+    audit, rows = Audit(), logged.request
     refused = len(logged) - len(rows)
     audit.close("the request breaks today's contract", [f"{counted(refused, 'prediction')}"] if refused else [])
     if len(rows):
@@ -47,10 +56,6 @@ def audited(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> 
         audit.compared["request"] = len(rows)
         audit.close("hidden in the log", hidden)
         _views(problem, tables, logged, now, audit)
-    scores = score_mismatches(problem, logged)
-    audit.mismatches += scores.mismatches
-    audit.compared["score"] = scores.compared
-    audit.close("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
     return audit
 
 

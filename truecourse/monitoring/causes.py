@@ -119,6 +119,7 @@ def _values(history: ViewHistory, served: Served, then: Known, rows: Array, told
     """Causes by feature of these rows. Where event times tell nothing, every version of the row served is looked up:
     its values may be of before a correction, or after it; of no version, the code makes them otherwise."""
     causes = {name: told.copy() for name in served.values}
+    _unexplained(history, served, rows, causes)
     unclear = (told == "").nonzero()[0]
     if not len(unclear):
         return causes
@@ -139,6 +140,18 @@ def _values(history: ViewHistory, served: Served, then: Known, rows: Array, told
         mine[missing(values[asked]) & (mine == CODE)] = MISSING
         causes[name][unclear] = mine
     return causes
+
+
+def _unexplained(history: ViewHistory, served: Served, rows: Array, causes: dict[str, Array]) -> None:
+    """Event times explain no value that has none, and none that its own event time never had."""
+    event = served.event[rows]
+    at, versions = history.versions_at(served.keys[rows], event)
+    there = np.isin(np.arange(len(rows)), at)
+    for name, values in served.values.items():
+        held = np.zeros(len(rows), dtype=bool)
+        held[at[same(values[rows][at], versions.values[name])]] = True
+        causes[name][np.isnat(event) & ~missing(values[rows])] = CODE
+        causes[name][(causes[name] == STALE) & there & ~held] = CODE
 
 
 def _gathered(history: ViewHistory, served: Served, then: Known, found: Mapping[str, Array]) -> list[Mismatch]:

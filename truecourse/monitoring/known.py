@@ -113,11 +113,17 @@ def _placed(keys: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_history(
-    problem: Problem, tables: Tables, view: View, first: datetime, last: datetime, at: datetime
+    problem: Problem,
+    tables: Tables,
+    view: View,
+    first: datetime,
+    last: datetime,
+    at: datetime,
+    version: TableVersion | None = None,
 ) -> ViewHistory | None:
     """Rows for moments from `first` to `last` (naive UTC), as they were recorded by `at`; None for a view that was
-    never computed."""
-    version = tables.version(feature_table(problem.name, view.name))
+    never computed. `version`: of its table, the newest unless given."""
+    version = version or tables.version(feature_table(problem.name, view.name))
     if version is None:
         return None
     limits: list[Limit] = [(EVENT, "<=", last.replace(tzinfo=UTC)), (CREATED, "<=", at.replace(tzinfo=UTC))]

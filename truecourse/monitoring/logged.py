@@ -24,7 +24,7 @@ from truecourse.rows import Rows
 from truecourse.schema import AnyColumn, Text
 from truecourse.tables import Limit, Tables
 
-_COLUMNS = [
+COLUMNS = [
     "prediction_id", "at", "decision_time", "model_version", "model_sha256", "request", "features", "event_times",
     "score", "scores",
 ]  # fmt: skip
@@ -146,7 +146,7 @@ def sample(problem: Problem, tables: Tables, window: Window, rows: int) -> Logge
     A shadow's records, which answered nobody, are left out. Which rows are taken goes by a checksum of their ids: the
     same ones each time, and no kind of row rather than another."""
     reference = tables.version(log_table(problem.name))
-    empty = pa.table({name: pa.array([], pa.string()) for name in _COLUMNS})
+    empty = pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
     if reference is None:
         return Logged(problem, empty, 0)
     answered, limits = _answered(window), _limits(window)
@@ -154,7 +154,7 @@ def sample(problem: Problem, tables: Tables, window: Window, rows: int) -> Logge
     if len(ids) > rows:
         chosen = nsmallest(rows, ids, key=lambda one: (zlib.crc32(one.encode()), one))
         answered &= pc.field("prediction_id").isin(chosen)
-    found = tables.read(reference, _COLUMNS, answered, limits).sort_by("prediction_id")
+    found = tables.read(reference, COLUMNS, answered, limits).sort_by("prediction_id")
     return Logged(problem, found, len(ids))
 
 

@@ -184,7 +184,7 @@ def write(store: ObjectStore, problem: str, at: datetime, action: str, change: C
         entry = _following(seen, at, action, changes)
         if changes.get("events") or set(changes) - {"events"} - _CONFIRMED:
             try:
-                ledger.append(entry)
+                entry = ledger.append(entry)
             except ModelError:
                 continue  # they were first: look at what they wrote
         else:

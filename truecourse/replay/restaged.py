@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from truecourse.archive import packed_folder, unpack_folder
 from truecourse.errors import Fault, ReplayError
 from truecourse.loading import load_problem
 from truecourse.monitoring.moving import problem_at
@@ -23,11 +24,11 @@ from pathlib import Path
 
 from truecourse.replay.restaged import restaged
 
-PROBLEM = restaged({name!r}, Path({problems!r}), {stage!r})
+PROBLEM = restaged({name!r}, Path(__file__).parent / {original!r}, {stage!r})
 '''
 LABEL = "replayed_label.sql"
-MARGIN = 0.01
-"""In units of the loss."""
+ORIGINAL = "original"
+"""The folder, beside the replayed problem.py, of the user's problem as it is when the replay begins."""
 
 
 def batch_key(table: str, number: int | str) -> str:
@@ -52,7 +53,8 @@ def restage(problem: Problem, place: Path, first: date, faults: tuple[Planted, .
     if rules:
         (folder / LABEL).write_text(ruled(problem, rules))
     stage = {"first": first.isoformat(), "rules": bool(rules)}
-    text = _PROBLEM.format(name=problem.name, problems=str(problem.folder.parent), stage=json.dumps(stage))
+    unpack_folder(packed_folder(problem)[0], folder / ORIGINAL / problem.name)
+    text = _PROBLEM.format(name=problem.name, original=ORIGINAL, stage=json.dumps(stage))
     (folder / "problem.py").write_text(text)
 
 
@@ -60,15 +62,13 @@ def restaged(name: str, problems: Path, stage: str) -> Problem:
     """The user's problem with sources, label, split and gates of the replay.
 
     Gates that bound a figure are left out: they were set for one test window, and a harder season is not a worse
-    model. Those that compare, with a baseline and with the champion, stay; with the champion a model that learned from
-    more is compared for not being worse (MARGIN): two weeks are too few to prove a small gain."""
+    model. Those that compare, with a baseline and with the champion, stay as the problem has them."""
     said: dict[str, Any] = json.loads(stage)
     problem = load_problem(name, problems)
     tables = tuple(dataclasses.replace(t, source=Objects(batch_key(t.name, "*"))) for t in problem.tables)
     label: Label = problem.label if not said["rules"] else dataclasses.replace(problem.label, sql=LABEL)
     kept = BeatsBaseline | NotWorseThanLinear | EveryClass | BeatsChampion
-    comparing = (gate for gate in problem.gates if isinstance(gate, kept))
-    gates = tuple(BeatsChampion(margin=max(g.margin, MARGIN)) if isinstance(g, BeatsChampion) else g for g in comparing)
+    gates = tuple(gate for gate in problem.gates if isinstance(gate, kept))
     staged = dataclasses.replace(problem, tables=tables, label=label, gates=gates)
     return problem_at(staged, midnight(date.fromisoformat(said["first"])))
 

@@ -1,0 +1,107 @@
+"""Make a model again in a home of its own, from an archived problem and the data that a reproduction put there.
+
+`python -m tasks.rebuild PLAN` is a process of its own (tasks/reproduce.py starts it): neither the problem's folder nor
+what was imported before is part of the result, which is written beside the plan.
+"""
+
+import dataclasses
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tasks.snapshot import build_snapshot, feature_versions
+from tasks.validate import judge_and_write
+from truecourse.batches import Pending
+from truecourse.deliveries import Delivery, accepted
+from truecourse.digests import sha256
+from truecourse.errors import SourceError, TruecourseError
+from truecourse.features import compute_view
+from truecourse.loading import load_problem
+from truecourse.problem import Problem, RandomSplit, TimeSplit
+from truecourse.references import Reference, Snapshot, TableVersion
+from truecourse.rereading import restore
+from truecourse.snapshot import load_frame
+from truecourse.sql import clean_versions
+from truecourse.tables import Tables
+from truecourse.training import library_versions, train, with_parameters
+
+Start = Literal["source", "clean", "features"]
+
+
+class Judgement(Reference):
+    """Deliveries of a table that one commit of its clean table took."""
+
+    table: str
+    deliveries: tuple[int, ...]
+
+
+class Plan(Reference):
+    """What to rebuild. From `source`: `deliveries` by table, whose bytes lie in the home's storage, and the order in
+    which they were judged. From `clean` and `features`: the tables that are there already. `until`: naive UTC."""
+
+    problem: str
+    start: Start
+    split: TimeSplit | RandomSplit | None
+    until: datetime | None
+    parameters: dict[str, Any]
+    deliveries: dict[str, tuple[Delivery, ...]] = Field(default_factory=dict)
+    judgements: tuple[Judgement, ...] = ()
+
+
+class Rebuilt(Reference):
+    """What came of it. `clean` and `features`: the versions that it was made from, by table and view. `fault`: why it
+    came to nothing."""
+
+    snapshot: Snapshot | None = None
+    model_sha256: str = ""
+    clean: dict[str, TableVersion] = Field(default_factory=dict)
+    features: dict[str, TableVersion] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    fault: str = ""
+
+
+def result_file(plan: Path) -> Path:
+    return plan.with_name("rebuilt.json")
+
+
+def rebuild(plan: Plan) -> Rebuilt:
+    """Raises what reading, validating, computing and training raise."""
+    problem, tables = load_problem(plan.problem), Tables()
+    if plan.split is not None:
+        problem = dataclasses.replace(problem, split=plan.split)
+    if plan.start == "source":
+        _validate(problem, tables, plan)
+    if plan.start != "features":
+        for view in problem.views:
+            compute_view(problem, tables, view.name)
+    clean = clean_versions(problem, tables)
+    features = feature_versions(problem, tables, clean)
+    snapshot = build_snapshot(problem, tables, clean=clean, features=features, until=plan.until)
+    trained = train(problem, load_frame(tables.store, snapshot), with_parameters(problem.model, plan.parameters))
+    digest = sha256(trained.model.ubj())
+    return Rebuilt(snapshot=snapshot, model_sha256=digest, clean=clean, features=features, versions=library_versions())
+
+
+def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
+    """Read the deliveries again, and judge them in the order in which they were judged."""
+    raw = {name: restore(problem, problem.table(name), tables, list(found)) for name, found in plan.deliveries.items()}
+    for judgement in plan.judgements:
+        known = plan.deliveries[judgement.table]
+        taken, _ = accepted(tables, problem.name, judgement.table)
+        some = tuple(d for d in known if d.number in judgement.deliveries)
+        pending = Pending(raw[judgement.table], some, known, frozenset(taken), anew=False)
+        for result in judge_and_write(problem, problem.table(judgement.table), tables, pending):
+            if result.refused:
+                raise SourceError(result.sentence(), where=f"table {judgement.table}")
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    try:
+        made = rebuild(Plan.model_validate_json(file.read_bytes()))
+    except TruecourseError as error:
+        made = Rebuilt(fault=str(error))
+    result_file(file).write_text(made.model_dump_json())

@@ -1,0 +1,195 @@
+"""A prediction's record is computed again: whatever byte or value of it was changed, its trace names."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from services.prediction import registered_predictor
+from services.spool import Spool
+from tasks.score import score_decisions
+from tasks.score_file import score_file
+from tasks.trace import trace_prediction
+from tests.integration.conftest import Endpoint, Trained
+from tests.integration.test_trace import flipped, only, stored
+from truecourse import aliases, deployments, registry
+from truecourse.bento import packaged
+from truecourse.errors import IntegrityError, ModelError
+from truecourse.loading import load_problem
+from truecourse.predictionlog import encoded, log_table
+from truecourse.references import Deployment, Window
+from truecourse.scoring import predictions_table
+from truecourse.segments import SEALED
+from truecourse.shipping import ship, spool_folder
+from truecourse.tables import Tables
+
+ROW = {"id": 7, "courier": "c03", "depot": "north", "promised": 42, "distance": 6.5}
+AT = datetime(2024, 2, 29, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class World:
+    """Ids of a logged prediction, of a decision scored in batch, and of a row of a file."""
+
+    logged: str
+    decision: str
+    of_file: str
+
+
+@pytest.fixture
+def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> World:
+    """A copy of the trained home, at a place of its own, that has answered, scored and deployed."""
+    ignored = shutil.ignore_patterns("bentoml-*", "*.log", "spool", "predictions_log", "predictions")
+    shutil.copytree(trained.home, tmp_path / "moved", ignore=ignored)
+    configure(home=tmp_path / "moved")
+    problem, version = load_problem(), trained.version
+    predictor = registered_predictor(version, registry.open_model(version, problem.kind))
+    answered = predictor.answer(predictor.rows.request(json.dumps({"rows": [ROW]}).encode(), AT), explain=True, at=AT)
+    spool = Spool(spool_folder(problem.name), encoded)
+    spool.put(answered)
+    spool.close()
+    window = Window(start=datetime(2024, 2, 25), end=datetime(2024, 2, 25, 6))
+    scored = score_decisions.fn(problem.name, version.version, window, explain=True)
+    decision = Tables().read(scored, ["id"])["id"][0].as_py()
+    file = tmp_path / "rows.csv"
+    file.write_text("id,courier,depot,promised,distance,decision_time\nmine,c01,east,30,4.5,2024-02-20T10:00:00Z\n")
+    score_file.fn(problem.name, str(file), version.version, explain=False)
+    package = packaged(problem.name, version.version)
+    assert package is not None
+    began = Deployment(
+        number=1, action="deploy", reason="tried", environment="here", target="process", version=version,
+        bento=package.bento, config_sha256="0" * 64, outcome="deployed", **aliases.signature(),
+    )  # fmt: skip
+    deployments.ledger("here", problem.name).append(began)
+    return World(answered.answers[0]["prediction_id"], decision, "mine")
+
+
+def broken(id: str) -> list[str]:
+    """Kinds of the links of a prediction that are not verified."""
+    try:
+        links = trace_prediction("deliveries", id)["links"]
+    except IntegrityError as error:
+        return ["prediction file"] if error.where.endswith(".parquet") else []
+    return list(dict.fromkeys(link["link"] for link in links if not link["verified"]))
+
+
+def kinds(id: str) -> list[str]:
+    return list(dict.fromkeys(link["link"] for link in trace_prediction("deliveries", id)["links"]))
+
+
+def test_each_byte_and_each_value_behind_a_prediction_is_verified(world: World) -> None:
+    views = ["features of view courier_history", "features of view depot_history", "features of view courier_facts"]
+    known = ["prediction", "prediction file", "score", "answer", "explanation"]
+    assert broken(world.logged) == broken(world.decision) == broken(world.of_file) == []
+    assert kinds(world.logged)[:9] == [*known, "request features", *views]
+    assert kinds(world.decision)[:10] == [*known, "decision", "request features", *views]
+    assert kinds(world.of_file)[:8] == [*known[:4], "scored file", "request features", *views[:2]]
+    _flip_bytes(world)
+    _edit_values(world)
+    assert broken(world.decision) == []
+
+
+def _flip_bytes(world: World) -> None:
+    log, batch = log_table("deliveries"), predictions_table("deliveries")
+    (bento,) = [path for path in stored("bentos/deliveries").iterdir() if path.suffix == ".bento"]
+    package = packaged("deliveries", 1)
+    assert package is not None
+    (unpacked,) = (stored("").parent / "serving" / package.bento.sha256).rglob("model/vocabulary.json")
+    file = trace_prediction("deliveries", world.decision)["prediction"]["file"]
+    links = [
+        (world.logged, only(log, "*/*.parquet"), b"", "prediction file"),
+        (world.logged, only(f"{log}/_delta_log", "*0.json"), b"numRecords", "prediction file"),
+        (world.logged, only(f"digests/{log}", "*/*.json"), b'"file_sha256": "', "prediction file"),
+        (world.decision, stored(file), b"", "prediction file"),
+        (world.decision, stored(f"digests/{file}.json"), b"", "prediction file"),
+        (world.decision, only(f"{batch}/_delta_log", "*0.json"), b"numRecords", "prediction file"),
+        (world.of_file, only("sources/deliveries/_scored", "*"), b"", "scored file"),
+        (world.logged, stored("inference/deliveries/1.json"), b"", "inference configuration"),
+        (world.logged, stored("bentos/deliveries/1.json"), b'"inputs": "', "package"),
+        (world.logged, bento, b"", "Bento"),
+        (world.logged, unpacked, b"", "unpacked Bento"),
+        (world.logged, only("deployments/here/deliveries", "*.json"), b'"reason": "', "deployment history"),
+    ]
+    for id, path, find, kind in links:
+        with flipped(path, find):
+            assert kind in broken(id), (kind, path)
+    assert broken(world.logged) == []
+
+
+def _edit_values(world: World) -> None:
+    """By Truecourse's own tools, so that files and digests agree: what was recorded is computed again."""
+    edits: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
+        "the score": (lambda row: row.update(score=0.99), {"score"}),
+        "the answer": (lambda row: row.update(prediction="0" if row["prediction"] == "1" else "1"), {"answer"}),
+        "the base": (lambda row: row.update(base=row["base"] + 0.01), {"explanation"}),
+        "a looked-up feature": (_put("features", "courier_late_7d", 99), {"score", "features of view courier_history"}),
+        "a feature of the request": (_put("features", "km_a_minute", 99), {"score", "request features"}),
+        "what was asked": (_put("request", "distance", 99), {"request features"}),
+        "the key": (_put("request", "courier", "c04"), {"features of view courier_facts"}),
+        "the model": (lambda row: row.update(model_sha256="0" * 64), {"prediction"}),
+    }
+    tables, name = Tables(), log_table("deliveries")
+    version = tables.version(name)
+    assert version is not None
+    kept = tables.read(version)
+    for what, (edit, wanted) in edits.items():
+        (row,) = kept.to_pylist()
+        edit(row)
+        tables.replace(name, pa.Table.from_pylist([row], kept.schema), {})
+        found = set(broken(world.logged))
+        assert wanted <= found, (what, found)
+    tables.replace(name, kept, {})
+    assert broken(world.logged) == []
+
+
+def _put(column: str, name: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def put(row: dict[str, Any]) -> None:
+        row[column] = json.dumps(json.loads(row[column]) | {name: value})
+
+    return put
+
+
+def test_a_byte_that_was_changed_is_not_made_good_by_writing_it_again(world: World) -> None:
+    tables, name = Tables(), log_table("deliveries")
+    assert broken(world.logged) == []
+    path = only(name, "*/*.parquet")
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"created_by") if b"created_by" in data else len(data) - 40  # in the footer: rows can be read
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+    version = tables.version(name)
+    assert version is not None
+    tables.replace(name, tables.read(version), {})
+    assert "prediction file" in broken(world.logged)
+
+
+def test_what_no_digest_tells_of_is_unknown(world: World) -> None:
+    assert broken(world.logged) == []
+    only(f"digests/{log_table('deliveries')}", "*/*.json").unlink()
+    trace = trace_prediction("deliveries", world.logged)
+    assert trace["state"] == "unknown"
+    assert [link["link"] for link in trace["links"] if link["state"] == "unknown"] == ["prediction file"]
+
+
+def test_a_damaged_segment_is_named_where_its_prediction_is_missing(world: World) -> None:
+    folder = spool_folder("deliveries")
+    ship("deliveries")
+    problem, version = load_problem(), registry.version("deliveries", 1)
+    predictor = registered_predictor(version, registry.open_model(version, problem.kind))
+    answered = predictor.answer(predictor.rows.request(json.dumps({"rows": [ROW]}).encode(), AT), at=AT)
+    spool = Spool(folder, encoded)
+    spool.put(answered)
+    spool.close()
+    (segment,) = folder.glob(f"*.{SEALED}")
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(bytes(data))
+    ship("deliveries")
+    with pytest.raises(ModelError, match=r"no such prediction.*\n.*damaged"):
+        trace_prediction("deliveries", answered.answers[0]["prediction_id"])

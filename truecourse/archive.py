@@ -1,0 +1,119 @@
+"""What a training ran on, kept with its run: the problem's folder, the locked packages, commit, versions and platform.
+
+A model is reproduced from this archive, whatever became of the problem's folder since.
+"""
+
+import gzip
+import importlib.metadata
+import io
+import json
+import platform
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from truecourse.digests import sha256
+from truecourse.errors import IntegrityError
+from truecourse.inference import requirements
+from truecourse.problem import Problem
+from truecourse.schema import Files
+from truecourse.settings import REPOSITORY
+from truecourse.training import library_versions, method_digest
+
+FOLDER, LOCK = "archive/problem.tar.gz", "archive/requirements.txt.gz"
+ENVIRONMENT, CHANGES = "archive/environment.json", "archive/changes.diff"
+LARGEST = 16 << 20
+"""Bytes of a file of a problem's folder. Larger ones are no specification, and are left out."""
+_MOST_CHANGES = 1 << 20
+"""Bytes of a difference to the commit. Of a longer one only the digest is kept."""
+
+
+def archive_files(problem: Problem) -> dict[str, bytes]:
+    """The archive's files by their path in a run."""
+    folder, left_out = packed_folder(problem)
+    lock, changes = requirements(), _changes(REPOSITORY)
+    environment = environment_now() | {"problem": source_state(problem.folder)}
+    environment |= {"lock_sha256": sha256(lock), "left_out": left_out}
+    environment["changes_sha256"] = sha256(changes) if changes else None
+    files = {FOLDER: folder, LOCK: gzip.compress(lock, mtime=0)}
+    if changes and len(changes) <= _MOST_CHANGES:
+        files[CHANGES] = changes
+    return files | {ENVIRONMENT: json.dumps(environment, indent=1).encode()}
+
+
+def packed_folder(problem: Problem) -> tuple[bytes, list[str]]:
+    """A problem's folder as a .tar.gz, equal bytes for equal files, and the names of those left out for their size.
+
+    Its data is no part of it: neither `data/` nor files that its tables are read from, whose bytes are kept apart, nor
+    what is hidden."""
+    packed, left_out = io.BytesIO(), []
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, path in _files(problem):
+            if path.stat().st_size > LARGEST:
+                left_out.append(name)
+                continue
+            data = path.read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    return gzip.compress(packed.getvalue(), mtime=0), left_out
+
+
+def _files(problem: Problem) -> Iterator[tuple[str, Path]]:
+    sources = [table.source.path for table in problem.tables if isinstance(table.source, Files)]
+    data = {path for pattern in sources if not Path(pattern).is_absolute() for path in problem.folder.glob(pattern)}
+    for path in sorted(problem.folder.rglob("*")):
+        parts = path.relative_to(problem.folder).parts
+        hidden = any(part.startswith((".", "__pycache__")) for part in parts)
+        if path.is_file() and not hidden and parts[0] != "data" and path not in data:
+            yield "/".join(parts), path
+
+
+def unpack_folder(packed: bytes, folder: Path) -> None:
+    """Write an archived problem's files into `folder`. Raises IntegrityError for bytes that are no such archive."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise IntegrityError(f"the archived problem cannot be unpacked: {error}", where=FOLDER) from None
+
+
+def environment_now() -> dict[str, Any]:
+    """Where and with what this process runs. `commit` and `dirty` are None outside a Git repository."""
+    packages = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "truecourse": {
+            "version": packages.get("truecourse", "not installed"),
+            "method_sha256": method_digest(),
+            **source_state(REPOSITORY),
+        },
+        "versions": library_versions(),
+        "packages": dict(sorted(packages.items())),
+    }
+
+
+def source_state(folder: Path) -> dict[str, Any]:
+    """The Git commit that a folder is at, and whether files in it differ from that; both None outside a repository."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    state = _git(folder, "status", "--porcelain", "--", ".") if commit else None
+    return {"commit": commit.decode().strip() if commit else None, "dirty": None if state is None else bool(state)}
+
+
+def _changes(folder: Path) -> bytes:
+    """What differs from the commit in tracked files, as `git diff` says it; empty outside a repository."""
+    return _git(folder, "diff", "--no-ext-diff", "HEAD", "--", ".") or b""
+
+
+def _git(folder: Path, *words: str) -> bytes | None:
+    """What Git answers; None where it is not installed, or the folder is in no repository."""
+    try:
+        command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words]
+        done = subprocess.run(command, capture_output=True, timeout=30, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

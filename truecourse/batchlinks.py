@@ -1,0 +1,135 @@
+"""The inputs of a prediction scored in batch, computed again from the tables, or files, that its commit names."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse import frame as frames
+from truecourse import scoring
+from truecourse.asof import NO_TIME
+from truecourse.deliveries import archive_key
+from truecourse.encoding import Array, columns_of
+from truecourse.errors import TruecourseError
+from truecourse.frame import arrow_type
+from truecourse.links import Link, link, unknown, verify_object
+from truecourse.monitoring.causes import same
+from truecourse.monitoring.known import read_history
+from truecourse.problem import Problem
+from truecourse.references import TableVersion, Window, naive_utc
+from truecourse.scoring import Span, predictions_table
+from truecourse.tables import Tables, clean_table, feature_table
+from truecourse.viewsql import key_columns
+
+Record = Mapping[str, Any]
+
+
+def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Iterator[Link]:
+    """Request fields looked up again where they came from, and the features computed from them again."""
+    id = str(record["id"])
+    try:
+        commit = _commit(tables, problem, record)
+        if commit is None:
+            yield unknown("inputs", id, "no commit of the table says what the row was scored from")
+            return
+        versions = {item.name: item for item in map(TableVersion.model_validate, commit["tables"])}
+        if commit["source"]:
+            for sha in commit["source"]:
+                yield verify_object(tables.store, "scored file", archive_key(problem.name, scoring.SCORED, sha), sha)
+        else:
+            yield _decision_link(tables, problem, record, versions)
+        yield from _feature_links(tables, problem, record, versions)
+    except (TruecourseError, pa.ArrowInvalid) as error:
+        yield unknown("inputs", id, f"cannot be computed again: {error}")
+
+
+def _commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] | None:
+    """Of the commits of the row's batch the last one whose span holds it."""
+    decided = naive_utc(record["decision_time"])
+    for _, commit in reversed(tables.commits(predictions_table(problem.name))):
+        if commit.get("batch") != record["batch"]:
+            continue
+        span = Span.load(commit["span"])
+        place = decided if isinstance(span.start, datetime) else record["row"]
+        if place is not None and span.holds(place):
+            found: dict[str, Any] = commit
+            return found
+    return None
+
+
+def _decision_link(tables: Tables, problem: Problem, record: Record, versions: Mapping[str, TableVersion]) -> Link:
+    """The row's request fields against its decision in the clean tables."""
+    kind, id = "decision", str(record["id"])
+    clean = {table.name: versions[clean_table(problem.name, table.name)] for table in problem.tables}
+    decided = naive_utc(record["decision_time"])
+    window = Window(start=decided, end=decided + timedelta(microseconds=1)) if decided else None
+    rows = frames.spine(frames.unlabelled(problem), tables, clean, window)
+    row = rows.filter(pc.equal(rows["id"], id))
+    if not len(row):
+        return link(kind, id, False, "the clean tables that it was scored from hold no such decision")
+    names = list(problem.request_fields)
+    wrong = _unequal(columns_of(row, names), _columns(problem, record, names))
+    return link(
+        kind,
+        id,
+        not wrong,
+        f"not what the clean tables say: {', '.join(wrong)}" if wrong else "looked up again, the same",
+    )
+
+
+def _columns(problem: Problem, record: Record, names: list[str]) -> dict[str, Array]:
+    declared = problem.request_fields | problem.features
+    table = pa.table({name: pa.array([record["values"].get(name)], arrow_type(declared[name])) for name in names})
+    return columns_of(table, names)
+
+
+def _unequal(expected: Mapping[str, Array], told: Mapping[str, Array]) -> list[str]:
+    def equal(a: Array, b: Array) -> bool:
+        if a.dtype.kind == "M":
+            return bool(a[0] == b[0] or (np.isnat(a[0]) and np.isnat(b[0])))
+        return bool(same(a, b)[0])
+
+    return [name for name, values in expected.items() if not equal(values, told[name])]
+
+
+def _feature_links(
+    tables: Tables, problem: Problem, record: Record, versions: Mapping[str, TableVersion]
+) -> Iterator[Link]:
+    id, declared = str(record["id"]), problem.request_features
+    again = "computed again, the same"
+    if declared is not None:
+        inputs = [name for name in declared.inputs if name != "decision_time"]
+        given = _columns(problem, record, inputs)
+        if "decision_time" in declared.inputs:
+            given["decision_time"] = np.array([naive_utc(record["decision_time"])], dtype="datetime64[us]")
+        names = list(declared.features)
+        found = frames.request_features(problem, given, 1)
+        typed = {n: pa.array(found[n], from_pandas=True).cast(arrow_type(declared.features[n])) for n in names}
+        wrong = _unequal(columns_of(pa.table(typed), names), _columns(problem, record, names))
+        yield link(
+            "request features",
+            id,
+            not wrong,
+            f"not what they are computed to again: {', '.join(wrong)}" if wrong else again,
+        )
+    moment = naive_utc(record["decision_time"]) or NO_TIME
+    for view in problem.views:
+        kind, version = f"features of view {view.name}", versions[feature_table(problem.name, view.name)]
+        history = read_history(problem, tables, view, moment, moment, datetime(9999, 1, 1), version)
+        if history is None:
+            yield unknown(kind, id, "its table is gone")
+            continue
+        columns = key_columns(problem, view)
+        keys = {name: pa.array([record["values"].get(name)], arrow_type(column)) for name, column in columns.items()}
+        known = history.known(pl.DataFrame(pa.table(keys)), np.array([moment], dtype="datetime64[us]"))
+        wrong = _unequal(known.values, _columns(problem, record, list(view.features)))
+        yield link(
+            kind,
+            id,
+            not wrong,
+            f"not what {version} says: {', '.join(wrong)}" if wrong else f"looked up again in {version}, the same",
+        )

@@ -1,0 +1,108 @@
+"""The digest of every file that predictions are kept in, recorded as soon as its commit has added it.
+
+`digests/<key of the file>.json` holds the SHA-256 of the file and of the commit that added it. Delta writes a file's
+name into its commit and never its digest, and what a commit says of itself is given before its files are written.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+from truecourse.digests import sealed, sha256, unsealed
+from truecourse.durable import LOG
+from truecourse.errors import AlreadyExists, NotFound, TruecourseError
+from truecourse.links import Link, failed, link, unknown
+from truecourse.storage import ObjectStore
+
+RECORDED = ("predictions/", "predictions_log/")
+"""Tables, by the beginning of their names."""
+LATE = 60.0
+"""Seconds after its commit beyond which a digest proves nothing: who wrote the file was killed before recording it."""
+
+
+def digest_key(file: str) -> str:
+    return f"digests/{file}.json"
+
+
+def record(store: ObjectStore, table: str, version: int) -> None:
+    """Record the files that the commits up to `version` added, the newest first, until one whose files are recorded."""
+    while version >= 0:
+        key = f"{table}/{LOG}/{version:020d}.json"
+        try:
+            data = store.get(key)
+        except NotFound:  # an old log was cleaned up
+            return
+        actions = [json.loads(line) for line in data.splitlines()]
+        added = [f"{table}/{unquote(action['add']['path'])}" for action in actions if "add" in action]
+        new = [file for file in added if not store.exists(digest_key(file))]
+        if added and not new:
+            return
+        for file in new:
+            _record_one(store, file, key, data, actions)
+        version -= 1
+
+
+def _record_one(store: ObjectStore, file: str, key: str, commit: bytes, actions: Sequence[dict[str, Any]]) -> None:
+    table = key.partition(f"/{LOG}/")[0]
+    told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    committed = datetime.fromtimestamp(told.get("timestamp", 0) / 1000, UTC)
+    replaced = [f"{table}/{unquote(action['remove']['path'])}" for action in actions if "remove" in action]
+    try:
+        document = {
+            "file": file,
+            "file_sha256": store.digest(file),
+            "commit": key,
+            "commit_sha256": sha256(commit),
+            "seconds_after": round((datetime.now(UTC) - committed).total_seconds(), 3),
+            # Its rows may be theirs: a changed byte must not be made good by writing it again.
+            "changed_before": [old for old in replaced if store.exists(old) and _is_changed(store, old)],
+        }
+        store.put_new(digest_key(file), sealed(document))
+    except (NotFound, AlreadyExists):  # it was replaced meanwhile, or another process was first
+        return
+
+
+def _is_changed(store: ObjectStore, file: str) -> bool:
+    return bool(verify(store, file)["state"] == "changed")
+
+
+def broken(store: ObjectStore, table: str) -> list[Link]:
+    """The links of those files of a table that are not what was recorded: of a table that cannot be read."""
+    files = (key.removeprefix("digests/").removesuffix(".json") for key in store.list(f"digests/{table}/"))
+    return [found for file in files if (found := verify(store, file))["state"] in ("changed", "missing")]
+
+
+def forget(store: ObjectStore, table: str, files: Sequence[str]) -> None:
+    """Remove the digests of files (paths in the table) that are gone."""
+    for file in files:
+        store.delete(digest_key(f"{table}/{unquote(file)}"))
+
+
+def verify(store: ObjectStore, file: str) -> Link:
+    """Whether a file has the bytes that it had when it was committed."""
+    kind, key = "prediction file", digest_key(file)
+    try:
+        document = unsealed(store.get(key))
+    except NotFound:
+        said = "no digest was recorded with its commit: whoever wrote it was killed, or is none of ours"
+        return unknown(kind, file, said)
+    if document is None:
+        return link(kind, file, False, f"its digest was changed: {key}")
+    try:
+        actual = store.digest(file)
+        commit = store.digest(document["commit"]) if store.exists(document["commit"]) else document["commit_sha256"]
+    except TruecourseError as error:
+        return failed(kind, file, error)
+    if actual != document["file_sha256"]:
+        return link(kind, file, False, f"SHA-256 is {actual}, recorded {document['file_sha256']}")
+    if commit != document["commit_sha256"]:
+        return link(kind, file, False, f"its commit was changed: {document['commit']}")
+    if document["changed_before"]:
+        said = f"it was written anew from a file that had been changed: {document['changed_before'][0]}"
+        return link(kind, file, False, said)
+    if document["seconds_after"] > LATE:
+        said = f"its digest was recorded {document['seconds_after']:.0f} s after its commit, by another process"
+        return unknown(kind, file, said)
+    return link(kind, file, True, f"SHA-256 {actual}, as recorded with its commit")

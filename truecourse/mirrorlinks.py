@@ -1,0 +1,158 @@
+"""Whether MLflow shows of a version what was recorded: parameters, metrics, tags, and the copies of the run's files."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from truecourse import mirror, registry, runs, tracking
+from truecourse.errors import NotFound, TruecourseError
+from truecourse.links import Link, link, unknown
+from truecourse.references import ModelVersion
+from truecourse.settings import get_settings
+from truecourse.storage import ObjectStore
+from truecourse.wording import counted
+
+_WRITE = "`truecourse mirror write` makes up for it"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What MLflow shows of a run and of its version. `metrics`: values and steps by name, in the order of time;
+    `version_tags`: None where it shows no such version."""
+
+    run_id: str
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, list[tuple[float, int]]]
+    tags: Mapping[str, str]
+    version_tags: Mapping[str, str] | None
+
+
+def mirror_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
+    """Nothing rests on MLflow: what it does not show, or cannot be asked for, is unknown, and what it shows otherwise
+    is changed."""
+    kind, name = "MLflow version", f"{version.problem} {version.version}"
+    if tracking.is_new():
+        yield unknown("MLflow run", version.run_id, f"MLflow's database is not there; {_WRITE}")
+        return
+    try:
+        shown = _shown(version)
+        wanted = mirror.expected_tags(version, registry.tags(version))
+    except TruecourseError as error:
+        yield unknown("MLflow run", version.run_id, error.what)
+        return
+    if shown is None:
+        yield unknown("MLflow run", version.run_id, f"MLflow shows no such run; {_WRITE}")
+        return
+    yield _compared("MLflow run", version.run_id, [*_run_differences(shown, version)])
+    yield _copies(store, shown.run_id, version)
+    if shown.version_tags is None:
+        yield unknown(kind, name, f"MLflow shows no such version; {_WRITE}")
+    else:
+        yield _compared(kind, name, _unequal("tag", wanted, shown.version_tags))
+
+
+def _shown(version: ModelVersion) -> Shown | None:
+    """Raises MirrorError where MLflow cannot be asked."""
+    uri = get_settings().mlflow_tracking_uri
+    if uri.startswith("sqlite:///"):
+        try:
+            with closing(sqlite3.connect(f"file:{uri.removeprefix('sqlite:///')}?mode=ro", uri=True)) as database:
+                if (found := _of_database(database, version)) is not None:
+                    return found
+        except sqlite3.Error:  # of another version of MLflow, or damaged: its client says what is wrong
+            pass
+    return _of_client(version)
+
+
+def _of_database(database: sqlite3.Connection, version: ModelVersion) -> Shown | None:
+    """Read without MLflow, whose import takes longer than the rest of a trace. None where the version is shown under
+    another number or run than ours."""
+
+    def pairs(query: str, *values: object) -> dict[str, str]:
+        return dict(database.execute(query, values).fetchall())
+
+    run, problem, number = version.run_id, version.problem, version.version
+    if not database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", [run]).fetchall():
+        return None
+    tags = pairs("SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?", problem, number)
+    if tags.get(mirror.VERSION) != str(number):
+        return None
+    metrics: dict[str, list[tuple[float, int]]] = {}
+    query = "SELECT key, value, step FROM metrics WHERE run_uuid = ? ORDER BY timestamp, step"
+    for name, value, step in database.execute(query, [run]):
+        metrics.setdefault(name, []).append((value, step))
+    return Shown(
+        run_id=run,
+        parameters=pairs("SELECT key, value FROM params WHERE run_uuid = ?", run),
+        metrics=metrics,
+        tags=pairs("SELECT key, value FROM tags WHERE run_uuid = ?", run),
+        version_tags=tags,
+    )
+
+
+def _of_client(version: ModelVersion) -> Shown | None:
+    client = tracking.connect_mlflow()
+    run, shown = mirror.mlflow_run(client, version.run_id), mirror.entered(client, version)
+    if run is None:
+        return None
+    metrics = {}
+    for name in run.data.metrics:
+        found = client.get_metric_history(run.info.run_id, name)
+        metrics[name] = [(one.value, one.step) for one in sorted(found, key=lambda one: (one.timestamp, one.step))]
+    tags = shown.tags if shown is not None else None
+    return Shown(run.info.run_id, run.data.params, metrics, run.data.tags, tags)
+
+
+def _compared(kind: str, id: str, different: list[str]) -> Link:
+    more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+    return link(kind, id, not different, "; ".join(different[:3]) + more if different else "shows what was recorded")
+
+
+def _unequal(what: str, wanted: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{what} {name} is {shown.get(name)!r:.60}, recorded {value!r:.60}"
+        for name, value in wanted.items()
+        if shown.get(name) != value
+    ]
+
+
+def _run_differences(shown: Shown, version: ModelVersion) -> Iterator[str]:
+    try:
+        account: dict[str, Any] = json.loads(runs.artifact(version.run_id, "training.json"))
+        entry = runs.recorded(version.problem, version.run_id)
+        trained = tracking.training_metrics(account)
+        parameters = tracking.shown_parameters(account)
+    except (TruecourseError, ValueError, KeyError, TypeError) as error:  # its own link says what is wrong with it
+        yield f"cannot be compared: {error}"
+        return
+    yield from _unequal("parameter", parameters, shown.parameters)
+    yield from _unequal("tag", entry.tags, shown.tags)
+    curves: dict[str, set[tuple[float, int]]] = {}
+    for name, value, step in trained:
+        curves.setdefault(name, set()).add((value, step))
+    yield from _unequal("metric", curves, {name: set(values) for name, values in shown.metrics.items()})
+    try:
+        report = json.loads(runs.artifact(version.run_id, "report.json"))
+        newest = {name: values[-1][0] for name, values in shown.metrics.items()}
+        yield from _unequal("metric", tracking.evaluation_metrics(report), newest)
+    except NotFound:  # it was never evaluated
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        yield f"metrics of the evaluation cannot be compared: {error}"
+
+
+def _copies(store: ObjectStore, place: str, version: ModelVersion) -> Link:
+    """The copies of a run's files that MLflow shows and loads models from."""
+    kind, prefix = "MLflow artifacts", runs.artifact_key(version.run_id, "")
+    ours = {key.removeprefix(prefix): key for key in store.list(prefix)}
+    copies = {name: tracking.run_artifact_key(place, name) for name in ours}
+    there = set(store.list(tracking.run_artifact_key(place, "")))
+    if missing := [name for name, key in copies.items() if key not in there]:
+        return unknown(kind, place, f"{counted(len(missing), 'copy')} not there: {missing[0]}; {_WRITE}")
+    for name, key in copies.items():
+        if store.digest(key) != store.digest(ours[name]):
+            return link(kind, place, False, f"{name} is not the run's file")
+    return link(kind, place, True, f"{counted(len(copies), 'copy')} compared with the run's files")

@@ -1,0 +1,194 @@
+"""A recorded prediction, verified: its file's digest, and its score, answer, explanation and inputs computed again.
+
+It is computed by the model that answered and the problem that was archived with its training, from the features that
+were recorded; and these from what was asked and from the feature tables.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from truecourse import archive, filedigests, registry, runs
+from truecourse.batchlinks import batch_input_links
+from truecourse.encoding import Array, Vocabulary
+from truecourse.errors import TruecourseError
+from truecourse.features import view_digest
+from truecourse.links import Link, link, unknown
+from truecourse.loading import load_problem
+from truecourse.model import Model
+from truecourse.monitoring.audit import Audit, audit_inputs
+from truecourse.monitoring.causes import CODE, MISSING
+from truecourse.monitoring.logged import COLUMNS, Logged
+from truecourse.prediction import attributions, named
+from truecourse.predictionlog import log_table
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion
+from truecourse.rows import objects
+from truecourse.sources import scratch
+from truecourse.tables import Tables, feature_table
+
+Record = Mapping[str, Any]
+
+
+def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> list[Link]:
+    """`record`: of predictionlog.find() or scoring.scored_by_id()."""
+    links = [_model_link(record, version), filedigests.verify(tables.store, record["file"])]
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch())
+        try:
+            problem = archived_problem(version, folder)
+            model = registry.open_model(version, problem.kind)
+        except TruecourseError as error:
+            said = f"its model or the problem archived with it cannot be opened: {error.what}"
+            return [*links, unknown("score", _id(record), said), unknown("inputs", _id(record), said)]
+        links += answer_links(problem, model, record)
+        inputs = batch_input_links if "batch" in record and "values" in record else _logged_input_links
+        links += inputs(tables, problem, record)
+    return links
+
+
+def archived_problem(version: ModelVersion, folder: Path) -> Problem:
+    """The problem that a version was trained for, as it was then, unpacked into `folder`."""
+    archive.unpack_folder(runs.artifact(version.run_id, archive.FOLDER), folder / version.problem)
+    return load_problem(version.problem, folder)
+
+
+def _id(record: Record) -> str:
+    return str(record.get("prediction_id") or record.get("id"))
+
+
+def _model_link(record: Record, version: ModelVersion) -> Link:
+    said = f"answered by version {record['model_version']}, SHA-256 {record['model_sha256']}"
+    same = record["model_sha256"] == version.model_sha256
+    return link("prediction", _id(record), same, said if same else f"{said}, which is not that version's")
+
+
+def answer_links(problem: Problem, model: Model, record: Record) -> list[Link]:
+    """The score, what it says, and its explanation, of the features that were recorded."""
+    id, vocabulary = _id(record), model.vocabulary
+    given = record["values"] if "values" in record else record["features"]
+    if record.get("score") is None and not record.get("scores"):
+        return [unknown("score", id, f"nothing was answered: {record.get('error') or 'no score is recorded'}")]
+    if absent := [name for name in vocabulary.features if name not in given]:
+        return [unknown("score", id, f"the record does not tell the model's inputs {', '.join(absent[:3])}")]
+    columns = {name: _column(kind, given[name]) for name, kind in vocabulary.kinds.items()}
+    if masked := [name for name, values in columns.items() if values is None]:
+        return [unknown("score", id, f"the record hides the model's inputs {', '.join(masked[:3])}")]
+    matrix = vocabulary.encode({name: values for name, values in columns.items() if values is not None})
+    output = model.predict(matrix).astype(np.float64)
+    told = np.array([_output(problem, vocabulary, record)], dtype=np.float64)
+    same = _near(output, told)
+    said = f"{told.tolist()[0]} is recorded, the recorded features give {output.tolist()[0]}"
+    links = [link("score", id, same, "computed again from the recorded features, the same" if same else said)]
+    answer, expected = record["prediction"], named(problem.kind, vocabulary.classes, told.tolist()[0])
+    number = problem.kind == "regression"
+    right = _near(float(answer), float(expected)) if number else str(answer) == str(expected)
+    links.append(
+        link("answer", id, right, f"{answer}" if right else f"{answer} is recorded, the score says {expected}")
+    )
+    if (explained := _explained(record)) is not None:
+        links.append(_explanation_link(id, model, matrix, *explained))
+    return links
+
+
+def _near(a: Any, b: Any) -> bool:
+    """Whether numbers that were computed again are equal within some steps of a float32."""
+    return bool(np.isclose(a, b, rtol=1e-5, atol=1e-6).all())
+
+
+def _column(kind: str, value: Any) -> Array | None:
+    """A recorded value as encode() takes it; None for one that is no such value."""
+    if kind == "category":
+        return objects([value])
+    if value is not None and not isinstance(value, int | float):
+        return None
+    return np.array([value], dtype=np.float64)
+
+
+def _output(problem: Problem, vocabulary: Vocabulary, record: Record) -> Any:
+    if problem.kind != "multiclass":
+        return record["score"]
+    return [record["scores"].get(name) for name in vocabulary.classes]
+
+
+def _explained(record: Record) -> tuple[float, dict[str, float]] | None:
+    """The base and the contributions that were recorded, by feature; None where there are none."""
+    found = record.get("contributions")
+    if found is None:
+        return None
+    if isinstance(found, str):
+        document = json.loads(found)
+        return document["base"], document["contributions"]
+    return record["base"], {one["feature"]: one["contribution"] for one in found}
+
+
+def _explanation_link(id: str, model: Model, matrix: Array, base: float, told: Mapping[str, float]) -> Link:
+    bases, _, parts = attributions(model, matrix)
+    expected = dict(zip(model.vocabulary.features, parts[0].tolist(), strict=True))
+    wrong = [name for name, share in expected.items() if not _near(told.get(name, np.nan), share)]
+    wrong += [] if _near(base, float(bases[0])) else ["the base"]
+    said = "base and contributions computed again, the same"
+    return link(
+        "explanation", id, not wrong, said if not wrong else f"not what the model gives: {', '.join(wrong[:3])}"
+    )
+
+
+def _logged_input_links(tables: Tables, problem: Problem, record: Record) -> Iterator[Link]:
+    """Features of the request computed again from it, and those of views looked up again as of the decision."""
+    reference = tables.version(log_table(problem.name))
+    assert reference is not None
+    chosen = (pc.field("prediction_id") == record["prediction_id"]) & (pc.field("role") == record["role"])
+    day = record["day"]
+    row = tables.read(reference, COLUMNS, chosen, [("day", "=", day)]).slice(0, 1)
+    logged = Logged(problem, row, 1)
+    now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+    try:
+        audit = audit_inputs(problem, tables, logged, now)
+    except (TruecourseError, pa.ArrowInvalid, KeyError) as error:
+        yield unknown("inputs", _id(record), f"cannot be computed again: {error}")
+        return
+    yield from _audited(tables, problem, record, audit)
+
+
+def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> Iterator[Link]:
+    id, views = _id(record), {view.name: view for view in problem.views}
+    of_view = {name: view.name for view in problem.views for name in view.features}
+    wrong: dict[str, list[str]] = {}
+    causes: dict[str, list[str]] = {}
+    for mismatch in audit.mismatches:
+        subject = of_view.get(mismatch.subject, mismatch.subject)
+        subject = subject if subject in views else "request"
+        names = sorted(mismatch.features)
+        if mismatch.cause in (CODE, MISSING):
+            wrong.setdefault(subject, []).extend(names)
+        else:
+            causes.setdefault(subject, []).append(f"{', '.join(names[:3])} by {mismatch.cause}")
+    for subject in audit.compared:
+        kind = "request features" if subject == "request" else f"features of view {subject}"
+        if subject in views and (why := redefined(tables, problem, subject)):
+            yield unknown(kind, id, why)
+        elif subject in wrong:
+            features = ", ".join(wrong[subject][:5])
+            yield link(kind, id, False, f"not what they are computed to again: {features}")
+        else:
+            said = f"computed again, the same but {'; '.join(causes[subject])}" if subject in causes else ""
+            yield link(kind, id, True, said or "computed again, the same")
+    for reason, names in audit.closed.items():
+        yield unknown("inputs", id, f"{', '.join(names[:5])}: {reason}")
+
+
+def redefined(tables: Tables, problem: Problem, view: str, version: int | None = None) -> str:
+    """Why a feature table's rows are not of the problem's own definition of a view; empty if they are."""
+    name = feature_table(problem.name, view)
+    commits = [commit for number, commit in tables.commits(name) if version is None or number <= version]
+    told = commits[-1].get("view_digest") if commits else None
+    if told is not None and told != view_digest(problem, problem.view(view)):
+        return "the view was defined otherwise when its table was computed"
+    return ""

@@ -1,0 +1,150 @@
+"""What is known of a registered version, verified: its run, gates, package, aliases and deployments."""
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from truecourse import aliases, deployments, inference, registry, runs
+from truecourse.bento import BENTO_SHA256, PACKAGE_SHA256, package_key, packaged
+from truecourse.digests import sha256, unsealed
+from truecourse.errors import TruecourseError
+from truecourse.ledger import Ledger
+from truecourse.links import Link, failed, link, unknown, verify_object
+from truecourse.references import ModelVersion, Package
+from truecourse.settings import get_settings
+from truecourse.storage import ObjectStore
+from truecourse.wording import counted
+
+MODEL = "model/model.ubj"
+
+
+def chain_link(kind: str, id: str, ledger: Ledger[Any], detail: str = "", *, gaps: bool = False) -> Link:
+    """Whether every entry of a ledger is as it was written, and follows from the one before it. `gaps`: as faults()."""
+    if faults := ledger.faults(gaps=gaps):
+        return link(kind, id, False, faults[0])
+    newest, entries = ledger.newest(), counted(len(ledger.numbers()), "entry")
+    ending = f", to SHA-256 {newest.sha256}" if newest else ""
+    return link(kind, id, True, f"{entries}, each with the SHA-256 of the one before{ending}{detail}")
+
+
+def run_links(store: ObjectStore, version: ModelVersion) -> list[Link]:
+    """The version, its run and the run's list of files: do they name the same model, and are they as they were?"""
+    ledger = registry.ledger(version.problem)
+    name = f"{version.problem} {version.version}"
+    found = [chain_link("version", name, ledger, f"; of run {version.run_id}", gaps=True)]
+    entry = ledger.entry(version.version)
+    assert entry is not None
+    record = verify_object(store, "run", runs.record_key(version.problem, version.run_id), entry.record_sha256)
+    found.append(record)
+    if record["verified"]:
+        tags = runs.recorded(version.problem, version.run_id).tags
+        named = {version.model_sha256, tags.get(runs.SHA256), artifacts_of(tags).get(MODEL)}
+        if len(named) != 1:
+            found[0] = link("version", name, False, "the version and its run name different models")
+    return found
+
+
+def artifacts_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of a run's files, by name."""
+    digests: dict[str, str] = json.loads(tags.get("truecourse.artifacts", "{}"))
+    return digests
+
+
+def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
+    """The results of the gates, and the report of the evaluation that they are of, with its files."""
+    results = registry.gate_ledger(version.problem)
+    if not results.numbers():
+        return
+    chain = chain_link("gate results", version.problem, results)
+    yield chain
+    told = [e.report_sha256 for e in results.entries() if e.version == version.version] if chain["verified"] else None
+    if told is not None and not any(told):  # it was judged without an evaluation of its own
+        return
+    key = runs.artifact_key(version.run_id, "report.json")
+    try:
+        data = store.get(key)
+    except TruecourseError as error:
+        yield failed("gate report", key, error)
+        return
+    report = unsealed(data)
+    if report is None:
+        yield link("gate report", key, False, "its bytes are not of the SHA-256 that it holds")
+        return
+    if told is not None and sha256(data) not in told:
+        yield unknown("gate report", key, "its version was judged by another report than this one")
+    else:
+        yield link("gate report", key, True, f"SHA-256 {sha256(data)}, as the gate results name it")
+    for name, digest in report["files"].items():
+        one = verify_object(store, "gate report", runs.artifact_key(version.run_id, name), digest)
+        if not one["verified"]:
+            yield one
+
+
+def package_links(store: ObjectStore, version: ModelVersion, home: Path | None = None) -> Iterator[Link]:
+    """What is known of the version, its inference configuration, its Bento, and the Bento unpacked on this machine.
+    Nothing is said of a version that was never packaged."""
+    key = registry.tags_key(version.problem, version.version)
+    try:
+        tags = registry.tags(version)
+    except TruecourseError as error:
+        yield failed("version's tags", key, error)
+        return
+    if tags:
+        yield link("version's tags", key, True, f"{counted(len(tags), 'tag')}, as their SHA-256 says")
+    if digest := tags.get(inference.INFERENCE_SHA256):
+        place = inference.document_key(version)
+        yield verify_object(store, "inference configuration", place, digest)
+    if BENTO_SHA256 not in tags:
+        return
+    place = package_key(version.problem, version.version)
+    document = verify_object(store, "package", place, tags[PACKAGE_SHA256])
+    yield document
+    package = packaged(version.problem, version.version) if document["verified"] else None
+    if package is None:
+        return
+    if package.bento.sha256 != tags[BENTO_SHA256]:
+        yield link("package", place, False, f"names the Bento {package.bento.sha256}, tags {tags[BENTO_SHA256]}")
+    bento = verify_object(store, "Bento", package.bento.key, package.bento.sha256)
+    yield bento
+    folder = (home or get_settings().home) / "serving" / package.bento.sha256
+    if bento["verified"] and folder.is_dir():
+        yield _unpacked_link(store, package, folder)
+
+
+def _unpacked_link(store: ObjectStore, package: Package, folder: Path) -> Link:
+    """Whether the files that servers on this machine run are those of the Bento."""
+    kind, count = "unpacked Bento", 0
+    place = folder.with_name(f".{folder.name}.verified")
+    store.download(package.bento.key, place)
+    try:
+        with tarfile.open(place, "r:xz") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                count += 1
+                file, packed = folder / member.name, tar.extractfile(member)
+                assert packed is not None
+                if not file.is_file():
+                    return link(kind, str(folder), "missing", f"{member.name} is gone")
+                if file.read_bytes() != packed.read():
+                    return link(kind, str(folder), False, f"{member.name} is not the file that was packaged")
+    finally:
+        place.unlink(missing_ok=True)
+    return link(kind, str(folder), True, f"{counted(count, 'file')} compared with the Bento's")
+
+
+def alias_link(problem: str) -> Link:
+    """The history of champion and challenger."""
+    ledger = aliases.ledger(problem)
+    return chain_link("alias ledger", problem, ledger)
+
+
+def deployment_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
+    """The deployment history of every environment in which the problem was deployed."""
+    keys = store.list("deployments/")
+    environments = sorted({key.split("/")[1] for key in keys if key.split("/")[2:3] == [version.problem]})
+    for environment in environments:
+        ledger = deployments.ledger(environment, version.problem)
+        yield chain_link("deployment history", environment, ledger)

@@ -1,0 +1,38 @@
+"""A home that was moved or copied: MLflow's database holds absolute paths of artifacts, which follow it."""
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+log = logging.getLogger("truecourse.mlflow")
+FOLDER = "mlflow"
+"""Below the storage root, where MLflow looks for artifacts."""
+_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+"""Columns of MLflow's tables that hold places of artifacts."""
+
+
+def follow_home(database: Path, root: str) -> None:
+    """Have MLflow's sqlite database name artifacts below the storage root `root`, where they were brought together with
+    it from a folder elsewhere.
+
+    Nothing is changed for a root that is no folder, or holds no artifacts. Raises sqlite3.Error."""
+    if "://" in root or not (Path(root) / FOLDER).is_dir():
+        return
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
+        found = [place for (place,) in connection.execute(query, [f"/%/{FOLDER}"])]
+        for old in {place.removesuffix(f"/{FOLDER}") for place in found} - {root}:
+            for table, column in _PLACES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    [root, len(old) + 1, len(old) + 1, f"{old}/"],
+                )
+            log.info("the home was moved: MLflow's artifacts lie in %s now, and no longer in %s", root, old)

@@ -28,6 +28,7 @@ from truecourse.monitoring.causes import CODE, MISSING
 from truecourse.monitoring.logged import COLUMNS, Logged
 from truecourse.prediction import attributions, named
 from truecourse.predictionlog import log_table
+from truecourse.privacy import HASHED
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.rows import objects
@@ -104,7 +105,9 @@ def _near(a: Any, b: Any) -> bool:
 
 
 def _column(kind: str, value: Any) -> Array | None:
-    """A recorded value as encode() takes it; None for one that is no such value."""
+    """A recorded value as encode() takes it; None for one that the log hides, or that is no such value."""
+    if isinstance(value, str) and value.startswith(HASHED):
+        return None
     if kind == "category":
         return objects([value])
     if value is not None and not isinstance(value, int | float):

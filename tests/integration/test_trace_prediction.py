@@ -15,7 +15,10 @@ from services.prediction import registered_predictor
 from services.spool import Spool
 from tasks.score import score_decisions
 from tasks.score_file import score_file
+from tasks.snapshot import build_snapshot
 from tasks.trace import trace_prediction
+from tasks.train import train_model
+from tests.frames import store_diabetes, store_wine
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_trace import flipped, only, stored
 from truecourse import aliases, deployments, registry
@@ -23,7 +26,7 @@ from truecourse.bento import packaged
 from truecourse.errors import IntegrityError, ModelError
 from truecourse.loading import load_problem
 from truecourse.predictionlog import encoded, log_table
-from truecourse.references import Deployment, Window
+from truecourse.references import Deployment, TableVersion, Window
 from truecourse.scoring import predictions_table
 from truecourse.segments import SEALED
 from truecourse.shipping import ship, spool_folder
@@ -153,6 +156,40 @@ def _put(column: str, name: str, value: object) -> Callable[[dict[str, Any]], No
         row[column] = json.dumps(json.loads(row[column]) | {name: value})
 
     return put
+
+
+PLAIN: dict[str, Callable[[Path], dict[str, TableVersion]]] = {"wine": store_wine, "diabetes": store_diabetes}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_several_classes_a_number_and_no_time_are_computed_again_too(
+    name: str, tmp_path: Path, home: Path, configure: Callable[..., None]
+) -> None:
+    configure(problems=tmp_path, problem=name)
+    clean, problem = PLAIN[name](tmp_path), load_problem()
+    snapshot = build_snapshot(problem, Tables(), clean=clean, features={})
+    version = registry.create_version(train_model.fn(name, snapshot))
+    predictor = registered_predictor(version, registry.open_model(version, problem.kind))
+    rows = json.dumps({"rows": [predictor.contract.examples[0]]}).encode()
+    answered = predictor.answer(predictor.rows.request(rows, AT), explain=True, at=AT)
+    spool = Spool(spool_folder(name), encoded)
+    spool.put(answered)
+    spool.close()
+    scored = score_decisions.fn(name, version.version, Window.all(), explain=True)
+    id = Tables().read(scored, ["id"])["id"][0].as_py()
+    for one in (answered.answers[0]["prediction_id"], id):
+        traced = trace_prediction(name, one)
+        assert [link for link in traced["links"] if not link["verified"]] == []
+        assert {"score", "answer", "explanation"} <= {link["link"] for link in traced["links"]}
+    reference = Tables().version(log_table(name))
+    assert reference is not None
+    kept = Tables().read(reference)
+    (row,) = kept.to_pylist()
+    row["score"] = None if row["score"] is None else row["score"] + 1
+    row["scores"] = row["scores"] and json.dumps(dict.fromkeys(json.loads(row["scores"]), 1 / 3))
+    Tables().replace(log_table(name), pa.Table.from_pylist([row], kept.schema), {})
+    links = trace_prediction(name, answered.answers[0]["prediction_id"])["links"]
+    assert "score" in [link["link"] for link in links if link["state"] == "changed"]
 
 
 def test_a_byte_that_was_changed_is_not_made_good_by_writing_it_again(world: World) -> None:

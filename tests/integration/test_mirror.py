@@ -255,12 +255,15 @@ def test_a_model_trained_and_registered_without_mlflow_is_shown_there_later(wine
         file.write_text(text)
     version = registry.create_version(run)
     assert registry.open_model(version, "multiclass").ubj()
-    assert trace_model("wine", version.version)["verified"]
+    traced = trace_model("wine", version.version)
+    assert traced["state"] == "unknown"
+    assert [link["link"] for link in traced["links"] if not link["verified"]] == ["MLflow run"]
     configure(mlflow_uri="")
     assert {one.cause for one in mirrorcheck.differences("wine")} == {"purged", "deleted"}
     assert mirrorcheck.write(load_problem("wine")) == []
     shown = tracking.connect_mlflow().search_runs([tracking.experiment("wine")], "params.max_depth = '6'")
     assert [one.data.tags["truecourse.run"] for one in shown] == [run.run_id]
+    assert trace_model("wine", version.version)["verified"], "what MLflow shows under another id is compared too"
 
 
 def test_a_lost_file_of_our_own_is_critical(wines: Wines) -> None:

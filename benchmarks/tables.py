@@ -21,7 +21,7 @@ from truecourse import baselines
 from truecourse.encoding import Array, Vocabulary
 from truecourse.folds import like_parts
 from truecourse.loading import load_problem
-from truecourse.metrics import blocks_of, losses, resample, summary
+from truecourse.metrics import blocks_of, losses, summary, weightings
 from truecourse.problem import Kind, Problem
 from truecourse.scaffold import scaffold
 from truecourse.snapshot import load_frame
@@ -157,8 +157,8 @@ def compare(name: str) -> dict[str, Any]:
         for key, said in predictions.items():
             found[key].append(losses(problem.kind, vocabulary.labels(test), said))
         found["blocks"].append(blocks_of(test) + sum(map(len, found["blocks"])))
-    blocks = np.concatenate(found.pop("blocks"))
-    weights = resample(blocks)
+    blocks = np.unique(np.concatenate(found.pop("blocks")), return_inverse=True)[1]
+    weights = weightings(blocks)
     samples = {key: _loss(problem.kind, np.concatenate(rows), blocks, weights) for key, rows in found.items()}
     better = min(samples["boosting"], samples["linear"], key=lambda loss: loss[0])
     return {
@@ -187,7 +187,7 @@ def parts(problem: Problem, frame: pa.Table) -> Iterator[pa.Table]:
 
 
 def _loss(kind: Kind, rows: Array, blocks: Array, weights: Array) -> Array:
-    """Samples of the mean loss of the rows, or of its root for a regression, on the resamples of blocks."""
+    """Samples of the mean loss of the rows, or of its root for a regression, for these weights of blocks."""
     sums, counts = (np.bincount(blocks, weights=values, minlength=weights.shape[1]) for values in (rows, None))
     mean = (weights @ sums) / (weights @ counts)
     return np.sqrt(mean) if kind == "regression" else np.asarray(mean)

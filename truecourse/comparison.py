@@ -1,4 +1,4 @@
-"""Two models on the same rows, which neither has learned from: paired differences, with intervals from whole days."""
+"""Two models on the same rows, which neither has learned from: paired differences with their intervals."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.encoding import Array
-from truecourse.metrics import blocks_of, calibration_samples, loss_samples, resample, simultaneous, summary
+from truecourse.intervals import Figure, simultaneous
+from truecourse.metrics import blocks_of, calibration_difference, influence, loss_samples, paired, weightings
 from truecourse.model import Model
 from truecourse.problem import Problem, TimeSplit
 from truecourse.slices import FEWEST_ROWS, parts_of
@@ -17,7 +18,6 @@ from truecourse.training import matrix_of, rows_of
 FEWEST_BLOCKS = 7
 """Fewer days (rows, without time) are no sample to draw from: the interval would be too narrow, one day's has no width.
 Seven have every weekday once."""
-Figure = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def absent_inputs(model: Model, rows: pa.Table) -> list[str]:
 
 def shortage(rows: pa.Table) -> str:
     """What is said of rows that are too few to compare anything on; empty if they are not."""
-    found = int(blocks_of(rows).max()) + 1 if len(rows) else 0
+    found = len(np.unique(blocks_of(rows))) if _timed(rows) else len(rows)
     if found >= FEWEST_BLOCKS:
         return ""
     unit = "days" if _timed(rows) else "rows"
@@ -92,50 +92,52 @@ def compare(problem: Problem, rows: pa.Table, model: Model, rival: Rival) -> Com
     if reason:
         return Comparison(rival.version, reason)
     blocks, labels = blocks_of(rows), model.vocabulary.labels(rows)
-    weights = resample(blocks)
-    pair = Pair(problem, labels, *(m.predict(matrix_of(m.vocabulary, rows)) for m in (model, rival.model)))
+    said, theirs = (m.predict(matrix_of(m.vocabulary, rows)) for m in (model, rival.model))
+    pair = Pair(problem, labels, said, theirs, _timed(rows))
     return Comparison(
         rival.version,
         rows=len(rows),
-        days=weights.shape[1] if _timed(rows) else None,
-        loss=summary(pair.loss(blocks, weights)),
-        calibration=summary(pair.calibration(blocks, weights)),
-        slices=pair.slices(rows, blocks, weights),
+        days=len(np.unique(blocks)) if _timed(rows) else None,
+        loss=pair.loss(blocks),
+        calibration=pair.calibration(blocks),
+        slices=pair.slices(rows, blocks),
     )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The labels of some rows, and what each model predicts for them. Samples are of the differences."""
+    """The labels of some rows, and what each model predicts for them. Figures are of the differences."""
 
     problem: Problem
     labels: Array
     model: Array
     champion: Array
+    in_time: bool = True
+    """Whether blocks are days in order of time, and not rows dealt out."""
 
-    def loss(self, blocks: Array, weights: Array) -> Array:
-        kind, labels = self.problem.kind, self.labels
-        model, champion = (loss_samples(kind, labels, said, blocks, weights) for said in (self.model, self.champion))
-        return np.asarray(model - champion)
+    def loss(self, blocks: Array) -> Figure:
+        return paired(self.problem.kind, self.labels, self.model, self.champion, blocks, self.in_time)
 
-    def calibration(self, blocks: Array, weights: Array) -> Array:
-        kind, labels = self.problem.kind, self.labels
-        model, champion = (
-            calibration_samples(kind, labels, said, blocks, weights) for said in (self.model, self.champion)
-        )
-        return np.asarray(model - champion)
+    def calibration(self, blocks: Array) -> Figure:
+        return calibration_difference(self.problem.kind, self.labels, self.model, self.champion, blocks)
 
-    def slices(self, rows: pa.Table, blocks: Array, weights: Array) -> tuple[dict[str, Any], ...]:
+    def slices(self, rows: pa.Table, blocks: Array) -> tuple[dict[str, Any], ...]:
         """The loss on every slice of enough rows and days."""
         found: list[dict[str, Any]] = []
-        drawn: list[Array] = []
+        samples: list[Array] = []
+        weights = weightings(blocks)
         for column in self.problem.monitoring.slices:
             for value, mask in parts_of(rows[column]):
                 if mask.sum() < FEWEST_ROWS or len(np.unique(blocks[mask])) < FEWEST_BLOCKS:
                     continue
-                part = Pair(self.problem, self.labels[mask], self.model[mask], self.champion[mask])
-                with np.errstate(invalid="ignore"):  # a resample without any of the slice's days: NaN, not an error
-                    drawn.append(part.loss(blocks[mask], weights))
+                model, champion = (
+                    loss_samples(self.problem.kind, self.labels[mask], said[mask], blocks[mask], weights)
+                    for said in (self.model, self.champion)
+                )
+                samples.append(model - champion)
                 found.append({"column": column, "value": value, "rows": int(mask.sum())})
-        figures = simultaneous(np.array(drawn)) if drawn else []
+        if not found:
+            return ()
+        drawn = np.array(samples)
+        figures = simultaneous(drawn[:, 0], influence(drawn))
         return tuple(part | {"difference": figure} for part, figure in zip(found, figures, strict=True))

@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse import baselines
-from truecourse.comparison import Figure, Rival, compare
+from truecourse.comparison import Rival, compare
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
 from truecourse.gates import Evidence, Sample
-from truecourse.metrics import blocks_of, loss_samples, measure, paired, resample, summary
+from truecourse.intervals import Figure
+from truecourse.metrics import blocks_of, loss, measure, paired
 from truecourse.model import Model
 from truecourse.problem import Problem, SliceFloor
 from truecourse.slices import FEWEST_ROWS, slices
 from truecourse.training import matrix_of, rows_of
 
-_SLICE_RESAMPLES = 150
-Metrics = dict[str, dict[str, dict[str, float | None]]]
+Metrics = dict[str, dict[str, Figure]]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,6 @@ class HeldOut:
         return blocks_of(self.rows)
 
     @cached_property
-    def weights(self) -> Array:
-        return resample(self.blocks)
-
-    @cached_property
     def fitted(self) -> pa.Table:
         """The rows that the model was fitted to, and baselines are."""
         return rows_of(self.trained, *(("train", "validate") if self.problem.model.refit else ("train",)))
@@ -71,11 +67,12 @@ class HeldOut:
     def difference(self, baseline: str) -> Figure:
         """The model's loss minus that of "constant" or "linear", paired."""
         said = self.judged if baseline in self.judged else self.predictions
-        return paired(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks)
+        in_time = "decision_time" in self.rows.column_names
+        return paired(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks, in_time)
 
     @cached_property
     def sample(self) -> Sample:
-        vocabulary, blocks = self.model.vocabulary, int(self.blocks.max()) + 1 if len(self.rows) else 0
+        vocabulary, blocks = self.model.vocabulary, len(np.unique(self.blocks))
         if not vocabulary.classes:
             return Sample(len(self.rows), blocks)
         learned, tested = (
@@ -87,17 +84,7 @@ class HeldOut:
 
     def metrics(self, predictions: Mapping[str, Array]) -> Metrics:
         """{model: {metric: {"value", "low", "high"}}}."""
-        return {
-            name: {metric: summary(samples) for metric, samples in self._measure(said).items()}
-            for name, said in predictions.items()
-        }
-
-    def _measure(self, predictions: Array) -> dict[str, Array]:
-        return measure(self.problem.kind, self.labels, predictions, self.blocks, self.weights)
-
-    def loss(self, predictions: Array) -> Array:
-        """Samples of the loss, on the same resamples for every model: differences are paired."""
-        return loss_samples(self.problem.kind, self.labels, predictions, self.blocks, self.weights)
+        return {name: measure(self.problem.kind, self.labels, said, self.blocks) for name, said in predictions.items()}
 
     def slices(self) -> list[dict[str, Any]]:
         """By the columns that monitoring and the gates name."""
@@ -109,8 +96,7 @@ class HeldOut:
         if absent:
             cure = "name request fields or features in Monitoring(slices=...) and SliceFloor(...)"
             raise ModelError(f"no column {', '.join(absent)}", where=f"problem {self.problem.name}: slices", cure=cure)
-        weights = self.weights[: _SLICE_RESAMPLES + 1]
-        rest = (self.labels, self.judged["model"], self.blocks, weights)
+        rest = (self.labels, self.judged["model"], self.blocks)
         kind = self.problem.kind
         return [part for name, fewest in columns.items() for part in slices(kind, self.rows, name, *rest, fewest)]
 
@@ -118,5 +104,5 @@ class HeldOut:
 def evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Rival | None) -> Evidence:
     """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
     comparison = compare(test.problem, test.rows, test.model, rival) if rival else None
-    constant = float(test.loss(test.judged["constant"])[0])
+    constant = loss(test.problem.kind, test.labels, test.judged["constant"])
     return Evidence(test.problem.metric, metrics["model"], test.difference, constant, parts, test.sample, comparison)

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from truecourse.comparison import Comparison, Figure
+from truecourse.comparison import Comparison
 from truecourse.errors import ModelError
+from truecourse.intervals import Figure
 from truecourse.pages import number
 from truecourse.promotion import (
     BeatsBaseline,

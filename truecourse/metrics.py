@@ -1,10 +1,10 @@
-"""Metrics on test rows, with intervals from a day-block bootstrap.
+"""Metrics on test rows, with intervals that know that the rows of a day hang together, and days with the next.
 
-Rows of one day share its weather, its rush, its incident; resampling rows would pretend they are independent and give
-intervals too narrow. Whole UTC days are drawn instead, with replacement (Efron & Tibshirani 1993, ch. 8). Every metric
-is computed for all resamples at once from sums by day, so that it costs one pass over the rows.
+Rows of one day share its weather, its rush, its incident: rows are summed by UTC day, and a figure's interval comes
+from what each day does to it (truecourse/intervals.py). Every metric takes weights of the days, so that it is computed
+for all of them, and for each counted a little more, from one pass over the rows.
 
-Samples are arrays (resamples + 1,): the first value is the metric itself, the others its resamples.
+Samples are arrays (n + 1,): the metric itself, and with each of n blocks counted a little more.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,22 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.encoding import Array, columns_of
+from truecourse.intervals import NOTHING, Figure, Scale, absolute, chance, figure
 from truecourse.problem import Kind
 from truecourse.ranking import average_precision, roc_auc
 
-RESAMPLES = 400
-COVERAGE = 0.95
+_STEP = 1e-4
+"""By how much of itself a block counts more."""
+_GROUPS = 200
+"""Rows that have no time are dealt out to so many blocks."""
 _EPSILON = 1e-7
 _BINS = 10
 HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "accuracy", "macro_f1", "r2"})
 _IN_LABEL_UNITS = frozenset({"rmse", "mae", "bias"})
-Samples = Mapping[str, Array]
+_SCALES: Mapping[str, Scale] = {
+    **dict.fromkeys(("auc", "average_precision", "accuracy", "macro_f1", "base_rate"), "share"),
+    **dict.fromkeys(("log_loss", "brier", "rmse", "mae"), "positive"),
+}
 
 
 def unit_of(metric: str, label_unit: str) -> str:
@@ -33,29 +39,54 @@ def unit_of(metric: str, label_unit: str) -> str:
 
 
 def blocks_of(frame: pa.Table) -> Array:
-    """The number of each row's block from 0: its UTC day of decision, or, without time, the row itself."""
+    """The number of each row's block from 0: its UTC day of decision in order of time, or, without time, one of 200
+    (of as many as there are rows, if fewer) that rows are dealt out to at random."""
     if "decision_time" not in frame.column_names:
-        return np.arange(len(frame))
+        return dealt(len(frame))
     day = columns_of(frame, ["decision_time"])["decision_time"].astype("datetime64[D]")
     return np.asarray(np.unique(day, return_inverse=True)[1])
 
 
-def resample(blocks: Array, count: int = RESAMPLES, seed: int = 0) -> Array:
-    """(count + 1, number of blocks) float64: how often each block is drawn. The first row is the data as it is."""
-    size = int(blocks.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=count)
-    return np.vstack([np.ones(size), drawn])
+def dealt(rows: int) -> Array:
+    """(rows,) the block of each of so many rows that have no time."""
+    return np.random.default_rng(0).permutation(rows) % _GROUPS
 
 
-def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:
-    """Samples of every metric of the kind of problem.
+def weightings(blocks: Array) -> Array:
+    """(n + 1, n) float64: how much each of n blocks counts. First each once, then each in turn a little more."""
+    size = int(blocks.max()) + 1 if len(blocks) else 0
+    return np.vstack([np.ones(size), np.ones((size, size)) + _STEP * np.eye(size)])
+
+
+def influence(samples: Array) -> Array:
+    """(..., n) what each block does to a figure of samples (..., n + 1): the mean over blocks is the figure's error."""
+    change = (samples[..., 1:] - samples[..., :1]) * (samples.shape[-1] - 1) / _STEP
+    # What is left of a sum of as many roundings is no influence.
+    tiny = 1e-9 * (1 + np.abs(samples[..., :1])) * (samples.shape[-1] - 1)
+    return np.where(np.abs(change) > tiny, change, 0.0)
+
+
+def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dict[str, Figure]:
+    """Every metric of the kind of problem with its 95% interval.
 
     labels (n,): 0/1, class codes, or values. predictions: P(last class) (n,), P(class) (n, k), or values (n,).
     """
     labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
+    blocks = np.unique(blocks, return_inverse=True)[1]  # of a slice, not every day has rows
+    found = {name: summary(drawn, name) for name, drawn in samples(kind, labels, predictions, blocks).items()}
+    if kind == "regression":
+        return found
+    names = list(found)
+    found["calibration_error"] = absolute(*gaps(kind, labels, predictions, blocks))
+    last = ["base_rate"] if "base_rate" in found else []
+    return {name: found[name] for name in [*(n for n in names if n not in last), "calibration_error", *last]}
+
+
+def samples(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dict[str, Array]:
+    """Samples of the metrics that are no sizes of sums: of all but the calibration error."""
     function = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[kind]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold one class only: NaN, not an error
-        return function(labels, predictions, blocks, weights)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of one class only, an AUC is NaN, and no error
+        return function(labels, predictions, blocks, weightings(blocks))
 
 
 def losses(kind: Kind, labels: Array, predictions: Array) -> Array:
@@ -75,75 +106,68 @@ def loss_samples(kind: Kind, labels: Array, predictions: Array, blocks: Array, w
     return np.sqrt(mean) if kind == "regression" else mean
 
 
-def paired(
-    kind: Kind, labels: Array, model: Array, other: Array, blocks: Array, bootstrap: bool = True
-) -> dict[str, float | None]:
+def loss(kind: Kind, labels: Array, predictions: Array) -> float:
+    """The metric that models are compared by."""
+    mean = float(losses(kind, labels, predictions).mean())
+    return float(np.sqrt(mean)) if kind == "regression" else mean
+
+
+def paired(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array, successive: bool = True) -> Figure:
     """{"value", "low", "high"}: how much larger the loss of a model is than another's on the same rows, and its 95%
-    interval, wide enough for few rows: the wider of Student's t on the sums of whole blocks, and of the bootstrap.
-    bootstrap=False: Student's t alone, which needs no 400 numbers a block.
-
-    The percentiles of a bootstrap alone are too narrow for few blocks, and of one block they have no width. Of the RMSE
-    the differences are linearised in each row's squared error (the delta method)."""
-    from scipy.stats import t
-
+    interval. Of the RMSE the differences are linearised in each row's squared error (the delta method).
+    `successive`: blocks are days in order of time, and not rows dealt out."""
+    if not len(labels):
+        return NOTHING
     losses_of = [losses(kind, labels, said).astype(np.float64) for said in (model, other)]
-    means = [loss.mean() for loss in losses_of]
+    means = [one.mean() for one in losses_of]
     if kind == "regression":
         roots = [max(np.sqrt(mean), _EPSILON) for mean in means]
         value = roots[0] - roots[1]
-        off = [(loss - mean) / (2 * root) for loss, mean, root in zip(losses_of, means, roots, strict=True)]
+        off = [(one - mean) / (2 * root) for one, mean, root in zip(losses_of, means, roots, strict=True)]
     else:
-        value, off = means[0] - means[1], [loss - mean for loss, mean in zip(losses_of, means, strict=True)]
-    sums = np.bincount(blocks, weights=off[0] - off[1])
-    count, rows = len(sums), len(labels)
-    if count < 2 or not np.isfinite(value):
-        return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
-    half = t.ppf(1 - (1 - COVERAGE) / 2, count - 1) * np.sqrt(count / (count - 1) * (sums**2).sum()) / rows
-    if not bootstrap:
-        return {"value": float(value), "low": float(value - half), "high": float(value + half)}
-    weights = resample(blocks)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        model_samples, other_samples = (loss_samples(kind, labels, said, blocks, weights) for said in (model, other))
-        drawn = summary(model_samples - other_samples)
-    lows, highs = [value - half], [value + half]
-    if drawn["low"] is not None and drawn["high"] is not None:
-        lows, highs = [*lows, drawn["low"]], [*highs, drawn["high"]]
-    return {"value": float(value), "low": float(min(lows)), "high": float(max(highs))}
+        value, off = means[0] - means[1], [one - mean for one, mean in zip(losses_of, means, strict=True)]
+    sums = np.bincount(np.unique(blocks, return_inverse=True)[1], weights=off[0] - off[1])
+    return figure(float(value), sums * len(sums) / len(labels), successive=successive)
 
 
-def summary(samples: Array) -> dict[str, float | None]:
-    """{"value", "low", "high"}: the metric and its 95% interval (percentiles); None where it is undefined."""
-    value, drawn = samples[0], samples[1:][np.isfinite(samples[1:])]
-    if not np.isfinite(value) or not len(drawn):
-        return {"value": float(value) if np.isfinite(value) else None, "low": None, "high": None}
-    tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+def summary(samples: Array, name: str = "") -> Figure:
+    """The metric `name` and its 95% interval; None where it is undefined."""
+    return figure(float(samples[0]), influence(samples), _SCALES.get(name, "plain"))
 
 
-def simultaneous(samples: Array) -> list[dict[str, float | None]]:
-    """summary() of m samples (m, resamples + 1) whose intervals hold for all m at once.
-
-    Each is its value and as many of its own standard errors either way as the largest of m deviations stays within in
-    95% of the resamples (the sup-t band, Montiel Olea & Plagborg-Møller 2019): of twenty equal slices, a 95% interval
-    for each by itself would find one that differs."""
-    values, drawn = samples[:, :1], samples[:, 1:]
-    errors = np.nanstd(drawn, axis=1, keepdims=True)
-    deviations = np.abs(drawn - values) / np.where(errors > 0, errors, np.inf)
-    width = np.quantile(np.nanmax(deviations, axis=0, initial=0), COVERAGE) * errors[:, 0]
-    figures = zip(values[:, 0], values[:, 0] - width, values[:, 0] + width, strict=True)
-    return [{"value": float(value), "low": float(low), "high": float(high)} for value, low, high in figures]
-
-
-def calibration_samples(kind: Kind, labels: Array, predictions: Array, blocks: Array, weights: Array) -> Array:
-    """Samples of how far predictions are off as a whole: the expected calibration error of the probability of the last
-    class (multiclass: of the class chosen), or the size of a regression's bias."""
+def gaps(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> tuple[Array, Array]:
+    """How far predictions are off as a whole: (B,) the mean of label minus prediction in each of B bins, as parts of
+    all rows, and the influence of each of n blocks on them, (n, B). The sizes of these gaps add up to the expected
+    calibration error over ten bins of equally many predictions (Naeini et al. 2015): of the probability of the last
+    class (multiclass: of the class chosen). Of a regression there is one bin, and its gap is the bias."""
     labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
-    if kind == "regression":
-        return np.abs(_mean(predictions - labels, blocks, weights))
     if kind == "multiclass":
         labels, predictions = (labels == predictions.argmax(axis=1)).astype(np.float64), predictions.max(axis=1)
-    return _calibration_error(labels, predictions, blocks, weights)
+    cuts = np.linspace(0, 1, _BINS + 1)[1:-1] if kind != "regression" else np.zeros(0)
+    place = np.searchsorted(np.quantile(predictions, cuts), predictions, side="right")
+    size, bins = int(blocks.max()) + 1, len(cuts) + 1
+    sums = np.bincount(blocks * bins + place, weights=labels - predictions, minlength=size * bins).reshape(size, bins)
+    return gaps_of(sums, np.bincount(blocks, minlength=size))
+
+
+def gaps_of(sums: Array, rows: Array) -> tuple[Array, Array]:
+    """gaps() from each block's sums of labels minus predictions by bin, (n, B), and its rows, (n,)."""
+    found = sums.sum(axis=0) / rows.sum()
+    return found, (sums - found * rows[:, None]) * (len(rows) / rows.sum())
+
+
+def calibration_difference(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array) -> Figure:
+    """How much larger the calibration error (a regression's size of bias) of a model is than another's on the same
+    rows, without what their errors add to each, and its 95% interval."""
+    blocks = np.unique(blocks, return_inverse=True)[1]
+    sides = [gaps(kind, labels, said, blocks) for said in (model, other)]
+    value, off = (first - second for first, second in zip(*map(_size, sides), strict=True))
+    return figure(value, np.where(np.abs(off) > 1e-12, off, 0.0))
+
+
+def _size(gaps: tuple[Array, Array]) -> tuple[float, Array]:
+    found, off = gaps
+    return float(np.abs(found).sum()) - chance(found, off), off @ np.sign(found)
 
 
 def _binary(labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:
@@ -152,7 +176,6 @@ def _binary(labels: Array, predictions: Array, blocks: Array, weights: Array) ->
         "log_loss": loss_samples("binary", labels, predictions, blocks, weights),
         "brier": _mean((labels - predictions) ** 2, blocks, weights),
         "average_precision": average_precision(labels, predictions, blocks, weights),
-        "calibration_error": calibration_samples("binary", labels, predictions, blocks, weights),
         "base_rate": _mean(labels, blocks, weights),
     }
 
@@ -167,7 +190,6 @@ def _multiclass(labels: Array, predictions: Array, blocks: Array, weights: Array
         "accuracy": _mean(codes == chosen, blocks, weights),
         "macro_f1": np.mean(scores, axis=0),
         "auc": np.mean(areas, axis=0),
-        "calibration_error": calibration_samples("multiclass", labels, predictions, blocks, weights),
     }
 
 
@@ -197,11 +219,3 @@ def _f1(true: Array, said: Array, blocks: Array, weights: Array) -> Array:
     both = _sums(true & said, blocks, weights)
     either = _sums(true, blocks, weights) + _sums(said, blocks, weights)
     return np.where(either > 0, 2 * both / np.maximum(either, 1), 0.0)
-
-
-def _calibration_error(labels: Array, predictions: Array, blocks: Array, weights: Array) -> Array:
-    """Expected calibration error over ten bins of equally many predictions (Naeini et al. 2015)."""
-    edges = np.quantile(predictions, np.linspace(0, 1, _BINS + 1)[1:-1])
-    place = np.searchsorted(edges, predictions, side="right")
-    gaps = [_sums((labels - predictions) * (place == number), blocks, weights) for number in range(_BINS)]
-    return np.asarray(np.abs(gaps).sum(axis=0) / _sums(np.ones(len(labels)), blocks, weights))

@@ -1,7 +1,5 @@
 """Area under the ROC curve and average precision for many weightings of the same rows at once."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from truecourse.encoding import Array
@@ -9,19 +7,8 @@ from truecourse.encoding import Array
 
 def roc_auc(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
     """(b,) for weights (b, blocks): P(a positive scores above a negative), ties counted half; NaN for one class."""
-    if weights.shape[1] <= len(weights):
-        return _by_pairs_of_blocks(labels, scores, blocks, weights)
-
-    def area(positive: Array, negative: Array) -> float:
-        below = np.cumsum(negative) - negative / 2
-        return float(positive @ below / (positive.sum() * negative.sum()))
-
-    return _by_score(area, labels, scores, blocks, weights)
-
-
-def _by_pairs_of_blocks(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
-    """roc_auc() where blocks are fewer than weightings: pairs that are ranked right are counted once for each two
-    blocks, of which the one has the positive and the other the negative, and weighted by both."""
+    # Pairs that are ranked right are counted once for each two blocks, of which the one has the positive and the other
+    # the negative, and weighted by both.
     group = np.unique(scores, return_inverse=True)[1]
     positive, count = labels > 0, weights.shape[1]
     right = np.empty((count, count))
@@ -37,19 +24,6 @@ def _by_pairs_of_blocks(labels: Array, scores: Array, blocks: Array, weights: Ar
 
 def average_precision(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
     """(b,) for weights (b, blocks): precision averaged over the steps of recall, as scikit-learn has it."""
-
-    def area(positive: Array, negative: Array) -> float:
-        found, all_above = np.cumsum(positive[::-1]), np.cumsum((positive + negative)[::-1])
-        precision = np.divide(found, all_above, out=np.zeros_like(found), where=all_above > 0)
-        return float(positive[::-1] @ precision / positive.sum())
-
-    return _by_score(area, labels, scores, blocks, weights)
-
-
-def _by_score(
-    area: Callable[[Array, Array], float], labels: Array, scores: Array, blocks: Array, weights: Array
-) -> Array:
-    """area(weight of positives, weight of negatives) by distinct score, ascending, for each row of weights."""
     order = np.argsort(scores, kind="stable")
     ordered, positive, block = scores[order], labels[order] > 0, blocks[order]
     group = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
@@ -58,5 +32,12 @@ def _by_score(
     samples = np.empty(len(weights))
     for number, row in enumerate(weights):
         counted = [np.bincount(groups, weights=row[blocks], minlength=size) for groups, blocks in places]
-        samples[number] = area(*counted) if all(side.sum() for side in counted) else np.nan
+        samples[number] = _area(*counted) if all(side.sum() for side in counted) else np.nan
     return samples
+
+
+def _area(positive: Array, negative: Array) -> float:
+    """Average precision of weights by distinct score, ascending."""
+    found, all_above = np.cumsum(positive[::-1]), np.cumsum((positive + negative)[::-1])
+    precision = np.divide(found, all_above, out=np.zeros_like(found), where=all_above > 0)
+    return float(positive[::-1] @ precision / positive.sum())

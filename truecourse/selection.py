@@ -13,6 +13,7 @@ from truecourse import baselines
 from truecourse.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
 from truecourse.encoding import Array, Vocabulary
 from truecourse.folds import like_parts
+from truecourse.intervals import Figure
 from truecourse.linear import joined, linear_booster
 from truecourse.metrics import losses, paired
 from truecourse.model import Model
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import xgboost
 
 TREES, LINEAR, LINEAR_AND_TREES = "trees", "linear", "linear and trees"
-Figure = dict[str, float | None]
 _WORTH = 0.8
 """Of what trees gain on the constant, the share that a linear model has to gain for boosting from it to be tried."""
 
@@ -91,7 +91,7 @@ class Candidate:
     def difference(self, other: "Candidate") -> Figure:
         """This loss minus another form's, paired by rows or days, with its 95% interval."""
         labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
-        return paired(self.kind, labels, self.predictions, other.predictions, blocks, bootstrap=False)
+        return paired(self.kind, labels, self.predictions, other.predictions, blocks)
 
     def fitted(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
         """The same form with as many rounds, fitted to these rows."""

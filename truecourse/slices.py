@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.encoding import Array, columns_of
-from truecourse.metrics import measure, summary
+from truecourse.metrics import measure
 from truecourse.problem import Kind
 
 FEWEST_ROWS = 30
@@ -23,7 +23,6 @@ def slices(
     labels: Array,
     predictions: Array,
     blocks: Array,
-    weights: Array,
     fewest: int = FEWEST_ROWS,
 ) -> list[dict[str, Any]]:
     """[{"column", "value", "rows", "metrics": {name: {"value", "low", "high"}}}], the largest slice first.
@@ -35,8 +34,7 @@ def slices(
         rows = int(mask.sum())
         if rows < max(fewest, 1):
             continue
-        samples = measure(kind, labels[mask], predictions[mask], blocks[mask], weights)
-        metrics = {name: summary(drawn) for name, drawn in samples.items()}
+        metrics = measure(kind, labels[mask], predictions[mask], blocks[mask])
         found.append({"column": column, "value": value, "rows": rows, "metrics": metrics})
     return sorted(found, key=lambda item: (-item["rows"], item["value"]))
 

@@ -26,8 +26,8 @@ from truecourse.selection import cross_validation, select
 log = logging.getLogger("truecourse.training")
 
 METHOD = (
-    "asof", "baselines", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "linear", "metrics",
-    "selection", "spans", "sql", "training", "viewsql",
+    "asof", "baselines", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "intervals",
+    "linear", "metrics", "selection", "spans", "sql", "training", "viewsql",
 )  # fmt: skip
 """The modules that make a frame of tables, and a model of a frame."""
 

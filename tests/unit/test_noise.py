@@ -5,7 +5,7 @@ import pytest
 
 from truecourse.encoding import Array
 from truecourse.gates import Evidence, Sample, judge
-from truecourse.metrics import loss_samples, paired
+from truecourse.metrics import loss, paired
 from truecourse.problem import BeatsBaseline, NotWorseThanLinear
 
 TRIALS = 120
@@ -18,8 +18,8 @@ def result(kind: str, labels: Array, model: Array, constant: Array, linear: Arra
     evidence = Evidence(
         metric="log_loss",
         metrics={},
-        differences=lambda name: paired(kind, labels, model, said[name], rows),
-        constant=float(loss_samples(kind, labels, constant, rows, np.ones((1, len(labels))))[0]),
+        differences=lambda name: paired(kind, labels, model, said[name], rows, successive=False),
+        constant=loss(kind, labels, constant),
         slices=[],
         sample=Sample(len(labels), len(labels), classes),
     )

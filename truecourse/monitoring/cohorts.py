@@ -9,7 +9,8 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from truecourse.encoding import Array
-from truecourse.metrics import losses
+from truecourse.intervals import COVERAGE, NOTHING, Figure, absolute
+from truecourse.metrics import gaps_of, losses
 from truecourse.problem import Kind, midnight
 from truecourse.references import Reference, UtcTime
 from truecourse.slices import parts_of
@@ -153,7 +154,8 @@ def sliced(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
 
 
 def metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[str, Array]:
-    """Samples of each metric (b,) for `weights` (b, cohorts): how often each day counts. NaN where no row does.
+    """Samples of each metric (b,) for `weights` (b, cohorts): how much each day counts. NaN where no row does. The
+    calibration error is no such metric: see calibration().
 
     The AUC is that of the score bins, ties counted half."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -167,15 +169,24 @@ def _metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[s
     loss = weights @ np.array([one.loss for one in cohorts]) / total
     if kind == "regression":
         return {"rmse": np.sqrt(loss), "bias": (said - came).sum(axis=1) / total}
-    groups = np.unique(np.linspace(0, rows.shape[1], _GROUPS + 1).astype(int)[:-1])
-    error = np.abs(np.add.reduceat(came - said, groups, axis=1)).sum(axis=1) / total
     share = came.sum(axis=1) / total
     if kind == "multiclass":
-        return {"log_loss": loss, "accuracy": share, "calibration_error": error}
+        return {"log_loss": loss, "accuracy": share}
     negative = rows - came
     below = np.cumsum(negative, axis=1) - negative / 2
     auc = (came * below).sum(axis=1) / (came.sum(axis=1) * negative.sum(axis=1))  # one class only: NaN
-    return {"auc": auc, "log_loss": loss, "calibration_error": error, "base_rate": share}
+    return {"auc": auc, "log_loss": loss, "base_rate": share}
+
+
+def calibration(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Figure:
+    """The expected calibration error over ten groups of scores, without what chance adds to it."""
+    held = [one for one in cohorts if one.labelled]
+    if not held:
+        return NOTHING
+    bins = np.array([one.bins for one in held])  # (cohorts, bins, 3)
+    groups = np.unique(np.linspace(0, bins.shape[1], _GROUPS + 1).astype(int)[:-1])
+    sums = np.add.reduceat(bins[:, :, 2] - bins[:, :, 1], groups, axis=1)
+    return absolute(*gaps_of(sums, bins[:, :, 0].sum(axis=1)), coverage=coverage)
 
 
 def curve(cohorts: Sequence[Cohort]) -> list[list[float]]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from truecourse.encoding import Array
-from truecourse.metrics import resample, simultaneous, summary
-from truecourse.monitoring.cohorts import Cohort, curve, metrics, of_slice, sliced
+from truecourse.intervals import COVERAGE, Figure, difference, simultaneous
+from truecourse.metrics import influence, summary, weightings
+from truecourse.monitoring.cohorts import Cohort, calibration, curve, metrics, of_slice, sliced
 from truecourse.problem import Problem
 
 _SLICES = 12
@@ -41,18 +42,25 @@ def measured(
         return figures
     figures["window"] = [str(window[0].day), str(window[-1].day)]
     figures["rows"] = sum(one.labelled for one in window)
-    sides = [_samples(problem, side, seed) for seed, side in enumerate((window, reference))]
-    figures["metrics"] = {
-        name: {"now": summary(now), "reference": summary(sides[1][name]), "difference": summary(now - sides[1][name])}
-        for name, now in sides[0].items()
-    }
+    sides = [_measured(problem, side) for side in (window, reference)]
+    figures["metrics"] = {name: _held_against(now, sides[1][name]) for name, now in sides[0].items()}
     figures["calibration"] = curve(window)
     figures["slices"] = _slices(problem, reference, window)
     return figures
 
 
-def _samples(problem: Problem, days: Sequence[Cohort], seed: int) -> dict[str, Array]:
-    return dict(metrics(problem.kind, days, resample(np.arange(len(days)), seed=seed)))
+def _measured(problem: Problem, days: Sequence[Cohort]) -> dict[str, Figure]:
+    samples = metrics(problem.kind, days, _weightings(days))
+    found = {name: summary(drawn, name) for name, drawn in samples.items()}
+    return found if problem.kind == "regression" else found | {"calibration_error": calibration(days)}
+
+
+def _held_against(now: Figure, then: Figure) -> dict[str, Figure]:
+    return {"now": now, "reference": then, "difference": difference(now, then)}
+
+
+def _weightings(days: Sequence[Cohort]) -> Array:
+    return weightings(np.arange(len(days)))
 
 
 def _day(one: Cohort) -> dict[str, Any]:
@@ -70,7 +78,7 @@ def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Coho
     """Mean loss and the kind's metrics of each slice now, before, and their difference, whose intervals hold for all
     slices at once; and the slice's calibration curve."""
     before = {(column, value): sums for column, value, sums in sliced(reference)}
-    weights = [resample(np.arange(len(side)), seed=seed) for seed, side in enumerate((window, reference))]
+    weights = [_weightings(side) for side in (window, reference)]
     found: list[dict[str, Any]] = []
     drawn: dict[str, list[tuple[dict[str, Any], Array, Array]]] = {}
     shown = dict.fromkeys((column for column, _ in before), 0)
@@ -81,8 +89,7 @@ def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Coho
         shown[column] += 1
         part: dict[str, Any] = {"column": column, "value": value, "rows": int(sums[:, 0].sum()), "metrics": {}}
         found.append(part)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample without any of its rows: NaN
-            now, then = ((w @ s[:, 2]) / (w @ s[:, 0]) for w, s in zip(weights, (sums, earlier), strict=True))
+        now, then = ((w @ s[:, 2]) / (w @ s[:, 0]) for w, s in zip(weights, (sums, earlier), strict=True))
         drawn.setdefault("loss", []).append((part, now, then))
         sides = [of_slice(side, column, value) for side in (window, reference)]
         if sides[0] is None or sides[1] is None:
@@ -93,8 +100,21 @@ def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Coho
             if name not in _SAID_ALREADY and np.isfinite([here[name][0], there[name][0]]).all():
                 drawn.setdefault(name, []).append((part, here[name], there[name]))
     for name, told in drawn.items():
-        differences = simultaneous(np.array([now - then for _, now, then in told]))
-        for (part, now, then), difference in zip(told, differences, strict=True):
-            figure = {"now": float(now[0]), "before": float(then[0]), "difference": difference}
-            part["metrics"][name] = figure
+        both = [np.array(side) for side in ([now for _, now, _ in told], [then for _, _, then in told])]
+        differences = simultaneous(both[0][:, 0] - both[1][:, 0], *map(influence, both))
+        for (part, now, then), off in zip(told, differences, strict=True):
+            part["metrics"][name] = {"now": float(now[0]), "before": float(then[0]), "difference": off}
+    _add_calibration(found, window, reference)
     return found
+
+
+def _add_calibration(parts: list[dict[str, Any]], window: Sequence[Cohort], reference: Sequence[Cohort]) -> None:
+    """The calibration error of slices whose bins were kept. The differences hold for all at once (Bonferroni)."""
+    shown = [part for part in parts if "calibration" in part]
+    for part in shown:
+        sides = [of_slice(side, part["column"], part["value"]) or [] for side in (window, reference)]
+        now, then = (calibration(side, 1 - (1 - COVERAGE) / len(shown)) for side in sides)
+        if now["value"] is None or then["value"] is None:
+            continue
+        figure = {"now": now["value"], "before": then["value"], "difference": difference(now, then)}
+        part["metrics"]["calibration_error"] = figure

@@ -7,7 +7,6 @@ that were scored since, and whose label the table holds under their id.
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +14,8 @@ import pyarrow.compute as pc
 from truecourse import registry
 from truecourse.encoding import Array, label_text
 from truecourse.frame import UTC_TIME
-from truecourse.metrics import measure, resample, summary
+from truecourse.intervals import Figure, difference
+from truecourse.metrics import dealt, measure
 from truecourse.model import Model
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.labels import known_labels
@@ -49,14 +49,10 @@ def plain_quality(problem: Problem, tables: Tables, version: ModelVersion, momen
         (model.vocabulary.labels(new), output_of(new, model.vocabulary)),
         (model.vocabulary.labels(held_out), model.predict(matrix_of(model.vocabulary, held_out))),
     )
-    now, reference = (_samples(problem, *side, seed) for seed, side in enumerate(sides))
+    now, reference = (_measured(problem, *side) for side in sides)
     figures["metrics"] = {
-        name: {
-            "now": summary(samples),
-            "reference": summary(reference[name]),
-            "difference": summary(samples - reference[name]),
-        }
-        for name, samples in now.items()
+        name: {"now": figure, "reference": reference[name], "difference": difference(figure, reference[name])}
+        for name, figure in now.items()
     }
     found = [*strange, *_lost(problem, figures)]
     return found[0].sentence if found else _well(problem, figures), found, figures, True
@@ -103,9 +99,8 @@ def _strange(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:
     return [found], rows.filter(known)
 
 
-def _samples(problem: Problem, labels: Array, output: Array, seed: int) -> dict[str, Array]:
-    rows = np.arange(len(labels))
-    return measure(problem.kind, labels, output, rows, resample(rows, seed=seed))
+def _measured(problem: Problem, labels: Array, output: Array) -> dict[str, Figure]:
+    return measure(problem.kind, labels, output, dealt(len(labels)))
 
 
 def _lost(problem: Problem, figures: dict[str, Any]) -> list[Finding]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from truecourse.digests import sha256_json
 from truecourse.encoding import Array
-from truecourse.metrics import losses, measure, resample, summary
+from truecourse.metrics import losses, measure, paired
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Kind
 from truecourse.replay.planted import Planted
@@ -105,8 +105,7 @@ def months(kind: Kind, played: Played, labels: Array) -> list[Document]:
 
 def _figures(kind: Kind, labels: Array, outputs: Array, times: Array) -> Document:
     blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
-    samples = measure(kind, labels, outputs, blocks, resample(blocks))
-    return {metric: summary(drawn) for metric, drawn in samples.items()}
+    return measure(kind, labels, outputs, blocks)
 
 
 def weeks(kind: Kind, played: Played, labels: Array) -> list[Document]:
@@ -139,10 +138,7 @@ def averages(kind: Kind, metric: str, told: list[Document], retrained: set[str])
 def worse(kind: Kind, labels: Array, new: Array, old: Array, times: Array) -> dict[str, float | None]:
     """The loss of the new outputs minus that of the old ones, with its interval from whole days."""
     blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
-    difference = losses(kind, labels, new) - losses(kind, labels, old)
-    weights = resample(blocks)
-    sums = weights @ np.bincount(blocks, weights=difference, minlength=weights.shape[1])
-    return summary(sums / (weights @ np.bincount(blocks, minlength=weights.shape[1])))
+    return paired(kind, labels, new, old, blocks)
 
 
 def digest(document: Document) -> str:

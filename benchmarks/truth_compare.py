@@ -32,7 +32,7 @@ def days(random: np.random.Generator, count: int, correlation: float) -> Array:
     noise[0] = random.standard_normal()
     for place in range(1, count):
         noise[place] += correlation * noise[place - 1]
-    return noise
+    return np.asarray(noise)
 
 
 def binary_world(random: np.random.Generator, effects: Array, calibrated: bool = False) -> tuple[Array, Array]:

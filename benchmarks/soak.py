@@ -274,7 +274,7 @@ class _Soak:
         unseen = [
             f"not in status: {fault.kind}, {fault.until - fault.at:.1f} s" for fault in reportable if not fault.seen
         ]
-        for line in (*sorted({what for _, what in unexcused})[:5], *wrong[:3], *failed[:10], *unseen):
+        for line in (*self._told(unexcused)[:6], *wrong[:3], *failed[:10], *unseen):
             sys.stderr.write(f"soak: {line}\n")
         by_kind = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
         return [
@@ -295,6 +295,14 @@ class _Soak:
             ),
             Row(what="processes left after Ctrl-C", value=left, unit="", limit=0),
         ]
+
+    def _told(self, failed: list[tuple[float, str]]) -> list[str]:
+        """What failed predictions said, each with the fault before it."""
+        said = []
+        for at, what in failed:
+            before = max((f for f in self._faults if f.at <= at), key=lambda fault: fault.at, default=None)
+            said.append(f"{what}, {at - before.at:.1f} s after: {before.kind}" if before else what)
+        return said
 
     def _lost(self, asked: Asked, excused: list[Fault]) -> tuple[int, int]:
         """Answered predictions that the log does not have, in all, and just before the endpoint was killed."""

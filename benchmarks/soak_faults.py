@@ -91,7 +91,15 @@ class Faults:
         if whole:
             return self._watched(fault, part)
         fault.seen = True  # the endpoint's first process sees to it
-        fault.until = time.time() + 30
+
+        def watch() -> None:
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and not _is_live():
+                time.sleep(0.1)
+            fault.until = time.time()
+
+        fault.until = time.time() + PATIENCE
+        self._begin(watch)
         return fault
 
     def _kill_all(self) -> Fault:
@@ -214,6 +222,15 @@ def _part(name: str) -> dict[str, Any]:
     if found is None or found["standing"] != "up":
         raise PlatformError("is not up just now", where=name)
     return found
+
+
+def _is_live() -> bool:
+    """Whether the endpoint answers. Its socket stays open while no worker is there: a request then waits."""
+    try:
+        with open_url(urllib.request.Request(f"{_platform().endpoint}/livez"), PATIENCE) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (OSError, PlatformError):
+        return False
 
 
 def _standing(name: str) -> str:

@@ -14,7 +14,7 @@ from benchmarks.home import ready
 from truecourse.settings import get_settings
 
 TRACE_CPU = 6.0
-"""CPU seconds of a trace of the flights' model, imports included."""
+"""CPU seconds of a trace of the flights' model, in a process that has started."""
 
 
 def rows(quick: bool) -> list[Row]:

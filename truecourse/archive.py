@@ -11,6 +11,7 @@ import platform
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,27 @@ _MOST_CHANGES = 1 << 20
 def archive_files(problem: Problem) -> dict[str, bytes]:
     """The archive's files by their path in a run."""
     folder, left_out = packed_folder(problem)
-    lock, changes = requirements(), _changes(REPOSITORY)
+    (lock, lock_sha256), changes = _lock(), _changes(REPOSITORY)
     environment = environment_now() | {"problem": source_state(problem.folder)}
-    environment |= {"lock_sha256": sha256(lock), "left_out": left_out}
+    environment |= {"lock_sha256": lock_sha256, "left_out": left_out}
     environment["changes_sha256"] = sha256(changes) if changes else None
-    files = {FOLDER: folder, LOCK: gzip.compress(lock, mtime=0)}
+    files = {FOLDER: folder, LOCK: lock}
     if changes and len(changes) <= _MOST_CHANGES:
         files[CHANGES] = changes
     return files | {ENVIRONMENT: json.dumps(environment, indent=1).encode()}
+
+
+@lru_cache(maxsize=1)
+def _lock() -> tuple[bytes, str]:
+    """The locked packages, compressed, and the SHA-256 of what was compressed."""
+    lock = requirements()
+    return gzip.compress(lock, mtime=0), sha256(lock)
+
+
+@lru_cache(maxsize=1)
+def _packages() -> dict[str, str]:
+    """Versions of all that is installed, by name."""
+    return dict(sorted((d.name.lower(), d.version) for d in importlib.metadata.distributions() if d.name))
 
 
 def packed_folder(problem: Problem) -> tuple[bytes, list[str]]:
@@ -82,7 +96,7 @@ def unpack_folder(packed: bytes, folder: Path) -> None:
 
 def environment_now() -> dict[str, Any]:
     """Where and with what this process runs. `commit` and `dirty` are None outside a Git repository."""
-    packages = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name}
+    packages = _packages()
     return {
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -93,7 +107,7 @@ def environment_now() -> dict[str, Any]:
             **source_state(REPOSITORY),
         },
         "versions": library_versions(),
-        "packages": dict(sorted(packages.items())),
+        "packages": packages,
     }
 
 

@@ -88,7 +88,7 @@ def champion_at(folder: Path, configure: Callable[..., None]) -> ModelVersion:
     from tasks.train import train_model
 
     configure(home=folder / "home", problems=folder / "problems", problem="deliveries")
-    for table in ("predictions", "predictions_log", "sketches"):
+    for table in ("predictions", "predictions_log", "sketches", "checked"):
         shutil.rmtree(folder / "home" / "storage" / table, ignore_errors=True)
     found = registry.champion("deliveries")
     if found is None:

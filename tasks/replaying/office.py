@@ -75,7 +75,7 @@ class Office:
         self._ahead |= {day: pool.submit(fit, self._problem, self._tables, day) for day in days if day.day == 1}
 
     def close(self, now: datetime, alarms: tuple[Alarm, ...]) -> str:
-        """The end of a day (UTC midnight) with these findings open; what was done, in a few words."""
+        """The morning's check is made, with these findings open; what was done, in a few words."""
         said = self._judge_newest(now)
         attempt = self._attempt(now, alarms)
         if attempt is None:

@@ -43,6 +43,9 @@ from truecourse.storage import open_store
 from truecourse.tables import Tables, clean_table
 
 DAY = timedelta(days=1)
+MORNING = timedelta(hours=6)
+"""Checks are made at this hour (UTC), as `monitor` is scheduled in prefect.yaml: of the days that are over, and of the
+hours of the present one."""
 LEAD = DAY
 """Rows are delivered so long before their own time: some facts, an early departure, are known before it. What a
 decision may see is decided by when each fact was known."""
@@ -54,7 +57,7 @@ def audit(problem: Problem, tables: Tables, at: datetime) -> Report:
 
 
 def drifted(problem: Problem, tables: Tables, at: datetime) -> Report:
-    """Of the week that ends at `at`; a week without requests tells nothing."""
+    """As of `at`; without requests it tells nothing."""
     try:
         return check_drift(problem, tables, at)
     except (NotFound, FeatureError) as error:
@@ -139,7 +142,7 @@ class Replay:
         first, last = _moment(self._plan.first), _moment(self._plan.last)
         days = (last - first) // DAY + 1
         edges = self._edges(first, last + DAY)
-        if not any(len(self._of(first + number * DAY)) for number in range(days)):
+        if not len(self._between(first, last + DAY)):
             cure = "name days of which the data has decisions; a day among them may well be without"
             what = f"no decision falls on {self._plan.first} to {self._plan.last}"
             raise ReplayError(self.problem.name, [Fault("--from, --to", what, cure)])
@@ -151,7 +154,7 @@ class Replay:
                     self._office.begin(first)
                     self._opened(start, end)
                 coming = [start + number * DAY for number in range((end - start) // DAY)]
-                self._office.look_ahead([day + DAY for day in coming if day < last], pool)
+                self._office.look_ahead([day + DAY + MORNING for day in coming if day < last], pool)
                 for day in coming:
                     said = self._day(day)
                     tell(Progress((day - first) // DAY + 1, days, day.date(), said))
@@ -172,11 +175,17 @@ class Replay:
 
     def _opened(self, start: datetime, end: datetime) -> None:
         clean = clean_versions(self.problem, self._tables)
-        self._reader.open(self._tables, feature_versions(self.problem, self._tables, clean), start, end)
+        self._reader.open(self._tables, feature_versions(self.problem, self._tables, clean), start, end + MORNING)
 
     def _day(self, day: datetime) -> str:
-        """One day's requests, and what is done at its end."""
-        now, asked = day + DAY, self._desk.day(self._of(day), self._office.watched)
+        """The requests from one morning's check to the next, and what is done at that; the first day begins at midnight
+        and the last one ends there."""
+        first, last = (_moment(one) for one in (self._plan.first, self._plan.last))
+        start, end = (
+            day + (MORNING if day > first else timedelta(0)),
+            day + DAY + (MORNING if day < last else timedelta(0)),
+        )
+        now, asked = day + DAY + MORNING, self._desk.day(self._between(start, end), self._office.watched)
         self._refused += asked.refused
         if asked.ids:
             frozen = asked.outputs[self._office.frozen]
@@ -185,10 +194,10 @@ class Replay:
         alarms = self._check(now)
         return self._office.close(now, alarms) if day.date() < self._plan.last else ""
 
-    def _of(self, day: datetime) -> pa.Table:
+    def _between(self, start: datetime, end: datetime) -> pa.Table:
         times = self._decisions["decision_time"]
-        start, end = (pa.scalar(moment, frames.UTC_TIME) for moment in (day, day + DAY))
-        return self._decisions.filter(pc.and_(pc.greater_equal(times, start), pc.less(times, end)))
+        first, last = (pa.scalar(moment, frames.UTC_TIME) for moment in (start, end))
+        return self._decisions.filter(pc.and_(pc.greater_equal(times, first), pc.less(times, last)))
 
     def _check(self, now: datetime) -> tuple[record.Alarm, ...]:
         """Look at what there is by now, and settle it; the findings that are open then.

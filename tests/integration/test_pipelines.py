@@ -22,7 +22,7 @@ from truecourse.loading import load_problem
 from truecourse.monitoring import healthpage, reports
 from truecourse.monitoring.findings import Report
 from truecourse.monitoring.flowruns import GRACE, ScheduledFlow
-from truecourse.monitoring.freshness import Clock, TableState, Version
+from truecourse.monitoring.freshness import Clock, TableState, Version, ViewState
 from truecourse.monitoring.pipelines import check_pipelines
 from truecourse.problem import Problem, Table
 from truecourse.schema import days
@@ -31,6 +31,7 @@ from truecourse.tables import Tables, clean_table, feature_table
 
 DAY = timedelta(days=1)
 START = datetime(2024, 5, 6, tzinfo=UTC)
+CLOCK = Clock(START, simulated=True)
 
 
 @pytest.fixture
@@ -244,3 +245,19 @@ def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are
     report = check_pipelines(problem, Tables(), None, list(flows.values()), {})
     assert not report.findings
     assert "not known without a Prefect server" in report.sentence
+
+
+def test_a_feed_whose_newest_row_is_older_than_its_values_live_is_told_with_the_moment(problem: Problem) -> None:
+    tables, view = Tables(), problem.views[0]
+    batch(10)
+    newest = START + 10 * DAY - timedelta(minutes=10)
+    name = clean_table("deliveries", "deliveries")
+    source = TableState(problem.tables[0], [Version(0, newest, {"watermark": f"{newest:%Y-%m-%dT%H:%M:%S}"})], CLOCK)
+    past = [Version(0, newest, {"inputs": [{"name": name, "version": 0}]})]
+    state = ViewState(view, past, newest, {name: source}, None, CLOCK)
+    assert view.ttl is not None
+    assert list(state.run_dry(newest + view.ttl)) == []
+    (found,) = state.run_dry(newest + view.ttl + timedelta(hours=1))
+    assert (found.subject, found.cause, found.page) == ("deliveries", "dead feed", True)
+    assert f"{newest:%Y-%m-%d %H:%M} UTC" in found.sentence
+    assert not check_pipelines(problem, tables, newest).findings

@@ -1,14 +1,11 @@
 """What broke is told by values of one kind that never were: not by the first hot days, and in spite of them."""
 
 from datetime import datetime, timedelta
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from truecourse.loading import load_problem
 from truecourse.monitoring import breakage
-from truecourse.monitoring.frozen import Frozen
 from truecourse.monitoring.sketches import Sketch
 from truecourse.monitoring.strange import Strange
 
@@ -19,12 +16,13 @@ START = datetime(2024, 4, 1)
 def day(number: int, rows: int, like: str, alike: int, name: str = "temp") -> Sketch:
     """Of a thousand rows so many have a value of `name` that training never saw, and one kind tells of `alike`."""
     odd = {name: Strange(rows=rows, like=like, alike=alike)} if rows else {}
-    return Sketch(digest="", day=START + timedelta(days=number), rows=1000, features=(), scores=(), odd=odd)
+    return Sketch(digest="", day=START + timedelta(days=number), rows=1000, features=(), scores=(), sums=(), odd=odd)
 
 
 def told(before: list[Sketch], newest: Sketch, held_out: float = 0.0) -> list[tuple[str, str]]:
-    frozen = cast(Frozen, SimpleNamespace(odd={"temp": held_out, "carrier": held_out}))
-    return [(one.subject, one.cause) for one in breakage._odd(PROBLEM, before, frozen, newest)]
+    ever = {"temp": held_out, "carrier": held_out}
+    recent = [one for one in before if one.day > newest.day - timedelta(days=7)]
+    return [(one.subject, one.cause) for one in breakage.new_values(PROBLEM, before, recent, ever, newest)]
 
 
 HOT = [day(number, 640 if number % 3 else 0, "c_to_f", 40) for number in range(28)]
@@ -47,9 +45,51 @@ def test_what_was_there_before_is_no_finding() -> None:
 
 def test_what_is_computed_from_a_missing_value_is_told_with_it() -> None:
     dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
-    one = breakage._told_dead("pressure", list(dead), dead)
-    assert one.sentence == "pressure, pressure_change_3h are missing: 15.0% of rows have a value, where 100% had one."
-    view = breakage._told_dead(
-        "weather", ["temp", "dewp", "wind_dir", "wind_speed"], dict.fromkeys(PROBLEM.features, (1, 0))
-    )
-    assert view.sentence.startswith("weather (temp, dewp, wind_dir ...) are missing: 0.0% of rows")
+    one = breakage._told_missing("pressure", list(dead), dead, "dead feed", START)
+    said = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, where 100% had one."
+    assert one.sentence == said
+    whole = ["temp", "dewp", "wind_dir", "wind_speed"]
+    view = breakage._told_missing("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
+    assert view.sentence.startswith("weather (temp, dewp, wind_dir ...) are missing on 2024-04-01: 0.0% of rows")
+
+
+def test_a_category_in_half_a_percent_of_rows_is_found_on_any_day_of_its_week() -> None:
+    for days in range(1, 8):
+        before = [day(number, 0, "", 0) for number in range(28)]
+        before += [day(28 + number, 5, "ZZ", 5, "carrier") for number in range(days - 1)]
+        assert told(before, day(28 + days - 1, 5, "ZZ", 5, "carrier")) == [("carrier", "new category")], days
+    # Where a day has too few of it, the days of the week together have enough.
+    thin = [day(28 + number, 1, "ZZ", 1, "carrier") for number in range(3)]
+    assert told(thin[:-1], thin[-1]) == []
+    strong = [one.model_copy(update={"rows": 300}) for one in thin]
+    assert told(strong[:-1], strong[-1]) == [("carrier", "new category")]
+
+
+def test_days_are_looked_at_once_each_and_few_rows_together() -> None:
+    def of(*rows: int) -> list[Sketch]:
+        return [day(number, 0, "", 0).model_copy(update={"rows": count}) for number, count in enumerate(rows)]
+
+    now = START + timedelta(days=4, hours=6)
+    look = breakage.looked(of(900, 30, 10, 900, 20), START + timedelta(days=1), now)
+    assert [(unit.day.day, unit.rows) for unit in look.units] == [(4, 940)]
+    assert (look.until, look.fresh, look.missing) == (START + timedelta(days=4), True, 30)
+    part = breakage.looked(of(900, 900, 900, 900, 200), START + timedelta(days=2), now)
+    assert [(unit.day.day, unit.rows) for unit in part.units] == [(3, 900), (4, 900), (5, 200)]
+    assert part.until == START + timedelta(days=4)
+    again = breakage.looked(of(900, 900, 900, 900, 20), START + timedelta(days=4), now)
+    assert [(unit.rows, again.fresh, again.until) for unit in again.units] == [(920, False, None)]
+
+
+def test_lost_volume_is_told_of_whole_days_alone_and_of_days_with_none() -> None:
+    usual = [day(number, 0, "", 0) for number in range(30)]
+
+    def told_of(counts: dict[int, int], hours: int) -> list[str]:
+        days = [one.model_copy(update={"rows": counts.get(i, 1000)}) for i, one in enumerate(usual)]
+        days = [one for one in days if one.rows]
+        now = START + timedelta(hours=hours)
+        return [one.figures["day"] for one in breakage.volume(PROBLEM, days, START + timedelta(days=20), now)]
+
+    assert told_of({}, 30 * 24) == []
+    assert told_of({29: 200}, 30 * 24 + 6) == ["2024-04-30"]
+    assert told_of({29: 200}, 29 * 24 + 6) == [], "the day is not over"
+    assert told_of({25: 0}, 29 * 24) == ["2024-04-26"]

@@ -14,7 +14,7 @@ PROBLEM = Problem(
     "plain", kind="binary", tables=[Table("rows", source=Files("rows.csv"), columns={"y": Boolean()})],
     label=Label(column="y"),
 )  # fmt: skip
-FEATURES = 10
+FEATURES, PAST = 10, 88
 
 
 def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Table:
@@ -29,8 +29,10 @@ def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Tabl
 
 
 def found(window: pa.Table, seed: int) -> Parts:
-    before = Explained.of(contributions(40, 0, seed))
-    return compared(PROBLEM, before, Explained.of(window, before.side))
+    before = Explained.of(contributions(PAST, 0, seed))
+    parts = compared(PROBLEM, before, Explained.of(window, before.side))
+    assert parts is not None
+    return parts
 
 
 def moved_by(rows: pa.Table, name: str, by: float) -> pa.Table:
@@ -38,7 +40,7 @@ def moved_by(rows: pa.Table, name: str, by: float) -> pa.Table:
 
 
 def test_false_alarms_keep_the_rate_over_all_features() -> None:
-    trials = [found(contributions(7, 40, 10_000 + seed), seed) for seed in range(100)]
+    trials = [found(contributions(7, PAST, 10_000 + seed), seed) for seed in range(100)]
     rejected = sum(min(part.p_value for part in parts.parts) <= 0.05 for parts in trials)
     assert rejected <= 11  # 5 expected; 11 is the 99th percentile
     assert sum(bool(parts.moved) for parts in trials) <= rejected
@@ -46,16 +48,16 @@ def test_false_alarms_keep_the_rate_over_all_features() -> None:
 
 @pytest.mark.parametrize("by", [-0.7, 0.7])
 def test_a_contribution_that_moved_is_named_with_what_it_was(by: float) -> None:
-    parts = found(moved_by(contributions(7, 40, 10_000), "x3", by), 0)
+    parts = found(moved_by(contributions(7, PAST, 10_000), "x3", by), 0)
     (part,) = parts.moved
     assert part.name == parts.parts[0].name == "x3"
     assert part.push[1] - part.push[0] == pytest.approx(by, abs=0.3)
     assert sum(one.weight[0] for one in parts.parts) == pytest.approx(sum(one.weight[1] for one in parts.parts))
-    assert parts.rows == (4000, 700)
+    assert parts.rows == (100 * PAST, 700)
 
 
 def test_a_sure_change_of_what_weighs_nothing_is_none() -> None:
-    parts = found(moved_by(contributions(7, 40, 10_000), "x9", 0.01), 0)
+    parts = found(moved_by(contributions(7, PAST, 10_000), "x9", 0.01), 0)
     (part,) = (one for one in parts.parts if one.name == "x9")
     assert part.p_value <= 0.05
     assert part.psi > 1
@@ -63,4 +65,4 @@ def test_a_sure_change_of_what_weighs_nothing_is_none() -> None:
 
 
 def test_the_same_answer_every_time() -> None:
-    assert found(contributions(7, 40, 1), 0) == found(contributions(7, 40, 1), 0)
+    assert found(contributions(7, PAST, 1), 0) == found(contributions(7, PAST, 1), 0)

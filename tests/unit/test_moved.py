@@ -1,4 +1,4 @@
-"""What moved is excused by last year's season only where it was the same then."""
+"""Drift is a move further from the weeks before than ever: a season is none, and a broken relation is."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 
 from truecourse.monitoring.bins import Counts, learn
+from truecourse.monitoring.consecutive import LEAST_ROWS, Days, consecutive
 from truecourse.monitoring.frozen import Side
 from truecourse.monitoring.moved import compared, findings
+from truecourse.monitoring.relations import Relations, Spread, moments
 from truecourse.problem import Boolean, Files, Label, Problem, Table, Text
 
 A_DAY = 100
@@ -29,8 +31,9 @@ def side(first: str, clear: Sequence[float]) -> Side:
     return Side(BINS, np.datetime64(first, "D") + np.arange(len(clear)), counts)
 
 
-SPRING = side("2013-03-01", [0.5, 0.52, 0.48, 0.5] * 15)
-NOW = side("2014-01-01", [0.9, 0.88, 0.92, 0.9, 0.89, 0.91, 0.9])
+WEEK = [0.9, 0.88, 0.92, 0.9, 0.89, 0.91, 0.9]
+STEADY = side("2013-09-02", [0.5, 0.52, 0.48, 0.5, 0.54, 0.46, 0.49] * 17)
+NOW = side("2013-12-30", WEEK)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +41,94 @@ NOW = side("2014-01-01", [0.9, 0.88, 0.92, 0.9, 0.89, 0.91, 0.9])
     [([0.9, 0.89, 0.91, 0.9] * 3, True), ([0.5, 0.51, 0.49, 0.5] * 3, False), ([1.0, 0.0, 1.0, 0.9] * 3, False)],
     ids=["as now", "as ever", "too wild to tell"],
 )
-def test_a_season_that_was_the_same_is_told(then: list[float], excused: bool) -> None:
-    season = side("2013-01-01", then)
-    (found,) = findings(compared(PROBLEM, NOW, SPRING, side("2013-12-04", [0.9] * 28), season, SPRING), "drift")
-    assert not found.page
-    assert ("same season a year before" in found.sentence) == excused
+def test_what_was_so_a_year_before_is_within_its_seasonal_range(then: list[float], excused: bool) -> None:
+    moved = compared(PROBLEM, Days(NOW), STEADY, Days(STEADY), side("2013-01-01", then))
+    assert moved.seasonal == (("sky",) if excused else ())
+    assert bool(findings(moved, "drift")) != excused
 
 
-def test_a_move_further_than_ever_against_the_weeks_before_wakes_somebody() -> None:
-    steady = side("2013-12-04", [0.5, 0.52, 0.48, 0.5] * 7)
-    (found,) = findings(compared(PROBLEM, NOW, SPRING, steady, None, SPRING), "drift")
+def test_a_move_further_than_ever_from_the_weeks_before_wakes_somebody() -> None:
+    (found,) = findings(compared(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
     assert found.page
-    assert "further than it ever did" in found.sentence
-    wild = side("2013-03-01", [0.1] * 40 + [0.9] * 20)
-    (known,) = findings(compared(PROBLEM, NOW, SPRING, steady, None, wild), "drift")
-    assert not known.page
+    assert "times as far from the days before as it ever did" in found.sentence
+    # The same week after a season that goes there as fast is none, far as it is from the training rows.
+    wave = side("2013-09-02", np.round(0.5 + 0.4 * np.sin(np.arange(119) / 119 * 4 * np.pi + np.pi / 2), 2).tolist())
+    known = compared(PROBLEM, Days(NOW), STEADY, Days(wave), None)
+    assert (findings(known, "drift"), known.seasonal) == ([], ("sky",))
+
+
+@pytest.mark.parametrize("rows", [0, LEAST_ROWS - 1])
+def test_too_few_rows_or_days_are_unknown_and_counted(rows: int) -> None:
+    few = Side(BINS, NOW.days[:1], Counts(np.array([[rows, 0, 0, 0]])))
+    tested = consecutive(Days(STEADY), Days(few), 0.1, 0.05)
+    assert tested.columns == {}
+    assert tested.missing.startswith(f"{LEAST_ROWS - rows} more row")
+    short = Days(side("2013-12-16", WEEK * 2))
+    moved = compared(PROBLEM, Days(NOW), STEADY, short, None)
+    assert (moved.missing.partition(":")[0], moved.seasonal) == ("21 more days of history", ())
+
+
+def world(seed: int, days: int = 84, a_day: int = 120) -> pa.Table:
+    """Two numbers that go together, with a common weather of days, and a third that is their own."""
+    random = np.random.default_rng(seed)
+    n = days * a_day
+    weather = np.repeat(random.normal(size=days), a_day)
+    one = random.normal(size=n) + weather
+    at = np.datetime64("2024-01-01") + np.repeat(np.arange(days), a_day).astype("timedelta64[D]")
+    return pa.table({
+        "one": one, "two": one + random.normal(size=n) / 2, "three": random.normal(size=n),
+        "kind": random.choice(["a", "b"], n), "at": pa.array(at.astype("datetime64[us]"), pa.timestamp("us", tz="UTC")),
+    })  # fmt: skip
+
+
+def drifted_in(rows: pa.Table, window: int = 7) -> dict[str, str]:
+    """What drifted in the last days, by column: the aspect."""
+    names = ["one", "two", "three", "kind"]
+    of = rows["at"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    days, blocks = np.unique(of, return_inverse=True)
+    fitted = rows.filter(pa.array(blocks < len(days) - window))
+    bins = learn(fitted, names)
+    relations, counts = Relations.learn(fitted, bins, "at"), Counts.of(bins, rows, blocks).matrix
+    sums = moments(np.stack([relations.sums(rows.filter(pa.array(blocks == day)), "at") for day in range(len(days))]))
+    cut = len(days) - window
+    past, now = (
+        Days(Side(bins, days[part], Counts(counts[part])), sums[part], relations.names)
+        for part in (slice(None, cut), slice(cut, None))
+    )
+    found = consecutive(past, now, 0.1, 0.025)
+    assert found.missing == ""
+    both = [*found.columns.items(), *found.relations.items()]
+    return {f"{name}: {one.aspect}": "far" if one.far else "" for name, one in both if one.drifted}
+
+
+def changed(rows: pa.Table, name: str, by: object) -> pa.Table:
+    values = rows[name].to_numpy().copy()
+    values[-7 * 120 :] = by(values[-7 * 120 :])  # type: ignore[operator]
+    return rows.set_column(rows.column_names.index(name), name, pa.array(values))
+
+
+def test_a_relation_that_breaks_is_seen_where_no_column_moves() -> None:
+    rows = world(1)
+    assert drifted_in(rows) == {}
+    random = np.random.default_rng(2)
+    broken = drifted_in(changed(rows, "two", random.permutation))
+    assert broken
+    assert all("relation" in told for told in broken)
+    assert any(told.startswith("two:") for told in broken)
+    # Half a standard deviation is less than the weather makes of a week; what the other column tells gives it away.
+    assert any("two: relation" in told for told in drifted_in(changed(rows, "two", lambda values: values + 0.75)))
+    assert "three: spread" in " ".join(drifted_in(changed(rows, "three", lambda values: 2 * values)))
+
+
+def test_clean_weeks_are_seldom_found() -> None:
+    assert sum(bool(drifted_in(world(seed))) for seed in range(40)) <= 2
+
+
+def test_sums_of_a_day_are_the_same_in_any_parts() -> None:
+    rows = world(3, days=1, a_day=9999)
+    relations = Relations.learn(rows, learn(rows, ["one", "two", "three", "kind"]), "at")
+    taken, parts = Spread(len(rows)), [rows.slice(first, 777) for first in range(0, len(rows), 777)]
+    whole = relations.sums(Spread(len(rows)).of(rows), "at")
+    assert np.array_equal(sum(relations.sums(taken.of(part), "at") for part in parts), whole)
+    again = Relations.read(relations.told())
+    assert np.array_equal(again.sums(Spread(len(rows)).of(rows), "at"), whole)

@@ -81,7 +81,7 @@ class _Changes:
             last = None  # a clock that jumped left this mark: until it is over, it would silence everything
         if last is not None and report.at < last:
             return
-        clean = report.made and (last is None or report.at > last)
+        clean = report.made and report.fresh and (last is None or report.at > last)
         found = {finding.key: finding for finding in report.findings}
         kept = []
         for alarm in self.open:

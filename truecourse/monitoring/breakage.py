@@ -1,14 +1,19 @@
-"""What broke, told from the newest day alone: feeds that died, categories that are new, units that changed, volume.
+"""What broke: feeds that died, values that are missing, categories that are new, units that changed, volume.
 
-Each is held against the days before the window and against what the champion's snapshot shows of such days: what was
-seen before is no finding."""
+Every whole UTC day since the last check is looked at by itself, and so is the part of the current day that there is:
+days of few rows are taken together until they are enough. Each is held against the days before it and against what the
+champion's snapshot shows of such days: what was seen before is no finding."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
 
 from truecourse.monitoring.bins import Array
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.frozen import Frozen, Side
-from truecourse.monitoring.sketches import Sketch, features
+from truecourse.monitoring.frozen import TRAILING, Frozen, Side
+from truecourse.monitoring.sketches import DAY, Sketch, features, pooled
 from truecourse.monitoring.strange import Strange
 from truecourse.monitoring.usual import LEAST, unusual
 from truecourse.problem import Problem
@@ -16,34 +21,94 @@ from truecourse.schema import Text
 from truecourse.wording import counted
 
 LEAST_ROWS = 50
-"""Of fewer rows a day says nothing."""
+"""Of fewer rows nothing is said."""
 DEAD = 0.25
 """A feed is dead when less than this part of its usual values is there."""
 _LEAST_SHARE = 0.05
 _ODD_DAYS = 0.02
 """So many of the snapshot's days may have been faulty themselves."""
-NEW, TIMES = 0.01, 3.0
-"""A new value counts from this share of the rows on, and from so many times what was ever seen."""
+MISSING, PAGES = 0.1, 0.2
+"""Values are missing when so much more of them is than on almost all days; from this on somebody is told at once."""
+NEW, LEAST_NEW, NEW_PAGES, TIMES = 0.002, 3, 0.01, 3.0
+"""A new value counts from this share and number of the rows on, and from so many times what was seen of such."""
 OFF_SCALE, LANDED = 0.1, 0.9
 """A unit changed when this share of the values is unknown, and this part of those is known once converted back."""
+_SIGMAS = 4.0
+MOST = 92
+"""Days that a check looks back on, where nobody checked for long."""
 
 
-def breakage(problem: Problem, frozen: Frozen, before: list[Sketch], newest: Sketch, over: bool) -> list[Finding]:
-    """`before`: the days before the window. `over`: whether the newest day is."""
-    found = _volume(problem, before, newest) if over else []
-    if newest.rows < LEAST_ROWS:
-        return found
-    usual = features(frozen, before) if len(before) >= LEAST else frozen.features
-    return [*found, *_dead(problem, frozen, usual, newest), *_odd(problem, before, frozen, newest)]
+@dataclass(frozen=True)
+class Looked:
+    """`units`: days, or few of them together, with rows enough, oldest first; the last may be a part of a day.
+    `until`: the end of the last whole day that was looked at (naive UTC); None where there was none. `fresh`: whether
+    any row was looked at for the first time. `missing`: rows that the newest days lack to be looked at."""
+
+    units: list[Sketch]
+    until: datetime | None
+    fresh: bool
+    missing: int
 
 
-def _volume(problem: Problem, before: list[Sketch], newest: Sketch) -> list[Finding]:
-    past = [float(one.rows) for one in before]
-    if not unusual(float(newest.rows), past, 2.0):
+def looked(days: Sequence[Sketch], since: datetime, now: datetime) -> Looked:
+    """`days`: rising, naive UTC, from before `since`, up to which all was looked at before, to `now`. Where nothing is
+    newer, the newest days that are enough are looked at again: what is wrong with them still is."""
+    units: list[Sketch] = []
+    waiting: list[Sketch] = []
+    until = None
+    for day in (day for day in days if day.day + DAY > since):
+        waiting.append(day)
+        if sum(one.rows for one in waiting) >= LEAST_ROWS:
+            units.append(pooled(waiting))
+            until = day.day + DAY if day.day + DAY <= now else until
+            waiting = []
+    fresh = bool(units)
+    if not units:
+        again: list[Sketch] = []
+        for day in reversed(days):
+            again.insert(0, day)
+            if sum(one.rows for one in again) >= LEAST_ROWS:
+                # Together with days that were looked at, rows that are too few by themselves are looked at, too.
+                units = [pooled(again)]
+                break
+    there = sum(one.rows for one in waiting)
+    return Looked(units, until, fresh, LEAST_ROWS - there if there else 0)
+
+
+def breakage(problem: Problem, frozen: Frozen, days: Sequence[Sketch], units: Iterable[Sketch]) -> list[Finding]:
+    """`days`: all there are, rising; `units` of them. Each trouble once, as it was last seen."""
+    found: dict[str, Finding] = {}
+    for unit in units:
+        before = [day for day in days if unit.day - TRAILING * DAY <= day.day < unit.day]
+        recent = [day for day in days if unit.day - LEAST * DAY < day.day < unit.day]
+        usual = features(frozen, before) if len(before) >= 2 * LEAST else frozen.features
+        named = [*_missing(problem, frozen, usual, unit), *new_values(problem, before, recent, frozen.odd, unit)]
+        found |= {one.key: one for one in named}
+    return list(found.values())
+
+
+def volume(problem: Problem, days: Sequence[Sketch], since: datetime, now: datetime) -> list[Finding]:
+    """Whole days, from the moment `since` on, with far fewer predictions than usual, or far more; days with none too,
+    where each day before had some."""
+    counts = {day.day: float(day.rows) for day in days}
+    if not counts:
         return []
-    middle = float(np.median(past))
-    told = f"{counted(newest.rows, 'prediction')} on {newest.day:%Y-%m-%d}, where {middle:,.0f} a day are usual."
-    return [_finding(problem.name, "volume", told, rows=newest.rows, usual=middle)]
+    first, found = max(since, min(counts)).replace(hour=0, minute=0, second=0, microsecond=0), []
+    day = first if first >= since else first + DAY
+    newest = max(counts)
+    while day + DAY <= now and day <= newest:
+        past = [counts.get(day - number * DAY) for number in range(1, TRAILING + 1)]
+        known = [count for count in past if count is not None]
+        steady = None not in past[: 2 * LEAST]
+        if (day in counts or steady) and unusual(counts.get(day, 0.0), known, 2.0):
+            found.append(_volume(problem, day, int(counts.get(day, 0.0)), float(np.median(known))))
+        day += DAY
+    return found[-1:]
+
+
+def _volume(problem: Problem, day: datetime, rows: int, middle: float) -> Finding:
+    told = f"{counted(rows, 'prediction')} on {day:%Y-%m-%d}, where {middle:,.0f} a day are usual."
+    return _finding(problem.name, "volume", True, told, rows=rows, usual=middle, day=f"{day:%Y-%m-%d}")
 
 
 def _present(side: Side) -> Array:
@@ -52,64 +117,120 @@ def _present(side: Side) -> Array:
     return 1 - side.missing()[rows >= LEAST_ROWS] / rows[rows >= LEAST_ROWS, None]
 
 
-def _dead(problem: Problem, frozen: Frozen, usual: Side, newest: Sketch) -> list[Finding]:
-    past, ever, now = _present(usual), _present(frozen.every), _present(features(frozen, [newest]))[0]
+def _missing(problem: Problem, frozen: Frozen, usual: Side, unit: Sketch) -> list[Finding]:
+    past, ever, now = _present(usual), _present(frozen.every), _present(features(frozen, [unit]))[0]
     if not len(past) or not len(ever):
         return []
     middle, least = np.median(past, axis=0), np.quantile(ever, _ODD_DAYS, axis=0, method="lower")
-    gone = (middle >= _LEAST_SHARE) & (now < DEAD * middle) & (now < least / 2)
-    names = np.array(list(frozen.features.bins))
-    dead = {str(name): (float(middle[i]), float(now[i])) for i, name in enumerate(names) if gone[i]}
+    return lost_values(problem, list(frozen.features.bins), middle, least, now, unit)
+
+
+def lost_values(
+    problem: Problem, columns: Sequence[str], middle: Array, least: Array, now: Array, unit: Sketch
+) -> list[Finding]:
+    """`middle`, `least`, `now`: by column the share of values that are there usually, on almost any day, and in the
+    unit."""
+    dead = (middle >= _LEAST_SHARE) & (now < DEAD * middle) & (now < least / 2)
+    # What is missing on almost no day, and now is: by more than chance makes of so many rows.
+    base = np.clip(np.minimum(middle, least), 0.0, 1.0)
+    chance = np.sqrt(np.maximum(base * (1 - base), 1 / unit.rows) / unit.rows)
+    gone = ~dead & (base - now > MISSING) & (base - now > _SIGMAS * chance) & (1 - now > 2 * (1 - base))
+    found: list[Finding] = []
+    for cause, chosen in (("dead feed", dead), ("missing values", gone)):
+        shares = {name: (float(middle[i]), float(now[i])) for i, name in enumerate(columns) if chosen[i]}
+        found += _by_view(problem, shares, cause, unit)
+    return found
+
+
+def _by_view(problem: Problem, shares: dict[str, tuple[float, float]], cause: str, unit: Sketch) -> list[Finding]:
     found = []
     for view in problem.views:
-        mine = [name for name in view.features if name in dead]
+        mine = [name for name in view.features if name in shares]
         if mine:  # what is computed from a missing value is missing with it: one trouble, one page
             whole = len(mine) > len(view.features) / 2
-            found.append(_told_dead(view.name if whole else mine[0], mine, dead))
-            dead = {name: shares for name, shares in dead.items() if name not in mine}
-    return found + [_told_dead(name, [name], dead) for name in dead]
+            found.append(_told_missing(view.name if whole else mine[0], mine, shares, cause, unit.day))
+            shares = {name: pair for name, pair in shares.items() if name not in mine}
+    return found + [_told_missing(name, [name], shares, cause, unit.day) for name in shares]
 
 
-def _told_dead(subject: str, names: list[str], dead: dict[str, tuple[float, float]]) -> Finding:
-    was, now = (float(np.median([dead[name][i] for name in names])) for i in (0, 1))
+def _told_missing(
+    subject: str, names: list[str], shares: dict[str, tuple[float, float]], cause: str, day: datetime
+) -> Finding:
+    was, now = (float(np.median([shares[name][i] for name in names])) for i in (0, 1))
     listed = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
     what = listed if subject in names else f"{subject} ({listed})"
-    told = f"{what} {'is' if len(names) == 1 else 'are'} missing: "
+    told = f"{what} {'is' if len(names) == 1 else 'are'} missing on {day:%Y-%m-%d}: "
     told += f"{100 * now:.1f}% of rows have a value, where {100 * was:.0f}% had one."
-    return _finding(subject, "dead feed", told, present=now, usual=was, features=names)
+    page = cause == "dead feed" or was - now >= PAGES
+    return _finding(subject, cause, page, told, present=now, usual=was, features=names, day=f"{day:%Y-%m-%d}")
 
 
-def _odd(problem: Problem, before: list[Sketch], frozen: Frozen, newest: Sketch) -> list[Finding]:
-    """Unknown values that are all of one kind, where they never were: the first hot days of a year are unknown too."""
+def new_values(
+    problem: Problem, before: Sequence[Sketch], recent: Sequence[Sketch], held_out: Mapping[str, float], unit: Sketch
+) -> list[Finding]:
+    """Unknown values that are all of one kind, where they never were: the first hot days of a year are unknown too.
+    `recent`: the days of the week before, in which few rows may become enough. `held_out`: by column, the greatest
+    share of such values on a day that the model never saw."""
     found = []
-    for name, odd in newest.odd.items():
-        earlier = [one.odd[name].alike / one.rows for one in before if name in one.odd and one.rows >= LEAST_ROWS]
-        ever = max([frozen.odd.get(name, 0.0), *earlier])
-        if odd.alike / newest.rows < TIMES * ever:
+    for name, odd in unit.odd.items():
+        old = [one for one in before if one not in recent]
+        past = [one for one in old if one.rows >= LEAST_ROWS]
+        earlier = [one.odd[name].alike / one.rows if name in one.odd else 0.0 for one in past]
+        # After two weeks of it a value is known, though training has not seen it.
+        known = float(np.median(earlier)) if len(earlier) >= LEAST else max(earlier, default=0.0)
+        ever = max(held_out.get(name, 0.0), known)
+        if odd.alike / unit.rows < TIMES * ever:
             continue
-        one = _category(name, odd, newest) if isinstance(problem.features[name], Text) else _unit(name, odd, newest)
+        if isinstance(problem.features[name], Text):
+            one = _category(name, odd, unit) or _category(name, *_together(name, odd, recent, unit))
+            # In few rows it is news for a week; in many somebody should see to it.
+            if one is not None and not one.page and any(_told_of(name, odd, day) for day in old):
+                one = None
+        else:
+            one = _unit(name, odd, unit)
         found += [one] if one else []
     return found
 
 
-def _category(name: str, odd: Strange, newest: Sketch) -> Finding | None:
-    share = odd.alike / newest.rows
-    if share < NEW:
+def _told_of(name: str, odd: Strange, day: Sketch) -> bool:
+    """Whether that day had enough of the same new value."""
+    return name in day.odd and day.odd[name].like == odd.like and _category(name, day.odd[name], day) is not None
+
+
+def _together(name: str, odd: Strange, recent: Sequence[Sketch], unit: Sketch) -> tuple[Strange, Sketch]:
+    """The same new value in the days of a week."""
+    same = [one for one in recent if name in one.odd and one.odd[name].like == odd.like]
+    alike = odd.alike + sum(one.odd[name].alike for one in same)
+    rows = unit.rows + sum(one.rows for one in recent)
+    return odd.model_copy(update={"alike": alike}), unit.model_copy(update={"rows": rows})
+
+
+def _category(name: str, odd: Strange, unit: Sketch) -> Finding | None:
+    share = odd.alike / unit.rows
+    if share < NEW or odd.alike < LEAST_NEW:
         return None
-    told = f"{name} has a new category: {odd.like!r}, which training never saw, is in {100 * share:.1f}% of rows."
-    return _finding(name, "new category", told, value=odd.like, share=share)
+    told = f"{name} has a new category: {odd.like!r}, which training never saw, is in {100 * share:.1f}% of rows"
+    told += f" on {unit.day:%Y-%m-%d}."
+    figures = {"value": odd.like, "share": share, "day": f"{unit.day:%Y-%m-%d}"}
+    return _finding(name, "new category", share >= NEW_PAGES, told, **figures)
 
 
-def _unit(name: str, odd: Strange, newest: Sketch) -> Finding | None:
-    share = odd.rows / newest.rows
+def _unit(name: str, odd: Strange, unit: Sketch) -> Finding | None:
+    share = odd.rows / unit.rows
     if share < OFF_SCALE or odd.alike < LANDED * odd.rows:
         return None
     told = (
-        f"The unit of {name} changed: {100 * share:.0f}% of rows have values that training never saw, and "
-        f"{100 * odd.alike / odd.rows:.0f}% of those are known ones after {odd.like.replace('_', ' ')}."
+        f"The unit of {name} changed: {100 * share:.0f}% of rows on {unit.day:%Y-%m-%d} have values that training "
+        f"never saw, and {100 * odd.alike / odd.rows:.0f}% of those are known ones after {odd.like.replace('_', ' ')}."
     )
-    return _finding(name, "unit change", told, conversion=odd.like, share=share)
+    figures = {"conversion": odd.like, "share": share, "day": f"{unit.day:%Y-%m-%d}"}
+    return _finding(name, "unit change", True, told, **figures)
 
 
-def _finding(subject: str, cause: str, told: str, **figures: object) -> Finding:
-    return Finding(check="drift", subject=subject, cause=cause, page=True, sentence=told, figures=figures)
+def _finding(subject: str, cause: str, page: bool, told: str, **figures: object) -> Finding:
+    return Finding(check="drift", subject=subject, cause=cause, page=page, sentence=told, figures=figures)
+
+
+def first_unlooked(mark: datetime | None, start: datetime) -> datetime:
+    """From where days are to be looked at (naive UTC): the mark, or the window's `start` at the first check."""
+    return max(mark, start - timedelta(days=MOST)) if mark is not None else start

@@ -1,8 +1,8 @@
-"""Contribution drift: which features push the predictions otherwise than they did on rows that the model never saw.
+"""Contribution drift: which features push the predictions otherwise than they did in the weeks before.
 
-Whole days change sides, as for drift itself, each with the same number of rows: a feature has moved if the test says
-so, and if its part in the predictions changed by a share that matters. It is a family of tests of its own, told of and
-never paged.
+The test is that of consecutive windows, as for drift itself, each day with the same number of rows: a feature has moved
+if it says so, and if its part in the predictions changed by a share that matters. It is a family of tests of its own,
+told of and never paged.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.monitoring.drift import judge
+from truecourse.monitoring.consecutive import Days, consecutive
 from truecourse.monitoring.explaining import Explained, Explainer
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.frozen import Frozen
-from truecourse.monitoring.usual import LEAST
+from truecourse.monitoring.frozen import TRAILING, Frozen
+from truecourse.monitoring.sketches import DAY
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
 from truecourse.tables import Tables
@@ -63,21 +63,20 @@ def contributions_moved(problem: Problem, tables: Tables, frozen: Frozen, span: 
     explainer = Explainer.of(problem, tables, frozen)
     if explainer is None:
         return None
-    now = explainer.days(start, end)
-    first, last = np.datetime64(start, "D"), np.datetime64(end, "us")
-    known = explainer.reference
-    before = known.only(known.side.days < first)
-    if len(before.side.days) < LEAST:
-        before = known.only((known.side.days < first) | (known.side.days >= last))
-    if len(before.side.days) < LEAST or not now.rows:
+    now, before = explainer.days(start, end), explainer.days(start - TRAILING * DAY, start)
+    known = explainer.reference.only(explainer.reference.side.days < np.datetime64(start, "D"))
+    past = known.only(~np.isin(known.side.days, before.side.days)).then(before)
+    if not now.rows or not past.rows:
         return None
-    return compared(problem, before, now)
+    return compared(problem, past, now)
 
 
-def compared(problem: Problem, before: Explained, now: Explained) -> Parts:
+def compared(problem: Problem, before: Explained, now: Explained) -> Parts | None:
     monitoring = problem.monitoring
-    found = judge(before.side.bins, before.side.counts, now.side.counts, monitoring.psi, monitoring.false_alarm_rate)
-    columns = {column.name: column for column in found.columns}
+    tested = consecutive(Days(before.side), Days(now.side), monitoring.psi, monitoring.false_alarm_rate)
+    if tested.missing:
+        return None
+    columns = tested.columns
     (push, size), (pushes, sizes) = before.means(), now.means()
     everything = max(float(size.sum()), 1e-12)
     change = np.maximum(np.abs(pushes - push), np.abs(sizes - size)) / everything
@@ -88,11 +87,12 @@ def compared(problem: Problem, before: Explained, now: Explained) -> Parts:
             weight=(float(weights[0][i]), float(weights[1][i])),
             push=(float(push[i]), float(pushes[i])),
             change=float(change[i]),
-            psi=columns[name].psi,
+            psi=columns[name].size,
             p_value=columns[name].p_value,
             moved=columns[name].drifted and bool(change[i] > WORTH),
         )
         for i, name in enumerate(before.side.bins)
+        if name in columns
     ]
     parts.sort(key=lambda part: (not part.moved, -part.change if part.moved else -part.weight[1]))
     return Parts(tuple(parts), (before.rows, now.rows))

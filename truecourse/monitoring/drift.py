@@ -108,14 +108,29 @@ def judge(
     splits = math.comb(len(before.matrix) + len(after.matrix), len(after.matrix))
     least = max(1 / (permutations + 1), 1 / splits)
     decidable = least <= false_alarm_rate
+    drifted = decidable & (p_values <= false_alarm_rate) & (value > threshold)
+    return described(bins, before, after, p_values, drifted, least, decidable)
+
+
+def described(
+    bins: Mapping[str, Bins],
+    before: Counts,
+    after: Counts,
+    p_values: Array,
+    drifted: Array,
+    least: float = 0.0,
+    decidable: bool = True,
+) -> Drift:
+    """The shares of both sides with what a test said of each column, in the order of `bins`."""
+    starts = first_bins(bins)
+    sums = [side.matrix.sum(axis=0).astype(np.float64) for side in (before, after)]
+    value = psi(sums[0], sums[1], starts)
     found = []
     for i, (name, binning) in enumerate(bins.items()):
         place = slice(starts[i], starts[i] + len(binning.labels))
-        shares = [_shares(side.matrix[:, place].sum(axis=0)) for side in (before, after)]
-        drifted = bool(decidable and p_values[i] <= false_alarm_rate and value[i] > threshold)
-        found.append(
-            ColumnDrift(name, binning.kind, float(value[i]), float(p_values[i]), drifted, binning.labels, *shares)
-        )
+        shares = [_shares(side[place]) for side in sums]
+        told = float(value[i]), float(p_values[i]), bool(drifted[i])
+        found.append(ColumnDrift(name, binning.kind, *told, binning.labels, *shares))
     found.sort(key=lambda column: (not column.drifted, -column.psi, column.name))
     width = len(next(iter(bins.values())).labels)
     rows = (int(before.matrix[:, :width].sum()), int(after.matrix[:, :width].sum()))

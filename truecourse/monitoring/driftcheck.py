@@ -2,25 +2,29 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from truecourse import registry
+from truecourse.clock import now_of
 from truecourse.errors import FeatureError, ModelError, NotFound
-from truecourse.monitoring.breakage import breakage
-from truecourse.monitoring.drift import Drift, default_window
+from truecourse.monitoring import marks
+from truecourse.monitoring.breakage import MOST, Looked, breakage, first_unlooked, looked, volume
+from truecourse.monitoring.drift import default_window
 from truecourse.monitoring.explaining import Explainer
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.freezing import freeze
-from truecourse.monitoring.frozen import Frozen
-from truecourse.monitoring.moved import Moved, data_moved, findings, scores_moved, windows
+from truecourse.monitoring.frozen import TRAILING, Frozen
+from truecourse.monitoring.moved import RELATION, Moved, Windows, data_moved, findings, scores_moved, windows
 from truecourse.monitoring.plaindrift import LEAST_ROWS, plainly
-from truecourse.monitoring.seen import Predictions
-from truecourse.monitoring.sketches import DAY
+from truecourse.monitoring.seen import Predictions, watched
+from truecourse.monitoring.silence import silence
+from truecourse.monitoring.sketches import DAY, sketches
 from truecourse.problem import Problem
-from truecourse.references import ModelVersion, Window, naive_utc
+from truecourse.references import ModelVersion, Window, aware_utc, naive_utc
 from truecourse.scoring import predictions_table
 from truecourse.tables import Tables
+from truecourse.times import naive
 from truecourse.wording import counted, counted_of
 
 DATA, SCORES = "drift", "prediction drift"
@@ -38,11 +42,12 @@ class Checked:
 
 
 def check_drift(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
-    """Features and scores of a window of predictions; by default the problem's `monitoring.window` before `at`.
+    """Features and scores of a window of predictions, by default the problem's `monitoring.window` of whole UTC days
+    before the present one, and what broke in all days since the last check.
 
-    at: the moment that counts as now, UTC; the end of the day of the newest prediction if None. Nothing decided or
-    asked for after it is read. A problem without time is checked on all its predictions. Raises ModelError if there is
-    no champion, NotFound if nothing was predicted yet, FeatureError if the window is empty."""
+    at: the moment that counts as now, UTC; the problem's clock if None. Nothing decided or asked for after it is read.
+    A problem without time is checked on what came since the last check. Raises ModelError if there is no champion,
+    NotFound if nothing was predicted yet, FeatureError if the named window is empty."""
     return checked(problem, tables, at, window).report
 
 
@@ -53,34 +58,99 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
         raise ModelError("there is no champion to monitor", where=f"problem {problem.name}", cure=cure)
     if not problem.has_time:
         return _plainly(problem, tables, version, at or datetime.now(UTC))
-    frozen = freeze(problem, version)
-    span = _span(problem, tables, frozen, naive_utc(at), window or Window())
+    frozen, now = freeze(problem, version), naive_utc(at or now_of(problem, tables))
+    assert now is not None
+    predictions = Predictions(problem, tables, list(frozen.scores.bins))
+    named = window is not None and (window.start is not None or window.end is not None)
+    span, seen = _seen(problem, tables, frozen, predictions, now, window or Window(), named)
     assert span.start is not None
     assert span.end is not None
-    seen = windows(problem, tables, frozen, span.start, span.end)
-    if not seen.now:
-        raise _empty(problem, tables, frozen, span)
     data, made = data_moved(problem, frozen, seen), scores_moved(problem, frozen, seen)
-    newest = seen.now[-1]
-    # Where nobody says what time it is, the newest day may not be over.
-    over = at is not None and newest.day + DAY <= span.end
-    broken = breakage(problem, frozen, seen.before, newest, over)
+    drifted = [*findings(data, DATA), *(findings(made, SCORES) if made else [])]
+    if named:
+        broken, look = breakage(problem, frozen, [*seen.before, *seen.now], seen.now[-1:]), None
+    else:
+        broken, look = _broken(problem, tables, frozen, seen, span, now)
+        silent = _silent(problem, frozen, seen, predictions, now, at)
+        broken = [*silent, *broken]
+    told = _told_once(broken, drifted)
+    report = _report(
+        problem, version, frozen.snapshot.sha256, now.replace(tzinfo=UTC), span, data, made, told, frozen.against
+    )
+    return Checked(report.model_copy(update=_looked_at(report, look)), data, made, frozen.against)
+
+
+def _told_once(broken: list[Finding], drifted: list[Finding]) -> list[Finding]:
+    """What broke moves its columns too: one trouble, one page."""
     named = {name for one in broken for name in (one.subject, *one.figures.get("features", ()))}
-    slow = [*findings(data, DATA), *(findings(made, SCORES) if made else [])]
-    # What broke moves its columns too: one trouble, one page.
-    slow = [
-        one.model_copy(update={"page": one.page and (one.cause == SCORES or one.subject not in named)}) for one in slow
+    quiet = [
+        one.model_copy(update={"page": one.page and (one.cause == SCORES or one.subject not in named)})
+        for one in drifted
     ]
-    moment = (naive_utc(at) or span.end).replace(tzinfo=UTC)
-    told = [*broken, *slow]
-    report = _report(problem, version, frozen.snapshot.sha256, moment, span, data, made, told, frozen.against)
-    return Checked(report, data, made, frozen.against)
+    return [*broken, *quiet]
+
+
+def _broken(
+    problem: Problem, tables: Tables, frozen: Frozen, seen: Windows, span: Window, now: datetime
+) -> tuple[list[Finding], Looked]:
+    """What broke in the days since the last check, which then counts up to the last whole one of them."""
+    assert span.start is not None
+    assert span.end is not None
+    columns = list(frozen.features.bins)
+    mark = naive_utc(marks.read(tables.store, problem.name, now.replace(tzinfo=UTC)).oldest(columns))
+    since = first_unlooked(mark, span.start)
+    days = [*seen.before, *seen.now]
+    first = min(days[0].day, since - TRAILING * DAY)
+    if first < days[0].day:
+        days = [*sketches(problem, tables, frozen, first, days[0].day), *days]
+    if span.end < now:
+        days += sketches(problem, tables, frozen, span.end, now)
+    days = [day for day in days if day.rows]
+    look = looked(days, since, now)
+    again = min(since, look.units[-1].day) if look.units and not look.fresh else since
+    found = [*breakage(problem, frozen, days, look.units), *volume(problem, days, again, now)]
+    if look.until is not None:
+        marks.advance(tables.store, problem.name, columns, look.until.replace(tzinfo=UTC))
+    return found, look
+
+
+def _silent(
+    problem: Problem, frozen: Frozen, seen: Windows, predictions: Predictions, now: datetime, at: datetime | None
+) -> list[Finding]:
+    """By the days that predictions are of, where time is that of the data or a moment was named; by the days that they
+    were made on, where it is the wall clock's."""
+    if at is not None or problem.clock == "data":
+        known = {day.item() for day in frozen.every.days} | {one.day.date() for one in (*seen.before, *seen.now)}
+        newest = predictions.newest_before(now) or now
+        last = seen.now[-1].day
+        newest = min(newest, last + DAY) if newest < now else min(now, last + DAY)
+        days = sorted(day for day in known if day <= last.date())
+    else:
+        arrivals = [moment for moment in predictions.arrivals if moment <= now]
+        days, newest = sorted({moment.date() for moment in arrivals}), arrivals[-1] if arrivals else now
+    found = silence(problem.name, days, newest, now)
+    return [found] if found else []
+
+
+def _looked_at(report: Report, look: Looked | None) -> dict[str, Any]:
+    """What a report says of the days since the last check."""
+    if look is None:
+        return {}
+    days = [f"{unit.day:%Y-%m-%d}" for unit in look.units]
+    figures = {"looked_at": {"days": days, "rows": sum(unit.rows for unit in look.units), "missing": look.missing}}
+    # Where days were looked at, and are too few to tell drift, what broke in them and is not found any more is gone.
+    idle = not report.made and bool(look.units)
+    return {"figures": report.figures | figures, "fresh": look.fresh, "made": report.made or idle, "idle": idle}
 
 
 def _plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> Checked:
-    plain = plainly(problem, tables, version, at)
-    found = [*findings(plain.data, DATA), *findings(plain.scores, SCORES)]
-    found = [one.model_copy(update={"page": True}) for one in found]  # with no time, no season excuses it
+    at, columns = aware_utc(at), list(watched(problem))
+    plain = plainly(problem, tables, version, at, marks.read(tables.store, problem.name, at).oldest(columns))
+    arrivals = [moment for moment in Predictions(problem, tables, []).arrivals if moment <= naive(at)]
+    silent = silence(problem.name, sorted({moment.date() for moment in arrivals}), arrivals[-1], naive(at))
+    drifted = [*findings(plain.data, DATA), *findings(plain.scores, SCORES)]
+    drifted = [one.model_copy(update={"page": True}) for one in drifted]  # with no time, no season excuses it
+    found = _told_once([*([silent] if silent else []), *plain.broken], drifted)
     report = _report(
         problem, version, plain.snapshot, at, Window(), plain.data, plain.scores, found, plain.against
     )  # fmt: skip
@@ -89,9 +159,12 @@ def _plainly(problem: Problem, tables: Tables, version: ModelVersion, at: dateti
         said = f"{counted(plain.rows, 'new row')}: too few to judge drift, {LEAST_ROWS} are needed."
     elif found:
         said = f"{said.rstrip('.')}, in {counted(plain.rows, 'new row')}{' of one batch' if plain.batch else ''}."
+    if plain.enough:
+        marks.advance(tables.store, problem.name, columns, plain.until)
     told = {
         "sentence": said,
         "made": bool(found) or plain.enough,
+        "fresh": plain.fresh,
         "figures": report.figures | {"batch": plain.batch, "new_rows": plain.rows},
     }
     return Checked(report.model_copy(update=told), plain.data, plain.scores, plain.against)
@@ -108,31 +181,64 @@ def sketched(problem: Problem, tables: Tables) -> int:
     newest = Predictions(problem, tables, list(frozen.scores.bins)).newest
     if newest is None:
         return 0
-    window = default_window(newest, problem.monitoring.window)
-    seen, explainer = windows(problem, tables, frozen, *window), Explainer.of(problem, tables, frozen)
+    start, end = default_window(newest, problem.monitoring.window)
+    seen, explainer = windows(problem, tables, frozen, start, end), Explainer.of(problem, tables, frozen)
     if explainer is not None:
-        explainer.days(*window)
+        explainer.days(start - TRAILING * DAY, end)
     return len({one.day for one in (*seen.now, *seen.before, *seen.season)})
 
 
-def _span(problem: Problem, tables: Tables, frozen: Frozen, at: datetime | None, window: Window) -> Window:
-    """The window (naive UTC), which ends by `at`. Raises NotFound where nothing was predicted."""
-    length, end = problem.monitoring.window, naive_utc(window.end)
-    start = naive_utc(window.start)
-    ends = [moment for moment in (end, at) if moment is not None]
-    if ends:
-        last = min(ends)
-        return Window(start=start or last - length, end=last)
-    newest = Predictions(problem, tables, list(frozen.scores.bins)).newest
+def _seen(
+    problem: Problem,
+    tables: Tables,
+    frozen: Frozen,
+    predictions: Predictions,
+    now: datetime,
+    window: Window,
+    named: bool,
+) -> tuple[Window, Windows]:
+    """The window (naive UTC), which ends by `now`, and its days. One that nobody named hangs on the newest prediction:
+    that there is none since is for silence() to say. Raises NotFound where nothing was predicted."""
+    length = problem.monitoring.window
+    if named:
+        end = min(naive_utc(window.end) or now, now)
+        span = Window(start=naive_utc(window.start) or end - length, end=end)
+        return span, _days_of(problem, tables, frozen, predictions, span)
+    newest = predictions.newest_before(now)
     if newest is None:
-        cure = f"truecourse run score --problem {problem.name}"
-        raise NotFound("there are no predictions yet", where=predictions_table(problem.name), cure=cure)
-    first, last = default_window(newest, length)
-    return Window(start=start or first, end=last)
+        raise _empty(problem, predictions, Window(start=now - length, end=now))
+    span = _last_days(newest, now, length)
+    assert span.start is not None
+    assert span.end is not None
+    seen = windows(problem, tables, frozen, span.start, span.end)
+    if not seen.now:  # a file that reaches beyond them has none of these days
+        earlier = seen.before or windows(problem, tables, frozen, span.start - MOST * DAY, span.start).now
+        if not earlier:
+            raise _empty(problem, predictions, span)
+        span = _last_days(earlier[-1].day + DAY - timedelta(microseconds=1), now, length)
+        seen = _days_of(problem, tables, frozen, predictions, span)
+    return span, seen
 
 
-def _empty(problem: Problem, tables: Tables, frozen: Frozen, span: Window) -> NotFound | FeatureError:
-    there = Predictions(problem, tables, list(frozen.scores.bins))
+def _last_days(newest: datetime, now: datetime, length: timedelta) -> Window:
+    """The last whole days up to the newest prediction. Where the present day has all there is, it is taken as it is."""
+    start, end = default_window(newest, length)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if length >= DAY and end > now and start < today:
+        return Window(start=start - DAY, end=today)
+    return Window(start=start, end=min(end, now))
+
+
+def _days_of(problem: Problem, tables: Tables, frozen: Frozen, predictions: Predictions, span: Window) -> Windows:
+    assert span.start is not None
+    assert span.end is not None
+    seen = windows(problem, tables, frozen, span.start, span.end)
+    if not seen.now:
+        raise _empty(problem, predictions, span)
+    return seen
+
+
+def _empty(problem: Problem, there: Predictions, span: Window) -> NotFound | FeatureError:
     where = predictions_table(problem.name)
     if there.newest is None or there.oldest is None:
         cure = f"truecourse run score --problem {problem.name}"
@@ -168,7 +274,7 @@ def _report(
         check="drift",
         problem=problem.name,
         at=at,
-        sentence=sentence(data.snapshot, scores.snapshot if scores else None, found),
+        sentence=sentence(data, scores, found),
         made=data.snapshot.decidable or bool(found),
         findings=tuple(found),
         figures=figures,
@@ -190,23 +296,31 @@ def _figures(moved: Moved) -> dict[str, Any]:
         for c in moved.snapshot.columns
     ]
     blocks, rows = moved.snapshot.blocks, moved.snapshot.rows
-    return {"blocks": blocks, "rows": rows, "decidable": moved.snapshot.decidable, "columns": columns}
+    told = {"blocks": blocks, "rows": rows, "decidable": moved.snapshot.decidable, "columns": columns}
+    return told | {"seasonal": list(moved.seasonal), "missing": moved.missing}
 
 
-def sentence(data: Drift, scores: Drift | None, found: Iterable[Finding]) -> str:
+def sentence(data: Moved, scores: Moved | None, found: Iterable[Finding]) -> str:
     """What was found, in one sentence."""
+    found = list(found)
     urgent = [one.sentence for one in found if one.page]
     if urgent:
         return urgent[0] if len(urgent) == 1 else f"{urgent[0].rstrip('.')}; and {len(urgent) - 1} more."
-    if not data.decidable:
-        return f"{data.blocks[1]} against {counted(data.blocks[0], 'day')} are too few to tell drift from chance."
-    names, total = [column.name for column in data.drifted], len(data.columns)
+    if data.missing and not found:
+        return f"Too little to tell drift: {data.missing}."
+    names, total = [column.name for column in data.snapshot.drifted], len(data.snapshot.columns)
+    others = [one.sentence for one in found if one.cause not in (DATA, SCORES, RELATION)]
+    if others and not names:
+        return others[0] if len(others) == 1 else f"{others[0].rstrip('.')}; and {len(others) - 1} more."
     said = f"{counted_of(len(names), total, 'feature')} drifted: {some(names)}" if names else "No feature drifted"
     if scores is None:
-        return f"{said}; the champion made no predictions."
-    moved = "so did the predictions" if names else "but the predictions did"
-    stayed = "the predictions did not" if names else "nor did the predictions"
-    return f"{said}; {moved if scores.drifted else stayed}."
+        said = f"{said}; the champion made no predictions"
+    elif scores.snapshot.drifted:
+        said = f"{said}; {'so did' if names else 'but'} the predictions{'' if names else ' did'}"
+    else:
+        said = f"{said}; {'the predictions did not' if names else 'nor did the predictions'}"
+    many = len(data.seasonal)
+    return f"{said}; {counted(many, 'feature')} moved within seasonal range." if many else f"{said}."
 
 
 def some(names: list[str]) -> str:

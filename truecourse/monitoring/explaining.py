@@ -1,4 +1,4 @@
-"""Contributions: a champion explains a sample of each day once, as predictions arrive, by bins of rows it never saw.
+"""Contributions: a champion explains a sample of each day once, as predictions arrive, by bins of its snapshot.
 
 They are exact SHAP values of the margin, computed again from the features that the model was given.
 """
@@ -17,7 +17,7 @@ from truecourse.encoding import columns_of
 from truecourse.errors import NotFound
 from truecourse.model import Model
 from truecourse.monitoring.bins import Array, Counts, learn
-from truecourse.monitoring.freezing import HELD_OUT, side
+from truecourse.monitoring.freezing import side
 from truecourse.monitoring.frozen import Frozen, Side
 from truecourse.monitoring.rivals import thinned
 from truecourse.monitoring.seen import MOMENT, VERSION, Predictions, watched
@@ -67,6 +67,13 @@ class Explained:
         kept = Side(self.side.bins, self.side.days[chosen], Counts(self.side.counts.matrix[chosen]))
         return Explained(kept, self.sums[chosen], self.sizes[chosen])
 
+    def then(self, later: "Explained") -> "Explained":
+        """These days, and later ones."""
+        days = np.concatenate([self.side.days, later.side.days])
+        counts = Counts(np.concatenate([self.side.counts.matrix, later.side.counts.matrix]))
+        sums, sizes = (np.concatenate([getattr(one, name) for one in (self, later)]) for name in ("sums", "sizes"))
+        return Explained(Side(self.side.bins, days, counts), sums, sizes)
+
     @property
     def rows(self) -> int:
         return int(self.side.rows().sum())
@@ -87,7 +94,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Explainer:
-    """A champion that explains its predictions, and `reference`: what it made of rows that it never saw."""
+    """A champion that explains its predictions, and `reference`: what it made of its snapshot's days."""
 
     problem: Problem
     tables: Tables
@@ -112,7 +119,10 @@ class Explainer:
         like = self.reference.side
         counts = np.array([line.counts for _, line in days], dtype=np.int64).reshape(-1, like.counts.matrix.shape[1])
         counted = Side(like.bins, np.array([day for day, _ in days], dtype="datetime64[D]"), Counts(counts))
-        sums, sizes = (np.array([getattr(line, name) for _, line in days]) for name in ("sums", "sizes"))
+        width = len(like.bins)
+        sums, sizes = (
+            np.array([getattr(line, name) for _, line in days]).reshape(-1, width) for name in ("sums", "sizes")
+        )
         return Explained(counted, sums, sizes)
 
     def _line(self, predictions: Predictions, start: datetime, end: datetime) -> Line | None:
@@ -168,16 +178,14 @@ def _kept(tables: Tables, key: str) -> Line | None:
 
 
 def _reference(tables: Tables, kind: Kind, model: Model, frozen: Frozen) -> Explained:
-    """Made once for each champion, of its held-out rows, or of those it was fitted to where they are few."""
+    """Made once for each champion, of its snapshot's latest days: contributions rest on features alone, which are of
+    no other kind in rows that a model was fitted to."""
     key = f"{_place(frozen)}/reference.json"
     try:
         return Explained.load(tables.store.get(key))
     except NotFound:
         frame = load_frame(tables.store, frozen.snapshot)
-        rows = frame.filter(pc.equal(frame["split"], "test"))
-        if len(rows) < HELD_OUT:
-            rows = frame.filter(pc.not_equal(frame["split"], "test"))
-        made = Explained.of(explained(kind, model, _by_day(rows.append_column(MOMENT, rows["decision_time"]))))
+        made = Explained.of(explained(kind, model, _by_day(frame.append_column(MOMENT, frame["decision_time"]))))
         tables.store.put(key, made.dump())
         return made
 

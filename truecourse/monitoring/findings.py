@@ -58,6 +58,7 @@ class Report(Reference):
     None where that is `at`. `sentence`: all of it in one.
     `made`: false where the check could not be made, or had too little to judge; what it does not find is then not gone.
     `idle`: there was nothing to judge, so that its state is unknown; what it does not find is gone nevertheless.
+    `fresh`: false where it looked at nothing that had not been looked at before; then nothing is gone either.
     `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
 
     check: Check
@@ -67,6 +68,7 @@ class Report(Reference):
     sentence: str
     made: bool = True
     idle: bool = False
+    fresh: bool = True
     findings: tuple[Finding, ...] = ()
     page: str = ""
     figures: dict[str, Any] = Field(default_factory=dict)

@@ -12,8 +12,9 @@ from truecourse.digests import sha256_json
 from truecourse.encoding import columns_of
 from truecourse.errors import NotFound
 from truecourse.model import Model
-from truecourse.monitoring.bins import Bins, Counts, learn
+from truecourse.monitoring.bins import Array, Bins, Counts, learn
 from truecourse.monitoring.frozen import Frozen, Side
+from truecourse.monitoring.relations import SUMS, Relations, Spread
 from truecourse.monitoring.seen import watched
 from truecourse.monitoring.strange import Known, known, strange
 from truecourse.problem import Kind, Problem
@@ -28,7 +29,7 @@ HELD_OUT = 200
 """Fewer held-out rows than this are no reference for scores."""
 _SCORED = 50_000
 """Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
-_METHOD = 4
+_METHOD = 5
 """Raised when something else would be made of the same rows."""
 
 
@@ -58,7 +59,7 @@ def _made(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     held_out = frame.filter(pc.equal(frame["split"], "test"))
     by = learn(fitted, list(columns), bins)
-    seen = known(fitted, list(columns))
+    seen, relations = known(fitted, list(columns)), Relations.learn(fitted, by, "decision_time")
     model = registry.open_model(version, kind)
     thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
     scored = pa.concat_tables([_timed(kind, model, part) for part in (thin, held_out)])
@@ -77,6 +78,8 @@ def _made(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion
         against=against,
         known=seen,
         odd=_odd(seen, held_out),
+        relations=relations,
+        sums=_sums(relations, frame),
     )
 
 
@@ -96,6 +99,16 @@ def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
 
 def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
+
+
+def _sums(relations: Relations, rows: pa.Table) -> Array:
+    """By UTC day, (days, SUMS, p)."""
+    days = rows["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    order = np.argsort(days, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(days[order])) + 1) if len(order) else []
+    taken = (Spread(len(places)).of(rows.take(pa.array(places))) for places in parts)
+    found = [relations.sums(day, "decision_time") for day in taken]
+    return np.array(found, dtype=np.int64).reshape(-1, SUMS, len(relations.names))
 
 
 def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:

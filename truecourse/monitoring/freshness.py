@@ -81,6 +81,11 @@ class TableState:
         marks = [version.commit.get("watermark") for version in self.past]
         return max((datetime.fromisoformat(mark).replace(tzinfo=UTC) for mark in marks if mark), default=None)
 
+    def newest_by(self, now: datetime) -> datetime | None:
+        """The newest `time` of its rows up to the moment `now`; what was known ahead counts from when it was known."""
+        ahead = self.table.known_ahead or timedelta(0)
+        return min(self.watermark - ahead, now) if self.watermark is not None else None
+
     @property
     def batches(self) -> list[Mapping[str, int]]:
         """What became of the rows of each accepted delivery."""
@@ -199,6 +204,30 @@ class ViewState:
             return None
         until = datetime.fromisoformat(self.loaded["until"])
         return until if self.newest is None else min(until, self.newest)
+
+    @property
+    def feeds(self) -> list[TableState]:
+        """The tables with time that it is computed from."""
+        inputs = self.past[-1].commit.get("inputs", ()) if self.past else ()
+        states = [self.sources[one["name"]] for one in inputs if one["name"] in self.sources]
+        return [state for state in states if state.table.time is not None]
+
+    def run_dry(self, now: datetime) -> Iterable[Finding]:
+        """Its feeds whose newest event is older at the moment `now` than a value lives, where its own is, too."""
+        if not self.view.ttl or self.newest is None or now - self.newest <= self.view.ttl:
+            return
+        for state in self.feeds:
+            newest = state.newest_by(now)
+            if newest is not None and now - newest > self.view.ttl:
+                what = (
+                    f"The newest row of {state.table.name} is of {newest:%Y-%m-%d %H:%M} UTC, {lasting(now - newest)} "
+                )
+                what += (
+                    f"before {now:%Y-%m-%d %H:%M}: values of {self.view.name} live for {lasting(self.view.ttl)}, and "
+                )
+                what += "predictions miss them."
+                figures = {"newest": _text(newest), "age_seconds": (now - newest).total_seconds()}
+                yield pipeline_finding(state.table.name, "dead feed", True, what, view=self.view.name, **figures)
 
     def findings(self) -> Iterable[Finding]:
         name, now = self.view.name, self.clock.now

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.monitoring.bins import Array, Bins, Counts
-from truecourse.monitoring.drift import first_bins, psi
+from truecourse.monitoring.drift import first_bins
+from truecourse.monitoring.relations import SUMS, Relations
 from truecourse.monitoring.strange import Known
 from truecourse.references import ModelVersion, Snapshot
 
 TRAILING = 28
 """Days before a window that it is compared with: four weeks, each weekday as often as any other."""
-_LEAST_PAST = 7
 _SIDES = ("features", "every", "scores", "scored")
 
 
@@ -34,7 +34,11 @@ class Side:
 
     def rows(self) -> Array:
         """By day."""
-        return np.asarray(self.counts.matrix[:, : len(next(iter(self.bins.values())).labels)].sum(axis=1))
+        return self.rows_of(self.counts.matrix)
+
+    def rows_of(self, counts: Array) -> Array:
+        """How many rows the counts (..., all bins) are of."""
+        return np.asarray(counts[..., : len(next(iter(self.bins.values())).labels)].sum(axis=-1))
 
     def missing(self) -> Array:
         """Missing values by day and column."""
@@ -53,24 +57,14 @@ class Side:
         counts = np.array(told["counts"], np.int64).reshape(shape)
         return cls(bins, np.array(told["days"], "datetime64[D]"), Counts(counts))
 
-    def swing(self, window: int) -> Array | None:
-        """For each column the greatest PSI of any `window` days against the TRAILING days before them: what the season
-        and the weather are known to do. None with too few days to tell."""
-        ends = np.arange(window + TRAILING, len(self.days) + 1)
-        if len(ends) < _LEAST_PAST:
-            return None
-        sums = np.concatenate([np.zeros_like(self.counts.matrix[:1]), np.cumsum(self.counts.matrix, axis=0)])
-        recent = sums[ends] - sums[ends - window]
-        before = sums[ends - window] - sums[ends - window - TRAILING]
-        return np.asarray(psi(before, recent, self.starts).max(axis=0))
-
 
 @dataclass(frozen=True)
 class Frozen:
     """`features`: of the rows the champion was fitted to or chosen on, and `every` with the held-out ones. `scores`: of
     held-out rows, or of others where there are too few (`against` says so); `scored`: of all rows. `odd`: by column,
     the greatest share of a held-out day's rows whose values no fitted row has, and one conversion or name tells of.
-    `key` names what sketches are made by."""
+    `relations` of the columns, and their `sums` of the days of `every`, (days, SUMS, p). `key` names what sketches are
+    made by."""
 
     version: ModelVersion
     snapshot: Snapshot
@@ -82,6 +76,8 @@ class Frozen:
     against: str
     known: Known
     odd: Mapping[str, float]
+    relations: Relations
+    sums: Array
 
     def dump(self) -> bytes:
         """All but the version and the key, by which it is found."""
@@ -90,6 +86,8 @@ class Frozen:
             "against": self.against,
             "known": {name: _told(values) for name, values in self.known.items()},
             "odd": dict(self.odd),
+            "relations": self.relations.told(),
+            "sums": self.sums.tolist(),
         }
         told |= {name: getattr(self, name).told() for name in _SIDES}
         return json.dumps(told, separators=(",", ":")).encode()
@@ -104,6 +102,8 @@ class Frozen:
             against=told["against"],
             known={name: _values(*one) for name, one in told["known"].items()},
             odd=told["odd"],
+            relations=(relations := Relations.read(told["relations"])),
+            sums=np.array(told["sums"], dtype=np.int64).reshape(-1, SUMS, len(relations.names)),
             **{name: Side.read(told[name]) for name in _SIDES},
         )
 

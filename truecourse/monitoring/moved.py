@@ -1,8 +1,8 @@
-"""Drift of a window of predictions: against the training rows, the weeks before it, and the same season a year before.
+"""Drift of a window of predictions: whether it moved further from the weeks before it than any such window did.
 
-Days are not exchangeable with those of another season, nor one week's weather with the last month's. So what is far
-from the snapshot is reported and wakes nobody; against the weeks before the window it does, where a column moved three
-times as far as it ever did in the snapshot over as many days.
+A season moves columns as well, and slowly: against the training rows, which are of other seasons, a column may be far
+away, and within its seasonal range as long as it goes no faster than it ever did. Where the same weeks of the year
+before are known, what was so then is within that range too.
 """
 
 from dataclasses import dataclass, replace
@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from truecourse.monitoring.bins import Array, Counts
-from truecourse.monitoring.drift import ColumnDrift, Drift, judge
+from truecourse.monitoring.consecutive import Days, Evidence, Tested, consecutive, joined
+from truecourse.monitoring.drift import ColumnDrift, Drift, described
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.frozen import TRAILING, Frozen, Side
-from truecourse.monitoring.sketches import DAY, Sketch, features, scores, sketches
+from truecourse.monitoring.relations import moments
+from truecourse.monitoring.sketches import DAY, Sketch, days_of, features, scores, sketches
 from truecourse.monitoring.usual import LEAST
 from truecourse.problem import Problem
 from truecourse.schema import RESERVED_PREFIX
@@ -23,31 +25,43 @@ from truecourse.wording import counted
 
 YEAR, SEASON = timedelta(days=364), timedelta(days=14)
 """52 weeks, so that weekdays meet; and what counts as the same season before and after."""
-BEYOND = 3.0
-"""How much further than ever before a column has to move, to wake somebody."""
+HISTORY = 182
+"""Days of predictions before a window that tell how far such windows move; the snapshot's days come on top."""
+RELATION = "relation drift"
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A family of columns against each reference that there is. `swing`: by column, the greatest PSI that it ever had
-    in the snapshot against the weeks before, or the practical threshold if that is more; empty where the snapshot is
-    too short to tell, or there is no time."""
+    """A family of columns. `snapshot`: against the training rows, with what was found; `trailing`: against the weeks
+    before, None where there are too few. `seasonal`: columns that are far from the training rows, within their seasonal
+    range. `tested`: what the test of consecutive windows says; None without time."""
 
     snapshot: Drift
     trailing: Drift | None
     season: Drift | None
-    swing: dict[str, float]
+    seasonal: tuple[str, ...] = ()
+    tested: Tested | None = None
+
+    @property
+    def missing(self) -> str:
+        """What is missing before anything can be told; empty where it can."""
+        return self.tested.missing if self.tested else ""
 
     def pages(self, name: str) -> bool:
-        if self.trailing is None or name not in self.swing:
-            return False
-        column = _named(self.trailing, name)
-        return column.drifted and column.psi > BEYOND * self.swing[name]
+        found = self.evidence(name)
+        return found is not None and found.drifted and found.far
+
+    def evidence(self, name: str) -> Evidence | None:
+        """What weighs most of a column: what it does by itself, or else that it no longer goes with the others."""
+        if self.tested is None:
+            return None
+        own, joint = self.tested.columns.get(name), self.tested.relations.get(name)
+        return joint if joint is not None and joint.drifted and not (own and own.drifted) else own
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Sketches of a window's days, of the weeks before it, and of the same season a year before."""
+    """Sketches of a window's days, of those before it, and of the same season a year before."""
 
     now: list[Sketch]
     before: list[Sketch]
@@ -55,28 +69,35 @@ class Windows:
 
 
 def windows(problem: Problem, tables: Tables, frozen: Frozen, start: datetime, end: datetime) -> Windows:
+    """The days before are the weeks before, and those since the snapshot's last day, HISTORY at most."""
+
     def read(first: datetime, last: datetime) -> list[Sketch]:
         return sketches(problem, tables, frozen, first, last)
 
-    before = read(start - TRAILING * DAY, start)
-    return Windows(read(start, end), before, read(start - YEAR - SEASON, end - YEAR + SEASON))
+    known = frozen.every.days[frozen.every.days < np.datetime64(start, "D")]
+    first = start - TRAILING * DAY
+    if len(known):
+        newest = known[-1].astype("datetime64[us]").item() + DAY
+        first = min(first, max(newest, start - HISTORY * DAY))
+    return Windows(read(start, end), read(first, start), read(start - YEAR - SEASON, end - YEAR + SEASON))
 
 
 def data_moved(problem: Problem, frozen: Frozen, seen: Windows) -> Moved:
     """The features that the models saw."""
-    now, before = features(frozen, seen.now), features(frozen, seen.before)
-    season = _both(frozen.every, features(frozen, seen.season), now)
-    return compared(problem, now, frozen.features, before, season, frozen.every)
+    now = days_of(frozen, seen.now)
+    snapshot = Days(frozen.every, moments(frozen.sums), frozen.relations.names)
+    season = _both(frozen.every, features(frozen, seen.season), now.side)
+    return compared(problem, now, frozen.features, _past(snapshot, days_of(frozen, seen.before), now), season)
 
 
 def scores_moved(problem: Problem, frozen: Frozen, seen: Windows) -> Moved | None:
     """The champion's scores, against its scores of rows it never saw; None where it made none in the window."""
-    now, before = scores(frozen, seen.now), scores(frozen, seen.before)
-    if not len(now.days):
+    now, before = Days(scores(frozen, seen.now)), Days(scores(frozen, seen.before))
+    if not len(now):
         return None
-    earlier = _days(frozen.scores, frozen.scores.days < now.days.min())
+    earlier = _chosen(Days(frozen.scores), frozen.scores.days < now.side.days.min()).side
     reference = earlier if len(earlier.days) else frozen.scored
-    return shown(compared(problem, now, reference, before, None, frozen.scored))
+    return shown(compared(problem, now, reference, _past(Days(frozen.scored), before, now), None))
 
 
 def shown(scores: Moved) -> Moved:
@@ -85,53 +106,86 @@ def shown(scores: Moved) -> Moved:
     def named(found: Drift | None) -> Drift | None:
         if found is None:
             return None
-        return replace(
-            found, columns=tuple(replace(c, name=c.name.removeprefix(RESERVED_PREFIX)) for c in found.columns)
-        )
+        return replace(found, columns=tuple(replace(c, name=_known_as(c.name)) for c in found.columns))
 
     snapshot = named(scores.snapshot)
     assert snapshot is not None
-    swing = {name.removeprefix(RESERVED_PREFIX): value for name, value in scores.swing.items()}
-    return Moved(snapshot, named(scores.trailing), named(scores.season), swing)
+    tested = scores.tested
+    if tested is not None:
+        tested = replace(tested, columns={_known_as(name): one for name, one in tested.columns.items()})
+    seasonal = tuple(_known_as(name) for name in scores.seasonal)
+    return Moved(snapshot, named(scores.trailing), named(scores.season), seasonal, tested)
 
 
-def compared(problem: Problem, now: Side, reference: Side, before: Side, season: Side | None, past: Side) -> Moved:
-    """A window's rows `now` against the reference, the weeks `before` and the same season a year ago. `past`: the days
-    whose swings are usual."""
-    swing = past.swing(max(1, len(now.days)))
+def _known_as(name: str) -> str:
+    return name.removeprefix(RESERVED_PREFIX)
+
+
+def compared(problem: Problem, now: Days, reference: Side, past: Days, season: Side | None) -> Moved:
+    """A window's days against the reference and the same season a year ago, and by the test of consecutive windows
+    against the days of the `past`. Features and scores are two families: each gets half of the false-alarm rate."""
     least = problem.monitoring.psi
-    enough = before if len(before.days) >= LEAST else None
+    tested = consecutive(past, now, least, problem.monitoring.false_alarm_rate / 2)
+    names = list(now.side.bins)
+    quiet = np.zeros(len(names), dtype=bool)
+    same = None if season is None else _described(season, now.side, np.ones(len(names)), quiet)
+    found = _found(tested, same, least)
+    p_values = np.array([tested.columns[name].p_value if name in tested.columns else 1.0 for name in names])
+    drifted = np.array([name in found for name in names])
+    snapshot = replace(_described(reference, now.side, p_values, drifted), decidable=not tested.missing)
+    enough = _chosen(past, np.arange(len(past)) >= len(past) - TRAILING).side if len(past) >= LEAST else None
     return Moved(
-        snapshot=_judged(problem, reference, now),
-        trailing=None if enough is None else _judged(problem, enough, now),
-        season=None if season is None else _unlike(_judged(problem, season, now), least),
-        swing={} if swing is None else dict(zip(now.bins, np.maximum(swing, least).tolist(), strict=True)),
+        snapshot=snapshot,
+        trailing=None if enough is None else _described(enough, now.side, p_values, drifted),
+        season=same,
+        seasonal=() if tested.missing else tuple(c.name for c in snapshot.columns if _away(c, snapshot, least)),
+        tested=tested,
     )
 
 
-def _judged(problem: Problem, reference: Side, now: Side) -> Drift:
-    """Features and scores are two families of tests: each gets half of the false-alarm rate. A column with no value in
-    the whole reference was not there yet, and has not drifted."""
-    watched, monitoring = reference.counts, problem.monitoring
-    found = judge(now.bins, watched, now.counts, monitoring.psi, monitoring.false_alarm_rate / 2)
-    return replace(found, columns=tuple(replace(c, drifted=c.drifted and c.missing[0] < 1) for c in found.columns))
+def _found(tested: Tested, season: Drift | None, least: float) -> set[str]:
+    """Columns that drifted by themselves, and were not so a year before. Where there is none, the one that no longer
+    goes with the others: a column that moves takes its relations with it, and a relation has two ends."""
+    then = {} if season is None else {column.name: column.psi for column in season.columns}
+    moved = {name for name, one in tested.columns.items() if one.drifted}
+    found = {name for name in moved if then.get(name, np.inf) > least}
+    joint = {name: one.z for name, one in tested.relations.items() if one.drifted}
+    return {max(joint, key=lambda name: joint[name])} if joint and not moved else found
 
 
-def _unlike(found: Drift, least: float) -> Drift:
-    """Of last year's season is asked whether it was the same, and that a test does not reject shows no such thing."""
-    return replace(found, columns=tuple(replace(c, drifted=c.psi > least) for c in found.columns))
+def _away(column: ColumnDrift, found: Drift, least: float) -> bool:
+    """Whether a column that did not drift is further from the training rows than chance makes of so many rows."""
+    chance = (len(column.labels) - 1) * sum(1 / max(rows, 1) for rows in found.rows)
+    return not column.drifted and column.psi - chance > least
 
 
-def _days(side: Side, chosen: Array) -> Side:
-    return Side(side.bins, side.days[chosen], Counts(side.counts.matrix[chosen]))
+def _described(reference: Side, now: Side, p_values: Array, drifted: Array) -> Drift:
+    return described(now.bins, reference.counts, now.counts, p_values, drifted)
+
+
+def _chosen(days: Days, chosen: Array) -> Days:
+    side = Side(days.side.bins, days.side.days[chosen], Counts(days.side.counts.matrix[chosen]))
+    return Days(side, None if days.moments is None else days.moments[chosen], days.names)
+
+
+def _past(snapshot: Days, before: Days, now: Days) -> Days:
+    """The days before the window: of predictions and of the snapshot, each day from where it has more rows."""
+    start, side, own = now.side.days.min(), snapshot.side, before.side
+    rows = dict(zip(own.days.tolist(), own.rows().tolist(), strict=True))
+    more = np.array(
+        [n > rows.get(day, 0) for day, n in zip(side.days.tolist(), side.rows().tolist(), strict=True)], dtype=bool
+    )
+    kept = _chosen(snapshot, more & (side.days < start))
+    both = joined(kept, _chosen(before, ~np.isin(own.days, kept.side.days)))
+    return _chosen(both, np.argsort(both.side.days))
 
 
 def _both(snapshot: Side, logged: Side, now: Side) -> Side | None:
     """The season's days: of the snapshot, and of predictions where the snapshot has none. None where they are few."""
     first, last = (np.datetime64(now.days[i] - np.timedelta64(YEAR.days, "D")) for i in (0, -1))
     around = np.timedelta64(SEASON.days, "D")
-    mine = _days(snapshot, (snapshot.days >= first - around) & (snapshot.days <= last + around))
-    new = _days(logged, ~np.isin(logged.days, mine.days))
+    mine = _chosen(Days(snapshot), (snapshot.days >= first - around) & (snapshot.days <= last + around)).side
+    new = _chosen(Days(logged), ~np.isin(logged.days, mine.days)).side
     days = np.concatenate([mine.days, new.days])
     if len(days) < LEAST:
         return None
@@ -139,28 +193,33 @@ def _both(snapshot: Side, logged: Side, now: Side) -> Side | None:
 
 
 def findings(moved: Moved, cause: str) -> list[Finding]:
-    """One for each column that drifted from the snapshot or from the weeks before. `cause`: of what it is."""
-    names = {c.name for side in (moved.snapshot, moved.trailing) if side is not None for c in side.drifted}
-    return [_finding(moved, c, cause) for c in moved.snapshot.columns if c.name in names]
+    """One for each column that drifted. `cause`: of what it is."""
+    return [_finding(moved, column, cause) for column in moved.snapshot.drifted]
 
 
 def _finding(moved: Moved, column: ColumnDrift, cause: str) -> Finding:
-    name, page = column.name, moved.pages(column.name)
-    figures = {"psi": round(column.psi, 4), "p_value": round(column.p_value, 4)}
+    name, evidence = column.name, moved.evidence(column.name)
+    figures: dict[str, object] = {"psi": round(column.psi, 4), "p_value": round(column.p_value, 4)}
     against = [f"PSI {column.psi:.2f} against the training rows"]
     if moved.trailing is not None:
         recent = _named(moved.trailing, name)
-        figures |= {"trailing_psi": round(recent.psi, 4), "trailing_p_value": round(recent.p_value, 4)}
+        figures |= {"trailing_psi": round(recent.psi, 4)}
         against.append(f"{recent.psi:.2f} against the {counted(TRAILING, 'day')} before")
-    if name in moved.swing:
-        figures["usual"] = round(moved.swing[name], 4)
-    said = ", further than it ever did" if page else ""
+    said = f"{name} drifted"
+    if evidence is not None:
+        figures |= {"aspect": evidence.aspect, "z": round(evidence.z, 2), "times": round(min(evidence.times, 1e6), 2)}
+        figures |= {"size": round(evidence.size, 4), "p_value": evidence.p_value}
+        further = f"{min(evidence.times, 99):.1f} times as far from the days before as it ever did"
+        said = f"{name} drifted: its {evidence.aspect} moved {further}"
+        if evidence.aspect.startswith("relation"):
+            cause, said = (
+                RELATION,
+                f"{name} no longer goes with the other columns: what they tell of it moved {further}",
+            )
     if moved.season is not None:
-        last = _named(moved.season, name)
-        figures |= {"season_psi": round(last.psi, 4)}
-        if not last.drifted and not page:
-            said = ": as it was in the same season a year before"
-    told = f"{name} moved{said} ({', '.join(against)})."
+        figures |= {"season_psi": round(_named(moved.season, name).psi, 4)}
+    page = moved.pages(name)
+    told = f"{said} ({', '.join(against)})."
     return Finding(check="drift", subject=name, cause=cause, page=page, sentence=told, figures=figures)
 
 

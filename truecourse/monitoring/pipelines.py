@@ -10,7 +10,8 @@ from truecourse import segments, shipping
 from truecourse.clock import data_end
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.flowruns import ScheduledFlow
-from truecourse.monitoring.freshness import Clock, pipeline_finding, table_states, view_states
+from truecourse.monitoring.freshness import Clock, TableState, pipeline_finding, table_states, view_states
+from truecourse.monitoring.logged import newest_day_end
 from truecourse.monitoring.statements import summed
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
@@ -44,6 +45,11 @@ def check_pipelines(
     backlog = _backlog(problem)
     findings = [finding for state in states for finding in state.findings()]
     findings += [finding for view in views for finding in view.findings()]
+    moment = at or _newest(problem, tables, states, wall)
+    dry = [finding for view in views for finding in view.run_dry(moment)] if moment else []
+    # Of several views the first says it; what else was told of the same feed is said with it.
+    findings = [one for one in findings if one.key not in {finding.key for finding in dry}]
+    findings += {finding.key: finding for finding in reversed(dry)}.values()
     if at is None:
         findings += [finding for flow in flows for finding in flow.findings(wall)]
         findings += [*others, *_stuck(backlog)]
@@ -64,6 +70,14 @@ def check_pipelines(
             "log": backlog,
         },
     )
+
+
+def _newest(problem: Problem, tables: Tables, states: Sequence[TableState], wall: datetime) -> datetime | None:
+    """The newest moment that is known of: of a table's rows, or of a prediction that an endpoint made. By it a feed has
+    run dry while others went on; where all are silent, their rhythm tells."""
+    moments = [state.newest_by(wall) for state in states if state.table.time is not None]
+    asked = newest_day_end(problem, tables)
+    return max((moment for moment in (*moments, min(asked, wall) if asked else None) if moment), default=None)
 
 
 def _well(known: Sequence[ScheduledFlow], scheduled: int, tables: int) -> str:

@@ -1,13 +1,14 @@
 """Drift of a problem without time: what was predicted of new rows, against the rows that the champion was fitted to.
 
-New rows are those of files, rows of the table that came after the snapshot, and the endpoint's answers. Each batch of
-them is held against the training rows by itself, and all of the newest `monitoring.window` together: one file that
-moved far is not diluted by many that did not.
+New rows are those of files, rows of the table that came after the snapshot, and the endpoint's answers, that came since
+the last check by their own time. Each batch of them is held against the training rows by itself, and all of them
+together: one file that moved far is not diluted by many that did not.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,50 +16,56 @@ from truecourse import registry
 from truecourse.errors import NotFound
 from truecourse.model import Model
 from truecourse.monitoring import drift
+from truecourse.monitoring.breakage import lost_values, new_values
 from truecourse.monitoring.drift import Drift
+from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.freezing import model_scores
 from truecourse.monitoring.moved import Moved, shown
 from truecourse.monitoring.seen import MOMENT, Predictions, watched
+from truecourse.monitoring.sketches import Sketch
+from truecourse.monitoring.strange import known, strange
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.runs import trained_run
 from truecourse.scoring import BATCH, predictions_table, score_columns
 from truecourse.snapshot import load_frame
 from truecourse.tables import Tables
+from truecourse.times import IN_RANGE
 
 LEAST_ROWS = 20
 """Of fewer rows, that nothing is found tells nothing."""
+LATE = timedelta(hours=2)
+"""The log is shipped every hour: so long before the last check rows may have come that it did not see."""
 
 
 @dataclass(frozen=True)
 class Plain:
-    """What moved, of features and of scores, in the rows that show it most. `rows`: how many those are; `batch`: their
-    batch, empty where they are of several. `against`: what the scores are compared with."""
+    """What moved, of features and of scores, in the rows that show it most, and what broke in any. `rows`: how many
+    those are; `batch`: their batch, empty where they are of several. `against`: what the scores are compared with.
+    `until`: when the newest of them was scored (UTC); `fresh`: whether any came since the last check."""
 
     data: Moved
     scores: Moved
+    broken: list[Finding]
     snapshot: str
     against: str
     rows: int
     batch: str
+    until: datetime
+    fresh: bool
 
     @property
     def enough(self) -> bool:
         return self.rows >= LEAST_ROWS and self.data.snapshot.decidable
 
 
-def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> Plain:
-    """`at` (UTC): nothing scored later is read. Raises NotFound where the champion scored no row that its snapshot does
-    not have."""
+def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime, mark: datetime | None) -> Plain:
+    """`at` (UTC): nothing scored later is read. `mark` (UTC): up to where the last check looked, if there was
+    one. Raises NotFound where the champion scored no row that its snapshot does not have."""
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame = load_frame(tables.store, snapshot)
     model = registry.open_model(version, problem.kind)
-    names = score_columns(problem.kind, model.vocabulary.classes)
-    made = Predictions(problem, tables, names).observed(version, frame["id"].combine_chunks(), at)
-    if len(made) == 0:
-        what = "the champion scored no rows but those of its training table, which are no news"
-        cure = f"truecourse run score --problem {problem.name} --source FILE"
-        raise NotFound(what, where=predictions_table(problem.name), cure=cure)
+    made, fresh = _came(problem, tables, model, version, frame["id"].combine_chunks(), at, mark)
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     unseen, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
     if len(unseen) == 0:
@@ -71,14 +78,55 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetim
     most = max(range(len(judged)), key=lambda place: _drifted(judged[place][1]))
     rows, (data, scores) = judged[most]
     batches = pc.unique(rows[BATCH])
+    broken = {one.key: one for part in parts.values() for one in _broken(problem, reference[0], part)}
     return Plain(
-        Moved(data, None, None, {}),
-        shown(Moved(scores, None, None, {})),
+        Moved(data, None, None),
+        shown(Moved(scores, None, None)),
+        list(broken.values()),
         snapshot.sha256,
         against,
         len(rows),
         batches[0].as_py() if len(batches) == 1 else "",
+        pc.max(made[MOMENT]).as_py(),
+        fresh,
     )
+
+
+def _came(
+    problem: Problem,
+    tables: Tables,
+    model: Model,
+    version: ModelVersion,
+    learned: pa.Array,
+    at: datetime,
+    mark: datetime | None,
+) -> tuple[pa.Table, bool]:
+    """What came since the last check, and whether anything did. At the first check, and where it is too little, the
+    newest `monitoring.window` of all that came."""
+    predictions = Predictions(problem, tables, score_columns(problem.kind, model.vocabulary.classes))
+    new = predictions.observed(version, learned, mark - LATE, at) if mark is not None else None
+    fresh = new is None or bool(pc.any(pc.greater(new[MOMENT], pa.scalar(mark, new[MOMENT].type))).as_py())
+    if new is not None and fresh and len(new) >= LEAST_ROWS:
+        return new, True
+    made = predictions.observed(version, learned, IN_RANGE[0], at)
+    if len(made) == 0:
+        what = "the champion scored no rows but those of its training table, which are no news"
+        cure = f"truecourse run score --problem {problem.name} --source FILE"
+        raise NotFound(what, where=predictions_table(problem.name), cure=cure)
+    first = pc.max(made[MOMENT]).as_py() - problem.monitoring.window
+    return made.filter(pc.greater_equal(made[MOMENT], pa.scalar(first, made[MOMENT].type))), fresh
+
+
+def _broken(problem: Problem, fitted: pa.Table, rows: pa.Table) -> list[Finding]:
+    """Values that are missing, new categories and changed units, against the training rows."""
+    if len(rows) < LEAST_ROWS:
+        return []
+    names = fitted.column_names
+    usual, now = (1 - np.array([part[name].null_count / len(part) for name in names]) for part in (fitted, rows))
+    newest = pc.max(rows[MOMENT]).as_py().replace(tzinfo=None)
+    odd = strange(known(fitted, names), rows)
+    unit = Sketch(day=newest, digest="", rows=len(rows), features=(), scores=(), sums=(), odd=odd)
+    return [*lost_values(problem, names, usual, usual, now, unit), *new_values(problem, [], [], {}, unit)]
 
 
 def _reference(problem: Problem, model: Model, fitted: pa.Table, unseen: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -86,11 +134,8 @@ def _reference(problem: Problem, model: Model, fitted: pa.Table, unseen: pa.Tabl
 
 
 def _parts(problem: Problem, made: pa.Table) -> dict[str, pa.Table]:
-    """All rows of the newest window, then those of each of its newest batches with rows enough."""
-    newest = pc.max(made[MOMENT]).as_py()
-    recent = made.filter(
-        pc.greater_equal(made[MOMENT], pa.scalar(newest - problem.monitoring.window, made[MOMENT].type))
-    )
+    """All rows, then those of each of the newest batches with rows enough."""
+    recent = made
     batches = recent.group_by(BATCH).aggregate([(MOMENT, "max"), (BATCH, "count")]).to_pylist()
     batches = [one for one in batches if one[f"{BATCH}_count"] >= LEAST_ROWS]
     batches.sort(key=lambda one: (one[f"{MOMENT}_max"], one[BATCH]), reverse=True)

@@ -46,7 +46,8 @@ def sampled(problem: Problem, tables: Tables, version: ModelVersion, span: Windo
     names, predictions = list(watched(problem)), Predictions(problem, tables, [])
     fitted = snapshot.filter(pc.not_equal(snapshot["split"], "test")).select(names)
     if span.start is None or span.end is None:
-        made = predictions.observed(version, snapshot["id"].combine_chunks(), datetime.now(UTC))
+        now = datetime.now(UTC)
+        made = predictions.observed(version, snapshot["id"].combine_chunks(), now - problem.monitoring.window, now)
     else:
         step = predictions.count(span.start, span.end) // ROWS + 1
         parts = predictions.parts(span.start, span.end)

@@ -18,7 +18,7 @@ from truecourse.privacy import private_names
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TableVersion, naive_utc
 from truecourse.schema import RESERVED_PREFIX, AnyColumn, Text
-from truecourse.scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, decisions_batch, predictions_table
+from truecourse.scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
 from truecourse.tables import Limit, Tables
 
 MOMENT, VERSION, ID = f"{RESERVED_PREFIX}moment", MODEL_VERSION, "id"
@@ -66,6 +66,20 @@ class Predictions:
         """The last moment (naive UTC) that any prediction is of; read from the tables' commits."""
         return max((last for _, _, last in self._files if last is not None), default=None)
 
+    def newest_before(self, moment: datetime) -> datetime | None:
+        """The last moment up to `moment` (naive UTC) that a prediction may be of, as far as files tell: of one
+        that reaches beyond it, the moment itself."""
+        known = ((first, last) for _, first, last in self._files if last is not None)
+        return max((min(last, moment) for first, last in known if first is None or first <= moment), default=None)
+
+    @property
+    def arrivals(self) -> list[datetime]:
+        """When predictions were made (naive UTC, rising), a moment of each day at least: those of batches when they
+        were scored, the log's by their own time."""
+        dated = ((self._batches, SCORED_AT), (self._log, "at"))
+        files = [file for table, moment in dated if table for file in _files(self._tables, table, moment)]
+        return sorted({moment for _, *ends in files for moment in ends if moment is not None})
+
     @property
     def oldest(self) -> datetime | None:
         return min((first for _, first, _ in self._files if first is not None), default=None)
@@ -98,17 +112,20 @@ class Predictions:
         both = ((self._batches, batches), (self._log, asked))
         return sum(self._tables.count(table, where) for table, where in both if table is not None)
 
-    def observed(self, version: ModelVersion, learned: pa.Array, at: datetime) -> pa.Table:
-        """Of a problem without time, what a version predicted by `at` (UTC) of rows that its snapshot does not have:
-        of files, of the table's newer rows, and the endpoint's answers. With BATCH (LOGGED for an answer), and MOMENT,
-        when it was scored. A row is its place in its batch: no batch takes the place of another's rows.
+    def observed(self, version: ModelVersion, learned: pa.Array, since: datetime, at: datetime) -> pa.Table:
+        """Of a problem without time, what a version predicted after `since` and by `at` (UTC) of rows that its snapshot
+        does not have: of files, of the table's newer rows, and the endpoint's answers.
 
-        learned: the ids of the snapshot's rows, which count in no batch of the table's own."""
+        With BATCH (LOGGED for an answer), and MOMENT, when it was scored. A row is its place in its batch: no batch
+        takes the place of another's rows.
+
+        learned: the ids of the snapshot's rows, which the model was fitted to or judged by: they count in no batch."""
         schema = self._schema.append(pa.field(BATCH, pa.string()))
         parts = [schema.empty_table()]
         if self._batches is not None:
             mine = (pc.field(VERSION) == version.version) & (pc.field(SCORED_AT) <= pa.scalar(at, UTC_TIME))
-            mine &= (pc.field(BATCH) != decisions_batch(version)) | ~pc.field(ID).isin(learned)
+            mine &= pc.field(SCORED_AT) > pa.scalar(since, UTC_TIME)
+            mine &= pc.field(ID).is_null() | ~pc.field(ID).isin(learned)
             there = self._tables.dataset(self._batches).schema.names
             names = [name for name in self._schema.names if name in there]
             rows = self._tables.read(self._batches, [*dict.fromkeys([*names, BATCH, SCORED_AT])], mine)
@@ -117,7 +134,8 @@ class Predictions:
         if self._log is not None:
             answered = (pc.field("role") != "shadow") & (pc.field("model_version") == version.version)
             answered &= pc.field("at") <= pa.scalar(at, UTC_TIME)
-            for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answered):
+            limits: list[Limit] = [("at", ">", since), (PARTITION, ">=", f"{since:%Y-%m-%d}")]
+            for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answered, limits):
                 told = self._told(rows)
                 parts.append(told.append_column(BATCH, pa.repeat(pa.scalar(LOGGED), len(told))))
         return pa.concat_tables(parts)

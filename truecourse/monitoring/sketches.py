@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 
 from truecourse.errors import NotFound
 from truecourse.monitoring.bins import Array, Counts
+from truecourse.monitoring.consecutive import Days
 from truecourse.monitoring.frozen import Frozen, Side
-from truecourse.monitoring.seen import VERSION, Predictions
+from truecourse.monitoring.relations import SUMS, Spread, moments
+from truecourse.monitoring.seen import MOMENT, VERSION, Predictions
 from truecourse.monitoring.strange import Strange, Tally
 from truecourse.problem import Problem
 from truecourse.references import Reference
@@ -21,13 +23,15 @@ DAY = timedelta(days=1)
 
 class Sketch(Reference):
     """Rows of one UTC day, or of a part of it. `features` and `scores`: rows by the bins of all columns, one after the
-    other; `scores` are those of the champion alone, `features` everybody's. `digest`: of the files they were in."""
+    other; `scores` are those of the champion alone, `features` everybody's. `sums`: of the champion's relations, one
+    line after the other. `digest`: of the files they were in."""
 
     day: datetime
     digest: str
     rows: int
     features: tuple[int, ...]
     scores: tuple[int, ...]
+    sums: tuple[int, ...]
     odd: dict[str, Strange]
 
 
@@ -56,12 +60,12 @@ def _sketch(
     if digest is None:
         return None
     if end - start < DAY:
-        return _made(frozen, predictions.parts(start, end), start, digest)
+        return _read(frozen, predictions, start, end, digest)
     key = f"sketches/{problem.name}/{frozen.key[:24]}/{start:%Y%m%d}.json"
     kept = _kept(tables, key)
     if kept is not None and kept.digest == digest:
         return kept
-    made = _made(frozen, predictions.parts(start, end), start, digest)
+    made = _read(frozen, predictions, start, end, digest)
     tables.store.put(key, made.model_dump_json().encode())
     return made
 
@@ -73,11 +77,18 @@ def _kept(tables: Tables, key: str) -> Sketch | None:
         return None
 
 
-def _made(frozen: Frozen, parts: Iterable[pa.Table], day: datetime, digest: str) -> Sketch:
-    count, odd = 0, Tally(frozen.known)
+def _read(frozen: Frozen, predictions: Predictions, start: datetime, end: datetime, digest: str) -> Sketch:
+    return sketch_of(frozen, predictions.parts(start, end), predictions.count(start, end), start, digest)
+
+
+def sketch_of(frozen: Frozen, parts: Iterable[pa.Table], rows_in_all: int, day: datetime, digest: str = "") -> Sketch:
+    """Of the day's rows, in parts: about `rows_in_all` of them."""
+    count, odd, relations = 0, Tally(frozen.known), frozen.relations
+    sums, taken = np.zeros((SUMS, len(relations.names)), dtype=np.int64), Spread(rows_in_all)
     seen, scored = (np.zeros(side.counts.matrix.shape[1], dtype=np.int64) for side in (frozen.features, frozen.scores))
     for rows in parts:
         count += len(rows)
+        sums += relations.sums(taken.of(rows), MOMENT)
         seen += _line(frozen.features, rows)
         scored += _line(frozen.scores, rows.filter(pc.equal(rows[VERSION], frozen.version.version)))
         odd.add(rows)
@@ -87,6 +98,7 @@ def _made(frozen: Frozen, parts: Iterable[pa.Table], day: datetime, digest: str)
         rows=count,
         features=tuple(seen.tolist()),
         scores=tuple(scored.tolist()),
+        sums=tuple(sums.ravel().tolist()),
         odd=odd.found,
     )
 
@@ -94,6 +106,33 @@ def _made(frozen: Frozen, parts: Iterable[pa.Table], day: datetime, digest: str)
 def _line(side: Side, rows: pa.Table) -> Array:
     counted = Counts.of(side.bins, rows, np.zeros(len(rows), dtype=np.int64)).matrix
     return np.asarray(counted.sum(axis=0))
+
+
+def pooled(found: list[Sketch]) -> Sketch:
+    """Days taken together, under the last one's date. Of two kinds of unknown values in a column the commoner is
+    kept."""
+    if len(found) == 1:
+        return found[0]
+    odd: dict[str, Strange] = {}
+    for name in sorted({name for one in found for name in one.odd}):
+        mine = [one.odd[name] for one in found if name in one.odd]
+        alike = {
+            like: sum(one.alike for one in mine if one.like == like) for like in dict.fromkeys(m.like for m in mine)
+        }
+        like = max(alike, key=lambda name: alike[name])
+        odd[name] = Strange(rows=sum(one.rows for one in mine), like=like, alike=alike[like])
+    lines = {
+        n: tuple(np.sum([getattr(one, n) for one in found], axis=0).tolist()) for n in ("features", "scores", "sums")
+    }
+    last = found[-1]
+    return last.model_copy(update={**lines, "odd": odd, "rows": sum(one.rows for one in found), "digest": ""})
+
+
+def days_of(frozen: Frozen, found: list[Sketch]) -> Days:
+    """The features of the days, with their moments."""
+    names = frozen.relations.names
+    sums = np.array([one.sums for one in found], dtype=np.int64).reshape(-1, SUMS, len(names))
+    return Days(features(frozen, found), moments(sums), names)
 
 
 def features(frozen: Frozen, found: list[Sketch]) -> Side:

@@ -34,9 +34,10 @@ def monitor(
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         start: the first moment (UTC) of the predictions to look at; `monitoring.window` before the end if empty.
-        end: that window's end (UTC, not included); the end of the day of the newest prediction if empty.
+        end: that window's end (UTC, not included); the end of the last whole day with predictions if empty.
         at: the moment (UTC) that counts as now: of drift, quality, skew and pipelines nothing later is read; if empty,
-            the data's newest for those that read predictions, and the wall clock for the others and the record.
+            the problem's clock, the data's newest for skew and quality, and the wall clock for the others and the
+            record.
         evidently: also write Evidently's own report, on a sample of rows.
 
     A check that cannot be made says so in its report, and stops no other. Raises CheckBroken, when all is done, if one

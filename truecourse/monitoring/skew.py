@@ -32,9 +32,10 @@ EXAMPLES = 3
 def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
     """Audit predictions asked for in the window; by default the problem's `monitoring.window` before `at`.
 
-    at: the moment that counts as now, UTC; the end of the day of the newest prediction if None. Nothing asked, decided
-    or recorded after it is read."""
-    now = naive_utc(at or newest_day_end(problem, tables) or datetime.now(UTC))
+    at: the moment that counts as now, UTC; if None the end of the day of the newest prediction, or the present where
+    that is not over. Nothing asked, decided or recorded after it is read."""
+    wall = datetime.now(UTC)
+    now = naive_utc(at or min(newest_day_end(problem, tables) or wall, wall))
     assert now is not None
     start, end = (naive_utc(window.start), naive_utc(window.end)) if window else (None, None)
     end = min(end or now, now)

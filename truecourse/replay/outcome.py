@@ -17,7 +17,7 @@ from truecourse.replay.planted import Planted
 Document = dict[str, Any]
 CAUSES = {
     "unit": ("unit change", "validation"),
-    "dead": ("dead feed", "validation"),
+    "dead": ("dead feed", "missing values", "validation"),
     "category": ("new category", "validation"),
     "label": ("concept drift", "label rule", "calibration", "quality"),
     "skew": ("code", "serving code"),

@@ -186,7 +186,10 @@ def whole_control(store: LocalStore, most: bool) -> str:
 
 def trace(store: LocalStore, most: bool) -> str:
     record: dict[str, Any] = {"prediction": "0", "model_version": 1, "model_sha256": "ab" * 32}
-    link = {"verified": False, "link": LONG, "id": LONG, "detail": LONG}
+    states = ("verified", "changed", "missing", "unknown")
+    links = [
+        {"verified": n % 4 == 0, "state": states[n % 4], "link": LONG, "id": LONG, "detail": LONG} for n in range(40)
+    ]
     if most:
         record |= {
             "score": 0.5, "decision_time": NOW, "request": {LONG: None}, "features": {LONG: None, "x": 1.0},
@@ -194,7 +197,8 @@ def trace(store: LocalStore, most: bool) -> str:
         }  # fmt: skip
     else:
         record |= {"score": None, "decision_time": None, "request": None, "features": None, "event_times": None}
-    traced = {"prediction": record, "verified": most, "links": [link] * 40 if most else []}
+    state = "changed" if most else "unknown"
+    traced = {"prediction": record, "verified": False, "state": state, "links": links if most else []}
     return render("trace.html", traced=traced, problem="p", id=LONG)
 
 

@@ -2,14 +2,23 @@
 
 The record: a year of checks every five minutes beside one open alarm, in a store in memory that counts what is asked of
 it. The reports of an hour are one report, so that after the first days an hour is one check.
+
+The detectors: worlds of days whose outcomes follow the scores but for an effect of the day, an AR(1) process as large
+as that of the flights, and storms of a day or two. A label is positive where a latent delay passes a threshold;
+hindsight sees the delay with a small error, which has an effect of the day too. What a clean world pages is false. In
+the others, from a day on, the threshold has moved so that a seventh of the positives are none (20 minutes instead of 15
+on the flights), or so many labels are noise that the loss is a fifth higher.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+
+import numpy as np
+from scipy.stats import norm
 
 from benchmarks.harness import Row
 from truecourse.digests import sha256
@@ -17,15 +26,121 @@ from truecourse.errors import AlreadyExists, NotFound
 from truecourse.loading import load_problem
 from truecourse.monitoring import control, reports
 from truecourse.monitoring.alarms import settle
+from truecourse.monitoring.cohorts import Cohort, Judged
 from truecourse.monitoring.findings import Check, Finding, Report
+from truecourse.monitoring.hindsight import contradiction
+from truecourse.monitoring.losing import threshold, watched
+from truecourse.monitoring.policy import QualityWatch
 
 START = datetime(2023, 1, 1, tzinfo=UTC)
 OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry")
 DAILY: tuple[Check, ...] = ("drift", "quality", "skew")
 
 
+A_DAY, HELD_OUT, YEAR = 900, 42, 365
+MOVED, NOISE = 0.14, 0.056
+"""Of positives that another rule makes negative; of labels that are turned around at random."""
+
+
 def rows(quick: bool) -> list[Row]:
-    return list(_record_rows(quick))
+    return [*_detector_rows(quick), *_record_rows(quick)]
+
+
+@dataclass
+class World:
+    """Days of decisions. `memory`: of the effect of a day; `small`: days of ten rows among the others, every ninth."""
+
+    random: np.random.Generator
+    memory: float = 0.3
+    storms: bool = True
+    small: bool = False
+    effect: float = 0.22
+    _state: tuple[float, float] = (0.0, 0.0)
+    _storm: int = 0
+
+    def days(self, first: int, count: int, moved: float = 0.0, noise: float = 0.0) -> list[Cohort]:
+        return [self._day(first + number, moved, noise) for number in range(count)]
+
+    def _day(self, day: int, moved: float, noise: float) -> Cohort:
+        random, fresh = self.random, np.sqrt(1 - self.memory**2)
+        here, seen = (self.memory * old + fresh * random.normal() for old in self._state)
+        self._state = (here, seen)
+        if self.storms and not self._storm and random.random() < 0.04:
+            self._storm = int(random.integers(1, 3))
+        stormy, self._storm = self._storm > 0, max(self._storm - 1, 0)
+        rows = 10 if self.small and day % 9 == 4 else A_DAY
+        known = random.normal(-1.0, 0.85, rows)
+        score = norm.cdf(known / np.sqrt(1 + self.effect**2))
+        delay = known + self.effect * here + (0.6 if stormy else 0.0) + random.normal(size=rows)
+        said = norm.cdf((delay + 0.03 * seen + random.normal(0, 0.12, rows)) / 0.125)
+        label = (delay > self._threshold(moved)).astype(np.int64)
+        label = np.where(random.random(rows) < noise, 1 - label, label)
+        judged = Judged.of("binary", label, score)
+        told = contradiction("binary", said, label)
+        return Cohort(
+            day=date(2024, 1, 1) + timedelta(days=day), decisions=rows, labelled=rows, loss=float(judged.loss.sum()),
+            expected=float(judged.expected.sum()), variance=float(judged.variance.sum()),
+            residual=float((judged.outcome - judged.score).sum()),
+            excess_squares=float(((judged.loss - judged.expected) ** 2).sum()), bins=(),
+            **told.summed(np.arange(rows)),
+        )  # fmt: skip
+
+    @staticmethod
+    def _threshold(moved: float) -> float:
+        """Of the latent delay, so that so large a share of the positives is below it."""
+        spread = np.sqrt(1 + 0.85**2)
+        positive = norm.sf(1 / spread)
+        return float(spread * norm.isf(positive * (1 - moved)) - 1)
+
+
+def pages(reference: Sequence[Cohort], days: Sequence[Cohort]) -> list[tuple[int, str]]:
+    """(day, cause) of every page that the detectors would have raised, looked at each day. Streams that page within a
+    week for the same cause are one page."""
+    watch, total = QualityWatch(), sum(one.labelled for one in reference)
+    loss = sum(one.loss for one in reference) / total
+    scale = float(np.sqrt(sum(one.variance for one in reference) / total))
+    found = []
+    for stream in watched(reference, reference, days, watch, scale, loss, 2):
+        cause = "label rule" if stream.name in ("labels", "turned") else "concept drift"
+        found += [(page.day, cause) for page in stream.pages(threshold(watch, 2))]
+    kept: list[tuple[int, str]] = []
+    for day, cause in sorted(found):
+        if not any(cause == other and day - before < 7 for before, other in kept):
+            kept.append((day, cause))
+    return kept
+
+
+def _detector_rows(quick: bool) -> Iterator[Row]:
+    years, trials = (6, 10) if quick else (60, 100)
+    for memory in (0.0, 0.4, 0.7):
+        count = sum(len(clean(seed, memory)) for seed in range(years))
+        yield Row(what=f"false pages in {years} clean years with storms, correlation {memory}", value=count / years,
+                  unit="a year", limit=1)  # fmt: skip
+    for what, cause, within, change in (
+        ("a rule that takes a seventh of the positives", "label rule", 10, {"moved": MOVED}),
+        ("labels so noisy that the loss is a fifth higher", "concept drift", 15, {"noise": NOISE}),
+    ):
+        hits = [found(seed, cause, within, change) for seed in range(trials)]
+        yield Row(what=f"{what}: found within {within} days, of {trials} worlds", value=100 * np.mean(hits), unit="%",
+                  limit=80, sense="at least")  # fmt: skip
+    named = sum(
+        any(cause == "label rule" for _, cause in clean(seed, 0.3, small=True, days=60)) for seed in range(trials)
+    )
+    yield Row(what=f"label rule paged in 60 clean days with cohorts of ten rows, of {trials} worlds",
+              value=100 * named / trials, unit="%", limit=100 * 60 / 365)  # fmt: skip
+
+
+def clean(seed: int, memory: float, small: bool = False, days: int = YEAR) -> list[tuple[int, str]]:
+    world = World(np.random.default_rng([seed, round(10 * memory)]), memory, small=small)
+    return pages(world.days(0, HELD_OUT), world.days(HELD_OUT, days))
+
+
+def found(seed: int, cause: str, within: int, change: dict[str, float]) -> bool:
+    """Whether it is named within so many days of its first, 30 clean days after the held-out ones."""
+    world = World(np.random.default_rng([seed, 99]))
+    reference, clean = world.days(0, HELD_OUT), world.days(HELD_OUT, 30)
+    told = pages(reference, [*clean, *world.days(HELD_OUT + 30, within, **change)])
+    return any(day >= 30 and said == cause for day, said in told)
 
 
 @dataclass

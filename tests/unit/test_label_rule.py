@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import truth_quality
 from tests.judged import FIRST, cohort_of
 from truecourse.encoding import Array, Vocabulary
 from truecourse.monitoring.cohorts import Cohort, Judged
@@ -92,6 +93,15 @@ def test_a_world_that_changes_is_no_new_rule(kind: Kind) -> None:
     streams = {alarm.stream for alarm in found(kind, days)}
     assert streams or kind == "multiclass"
     assert streams <= {"residual", "loss"}
+
+
+def test_what_the_bench_promises_of_worlds_with_storms() -> None:
+    """A short version of `make bench-truth`: a threshold moved a little, a loss a fifth higher, and small cohorts."""
+    for seed in range(3):
+        assert truth_quality.found(seed, "label rule", 10, {"moved": truth_quality.MOVED})
+        assert truth_quality.found(seed, "concept drift", 15, {"noise": truth_quality.NOISE})
+        assert truth_quality.clean(seed, 0.4, days=120) == []
+        assert truth_quality.clean(seed, 0.3, small=True, days=60) == []
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truecourse.encoding import Array
-from truecourse.monitoring.sequential import Usual, e_detector, e_values
+from truecourse.monitoring.sequential import Series, Usual, e_detector, e_values, usual_e_values
 
 DAYS, TRIALS, RATE = 100, 2000, 0.05
 
@@ -46,17 +46,63 @@ def test_an_e_value_has_a_mean_of_at_most_one(shift: float, most: float, seed: i
     assert (values.mean(axis=1) <= 1 + 4 * values.std(axis=1) / np.sqrt(len(z))).all()
 
 
+def series(values: Array, noise: float = 0.0, every: int = 1) -> Series:
+    return Series(every * np.arange(len(values), dtype=np.float64), values, np.full(len(values), noise))
+
+
+def lasting(memory: float, n: int, seed: int = 3) -> Array:
+    """An AR(1) process with innovations of 1."""
+    random, off = np.random.default_rng(seed), [0.0]
+    for noise in random.normal(size=n):
+        off.append(memory * off[-1] + noise)
+    return np.array(off)
+
+
 def test_what_lasts_from_day_to_day_is_no_news() -> None:
-    random, off = np.random.default_rng(3), [0.0]
-    for noise in random.normal(size=4000):
-        off.append(0.7 * off[-1] + noise)
-    usual = Usual.of(np.array(off))
+    off = series(lasting(0.7, 4000))
+    usual = Usual.of(off)
     assert usual is not None
     assert usual.memory == pytest.approx(0.7, abs=0.05)
-    z = usual.standardised(np.array(off), usual.mean)
+    assert usual.spread == pytest.approx(1 / np.sqrt(1 - 0.7**2), abs=0.1)
+    z = usual.standardised(off, usual.mean)
     assert abs(np.corrcoef(z[1:], z[:-1])[0, 1]) < 0.05
     assert z.std() == pytest.approx(1, abs=0.1)
 
 
+def test_days_that_are_far_apart_tell_nothing_of_each_other() -> None:
+    usual = Usual.of(series(lasting(0.7, 400)))
+    assert usual is not None
+    pair = usual.standardised(Series(np.array([0.0, 1.0, 31.0]), np.array([3.0, 3.0, 3.0]), np.zeros(3)), 0.0)
+    assert pair[1] < 0.5 * pair[0]
+    assert pair[2] == pytest.approx(pair[0], rel=0.01)
+
+
+def test_a_storm_is_no_spread_and_heavy_tails_cost_evidence() -> None:
+    values = np.random.default_rng(4).normal(size=400)
+    calm = Usual.of(series(values))
+    values[::25] = 12.0
+    stormy = Usual.of(series(values))
+    assert calm is not None
+    assert stormy is not None
+    assert stormy.spread < 1.3 * calm.spread
+    z = stormy.standardised(series(values), stormy.mean)
+    assert (usual_e_values(z, 2.5) > 1.05).any()
+    assert (e_values(z, 2.5).mean(axis=1) <= usual_e_values(z, 2.5)).all()
+
+
+def test_a_day_of_few_rows_is_wild_no_more_often_than_others() -> None:
+    """One in eight has ten rows and the others 900: a row varies by 5, a day by 0.05."""
+    random = np.random.default_rng(5)
+    rows = np.where(np.arange(4000) % 8 == 3, 10, 900)
+    noise = 25.0 / rows
+    days = Series(np.arange(4000.0), random.normal(0, np.sqrt(noise + 0.05**2)), noise)
+    usual = Usual.of(Series(days.day[:200], days.value[:200], days.noise[:200]))
+    assert usual is not None
+    z = usual.standardised(days, usual.mean)
+    assert z[rows == 10].std() == pytest.approx(1, abs=0.15)
+    assert z[rows == 900].std() == pytest.approx(1, abs=0.15)
+
+
 def test_few_days_tell_nothing() -> None:
-    assert Usual.of(np.arange(6.0)) is None
+    assert Usual.of(series(np.arange(6.0))) is None
+    assert Usual.of(series(np.array([*np.arange(6.0), np.nan]))) is None

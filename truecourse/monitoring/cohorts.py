@@ -26,8 +26,9 @@ class Cohort(Reference):
 
     `bins`: (rows, sum of scores, sum of outcomes) by score bin. `expected`: the loss that the scores themselves expect
     (0 for a regression). `variance`: of outcomes, as the scores expect it. `residual`: outcomes minus scores.
-    `hindsight`: (sum of how far labels contradict what is known now, beyond what it expects; sum of labels minus what
-    it says). `turned`: by class, sums of the score and the information of a share of its labels that another rule
+    `excess_squares`: of each row's loss minus what is expected. `hindsight`: (sum of how far labels contradict what is
+    known now, beyond what it expects; sum of labels minus what it says), `hindsight_squares`: both squared by row.
+    `turned`: by class, sums of the score and the information of a share of its labels that another rule
     turned (hindsight.Contradiction). `slices`: (rows, outcome minus score, loss) by column and value; `slice_bins`:
     their `bins` that are not empty, each after its place. `estimate`: the mean loss that was estimated before any label
     was there.
@@ -45,10 +46,12 @@ class Cohort(Reference):
     expected: float
     variance: float
     residual: float
+    excess_squares: float = 0.0
     bins: tuple[tuple[int, float, float], ...]
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
     slice_bins: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = Field(default_factory=dict)
     hindsight: tuple[float, float] | None = None
+    hindsight_squares: tuple[float, float] = (0.0, 0.0)
     turned: tuple[tuple[float, float], ...] = ()
     estimate: float | None = None
     lag: tuple[float, ...] = ()

@@ -42,7 +42,10 @@ class Contradiction:
     def summed(self, rows: Array) -> dict[str, Any]:
         """Of some rows, as a cohort keeps it."""
         turned = tuple((float(score), float(weight)) for score, weight in self.turned[rows].sum(axis=0))
-        return {"hindsight": (float(self.off[rows].sum()), float(self.sign[rows].sum())), "turned": turned}
+        both = [getattr(self, name)[rows] for name in ("off", "sign")]
+        powers = {"hindsight": 1, "hindsight_squares": 2}
+        sums = {name: tuple(float((side**power).sum()) for side in both) for name, power in powers.items()}
+        return sums | {"turned": turned}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
-"""What the closed cohorts of a model say against its yardstick: found day by day, and paged within a set rate."""
+"""What the closed cohorts of a model say against its yardstick: found day by day, and paged within a set rate.
 
-from collections.abc import Callable, Sequence
+Evidence is gathered against no change at all, so that what lasts is found soon; what is found pages only if it is of a
+practical size, too.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple
@@ -10,15 +14,21 @@ import numpy as np
 from truecourse.encoding import Array
 from truecourse.monitoring.cohorts import Cohort
 from truecourse.monitoring.policy import QualityWatch
-from truecourse.monitoring.sequential import Usual, e_detector
+from truecourse.monitoring.sequential import Series, Usual, e_detector, e_values, usual_e_values
 
 RECENT = 28
 """Days whose median is what hindsight's level is held against: a season moves it, and is no new rule."""
 _SOON = 7
 _TELLING = 100.0
-"""Information about a class's labels, from which on its share is known to 0.1, one standard deviation."""
-_STORM, _CALM = 2.5, 5.0
-"""A day's most, in standard deviations: a storm is over in two days and no drift; hindsight knows it from a rule."""
+"""Information about a class's labels, from which on a single day may say much: its share is known to 0.1."""
+_STORM, _CLEAR, _CALM = 2.5, 4.0, 5.0
+"""A day's most, in standard deviations. At the first it takes three days or four, for a storm is over in two and no
+drift. Of a class's labels, which hindsight knows a storm from, it takes two, where the day tells enough; and one, where
+so many have turned that no storm does it."""
+_ALONE = 2.5
+"""Times the share of a class's labels that pages."""
+_PAIRS = 14
+"""Days that it takes to learn how the loss goes with the outcomes."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,65 @@ class Shift(NamedTuple):
     evidence: float
 
 
+class Page(NamedTuple):
+    """The day on which a shift paged first, and the one on which it was back: n while it stands, -1 if it stands and
+    is of no practical size any more."""
+
+    day: int
+    back: int
+    shift: Shift
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A figure that is watched for a rise. `before`, `days`: it, on the days of its usual level and those looked at.
+    `size`: what has to be of a practical size, (n,) in units of `least`, with its level before. `most`: of a day, in
+    standard deviations. `recent`: whether its level is that of the last weeks, for a season moves it."""
+
+    name: str
+    direction: int
+    before: Series
+    days: Series
+    size: tuple[Array, float]
+    least: float
+    most: float | Array
+    recent: bool = False
+
+    def shift(self, top: float) -> Shift | None:
+        """The shift that stands on the last day; `top`: the evidence that it takes."""
+        pages = self.pages(top)
+        return pages[-1].shift if pages and pages[-1].back == len(self.days.day) else None
+
+    def pages(self, top: float) -> list[Page]:
+        """Every shift that was of a practical size on any day, as it stood on each day's evening."""
+        usual = Usual.of(self.before)
+        if usual is None:
+            return []
+        values, plain = self.size
+        # The level is known from few days; what it may be off by is not held against the model.
+        level: Array = np.full(len(values), usual.mean + usual.error)
+        sizes = np.full(len(values), plain)
+        if self.recent:
+            level = sizes = _levels(self.before.value, self.days.value)
+        values = np.where(np.isfinite(values), values, sizes)
+        z, most = usual.standardised(self.days, level), np.broadcast_to(self.most, (len(level),))
+        tails = usual_e_values(usual.standardised(self.before, usual.mean), float(np.min(most, initial=_CALM)))
+        found = []
+        for start, first, back in _episodes(_Evidence(z, most, tails), values, sizes, self.least, top):
+            so_far = np.cumsum(values[start:back]) / np.arange(1, back - start + 1) - sizes[start]
+            paged = np.flatnonzero(so_far[first - start :] >= self.least)
+            if len(paged):
+                evidence = float(e_detector(z[start:back], most[start:back], tails).max())
+                stands = back if so_far[-1] >= self.least else -1
+                found.append(Page(first + int(paged[0]), stands, Shift(start, float(so_far[-1]), evidence)))
+        return found
+
+
 def streams(classes: int) -> int:
-    """What is watched at once, and shares the rate of false pages: labels against hindsight, each class's labels turned
-    into others (a regression, which has none: 2, labels moved up and down), outcomes above and below scores, and loss
-    above what scores expect."""
-    return 4 + (classes or 2)
+    """What is watched at once, and shares the rate of false pages: labels against hindsight (of two classes: up and
+    down), each class's labels turned into others (a regression, which has none: 2, labels moved up and down), outcomes
+    above and below scores, and loss above what scores expect."""
+    return 4 + (classes or 2) + (classes == 2)
 
 
 def threshold(watch: QualityWatch, classes: int) -> float:
@@ -54,76 +118,109 @@ def threshold(watch: QualityWatch, classes: int) -> float:
     return 365 * streams(classes) / watch.false_pages_a_year
 
 
-def by_hindsight(one: Cohort) -> float:
-    """The share of labels that contradict hindsight, beyond what it expects (a regression: their mean distance)."""
-    assert one.hindsight is not None
-    return one.hindsight[0] / one.labelled
-
-
-def by_class(place: int) -> Callable[[Cohort], float]:
-    """The share of a class's labels that another rule turned, as estimated; NaN of a day that tells too little."""
-
-    def value(one: Cohort) -> float:
-        score, information = one.turned[place]
-        return score / information if information >= _TELLING else np.nan
-
-    return value
-
-
-def by_score(one: Cohort) -> float:
-    return one.residual / one.labelled
-
-
-def by_loss(one: Cohort) -> float:
-    return (one.loss - one.expected) / one.labelled
+def watched(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
+            scale: float, loss: float, classes: int) -> list[Stream]:  # fmt: skip
+    """`usual`: the days of hindsight's own level. `scale`: the labels' standard deviation around the scores; `loss`:
+    the mean loss of the reference; `classes`: 0 of a regression. `days`: with labels."""
+    usual = [one for one in usual if one.labelled and one.hindsight is not None]
+    labels = _of_labels(usual, days, watch, scale, classes)
+    return [*labels, *_of_scores(reference, days, watch, scale, loss)]
 
 
 def alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
            scale: float, loss: float, classes: int) -> list[Alarm]:  # fmt: skip
-    """`usual`: the days of hindsight's own level. `scale`: the labels' standard deviation around the scores; `loss`:
-    the mean loss of the reference; `classes`: 0 of a regression."""
-    days, top = [one for one in days if one.labelled], threshold(watch, classes)
-    found, unit = [], 1.0 if classes else scale
-    if days and all(one.hindsight is not None for one in (*usual, *days)):
-        found.append(_rule("labels", by_hindsight, 0, usual, days, unit, watch.labels_moved, top))
-    if days and all(one.turned for one in (*usual, *days)):
-        found += [
-            _rule("turned", by_class(place), place, usual, days, unit, watch.labels_turned, top)
-            for place in range(len(days[0].turned))
-        ]
-    found += [_slow("residual", by_score, sign, reference, days, scale, watch.calibration, top) for sign in (1, -1)]
-    found.append(_slow("loss", by_loss, 1, reference, days, loss, watch.loss, top))
-    return [alarm for alarm in found if alarm]
+    """What stands on the last day. The arguments are those of watched()."""
+    days, found = [one for one in days if one.labelled], []
+    for stream in watched(reference, usual, days, watch, scale, loss, classes):
+        shift = stream.shift(threshold(watch, classes))
+        if shift is None:
+            continue
+        direction = stream.direction
+        if stream.name == "labels" and classes != 2:
+            direction = _higher(days[shift.start :])
+        found.append(Alarm(stream.name, direction, days[shift.start].day, shift.size, shift.evidence))
+    return found
 
 
-def _slow(name: str, value: Callable[[Cohort], float], sign: int, reference: Sequence[Cohort], days: Sequence[Cohort],
-          unit: float, least: float, top: float) -> Alarm | None:  # fmt: skip
-    if unit <= 0:
-        return None
-    before, values = (np.array([sign * value(one) / unit for one in side]) for side in (reference, days))
-    usual = Usual.of(before)
-    if usual is None:
-        return None
-    # The level is known from few days; what it may be off by is not held against the model.
-    level = max(usual.mean, 0.0) + usual.spread / (1 - usual.memory) / np.sqrt(usual.days)
-    z = usual.standardised(values, level, least)
-    shift = _standing(z, values, np.full(len(values), level), least, _STORM, top)
-    return None if shift is None else Alarm(name, sign, days[shift.start].day, shift.size, shift.evidence)
+def _of_scores(
+    reference: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch, scale: float, loss: float
+) -> Iterator[Stream]:
+    """Outcomes above and below the scores, and loss."""
+    reference = [one for one in reference if one.labelled]
+    if scale <= 0 or loss <= 0 or not reference:
+        return
+    outcomes = [_series(side, lambda one: one.residual / one.labelled / scale, 1.0) for side in (reference, days)]
+    for sign in (1, -1):
+        before, now = outcomes if sign > 0 else (-outcomes[0], -outcomes[1])
+        mean = max(_mean(before), 0.0)
+        yield Stream("residual", sign, before, now, (now.value, mean), watch.calibration, _STORM)
+    rows = sum(one.labelled for one in reference)
+    noise = sum(one.excess_squares for one in reference) / rows / loss**2
+    lost = [_series(side, lambda one: (one.loss - one.expected) / one.labelled / loss, noise)
+            for side in (reference, days)]  # fmt: skip
+    # Days with more positives than foretold cost more: what they cost beyond that is what the model has lost.
+    slope = _slope(outcomes[0].value, lost[0].value)
+    before, now = (side.minus(slope * part.value) for side, part in zip(lost, outcomes, strict=True))
+    yield Stream("loss", 1, before, now, (lost[1].value, _mean(lost[0])), watch.loss, _STORM)
 
 
-def _rule(name: str, value: Callable[[Cohort], float], place: int, usual_days: Sequence[Cohort],
-          days: Sequence[Cohort], unit: float, least: float, top: float) -> Alarm | None:  # fmt: skip
-    before, values = (np.array([value(one) / unit for one in side]) for side in (usual_days, days))
-    usual = Usual.of(before)
-    if usual is None:
-        return None
-    level = _levels(before, values)
-    values = np.where(np.isfinite(values), values, level)
-    shift = _standing(usual.standardised(values, level, least), values, level, least, _CALM, top)
-    if shift is None:
-        return None
-    direction = place if name == "turned" else _higher(days[shift.start :])
-    return Alarm(name, direction, days[shift.start].day, shift.size, shift.evidence)
+def _of_labels(
+    usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch, scale: float, classes: int
+) -> Iterator[Stream]:
+    """Labels against hindsight, whichever way; and each class's labels."""
+    if not days or not usual or not all(one.hindsight is not None and one.turned for one in days):
+        return
+    unit = 1.0 if classes else scale
+    place = int(classes == 2)  # of two classes which way is told; of others only how far
+    rows, squares = (float(sum(part)) for part in zip(*((one.labelled, one.hindsight_squares[place]) for one in usual),
+                                                      strict=True))  # fmt: skip
+    sides = [_series(side, lambda one: _hindsight(one, place) / unit, squares / rows / unit**2)
+             for side in (usual, days)]  # fmt: skip
+    for sign in (1, -1) if classes == 2 else (1,):
+        before, now = sides if sign > 0 else (-sides[0], -sides[1])
+        yield Stream("labels", sign, before, now, (now.value, 0.0), watch.labels_moved, _STORM, recent=True)
+    for number in range(len(days[0].turned)):
+        before, now = (_turned(side, number, unit, None if classes else squares / rows) for side in (usual, days))
+        far = now.value - _levels(before.value, now.value) >= _ALONE * watch.labels_turned
+        enough = np.array([one.turned[number][1] >= _TELLING for one in days])
+        most = np.where(enough, np.where(far, _CALM, _CLEAR), _STORM)
+        yield Stream("turned", number, before, now, (now.value, 0.0), watch.labels_turned, most, recent=True)
+
+
+def _hindsight(one: Cohort, place: int) -> float:
+    assert one.hindsight is not None
+    return one.hindsight[place] / one.labelled
+
+
+def _series(days: Sequence[Cohort], value: Callable[[Cohort], float], noise: float) -> Series:
+    """`noise`: the variance of a row."""
+    rows = np.array([one.labelled for one in days], dtype=np.float64)
+    return Series(_places(days), np.array([value(one) for one in days]), noise / rows)
+
+
+def _turned(days: Sequence[Cohort], place: int, unit: float, noise: float | None) -> Series:
+    """The share of a class's labels that another rule turned, as estimated: known to 1 / information. Of a regression
+    (with the variance of a row) how far labels moved."""
+    sums = np.array([one.turned[place] for one in days]).reshape(-1, 2)
+    information = np.where(sums[:, 1] >= 1, sums[:, 1], np.nan)
+    chance = np.nan_to_num((1.0 if noise is None else noise / unit**2) / information, nan=np.inf)
+    return Series(_places(days), sums[:, 0] / information / unit, chance)
+
+
+def _places(days: Sequence[Cohort]) -> Array:
+    return np.array([one.day.toordinal() for one in days], dtype=np.float64)
+
+
+def _mean(series: Series) -> float:
+    """Of the days, as rows weigh."""
+    return float(np.average(series.value, weights=1 / np.maximum(series.noise, 1e-24)))
+
+
+def _slope(outcomes: Array, lost: Array) -> float:
+    """How much more loss a day has for what outcomes lie above its scores; 0 where too few days tell."""
+    off = outcomes - outcomes.mean()
+    square = float(off @ off)
+    return float(off @ lost) / square if len(off) >= _PAIRS and square > 0 else 0.0
 
 
 def _higher(days: Sequence[Cohort]) -> int:
@@ -139,28 +236,38 @@ def _levels(before: Array, values: Array) -> Array:
     return np.array([np.median(days) if len(days) else 0.0 for days in told])
 
 
-def _standing(z: Array, values: Array, level: Array, least: float, most: float, top: float) -> Shift | None:
-    """The shift that stands on the last day: its evidence reached `top`, and it has not come back since. Once one has,
-    evidence is gathered anew."""
-    begun = 0
-    while begun < len(z):
-        evidence = e_detector(z[begun:], most)
-        reached = np.flatnonzero(evidence >= top)
+class _Evidence(NamedTuple):
+    """What e_detector() takes."""
+
+    z: Array
+    most: Array
+    usual: Array
+
+    def part(self, first: int, end: int) -> "_Evidence":
+        return _Evidence(self.z[first:end], self.most[first:end], self.usual)
+
+
+def _episodes(
+    evidence: _Evidence, values: Array, level: Array, least: float, top: float
+) -> Iterator[tuple[int, int, int]]:
+    """(first day of a shift, day on which its evidence reached `top`, day on which it was back, or n), of each: once
+    one is back, evidence is gathered anew. `values`, `level`: (n,) what has to be of the size `least`."""
+    begun, n = 0, len(values)
+    while begun < n:
+        reached = np.flatnonzero(e_detector(*evidence.part(begun, n)) >= top)
         if not len(reached):
-            return None
+            return
         first = begun + int(reached[0])
-        start = begun + _onset(evidence[: reached[0] + 1])
+        start = begun + _onset(evidence.part(begun, first + 1))
         # Held against the level before the shift: one that follows would forgive what lasts.
         still = level[start] + least
-        back = [n for n in range(first, len(z)) if np.median(values[max(first, n - _SOON + 1) : n + 1]) <= still]
-        if not back:
-            size = float(values[start:].mean() - level[start])
-            return Shift(start, size, float(evidence.max())) if size >= least else None
-        begun = back[0] + 1
-    return None
+        recent = (day for day in range(first, n) if np.median(values[max(first, day - _SOON + 1) : day + 1]) <= still)
+        back = next(recent, n)
+        yield start, first, back
+        begun = back + 1
 
 
-def _onset(evidence: Array) -> int:
-    """The day from which the evidence grew to its last value: the one after it was last negligible."""
-    low = np.flatnonzero(evidence <= 2.0)
-    return int(min(low[-1] + 1, len(evidence) - 1)) if len(low) else 0
+def _onset(evidence: _Evidence) -> int:
+    """The likeliest first day of a shift that lasts to the last one, of any of the shifts that share the evidence."""
+    since = np.log(e_values(evidence.z, evidence.most) / evidence.usual[:, None])[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return int(since.max(axis=0).argmax())

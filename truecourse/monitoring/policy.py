@@ -51,8 +51,8 @@ class QualityWatch:
     `false_pages_a_year`: of all that is watched day by day together, while nothing has changed. A page also needs a
     practical size: predictions off by `calibration`, as a share of the labels' standard deviation around them; a loss
     above what the scores themselves expect by `loss`, as a share of the held-out loss; or `labels_moved`, the share of
-    labels that contradict what is known of their rows (a regression: their distance, in standard deviations), or
-    `labels_turned`, the share of a class's labels that another rule turned (a regression: how far labels moved).
+    labels that lie above or below what is known of their rows (a regression: their distance, in standard deviations),
+    or `labels_turned`, the share of a class's labels that another rule turned (a regression: how far labels moved).
     `coverage`: a cohort of which a smaller share of the usual has labels is told of, of half that share paged.
     `window`: the closed cohorts that metrics are of.
     """
@@ -61,7 +61,7 @@ class QualityWatch:
     false_pages_a_year: Annotated[float, Field(gt=0)] = 1.0
     calibration: Annotated[float, Field(ge=0)] = 0.1
     loss: Annotated[float, Field(ge=0)] = 0.05
-    labels_moved: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    labels_moved: Annotated[float, Field(ge=0, lt=1)] = 0.02
     labels_turned: Annotated[float, Field(ge=0, lt=1)] = 0.1
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.8
     window: timedelta = days(28)

@@ -109,7 +109,7 @@ def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: str,
 
 
 def _rule(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:
-    off = f"{100 * alarm.size:.0f} of 100 labels contradict"
+    off = f"{100 * alarm.size:.1f} of 100 labels contradict"
     if problem.kind == "regression":
         off = f"labels lie {alarm.size:.2f} standard deviations farther than usual from what is foretold by"
     came = {1: "; they came out higher", -1: "; they came out lower", 0: ""}[alarm.direction]

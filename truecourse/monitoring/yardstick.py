@@ -71,6 +71,7 @@ def day_sums(
             expected=float(part.expected.sum()),
             variance=float(part.variance.sum()),
             residual=float((part.outcome - part.score).sum()),
+            excess_squares=float(((part.loss - part.expected) ** 2).sum()),
             bins=sums_by_bin(edges, part),
             slices=sums_by_slice(rows, columns, part),
             slice_bins=bins_by_slice(rows, columns, part, edges),

@@ -29,7 +29,15 @@ from truecourse.settings import get_settings
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.storage import ObjectStore, open_store
 from truecourse.tables import Tables
-from truecourse.training import Trained, library_versions, train, training_key, with_parameters
+from truecourse.training import (
+    OUT_OF_FOLD,
+    Trained,
+    library_versions,
+    out_of_fold_bytes,
+    train,
+    training_key,
+    with_parameters,
+)
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.training")
@@ -104,6 +112,7 @@ def _keep(
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
         "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame),
         "lineage.json": json.dumps(lineage.record(tables, load_manifest(tables.store, snapshot)), indent=1).encode(),
+        OUT_OF_FOLD: out_of_fold_bytes(trained),
         "training.json": json.dumps(account, indent=1).encode(),
         **archive.archive_files(problem),
     }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from truecourse.boosting import Part, parameters
 from truecourse.digests import sha256, sha256_json
@@ -21,10 +22,12 @@ from truecourse.metrics import blocks_of
 from truecourse.model import Model
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot
-from truecourse.selection import cross_validation, select
+from truecourse.selection import Candidate, cross_validation, select
 
 log = logging.getLogger("truecourse.training")
 
+OUT_OF_FOLD = "out_of_fold.parquet"
+"""The file of a run that tells what was said of validation rows by models that did not learn from them."""
 METHOD = (
     "asof", "baselines", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "intervals",
     "linear", "metrics", "selection", "spans", "sql", "training", "viewsql",
@@ -35,12 +38,14 @@ METHOD = (
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A model, its rounds of boosting, and the loss by round: {"train": [...], "validate": [...]}. Where it begins with
-    a linear model, the first loss is that model's own, after no round. `form`: Choice.document."""
+    a linear model, the first loss is that model's own, after no round. `form`: Choice.document. `out_of_fold`: of the
+    validation rows, by their places in the frame, the outputs of models that did not learn from them."""
 
     model: Model
     rounds: int
     curve: dict[str, list[float]]
     form: dict[str, Any]
+    out_of_fold: tuple[Array, Array] = (np.empty(0, dtype=np.int64), np.empty(0))
 
     @property
     def loss(self) -> float:
@@ -111,4 +116,36 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
     chosen = choice.chosen
     log.info("%s", choice.sentence)
     booster = chosen.fitted(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
-    return Trained(Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document)
+    left_out = _out_of_fold(frame, chosen)
+    return Trained(Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document, left_out)
+
+
+def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:
+    """(rows of the frame that validate, what was said of each by a model that did not learn from it)."""
+    split = frame["split"].to_numpy(zero_copy_only=False)
+    places = np.flatnonzero(split == "validate")
+    if not len(places):
+        return places, np.empty(0)
+    if len(chosen.parts) == 1:
+        return places, chosen.predictions
+    both = np.concatenate([np.flatnonzero(split == "train"), places])
+    order = both[np.concatenate([part.blocks for part in chosen.parts])]  # of cross-validation: rows by number
+    mine = split[order] == "validate"
+    return order[mine], chosen.predictions[mine]
+
+
+def out_of_fold_bytes(trained: Trained) -> bytes:
+    """Parquet: `row`, the place in the snapshot's frame, and `output`, or `output_0` and so on by class."""
+    rows, output = trained.out_of_fold
+    columns = {"output": output} if output.ndim == 1 else {f"output_{k}": output[:, k] for k in range(output.shape[1])}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"row": rows, **columns}), sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_out_of_fold(data: bytes) -> tuple[Array, Array]:
+    """The rows (n,) and outputs (n,) or (n, k), float64, that out_of_fold_bytes() wrote."""
+    table = pq.read_table(pa.BufferReader(data))
+    output = np.column_stack([column.to_numpy() for column in table.drop_columns(["row"]).columns]).astype(np.float64)
+    return table["row"].to_numpy(), output[:, 0] if output.shape[1] == 1 else output

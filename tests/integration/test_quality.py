@@ -25,6 +25,11 @@ LATE = """SELECT delivery AS id, late AS label,
     CASE WHEN CAST(known_at AS DATE) = DATE '2024-02-23' THEN known_at + INTERVAL 5 DAY ELSE known_at END AS known_at
 FROM outcomes"""
 
+AGAIN = """SELECT delivery AS id, late AS label, known_at FROM outcomes
+UNION ALL SELECT delivery, late, known_at + INTERVAL 1 HOUR FROM outcomes"""
+CORRECTED = """SELECT delivery AS id, 1 - late AS label, known_at FROM outcomes WHERE delivery % 20 = 0
+UNION ALL SELECT delivery, late, known_at + INTERVAL 1 HOUR FROM outcomes"""
+
 
 def moment(month: int, day: int, hour: int = 0) -> datetime:
     return datetime(2024, month, day, hour, tzinfo=UTC)
@@ -72,7 +77,8 @@ def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Ch
         report = check(moment(2, day))
         assert not report.findings, report.sentence
     figures = report.figures
-    assert set(figures["metrics"]) == {"auc", "log_loss", "calibration_error", "base_rate"}
+    assert set(figures["metrics"]) == {"auc", "log_loss", "excess_loss", "calibration_error", "base_rate"}
+    assert "did not learn" in figures["reference"] or figures["reference"] == "held-out days"
     for told in figures["metrics"].values():
         assert told["difference"]["low"] <= told["difference"]["value"] <= told["difference"]["high"]
     assert {part["value"] for part in figures["slices"]} == {"north", "south", "east"}
@@ -115,6 +121,18 @@ def test_another_rule_is_named_within_days_and_nothing_before_it_moves(checked: 
     )
     assert causes(report) == {"label rule": True}
     assert report.findings[0].figures["since"] in ("2024-02-24", "2024-02-25")
+
+
+def test_a_label_that_comes_again_counts_once_and_the_latest_counts(checked: Callable[[str], Check]) -> None:
+    plain = checked("")(moment(2, 28)).figures["timeline"]
+    again = checked(AGAIN)(moment(2, 28)).figures["timeline"]
+    shown = ("day", "decisions", "labelled", "loss", "outcome")
+    assert [[one[name] for name in shown] for one in again] == [[one[name] for name in shown] for one in plain]
+    assert not any("corrected" in one for one in again)
+    report = checked(CORRECTED)(moment(2, 28))
+    found = report.figures["timeline"]
+    assert [[one[name] for name in shown] for one in found] == [[one[name] for name in shown] for one in plain]
+    assert 0 < report.figures["corrected"] <= 0.1 * sum(one["labelled"] for one in found)
 
 
 def test_a_check_of_an_earlier_moment_does_not_see_what_a_later_one_counted(checked: Callable[[str], Check]) -> None:

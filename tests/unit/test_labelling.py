@@ -5,9 +5,10 @@ from datetime import date, timedelta
 
 import pytest
 
+from benchmarks.truth_quality import labelled_days
 from truecourse.monitoring.cohorts import Cohort
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.labelling import labelling
+from truecourse.monitoring.labelling import labelling, selective
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
 PROBLEM = Problem(
@@ -56,6 +57,33 @@ def test_labels_that_are_late_are_told_and_wake_nobody() -> None:
 )
 def test_what_is_not_late_enough_is_no_finding(hours: list[float], why: str) -> None:
     assert told(cohorts(hours)) == [], why
+
+
+def base_rate(days: list[Cohort]) -> float:
+    return sum(part[2] for one in days for part in one.bins) / sum(one.labelled for one in days)
+
+
+def test_labels_that_positives_do_not_get_are_selective_and_the_figures_are_marked() -> None:
+    for seed in range(5):
+        days = labelled_days(lambda score, came: 1 - 0.3 * came, seed)
+        assert base_rate(days) == pytest.approx(0.28, abs=0.02)  # of 0.36
+        (finding,) = selective(PROBLEM, days, base_rate(days))
+        assert (finding.cause, finding.page) == ("selective labels", True)
+        assert finding.sentence.startswith("Decisions of high scores get a label less often, by ")
+        assert finding.figures["base_rate"] > base_rate(days)
+
+
+def test_labels_that_are_missing_at_random_are_not_selective() -> None:
+    for seed in range(20):
+        for count, a_day in ((28, 300), (3, 20), (28, 10), (1, 500)):
+            assert selective(PROBLEM, labelled_days(lambda score, _: 0.7 + 0 * score, seed, count, a_day)) == []
+
+
+def test_reweighting_by_score_takes_back_what_goes_by_the_score_alone() -> None:
+    days = labelled_days(lambda score, _: 1 - 0.6 * score, seed=1)
+    (finding,) = selective(PROBLEM, days, base_rate(days))
+    assert base_rate(days) < 0.33
+    assert finding.figures["base_rate"] == pytest.approx(0.357, abs=0.015)
 
 
 def test_what_took_long_five_weeks_ago_no_longer_excuses() -> None:

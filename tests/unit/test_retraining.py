@@ -138,7 +138,9 @@ def test_a_person_may_always(tmp_path: Path) -> None:
 def test_a_training_that_is_due_is_asked_for_until_it_begins(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for day in range(2):
-        weigh(store, problem(), found(store, day, "concept drift"), ["webhook", "prefect"])
+        at = found(store, day, "concept drift")
+        for minutes in range(0, 60, 5):
+            weigh(store, problem(), at + timedelta(minutes=minutes), ["webhook", "prefect"])
     now = record.stands(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.owed) for notice in now.outbox] == [("due", ("prefect",))] * 2

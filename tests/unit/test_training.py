@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import xgboost
 from hypothesis import given
@@ -32,7 +33,15 @@ from truecourse.problem import (
     XGBoost,
 )
 from truecourse.references import Snapshot
-from truecourse.training import matrix_of, rows_of, train, training_key, with_parameters
+from truecourse.training import (
+    matrix_of,
+    out_of_fold_bytes,
+    read_out_of_fold,
+    rows_of,
+    train,
+    training_key,
+    with_parameters,
+)
 
 COLUMNS = {"place": Text(nulls=True), "size": Float(nulls=True), "many": Integer(), "flag": Boolean(), "void": Float()}
 
@@ -126,6 +135,21 @@ def test_the_loss_of_rows_as_they_are_is_that_of_binned_ones(kind: Kind, home: o
     boosted = [boost(kind, vocabulary, spec.model, data, side) for side in (made.measured(check, checked), binned)]
     assert boosted[0][1] == boosted[1][1]
     assert boosted[0][0].save_raw("ubj") == boosted[1][0].save_raw("ubj")
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_what_is_kept_of_validation_rows_is_of_models_that_did_not_learn_from_them(folds: int, home: object) -> None:
+    spec = problem(rounds=60, learning_rate=0.3, folds=folds)
+    rows = frame(spec)
+    trained = train(spec, rows)
+    places, said = read_out_of_fold(out_of_fold_bytes(trained))
+    assert set(rows["split"].take(pa.array(places)).to_pylist()) == {"validate"}
+    assert len(places) == len(set(places.tolist())) == pc.sum(pc.equal(rows["split"], "validate")).as_py()
+    fitted = trained.model.predict(matrix_of(trained.model.vocabulary, rows.take(pa.array(places))))
+    labels = trained.model.vocabulary.labels(rows.take(pa.array(places)))
+    kept, own = (losses("binary", labels, one).mean() for one in (said, fitted))
+    assert kept > own + 0.01, "a model is surer of what it was fitted to"
+    assert np.corrcoef(said, fitted)[0, 1] > 0.8
 
 
 def test_test_rows_never_count(home: object) -> None:

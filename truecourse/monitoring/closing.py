@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from truecourse.encoding import Array, columns_of
 from truecourse.errors import NotFound
 from truecourse.frame import UTC_TIME
-from truecourse.monitoring.cohorts import Cohort, closes
+from truecourse.monitoring.cohorts import Cohort, closes, decided_by_bin
 from truecourse.monitoring.estimated import estimated
 from truecourse.monitoring.hindsight import Contradiction
 from truecourse.monitoring.labels import known_labels, late_by
@@ -50,7 +50,7 @@ class Closing:
         kept = {day: one for day, one in everything.items() if one.counted and one.counted <= self._moment}
         last = (self.at - _DAY - self.problem.label.closes_after).date()
         first = max(self.yardstick.learned, (self.at - HORIZON).date()) + _DAY
-        due = [day for day in _days(first, last) if day not in kept or not self.scored(kept[day])]
+        due = [day for day in _days(first, last) if day not in kept or not self._is_final(kept[day])]
         waiting = _days(max(first, last + _DAY), self.at.date())
         said = made(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
         new = self._counted(due, said)
@@ -58,6 +58,14 @@ class Closing:
             self._keep(everything | new)
         closed = [one for day, one in sorted((kept | new).items()) if day <= last]
         return closed, [self._unlabelled(day, part, said) for day, part in _parts(said.rows) if day > last]
+
+    def _is_final(self, cohort: Cohort) -> bool:
+        """Whether nothing is left to count: a day is counted when it closes and, with what was corrected since, when no
+        labels are waited for any more."""
+        assert cohort.counted is not None
+        if not self._waited(cohort.day):
+            return self.scored(cohort)
+        return cohort.counted.replace(tzinfo=None) >= closes(cohort.day, self.problem.label.closes_after) + _GRACE
 
     def scored(self, cohort: Cohort) -> bool:
         """Whether it has about as many labels as usual, or no more are waited for."""
@@ -96,10 +104,12 @@ class Closing:
 
     def _unlabelled(self, day: date, rows: pa.Table, said: Made) -> Cohort:
         nameless, measure = said.nameless.get(day, 0), self.yardstick
+        output = output_of(rows, measure.model.vocabulary)
         return Cohort(
             day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
             labelled=0, loss=0, expected=0, variance=0, residual=0, bins=((0, 0.0, 0.0),) * (len(measure.edges) + 1),
-            estimate=estimated(self.problem, measure, day, output_of(rows, measure.model.vocabulary)),
+            estimate=estimated(self.problem, measure, day, output),
+            decided=decided_by_bin(self.problem.kind, measure.edges, output),
         )  # fmt: skip
 
     def _summed(self, day: date, rows: pa.Table, said: Made) -> Cohort:
@@ -112,8 +122,9 @@ class Closing:
         lag: tuple[float, ...] = ()
         if "known_at" in labelled.column_names:
             lag = tuple(float(q) for q in np.quantile(late_by(labelled).to_numpy(), [0.25, 0.5, 0.75]))
-        own = {name: getattr(empty, name) for name in ("counted", "decisions", "nameless", "estimate")}
-        return sums.model_copy(update=own | {"lag": lag})
+        own = {name: getattr(empty, name) for name in ("counted", "decisions", "nameless", "estimate", "decided")}
+        corrected = int(pc.sum(labelled["corrected"]).as_py() or 0)
+        return sums.model_copy(update=own | {"lag": lag, "corrected": corrected})
 
     def _labelled(self, day: date, rows: pa.Table) -> pa.Table:
         """With the labels that were known when it closed; where those are too few, with all there are by now."""

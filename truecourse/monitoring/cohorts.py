@@ -18,6 +18,7 @@ from truecourse.slices import parts_of
 BINS = 40
 _GROUPS = 10
 _TINY = 1e-7
+_LOSSES = ("loss", "expected")
 
 
 class Cohort(Reference):
@@ -31,7 +32,8 @@ class Cohort(Reference):
     `turned`: by class, sums of the score and the information of a share of its labels that another rule
     turned (hindsight.Contradiction). `slices`: (rows, outcome minus score, loss) by column and value; `slice_bins`:
     their `bins` that are not empty, each after its place. `estimate`: the mean loss that was estimated before any label
-    was there.
+    was there. `decided`: how many decisions, labelled or not, fell into each score bin. `corrected`: how many labels
+    came again and were others.
     `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
     """
 
@@ -48,6 +50,8 @@ class Cohort(Reference):
     residual: float
     excess_squares: float = 0.0
     bins: tuple[tuple[int, float, float], ...]
+    decided: tuple[int, ...] = ()
+    corrected: int = 0
     slices: dict[str, dict[str, tuple[int, float, float]]] = Field(default_factory=dict)
     slice_bins: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = Field(default_factory=dict)
     hindsight: tuple[float, float] | None = None
@@ -97,6 +101,12 @@ def sums_by_bin(edges: Array, judged: Judged) -> tuple[tuple[int, float, float],
     rows = np.bincount(place, minlength=size)
     said, came = (np.bincount(place, weights, size) for weights in (judged.score, judged.outcome))
     return tuple((int(n), float(s), float(o)) for n, s, o in zip(rows, said, came, strict=True))
+
+
+def decided_by_bin(kind: Kind, edges: Array, output: Array) -> tuple[int, ...]:
+    """How many decisions fell into each score bin; no label is asked."""
+    judged = Judged.of(kind, np.zeros(len(output), dtype=np.int64), output)
+    return tuple(np.bincount(binned(edges, judged.score), minlength=len(edges) + 1).tolist())
 
 
 def sums_by_slice(
@@ -160,7 +170,7 @@ def metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[st
     """Samples of each metric (b,) for `weights` (b, cohorts): how much each day counts. NaN where no row does. The
     calibration error is no such metric: see calibration().
 
-    The AUC is that of the score bins, ties counted half."""
+    The AUC is that of the score bins, ties counted half; the excess loss what exceeds the scores' own expectation."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return _metrics(kind, cohorts, weights)
 
@@ -169,16 +179,16 @@ def _metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[s
     bins = np.array([one.bins for one in cohorts])  # (cohorts, bins, 3)
     rows, said, came = np.moveaxis(np.tensordot(weights, bins, axes=1), -1, 0)
     total = rows.sum(axis=1)
-    loss = weights @ np.array([one.loss for one in cohorts]) / total
+    loss, expected = (weights @ np.array([getattr(one, name) for one in cohorts]) / total for name in _LOSSES)
     if kind == "regression":
         return {"rmse": np.sqrt(loss), "bias": (said - came).sum(axis=1) / total}
     share = came.sum(axis=1) / total
     if kind == "multiclass":
-        return {"log_loss": loss, "accuracy": share}
+        return {"log_loss": loss, "excess_loss": loss - expected, "accuracy": share}
     negative = rows - came
     below = np.cumsum(negative, axis=1) - negative / 2
     auc = (came * below).sum(axis=1) / (came.sum(axis=1) * negative.sum(axis=1))  # one class only: NaN
-    return {"auc": auc, "log_loss": loss, "base_rate": share}
+    return {"auc": auc, "log_loss": loss, "excess_loss": loss - expected, "base_rate": share}
 
 
 def calibration(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Figure:

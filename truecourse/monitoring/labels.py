@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,8 +16,10 @@ NAMES = ("id", "label", "known_at")
 
 
 def known_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided: Window, at: datetime) -> pa.Table:
-    """`id`, `label` and, where the problem has it, `known_at` of those of the decisions whose labels were known by `at`
-    (UTC). `decided`: when the decisions fell (naive UTC).
+    """`id`, `label`, `corrected` and, where the problem has it, `known_at` of those of the decisions whose labels were
+    known by `at` (UTC), one row each. `decided`: when the decisions fell (naive UTC).
+
+    Of a label that came again the latest counts, known since the first came; `corrected` says whether it changed.
 
     Rows are read as they were recorded by then. A problem with no `known_at` counts every label that is there."""
     if problem.is_plain:
@@ -28,7 +31,18 @@ def known_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided
     known = pc.is_valid(found["label"])
     if "known_at" in found.column_names:
         known = pc.and_(known, pc.fill_null(pc.less_equal(found["known_at"], pa.scalar(at, frames.UTC_TIME)), False))
-    return found.filter(known)
+    return _once(found.filter(known))
+
+
+def _once(found: pa.Table) -> pa.Table:
+    """One row for each id, in the order of the first of them."""
+    rows = pl.DataFrame(found)
+    order = ["known_at", "label"] if "known_at" in rows.columns else []
+    kept = [pl.col("label").last(), (pl.col("label").n_unique() > 1).alias("corrected")]
+    kept += [pl.col("known_at").first()] if order else []
+    places = rows.select("id").unique(maintain_order=True)
+    one = (rows.sort(order) if order else rows).group_by("id").agg(kept)
+    return places.join(one, on="id", how="left", maintain_order="left").to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def _asked(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided: Window, at: datetime) -> pa.Table:

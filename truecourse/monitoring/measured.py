@@ -17,8 +17,8 @@ _SLICES = 12
 _TIMELINE = 120
 """Days in a report."""
 _FEWEST_ROWS = 100
-_SAID_ALREADY = ("log_loss", "rmse")
-"""A slice's mean loss says as much."""
+_SAID_ALREADY = ("log_loss", "rmse", "excess_loss")
+"""A slice's mean loss says as much, or what the scores expect of it is not kept."""
 
 
 def coming(open: Sequence[Cohort]) -> dict[str, Any]:
@@ -38,13 +38,16 @@ def measured(
     if estimates:
         off = np.array([true - said for said, true in estimates])
         figures["estimate"] = {"days": len(off), "error": float(off.mean()), "size": float(np.abs(off).mean())}
-    if not window or not reference:
+    if not window:
         return figures
     figures["window"] = [str(window[0].day), str(window[-1].day)]
     figures["rows"] = sum(one.labelled for one in window)
-    sides = [_measured(problem, side) for side in (window, reference)]
-    figures["metrics"] = {name: _held_against(now, sides[1][name]) for name, now in sides[0].items()}
+    figures["corrected"] = sum(one.corrected for one in window)
+    now, then = _measured(problem, window), _measured(problem, reference) if reference else {}
+    figures["metrics"] = {name: _held_against(figure, then.get(name)) for name, figure in now.items()}
     figures["calibration"] = curve(window)
+    if not reference:
+        return figures
     figures["slices"] = _slices(problem, reference, window)
     return figures
 
@@ -55,8 +58,9 @@ def _measured(problem: Problem, days: Sequence[Cohort]) -> dict[str, Figure]:
     return found if problem.kind == "regression" else found | {"calibration_error": calibration(days)}
 
 
-def _held_against(now: Figure, then: Figure) -> dict[str, Figure]:
-    return {"now": now, "reference": then, "difference": difference(now, then)}
+def _held_against(now: Figure, then: Figure | None) -> dict[str, Figure | None]:
+    """Nothing is said of a difference from nothing."""
+    return {"now": now, "reference": then, "difference": difference(now, then) if then else None}
 
 
 def _weightings(days: Sequence[Cohort]) -> Array:
@@ -65,10 +69,14 @@ def _weightings(days: Sequence[Cohort]) -> Array:
 
 def _day(one: Cohort) -> dict[str, Any]:
     told: dict[str, Any] = {"day": str(one.day), "decisions": one.decisions, "labelled": one.labelled}
+    if one.corrected:
+        told["corrected"] = one.corrected
     if one.lag:
         told["lag"] = round(one.lag[1], 2)
     if one.labelled:
         told["loss"] = round(one.loss / one.labelled, 5)
+        told["expected"] = round(one.expected / one.labelled, 5)
+        told["outcome"] = round(sum(part[2] for part in one.bins) / one.labelled, 5)
     if one.estimate is not None:
         told["estimate"] = round(one.estimate, 5)
     return told

@@ -7,6 +7,7 @@ that were scored since, and whose label the table holds under their id.
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,9 @@ from truecourse.frame import UTC_TIME
 from truecourse.intervals import Figure, difference
 from truecourse.metrics import dealt, measure
 from truecourse.model import Model
+from truecourse.monitoring.cohorts import BINS, Judged, binned
 from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.labelling import selection
 from truecourse.monitoring.labels import known_labels
 from truecourse.monitoring.made import output_of
 from truecourse.problem import Problem
@@ -38,8 +41,9 @@ def plain_quality(problem: Problem, tables: Tables, version: ModelVersion, momen
     """`moment`: naive UTC; no prediction that was made later is read."""
     frame = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
     model, held_out = registry.open_model(version, problem.kind), rows_of(frame, "test")
-    new = _labelled(problem, tables, version, model, frame["id"].combine_chunks(), moment)
+    decided, new = _labelled(problem, tables, version, model, frame["id"].combine_chunks(), moment)
     strange, new = _strange(model, new)
+    strange += _selective(problem, model, decided, new)
     figures: dict[str, Any] = {"rows": len(new), "reference": f"the {len(held_out):,} held-out rows"}
     if len(new) < FEWEST_ROWS or not len(held_out):
         rows = f"{len(new):,} scored {'row has' if len(new) == 1 else 'rows have'} a label that training did not have"
@@ -60,25 +64,38 @@ def plain_quality(problem: Problem, tables: Tables, version: ModelVersion, momen
 
 def _labelled(
     problem: Problem, tables: Tables, version: ModelVersion, model: Model, learned: pa.Array, moment: datetime
-) -> pa.Table:
-    """`id`, the scores and `label` of the version's predictions of rows that are not in the snapshot, the last of each
-    id, so far as the table has their labels."""
+) -> tuple[pa.Table, pa.Table]:
+    """`id` and the scores of the version's predictions of rows that are not in the snapshot, the last of each id; and
+    those, with `label`, that have one in the table."""
     scores = score_columns(problem.kind, model.vocabulary.classes)
     reference = tables.version(predictions_table(problem.name))
     names = ["id", *scores, "label"]
     empty = pa.table({name: pa.array([], pa.string() if name != "label" else pa.null()) for name in names})
     if reference is None:
-        return empty
+        return empty, empty
     at = pa.scalar(moment.replace(tzinfo=UTC), UTC_TIME)
     mine = (pc.field(MODEL_VERSION) == version.version) & (pc.field(SCORED_AT) <= at)
     mine &= ~pc.field("id").isin(learned)
     made = tables.read(reference, ["id", *scores, SCORED_AT], mine).sort_by([(SCORED_AT, "ascending")])
     if not len(made):
-        return empty
+        return empty, empty
     rows = pl.DataFrame(made).unique("id", keep="last", maintain_order=True)
     labels = known_labels(problem, tables, made["id"], Window(), moment.replace(tzinfo=UTC))
     joined = rows.join(pl.DataFrame(labels), on="id", how="inner", maintain_order="left")
-    return joined.to_arrow(compat_level=pl.CompatLevel.oldest()).select(names)
+    decided, labelled = (side.to_arrow(compat_level=pl.CompatLevel.oldest()) for side in (rows, joined))
+    return decided, labelled.select(names)
+
+
+def _selective(problem: Problem, model: Model, decided: pa.Table, labelled: pa.Table) -> list[Finding]:
+    """Whether the rows that have a label are a fair sample of those decided."""
+    if not len(labelled):
+        return []
+    sides = [output_of(side, model.vocabulary) for side in (decided, labelled)]
+    scores = [Judged.of(problem.kind, np.zeros(len(side), dtype=np.int64), side).score for side in sides]
+    edges = np.unique(np.quantile(scores[0], np.linspace(0, 1, BINS + 1)[1:-1]))
+    counts = [np.bincount(binned(edges, side), minlength=len(edges) + 1)[None].astype(np.float64) for side in scores]
+    found = selection(problem, *counts)
+    return [found] if found else []
 
 
 def _strange(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:

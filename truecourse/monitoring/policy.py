@@ -35,7 +35,7 @@ class Retraining:
 
     _: KW_ONLY
     causes: Many[str] = ("concept drift", "miscalibration", "new category")
-    spoilers: Many[str] = ("unit change", "dead feed", "label rule")
+    spoilers: Many[str] = ("unit change", "dead feed", "label rule", "selective labels")
     cooldown: timedelta = days(7)
     budget: Annotated[int, Field(ge=0)] = 2
     validate: timedelta = days(28)
@@ -54,7 +54,8 @@ class QualityWatch:
     labels that lie above or below what is known of their rows (a regression: their distance, in standard deviations),
     or `labels_turned`, the share of a class's labels that another rule turned (a regression: how far labels moved).
     `coverage`: a cohort of which a smaller share of the usual has labels is told of, of half that share paged.
-    `window`: the closed cohorts that metrics are of.
+    `selective`: by how much the labelled share of the third of decisions with the lowest scores and that of the highest
+    differ, that pages. `window`: the closed cohorts that metrics are of.
     """
 
     _: KW_ONLY
@@ -64,6 +65,7 @@ class QualityWatch:
     labels_moved: Annotated[float, Field(ge=0, lt=1)] = 0.02
     labels_turned: Annotated[float, Field(ge=0, lt=1)] = 0.1
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.8
+    selective: Annotated[float, Field(gt=0, le=1)] = 0.05
     window: timedelta = days(28)
 
 

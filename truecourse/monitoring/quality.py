@@ -10,18 +10,19 @@ from truecourse import registry
 from truecourse.clock import now_of
 from truecourse.errors import ModelError
 from truecourse.monitoring.closing import Closing
-from truecourse.monitoring.cohorts import Cohort
+from truecourse.monitoring.cohorts import Cohort, closes
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.labelling import labelling
+from truecourse.monitoring.labelling import labelling, selective
 from truecourse.monitoring.losing import Alarm, alarms, threshold
 from truecourse.monitoring.made import newest
 from truecourse.monitoring.measured import coming, measured
 from truecourse.monitoring.plainquality import Told, plain_quality
 from truecourse.monitoring.statements import summed
-from truecourse.monitoring.yardstick import yardstick
+from truecourse.monitoring.yardstick import FEWEST_DAYS, yardstick
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, naive_utc
 from truecourse.tables import Tables
+from truecourse.wording import counted
 
 
 def check_quality(
@@ -63,15 +64,29 @@ def _checked(problem: Problem, tables: Tables, version: ModelVersion, moment: da
     days, waiting = closing.look()
     figures = coming(waiting)
     if not days:
-        return f"No cohort of model version {version.version} is closed yet.", [], figures, False
+        return _nothing(problem, version, waiting), [], figures, False
     findings = labelling(problem, measure.coverage, days)
     scored = [one for one in days if one.labelled and closing.scored(one)]
     reference, words = measure.reference(problem, days[0].day, moment)
     figures |= measured(problem, reference, days, scored) | {"reference": words}
+    inside = [one for one in scored if figures.get("window") and str(one.day) >= figures["window"][0]]
+    base_rate = figures.get("metrics", {}).get("base_rate", {}).get("now", {}).get("value")
+    findings += selective(problem, inside, base_rate)
     if scored and reference:
-        own = (*measure.fitted, *(() if reference == measure.fitted else reference))
-        findings += _lost(problem, measure.model.vocabulary.classes, reference, own, scored)
-    return summed(findings, _well(problem, figures)), findings, figures, "metrics" in figures
+        earlier = [one for one in measure.out_of_fold if one not in reference and one.day < days[0].day]
+        findings += _lost(problem, measure.model.vocabulary.classes, reference, [*earlier, *reference], scored)
+    enough = "metrics" in figures and len(reference) >= FEWEST_DAYS
+    well = _well(problem, figures, len(reference))
+    return summed(findings, well), findings, figures, enough
+
+
+def _nothing(problem: Problem, version: ModelVersion, waiting: Sequence[Cohort]) -> str:
+    said = f"No cohort of model version {version.version} is closed yet"
+    if not waiting:
+        return f"{said}, and none is open: score decisions, or serve them."
+    return (
+        f"{said}. The first, of {waiting[0].day}, closes at {closes(waiting[0].day, problem.label.closes_after)} UTC."
+    )
 
 
 def _lost(
@@ -142,10 +157,20 @@ def _loss(problem: Problem, classes: Sequence[str], alarm: Alarm) -> str:
 _SENTENCES = {"labels": _rule, "turned": _turned, "residual": _residual, "loss": _loss}
 
 
-def _well(problem: Problem, figures: dict[str, Any]) -> str:
+def _well(problem: Problem, figures: dict[str, Any], reference: int) -> str:
     told = figures.get("metrics", {}).get(problem.metric)
     if told is None:
         return "Cohorts are closed, and none of them has its labels yet."
     (first, last), now = figures["window"], told["now"]["value"]
     said = f"{problem.metric.replace('_', ' ').capitalize()} is {now:.4f} on the closed cohorts of {first} to {last}"
-    return f"{said}, {told['reference']['value']:.4f} on {figures['reference']}; no change of quality lasts."
+    beyond = figures["metrics"].get("excess_loss")
+    if beyond is not None:
+        said += f" ({beyond['now']['value']:+.4f} beyond what the scores expect)"
+    if reference:
+        said += f", {told['reference']['value']:.4f} on {figures['reference']}"
+    if reference >= FEWEST_DAYS:
+        return f"{said}; no change of quality lasts."
+    few = f"only {counted(reference, 'day')} of the {FEWEST_DAYS} that are needed" if reference else "no day"
+    return (
+        f"{said}. Whether it changed is unknown: {few} before them tell how good a model was that did not learn them."
+    )

@@ -11,6 +11,7 @@ from truecourse.problem import Problem
 _SOFT = "#8a9099"
 _FIGURES: dict[str, Any] = {
     "version": None, "timeline": (), "days": 0, "estimate": None, "metrics": None, "window": None, "rows": None,
+    "corrected": 0,
     "reference": "", "calibration": (), "slices": (), "open": (),
 }  # fmt: skip
 """What a report may say. One of a problem without time, or from before the first cohort closes, says little of it."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import registry
+from truecourse import registry, runs
 from truecourse.encoding import Array
 from truecourse.errors import NotFound
 from truecourse.model import Model
@@ -22,22 +22,20 @@ from truecourse.references import ModelVersion
 from truecourse.runs import trained_run
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.tables import Tables
-from truecourse.training import matrix_of, rows_of
+from truecourse.training import OUT_OF_FOLD, matrix_of, read_out_of_fold, rows_of
 
 FEWEST_DAYS = 7
-_LEFT_OUT = 4
-"""Every fourth day that the model was fitted to is left out of hindsight: its usual residuals are of days it never
-saw."""
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """`held_out`: days that the model never learned from; `fitted`: days that it did, on which hindsight is usual.
-    `coverage`: the share of decisions that usually get a label. `learned`: the last day that the model learned from."""
+    """`held_out`: days that the model never learned from. `out_of_fold`: days that chose it, with what models said of
+    them that had not learned from them. Hindsight learned from neither. `coverage`: the share of decisions that usually
+    get a label. `learned`: the last day that the model learned from."""
 
     edges: Array
     held_out: tuple[Cohort, ...]
-    fitted: tuple[Cohort, ...]
+    out_of_fold: tuple[Cohort, ...]
     coverage: float
     learned: date
     model: Model
@@ -45,12 +43,14 @@ class Yardstick:
 
     def reference(self, problem: Problem, first: date, at: datetime) -> tuple[tuple[Cohort, ...], str]:
         """Days before `first` that were closed at `at` (naive UTC), and what they are in words. Too few held-out days
-        are made up for by days that the model was fitted to, of which it is surer."""
+        are made up for by out-of-fold predictions; never by days that the model was fitted to, of which it is surer."""
         after = problem.label.closes_after
         days = tuple(one for one in self.held_out if one.day < first and closes(one.day, after) <= at)
         if len(days) >= FEWEST_DAYS:
             return days, "held-out days"
-        return self.fitted, "days that it was fitted to, of which it is surer"
+        chosen = tuple(one for one in self.out_of_fold if one.day < first and closes(one.day, after) <= at)
+        words = "days that chose the model, as predicted by models that did not learn from them"
+        return (*chosen, *days), words if not days else f"{words}, and held-out days"
 
 
 def day_sums(
@@ -95,7 +95,7 @@ def yardstick(problem: Problem, tables: Tables, version: ModelVersion) -> Yardst
     document: dict[str, Any] = {
         "edges": made.edges.tolist(),
         "held_out": [one.model_dump(mode="json") for one in made.held_out],
-        "fitted": [one.model_dump(mode="json") for one in made.fitted],
+        "out_of_fold": [one.model_dump(mode="json") for one in made.out_of_fold],
         "coverage": made.coverage,
         "learned": made.learned.isoformat(),
         "hindsight": made.hindsight is not None,
@@ -113,7 +113,7 @@ def _read(kind: Kind, tables: Tables, version: ModelVersion) -> Yardstick:
     return Yardstick(
         np.array(told["edges"]),
         held_out=tuple(map(Cohort.model_validate, told["held_out"])),
-        fitted=tuple(map(Cohort.model_validate, told["fitted"])),
+        out_of_fold=tuple(map(Cohort.model_validate, told["out_of_fold"])),
         coverage=told["coverage"],
         learned=date.fromisoformat(told["learned"]),
         model=model,
@@ -126,21 +126,22 @@ def _make(problem: Problem, tables: Tables, version: ModelVersion) -> Yardstick:
     frame, account = load_frame(tables.store, snapshot), load_manifest(tables.store, snapshot).rows
     model = registry.open_model(version, problem.kind)
     fitted, held_out = rows_of(frame, "train", "validate"), rows_of(frame, "test")
-    kept, left_out = _parted(fitted)
+    places, said = read_out_of_fold(runs.artifact(version.run_id, OUT_OF_FOLD))
+    chosen = frame.take(pa.array(places))
     hindsight = None
     if "known_at" in frame.column_names:
+        kept = rows_of(frame, "train") if len(chosen) else fitted
         matrix, labels = matrix_of(model.vocabulary, kept), model.vocabulary.labels(kept)
         hindsight = Hindsight.fit(problem.kind, model.vocabulary, matrix, kept, labels)
-    # Edges of scores of rows it was fitted to: no held-out row may say where it will be counted.
-    scores = Judged.of(problem.kind, *judged_by(model, left_out)).score
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, BINS + 1)[1:-1]))
+    # Edges of scores of rows that it learned from or was chosen by: no held-out row may say where it will be counted.
+    outputs = (model.vocabulary.labels(chosen), said) if len(chosen) else judged_by(model, fitted)
+    edges = np.unique(np.quantile(Judged.of(problem.kind, *outputs).score, np.linspace(0, 1, BINS + 1)[1:-1]))
     sides = []
-    for rows in (held_out, left_out):
-        labels, output = judged_by(model, rows)
+    for rows, (labels, output) in ((held_out, judged_by(model, held_out)), (chosen, outputs)):
         told = None
-        if hindsight is not None:
+        if hindsight is not None and len(rows):
             told = hindsight.contradicted(problem.kind, matrix_of(model.vocabulary, rows), rows, labels)
-        sides.append(tuple(day_sums(problem, rows, labels, output, edges, told)))
+        sides.append(tuple(day_sums(problem, rows, labels, output, edges, told)) if len(rows) else ())
     unlabelled, decided = account.get("unlabelled", 0), account.get("decisions", 0) - account.get("open", 0)
     coverage = 1 - unlabelled / decided if decided else 1.0
     last = pc.max(fitted["decision_time"]).as_py().date()
@@ -150,13 +151,3 @@ def _make(problem: Problem, tables: Tables, version: ModelVersion) -> Yardstick:
 def judged_by(model: Model, rows: pa.Table) -> tuple[Array, Array]:
     """Labels, and the model's output, float64."""
     return model.vocabulary.labels(rows), model.predict(matrix_of(model.vocabulary, rows)).astype(np.float64)
-
-
-def _parted(fitted: pa.Table) -> tuple[pa.Table, pa.Table]:
-    days = fitted["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]").astype(np.int64)
-    left = days % _LEFT_OUT == 0
-    if left.all() or not left.any():  # decisions of one weekday, or of few days
-        left = np.unique(days, return_inverse=True)[1] % _LEFT_OUT == 0
-    if left.all():
-        return fitted, fitted
-    return fitted.filter(pa.array(~left)), fitted.filter(pa.array(left))

@@ -1,0 +1,64 @@
+"""What quality is compared with: days that no model had learned from, and nothing else."""
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.judged import FIRST, cohort_of
+from tests.unit.test_labelling import PROBLEM
+from truecourse.monitoring.cohorts import Cohort, Judged, sums_by_bin
+from truecourse.monitoring.measured import measured
+from truecourse.monitoring.quality import _well
+from truecourse.monitoring.yardstick import Yardstick
+
+AT = datetime(2025, 1, 1)
+
+
+def days(first: int, count: int, every: int = 1) -> tuple[Cohort, ...]:
+    random, found, edges = np.random.default_rng(first), [], np.linspace(0, 1, 41)[1:-1]
+    for number in range(count):
+        score = random.random(200)
+        judged = Judged.of("binary", (random.random(200) < score).astype(np.int64), score)
+        found.append(cohort_of(judged, first + every * number, bins=sums_by_bin(edges, judged)))
+    return tuple(found)
+
+
+def yardstick(held_out: tuple[Cohort, ...], out_of_fold: tuple[Cohort, ...]) -> Yardstick:
+    model: Any = None
+    return Yardstick(np.empty(0), held_out, out_of_fold, 1.0, FIRST, model, None)
+
+
+def reference(measure: Yardstick, first: int) -> tuple[list[int], str]:
+    found, words = measure.reference(PROBLEM, FIRST + timedelta(days=first), AT)
+    return [(one.day - FIRST).days for one in found], words
+
+
+def test_held_out_days_before_the_window_come_first_and_days_that_chose_the_model_make_up_for_them() -> None:
+    measure = yardstick(days(40, 14), days(10, 30))
+    assert reference(measure, 60) == (list(range(40, 54)), "held-out days")
+    assert reference(measure, 47)[0] == list(range(40, 47))
+    found, words = reference(measure, 43)
+    assert found == [*range(10, 40), 40, 41, 42]
+    assert words.endswith("models that did not learn from them, and held-out days")
+    assert reference(measure, 10) == (
+        [],
+        "days that chose the model, as predicted by models that did not learn from them",
+    )
+
+
+@pytest.mark.parametrize("earlier", [0, 4])
+def test_with_too_few_days_nothing_is_said_of_a_change_and_what_is_missing_is(earlier: int) -> None:
+    """Decisions of the first of each month: two of them chose the model, and two were held out."""
+    before, now = days(0, earlier, every=30), days(150, 1)
+    figures = measured(PROBLEM, before, now, now)
+    told = figures["metrics"]["log_loss"]
+    assert told["now"]["value"] > 0
+    assert figures["metrics"]["excess_loss"]["now"]["value"] == pytest.approx(0, abs=0.1)
+    assert (told["difference"] is None) == (told["reference"] is None) == (earlier == 0)
+    sentence = _well(PROBLEM, figures | {"reference": "held-out days"}, earlier)
+    assert "no change of quality lasts" not in sentence
+    assert "Whether it changed is unknown: " in sentence
+    assert ("only 4 days of the 7" if earlier else "no day") in sentence
+    assert date.fromisoformat(figures["window"][0]) == now[0].day

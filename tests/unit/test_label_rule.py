@@ -95,6 +95,15 @@ def test_a_world_that_changes_is_no_new_rule(kind: Kind) -> None:
     assert streams <= {"residual", "loss"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clean_cohort_of_ten_rows_among_days_of_hundreds_is_no_new_rule(kind: Kind) -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        days = [cohort(kind, day, *world(kind, A_DAY, random)) for day in range(50)]
+        days.append(cohort(kind, 50, *world(kind, 10, random)))
+        assert not {"labels", "turned"} & {alarm.stream for alarm in found(kind, days)}
+
+
 def test_what_the_bench_promises_of_worlds_with_storms() -> None:
     """A short version of `make bench-truth`: a threshold moved a little, a loss a fifth higher, and small cohorts."""
     for seed in range(3):

@@ -40,7 +40,8 @@ def test_what_was_there_before_is_no_finding() -> None:
     assert told([], day(35, 990, "f_to_c", 990), held_out=0.5) == []
     new = day(35, 30, "ZZ", 30, "carrier")
     assert told([], new) == [("carrier", "new category")]
-    assert told([day(3, 20, "YY", 20, "carrier")], new) == []
+    assert told([day(3, 20, "YY", 20, "carrier")], new) == [("carrier", "new category")]
+    assert told([day(3, 20, "ZZ", 20, "carrier")], new) == []
 
 
 def test_what_is_computed_from_a_missing_value_is_told_with_it() -> None:
@@ -93,3 +94,11 @@ def test_lost_volume_is_told_of_whole_days_alone_and_of_days_with_none() -> None
     assert told_of({29: 200}, 30 * 24 + 6) == ["2024-04-30"]
     assert told_of({29: 200}, 29 * 24 + 6) == [], "the day is not over"
     assert told_of({25: 0}, 29 * 24) == ["2024-04-26"]
+
+
+def test_a_category_that_is_known_of_hides_no_other() -> None:
+    both = Strange(rows=9, like="TVC", alike=5, values={"TVC": 5, "ZZ": 4})
+    before = [day(number, 5, "TVC", 5, "carrier") for number in range(28)]
+    newest = day(28, 9, "TVC", 5, "carrier").model_copy(update={"odd": {"carrier": both}})
+    (one,) = breakage.new_values(PROBLEM, before[:3], [], {}, newest)
+    assert one.figures["value"] == "ZZ"

@@ -175,32 +175,48 @@ def new_values(
     for name, odd in unit.odd.items():
         old = [one for one in before if one not in recent]
         past = [one for one in old if one.rows >= LEAST_ROWS]
-        earlier = [one.odd[name].alike / one.rows if name in one.odd else 0.0 for one in past]
-        # After two weeks of it a value is known, though training has not seen it.
-        known = float(np.median(earlier)) if len(earlier) >= LEAST else max(earlier, default=0.0)
-        ever = max(held_out.get(name, 0.0), known)
-        if odd.alike / unit.rows < TIMES * ever:
-            continue
+        held = held_out.get(name, 0.0)
         if isinstance(problem.features[name], Text):
-            one = _category(name, odd, unit) or _category(name, *_together(name, odd, recent, unit))
-            # In few rows it is news for a week; in many somebody should see to it.
-            if one is not None and not one.page and any(_told_of(name, odd, day) for day in old):
-                one = None
-        else:
-            one = _unit(name, odd, unit)
-        found += [one] if one else []
+            # A category is known by itself: one that has come for weeks hides no other.
+            many = [
+                one for one in odd.each() if one.alike / unit.rows >= TIMES * max(held, _usual(name, one.like, past))
+            ]
+            found += [one for each in many if (one := _new_category(name, each, recent, old, unit)) is not None][:1]
+        elif odd.alike / unit.rows >= TIMES * max(held, _usual(name, None, past)) and (one := _unit(name, odd, unit)):
+            found.append(one)
     return found
 
 
-def _told_of(name: str, odd: Strange, day: Sketch) -> bool:
+def _usual(name: str, like: str | None, past: Sequence[Sketch]) -> float:
+    """The usual share of rows with the value, or with the commonest unknown one. After two weeks of it a value is
+    known, though training has not seen it."""
+
+    def alike(odd: Strange) -> int:
+        return odd.alike if like is None else odd.alike_to(like)
+
+    earlier = [alike(one.odd[name]) / one.rows if name in one.odd else 0.0 for one in past]
+    return float(np.median(earlier)) if len(earlier) >= LEAST else max(earlier, default=0.0)
+
+
+def _new_category(
+    name: str, odd: Strange, recent: Sequence[Sketch], old: Sequence[Sketch], unit: Sketch
+) -> Finding | None:
+    """In few rows it is news for a week; in many somebody should see to it."""
+    one = _category(name, odd, unit) or _category(name, *_together(name, odd, recent, unit))
+    if one is not None and not one.page and any(_told_of(name, odd.like, day) for day in old):
+        return None
+    return one
+
+
+def _told_of(name: str, like: str, day: Sketch) -> bool:
     """Whether that day had enough of the same new value."""
-    return name in day.odd and day.odd[name].like == odd.like and _category(name, day.odd[name], day) is not None
+    alike = day.odd[name].alike_to(like) if name in day.odd else 0
+    return alike >= LEAST_NEW and alike / day.rows >= NEW
 
 
 def _together(name: str, odd: Strange, recent: Sequence[Sketch], unit: Sketch) -> tuple[Strange, Sketch]:
     """The same new value in the days of a week."""
-    same = [one for one in recent if name in one.odd and one.odd[name].like == odd.like]
-    alike = odd.alike + sum(one.odd[name].alike for one in same)
+    alike = odd.alike + sum(one.odd[name].alike_to(odd.like) for one in recent if name in one.odd)
     rows = unit.rows + sum(one.rows for one in recent)
     return odd.model_copy(update={"alike": alike}), unit.model_copy(update={"rows": rows})
 

@@ -116,11 +116,11 @@ def pooled(found: list[Sketch]) -> Sketch:
     odd: dict[str, Strange] = {}
     for name in sorted({name for one in found for name in one.odd}):
         mine = [one.odd[name] for one in found if name in one.odd]
-        alike = {
-            like: sum(one.alike for one in mine if one.like == like) for like in dict.fromkeys(m.like for m in mine)
-        }
-        like = max(alike, key=lambda name: alike[name])
-        odd[name] = Strange(rows=sum(one.rows for one in mine), like=like, alike=alike[like])
+        likes = dict.fromkeys(each.like for one in mine for each in one.each())
+        alike = {like: sum(one.alike_to(like) for one in mine) for like in likes}
+        values = dict(sorted(alike.items(), key=lambda pair: -pair[1]))
+        like = next(iter(values))
+        odd[name] = Strange(rows=sum(one.rows for one in mine), like=like, alike=values[like], values=values)
     lines = {
         n: tuple(np.sum([getattr(one, n) for one in found], axis=0).tolist()) for n in ("features", "scores", "sums")
     }

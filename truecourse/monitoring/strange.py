@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from truecourse.monitoring.bins import Array, numbers
 from truecourse.references import Reference
@@ -21,16 +22,28 @@ MAX_CATEGORIES = 20_000
 _REPEATED = 20
 """So many rows a value, on average, make a scale."""
 _NEAR = 1e-6
+_TOLD_APART = 5
+"""So many new categories of a column are told apart; what is known of already hides no other."""
 
 
 class Strange(Reference):
     """A column's values that training never saw. `rows`: how many have one. `like`: the commonest of new categories;
     of numbers the conversion of units that would bring most of them back to known values, empty where there is none.
-    `alike`: how many rows that is."""
+    `alike`: how many rows that is; `values`: the same of the commonest ones."""
 
     rows: int
     like: str
     alike: int
+    values: dict[str, int] = Field(default_factory=dict)
+
+    def each(self) -> "list[Strange]":
+        """One for each of the commonest, the commonest first."""
+        values = self.values or {self.like: self.alike}
+        return [Strange(rows=self.rows, like=like, alike=alike) for like, alike in values.items()]
+
+    def alike_to(self, like: str) -> int:
+        """How many rows have this one."""
+        return self.values.get(like, self.alike if like == self.like else 0)
 
 
 def known(frame: pa.Table, columns: list[str]) -> Known:
@@ -78,7 +91,8 @@ def strange(known: Known, rows: pa.Table) -> dict[str, Strange]:
 
 def _strange(count: int, alike: Counter[str]) -> Strange:
     like = max(alike, key=lambda name: alike[name])
-    return Strange(rows=count, like=like if alike[like] else "", alike=alike[like])
+    values = {name: rows for name, rows in alike.most_common(_TOLD_APART) if rows}
+    return Strange(rows=count, like=like if alike[like] else "", alike=alike[like], values=values)
 
 
 def _new(known: pa.Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:

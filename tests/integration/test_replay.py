@@ -143,7 +143,7 @@ def test_planted_faults_reach_requests_features_labels_and_the_serving_code(inst
     assert set(aucs) == {"2024-03"}
     assert [fault["fault"] for fault in document["detections"]] == list(inject)
     found = {fault["fault"]: fault for fault in document["detections"]}
-    assert found[inject[2]]["days"] == 1
+    assert found[inject[2]]["days"] == 0.25  # in the first morning's check, of the hours since midnight
     assert "hour" in found[inject[2]]["sentence"]
     assert [alarm["subject"] for alarm in document["alarms"] if alarm["check"] == "skew"] == ["hour"]
 

@@ -13,7 +13,7 @@ from truecourse.storage import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
 SHOWN = timedelta(days=120)
-_MARKS = 2000
+_MARKS = 500
 
 
 class Mark(Reference):
@@ -25,7 +25,7 @@ class Mark(Reference):
 
 
 class Timeline(Reference):
-    """The reports of a check of the last SHOWN days, at most 2,000 of them, by the names of their moments."""
+    """The reports of a check of the last SHOWN days, at most 500 of them, by the names of their moments."""
 
     marks: dict[str, Mark] = Field(default_factory=dict)
 

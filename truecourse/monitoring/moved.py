@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from truecourse.monitoring.bins import Array, Counts
-from truecourse.monitoring.consecutive import Days, Evidence, Tested, consecutive, joined
+from truecourse.monitoring.consecutive import JOINT, Days, Evidence, Tested, consecutive, joined
 from truecourse.monitoring.drift import ColumnDrift, Drift, described
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.frozen import TRAILING, Frozen, Side
@@ -48,8 +48,9 @@ class Moved:
         return self.tested.missing if self.tested else ""
 
     def pages(self, name: str) -> bool:
+        """A relation wakes nobody: with a short past, seasons change it by as much as a fault does."""
         found = self.evidence(name)
-        return found is not None and found.drifted and found.far
+        return found is not None and found.drifted and found.far and found.aspect not in JOINT
 
     def evidence(self, name: str) -> Evidence | None:
         """What weighs most of a column: what it does by itself, or else that it no longer goes with the others."""
@@ -211,7 +212,7 @@ def _finding(moved: Moved, column: ColumnDrift, cause: str) -> Finding:
         figures |= {"size": round(evidence.size, 4), "p_value": evidence.p_value}
         further = f"{min(evidence.times, 99):.1f} times as far from the days before as it ever did"
         said = f"{name} drifted: its {evidence.aspect} moved {further}"
-        if evidence.aspect.startswith("relation"):
+        if evidence.aspect in JOINT:
             cause, said = (
                 RELATION,
                 f"{name} no longer goes with the other columns: what they tell of it moved {further}",

@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 from benchmarks.harness import Row, measure
 from benchmarks.home import ready
 from truecourse.asof import CREATED, EVENT
+from truecourse.definitions import feature_table
 from truecourse.frame import UTC_TIME
 from truecourse.loading import load_problem
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 
 TIMES = 10
 Versions = dict[str, TableVersion]
@@ -71,7 +72,7 @@ def _keys(problem: Problem) -> list[str]:
 
 
 def feature_versions(problem: Problem, tables: Tables) -> Versions:
-    found = {view.name: tables.version(feature_table(problem.name, view.name)) for view in problem.views}
+    found = {view.name: tables.version(feature_table(problem, view.name)) for view in problem.views}
     return {name: version for name, version in found.items() if version is not None}
 
 
@@ -179,7 +180,7 @@ def replicate(problem: str, place: str, times: int) -> Callable[[], int]:
             timeless = spec.view(name).timeless
             for copy in range(times):
                 moved = _moved(rows, keys, copy, step * (0 if timeless else copy))
-                other.append(feature_table(spec.name, name), moved, {"flow": "benchmark"})
+                other.append(feature_table(spec, name), moved, {"flow": "benchmark"})
         for copy in range(times):
             other.append(f"spine/{spec.name}", _moved(spine, keys, copy, step * copy), {"flow": "benchmark"})
         return len(spine) * times

@@ -8,12 +8,13 @@ from rich.console import RenderableType
 
 from cli.views import table
 from truecourse import registry
+from truecourse.definitions import feature_table
 from truecourse.metrics import unit_of
 from truecourse.monitoring import index
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
 from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table, feature_table, quarantine_table
+from truecourse.tables import Tables, clean_table, quarantine_table
 from truecourse.validation import standing_refusals
 from truecourse.wording import with_unit
 
@@ -25,7 +26,7 @@ def table_states(problem: Problem) -> list[Document]:
     """Every table that there is: its name, version and rows."""
     tables = Tables()
     names = [place(problem.name, t.name) for t in problem.tables for place in (clean_table, quarantine_table)]
-    names += [feature_table(problem.name, view.name) for view in problem.views]
+    names += [feature_table(problem, view.name) for view in problem.views]
     versions = [tables.version(name) for name in [*names, f"predictions/{problem.name}"]]
     return [
         {"table": found.name, "version": found.version, "rows": int(tables.dataset(found).count_rows())}

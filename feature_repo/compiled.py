@@ -3,11 +3,11 @@
 from typing import Any
 
 from truecourse.asof import CREATED, EVENT
+from truecourse.definitions import feature_table
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem import Problem, View
 from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
 from truecourse.settings import Settings
-from truecourse.tables import feature_table
 
 
 def feast_objects(problem: Problem, settings: Settings) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _source(problem: Problem, view: View, settings: Settings) -> Any:
 
     return FileSource(
         name=f"{view.name}_table",
-        path=f"{settings.storage_root}/{feature_table(problem.name, view.name)}",
+        path=f"{settings.storage_root}/{feature_table(problem, view.name)}",
         file_format=DeltaFormat(),
         s3_endpoint_override=settings.s3_endpoint or None,
         timestamp_field=EVENT,

@@ -14,11 +14,11 @@ from feature_repo.protos import EXACT_EVENT, entity_keys, field_of, value
 from feature_repo.store import open_feature_store
 from truecourse import sql
 from truecourse.asof import CREATED, EVENT
+from truecourse.definitions import feature_table, view_digest
 from truecourse.errors import NotFound, StorageError
-from truecourse.features import view_digest
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 from truecourse.viewsql import key_columns
 
 _CHUNK = 4096
@@ -32,7 +32,7 @@ def load_online(problem: Problem, tables: Tables, view: str, until: datetime) ->
     old its event: a late row is not missed. Going back in time loads all anew. Raises NotFound for a view never
     computed, StorageError for a store that cannot be written."""
     spec = problem.view(view)
-    version = tables.version(feature_table(problem.name, view))
+    version = tables.version(feature_table(problem, view))
     if version is None:
         cure = f"truecourse run materialize --problem {problem.name}"
         raise NotFound("the view was never computed", where=f"{problem.name}.{view}", cure=cure)
@@ -114,7 +114,7 @@ class _Target:
         self._store: Any = get_online_store_from_config(store.config.online_store)
         self._keys = {name: field_of(column) for name, column in key_columns(problem, view).items()}
         self._features = {name: field_of(column) for name, column in view.features.items()}
-        self._name = mark_name(problem.name, view.name)
+        self._name = mark_name(problem, view.name)
         self._redis = store.config.online_store.type == "redis"
 
     def write(self, rows: pa.RecordBatch, until: datetime) -> int:

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from truecourse.definitions import views_digest
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.problem import Problem
 from truecourse.settings import Settings, get_settings
 
 
+def feast_project(problem: Problem) -> str:
+    """The Feast project of a problem's views as they are defined now. Each has its own registry and online values, so
+    that a model in use reads the features that it was trained on while another's are loaded."""
+    return f"{problem.name}_{views_digest(problem)[:12]}"
+
+
 def feast_folder(problem: Problem) -> Path:
-    return get_settings().home / "feast" / problem.name
+    return get_settings().home / "feast" / problem.name / views_digest(problem)[:12]
 
 
 def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
@@ -35,15 +42,15 @@ def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
     return {"type": "redis", "connection_string": ",".join(texts), "skip_dedup": True}
 
 
-def mark_name(problem: str, view: str) -> str:
+def mark_name(problem: Problem, view: str) -> str:
     """The name, in the store itself, of what is known of a view's last load."""
-    return f"truecourse:loaded:{problem}:{view}"
+    return f"truecourse:loaded:{feast_project(problem)}:{view}"
 
 
 def loaded_marks(problem: Problem) -> dict[str, dict[str, Any]]:
     """Of each view that was loaded: the `version` of its feature table, and `until` when (ISO 8601, UTC) values were
     known. Raises PlatformError if the store does not answer."""
-    names = [mark_name(problem.name, view.name) for view in problem.views]
+    names = [mark_name(problem, view.name) for view in problem.views]
     settings = get_settings()
     config = online_config(problem, settings)
     texts = _of_sqlite(Path(config["path"]), names) if config["type"] == "sqlite" else _of_redis(settings, names)

@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 
 from feature_repo.compiled import feast_objects
-from feature_repo.places import feast_folder, online_config
+from feature_repo.places import feast_folder, feast_project, online_config
 from truecourse.asof import EVENT, NO_TIME
+from truecourse.definitions import view_digest
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError
-from truecourse.features import view_digest
 from truecourse.frame import UTC_TIME, arrow_type
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
@@ -25,7 +25,7 @@ def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = 
     folder, settings = feast_folder(problem), get_settings()
     folder.mkdir(parents=True, exist_ok=True)
     return RepoConfig(
-        project=problem.name,
+        project=feast_project(problem),
         provider="local",
         registry={"registry_type": "file", "path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
         offline_store={

@@ -6,7 +6,7 @@ from prefect import flow
 
 from tasks.features import compute_view
 from tasks.naming import run_name
-from tasks.online import apply_definitions, load_view
+from tasks.online import apply_definitions, load_for_models, load_view
 from tasks.process import note_process
 from truecourse.clock import data_end
 from truecourse.features import newest_event
@@ -27,7 +27,9 @@ def materialize(
             the data's end with `clock="data"`.
         online: whether to load the online store at all.
 
-    Returns the feature table version of each view. Raises FeatureError, that names the file, for SQL that does not
+    A version in use that was trained on views which are defined otherwise now gets its own features beside the
+    problem's, until it is replaced. Returns the feature table version of each view. Raises FeatureError, that names the
+    file, for SQL that does not
     return what its view declares.
     """
     spec = load_problem(problem)
@@ -37,4 +39,5 @@ def materialize(
         moment = until or data_end(spec, Tables()) or newest_event(spec, Tables())
         for view in spec.views:
             load_view(spec.name, view.name, moment)
+        load_for_models(spec.name, moment)
     return versions

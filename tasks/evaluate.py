@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 
 from tasks.artifacts import show_page
+from tasks.ownrows import own_rows_of
 from tasks.retry import RETRY
 from truecourse import modelpage, plots, registry, runs, tracking
 from truecourse.comparison import Rival
@@ -85,7 +86,8 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
 def opened(version: ModelVersion, problem: Problem) -> Rival:
     """A version with its model and what it was trained on, each re-hashed."""
     snapshot = runs.trained_run(version.problem, version.run_id).snapshot
-    return Rival(version.version, registry.open_model(version, problem.kind), load_frame(open_store(), snapshot))
+    frame, own = load_frame(open_store(), snapshot), own_rows_of(problem, version)
+    return Rival(version.version, registry.open_model(version, problem.kind), frame, own)
 
 
 def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:

@@ -5,8 +5,15 @@ from datetime import datetime
 
 from prefect import task
 
+from tasks.ownrows import own_contract, own_problem, reparsed, some
 from tasks.retry import RETRY
+from truecourse import aliases
+from truecourse.definitions import changed, feature_definitions
+from truecourse.errors import TruecourseError
+from truecourse.features import compute_view
 from truecourse.loading import load_problem
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion
 from truecourse.tables import Tables
 
 log = logging.getLogger("truecourse.online")
@@ -28,3 +35,39 @@ def load_view(problem: str, view: str, until: datetime) -> int:
     rows = load_online(load_problem(problem), Tables(), view, until)
     log.info("%s: %s keys as of %s", view, f"{rows:,}", until)
     return rows
+
+
+@task(name="load for models in use", **RETRY)
+def load_for_models(problem: str, until: datetime) -> list[int]:
+    """Bring the features of versions in use, that were trained on views which are defined otherwise now, up to date by
+    their own definitions; the numbers of these versions.
+
+    The champion is in use, and a challenger that sees traffic. What can be computed no more is said in the log."""
+    spec, now = load_problem(problem), aliases.current(problem)
+    seen = [now.champion, now.challenger if now.shadow or now.share > 0 else None]
+    return [one.version for one in seen if one is not None and _loaded_for(spec, one, until)]
+
+
+def _loaded_for(problem: Problem, version: ModelVersion, until: datetime) -> bool:
+    """Whether the version's own views are loaded beside the problem's."""
+    from feature_repo.loading import load_online
+
+    number = version.version
+    try:
+        defined = own_contract(version).definitions
+        if not changed(defined, feature_definitions(problem), defined):
+            return False
+        with own_problem(version) as own:
+            names = [name for view in own.views for name in view.features]
+            other = changed(defined, feature_definitions(problem), names)
+            if lost := reparsed(problem, own, other):
+                said = "version %d gets no new values of %s: they are read from tables that are stored otherwise now"
+                log.warning(said, number, some(lost))
+            views = [view for view in own.views if not set(view.features) & set(lost)] if other else []
+            for view in views:
+                compute_view(own, Tables(), view.name)
+                load_online(own, Tables(), view.name, until)
+    except TruecourseError as error:
+        log.warning("version %d gets no new values of features as it was trained on them: %s", number, error)
+        return False
+    return bool(views)

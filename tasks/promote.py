@@ -11,7 +11,7 @@ from tasks.artifacts import artifact_key
 from tasks.evaluate import opened
 from tasks.retry import RETRY
 from truecourse import aliases, registry
-from truecourse.comparison import absent_inputs, shortage, unseen
+from truecourse.comparison import shortage, unseen
 from truecourse.errors import GateFailed, ModelError
 from truecourse.evaluation import HeldOut, evidence
 from truecourse.gates import failed, judge, summed, unjudged
@@ -52,8 +52,8 @@ def judge_version(
     """The gates' verdicts on the snapshot's test rows that the version did not learn from; of those, the comparison
     with `office` takes the rows from which that one did not learn either. They are kept with the version.
 
-    Raises ModelError if the snapshot has not the version's inputs, or too few such rows; with `accept_unknown` those
-    of its registration stand where rows are too few."""
+    Raises ModelError if the version's features cannot be computed any more, or there are too few such rows; with
+    `accept_unknown` those of its registration stand where rows are too few."""
     spec = load_problem(problem)
     test = _held_out(spec, version, snapshot)
     if short := shortage(test.rows):
@@ -74,12 +74,7 @@ def judge_version(
 def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> HeldOut:
     it, frame = opened(version, problem), load_frame(open_store(), snapshot)
     rows = unseen(problem, rows_of(frame, "test"), it.frame)
-    absent = absent_inputs(it.model, rows)
-    where = f"version {version.version} of {problem.name}"
-    if absent:
-        what = f"its inputs {', '.join(absent[:5])} are no longer the problem's"
-        raise ModelError(what, where=where, cure=f"truecourse run train --problem {problem.name}")
-    return HeldOut(problem, it.model, it.frame, rows)
+    return HeldOut(problem, it.model, it.frame, rows, it.own)
 
 
 def require_open(version: ModelVersion, verdicts: list[dict[str, Any]], reason: str, accept_unknown: bool) -> str:

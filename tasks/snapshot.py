@@ -13,6 +13,7 @@ from tasks.retry import RETRY
 from truecourse import frame as frames
 from truecourse import lookahead
 from truecourse.clock import data_end
+from truecourse.definitions import feature_table
 from truecourse.digests import sha256_json
 from truecourse.errors import FeatureError, NotFound
 from truecourse.loading import load_problem, training_digest, training_document
@@ -21,7 +22,7 @@ from truecourse.problem import Problem, RandomSplit
 from truecourse.references import Snapshot, TableVersion, Window, naive_utc
 from truecourse.snapshot import Input, Manifest, save
 from truecourse.sql import clean_versions
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 from truecourse.training import library_versions, method_digest
 
 log = logging.getLogger("truecourse.snapshot")
@@ -33,7 +34,7 @@ def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[
     versions: dict[str, TableVersion] = {}
     cure = f"truecourse run materialize --problem {problem.name}"
     for view in problem.views:
-        version = tables.version(feature_table(problem.name, view.name))
+        version = tables.version(feature_table(problem, view.name))
         if version is None:
             raise NotFound("the view was never computed", where=f"{problem.name}.{view.name}", cure=cure)
         _, commit = tables.commits(version.name)[-1]

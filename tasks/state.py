@@ -5,16 +5,17 @@ from typing import Any
 from feature_repo.places import loaded_marks
 from truecourse import aliases, registry, runs
 from truecourse.bento import packaged
+from truecourse.definitions import feature_table
 from truecourse.problem import Problem
 from truecourse.scoring import predictions_table
-from truecourse.tables import Tables, clean_table, feature_table, quarantine_table, raw_table
+from truecourse.tables import Tables, clean_table, quarantine_table, raw_table
 
 
 def state(problem: Problem) -> dict[str, Any]:
     """Table versions, training runs, model versions with their packages, aliases, and what is loaded online."""
     tables, name = Tables(), problem.name
     names = [kind(name, table.name) for table in problem.tables for kind in (raw_table, clean_table, quarantine_table)]
-    names += [*(feature_table(name, view.name) for view in problem.views), predictions_table(name)]
+    names += [*(feature_table(problem, view.name) for view in problem.views), predictions_table(name)]
     return {
         "tables": [str(tables.version(table)) for table in names],
         "runs": sorted(runs.run_ids(name)),

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from truecourse import frame as frames
 from truecourse import scoring
 from truecourse.asof import NO_TIME
+from truecourse.definitions import feature_table
 from truecourse.deliveries import archive_key
 from truecourse.encoding import Array, columns_of
 from truecourse.errors import TruecourseError
@@ -22,7 +23,7 @@ from truecourse.monitoring.known import read_history
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window, naive_utc
 from truecourse.scoring import Span, predictions_table
-from truecourse.tables import Tables, clean_table, feature_table
+from truecourse.tables import Tables, clean_table
 from truecourse.viewsql import key_columns
 
 Record = Mapping[str, Any]
@@ -118,7 +119,7 @@ def _feature_links(
         )
     moment = naive_utc(record["decision_time"]) or NO_TIME
     for view in problem.views:
-        kind, version = f"features of view {view.name}", versions[feature_table(problem.name, view.name)]
+        kind, version = f"features of view {view.name}", versions[feature_table(problem, view.name)]
         history = read_history(problem, tables, view, moment, moment, datetime(9999, 1, 1), version)
         if history is None:
             yield unknown(kind, id, "its table is gone")

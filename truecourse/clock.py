@@ -7,11 +7,12 @@ import pyarrow.compute as pc
 
 from truecourse import frame as frames
 from truecourse.asof import EVENT
+from truecourse.definitions import feature_table
 from truecourse.errors import NotFound, SettingsError
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
 from truecourse.sql import clean_versions
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 
 log = logging.getLogger("truecourse.clock")
 
@@ -54,7 +55,7 @@ def data_end(problem: Problem, tables: Tables) -> datetime | None:
         return None
     times = frames.spine(frames.unlabelled(problem), tables, versions)["decision_time"]
     for view in problem.views:
-        name = feature_table(problem.name, view.name)
+        name = feature_table(problem, view.name)
         newest = tables.newest(name, EVENT) if view.ttl and tables.exists(name) else None
         if newest is None:
             continue

@@ -1,5 +1,6 @@
 """Two models on the same rows, which neither has learned from: paired differences with their intervals."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.encoding import Array
+from truecourse.errors import ModelError
 from truecourse.intervals import Figure, simultaneous
 from truecourse.metrics import blocks_of, calibration_difference, influence, loss_samples, paired, weightings
 from truecourse.model import Model
@@ -36,13 +38,22 @@ class Comparison:
     """{"column", "value", "rows", "difference"}; the intervals hold for all of them at once."""
 
 
+OwnRows = Callable[[pa.Table], pa.Table]
+"""Gives rows the features of a model's own definition. Raises ModelError that names those it cannot give."""
+
+
+def as_they_are(rows: pa.Table) -> pa.Table:
+    return rows
+
+
 @dataclass(frozen=True)
 class Rival:
-    """The version in office, its model, and the frame of the snapshot it was trained on."""
+    """The version in office, its model, the frame of the snapshot it was trained on, and what gives it its features."""
 
     version: int
     model: Model
     frame: pa.Table
+    own: OwnRows = as_they_are
 
 
 def unseen(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:
@@ -85,15 +96,20 @@ def _timed(rows: pa.Table) -> bool:
     return "decision_time" in rows.column_names
 
 
-def compare(problem: Problem, rows: pa.Table, model: Model, rival: Rival) -> Comparison:
-    """On those of the rows that the rival did not learn from either. The caller sees to it that the model did not."""
+def compare(problem: Problem, rows: pa.Table, model: Model, rival: Rival, own: OwnRows = as_they_are) -> Comparison:
+    """On those of the rows that the rival did not learn from either, each on features of its own definition. The caller
+    sees to it that the model did not learn from them. `own`: what gives the model its features."""
     rows = unseen(problem, rows, rival.frame)
-    reason = obstacle(rows, model, rival.model)
+    try:
+        mine, theirs = own(rows), rival.own(rows)
+    except ModelError as error:
+        return Comparison(rival.version, error.what)
+    reason = obstacle(theirs, model, rival.model)
     if reason:
         return Comparison(rival.version, reason)
     blocks, labels = blocks_of(rows), model.vocabulary.labels(rows)
-    said, theirs = (m.predict(matrix_of(m.vocabulary, rows)) for m in (model, rival.model))
-    pair = Pair(problem, labels, said, theirs, _timed(rows))
+    said = [m.predict(matrix_of(m.vocabulary, side)) for m, side in ((model, mine), (rival.model, theirs))]
+    pair = Pair(problem, labels, said[0], said[1], _timed(rows))
     return Comparison(
         rival.version,
         rows=len(rows),

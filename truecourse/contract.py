@@ -97,6 +97,9 @@ class Contract(BaseModel):
     has_time: bool
     max_rows: int
     unknown_category: Literal["reject", "missing"]
+    definitions: dict[str, str] = {}
+    """What defines each feature that the model was trained on, and the label: truecourse/definitions.py."""
+    label_definition: str = ""
     examples: tuple[dict[str, Any], ...] = ()
 
     @classmethod
@@ -145,6 +148,7 @@ class Contract(BaseModel):
 
 def contract_bytes(problem: Problem, vocabulary: Vocabulary, frame: pa.Table) -> bytes:
     """contract.json of a model trained on this frame, with examples from the frame's last rows."""
+    from truecourse.definitions import feature_definitions, label_definition  # an endpoint needs none of it
     from truecourse.request import RowReader
 
     bare = Contract.of(problem, vocabulary)
@@ -152,7 +156,8 @@ def contract_bytes(problem: Problem, vocabulary: Vocabulary, frame: pa.Table) ->
     rows = [example(row) for row in frame.select(names).slice(max(0, len(frame) - 200)).to_pylist()]
     kept = RowReader(bare).read(rows, datetime.now(UTC)).accepted
     spread = [kept[i * len(kept) // EXAMPLES] for i in range(EXAMPLES)] if len(kept) >= EXAMPLES else kept
-    return Contract.of(problem, vocabulary, [rows[i] for i in spread]).to_json()
+    defined = {"definitions": feature_definitions(problem), "label_definition": label_definition(problem)}
+    return Contract.of(problem, vocabulary, [rows[i] for i in spread]).model_copy(update=defined).to_json()
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:

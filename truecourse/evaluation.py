@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse import baselines
-from truecourse.comparison import Rival, compare
+from truecourse.comparison import OwnRows, Rival, as_they_are, compare
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
 from truecourse.gates import Evidence, Sample
@@ -32,10 +32,11 @@ class HeldOut:
     trained: pa.Table
     """The frame of the snapshot it was trained on."""
     rows: pa.Table
+    own: OwnRows = as_they_are
 
     @cached_property
     def matrix(self) -> Array:
-        return matrix_of(self.model.vocabulary, self.rows)
+        return matrix_of(self.model.vocabulary, self.own(self.rows))
 
     @cached_property
     def labels(self) -> Array:
@@ -103,6 +104,6 @@ class HeldOut:
 
 def evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Rival | None) -> Evidence:
     """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
-    comparison = compare(test.problem, test.rows, test.model, rival) if rival else None
+    comparison = compare(test.problem, test.rows, test.model, rival, test.own) if rival else None
     constant = loss(test.problem.kind, test.labels, test.judged["constant"])
     return Evidence(test.problem.metric, metrics["model"], test.difference, constant, parts, test.sample, comparison)

@@ -13,15 +13,14 @@ import duckdb
 
 from truecourse import sql
 from truecourse.asof import CREATED, EVENT
-from truecourse.digests import sha256_json
+from truecourse.definitions import feature_table, view_digest
 from truecourse.errors import StorageError
 from truecourse.history import HISTORY, History, reach
-from truecourse.loading import problem_document
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
 from truecourse.schema import Table
 from truecourse.spans import ALWAYS, Span, around, joined
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 from truecourse.viewsql import used_tables
 
 Commit = dict[str, Any]
@@ -43,7 +42,7 @@ def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", 
             "inputs": inputs,
             "view_digest": view_digest(problem, view),
         }
-        version, last = _newest(tables, feature_table(problem.name, name))
+        version, last = _newest(tables, feature_table(problem, name))
         same = last.get("view_digest") == commit["view_digest"] and not full
         if version is not None and same and last["inputs"] == inputs:
             return version
@@ -52,24 +51,13 @@ def compute_view(problem: Problem, tables: Tables, name: str, *, run: str = "", 
         return _write(history, spans, commit)
 
 
-def view_digest(problem: Problem, view: View) -> str:
-    """What a view's rows depend on beside the tables: its declaration, its SQL and the relations."""
-    document = problem_document(problem)
-    declared = next(item for item in document["views"] if item["name"] == view.name)
-    files = {file: document["sql"][file] for file in (view.sql, *problem.relations.values())}
-    keys = problem.entity(view.entity).join_keys
-    types = [type(problem.request_fields[key]).__name__ for key in keys if key in problem.request_fields]
-    times = [[table.name, table.time] for table in problem.tables]
-    return sha256_json([declared, keys, types, times, list(problem.relations.items()), files])
-
-
 def newest_event(problem: Problem, tables: Tables) -> datetime:
     """The newest moment (naive UTC) in the feature tables; 1970 if none with times has a row."""
     import pyarrow.compute as pc
 
     newest = [datetime(1970, 1, 1, tzinfo=UTC)]
     for view in problem.views:
-        version = tables.version(feature_table(problem.name, view.name))
+        version = tables.version(feature_table(problem, view.name))
         if version is None or view.timeless:
             continue
         table = tables.read(version, columns=[EVENT, CREATED])
@@ -129,7 +117,7 @@ def _changed_times(
 
 
 def _write(history: History, spans: list[Span], commit: Commit) -> TableVersion:
-    tables, name = history.tables, feature_table(history.problem.name, history.view.name)
+    tables, name = history.tables, feature_table(history.problem, history.view.name)
     if not spans:  # the tables moved on, and no row that this view can see
         version = tables.version(name)
         assert version is not None

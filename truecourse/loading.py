@@ -172,7 +172,7 @@ def _line_of(error: BaseException, file: Path) -> int:
 def problem_document(problem: Problem) -> dict[str, Any]:
     """Everything the problem says, as JSON: values that are not defaults, digests of the SQL that it names, of its
     functions with all that they reach in their file, and of every other Python file of its folder."""
-    document: dict[str, Any] = _document(dataclasses.replace(problem, folder=Path()))
+    document: dict[str, Any] = declared(dataclasses.replace(problem, folder=Path()))
     names = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
     code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
     if code:
@@ -219,16 +219,17 @@ def judging_digest(problem: Problem) -> str:
     return sha256_json([document.get("gates"), document.get("promotion"), slices])
 
 
-def _document(value: Any) -> Any:
+def declared(value: Any) -> Any:
+    """What a declaration says, as JSON: values that are not defaults, functions by all that they reach."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         defaults = {f.name: f.default for f in dataclasses.fields(value)}
-        said = {k: _document(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
+        said = {k: declared(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
         return {"is": type(value).__name__, **said}
     if isinstance(value, Mapping):
-        return {str(k): _document(v) for k, v in value.items()}
+        return {str(k): declared(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_document(v) for v in value]
+        return [declared(v) for v in value]
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, date | Path):

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from truecourse import archive, filedigests, registry, runs
 from truecourse.batchlinks import batch_input_links
+from truecourse.definitions import feature_table, view_digest
 from truecourse.encoding import Array, Vocabulary
 from truecourse.errors import TruecourseError
-from truecourse.features import view_digest
 from truecourse.links import Link, link, unknown
 from truecourse.loading import load_problem
 from truecourse.model import Model
@@ -30,10 +30,10 @@ from truecourse.prediction import attributions, named
 from truecourse.predictionlog import log_table
 from truecourse.privacy import HASHED
 from truecourse.problem import Problem
-from truecourse.references import ModelVersion
+from truecourse.references import ModelVersion, TrainedRun
 from truecourse.rows import objects
 from truecourse.sources import scratch
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 
 Record = Mapping[str, Any]
 
@@ -55,7 +55,7 @@ def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> l
     return links
 
 
-def archived_problem(version: ModelVersion, folder: Path) -> Problem:
+def archived_problem(version: ModelVersion | TrainedRun, folder: Path) -> Problem:
     """The problem that a version was trained for, as it was then, unpacked into `folder`."""
     archive.unpack_folder(runs.artifact(version.run_id, archive.FOLDER), folder / version.problem)
     return load_problem(version.problem, folder)
@@ -189,7 +189,9 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
 
 def redefined(tables: Tables, problem: Problem, view: str, version: int | None = None) -> str:
     """Why a feature table's rows are not of the problem's own definition of a view; empty if they are."""
-    name = feature_table(problem.name, view)
+    name = feature_table(problem, view)
+    if not tables.exists(name):
+        return "the view is defined otherwise than any table that was computed"
     commits = [commit for number, commit in tables.commits(name) if version is None or number <= version]
     told = commits[-1].get("view_digest") if commits else None
     if told is not None and told != view_digest(problem, problem.view(view)):

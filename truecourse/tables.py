@@ -52,10 +52,6 @@ def quarantine_table(problem: str, table: str) -> str:
     return f"tables/{problem}/quarantine/{table}"
 
 
-def feature_table(problem: str, view: str) -> str:
-    return f"features/{problem}/{view}"
-
-
 class Tables:
     """Delta tables by name (their path below the storage root)."""
 

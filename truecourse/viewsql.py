@@ -22,17 +22,28 @@ def used_tables(problem: Problem, view: View) -> frozenset[str]:
 
 def tables_read(problem: Problem, file: str) -> frozenset[str]:
     """The problem's tables that a SQL file reads, itself or through relations; all of them if it cannot be parsed."""
+    return _read(problem, file)[1]
+
+
+def files_read(problem: Problem, file: str) -> list[str]:
+    """A SQL file and those of the relations that it reads, themselves or through others; all if it cannot be parsed."""
+    return _read(problem, file)[0]
+
+
+def _read(problem: Problem, file: str) -> tuple[list[str], frozenset[str]]:
+    """The files and the tables."""
     tables = {table.name.lower(): table.name for table in problem.tables}
     relations = {name.lower(): file for name, file in problem.relations.items()}
     seen: set[str] = set()
-    files = [file]
+    files, read = [file], list[str]()
     while files:
-        names = _selected_from(sql.statement(problem, files.pop()))
+        read.append(files.pop())
+        names = _selected_from(sql.statement(problem, read[-1]))
         if names is None:
-            return frozenset(tables.values())
-        files += [relations[name] for name in names - seen if name in relations]
+            return [file, *(f for f in relations.values() if f != file)], frozenset(tables.values())
+        files += [relations[name] for name in sorted(names - seen) if name in relations]
         seen |= names
-    return frozenset(tables[name] for name in seen if name in tables)
+    return read, frozenset(tables[name] for name in seen if name in tables)
 
 
 @lru_cache(maxsize=256)  # parsing takes longer than many a query

@@ -21,11 +21,12 @@ from tasks.ingest import ingest_table
 from tasks.snapshot import decision_frame, feature_versions, with_view_features
 from tasks.validate import validate_table
 from truecourse.asof import CREATED, EVENT
+from truecourse.definitions import feature_table
 from truecourse.frame import UTC_TIME
 from truecourse.loading import load_problem
 from truecourse.settings import REPOSITORY
 from truecourse.sql import clean_versions
-from truecourse.tables import Tables, feature_table
+from truecourse.tables import Tables
 
 NAME = "flight_delays"
 FLIGHT_KEY = ["carrier", "flight", "origin", "time_hour"]
@@ -223,6 +224,6 @@ def later_versions(world: World) -> int:
     """How many feature rows were learned after their own time."""
     tables, count = Tables(), 0
     for view in load_problem(NAME).views:
-        rows = tables.read(tables.version(feature_table(NAME, view.name)), columns=[EVENT, CREATED])  # type: ignore[arg-type]
+        rows = tables.read(tables.version(feature_table(load_problem(NAME), view.name)), columns=[EVENT, CREATED])  # type: ignore[arg-type]
         count += pc.sum(pc.greater(rows[CREATED], rows[EVENT])).as_py() or 0
     return count

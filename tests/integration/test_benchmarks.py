@@ -15,10 +15,11 @@ from benchmarks import harness, pit_join, scale, score, tables
 from benchmarks.__main__ import main, table
 from benchmarks.harness import Row, growth, measure
 from tests.deliveries import install
+from truecourse.definitions import feature_table
 from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
 from truecourse.references import TableVersion
-from truecourse.tables import Tables, feature_table, raw_table
+from truecourse.tables import Tables, raw_table
 
 
 def fills(megabytes: int) -> Callable[[], int]:
@@ -139,7 +140,7 @@ def test_the_three_joins_join_the_same_and_copies_grow(small: Path) -> None:
     counts = {row.what: row.reference for row in made.values() if row.reference_is == "Polars join_asof"}
     assert len(counts) == 1
     assert all(value is not None and value > 0 for value in counts.values())
-    assert tables.exists(feature_table("deliveries", "courier_history"))
+    assert tables.exists(feature_table(load_problem("deliveries"), "courier_history"))
 
 
 def test_steps_are_measured_on_copies_of_the_tables(small: Path) -> None:

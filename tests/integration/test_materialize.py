@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from feature_repo.places import feast_folder
 from flows.materialize import materialize
 from tasks.online import load_view
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
 from tests.plain import install_wine
+from truecourse.definitions import feature_table
 from truecourse.encoding import Values
 from truecourse.errors import FeatureError
 from truecourse.features import newest_event
@@ -39,7 +41,7 @@ def problems(tmp_path: Path, configure: Callable[..., None], prefect_server: str
 
 def online_count(home: Path) -> int:
     """Rows in the online store's own file."""
-    file = home / "feast" / "deliveries" / "online.db"
+    file = feast_folder(load_problem("deliveries")) / "online.db"
     if not file.is_file():
         return 0
     with closing(sqlite3.connect(file)) as connection:
@@ -68,7 +70,7 @@ def test_versions_are_returned_and_a_rerun_changes_nothing(
     caplog.set_level(logging.INFO, "truecourse.online")
     first = materialize("deliveries")
     assert list(first) == VIEWS
-    assert [version.name for version in first.values()] == [f"features/deliveries/{view}" for view in VIEWS]
+    assert [version.name for version in first.values()] == [feature_table(load_problem(), view) for view in VIEWS]
     assert all(len(Tables().read(version)) for version in first.values())
     assert loaded(caplog) == {"courier_history": 12, "depot_history": 3, "courier_facts": 12}
     count = online_count(tmp_path / "home")
@@ -128,4 +130,4 @@ def test_an_sql_fault_names_the_file(problems: Path, tmp_path: Path) -> None:
     assert "tooked" in str(caught.value)
     assert caught.value.cure
     assert online_count(tmp_path / "home") == 0
-    assert Tables().version("features/deliveries/depot_history") is None
+    assert Tables().version(feature_table(load_problem(), "depot_history")) is None

@@ -17,6 +17,7 @@ from tests import deliveries
 from tests.conftest import free_ports, valkey_server
 from tests.integration.conftest import Trained
 from truecourse import segments, shipping
+from truecourse.definitions import feature_table
 from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
 from truecourse.monitoring import healthpage, reports
@@ -27,7 +28,7 @@ from truecourse.monitoring.pipelines import check_pipelines
 from truecourse.problem import Problem, Table
 from truecourse.schema import days
 from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table, feature_table
+from truecourse.tables import Tables, clean_table
 
 DAY = timedelta(days=1)
 START = datetime(2024, 5, 6, tzinfo=UTC)
@@ -117,7 +118,7 @@ def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained
     report = check_pipelines(problem, tables, None, (), loaded)
     assert not report.findings, report.sentence
     for told in report.figures["features"]:
-        version = tables.version(feature_table("deliveries", told["view"]))
+        version = tables.version(feature_table(load_problem("deliveries"), told["view"]))
         assert version is not None
         assert told["version"] == told["online_version"] == version.version
     timed = next(view for view in problem.views if not view.timeless)
@@ -141,7 +142,7 @@ def test_the_marks_of_a_shared_store_are_read_and_its_silence_is_an_error(
     with valkey_server(tmp_path, port):
         assert loaded_marks(problem) == {}
         with redis.Redis(port=port) as client:
-            client.set(mark_name("deliveries", view), '{"version": 3, "until": "2024-05-06T00:00:00+00:00"}')
+            client.set(mark_name(problem, view), '{"version": 3, "until": "2024-05-06T00:00:00+00:00"}')
         assert loaded_marks(problem)[view]["version"] == 3
     with pytest.raises(PlatformError, match="does not answer"):
         loaded_marks(problem)

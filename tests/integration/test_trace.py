@@ -23,7 +23,7 @@ from truecourse.runs import artifact_key
 from truecourse.settings import get_settings
 from truecourse.snapshot import Input, Manifest, load_frame, load_manifest, save
 from truecourse.storage import open_store
-from truecourse.tables import Tables, feature_table, quarantine_table
+from truecourse.tables import Tables, quarantine_table
 from truecourse.tracking import run_artifact_key
 
 
@@ -43,7 +43,7 @@ def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
     tables.append(quarantine_table("wine", "wines"), pa.table({"_tc_row": [4]}), {"flow": "validate"})
     plain = build_snapshot(problem, tables, clean=clean, features={})
     view = tables.append(
-        feature_table("wine", "facts"),
+        "features/wine/facts",
         pa.table({"key": [1, 2, 3]}),
         {"flow": "materialize", "inputs": [reference.model_dump() for reference in clean.values()]},
     )

@@ -12,11 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from truecourse.asof import EVENT
+from truecourse.definitions import feature_table
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.usual import PATIENCE, longest_gap, unusual
 from truecourse.problem import Problem, View
 from truecourse.schema import Table
-from truecourse.tables import Tables, clean_table, feature_table
+from truecourse.tables import Tables, clean_table
 from truecourse.validation import ValidationResult, standing_refusals
 from truecourse.wording import counted, lasting
 
@@ -261,7 +262,7 @@ def view_states(
     by_name = {clean_table(problem.name, state.table.name): state for state in sources}
     states = []
     for view in problem.views:
-        name = feature_table(problem.name, view.name)
+        name = feature_table(problem, view.name)
         past = versions(tables, name, clock)
         newest = tables.newest(name, EVENT) if past and not view.timeless else None
         states.append(ViewState(view, past, newest, by_name, loaded.get(view.name), clock))

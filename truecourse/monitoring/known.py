@@ -10,12 +10,13 @@ import polars as pl
 import pyarrow as pa
 
 from truecourse.asof import CREATED, EVENT, asof_join
+from truecourse.definitions import feature_table
 from truecourse.encoding import Array, columns_of
 from truecourse.errors import StorageError
 from truecourse.frame import arrow_type
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.tables import Limit, Tables, feature_table
+from truecourse.tables import Limit, Tables
 from truecourse.viewsql import key_columns
 
 _AT, _PLACE = "__moment", "__place"
@@ -123,7 +124,7 @@ def read_history(
 ) -> ViewHistory | None:
     """Rows for moments from `first` to `last` (naive UTC), as they were recorded by `at`; None for a view that was
     never computed. `version`: of its table, the newest unless given."""
-    version = version or tables.version(feature_table(problem.name, view.name))
+    version = version or tables.version(feature_table(problem, view.name))
     if version is None:
         return None
     limits: list[Limit] = [(EVENT, "<=", last.replace(tzinfo=UTC)), (CREATED, "<=", at.replace(tzinfo=UTC))]

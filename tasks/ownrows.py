@@ -1,0 +1,110 @@
+"""Rows with the features that a model was trained on, whatever the problem has become since."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.snapshot import with_view_features
+from truecourse import frame as frames
+from truecourse import runs
+from truecourse.comparison import OwnRows
+from truecourse.contract import Contract
+from truecourse.definitions import changed, feature_definitions, label_definition
+from truecourse.deliveries import shape_digest
+from truecourse.errors import ModelError, TruecourseError
+from truecourse.features import compute_view
+from truecourse.predictionlinks import archived_problem
+from truecourse.problem import Problem
+from truecourse.references import ModelVersion, TrainedRun, Window, naive_utc
+from truecourse.sources import scratch
+from truecourse.sql import clean_versions
+from truecourse.tables import Tables
+from truecourse.viewsql import tables_read
+
+
+def own_rows_of(problem: Problem, version: ModelVersion | TrainedRun) -> OwnRows:
+    """What gives the problem's rows the features of the version's own definition. It raises ModelError, which names the
+    features, where they cannot be computed any more, and where the label is defined otherwise."""
+    return partial(own_rows, problem, version)
+
+
+def own_contract(version: ModelVersion | TrainedRun) -> Contract:
+    return Contract.from_json(runs.artifact(version.run_id, "model/contract.json"))
+
+
+def own_rows(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
+    """own_rows_of(). `rows`: with the features of the problem as it is."""
+    contract, where = own_contract(version), f"problem {problem.name}"
+    if contract.label_definition != label_definition(problem):
+        cure = f"truecourse run train --problem {problem.name}, and compare models of one label"
+        raise ModelError("it was trained on a label that is defined otherwise", where=where, cure=cure)
+    names = changed(contract.definitions, feature_definitions(problem), contract.definitions)
+    if not names or not len(rows):
+        return rows
+    with own_problem(version) as own:
+        if lost := [*reparsed(problem, own, names), *changed(contract.definitions, feature_definitions(own), names)]:
+            what = f"its features {some(lost)} are defined otherwise, and cannot be computed as it knows them"
+            raise ModelError(what, where=where, cure=f"truecourse run train --problem {problem.name}")
+        try:
+            found = _computed(own, rows, names)
+        except TruecourseError as error:
+            what = f"its features {some(names)} are defined otherwise, and computing them as it knows them failed"
+            raise ModelError(f"{what}: {error.what}", where=where) from error
+    return _replaced(rows, found, names, where)
+
+
+@contextmanager
+def own_problem(version: ModelVersion | TrainedRun) -> Iterator[Problem]:
+    """The problem that the version was trained for, from its archive; its files are there until the block ends."""
+    with scratch() as folder:
+        yield archived_problem(version, folder)
+
+
+def reparsed(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
+    """Those features that are read from tables which are stored otherwise now: their rows of before are gone."""
+    now = {table.name: shape_digest(table) for table in problem.tables}
+    other = {table.name for table in own.tables if now.get(table.name) != shape_digest(table)}
+    if not other:
+        return []
+    spine = tables_read(own, own.spine) if own.spine else {own.label_table.name}
+    read = {name: tables_read(own, view.sql) for view in own.views for name in view.features}
+    return [name for name in names if other & set(read.get(name, spine))]
+
+
+def _computed(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """`id` and at least the named features of the decisions of these rows."""
+    tables = Tables()
+    own = dataclasses.replace(own, views=tuple(view for view in own.views if set(view.features) & set(names)))
+    versions = {view.name: compute_view(own, tables, view.name) for view in own.views}
+    window = None
+    if "decision_time" in rows.column_names:
+        bounds = pc.min_max(rows["decision_time"]).as_py()
+        last = bounds["max"] + timedelta(microseconds=1)
+        window = Window(start=naive_utc(bounds["min"]), end=naive_utc(last))
+    spine = frames.spine(frames.unlabelled(own), tables, clean_versions(own, tables), window)
+    spine = spine.filter(pc.is_in(spine["id"], rows["id"].combine_chunks()))
+    return with_view_features(own, tables, frames.with_request_features(own, spine), versions)
+
+
+def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str) -> pa.Table:
+    places = pc.index_in(rows["id"], found["id"].combine_chunks())
+    if places.null_count:
+        what = f"{places.null_count:,} of {len(rows):,} decisions are none by the SQL that it was trained on"
+        raise ModelError(what, where=where, cure=f"its features {some(names)} are defined otherwise")
+    found = found.take(places)
+    for name in names:
+        if name in rows.column_names:
+            rows = rows.set_column(rows.column_names.index(name), name, found[name])
+        else:
+            rows = rows.append_column(name, found[name])
+    return rows
+
+
+def some(names: Sequence[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} others" if len(shown) > 5 else "")

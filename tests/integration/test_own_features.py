@@ -1,0 +1,145 @@
+"""A model is judged and served on the features that it was trained on, whatever the problem has become since."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tasks.evaluate import opened
+from tasks.features import compute_view
+from tasks.online import load_for_models, load_view
+from tasks.ownrows import own_problem, own_rows
+from tasks.snapshot import take_snapshot
+from tasks.train import train_model
+from tests.cleaned import write_clean
+from tests.deliveries import deliveries, install
+from tests.office import put_in_office
+from truecourse import registry
+from truecourse.comparison import as_they_are, compare
+from truecourse.errors import ModelError
+from truecourse.loading import load_problem
+from truecourse.references import ModelVersion, Snapshot
+from truecourse.snapshot import load_frame
+from truecourse.tables import Tables
+from truecourse.training import rows_of
+
+SINCE = '"since": Integer(nulls=True)'
+NAME, UNTIL = "deliveries", datetime(2024, 3, 10, tzinfo=UTC)
+EDITS = {
+    "problem.py": [("minutes // 60 % 24)", "minutes // 60 % 24 + 6)"), ("gates=[BeatsBaseline(), ", "gates=[")],
+    "features/courier_history.sql": [("INTERVAL 7 DAY", "INTERVAL 1 DAY")],
+}
+
+
+def built() -> Snapshot:
+    """A snapshot of the problem as it is, with its features in both stores."""
+    for view in load_problem(NAME).views:
+        compute_view.fn(NAME, view.name)
+        load_view.fn(NAME, view.name, UNTIL)
+    return take_snapshot.fn(NAME)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Path:
+    """The deliveries, whose `hour` weighs much."""
+    configure(problems=tmp_path, problem=NAME, mlflow_uri="")
+    made = install(tmp_path)
+    rows = deliveries(days=60, a_day=40)
+    problem, tables = load_problem(), Tables()
+    write_clean(problem, tables, "deliveries", rows)
+    write_clean(problem, tables, "couriers", pd.read_json(made / "data/couriers.jsonl", lines=True))
+    return made
+
+
+def edit(folder: Path, file: str, old: str, new: str) -> None:
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+
+
+def champion() -> tuple[ModelVersion, Snapshot]:
+    snapshot = built()
+    version = registry.create_version(train_model.fn(NAME, snapshot))
+    put_in_office(version)
+    return version, snapshot
+
+
+def test_a_champion_is_scored_on_its_own_features_and_served_them_after_the_problem_was_edited(folder: Path) -> None:
+    version, snapshot = champion()
+    before = load_frame(Tables().store, snapshot)
+    for file, pairs in EDITS.items():
+        for old, new in pairs:
+            edit(folder, file, old, new)
+    problem, now = load_problem(NAME), built()
+    frame = load_frame(Tables().store, now)
+    assert not frame["hour"].equals(before["hour"])
+    assert not frame["courier_late_7d"].equals(before["courier_late_7d"])
+    test = rows_of(frame, "test")
+    own = own_rows(problem, version, test)
+    assert own.select(rows_of(before, "test").column_names).equals(rows_of(before, "test"))
+
+    rival = opened(version, problem)
+    challenger = registry.open_model(train_model.fn(NAME, now), problem.kind)
+    fair = compare(problem, test, challenger, rival)
+    unfair = compare(problem, test, challenger, dataclasses.replace(rival, own=as_they_are))
+    assert (fair.reason, unfair.reason) == ("", "")
+    assert fair.loss["high"] > 0  # the same information, told otherwise  # type: ignore[index, operator]
+    assert unfair.loss["high"] < 0  # what was said before: much better  # type: ignore[index, operator]
+
+    assert load_for_models.fn(NAME, UNTIL) == [version.version]
+    with own_problem(version) as old:
+        served, mine = (read(one) for one in (old, problem))
+        tables, names = Tables(), ["courier", "courier_late_7d", "courier_count_7d"]
+        assert served["courier_count_7d"][0] > mine["courier_count_7d"][0]
+        # New deliveries come: the old definition is brought up to date too, and the other left alone.
+        later = deliveries(days=3, a_day=40, seed=5, first=10_000)
+        later["ordered_at"] = (pd.to_datetime(later["ordered_at"]) + pd.Timedelta(days=60)).dt.strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        )
+        write_clean(problem, tables, "deliveries", later)
+        load_for_models.fn(NAME, UNTIL)
+        assert read(old)["courier_late_7d"] != served["courier_late_7d"]
+        assert read(problem)[names[1]] == mine[names[1]]
+
+
+def read(problem: object) -> dict[str, list[float]]:
+    from feature_repo.online import OnlineReader
+
+    keys = {"courier": np.array(["c05"], dtype=object), "depot": np.array(["north"], dtype=object)}
+    at = np.array([datetime(2024, 3, 4, 12)], dtype="datetime64[us]")
+    return dict(OnlineReader(problem).read(keys, at, 1).values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("label.sql", "late AS label", "1 - late AS label", "trained on a label that is defined otherwise"),
+        (
+            "problem.py",
+            '"since": Integer(nulls=True)',
+            '"since": Float(nulls=True)',
+            "its features since, vehicle|vehicle, since",
+        ),
+        ("spine.sql", "FROM deliveries", "FROM deliveries WHERE took > 20", ""),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_the_features_named(
+    folder: Path, file: str, old: str, new: str, said: str
+) -> None:
+    version, snapshot = champion()
+    rows = rows_of(load_frame(Tables().store, snapshot), "test")
+    edit(folder, file, old, new)
+    problem = load_problem(NAME)
+    if not said:  # fewer decisions than before: each is still known by the rule of before
+        some: pa.Table = rows.slice(0, 50)
+        assert own_rows(problem, version, some).equals(some)
+        return
+    with pytest.raises(ModelError, match=said):
+        own_rows(problem, version, rows)
+    found = compare(problem, rows, registry.open_model(version, problem.kind), opened(version, problem))
+    assert "defined otherwise" in found.reason

@@ -1,0 +1,75 @@
+"""A change of what defines features is seen in those that it reaches, and in no other."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deliveries import install
+from truecourse.definitions import changed, feature_definitions, feature_table, label_definition
+from truecourse.loading import load_problem
+
+REQUEST, CLOCK = {"depot", "distance", "promised"}, {"hour", "weekend", "km_a_minute"}
+HISTORY, DEPOT = {"courier_late_7d", "courier_count_7d"}, {"depot_late_1d", "depot_last_took"}
+FACTS = {"vehicle", "since"}
+SOURCE = 'source=Files("data/deliveries*.csv")'
+CHANGES = {
+    "a view's SQL": ("features/courier_history.sql", "INTERVAL 7 DAY", "INTERVAL 6 DAY", HISTORY, False),
+    "a comment in SQL": ("features/courier_history.sql", "SELECT", "-- it's said\nSELECT", set(), False),
+    "a relation": ("outcomes.sql", "took > promised", "took > promised + '--'", HISTORY | DEPOT, True),
+    "the spine": ("spine.sql", "distance FROM", "distance * 2 AS distance FROM", REQUEST | CLOCK, False),
+    "a helper's constant": ("problem.py", "minutes // 60 % 24", "minutes // 60 % 12", CLOCK, False),
+    "a type": ("problem.py", '"since": Integer("year")', '"since": Float("year")', FACTS, False),
+    "how long a value lives": ("problem.py", "ttl=hours(12)", "ttl=hours(11)", DEPOT, False),
+    "parsing": (
+        "problem.py",
+        SOURCE,
+        f"{SOURCE[:-1]}, csv=Csv(decimal=','))",
+        REQUEST | CLOCK | HISTORY | DEPOT,
+        True,
+    ),
+    "another table": ("problem.py", '"since": Integer(nulls=True)', '"since": Text(nulls=True)', FACTS, False),
+    "the label's rule": ("label.sql", "late AS label", "1 - late AS label", set(), True),
+    "a gate": ("problem.py", "gates=[BeatsBaseline(), ", "gates=[", set(), False),
+    "a description": ("problem.py", '"share late"', '"the share"', set(), False),
+    "what is allowed": ("problem.py", '"minutes", ge=5', '"minutes", ge=1', set(), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_a_change_is_seen_in_the_features_that_it_reaches(
+    name: str, tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    file, old, new, reached, label = CHANGES[name]
+    configure(home=tmp_path / "home", problems=tmp_path, problem="deliveries")
+    folder = install(tmp_path)
+    problem = load_problem()
+    before, rule = feature_definitions(problem), label_definition(problem)
+    tables = {view.name: feature_table(problem, view.name) for view in problem.views}
+    assert set(before) == set(problem.features) == REQUEST | CLOCK | HISTORY | DEPOT | FACTS
+    text = (folder / file).read_text()
+    assert old in text
+    text = text.replace(old, new, 1)
+    (folder / file).write_text(text.replace("    Entity,\n", "    Csv,\n    Entity,\n", 1) if "Csv(" in new else text)
+    problem = load_problem()
+    assert set(changed(before, feature_definitions(problem), problem.features)) == reached
+    assert (label_definition(problem) != rule) == label
+    moved = {view.name for view in problem.views if tables[view.name] != feature_table(problem, view.name)}
+    assert moved == {view.name for view in problem.views if set(view.features) & reached}
+
+
+def test_a_function_beside_the_problem_defines_what_is_computed_by_it(
+    tmp_path: Path, configure: Callable[..., None]
+) -> None:
+    configure(home=tmp_path / "home", problems=tmp_path, problem="deliveries")
+    folder = install(tmp_path)
+    (folder / "helpers.py").write_text("def twice(x):\n    return 2 * x\n")
+    text = (
+        (folder / "problem.py")
+        .read_text()
+        .replace("import numpy as np\n", "import numpy as np\n\nfrom .helpers import twice\n", 1)
+    )
+    (folder / "problem.py").write_text(text.replace('columns["distance"] /', 'twice(columns["distance"]) /', 1))
+    before = feature_definitions(load_problem())
+    (folder / "helpers.py").write_text("def twice(x):\n    return 3 * x\n")
+    assert set(changed(before, feature_definitions(load_problem()), before)) == CLOCK

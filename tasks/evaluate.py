@@ -1,8 +1,10 @@
 """Judge a trained model on its snapshot's test rows: metrics, baselines, slices, gates, plots and the model's page."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -24,6 +26,7 @@ from truecourse.references import ModelVersion, TrainedRun
 from truecourse.snapshot import load_frame, load_manifest
 from truecourse.storage import ObjectStore, open_store
 from truecourse.training import rows_of
+from truecourse.tries import number_of
 
 log = logging.getLogger("truecourse.evaluation")
 REPORT = "report.json"
@@ -69,7 +72,7 @@ def _held_out(problem: Problem, run: TrainedRun, store: ObjectStore) -> HeldOut:
 
 def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, store: ObjectStore) -> dict[str, Any]:
     metrics, parts, office = test.metrics(predictions), test.slices(), registry.champion(run.problem)
-    rival = opened(office, test.problem) if office and office.run_id != run.run_id else None
+    rival = opened(office, test.problem, run.model_sha256) if office and office.run_id != run.run_id else None
     verdicts = judge(test.problem.gates, evidence(test, metrics, parts, rival))
     report = {
         "metrics": metrics,
@@ -83,11 +86,15 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
     return report
 
 
-def opened(version: ModelVersion, problem: Problem) -> Rival:
-    """A version with its model and what it was trained on, each re-hashed."""
+def opened(version: ModelVersion, problem: Problem, candidate: str = "") -> Rival:
+    """A version with its model and what it was trained on, each re-hashed. `candidate`: SHA-256 of the model that is
+    compared with it, which counts as tried."""
     snapshot = runs.trained_run(version.problem, version.run_id).snapshot
-    frame, own = load_frame(open_store(), snapshot), own_rows_of(problem, version)
-    return Rival(version.version, registry.open_model(version, problem.kind), frame, own)
+    store, own = open_store(), own_rows_of(problem, version)
+    rival = Rival(version.version, registry.open_model(version, problem.kind), load_frame(store, snapshot), own)
+    if not candidate:
+        return rival
+    return dataclasses.replace(rival, tried=partial(number_of, store, problem.name, version.version, candidate))
 
 
 def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:

@@ -61,7 +61,7 @@ def judge_version(
             return verdicts
         cure = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
         raise ModelError(short, where=f"version {version.version} of {problem}", cure=cure)
-    rival = opened(office, spec) if office else None
+    rival = opened(office, spec, version.model_sha256) if office else None
     metrics = test.metrics({"model": test.judged["model"]})
     verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
     registry.set_gates(version, verdicts)

@@ -18,6 +18,7 @@ from tasks.retry import RETRY
 from truecourse import archive, lineage, runs, tracking
 from truecourse.boosting import LOSSES, parameters
 from truecourse.contract import contract_bytes
+from truecourse.definitions import defined
 from truecourse.digests import sha256
 from truecourse.errors import NotFound
 from truecourse.loading import load_problem, problem_digest, problem_document, training_digest
@@ -110,7 +111,7 @@ def _keep(
         "model/model.ubj": ubj,
         "model/vocabulary.json": trained.model.vocabulary.to_json(),
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
-        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame),
+        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, defined(problem)),
         "lineage.json": json.dumps(lineage.record(tables, load_manifest(tables.store, snapshot)), indent=1).encode(),
         OUT_OF_FOLD: out_of_fold_bytes(trained),
         "training.json": json.dumps(account, indent=1).encode(),

@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 
 from truecourse.encoding import Array
 from truecourse.errors import ModelError
-from truecourse.intervals import Figure, simultaneous
+from truecourse.intervals import COVERAGE, Figure, simultaneous
 from truecourse.metrics import blocks_of, calibration_difference, influence, loss_samples, paired, weightings
 from truecourse.model import Model
 from truecourse.problem import Problem, TimeSplit
 from truecourse.slices import FEWEST_ROWS, parts_of
 from truecourse.training import matrix_of, rows_of
+from truecourse.tries import coverage_of
 
 FEWEST_BLOCKS = 7
 """Fewer days (rows, without time) are no sample to draw from: the interval would be too narrow, one day's has no width.
@@ -30,6 +31,8 @@ class Comparison:
     champion: int
     reason: str = ""
     rows: int = 0
+    tries: int = 1
+    """The how-manieth version that was compared with the champion on these rows; the loss is held to more for more."""
     days: int | None = None
     """None where rows have no time, and are drawn one by one."""
     loss: Figure | None = None
@@ -40,6 +43,10 @@ class Comparison:
 
 OwnRows = Callable[[pa.Table], pa.Table]
 """Gives rows the features of a model's own definition. Raises ModelError that names those it cannot give."""
+
+
+def first_try(rows: pa.Table) -> int:
+    return 1
 
 
 def as_they_are(rows: pa.Table) -> pa.Table:
@@ -54,6 +61,8 @@ class Rival:
     model: Model
     frame: pa.Table
     own: OwnRows = as_they_are
+    tried: Callable[[pa.Table], int] = first_try
+    """The how-manieth version is compared with it on some rows: truecourse/tries.py."""
 
 
 def unseen(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:
@@ -110,11 +119,13 @@ def compare(problem: Problem, rows: pa.Table, model: Model, rival: Rival, own: O
     blocks, labels = blocks_of(rows), model.vocabulary.labels(rows)
     said = [m.predict(matrix_of(m.vocabulary, side)) for m, side in ((model, mine), (rival.model, theirs))]
     pair = Pair(problem, labels, said[0], said[1], _timed(rows))
+    tries = rival.tried(rows)
     return Comparison(
         rival.version,
         rows=len(rows),
+        tries=tries,
         days=len(np.unique(blocks)) if _timed(rows) else None,
-        loss=pair.loss(blocks),
+        loss=pair.loss(blocks, coverage_of(tries)),
         calibration=pair.calibration(blocks),
         slices=pair.slices(rows, blocks),
     )
@@ -131,8 +142,8 @@ class Pair:
     in_time: bool = True
     """Whether blocks are days in order of time, and not rows dealt out."""
 
-    def loss(self, blocks: Array) -> Figure:
-        return paired(self.problem.kind, self.labels, self.model, self.champion, blocks, self.in_time)
+    def loss(self, blocks: Array, coverage: float = COVERAGE) -> Figure:
+        return paired(self.problem.kind, self.labels, self.model, self.champion, blocks, self.in_time, coverage)
 
     def calibration(self, blocks: Array) -> Figure:
         return calibration_difference(self.problem.kind, self.labels, self.model, self.champion, blocks)

@@ -146,9 +146,11 @@ class Contract(BaseModel):
         return min(1024 + self.max_rows * row, BODY_LIMIT)
 
 
-def contract_bytes(problem: Problem, vocabulary: Vocabulary, frame: pa.Table) -> bytes:
-    """contract.json of a model trained on this frame, with examples from the frame's last rows."""
-    from truecourse.definitions import feature_definitions, label_definition  # an endpoint needs none of it
+def contract_bytes(
+    problem: Problem, vocabulary: Vocabulary, frame: pa.Table, defined: Mapping[str, Any] | None = None
+) -> bytes:
+    """contract.json of a model trained on this frame, with examples from the frame's last rows. `defined`: its
+    definitions, as defined() of truecourse/definitions.py gives them."""
     from truecourse.request import RowReader
 
     bare = Contract.of(problem, vocabulary)
@@ -156,8 +158,7 @@ def contract_bytes(problem: Problem, vocabulary: Vocabulary, frame: pa.Table) ->
     rows = [example(row) for row in frame.select(names).slice(max(0, len(frame) - 200)).to_pylist()]
     kept = RowReader(bare).read(rows, datetime.now(UTC)).accepted
     spread = [kept[i * len(kept) // EXAMPLES] for i in range(EXAMPLES)] if len(kept) >= EXAMPLES else kept
-    defined = {"definitions": feature_definitions(problem), "label_definition": label_definition(problem)}
-    return Contract.of(problem, vocabulary, [rows[i] for i in spread]).model_copy(update=defined).to_json()
+    return Contract.of(problem, vocabulary, [rows[i] for i in spread]).model_copy(update=defined or {}).to_json()
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def label_definition(problem: Problem) -> str:
     return sha256_json([_read(problem, label.sql), list(label.classes)])
 
 
+def defined(problem: Problem) -> dict[str, Any]:
+    """What a contract keeps of the definitions."""
+    return {"definitions": feature_definitions(problem), "label_definition": label_definition(problem)}
+
+
 def changed(before: Mapping[str, str], now: Mapping[str, str], names: Iterable[str]) -> list[str]:
     """Those of the features that are defined otherwise, or no longer."""
     return [name for name in names if before.get(name) != now.get(name)]

@@ -17,6 +17,7 @@ from truecourse.promotion import (
     NotWorseThanLinear,
     SliceFloor,
 )
+from truecourse.tries import coverage_of
 from truecourse.wording import counted
 
 Result = Literal["passed", "failed", "unknown"]
@@ -199,12 +200,18 @@ def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> lis
     better = high is not None and high < gate.margin
     rows = f"{counted(found.rows, 'row')}{days} that neither learned from"
     told = f"version {found.champion}: {_difference(found.loss)} on {rows}"
+    if found.tries > 1:
+        told += f"; {found.tries} versions were tried on these rows, so that the interval is {_percent(found.tries)}"
     calibration = "calibration not worse than the champion's"
     verdicts = [
         _verdict(asked, better, told),
         _verdict(calibration, _kept(found.calibration), _difference(found.calibration)),
     ]
     return [*verdicts, _every_slice(metric, found.slices)] if found.slices else verdicts
+
+
+def _percent(tries: int) -> str:
+    return f"{100 * coverage_of(tries):.4g}%"
 
 
 def _kept(difference: Figure) -> bool:

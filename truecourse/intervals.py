@@ -136,12 +136,14 @@ def _quantile(freedom: int, coverage: float) -> float:
     return float(stdtrit(freedom, (1 + coverage) / 2))
 
 
-def figure(value: float, influence: Array, scale: Scale = "plain", successive: bool = True) -> Figure:
+def figure(
+    value: float, influence: Array, scale: Scale = "plain", successive: bool = True, coverage: float = COVERAGE
+) -> Figure:
     """`scale`: on which the interval is as far to either side: on the logarithm of a "positive" figure, on the log-odds
     of a "share". Both keep to their bounds, and reach farther to the side on which figures are spread farther."""
     if not np.isfinite(value):
         return NOTHING
-    half = half_width(influence, successive=successive) if np.isfinite(influence).all() else float("nan")
+    half = half_width(influence, coverage, successive) if np.isfinite(influence).all() else float("nan")
     if not np.isfinite(half):
         return {"value": float(value), "low": None, "high": None}
     if scale == "positive" and value > 0:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.encoding import Array, columns_of
-from truecourse.intervals import NOTHING, Figure, Scale, absolute, chance, figure
+from truecourse.intervals import COVERAGE, NOTHING, Figure, Scale, absolute, chance, figure
 from truecourse.problem import Kind
 from truecourse.ranking import average_precision, roc_auc
 
@@ -112,7 +112,15 @@ def loss(kind: Kind, labels: Array, predictions: Array) -> float:
     return float(np.sqrt(mean)) if kind == "regression" else mean
 
 
-def paired(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array, successive: bool = True) -> Figure:
+def paired(
+    kind: Kind,
+    labels: Array,
+    model: Array,
+    other: Array,
+    blocks: Array,
+    successive: bool = True,
+    coverage: float = COVERAGE,
+) -> Figure:
     """{"value", "low", "high"}: how much larger the loss of a model is than another's on the same rows, and its 95%
     interval. Of the RMSE the differences are linearised in each row's squared error (the delta method).
     `successive`: blocks are days in order of time, and not rows dealt out."""
@@ -127,7 +135,7 @@ def paired(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array,
     else:
         value, off = means[0] - means[1], [one - mean for one, mean in zip(losses_of, means, strict=True)]
     sums = np.bincount(np.unique(blocks, return_inverse=True)[1], weights=off[0] - off[1])
-    return figure(float(value), sums * len(sums) / len(labels), successive=successive)
+    return figure(float(value), sums * len(sums) / len(labels), successive=successive, coverage=coverage)
 
 
 def summary(samples: Array, name: str = "") -> Figure:

@@ -43,6 +43,12 @@ def own_rows(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Tabl
     if contract.label_definition != label_definition(problem):
         cure = f"truecourse run train --problem {problem.name}, and compare models of one label"
         raise ModelError("it was trained on a label that is defined otherwise", where=where, cure=cure)
+    return own_features(problem, version, rows)
+
+
+def own_features(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
+    """own_rows() whatever the label is: to predict, none is needed."""
+    contract, where = own_contract(version), f"problem {problem.name}"
     names = changed(contract.definitions, feature_definitions(problem), contract.definitions)
     if not names or not len(rows):
         return rows

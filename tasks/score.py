@@ -9,6 +9,7 @@ from prefect import task
 
 from services import script
 from services.script import Scorer
+from tasks.ownrows import own_features
 from tasks.package import find_version
 from tasks.retry import RETRY
 from tasks.snapshot import decision_frame, feature_versions
@@ -29,7 +30,8 @@ Versions = dict[str, TableVersion]
 
 @task(name="score", **RETRY)
 def score_decisions(problem: str, number: int | None, window: Window, explain: bool) -> TableVersion:
-    """Predictions of the window's decisions. Raises FeatureError if there are none."""
+    """Predictions of the window's decisions, on features of the version's own definition. Raises FeatureError if there
+    are no decisions, ModelError if its features cannot be computed any more."""
     spec, tables = load_problem(problem), Tables()
     version = find_version(problem, number)
     clean = clean_versions(spec, tables)
@@ -39,7 +41,8 @@ def score_decisions(problem: str, number: int | None, window: Window, explain: b
     if spec.has_time:
         _score_times(spec, tables, scorer, batch, clean, features, window)
     else:
-        _score_rows(spec, tables, scorer, batch, decision_frame(spec, tables, clean, features))
+        frame = own_features(spec, version, decision_frame(spec, tables, clean, features))
+        _score_rows(spec, tables, scorer, batch, frame)
     written = tables.version(predictions_table(problem))
     assert written is not None
     return written
@@ -70,7 +73,7 @@ def _score_times(
         assert isinstance(span.start, datetime)
         assert isinstance(span.end, datetime)
         part = Window(start=span.start, end=span.end)
-        frame = decision_frame(unlabelled, tables, clean, features, part)
+        frame = own_features(problem, batch.version, decision_frame(unlabelled, tables, clean, features, part))
         write(problem, tables, scorer, batch, span, frame)
 
 

@@ -119,7 +119,10 @@ def _feature_links(
         )
     moment = naive_utc(record["decision_time"]) or NO_TIME
     for view in problem.views:
-        kind, version = f"features of view {view.name}", versions[feature_table(problem, view.name)]
+        kind, version = f"features of view {view.name}", versions.get(feature_table(problem, view.name))
+        if version is None:
+            yield unknown(kind, id, "the problem defined the view otherwise when it was scored")
+            continue
         history = read_history(problem, tables, view, moment, moment, datetime(9999, 1, 1), version)
         if history is None:
             yield unknown(kind, id, "its table is gone")

@@ -49,7 +49,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
 
     Raises ModelError if another model came into office since the gates compared this one with the champion."""
     version = registry.create_version(run)
-    registry.set_gates(version, report["gates"], report[SEAL])
+    registry.set_gates(version, report["gates"], report.get(SEAL, ""))
     reason, failing = summed(report["gates"]), not all(gate["passed"] for gate in report["gates"])
     problem = load_problem(run.problem)
     if problem.promotion.approval and not failing:

@@ -79,6 +79,13 @@ def test_labels_that_are_missing_at_random_are_not_selective() -> None:
             assert selective(PROBLEM, labelled_days(lambda score, _: 0.7 + 0 * score, seed, count, a_day)) == []
 
 
+def test_a_storm_whose_decisions_get_no_label_is_no_selection() -> None:
+    calm = labelled_days(lambda score, _: 1 - 0.02 * score, seed=1)
+    storm = labelled_days(lambda score, _: 1 - 0.8 * score, seed=2, days=1)
+    for days in (storm, [*calm[:3], *storm], [*calm[:9], *storm], [*calm, *storm]):
+        assert selective(PROBLEM, days) == []
+
+
 def test_reweighting_by_score_takes_back_what_goes_by_the_score_alone() -> None:
     days = labelled_days(lambda score, _: 1 - 0.6 * score, seed=1)
     (finding,) = selective(PROBLEM, days, base_rate(days))

@@ -44,7 +44,7 @@ def selective(problem: Problem, days: Sequence[Cohort], base_rate: float | None 
     the third with the highest. `days`: of the window, with labels. Standard errors are those between days, or of the
     rows where they are larger. `base_rate`: of the labelled; a reweighted one is set against it."""
     counted = [one for one in days if one.decided and one.labelled]
-    if not counted:
+    if len(counted) < _FEWEST:  # in a storm many decisions get no label: a day, or four, tell of nothing that lasts
         return []
     decided = np.array([one.decided for one in counted], dtype=np.float64)
     sums = np.array([one.bins for one in counted], dtype=np.float64)

@@ -25,6 +25,7 @@ from truecourse.sources import scratch
 from truecourse.sql import clean_versions
 from truecourse.tables import Tables
 from truecourse.viewsql import tables_read
+from truecourse.wording import counted, counted_of
 
 
 def own_rows_of(problem: Problem, version: ModelVersion | TrainedRun) -> OwnRows:
@@ -100,7 +101,7 @@ def _computed(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
 def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     places = pc.index_in(rows["id"], found["id"].combine_chunks())
     if places.null_count:
-        what = f"{places.null_count:,} of {len(rows):,} decisions are none by the SQL that it was trained on"
+        what = f"{counted_of(places.null_count, len(rows), 'decision')} are none by the SQL that it was trained on"
         raise ModelError(what, where=where, cure=f"its features {some(names)} are defined otherwise")
     found = found.take(places)
     for name in names:
@@ -113,4 +114,4 @@ def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str)
 
 def some(names: Sequence[str]) -> str:
     shown = list(dict.fromkeys(names))
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} others" if len(shown) > 5 else "")
+    return ", ".join(shown[:5]) + (f" and {counted(len(shown) - 5, 'other')}" if len(shown) > 5 else "")

@@ -201,7 +201,8 @@ def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> lis
     rows = f"{counted(found.rows, 'row')}{days} that neither learned from"
     told = f"version {found.champion}: {_difference(found.loss)} on {rows}"
     if found.tries > 1:
-        told += f"; {found.tries} versions were tried on these rows, so that the interval is {_percent(found.tries)}"
+        tried = counted(found.tries, "version")
+        told += f"; {tried} were tried on these rows, so that the interval is {_percent(found.tries)}"
     calibration = "calibration not worse than the champion's"
     verdicts = [
         _verdict(asked, better, told),

@@ -19,6 +19,7 @@ from truecourse.references import TableVersion
 from truecourse.schema import Table
 from truecourse.sources import Located, scratch, stored
 from truecourse.tables import Tables, raw_table
+from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.ingest")
 _PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -96,7 +97,7 @@ def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery
                 else _restore_one(problem, table, tables, delivery, path)
             )
             if rows != delivery.rows:
-                what = f"delivery {delivery.number} holds {rows} rows, recorded are {delivery.rows}"
+                what = f"delivery {delivery.number} holds {counted(rows, 'row')}, recorded are {delivery.rows:,}"
                 raise SourceError(what, where=delivery.uri)
         batches = (b for d in known if d.rows for b in numbered(folder / f"{d.number}.arrow", schema, d.start))
         commit = {

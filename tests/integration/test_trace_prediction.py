@@ -108,6 +108,7 @@ def _flip_bytes(world: World) -> None:
     assert package is not None
     (unpacked,) = (stored("").parent / "serving" / package.bento.sha256).rglob("model/vocabulary.json")
     file = trace_prediction("deliveries", world.decision)["prediction"]["file"]
+    (scored,) = [one for one in trace_prediction("deliveries", world.of_file)["links"] if one["link"] == "scored file"]
     links = [
         (world.logged, only(log, "*/*.parquet"), b"", "prediction file"),
         (world.logged, only(f"{log}/_delta_log", "*0.json"), b"numRecords", "prediction file"),
@@ -115,7 +116,7 @@ def _flip_bytes(world: World) -> None:
         (world.decision, stored(file), b"", "prediction file"),
         (world.decision, stored(f"digests/{file}.json"), b"", "prediction file"),
         (world.decision, only(f"{batch}/_delta_log", "*0.json"), b"numRecords", "prediction file"),
-        (world.of_file, only("sources/deliveries/_scored", "*"), b"", "scored file"),
+        (world.of_file, stored(scored["id"]), b"", "scored file"),
         (world.logged, stored("inference/deliveries/1.json"), b"", "inference configuration"),
         (world.logged, stored("bentos/deliveries/1.json"), b'"inputs": "', "package"),
         (world.logged, bento, b"", "Bento"),

@@ -16,6 +16,7 @@ from truecourse.encoding import Array, columns_of
 from truecourse.intervals import COVERAGE, NOTHING, Figure, Scale, absolute, chance, figure
 from truecourse.problem import Kind
 from truecourse.ranking import average_precision, roc_auc
+from truecourse.wording import with_unit
 
 _STEP = 1e-4
 """By how much of itself a block counts more."""
@@ -36,6 +37,11 @@ def unit_of(metric: str, label_unit: str) -> str:
     if metric in _IN_LABEL_UNITS:
         return label_unit
     return "nats" if metric == "log_loss" else ""
+
+
+def named(metric: str, label_unit: str) -> str:
+    """A metric as pages call it, with its unit: "log loss, nats"."""
+    return with_unit(metric.replace("_", " "), unit_of(metric, label_unit))
 
 
 def blocks_of(frame: pa.Table) -> Array:

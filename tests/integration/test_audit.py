@@ -140,10 +140,17 @@ def test_an_hour_behind_is_stale_and_no_page(world: World) -> None:
     assert max(finding.figures["overdue_most"] for finding in report.findings) <= 3600
 
 
+def table(database: Any, view: str) -> str:
+    """The online table of a view, which is named after the features' definitions too."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE ?"
+    ((name,),) = database.execute(query, [f"deliveries%_{view}"]).fetchall()
+    return str(name)
+
+
 def test_values_that_are_gone_are_missing(world: World) -> None:
     world.load(MOMENTS[0])
     with store(world.problem) as database, database:
-        database.execute("DELETE FROM deliveries_courier_history")
+        database.execute(f"DELETE FROM {table(database, 'courier_history')}")
     world.ask(MOMENTS[0])
     finding = found(world.audit(), "courier_history")
     assert (finding.cause, finding.page, finding.figures["share"]) == ("missing", True, 1.0)
@@ -158,7 +165,8 @@ def push(world: World, **values: float | None) -> None:
     with store(world.problem) as database, database:
         for name, pushed in values.items():
             message = value(field_of(view.features[name]), pushed).SerializeToString()
-            database.execute("UPDATE deliveries_courier_history SET value = ? WHERE feature_name = ?", [message, name])
+            place = table(database, view.name)
+            database.execute(f"UPDATE {place} SET value = ? WHERE feature_name = ?", [message, name])
 
 
 def test_a_pushed_null_is_missing_and_another_value_at_the_same_moment_is_code(world: World) -> None:

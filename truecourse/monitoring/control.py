@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 
 from truecourse import aliases
+from truecourse.metrics import named
 from truecourse.monitoring import index, record, reports
 from truecourse.monitoring.findings import NEEDED, Check, Report, State
 from truecourse.monitoring.statements import summed
@@ -145,6 +146,8 @@ def _page(
         beside=f"/reports/{problem.name}/" if served else "",
         lasting=lasting,
         moment=_moment,
+        named=named,
+        unit=problem.label_unit,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from truecourse.metrics import named
 from truecourse.monitoring.findings import Report
 from truecourse.pages import PALETTE, figure, render, svg
 from truecourse.problem import Problem
@@ -29,7 +30,7 @@ def page(problem: Problem, report: Report) -> str:
         column: svg(_curves(parts), f"Outcomes by score, for each {column}")
         for column, parts in _by_column(figures["slices"]).items()
     }
-    return render("quality.html", report=report, problem=problem, figures=figures, plots=plots)
+    return render("quality.html", report=report, problem=problem, figures=figures, plots=plots, named=named)
 
 
 def _days(report: Report, figures: dict[str, Any]) -> Any:

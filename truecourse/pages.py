@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from truecourse.wording import counted, counted_of
 
@@ -22,7 +22,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "count": count, "share": share, "pretty": pretty}
-    environment.filters |= {"counted": counted, "counted_of": counted_of}
+    environment.filters |= {"marked": marked, "counted": counted, "counted_of": counted_of}
     return environment
 
 
@@ -54,6 +54,13 @@ def share(value: float | None) -> str:
     if value is None or value != value:
         return "–"
     return "<0.1%" if 0 < value < 0.0005 else f"{100 * value:.1f}%"
+
+
+def marked(text: str) -> Markup:
+    """A sentence whose `commands` stand as code."""
+    parts = text.split("`")
+    drawn = (Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts))
+    return Markup("").join(drawn)
 
 
 def pretty(value: Any) -> str:

@@ -16,7 +16,7 @@ from truecourse.errors import NotFound
 from truecourse.monitoring import control, drift, healthpage, index, qualitypage, reports
 from truecourse.monitoring.findings import BROKEN, Finding, Report
 from truecourse.monitoring.moved import Moved
-from truecourse.pages import render
+from truecourse.pages import marked, render
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
 from truecourse.references import TableVersion
 from truecourse.schema import Severity
@@ -282,6 +282,11 @@ def test_one_clock_says_when_and_data_until_is_said_as_such(asked: datetime | No
         assert (shown["checked_at"], shown["data_until"]) == (NOW, None)
         assert "Checked 2024-05-06 07:08 UTC." in html
         assert "data of" not in html
+
+
+def test_commands_in_a_sentence_stand_as_code() -> None:
+    assert marked("run `a <b>`, then `c`") == "run <code>a &lt;b&gt;</code>, then <code>c</code>"
+    assert marked("<i>") == "&lt;i&gt;"
 
 
 def test_a_check_that_broke_leads(store: LocalStore) -> None:

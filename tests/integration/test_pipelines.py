@@ -21,7 +21,7 @@ from truecourse.definitions import feature_table
 from truecourse.errors import PlatformError
 from truecourse.loading import load_problem
 from truecourse.monitoring import healthpage, reports
-from truecourse.monitoring.findings import Report
+from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.flowruns import GRACE, ScheduledFlow
 from truecourse.monitoring.freshness import Clock, TableState, Version, ViewState
 from truecourse.monitoring.pipelines import check_pipelines
@@ -110,13 +110,18 @@ def test_a_freshness_that_was_declared_goes_before_what_was_learned(problem: Pro
     assert found(300 * DAY, None) == [], "one version has no rhythm"
 
 
+def others(report: Report) -> list[Finding]:
+    """Findings but for the dead feed: a test before may have asked today for predictions from this data of 2024."""
+    return [finding for finding in report.findings if finding.cause != "dead feed"]
+
+
 def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained) -> None:
     problem, tables = load_problem("deliveries"), Tables()
     loaded = loaded_marks(problem)
     assert set(loaded) == {view.name for view in problem.views}
     shipping.ship("deliveries")  # what the endpoint of other tests logged is no news here
     report = check_pipelines(problem, tables, None, (), loaded)
-    assert not report.findings, report.sentence
+    assert not others(report), report.sentence
     for told in report.figures["features"]:
         version = tables.version(feature_table(load_problem("deliveries"), told["view"]))
         assert version is not None
@@ -124,11 +129,11 @@ def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained
     timed = next(view for view in problem.views if not view.timeless)
     behind = dict(loaded[timed.name]) | {"version": -1, "until": "2024-01-01T00:00:00+00:00"}
     late = check_pipelines(problem, tables, None, (), loaded | {timed.name: behind})
-    (finding,) = late.findings
+    (finding,) = others(late)
     assert (finding.subject, finding.cause) == (f"online {timed.name}", "not loaded")
     assert finding.page == ("past its ttl" in finding.sentence)
     silent = check_pipelines(problem, tables, None, (), None)
-    assert causes(silent) == {"online store/no answer": True}
+    assert [(f.subject, f.cause, f.page) for f in others(silent)] == [("online store", "no answer", True)]
 
 
 def test_the_marks_of_a_shared_store_are_read_and_its_silence_is_an_error(

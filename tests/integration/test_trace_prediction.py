@@ -66,10 +66,10 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
     package = packaged(problem.name, version.version)
     assert package is not None
     began = Deployment(
-        number=1, action="deploy", reason="tried", environment="here", target="process", version=version,
+        number=1, action="deploy", reason="tried", environment="traced", target="process", version=version,
         bento=package.bento, config_sha256="0" * 64, outcome="deployed", **aliases.signature(),
     )  # fmt: skip
-    deployments.ledger("here", problem.name).append(began)
+    deployments.ledger("traced", problem.name).append(began)
     return World(answered.answers[0]["prediction_id"], decision, "mine")
 
 
@@ -121,7 +121,7 @@ def _flip_bytes(world: World) -> None:
         (world.logged, stored("bentos/deliveries/1.json"), b'"inputs": "', "package"),
         (world.logged, bento, b"", "Bento"),
         (world.logged, unpacked, b"", "unpacked Bento"),
-        (world.logged, only("deployments/here/deliveries", "*.json"), b'"reason": "', "deployment history"),
+        (world.logged, only("deployments/traced/deliveries", "*.json"), b'"reason": "', "deployment history"),
     ]
     for id, path, find, kind in links:
         with flipped(path, find):

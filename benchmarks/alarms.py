@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from benchmarks.harness import Row, measure
 from benchmarks.home import ready
-from truecourse.loading import load_problem
-from truecourse.monitoring import drift
-from truecourse.monitoring.drift import Drift
+from truecourse.monitoring.drift import permutation_test
+from truecourse.monitoring.drift.permutation_test import Drift
+from truecourse.problem.loader import load_problem
 
 TRIALS, EVIDENTLYS, PLANTED = 200, 12, 60
 SHIFTS = (0.1, 0.3, 0.5, 1.0)
@@ -107,10 +107,10 @@ def evidently(problem: str, trials: int) -> Callable[[], dict[str, float]]:
 
 def _frame(problem: str) -> tuple[pa.Table, list[str]]:
     """The champion's snapshot, and the problem's features."""
-    from truecourse import registry
-    from truecourse.runs import trained_run
-    from truecourse.snapshot import load_frame
-    from truecourse.tables import Tables
+    from truecourse.modeling.snapshot import load_frame
+    from truecourse.registry import versions as registry
+    from truecourse.registry.runs import trained_run
+    from truecourse.storage.tables import Tables
 
     version = registry.champion(problem)
     assert version is not None
@@ -132,7 +132,7 @@ def halves(frame: pa.Table, trials: int) -> Iterator[tuple[pa.Table, pa.Table]]:
 
 
 def alarm(reference: pa.Table, window: pa.Table, names: list[str], threshold: float, seed: int) -> Alarm:
-    found: Drift = drift.compare(
+    found: Drift = permutation_test.compare(
         reference, window, names, time="decision_time", threshold=threshold, false_alarm_rate=RATE, seed=seed
     )
     return Alarm({c.name for c in found.columns if c.p_value <= RATE}, {c.name for c in found.drifted})

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from benchmarks.harness import Measured, Row, measure
 from benchmarks.home import ready
-from truecourse.loading import load_problem
-from truecourse.scoring import CHUNK_ROWS, predictions_table
+from truecourse.problem.loader import load_problem
+from truecourse.serving.batch_scoring import CHUNK_ROWS, predictions_table
 from truecourse.settings import elsewhere
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 ROWS, WINDOW, COLUMNS, A_DAY = 336_776, 100_000, 30, 1000
 LARGE = 10_000_000
@@ -79,9 +79,9 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
     times = max(1, round(count / sum(map(len, days))))
 
     def run() -> None:
-        from truecourse import registry
-        from truecourse.monitoring.explaining import Explainer
-        from truecourse.monitoring.freezing import freeze
+        from truecourse.monitoring.drift.daily_attributions import Explainer
+        from truecourse.monitoring.drift.profile_builder import freeze
+        from truecourse.registry import versions as registry
 
         for prefix in ("aliases/", "mlflow/", f"snapshots/{problem}/"):
             for key in store.list(prefix):
@@ -104,7 +104,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
 
 def arrive(problem: str, storage: str) -> Callable[[], dict[str, int]]:
     """What `score` and `ship` end with."""
-    from truecourse.monitoring.driftcheck import sketched
+    from truecourse.monitoring.drift.check import sketched
 
     def run() -> dict[str, int]:
         with elsewhere(storage=storage):
@@ -117,7 +117,7 @@ def arrive(problem: str, storage: str) -> Callable[[], dict[str, int]]:
 
 
 def check(problem: str, storage: str) -> Callable[[], str]:
-    from truecourse.monitoring.driftcheck import check_drift
+    from truecourse.monitoring.drift.check import check_drift
 
     def run() -> str:
         with elsewhere(storage=storage):
@@ -139,11 +139,11 @@ def frame(rows: int, first: int, seed: int) -> pa.Table:
 
 
 def ours(reference: int, window: int) -> Callable[[], int]:
-    from truecourse.monitoring import drift
+    from truecourse.monitoring.drift import permutation_test
 
     before, after = frame(reference, 0, 0), frame(window, reference // A_DAY + 1, 1)
     names = [name for name in before.column_names if name != "decision_time"]
-    return lambda: len(drift.compare(before, after, names, time="decision_time").drifted)
+    return lambda: len(permutation_test.compare(before, after, names, time="decision_time").drifted)
 
 
 def evidently(reference: int, window: int) -> Callable[[], int]:

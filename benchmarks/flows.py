@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.harness import Row, measure
 from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.settings import child_environment, get_settings
 
 MOST = 3.0

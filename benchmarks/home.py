@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from benchmarks.harness import measure
-from truecourse import registry
 from truecourse.errors import NotFound, TruecourseError
-from truecourse.loading import load_problem
 from truecourse.problem import Problem
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables
 
 
 def ready(until: str) -> Problem:
@@ -19,9 +19,9 @@ def ready(until: str) -> Problem:
 
 
 def _has(problem: Problem, until: str) -> bool:
-    from tasks.snapshot import feature_versions
-    from truecourse.scoring import predictions_table
-    from truecourse.sql import clean_versions
+    from tasks.features.decision_frame import feature_versions
+    from truecourse.data.sql import clean_versions
+    from truecourse.serving.batch_scoring import predictions_table
 
     tables = Tables()
     try:

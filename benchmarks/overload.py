@@ -25,7 +25,7 @@ from benchmarks import serve_world
 from benchmarks.harness import Row
 from benchmarks.load import HOST
 from truecourse.addresses import free_port
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.processes import supervised
 from truecourse.settings import REPOSITORY, get_settings
 
@@ -171,7 +171,7 @@ def _rows(what: str, result: Result, capacity: Result) -> list[Row]:
 @contextmanager
 def _server() -> Iterator[int]:
     """Our endpoint with nothing set: the limit is the problem's objective."""
-    from services import launch
+    from services.process import launch
 
     port, log = free_port(HOST), get_settings().home / "logs" / "overload.log"
     with supervised() as children:

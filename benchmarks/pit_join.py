@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 
 from benchmarks.harness import Row, measure
 from benchmarks.home import ready
-from truecourse.asof import CREATED, EVENT
-from truecourse.definitions import feature_table
-from truecourse.frame import UTC_TIME
-from truecourse.loading import load_problem
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.definitions import feature_table
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 TIMES = 10
 Versions = dict[str, TableVersion]
@@ -59,8 +59,8 @@ def spine_of(problem: Problem, tables: Tables) -> pa.Table:
     """Every decision's id, time and entity keys."""
     import dataclasses
 
-    from truecourse import frame
-    from truecourse.sql import clean_versions
+    from truecourse.data.sql import clean_versions
+    from truecourse.features import frame
 
     bare = dataclasses.replace(problem, label=dataclasses.replace(problem.label, sql=None))
     found = frame.spine(bare, tables, clean_versions(problem, tables))

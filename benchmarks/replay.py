@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any
 
 from benchmarks.harness import Row, measure
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 
 YEAR = (date(2013, 4, 1), date(2013, 12, 31))
 QUICK = (date(2013, 4, 1), date(2013, 4, 21))
@@ -49,7 +49,7 @@ def _faults() -> list[Row]:
 
 
 def played(first: str, last: str, inject: tuple[str, ...] = ()) -> Callable[[], dict[str, Any]]:
-    from tasks.replaying.run import Plan, play
+    from tasks.replay.run import Plan, play
 
     plan = Plan(load_problem().name, date.fromisoformat(first), date.fromisoformat(last), tuple(inject))
     return lambda: play(plan)

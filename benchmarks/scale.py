@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 
 from benchmarks.harness import Measured, Row, growth, measure
 from benchmarks.home import ready
-from truecourse.frame import UTC_TIME
-from truecourse.loading import load_problem
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Integer, Table, Time
 from truecourse.references import TableVersion
-from truecourse.schema import Integer, Table, Time
 from truecourse.settings import get_settings
-from truecourse.tables import Tables, raw_table
+from truecourse.storage.tables import Tables, raw_table
 
 STEPS = {"validate": "validation", "views": "feature views", "frame": "training frame"}
 
@@ -118,8 +118,8 @@ def views(problem: str) -> Callable[[], None]:
 
 def frame(problem: str) -> Callable[[], int]:
     """Every decision with its label, request fields and features."""
-    from tasks.snapshot import decision_frame, feature_versions
-    from truecourse.sql import clean_versions
+    from tasks.features.decision_frame import decision_frame, feature_versions
+    from truecourse.data.sql import clean_versions
 
     spec, tables = load_problem(problem), Tables()
     clean = clean_versions(spec, tables)

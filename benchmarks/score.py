@@ -8,12 +8,12 @@ import pyarrow as pa
 
 from benchmarks.harness import Row, measure
 from benchmarks.home import ready
-from truecourse.loading import load_problem
-from truecourse.model import Model
+from truecourse.modeling.model import Model
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
-from truecourse.scoring import Batch
-from truecourse.tables import Tables
+from truecourse.serving.batch_scoring import Batch
+from truecourse.storage.tables import Tables
 
 
 def rows(quick: bool) -> list[Row]:
@@ -38,7 +38,7 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _opened(name: str) -> tuple[Problem, ModelVersion, Model]:
-    from truecourse import registry
+    from truecourse.registry import versions as registry
 
     problem = load_problem(name)
     version = registry.champion(name)
@@ -48,8 +48,8 @@ def _opened(name: str) -> tuple[Problem, ModelVersion, Model]:
 
 def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
     """`count` rows of the champion's snapshot, from its start again where it is shorter."""
-    from truecourse.runs import trained_run
-    from truecourse.snapshot import load_frame
+    from truecourse.modeling.snapshot import load_frame
+    from truecourse.registry.runs import trained_run
 
     frame = load_frame(Tables().store, trained_run(problem.name, version.run_id).snapshot)
     copies = -(-count // len(frame))
@@ -57,11 +57,12 @@ def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
 
 
 def _scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch) -> pa.Table:
-    from truecourse import prediction, scoring
-    from truecourse.encoding import columns_of
+    from truecourse.arrays import columns_of
+    from truecourse.modeling import prediction
+    from truecourse.serving import batch_scoring
 
     scores = prediction.scores(model, columns_of(frame, model.vocabulary.features), batch.explain)
-    return scoring.scored(problem, model.vocabulary, frame, scores, batch, datetime.now(UTC))
+    return batch_scoring.scored(problem, model.vocabulary, frame, scores, batch, datetime.now(UTC))
 
 
 def ours(problem: str, count: int) -> Callable[[], int]:
@@ -80,7 +81,7 @@ def ours(problem: str, count: int) -> Callable[[], int]:
 
 
 def inplace_predict(problem: str, count: int) -> Callable[[], int]:
-    from truecourse.encoding import columns_of
+    from truecourse.arrays import columns_of
 
     spec, version, model = _opened(problem)
     matrix = model.vocabulary.encode(columns_of(_frame(spec, version, count), model.vocabulary.features))
@@ -93,9 +94,9 @@ def pyfunc(problem: str, count: int) -> Callable[[], int]:
     import mlflow.pyfunc
     import pandas as pd
 
-    from truecourse.encoding import columns_of
+    from truecourse.arrays import columns_of
+    from truecourse.registry.mlflow_runs import connect_mlflow
     from truecourse.settings import get_settings
-    from truecourse.tracking import connect_mlflow
 
     spec, version, model = _opened(problem)
     connect_mlflow()
@@ -111,11 +112,11 @@ def batch(problem: str) -> Callable[[], int]:
     """The score step on every decision, as the flow runs it, but into a table of its own."""
     import dataclasses
 
-    from tasks.snapshot import decision_frame
-    from truecourse import frame as frames
+    from tasks.features.decision_frame import decision_frame
+    from truecourse.data.sql import clean_versions
+    from truecourse.features import frame as frames
     from truecourse.references import Window
-    from truecourse.scoring import time_spans
-    from truecourse.sql import clean_versions
+    from truecourse.serving.batch_scoring import time_spans
 
     spec, version, model = _opened(problem)
     spec = dataclasses.replace(spec, label=dataclasses.replace(spec.label, sql=None))

@@ -16,12 +16,12 @@ from typing import Any
 from benchmarks import serve_world
 from benchmarks.harness import Row, measure
 from benchmarks.load import HOST, Loaded, load
-from services import launch
-from services.prediction import open_predictor
+from services.model.predictor import open_predictor
+from services.process import launch
 from truecourse import processes
 from truecourse.addresses import free_port
 from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.processes import Child
 from truecourse.settings import child_environment, get_settings
 

@@ -8,7 +8,7 @@ import bentoml
 import pandas as pd
 
 from benchmarks.serve_world import place_of
-from truecourse.encoding import Vocabulary
+from truecourse.modeling.encoding import Vocabulary
 
 
 class Rival:

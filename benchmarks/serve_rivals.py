@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import Vocabulary
-from truecourse.loading import load_problem
-from truecourse.model import Model
-from truecourse.schema import Integer, Text
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.model import Model
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Integer, Text
 from truecourse.settings import quiet_environment
 
 HOST = "127.0.0.1"

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from truecourse.bento import REQUIREMENTS, bento_code
-from truecourse.contract import Contract
-from truecourse.digests import sha256
-from truecourse.encoding import Array, Vocabulary
-from truecourse.inference import INFERENCE_FILE, Environment, InferenceConfig, feature_sources
-from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.arrays import Array
+from truecourse.deployment.bento import REQUIREMENTS, bento_code
+from truecourse.deployment.inference_config import INFERENCE_FILE, Environment, InferenceConfig, feature_sources
+from truecourse.hashing import sha256
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Problem
-from truecourse.schema import Boolean, Integer, Text
+from truecourse.problem.loader import load_problem, problem_digest, problem_document
+from truecourse.problem.schema import Boolean, Integer, Text
+from truecourse.serving.contract import Contract
+from truecourse.serving.log_shipping import spool_folder
 from truecourse.settings import REPOSITORY, child_environment, get_settings
-from truecourse.shipping import spool_folder
 
 PROBLEMS = Path(__file__).parent / "serving"
 TREES, ROWS, KEYS = 300, 20_000, 200
@@ -122,14 +123,14 @@ def _sources(folder: Path) -> list[Path]:
 
 def _bento(name: str, context: Path, place: Path) -> None:
     environment = child_environment(BENTOML_HOME=str(place / "bentoml"), PYTHONDONTWRITEBYTECODE="1")
-    command = [sys.executable, "-m", "services.build", str(context), str(place / "archive"), name, "1"]
+    command = [sys.executable, "-m", "services.process.build", str(context), str(place / "archive"), name, "1"]
     subprocess.run(command, cwd=context, env=environment, check=True, capture_output=True)  # noqa: S603
 
 
 def fill_online() -> None:
     """Every key's values, into the online store that the settings name."""
     from feature_repo.loading import _Target
-    from truecourse.asof import EVENT
+    from truecourse.features.asof import EVENT
 
     problem = load_problem("looked_up", PROBLEMS)
     now, random = datetime.now(UTC), np.random.default_rng(5)

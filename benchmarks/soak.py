@@ -27,8 +27,8 @@ import numpy as np
 
 from benchmarks.harness import Row
 from benchmarks.soak_faults import Fault, Faults
-from services.flowruns import FlowRuns
-from services.platform import last_platform
+from services.process.flow_runs import FlowRuns
+from services.process.platform import last_platform
 from truecourse import processes
 from truecourse.addresses import free_port
 from truecourse.client import Client
@@ -306,9 +306,9 @@ class _Soak:
 
     def _lost(self, asked: Asked, excused: list[Fault]) -> tuple[int, int]:
         """Answered predictions that the log does not have, in all, and just before the endpoint was killed."""
-        from truecourse.predictionlog import log_table
-        from truecourse.shipping import ship
-        from truecourse.tables import Tables
+        from truecourse.serving.log_shipping import ship
+        from truecourse.serving.prediction_log import log_table
+        from truecourse.storage.tables import Tables
 
         ship(NAME)
         tables = Tables()

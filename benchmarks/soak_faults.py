@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from services import flowruns
-from services.flowruns import FlowRuns
-from services.platform import Platform, running_platform
+from services.process import flow_runs
+from services.process.flow_runs import FlowRuns
+from services.process.platform import Platform, running_platform
 from truecourse import processes
 from truecourse.addresses import listen, open_url
 from truecourse.errors import PlatformError
@@ -116,7 +116,7 @@ class Faults:
         run = runs.ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            found = flowruns._engines().get(run)
+            found = flow_runs._engines().get(run)
             if found:
                 time.sleep(self._chance.random() * 4)
                 processes.end([one for pid in found for one in processes.family(pid)])

@@ -4,24 +4,25 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from truecourse.loading import load_problem
-from truecourse.problem import Problem, TimeSplit, midnight
+from truecourse.problem import Problem, TimeSplit
+from truecourse.problem.definition import midnight
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 Step = Callable[[Problem], Any]
 
 
 def ingest(problem: Problem) -> None:
-    from tasks.ingest import ingest_table
+    from tasks.data.ingest import ingest_table
 
     for table in problem.tables:
         ingest_table.fn(problem.name, table.name)
 
 
 def validate(problem: Problem) -> None:
-    from tasks.validate import publish, validate_table
-    from truecourse.validation import in_order_of_reference
+    from tasks.data.validate import publish, validate_table
+    from truecourse.data.validation_report import in_order_of_reference
 
     for table in in_order_of_reference(problem):
         validate_table.fn(problem.name, table.name, None)
@@ -29,15 +30,15 @@ def validate(problem: Problem) -> None:
 
 
 def compute_views(problem: Problem) -> None:
-    from tasks.features import compute_view
+    from tasks.features.compute import compute_view
 
     for view in problem.views:
         compute_view.fn(problem.name, view.name)
 
 
 def materialize(problem: Problem) -> None:
-    from tasks.online import apply_definitions, load_view
-    from truecourse.features import newest_event
+    from tasks.features.load_online import apply_definitions, load_view
+    from truecourse.features.compute import newest_event
 
     compute_views(problem)
     if problem.views:
@@ -48,35 +49,35 @@ def materialize(problem: Problem) -> None:
 
 
 def train(problem: Problem) -> None:
-    from tasks.snapshot import take_snapshot
-    from tasks.train import train_model
+    from tasks.training.snapshot import take_snapshot
+    from tasks.training.train import train_model
 
     train_model.fn(problem.name, take_snapshot.fn(problem.name, None), tuned=False)
 
 
 def register(problem: Problem) -> None:
-    from tasks.evaluate import evaluate_model
-    from tasks.register import register_model
-    from truecourse.runs import trained_run
+    from tasks.release.register import register_model
+    from tasks.training.evaluate import evaluate_model
+    from truecourse.registry.runs import trained_run
 
     run = trained_run(problem.name)
     register_model.fn(run, evaluate_model.fn(problem.name, run))
 
 
 def package(problem: Problem) -> None:
-    from tasks.package import package_model
+    from tasks.release.package import package_model
 
     package_model.fn(problem.name, None)
 
 
 def score(problem: Problem) -> None:
-    from tasks.score import score_decisions
+    from tasks.scoring.decisions import score_decisions
 
     score_decisions.fn(problem.name, None, Window(start=first_unseen(problem)), False)
 
 
 def monitor(problem: Problem) -> None:
-    from tasks.drift import check_drift
+    from tasks.monitoring.drift import check_drift
 
     check_drift.fn(problem.name)
 

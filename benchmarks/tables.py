@@ -17,16 +17,18 @@ import pyarrow as pa
 
 from benchmarks import steps
 from benchmarks.harness import Row, measure
-from truecourse import baselines
-from truecourse.encoding import Array, Vocabulary
-from truecourse.folds import like_parts
-from truecourse.loading import load_problem
-from truecourse.metrics import blocks_of, losses, summary, weightings
-from truecourse.problem import Kind, Problem
-from truecourse.scaffold import scaffold
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
-from truecourse.training import matrix_of, rows_of, train
+from truecourse.arrays import Array
+from truecourse.authoring.scaffold.create import scaffold
+from truecourse.modeling import baselines
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.folds import like_parts
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import matrix_of, rows_of, train
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
+from truecourse.problem.loader import load_problem
+from truecourse.statistics.metrics import blocks_of, losses, summary, weightings
+from truecourse.storage.object_store import open_store
 
 
 class Source(NamedTuple):
@@ -135,7 +137,7 @@ def made_table(name: str, rows: int = 3000) -> Any:
 
 def compare(name: str) -> dict[str, Any]:
     """The three losses on rows of the problem `name` that none was fitted to, and the least by which ours is worse."""
-    from tasks.snapshot import take_snapshot
+    from tasks.training.snapshot import take_snapshot
 
     problem = load_problem(name)
     steps.ingest(problem)

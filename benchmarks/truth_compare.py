@@ -12,12 +12,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Row
-from truecourse.encoding import Array
-from truecourse.intervals import Figure, absolute
-from truecourse.metrics import calibration_difference, dealt, gaps, loss, loss_samples, paired, summary, weightings
-from truecourse.problem import Kind
-from truecourse.ranking import roc_auc
-from truecourse.tries import coverage_of
+from truecourse.arrays import Array
+from truecourse.evaluation.tries import coverage_of
+from truecourse.problem.definition import Kind
+from truecourse.statistics.intervals import Figure, absolute
+from truecourse.statistics.metrics import (
+    calibration_difference,
+    dealt,
+    gaps,
+    loss,
+    loss_samples,
+    paired,
+    summary,
+    weightings,
+)
+from truecourse.statistics.ranking_metrics import roc_auc
 
 DAYS, CORRELATIONS = (14, 28, 61), (0.0, 0.4, 0.7)
 LEAST, MOST = 92.0, 97.0

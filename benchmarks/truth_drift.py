@@ -15,19 +15,19 @@ import pyarrow.compute as pc
 
 from benchmarks.harness import Row, measure
 from benchmarks.home import ready
-from truecourse.loading import load_problem
-from truecourse.monitoring import breakage
-from truecourse.monitoring.bins import Array, learn, numbers
-from truecourse.monitoring.driftcheck import DATA
+from truecourse.monitoring.drift import breakage
+from truecourse.monitoring.drift.check import DATA
+from truecourse.monitoring.drift.daily_counts import DAY, Sketch, sketch_of
+from truecourse.monitoring.drift.histograms import Array, learn, numbers
+from truecourse.monitoring.drift.novelty import known, strange
+from truecourse.monitoring.drift.profile_builder import _odd, _sums, side
+from truecourse.monitoring.drift.reference_profile import Frozen
+from truecourse.monitoring.drift.relations import Relations
+from truecourse.monitoring.drift.windows import Windows, data_moved, findings
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.freezing import _odd, _sums, side
-from truecourse.monitoring.frozen import Frozen
-from truecourse.monitoring.moved import Windows, data_moved, findings
-from truecourse.monitoring.relations import Relations
-from truecourse.monitoring.seen import VERSION, watched
-from truecourse.monitoring.silence import silence
-from truecourse.monitoring.sketches import DAY, Sketch, sketch_of
-from truecourse.monitoring.strange import known, strange
+from truecourse.monitoring.predictions.observed import VERSION, watched
+from truecourse.monitoring.predictions.silence import silence
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
 
 FITTED = datetime(2013, 6, 1)
@@ -80,10 +80,10 @@ class World:
 
     @classmethod
     def of(cls, name: str) -> "World":
-        from truecourse import registry
-        from truecourse.runs import trained_run
-        from truecourse.snapshot import load_frame
-        from truecourse.tables import Tables
+        from truecourse.modeling.snapshot import load_frame
+        from truecourse.registry import versions as registry
+        from truecourse.registry.runs import trained_run
+        from truecourse.storage.tables import Tables
 
         problem, champion = load_problem(name), registry.champion(name)
         assert champion is not None

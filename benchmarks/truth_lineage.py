@@ -56,8 +56,8 @@ def _reproduced(made: dict[str, Any]) -> Iterator[Row]:
 
 def trace(problem: str) -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
-        from tasks.trace import trace_model
-        from truecourse import registry
+        from tasks.training.trace import trace_model
+        from truecourse.registry import versions as registry
 
         champion = registry.champion(problem)
         assert champion is not None
@@ -68,8 +68,8 @@ def trace(problem: str) -> Callable[[], dict[str, Any]]:
 
 
 def reproduce(problem: str, start: Any) -> Callable[[], dict[str, Any]]:
-    from tasks.reproduce import reproduce as again
-    from truecourse import registry
+    from tasks.training.reproduce import reproduce as again
+    from truecourse.registry import versions as registry
 
     champion = registry.champion(problem)
     assert champion is not None
@@ -88,8 +88,8 @@ def _unverified(links: list[dict[str, Any]]) -> list[str]:
 
 def break_links(problem: str) -> Callable[[], dict[str, list[str]]]:
     """Of each kind of link, change one byte of an object behind it, trace, and put it back."""
-    from tasks.trace import trace_model
-    from truecourse import registry
+    from tasks.training.trace import trace_model
+    from truecourse.registry import versions as registry
 
     champion = registry.champion(problem)
     assert champion is not None

@@ -21,18 +21,19 @@ import numpy as np
 from scipy.stats import norm
 
 from benchmarks.harness import Row
-from truecourse.digests import sha256
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 from truecourse.errors import AlreadyExists, NotFound
-from truecourse.loading import load_problem
-from truecourse.monitoring import control, reports
-from truecourse.monitoring.alarms import settle
-from truecourse.monitoring.cohorts import Cohort, Judged, decided_by_bin, sums_by_bin
+from truecourse.hashing import sha256
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts.lifecycle import settle
+from truecourse.monitoring.dashboard import control_page
 from truecourse.monitoring.findings import Check, Finding, Report
-from truecourse.monitoring.hindsight import contradiction
-from truecourse.monitoring.labelling import selective
-from truecourse.monitoring.losing import threshold, watched
-from truecourse.monitoring.policy import QualityWatch
+from truecourse.monitoring.quality.cohorts import Cohort, Judged, decided_by_bin, sums_by_bin
+from truecourse.monitoring.quality.degradation import threshold, watched
+from truecourse.monitoring.quality.label_delay import selective
+from truecourse.monitoring.quality.label_model import contradiction
+from truecourse.problem.loader import load_problem
+from truecourse.problem.monitoring import QualityWatch
 
 START = datetime(2023, 1, 1, tzinfo=UTC)
 OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry")
@@ -233,9 +234,9 @@ def _record_rows(quick: bool) -> Iterator[Row]:
             often = [_report(problem.name, check, at, (down,) if check == "endpoint" else ()) for check in OFTEN]
             daily = [_report(problem.name, check, at) for check in DAILY] if at.hour == at.minute == 0 else []
             for one in often:
-                reports.refresh(store, one)
+                report_store.refresh(store, one)
             for one in daily:
-                reports.save(store, one)
+                report_store.save(store, one)
             settle(store, problem, [*often, *daily], at)
             at += timedelta(minutes=5) if at < START + timedelta(days=days[0]) else timedelta(hours=1)
         if until == days[0]:
@@ -243,7 +244,7 @@ def _record_rows(quick: bool) -> Iterator[Row]:
             yield Row(what=f"entries that an open alarm makes in {until} days", value=kept, unit="", limit=until / 3)
         store.reads.clear()
         began = time.perf_counter()
-        control.page(store, problem, served=False, at=at)
+        control_page.page(store, problem, served=False, at=at)
         figures.append((sum(store.reads.values()), time.perf_counter() - began))
     (few, quick_page), (many, slow_page) = figures
     yield Row(what=f"reads of storage for a control page after {days[1]} days", value=many, unit="", reference=few,

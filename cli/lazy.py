@@ -20,7 +20,7 @@ OPTIONS: dict[str, Any] = {
     "add_completion": False,
     "pretty_exceptions_enable": False,
 }
-LIGHT = frozenset({"typing", "typer", "datetime", "pathlib", "collections.abc", "cli.output"})
+LIGHT = frozenset({"typing", "typer", "datetime", "pathlib", "collections.abc", "cli.terminal.output"})
 """Modules that signatures are written with, and that are quick to import."""
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli.commands import OPTIONS, command_of, lazy_group, named
-from cli.output import WRONG_USE, explain, explain_wrong_use
-from cli.run import FLOWS, flow_command
+from cli.commands.run import FLOWS, flow_command
+from cli.lazy import OPTIONS, command_of, lazy_group, named
+from cli.terminal.output import WRONG_USE, explain, explain_wrong_use
 from truecourse import __version__
 from truecourse.settings import quiet_environment
 
@@ -36,44 +36,50 @@ def _places(commands: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
 
 run = group({name: partial(flow_command, name) for name in FLOWS}, "Run a flow by name.")
 trace = group(
-    _places({"prediction": "cli.knowing:trace_prediction", "model": "cli.knowing:trace_model"}),
+    _places({"prediction": "cli.commands.inspect:trace_prediction", "model": "cli.commands.inspect:trace_model"}),
     "The line back to the source bytes, each link verified again.",
 )
 key = group(
-    _places({"create": "cli.keys:create", "list": "cli.keys:list_keys", "revoke": "cli.keys:revoke"}),
+    _places(
+        {
+            "create": "cli.commands.keys:create",
+            "list": "cli.commands.keys:list_keys",
+            "revoke": "cli.commands.keys:revoke",
+        }
+    ),
     "API keys of the endpoint.",
 )
 mirror = group(
-    _places({"show": "cli.mirror:show", "write": "cli.mirror:write"}),
+    _places({"show": "cli.commands.mirror:show", "write": "cli.commands.mirror:write"}),
     "MLflow beside our own record of models: what differs, and writing it anew.",
 )
 schedules = group(
-    _places({"show": "cli.schedules:show", "reset": "cli.schedules:reset"}),
+    _places({"show": "cli.commands.schedules:show", "reset": "cli.commands.schedules:reset"}),
     "Deployments and schedules in Prefect beside prefect.yaml: what people changed, and applying the file.",
 )
 GROUPS = {"run": run, "key": key, "trace": trace, "mirror": mirror, "schedules": schedules}
 COMMANDS = _places(
     {
-        "demo": "cli.demo:demo",
-        "up": "cli.up:up",
-        "init": "cli.knowing:init",
-        "check": "cli.knowing:check",
+        "demo": "cli.commands.demo:demo",
+        "up": "cli.commands.up:up",
+        "init": "cli.commands.inspect:init",
+        "check": "cli.commands.inspect:check",
         "run": "",
-        "deploy": "cli.deployed:deploy",
-        "serve": "cli.asking:serve",
-        "predict": "cli.asking:predict",
-        "explain": "cli.asking:explain",
+        "deploy": "cli.commands.deploy:deploy",
+        "serve": "cli.commands.predict:serve",
+        "predict": "cli.commands.predict:predict",
+        "explain": "cli.commands.predict:explain",
         "key": "",
-        "status": "cli.knowing:status",
-        "summary": "cli.knowing:summary",
-        "promote": "cli.office:promote",
-        "rollback": "cli.office:rollback",
+        "status": "cli.commands.inspect:status",
+        "summary": "cli.commands.inspect:summary",
+        "promote": "cli.commands.promote:promote",
+        "rollback": "cli.commands.promote:rollback",
         "mirror": "",
         "schedules": "",
-        "release": "cli.release:release",
+        "release": "cli.commands.release:release",
         "trace": "",
-        "reproduce": "cli.knowing:reproduce",
-        "replay": "cli.replay:replay",
+        "reproduce": "cli.commands.inspect:reproduce",
+        "replay": "cli.commands.replay:replay",
     }
 ) | {name: partial(named, app, name) for name, app in GROUPS.items()}
 app = typer.Typer(

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from truecourse.asof import CREATED, EVENT
-from truecourse.definitions import feature_table
 from truecourse.errors import Fault, ProblemError
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.definitions import feature_table
 from truecourse.problem import Problem, View
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 from truecourse.settings import Settings
 
 

@@ -6,7 +6,7 @@ Feast collects module-level objects only; one in a list or a dict would be left 
 from pathlib import Path
 
 from feature_repo.compiled import feast_objects
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.settings import Settings, get_settings
 
 _HERE = Path(__file__).resolve().parent

@@ -6,13 +6,13 @@ from datetime import datetime
 import numpy as np
 
 from feature_repo.online import OnlineFeatures, plain_keys
-from truecourse.asof import EVENT
-from truecourse.encoding import Values
+from truecourse.arrays import Values
+from truecourse.features.asof import EVENT
+from truecourse.features.asof_index import Steps
+from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.steps import Steps
-from truecourse.tables import Limit, Tables
-from truecourse.viewsql import key_columns
+from truecourse.storage.tables import Limit, Tables
 
 
 class HistoricReader:

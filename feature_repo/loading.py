@@ -12,14 +12,14 @@ import pyarrow.dataset as ds
 from feature_repo.places import mark_name
 from feature_repo.protos import EXACT_EVENT, entity_keys, field_of, value
 from feature_repo.store import open_feature_store
-from truecourse import sql
-from truecourse.asof import CREATED, EVENT
-from truecourse.definitions import feature_table, view_digest
+from truecourse.data import sql
 from truecourse.errors import NotFound, StorageError
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.definitions import feature_table, view_digest
+from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.tables import Tables
-from truecourse.viewsql import key_columns
+from truecourse.storage.tables import Tables
 
 _CHUNK = 4096
 _MICROSECOND = timedelta(microseconds=1)

@@ -20,11 +20,11 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from truecourse.asof import asof_join
 from truecourse.errors import FeatureError
+from truecourse.features.asof import asof_join
 from truecourse.references import TableVersion
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 BLOCK = 500_000
 """Decisions joined at once, in order of time: each block reads only the feature rows that its own times can see."""

@@ -13,11 +13,11 @@ import numpy as np
 from feature_repo.protos import entity_keys, field_of
 from feature_repo.reading import Stored, store_reader
 from feature_repo.store import repo_config
-from truecourse.encoding import Values
+from truecourse.arrays import Values
 from truecourse.errors import PlatformError
+from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
-from truecourse.viewsql import key_columns
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
 NEVER = -(2**63)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from truecourse.definitions import views_digest
 from truecourse.errors import PlatformError, SettingsError
+from truecourse.features.definitions import views_digest
 from truecourse.problem import Problem
 from truecourse.settings import Settings, get_settings
 

@@ -9,8 +9,8 @@ from typing import Any
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from truecourse.encoding import told_number
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
+from truecourse.modeling.encoding import told_number
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 
 EXACT_EVENT = "__event_us"
 """A value beside the features: the event time in microseconds. The sqlite store keeps whole seconds only, and reads

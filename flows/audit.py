@@ -5,11 +5,11 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.monitoring.skew import check_skew
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.skew import check_skew
-from truecourse.clock import until_now
-from truecourse.loading import load_problem
+from truecourse.features.clock import until_now
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 
 

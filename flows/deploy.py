@@ -2,9 +2,9 @@
 
 from prefect import flow
 
-from tasks.deploy import deploy_version, stop_deployment
 from tasks.naming import run_name
 from tasks.process import note_process
+from tasks.release.deploy import deploy_version, stop_deployment
 from truecourse.references import Deployment
 
 

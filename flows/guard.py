@@ -4,12 +4,12 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.alarms import notify, settle_reports
-from tasks.guard import gates_again, judge_canary, move_canary
+from tasks.monitoring.alerts import notify, settle_reports
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.ship import ship_log
-from truecourse.loading import load_problem
+from tasks.release.judge_canary import gates_again, judge_canary, move_canary
+from tasks.scoring.ship_log import ship_log
+from truecourse.problem.loader import load_problem
 
 
 @flow(name="guard", flow_run_name=run_name, on_running=[note_process])

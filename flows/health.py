@@ -4,13 +4,13 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.alarms import notify, settle_reports
-from tasks.checks import made, require_unbroken
-from tasks.control import publish_control
-from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.alerts import notify, settle_reports
+from tasks.monitoring.control_page import publish_control
+from tasks.monitoring.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.summarize import made, require_unbroken
 from tasks.naming import run_name
 from tasks.process import note_process
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 
 
 @flow(name="health", flow_run_name=run_name, on_running=[note_process])

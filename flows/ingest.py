@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from tasks.ingest import ingest_table
+from tasks.data.ingest import ingest_table
 from tasks.naming import run_name
 from tasks.process import note_process
 from truecourse.errors import SourceError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 
 

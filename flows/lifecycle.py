@@ -13,16 +13,17 @@ from flows.register import register
 from flows.score import score
 from flows.train import train
 from flows.validate import validate
+from tasks.data.validate import accepted_versions, raw_versions
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.state import state
-from tasks.validate import accepted_versions, raw_versions
-from truecourse import registry
-from truecourse.bento import changed_parts
-from truecourse.check import require_sound
+from truecourse.authoring.checks.run import require_sound
+from truecourse.deployment.bento import changed_parts
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
-from truecourse.loading import load_problem
-from truecourse.problem import Problem, TimeSplit, midnight
+from truecourse.problem import Problem, TimeSplit
+from truecourse.problem.definition import midnight
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
 
 
 @flow(name="lifecycle", flow_run_name=run_name, on_running=[note_process])

@@ -5,18 +5,18 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.alarms import notify, settle_reports
-from tasks.checks import made, require_unbroken, summary
-from tasks.cleanup import clean_up
-from tasks.control import publish_control
-from tasks.drift import check_drift
-from tasks.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.alerts import notify, settle_reports
+from tasks.monitoring.clean_up import clean_up
+from tasks.monitoring.control_page import publish_control
+from tasks.monitoring.drift import check_drift
+from tasks.monitoring.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
+from tasks.monitoring.quality import check_quality
+from tasks.monitoring.skew import check_skew
+from tasks.monitoring.summarize import made, require_unbroken, summary
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.quality import check_quality
-from tasks.skew import check_skew
-from truecourse.clock import past_moment, until_now
-from truecourse.loading import load_problem
+from truecourse.features.clock import past_moment, until_now
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 
 

@@ -3,9 +3,9 @@
 from prefect import flow
 
 from tasks.naming import run_name
-from tasks.package import package_model
 from tasks.process import note_process
-from truecourse.loading import load_problem
+from tasks.release.package import package_model
+from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef
 
 

@@ -4,16 +4,16 @@ from datetime import datetime
 
 from prefect import flow
 
-from tasks.approve import approved
-from tasks.canary import begins_as_canary, start_canary
-from tasks.control import publish_control
+from tasks.monitoring.control_page import publish_control
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.promote import candidate, enter_office, judge_version, require_open
-from tasks.snapshot import take_snapshot
-from truecourse import aliases
-from truecourse.loading import load_problem
+from tasks.release.approve import approved
+from tasks.release.promote import candidate, enter_office, judge_version, require_open
+from tasks.release.start_canary import begins_as_canary, start_canary
+from tasks.training.snapshot import take_snapshot
+from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
+from truecourse.registry import aliases
 
 
 @flow(name="promote", flow_run_name=run_name, on_running=[note_process])

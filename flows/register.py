@@ -2,14 +2,14 @@
 
 from prefect import flow
 
-from tasks.control import publish_control
-from tasks.evaluate import evaluate_model
+from tasks.monitoring.control_page import publish_control
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.register import register_model, registered
-from truecourse.loading import load_problem
+from tasks.release.register import register_model, registered
+from tasks.training.evaluate import evaluate_model
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
-from truecourse.runs import trained_run
+from truecourse.registry.runs import trained_run
 
 
 @flow(name="register", flow_run_name=run_name, on_running=[note_process])

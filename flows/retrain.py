@@ -10,11 +10,11 @@ from flows.register import register
 from flows.train import train
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.retrain import begin_retraining, end_retraining, fail_retraining
-from tasks.snapshot import newest_decision
+from tasks.training.retrain import begin_retraining, end_retraining, fail_retraining
+from tasks.training.snapshot import newest_decision
 from truecourse.errors import TruecourseError
-from truecourse.loading import load_problem
-from truecourse.monitoring.record import Decision
+from truecourse.monitoring.alerts.history import Decision
+from truecourse.problem.loader import load_problem
 
 
 @flow(name="retrain", flow_run_name=run_name, on_running=[note_process])

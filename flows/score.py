@@ -4,15 +4,15 @@ from datetime import datetime, timedelta
 
 from prefect import flow
 
-from tasks.drift import sketch_days
+from tasks.monitoring.drift import sketch_days
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.score import score_decisions
-from tasks.score_file import score_file
-from truecourse.clock import data_end
-from truecourse.loading import load_problem
+from tasks.scoring.decisions import score_decisions
+from tasks.scoring.files import score_file
+from truecourse.features.clock import data_end
+from truecourse.problem.loader import load_problem
 from truecourse.references import FileScores, TableVersion, Window, naive_utc
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 
 @flow(name="score", flow_run_name=run_name, on_running=[note_process])

@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from tasks.drift import sketch_days
+from tasks.monitoring.drift import sketch_days
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.ship import gather_files, ship_log
-from truecourse.loading import load_problem
+from tasks.scoring.ship_log import gather_files, ship_log
+from truecourse.problem.loader import load_problem
 
 
 @flow(name="ship", flow_run_name=run_name, on_running=[note_process])

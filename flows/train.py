@@ -6,11 +6,11 @@ from prefect import flow
 
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.snapshot import take_snapshot
-from tasks.train import train_model
-from tasks.tune import search_parameters
-from truecourse.check import require_sound
-from truecourse.loading import load_problem
+from tasks.training.snapshot import take_snapshot
+from tasks.training.train import train_model
+from tasks.training.tune import search_parameters
+from truecourse.authoring.checks.run import require_sound
+from truecourse.problem.loader import load_problem
 from truecourse.references import TrainedRun
 
 

@@ -7,9 +7,9 @@ from prefect import flow
 
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.snapshot import take_snapshot
-from tasks.tune import search_parameters
-from truecourse.loading import load_problem
+from tasks.training.snapshot import take_snapshot
+from tasks.training.tune import search_parameters
+from truecourse.problem.loader import load_problem
 
 
 @flow(name="tune", flow_run_name=run_name, on_running=[note_process])

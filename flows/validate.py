@@ -4,13 +4,13 @@ from datetime import datetime
 
 from prefect import flow
 
+from tasks.data.validate import publish, validate_table
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.validate import publish, validate_table
+from truecourse.data.validation_report import TableResult, in_order_of_reference, require_accepted
 from truecourse.errors import TruecourseError, ValidationFailed
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.validation import TableResult, in_order_of_reference, require_accepted
 
 
 @flow(name="validate", flow_run_name=run_name, on_running=[note_process])

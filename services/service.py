@@ -7,23 +7,24 @@ from typing import Any
 
 import bentoml
 
-from services import discretion, reserve, wire
-from services.access import require_safe
-from services.following import Follower
-from services.guard import Guard
-from services.http import Endpoint
-from services.limits import per_worker
-from services.log import open_log
-from services.protection import protect
-from services.script import init
-from services.served import Served
+from services.http import fast_path
+from services.http.authentication import require_safe
+from services.http.guard import Guard
+from services.http.limits import per_worker
+from services.http.middleware import protect
+from services.http.routes import Endpoint
+from services.log.recorder import open_log
+from services.model.model_router import Served
+from services.model.scoring_script import init
+from services.process.alias_follower import Follower
+from services.telemetry import log_redaction, preallocated_metrics
 from truecourse.settings import get_settings, is_container, trust_proxies
 
 SOURCE = Path(__file__).resolve().parent.parent
 SERVED = Served()
 SETTINGS = get_settings()
 trust_proxies(SETTINGS)
-reserve.install()
+preallocated_metrics.install()
 GUARD = Guard(per_worker(SETTINGS), SERVED)
 if is_container():
     require_safe(SETTINGS)  # its entrypoint knows nothing of our settings
@@ -33,7 +34,7 @@ class Predictions:
     """Predictions and explanations: of the packaged model, and then of whoever the aliases put in office."""
 
     def __init__(self) -> None:
-        discretion.install()
+        log_redaction.install()
         logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
         SERVED.metrics = GUARD.metrics
         SERVED.open(init(watch=GUARD.metrics).predictor)
@@ -45,7 +46,7 @@ class Predictions:
         if self._log is not None:
             GUARD.health.log_status = self._log.status
         if SETTINGS.tls_certificate or SETTINGS.tls_key:
-            GUARD.health.certificate = wire.use_certificate(SETTINGS.tls_certificate, SETTINGS.tls_key).status
+            GUARD.health.certificate = fast_path.use_certificate(SETTINGS.tls_certificate, SETTINGS.tls_key).status
         GUARD.connections.reserve_files()
         GUARD.health.watch()
         gc.collect()
@@ -66,7 +67,7 @@ service: Any = bentoml.service(
     name="truecourse",
     workers=SETTINGS.workers,
     metrics={"enabled": False},  # ours have bounded labels
-    logging={"access": {"enabled": False}},  # ours is services/guard.py's
+    logging={"access": {"enabled": False}},  # ours is services/http/guard.py's
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
 protect(service, GUARD, Endpoint(SERVED, GUARD.load), SETTINGS)

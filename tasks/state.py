@@ -3,12 +3,13 @@
 from typing import Any
 
 from feature_repo.places import loaded_marks
-from truecourse import aliases, registry, runs
-from truecourse.bento import packaged
-from truecourse.definitions import feature_table
+from truecourse.deployment.bento import packaged
+from truecourse.features.definitions import feature_table
 from truecourse.problem import Problem
-from truecourse.scoring import predictions_table
-from truecourse.tables import Tables, clean_table, quarantine_table, raw_table
+from truecourse.registry import aliases, runs
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import predictions_table
+from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
 
 
 def state(problem: Problem) -> dict[str, Any]:

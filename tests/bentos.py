@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import xgboost
 
-from truecourse.bento import packaged
-from truecourse.digests import sha256
-from truecourse.encoding import Vocabulary
-from truecourse.loading import load_problem, problem_digest
+from truecourse.deployment.bento import packaged
+from truecourse.hashing import sha256
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.problem.loader import load_problem, problem_digest
 from truecourse.references import ModelVersion, Package
-from truecourse.storage import open_store, upload_artifact
+from truecourse.storage.object_store import open_store, upload_artifact
 
 Change = Callable[[Path], None]
 

@@ -6,7 +6,7 @@ import time
 from truecourse.errors import FeatureError
 from truecourse.problem import Problem
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 
 def whereabouts(problem: Problem, tables: Tables, word: str) -> tuple[int, str, str, str]:

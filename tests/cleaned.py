@@ -3,10 +3,10 @@
 import pandas as pd
 import pyarrow as pa
 
-from truecourse.frame import UTC_TIME, arrow_type
+from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
-from truecourse.tables import Tables, clean_table
+from truecourse.storage.tables import Tables, clean_table
 
 ALWAYS = pd.Timestamp("1970-01-01", tz="UTC")
 

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
-from truecourse.contract import Contract
-from truecourse.encoding import Vocabulary
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Boolean, Entity, Files, Float, Integer, Label, Problem, Serving, Table, Text, Time, days
+from truecourse.serving.contract import Contract
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 GOOD = {"shop": 7, "city": "Ulm", "size": 1.5, "count": 3, "open": True, "since": "2020-02-29T10:00:00+02:00"}

@@ -11,11 +11,11 @@ from typing import Any
 
 import uvicorn
 
-from services import wire
-from services.exchange import Exchange, Message, Receive, Reply, Send
-from services.guard import Guard
-from services.protection import Protection
-from services.served import Served
+from services.http import fast_path
+from services.http.exchange import Exchange, Message, Receive, Reply, Send
+from services.http.guard import Guard
+from services.http.middleware import Protection
+from services.model.model_router import Served
 from tests.conftest import free_ports
 from truecourse.settings import Settings
 
@@ -106,7 +106,7 @@ def serving(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = 
 
     protocol: Any = "httptools"
     if ours:
-        protocol = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint, "certificates": certificates})
+        protocol = type("Ours", (fast_path.Wire,), {"guard": guard, "endpoint": endpoint, "certificates": certificates})
     app: Any = Protection(behind, guard, endpoint)
     server = uvicorn.Server(
         uvicorn.Config(app, port=port, http=protocol, log_level="warning", lifespan="off", server_header=False)

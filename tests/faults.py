@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from truecourse.check import check_problem
+from truecourse.authoring.checks.run import check_problem
 from truecourse.errors import Fault
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 
 PROBLEM = "problem.py"
 Case = tuple[str, str, str, str, str, str]

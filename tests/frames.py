@@ -8,16 +8,16 @@ import pandas as pd
 import pyarrow as pa
 
 from tests.plain import install_diabetes, install_wine
-from truecourse import frame as frames
-from truecourse.deliveries import Delivery, archive, shape_digest
-from truecourse.digests import sha256, sha256_file
-from truecourse.loading import load_problem
+from truecourse.data.arrow_types import arrow_type
+from truecourse.data.deliveries import Delivery, archive, shape_digest
+from truecourse.data.validation_report import Counts, ValidationResult, result_bytes, save_result
+from truecourse.hashing import sha256, sha256_file
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
+from truecourse.registry.mlflow_runs import connect_mlflow
 from truecourse.settings import get_settings
-from truecourse.tables import Tables, clean_table, raw_table
-from truecourse.tracking import connect_mlflow
-from truecourse.validation import Counts, ValidationResult, result_bytes, save_result
+from truecourse.storage.tables import Tables, clean_table, raw_table
 
 UTC = pa.timestamp("us", tz="UTC")
 
@@ -76,7 +76,7 @@ def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVer
 
 
 def _typed(problem: Problem, rows: pd.DataFrame) -> pa.Table:
-    declared = {name: frames.arrow_type(column) for name, column in problem.tables[0].columns.items()}
+    declared = {name: arrow_type(column) for name, column in problem.tables[0].columns.items()}
     typed = pa.Table.from_pandas(rows[list(declared)], preserve_index=False).cast(pa.schema(list(declared.items())))
     return typed.append_column("_tc_row", pa.array(range(len(rows)), pa.int64()))
 

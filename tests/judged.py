@@ -3,7 +3,7 @@
 from datetime import date, timedelta
 from typing import Any
 
-from truecourse.monitoring.cohorts import Cohort, Judged
+from truecourse.monitoring.quality.cohorts import Cohort, Judged
 
 FIRST = date(2024, 1, 1)
 

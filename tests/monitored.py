@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from tests.office import put_in_office
-from truecourse import frame as frames
-from truecourse import registry
-from truecourse.encoding import columns_of
-from truecourse.loading import load_problem, problem_digest, problem_document
+from truecourse.arrays import columns_of
+from truecourse.features import frame as frames
+from truecourse.modeling.snapshot import Manifest, save
 from truecourse.monitoring.findings import Report
+from truecourse.problem.loader import load_problem, problem_digest, problem_document
 from truecourse.references import ModelVersion, Snapshot, Window
-from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT
-from truecourse.snapshot import Manifest, save
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import MODEL_VERSION, SCORE, SCORED_AT
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 FIRST = datetime(2024, 1, 1)
 PREDICTIONS = "predictions/deliveries"
@@ -85,7 +85,7 @@ def score(version: ModelVersion, rows: pa.Table, number: int | None = None) -> N
 
 def champion_at(folder: Path, configure: Callable[..., None]) -> ModelVersion:
     """Trained once for all tests that share the folder; each finds no predictions."""
-    from tasks.train import train_model
+    from tasks.training.train import train_model
 
     configure(home=folder / "home", problems=folder / "problems", problem="deliveries")
     for table in ("predictions", "predictions_log", "sketches", "checked"):
@@ -98,7 +98,7 @@ def champion_at(folder: Path, configure: Callable[..., None]) -> ModelVersion:
 
 
 def monitored(at: datetime | None = None, window: Window | None = None, evidently: bool = False) -> Report:
-    from tasks.drift import monitored as check
+    from tasks.monitoring.drift import monitored as check
 
     return check(load_problem("deliveries"), Tables(), at, window, evidently)
 

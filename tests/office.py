@@ -1,8 +1,9 @@
 """Putting a version in office without judging it, where a test is about what comes after."""
 
-from truecourse import aliases, registry
 from truecourse.references import ModelVersion
-from truecourse.registry import RegisteredVersion
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.registry.versions import RegisteredVersion
 
 
 def enter(version: ModelVersion) -> None:

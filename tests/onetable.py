@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from tasks.ingest import ingest_sources
-from tasks.validate import validate_new
-from truecourse.frame import spine
+from tasks.data.ingest import ingest_sources
+from tasks.data.validate import validate_new
+from truecourse.data.validation_report import TableResult
+from truecourse.features.frame import spine
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
 from truecourse.references import TableVersion
-from truecourse.tables import Tables, clean_table
-from truecourse.validation import TableResult
+from truecourse.storage.tables import Tables, clean_table
 
 NOW = datetime(2024, 2, 1)
 COLUMNS = {"weight": Float(), "visits": Integer(), "colour": Text(), "bought": Integer()}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse.predictionlog import OF_ANSWER, OF_ENTRY, encoded, records
+from truecourse.serving.prediction_log import OF_ANSWER, OF_ENTRY, encoded, records
 
 AT = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
 

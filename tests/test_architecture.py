@@ -83,7 +83,7 @@ def test_no_code_names_a_concrete_problem() -> None:
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No file is written, no connection made, no process started, no slow library loaded by an import alone."""
-    skipped = {"feature_repo.definitions", "services.service", "services.build", "benchmarks.serve_bento_rival"}
+    skipped = {"feature_repo.definitions", "services.service", "services.process.build", "benchmarks.serve_bento_rival"}
     # those are loaded by Feast's and Bento's tools
     light = [module for module in modules() if module not in skipped and not module.startswith("feature_repo.")]
     heavy = [module for module in modules("feature_repo") if module not in skipped]
@@ -130,7 +130,7 @@ def test_names_say_what_a_file_is() -> None:
 def test_every_flow_is_a_deployment_and_a_command() -> None:
     import yaml
 
-    from cli.run import FLOWS
+    from cli.commands.run import FLOWS
 
     flows = {path.stem for path in files("flows")} - {"__init__"}
     assert flows == set(FLOWS)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from services import launch
-from services.following import Follower
-from services.served import Served, Told
-from truecourse import aliases
+from services.model.model_router import Served, Told
+from services.process import launch
+from services.process.alias_follower import Follower
 from truecourse.references import Package
+from truecourse.registry import aliases
 
 ROW: dict[str, Any] = {
     "courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from truecourse import logfiles
+from truecourse import log_files
 from truecourse.errors import PlatformError
 from truecourse.settings import variables_of
 
@@ -44,7 +44,7 @@ class Child:
 
     def tail(self, lines: int = 15) -> str:
         """The end of what it has said since it was started."""
-        return logfiles.tail(self.log, lines, self.start)
+        return log_files.tail(self.log, lines, self.start)
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = 300) -> None:
         """Raises PlatformError, with the end of the log, if it ends or is not ready in time."""
@@ -90,7 +90,7 @@ def start(
     marked = {key: value for key, value in environment.items() if not key.startswith(dropped)}
     marked |= {MARK: mark} if mark else {}
     try:
-        output, begin = logfiles.open_log(log, name)
+        output, begin = log_files.open_log(log, name)
         with output:
             process = subprocess.Popen(  # noqa: S603
                 list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

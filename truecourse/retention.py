@@ -17,18 +17,21 @@ from typing import get_args
 import pyarrow.compute as pc
 from pydantic import Field
 
-from truecourse import aliases, mirror, processes, registry, runs, tracking
-from truecourse.bento import package_key, packaged
+from truecourse import processes
+from truecourse.deployment.bento import package_key, packaged
 from truecourse.errors import MirrorError, ModelError, NotFound
-from truecourse.monitoring import record, reports
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts import history as record
 from truecourse.monitoring.findings import Check
-from truecourse.predictionlog import PARTITION, log_table
 from truecourse.references import ModelVersion, Reference, UtcTime
-from truecourse.runs import RunRecord
-from truecourse.scoring import MODEL_VERSION, predictions_table
+from truecourse.registry import aliases, mirror, mlflow_runs, runs
+from truecourse.registry import versions as registry
+from truecourse.registry.runs import RunRecord
+from truecourse.serving.batch_scoring import MODEL_VERSION, predictions_table
+from truecourse.serving.prediction_log import PARTITION, log_table
 from truecourse.settings import Settings, get_settings
-from truecourse.storage import ObjectStore, open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.retention")
 PERIOD = timedelta(hours=20)
@@ -144,9 +147,9 @@ def _records(problem: str) -> Iterator[RunRecord]:
 def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[RunRecord], limit: datetime) -> int:
     """Delete there what goes, and old runs that are none of a model: trials, searches and trainings that failed; how
     many of those. Raises MirrorError."""
-    if tracking.is_new():
+    if mlflow_runs.is_new():
         return 0
-    client, going = tracking.connect_mlflow(), {one.run.run_id for one in loose}
+    client, going = mlflow_runs.connect_mlflow(), {one.run.run_id for one in loose}
     for version in old:
         there = mirror.entered(client, version)
         if there is not None:
@@ -162,7 +165,7 @@ def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[Run
     query = f"attributes.end_time < {int(limit.timestamp() * 1000)} and tags.`mlflow.source.name` LIKE 'truecourse %'"
     while True:
         page = client.search_runs([place.experiment_id], query, max_results=1000, page_token=token)
-        others += [run.info.run_id for run in page if not {run.info.run_id, run.data.tags.get(tracking.RUN)} & ours]
+        others += [run.info.run_id for run in page if not {run.info.run_id, run.data.tags.get(mlflow_runs.RUN)} & ours]
         token = page.token
         if not token:
             break
@@ -183,7 +186,7 @@ def _forget_version(store: ObjectStore, version: ModelVersion) -> None:
 def _forget_run(store: ObjectStore, one: RunRecord) -> None:
     run_id = one.run.run_id
     store.delete(f"reports/{one.run.problem}/model-{run_id}.html")
-    _delete(store, tracking.run_artifact_key(run_id, ""))
+    _delete(store, mlflow_runs.run_artifact_key(run_id, ""))
     runs.forget(store, one)
 
 
@@ -230,7 +233,7 @@ def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict
         return removed
     days = timedelta(days=settings.report_retention)
     for check in get_args(Check):
-        removed["reports"] += reports.expire(store, problem, check, days)
+        removed["reports"] += report_store.expire(store, problem, check, days)
     removed["reports"] += _clean_windows(store, problem, days)
     by_key: dict[str, list[str]] = {}
     for key in store.list(f"sketches/{problem}/"):

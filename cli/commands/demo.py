@@ -8,22 +8,22 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from cli.describe import seconds
-from cli.endpoint import ask, batch_score, endpoint_url, example_rows, start_endpoint
-from cli.output import Answer, Json, ProblemName, command, stderr
-from cli.progress import Progress
-from cli.reports import pages, quality, table_states
-from cli.run import STEPS, run_flow
-from cli.views import contributions, pairs, prediction_view, request_view
-from services import launch
+from cli.commands.run import STEPS, run_flow
+from cli.commands.status_report import pages, quality, table_states
+from cli.platform.endpoint import ask, batch_score, endpoint_url, example_rows, start_endpoint
+from cli.terminal.flow_results import seconds
+from cli.terminal.output import Answer, Json, ProblemName, command, stderr
+from cli.terminal.progress import Progress
+from cli.terminal.tables import contributions, pairs, prediction_view, request_view
+from services.process import launch
 from truecourse.addresses import free_port
 from truecourse.errors import GateFailed
-from truecourse.loading import load_problem
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.processes import supervised
 from truecourse.references import ModelVersion
+from truecourse.registry.scorecard import standing
 from truecourse.settings import get_settings, prefect_environment
-from truecourse.standing import standing
 from truecourse.wording import counted
 
 SAME = 1e-6
@@ -52,7 +52,7 @@ def demo(problem: ProblemName = None, json: Json = False) -> Answer:
 
 
 def _champion(problem: str) -> ModelVersion:
-    from truecourse import registry
+    from truecourse.registry import versions as registry
 
     champion = registry.champion(problem)
     if champion is None:
@@ -64,7 +64,7 @@ def _champion(problem: str) -> ModelVersion:
 def _served(champion: ModelVersion, progress: Progress) -> Document:
     """Start the endpoint, ask it for an example, trace the model, stop the endpoint."""
     prefect_environment()
-    from tasks.trace import trace_model
+    from tasks.training.trace import trace_model
 
     port, problem = free_port(get_settings().host), champion.problem
     url, rows = endpoint_url(port), example_rows(champion, 1)

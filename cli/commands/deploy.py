@@ -7,16 +7,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from cli.output import Answer, Json, ProblemName, command
-from cli.progress import Progress
-from cli.run import run_flow
-from cli.views import pairs, table
-from truecourse import deployments, inference
-from truecourse.deployment import schema
-from truecourse.environments import environment_names, load_deployment
+from cli.commands.run import run_flow
+from cli.terminal.output import Answer, Json, ProblemName, command
+from cli.terminal.progress import Progress
+from cli.terminal.tables import pairs, table
+from truecourse.deployment import history as deployments
+from truecourse.deployment import inference_config
+from truecourse.deployment.config import schema
+from truecourse.deployment.loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError
 from truecourse.references import ModelVersion
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 Document = dict[str, Any]
 
@@ -66,12 +67,12 @@ def _configuration(environment: str) -> Document | None:
 
 
 def _state(environment: str, problem: str) -> Document:
-    from services import keeping
+    from services.process import supervisor_client
 
     now = deployments.running(environment)
     if now is None or now.version.problem != problem:
         return {"server": None}
-    keeper = keeping.find(deployments.address_place(environment, now.host, now.port))
+    keeper = supervisor_client.find(deployments.address_place(environment, now.host, now.port))
     servers = keeper.known() if keeper else {}
     here = servers.get(now.server, {"alive": False, "pid": None, "restarts": 0})
     about = {name: here[name] for name in ("alive", "pid", "restarts")}
@@ -102,7 +103,7 @@ def _server(item: Document) -> str:
 
 def inference_of(version: ModelVersion | None) -> Document | None:
     """The inference configuration of a version that was packaged."""
-    found = inference.recorded(open_store(), version) if version else None
+    found = inference_config.recorded(open_store(), version) if version else None
     return found.model_dump(mode="json") if found else None
 
 

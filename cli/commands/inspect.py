@@ -9,23 +9,25 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from cli.deployed import deployed, deployments_view, inference_of, inference_view
-from cli.endpoint import endpoint_url, is_ours, served
-from cli.mirror import compared
-from cli.output import Answer, Json, ProblemName, command
-from cli.reports import history_view, pages, quality, refusals, table_states
-from cli.schedules import different
-from cli.views import links_view, pairs, table
-from services import platform
-from truecourse import aliases, registry
-from truecourse.datacheck import DataCheck, check_frame, check_source
+from cli.commands.deploy import deployed, deployments_view, inference_of, inference_view
+from cli.commands.mirror import compared
+from cli.commands.schedules import different
+from cli.commands.status_report import history_view, pages, quality, refusals, table_states
+from cli.platform.endpoint import endpoint_url, is_ours, served
+from cli.terminal.output import Answer, Json, ProblemName, command
+from cli.terminal.tables import links_view, pairs, table
+from services.process import platform
+from truecourse.authoring.data_check import DataCheck, check_frame, check_source
 from truecourse.errors import ProblemError, RequestError, SettingsError
-from truecourse.loading import load_problem, problem_names
-from truecourse.monitoring import healthpage, reports
+from truecourse.monitoring import report_store
+from truecourse.monitoring.health import page as healthpage
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem, problem_names
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.registry.scorecard import standing
 from truecourse.settings import get_settings, prefect_environment
-from truecourse.standing import standing
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, counted_of, nearest
 
 Version = Annotated[int, typer.Argument(help="A version in the model registry.")]
@@ -69,7 +71,7 @@ def _health(problem: str) -> dict[str, Any]:
 
 def _canary(problem: str) -> dict[str, Any] | None:
     """What the guard said last; None where it never looked."""
-    report = reports.latest(open_store(), problem, "canary")
+    report = report_store.latest(open_store(), problem, "canary")
     return {"sentence": report.sentence, "at": report.at, **report.figures} if report else None
 
 
@@ -200,7 +202,7 @@ def summary(
     json: Json = False,
 ) -> Answer:
     """A version in Markdown: figures beside the champion's, gates, drift. Exits 1 if a gate failed."""
-    from truecourse.summary import markdown, summarize
+    from truecourse.monitoring.dashboard.version_summary import markdown, summarize
 
     spec = load_problem(problem)
     found = summarize(spec, version)
@@ -227,7 +229,7 @@ def check(
     json: Json = False,
 ) -> Answer:
     """Every fault of a problem's specification, each with its place and its cure; warnings about its rows too."""
-    from truecourse.check import require_sound
+    from truecourse.authoring.checks.run import require_sound
 
     spec = load_problem(problem)
     require_sound(spec)
@@ -255,9 +257,9 @@ def _check_data(spec: Problem) -> DataCheck:
     if spec.is_plain:
         return check_source(spec)
     prefect_environment()
-    from tasks.snapshot import decision_frame, feature_versions
-    from truecourse.sql import clean_versions
-    from truecourse.tables import Tables
+    from tasks.features.decision_frame import decision_frame, feature_versions
+    from truecourse.data.sql import clean_versions
+    from truecourse.storage.tables import Tables
 
     tables = Tables()
     clean = clean_versions(spec, tables)
@@ -272,7 +274,7 @@ def init(
     json: Json = False,
 ) -> Answer:
     """Write a first problem from data files: every guess is marked by a comment, and what was noticed is told."""
-    from truecourse.scaffold import scaffold
+    from truecourse.authoring.scaffold.create import scaffold
 
     draft = scaffold(name, data, label)
     following = [f"truecourse check --problem {name} --data", f"truecourse run lifecycle --problem {name}"]
@@ -291,7 +293,7 @@ def init(
 @command
 def trace_model(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
     """The lineage of a model version, back to the bytes of its sources, each link verified again."""
-    from tasks import trace
+    from tasks.training import trace
 
     traced = trace.trace_model(_recorded_problem(problem), version)
     return Answer(traced, links_view(traced), ok=traced["verified"])
@@ -306,7 +308,7 @@ def trace_prediction(
     json: Json = False,
 ) -> Answer:
     """The lineage of one prediction: its record verified and computed again, then its model's, back to the sources."""
-    from tasks import trace
+    from tasks.training import trace
 
     traced = trace.trace_prediction(_recorded_problem(problem), prediction)
     shown = {name: value for name, value in traced["prediction"].items() if value is not None}
@@ -327,7 +329,7 @@ def reproduce(
 ) -> Answer:
     """Verify all that a version was made from, rebuild it from its archived problem, and compare the bytes."""
     prefect_environment()
-    from tasks import reproduce as reproducing
+    from tasks.training import reproduce as reproducing
 
     if start not in ("source", "clean", "features"):
         raise SettingsError(

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cli.output import Answer, Json, command
-from cli.views import pairs, table
-from truecourse import keys
+from cli.terminal.output import Answer, Json, command
+from cli.terminal.tables import pairs, table
 from truecourse.errors import RequestError
-from truecourse.keys import SCOPES, ApiKey, Scope
+from truecourse.serving import api_keys
+from truecourse.serving.api_keys import SCOPES, ApiKey, Scope
 from truecourse.wording import nearest
 
 Scopes = Annotated[list[str], typer.Option("--scope", help=f"{', '.join(SCOPES)}; may be given again.")]
@@ -25,7 +25,7 @@ def create(
 ) -> Answer:
     """A new key. It is shown this once: only its hash is stored. Several may hold at once, to change from one to the
     next without a gap."""
-    key, text = keys.create(name, _scopes(scope), days)
+    key, text = api_keys.create(name, _scopes(scope), days)
     shown = {"key": text, "id": key.id, "scopes": ", ".join(key.scopes), "expires": _moment(key.expires)}
     return Answer({"key": text} | key.model_dump(mode="json", exclude={"sha256"}), pairs(shown))
 
@@ -41,7 +41,7 @@ def _scopes(words: list[str]) -> tuple[Scope, ...]:
 @command
 def list_keys(json: Json = False) -> Answer:
     """The keys that were made and not revoked."""
-    held = keys.current().keys
+    held = api_keys.current().keys
     document = {"keys": [key.model_dump(mode="json", exclude={"sha256"}) for key in held]}
     rows = [[key.id, key.name, ", ".join(key.scopes), _moment(key.created), _standing(key)] for key in held]
     shown = table("id", "name", "scopes", "created", "expires", rows=rows) if rows else Text("no keys")
@@ -53,7 +53,7 @@ def revoke(
     number: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")], json: Json = False
 ) -> Answer:
     """Take a key back. Endpoints refuse it within seconds."""
-    key = keys.revoke(number)
+    key = api_keys.revoke(number)
     return Answer(key.model_dump(mode="json", exclude={"sha256"}), Text(f"revoked {key.id}, of {key.name}"))
 
 

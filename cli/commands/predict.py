@@ -9,24 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from cli.endpoint import (
-    ask,
-    contract_of,
-    endpoint_url,
-    example_rows,
-    require_champion,
-    row_of,
-)
-from cli.output import Answer, Json, ProblemName, command, print_json, stderr
-from cli.serving import Serving, end_left, reported
-from cli.views import explanation_view, pairs, prediction_view, request_view
-from services import launch
-from services.access import require_servable
-from services.supervisor import Supervisor
+from cli.platform.endpoint import ask, contract_of, endpoint_url, example_rows, require_champion, row_of
+from cli.platform.endpoint_parts import Serving, end_left, reported
+from cli.terminal.output import Answer, Json, ProblemName, command, print_json, stderr
+from cli.terminal.tables import explanation_view, pairs, prediction_view, request_view
+from services.http.authentication import require_servable
+from services.process import launch
+from services.process.platform_supervisor import Supervisor
 from truecourse.addresses import require_free
 from truecourse.errors import ModelError, PlatformError, RequestError
-from truecourse.loading import load_problem
-from truecourse.logfiles import tail
+from truecourse.log_files import tail
+from truecourse.problem.loader import load_problem
 from truecourse.processes import leftovers, terminable, undisturbed
 from truecourse.settings import get_settings
 from truecourse.wording import counted

@@ -5,17 +5,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 
-from cli.output import Answer, Json, ProblemName, command, stderr
-from cli.progress import Progress
-from cli.run import run_flow
-from cli.views import pairs, table
-from services.platform import running_platform
-from truecourse import aliases, registry
-from truecourse.bento import packaged
+from cli.commands.run import run_flow
+from cli.terminal.output import Answer, Json, ProblemName, command, stderr
+from cli.terminal.progress import Progress
+from cli.terminal.tables import pairs, table
+from services.process.platform import running_platform
+from truecourse.deployment.bento import packaged
 from truecourse.errors import ModelError, PlatformError
-from truecourse.loading import load_problem
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
 from truecourse.settings import prefect_api_url
 
 Reason = Annotated[str, typer.Option(help="Why, for the record.")]

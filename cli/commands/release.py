@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.flowdeployments import POOL
-from cli.output import Answer, Json, command
-from services.flowruns import FlowRuns
-from services.platform import running_platform
+from cli.platform.flow_deployments import POOL
+from cli.terminal.output import Answer, Json, command
+from services.process.flow_runs import FlowRuns
+from services.process.platform import running_platform
 from truecourse.errors import PlatformError
 from truecourse.settings import prefect_api_url
 from truecourse.wording import counted

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from cli.output import Answer, Json, ProblemName, command, stderr
-from cli.progress import logging_to
+from cli.terminal.output import Answer, Json, ProblemName, command, stderr
+from cli.terminal.progress import logging_to
 from truecourse.errors import Fault, ReplayError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.settings import prefect_environment
 from truecourse.wording import counted
 
@@ -35,7 +35,7 @@ def replay(
     if last < first:
         raise ReplayError(spec.name, [Fault("--to", "is before --from", "name the first day, then the last")])
     prefect_environment()
-    from tasks.replaying.run import Plan, play
+    from tasks.replay.run import Plan, play
 
     plan = Plan(spec.name, first.date(), last.date(), tuple(inject or ()), tick)
     begun = time.monotonic()

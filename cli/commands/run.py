@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import LIGHT, OPTIONS, declaration, named
-from cli.output import Answer, Json, command, complete_problem
+from cli.lazy import LIGHT, OPTIONS, declaration, named
+from cli.terminal.output import Answer, Json, command, complete_problem
 from truecourse.settings import prefect_environment
 
 if TYPE_CHECKING:
-    from cli.progress import Progress
+    from cli.terminal.progress import Progress
 
 STEPS = ["ingest", "validate", "materialize", "train", "register", "package", "score", "monitor"]
 """The flows that `lifecycle` runs, in order."""
@@ -31,8 +31,8 @@ def load_flow(name: str) -> Any:
 
 def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> Any:
     """Run the flow against the Prefect server that reports are sent to; what the flow returns, and raises."""
-    from cli.progress import watching
-    from cli.server import prefect_api
+    from cli.platform.prefect_server import prefect_api
+    from cli.terminal.progress import watching
 
     steps = STEPS if name == "lifecycle" else [name]
     with prefect_api():
@@ -42,8 +42,8 @@ def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> 
 
 
 def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
-    from cli.progress import Progress
-    from truecourse.loading import load_problem
+    from cli.terminal.progress import Progress
+    from truecourse.problem.loader import load_problem
 
     problem = load_problem(parameters.get("problem")).name  # before a server is started for nothing
     begun = time.monotonic()

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cli import flowdeployments
-from cli.output import Answer, Json, command
-from services.platform import running_platform
-from tasks.prefectapi import Api
+from cli.platform import flow_deployments
+from cli.terminal.output import Answer, Json, command
+from services.process.platform import running_platform
+from tasks.release.prefect_deployments import Api
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.settings import prefect_api_url
 from truecourse.wording import counted, nearest
@@ -20,7 +20,7 @@ _SECONDS = 5.0
 @command
 def show(json: Json = False) -> Answer:
     """What people set in Prefect otherwise than prefect.yaml says."""
-    found = flowdeployments.differences(_api())
+    found = flow_deployments.differences(_api())
     return Answer({"differences": found}, Text("\n".join(found) or "Prefect has what prefect.yaml says"))
 
 
@@ -30,11 +30,11 @@ def reset(
     json: Json = False,
 ) -> Answer:
     """Apply what prefect.yaml says to the deployments in Prefect, whatever people set there."""
-    known = sorted({one.flow for one in flowdeployments.declared()})
+    known = sorted({one.flow for one in flow_deployments.declared()})
     for name in flows or ():
         if name not in known:
             raise SettingsError(f"no such flow {name!r}", where="prefect.yaml", cure=nearest(name, known))
-    done = list(flowdeployments.reset(_api(), flows or ()))
+    done = list(flow_deployments.reset(_api(), flows or ()))
     return Answer({"reset": done}, Text(f"{counted(len(done), 'deployment')} as prefect.yaml says"))
 
 
@@ -55,6 +55,6 @@ def different() -> list[str]:
     if not _url():
         return []
     try:
-        return flowdeployments.differences(Api(_url(), _SECONDS))
+        return flow_deployments.differences(Api(_url(), _SECONDS))
     except PlatformError as error:
         return [f"Prefect: {error.what}; its schedules are not known"]

@@ -6,16 +6,16 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from cli.views import table
-from truecourse import registry
-from truecourse.definitions import feature_table
-from truecourse.metrics import unit_of
-from truecourse.monitoring import index
+from cli.terminal.tables import table
+from truecourse.data.validation_report import standing_refusals
+from truecourse.features.definitions import feature_table
+from truecourse.monitoring.dashboard import index
 from truecourse.problem import Problem
+from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table, quarantine_table
-from truecourse.validation import standing_refusals
+from truecourse.statistics.metrics import unit_of
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables, clean_table, quarantine_table
 from truecourse.wording import with_unit
 
 Document = dict[str, Any]

@@ -12,25 +12,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cli.flowdeployments import POOL
-from cli.output import Answer, Json, ProblemName, command, print_json, stderr
-from cli.progress import Progress
-from cli.server import answers, start_prefect
-from cli.serverlogs import mlflow_logging, prefect_logging
-from cli.serving import Serving, end_left, reported
-from cli.views import pairs
-from services import flowruns, launch
-from services.access import require_servable
-from services.flowruns import ENGINE, FlowRuns
-from services.platform import Platform, announce, platform_file, running_platform
-from services.supervisor import Part, Supervisor
+from cli.platform.endpoint_parts import Serving, end_left, reported
+from cli.platform.flow_deployments import POOL
+from cli.platform.prefect_server import answers, start_prefect
+from cli.platform.server_logs import mlflow_logging, prefect_logging
+from cli.terminal.output import Answer, Json, ProblemName, command, print_json, stderr
+from cli.terminal.progress import Progress
+from cli.terminal.tables import pairs
+from services.http.authentication import require_servable
+from services.process import flow_runs, launch
+from services.process.flow_runs import ENGINE, FlowRuns
+from services.process.platform import Platform, announce, platform_file, running_platform
+from services.process.platform_supervisor import Part, Supervisor
 from truecourse import processes
 from truecourse.addresses import listening, local_url, require_free
 from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.processes import Child, require_writable, start
+from truecourse.registry.mlflow_runs import connect_mlflow, telling
 from truecourse.settings import REPOSITORY, child_environment, get_settings
-from truecourse.tracking import connect_mlflow, telling
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.up")
@@ -160,7 +160,14 @@ class _Parts:
         settings = get_settings()
         require_free(settings.host, settings.control_port, "the control page", "TRUECOURSE_CONTROL_PORT")
         links = [f"Prefect={self.prefect}", f"MLflow={self.mlflow}"]
-        command = [sys.executable, "-m", "cli.control", self._problem, str(settings.control_port), *links]
+        command = [
+            sys.executable,
+            "-m",
+            "cli.platform.control_server",
+            self._problem,
+            str(settings.control_port),
+            *links,
+        ]
         return start("the control page", command, child_environment(), self._logs / "control.log")
 
     def _start_worker(self) -> Child:
@@ -171,7 +178,7 @@ class _Parts:
             self._deployed = True
         self.reconcile(starting=True)
         words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        words += ["--limit", "2", "--name", flowruns.worker_name()]
+        words += ["--limit", "2", "--name", flow_runs.worker_name()]
         told = prefect_logging() | {"PREFECT_LOGGING_LEVEL": "INFO"}
         told["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # between two looks for a run; ten else
         reports = get_settings().reports_url or f"{self.control}/reports"
@@ -187,7 +194,8 @@ def _worker_started(worker: Child) -> bool:
 def _deploy(api: str) -> list[str]:
     """Deploy what changed in the repository; in sentences, what people set otherwise in Prefect, which stays."""
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "cli.flowdeployments", api], cwd=REPOSITORY, env=child_environment(PREFECT_API_URL=api),
+        [sys.executable, "-m", "cli.platform.flow_deployments", api], cwd=REPOSITORY,
+        env=child_environment(PREFECT_API_URL=api),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True,
     )  # fmt: skip
     if done.returncode:

@@ -14,16 +14,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from cli.output import jsonable
-from services import platform
+from cli.terminal.output import jsonable
+from services.process import platform
 from truecourse.addresses import listening, reachable
 from truecourse.errors import NotFound, TruecourseError
-from truecourse.loading import load_problem
-from truecourse.monitoring import control, index
-from truecourse.pages import render
+from truecourse.html import render
+from truecourse.monitoring.dashboard import control_page, index
+from truecourse.problem.loader import load_problem
 from truecourse.repeats import count_repeats
 from truecourse.settings import get_settings, prefect_environment
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.control")
 TYPES = {"html": "text/html; charset=utf-8", "json": "application/json", "png": "image/png", "svg": "image/svg+xml"}
@@ -98,7 +98,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
 
 
 def _page(name: str, links: dict[str, str]) -> str:
-    return control.page(open_store(), load_problem(name), served=True, links=links, platform=_platform())
+    return control_page.page(open_store(), load_problem(name), served=True, links=links, platform=_platform())
 
 
 def _index() -> str:
@@ -106,7 +106,7 @@ def _index() -> str:
 
 
 def _document(name: str) -> Any:
-    return jsonable(control.document(open_store(), load_problem(name)) | {"platform": _platform()})
+    return jsonable(control_page.document(open_store(), load_problem(name)) | {"platform": _platform()})
 
 
 def _platform() -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ def _platform() -> dict[str, Any] | None:
 
 def _line(name: str, id: str) -> str:
     prefect_environment()
-    from tasks.trace import trace_prediction
+    from tasks.training.trace import trace_prediction
 
     return render("trace.html", traced=trace_prediction(load_problem(name).name, id), problem=name, id=id)
 

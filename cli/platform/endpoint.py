@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from services import launch
-from services.connection import address
-from truecourse import aliases, gates, registry
+from services.process import launch
+from services.process.client_url import address
 from truecourse.client import Client
-from truecourse.contract import Contract, RequestField, example
 from truecourse.errors import ModelError, PlatformError, RequestError
-from truecourse.gates import gate_sentence
+from truecourse.evaluation import gates
+from truecourse.evaluation.gates import gate_sentence
 from truecourse.processes import Child
 from truecourse.references import ModelVersion
-from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
+from truecourse.serving.contract import Contract, RequestField, example
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 from truecourse.wording import suggestion
 
 Rows = Sequence[Mapping[str, Any]]
@@ -145,7 +147,7 @@ def _post(url: str, path: str, rows: Rows) -> dict[str, Any]:
 
 
 def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
-    from services.prediction import open_predictor
+    from services.model.predictor import open_predictor
 
     require_champion(problem)
     predictor = open_predictor(_model_folder(launch.prepare(problem)))

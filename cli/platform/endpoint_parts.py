@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cli.endpoint import endpoint_url, start_endpoint, start_shipper
-from cli.output import stderr
-from services import launch
-from services.supervisor import Part
-from truecourse import endpoints
+from cli.platform.endpoint import endpoint_url, start_endpoint, start_shipper
+from cli.terminal.output import stderr
+from services.process import launch
+from services.process.platform_supervisor import Part
 from truecourse.addresses import require_free
+from truecourse.deployment import endpoints
 from truecourse.errors import ModelError, PlatformError, StorageError
-from truecourse.logfiles import rotate
+from truecourse.log_files import rotate
 from truecourse.processes import Child, Leftover, end
 from truecourse.repeats import Repeats
 from truecourse.settings import get_settings

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tasks.prefectapi import Api, Settings, setting_text
+from tasks.release.prefect_deployments import Api, Settings, setting_text
 from truecourse.errors import TruecourseError
 from truecourse.settings import REPOSITORY, get_settings
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 
-from cli.serverlogs import prefect_logging
-from services.platform import running_platform, serving_since
+from cli.platform.server_logs import prefect_logging
+from services.process.platform import running_platform, serving_since
 from truecourse.addresses import free_port, listening, local_url, open_url
 from truecourse.errors import PlatformError
 from truecourse.processes import Child, require_writable, start, supervised, terminable

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from truecourse import gates, registry, runs
-from truecourse.gates import gate_sentence
-from truecourse.loading import load_problem
+from truecourse.evaluation import gates
+from truecourse.evaluation.gates import gate_sentence
+from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
+from truecourse.registry import runs
+from truecourse.registry import versions as registry
 from truecourse.wording import counted
 
 
@@ -28,15 +30,15 @@ def seconds(value: float) -> str:
 
 
 def _rows(version: TableVersion) -> int:
-    from truecourse.tables import Tables
+    from truecourse.storage.tables import Tables
 
     return int(Tables().dataset(version).count_rows())
 
 
 def _ingest(versions: Mapping[str, TableVersion]) -> str:
     """The rows that the sources hold now; the raw tables keep those of replaced deliveries as well."""
-    from truecourse import deliveries
-    from truecourse.tables import Tables
+    from truecourse.data import deliveries
+    from truecourse.storage.tables import Tables
 
     tables, rows = Tables(), 0
     for name, version in versions.items():
@@ -47,8 +49,8 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
 
 
 def _validate(versions: Mapping[str, TableVersion]) -> str:
-    from truecourse import validation
-    from truecourse.tables import Tables
+    from truecourse.data import validation_report
+    from truecourse.storage.tables import Tables
 
     tables, total = Tables(), dict[str, int]()
     refused = 0
@@ -56,7 +58,7 @@ def _validate(versions: Mapping[str, TableVersion]) -> str:
         problem = version.name.split("/")[1]
         for key, count in tables.commits(version.name)[-1][1]["rows"].items():
             total[key] = total.get(key, 0) + count
-        refused += len(validation.standing_refusals(tables, problem, name))
+        refused += len(validation_report.standing_refusals(tables, problem, name))
     told = [f"{counted(total['in'] - total['quarantined'], 'row')} valid", f"{total['quarantined']:,} quarantined"]
     told += [f"{total['corrected']:,} corrected"] if total["corrected"] else []
     told += [f"{total['removed']:,} taken away"] if total["removed"] else []

@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object 
 
 def complete_problem(incomplete: str) -> list[str]:
     """The problems whose names begin so, for a shell."""
-    from truecourse.loading import problem_names
+    from truecourse.problem.loader import problem_names
 
     return [name for name in problem_names() if name.startswith(incomplete)]
 

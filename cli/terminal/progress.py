@@ -15,9 +15,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from cli.describe import describe, seconds
-from cli.output import stderr
-from truecourse.logfiles import rotate
+from cli.terminal.flow_results import describe, seconds
+from cli.terminal.output import stderr
+from truecourse.log_files import rotate
 from truecourse.repeats import Repeats
 from truecourse.settings import get_settings
 

@@ -4,13 +4,13 @@ import hmac
 import time
 from collections.abc import Iterable
 
-from services import docs
-from services.peers import parse_networks
-from truecourse import keys
+from services.http import docs
+from services.http.peers import parse_networks
 from truecourse.addresses import is_loopback
-from truecourse.digests import sha256
 from truecourse.errors import PlatformError, RequestError, SettingsError
-from truecourse.keys import ApiKey
+from truecourse.hashing import sha256
+from truecourse.serving import api_keys
+from truecourse.serving.api_keys import ApiKey
 from truecourse.settings import Settings, is_container
 from truecourse.tls import read_certificate
 
@@ -51,7 +51,7 @@ class Access:
 
     def refresh(self) -> None:
         """Read the keys as they stand. Raises StorageError; those read before go on holding until they expire."""
-        newest = keys.current()
+        newest = api_keys.current()
         if newest.number != self._number:
             self._keyring, self._number = Keyring(newest.keys), newest.number
 

@@ -6,7 +6,7 @@ BentoML ships Swagger UI's files (Apache License 2.0) and serves them behind its
 from functools import lru_cache
 from importlib.resources import files
 
-from services.exchange import Headers
+from services.http.exchange import Headers
 from truecourse.errors import RequestError
 
 _SHIPPED = {"/docs/swagger-ui.css": b"text/css", "/docs/swagger-ui-bundle.js": b"text/javascript"}

@@ -2,7 +2,7 @@
 
 The server makes a task of every request, and messages of its parts, for an application to wait for and to send: a fifth
 of what one row costs. A prediction waits for nothing once its body is there. What is out of the ordinary goes to the
-application (services/protection.py), as all would without this module.
+application (services/http/middleware.py), as all would without this module.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ import uvicorn.config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from services.certificates import Certificates
-from services.exchange import LAST, App, Exchange, Reply
-from services.guard import METERED, Guard
-from services.protocol import BoundedProtocol
-from services.refusals import Refused
+from services.http.certificates import Certificates
+from services.http.exchange import LAST, App, Exchange, Reply
+from services.http.guard import METERED, Guard
+from services.http.protocol import BoundedProtocol
+from services.http.refusals import Refused
 
 EXCHANGE = "truecourse.exchange"
 """The name by which a scope holds an exchange that was begun here."""

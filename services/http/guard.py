@@ -8,17 +8,17 @@ import math
 import time
 from functools import partial
 
-from services.access import OPEN, Access
-from services.exchange import LOCAL, Deadlines, Exchange, Message, Reply
-from services.health import Health
-from services.http import OURS
-from services.limits import Buckets
-from services.metrics import Metrics
-from services.overload import Load, Pace
-from services.peers import is_local
-from services.refusals import OVERLOAD, Refused
-from services.served import Served
-from services.transport import Connections
+from services.http.authentication import OPEN, Access
+from services.http.exchange import LOCAL, Deadlines, Exchange, Message, Reply
+from services.http.health import Health
+from services.http.limits import Buckets
+from services.http.overload import Load, Pace
+from services.http.peers import is_local
+from services.http.refusals import OVERLOAD, Refused
+from services.http.routes import OURS
+from services.http.transport import Connections
+from services.model.model_router import Served
+from services.telemetry.metrics import Metrics
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from services.access import Access
-from services.metrics import Metrics
-from services.prediction import Predictor
-from services.served import Served
+from services.http.authentication import Access
+from services.model.model_router import Served
+from services.model.predictor import Predictor
+from services.telemetry.metrics import Metrics
 from truecourse.errors import TruecourseError
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.serving")
 PERIOD = 2.0

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from truecourse import openapi
-from truecourse.contract import INTEGERS, LARGEST_FLOAT, Contract
-from truecourse.openapi import UNICODE
-from truecourse.pages import render
-from truecourse.times import TIME_PATTERN
+from truecourse.data.times import TIME_PATTERN
+from truecourse.html import render
+from truecourse.serving import openapi
+from truecourse.serving.contract import INTEGERS, LARGEST_FLOAT, Contract
+from truecourse.serving.openapi import UNICODE
 from truecourse.wording import counted
 
 WIDEST = (INTEGERS[0], INTEGERS[-1], -LARGEST_FLOAT, LARGEST_FLOAT)

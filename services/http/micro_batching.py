@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from services.incumbents import Incumbents
-from services.prediction import Answer
-from services.served import Served
+from services.model.model_router import Served
+from services.model.predictor import Answer
+from services.model.traffic_split import Incumbents
 from truecourse.errors import RequestError
-from truecourse.rows import Rows
+from truecourse.serving.rows import Rows
 
 Tell = Callable[[Answer | Exception], None]
 """What is told the answer to a request, or why there is none."""

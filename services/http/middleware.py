@@ -5,14 +5,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from services import wire
-from services.access import OPEN
-from services.admission import Admission
-from services.exchange import App, Exchange, Message, Receive, Reply, Send
-from services.guard import Guard
-from services.http import Endpoint
-from services.metrics import CONTENT_TYPE
-from services.refusals import Refused
+from services.http import fast_path
+from services.http.authentication import OPEN
+from services.http.exchange import App, Exchange, Message, Receive, Reply, Send
+from services.http.guard import Guard
+from services.http.refusals import Refused
+from services.http.rollout_gate import Admission
+from services.http.routes import Endpoint
+from services.telemetry.metrics import CONTENT_TYPE
 from truecourse.settings import Settings
 
 OWN = {"/metrics", "/healthz"}
@@ -51,7 +51,7 @@ class Protection:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self._app(scope, receive, send)
-        guard, exchange, refused = self._guard, scope.pop(wire.EXCHANGE, None), None
+        guard, exchange, refused = self._guard, scope.pop(fast_path.EXCHANGE, None), None
         if exchange is None:
             exchange = Exchange(scope)
             refused = guard.refusal(exchange)
@@ -103,7 +103,7 @@ class Protection:
 def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) -> None:
     """Put the guard and the endpoint before a Bento service's own, CORS, which asks for no key, before them, and before
     all of these what lets a server in and out."""
-    wire.install(guard, endpoint)
+    fast_path.install(guard, endpoint)
     service.add_asgi_middleware(First)  # the first one is the outermost
     service.add_asgi_middleware(Admission, folder=settings.admission, guard=guard)
     if settings.cors_origins:

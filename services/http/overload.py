@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.exchange import Done, Exchange
-from services.queueing import FairQueue
+from services.http.exchange import Done, Exchange
+from services.http.fair_queue import FairQueue
 
 Clock = Callable[[], float]
 REQUEST, BYTE = 50e-6, 20e-9

@@ -1,4 +1,5 @@
-"""uvicorn's protocol of a connection, held to the limits of services/transport.py, whoever answers its requests."""
+"""uvicorn's protocol of a connection, held to the limits of services/http/transport.py, whoever answers its
+requests."""
 
 import asyncio
 import math
@@ -10,11 +11,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
-from services import peers
-from services.certificates import Certificates, encrypted
-from services.exchange import LOCAL, Reply
-from services.guard import Guard
-from services.refusals import Refused
+from services.http import peers
+from services.http.certificates import Certificates, encrypted
+from services.http.exchange import LOCAL, Reply
+from services.http.guard import Guard
+from services.http.refusals import Refused
 
 LONGEST_LINE = 8192
 """Bytes of a request's target."""

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import orjson
 
-from services.exchange import JSON, Reply
+from services.http.exchange import JSON, Reply
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 import uvicorn
 
-from services import wire
-from services.exchange import App, Message, Receive, Send
-from services.guard import Guard
+from services.http import fast_path
+from services.http.exchange import App, Message, Receive, Send
+from services.http.guard import Guard
 from truecourse.errors import PlatformError
 
 OPEN, LEAVING = "open", "leaving"
@@ -57,7 +57,7 @@ class Admission:
 
     async def _rehearse(self, folder: Path) -> None:
         """Answer on a port of our own until we are let in. Raises PlatformError if we are told to stop instead."""
-        options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": wire.private()}
+        options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": fast_path.private()}
         config = uvicorn.Config(self._app, host="127.0.0.1", port=0, **options)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())

@@ -14,19 +14,19 @@ from typing import Any
 
 import orjson
 
-from services import docs
-from services.exchange import JSON, Done, Exchange, Headers, Message, Reply
-from services.gathering import Gathering, Waiting
-from services.incumbents import Incumbents
-from services.overload import Load, Task
-from services.page import page
-from services.prediction import Answer, Predictor
-from services.refusals import OVERLOAD
-from services.scheduling import Scheduler
-from services.served import Served
-from truecourse import openapi
+from services.http import docs
+from services.http.exchange import JSON, Done, Exchange, Headers, Message, Reply
+from services.http.landing_page import page
+from services.http.micro_batching import Gathering, Waiting
+from services.http.overload import Load, Task
+from services.http.refusals import OVERLOAD
+from services.http.scheduling import Scheduler
+from services.model.model_router import Served
+from services.model.predictor import Answer, Predictor
+from services.model.traffic_split import Incumbents
 from truecourse.errors import PlatformError, RequestError
-from truecourse.request import too_large
+from truecourse.serving import openapi
+from truecourse.serving.request_reader import too_large
 from truecourse.settings import get_settings
 from truecourse.wording import suggestion
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Protocol
 
-from services.exchange import Done, Exchange, Reply
-from services.overload import Lane, Load, Task
+from services.http.exchange import Done, Exchange, Reply
+from services.http.overload import Lane, Load, Task
 
 TURN = 0.004
 """Seconds of work, as it is expected, that the event loop does at a time. It is what a health check waits for."""

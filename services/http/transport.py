@@ -1,8 +1,8 @@
 """The connections of a worker: how many there may be, and how long and how large a request may be on its way.
 
-Limits of requests (services/guard.py) begin where a request is known. What holds a worker before that, or without ever
-sending one, is bounded here, for every request alike, whoever answers it: the bytes of a header, the time that a TLS
-handshake, a header and a body take, the pause between two requests, connections in all and of one address.
+Limits of requests (services/http/guard.py) begin where a request is known. What holds a worker before that, or without
+ever sending one, is bounded here, for every request alike, whoever answers it: the bytes of a header, the time that a
+TLS handshake, a header and a body take, the pause between two requests, connections in all and of one address.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ import resource
 from collections.abc import Collection
 from typing import Any, Protocol
 
-from services import peers
-from services.metrics import Metrics
+from services.http import peers
+from services.telemetry.metrics import Metrics
 from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.serving")

@@ -4,14 +4,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from services.incumbents import Incumbents
-from services.served import Served
-from services.spool import Spool
-from services.spooling import Limits
-from truecourse.predictionlog import encoded
-from truecourse.privacy import Masks
+from services.log.spool import Spool
+from services.log.spool_types import Limits
+from services.model.model_router import Served
+from services.model.traffic_split import Incumbents
+from truecourse.serving.log_shipping import spool_folder
+from truecourse.serving.prediction_log import encoded
+from truecourse.serving.privacy import Masks
 from truecourse.settings import get_settings
-from truecourse.shipping import spool_folder
 
 log = logging.getLogger("truecourse.log")
 

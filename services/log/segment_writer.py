@@ -5,8 +5,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from truecourse import segments
-from truecourse.segments import Segment
+from truecourse.serving import log_segments
+from truecourse.serving.log_segments import Segment
 
 
 class Uncertain(OSError):
@@ -26,7 +26,7 @@ class Appender:
     def append(self, data: bytes) -> None:
         """Write and sync. Raises OSError, and none of `data` is kept, or Uncertain."""
         if self._file is None:
-            self._file, self.size, self.begun = segments.begin(self._segment), 0, time.time()
+            self._file, self.size, self.begun = log_segments.begin(self._segment), 0, time.time()
         try:
             rest = memoryview(data)
             while rest:
@@ -47,7 +47,7 @@ class Appender:
         finally:
             if not self.size:
                 with suppress(OSError):
-                    self._segment.path(segments.OPEN).unlink()
+                    self._segment.path(log_segments.OPEN).unlink()
             self._next(file)
 
     def seal(self) -> None:
@@ -56,7 +56,7 @@ class Appender:
             return
         file = self._file
         try:
-            segments.seal(self._segment)
+            log_segments.seal(self._segment)
         finally:
             self._next(file)
 

@@ -1,4 +1,4 @@
-"""The process that ships prediction logs to object storage: `python -m services.shipper PROBLEM`.
+"""The process that ships prediction logs to object storage: `python -m services.log.shipper PROBLEM`.
 
 It stands beside the endpoint, not in a worker: a worker may be killed, replaced or busy. Several may run at once; one
 ships, and another takes over when that one is gone.
@@ -11,9 +11,9 @@ import time
 from truecourse.errors import TruecourseError
 from truecourse.processes import terminable
 from truecourse.repeats import count_repeats
-from truecourse.segments import OPEN, listed
+from truecourse.serving.log_segments import OPEN, listed
+from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.settings import get_settings
-from truecourse.shipping import ship, spool_folder
 
 log = logging.getLogger("truecourse.log")
 LONGEST = 30.0

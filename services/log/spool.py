@@ -2,7 +2,7 @@
 
 put() makes an entry of a few answers at once, and leaves many to a thread, which syncs all of them to the worker's own
 segments. What cannot be written waits in memory up to a limit, and what goes beyond it is dropped and counted: the
-endpoint answers on. Shipping to object storage is another process's work (truecourse/shipping.py).
+endpoint answers on. Shipping to object storage is another process's work (truecourse/serving/log_shipping.py).
 """
 
 import errno
@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.appender import Appender, Uncertain
-from services.spooling import Limits, Recordable, SpoolStatus
-from truecourse import segments
+from services.log.segment_writer import Appender, Uncertain
+from services.log.spool_types import Limits, Recordable, SpoolStatus
+from truecourse.serving import log_segments
 
 log = logging.getLogger("truecourse.log")
 Encode = Callable[[Mapping[str, Any]], bytes]
@@ -132,7 +132,9 @@ class Spool:
         return error
 
     def _entries(self, at: float, answered: Recordable) -> list[Entry]:
-        return [Entry(at, segments.framed(self._encode(entry)), len(entry["answers"])) for entry in answered.entries()]
+        return [
+            Entry(at, log_segments.framed(self._encode(entry)), len(entry["answers"])) for entry in answered.entries()
+        ]
 
     def _gone(self, written: int = 0, dropped: int = 0) -> None:
         with self._lock:
@@ -159,7 +161,7 @@ class Spool:
         """The next entries, as many as the disk's share has room for. Raises OSError if that is none."""
         if time.monotonic() < self._until and (batch := self._fitting(self._trusted)):
             return batch
-        room = self._limits.disk - sum(size for size, _ in segments.sizes(self._folder))
+        room = self._limits.disk - sum(size for size, _ in log_segments.sizes(self._folder))
         self._trusted, self._until = room // SHARE, time.monotonic() + MEASURED
         if batch := self._fitting(room):
             return batch
@@ -185,14 +187,16 @@ class Spool:
 
     def status(self) -> SpoolStatus:
         """To be asked now and then: it looks at the folder."""
-        files = segments.sizes(self._folder)
+        files = log_segments.sizes(self._folder)
         with self._lock:
             return SpoolStatus(
                 written=self._written,
                 waiting=self._waiting,
                 dropped=self._dropped,
                 unshipped_bytes=sum(size for size, _ in files),
-                lag_seconds=self._lag([changed for _, changed in segments.sizes(self._folder, [segments.SEALED])]),
+                lag_seconds=self._lag(
+                    [changed for _, changed in log_segments.sizes(self._folder, [log_segments.SEALED])]
+                ),
                 error=self._error,
                 shipping_error=_shipping_error(self._folder),
             )
@@ -209,6 +213,6 @@ class Spool:
 def _shipping_error(folder: Path) -> str:
     """What the shipper left word of."""
     try:
-        return str(json.loads((folder / segments.REPORT).read_bytes())["error"])
+        return str(json.loads((folder / log_segments.REPORT).read_bytes())["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from services.answered import PREDICTION_ID, Answered, Failed, Identity
-from services.incumbents import Incumbents
-from services.metrics import Metrics
-from services.prediction import Answer, Predictor, document, open_predictor
-from truecourse.rows import Rows
+from services.model.predictor import Answer, Predictor, document, open_predictor
+from services.model.results import PREDICTION_ID, Answered, Failed, Identity
+from services.model.traffic_split import Incumbents
+from services.telemetry.metrics import Metrics
+from truecourse.serving.rows import Rows
 
 log = logging.getLogger("truecourse.serving")
 Told = Answered | Failed

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.answered import PREDICTION_ID, Answered, Identity, Role
-from truecourse import prediction
-from truecourse.bento import check_problem
-from truecourse.contract import DECISION_TIME, ID, Contract
-from truecourse.digests import sha256
-from truecourse.encoding import Array, Values, Vocabulary
+from services.model.results import PREDICTION_ID, Answered, Identity, Role
+from truecourse.arrays import Array, Values
+from truecourse.deployment.bento import check_problem
+from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig, inference_config, model_files
 from truecourse.errors import IntegrityError, PlatformError, TruecourseError
-from truecourse.frame import request_features
-from truecourse.inference import INFERENCE_FILE, InferenceConfig, inference_config, model_files
-from truecourse.loading import load_problem, problem_digest
-from truecourse.model import Model
+from truecourse.features.frame import request_features
+from truecourse.hashing import sha256
+from truecourse.modeling import prediction
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.model import Model
 from truecourse.problem import Problem, View
+from truecourse.problem.loader import load_problem, problem_digest
 from truecourse.references import ModelVersion
-from truecourse.request import RowReader
-from truecourse.rows import Rows, column
+from truecourse.serving.contract import DECISION_TIME, ID, Contract
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.rows import Rows, column
 from truecourse.wording import counted_of
 
 if TYPE_CHECKING:

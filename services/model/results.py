@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from truecourse.encoding import Values, Vocabulary
-from truecourse.prediction import told
-from truecourse.rows import Rows
+from truecourse.arrays import Values
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.prediction import told
+from truecourse.serving.rows import Rows
 
 Role = Literal["champion", "challenger", "shadow"]
 PREDICTION_ID = "prediction_id"
@@ -50,8 +51,8 @@ class Answered:
     seconds: float
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """What the log keeps of them (truecourse/predictionlog.py): who answered what, to what, from which features
-        known since when. To be called off the answer's path."""
+        """What the log keeps of them (truecourse/serving/prediction_log.py): who answered what, to what, from which
+        features known since when. To be called off the answer's path."""
         for some in _parts(len(self.answers)):
             events = self.events if some == ALL else {name: times[some] for name, times in self.events.items()}
             yield {

@@ -1,8 +1,8 @@
 """The scoring script: init() loads a registered model, run() scores with it. The endpoint, batch scoring and a bare
 `python` session score through these two.
 
-From a Bento's folder, with nothing installed but its locked environment, `python -m services.script < rows.json`
-answers the rows of a request as the endpoint would.
+From a Bento's folder, with nothing installed but its locked environment, `python -m services.model.scoring_script <
+rows.json` answers the rows of a request as the endpoint would.
 """
 
 import json
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pyarrow as pa
 
-from services.prediction import Answer, Predictor, open_predictor, registered_predictor
-from truecourse import prediction, registry
-from truecourse.encoding import columns_of
+from services.model.predictor import Answer, Predictor, open_predictor, registered_predictor
+from truecourse.arrays import columns_of
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem
-from truecourse.model import Model
-from truecourse.prediction import Scores
+from truecourse.modeling import prediction
+from truecourse.modeling.model import Model
+from truecourse.modeling.prediction import Scores
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
-from truecourse.rows import Rows
+from truecourse.registry import versions as registry
+from truecourse.serving.rows import Rows
 
 if TYPE_CHECKING:
     from feature_repo.online import Watch

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from services.prediction import Predictor
+from services.model.predictor import Predictor
 from truecourse.problem import Problem
 from truecourse.references import Aliases
-from truecourse.rows import Rows
+from truecourse.serving.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services import launch
-from services.admission import OPEN
-from services.incumbents import Incumbents, wanted
-from services.prediction import Predictor
-from services.served import Served
-from truecourse import aliases
-from truecourse.bento import running_code
+from services.http.rollout_gate import OPEN
+from services.model.model_router import Served
+from services.model.predictor import Predictor
+from services.model.traffic_split import Incumbents, wanted
+from services.process import launch
+from truecourse.deployment.bento import running_code
 from truecourse.errors import IntegrityError, ModelError, PlatformError, RequestError, StorageError, TruecourseError
 from truecourse.references import Aliases, ModelVersion
+from truecourse.registry import aliases
 
 log = logging.getLogger("truecourse.serving")
 PERIOD = 0.25
@@ -27,7 +27,8 @@ PATIENCE = 30.0
 
 class Follower:
     """`source`: the `src` folder of the Bento whose code this process runs. `admission`: the folder through which it is
-    let in (services/admission.py); before, it has no challenger, for it is tested by what its own model answers."""
+    let in (services/http/rollout_gate.py); before, it has no challenger, for it is tested by what its own model
+    answers."""
 
     def __init__(self, served: Served, source: Path, admission: Path | None = None) -> None:
         self._served = served

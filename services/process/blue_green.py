@@ -10,16 +10,17 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services import keeping, launch, smoke
-from services.admission import LEAVING, OPEN
-from services.keeping import Servers
-from truecourse import aliases, deployments
+from services.http.rollout_gate import LEAVING, OPEN
+from services.process import launch, smoke_test, supervisor_client
+from services.process.supervisor_client import Servers
 from truecourse.addresses import local_url
-from truecourse.deployment import DeploymentConfig
-from truecourse.deployments import Running
-from truecourse.environments import server_variables
+from truecourse.deployment import history as deployments
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.history import Running
+from truecourse.deployment.loader import server_variables
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.references import ArtifactRef, ModelVersion
+from truecourse.registry import aliases
 from truecourse.settings import variable
 from truecourse.tls import read_certificate
 
@@ -37,7 +38,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     here = before if before and (before.host, before.port) == (config.host, config.port) else None
     place = deployments.address_place(config.environment, config.host, config.port)
     place.mkdir(parents=True, exist_ok=True)
-    servers = keeping.find(place) or keeping.launch(place, config.host, config.port)
+    servers = supervisor_client.find(place) or supervisor_client.launch(place, config.host, config.port)
     left = _sweep(servers, here, config)
     number = max([*left, here.server if here else 0]) + 1
     try:
@@ -46,7 +47,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     except BaseException:
         servers.stop(number)
         if not left:
-            keeping.dismiss(servers)  # or connections would wait for nobody
+            supervisor_client.dismiss(servers)  # or connections would wait for nobody
         raise
     now = Running(
         server=number, version=version, bento=bento, config_sha256=config.digest, host=config.host, port=config.port,
@@ -55,7 +56,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     deployments.set_running(config.environment, now)
     _retire(config, before, here)
     if config.log.predictions:
-        shipper = [sys.executable, "-m", "services.shipper", version.problem]
+        shipper = [sys.executable, "-m", "services.log.shipper", version.problem]
         servers.accompany(shipper, server_environment(config, folder, _admission(place, number)), place / "shipper.log")
     return now
 
@@ -64,13 +65,13 @@ def _retire(config: DeploymentConfig, before: Running | None, here: Running | No
     """Stop the server before, when it has drained; where it listened elsewhere, with its keeper."""
     if before is None:
         return
-    servers = keeping.find(deployments.address_place(config.environment, before.host, before.port))
+    servers = supervisor_client.find(deployments.address_place(config.environment, before.host, before.port))
     if servers is None or before.server not in servers.known():
         return
     (_admission(servers.place, before.server) / LEAVING).touch()
     time.sleep(config.timeouts.drain_seconds)
     if here is None:
-        keeping.dismiss(servers)
+        supervisor_client.dismiss(servers)
     else:
         servers.stop(before.server)
 
@@ -78,9 +79,9 @@ def _retire(config: DeploymentConfig, before: Running | None, here: Running | No
 def stop(environment: str) -> None:
     """Stop the environment's server and its keeper, and what a killed deployment left elsewhere."""
     for place in deployments.place(environment).glob("*/"):
-        servers = keeping.find(place)
+        servers = supervisor_client.find(place)
         if servers is not None:
-            keeping.dismiss(servers)
+            supervisor_client.dismiss(servers)
     deployments.set_running(environment, None)
 
 
@@ -113,9 +114,9 @@ def _start(servers: Servers, number: int, config: DeploymentConfig, version: Mod
     admission.mkdir(parents=True)
     environment = server_environment(config, folder, admission) | _following(version)
     servers.start(number, launch.command(folder, config.port)[3:], environment, servers.place / f"server-{number}.log")
-    tested = smoke.examples(folder, environment)
+    tested = smoke_test.examples(folder, environment)
     for port in _ports(servers, number, config):
-        smoke.test(f"http://127.0.0.1:{port}", version.model_sha256, tested)
+        smoke_test.test(f"http://127.0.0.1:{port}", version.model_sha256, tested)
 
 
 def _ports(servers: Servers, number: int, config: DeploymentConfig) -> list[int]:

@@ -1,4 +1,4 @@
-"""Build and export a Bento, in a process of its own: `python -m services.build FOLDER ARCHIVE NAME VERSION`.
+"""Build and export a Bento, in a process of its own: `python -m services.process.build FOLDER ARCHIVE NAME VERSION`.
 
 BentoML reads where it works from the environment at import, and imports what it packages.
 """

@@ -16,10 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from services.prefect_client import PAGE, PrefectClient
+from services.process.prefect_client import PAGE, PrefectClient
 from truecourse import processes
 from truecourse.errors import PlatformError
-from truecourse.monitoring.stuckruns import Stuck, stuck
+from truecourse.monitoring.health.stuck_runs import Stuck, stuck
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 

@@ -1,8 +1,9 @@
-"""BentoML on a socket that is already listening: `python -m services.inherit FD serve ...` (BentoML's own words).
+"""BentoML on a socket that is already listening: `python -m services.process.inherited_socket FD serve ...` (BentoML's
+own words).
 
-A port that one server after another listens on cannot be handed over by closing and opening it: what waits in the
-queue between the two would be lost. So the keeper holds the socket (services/keeper.py), and every server inherits it.
-BentoML and circus know no such thing, hence the one method replaced here.
+A port that one server after another listens on cannot be handed over by closing and opening it: what waits in the queue
+between the two would be lost. So the keeper holds the socket (services/process/supervisor.py), and every server
+inherits it. BentoML and circus know no such thing, hence the one method replaced here.
 """
 
 import os

@@ -8,17 +8,18 @@ import tempfile
 import urllib.error
 from pathlib import Path
 
-from services.access import require_servable
-from services.connection import address, open_url
-from truecourse import aliases, processes
+from services.http.authentication import require_servable
+from services.process.client_url import address, open_url
+from truecourse import processes
 from truecourse.addresses import listen, listening
-from truecourse.bento import packaged
-from truecourse.digests import sha256_file
+from truecourse.deployment.bento import packaged
 from truecourse.errors import IntegrityError, ModelError, PlatformError
+from truecourse.hashing import sha256_file
 from truecourse.processes import Child
 from truecourse.references import ArtifactRef, ModelVersion, Package
+from truecourse.registry import aliases
 from truecourse.settings import child_environment, get_settings
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 NAME = "the endpoint"
 """What its process is called in messages."""
@@ -70,7 +71,7 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
 
 
 def command(folder: Path, port: int) -> list[str]:
-    """Its words; where it inherits its socket (services/inherit.py), from the fourth on."""
+    """Its words; where it inherits its socket (services/process/inherited_socket.py), from the fourth on."""
     address = listening(get_settings().host)
     host = "127.0.0.1" if _inherits(address) else address  # of a socket that it inherits it is told nothing
     return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
@@ -104,7 +105,7 @@ def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
         return processes.start(NAME, words, environment(folder, port, pinned), log)
     with listen(address, port) as inherited:
         descriptor = inherited.fileno()
-        words = [sys.executable, "-m", "services.inherit", str(descriptor), *words[3:]]
+        words = [sys.executable, "-m", "services.process.inherited_socket", str(descriptor), *words[3:]]
         return processes.start(NAME, words, environment(folder, port, pinned), log, inherited=[descriptor])
 
 
@@ -115,7 +116,7 @@ def _inherits(address: str) -> bool:
 
 def start_shipper(problem: str, log: Path) -> Child:
     """The process that ships what endpoints on this machine log of the problem. Raises PlatformError."""
-    command = [sys.executable, "-m", "services.shipper", problem]
+    command = [sys.executable, "-m", "services.log.shipper", problem]
     return processes.start("the shipper", command, child_environment(OMP_NUM_THREADS="1"), log)
 
 

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services import flowruns
+from services.process import flow_runs
 from truecourse import processes
 from truecourse.errors import PlatformError
-from truecourse.monitoring import stuckruns
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.freshness import pipeline_finding
+from truecourse.monitoring.health import stuck_runs as stuckruns
+from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.settings import get_settings
 from truecourse.wording import counted, lasting
 
@@ -89,7 +89,7 @@ def state() -> Document | None:
 def stuck_runs(api: str) -> tuple[list[Document], str]:
     """The runs that are stuck, and why they are not known, if they are not."""
     try:
-        return [one.document() for one in flowruns.FlowRuns(api).stuck(datetime.now(UTC))], ""
+        return [one.document() for one in flow_runs.FlowRuns(api).stuck(datetime.now(UTC))], ""
     except PlatformError as error:
         return [], error.what
 
@@ -100,7 +100,7 @@ def findings(now: datetime, api: str) -> list[Finding]:
     Raises PlatformError if the server does not answer."""
     platform = running_platform()
     down = [_finding(part, now) for part in (platform.parts if platform else []) if part["standing"] in _FAULTS]
-    return down + (stuckruns.findings(flowruns.FlowRuns(api).stuck(now)) if api else [])
+    return down + (stuckruns.findings(flow_runs.FlowRuns(api).stuck(now)) if api else [])
 
 
 _FAULTS = {"down": "is down", "silent": "does not answer"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from truecourse import logfiles, processes
+from truecourse import log_files, processes
 from truecourse.errors import ModelError, TruecourseError
 from truecourse.processes import Backoff, Child
 
@@ -172,7 +172,7 @@ class Supervisor:
         while child.alive and not self._over.wait(PERIOD):
             if time.monotonic() < due:
                 continue
-            logfiles.rotate(child.log)
+            log_files.rotate(child.log)
             answers = part.ready(child)
             if child.alive:
                 self._tell(part.name, "up" if answers else "silent", "" if answers else "it does not answer", child)

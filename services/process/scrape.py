@@ -2,11 +2,11 @@
 
 import urllib.error
 
-from services.connection import open_url
-from truecourse.endpoints import Expected
+from services.process.client_url import open_url
+from truecourse.deployment.endpoints import Expected
 from truecourse.errors import PlatformError, SettingsError
-from truecourse.monitoring import meters
-from truecourse.monitoring.endpoint import Look
+from truecourse.monitoring.health import counters
+from truecourse.monitoring.health.endpoint import Look
 
 _CURES = {
     401: "show a key that holds, in TRUECOURSE_API_KEY",
@@ -24,7 +24,7 @@ def look(endpoint: Expected, seconds: float = 5) -> Look:
     try:
         with open_url(f"{endpoint.url}/metrics", seconds=seconds, certificate=endpoint.certificate) as answer:
             text = answer.read().decode(errors="replace")
-        return Look(endpoint.name, endpoint.url, meters.read(text))
+        return Look(endpoint.name, endpoint.url, counters.read(text))
     except urllib.error.HTTPError as error:
         return failed(_CURES.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
     except (PlatformError, SettingsError) as error:

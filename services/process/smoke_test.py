@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.connection import open_url
-from truecourse.contract import DECISION_TIME, Contract
+from services.process.client_url import open_url
 from truecourse.errors import PlatformError
+from truecourse.serving.contract import DECISION_TIME, Contract
 
 TIMEOUT = 60.0
 """Seconds for one answer."""
@@ -37,7 +37,7 @@ def examples(folder: Path, environment: Mapping[str, str]) -> Examples:
     if not rows:
         return Examples((), {})
     done = subprocess.run(
-        [sys.executable, "-m", "services.script"], input=json.dumps({"rows": rows}), cwd=folder / "src",
+        [sys.executable, "-m", "services.model.scoring_script"], input=json.dumps({"rows": rows}), cwd=folder / "src",
         env={**environment, "PYTHONPATH": str(folder / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

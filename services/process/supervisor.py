@@ -1,8 +1,8 @@
 """The keeper of a deployment: a small process that holds the public socket and the servers that accept from it.
 
-`python -m services.keeper FOLDER HOST PORT`. Servers come and go, the socket stays, so no connection is refused or
-lost between two of them. It starts and stops servers when it is asked to (services/keeping.py asks), and starts those
-again that died though they were to be kept.
+`python -m services.process.supervisor FOLDER HOST PORT`. Servers come and go, the socket stays, so no connection is
+refused or lost between two of them. It starts and stops servers when it is asked to
+(services/process/supervisor_client.py asks), and starts those again that died though they were to be kept.
 """
 
 import json
@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from truecourse import logfiles, processes
+from truecourse import log_files, processes
 from truecourse.addresses import listen
 from truecourse.errors import TruecourseError
 from truecourse.processes import Backoff, Child
@@ -87,7 +87,7 @@ class Keeper:
                 if time.monotonic() > look:
                     look = time.monotonic() + LOOK
                     for log in {server.log for server in self._servers.values()}:
-                        logfiles.rotate(log)
+                        log_files.rotate(log)
                 for server in self._servers.values():
                     if server.kept and not server.child.alive:
                         self._replace(server)

@@ -1,4 +1,4 @@
-"""Asking a deployment's keeper (services/keeper.py): finding it, starting it, and giving it orders."""
+"""Asking a deployment's keeper (services/process/supervisor.py): finding it, starting it, and giving it orders."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
-from services.keeper import SOCKET
+from services.process.supervisor import SOCKET
 from truecourse import addresses, processes
 from truecourse.errors import PlatformError
 from truecourse.settings import child_environment
@@ -33,7 +33,7 @@ class Servers:
         return self._order(do="list")
 
     def start(self, number: int, command: list[str], environment: dict[str, str], log: Path) -> None:
-        words = [sys.executable, "-m", "services.inherit", SOCKET, *command]
+        words = [sys.executable, "-m", "services.process.inherited_socket", SOCKET, *command]
         self._order(do="start", server=number, command=words, environment=environment, log=str(log))
 
     def accompany(self, command: list[str], environment: dict[str, str], log: Path) -> None:
@@ -75,7 +75,7 @@ def find(place: Path) -> Servers | None:
 def launch(place: Path, host: str, port: int) -> Servers:
     """A new keeper, which outlives us. Raises PlatformError if it cannot listen on the port."""
     addresses.require_free(host, port, "the deployment", "the configuration's port")
-    command = [sys.executable, "-m", "services.keeper", str(place), host, str(port)]
+    command = [sys.executable, "-m", "services.process.supervisor", str(place), host, str(port)]
     child = processes.start("the keeper", command, child_environment(), place / "keeper.log", outlives=True)
     child.wait_ready(lambda: find(place) is not None, READY)
     found = find(place)

@@ -8,20 +8,21 @@ from datetime import UTC, datetime
 import duckdb
 import pyarrow as pa
 
-from truecourse import corrections, deliveries, sql, validation
-from truecourse.batches import Pending, check, check_unique
-from truecourse.corrections import Merge
-from truecourse.deliveries import Delivery
-from truecourse.digests import sha256_json
+from truecourse.data import deliveries, sql, validation_report
+from truecourse.data import merge as corrections
+from truecourse.data.deliveries import Delivery
+from truecourse.data.expectations import Tallies
+from truecourse.data.merge import Merge
+from truecourse.data.pending_batch import Pending, check, check_unique
+from truecourse.data.sql import ROW
+from truecourse.data.validation_report import Counts, ValidationResult
 from truecourse.errors import NotFound
-from truecourse.expectations import Tallies
-from truecourse.loading import problem_document
+from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.loader import problem_document
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.schema import Table
-from truecourse.sql import ROW
-from truecourse.tables import Tables, clean_table, quarantine_table, raw_table
-from truecourse.validation import Counts, ValidationResult
+from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
 from truecourse.wording import counted, counted_of
 
 
@@ -64,7 +65,7 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
     for delivery in known:
         if delivery.number in taken:
             continue
-        result = validation.read_result(tables.store, problem.name, table.name, delivery.number)
+        result = validation_report.read_result(tables.store, problem.name, table.name, delivery.number)
         if result is None or not result.refused:
             new.append(delivery)
         elif delivery.number not in newest:
@@ -121,7 +122,7 @@ def judge(
                 total=judged.total,
                 watermark=judged.watermark,
                 validated_at=datetime.now(UTC),
-                outcomes=validation.outcomes(tally),
+                outcomes=validation_report.outcomes(tally),
                 refused=tuple(faults),
                 judged_by=digest,
                 because_of_table=of_table,
@@ -172,10 +173,10 @@ def _judge_one(
         f"WHERE {ROW} >= {delivery.start} AND {ROW} < {delivery.end}"
     )
     check_unique(connection, table, tallies)
-    reasons = validation.reasons_by_row(tallies)
+    reasons = validation_report.reasons_by_row(tallies)
     _split(connection, table, reasons)
     merge = corrections.plan_merge(connection, table, delivery, known, standing, judged.watermark)
-    faults = validation.refusals(table, tallies, delivery, len(reasons))
+    faults = validation_report.refusals(table, tallies, delivery, len(reasons))
     if delivery.beginning_of is not None and table.max_removed < 1:
         what = (
             f"its bytes are the beginning of those of delivery {delivery.beginning_of}, which its place held before: "
@@ -235,5 +236,5 @@ def _counts(delivery: Delivery, merge: Merge, quarantined: int, tallies: Tallies
         unchanged=merge.unchanged,
         quarantined=quarantined,
         removed=merge.removed,
-        unreadable=validation.unreadable(tallies),
+        unreadable=validation_report.unreadable(tallies),
     )

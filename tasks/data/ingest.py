@@ -11,21 +11,21 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from tasks.retry import RETRY
-from truecourse import deliveries
-from truecourse.cells import batch_schema
-from truecourse.deliveries import Delivery
-from truecourse.digests import sha256_file
+from truecourse.data import deliveries
+from truecourse.data.deliveries import Delivery
+from truecourse.data.parsing import batch_schema
+from truecourse.data.readers import read_batches
+from truecourse.data.reread import numbered, raw_schema, reread, write_ipc
+from truecourse.data.sources import Located, locate, scratch
 from truecourse.errors import SourceError
-from truecourse.loading import load_problem
-from truecourse.locks import locked
+from truecourse.hashing import sha256_file
 from truecourse.problem import Problem
-from truecourse.reading import read_batches
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.rereading import numbered, raw_schema, reread, write_ipc
-from truecourse.schema import Table
 from truecourse.settings import get_settings
-from truecourse.sources import Located, locate, scratch
-from truecourse.tables import Tables, raw_table
+from truecourse.storage.locks import locked
+from truecourse.storage.tables import Tables, raw_table
 
 log = logging.getLogger("truecourse.ingest")
 PATIENCE = 600

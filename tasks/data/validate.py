@@ -11,22 +11,22 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from tasks.artifacts import show_page
-from tasks.judging import Judged, judge, pending_deliveries
+from tasks.data.deliveries import Judged, judge, pending_deliveries
 from tasks.retry import RETRY
-from truecourse import corrections, deliveries, overlap, sql, validation
-from truecourse.batches import Pending
-from truecourse.clock import data_end
-from truecourse.digests import sha256
+from truecourse.data import deliveries, merge, overlap, sql, validation_report
+from truecourse.data.pending_batch import Pending
+from truecourse.data.sql import ROW
+from truecourse.data.validation_report import TableResult, ValidationResult
 from truecourse.errors import ValidationFailed
-from truecourse.loading import load_problem
-from truecourse.locks import locked
-from truecourse.monitoring import control
+from truecourse.features.clock import data_end
+from truecourse.hashing import sha256
+from truecourse.monitoring.dashboard import control_page
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.schema import Table
-from truecourse.sql import ROW
-from truecourse.tables import Tables, clean_table, quarantine_table, raw_table
-from truecourse.validation import TableResult, ValidationResult
+from truecourse.storage.locks import locked
+from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
 
 log = logging.getLogger("truecourse.validate")
 PATIENCE = 600
@@ -63,8 +63,8 @@ def publish(problem: str) -> str:
 def publish_page(problem: str) -> str:
     """The page of every table's newest result: its key. Inside a flow run it is also shown there as an artifact."""
     tables, spec = Tables(), load_problem(problem)
-    key = validation.save_page(tables, spec)
-    control.require_page(tables.store, spec)
+    key = validation_report.save_page(tables, spec)
+    control_page.require_page(tables.store, spec)
     show_page(key, "validation", problem, "What validation found")
     return key
 
@@ -99,7 +99,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
                 results = judge_and_write(problem, table, tables, pending)
     else:
         log.info("%s: nothing new", table.name)
-    refused = validation.standing_refusals(tables, problem.name, table.name)
+    refused = validation_report.standing_refusals(tables, problem.name, table.name)
     fresh = {result.delivery.number for result in results}
     for result in refused:
         log.warning("%s%s", "" if result.delivery.number in fresh else "still standing: ", result.sentence())
@@ -111,7 +111,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
         clean=TableVersion(name=name, version=last["version"]) if last else None,
         judged=tuple(results),
         refused=tuple(refused),
-        stale=tuple(validation.stale(table, watermark, as_of)) if last else (),
+        stale=tuple(validation_report.stale(table, watermark, as_of)) if last else (),
     )
 
 
@@ -124,7 +124,7 @@ def judge_and_write(problem: Problem, table: Table, tables: Tables, pending: Pen
             _require_kept(problem, table, tables, pending, judged)
         _warn_of_overlaps(connection, table, pending, judged)
         for result in judged.results:
-            validation.save_result(tables.store, result)
+            validation_report.save_result(tables.store, result)
         if any(not result.refused for result in judged.results):
             _quarantine(connection, problem, table, tables, pending, judged)
             _write(connection, table, tables, pending, judged, name)
@@ -187,7 +187,7 @@ def _quarantine(
         ("_tc_delivery", pa.int64()),
         ("_tc_reasons", pa.string()),
     ]
-    schema = pa.schema([*list(corrections.clean_schema(table))[:-3], *(pa.field(n, kind) for n, kind in own)])
+    schema = pa.schema([*list(merge.clean_schema(table))[:-3], *(pa.field(n, kind) for n, kind in own)])
     rows = _stream(connection, query, schema)
     commit = {"flow": "validate", "run": str(flow_run.get_id() or ""), "inputs": [pending.raw.model_dump()]}
     if pending.anew and there:
@@ -212,17 +212,17 @@ def _write(
         "inputs": [pending.raw.model_dump()],
         "shape": deliveries.shape_digest(table),
         "deliveries": [_said(result) for result in accepted],
-        "rows": {name: sum(count[name] for count in counts) for name in validation.Counts(rows_in=0).document()},
+        "rows": {name: sum(count[name] for count in counts) for name in validation_report.Counts(rows_in=0).document()},
         "total": judged.total,
         "watermark": judged.watermark.isoformat() if judged.watermark else None,
     }
-    schema = corrections.clean_schema(table)
+    schema = merge.clean_schema(table)
     if pending.anew and judged.stored:
-        reader = _stream(connection, corrections.new_rows(table), schema)
+        reader = _stream(connection, merge.new_rows(table), schema)
         return tables.rewrite(name, reader, commit | {"rewritten": True})
-    if corrections.replaces(connection):
-        return tables.replace(name, _stream(connection, corrections.all_rows(table), schema), commit)
-    return tables.append(name, _stream(connection, corrections.new_rows(table), schema), commit)
+    if merge.replaces(connection):
+        return tables.replace(name, _stream(connection, merge.all_rows(table), schema), commit)
+    return tables.append(name, _stream(connection, merge.new_rows(table), schema), commit)
 
 
 def _said(result: ValidationResult) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _said(result: ValidationResult) -> dict[str, Any]:
         "place": result.delivery.place,
         "rows": result.rows.document(),
         "watermark": result.watermark.isoformat() if result.watermark else None,
-        "result_sha256": sha256(validation.result_bytes(result)),
+        "result_sha256": sha256(validation_report.result_bytes(result)),
     }
 
 

@@ -6,12 +6,12 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from tasks.retry import RETRY
-from truecourse.features import compute_view as compute
-from truecourse.loading import load_problem
+from truecourse.features.compute import compute_view as compute
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
-log = logging.getLogger("truecourse.features")
+log = logging.getLogger("truecourse.features.compute")
 
 
 @task(name="compute view", task_run_name="compute {view}", **RETRY)

@@ -5,16 +5,16 @@ from datetime import datetime
 
 from prefect import task
 
-from tasks.ownrows import own_contract, own_problem, reparsed, some
+from tasks.features.trained_features import own_contract, own_problem, reparsed, some
 from tasks.retry import RETRY
-from truecourse import aliases
-from truecourse.definitions import changed, feature_definitions
 from truecourse.errors import TruecourseError
-from truecourse.features import compute_view
-from truecourse.loading import load_problem
+from truecourse.features.compute import compute_view
+from truecourse.features.definitions import changed, feature_definitions
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
-from truecourse.tables import Tables
+from truecourse.registry import aliases
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.online")
 

@@ -10,19 +10,19 @@ from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 
 from tasks.artifacts import artifact_key
-from tasks.events import send_events
+from tasks.monitoring.events import send_events
 from tasks.retry import RETRY
-from truecourse import aliases
-from truecourse.loading import load_problem
-from truecourse.monitoring.alarms import EVENTS, Settled, settle
-from truecourse.monitoring.attempts import follow
-from truecourse.monitoring.channels import configured
-from truecourse.monitoring.delivery import Channel, deliver
+from truecourse.monitoring.alerts.channels import configured
+from truecourse.monitoring.alerts.delivery import Channel, deliver
+from truecourse.monitoring.alerts.history import Decision
+from truecourse.monitoring.alerts.lifecycle import EVENTS, Settled, settle
+from truecourse.monitoring.alerts.retraining_policy import weigh
+from truecourse.monitoring.alerts.retraining_runs import follow
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.record import Decision
-from truecourse.monitoring.retraining import weigh
+from truecourse.problem.loader import load_problem
+from truecourse.registry import aliases
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.alerts")
 

@@ -3,12 +3,12 @@
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse.loading import load_problem
-from truecourse.monitoring import control
-from truecourse.storage import open_store
+from truecourse.monitoring.dashboard import control_page
+from truecourse.problem.loader import load_problem
+from truecourse.storage.object_store import open_store
 
 
 @task(name="control page", **RETRY)
 def publish_control(problem: str) -> str:
     """Write the page from the newest reports; its key in storage."""
-    return control.publish(open_store(), load_problem(problem))
+    return control_page.publish(open_store(), load_problem(problem))

@@ -10,19 +10,20 @@ from prefect import task
 
 from tasks.artifacts import show_page
 from tasks.retry import RETRY
-from truecourse import registry
 from truecourse.errors import TruecourseError
-from truecourse.loading import load_problem
-from truecourse.monitoring import contributions, reports
-from truecourse.monitoring.contributions import Parts
-from truecourse.monitoring.driftcheck import Checked, checked, sketched, some
+from truecourse.html import render
+from truecourse.monitoring import report_store
+from truecourse.monitoring.drift import attribution_drift
+from truecourse.monitoring.drift.attribution_drift import Parts
+from truecourse.monitoring.drift.check import Checked, checked, sketched, some
+from truecourse.monitoring.drift.evidently_report import sampled, second_opinion
+from truecourse.monitoring.drift.profile_builder import freeze
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.freezing import freeze
-from truecourse.monitoring.rivals import sampled, second_opinion
-from truecourse.pages import render
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.monitor")
 
@@ -39,10 +40,10 @@ def monitored(
     folder = f"reports/{problem.name}"
     parts = _parts(problem, tables, found.report)
     report = _with_parts(found.report, parts).model_copy(update={"page": f"{folder}/drift.html"})
-    report = reports.checked(report, at)
+    report = report_store.checked(report, at)
     if evidently:
         report = _with_opinions(problem, tables, report, f"{folder}/evidently-{_name(report)}")
-    reports.save(tables.store, report)
+    report_store.save(tables.store, report)
     named = f"{folder}/drift-{_name(report)}.html"
     drawn = _page(problem, found, report, parts)
     for key in (report.page, named):
@@ -63,7 +64,7 @@ def _parts(problem: Problem, tables: Tables, report: Report) -> Parts | None:
     if not problem.has_time:
         return None
     version, span = _looked_at(problem, report)
-    return contributions.contributions_moved(problem, tables, freeze(problem, version), span)
+    return attribution_drift.contributions_moved(problem, tables, freeze(problem, version), span)
 
 
 def _looked_at(problem: Problem, report: Report) -> tuple[ModelVersion, Window]:
@@ -76,7 +77,7 @@ def _with_parts(report: Report, parts: Parts | None) -> Report:
         return report
     told: dict[str, Any] = {"figures": report.figures | {"contributions": parts.figures()}}
     if parts.moved:
-        told["findings"] = (*report.findings, *contributions.findings(parts.moved))
+        told["findings"] = (*report.findings, *attribution_drift.findings(parts.moved))
         of = some([part.name for part in parts.moved])
         told["sentence"] = f"{report.sentence.rstrip('.')}; contributions moved: {of}."
     return report.model_copy(update=told)

@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.events import Event
 
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.record import Notice
+from truecourse.monitoring.alerts.history import Notice
 
 FINDING, RECOVERY = "truecourse.finding", "truecourse.recovery"
 _OURS = uuid.UUID("6d7f0f0e-0a53-4b0c-9a55-3f6f4f6b1f01")
@@ -33,7 +33,7 @@ def _event(problem: str, notice: Notice) -> Event:
         "prefect.resource.id": f"truecourse.finding.{problem}.{finding.key}",
         "prefect.resource.name": f"{finding.subject}: {finding.cause}",
         "truecourse.problem": problem,
-        "truecourse.check": finding.check,
+        "truecourse.authoring.checks.run": finding.check,
         "truecourse.cause": finding.cause,
         "truecourse.state": notice.kind,
     }

@@ -5,24 +5,26 @@ from datetime import UTC, datetime
 
 from prefect import task
 
-from services import platform
+from services.process import platform
+from tasks.monitoring.schedules import scheduled_flows
 from tasks.retry import RETRY
-from tasks.schedules import scheduled_flows
-from truecourse import endpoints
+from truecourse.deployment import endpoints
 from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
-from truecourse.monitoring import endpoint, healthpage, machine, pipelines, registrycheck, reports
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
+from truecourse.monitoring.health import endpoint, machine, pipelines, registry
+from truecourse.monitoring.health import page as healthpage
+from truecourse.problem.loader import load_problem
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.health")
 
 
 def _kept(report: Report) -> Report:
     kept = report.model_copy(update={"page": healthpage.page_key(report.problem)})
-    reports.refresh(open_store(), kept)
+    report_store.refresh(open_store(), kept)
     log.info("%s: %s", report.check, report.sentence)
     return kept
 
@@ -55,7 +57,7 @@ def _api() -> str:
 @task(name="check endpoint", **RETRY)
 def check_endpoint(problem: str) -> Report:
     """Ask every endpoint that should serve the problem for its meters, and hold it to its objectives. Wall clock."""
-    from services.scraping import looks
+    from services.process.scrape import looks
 
     spec = load_problem(problem)
     found = looks(endpoints.expected(spec.name), spec.name)
@@ -71,7 +73,7 @@ def check_machine(problem: str) -> Report:
 @task(name="check registry", **RETRY)
 def check_registry(problem: str) -> Report:
     """The files of the models in office, and what MLflow shows beside our record. Wall clock."""
-    return _kept(registrycheck.check_registry(load_problem(problem), open_store(), datetime.now(UTC)))
+    return _kept(registry.check_registry(load_problem(problem), open_store(), datetime.now(UTC)))
 
 
 @task(name="health page", **RETRY)

@@ -6,11 +6,12 @@ from datetime import datetime
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse.loading import load_problem
-from truecourse.monitoring import quality, reports
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.qualitypage import page
-from truecourse.tables import Tables
+from truecourse.monitoring.quality import check as quality
+from truecourse.monitoring.quality.page import page
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.quality")
 
@@ -22,8 +23,8 @@ def check_quality(problem: str, at: datetime | None = None) -> Report:
     specification = load_problem(problem)
     place = f"reports/{problem}/quality.html"
     report = quality.check_quality(specification, tables, at).model_copy(update={"page": place})
-    report = reports.checked(report, at)
+    report = report_store.checked(report, at)
     tables.store.put(place, page(specification, report).encode())
-    reports.save(tables.store, report)
+    report_store.save(tables.store, report)
     log.info("%s", report.sentence)
     return report

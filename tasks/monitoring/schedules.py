@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from services.platform import serving_since
+from services.process.platform import serving_since
 from truecourse.errors import PlatformError, SettingsError
-from truecourse.loading import default_problem
-from truecourse.monitoring.flowruns import GRACE, Outcome, Run, ScheduledFlow
+from truecourse.monitoring.health.flow_runs import GRACE, Outcome, Run, ScheduledFlow
+from truecourse.problem.loader import default_problem
 from truecourse.settings import REPOSITORY
 
 RUNS = 60

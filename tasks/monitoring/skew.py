@@ -6,13 +6,14 @@ from datetime import datetime
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse.loading import load_problem
-from truecourse.monitoring import reports, skew
+from truecourse.html import render
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
-from truecourse.pages import render
+from truecourse.monitoring.skew import check as skew
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.audit")
 
@@ -21,9 +22,9 @@ def audited(problem: Problem, tables: Tables, at: datetime | None = None, window
     """The audit's report, kept with its page."""
     report = skew.check_skew(problem, tables, at, window)
     page = f"reports/{problem.name}/skew.html"
-    report = reports.checked(report.model_copy(update={"page": page}), at)
+    report = report_store.checked(report.model_copy(update={"page": page}), at)
     tables.store.put(page, render("skew.html", report=report, problem=problem).encode())
-    reports.save(tables.store, report)
+    report_store.save(tables.store, report)
     log.info("%s", report.sentence)
     return report
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truecourse.errors import CheckBroken, FeatureError, ModelError, NotFound, TruecourseError
-from truecourse.monitoring import reports
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import BROKEN, Check, Finding, Report
-from truecourse.monitoring.statements import summed
-from truecourse.storage import open_store
+from truecourse.monitoring.wording import summed
+from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.monitor")
 _NOT_YET = (NotFound, ModelError, FeatureError)
@@ -39,7 +39,7 @@ def _unknown(error: TruecourseError) -> str:
 
 def _kept(report: Report) -> Report:
     try:
-        reports.save(open_store(), report)
+        report_store.save(open_store(), report)
     except Exception:  # storage may be what broke: the report still goes to whoever asked
         log.exception("the report of %s could not be kept", report.check)
     return report

@@ -14,7 +14,7 @@ from truecourse.errors import GateFailed
 from truecourse.problem import Promotion
 from truecourse.references import ModelVersion
 
-log = logging.getLogger("truecourse.promotion")
+log = logging.getLogger("truecourse.problem.promotion")
 _POLL = 2
 """Seconds between looks at whether the answer is there."""
 

@@ -7,18 +7,20 @@ from typing import Any
 
 from prefect import task
 
-from services import launch, swap
-from tasks.deploy_batch import schedule, unschedule
-from tasks.deploy_container import write_manifests
-from tasks.package import find_version
-from truecourse import aliases, deployments, registry
-from truecourse.bento import packaged
-from truecourse.deployment import DeploymentConfig
-from truecourse.environments import load_deployment
+from services.process import blue_green, launch
+from tasks.release.deploy_batch import schedule, unschedule
+from tasks.release.deploy_container import write_manifests
+from tasks.release.package import find_version
+from truecourse.deployment import history as deployments
+from truecourse.deployment.bento import packaged
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.loader import load_deployment
 from truecourse.errors import ModelError, PlatformError, TruecourseError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef, Deployment, ModelVersion
-from truecourse.storage import get_artifact, open_store
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import get_artifact, open_store
 
 log = logging.getLogger("truecourse.deploy")
 Work = Callable[[DeploymentConfig, ModelVersion, ArtifactRef, Path], str]
@@ -71,7 +73,7 @@ def _stop_server(environment: str, problem: str) -> None:
     if now is not None and now.version.problem != problem:
         what = f"its server was given to {now.version.problem}"
         raise PlatformError(what, where=f"{problem} in {environment}", cure="name that problem")
-    swap.stop(environment)
+    blue_green.stop(environment)
 
 
 def _verified(version: ModelVersion) -> ArtifactRef:
@@ -126,7 +128,7 @@ def split_traffic(config: DeploymentConfig, problem: str) -> None:
 
 
 def _serve(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:
-    return f"serves at {swap.swap(config, version, bento, folder).url}"
+    return f"serves at {blue_green.swap(config, version, bento, folder).url}"
 
 
 TARGETS: dict[str, Work] = {"process": _serve, "batch": schedule, "container": write_manifests}

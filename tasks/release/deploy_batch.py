@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from services import launch, smoke
-from tasks.prefectapi import Api
-from truecourse import deployments
-from truecourse.deployment import DeploymentConfig
+from services.process import launch, smoke_test
+from tasks.release.prefect_deployments import Api
+from truecourse.deployment import history as deployments
+from truecourse.deployment.config import DeploymentConfig
 from truecourse.errors import PlatformError
 from truecourse.references import ArtifactRef, ModelVersion
 from truecourse.settings import child_environment, get_settings
@@ -23,7 +23,7 @@ POOL = "truecourse"
 def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:
     """Test the Bento's script, and let Prefect run `score` at the configured times. Raises PlatformError if either
     fails; the schedule is then as it was."""
-    smoke.examples(folder, launch.environment(folder, get_settings().endpoint_port))
+    smoke_test.examples(folder, launch.environment(folder, get_settings().endpoint_port))
     place = deployments.place(config.environment)
     place.mkdir(parents=True, exist_ok=True)
     file = place / "prefect.yaml"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import yaml
 
-from truecourse import deployments
-from truecourse.cluster import manifests
-from truecourse.compose import DATABASES, compose
-from truecourse.deployment import DeploymentConfig
+from truecourse.deployment import history as deployments
+from truecourse.deployment.compose import DATABASES, compose
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.kubernetes import manifests
 from truecourse.references import ArtifactRef, ModelVersion
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 
 def write_manifests(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:

@@ -5,21 +5,23 @@ from datetime import UTC, datetime
 
 from prefect import task
 
-from tasks.promote import judge_version
+from tasks.release.promote import judge_version
 from tasks.retry import RETRY
-from tasks.snapshot import take_snapshot
-from truecourse import aliases, registry
-from truecourse.aliases import WIDEN, WITHDRAW
+from tasks.training.snapshot import take_snapshot
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem
-from truecourse.monitoring import guarding, reports
+from truecourse.monitoring import report_store
+from truecourse.monitoring.canary import decision as guarding
+from truecourse.monitoring.canary.decision import Decision, past_gates
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.guarding import Decision, past_gates
+from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
-from truecourse.storage import ObjectStore, open_store
-from truecourse.tables import Tables
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.registry.aliases import WIDEN, WITHDRAW
+from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.storage.tables import Tables
 
-log = logging.getLogger("truecourse.promotion")
+log = logging.getLogger("truecourse.problem.promotion")
 
 
 @task(name="judge canary", **RETRY)
@@ -65,7 +67,7 @@ def move_canary(problem: str, seen: Aliases, decision: Decision) -> Report:
     if overtaken is not None:
         said = f"The aliases were moved meanwhile ({overtaken.action}): {overtaken.reason}."
         report = report.model_copy(update={"sentence": said})
-    keep = reports.refresh if decision.action in ("rest", "wait") else reports.save
+    keep = report_store.refresh if decision.action in ("rest", "wait") else report_store.save
     keep(store, report)
     log.info("%s", report.sentence)
     return report
@@ -85,6 +87,6 @@ def _move(problem: str, seen: Aliases, decision: Decision) -> None:
 
 def _mirror(store: ObjectStore, problem: str, entries: list[Aliases]) -> None:
     """Make up for one that was killed between its move and MLflow's aliases: it left no report of that move."""
-    before = reports.latest(store, problem, "canary")
+    before = report_store.latest(store, problem, "canary")
     if entries and (before is None or before.figures.get("entry") != entries[-1].number):
         registry.mirror_aliases(problem)

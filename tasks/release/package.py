@@ -10,15 +10,16 @@ from pathlib import Path
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import inference, registry
-from truecourse.bento import bento_files, code_digest, is_recorded, packaged, record_package
-from truecourse.digests import sha256, sha256_file, sha256_json
+from truecourse.deployment import inference_config
+from truecourse.deployment.bento import bento_files, code_digest, is_recorded, packaged, record_package
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem
+from truecourse.hashing import sha256, sha256_file, sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef, ModelVersion, Package
+from truecourse.registry import versions as registry
 from truecourse.settings import child_environment, get_settings
-from truecourse.storage import ObjectStore, open_store, upload_artifact
+from truecourse.storage.object_store import ObjectStore, open_store, upload_artifact
 
 log = logging.getLogger("truecourse.package")
 
@@ -41,7 +42,7 @@ def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
     inputs = sha256_json(
         {name: sha256(data) for name, data in files.items()} | {"bentoml": metadata.version("bentoml")}
     )
-    inference.record(store, version, files[f"model/{inference.INFERENCE_FILE}"])
+    inference_config.record(store, version, files[f"model/{inference_config.INFERENCE_FILE}"])
     found = packaged(problem.name, version.version)
     if found is not None and found.inputs == inputs and store.exists(found.bento.key):
         log.info("version %d of %s is packaged already", version.version, problem.name)
@@ -72,7 +73,7 @@ def _build(store: ObjectStore, version: ModelVersion, files: dict[str, bytes], i
 def _run_build(place: Path, archive: Path, version: ModelVersion, inputs: str) -> None:
     home = place / "bentoml"
     (place / "tmp").mkdir()
-    command = [sys.executable, "-m", "services.build", str(place / "context"), str(archive), version.problem]
+    command = [sys.executable, "-m", "services.process.build", str(place / "context"), str(archive), version.problem]
     environment = child_environment(BENTOML_HOME=str(home), TMPDIR=str(place / "tmp"), PYTHONDONTWRITEBYTECODE="1")
     done = subprocess.run(  # noqa: S603
         [*command, f"{version.version}-{inputs[:12]}"],

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
-from services.prefect_client import PrefectClient
+from services.process.prefect_client import PrefectClient
 from truecourse.settings import prefect_environment
 
 Settings: TypeAlias = dict[str, Any]

@@ -8,22 +8,23 @@ from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 
 from tasks.artifacts import artifact_key
-from tasks.evaluate import opened
 from tasks.retry import RETRY
-from truecourse import aliases, registry
-from truecourse.comparison import shortage, unseen
+from tasks.training.evaluate import opened
 from truecourse.errors import GateFailed, ModelError
-from truecourse.evaluation import HeldOut, evidence
-from truecourse.gates import failed, judge, summed, unjudged
-from truecourse.loading import load_problem
+from truecourse.evaluation.evaluate import HeldOut, evidence
+from truecourse.evaluation.gates import failed, judge, summed, unjudged
+from truecourse.evaluation.paired_comparison import shortage, unseen
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import rows_of
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases, ModelVersion, Snapshot
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
-from truecourse.training import rows_of
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, counted_of
 
-log = logging.getLogger("truecourse.promotion")
+log = logging.getLogger("truecourse.problem.promotion")
 
 
 def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:

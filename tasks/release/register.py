@@ -5,19 +5,20 @@ from typing import Any
 
 from prefect import task
 
-from tasks.canary import begins_as_canary, start_canary
+from tasks.release.start_canary import begins_as_canary, start_canary
 from tasks.retry import RETRY
-from truecourse import aliases, registry, runs
-from truecourse.aliases import GUARDED, REGISTER, WITHDRAW
-from truecourse.digests import SEAL
 from truecourse.errors import ModelError
-from truecourse.gates import summed
-from truecourse.loading import judging_digest, load_problem
+from truecourse.evaluation.gates import summed
+from truecourse.hashing import SEAL
 from truecourse.problem import Problem
+from truecourse.problem.loader import judging_digest, load_problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
+from truecourse.registry import aliases, runs
+from truecourse.registry import versions as registry
+from truecourse.registry.aliases import GUARDED, REGISTER, WITHDRAW
 from truecourse.wording import counted
 
-log = logging.getLogger("truecourse.registry")
+log = logging.getLogger("truecourse.registry.versions")
 
 DONE, JUDGED_BY = "truecourse.registered", "truecourse.judged_by"
 

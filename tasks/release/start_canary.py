@@ -4,18 +4,19 @@ import logging
 
 from prefect import task
 
-from tasks.package import package_version
+from tasks.release.package import package_version
 from tasks.retry import RETRY
-from truecourse import aliases, registry
-from truecourse.aliases import CANARY
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem
-from truecourse.monitoring.guarding import unlogged
+from truecourse.monitoring.canary.decision import unlogged
 from truecourse.problem import Problem
-from truecourse.promotion import Canary
+from truecourse.problem.loader import load_problem
+from truecourse.problem.promotion import Canary
 from truecourse.references import Aliases, ModelVersion
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.registry.aliases import CANARY
 
-log = logging.getLogger("truecourse.promotion")
+log = logging.getLogger("truecourse.problem.promotion")
 
 
 def begins_as_canary(problem: Problem, seen: Aliases, version: ModelVersion) -> bool:

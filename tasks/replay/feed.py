@@ -6,16 +6,16 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.ingest import ingest_sources
-from tasks.replaying.beside import Beside
-from tasks.validate import validate_new
-from truecourse.features import compute_view
+from tasks.data.ingest import ingest_sources
+from tasks.data.validate import validate_new
+from tasks.replay.worker_process import Beside
+from truecourse.data.validation_report import in_order_of_reference
+from truecourse.features.compute import compute_view
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Objects, Problem
-from truecourse.replay.restaged import batch_key
+from truecourse.replay.problem_copy import batch_key
 from truecourse.replay.world import World, delivered
-from truecourse.tables import Tables
-from truecourse.validation import in_order_of_reference
+from truecourse.storage.tables import Tables
 
 
 class Feed:

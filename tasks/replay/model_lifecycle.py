@@ -8,20 +8,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.replaying.desk import Asked, Desk
-from tasks.replaying.retrain import Retrained, fit, judge
-from truecourse import aliases, registry
-from truecourse import frame as frames
-from truecourse.encoding import Array, Vocabulary
+from tasks.replay.requests import Asked, Desk
+from tasks.replay.retrain import Retrained, fit, judge
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError
-from truecourse.gates import failed
-from truecourse.monitoring import attempts
-from truecourse.monitoring.record import Alarm, Attempt
+from truecourse.evaluation.gates import failed
+from truecourse.features import frame as frames
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.monitoring.alerts import retraining_runs
+from truecourse.monitoring.alerts.history import Alarm, Attempt
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun, Window
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
 from truecourse.replay import outcome
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 PROBATION = timedelta(days=28)
 """So long after a promotion the model before it is scored beside it."""
@@ -81,7 +84,7 @@ class Office:
         if attempt is None:
             return said
         made = self._retrain(now, "the first of the month" if now.day == 1 else ", ".join(attempt.alarms))
-        attempts.end(
+        retraining_runs.end(
             self._tables.store, self._problem.name, attempt.number, now, made.version, made.gates, made.promoted
         )
         if made.promoted:
@@ -95,9 +98,9 @@ class Office:
         learned that is known to be wrong."""
         spoilers = [a for a in alarms if a.finding.cause in self._problem.monitoring.retraining.spoilers]
         if now.day == 1 and not spoilers:
-            begun = attempts.begin(self._tables.store, self._problem, now, "the first of the month")
+            begun = retraining_runs.begin(self._tables.store, self._problem, now, "the first of the month")
         elif alarms:
-            begun = attempts.begin(self._tables.store, self._problem, now)
+            begun = retraining_runs.begin(self._tables.store, self._problem, now)
         else:
             return None
         return begun if isinstance(begun, Attempt) else None
@@ -136,7 +139,7 @@ class Office:
         why = f"its loss was higher by {found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
         entry = aliases.roll_back(self._problem.name, why, self._before.version)
         registry.mirror_aliases(self._problem.name)
-        attempts.follow(self._tables.store, self._problem.name, aliases.history(self._problem.name), now)
+        retraining_runs.follow(self._tables.store, self._problem.name, aliases.history(self._problem.name), now)
         assert entry.champion is not None
         self._enter(entry.champion, now)
         self._before = None
@@ -159,6 +162,6 @@ class Office:
         closed = now - self._problem.label.closes_after
         window = Window(start=self._since.replace(tzinfo=None), end=closed.replace(tzinfo=None))
         truth = frames.spine(self._problem, self._tables, clean_versions(self._problem, self._tables), window)
-        truth = truth.filter(pc.less_equal(truth["known_at"], pa.scalar(now, frames.UTC_TIME)))
+        truth = truth.filter(pc.less_equal(truth["known_at"], pa.scalar(now, UTC_TIME)))
         places = pc.index_in(pa.array(ids, pa.string()), truth["id"].combine_chunks())
         return self.vocabulary.labels(truth.select(["label"]).take(places))

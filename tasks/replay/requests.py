@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from services.answered import Answered
-from services.incumbents import Incumbents
-from services.log import Masking
-from services.prediction import Columns, Events, Predictor, registered_predictor
-from services.served import Served
-from services.spool import Spool
-from services.spooling import Limits
-from truecourse import registry, shipping
-from truecourse.contract import DECISION_TIME, example
-from truecourse.encoding import Array, columns_of
-from truecourse.model import Model
+from services.log.recorder import Masking
+from services.log.spool import Spool
+from services.log.spool_types import Limits
+from services.model.model_router import Served
+from services.model.predictor import Columns, Events, Predictor, registered_predictor
+from services.model.results import Answered
+from services.model.traffic_split import Incumbents
+from truecourse.arrays import Array, columns_of
+from truecourse.modeling.model import Model
+from truecourse.monitoring.drift.unit_changes import change
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.replay.changes import change
-from truecourse.replay.planted import Planted
+from truecourse.registry import versions as registry
+from truecourse.replay.faults import Planted
 from truecourse.replay.world import naive
-from truecourse.rows import Rows
+from truecourse.serving import log_shipping
+from truecourse.serving.contract import DECISION_TIME, example
+from truecourse.serving.rows import Rows
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ class Desk:
             answered.append(part)
             spool.flush()
         spool.flush(seal=True)
-        shipping.ship(self._problem.name)
+        log_shipping.ship(self._problem.name)
         return self._asked(predictor, answered, beside, refused)
 
     def _spool(self) -> Spool:
         """A spool with no thread of its own: it is written when the replay says so."""
         masking = Masking(self._served, get_settings().log_secret.get_secret_value().encode())
-        spool = Spool(shipping.spool_folder(self._problem.name), masking, Limits())
+        spool = Spool(log_shipping.spool_folder(self._problem.name), masking, Limits())
         self._served.record = spool.put
         return spool
 

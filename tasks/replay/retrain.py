@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tasks.evaluate import judge_model
-from tasks.register import register_model
-from tasks.snapshot import build_snapshot, feature_versions
-from tasks.train import train_model
-from truecourse import registry
-from truecourse.monitoring.moving import problem_at
+from tasks.features.decision_frame import feature_versions
+from tasks.release.register import register_model
+from tasks.training.evaluate import judge_model
+from tasks.training.snapshot import build_snapshot
+from tasks.training.train import train_model
+from truecourse.data.sql import clean_versions
+from truecourse.modeling.rolling_split import problem_at
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables
 
 
 @dataclass(frozen=True)

@@ -15,32 +15,37 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.replaying.beside import Beside
-from tasks.replaying.desk import Desk
-from tasks.replaying.feed import Feed
-from tasks.replaying.office import Office
-from tasks.snapshot import feature_versions
-from truecourse import frame as frames
-from truecourse.encoding import Array
+from tasks.features.decision_frame import feature_versions
+from tasks.replay.feed import Feed
+from tasks.replay.model_lifecycle import Office
+from tasks.replay.requests import Desk
+from tasks.replay.worker_process import Beside
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.data.sql import clean_versions
 from truecourse.errors import Fault, FeatureError, NotFound, ReplayError
-from truecourse.loading import load_problem
-from truecourse.monitoring import quality, record, reports, skew
-from truecourse.monitoring.alarms import settle
-from truecourse.monitoring.driftcheck import check_drift
+from truecourse.evaluation.plots import png
+from truecourse.features import frame as frames
+from truecourse.html import render, svg
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts.lifecycle import settle
+from truecourse.monitoring.drift.check import check_drift
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.pages import render, svg
-from truecourse.plots import png
-from truecourse.problem import Problem, midnight
+from truecourse.monitoring.quality import check as quality
+from truecourse.monitoring.skew import check as skew
+from truecourse.problem import Problem
+from truecourse.problem.definition import midnight
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
-from truecourse.replay import outcome, picture
+from truecourse.replay import outcome, timeline_plot
+from truecourse.replay.faults import Planted, planted
 from truecourse.replay.outcome import Alarm, Played
-from truecourse.replay.planted import Planted, planted
-from truecourse.replay.restaged import restage
+from truecourse.replay.problem_copy import restage
 from truecourse.replay.world import World, as_clean, read_world
 from truecourse.settings import elsewhere, get_settings
-from truecourse.sql import clean_versions
-from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables, clean_table
 
 DAY = timedelta(days=1)
 MORNING = timedelta(hours=6)
@@ -196,7 +201,7 @@ class Replay:
 
     def _between(self, start: datetime, end: datetime) -> pa.Table:
         times = self._decisions["decision_time"]
-        first, last = (pa.scalar(moment, frames.UTC_TIME) for moment in (start, end))
+        first, last = (pa.scalar(moment, UTC_TIME) for moment in (start, end))
         return self._decisions.filter(pc.and_(pc.greater_equal(times, first), pc.less(times, last)))
 
     def _check(self, now: datetime) -> tuple[record.Alarm, ...]:
@@ -212,7 +217,7 @@ class Replay:
         found += [audited, measured.result(), moved]
         self._checked = [report.check for report in found]
         for report in found:
-            reports.save(self._tables.store, report)
+            report_store.save(self._tables.store, report)
             if report.check == "drift":
                 self._drift.append((now.isoformat(), len(report.findings) / max(len(self.problem.features), 1)))
         settled = settle(self._tables.store, self.problem, found, now)
@@ -284,7 +289,7 @@ def sentence(document: dict[str, Any]) -> str:
 
 def _kept(problem: Problem, document: dict[str, Any], place: Path) -> dict[str, Any]:
     """The document, the page and the picture, into the replay's home."""
-    drawn = {"timeline": picture.timeline(document), "ranking": picture.ranking(document)}
+    drawn = {"timeline": timeline_plot.timeline(document), "ranking": timeline_plot.ranking(document)}
     (place / "replay.png").write_bytes(png(drawn["timeline"]))
     plots = {"timeline": svg(drawn["timeline"], "The replay over time"), "ranking": svg(drawn["ranking"], "By month")}
     (place / "replay.html").write_text(render("replay.html", it=document, problem=problem, **plots))

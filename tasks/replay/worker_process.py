@@ -8,9 +8,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from truecourse.loading import load_problem
 from truecourse.problem import Problem
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +59,6 @@ def _call(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _ready(problem: Problem, tables: Tables) -> int:
-    from truecourse.monitoring import quality  # noqa: F401
+    from truecourse.monitoring.quality import check as quality  # noqa: F401
 
     return os.getpid()

@@ -7,22 +7,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 
-from services import script
-from services.script import Scorer
-from tasks.ownrows import own_features
-from tasks.package import find_version
+from services.model import scoring_script
+from services.model.scoring_script import Scorer
+from tasks.features.decision_frame import decision_frame, feature_versions
+from tasks.features.trained_features import own_features
+from tasks.release.package import find_version
 from tasks.retry import RETRY
-from tasks.snapshot import decision_frame, feature_versions
-from truecourse import frame as frames
-from truecourse import scoring
-from truecourse.digests import sha256_json
+from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
-from truecourse.loading import load_problem, training_digest
+from truecourse.features import frame as frames
+from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem, training_digest
 from truecourse.references import ModelVersion, TableVersion, Window
-from truecourse.scoring import Batch, Done, Span, predictions_table
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.serving import batch_scoring
+from truecourse.serving.batch_scoring import Batch, Done, Span, predictions_table
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.score")
 Versions = dict[str, TableVersion]
@@ -37,7 +37,7 @@ def score_decisions(problem: str, number: int | None, window: Window, explain: b
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
     batch = decisions_batch(spec, version, clean, features, explain)
-    scorer = script.init(version)
+    scorer = scoring_script.init(version)
     if spec.has_time:
         _score_times(spec, tables, scorer, batch, clean, features, window)
     else:
@@ -54,7 +54,7 @@ def decisions_batch(
     """All decisions of a problem by one model are one batch, whatever window of them is scored."""
     inputs = [training_digest(problem), *(str(v) for v in (*clean.values(), *features.values()))]
     read = (*clean.values(), *features.values())
-    return Batch(scoring.decisions_batch(version), sha256_json(inputs), version, explain, read)
+    return Batch(batch_scoring.decisions_batch(version), sha256_json(inputs), version, explain, read)
 
 
 def _score_times(
@@ -67,7 +67,7 @@ def _score_times(
     ends = pc.min_max(times).as_py()
     first, last = (ends[side].replace(tzinfo=None) for side in ("min", "max"))
     done = Done(tables, problem.name, batch)
-    for span in scoring.time_spans(first, last, len(times), window):
+    for span in batch_scoring.time_spans(first, last, len(times), window):
         if done.has(span):
             continue
         assert isinstance(span.start, datetime)
@@ -80,8 +80,8 @@ def _score_times(
 def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, frame: pa.Table) -> None:
     """Of a problem with no time: parts are slices of the canonical order."""
     done = Done(tables, problem.name, batch)
-    frame = frame.append_column(scoring.ROW, pa.array(range(len(frame)), pa.int64()))
-    for span in scoring.row_spans(len(frame)):
+    frame = frame.append_column(batch_scoring.ROW, pa.array(range(len(frame)), pa.int64()))
+    for span in batch_scoring.row_spans(len(frame)):
         if not done.has(span):
             assert isinstance(span.start, int)
             assert isinstance(span.end, int)
@@ -90,8 +90,8 @@ def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, 
 
 def write(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, span: Span, frame: pa.Table) -> None:
     """One part of a batch as one commit, in place of what an earlier run wrote for it."""
-    scores = script.run(scorer, frame, batch.explain)
-    rows = scoring.scored(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
+    scores = scoring_script.run(scorer, frame, batch.explain)
+    rows = batch_scoring.scored(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
     name, commit = predictions_table(problem.name), batch.commit(span, len(rows))
     tables.replace(name, rows, commit, where=span.predicate(batch.id) if tables.exists(name) else None, merge=True)
     log.info("%s: %s rows scored, %s to %s", problem.name, f"{len(rows):,}", span.start, span.end)

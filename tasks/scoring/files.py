@@ -15,29 +15,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 
-from services import script
-from services.script import Scorer
-from tasks.package import find_version
+from services.model import scoring_script
+from services.model.scoring_script import Scorer
+from tasks.features.decision_frame import feature_versions, with_view_features
+from tasks.release.package import find_version
 from tasks.retry import RETRY
-from tasks.score import write
-from tasks.snapshot import feature_versions, with_view_features
-from truecourse import frame as frames
-from truecourse import registry
-from truecourse.contract import DECISION_TIME, Contract
-from truecourse.deliveries import archive
-from truecourse.digests import sha256_json
+from tasks.scoring.decisions import write
+from truecourse.data.arrow_types import UTC_TIME, arrow_type
+from truecourse.data.deliveries import archive
+from truecourse.data.sources import Located
+from truecourse.data.sql import clean_versions
 from truecourse.errors import RowFault, SourceError
-from truecourse.loading import load_problem, training_digest
+from truecourse.features import frame as frames
+from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem, training_digest
 from truecourse.references import FileScores, ModelVersion, TableVersion
-from truecourse.request import RowReader
-from truecourse.rowfiles import Row, RowFiles, described, find
-from truecourse.rows import Rows
-from truecourse.scoring import BATCH, ROW, SCORED, Batch, Done, Span, predictions_table, rejected_table
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import BATCH, ROW, SCORED, Batch, Done, Span, predictions_table, rejected_table
+from truecourse.serving.contract import DECISION_TIME, Contract
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.row_files import Row, RowFiles, described, find
+from truecourse.serving.rows import Rows
 from truecourse.settings import get_settings
-from truecourse.sources import Located
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.score")
@@ -45,7 +46,7 @@ FILE_ROWS = 50_000
 """Rows held at once."""
 _REJECTED = pa.schema(
     [(BATCH, pa.string()), (ROW, pa.int64()), ("reasons", pa.string()), ("values", pa.string()),
-     ("rejected_at", frames.UTC_TIME)]
+     ("rejected_at", UTC_TIME)]
 )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
         for file in files:
             archive(tables.store, spec.name, SCORED, file.sha256, file.path)
         batch = file_batch(spec, version, files, features, explain)
-        scorer = FileScorer(spec, tables, script.init(version), contract, batch, features)
+        scorer = FileScorer(spec, tables, scoring_script.init(version), contract, batch, features)
         rows = chain.from_iterable(zip(part.rows, part.ids, strict=True) for f in files for part in reader.read(f))
         count = _score(scorer, rows)
     if not count:
@@ -136,9 +137,9 @@ def request_frame(problem: Problem, batch: Batch, rows: Rows, start: int, given:
     ids = [given[place] or f"{batch.id[:16]}:{start + place}" for place in rows.accepted]
     columns: dict[str, Any] = {"id": pa.array(ids, pa.string())}
     if rows.decision_times is not None:
-        columns[DECISION_TIME] = pa.array(rows.decision_times).cast(frames.UTC_TIME)
+        columns[DECISION_TIME] = pa.array(rows.decision_times).cast(UTC_TIME)
     for name, column in problem.request_fields.items():
-        columns[name] = pa.array(rows.values[name], from_pandas=True).cast(frames.arrow_type(column))
+        columns[name] = pa.array(rows.values[name], from_pandas=True).cast(arrow_type(column))
     columns[ROW] = pa.array(places, pa.int64())
     return frames.with_request_features(problem, pa.table(columns))
 

@@ -5,9 +5,9 @@ import logging
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import shipping
-from truecourse.predictionlog import log_table
-from truecourse.tables import Tables
+from truecourse.serving import log_shipping
+from truecourse.serving.prediction_log import log_table
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.log")
 
@@ -15,7 +15,7 @@ log = logging.getLogger("truecourse.log")
 @task(name="ship", **RETRY)
 def ship_log(problem: str) -> int:
     """The number of predictions shipped; 0 as well while a shipper beside an endpoint is at it."""
-    shipment = shipping.ship(problem)
+    shipment = log_shipping.ship(problem)
     log.info("%s predictions shipped", f"{shipment.records:,}")
     return shipment.records
 

@@ -10,25 +10,27 @@ from typing import Any
 from prefect import task
 
 from tasks.artifacts import show_page
-from tasks.ownrows import own_rows_of
+from tasks.features.trained_features import own_rows_of
 from tasks.retry import RETRY
-from truecourse import modelpage, plots, registry, runs, tracking
-from truecourse.comparison import Rival
-from truecourse.digests import SEAL, sealed, sha256
-from truecourse.encoding import Array
-from truecourse.evaluation import HeldOut, evidence
-from truecourse.gates import judge, summed
-from truecourse.loading import load_problem
-from truecourse.monitoring import control
-from truecourse.pages import unlinked
+from truecourse.arrays import Array
+from truecourse.evaluation import model_page, plots
+from truecourse.evaluation.evaluate import HeldOut, evidence
+from truecourse.evaluation.gates import judge, summed
+from truecourse.evaluation.paired_comparison import Rival
+from truecourse.evaluation.tries import number_of
+from truecourse.hashing import SEAL, sealed, sha256
+from truecourse.html import unlinked
+from truecourse.modeling.snapshot import load_frame, load_manifest
+from truecourse.modeling.training import rows_of
+from truecourse.monitoring.dashboard import control_page
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TrainedRun
-from truecourse.snapshot import load_frame, load_manifest
-from truecourse.storage import ObjectStore, open_store
-from truecourse.training import rows_of
-from truecourse.tries import number_of
+from truecourse.registry import mlflow_runs, runs
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import ObjectStore, open_store
 
-log = logging.getLogger("truecourse.evaluation")
+log = logging.getLogger("truecourse.evaluation.evaluate")
 REPORT = "report.json"
 
 
@@ -48,7 +50,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     images = plots.draw(test, json.loads(runs.artifact(run.run_id, "training.json")))
     page = _page(spec, run, store, report, images)
     store.put(page_key(run), page)
-    control.require_page(store, spec)
+    control_page.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
     _keep(run, report, files | {"model.html": unlinked(page.decode()).encode()})
     show_page(page_key(run), "model", run.problem, "The model's evaluation")
@@ -101,7 +103,7 @@ def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[st
     training = json.loads(runs.artifact(run.run_id, "training.json"))
     manifest = load_manifest(store, run.snapshot)
     lineage = json.loads(runs.artifact(run.run_id, "lineage.json"))
-    return modelpage.render(problem, run, report, training, manifest, lineage, images).encode()
+    return model_page.render(problem, run, report, training, manifest, lineage, images).encode()
 
 
 def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> None:
@@ -110,6 +112,6 @@ def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> N
     files |= {REPORT: sealed(report)}
     report |= {SEAL: sha256(files[REPORT])}
     runs.put_artifacts(run.run_id, files)
-    with tracking.telling("of the evaluation"):
-        tracking.log_evaluation(run.run_id, report)
-        tracking.copy_artifacts(run.run_id, files)
+    with mlflow_runs.telling("of the evaluation"):
+        mlflow_runs.log_evaluation(run.run_id, report)
+        mlflow_runs.copy_artifacts(run.run_id, files)

@@ -1,7 +1,7 @@
 """Make a model again in a home of its own, from an archived problem and the data that a reproduction put there.
 
-`python -m tasks.rebuild PLAN` is a process of its own (tasks/reproduce.py starts it): neither the problem's folder nor
-what was imported before is part of the result, which is written beside the plan.
+`python -m tasks.training.rebuild PLAN` is a process of its own (tasks/training/reproduce.py starts it): neither the
+problem's folder nor what was imported before is part of the result, which is written beside the plan.
 """
 
 import dataclasses
@@ -12,21 +12,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks.snapshot import build_snapshot, feature_versions
-from tasks.validate import judge_and_write
-from truecourse.batches import Pending
-from truecourse.deliveries import Delivery, accepted
-from truecourse.digests import sha256
+from tasks.data.validate import judge_and_write
+from tasks.features.decision_frame import feature_versions
+from tasks.training.snapshot import build_snapshot
+from truecourse.data.deliveries import Delivery, accepted
+from truecourse.data.pending_batch import Pending
+from truecourse.data.reread import restore
+from truecourse.data.sql import clean_versions
 from truecourse.errors import SourceError, TruecourseError
-from truecourse.features import compute_view
-from truecourse.loading import load_problem
+from truecourse.features.compute import compute_view
+from truecourse.hashing import sha256
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import library_versions, train, with_parameters
 from truecourse.problem import Problem, RandomSplit, TimeSplit
+from truecourse.problem.loader import load_problem
 from truecourse.references import Reference, Snapshot, TableVersion
-from truecourse.rereading import restore
-from truecourse.snapshot import load_frame
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
-from truecourse.training import library_versions, train, with_parameters
+from truecourse.storage.tables import Tables
 
 Start = Literal["source", "clean", "features"]
 

@@ -11,19 +11,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.rebuild import Judgement, Plan, Rebuilt, Start, result_file
-from tasks.trace import trace_model
-from truecourse import archive, deliveries, registry, runs
-from truecourse.deliveries import Delivery, archive_key
+from tasks.training.rebuild import Judgement, Plan, Rebuilt, Start, result_file
+from tasks.training.trace import trace_model
+from truecourse.data import deliveries
+from truecourse.data.deliveries import Delivery, archive_key
+from truecourse.data.sources import scratch
+from truecourse.data.sql import connect
 from truecourse.errors import ModelError, NotFound, TruecourseError
-from truecourse.links import Link, link, summed, unknown
+from truecourse.modeling.snapshot import Manifest, load_manifest
 from truecourse.references import ModelVersion, TableVersion, TrainedRun
+from truecourse.registry import run_archive, runs
+from truecourse.registry import versions as registry
 from truecourse.settings import REPOSITORY, Settings, child_environment
-from truecourse.snapshot import Manifest, load_manifest
-from truecourse.sources import scratch
-from truecourse.sql import connect
-from truecourse.storage import LocalStore
-from truecourse.tables import Tables, clean_table, raw_table
+from truecourse.storage.lineage_links import Link, link, summed, unknown
+from truecourse.storage.object_store import LocalStore
+from truecourse.storage.tables import Tables, clean_table, raw_table
 from truecourse.wording import counted
 
 SAME = "byte for byte the recorded one"
@@ -99,7 +101,7 @@ def _rebuilt(recorded: Recorded, tables: Tables, home: Path, start: Start) -> Re
     version, problem = recorded.version, recorded.version.problem
     where = f"version {version.version} of {problem}"
     try:
-        archive.unpack_folder(runs.artifact(version.run_id, archive.FOLDER), home / "problems" / problem)
+        run_archive.unpack_folder(runs.artifact(version.run_id, run_archive.FOLDER), home / "problems" / problem)
     except NotFound:
         raise ModelError("no problem was archived with its run", where=where, cure="restore the run's files") from None
     made = Tables(_settings(home))
@@ -120,7 +122,7 @@ def _rebuilt(recorded: Recorded, tables: Tables, home: Path, start: Start) -> Re
         TRUECOURSE_PROBLEMS=str(home / "problems"),
         PREFECT_HOME=str(home / "prefect"),
     )
-    command = [sys.executable, "-m", "tasks.rebuild", str(file)]
+    command = [sys.executable, "-m", "tasks.training.rebuild", str(file)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-8:])
@@ -224,8 +226,8 @@ def _differing(tables: Tables, before: TableVersion, made: Tables, now: TableVer
 
 def _differences(recorded: Recorded, rebuilt: Rebuilt) -> dict[str, list[Any]]:
     """What the model was made with, and what it was rebuilt with, where they differ."""
-    then = json.loads(runs.artifact(recorded.run.run_id, archive.ENVIRONMENT))
-    now = archive.environment_now()
+    then = json.loads(runs.artifact(recorded.run.run_id, run_archive.ENVIRONMENT))
+    now = run_archive.environment_now()
     pairs = {f"library {name}": [version, rebuilt.versions.get(name)] for name, version in then["versions"].items()}
     pairs |= {name: [then[name], now[name]] for name in ("platform", "python")}
     pairs["training code"] = [then["truecourse"]["method_sha256"], now["truecourse"]["method_sha256"]]

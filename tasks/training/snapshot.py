@@ -1,64 +1,30 @@
 """Build the training frame, point in time, and freeze it as a snapshot."""
 
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import task
 
-from feature_repo.store import historical_features
+from tasks.features.decision_frame import Versions, decision_frame, feature_versions
 from tasks.retry import RETRY
-from truecourse import frame as frames
-from truecourse import lookahead
-from truecourse.clock import data_end
-from truecourse.definitions import feature_table
-from truecourse.digests import sha256_json
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError, NotFound
-from truecourse.loading import load_problem, training_digest, training_document
-from truecourse.monitoring.moving import problem_at
+from truecourse.features import frame as frames
+from truecourse.features import lookahead_proof
+from truecourse.features.clock import data_end
+from truecourse.hashing import sha256_json
+from truecourse.modeling.rolling_split import problem_at
+from truecourse.modeling.snapshot import Input, Manifest, save
+from truecourse.modeling.training import library_versions, method_digest
 from truecourse.problem import Problem, RandomSplit
-from truecourse.references import Snapshot, TableVersion, Window, naive_utc
-from truecourse.snapshot import Input, Manifest, save
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
-from truecourse.training import library_versions, method_digest
+from truecourse.problem.loader import load_problem, training_digest, training_document
+from truecourse.references import Snapshot, naive_utc
+from truecourse.storage.tables import Tables
 
-log = logging.getLogger("truecourse.snapshot")
-Versions = Mapping[str, TableVersion]
-
-
-def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[str, TableVersion]:
-    """The newest version of every feature table. Raises FeatureError for one that is behind its tables."""
-    versions: dict[str, TableVersion] = {}
-    cure = f"truecourse run materialize --problem {problem.name}"
-    for view in problem.views:
-        version = tables.version(feature_table(problem, view.name))
-        if version is None:
-            raise NotFound("the view was never computed", where=f"{problem.name}.{view.name}", cure=cure)
-        _, commit = tables.commits(version.name)[-1]
-        current = {reference.name: reference for reference in clean.values()}
-        for item in map(TableVersion.model_validate, commit.get("inputs", ())):
-            if item.name in current and item != current[item.name]:
-                what = f"was computed from {item}, and the table is at version {current[item.name].version}"
-                raise FeatureError(what, where=f"{problem.name}.{view.name}", cure=cure)
-        versions[view.name] = version
-    return versions
-
-
-def decision_frame(
-    problem: Problem, tables: Tables, clean: Versions, features: Versions, window: Window | None = None
-) -> pa.Table:
-    """Every decision of the window with its request fields and features as they were known at its decision time."""
-    spine = frames.with_request_features(problem, frames.spine(problem, tables, clean, window))
-    return with_view_features(problem, tables, spine, features)
-
-
-def with_view_features(problem: Problem, tables: Tables, spine: pa.Table, features: Versions) -> pa.Table:
-    if not problem.views:
-        return spine
-    return frames.in_order(historical_features(problem, tables, spine, features))
+log = logging.getLogger("truecourse.modeling.snapshot")
 
 
 def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) -> tuple[pa.Table, dict[str, int]]:
@@ -93,16 +59,14 @@ def _closed(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Tab
     clock = until.replace(tzinfo=UTC) if until else pc.max(frame["known_at"]).as_py()
     if clock is None:
         return frame
-    return frame.filter(
-        pc.less_equal(frame["decision_time"], pa.scalar(clock - problem.label.closes_after, frames.UTC_TIME))
-    )
+    return frame.filter(pc.less_equal(frame["decision_time"], pa.scalar(clock - problem.label.closes_after, UTC_TIME)))
 
 
 def _known(frame: pa.Table, until: datetime | None) -> pa.ChunkedArray:
     there = pc.is_valid(frame["label"])
     if until is None or "known_at" not in frame.column_names:
         return there
-    return pc.and_kleene(there, pc.less_equal(frame["known_at"], pa.scalar(until.replace(tzinfo=UTC), frames.UTC_TIME)))
+    return pc.and_kleene(there, pc.less_equal(frame["known_at"], pa.scalar(until.replace(tzinfo=UTC), UTC_TIME)))
 
 
 def _present(frame: pa.Table, name: str) -> list[str]:
@@ -116,7 +80,7 @@ def build_snapshot(
 
     Raises LookAheadError where SQL reads what was not known yet."""
     decisions = decision_frame(problem, tables, clean, features)
-    proof = lookahead.proven(problem, tables, clean, features, decisions)
+    proof = lookahead_proof.proven(problem, tables, clean, features, decisions)
     frame, account = training_frame(problem, decisions, until)
     inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
     manifest = Manifest(
@@ -173,8 +137,8 @@ def _taken(tables: Tables, key: str) -> Snapshot | None:
 
 @task(name="newest decision", **RETRY)
 def newest_decision(problem: str) -> datetime | None:
-    """When (UTC) the data's newest decision was taken, with `clock="data"` as truecourse.clock tells it; None for a
-    problem without time."""
+    """When (UTC) the data's newest decision was taken, with `clock="data"` as truecourse.features.clock tells it; None
+    for a problem without time."""
     spec, tables = load_problem(problem), Tables()
     if not spec.has_time or spec.clock == "data":
         return data_end(spec, tables)

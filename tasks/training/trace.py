@@ -6,30 +6,34 @@ from typing import Any
 
 import pyarrow as pa
 
-from truecourse import filedigests, lineage, mirrorlinks, predictionlinks, predictionlog, registry, registrylinks, runs
 from truecourse.errors import IntegrityError, ModelError, StorageError, TruecourseError
-from truecourse.links import Link, summed, unknown, verify_object
+from truecourse.lineage import mlflow_links, prediction_links, version_links
+from truecourse.lineage.version_links import MODEL, artifacts_of
+from truecourse.modeling.snapshot import load_manifest
 from truecourse.references import ModelVersion
-from truecourse.registrylinks import MODEL, artifacts_of
-from truecourse.scoring import predictions_table, scored_by_id
-from truecourse.shipping import damaged_segments, ship
-from truecourse.snapshot import load_manifest
-from truecourse.tables import Tables
+from truecourse.registry import lineage_record, runs
+from truecourse.registry import versions as registry
+from truecourse.serving import prediction_log
+from truecourse.serving.batch_scoring import predictions_table, scored_by_id
+from truecourse.serving.log_shipping import damaged_segments, ship
+from truecourse.storage import file_digests
+from truecourse.storage.lineage_links import Link, summed, unknown, verify_object
+from truecourse.storage.tables import Tables
 
 
 def trace_model(problem: str, number: int) -> dict[str, Any]:
-    """{"model": ..., "state": "verified", "changed" or "unknown", "verified": bool, "links": [truecourse.links.Link]},
-    from the version to its sources. A broken link does not end the walk as long as the next can be found. Raises
-    ModelError if there is no such version."""
+    """{"model": ..., "state": "verified", "changed" or "unknown", "verified": bool, "links":
+    [truecourse.storage.lineage_links.Link]}, from the version to its sources. A broken link does not end the walk as
+    long as the next can be found. Raises ModelError if there is no such version."""
     version, tables = registry.version(problem, number), Tables()
-    links = registrylinks.run_links(tables.store, version)
+    links = version_links.run_links(tables.store, version)
     tags = _run_tags(version)
     links += [_artifact_link(tables, version, name, digest) for name, digest in artifacts_of(tags).items()]
-    links += registrylinks.gate_links(tables.store, version)
-    links += registrylinks.package_links(tables.store, version)
-    links.append(registrylinks.alias_link(problem))
-    links += registrylinks.deployment_links(tables.store, version)
-    links += mirrorlinks.mirror_links(tables.store, version)
+    links += version_links.gate_links(tables.store, version)
+    links += version_links.package_links(tables.store, version)
+    links.append(version_links.alias_link(problem))
+    links += version_links.deployment_links(tables.store, version)
+    links += mlflow_links.mirror_links(tables.store, version)
     links += _snapshot_links(problem, tables, version, tags)
     state = summed(links)
     return {"model": version.model_dump(), "state": state, "verified": state == "verified", "links": links}
@@ -59,9 +63,9 @@ def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: M
     try:
         manifest = load_manifest(tables.store, snapshot)
         recorded = json.loads(runs.artifact(version.run_id, "lineage.json"))
-        links += lineage.verify_tables(tables, manifest, recorded)
-        links += lineage.verify_validation(tables, recorded)
-        return links + lineage.verify_sources(problem, tables, recorded)
+        links += lineage_record.verify_tables(tables, manifest, recorded)
+        links += lineage_record.verify_validation(tables, recorded)
+        return links + lineage_record.verify_sources(problem, tables, recorded)
     except (TruecourseError, ValueError, KeyError, TypeError) as error:
         # A document that was changed may no longer be read: what lies behind it cannot be vouched for.
         return [*links, unknown("inputs", snapshot.manifest_key, f"cannot be followed further: {error}")]
@@ -76,7 +80,7 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
     tables = Tables()
     record = _recorded(tables, problem, prediction)
     version = registry.version(problem, record["model_version"])
-    links = predictionlinks.prediction_links(tables, record, version)
+    links = prediction_links.prediction_links(tables, record, version)
     traced = trace_model(problem, version.version)
     links += traced["links"]
     state = summed(links)
@@ -86,12 +90,12 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
 def _recorded(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
     """Raises IntegrityError where a file that it may lie in was changed so that it cannot be read."""
     try:
-        found = predictionlog.find(tables, problem, prediction) or scored_by_id(tables, problem, prediction)
+        found = prediction_log.find(tables, problem, prediction) or scored_by_id(tables, problem, prediction)
         if not found and ship(problem).records:  # an answer of a moment ago
-            found = predictionlog.find(tables, problem, prediction)
+            found = prediction_log.find(tables, problem, prediction)
     except (StorageError, ValueError, pa.ArrowException) as error:
-        names = (predictionlog.log_table(problem), predictions_table(problem))
-        broken = [link for name in names for link in filedigests.broken(tables.store, name)]
+        names = (prediction_log.log_table(problem), predictions_table(problem))
+        broken = [link for name in names for link in file_digests.broken(tables.store, name)]
         if not broken:
             raise
         what = f"the prediction cannot be read, for a file of its table was changed: {broken[0]['detail']}"

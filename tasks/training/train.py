@@ -15,22 +15,13 @@ import pyarrow as pa
 from prefect import task
 
 from tasks.retry import RETRY
-from truecourse import archive, lineage, runs, tracking
-from truecourse.boosting import LOSSES, parameters
-from truecourse.contract import contract_bytes
-from truecourse.definitions import defined
-from truecourse.digests import sha256
 from truecourse.errors import NotFound
-from truecourse.loading import load_problem, problem_digest, problem_document, training_digest
-from truecourse.monitoring.moving import problem_of
-from truecourse.problem import Problem, XGBoost
-from truecourse.references import Snapshot, TrainedRun
-from truecourse.runs import RunRecord
-from truecourse.settings import get_settings
-from truecourse.snapshot import load_frame, load_manifest
-from truecourse.storage import ObjectStore, open_store
-from truecourse.tables import Tables
-from truecourse.training import (
+from truecourse.features.definitions import defined
+from truecourse.hashing import sha256
+from truecourse.modeling.boosting import LOSSES, parameters
+from truecourse.modeling.rolling_split import problem_of
+from truecourse.modeling.snapshot import load_frame, load_manifest
+from truecourse.modeling.training import (
     OUT_OF_FOLD,
     Trained,
     library_versions,
@@ -39,9 +30,18 @@ from truecourse.training import (
     training_key,
     with_parameters,
 )
+from truecourse.problem import Problem, XGBoost
+from truecourse.problem.loader import load_problem, problem_digest, problem_document, training_digest
+from truecourse.references import Snapshot, TrainedRun
+from truecourse.registry import lineage_record, mlflow_runs, run_archive, runs
+from truecourse.registry.runs import RunRecord
+from truecourse.serving.contract import contract_bytes
+from truecourse.settings import get_settings
+from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
-log = logging.getLogger("truecourse.training")
+log = logging.getLogger("truecourse.modeling.training")
 
 
 def tuning_key(snapshot: Snapshot) -> str:
@@ -72,7 +72,7 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
     frame = load_frame(store, snapshot)
     rows, features = counted(snapshot.rows, "row"), counted(len(spec.features), "feature")
     note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()
-    shown = Shown(f"train {problem} {snapshot.sha256[:8]}", note, tracking.described(spec, "train", note))
+    shown = Shown(f"train {problem} {snapshot.sha256[:8]}", note, mlflow_runs.described(spec, "train", note))
     with _run(problem, shown) as (run_id, told):
         trained = train(spec, frame, model)
         return _keep(spec, run_id, told, shown, snapshot, key, model, trained, frame)
@@ -90,13 +90,13 @@ class Shown:
 @contextmanager
 def _run(problem: str, shown: Shown) -> Iterator[tuple[str, bool]]:
     """The id of a new run, and whether MLflow shows it; there it is marked failed if the block raises."""
-    run_id, told = tracking.begin_run(problem, shown.name, shown.tags)
+    run_id, told = mlflow_runs.begin_run(problem, shown.name, shown.tags)
     try:
         yield run_id, told
     except BaseException:
         if told:
-            with tracking.telling("that the run failed"):
-                tracking.connect_mlflow().set_terminated(run_id, "FAILED")
+            with mlflow_runs.telling("that the run failed"):
+                mlflow_runs.connect_mlflow().set_terminated(run_id, "FAILED")
         raise
 
 
@@ -112,17 +112,19 @@ def _keep(
         "model/vocabulary.json": trained.model.vocabulary.to_json(),
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
         "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, defined(problem)),
-        "lineage.json": json.dumps(lineage.record(tables, load_manifest(tables.store, snapshot)), indent=1).encode(),
+        "lineage.json": json.dumps(
+            lineage_record.record(tables, load_manifest(tables.store, snapshot)), indent=1
+        ).encode(),
         OUT_OF_FOLD: out_of_fold_bytes(trained),
         "training.json": json.dumps(account, indent=1).encode(),
-        **archive.archive_files(problem),
+        **run_archive.archive_files(problem),
     }
     runs.put_artifacts(run_id, files)
     tags = {
         "truecourse.step": "train",
         "truecourse.key": key,
-        "truecourse.snapshot": snapshot.sha256,
-        "truecourse.rows": str(snapshot.rows),
+        "truecourse.modeling.snapshot": snapshot.sha256,
+        "truecourse.serving.rows": str(snapshot.rows),
         "truecourse.manifest": sha256(manifest),
         "truecourse.problem_digest": problem_digest(problem),
         "truecourse.training_digest": training_digest(problem),
@@ -134,9 +136,9 @@ def _keep(
     now = datetime.now(UTC)
     runs.record(RunRecord(run=run, key=key, name=shown.name, note=shown.note, tags=tags, at=now))
     if told:
-        with tracking.telling("of the training run"):
-            tracking.copy_artifacts(run_id, files)
-            tracking.log_training(run_id, snapshot, account, tags)
+        with mlflow_runs.telling("of the training run"):
+            mlflow_runs.copy_artifacts(run_id, files)
+            mlflow_runs.log_training(run_id, snapshot, account, tags)
     return run
 
 

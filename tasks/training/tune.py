@@ -11,21 +11,21 @@ import pyarrow as pa
 from prefect import task
 
 from tasks.retry import RETRY
-from tasks.train import tuning_key
-from truecourse import tracking
-from truecourse.boosting import LOSSES, Fold, Matrices, Part, boost, parameters
-from truecourse.digests import sha256_json
-from truecourse.encoding import Vocabulary
+from tasks.training.train import tuning_key
 from truecourse.errors import ModelError, NotFound
-from truecourse.folds import folds
-from truecourse.loading import load_problem, problem_document
+from truecourse.hashing import sha256_json
+from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, parameters
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.folds import folds
+from truecourse.modeling.selection import start_from_linear
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import matrix_of, rows_of, with_parameters
 from truecourse.problem import Problem, Range, XGBoost
+from truecourse.problem.loader import load_problem, problem_document
 from truecourse.references import Snapshot
-from truecourse.selection import start_from_linear
+from truecourse.registry import mlflow_runs
 from truecourse.settings import get_settings
-from truecourse.snapshot import load_frame
-from truecourse.storage import ObjectStore, open_store
-from truecourse.training import matrix_of, rows_of, with_parameters
+from truecourse.storage.object_store import ObjectStore, open_store
 
 log = logging.getLogger("truecourse.tuning")
 
@@ -108,15 +108,15 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
         trial.set_user_attr("rounds", rounds)
         loss = float(np.mean(losses))
         if parent is not None:
-            with tracking.telling(f"of trial {trial.number}"):
+            with mlflow_runs.telling(f"of trial {trial.number}"):
                 _log_trial(problem, parent, trial.number, found, losses, rounds, started)
         log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, found)
         return loss
 
     study.optimize(objective, n_trials=left)
     if parent is not None:
-        with tracking.telling("that the search is done"):
-            tracking.connect_mlflow().set_terminated(parent, "FINISHED")
+        with mlflow_runs.telling("that the search is done"):
+            mlflow_runs.connect_mlflow().set_terminated(parent, "FINISHED")
 
 
 def evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
@@ -160,9 +160,9 @@ def _suggest(trial: Any, name: str, space: Any) -> int | float | str:
 def _parent_run(problem: Problem, identity: str) -> str | None:
     """The MLflow run of this search: the one there is, or a new one; None where MLflow cannot show it."""
     note = "A search of the parameter space on training rows alone; each trial is a run below it."
-    tags = tracking.described(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
-    with tracking.telling("of the search"):
-        client, place = tracking.connect_mlflow(), tracking.experiment(problem.name)
+    tags = mlflow_runs.described(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
+    with mlflow_runs.telling("of the search"):
+        client, place = mlflow_runs.connect_mlflow(), mlflow_runs.experiment(problem.name)
         found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
         if not found:
             return str(client.create_run(place, run_name=f"tune {problem.name} {identity[:8]}", tags=tags).info.run_id)
@@ -176,11 +176,11 @@ def _log_trial(
 ) -> None:
     from mlflow.entities import Metric, Param
 
-    client, now = tracking.connect_mlflow(), int(time.time() * 1000)
-    tags = tracking.described(problem, "tune", f"Trial {number}, by cross-validation on training rows.")
+    client, now = mlflow_runs.connect_mlflow(), int(time.time() * 1000)
+    tags = mlflow_runs.described(problem, "tune", f"Trial {number}, by cross-validation on training rows.")
     tags |= {"mlflow.parentRunId": parent, "truecourse.step": "trial"}
     run = client.create_run(
-        tracking.experiment(problem.name), start_time=int(at * 1000), run_name=f"trial {number}", tags=tags
+        mlflow_runs.experiment(problem.name), start_time=int(at * 1000), run_name=f"trial {number}", tags=tags
     )
     metrics = [Metric(LOSSES[problem.kind], float(np.mean(losses)), now, 0), Metric("rounds", max(rounds), now, 0)]
     metrics += [Metric(f"fold_{LOSSES[problem.kind]}", loss, now, fold) for fold, loss in enumerate(losses)]

@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from cli.endpoint import ask, example_rows
+from cli.platform.endpoint import ask, example_rows
 from flows.lifecycle import lifecycle
 from tests.e2e.conftest import Flown
-from truecourse import registry
-from truecourse.loading import load_problem
 from truecourse.problem import MetricGate
-from truecourse.tables import Tables, clean_table, quarantine_table
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables, clean_table, quarantine_table
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cli.endpoint import ask
+from cli.platform.endpoint import ask
 from flows.lifecycle import lifecycle
 from flows.score import score
-from truecourse.scoring import BATCH, MODEL_VERSION, PREDICTION, ROW, SCORE, SCORED_AT, rejected_table, scored_by_id
-from truecourse.tables import Tables
+from truecourse.serving.batch_scoring import (
+    BATCH,
+    MODEL_VERSION,
+    PREDICTION,
+    ROW,
+    SCORE,
+    SCORED_AT,
+    rejected_table,
+    scored_by_id,
+)
+from truecourse.storage.tables import Tables
 
 OURS = [
     "score", "prediction", "row", "batch", "index", "model_version", "model_sha256", "error", "missing", "base",
@@ -49,7 +58,7 @@ def written(file: Path, rows: list[dict[str, float]]) -> Path:
 def problem(folder: Path) -> None:
     (folder / "named").mkdir()
     (folder / "named" / "problem.py").write_text(f"""
-from truecourse.problem import BeatsBaseline, Files, Float, Integer, Label, Problem, Table, XGBoost
+from truecourse.problem import (BeatsBaseline, Files, Float, Integer, Label, Problem, Table, XGBoost)
 
 PROBLEM = Problem(
     "named",

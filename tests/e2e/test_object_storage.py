@@ -8,13 +8,13 @@ import pytest
 
 from flows.ingest import ingest
 from flows.lifecycle import lifecycle
-from tasks.trace import trace_model, trace_prediction
+from tasks.training.trace import trace_model, trace_prediction
 from tests import deliveries
 from tests.conftest import S3Server
-from truecourse import registry
 from truecourse.errors import AccessDenied
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 
 def test_the_lifecycle_runs_on_s3(

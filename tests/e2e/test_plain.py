@@ -8,11 +8,11 @@ import pytest
 
 from flows.lifecycle import lifecycle
 from tests.plain import install_diabetes, install_wine
-from truecourse import registry
-from truecourse.loading import load_problem
-from truecourse.scoring import SCORE
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import SCORE
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 INSTALL = {"wine": install_wine, "diabetes": install_diabetes}
 

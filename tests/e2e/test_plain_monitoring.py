@@ -11,15 +11,15 @@ from flows.ingest import ingest
 from flows.lifecycle import lifecycle
 from flows.score import score
 from flows.validate import validate
-from truecourse.loading import load_problem
-from truecourse.monitoring.driftcheck import check_drift
+from truecourse.monitoring.drift.check import check_drift
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.quality import check_quality
-from truecourse.tables import Tables
+from truecourse.monitoring.quality.check import check_quality
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 SPECIES = ("Adelie", "Chinstrap", "Gentoo")
 PROBLEM = """
-from truecourse.problem import Files, Float, Label, Problem, Table, Text, XGBoost
+from truecourse.problem import (Files, Float, Label, Problem, Table, Text, XGBoost)
 
 PROBLEM = Problem(
     "birds",

@@ -124,7 +124,7 @@ def command_names() -> Iterator[str]:
 
 
 def test_every_command_is_documented() -> None:
-    from cli.run import FLOWS
+    from cli.commands.run import FLOWS
 
     text = (REPOSITORY / "docs" / "configuration.md").read_text()
     for name in command_names():

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from benchmarks.tables import TABLES
 from cli.main import app
-from truecourse import registry
-from truecourse.loading import load_problem
 from truecourse.problem import RandomSplit, TimeSplit
-from truecourse.scoring import BATCH, ROW, SCORE, decisions_batch, predictions_table
-from truecourse.tables import Tables, clean_table
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import BATCH, ROW, SCORE, decisions_batch, predictions_table
+from truecourse.storage.tables import Tables, clean_table
 
 pytestmark = pytest.mark.timeout(900)
 ASKED = 12

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.endpoint import ask, example_rows
-from cli.run import _lifecycle_result, _nothing_new
+from cli.commands.run import _lifecycle_result, _nothing_new
+from cli.platform.endpoint import ask, example_rows
 from flows.lifecycle import lifecycle
 from flows.register import register
 from flows.train import train
 from tests.deliveries import deliveries, install
-from truecourse import registry
 from truecourse.errors import SourceError
+from truecourse.registry import versions as registry
 
 
 @pytest.mark.parametrize("clock", ["wall", "data"])

@@ -12,9 +12,9 @@ import pytest
 
 from tests import deliveries
 from tests.conftest import REPOSITORY
-from truecourse import registry
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 SCRIPT = "from flows.lifecycle import lifecycle; print(lifecycle()['register'].model_sha256)"
 KILLED_AT = ("tables/deliveries/clean/", "snapshots/", "predictions/")

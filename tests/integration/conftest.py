@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services import launch
+from services.process import launch
 from tests import deliveries
 from tests.bentos import variant
 from tests.conftest import free_ports, stop

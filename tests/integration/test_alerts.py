@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from tasks.alarms import channels, notify, settle_reports
-from tasks.checks import made, require_unbroken
+from tasks.monitoring.alerts import channels, notify, settle_reports
+from tasks.monitoring.summarize import made, require_unbroken
 from tests.conftest import free_ports
 from tests.frames import store_diabetes
 from tests.receivers import Mailbox, Webhook, mail_server, webhook
 from truecourse.errors import CheckBroken, FeatureError
-from truecourse.loading import load_problem
-from truecourse.monitoring import record, reports
-from truecourse.monitoring.delivery import deliver, public
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts.delivery import deliver, public
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.storage import open_store
+from truecourse.problem.loader import load_problem
+from truecourse.storage.object_store import open_store
 
 START = datetime(2024, 5, 6, tzinfo=UTC)
 Configure = Callable[..., None]
@@ -43,7 +44,7 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
 
 
 def settle(*reports: Report) -> dict[str, Any]:
-    found = settle_reports.fn("diabetes", reports, reports[-1].at)
+    found = settle_reports.fn("diabetes", report_store, reports[-1].at)
     return found | {"told": notify.fn("diabetes", reports[-1].at)}
 
 
@@ -151,7 +152,7 @@ def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: P
         ("check broken", True, "The check of drift broke: ZeroDivisionError.")
     ]
     assert found.state == "critical"
-    assert reports.latest(open_store(), "diabetes", "drift") == found, "no older report stands for it"
+    assert report_store.latest(open_store(), "diabetes", "drift") == found, "no older report stands for it"
     with pytest.raises(CheckBroken, match=r"The check of drift broke: ZeroDivisionError\."):
         require_unbroken("diabetes", [found])
     unknown = made("drift", early, "diabetes")

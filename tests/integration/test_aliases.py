@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import S3Server
-from truecourse import aliases
 from truecourse.errors import ModelError
 from truecourse.references import ModelVersion
+from truecourse.registry import aliases
 
 Configure = Callable[..., None]
 

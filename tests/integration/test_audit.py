@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.prediction import Predictor, registered_predictor
-from services.spool import Spool
+from services.log.spool import Spool
+from services.model.predictor import Predictor, registered_predictor
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries
 from tests.integration.conftest import Trained
-from truecourse import registry
-from truecourse.features import compute_view
-from truecourse.loading import load_problem
-from truecourse.model import Model
+from truecourse.features.compute import compute_view
+from truecourse.modeling.model import Model
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.skew import check_skew
-from truecourse.predictionlog import encoded
-from truecourse.privacy import Masks
+from truecourse.monitoring.skew.check import check_skew
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
-from truecourse.shipping import ship, spool_folder
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encoded
+from truecourse.serving.privacy import Masks
+from truecourse.storage.tables import Tables
 
 FIRST = datetime(2024, 2, 20, 9, tzinfo=UTC)
 MOMENTS = [FIRST + timedelta(hours=7 * i) for i in range(4)]
@@ -103,8 +103,8 @@ def store(problem: Problem) -> closing[sqlite3.Connection]:
 
 
 def test_clean_traffic_gives_none_and_a_page(world: World) -> None:
-    from tasks.skew import audited
-    from truecourse.monitoring import reports
+    from tasks.monitoring.skew import audited
+    from truecourse.monitoring import report_store
 
     world.serve()
     ship("deliveries")
@@ -114,7 +114,7 @@ def test_clean_traffic_gives_none_and_a_page(world: World) -> None:
     compared = dict.fromkeys(("request", "score", *(view.name for view in world.problem.views)), 48)
     assert report.figures["compared"] == compared
     assert report.sentence == "48 of 48 predictions were computed again: they agree with the offline tables."
-    assert reports.latest(world.tables.store, "deliveries", "skew") == report
+    assert report_store.latest(world.tables.store, "deliveries", "skew") == report
     assert report.sentence in world.tables.store.get(report.page).decode()
 
 
@@ -264,7 +264,7 @@ def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
 
 
 def test_a_sample_is_bounded_and_the_same_each_time(world: World) -> None:
-    from truecourse.monitoring.logged import sample
+    from truecourse.monitoring.predictions.log_sample import sample
 
     world.serve()
     ship("deliveries")

@@ -15,11 +15,11 @@ from benchmarks import harness, pit_join, scale, score, tables
 from benchmarks.__main__ import main, table
 from benchmarks.harness import Row, growth, measure
 from tests.deliveries import install
-from truecourse.definitions import feature_table
 from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
+from truecourse.features.definitions import feature_table
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.tables import Tables, raw_table
+from truecourse.storage.tables import Tables, raw_table
 
 
 def fills(megabytes: int) -> Callable[[], int]:

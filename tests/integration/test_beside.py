@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.replaying.beside import Beside
+from tasks.replay.worker_process import Beside
 from tests import deliveries
 from tests.besides import refused, whereabouts
 from tests.conftest import REPOSITORY, wait_until
@@ -19,7 +19,7 @@ from truecourse.settings import child_environment, elsewhere, get_settings
 
 HELD = """
 import os, sys, time
-from tasks.replaying.beside import Beside
+from tasks.replay.worker_process import Beside
 from tests.besides import busy
 if __name__ == "__main__":
     with Beside("deliveries") as beside:

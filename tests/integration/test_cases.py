@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from benchmarks import steps
-from tasks.snapshot import take_snapshot
-from truecourse.check import check_problem
-from truecourse.encoding import Vocabulary
+from tasks.training.snapshot import take_snapshot
+from truecourse.authoring.checks.run import check_problem
+from truecourse.authoring.scaffold.create import scaffold
 from truecourse.errors import TruecourseError
-from truecourse.loading import load_problem
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import matrix_of, train
 from truecourse.problem import Problem
-from truecourse.scaffold import scaffold
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table, quarantine_table
-from truecourse.training import matrix_of, train
+from truecourse.problem.loader import load_problem
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables, clean_table, quarantine_table
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 

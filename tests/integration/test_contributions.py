@@ -9,14 +9,14 @@ import pytest
 
 from tests.deliveries import install
 from tests.monitored import FIRST, LAST, champion_at, change, decisions, monitored, moved, paged, score, shifted
-from truecourse import registry
-from truecourse.encoding import columns_of
-from truecourse.loading import load_problem
-from truecourse.monitoring.explaining import A_DAY, Explained, Explainer
-from truecourse.monitoring.freezing import freeze
+from truecourse.arrays import columns_of
+from truecourse.monitoring.drift.daily_attributions import A_DAY, Explained, Explainer
+from truecourse.monitoring.drift.profile_builder import freeze
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champi
 def test_days_are_explained_once_and_anew_when_their_rows_change(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.drift import sketch_days
+    from tasks.monitoring.drift import sketch_days
 
     rows = decisions(60, 14, seed=2, a_day=250)
     score(champion, rows)
@@ -98,7 +98,7 @@ def test_days_are_explained_once_and_anew_when_their_rows_change(
     assert len(kept) == 14  # the window, and the days before it that there are
     made = explained(champion).days(*span)
     assert made.side.rows().tolist() == [A_DAY] * 7
-    monkeypatch.setattr("truecourse.monitoring.explaining.explained", None)  # whoever explains now fails
+    monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explained", None)  # whoever explains now fails
     assert explained(champion).days(*span).dump() == made.dump()
     monkeypatch.undo()
     score(champion, shifted(rows, "distance", 9.0))
@@ -115,7 +115,7 @@ def test_a_large_day_is_sampled_part_by_part_and_comes_out_the_same(
     for key in list(open_store().list("sketches/deliveries/")):
         if "/contributions/2" in key:
             open_store().delete(key)
-    monkeypatch.setattr("truecourse.monitoring.seen.PART_ROWS", 7)
+    monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
     assert explainer.days(*span).dump() == whole.dump()
 
 

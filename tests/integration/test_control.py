@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from cli.control import application
+from cli.platform.control_server import application
 from tests.conftest import wait_until
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
-from truecourse import predictionlog, shipping
-from truecourse.loading import load_problem
-from truecourse.monitoring import control, index, record, reports
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.dashboard import control_page, index
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.storage import LocalStore, open_store
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.serving import log_shipping, prediction_log
+from truecourse.storage.object_store import LocalStore, open_store
+from truecourse.storage.tables import Tables
 
 START = datetime(2024, 5, 6, 6, tzinfo=UTC)
 
@@ -44,8 +46,8 @@ def logged(endpoint: Endpoint) -> str:
     asked = str(endpoint.ask("/predict", ROW).json()["predictions"][0]["prediction_id"])
 
     def shipped() -> bool:  # other tests' answers may be on their way too
-        shipping.ship("deliveries")
-        return bool(predictionlog.find(Tables(), "deliveries", asked))
+        log_shipping.ship("deliveries")
+        return bool(prediction_log.find(Tables(), "deliveries", asked))
 
     wait_until(shipped, 20, "the answer's record")
     return asked
@@ -88,7 +90,7 @@ def test_it_serves_reports_and_nothing_else(client: TestClient, trained: Trained
 
 
 def test_the_index_of_problems_leads_to_each_and_each_leads_back(client: TestClient, trained: Trained) -> None:
-    control.publish(open_store(), load_problem("deliveries"))
+    control_page.publish(open_store(), load_problem("deliveries"))
     for path in ("/reports", "/reports/", "/reports/index.html"):
         page = client.get(path)
         assert page.status_code == 200
@@ -121,8 +123,8 @@ def test_many_alarms_do_not_fill_the_page(trained: Trained, tmp_path: Path) -> N
     made = [finding(number == 150).model_copy(update={"subject": f"feature {number}"}) for number in range(300)]
     alarms = tuple(record.Alarm(finding=one, opened=START, seen=START) for one in made)
     record.write(store, "deliveries", START, "opened", lambda seen: {"open": alarms})
-    reports.save(store, report(0, *made))
-    page = control.page(store, problem, served=False, at=START)
+    report_store.save(store, report(0, *made))
+    page = control_page.page(store, problem, served=False, at=START)
     open_alarms = page.split("Open alarms")[1].split("<h2>")[0]
     shown, folded = open_alarms.split("<details>")
     assert shown.count('class="card finding') == 8
@@ -135,13 +137,13 @@ def test_many_alarms_do_not_fill_the_page(trained: Trained, tmp_path: Path) -> N
 def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     for made in (report(0), report(1, finding(True)), report(1.5, finding(False)), report(2, made=False)):
-        reports.save(store, made)
-    reports.save(store, report(3, finding(False)))
-    told = control.document(store, problem, START + timedelta(days=4))
+        report_store.save(store, made)
+    report_store.save(store, report(3, finding(False)))
+    told = control_page.document(store, problem, START + timedelta(days=4))
     days = ["2024-05-06", "2024-05-07", "2024-05-08", "2024-05-09"]
     assert told["days"]["skew"] == list(zip(days, ("ok", "critical", "unknown", "warning"), strict=True))
     assert told["sentence"] == "Ratio is <computed> anew."
-    page = control.page(store, problem, served=False, at=START + timedelta(days=4))
+    page = control_page.page(store, problem, served=False, at=START + timedelta(days=4))
     assert "Ratio is &lt;computed&gt; anew." in page
     assert "<b>ratio" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -150,17 +152,17 @@ def test_days_show_the_worst_that_was_found_and_reports_are_escaped(trained: Tra
 def test_what_was_not_checked_is_grey_and_says_what_would_make_it_known(trained: Trained, tmp_path: Path) -> None:
     store, problem = LocalStore(tmp_path), load_problem("deliveries")
     for day in (0, 3):
-        reports.save(store, report(day))
-    told = control.document(store, problem, START + timedelta(days=4))
+        report_store.save(store, report(day))
+    told = control_page.document(store, problem, START + timedelta(days=4))
     assert [said for _, said in told["days"]["skew"]] == ["ok", "unknown", "unknown", "ok"]
     states = {one["check"]: one["state"] for one in told["checks"]}
     assert states.pop("skew") == "ok"
     assert set(states.values()) == {"unknown"}
     assert len(states) == 7
     assert told["sentence"].startswith("Nothing found; unknown: drift, quality, ")
-    page = control.page(store, problem, served=False, at=START + timedelta(days=4))
+    page = control_page.page(store, problem, served=False, at=START + timedelta(days=4))
     assert page.count("To make it known: ") == 7
-    control.publish(store, problem)
+    control_page.publish(store, problem)
     (entry,) = index.entries(store)
     assert entry.state == "ok"
 
@@ -170,7 +172,7 @@ def test_open_alarms_and_what_was_done_are_listed(trained: Trained, tmp_path: Pa
     alarm = record.Alarm(finding=finding(True), opened=START, seen=START)
     event = record.Event(kind="opened", at=START, sentence="It was opened.", alarm=alarm.id, finding=alarm.finding)
     record.write(store, "deliveries", START, "opened", lambda seen: {"open": (alarm,), "events": (event,)})
-    page = control.page(store, problem, served=False, at=START)
+    page = control_page.page(store, problem, served=False, at=START)
     assert "since 2024-05-06 06:00" in page
     assert "It was opened." in page
 
@@ -179,7 +181,7 @@ def test_open_alarms_and_what_was_done_are_listed(trained: Trained, tmp_path: Pa
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_it_without_scrolling_sideways(trained: Trained, tmp_path: Path, width: int) -> None:
     """In a frame of that width, whose page tells how wide it came out."""
-    page = control.page(open_store(), load_problem("deliveries"), served=False)
+    page = control_page.page(open_store(), load_problem("deliveries"), served=False)
     (tmp_path / "page.html").write_text(page)
     frame = f'<iframe id="f" width="{width}" height="900" src="page.html"></iframe>'
     look = "const d = f.contentDocument.documentElement; out.textContent = `${d.scrollWidth} of ${d.clientWidth}`"

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from services import flowruns
-from services.flowruns import FlowRuns, worker_name
+from services.process import flow_runs
+from services.process.flow_runs import FlowRuns, worker_name
 from tests.conftest import REPOSITORY, wait_until
 from truecourse.errors import PlatformError
 from truecourse.processes import started_at
@@ -61,11 +61,11 @@ class World:
     def heartbeat(self, run: str, minutes_ago: float) -> None:
         occurred = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat()
         resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
-        event = {"id": str(uuid4()), "event": flowruns.HEARTBEAT, "occurred": occurred, "resource": resource}
+        event = {"id": str(uuid4()), "event": flow_runs.HEARTBEAT, "occurred": occurred, "resource": resource}
         self.ask("POST", "/events", [event])
 
     def heartbeats(self, *runs: str) -> int:
-        wanted = {"event": {"name": [flowruns.HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]}}
+        wanted = {"event": {"name": [flow_runs.HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{r}" for r in runs]}}
         return len(self.ask("POST", "/events/filter", {"filter": wanted, "limit": 50})["events"])
 
     def taken(self) -> int:
@@ -91,9 +91,9 @@ def process(home: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
     started = []
 
     def begin() -> "subprocess.Popen[bytes]":
-        before = {file.name for file in flowruns.notes().glob("*")}
+        before = {file.name for file in flow_runs.notes().glob("*")}
         started.append(subprocess.Popen([sys.executable, "-c", FLOW], cwd=REPOSITORY))
-        wait_until(lambda: {file.name for file in flowruns.notes().glob("*")} > before, 60, "the flow")
+        wait_until(lambda: {file.name for file in flow_runs.notes().glob("*")} > before, 60, "the flow")
         return started[-1]
 
     yield begin
@@ -103,7 +103,7 @@ def process(home: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
 
 
 def run_of(process: "subprocess.Popen[bytes]") -> str:
-    return next(file.name for file in flowruns.notes().glob("*") if file.read_text().startswith(f"{process.pid} "))
+    return next(file.name for file in flow_runs.notes().glob("*") if file.read_text().startswith(f"{process.pid} "))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_run_in_a_process_of_this_machine_is_left_while_that_lives(
     tasks = world.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     assert all(task["state_type"] in ("CRASHED", "COMPLETED") for task in tasks), "its tasks do not run on in the UI"
     world.runs.reconcile(POOL)
-    assert not list(flowruns.notes().glob("*")), "its note is gone"
+    assert not list(flow_runs.notes().glob("*")), "its note is gone"
 
 
 def test_another_machine_s_worker_may_have_it(world: World) -> None:
@@ -163,13 +163,13 @@ def test_a_run_of_another_machine_lives_as_long_as_its_heartbeats(world: World, 
     world.ask("POST", f"/work_pools/{POOL}/workers/heartbeat", {"name": "a worker elsewhere"})
     others = {name: World(prefect_server, name) for name in ("silent", "living", "mute")}
     runs = {name: other.run("PENDING", "RUNNING") for name, other in others.items()}
-    minutes = flowruns.SILENT / timedelta(minutes=1)
+    minutes = flow_runs.SILENT / timedelta(minutes=1)
     for name, ago in (("silent", minutes + 1), ("living", minutes - 1)):
         world.heartbeat(runs[name], ago)
     try:
         wait_until(lambda: world.heartbeats(*runs.values()) == 2, 30, "the events")
         assert not world.runs.reconcile(POOL).runs, "no server may have listened meanwhile"
-        world.runs._since -= flowruns.SILENT.total_seconds()
+        world.runs._since -= flow_runs.SILENT.total_seconds()
         assert [run["id"] for run in world.runs.reconcile(POOL).runs] == [runs["silent"]]
         assert [world.state(run) for run in runs.values()] == ["Crashed", "Running", "Running"]
     finally:

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.cleaned import write_clean
-from truecourse.frame import spine
+from truecourse.features.frame import spine
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text, Time, TimeSplit
 from truecourse.references import Window
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 SPINE = """
 SELECT CAST(o.id AS VARCHAR) AS id, o.at AS decision_time, o.size, s.colour

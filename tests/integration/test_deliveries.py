@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.onetable import COLUMNS, World
-from truecourse import deliveries, validation
+from truecourse.data import deliveries, validation_report
+from truecourse.data.validation_report import TableResult, require_accepted
 from truecourse.errors import SourceError, ValidationFailed
-from truecourse.frame import with_split
-from truecourse.lineage import verify_sources
+from truecourse.features.frame import with_split
 from truecourse.problem import Boolean, Float, Integer, Objects, Sql, Text, Time
-from truecourse.tables import Tables, clean_table
-from truecourse.validation import TableResult, require_accepted
+from truecourse.registry.lineage_record import verify_sources
+from truecourse.storage.tables import Tables, clean_table
 
 DATA = Path(__file__).parents[1] / "data" / "cases"
 
@@ -190,7 +190,7 @@ def test_a_few_unreadable_cells_are_kept_as_missing_or_quarantined_and_counted(w
     assert world.rows()[98]["weight"] is None
     found = {(o.column, o.severity, o.failed) for o in result.failing if o.name == "type"}
     assert found == {("weight", "warning", 1), ("visits", "warning", 1)}
-    page = validation.page("small", [result])
+    page = validation_report.page("small", [result])
     assert "kept, as missing" in page
 
 

@@ -14,16 +14,18 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.deploy import deploy
 from flows.package import package
-from services import keeping, swap
-from services.admission import LEAVING
-from services.scraping import looks
+from services.http.rollout_gate import LEAVING
+from services.process import blue_green, supervisor_client
+from services.process.scrape import looks
 from tests.certificates import make
 from tests.conftest import free_ports, wait_until
 from tests.integration.conftest import Trained
-from truecourse import deployments, endpoints, inference, registry
+from truecourse.deployment import endpoints, inference_config
+from truecourse.deployment import history as deployments
 from truecourse.errors import DeploymentError, IntegrityError, ModelError, PlatformError, SettingsError
 from truecourse.references import Deployment
-from truecourse.storage import open_store
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
 
 ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}
 CONFIG = "environment: {name}\ntarget: process\nport: {port}\ntimeouts: {{ready_seconds: 300, drain_seconds: 1}}\n"
@@ -43,7 +45,7 @@ def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> It
     try:
         yield port
     finally:
-        swap.stop("here")
+        blue_green.stop("here")
 
 
 def break_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +54,7 @@ def break_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(file.read_text() + "secrets: {online_store: NOBODY_LISTENS}\n")
 
 
-def leave_behind(servers: keeping.Servers) -> None:
+def leave_behind(servers: supervisor_client.Servers) -> None:
     """What a deployment leaves that is killed before its server is let in."""
     log = servers.place / "left.log"
     servers.start(9, ["--version"], dict(os.environ), log)
@@ -99,7 +101,7 @@ def test_servers_come_and_go_and_no_request_is_lost(
     first = deploy("here", reason="first")
     assert (first.outcome, first.author, first.reason) == ("deployed", "ann", "first")
     assert first.version == trained.version
-    servers = keeping.find(deployments.address_place("here", "127.0.0.1", port))
+    servers = supervisor_client.find(deployments.address_place("here", "127.0.0.1", port))
     assert servers is not None
     leave_behind(servers)
     with load(port) as failed:
@@ -135,7 +137,7 @@ def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(por
     file.write_text(f"{file.read_text()}log: {{access: true}}\n{tls}")
     with pytest.raises(SettingsError, match="expired"):
         deploy("here")
-    assert keeping.find(deployments.address_place("here", "127.0.0.1", port)) is None, "nothing was started"
+    assert supervisor_client.find(deployments.address_place("here", "127.0.0.1", port)) is None, "nothing was started"
     make("endpoint.example").write(tmp_path / "tls")
     deploy("here")
     now, place = deployments.running("here"), deployments.address_place("here", "127.0.0.1", port)
@@ -198,7 +200,7 @@ def test_a_bento_whose_bytes_were_changed_is_refused(port: int, trained: Trained
             deploy("here")
     finally:
         store.put(key, data)
-    assert keeping.find(deployments.address_place("here", "127.0.0.1", port)) is None
+    assert supervisor_client.find(deployments.address_place("here", "127.0.0.1", port)) is None
 
 
 def test_only_one_deploys_at_a_time(port: int, trained: Trained) -> None:
@@ -214,7 +216,7 @@ def test_wrong_words_are_clear_errors(port: int, trained: Trained) -> None:
 
 
 def test_the_inference_configuration_is_kept_with_the_version(port: int, trained: Trained) -> None:
-    config = inference.recorded(open_store(), trained.version)
+    config = inference_config.recorded(open_store(), trained.version)
     assert config is not None
     assert config.model_sha256 == trained.version.model_sha256 == config.files["model.ubj"]
     assert config.features["courier_late_7d"].source == "view courier_history"
@@ -226,6 +228,6 @@ def test_the_inference_configuration_is_kept_with_the_version(port: int, trained
     open_store().put(key, before.replace(b'"request"', b'"elsewhere"'))
     try:
         with pytest.raises(IntegrityError):
-            inference.recorded(open_store(), trained.version)
+            inference_config.recorded(open_store(), trained.version)
     finally:
         open_store().put(key, before)

@@ -13,15 +13,16 @@ import httpx
 import pytest
 
 from flows.package import package
-from services import keeping, swap
-from tasks.deploy import deploy_version
+from services.process import blue_green, supervisor_client
+from tasks.release.deploy import deploy_version
 from tests.bentos import variant
 from tests.conftest import REPOSITORY, free_ports, wait_until
 from tests.integration.conftest import Trained
 from tests.integration.test_deploy import ANEW, CONFIG, history, load
 from tests.office import enter
 from tests.workers import ROW, move
-from truecourse import aliases, deployments
+from truecourse.deployment import history as deployments
+from truecourse.registry import aliases
 from truecourse.settings import child_environment
 
 POINTS = {
@@ -33,9 +34,9 @@ POINTS = {
 PARENT = """
 import os, signal, sys
 
-from services import launch, smoke, swap
-from tasks.deploy import deploy_version
-from truecourse import deployments
+from services.process import launch, smoke_test, blue_green
+from tasks.release.deploy import deploy_version
+from truecourse.deployment.config import history as deployments
 
 for line in sys.stdin:
     child = os.fork()
@@ -64,7 +65,7 @@ def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> It
     try:
         yield port
     finally:
-        swap.stop("here")
+        blue_green.stop("here")
 
 
 def say(folder: Path, port: int, traffic: str) -> None:
@@ -109,7 +110,7 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
     assert all(len(found) == 1 for found in versions.values()), "an entity is answered alike by both workers"
     assert {version for found in versions.values() for version in found} == {1, 2}
 
-    servers = keeping.find(deployments.address_place("here", "127.0.0.1", port))
+    servers = supervisor_client.find(deployments.address_place("here", "127.0.0.1", port))
     assert servers is not None
     before = deployments.running("here")
     assert before is not None

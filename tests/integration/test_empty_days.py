@@ -9,28 +9,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.drift import monitored, sketch_days
-from tasks.evaluate import evaluate_model
-from tasks.features import compute_view
-from tasks.health import check_pipelines
-from tasks.ingest import ingest_table
-from tasks.online import apply_definitions, load_view
-from tasks.quality import check_quality
-from tasks.register import register_model
-from tasks.score import score_decisions
-from tasks.skew import check_skew
-from tasks.snapshot import take_snapshot
-from tasks.train import train_model
-from tasks.validate import validate_table
-from truecourse import registry
-from truecourse.check import check_problem
-from truecourse.clock import data_end
-from truecourse.loading import load_problem
-from truecourse.monitoring.sketches import spans
+from tasks.data.ingest import ingest_table
+from tasks.data.validate import validate_table
+from tasks.features.compute import compute_view
+from tasks.features.load_online import apply_definitions, load_view
+from tasks.monitoring.drift import monitored, sketch_days
+from tasks.monitoring.health import check_pipelines
+from tasks.monitoring.quality import check_quality
+from tasks.monitoring.skew import check_skew
+from tasks.release.register import register_model
+from tasks.scoring.decisions import score_decisions
+from tasks.training.evaluate import evaluate_model
+from tasks.training.snapshot import take_snapshot
+from tasks.training.train import train_model
+from truecourse.authoring.checks.run import check_problem
+from truecourse.features.clock import data_end
+from truecourse.modeling.snapshot import load_manifest
+from truecourse.monitoring.drift.daily_counts import spans
+from truecourse.problem.loader import load_problem
 from truecourse.references import Window
-from truecourse.snapshot import load_manifest
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 PROBLEM = """
 from truecourse.problem import *

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.alarms import RATE, alarm, halves, shifted
-from tasks.ingest import ingest_sources
-from truecourse.loading import load_problem
-from truecourse.monitoring import drift
-from truecourse.tables import Tables
+from tasks.data.ingest import ingest_sources
+from truecourse.monitoring.drift import permutation_test
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 TRIALS = 60
 SEEN = ("flights", "weather", "planes")
@@ -42,4 +42,4 @@ def test_alarms_are_seldom_false_and_name_what_was_shifted(flights: pa.Table) ->
 def test_rows_taken_as_independent_cry_wolf_on_the_same_halves(flights: pa.Table) -> None:
     names = [name for name in flights.column_names if name != "decision_time"]
     for reference, window in halves(flights, 4):
-        assert drift.compare(reference, window, names, threshold=1e-9).drifted
+        assert permutation_test.compare(reference, window, names, threshold=1e-9).drifted

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from tests.cleaned import write_clean
 from tests.conftest import REPOSITORY
 from tests.deliveries import deliveries, install
+from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
-from truecourse.features import compute_view
-from truecourse.frame import spine
-from truecourse.loading import load_problem
+from truecourse.features.compute import compute_view
+from truecourse.features.frame import spine
 from truecourse.problem import Problem
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 START = datetime(2024, 1, 1)
 

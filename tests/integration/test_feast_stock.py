@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from truecourse.frame import spine
-from truecourse.loading import load_problem
+from truecourse.data.sql import clean_versions
+from truecourse.features.frame import spine
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
 from truecourse.settings import REPOSITORY, get_settings
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 START = datetime(2024, 1, 1)
 NAME = "flight_delays"
@@ -97,9 +97,9 @@ def _asked(store: Any, folder: Path, decisions: pd.DataFrame, ttl: timedelta, kn
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, TableVersion]]:
     """The shipped problem on a week of its flights: the version of each view's feature table."""
-    from tasks.features import compute_view
-    from tasks.ingest import ingest_table
-    from tasks.validate import validate_table
+    from tasks.data.ingest import ingest_table
+    from tasks.data.validate import validate_table
+    from tasks.features.compute import compute_view
 
     folder = tmp_path_factory.mktemp("flights")
     _install(folder / "problems" / NAME)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
 from truecourse.errors import FeatureError
-from truecourse.features import compute_view, newest_event
-from truecourse.loading import load_problem
+from truecourse.features.compute import compute_view, newest_event
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 Start = Callable[[pd.DataFrame], tuple[Problem, Tables]]
 

@@ -8,9 +8,9 @@ import httpx
 import pytest
 import yaml
 
-from cli import flowdeployments
-from cli.flowdeployments import POOL, RESET, deploy, differences, reset
-from tasks.prefectapi import Api
+from cli.platform import flow_deployments
+from cli.platform.flow_deployments import POOL, RESET, deploy, differences, reset
+from tasks.release.prefect_deployments import Api
 from truecourse.settings import REPOSITORY
 
 FLOWS = ("ship", "retrain", "health")
@@ -151,7 +151,7 @@ def test_deployments_that_were_made_by_hand_keep_what_they_say(
 ) -> None:
     server.deploy()
     server.set("health", paused=True)
-    flowdeployments._place().unlink()
+    flow_deployments._place().unlink()
     found = server.deploy()
     assert len(found) == 1
     assert has(found, "health/health: paused in Prefect")

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services import launch
+from services.process import launch
 from tests.bentos import failing
 from tests.conftest import free_ports, stop, wait_until
 from tests.workers import ROW, Make, Worker, move
-from truecourse import aliases
+from truecourse.registry import aliases
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 
 def test_the_champion_changes_and_changes_back(make: Make) -> None:

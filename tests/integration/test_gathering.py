@@ -11,19 +11,19 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.exchange import Exchange, Message, Receive, Reply, Send
-from services.gathering import Gathering, Waiting
-from services.guard import Guard
-from services.http import Endpoint
-from services.metrics import Metrics
-from services.prediction import Answer
-from services.protection import Protection
-from services.served import Served
+from services.http.exchange import Exchange, Message, Receive, Reply, Send
+from services.http.guard import Guard
+from services.http.micro_batching import Gathering, Waiting
+from services.http.middleware import Protection
+from services.http.routes import Endpoint
+from services.model.model_router import Served
+from services.model.predictor import Answer
+from services.telemetry.metrics import Metrics
 from tests.bentos import failing
 from tests.records import recorded
 from tests.workers import ROW, Make, Worker, move
 from truecourse.errors import RequestError
-from truecourse.model import Model
+from truecourse.modeling.model import Model
 from truecourse.settings import Settings
 
 ROWS = [[ROW | {"id": f"a{i}", "courier": f"c{i % 12:02d}", "distance": 1.0 + i}] * (1 + i % 3) for i in range(16)]

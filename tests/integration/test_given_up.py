@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from services.exchange import Exchange
-from services.guard import Guard
-from services.http import Endpoint
+from services.http.exchange import Exchange
+from services.http.guard import Guard
+from services.http.routes import Endpoint
 from tests.integration.test_gathering import calls
 from tests.workers import ROW, Make, Worker
 from truecourse.settings import Settings

@@ -16,23 +16,24 @@ import pytest
 from flows.guard import guard
 from flows.promote import promote
 from flows.register import register
-from services import launch
-from tasks.canary import start_canary
-from tasks.deploy import split_traffic
-from tasks.guard import judge_canary, move_canary
-from tasks.register import DONE, register_model
-from tasks.snapshot import take_snapshot
-from tasks.train import train_model
+from services.process import launch
+from tasks.release.deploy import split_traffic
+from tasks.release.judge_canary import judge_canary, move_canary
+from tasks.release.register import DONE, register_model
+from tasks.release.start_canary import start_canary
+from tasks.training.snapshot import take_snapshot
+from tasks.training.train import train_model
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Endpoint, Trained
-from truecourse import aliases, registry, tracking
-from truecourse.environments import load_deployment
+from truecourse.deployment.loader import load_deployment
 from truecourse.errors import ModelError
-from truecourse.monitoring import reports
+from truecourse.monitoring import report_store
 from truecourse.references import ModelVersion, TrainedRun
-from truecourse.segments import OPEN, listed
-from truecourse.shipping import spool_folder
-from truecourse.storage import open_store
+from truecourse.registry import aliases, mlflow_runs
+from truecourse.registry import versions as registry
+from truecourse.serving.log_segments import OPEN, listed
+from truecourse.serving.log_shipping import spool_folder
+from truecourse.storage.object_store import open_store
 
 GATES = "gates=[BeatsBaseline(), BeatsChampion()]"
 EASY = """gates=[BeatsBaseline(), BeatsChampion(margin=0.1)],
@@ -110,7 +111,7 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
 
 
 def said() -> Any:
-    found = reports.latest(open_store(), "deliveries", "canary")
+    found = report_store.latest(open_store(), "deliveries", "canary")
     assert found is not None
     return found
 
@@ -189,5 +190,5 @@ def moved_once(version: ModelVersion) -> None:
 
     killed_after("promote", champion=version)
     guard("deliveries")
-    registered = tracking.connect_mlflow().get_registered_model("deliveries")
+    registered = mlflow_runs.connect_mlflow().get_registered_model("deliveries")
     assert int(registered.aliases["champion"]) == version.version

@@ -10,19 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
-from services import launch
-from services.scraping import looks
+from services.process import launch
+from services.process.scrape import looks
 from tests.conftest import free_ports, stop, valkey_server
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
-from truecourse.endpoints import Expected
-from truecourse.loading import load_problem
-from truecourse.monitoring.endpoint import check_endpoint
+from truecourse.deployment.endpoints import Expected
 from truecourse.monitoring.findings import Report
-from truecourse.objectives import Objectives
+from truecourse.monitoring.health.endpoint import check_endpoint
 from truecourse.problem import Problem, Serving, seconds
+from truecourse.problem.loader import load_problem
+from truecourse.problem.objectives import Objectives
 from truecourse.processes import Child
-from truecourse.storage import LocalStore
+from truecourse.storage.object_store import LocalStore
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 

@@ -19,15 +19,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tasks.ingest import ingest_sources
-from tasks.validate import validate_new
-from truecourse.check import check_problem
+from tasks.data.ingest import ingest_sources
+from tasks.data.validate import validate_new
+from truecourse.authoring.checks.run import check_problem
+from truecourse.authoring.scaffold.create import Draft, scaffold
 from truecourse.errors import ProblemError, SourceError
-from truecourse.loading import load_problem
 from truecourse.problem import Files, Problem, RandomSplit, TimeSplit
-from truecourse.scaffold import Draft, scaffold
-from truecourse.schema import Boolean, Float, Integer, Text, Time
-from truecourse.tables import Tables, clean_table
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
+from truecourse.storage.tables import Tables, clean_table
 
 
 @pytest.fixture

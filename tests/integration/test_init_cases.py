@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from truecourse.check import check_problem
-from truecourse.datacheck import check_frame, check_source
+from truecourse.authoring.checks.run import check_problem
+from truecourse.authoring.data_check import check_frame, check_source
+from truecourse.authoring.scaffold.create import Draft, scaffold
+from truecourse.data.readers import read_batches
+from truecourse.data.sources import locate_file
 from truecourse.errors import ProblemError, SourceError
-from truecourse.loading import load_problem
 from truecourse.problem import Label, Problem, RandomSplit, TimeSplit
-from truecourse.reading import read_batches
-from truecourse.scaffold import Draft, scaffold
-from truecourse.schema import Boolean, Files, Float, Integer, Table, Text, Time
-from truecourse.sources import locate_file
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Boolean, Files, Float, Integer, Table, Text, Time
 
 CASES = Path(__file__).parent.parent / "data" / "cases"
 

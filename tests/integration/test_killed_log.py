@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, S3Server, wait_until
-from truecourse.predictionlog import log_table
+from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import log_table
 from truecourse.settings import child_environment
-from truecourse.shipping import ship, spool_folder
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 SYNC = 0.02
 PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
 
-from services.spool import Spool
-from services.spooling import Limits
+from services.log.recorder.spool import Spool
+from services.log.recorder.spool_types import Limits
 from tests.records import Answers
-from truecourse.predictionlog import encoded
-from truecourse.shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encoded
+from truecourse.serving.log_shipping import ship, spool_folder
 
 
 def write(told, begun, sync):

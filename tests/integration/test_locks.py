@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from truecourse.errors import StorageError
-from truecourse.locks import locked
-from truecourse.storage import open_store
+from truecourse.storage.locks import locked
+from truecourse.storage.object_store import open_store
 
 HOLD = """
 import time
-from truecourse.locks import locked
-from truecourse.storage import open_store
+from truecourse.storage.object_store.locks import locked
+from truecourse.storage.object_store.object_store import open_store
 with locked(open_store(), "it", expiry=1):
     print("held", flush=True)
     time.sleep(99)

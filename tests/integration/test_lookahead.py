@@ -9,17 +9,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks.snapshot import build_snapshot, feature_versions
+from tasks.features.decision_frame import feature_versions
+from tasks.training.snapshot import build_snapshot
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
+from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
-from truecourse.features import compute_view
-from truecourse.loading import load_problem
-from truecourse.lookahead import LookAheadError, Proof
+from truecourse.features.compute import compute_view
+from truecourse.features.lookahead_proof import LookAheadError
+from truecourse.modeling.lookahead_result import Proof
+from truecourse.modeling.snapshot import load_manifest
 from truecourse.problem import Problem
-from truecourse.snapshot import load_manifest
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 COURIER, DEPOT, FACTS = (f"features/{name}.sql" for name in ("courier_history", "depot_history", "courier_facts"))
 WEEK = "INTERVAL 7 DAY PRECEDING AND CURRENT ROW"
@@ -166,5 +168,5 @@ def test_a_proof_is_made_once(tmp_path: Path, configure: Callable[..., None], mo
     def never(*_: object) -> Proof:
         raise AssertionError("it was proven before")
 
-    monkeypatch.setattr("truecourse.lookahead.prove", never)
+    monkeypatch.setattr("truecourse.features.lookahead_proof.prove", never)
     assert snapshot(problem, tables) == first

@@ -13,16 +13,16 @@ import pytest
 
 from feature_repo.places import feast_folder
 from flows.materialize import materialize
-from tasks.online import load_view
+from tasks.features.load_online import load_view
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
 from tests.plain import install_wine
-from truecourse.definitions import feature_table
-from truecourse.encoding import Values
+from truecourse.arrays import Values
 from truecourse.errors import FeatureError
-from truecourse.features import newest_event
-from truecourse.loading import load_problem
-from truecourse.tables import Tables
+from truecourse.features.compute import newest_event
+from truecourse.features.definitions import feature_table
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 VIEWS = ["courier_history", "depot_history", "courier_facts"]
 ROWS = deliveries(days=20, a_day=20)

@@ -17,21 +17,22 @@ from typing import Any
 import pytest
 
 from cli.main import execute
-from tasks.snapshot import build_snapshot
-from tasks.trace import trace_model
-from tasks.train import train_model
+from tasks.training.snapshot import build_snapshot
+from tasks.training.trace import trace_model
+from tasks.training.train import train_model
 from tests.frames import store_wine
-from truecourse import aliases, mirror, mirrorcheck, registry, tracking
 from truecourse.errors import MirrorError
-from truecourse.loading import load_problem
-from truecourse.mirrorcheck import FOREIGN
-from truecourse.monitoring import control
-from truecourse.monitoring.registrycheck import check_registry
+from truecourse.monitoring.dashboard import control_page
+from truecourse.monitoring.health.registry import check_registry
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
-from truecourse.runs import artifact_key
+from truecourse.registry import aliases, mirror, mirror_check, mlflow_runs
+from truecourse.registry import versions as registry
+from truecourse.registry.mirror_check import FOREIGN
+from truecourse.registry.runs import artifact_key
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 Configure = Callable[..., None]
 Wines = tuple[Path, Path, list[ModelVersion], Snapshot]
@@ -65,7 +66,7 @@ def _wines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wines]:
 def wines(_wines: Wines, configure: Configure) -> Wines:
     """Three versions, of which the second is champion and challenger and the first was champion; MLflow shows that."""
     configure(home=_wines[0], problems=_wines[1], problem="wine")
-    assert mirrorcheck.differences("wine") == []
+    assert mirror_check.differences("wine") == []
     return _wines
 
 
@@ -112,16 +113,16 @@ def delete_artifacts(client: Any, wines: Wines) -> None:
 
 
 def edit_version_tags(client: Any, wines: Wines) -> None:
-    client.set_model_version_tag("wine", "2", "truecourse.gates", "[]")
+    client.set_model_version_tag("wine", "2", "truecourse.evaluation.gates", "[]")
     client.delete_model_version_tag("wine", "1", "truecourse.model_sha256")
 
 
 def edit_run_tags(client: Any, wines: Wines) -> None:
-    client.set_tag(wines[2][0].run_id, "truecourse.snapshot", "0" * 64)
+    client.set_tag(wines[2][0].run_id, "truecourse.modeling.snapshot", "0" * 64)
 
 
 def delete_experiment(client: Any, wines: Wines) -> None:
-    client.delete_experiment(tracking.experiment("wine"))
+    client.delete_experiment(mlflow_runs.experiment("wine"))
 
 
 EDITS: list[tuple[Callable[[Any, Wines], None], str, str]] = [
@@ -144,15 +145,15 @@ EDITS: list[tuple[Callable[[Any, Wines], None], str, str]] = [
 def test_an_edit_is_a_finding_that_costs_nothing_and_can_be_taken_back(
     wines: Wines, edit: Callable[[Any, Wines], None], what: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(tracking.connect_mlflow(), wines)
-    found = mirrorcheck.differences("wine")
+    edit(mlflow_runs.connect_mlflow(), wines)
+    found = mirror_check.differences("wine")
     assert any(what in one.sentence and hint in one.hint for one in found), found
     _serves_on(wines, capsys)
     assert execute(["mirror", "show", "--json"]) == 1
     assert what in capsys.readouterr().out
     assert execute(["mirror", "write", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["differences"] == []
-    client = tracking.connect_mlflow()
+    client = mlflow_runs.connect_mlflow()
     champion = client.get_model_version_by_alias("wine", "champion")
     assert champion.tags["truecourse.version"] == "2"
     shown = mirror.mlflow_run(client, wines[2][1].run_id)
@@ -166,7 +167,7 @@ def _serves_on(wines: Wines, capsys: pytest.CaptureFixture[str], state: str = "w
     report = check_registry(problem, open_store(), datetime.now(UTC))
     assert report.state == state, report.sentence
     assert report.findings[0].sentence
-    assert control.document(open_store(), problem)["champion"]["version"] == 2
+    assert control_page.document(open_store(), problem)["champion"]["version"] == 2
     unverified = {link["link"] for link in trace_model("wine", 2)["links"] if not link["verified"]}
     assert unverified <= {"MLflow run", "MLflow version", "MLflow artifacts"}, "nothing rests on it"
     for version in wines[2]:
@@ -183,7 +184,7 @@ def _serves_on(wines: Wines, capsys: pytest.CaptureFixture[str], state: str = "w
 def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.CaptureFixture[str]) -> None:
     aside = (wines[0] / "mlflow.db").rename(wines[0] / "aside.db")
     try:
-        (gone,) = mirrorcheck.differences("wine")
+        (gone,) = mirror_check.differences("wine")
         assert gone.sentence == "MLflow's database is gone: it shows none of 3 versions of wine."
         _serves_on(wines, capsys)
         # In a process of its own: SQLAlchemy holds on to the file that was there.
@@ -195,17 +196,17 @@ def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.Capture
 
 
 def test_a_foreign_version_is_told_and_left_alone(wines: Wines, capsys: pytest.CaptureFixture[str]) -> None:
-    client = tracking.connect_mlflow()
+    client = mlflow_runs.connect_mlflow()
     made = client.create_model_version("wine", "elsewhere", None, await_creation_for=0)
     client.set_registered_model_alias("wine", "champion", made.version)
-    foreign, alias = mirrorcheck.differences("wine")
+    foreign, alias = mirror_check.differences("wine")
     assert f"Version {made.version} of wine in MLflow is not of our record" in foreign.sentence
     assert f"names version {made.version}, our record says version 2, which is what serves" in alias.sentence
     assert "promote" not in alias.hint
     _serves_on(wines, capsys)
-    assert mirrorcheck.write(load_problem("wine")) == [foreign]
+    assert mirror_check.write(load_problem("wine")) == [foreign]
     client.set_model_version_tag("wine", made.version, FOREIGN, "true")
-    assert mirrorcheck.differences("wine") == []
+    assert mirror_check.differences("wine") == []
     client.delete_model_version("wine", made.version)
 
 
@@ -214,7 +215,7 @@ def test_without_mlflow_everything_goes_on(
     wines: Wines, fault: str, tmp_path: Path, configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = wines[0] / "mlflow.db"
-    tracking._silent.clear()
+    mlflow_runs._silent.clear()
     with ExitStack() as stack:
         holder = stack.enter_context(closing(sqlite3.connect(":memory:" if fault != "locked" else database)))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -229,7 +230,7 @@ def test_without_mlflow_everything_goes_on(
             holder.execute("BEGIN EXCLUSIVE")
         before = time.monotonic()
         with pytest.raises(MirrorError, match="MLflow"):
-            mirrorcheck.differences("wine")
+            mirror_check.differences("wine")
         assert time.monotonic() - before < 15
         _serves_on(wines, capsys)
         registry.set_gates(wines[2][2], [{"gate": "loss", "passed": True, "detail": "without MLflow"}])
@@ -240,8 +241,8 @@ def test_without_mlflow_everything_goes_on(
         assert execute(["mirror", "write", "--json"]) == 1
         assert "MLflow" in json.loads(capsys.readouterr().out)["error"]["what"]
     configure(mlflow_uri="")
-    tracking._silent.clear()
-    assert mirrorcheck.write(load_problem("wine")) == []
+    mlflow_runs._silent.clear()
+    assert mirror_check.write(load_problem("wine")) == []
 
 
 def test_a_model_trained_and_registered_without_mlflow_is_shown_there_later(wines: Wines, configure: Configure) -> None:
@@ -259,9 +260,9 @@ def test_a_model_trained_and_registered_without_mlflow_is_shown_there_later(wine
     assert traced["state"] == "unknown"
     assert [link["link"] for link in traced["links"] if not link["verified"]] == ["MLflow run"]
     configure(mlflow_uri="")
-    assert {one.cause for one in mirrorcheck.differences("wine")} == {"purged", "deleted"}
-    assert mirrorcheck.write(load_problem("wine")) == []
-    shown = tracking.connect_mlflow().search_runs([tracking.experiment("wine")], "params.max_depth = '6'")
+    assert {one.cause for one in mirror_check.differences("wine")} == {"purged", "deleted"}
+    assert mirror_check.write(load_problem("wine")) == []
+    shown = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("wine")], "params.max_depth = '6'")
     assert [one.data.tags["truecourse.run"] for one in shown] == [run.run_id]
     assert trace_model("wine", version.version)["verified"], "what MLflow shows under another id is compared too"
 

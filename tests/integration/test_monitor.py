@@ -29,15 +29,15 @@ from tests.monitored import (
     shifted,
 )
 from tests.records import entry, record
-from truecourse import predictionlog
 from truecourse.errors import FeatureError, ModelError, NotFound
-from truecourse.loading import load_problem
-from truecourse.monitoring import reports
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TableVersion, Window
+from truecourse.serving import prediction_log
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: Model
     assert "times as far from the days before as it ever did" in report.sentence
     assert report.sentence.endswith("and 1 more; contributions moved: distance.")
     store = open_store()
-    assert reports.latest(store, "deliveries", "drift") == Report.model_validate_json(report.model_dump_json())
+    assert report_store.latest(store, "deliveries", "drift") == Report.model_validate_json(report.model_dump_json())
     assert len(report.model_dump_json()) < 20_000
     page = store.get("reports/deliveries/drift.html").decode()
     assert page == store.get("reports/deliveries/drift-20240308T0000-20240315T0000.html").decode()
@@ -139,8 +139,8 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
         )
         for i, row in enumerate([*told, *told[::6]])
     ]
-    table = predictionlog.rows(predictionlog.encoded(entry(one)) for one in logged)
-    Tables().append(predictionlog.log_table("deliveries"), table, {}, partition_by=predictionlog.PARTITION)
+    table = prediction_log.rows(prediction_log.encoded(entry(one)) for one in logged)
+    Tables().append(prediction_log.log_table("deliveries"), table, {}, partition_by=prediction_log.PARTITION)
     found = monitored(at=LAST + timedelta(days=1))
     assert paged(found) == paged(batches) == [("courier_late_7d", "dead feed")]
     week = pc.greater_equal(table["at"], pa.scalar(LAST - timedelta(days=6), pa.timestamp("us", tz="UTC")))
@@ -149,7 +149,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
 
 
 def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
-    from tasks.drift import monitored as check
+    from tasks.monitoring.drift import monitored as check
 
     score(champion, change(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
     problem = load_problem("deliveries")

@@ -8,14 +8,14 @@ from tests.integration.conftest import Trained
 
 
 def test_a_moved_split_is_recorded_and_reproduced(trained: Trained) -> None:
-    from tasks.reproduce import reproduce
-    from tasks.snapshot import take_snapshot
-    from tasks.trace import trace_model
-    from tasks.train import train_model
-    from truecourse import registry
+    from tasks.training.reproduce import reproduce
+    from tasks.training.snapshot import take_snapshot
+    from tasks.training.trace import trace_model
+    from tasks.training.train import train_model
+    from truecourse.modeling.snapshot import load_frame, load_manifest
     from truecourse.problem import TimeSplit
-    from truecourse.snapshot import load_frame, load_manifest
-    from truecourse.storage import open_store
+    from truecourse.registry import versions as registry
+    from truecourse.storage.object_store import open_store
 
     at = datetime(2024, 2, 25)
     snapshot = take_snapshot.fn("deliveries", at, at)

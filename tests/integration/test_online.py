@@ -15,12 +15,12 @@ from feature_repo.online import NEVER, REST
 from tests.cleaned import write_clean
 from tests.conftest import free_ports, valkey_server
 from tests.deliveries import deliveries, install
-from truecourse.encoding import Array, Values, columns_of
+from truecourse.arrays import Array, Values, columns_of
 from truecourse.errors import PlatformError, SettingsError
-from truecourse.features import compute_view, newest_event
-from truecourse.loading import load_problem
+from truecourse.features.compute import compute_view, newest_event
 from truecourse.problem import Problem
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 ROWS = deliveries(days=20, a_day=20)
 DEPOTS = ["north", "south", "east", "nowhere", None]

@@ -15,15 +15,15 @@ import psutil
 import pytest
 
 from flows.package import package
-from services import launch
+from services.process import launch
 from tests.conftest import S3Server, free_ports, seaweed_server, stop, wait_until
 from tests.integration.conftest import Trained
 from tests.workers import ROW
-from truecourse.predictionlog import log_table
 from truecourse.processes import Child
+from truecourse.serving.prediction_log import log_table
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 UP = 'truecourse_dependency_up{dependency="prediction_log"}'
 ENDLESS = resource.RLIM_INFINITY

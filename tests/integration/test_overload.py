@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from benchmarks.hammer import Hammer
-from services.guard import Guard
-from services.http import Endpoint
+from services.http.guard import Guard
+from services.http.routes import Endpoint
 from tests.echo import serving
 from tests.workers import ROW, Make, Worker
 from truecourse.settings import REPOSITORY, Settings

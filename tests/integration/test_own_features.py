@@ -10,23 +10,23 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tasks.evaluate import opened
-from tasks.features import compute_view
-from tasks.online import load_for_models, load_view
-from tasks.ownrows import own_problem, own_rows
-from tasks.snapshot import take_snapshot
-from tasks.train import train_model
+from tasks.features.compute import compute_view
+from tasks.features.load_online import load_for_models, load_view
+from tasks.features.trained_features import own_problem, own_rows
+from tasks.training.evaluate import opened
+from tasks.training.snapshot import take_snapshot
+from tasks.training.train import train_model
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
 from tests.office import put_in_office
-from truecourse import registry
-from truecourse.comparison import as_they_are, compare
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem
+from truecourse.evaluation.paired_comparison import as_they_are, compare
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import rows_of
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
-from truecourse.snapshot import load_frame
-from truecourse.tables import Tables
-from truecourse.training import rows_of
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables
 
 SINCE = '"since": Integer(nulls=True)'
 NAME, UNTIL = "deliveries", datetime(2024, 3, 10, tzinfo=UTC)

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from flows.package import package
-from services import launch
-from services.prediction import open_predictor
+from services.model.predictor import open_predictor
+from services.process import launch
 from tests.conftest import free_ports, stop
 from tests.integration.conftest import Endpoint, Trained
-from truecourse import registry
-from truecourse.bento import bento_files
-from truecourse.digests import sha256
+from truecourse.deployment.bento import bento_files
 from truecourse.errors import IntegrityError, ModelError, PlatformError
-from truecourse.loading import load_problem
+from truecourse.hashing import sha256
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
 from truecourse.settings import REPOSITORY, child_environment
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 CHANGE = "PROBLEM = dataclasses.replace(PROBLEM, {})\n"
 
@@ -56,7 +56,7 @@ def test_the_server_runs_the_code_of_the_bento(endpoint: Endpoint) -> None:
     """Not that of the checkout, which is installed beside it."""
     script = (
         "from _bentoml_impl.loader import load; load(sys.argv[1], standalone_load=True); "
-        "import services.http, truecourse; print(services.http.__file__, truecourse.__file__)"
+        "import services.http.routes, truecourse; print(services.http.routes.__file__, truecourse.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {script}", str(endpoint.folder)],

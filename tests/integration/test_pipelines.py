@@ -11,24 +11,25 @@ import pytest
 from prefect import flow
 
 from feature_repo.places import loaded_marks, mark_name
-from tasks.health import check_pipelines as check_pipelines_task
-from tasks.schedules import scheduled_flows
+from tasks.monitoring.health import check_pipelines as check_pipelines_task
+from tasks.monitoring.schedules import scheduled_flows
 from tests import deliveries
 from tests.conftest import free_ports, valkey_server
 from tests.integration.conftest import Trained
-from truecourse import segments, shipping
-from truecourse.definitions import feature_table
 from truecourse.errors import PlatformError
-from truecourse.loading import load_problem
-from truecourse.monitoring import healthpage, reports
+from truecourse.features.definitions import feature_table
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.flowruns import GRACE, ScheduledFlow
-from truecourse.monitoring.freshness import Clock, TableState, Version, ViewState
-from truecourse.monitoring.pipelines import check_pipelines
+from truecourse.monitoring.health import page as healthpage
+from truecourse.monitoring.health.flow_runs import GRACE, ScheduledFlow
+from truecourse.monitoring.health.freshness import Clock, TableState, Version, ViewState
+from truecourse.monitoring.health.pipelines import check_pipelines
 from truecourse.problem import Problem, Table
-from truecourse.schema import days
-from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import days
+from truecourse.serving import log_segments, log_shipping
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables, clean_table
 
 DAY = timedelta(days=1)
 START = datetime(2024, 5, 6, tzinfo=UTC)
@@ -119,7 +120,7 @@ def test_features_and_online_store_are_told_as_they_were_loaded(trained: Trained
     problem, tables = load_problem("deliveries"), Tables()
     loaded = loaded_marks(problem)
     assert set(loaded) == {view.name for view in problem.views}
-    shipping.ship("deliveries")  # what the endpoint of other tests logged is no news here
+    log_shipping.ship("deliveries")  # what the endpoint of other tests logged is no news here
     report = check_pipelines(problem, tables, None, (), loaded)
     assert not others(report), report.sentence
     for told in report.figures["features"]:
@@ -157,16 +158,16 @@ def test_a_log_that_waits_is_told(problem: Problem, configure: Callable[..., Non
     def found() -> dict[str, bool]:
         return causes(check_pipelines(problem, Tables(), None, (), {}))
 
-    folder = shipping.spool_folder("deliveries")
-    descriptor = segments.begin(segment := segments.Segment(folder, "a-stream", 1))
-    os.write(descriptor, segments.framed(b"{}"))
-    segments.seal(segment)
+    folder = log_shipping.spool_folder("deliveries")
+    descriptor = log_segments.begin(segment := log_segments.Segment(folder, "a-stream", 1))
+    os.write(descriptor, log_segments.framed(b"{}"))
+    log_segments.seal(segment)
     os.close(descriptor)
     assert found() == {}, "it has just come"
     hour_ago = datetime.now(UTC).timestamp() - 3600
-    os.utime(segment.path(segments.SEALED), (hour_ago, hour_ago))
+    os.utime(segment.path(log_segments.SEALED), (hour_ago, hour_ago))
     assert found() == {"prediction log/backlog": False}
-    os.truncate(segment.path(segments.SEALED), 700 << 10)
+    os.truncate(segment.path(log_segments.SEALED), 700 << 10)
     configure(log_disk=1)
     assert found() == {"prediction log/backlog": True}, "soon there is no room"
     segment.set_aside()
@@ -231,7 +232,7 @@ def test_flows_are_judged_by_what_the_server_knows_of_them(problem: Problem, dep
 
 def test_the_task_keeps_a_report_and_its_page_shows_it(problem: Problem, deployed: None) -> None:
     report = check_pipelines_task.fn("deliveries")
-    kept = reports.latest(open_store(), "deliveries", "pipelines")
+    kept = report_store.latest(open_store(), "deliveries", "pipelines")
     assert kept == report
     assert report.page == healthpage.publish(open_store(), problem)
     page = open_store().get(report.page).decode()

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from services.spool import Spool
-from services.spooling import Limits
-from tasks.trace import trace_prediction
+from services.log.spool import Spool
+from services.log.spool_types import Limits
+from tasks.training.trace import trace_prediction
 from tests.conftest import S3Server, wait_until
 from tests.integration.conftest import Endpoint, Trained
 from tests.records import Answers, entry, record
-from truecourse import predictionlog, segments, shipping
 from truecourse.errors import ModelError, StorageError
-from truecourse.predictionlog import encoded, log_table
-from truecourse.segments import SEALED, listed
+from truecourse.serving import log_segments, log_shipping, prediction_log
+from truecourse.serving.log_segments import SEALED, listed
+from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encoded, log_table
 from truecourse.settings import get_settings
-from truecourse.shipping import ship, spool_folder
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 
 def logged() -> list[str]:
@@ -38,15 +38,15 @@ def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkey
     data = segment.path(SEALED).read_bytes()
     assert ship("deliveries").records == 2
     segment.path(SEALED).write_bytes(data)
-    assert ship("deliveries") == shipping.Shipment()
+    assert ship("deliveries") == log_shipping.Shipment()
     assert sorted(logged()) == ["a", "b"]
     assert listed(spool_folder("deliveries"), SEALED) == []
 
 
 def test_a_log_from_before_a_column_goes_on_with_it(home: Path) -> None:
-    names = [name for name in predictionlog.SCHEMA.names if name not in ("seconds", "batch", "error")]
-    older = predictionlog.rows([encoded(entry(record("a")))]).select(names)
-    Tables().append(log_table("deliveries"), older, {"flow": "ship"}, partition_by=predictionlog.PARTITION)
+    names = [name for name in prediction_log.SCHEMA.names if name not in ("seconds", "batch", "error")]
+    older = prediction_log.rows([encoded(entry(record("a")))]).select(names)
+    Tables().append(log_table("deliveries"), older, {"flow": "ship"}, partition_by=prediction_log.PARTITION)
     put(["b"])
     assert ship("deliveries").records == 1
     newest = Tables().version(log_table("deliveries"))
@@ -77,7 +77,7 @@ def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
     put(["a"])
     (segment,) = listed(spool_folder("deliveries"), SEALED)
     whole = segment.path(SEALED).read_bytes()
-    segment.path(SEALED).write_bytes(whole + segments.framed(b"{}")[:-1] + b"x")
+    segment.path(SEALED).write_bytes(whole + log_segments.framed(b"{}")[:-1] + b"x")
     (damaged,) = ship("deliveries").damaged
     assert Path(damaged).read_bytes().startswith(whole)
     assert logged() == ["a"]
@@ -87,9 +87,9 @@ def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
 def test_a_record_is_found_with_all_it_says(home: Path) -> None:
     put(["a", "b"])
     ship("deliveries")
-    (found,) = predictionlog.find(Tables(), "deliveries", "b")
+    (found,) = prediction_log.find(Tables(), "deliveries", "b")
     assert (found["features"], found["day"], found["id"]) == ({"distance": 4.2, "hour": 12}, "2024-05-01", "7")
-    assert predictionlog.find(Tables(), "deliveries", "c") == []
+    assert prediction_log.find(Tables(), "deliveries", "c") == []
     assert get_settings().home in spool_folder("deliveries").parents
 
 
@@ -110,7 +110,7 @@ def test_every_answer_of_the_endpoint_is_logged_and_traced(endpoint: Endpoint, t
 
     def shipped() -> bool:
         ship("deliveries")
-        return bool(predictionlog.find(Tables(), "deliveries", answer["prediction_id"]))
+        return bool(prediction_log.find(Tables(), "deliveries", answer["prediction_id"]))
 
     wait_until(shipped, 60, "the record")
     traced = trace_prediction("deliveries", answer["prediction_id"])

@@ -14,13 +14,14 @@ from prefect.input.actions import read_flow_run_input
 from flows.promote import promote
 from flows.register import register
 from flows.train import train
-from tasks.promote import enter_office
+from tasks.release.promote import enter_office
 from tests.conftest import wait_until
 from tests.frames import store_diabetes
 from tests.office import put_in_office
-from truecourse import aliases, registry, tracking
 from truecourse.errors import GateFailed, ModelError
 from truecourse.references import ModelVersion
+from truecourse.registry import aliases, mlflow_runs
+from truecourse.registry import versions as registry
 
 Configure = Callable[..., None]
 
@@ -169,7 +170,7 @@ def test_of_two_promotions_at_once_one_wins_and_a_cut_off_one_is_finished(proble
     (lost,) = [str(run.exception()) for run in runs if run.exception() is not None]
     assert aliases.current("diabetes") == won
     assert f"ann was first, at {won.at:%Y-%m-%d %H:%M:%S} UTC: promote, because of {won.champion.version}" in lost
-    mlflow = tracking.connect_mlflow()
+    mlflow = mlflow_runs.connect_mlflow()
     mlflow.delete_registered_model_alias("diabetes", "champion")  # as if it had been killed before the mirror
     assert enter_office.fn(seen, won.champion, won.reason) == won
     assert int(mlflow.get_model_version_by_alias("diabetes", "champion").version) == won.champion.version

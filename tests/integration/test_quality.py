@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from flows.score import score
-from tasks.quality import check_quality as check_task
+from tasks.monitoring.quality import check_quality as check_task
 from tests.integration.conftest import Trained
-from truecourse.loading import load_problem
-from truecourse.monitoring import reports
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.quality import check_quality
-from truecourse.tables import Tables
+from truecourse.monitoring.quality.check import check_quality
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 Check = Callable[[datetime], Report]
 CHANGED = """SELECT delivery AS id, known_at,
@@ -155,7 +155,7 @@ def test_a_cohort_without_its_labels_waits_for_them(checked: Callable[[str], Che
 def test_the_task_keeps_the_report(checked: Callable[[str], Check]) -> None:
     checked("")
     report = check_task.fn("deliveries", moment(2, 28))
-    assert reports.latest(Tables().store, "deliveries", "quality") == report
+    assert report_store.latest(Tables().store, "deliveries", "quality") == report
     page = Tables().store.get(report.page).decode()
     for said in ("Calibration by depot", "AUC", "Calibration error", "depot north"):
         assert said in page

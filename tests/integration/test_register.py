@@ -11,18 +11,19 @@ import sklearn.metrics as reference
 
 from flows.register import register
 from flows.train import train
-from tasks.evaluate import evaluate_model, page_key
-from tasks.register import register_model
+from tasks.release.register import register_model
+from tasks.training.evaluate import evaluate_model, page_key
 from tests.frames import store_diabetes, store_wine
 from tests.office import put_in_office
-from truecourse import aliases, registry, tracking
-from truecourse.encoding import columns_of
+from truecourse.arrays import columns_of
 from truecourse.errors import ModelError
-from truecourse.pages import unlinked
+from truecourse.html import unlinked
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import rows_of
 from truecourse.references import ModelVersion
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
-from truecourse.training import rows_of
+from truecourse.registry import aliases, mlflow_runs
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
 
 Configure = Callable[..., None]
 
@@ -95,7 +96,7 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
 
 def test_mlflow_says_what_a_run_and_a_version_are(problems: Path) -> None:
     run, version = train(), register()
-    mlflow = tracking.connect_mlflow()
+    mlflow = mlflow_runs.connect_mlflow()
     found = mlflow.get_run(run.run_id)
     tags = found.data.tags
     assert found.info.run_name.startswith("train diabetes ")
@@ -126,7 +127,7 @@ def test_an_interrupted_registration_is_finished(problems: Path, monkeypatch: py
     assert version.version == 1
     assert registry.champion("diabetes") == version
     assert len(aliases.history("diabetes")) == 1
-    mlflow = tracking.connect_mlflow()
+    mlflow = mlflow_runs.connect_mlflow()
     assert all(int(mlflow.get_model_version_by_alias("diabetes", a).version) == 1 for a in ("champion", "challenger"))
 
 
@@ -186,9 +187,9 @@ def test_the_report_is_of_the_test_rows_alone(problems: Path) -> None:
     assert report["metrics"]["constant"]["rmse"]["value"] == pytest.approx(expected, rel=1e-5)
     assert report["metrics"]["linear"]["rmse"]["value"] < expected
     assert report["rows"]["test"] == len(test)
-    logged = tracking.connect_mlflow().get_run(run.run_id).data.metrics
+    logged = mlflow_runs.connect_mlflow().get_run(run.run_id).data.metrics
     assert logged["test_rmse"] == pytest.approx(figures["rmse"]["value"])
-    plots = [item.path for item in tracking.connect_mlflow().list_artifacts(run.run_id, "plots")]
+    plots = [item.path for item in mlflow_runs.connect_mlflow().list_artifacts(run.run_id, "plots")]
     assert {"plots/calibration.png", "plots/contributions.png", "plots/predicted.png"} <= set(plots)
     page = open_store().get(page_key(run)).decode()
     assert unlinked(page) == registry.artifact(run.run_id, "model.html").decode()

@@ -16,22 +16,22 @@ import pyarrow.compute as pc
 import pytest
 
 from feature_repo.historic import HistoricReader
-from tasks.replaying.desk import identity
-from tasks.replaying.run import Plan, home_of, play, staged
+from tasks.replay.requests import identity
+from tasks.replay.run import Plan, home_of, play, staged
 from tests import deliveries
 from tests.conftest import REPOSITORY, wait_until
-from truecourse import registry
-from truecourse.loading import load_problem
-from truecourse.predictionlog import log_table
+from truecourse.problem.loader import load_problem
+from truecourse.registry import versions as registry
+from truecourse.serving.prediction_log import log_table
 from truecourse.settings import child_environment, get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 FIRST, LAST = date(2024, 3, 1), date(2024, 3, 12)
 
 
 KILLED = """
 from datetime import date
-from tasks.replaying.run import Plan, play
+from tasks.replay.run import Plan, play
 if __name__ == "__main__":
     play(Plan("deliveries", date(2024, 3, 1), date(2024, 3, 12), tick=5), lambda now: print(now.done, flush=True))
 """
@@ -149,9 +149,9 @@ def test_planted_faults_reach_requests_features_labels_and_the_serving_code(inst
 
 
 def test_what_the_reader_holds_is_what_the_training_frame_says(installed: Path) -> None:
-    from tasks.snapshot import decision_frame, feature_versions
-    from truecourse.encoding import columns_of
-    from truecourse.sql import clean_versions
+    from tasks.features.decision_frame import decision_frame, feature_versions
+    from truecourse.arrays import columns_of
+    from truecourse.data.sql import clean_versions
 
     play(Plan("deliveries", FIRST, FIRST, tick=30))
     with staged(home_of("deliveries")):

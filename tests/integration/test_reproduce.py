@@ -10,18 +10,19 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tasks.reproduce import reproduce
-from tasks.snapshot import build_snapshot
-from tasks.trace import trace_model
-from tasks.train import train_model
+from tasks.training.reproduce import reproduce
+from tasks.training.snapshot import build_snapshot
+from tasks.training.trace import trace_model
+from tasks.training.train import train_model
 from tests.frames import store_wine
 from tests.integration.conftest import Trained
 from tests.office import put_in_office
-from truecourse import aliases, archive, registry, runs, tracking
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TableVersion
-from truecourse.storage import open_store
-from truecourse.tables import Tables, clean_table
+from truecourse.registry import aliases, mlflow_runs, run_archive, runs
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables, clean_table
 
 Configure = Callable[..., None]
 
@@ -68,13 +69,13 @@ def test_a_gate_or_a_monitoring_window_changes_no_training(wine: ModelVersion, t
 
 
 def test_what_a_run_stood_on_is_archived_with_it(wine: ModelVersion, tmp_path: Path) -> None:
-    environment = json.loads(runs.artifact(wine.run_id, archive.ENVIRONMENT))
+    environment = json.loads(runs.artifact(wine.run_id, run_archive.ENVIRONMENT))
     assert re.fullmatch("[0-9a-f]{40}", environment["truecourse"]["commit"])
     assert environment["truecourse"]["dirty"] in (True, False)
     assert environment["problem"] == {"commit": None, "dirty": None}
     assert environment["packages"]["xgboost"] == environment["versions"]["xgboost"]
     assert environment["platform"]
-    archive.unpack_folder(runs.artifact(wine.run_id, archive.FOLDER), tmp_path / "unpacked")
+    run_archive.unpack_folder(runs.artifact(wine.run_id, run_archive.FOLDER), tmp_path / "unpacked")
     written = (tmp_path / "wine" / "problem.py").read_bytes()
     assert (tmp_path / "unpacked" / "problem.py").read_bytes() == written
     assert not (tmp_path / "unpacked" / "data").exists(), "source bytes are kept by themselves"
@@ -110,7 +111,7 @@ def test_a_moved_home_trains_and_rolls_back_and_mlflow_loads_from_it(
     shutil.copytree(trained.home, first, ignore=shutil.ignore_patterns("serving", "*.log", "spool"))
     shutil.copytree(trained.problems, tmp_path / "problems")
     configure(home=first, problems=tmp_path / "problems")
-    tracking.connect_mlflow()
+    mlflow_runs.connect_mlflow()
     first.rename(moved)
     configure(home=moved)
     file = tmp_path / "problems" / "deliveries" / "problem.py"
@@ -120,7 +121,7 @@ def test_a_moved_home_trains_and_rolls_back_and_mlflow_loads_from_it(
     version = registry.create_version(run)
     put_in_office(version)
     assert trace_model("deliveries", version.version)["verified"]
-    client = tracking.connect_mlflow()
+    client = mlflow_runs.connect_mlflow()
     for one in (run.run_id, trained.version.run_id):
         assert client.get_run(one).info.artifact_uri.startswith(f"{moved}/")
     assert aliases.roll_back("deliveries", "it was better").champion == trained.version

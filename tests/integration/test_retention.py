@@ -10,22 +10,26 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.snapshot import build_snapshot
-from tasks.trace import trace_model
-from tasks.train import train_model
+from tasks.training.snapshot import build_snapshot
+from tasks.training.trace import trace_model
+from tasks.training.train import train_model
 from tests.frames import store_wine
 from tests.records import entry, record
-from truecourse import aliases, deployments, mirrorcheck, predictionlog, registry, retention, runs, tracking
+from truecourse import retention
+from truecourse.deployment import history as deployments
 from truecourse.errors import StorageError
-from truecourse.loading import load_problem
-from truecourse.monitoring import reports
+from truecourse.modeling.snapshot import load_frame, load_manifest, save
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Report
-from truecourse.predictionlog import encoded, log_table
+from truecourse.problem.loader import load_problem
 from truecourse.references import ArtifactRef, Deployment, ModelVersion, Snapshot
+from truecourse.registry import aliases, mirror_check, mlflow_runs, runs
+from truecourse.registry import versions as registry
+from truecourse.serving import prediction_log
+from truecourse.serving.prediction_log import encoded, log_table
 from truecourse.settings import prefect_retention
-from truecourse.snapshot import load_frame, load_manifest, save
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=200)
@@ -47,14 +51,14 @@ class Home:
 
 def copied(original: runs.RunRecord, name: str) -> str:
     """Another training of the same, as MLflow and our record hold it."""
-    run_id, _ = tracking.begin_run("wine", name, {"mlflow.source.name": "truecourse run train --problem wine"})
+    run_id, _ = mlflow_runs.begin_run("wine", name, {"mlflow.source.name": "truecourse run train --problem wine"})
     place = runs.artifact_key(original.run.run_id, "")
     files = {key.removeprefix(place): open_store().get(key) for key in open_store().list(place)}
     runs.put_artifacts(run_id, files)
-    tracking.copy_artifacts(run_id, files)
+    mlflow_runs.copy_artifacts(run_id, files)
     run = original.run.model_copy(update={"run_id": run_id})
     runs.record(original.model_copy(update={"run": run, "key": name}))
-    client = tracking.connect_mlflow()
+    client = mlflow_runs.connect_mlflow()
     for tag, value in original.tags.items():
         client.set_tag(run_id, tag, value)
     client.set_terminated(run_id, "FINISHED")
@@ -73,8 +77,8 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
         versions[name] = registry.create_version(runs.trained_run("wine", copied(original, name)))
     loose = copied(original, "loose")
     copied(original, "the newest run")
-    failed, _ = tracking.begin_run("wine", "failed", {"mlflow.source.name": "truecourse run train --problem wine"})
-    tracking.connect_mlflow().set_terminated(failed, "FAILED")
+    failed, _ = mlflow_runs.begin_run("wine", "failed", {"mlflow.source.name": "truecourse run train --problem wine"})
+    mlflow_runs.connect_mlflow().set_terminated(failed, "FAILED")
     for name in ("first champion", "champion"):
         registry.promote(aliases.current("wine"), versions[name], name, challenger=versions["unneeded"])
     for shadow in (True, False):
@@ -89,8 +93,8 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     )  # fmt: skip
     logged = [record(str(day), at=(NOW - timedelta(days=day)).isoformat()) for day in (0, 5, 40)]
     told = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
-    rows = predictionlog.rows(encoded(entry(one)) for one in told)
-    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=predictionlog.DATED, merge=True)
+    rows = prediction_log.rows(encoded(entry(one)) for one in told)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=prediction_log.DATED, merge=True)
     return Home(versions, loose, failed, snapshot)
 
 
@@ -126,9 +130,9 @@ def test_only_what_nothing_needs_is_removed(wines: Home, monkeypatch: pytest.Mon
         traced = trace_model("wine", wines.versions[name].version)
         unverified = {link["link"] for link in traced["links"] if not link["verified"]}
         assert unverified <= {"MLflow run"}, name  # which shows no figures of a copy
-    client = tracking.connect_mlflow()
+    client = mlflow_runs.connect_mlflow()
     assert {client.get_run(run).info.lifecycle_stage for run in (gone.run_id, wines.loose, wines.failed)} == {"deleted"}
-    assert mirrorcheck.differences("wine") == []
+    assert mirror_check.differences("wine") == []
     assert aliases.roll_back("wine", "as ever").champion == wines.versions["first champion"]
     registered = registry.create_version(runs.trained_run("wine"))
     assert registered.version == wines.versions["newest"].version + 1
@@ -153,7 +157,7 @@ def test_reports_and_the_log_are_counted_back_from_their_newest(
     store, years = open_store(), datetime(2013, 6, 1, tzinfo=UTC)
     for days in (300, 101, 99, 0):
         at = years - timedelta(days=days)
-        reports.save(store, Report(check="drift", problem="wine", at=at, sentence="-"))
+        report_store.save(store, Report(check="drift", problem="wine", at=at, sentence="-"))
         store.put(f"sketches/wine/abc/{at:%Y%m%d}.json", b"{}")
         window = f"{at - timedelta(days=7):%Y%m%dT%H%M}-{at:%Y%m%dT%H%M}"
         store.put(f"reports/wine/drift-{window}.html", b"")
@@ -161,12 +165,12 @@ def test_reports_and_the_log_are_counted_back_from_their_newest(
     store.put("reports/wine/drift.html", b"")
     store.put("sketches/wine/abc/frozen.json", b"{}")
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
-    rows = predictionlog.rows(encoded(entry(one)) for one in logged)
-    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=predictionlog.DATED, merge=True)
+    rows = prediction_log.rows(encoded(entry(one)) for one in logged)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=prediction_log.DATED, merge=True)
     removed = retention.clean("wine", NOW)
     assert removed is not None
     assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2 + 4, 2, 1)
-    assert len(reports.history(store, "wine", "drift")) == 2
+    assert len(report_store.history(store, "wine", "drift")) == 2
     assert store.exists("sketches/wine/abc/frozen.json")
     assert store.exists("reports/wine/drift.html")
     assert len([key for key in store.list("reports/wine/") if "T0000-" in key]) == 4

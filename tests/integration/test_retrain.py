@@ -14,14 +14,14 @@ from prefect import flow
 from flows.register import register
 from flows.retrain import retrain
 from flows.train import train
-from tasks.alarms import notify, settle_reports
+from tasks.monitoring.alerts import notify, settle_reports
 from tests.conftest import REPOSITORY, wait_until
 from tests.frames import store_diabetes
-from truecourse import registry
 from truecourse.errors import TruecourseError
-from truecourse.monitoring import record
+from truecourse.monitoring.alerts import history as record
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.storage import open_store
+from truecourse.registry import versions as registry
+from truecourse.storage.object_store import open_store
 
 CONCEPT = Finding(check="quality", subject="log_loss", cause="concept drift", page=True, sentence="It lost quality.")
 

@@ -20,15 +20,15 @@ import httpx
 import psutil
 import pytest
 
-from cli.endpoint import endpoint_url, served
-from services import launch
+from cli.platform.endpoint import endpoint_url, served
+from services.process import launch
 from tests import hostile
 from tests.certificates import make
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Trained, _point
 from tests.integration.test_service import ROW
-from truecourse import keys
 from truecourse.errors import PlatformError
+from truecourse.serving import api_keys
 from truecourse.settings import get_settings
 
 ORIGIN = "https://pages.example"
@@ -69,7 +69,7 @@ def _guarded(_trained: Trained) -> Iterator[Guarded]:
             patch.setenv(f"TRUECOURSE_{name}", value)
         get_settings.cache_clear()
         package("deliveries")
-        _, key = keys.create("tests", keys.SCOPES)
+        _, key = api_keys.create("tests", api_keys.SCOPES)
         server = launch.start(launch.prepare("deliveries"), port, log)
     get_settings.cache_clear()
     try:
@@ -102,7 +102,7 @@ def test_without_a_key_only_probes_are_answered(guarded: Guarded) -> None:
 
 
 def test_a_key_opens_what_its_scopes_say(guarded: Guarded) -> None:
-    _, text = keys.create("narrow", ("predict",))
+    _, text = api_keys.create("narrow", ("predict",))
     with guarded.client(text) as client:
         wait_until(lambda: ask(client).status_code == 200, FOLLOWED, "the new key")
         for path in ("/model", "/healthz", "/metrics"):
@@ -111,11 +111,11 @@ def test_a_key_opens_what_its_scopes_say(guarded: Guarded) -> None:
 
 
 def test_a_revoked_key_is_refused_without_a_restart(guarded: Guarded) -> None:
-    old, text = keys.create("old", ("predict",))
-    _, new = keys.create("new", ("predict",))
+    old, text = api_keys.create("old", ("predict",))
+    _, new = api_keys.create("new", ("predict",))
     with guarded.client(text) as before, guarded.client(new) as after:
         wait_until(lambda: ask(before).status_code == ask(after).status_code == 200, FOLLOWED, "both keys")
-        keys.revoke(old.id)
+        api_keys.revoke(old.id)
         wait_until(lambda: ask(before).status_code == 401, FOLLOWED, "the revocation")
         assert ask(after).status_code == 200
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests import deliveries
 from tests.conftest import REPOSITORY, stop, wait_until
-from truecourse.tables import Tables, raw_table
+from truecourse.storage.tables import Tables, raw_table
 
 SERVE = "from flows.ingest import ingest; ingest.serve(name='soon', interval=5, limit=1)"
 

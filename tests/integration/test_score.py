@@ -14,13 +14,13 @@ import pytest
 from flows.score import score
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import Trained
-from truecourse import scoring
 from truecourse.errors import FeatureError, SourceError
-from truecourse.tables import Tables
+from truecourse.serving import batch_scoring
+from truecourse.storage.tables import Tables
 
 HEADER = "id,courier,depot,promised,distance,decision_time\n"
 KILLED = """
-from truecourse import scoring
+from truecourse.serving import batch_scoring
 scoring.CHUNK_ROWS = 100
 from flows.score import score
 score("deliveries", start="2024-01-20T00:00:00Z", end="2024-02-05T00:00:00Z")
@@ -30,7 +30,9 @@ score("deliveries", start="2024-01-20T00:00:00Z", end="2024-02-05T00:00:00Z")
 def decisions(start: datetime, end: datetime) -> list[str]:
     tables = Tables()
     rows = tables.read(tables.version("predictions/deliveries")).to_pylist()
-    return [r["id"] for r in rows if r[scoring.ROW] is None and start <= r["decision_time"].replace(tzinfo=None) < end]
+    return [
+        r["id"] for r in rows if r[batch_scoring.ROW] is None and start <= r["decision_time"].replace(tzinfo=None) < end
+    ]
 
 
 def test_scoring_again_writes_nothing(trained: Trained) -> None:

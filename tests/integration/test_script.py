@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from services import launch
-from services.script import init, run
+from services.model.scoring_script import init, run
+from services.process import launch
 from tests.integration.conftest import Endpoint, Trained
-from truecourse.encoding import columns_of
+from truecourse.arrays import columns_of
 from truecourse.errors import IntegrityError, RequestError
-from truecourse.runs import trained_run
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
+from truecourse.modeling.snapshot import load_frame
+from truecourse.registry.runs import trained_run
+from truecourse.storage.object_store import open_store
 
 ROWS = [
     {"id": i, "courier": f"c{i % 14:02d}", "depot": "north", "promised": 30 + i, "distance": i / 7 + 1,
@@ -32,7 +32,8 @@ def test_rows_are_answered_alike_everywhere(endpoint: Endpoint, trained: Trained
     assert scores(run(init(trained.version), ROWS)) == served
     assert scores(run(init(), ROWS)) == served, "the champion"
     done = subprocess.run(
-        [sys.executable, "-m", "services.script"], input=json.dumps({"rows": ROWS}), cwd=endpoint.folder / "src",
+        [sys.executable, "-m", "services.model.scoring_script"], input=json.dumps({"rows": ROWS}),
+        cwd=endpoint.folder / "src",
         env=launch.environment(endpoint.folder, 1) | {"PYTHONPATH": str(endpoint.folder / "src")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 from cli.main import execute
 from tests.integration.conftest import Endpoint, Trained
-from truecourse import registry
+from truecourse.registry import versions as registry
 
 ROW: dict[str, Any] = {
     "courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"

@@ -22,15 +22,15 @@ from tests.monitored import (
     score,
     shifted,
 )
-from truecourse.loading import load_problem
-from truecourse.monitoring import freezing
-from truecourse.monitoring.freezing import freeze
-from truecourse.monitoring.frozen import Frozen
-from truecourse.monitoring.sketches import sketches
+from truecourse.monitoring.drift import profile_builder
+from truecourse.monitoring.drift.daily_counts import sketches
+from truecourse.monitoring.drift.profile_builder import freeze
+from truecourse.monitoring.drift.reference_profile import Frozen
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def sketched_days() -> dict[str, bytes]:
 
 def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime], list[int]]:
     """The spans of predictions whose rows were read from now on, and the rows of each part."""
-    from truecourse.monitoring.seen import Predictions
+    from truecourse.monitoring.predictions.observed import Predictions
 
     parts, spans = Predictions.parts, dict[tuple[datetime, datetime], list[int]]()
 
@@ -72,7 +72,7 @@ def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime
 def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.drift import sketch_days
+    from tasks.monitoring.drift import sketch_days
 
     rows = decisions(60, 36, seed=2)
     last = pc.greater_equal(rows["decision_time"], pa.scalar(LAST - timedelta(days=2), pa.timestamp("us", tz="UTC")))
@@ -113,7 +113,7 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     whole = sketches(problem, Tables(), frozen, *span)
     assert sum(one.rows for one in whole) == len(rows)
     shutil.rmtree(get_settings().home / "storage" / "sketches")
-    monkeypatch.setattr("truecourse.monitoring.seen.PART_ROWS", 7)
+    monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
     spans = parts_read(monkeypatch)
     assert sketches(problem, Tables(), frozen, *span) == whole
     assert len(spans) == 10
@@ -123,13 +123,13 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
 def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:
     score(champion, shifted(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
-    freezing._frozen.cache_clear()
+    profile_builder._frozen.cache_clear()
     made, report = freeze(problem, champion), monitored(at=LAST)
     assert Frozen.load(made.dump(), made.version, made.key).dump() == made.dump()
     snapshots = get_settings().home / "storage" / "snapshots"
     snapshots.rename(snapshots.with_name("away"))
     try:
-        freezing._frozen.cache_clear()
+        profile_builder._frozen.cache_clear()
         again = monitored(at=LAST)
         assert (again.findings, again.figures["data"]) == (report.findings, report.figures["data"])
     finally:

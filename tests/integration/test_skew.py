@@ -6,8 +6,8 @@ import numpy as np
 
 from flows.score import score
 from tests.integration.conftest import Endpoint, Trained
-from truecourse.loading import load_problem
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.storage.tables import Tables
 
 AFTER = "2024-03-01T06:30:00Z"
 """After all that is known, and within every ttl: what the online store holds is what a join finds."""

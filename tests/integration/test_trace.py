@@ -9,22 +9,22 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.evaluate import judge_model
-from tasks.register import register_model
-from tasks.snapshot import build_snapshot
-from tasks.trace import trace_model
-from tasks.train import train_model
+from tasks.release.register import register_model
+from tasks.training.evaluate import judge_model
+from tasks.training.snapshot import build_snapshot
+from tasks.training.trace import trace_model
+from tasks.training.train import train_model
 from tests.frames import store_wine
-from truecourse import archive, runs
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem, training_digest, training_document
+from truecourse.modeling.snapshot import Input, Manifest, load_frame, load_manifest, save
+from truecourse.problem.loader import load_problem, training_digest, training_document
 from truecourse.references import ModelVersion, Snapshot
-from truecourse.runs import artifact_key
+from truecourse.registry import run_archive, runs
+from truecourse.registry.mlflow_runs import run_artifact_key
+from truecourse.registry.runs import artifact_key
 from truecourse.settings import get_settings
-from truecourse.snapshot import Input, Manifest, load_frame, load_manifest, save
-from truecourse.storage import open_store
-from truecourse.tables import Tables, quarantine_table
-from truecourse.tracking import run_artifact_key
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables, quarantine_table
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ LINKS: dict[str, tuple[Callable[[Line], Path], bytes, str]] = {
     "the problem's document": (of_run("model/problem.json"), b"", "artifact"),
     "the account of the training": (of_run("training.json"), b"", "artifact"),
     "the record of the tables": (of_run("lineage.json"), b"sha256", "artifact"),
-    "the archived problem": (of_run(archive.FOLDER), b"", "artifact"),
-    "the archived lock": (of_run(archive.LOCK), b"", "artifact"),
-    "the recorded environment": (of_run(archive.ENVIRONMENT), b"", "artifact"),
+    "the archived problem": (of_run(run_archive.FOLDER), b"", "artifact"),
+    "the archived lock": (of_run(run_archive.LOCK), b"", "artifact"),
+    "the recorded environment": (of_run(run_archive.ENVIRONMENT), b"", "artifact"),
     "the evaluation": (of_run("report.json"), b'"value": 0.', "gate report"),
     "the gates' results": (lambda _: only("models/wine/gates", "*.json"), b'"passed": ', "gate results"),
     "the run's record": (lambda line: stored(runs.record_key("wine", line.version.run_id)), b"", "run"),
@@ -155,8 +155,8 @@ EDITS = {
     "UPDATE metrics SET value = value + 0.001 WHERE key LIKE 'curve_train_%' AND step = 1": "MLflow run",
     "UPDATE metrics SET value = 0.99 WHERE key = 'test_accuracy'": "MLflow run",
     "UPDATE params SET value = '9' WHERE key = 'max_depth'": "MLflow run",
-    "UPDATE tags SET value = 'x' WHERE key = 'truecourse.snapshot'": "MLflow run",
-    "UPDATE model_version_tags SET value = 'x' WHERE key = 'truecourse.gates'": "MLflow version",
+    "UPDATE tags SET value = 'x' WHERE key = 'truecourse.modeling.snapshot'": "MLflow run",
+    "UPDATE model_version_tags SET value = 'x' WHERE key = 'truecourse.evaluation.gates'": "MLflow version",
 }
 
 
@@ -180,7 +180,7 @@ def test_what_mlflow_no_longer_shows_is_unknown_and_never_verified(line: Line) -
 
 def test_entries_that_are_gone_or_replaced_break_their_ledger(line: Line) -> None:
     from tests.office import put_in_office
-    from truecourse import aliases
+    from truecourse.registry import aliases
 
     for _ in range(2):
         put_in_office(line.version)

@@ -11,26 +11,28 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from services.prediction import registered_predictor
-from services.spool import Spool
-from tasks.score import score_decisions
-from tasks.score_file import score_file
-from tasks.snapshot import build_snapshot
-from tasks.trace import trace_prediction
-from tasks.train import train_model
+from services.log.spool import Spool
+from services.model.predictor import registered_predictor
+from tasks.scoring.decisions import score_decisions
+from tasks.scoring.files import score_file
+from tasks.training.snapshot import build_snapshot
+from tasks.training.trace import trace_prediction
+from tasks.training.train import train_model
 from tests.frames import store_diabetes, store_wine
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_trace import flipped, only, stored
-from truecourse import aliases, deployments, registry
-from truecourse.bento import packaged
+from truecourse.deployment import history as deployments
+from truecourse.deployment.bento import packaged
 from truecourse.errors import IntegrityError, ModelError
-from truecourse.loading import load_problem
-from truecourse.predictionlog import encoded, log_table
+from truecourse.problem.loader import load_problem
 from truecourse.references import Deployment, TableVersion, Window
-from truecourse.scoring import predictions_table
-from truecourse.segments import SEALED
-from truecourse.shipping import ship, spool_folder
-from truecourse.tables import Tables
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import predictions_table
+from truecourse.serving.log_segments import SEALED
+from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encoded, log_table
+from truecourse.storage.tables import Tables
 
 ROW = {"id": 7, "courier": "c03", "depot": "north", "promised": 42, "distance": 6.5}
 AT = datetime(2024, 2, 29, 12, tzinfo=UTC)

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
-from services.served import Told
+from services.model.model_router import Told
 from tests.bentos import failing
 from tests.conftest import wait_until
 from tests.records import recorded
 from tests.workers import ROW, Make, Worker, move
-from truecourse import predictionlog
+from truecourse.serving import prediction_log
 
 ENTITIES = [ROW | {"courier": f"c{i % 12:02d}", "depot": d, "id": d} for i in range(12) for d in ("north", "south")]
 
@@ -72,7 +72,7 @@ def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.Log
     assert (failed["model_version"], failed["role"], failed["error"]) == (2, "shadow", "AssertionError")
     assert failed["prediction_id"] == answered["prediction_id"] == document["predictions"][0]["prediction_id"]
     assert failed["prediction"] is failed["score"] is None
-    table = predictionlog.rows(map(predictionlog.encoded, worker.records[-1].entries()))
+    table = prediction_log.rows(map(prediction_log.encoded, worker.records[-1].entries()))
     assert table["prediction"].to_pylist() == [None]
     assert "version 2: challenger failed: AssertionError" in caplog.text
 

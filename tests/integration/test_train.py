@@ -11,19 +11,20 @@ import pytest
 
 from flows.train import train
 from flows.tune import tune
-from tasks import tune as tuning
-from tasks.train import chosen_parameters
+from tasks.training import tune as tuning
+from tasks.training.train import chosen_parameters
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
 from tests.office import put_in_office
-from truecourse import registry, runs, tracking
-from truecourse.digests import sha256
-from truecourse.encoding import columns_of
+from truecourse.arrays import columns_of
 from truecourse.errors import IntegrityError, ModelError, NotFound
-from truecourse.loading import load_problem
-from truecourse.locks import locked
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
+from truecourse.hashing import sha256
+from truecourse.modeling.snapshot import load_frame
+from truecourse.problem.loader import load_problem
+from truecourse.registry import mlflow_runs, runs
+from truecourse.registry import versions as registry
+from truecourse.storage.locks import locked
+from truecourse.storage.object_store import open_store
 
 Configure = Callable[..., None]
 
@@ -46,11 +47,11 @@ def test_a_run_holds_all_that_uses_and_repeats_its_model(wine: None) -> None:
     assert sha256(model.ubj()) == run.model_sha256
     rows = load_frame(open_store(), run.snapshot)
     assert model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features))).shape == (178, 3)
-    recorded = tracking.connect_mlflow().get_run(run.run_id)
+    recorded = mlflow_runs.connect_mlflow().get_run(run.run_id)
     tags = recorded.data.tags
     assert recorded.info.status == "FINISHED"
-    assert tags["truecourse.snapshot"] == run.snapshot.sha256
-    assert tags["truecourse.rows"] == "178"
+    assert tags["truecourse.modeling.snapshot"] == run.snapshot.sha256
+    assert tags["truecourse.serving.rows"] == "178"
     for name, digest in json.loads(tags["truecourse.artifacts"]).items():
         assert sha256(registry.artifact(run.run_id, name)) == digest
     assert {"model/contract.json", "model/problem.json", "lineage.json"} <= set(
@@ -68,7 +69,7 @@ def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
 
     run = train()
     put_in_office(registry.create_version(run))
-    mlflow.set_tracking_uri(tracking.connect_mlflow().tracking_uri)
+    mlflow.set_tracking_uri(mlflow_runs.connect_mlflow().tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/diabetes@champion")
     model = registry.open_model(run, "regression")
     rows = load_frame(open_store(), run.snapshot)
@@ -91,10 +92,10 @@ def test_a_run_that_fails_says_so_and_is_not_taken_up(wine: None, monkeypatch: p
         raise ModelError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.train.train", broken)
+        patch.setattr("tasks.training.train.train", broken)
         with pytest.raises(ModelError, match="broken"):
             train()
-    found = tracking.connect_mlflow().search_runs([tracking.experiment("wine")])
+    found = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("wine")])
     assert [run.info.status for run in found] == ["FAILED"]
     with pytest.raises(ModelError, match="no model was trained yet"):
         runs.trained_run("wine")
@@ -138,12 +139,14 @@ def test_tuning_goes_on_where_it_was_killed_and_train_uses_what_it_found(
     assert tune(trials=4) == found
     tuned = train(tune=True, trials=4)
     assert tuned.snapshot == plain.snapshot
-    assert tracking.connect_mlflow().get_run(tuned.run_id).data.params["max_depth"] == str(found["best"]["max_depth"])
+    assert mlflow_runs.connect_mlflow().get_run(tuned.run_id).data.params["max_depth"] == str(
+        found["best"]["max_depth"]
+    )
     _check_child_runs(found)
 
 
 def _check_child_runs(found: dict) -> None:
-    found_runs = tracking.connect_mlflow().search_runs([tracking.experiment("diabetes")])
+    found_runs = mlflow_runs.connect_mlflow().search_runs([mlflow_runs.experiment("diabetes")])
     (parent,) = [run for run in found_runs if run.data.tags.get("truecourse.step") == "tune"]
     children = [run for run in found_runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     finished = [run for run in children if run.info.status == "FINISHED"]
@@ -172,5 +175,5 @@ def test_artifacts_and_locks_work_on_s3(
             pass
     import mlflow
 
-    mlflow.set_tracking_uri(tracking.connect_mlflow().tracking_uri)
+    mlflow.set_tracking_uri(mlflow_runs.connect_mlflow().tracking_uri)
     assert mlflow.pyfunc.load_model("models:/wine@champion") is not None

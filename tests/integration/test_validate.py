@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
-import tasks.validate as task
-from tasks.ingest import ingest_sources
-from tasks.validate import validate_new
+import tasks.data.validate as task
+from tasks.data.ingest import ingest_sources
+from tasks.data.validate import validate_new
+from truecourse.data.validation_report import (
+    TableResult,
+    in_order_of_reference,
+    page,
+    read_result,
+    require_accepted,
+    save_page,
+)
 from truecourse.errors import ProblemError, ValidationFailed
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text, Time, hours
-from truecourse.tables import Tables
-from truecourse.validation import TableResult, in_order_of_reference, page, read_result, require_accepted, save_page
+from truecourse.storage.tables import Tables
 
 NOW = datetime(2024, 2, 1)
 COLUMNS = {

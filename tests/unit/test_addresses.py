@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from truecourse.addresses import free_port, is_loopback, listen, listening, local_url, require_free, url
 from truecourse.client import Client
 from truecourse.errors import DeliveryFailed, PlatformError, SettingsError
-from truecourse.monitoring.channels import post
+from truecourse.monitoring.alerts.channels import post
 from truecourse.settings import get_settings
 
 NOWHERE = "http://127.0.0.1:9"
@@ -180,7 +180,7 @@ def test_a_proxy_that_is_none_is_named_without_its_password(
 def test_object_storage_on_this_machine_is_asked_directly(
     monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
-    from truecourse.storage import S3Store
+    from truecourse.storage.object_store import S3Store
 
     monkeypatch.setenv("http_proxy", NOWHERE)
     monkeypatch.setenv("no_proxy", "")

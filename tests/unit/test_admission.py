@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from services.admission import LEAVING, OPEN, Admission
-from services.guard import Guard
-from services.served import Served
+from services.http.guard import Guard
+from services.http.rollout_gate import LEAVING, OPEN, Admission
+from services.model.model_router import Served
 from truecourse.errors import PlatformError
 from truecourse.settings import Settings
 

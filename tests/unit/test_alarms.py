@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truecourse.monitoring import record
-from truecourse.monitoring.alarms import Settled, settle
+from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts.lifecycle import Settled, settle
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Alerts, Boolean, Files, Label, Monitoring, Problem, Table, days
-from truecourse.storage import LocalStore
+from truecourse.storage.object_store import LocalStore
 
 START = datetime(2024, 5, 6, tzinfo=UTC)
 PROBLEM = Problem(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truecourse.asof import asof_join
 from truecourse.errors import FeatureError
-from truecourse.steps import Steps
+from truecourse.features.asof import asof_join
+from truecourse.features.asof_index import Steps
 
 START = datetime(2024, 1, 1)
 TIME = pl.Datetime("us")

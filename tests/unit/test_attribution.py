@@ -10,8 +10,8 @@ import pytest
 import xgboost
 
 from tests.unit.test_direct import CATEGORIES, OBJECTIVES, TYPES, booster, inputs
-from truecourse.encoding import Array
-from truecourse.forest import Forest, forest_of
+from truecourse.arrays import Array
+from truecourse.modeling.compiled_forest import Forest, forest_of
 
 
 def explaining(model: Any) -> Any:
@@ -102,7 +102,7 @@ def test_a_model_of_leaves_alone_has_no_contributions() -> None:
 def test_contributions_that_are_others_than_xgboosts_are_left_to_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import truecourse.attribution
+    import truecourse.modeling.shap_values
 
     made = truecourse.attribution.Attributions.__call__
     monkeypatch.setattr(

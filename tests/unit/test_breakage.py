@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from truecourse.loading import load_problem
-from truecourse.monitoring import breakage
-from truecourse.monitoring.sketches import Sketch
-from truecourse.monitoring.strange import Strange
+from truecourse.monitoring.drift import breakage
+from truecourse.monitoring.drift.daily_counts import Sketch
+from truecourse.monitoring.drift.novelty import Strange
+from truecourse.problem.loader import load_problem
 
 PROBLEM = load_problem("flight_delays")
 START = datetime(2024, 4, 1)

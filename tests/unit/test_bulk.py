@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.contracts import GOOD, NOW, contract
-from truecourse.request import FEW, RowReader
+from truecourse.serving.request_reader import FEW, RowReader
 
 ODD = st.sampled_from(
     [None, "Ulm", "Bonn", "Köln", "", "abc", "A1", "x" * 30, 0, 1, 2, 3, 7, 2**63, 10**400, -1, 1.5, 3.0, 11.0, 1e308,

@@ -11,11 +11,11 @@ from tests.cleaned import write_clean
 from tests.deliveries import deliveries
 from tests.records import entry, record
 from tests.unit.test_guarding import STEPS, Log, Office, office, problem, version
-from truecourse import predictionlog
-from truecourse.monitoring.canary import ALPHA, TESTS
-from truecourse.monitoring.canaryquality import FIRST, Labelled, judge
-from truecourse.promotion import BeatsChampion
-from truecourse.tables import Tables
+from truecourse.monitoring.canary.quality import FIRST, Labelled, judge
+from truecourse.monitoring.canary.service_level import ALPHA, TESTS
+from truecourse.problem.promotion import BeatsChampion
+from truecourse.serving import prediction_log
+from truecourse.storage.tables import Tables
 
 __all__ = ["office"]
 COUNT = 1200
@@ -58,7 +58,7 @@ def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool
             "batch": 1,
             "error": None,
         }
-        records.append(predictionlog.encoded(entry(record(f"{i}", **values) | {"id": i})))
+        records.append(prediction_log.encoded(entry(record(f"{i}", **values) | {"id": i})))
     return records
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from truecourse import aliases
-from truecourse.digests import sealed, unsealed
-from truecourse.ledger import Ledger
+from truecourse.hashing import sealed, unsealed
 from truecourse.references import Aliases, Entry, ModelVersion
-from truecourse.relocation import follow_home
-from truecourse.storage import LocalStore
+from truecourse.registry import aliases
+from truecourse.registry.relocation import follow_home
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.object_store import LocalStore
 
 
 def ledger_of(tmp_path: Path, entries: int) -> Ledger[Aliases]:

@@ -9,11 +9,11 @@ import pytest
 from tests.deliveries import install
 from tests.faults import PROBLEM, Case, assert_found, edited
 from tests.plain import install_diabetes, install_wine
-from truecourse.check import check_problem, require_sound
+from truecourse.authoring.checks.run import check_problem, require_sound
 from truecourse.errors import ProblemError
-from truecourse.loading import load_problem
 from truecourse.problem import Files, Label, Problem, Table, TimeSplit
-from truecourse.schema import Boolean, Columns, Float, Integer, Text, Time
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Boolean, Columns, Float, Integer, Text, Time
 
 CASES: dict[str, Case] = {
     "ttl on a view with no time": (

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import install
-from truecourse.check import check_problem
-from truecourse.loading import load_problem
+from truecourse.authoring.checks.run import check_problem
+from truecourse.problem.loader import load_problem
 
 VIEW = "features/courier_history.sql"
 SPINE = "spine.sql"

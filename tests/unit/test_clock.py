@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from truecourse.clock import past_moment, until_now
 from truecourse.errors import SettingsError
-from truecourse.loading import load_problem
-from truecourse.monitoring import reports
-from truecourse.monitoring.alarms import settle
+from truecourse.features.clock import past_moment, until_now
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts.lifecycle import settle
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.pipelines import check_pipelines
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.monitoring.health.pipelines import check_pipelines
+from truecourse.problem.loader import load_problem
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 FOUND = Finding(check="drift", subject="distance", cause="unit change", page=True, sentence="The unit changed.")
 
@@ -38,13 +38,13 @@ def test_a_moment_without_zone_is_utc_and_one_in_the_future_is_refused() -> None
 def test_what_a_clock_that_jumped_has_left_silences_nothing(home: Path) -> None:
     store, problem, now = open_store(), load_problem("flight_delays"), datetime.now(UTC)
     ahead = report(now + timedelta(days=300), FOUND)
-    reports.save(store, ahead)
+    report_store.save(store, ahead)
     assert settle(store, problem, [ahead], now).of("opened")
     clean = [report(now + timedelta(seconds=number - 10)) for number in range(2)]
     recovered = [settle(store, problem, [one], one.at).of("recovered") for one in clean]
     assert [len(events) for events in recovered] == [0, 1]
-    reports.save(store, clean[1])
-    assert reports.latest(store, "flight_delays", "drift") == clean[1]
+    report_store.save(store, clean[1])
+    assert report_store.latest(store, "flight_delays", "drift") == clean[1]
 
 
 def test_pipelines_are_checked_as_of_a_moment_without_zone(home: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.deliveries import install
 from truecourse.errors import ProblemError
-from truecourse.loading import load_problem, problem_digest
+from truecourse.problem.loader import load_problem, problem_digest
 
 CHANGES = {
     "its own body": ("(minutes // 60 % 24)", "(minutes // 60 % 12)", True),
@@ -90,7 +90,7 @@ def test_modules_beside_problem_py_are_imported_as_written_and_digested(
     (folder / "data" / "script.py").write_text("nothing = 2\n")
     assert problem_digest(load_problem()) == digests[1] != digests[0]
 
-    from truecourse.bento import _code
+    from truecourse.deployment.bento import _code
 
     packed = {path for path, _ in _code(folder)}
     assert {"helpers.py", "clocks/__init__.py", "clocks/units.py"} <= packed

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pytest
 
 from tests.judged import FIRST, cohort_of
-from truecourse.encoding import Array
-from truecourse.metrics import measure, samples, weightings
-from truecourse.monitoring.closing import COHORTS
-from truecourse.monitoring.cohorts import (
+from truecourse.arrays import Array
+from truecourse.monitoring.quality.cohort_closing import COHORTS
+from truecourse.monitoring.quality.cohorts import (
     Cohort,
     Judged,
     bins_by_slice,
@@ -23,9 +22,10 @@ from truecourse.monitoring.cohorts import (
     sums_by_bin,
     sums_by_slice,
 )
-from truecourse.monitoring.losing import Alarm, alarms
-from truecourse.monitoring.policy import QualityWatch
-from truecourse.problem import Kind
+from truecourse.monitoring.quality.degradation import Alarm, alarms
+from truecourse.problem.definition import Kind
+from truecourse.problem.monitoring import QualityWatch
+from truecourse.statistics.metrics import measure, samples, weightings
 
 EDGES = np.linspace(0, 1, 41)[1:-1]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import command_of, declaration
+from cli.commands.run import FLOWS, documented
+from cli.lazy import command_of, declaration
 from cli.main import COMMANDS, GROUPS, execute
-from cli.run import FLOWS, documented
 
 TRUECOURSE = str(Path(sys.executable).parent / "truecourse")
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from tests.problems.deliveries.problem import PROBLEM
-from truecourse.comparison import FEWEST_BLOCKS, Comparison, Pair, shortage, unseen
-from truecourse.metrics import blocks_of
+from truecourse.evaluation.paired_comparison import FEWEST_BLOCKS, Comparison, Pair, shortage, unseen
 from truecourse.problem import Monitoring, RandomSplit
+from truecourse.statistics.metrics import blocks_of
 
 FIRST = np.datetime64("2024-01-01T12:00", "us")
 AT_RANDOM = dataclasses.replace(PROBLEM, split=RandomSplit())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.http import _check_type
+from services.http.routes import _check_type
 from truecourse.errors import RequestError
 
 JSON = (

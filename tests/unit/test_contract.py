@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contracts import GOOD, NOW, contract, problem
-from truecourse import openapi
-from truecourse.contract import Contract, contract_bytes
-from truecourse.encoding import Vocabulary
 from truecourse.errors import RequestError
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Float
-from truecourse.request import RowReader, decode
+from truecourse.serving import openapi
+from truecourse.serving.contract import Contract, contract_bytes
+from truecourse.serving.request_reader import RowReader, decode
 
 
 def body(*rows: object) -> bytes:

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse.encoding import Array
-from truecourse.monitoring.contributions import Parts, compared
-from truecourse.monitoring.explaining import Explained
-from truecourse.monitoring.seen import MOMENT
+from truecourse.arrays import Array
+from truecourse.monitoring.drift.attribution_drift import Parts, compared
+from truecourse.monitoring.drift.daily_attributions import Explained
+from truecourse.monitoring.predictions.observed import MOMENT
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
 PROBLEM = Problem(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from truecourse.digests import canonical_json, sha256_json
 from truecourse.errors import Fault, ProblemError, SettingsError, TruecourseError
-from truecourse.loading import default_problem, load_problem, problem_digest, problem_document
+from truecourse.hashing import canonical_json, sha256_json
+from truecourse.problem.loader import default_problem, load_problem, problem_digest, problem_document
 from truecourse.settings import get_settings
 
 PLAIN = """
-from truecourse.problem import Files, Float, Integer, Label, Problem, Table
+from truecourse.problem import (Files, Float, Integer, Label, Problem, Table)
 
 PROBLEM = Problem(
     name="{name}",

@@ -2,9 +2,16 @@
 
 import pytest
 
-from truecourse.declarations import Dialect, candidates, file_dialect, is_code, numbers, proposed_markers
-from truecourse.schema import Float, Integer, Time
-from truecourse.timeformats import epoch_format, other_order, written_formats
+from truecourse.authoring.scaffold.declarations import (
+    Dialect,
+    candidates,
+    file_dialect,
+    is_code,
+    numbers,
+    proposed_markers,
+)
+from truecourse.authoring.scaffold.time_formats import epoch_format, other_order, written_formats
+from truecourse.problem.schema import Float, Integer, Time
 
 
 @pytest.mark.parametrize(

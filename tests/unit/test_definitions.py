@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import install
-from truecourse.definitions import changed, feature_definitions, feature_table, label_definition
-from truecourse.loading import load_problem
+from truecourse.features.definitions import changed, feature_definitions, feature_table, label_definition
+from truecourse.problem.loader import load_problem
 
 REQUEST, CLOCK = {"depot", "distance", "promised"}, {"hour", "weekend", "km_a_minute"}
 HISTORY, DEPOT = {"courier_late_7d", "courier_count_7d"}, {"depot_late_1d", "depot_last_took"}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from truecourse.deployment import schema
-from truecourse.environments import environment_names, load_deployment, server_variables
+from truecourse.deployment.config import schema
+from truecourse.deployment.loader import environment_names, load_deployment, server_variables
 from truecourse.errors import DeploymentError
 
 Configure = Callable[..., None]

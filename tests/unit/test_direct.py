@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import xgboost
 
-from truecourse.direct import Direct
-from truecourse.encoding import Array, Vocabulary
+from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.forest import Forest, forest_of
-from truecourse.model import Model
-from truecourse.problem import Kind
-from truecourse.walk import walk
+from truecourse.modeling.compiled_forest import Forest, forest_of
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.forest_kernel import walk
+from truecourse.modeling.model import Model
+from truecourse.modeling.xgboost_native import Direct
+from truecourse.problem.definition import Kind
 
 TYPES = ["q"] * 5 + ["int"] * 2 + ["i"] + ["c"] * 4
 CATEGORIES, ROWS = 30, 100_000
@@ -185,7 +186,7 @@ def test_trees_that_point_beyond_their_features_or_outputs_are_not_walked(caplog
 def test_without_a_compiler_xgboost_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = booster("binary:logistic")
     words = Vocabulary(kinds={}, categories={}, classes=("0", "1"))
-    monkeypatch.setitem(sys.modules, "truecourse.walk", None)
+    monkeypatch.setitem(sys.modules, "truecourse.modeling.forest_kernel", None)
     model = Model(trained, words, "binary").compiled()
     assert model.forest is None
     matrix = inputs(20, seed=6, codes=CATEGORIES)

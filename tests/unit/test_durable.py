@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from services.spool import Spool
+from services.log.spool import Spool
 from tests.records import Answers
-from truecourse.durable import CHECKPOINT, LOG, take_back_torn
-from truecourse.predictionlog import encoded, log_table
-from truecourse.segments import SEALED, Segment, listed
-from truecourse.shipping import ship, spool_folder
-from truecourse.storage import LocalStore
-from truecourse.tables import Tables
+from truecourse.serving.log_segments import SEALED, Segment, listed
+from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encoded, log_table
+from truecourse.storage.fsync import CHECKPOINT, LOG, take_back_torn
+from truecourse.storage.object_store import LocalStore
+from truecourse.storage.tables import Tables
 
 
 def put(*ids: str) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from services.scraping import look
+from services.process.scrape import look
 from tests.conftest import free_ports
-from truecourse import deployments
-from truecourse.deployments import Running
-from truecourse.endpoints import Expected, announced, expected
+from truecourse.deployment import history as deployments
+from truecourse.deployment.endpoints import Expected, announced, expected
+from truecourse.deployment.history import Running
 from truecourse.errors import PlatformError
 from truecourse.references import ArtifactRef, ModelVersion
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.answered import ENTRY, Answered, Failed, Identity
-from services.prediction import new_ids
+from services.model.predictor import new_ids
+from services.model.results import ENTRY, Answered, Failed, Identity
 from tests.contracts import GOOD, NOW, contract
 from tests.records import recorded
-from truecourse.encoding import LARGEST, Vocabulary, told_number
-from truecourse.request import RowReader
-from truecourse.rows import Rows
+from truecourse.modeling.encoding import LARGEST, Vocabulary, told_number
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.rows import Rows
 
 VOCABULARY = Vocabulary(
     kinds={

@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.exchange import Exchange
-from services.overload import BYTE, REQUEST, Kind, Load, Pace, Task, Waits
-from services.scheduling import ONE, TURN
+from services.http.exchange import Exchange
+from services.http.overload import BYTE, REQUEST, Kind, Load, Pace, Task, Waits
+from services.http.scheduling import ONE, TURN
 
 LIMIT = 0.1
 READ = 0.0002

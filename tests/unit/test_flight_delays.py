@@ -7,12 +7,12 @@ import duckdb
 import numpy as np
 import pytest
 
-from truecourse import sql
-from truecourse.check import check_problem
-from truecourse.frame import request_features
-from truecourse.loading import load_problem
+from truecourse.authoring.checks.run import check_problem
+from truecourse.data import sql
+from truecourse.features.frame import request_features
 from truecourse.problem import Problem
-from truecourse.schema import Float, Integer, Time
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Float, Integer, Time
 
 LATER = {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"}
 """Columns of `flights` that nobody knows two hours before departure."""

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse.monitoring.flowruns import GRACE, Outcome, Run, ScheduledFlow
-from truecourse.monitoring.usual import LEAST, longest_gap, unusual
+from truecourse.monitoring.health.flow_runs import GRACE, Outcome, Run, ScheduledFlow
+from truecourse.monitoring.robust_stats import LEAST, longest_gap, unusual
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

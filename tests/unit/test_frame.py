@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse.encoding import Vocabulary, columns_of
+from truecourse.arrays import columns_of
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.data.sql import row_id
 from truecourse.errors import FeatureError, IntegrityError, ModelError
-from truecourse.frame import UTC_TIME, in_order, request_features, with_split
+from truecourse.features.frame import in_order, request_features, with_split
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.snapshot import Manifest, load_frame, save
 from truecourse.problem import (
     Boolean,
     Files,
@@ -26,9 +30,7 @@ from truecourse.problem import (
     Text,
     TimeSplit,
 )
-from truecourse.snapshot import Manifest, load_frame, save
-from truecourse.sql import row_id
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 COLUMNS = {"colour": Text(nulls=True), "size": Float(nulls=True), "n": Integer(nulls=True), "ok": Boolean(nulls=True)}
 

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from truecourse.comparison import Comparison
 from truecourse.errors import ModelError
-from truecourse.gates import Evidence, Sample, failed, judge, summed, unjudged
+from truecourse.evaluation.gates import Evidence, Sample, failed, judge, summed, unjudged
+from truecourse.evaluation.paired_comparison import Comparison
 from truecourse.problem import BeatsBaseline, BeatsChampion, EveryClass, MetricGate, NotWorseThanLinear, SliceFloor
-from truecourse.promotion import Gate
+from truecourse.problem.promotion import Gate
 
 
 def interval(low: float, high: float) -> dict[str, float | None]:

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.canary import start_canary
+from tasks.release.start_canary import start_canary
 from tests.conftest import REPOSITORY
 from tests.records import entry, record
-from truecourse import aliases, deployments, predictionlog
+from truecourse.deployment import history as deployments
 from truecourse.errors import ModelError
-from truecourse.loading import load_problem
-from truecourse.monitoring.canary import GRACE
-from truecourse.monitoring.guarding import SILENCE, Decision, decide, past_gates, report
+from truecourse.monitoring.canary.decision import SILENCE, Decision, decide, past_gates, report
+from truecourse.monitoring.canary.service_level import GRACE
 from truecourse.problem import Canary, Problem, Promotion
+from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, ModelVersion
-from truecourse.tables import Tables
+from truecourse.registry import aliases
+from truecourse.serving import prediction_log
+from truecourse.storage.tables import Tables
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 STEPS = (0.2, 1.0)
@@ -54,7 +56,7 @@ class Office:
 
     def decided(self, log: Log, canary: Canary | None = CANARY, after: timedelta = SOON) -> Decision:
         """What is decided once these records were added to the log, so long after the last move."""
-        Tables().append("predictions_log/deliveries", predictionlog.rows(log), {}, partition_by="day", merge=True)
+        Tables().append("predictions_log/deliveries", prediction_log.rows(log), {}, partition_by="day", merge=True)
         return decide(problem(canary), Tables(), self.entries, self.entries[-1].at + after)
 
     def reported(self, after: timedelta = SOON) -> tuple[str, int]:
@@ -93,7 +95,7 @@ def asked(
         }
         if mine and theirs <= failing:
             values |= {"role": "shadow", "score": None, "prediction": None, "seconds": None, "error": "KeyError"}
-        records.append(predictionlog.encoded(entry(record(f"{seed}-{i}", **values))))
+        records.append(prediction_log.encoded(entry(record(f"{seed}-{i}", **values))))
     return records
 
 

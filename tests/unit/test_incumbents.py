@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.incumbents import _exact, place
+from services.model.traffic_split import _exact, place
 from tests.contracts import GOOD, NOW, contract
-from truecourse.contract import Contract
-from truecourse.encoding import Vocabulary
-from truecourse.loading import load_problem
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Problem
-from truecourse.request import RowReader
-from truecourse.rows import Rows
+from truecourse.problem.loader import load_problem
+from truecourse.serving.contract import Contract
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.rows import Rows
 
 PROBLEMS = Path(__file__).parent.parent / "problems"
 ROW = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"}

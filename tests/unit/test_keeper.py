@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.keeper import SOCKET, Keeper
-from services.keeping import Servers, dismiss, find, launch
+from services.process.supervisor import SOCKET, Keeper
+from services.process.supervisor_client import Servers, dismiss, find, launch
 from tests.conftest import free_ports, wait_until
 from truecourse.errors import PlatformError
 from truecourse.processes import started_at

@@ -5,7 +5,7 @@ import threading
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.metrics import TOGETHER, Metrics
+from services.telemetry.metrics import TOGETHER, Metrics
 
 
 def told(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -40,7 +40,9 @@ def test_numbers_of_many_threads_add_up() -> None:
 
 
 def test_few_numbers_are_kept_until_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.metrics.multiprocess_folder", lambda: None)  # another test's server may have one
+    monkeypatch.setattr(
+        "services.telemetry.metrics.multiprocess_folder", lambda: None
+    )  # another test's server may have one
     registry = CollectorRegistry()
     metrics = Metrics(["/explain"], registry)
     for _ in range(3):

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services import docs
-from services.access import Access, Keyring, require_keys_beyond_loopback
-from truecourse import keys
+from services.http import docs
+from services.http.authentication import Access, Keyring, require_keys_beyond_loopback
 from truecourse.errors import NotFound, PlatformError, RequestError, SettingsError, StorageError
-from truecourse.keys import ApiKey, Keys
-from truecourse.ledger import Ledger
+from truecourse.serving import api_keys
+from truecourse.serving.api_keys import ApiKey, Keys
 from truecourse.settings import Settings, get_settings
+from truecourse.storage.ledger import Ledger
 
 NOW = datetime.now(UTC).timestamp()
 
@@ -34,27 +34,27 @@ def access(home: Path, configure: Callable[..., None]) -> Access:
 
 
 def test_only_the_hash_of_a_key_is_stored(home: Path) -> None:
-    key, text = keys.create("ours", ("predict",))
+    key, text = api_keys.create("ours", ("predict",))
     assert text not in stored(home)
     assert text.rsplit("_", 1)[1] not in stored(home)
     assert key.sha256 in stored(home)
 
 
 def test_keys_hold_until_they_are_revoked_or_expire(access: Access) -> None:
-    first, old = keys.create("before", ("predict",))
-    _, new = keys.create("after", ("predict", "admin"), days=1)
-    _, gone = keys.create("short", ("predict",), days=0)
+    first, old = api_keys.create("before", ("predict",))
+    _, new = api_keys.create("after", ("predict", "admin"), days=1)
+    _, gone = api_keys.create("short", ("predict",), days=0)
     access.refresh()
     assert {access.holder("/predict", bearer(text)).name for text in (old, new)} == {"before", "after"}  # type: ignore[union-attr]
     with pytest.raises(RequestError, match="does not hold"):
         access.holder("/predict", bearer(gone))
-    keys.revoke(first.id)
+    api_keys.revoke(first.id)
     access.refresh()
     with pytest.raises(RequestError, match="does not hold"):
         access.holder("/predict", bearer(old))
     assert access.holder("/metrics", [(b"x-api-key", new.encode())]) is not None
     with pytest.raises(NotFound, match="no such key"):
-        keys.revoke(first.id)
+        api_keys.revoke(first.id)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_keys_hold_until_they_are_revoked_or_expire(access: Access) -> None:
     ],
 )
 def test_a_path_takes_its_scope_and_no_other(access: Access, path: str, scope: str) -> None:
-    texts = {each: keys.create(each, (each,))[1] for each in keys.SCOPES}
+    texts = {each: api_keys.create(each, (each,))[1] for each in api_keys.SCOPES}
     access.refresh()
     for each, text in texts.items():
         if each == scope:
@@ -81,7 +81,7 @@ def test_a_path_takes_its_scope_and_no_other(access: Access, path: str, scope: s
 
 
 def test_what_is_no_single_key_is_refused(access: Access) -> None:
-    _, text = keys.create("ours", ("predict",))
+    _, text = api_keys.create("ours", ("predict",))
     access.refresh()
     known = text.encode()
     for headers in (
@@ -116,7 +116,7 @@ def test_no_other_text_is_the_key(text: str, place: int, other: str) -> None:
 
 
 def _key(text: str) -> ApiKey:
-    from truecourse.digests import sha256
+    from truecourse.hashing import sha256
 
     return ApiKey(id="0a1b2c3d", name="", scopes=(), sha256=sha256(text.encode()), created=datetime.now(UTC))
 
@@ -130,13 +130,13 @@ def test_a_key_holds_just_until_it_expires(life: timedelta, age: timedelta) -> N
 
 
 def test_nobody_is_let_in_before_the_keys_are_read(access: Access) -> None:
-    _, text = keys.create("ours", ("predict",))
+    _, text = api_keys.create("ours", ("predict",))
     with pytest.raises(PlatformError, match="cannot be read yet"):
         access.holder("/predict", bearer(text))
 
 
 def test_keys_that_were_read_hold_while_storage_is_away(access: Access, configure: Callable[..., None]) -> None:
-    _, text = keys.create("ours", ("predict",))
+    _, text = api_keys.create("ours", ("predict",))
     access.refresh()
     configure(storage="s3://nowhere/at-all", s3_endpoint="http://127.0.0.1:1", s3_access_key_id="a")
     with pytest.raises(StorageError):
@@ -151,12 +151,12 @@ def test_two_changes_at_once_both_come_to_hold(home: Path, monkeypatch: pytest.M
     def late(self: Ledger[Keys], entry: Keys) -> None:
         if not raced:
             raced.append(entry)
-            keys.create("the other", ("predict",))
+            api_keys.create("the other", ("predict",))
         append(self, entry)
 
     monkeypatch.setattr(Ledger, "append", late)
-    keys.create("ours", ("predict",))
-    assert [key.name for key in keys.current().keys] == ["the other", "ours"]
+    api_keys.create("ours", ("predict",))
+    assert [key.name for key in api_keys.current().keys] == ["the other", "ours"]
 
 
 def test_an_endpoint_that_others_reach_asks_for_keys() -> None:

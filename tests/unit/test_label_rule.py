@@ -9,12 +9,13 @@ import pytest
 
 from benchmarks import truth_quality
 from tests.judged import FIRST, cohort_of
-from truecourse.encoding import Array, Vocabulary
-from truecourse.monitoring.cohorts import Cohort, Judged
-from truecourse.monitoring.hindsight import Hindsight, contradiction
-from truecourse.monitoring.losing import Alarm, alarms, threshold
-from truecourse.monitoring.policy import QualityWatch
-from truecourse.problem import Kind
+from truecourse.arrays import Array
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.monitoring.quality.cohorts import Cohort, Judged
+from truecourse.monitoring.quality.degradation import Alarm, alarms, threshold
+from truecourse.monitoring.quality.label_model import Hindsight, contradiction
+from truecourse.problem.definition import Kind
+from truecourse.problem.monitoring import QualityWatch
 
 CLASSES = {"binary": 2, "multiclass": 3, "regression": 0}
 KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")

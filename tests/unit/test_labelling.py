@@ -6,9 +6,9 @@ from datetime import date, timedelta
 import pytest
 
 from benchmarks.truth_quality import labelled_days
-from truecourse.monitoring.cohorts import Cohort
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.labelling import labelling, selective
+from truecourse.monitoring.quality.cohorts import Cohort
+from truecourse.monitoring.quality.label_delay import labelling, selective
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
 PROBLEM = Problem(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse.leakage import LEAST, Suspect, leak_suspects
+from truecourse.authoring.leakage import LEAST, Suspect, leak_suspects
 
 RANDOM = np.random.default_rng(5)
 ROWS = 600

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.limits import Buckets, per_worker
+from services.http.limits import Buckets, per_worker
 from truecourse.settings import Settings
 
 

@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.tune import evaluator
+from tasks.training.tune import evaluator
 from tests.unit.test_training import frame, problem
-from truecourse import baselines
-from truecourse.boosting import Matrices, Part, boost
-from truecourse.encoding import LARGEST, Array, Vocabulary
-from truecourse.linear import joined, linear_booster
-from truecourse.metrics import losses
-from truecourse.model import Model
-from truecourse.problem import Kind, XGBoost
-from truecourse.selection import LINEAR, LINEAR_AND_TREES, TREES, Choice, cross_validation, select
-from truecourse.training import rows_of
+from truecourse.arrays import Array
+from truecourse.modeling import baselines
+from truecourse.modeling.boosting import Matrices, Part, boost
+from truecourse.modeling.encoding import LARGEST, Vocabulary
+from truecourse.modeling.linear import joined, linear_booster
+from truecourse.modeling.model import Model
+from truecourse.modeling.selection import LINEAR, LINEAR_AND_TREES, TREES, Choice, cross_validation, select
+from truecourse.modeling.training import rows_of
+from truecourse.problem import XGBoost
+from truecourse.problem.definition import Kind
+from truecourse.statistics.metrics import losses
 
 KINDS: tuple[Kind, ...] = ("binary", "multiclass", "regression")
 PLACES = tuple("abcdefgh")
@@ -178,7 +180,7 @@ def test_where_the_linear_model_is_worse_noise_is_no_reason_to_begin_with_it(
         return lambda *_, **__: {"value": (low := next(told)) + 1, "low": low, "high": low + 2}
 
     for alone, both, form in ((0.1, -1.1, TREES), (0.1, -2.1, LINEAR_AND_TREES), (-0.1, -1.1, LINEAR_AND_TREES)):
-        monkeypatch.setattr("truecourse.selection.paired", answers(alone, both))
+        monkeypatch.setattr("truecourse.modeling.selection.paired", answers(alone, both))
         assert chosen("binary", bend=0.5).form == form
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from truecourse import logfiles
+from truecourse import log_files
 from truecourse.processes import start
 from truecourse.repeats import Repeats
 
@@ -32,12 +32,12 @@ def test_a_log_that_grows_is_rotated_under_its_writer(
         for number in range(4):
             writer.write(f"{number}".encode() * 2000)
             writer.flush()
-            assert logfiles.rotate(log)
+            assert log_files.rotate(log)
         writer.write(b"after")
     assert log.read_bytes() == b"after", "the writer goes on at the beginning"
     assert {path.name: path.read_bytes()[:1] for path in tmp_path.glob("log.*")} == {"log.1": b"3", "log.2": b"2"}
-    assert not logfiles.rotate(log)
-    assert logfiles.tail(log, 5, start=9000) == "after", "an offset from before the rotation"
+    assert not log_files.rotate(log)
+    assert log_files.tail(log, 5, start=9000) == "after", "an offset from before the rotation"
 
 
 def written(every: float, times: int, log: Callable[[logging.Logger, int], None]) -> str:
@@ -83,7 +83,7 @@ for number in range(5):
 
 
 def test_prefect_s_server_writes_a_cause_once(home: Path) -> None:
-    from cli.serverlogs import prefect_logging
+    from cli.platform.server_logs import prefect_logging
 
     begin = "from prefect.logging.configuration import setup_logging; setup_logging()\n"
     begin += "import logging; logger = logging.getLogger('prefect.server')"
@@ -95,7 +95,7 @@ def test_prefect_s_server_writes_a_cause_once(home: Path) -> None:
 
 
 def test_mlflow_s_server_writes_a_cause_once_and_no_line_for_each_request(home: Path) -> None:
-    from cli.serverlogs import mlflow_logging
+    from cli.platform.server_logs import mlflow_logging
 
     words, variables = mlflow_logging()
     assert variables == {"MLFLOW_CONFIGURE_LOGGING": "false"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests import deliveries
-from truecourse.loading import load_problem
 from truecourse.monitoring.findings import Report
-from truecourse.monitoring.machine import check_machine
+from truecourse.monitoring.health.machine import check_machine
+from truecourse.problem.loader import load_problem
 from truecourse.settings import get_settings
 
 

@@ -10,12 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tasks.deploy_container import files
+from tasks.release.deploy_container import files
 from tests.conftest import REPOSITORY
-from truecourse.cluster import manifests
-from truecourse.compose import compose
-from truecourse.deployment import DeploymentConfig
-from truecourse.environments import load_deployment
+from truecourse.deployment.compose import compose
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.kubernetes import manifests
+from truecourse.deployment.loader import load_deployment
 from truecourse.references import ArtifactRef, ModelVersion
 
 VERSION = ModelVersion(problem="wine", version=3, run_id="r", model_sha256="a" * 64)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import yaml
 
-from tasks.replaying.run import MORNING
-from truecourse.monitoring import marks
-from truecourse.monitoring.silence import silence
+from tasks.replay.run import MORNING
+from truecourse.monitoring.drift import checked_to
+from truecourse.monitoring.predictions.silence import silence
 from truecourse.settings import REPOSITORY
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 DAY = timedelta(days=1)
 START = datetime(2024, 5, 6, tzinfo=UTC)
@@ -17,17 +17,17 @@ START = datetime(2024, 5, 6, tzinfo=UTC)
 
 def test_a_mark_goes_on_and_never_back_and_one_in_the_future_counts_for_nothing(home: Path) -> None:
     store = open_store()
-    assert marks.read(store, "flights", START).oldest(["a"]) is None
-    marks.advance(store, "flights", ["a", "b"], START)
-    marks.advance(store, "flights", ["a", "b"], START - 5 * DAY)
-    assert marks.read(store, "flights", START).columns == {"a": START, "b": START}
-    assert marks.read(store, "flights", START).oldest(["a", "c"]) is None, "one of them was never looked at"
-    assert marks.read(store, "flights", START - DAY).columns == {}, "as of an earlier moment nothing was"
+    assert checked_to.read(store, "flights", START).oldest(["a"]) is None
+    checked_to.advance(store, "flights", ["a", "b"], START)
+    checked_to.advance(store, "flights", ["a", "b"], START - 5 * DAY)
+    assert checked_to.read(store, "flights", START).columns == {"a": START, "b": START}
+    assert checked_to.read(store, "flights", START).oldest(["a", "c"]) is None, "one of them was never looked at"
+    assert checked_to.read(store, "flights", START - DAY).columns == {}, "as of an earlier moment nothing was"
     ahead = datetime.now(UTC) + 300 * DAY
-    marks.advance(store, "flights", ["a"], ahead)
-    assert marks.read(store, "flights", datetime.now(UTC)).columns == {}
-    marks.advance(store, "flights", ["a"], START)
-    assert marks.read(store, "flights", datetime.now(UTC)).columns == {"a": START}
+    checked_to.advance(store, "flights", ["a"], ahead)
+    assert checked_to.read(store, "flights", datetime.now(UTC)).columns == {}
+    checked_to.advance(store, "flights", ["a"], START)
+    assert checked_to.read(store, "flights", datetime.now(UTC)).columns == {"a": START}
 
 
 def silent_for(days: float, known: list[date]) -> bool:

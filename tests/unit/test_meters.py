@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.metrics import Metrics
+from services.telemetry.metrics import Metrics
 from truecourse.errors import PlatformError
-from truecourse.monitoring.meters import LOOKS, SILENT, Meters, read
+from truecourse.monitoring.health.counters import LOOKS, SILENT, Meters, read
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 MONTH = timedelta(days=30)

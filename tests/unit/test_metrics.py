@@ -7,10 +7,10 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truecourse.intervals import Figure, difference, half_width, simultaneous
-from truecourse.metrics import blocks_of, gaps, influence, losses, measure, samples
-from truecourse.ranking import average_precision, roc_auc
-from truecourse.slices import slices
+from truecourse.evaluation.slices import slices
+from truecourse.statistics.intervals import Figure, difference, half_width, simultaneous
+from truecourse.statistics.metrics import blocks_of, gaps, influence, losses, measure, samples
+from truecourse.statistics.ranking_metrics import average_precision, roc_auc
 
 random = np.random.default_rng(7)
 ROWS = 2000

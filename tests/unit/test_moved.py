@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse.monitoring.bins import Counts, learn
-from truecourse.monitoring.consecutive import LEAST_ROWS, Days, consecutive
-from truecourse.monitoring.frozen import Side
-from truecourse.monitoring.moved import compared, findings
-from truecourse.monitoring.relations import Relations, Spread, moments
+from truecourse.monitoring.drift.consecutive_windows import LEAST_ROWS, Days, consecutive
+from truecourse.monitoring.drift.histograms import Counts, learn
+from truecourse.monitoring.drift.reference_profile import Side
+from truecourse.monitoring.drift.relations import Relations, Spread, moments
+from truecourse.monitoring.drift.windows import compared, findings
 from truecourse.problem import Boolean, Files, Label, Problem, Table, Text
 
 A_DAY = 100

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import deliveries
-from truecourse.frame import UTC_TIME, with_split
-from truecourse.loading import load_problem
-from truecourse.monitoring.moving import problem_at
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.features.frame import with_split
+from truecourse.modeling.rolling_split import problem_at
 from truecourse.problem import Problem, RandomSplit, Retraining, TimeSplit, days
+from truecourse.problem.loader import load_problem
 
 MOMENTS = st.datetimes(datetime(2024, 3, 1), datetime(2024, 12, 31))
 

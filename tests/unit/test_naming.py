@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cli.run import FLOWS
+from cli.commands.run import FLOWS
 from tasks.naming import name_of, run_name
 
 AT = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)

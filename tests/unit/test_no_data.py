@@ -3,14 +3,15 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from truecourse.loading import load_problem
-from truecourse.monitoring import healthpage, reports
-from truecourse.monitoring.endpoint import Look, check_endpoint
-from truecourse.monitoring.meters import Reading
-from truecourse.monitoring.pipelines import check_pipelines
-from truecourse.monitoring.skew import check_skew
-from truecourse.storage import open_store
-from truecourse.tables import Tables
+from truecourse.monitoring import report_store
+from truecourse.monitoring.health import page as healthpage
+from truecourse.monitoring.health.counters import Reading
+from truecourse.monitoring.health.endpoint import Look, check_endpoint
+from truecourse.monitoring.health.pipelines import check_pipelines
+from truecourse.monitoring.skew.check import check_skew
+from truecourse.problem.loader import load_problem
+from truecourse.storage.object_store import open_store
+from truecourse.storage.tables import Tables
 
 AT = datetime(2013, 11, 5, tzinfo=UTC)
 
@@ -27,7 +28,7 @@ def test_no_data_is_unknown(home: Path) -> None:
     )
     assert "nothing to audit" in found[0].sentence
     for report in found[1:]:
-        reports.save(store, report)
+        report_store.save(store, report)
     assert healthpage.sentence(healthpage.newest(store, problem.name)) == "Nothing found; unknown: pipelines, endpoint."
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from truecourse.encoding import Array
-from truecourse.gates import Evidence, Sample, judge
-from truecourse.metrics import loss, paired
+from truecourse.arrays import Array
+from truecourse.evaluation.gates import Evidence, Sample, judge
 from truecourse.problem import BeatsBaseline, NotWorseThanLinear
+from truecourse.statistics.metrics import loss, paired
 
 TRIALS = 120
 

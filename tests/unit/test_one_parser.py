@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse.cells import UNREADABLE
-from truecourse.contract import Contract
-from truecourse.encoding import Vocabulary
+from truecourse.data.parsing import UNREADABLE
+from truecourse.data.readers import read_batches
+from truecourse.data.sources import locate_file
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Boolean, Csv, Files, Float, Integer, Label, Problem, Table, Text, Time
-from truecourse.reading import read_batches
-from truecourse.request import RowReader
-from truecourse.rowfiles import RowFiles
-from truecourse.schema import EPOCHS
-from truecourse.sources import locate_file
+from truecourse.problem.schema import EPOCHS
+from truecourse.serving.contract import Contract
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.row_files import RowFiles
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 FORMATS = [None, "%d/%m/%Y %H:%M:%S", "%Y%m%d%H%M%S", "%d %b %Y %H:%M:%S", "epoch_s", "epoch_ms"]

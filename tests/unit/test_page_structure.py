@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from truecourse.pages import render, unlinked
-from truecourse.storage import LocalStore
+from truecourse.html import render, unlinked
+from truecourse.storage.object_store import LocalStore
 
 TEMPLATES = REPOSITORY / "truecourse" / "templates"
 BASE = (TEMPLATES / "base.html").read_text()
@@ -108,7 +108,7 @@ def test_text_has_the_contrast_that_wcag_asks_for(scheme: str, pair: tuple[str, 
 
 
 def test_the_index_lists_every_problem_and_leads_to_it(tmp_path: Path) -> None:
-    from truecourse.monitoring import index
+    from truecourse.monitoring.dashboard import index
 
     store = LocalStore(tmp_path)
     assert "No problem has a page yet" in index.page(store)

@@ -11,18 +11,22 @@ import pyarrow as pa
 import pytest
 from markupsafe import Markup
 
-from truecourse.deliveries import Delivery
+from truecourse.data.deliveries import Delivery
+from truecourse.data.validation_report import Counts, Example, Outcome, ValidationResult
+from truecourse.data.validation_report import page as page_of_validation
 from truecourse.errors import NotFound
-from truecourse.monitoring import control, drift, healthpage, index, qualitypage, reports
+from truecourse.html import marked, render
+from truecourse.monitoring import report_store
+from truecourse.monitoring.dashboard import control_page, index
+from truecourse.monitoring.drift import permutation_test
+from truecourse.monitoring.drift.windows import Moved
 from truecourse.monitoring.findings import BROKEN, Finding, Report
-from truecourse.monitoring.moved import Moved
-from truecourse.pages import marked, render
+from truecourse.monitoring.health import page as healthpage
+from truecourse.monitoring.quality import page as qualitypage
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
+from truecourse.problem.schema import Severity
 from truecourse.references import TableVersion
-from truecourse.schema import Severity
-from truecourse.storage import LocalStore
-from truecourse.validation import Counts, Example, Outcome, ValidationResult
-from truecourse.validation import page as page_of_validation
+from truecourse.storage.object_store import LocalStore
 
 NOW = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
 LONG = "a <very> long & windy name, with \"quotes\" and 'more' " * 6
@@ -59,7 +63,7 @@ class Store:
 
     def save(self, most: bool) -> LocalStore:
         for check in CHECKS if most else ():
-            reports.save(self.store, report(check, most, **FIGURES.get(check, {})))
+            report_store.save(self.store, report(check, most, **FIGURES.get(check, {})))
         return self.store
 
 
@@ -110,7 +114,7 @@ def health(store: LocalStore, most: bool) -> str:
 def unchecked_health(store: LocalStore, most: bool) -> str:
     """With reports of checks that could not be made: they have no figures."""
     for check in healthpage.CHECKS:
-        reports.save(store, report(check, False))
+        report_store.save(store, report(check, False))
     return store.get(healthpage.publish(store, PROBLEM)).decode()
 
 
@@ -163,7 +167,7 @@ def drifted(store: LocalStore, most: bool) -> str:
     before, after = (
         pa.table({name: pa.array(random.normal(shift, 1, rows)) for name in names}) for shift in (0.0, 3.0)
     )
-    found = drift.compare(before, after, names)
+    found = permutation_test.compare(before, after, names)
     family = Moved(found, found if most else None, found if most else None, dict.fromkeys(names, 0.1) if most else {})
     told: dict[str, Any] = {
         "timed": most, "model": {"version": 1, "sha256": "ab" * 32, "snapshot": "cd" * 32}, "threshold": 0.1,
@@ -181,7 +185,9 @@ def drifted(store: LocalStore, most: bool) -> str:
 
 
 def whole_control(store: LocalStore, most: bool) -> str:
-    return control.page(Store(store).save(most), PROBLEM, served=most, links={LONG: "http://127.0.0.1"} if most else {})
+    return control_page.page(
+        Store(store).save(most), PROBLEM, served=most, links={LONG: "http://127.0.0.1"} if most else {}
+    )
 
 
 def trace(store: LocalStore, most: bool) -> str:
@@ -271,9 +277,9 @@ def test_every_template_is_rendered_somewhere() -> None:
 def test_one_clock_says_when_and_data_until_is_said_as_such(asked: datetime | None, store: LocalStore) -> None:
     """Two times by two clocks stood beside each other, both as "as of"."""
     report = Report(check="drift", problem="p", at=NOW, sentence="Nothing drifted.")
-    reports.save(store, reports.checked(report, asked))
-    shown = next(one for one in control.document(store, PROBLEM)["checks"] if one["check"] == "drift")
-    html = control.page(store, PROBLEM, served=False)
+    report_store.save(store, report_store.checked(report, asked))
+    shown = next(one for one in control_page.document(store, PROBLEM)["checks"] if one["check"] == "drift")
+    html = control_page.page(store, PROBLEM, served=False)
     if asked is None:  # the newest data is two years old
         assert abs(datetime.now(UTC) - shown["checked_at"]) < timedelta(minutes=1)
         assert "on data up to 2024-05-06 07:08 UTC" in html
@@ -292,7 +298,7 @@ def test_commands_in_a_sentence_stand_as_code() -> None:
 def test_a_check_that_broke_leads(store: LocalStore) -> None:
     Store(store).save(True)
     broken = Finding(check="quality", subject="check", cause=BROKEN, page=True, sentence="The check of quality broke.")
-    reports.save(store, Report.unmade("quality", "p", NOW, broken.sentence, broken))
-    told = control.document(store, PROBLEM)
+    report_store.save(store, Report.unmade("quality", "p", NOW, broken.sentence, broken))
+    told = control_page.document(store, PROBLEM)
     assert told["sentence"].startswith("The check of quality broke.")
     assert {one["check"]: one["state"] for one in told["checks"]}["quality"] == "critical"

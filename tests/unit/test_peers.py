@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.access import require_keys_beyond_loopback, require_servable
-from services.guard import Guard
-from services.peers import counted_as, is_local, is_within, parse_networks
-from services.served import Served
+from services.http.authentication import require_keys_beyond_loopback, require_servable
+from services.http.guard import Guard
+from services.http.peers import counted_as, is_local, is_within, parse_networks
+from services.model.model_router import Served
 from tests.conftest import REPOSITORY
 from tests.echo import Echo, post
 from tests.unit.test_wire import Transport, connections

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services import platform
-from services.platform import Platform
-from services.supervisor import State
+from services.process import platform
+from services.process.platform import Platform
+from services.process.platform_supervisor import State
 from truecourse.processes import started_at
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)

@@ -10,10 +10,10 @@ import xgboost
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truecourse.encoding import LARGEST, FeatureKind, Vocabulary
 from truecourse.errors import ModelError
-from truecourse.model import Model
-from truecourse.prediction import answers, explanations, named, predicted, told
+from truecourse.modeling.encoding import LARGEST, FeatureKind, Vocabulary
+from truecourse.modeling.model import Model
+from truecourse.modeling.prediction import answers, explanations, named, predicted, told
 
 NAN, INF, MOST = float("nan"), float("inf"), float(LARGEST)
 

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from services import prefect_client
-from services.prefect_client import PrefectClient
+from services.process import prefect_client
+from services.process.prefect_client import PrefectClient
 from truecourse.errors import PlatformError
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli import server
-from services import platform
-from services.platform import Platform
+from cli.platform import prefect_server
+from services.process import platform
+from services.process.platform import Platform
 from tests.conftest import free_ports
 from truecourse.errors import PlatformError
 from truecourse.processes import started_at
@@ -60,14 +60,14 @@ def late(url: str) -> Iterator[None]:
 def test_a_server_that_is_being_started_again_is_waited_for(
     url: str, late: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server._require_answer(url)
+    prefect_server._require_answer(url)
     assert "waiting for it" in capsys.readouterr().err
 
 
 def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "RESTARTS", 0.1)
+    monkeypatch.setattr(prefect_server, "RESTARTS", 0.1)
     with pytest.raises(PlatformError, match="does not answer") as raised:
-        server._require_answer(url)
+        prefect_server._require_answer(url)
     assert "truecourse status" in raised.value.cure
 
 
@@ -83,7 +83,7 @@ def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.M
 )
 def test_a_server_that_dies_during_a_run_is_an_error_of_ours(home: Path, error: Exception, ours: bool) -> None:
     expected = PlatformError if ours else type(error)
-    with pytest.raises(expected) as raised, server._reporting_to("http://127.0.0.1:9/api"):
+    with pytest.raises(expected) as raised, prefect_server._reporting_to("http://127.0.0.1:9/api"):
         raise error
     if ours:
         assert raised.value.__cause__ is error
@@ -93,5 +93,5 @@ def test_a_server_that_dies_during_a_run_is_an_error_of_ours(home: Path, error: 
 def test_one_of_somebody_else_s_is_not_waited_for(home: Path) -> None:
     began = time.monotonic()
     with pytest.raises(PlatformError, match="does not answer"):
-        server._require_answer("http://127.0.0.1:9/api")
+        prefect_server._require_answer("http://127.0.0.1:9/api")
     assert time.monotonic() - began < 5

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from tests import deliveries
 from tests.faults import PROBLEM, edited
 from tests.records import entry, record
-from truecourse.loading import load_problem
-from truecourse.predictionlog import encoded, records
-from truecourse.privacy import HASHED, Masks, private_names
 from truecourse.problem import Problem, Text
-from truecourse.schema import Float
+from truecourse.problem.loader import load_problem
+from truecourse.problem.schema import Float
+from truecourse.serving.prediction_log import encoded, records
+from truecourse.serving.privacy import HASHED, Masks, private_names
 
 REQUEST = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.25}
 FEATURES = {"depot": "north", "promised": 45, "distance": 4.25, "hour": 12, "km_a_minute": 0.094}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truecourse.encoding import Vocabulary
-from truecourse.limits import with_margin
-from truecourse.profile import table_name
-from truecourse.sourcecode import Call, Noted, call_names, literal, source
+from truecourse.authoring.scaffold.margins import with_margin
+from truecourse.authoring.scaffold.profile import table_name
+from truecourse.authoring.scaffold.source_writer import Call, Noted, call_names, literal, source
+from truecourse.modeling.encoding import Vocabulary
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1), st.integers(-(2**63) + 1, 2**63 - 1))

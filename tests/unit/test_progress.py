@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cli.progress import Progress
+from cli.terminal.progress import Progress
 
 
 def test_a_long_step_says_something_every_few_seconds(

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services import discretion
-from services.exchange import Deadlines, Exchange, Message, Receive, Reply, Send
-from services.guard import Guard
-from services.metrics import Metrics
-from services.protection import Answering, Protection
-from services.served import Served
-from services.wire import EXCHANGE
+from services.http.exchange import Deadlines, Exchange, Message, Receive, Reply, Send
+from services.http.fast_path import EXCHANGE
+from services.http.guard import Guard
+from services.http.middleware import Answering, Protection
+from services.model.model_router import Served
+from services.telemetry import log_redaction
+from services.telemetry.metrics import Metrics
 from truecourse.settings import Settings
 
 
@@ -237,7 +237,7 @@ def test_a_path_that_is_not_ours_is_one_label() -> None:
 
 def test_a_log_names_an_exception_by_its_kind_and_place(caplog: pytest.LogCaptureFixture) -> None:
     before = logging.getLogRecordFactory()
-    discretion.install()
+    log_redaction.install()
     try:
         raise ValueError("the secret of a payload")
     except ValueError:

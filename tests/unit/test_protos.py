@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from feature_repo.protos import reader_of
-from truecourse.encoding import LARGEST
+from truecourse.modeling.encoding import LARGEST
 
 LONG = 2**63
 STORED = st.one_of(

@@ -5,7 +5,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.queueing import FORGOTTEN, FairQueue
+from services.http.fair_queue import FORGOTTEN, FairQueue
 
 callers = st.sampled_from(string.ascii_lowercase[:4])
 seconds = st.floats(0.001, 0.1)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truecourse import records
+from truecourse.data import records
+from truecourse.data.records import Records
 from truecourse.errors import SourceError
-from truecourse.records import Records
-from truecourse.schema import Csv
+from truecourse.problem.schema import Csv
 
 DELIMITERS = st.sampled_from([",", ";", "\t", "|"])
 ENDS = st.sampled_from(["\n", "\r\n", "\r"])

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from truecourse.monitoring import reports
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.storage import LocalStore
+from truecourse.storage.object_store import LocalStore
 
 MONDAY = datetime(2024, 5, 6, tzinfo=UTC)
 
@@ -18,23 +18,23 @@ def report(day: int, sentence: str) -> Report:
 
 def test_the_newest_is_the_latest_moment_and_not_the_last_written(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert reports.latest(store, "deliveries", "drift") is None
+    assert report_store.latest(store, "deliveries", "drift") is None
     for day, sentence in ((1, "a"), (3, "b"), (2, "c"), (3, "d")):
-        reports.save(store, report(day, sentence))
-    assert reports.latest(store, "deliveries", "drift") == report(3, "d")
-    assert [r.sentence for r in reports.history(store, "deliveries", "drift")] == ["a", "c", "d"]
+        report_store.save(store, report(day, sentence))
+    assert report_store.latest(store, "deliveries", "drift") == report(3, "d")
+    assert [r.sentence for r in report_store.history(store, "deliveries", "drift")] == ["a", "c", "d"]
     since = MONDAY + timedelta(days=2)
-    assert [r.sentence for r in reports.history(store, "deliveries", "drift", since)] == ["c", "d"]
-    assert reports.history(store, "deliveries", "quality") == []
+    assert [r.sentence for r in report_store.history(store, "deliveries", "drift", since)] == ["c", "d"]
+    assert report_store.history(store, "deliveries", "quality") == []
 
 
 def test_a_timeline_keeps_the_state_of_every_moment_and_forgets_what_is_not_shown(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert reports.timeline(store, "deliveries", "drift") == []
+    assert report_store.timeline(store, "deliveries", "drift") == []
     for day, well in ((1, False), (3, False), (2, False), (3, True), (122, False)):
         found = report(day, "a").model_copy(update={"figures": {"largest": 0.5 * day}})
-        reports.save(store, found.model_copy(update={"findings": ()}) if well else found)
-    marks = reports.timeline(store, "deliveries", "drift")
+        report_store.save(store, found.model_copy(update={"findings": ()}) if well else found)
+    marks = report_store.timeline(store, "deliveries", "drift")
     told = [((mark.at - MONDAY).days, mark.state, mark.largest) for mark in marks]
     assert told == [(2, "critical", 1.0), (3, "ok", 1.5), (122, "critical", 61.0)]
 
@@ -46,9 +46,9 @@ def test_a_check_every_few_minutes_leaves_one_report_an_hour_unless_it_finds_som
     for minutes in range(0, 130, 10):
         found = (other,) if minutes == 30 else first.findings
         at = first.at + timedelta(minutes=minutes)
-        reports.refresh(store, first.model_copy(update={"at": at, "findings": found}))
-    kept = [(r.at - first.at) // timedelta(minutes=1) for r in reports.history(store, "deliveries", "drift")]
+        report_store.refresh(store, first.model_copy(update={"at": at, "findings": found}))
+    kept = [(r.at - first.at) // timedelta(minutes=1) for r in report_store.history(store, "deliveries", "drift")]
     assert kept == [0, 30, 40, 60, 120]
-    newest = reports.latest(store, "deliveries", "drift")
+    newest = report_store.latest(store, "deliveries", "drift")
     assert newest is not None
     assert newest.at == first.at + timedelta(minutes=120)

@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.reserve import SIZE
+from services.telemetry.preallocated_metrics import SIZE
 from tests.conftest import REPOSITORY
 from truecourse.settings import child_environment
 
 COUNTING = """
-from services import reserve
+from services.telemetry import preallocated_metrics
 reserve.install()
-from services.metrics import Metrics
+from services.telemetry.metrics import Metrics
 
 paths = [f"/a-path-{number}" for number in range(20)]
 metrics = Metrics(paths)

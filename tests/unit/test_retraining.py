@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_alarms import PROBLEM, START
-from truecourse.monitoring import attempts, record
-from truecourse.monitoring.alarms import settle
+from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.alerts import retraining_runs
+from truecourse.monitoring.alerts.history import Alarm, Attempt, Decision, Record
+from truecourse.monitoring.alerts.lifecycle import settle
+from truecourse.monitoring.alerts.retraining_policy import decide, weigh
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.record import Alarm, Attempt, Decision, Record
-from truecourse.monitoring.retraining import decide, weigh
 from truecourse.problem import Monitoring, Retraining, days, hours
 from truecourse.references import Aliases, ModelVersion
-from truecourse.storage import LocalStore
+from truecourse.storage.object_store import LocalStore
 
 POLICY = Retraining(causes=["concept drift"], spoilers=["unit change"], cooldown=days(3), budget=2)
 
@@ -47,7 +48,7 @@ def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert decide(problem(), None, START) is None
     assert weigh(store, problem(), START) is None
-    assert attempts.begin(store, problem(), START) == Decision(
+    assert retraining_runs.begin(store, problem(), START) == Decision(
         retrain=False, because="no open finding asks for it", alarms=()
     )
     assert kinds(store) == []
@@ -77,7 +78,7 @@ def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(
     store = LocalStore(tmp_path)
     at = found(store, 0, *["concept drift"] * 5)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: attempts.begin(store, problem(), at), range(11)))
+        answers = list(pool.map(lambda _: retraining_runs.begin(store, problem(), at), range(11)))
     (attempt,) = (answer for answer in answers if isinstance(answer, Attempt))
     assert all("has not ended" in answer.because for answer in answers if isinstance(answer, Decision))
     assert len(attempt.alarms) == 5
@@ -86,7 +87,7 @@ def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(
 
     version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")
     gates = [{"gate": "log_loss", "result": "passed", "passed": True, "detail": ""}]
-    ended = attempts.end(store, "plain", attempt.number, at + hours(1), version, gates, champion=True)
+    ended = retraining_runs.end(store, "plain", attempt.number, at + hours(1), version, gates, champion=True)
     assert (ended.outcome, ended.version, ended.alarms) == ("champion", 2, attempt.alarms)
     told = record.history(store, "plain")[-1]
     assert told.attempt == ended
@@ -97,9 +98,9 @@ def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:
     store, begun = LocalStore(tmp_path), []
     for day in range(15):
         at = found(store, day, "concept drift")
-        answer = attempts.begin(store, problem(), at)
+        answer = retraining_runs.begin(store, problem(), at)
         if isinstance(answer, Attempt):
-            attempts.fail(store, "plain", answer.number, at, "out of memory")
+            retraining_runs.fail(store, "plain", answer.number, at, "out of memory")
             begun.append(day)
         elif day in (6, 13):
             assert f"2 of 2 are spent within a week; the next may be from {at + days(1):%Y-%m-%d}" in answer.because
@@ -130,7 +131,7 @@ def test_rules_hold_for_any_rhythm_of_asking(steps: list[float], cooldown: float
 def test_a_person_may_always(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, "concept drift", "unit change")
-    attempt = attempts.begin(store, problem(), at, reason="the feed is mended")
+    attempt = retraining_runs.begin(store, problem(), at, reason="the feed is mended")
     assert isinstance(attempt, Attempt)
     assert record.history(store, "plain")[-1].sentence == "Retraining begins: the feed is mended."
 
@@ -170,13 +171,13 @@ def office(champion: int, challenger: int, action: str = "register", share: floa
 def test_the_version_is_followed(tmp_path: Path, history: Sequence[Aliases], told: list[str]) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, "concept drift")
-    attempt = attempts.begin(store, problem(), at)
+    attempt = retraining_runs.begin(store, problem(), at)
     assert isinstance(attempt, Attempt)
     version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")
-    attempts.end(store, "plain", attempt.number, at, version, [], champion=False)
-    events = attempts.follow(store, "plain", history, at + days(1))
+    retraining_runs.end(store, "plain", attempt.number, at, version, [], champion=False)
+    events = retraining_runs.follow(store, "plain", history, at + days(1))
     assert [event.kind for event in events] == told
-    assert attempts.follow(store, "plain", history, at + days(2)) == []
+    assert retraining_runs.follow(store, "plain", history, at + days(2)) == []
     now = record.stands(store, "plain")
     assert now is not None
     assert now.attempts[0].outcome == {"promoted": "champion", "rolled back": "rolled back"}.get(

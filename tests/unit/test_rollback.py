@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse import aliases
 from truecourse.errors import ModelError
 from truecourse.references import Aliases, ModelVersion
+from truecourse.registry import aliases
 
 
 def version(number: int) -> ModelVersion:

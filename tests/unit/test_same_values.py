@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tests.contracts import GOOD, NOW, problem
-from truecourse import openapi
 from truecourse.client import Answer, encode
-from truecourse.contract import TEXT_LENGTH, Contract
-from truecourse.encoding import Vocabulary
 from truecourse.errors import RequestError
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Boolean, Float, Integer, Text, Time
-from truecourse.request import FEW, RowReader
+from truecourse.serving import openapi
+from truecourse.serving.contract import TEXT_LENGTH, Contract
+from truecourse.serving.request_reader import FEW, RowReader
 
 MORE = {
     "any_integer": Integer(nulls=True),

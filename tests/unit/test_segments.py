@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse import segments
-from truecourse.segments import OPEN, SEALED, Segment, framed, listed, seal_abandoned, unframed
+from truecourse.serving import log_segments
+from truecourse.serving.log_segments import OPEN, SEALED, Segment, framed, listed, seal_abandoned, unframed
 
 PAYLOADS = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 
@@ -39,7 +39,7 @@ def test_what_follows_the_last_record_is_no_record(payloads: list[bytes], rest: 
 
 def test_a_segment_is_sealed_by_another_only_when_its_writer_is_gone(tmp_path: Path) -> None:
     segment = Segment(tmp_path, "stream", 1)
-    descriptor = segments.begin(segment)
+    descriptor = log_segments.begin(segment)
     os.write(descriptor, framed(b"one") + framed(b"two")[:-1])
     assert seal_abandoned(tmp_path) == 0
     assert listed(tmp_path, OPEN) == [segment]
@@ -51,21 +51,21 @@ def test_a_segment_is_sealed_by_another_only_when_its_writer_is_gone(tmp_path: P
 
 
 def test_an_abandoned_segment_with_nothing_whole_in_it_goes(tmp_path: Path) -> None:
-    os.close(segments.begin(Segment(tmp_path, "stream", 1)))
+    os.close(log_segments.begin(Segment(tmp_path, "stream", 1)))
     assert seal_abandoned(tmp_path) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_ships_at_a_time(tmp_path: Path) -> None:
-    with segments.alone(tmp_path) as first, segments.alone(tmp_path) as second:
+    with log_segments.alone(tmp_path) as first, log_segments.alone(tmp_path) as second:
         assert (first, second) == (True, False)
-    with segments.alone(tmp_path) as again:
+    with log_segments.alone(tmp_path) as again:
         assert again
 
 
 def test_the_sizes_are_those_of_segments_in_the_states_asked_for(tmp_path: Path) -> None:
     for name, size in (("a.000000001.sealed", 3), ("a.000000002.open", 5), ("shipping", 7)):
         (tmp_path / name).write_bytes(b"x" * size)
-    assert sorted(size for size, _ in segments.sizes(tmp_path)) == [3, 5]
-    assert [size for size, _ in segments.sizes(tmp_path, (segments.SEALED,))] == [3]
-    assert segments.sizes(tmp_path / "none") == []
+    assert sorted(size for size, _ in log_segments.sizes(tmp_path)) == [3, 5]
+    assert [size for size, _ in log_segments.sizes(tmp_path, (log_segments.SEALED,))] == [3]
+    assert log_segments.sizes(tmp_path / "none") == []

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse.encoding import Array
-from truecourse.monitoring.sequential import Series, Usual, e_detector, e_values, usual_e_values
+from truecourse.arrays import Array
+from truecourse.monitoring.quality.e_detector import Series, Usual, e_detector, e_values, usual_e_values
 
 DAYS, TRIALS, RATE = 100, 2000, 0.05
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from truecourse.monitoring.slo import ALERTS, LEAST_BAD, Counted, budget_left, burn_rate, fires, quantile, up_to
+from truecourse.monitoring.health.slo import ALERTS, LEAST_BAD, Counted, budget_left, burn_rate, fires, quantile, up_to
 
 MONTH = timedelta(days=30)
 objectives = st.floats(0.5, 0.9999)

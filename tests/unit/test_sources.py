@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from truecourse.cells import read_cells, typed
+from truecourse.data.parsing import read_cells, typed
 from truecourse.problem import Boolean, Float, Integer, Text, Time
 
 

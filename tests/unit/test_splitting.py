@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truecourse.modeling.splitting import SMALL, random_split, shares
 from truecourse.problem import RandomSplit
-from truecourse.splitting import SMALL, random_split, shares
 
 SPLIT = RandomSplit(validate=0.2, test=0.2)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from services.spool import Spool
-from services.spooling import Limits
+from services.log.spool import Spool
+from services.log.spool_types import Limits
 from tests.records import Answers
-from truecourse.predictionlog import encoded
-from truecourse.segments import OPEN, REPORT, SEALED, listed, sizes, unframed
+from truecourse.serving.log_segments import OPEN, REPORT, SEALED, listed, sizes, unframed
+from truecourse.serving.prediction_log import encoded
 
 
 def spool(folder: Path, **limits: Any) -> Spool:

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from services import supervisor as module
-from services.supervisor import Part, Supervisor
+from services.process import platform_supervisor as module
+from services.process.platform_supervisor import Part, Supervisor
 from tests.conftest import free_ports, wait_until
 from truecourse import processes
 from truecourse.addresses import require_free

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from truecourse.settings import Settings
-from truecourse.tables import CHECKPOINT_EVERY, ROW_GROUP, Tables
+from truecourse.storage.tables import CHECKPOINT_EVERY, ROW_GROUP, Tables
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -30,7 +30,7 @@ def test_limits_leave_out_files_and_no_row_that_is_wanted(
     tables: Tables, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table of few files is kept open whole; then it is the reading that leaves files out."""
-    monkeypatch.setattr("truecourse.tables._FEW_FILES", few)
+    monkeypatch.setattr("truecourse.storage.tables._FEW_FILES", few)
     for number in range(6):
         version = tables.append("log", day(number), {})
     start, end = FIRST + timedelta(days=2), FIRST + timedelta(days=3)

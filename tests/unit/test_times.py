@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truecourse.cells import read_cells
-from truecourse.schema import Time
-from truecourse.times import IN_RANGE, parse_time, read_time
+from truecourse.data.parsing import read_cells
+from truecourse.data.times import IN_RANGE, parse_time, read_time
+from truecourse.problem.schema import Time
 
 MOMENTS = st.datetimes(datetime(1678, 1, 1), datetime(2261, 12, 31, 23, 59, 59))
 CLOCK = st.sampled_from(

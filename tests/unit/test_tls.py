@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from services import launch
-from services.certificates import Certificates
-from services.connection import open_url
+from services.http.certificates import Certificates
+from services.process import launch
+from services.process.client_url import open_url
 from tests.certificates import Made, make
 from tests.echo import served
 from truecourse.client import Client

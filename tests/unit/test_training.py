@@ -11,18 +11,25 @@ import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truecourse.boosting import Matrices, boost, boost_folds, grid, parameters
-from truecourse.encoding import Vocabulary
 from truecourse.errors import ModelError
-from truecourse.folds import folds, like_parts
-from truecourse.frame import with_split
-from truecourse.metrics import losses
+from truecourse.features.frame import with_split
+from truecourse.modeling.boosting import Matrices, boost, boost_folds, grid, parameters
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.folds import folds, like_parts
+from truecourse.modeling.training import (
+    matrix_of,
+    out_of_fold_bytes,
+    read_out_of_fold,
+    rows_of,
+    train,
+    training_key,
+    with_parameters,
+)
 from truecourse.problem import (
     Boolean,
     Files,
     Float,
     Integer,
-    Kind,
     Label,
     Problem,
     RandomSplit,
@@ -32,16 +39,9 @@ from truecourse.problem import (
     TimeSplit,
     XGBoost,
 )
+from truecourse.problem.definition import Kind
 from truecourse.references import Snapshot
-from truecourse.training import (
-    matrix_of,
-    out_of_fold_bytes,
-    read_out_of_fold,
-    rows_of,
-    train,
-    training_key,
-    with_parameters,
-)
+from truecourse.statistics.metrics import losses
 
 COLUMNS = {"place": Text(nulls=True), "size": Float(nulls=True), "many": Integer(), "flag": Boolean(), "void": Float()}
 

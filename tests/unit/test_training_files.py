@@ -7,19 +7,19 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from truecourse.cells import UNREADABLE
-from truecourse.contract import Contract
-from truecourse.encoding import Vocabulary
+from truecourse.authoring.scaffold.create import scaffold
+from truecourse.data.parsing import UNREADABLE
+from truecourse.data.readers import read_batches
+from truecourse.data.sources import locate
 from truecourse.errors import SourceError
-from truecourse.loading import load_problem
+from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Problem
-from truecourse.reading import read_batches
-from truecourse.request import RowReader
-from truecourse.rowfiles import RowFiles
-from truecourse.rows import Rows
-from truecourse.scaffold import scaffold
-from truecourse.sources import locate
-from truecourse.tables import Tables
+from truecourse.problem.loader import load_problem
+from truecourse.serving.contract import Contract
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.row_files import RowFiles
+from truecourse.serving.rows import Rows
+from truecourse.storage.tables import Tables
 
 
 @pytest.fixture(autouse=True)

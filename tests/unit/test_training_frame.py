@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.snapshot import training_frame
+from tasks.training.snapshot import training_frame
 from tests import deliveries
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError
-from truecourse.frame import UTC_TIME
-from truecourse.loading import load_problem
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 
 DAYS = [datetime(2024, 2, day, 12, tzinfo=UTC) for day in (1, 5, 12, 15, 22, 25, 27)]
 

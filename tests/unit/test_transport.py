@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from services.certificates import Certificates
-from services.transport import RESERVED, Connections
+from services.http.certificates import Certificates
+from services.http.transport import RESERVED, Connections
 from tests.certificates import make
 from tests.conftest import wait_until
 from tests.echo import Asked, head, post, served

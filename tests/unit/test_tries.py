@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.truth_compare import best_of_five
-from truecourse.storage import LocalStore
-from truecourse.tries import coverage_of, number_of
+from truecourse.evaluation.tries import coverage_of, number_of
+from truecourse.storage.object_store import LocalStore
 
 FIRST = np.datetime64("2024-01-01T12:00", "us")
 

@@ -5,12 +5,12 @@ from io import StringIO
 import pytest
 from rich.console import Console, RenderableType
 
-from cli.reports import quality
-from cli.views import explanation_view
-from truecourse.metrics import unit_of
-from truecourse.modelpage import tile
+from cli.commands.status_report import quality
+from cli.terminal.tables import explanation_view
+from truecourse.evaluation.model_page import tile
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
-from truecourse.schema import AnyColumn, shown_unit
+from truecourse.problem.schema import AnyColumn, shown_unit
+from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit
 
 FIGURE = {"value": 3.25, "low": 3.0, "high": 3.5}

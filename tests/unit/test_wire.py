@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from services import wire
-from services.exchange import Deadlines
-from services.guard import Guard
-from services.refusals import Refused
-from services.served import Served
+from services.http import fast_path
+from services.http.exchange import Deadlines
+from services.http.guard import Guard
+from services.http.refusals import Refused
+from services.model.model_router import Served
 from tests.echo import Asked, Echo, head, post, served, undated
 from truecourse.settings import Settings
 
@@ -223,7 +223,7 @@ def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transpor
     """Makes them, without a socket."""
     config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
     config.load()
-    made = type("Ours", (wire.Wire,), {"guard": guard, "endpoint": endpoint})
+    made = type("Ours", (fast_path.Wire,), {"guard": guard, "endpoint": endpoint})
 
     def connect() -> tuple[Any, Transport]:
         connection: Any = made(config, uvicorn.server.ServerState(), {})
@@ -283,10 +283,10 @@ def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.Monkey
 def test_it_is_what_uvicorn_takes_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
     for name in ("guard", "endpoint"):
-        monkeypatch.setattr(wire.Wire, name, None, raising=False)
+        monkeypatch.setattr(fast_path.Wire, name, None, raising=False)
     guard, echo = Guard(Settings(), Served()), Echo()
-    wire.install(guard, echo)
+    fast_path.install(guard, echo)
     config = uvicorn.Config(lambda: None)
     config.load()
-    assert config.http_protocol_class is wire.PublicWire
-    assert (wire.Wire.guard, wire.Wire.endpoint) == (guard, echo)
+    assert config.http_protocol_class is fast_path.PublicWire
+    assert (fast_path.Wire.guard, fast_path.Wire.endpoint) == (guard, echo)

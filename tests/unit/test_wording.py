@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
 from truecourse.errors import ProblemError, SettingsError
-from truecourse.loading import load_problem
+from truecourse.problem.loader import load_problem
 from truecourse.settings import Settings, get_settings
 from truecourse.wording import counted, counted_of, nearest, suggestion
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.judged import FIRST, cohort_of
 from tests.unit.test_labelling import PROBLEM
-from truecourse.monitoring.cohorts import Cohort, Judged, sums_by_bin
-from truecourse.monitoring.measured import measured
-from truecourse.monitoring.quality import _well
-from truecourse.monitoring.yardstick import Yardstick
+from truecourse.monitoring.quality.baseline import Yardstick
+from truecourse.monitoring.quality.check import _well
+from truecourse.monitoring.quality.cohorts import Cohort, Judged, sums_by_bin
+from truecourse.monitoring.quality.figures import measured
 
 AT = datetime(2025, 1, 1)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from truecourse.cells import LINE, UNREADABLE
-from truecourse.leakage import MOST_ROWS, Suspect, leak_suspects
+from truecourse.authoring.leakage import MOST_ROWS, Suspect, leak_suspects
+from truecourse.data.parsing import LINE, UNREADABLE
+from truecourse.data.readers import read_batches
+from truecourse.data.sources import locate, scratch
 from truecourse.problem import Problem
-from truecourse.reading import read_batches
-from truecourse.schema import Time
-from truecourse.sources import locate, scratch
-from truecourse.storage import open_store
+from truecourse.problem.schema import Time
+from truecourse.storage.object_store import open_store
 
 
 @dataclass(frozen=True)

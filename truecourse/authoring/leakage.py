@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.problem import Kind
+from truecourse.problem.definition import Kind
 from truecourse.wording import counted
 
 LEAST = 40

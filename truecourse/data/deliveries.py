@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from truecourse.digests import sha256_json
+from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.schema import Files, Table
 from truecourse.references import Reference, UtcTime
-from truecourse.schema import Files, Table
-from truecourse.storage import ObjectStore
-from truecourse.tables import Tables, clean_table, raw_table
+from truecourse.storage.object_store import ObjectStore
+from truecourse.storage.tables import Tables, clean_table, raw_table
 
 
 class Delivery(Reference):

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.cells import LINE, UNREADABLE, unreadable_texts
+from truecourse.data.parsing import LINE, UNREADABLE, unreadable_texts
 from truecourse.errors import ValidationFailed
-from truecourse.schema import AnyColumn, Severity, Table
+from truecourse.problem.schema import AnyColumn, Severity, Table
 from truecourse.wording import counted
 
 EXAMPLES = 5

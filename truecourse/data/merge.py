@@ -15,10 +15,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from truecourse.deliveries import Delivery, is_copy
-from truecourse.frame import arrow_type
-from truecourse.schema import Table
-from truecourse.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
+from truecourse.data.arrow_types import arrow_type
+from truecourse.data.deliveries import Delivery, is_copy
+from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
+from truecourse.problem.schema import Table
 
 EPOCH = datetime(1970, 1, 1)
 MOMENT = pa.timestamp("us", tz="UTC")

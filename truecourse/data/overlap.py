@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import duckdb
 import pyarrow as pa
 
-from truecourse.deliveries import Delivery
-from truecourse.schema import Table
-from truecourse.sql import ROW, quoted
+from truecourse.data.deliveries import Delivery
+from truecourse.data.sql import ROW, quoted
+from truecourse.problem.schema import Table
 
 SAMPLE = 500
 """Rows of a delivery that are looked for in the others."""

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.frame import arrow_type
-from truecourse.numerals import read_boolean, read_float, read_integer, used_bytes
-from truecourse.schema import EPOCHS, AnyColumn, Boolean, Columns, Csv, Float, Integer, Text, Time
-from truecourse.times import IN_RANGE, read_epoch, read_time
+from truecourse.data.arrow_types import arrow_type
+from truecourse.data.numbers import read_boolean, read_float, read_integer, used_bytes
+from truecourse.data.times import IN_RANGE, read_epoch, read_time
+from truecourse.problem.schema import EPOCHS, AnyColumn, Boolean, Columns, Csv, Float, Integer, Text, Time
 
 UNREADABLE = "_tc_unreadable"
 """The column that holds, as a JSON object, the text of every cell of a row that did not parse, by column."""

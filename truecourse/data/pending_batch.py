@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from truecourse.cells import LINE, UNREADABLE
-from truecourse.deliveries import Delivery
-from truecourse.expectations import (
+from truecourse.data.arrow_types import arrow_type
+from truecourse.data.deliveries import Delivery
+from truecourse.data.expectations import (
     Suite,
     Tallies,
     TalliesByRange,
@@ -22,12 +22,12 @@ from truecourse.expectations import (
     compile_expectations,
     failures_of,
 )
-from truecourse.frame import arrow_type
+from truecourse.data.parsing import LINE, UNREADABLE
+from truecourse.data.sql import ROW, quoted
 from truecourse.problem import Problem
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.schema import Table
-from truecourse.sql import ROW, quoted
-from truecourse.tables import Tables, clean_table
+from truecourse.storage.tables import Tables, clean_table
 
 CHUNK = 100_000
 

@@ -1,8 +1,9 @@
 """Reading a file of rows, of whatever format: for ingest, profile and scoring alike.
 
 `open_rows` gives columns as the file has them, by position; `read_batches` the declared columns of a table, parsed by
-truecourse/cells.py. Every format answers alike: an empty file, a column that is absent or stands twice, and bytes that
-cannot be read are errors that name the file; a line that is no row is kept with its number, and reading goes on.
+truecourse/data/parsing.py. Every format answers alike: an empty file, a column that is absent or stands twice, and
+bytes that cannot be read are errors that name the file; a line that is no row is kept with its number, and reading goes
+on.
 """
 
 import json
@@ -18,12 +19,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truecourse.cells import PLAIN, Malformed, typed, value_text
-from truecourse.decoding import utf8_blocks
+from truecourse.data.decoding import utf8_blocks
+from truecourse.data.parsing import PLAIN, Malformed, typed, value_text
+from truecourse.data.records import Chunk, Records
+from truecourse.data.sources import Located, unpacked
 from truecourse.errors import SourceError
-from truecourse.records import Chunk, Records
-from truecourse.schema import Columns, Csv, Table, source_names
-from truecourse.sources import Located, unpacked
+from truecourse.problem.schema import Columns, Csv, Table, source_names
 
 log = logging.getLogger("truecourse.ingest")
 BATCH = 50_000

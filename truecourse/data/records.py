@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from truecourse.cells import Malformed
-from truecourse.decoding import count_lines
+from truecourse.data.decoding import count_lines
+from truecourse.data.parsing import Malformed
 from truecourse.errors import SourceError
-from truecourse.schema import Csv
+from truecourse.problem.schema import Csv
 
 LONGEST = 4 << 20
 """Bytes of one row: a quote that is not closed within as many is taken as one that is never closed."""

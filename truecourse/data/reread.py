@@ -9,16 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import deliveries
-from truecourse.cells import LINE, UNREADABLE, as_text, batch_schema, typed
-from truecourse.deliveries import Delivery, archive_key
+from truecourse.data import deliveries
+from truecourse.data.deliveries import Delivery, archive_key
+from truecourse.data.parsing import LINE, UNREADABLE, as_text, batch_schema, typed
+from truecourse.data.readers import read_batches
+from truecourse.data.sources import Located, scratch, stored
 from truecourse.errors import NotFound, SourceError
 from truecourse.problem import Problem
-from truecourse.reading import read_batches
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.schema import Table
-from truecourse.sources import Located, scratch, stored
-from truecourse.tables import Tables, raw_table
+from truecourse.storage.tables import Tables, raw_table
 from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.ingest")

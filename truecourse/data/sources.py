@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from truecourse.digests import sha256_file
+from truecourse.data.sql_source import run_query
 from truecourse.errors import NotFound, SourceError
+from truecourse.hashing import sha256_file
 from truecourse.problem import Problem
-from truecourse.query import run_query
-from truecourse.schema import Csv, Files, Format, Objects, PackageData, Sql, Table
+from truecourse.problem.schema import Csv, Files, Format, Objects, PackageData, Sql, Table
 from truecourse.settings import get_settings
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
 FORMATS: dict[str, Format] = {

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from truecourse.cells import value_text
+from truecourse.data.parsing import value_text
 from truecourse.errors import SourceError
-from truecourse.schema import Sql
+from truecourse.problem.schema import Sql
 from truecourse.settings import get_settings
 
 ROWS = 20_000

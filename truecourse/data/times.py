@@ -10,8 +10,8 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.numerals import by_halves, only
-from truecourse.schema import Csv
+from truecourse.data.numbers import by_halves, only
+from truecourse.problem.schema import Csv
 
 IN_RANGE = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 """The first moment that is in range, and the first after it that is not."""

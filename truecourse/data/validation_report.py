@@ -4,17 +4,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from truecourse import deliveries
-from truecourse.deliveries import Delivery
-from truecourse.digests import sha256
+from truecourse.data import deliveries
+from truecourse.data.deliveries import Delivery
+from truecourse.data.expectations import Expectation, Tallies, Tally
 from truecourse.errors import Fault, NotFound, ProblemError, ValidationFailed
-from truecourse.expectations import Expectation, Tallies, Tally
-from truecourse.pages import render
+from truecourse.hashing import sha256
+from truecourse.html import render
 from truecourse.problem import Problem
+from truecourse.problem.schema import Severity, Table
 from truecourse.references import Reference, TableVersion
-from truecourse.schema import Severity, Table
-from truecourse.storage import ObjectStore
-from truecourse.tables import Tables
+from truecourse.storage.object_store import ObjectStore
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 

@@ -1,19 +1,20 @@
-"""What goes into a Bento, and where one is. Building it is tasks/package.py."""
+"""What goes into a Bento, and where one is. Building it is tasks/release/package.py."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from truecourse import registry
-from truecourse.digests import sha256, sha256_json
+from truecourse.deployment.inference_config import INFERENCE_FILE, inference_config, model_files
 from truecourse.errors import IntegrityError, ModelError, NotFound
-from truecourse.inference import INFERENCE_FILE, inference_config, model_files, requirements
-from truecourse.loading import JUDGING, problem_document
+from truecourse.hashing import sha256, sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.loader import JUDGING, problem_document
 from truecourse.references import ModelVersion, Package
+from truecourse.registry import versions as registry
+from truecourse.registry.run_archive import requirements
 from truecourse.settings import REPOSITORY
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 BENTO_SHA256, BENTO_KEY = "truecourse.bento_sha256", "truecourse.bento_key"
 BENTO_BYTES, BENTO_INPUTS = "truecourse.bento_bytes", "truecourse.bento_inputs"

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from truecourse.deployment import DeploymentConfig
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.container import image, variables
 from truecourse.references import ArtifactRef, ModelVersion
-from truecourse.serving_image import image, variables
 from truecourse.settings import prefect_retention
 
 Document = dict[str, Any]

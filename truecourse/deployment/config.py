@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from truecourse.digests import sha256_json
+from truecourse.hashing import sha256_json
 
 Target = Literal["process", "batch", "container"]
 EnvironmentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]

@@ -1,7 +1,7 @@
 """What compose and Kubernetes say alike of the endpoint's container."""
 
-from truecourse.deployment import DeploymentConfig
-from truecourse.environments import server_variables
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.loader import server_variables
 from truecourse.references import ArtifactRef, ModelVersion
 
 HOME = "/home/bentoml/truecourse"

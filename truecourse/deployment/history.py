@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from truecourse.addresses import local_url
 from truecourse.errors import PlatformError
-from truecourse.ledger import Ledger
 from truecourse.references import ArtifactRef, Deployment, ModelVersion, Reference
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.object_store import open_store
 
 
 class Running(Reference):

@@ -1,26 +1,27 @@
 """The inference configuration: all that scoring needs, in one typed document beside the model.
 
 It is `model/inference.json` in a Bento, `inference/<problem>/<version>.json` in object storage, and its SHA-256 is a
-tag of the model version. Scoring by it is services/script.py.
+tag of the model version. Scoring by it is services/model/scoring_script.py.
 """
 
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 
-from truecourse import registry, runs
-from truecourse.digests import sha256
-from truecourse.encoding import FeatureKind, Vocabulary
 from truecourse.errors import ModelError
-from truecourse.loading import problem_digest
-from truecourse.problem import Kind, Problem
+from truecourse.hashing import sha256
+from truecourse.modeling.encoding import FeatureKind, Vocabulary
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
+from truecourse.problem.loader import problem_digest
 from truecourse.references import ArtifactRef, ModelVersion, Reference
-from truecourse.settings import REPOSITORY
-from truecourse.storage import ObjectStore, get_artifact, put_artifact
+from truecourse.registry import runs
+from truecourse.registry import versions as registry
+from truecourse.registry.run_archive import requirements
+from truecourse.storage.object_store import ObjectStore, get_artifact, put_artifact
 
 INFERENCE_SHA256, INFERENCE_FILE = "truecourse.inference_sha256", "inference.json"
 MODEL_FILES = ("model.ubj", "vocabulary.json", "contract.json", "problem.json")
-SCRIPT = "services/script.py"
+SCRIPT = "services/model/scoring_script.py"
 
 
 class FeatureSource(Reference):
@@ -98,16 +99,6 @@ def feature_sources(problem: Problem, vocabulary: Vocabulary) -> dict[str, Featu
         ttl = view.ttl.total_seconds() if view else None
         sources[name] = FeatureSource(kind=vocabulary.kinds[name], source=place, ttl=ttl)
     return sources
-
-
-def requirements() -> bytes:
-    """The locked environment; where there is no lock file, what is installed."""
-    lock = REPOSITORY / "requirements.lock"
-    if lock.is_file():
-        return lock.read_bytes()
-    ours = {"truecourse"}
-    installed = {d.name.lower(): d.version for d in metadata.distributions() if d.name.lower() not in ours}
-    return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())).encode()
 
 
 def document_key(version: ModelVersion) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from truecourse.deployment import DeploymentConfig
+from truecourse.deployment.config import DeploymentConfig
+from truecourse.deployment.container import USER, image, variables
 from truecourse.references import ArtifactRef, ModelVersion
-from truecourse.serving_image import USER, image, variables
 
 Document = dict[str, Any]
 NAME = "truecourse-endpoint"

@@ -9,7 +9,7 @@ import yaml
 from pydantic import SecretStr, ValidationError
 
 from truecourse.addresses import is_loopback
-from truecourse.deployment import DeploymentConfig
+from truecourse.deployment.config import DeploymentConfig
 from truecourse.errors import DeploymentError, Fault, SettingsError
 from truecourse.settings import Settings, get_settings
 

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from truecourse import baselines
-from truecourse.comparison import OwnRows, Rival, as_they_are, compare
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.gates import Evidence, Sample
-from truecourse.intervals import Figure
-from truecourse.metrics import blocks_of, loss, measure, paired
-from truecourse.model import Model
+from truecourse.evaluation.gates import Evidence, Sample
+from truecourse.evaluation.paired_comparison import OwnRows, Rival, as_they_are, compare
+from truecourse.evaluation.slices import FEWEST_ROWS, slices
+from truecourse.modeling import baselines
+from truecourse.modeling.model import Model
+from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, SliceFloor
-from truecourse.slices import FEWEST_ROWS, slices
-from truecourse.training import matrix_of, rows_of
+from truecourse.statistics.intervals import Figure
+from truecourse.statistics.metrics import blocks_of, loss, measure, paired
 
 Metrics = dict[str, dict[str, Figure]]
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from truecourse.comparison import Comparison
 from truecourse.errors import ModelError
-from truecourse.intervals import Figure
-from truecourse.pages import number
-from truecourse.promotion import (
+from truecourse.evaluation.paired_comparison import Comparison
+from truecourse.evaluation.tries import coverage_of
+from truecourse.html import number
+from truecourse.problem.promotion import (
     BeatsBaseline,
     BeatsChampion,
     EveryClass,
@@ -17,7 +17,7 @@ from truecourse.promotion import (
     NotWorseThanLinear,
     SliceFloor,
 )
-from truecourse.tries import coverage_of
+from truecourse.statistics.intervals import Figure
 from truecourse.wording import counted
 
 Result = Literal["passed", "failed", "unknown"]

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from truecourse.lineage import sources
-from truecourse.metrics import HIGHER_IS_BETTER, unit_of
-from truecourse.pages import render as render_page
-from truecourse.pages import svg
-from truecourse.plots import Images
+from truecourse.evaluation.plots import Images
+from truecourse.html import render as render_page
+from truecourse.html import svg
+from truecourse.modeling.snapshot import Manifest
 from truecourse.problem import Problem
 from truecourse.references import TrainedRun
-from truecourse.snapshot import Manifest
+from truecourse.registry.lineage_record import sources
+from truecourse.statistics.metrics import HIGHER_IS_BETTER, unit_of
 from truecourse.wording import with_unit
 
 _LABELS = {

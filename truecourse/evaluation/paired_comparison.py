@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.intervals import COVERAGE, Figure, simultaneous
-from truecourse.metrics import blocks_of, calibration_difference, influence, loss_samples, paired, weightings
-from truecourse.model import Model
+from truecourse.evaluation.slices import FEWEST_ROWS, parts_of
+from truecourse.evaluation.tries import coverage_of
+from truecourse.modeling.model import Model
+from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, TimeSplit
-from truecourse.slices import FEWEST_ROWS, parts_of
-from truecourse.training import matrix_of, rows_of
-from truecourse.tries import coverage_of
+from truecourse.statistics.intervals import COVERAGE, Figure, simultaneous
+from truecourse.statistics.metrics import blocks_of, calibration_difference, influence, loss_samples, paired, weightings
 
 FEWEST_BLOCKS = 7
 """Fewer days (rows, without time) are no sample to draw from: the interval would be too narrow, one day's has no width.
@@ -62,7 +62,7 @@ class Rival:
     frame: pa.Table
     own: OwnRows = as_they_are
     tried: Callable[[pa.Table], int] = first_try
-    """The how-manieth version is compared with it on some rows: truecourse/tries.py."""
+    """The how-manieth version is compared with it on some rows: truecourse/evaluation/tries.py."""
 
 
 def unseen(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:

@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from truecourse.encoding import Array
-from truecourse.evaluation import HeldOut
-from truecourse.metrics import unit_of
-from truecourse.pages import PALETTE, figure
+from truecourse.arrays import Array
+from truecourse.evaluation.evaluate import HeldOut
+from truecourse.html import PALETTE, figure
+from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit
 
 Images: TypeAlias = dict[str, tuple[str, Any]]

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.encoding import Array, columns_of
-from truecourse.metrics import measure
-from truecourse.problem import Kind
+from truecourse.arrays import Array, columns_of
+from truecourse.problem.definition import Kind
+from truecourse.statistics.metrics import measure
 
 FEWEST_ROWS = 30
 _DISTINCT = 12

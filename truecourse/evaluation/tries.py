@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.errors import AlreadyExists
-from truecourse.intervals import COVERAGE
-from truecourse.storage import ObjectStore
+from truecourse.statistics.intervals import COVERAGE
+from truecourse.storage.object_store import ObjectStore
 
 _SAME = 0.5
 """Two tries are on the same rows where they share this much of the later one's time, or of its rows."""

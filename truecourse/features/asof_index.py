@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.asof import CREATED, EVENT
-from truecourse.encoding import Array, columns_of
+from truecourse.arrays import Array, columns_of
+from truecourse.features.asof import CREATED, EVENT
 
 _MISSING: Mapping[str, Any] = {"O": None, "f": np.nan, "M": np.datetime64("NaT")}
 """By kind of array, as columns_of() has it."""

@@ -5,16 +5,16 @@ from datetime import UTC, datetime
 
 import pyarrow.compute as pc
 
-from truecourse import frame as frames
-from truecourse.asof import EVENT
-from truecourse.definitions import feature_table
+from truecourse.data.sql import clean_versions
 from truecourse.errors import NotFound, SettingsError
+from truecourse.features import frame as frames
+from truecourse.features.asof import EVENT
+from truecourse.features.definitions import feature_table
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
-log = logging.getLogger("truecourse.clock")
+log = logging.getLogger("truecourse.features.clock")
 
 
 def past_moment(moment: datetime | None) -> datetime | None:

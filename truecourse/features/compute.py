@@ -11,17 +11,17 @@ from typing import Any
 
 import duckdb
 
-from truecourse import sql
-from truecourse.asof import CREATED, EVENT
-from truecourse.definitions import feature_table, view_digest
+from truecourse.data import sql
 from truecourse.errors import StorageError
-from truecourse.history import HISTORY, History, reach
+from truecourse.features.affected_spans import ALWAYS, Span, around, joined
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.definitions import feature_table, view_digest
+from truecourse.features.view_sql import used_tables
+from truecourse.features.view_versions import HISTORY, History, reach
 from truecourse.problem import Problem, View
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
-from truecourse.schema import Table
-from truecourse.spans import ALWAYS, Span, around, joined
-from truecourse.tables import Tables
-from truecourse.viewsql import used_tables
+from truecourse.storage.tables import Tables
 
 Commit = dict[str, Any]
 

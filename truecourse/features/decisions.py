@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import duckdb
 
-from truecourse import sql
+from truecourse.data import sql
+from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
+from truecourse.features.view_sql import tables_read
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window
-from truecourse.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
-from truecourse.tables import Tables
-from truecourse.viewsql import tables_read
+from truecourse.storage.tables import Tables
 
 _EPOCH, _ORDER, _RANK = "_tc_epoch", "_tc_order", "_tc_rank"
 

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from truecourse.deliveries import shape_digest
-from truecourse.digests import sha256_json
-from truecourse.loading import declared, python_files, reached
+from truecourse.data.deliveries import shape_digest
+from truecourse.features.view_sql import files_read, tables_read
+from truecourse.hashing import sha256_json
 from truecourse.problem import Problem, View
-from truecourse.schema import AnyColumn
-from truecourse.viewsql import files_read, tables_read
+from truecourse.problem.loader import declared, python_files, reached
+from truecourse.problem.schema import AnyColumn
 
 _SHOWN = 12
 
@@ -122,6 +122,6 @@ def _imports_beside(statements: Iterable[str]) -> bool:
 
 
 def _beside(problem: Problem) -> dict[str, Any]:
-    from truecourse.digests import sha256
+    from truecourse.hashing import sha256
 
     return {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}

@@ -7,25 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import sql
-from truecourse.decisions import decisions_query
-from truecourse.encoding import columns_of
+from truecourse.arrays import columns_of
+from truecourse.data import sql
+from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.errors import FeatureError
-from truecourse.problem import Problem, RandomSplit, midnight
+from truecourse.features.decisions import decisions_query
+from truecourse.modeling.splitting import random_split
+from truecourse.problem import Problem, RandomSplit
+from truecourse.problem.definition import midnight
 from truecourse.references import TableVersion, Window
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
-from truecourse.splitting import random_split
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
-
-UTC_TIME = pa.timestamp("us", tz="UTC")
-ARROW_TYPES: Mapping[type, pa.DataType] = {
-    Text: pa.string(), Integer: pa.int64(), Float: pa.float64(), Boolean: pa.bool_(), Time: UTC_TIME,
-}  # fmt: skip
-
-
-def arrow_type(column: AnyColumn) -> pa.DataType:
-    return ARROW_TYPES[type(column)]
 
 
 def spine(

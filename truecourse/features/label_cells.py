@@ -8,11 +8,11 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
-from truecourse import sql
-from truecourse.checks.lineage import Lineage, Untraceable
+from truecourse.authoring.checks.column_lineage import Lineage, Untraceable
+from truecourse.data import sql
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 _CELL = "_tc_cell"
 

@@ -17,24 +17,24 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
-from truecourse import frame as frames
-from truecourse import sql
-from truecourse.asof import CREATED, EVENT
-from truecourse.digests import sha256_json
-from truecourse.encoding import Array
+from truecourse.arrays import Array
+from truecourse.data import sql
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError, NotFound
-from truecourse.labelcells import OutcomeCells, outcome_cells
-from truecourse.loading import problem_document
+from truecourse.features import frame as frames
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.label_cells import OutcomeCells, outcome_cells
+from truecourse.features.view_sql import checked_query, used_tables
+from truecourse.hashing import sha256_json
+from truecourse.modeling.lookahead_result import Proof
 from truecourse.problem import Problem, View
-from truecourse.references import Reference, TableVersion, Window
-from truecourse.schema import Float
-from truecourse.tables import Tables
-from truecourse.viewsql import checked_query, used_tables
-from truecourse.wording import counted
+from truecourse.problem.loader import problem_document
+from truecourse.problem.schema import Float
+from truecourse.references import TableVersion, Window
+from truecourse.storage.tables import Tables
 
-log = logging.getLogger("truecourse.lookahead")
+log = logging.getLogger("truecourse.features.lookahead_proof")
 MOMENTS = 4
 """Sampled moments for each view, and for spine and labels: half of them when something happened, half decisions."""
 _UNREAD = {"gates", "monitoring", "split", "model", "serving", "promotion", "description"}
@@ -43,24 +43,6 @@ _FULL, _CUT, _AGAIN = "__full", "__cut", "__again"
 _NEAREST = 0.05
 _SHORTEST, _MONTH = timedelta(days=1), timedelta(days=31)
 Versions = Mapping[str, TableVersion]
-
-
-class Proof(Reference):
-    """What was compared: the rows of each view, the spine and the labels, over all its moments. `unstable`: views that
-    gave other values from the same sources. `applies`: whether any SQL reads a table with a time."""
-
-    applies: bool
-    moments: int = 0
-    rows: dict[str, int] = Field(default_factory=dict)
-    unstable: tuple[str, ...] = ()
-
-    @property
-    def sentence(self) -> str:
-        if not self.applies:
-            return "Look-ahead: not applicable, no SQL reads a table with a time."
-        compared = f"{counted(sum(self.rows.values()), 'row')} of {counted(len(self.rows), 'query')}"
-        said = f"Look-ahead: none on {self.moments} sampled moments ({compared})."
-        return said + (f" Not stable: {', '.join(self.unstable)}." if self.unstable else "")
 
 
 class LookAheadError(FeatureError):
@@ -246,7 +228,7 @@ class _Subject:
         if not self.view.timeless:
             return
         names = ", ".join(map(sql.quoted, self.keys))
-        past = pc.less_equal(self.decisions["decision_time"], pa.scalar(moment.replace(tzinfo=UTC), frames.UTC_TIME))
+        past = pc.less_equal(self.decisions["decision_time"], pa.scalar(moment.replace(tzinfo=UTC), UTC_TIME))
         self.connection.register("__decided", self.decisions.select(self.keys).filter(past))
         self._do(f"DELETE FROM {target} WHERE ({names}) NOT IN (SELECT ({names}) FROM __decided)")  # noqa: S608
 
@@ -269,7 +251,7 @@ class _Subject:
 
     def _decision(self, row: Mapping[str, Any], event: datetime) -> str:
         """The first decision that was given the value."""
-        mine = pc.greater_equal(self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), frames.UTC_TIME))
+        mine = pc.greater_equal(self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), UTC_TIME))
         for key, value in row.items():
             column = self.decisions[key]
             mine = pc.and_(mine, pc.equal(column, pa.scalar(value).cast(column.type)))
@@ -301,7 +283,7 @@ def _decisions_agree(
     """Compare the decisions of the month up to a moment, longer where labels close late, and those of their labels that
     were known by it; the rows of both."""
     start = moment - _MONTH - problem.label.closes_after
-    at, first = (pa.scalar(m.replace(tzinfo=UTC), frames.UTC_TIME) for m in (moment, start))
+    at, first = (pa.scalar(m.replace(tzinfo=UTC), UTC_TIME) for m in (moment, start))
     cut = frames.spine(problem, tables, clean, Window(start=start), cut=_cut(cells, moment))
     decisions = decisions.filter(pc.greater_equal(decisions["decision_time"], first))
     ahead = "if rows of a table are known before their time, as a timetable is, declare Table(known_ahead=...)"

@@ -4,11 +4,11 @@ from functools import lru_cache
 
 import duckdb
 
-from truecourse import sql
-from truecourse.asof import EVENT
+from truecourse.data import sql
 from truecourse.errors import FeatureError
+from truecourse.features.asof import EVENT
 from truecourse.problem import Problem, View
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 _TIMES = ("TIMESTAMP", "DATE")

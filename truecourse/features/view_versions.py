@@ -7,15 +7,15 @@ from typing import Any
 
 import duckdb
 
-from truecourse import sql
-from truecourse.asof import CREATED, EVENT
+from truecourse.data import sql
 from truecourse.errors import FeatureError
+from truecourse.features.affected_spans import ALWAYS, Span, around, joined, overlap
+from truecourse.features.asof import CREATED, EVENT
+from truecourse.features.view_sql import checked_query
 from truecourse.problem import Problem, View
+from truecourse.problem.schema import Table
 from truecourse.references import TableVersion, Window
-from truecourse.schema import Table
-from truecourse.spans import ALWAYS, Span, around, joined, overlap
-from truecourse.tables import Tables
-from truecourse.viewsql import checked_query
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 HISTORY, _FRESH, _NEWEST = "__history", "__fresh", "__newest"

@@ -9,22 +9,22 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import frame as frames
-from truecourse import scoring
-from truecourse.asof import NO_TIME
-from truecourse.definitions import feature_table
-from truecourse.deliveries import archive_key
-from truecourse.encoding import Array, columns_of
+from truecourse.arrays import Array, columns_of
+from truecourse.data.arrow_types import arrow_type
+from truecourse.data.deliveries import archive_key
 from truecourse.errors import TruecourseError
-from truecourse.frame import arrow_type
-from truecourse.links import Link, link, unknown, verify_object
-from truecourse.monitoring.causes import same
-from truecourse.monitoring.known import read_history
+from truecourse.features import frame as frames
+from truecourse.features.asof import NO_TIME
+from truecourse.features.definitions import feature_table
+from truecourse.features.view_sql import key_columns
+from truecourse.monitoring.skew.causes import same
+from truecourse.monitoring.skew.view_history import read_history
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window, naive_utc
-from truecourse.scoring import Span, predictions_table
-from truecourse.tables import Tables, clean_table
-from truecourse.viewsql import key_columns
+from truecourse.serving import batch_scoring
+from truecourse.serving.batch_scoring import Span, predictions_table
+from truecourse.storage.lineage_links import Link, link, unknown, verify_object
+from truecourse.storage.tables import Tables, clean_table
 
 Record = Mapping[str, Any]
 
@@ -40,7 +40,9 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
         versions = {item.name: item for item in map(TableVersion.model_validate, commit["tables"])}
         if commit["source"]:
             for sha in commit["source"]:
-                yield verify_object(tables.store, "scored file", archive_key(problem.name, scoring.SCORED, sha), sha)
+                yield verify_object(
+                    tables.store, "scored file", archive_key(problem.name, batch_scoring.SCORED, sha), sha
+                )
         else:
             yield _decision_link(tables, problem, record, versions)
         yield from _feature_links(tables, problem, record, versions)

@@ -7,12 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from truecourse import mirror, registry, runs, tracking
 from truecourse.errors import NotFound, TruecourseError
-from truecourse.links import Link, link, unknown
 from truecourse.references import ModelVersion
+from truecourse.registry import mirror, mlflow_runs, runs
+from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
-from truecourse.storage import ObjectStore
+from truecourse.storage.lineage_links import Link, link, unknown
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
 _WRITE = "`truecourse mirror write` makes up for it"
@@ -34,7 +35,7 @@ def mirror_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     """Nothing rests on MLflow: what it does not show, or cannot be asked for, is unknown, and what it shows otherwise
     is changed."""
     kind, name = "MLflow version", f"{version.problem} {version.version}"
-    if tracking.is_new():
+    if mlflow_runs.is_new():
         yield unknown("MLflow run", version.run_id, f"MLflow's database is not there; {_WRITE}")
         return
     try:
@@ -94,7 +95,7 @@ def _of_database(database: sqlite3.Connection, version: ModelVersion) -> Shown |
 
 
 def _of_client(version: ModelVersion) -> Shown | None:
-    client = tracking.connect_mlflow()
+    client = mlflow_runs.connect_mlflow()
     run, shown = mirror.mlflow_run(client, version.run_id), mirror.entered(client, version)
     if run is None:
         return None
@@ -123,8 +124,8 @@ def _run_differences(shown: Shown, version: ModelVersion) -> Iterator[str]:
     try:
         account: dict[str, Any] = json.loads(runs.artifact(version.run_id, "training.json"))
         entry = runs.recorded(version.problem, version.run_id)
-        trained = tracking.training_metrics(account)
-        parameters = tracking.shown_parameters(account)
+        trained = mlflow_runs.training_metrics(account)
+        parameters = mlflow_runs.shown_parameters(account)
     except (TruecourseError, ValueError, KeyError, TypeError) as error:  # its own link says what is wrong with it
         yield f"cannot be compared: {error}"
         return
@@ -137,7 +138,7 @@ def _run_differences(shown: Shown, version: ModelVersion) -> Iterator[str]:
     try:
         report = json.loads(runs.artifact(version.run_id, "report.json"))
         newest = {name: values[-1][0] for name, values in shown.metrics.items()}
-        yield from _unequal("metric", tracking.evaluation_metrics(report), newest)
+        yield from _unequal("metric", mlflow_runs.evaluation_metrics(report), newest)
     except NotFound:  # it was never evaluated
         return
     except (ValueError, KeyError, TypeError) as error:
@@ -148,8 +149,8 @@ def _copies(store: ObjectStore, place: str, version: ModelVersion) -> Link:
     """The copies of a run's files that MLflow shows and loads models from."""
     kind, prefix = "MLflow artifacts", runs.artifact_key(version.run_id, "")
     ours = {key.removeprefix(prefix): key for key in store.list(prefix)}
-    copies = {name: tracking.run_artifact_key(place, name) for name in ours}
-    there = set(store.list(tracking.run_artifact_key(place, "")))
+    copies = {name: mlflow_runs.run_artifact_key(place, name) for name in ours}
+    there = set(store.list(mlflow_runs.run_artifact_key(place, "")))
     if missing := [name for name, key in copies.items() if key not in there]:
         return unknown(kind, place, f"{counted(len(missing), 'copy')} not there: {missing[0]}; {_WRITE}")
     for name, key in copies.items():

@@ -15,32 +15,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import archive, filedigests, registry, runs
-from truecourse.batchlinks import batch_input_links
-from truecourse.definitions import feature_table, view_digest
-from truecourse.encoding import Array, Vocabulary
+from truecourse.arrays import Array
+from truecourse.data.sources import scratch
 from truecourse.errors import TruecourseError
-from truecourse.links import Link, link, unknown
-from truecourse.loading import load_problem
-from truecourse.model import Model
-from truecourse.monitoring.audit import Audit, audit_inputs
-from truecourse.monitoring.causes import CODE, MISSING
-from truecourse.monitoring.logged import COLUMNS, Logged
-from truecourse.prediction import attributions, named
-from truecourse.predictionlog import log_table
-from truecourse.privacy import HASHED
+from truecourse.features.definitions import feature_table, view_digest
+from truecourse.lineage.batch_inputs import batch_input_links
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.model import Model
+from truecourse.modeling.prediction import attributions, named
+from truecourse.monitoring.predictions.log_sample import COLUMNS, Logged
+from truecourse.monitoring.skew.audit import Audit, audit_inputs
+from truecourse.monitoring.skew.causes import CODE, MISSING
 from truecourse.problem import Problem
+from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TrainedRun
-from truecourse.rows import objects
-from truecourse.sources import scratch
-from truecourse.tables import Tables
+from truecourse.registry import run_archive, runs
+from truecourse.registry import versions as registry
+from truecourse.serving.prediction_log import log_table
+from truecourse.serving.privacy import HASHED
+from truecourse.serving.rows import objects
+from truecourse.storage import file_digests
+from truecourse.storage.lineage_links import Link, link, unknown
+from truecourse.storage.tables import Tables
 
 Record = Mapping[str, Any]
 
 
 def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> list[Link]:
     """`record`: of predictionlog.find() or scoring.scored_by_id()."""
-    links = [_model_link(record, version), filedigests.verify(tables.store, record["file"])]
+    links = [_model_link(record, version), file_digests.verify(tables.store, record["file"])]
     with ExitStack() as stack:
         folder = stack.enter_context(scratch())
         try:
@@ -57,7 +60,7 @@ def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> l
 
 def archived_problem(version: ModelVersion | TrainedRun, folder: Path) -> Problem:
     """The problem that a version was trained for, as it was then, unpacked into `folder`."""
-    archive.unpack_folder(runs.artifact(version.run_id, archive.FOLDER), folder / version.problem)
+    run_archive.unpack_folder(runs.artifact(version.run_id, run_archive.FOLDER), folder / version.problem)
     return load_problem(version.problem, folder)
 
 

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from truecourse import aliases, deployments, inference, registry, runs
-from truecourse.bento import BENTO_SHA256, PACKAGE_SHA256, package_key, packaged
-from truecourse.digests import sha256, unsealed
+from truecourse.deployment import history as deployments
+from truecourse.deployment import inference_config
+from truecourse.deployment.bento import BENTO_SHA256, PACKAGE_SHA256, package_key, packaged
 from truecourse.errors import TruecourseError
-from truecourse.ledger import Ledger
-from truecourse.links import Link, failed, link, unknown, verify_object
+from truecourse.hashing import sha256, unsealed
 from truecourse.references import ModelVersion, Package
+from truecourse.registry import aliases, runs
+from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
-from truecourse.storage import ObjectStore
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.lineage_links import Link, failed, link, unknown, verify_object
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
 MODEL = "model/model.ubj"
@@ -93,8 +96,8 @@ def package_links(store: ObjectStore, version: ModelVersion, home: Path | None =
         return
     if tags:
         yield link("version's tags", key, True, f"{counted(len(tags), 'tag')}, as their SHA-256 says")
-    if digest := tags.get(inference.INFERENCE_SHA256):
-        place = inference.document_key(version)
+    if digest := tags.get(inference_config.INFERENCE_SHA256):
+        place = inference_config.document_key(version)
         yield verify_object(store, "inference configuration", place, digest)
     if BENTO_SHA256 not in tags:
         return

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import Array, Vocabulary
-from truecourse.problem import Kind
+from truecourse.arrays import Array
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.problem.definition import Kind
 
 _RARE = 20
 _ITERATIONS = 100

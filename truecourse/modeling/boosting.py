@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from truecourse.encoding import Array, Vocabulary
-from truecourse.problem import Kind, XGBoost
+from truecourse.arrays import Array
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.problem import XGBoost
+from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:
     import xgboost
 
-log = logging.getLogger("truecourse.training")
+log = logging.getLogger("truecourse.modeling.training")
 
 Fold: TypeAlias = tuple["xgboost.QuantileDMatrix", "xgboost.DMatrix"]
 """XGBoost's matrices of a part: to fit, and to measure on."""

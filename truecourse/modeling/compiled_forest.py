@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from truecourse.direct import Direct
-from truecourse.encoding import Array, finite
+from truecourse.arrays import Array
 from truecourse.errors import ModelError
+from truecourse.modeling.encoding import finite
+from truecourse.modeling.xgboost_native import Direct
 from truecourse.wording import counted
 
 if TYPE_CHECKING:
-    from truecourse.attribution import Attributions
+    from truecourse.modeling.shap_values import Attributions
 
-log = logging.getLogger("truecourse.model")
+log = logging.getLogger("truecourse.modeling.model")
 PROBES = 512
 """Rows that are held against XGBoost's answers when a forest is made."""
 EXPLAINED, ROUNDING = 32, 1e-4
@@ -31,8 +32,8 @@ _LINKS = {"reg:squarederror": "VALUE", "binary:logistic": "SIGMOID", "multi:soft
 
 @dataclass(frozen=True)
 class Forest:
-    """Safe for threads. `nodes` and what goes with them are as truecourse.walk takes them. `attributions`: None where
-    XGBoost is to explain."""
+    """Safe for threads. `nodes` and what goes with them are as truecourse.modeling.forest_kernel takes them.
+    `attributions`: None where XGBoost is to explain."""
 
     features: int
     starts: Array
@@ -46,7 +47,7 @@ class Forest:
 
     def predict(self, matrix: Array, margin: bool = False) -> Array:
         """As Direct.predict(). Raises ModelError for a matrix of another width."""
-        from truecourse.walk import VALUE, walk
+        from truecourse.modeling.forest_kernel import VALUE, walk
 
         if matrix.shape[1] != self.features:
             raise ModelError(
@@ -82,7 +83,7 @@ def forest_of(booster: Any) -> Forest | None:
 def _explaining(forest: Forest, trees: list[dict[str, Any]], direct: Direct) -> Forest:
     """With its attributions, unless they differ from XGBoost's."""
     try:
-        from truecourse.attribution import Attributions
+        from truecourse.modeling.shap_values import Attributions
 
         attributions = Attributions(forest, trees)
         matrix = finite(_probes(forest)[:EXPLAINED])
@@ -98,7 +99,7 @@ def _explaining(forest: Forest, trees: list[dict[str, Any]], direct: Direct) -> 
 
 
 def _laid_out(learner: dict[str, Any]) -> Forest | None:
-    from truecourse import walk
+    from truecourse.modeling import forest_kernel
 
     booster, parameters = learner["gradient_booster"], learner["learner_model_param"]
     link = _LINKS.get(learner["objective"]["name"])
@@ -111,7 +112,7 @@ def _laid_out(learner: dict[str, Any]) -> Forest | None:
         return None  # the walk itself looks at no bounds
     sizes = np.array([len(tree["left_children"]) for tree in trees])
     starts = (np.cumsum(sizes) - sizes).astype(np.int32)
-    nodes = np.zeros(sizes.sum(), walk.NODE)
+    nodes = np.zeros(sizes.sum(), forest_kernel.NODE)
     left, right = _joined(trees, "left_children", np.int32), _joined(trees, "right_children", np.int32)
     leaf, offsets = left < 0, np.repeat(starts, sizes)
     nodes["left"] = np.where(leaf, np.arange(len(nodes)), left + offsets)
@@ -127,7 +128,7 @@ def _laid_out(learner: dict[str, Any]) -> Forest | None:
         nodes=nodes,
         words=_categories(nodes, trees, starts),
         base=base,
-        link=getattr(walk, link),
+        link=getattr(forest_kernel, link),
     )
 
 

@@ -7,22 +7,20 @@ is a missing number.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from truecourse.arrays import Array, Values
 from truecourse.errors import ModelError
 from truecourse.problem import Problem
-from truecourse.schema import Boolean, Integer, Text
+from truecourse.problem.schema import Boolean, Integer, Text
 
-Array = np.ndarray[Any, Any]
-Values = Array | Sequence[Any]
-"""n values: an array as columns_of() gives it, or the same as Python's own, None for a missing number, all finite."""
 LARGEST = np.finfo(np.float32).max
 _MOST = float(LARGEST)
 FEW = 128
@@ -176,22 +174,3 @@ def _check_classes(problem: Problem, classes: tuple[str, ...], present: Iterable
     if strange:
         cure = "declare Label(classes=...), or widen the training split"
         raise ModelError(f"classes outside the training rows: {', '.join(strange[:5])}", where=where, cure=cure)
-
-
-def columns_of(frame: pa.Table, names: Iterable[str]) -> dict[str, Array]:
-    """Arrow columns as the arrays that request functions and encode() take.
-
-    Numbers and booleans: float64 with NaN for missing; text: object with None; times: datetime64[us], UTC, with NaT.
-    """
-    return {name: _array(frame[name]) for name in names}
-
-
-def _array(values: pa.ChunkedArray) -> Array:
-    kind = values.type
-    if pa.types.is_timestamp(kind):
-        return np.asarray(values.cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]")
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.asarray(values.to_numpy(zero_copy_only=False) if hasattr(values, "chunks") else values, dtype=object)
-    if pa.types.is_boolean(kind):
-        values = values.cast(pa.int8())
-    return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)

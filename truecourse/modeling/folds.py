@@ -4,10 +4,10 @@ choose rounds of boosting on few rows, in parts of like labels."""
 import numpy as np
 import pyarrow as pa
 
-from truecourse.encoding import Array, columns_of
+from truecourse.arrays import Array, columns_of
 from truecourse.errors import ModelError
+from truecourse.modeling.splitting import places
 from truecourse.problem import Problem, TimeSplit
-from truecourse.splitting import places
 
 FOLDS = 3
 _HORIZON = 1 / 6

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 
 NODE = np.dtype(
     [

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from truecourse import baselines
-from truecourse.encoding import LARGEST, Array, Vocabulary
-from truecourse.problem import Kind
+from truecourse.arrays import Array
+from truecourse.modeling import baselines
+from truecourse.modeling.encoding import LARGEST, Vocabulary
+from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:

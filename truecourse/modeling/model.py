@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from truecourse.direct import Direct
-from truecourse.encoding import Array, Vocabulary
+from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.forest import Forest, forest_of
-from truecourse.problem import Kind
+from truecourse.modeling.compiled_forest import Forest, forest_of
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.xgboost_native import Direct
+from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import Array, FeatureKind, Values, told_number
+from truecourse.arrays import Array, Values
 from truecourse.errors import ModelError
-from truecourse.model import Model
-from truecourse.problem import Kind
+from truecourse.modeling.encoding import FeatureKind, told_number
+from truecourse.modeling.model import Model
+from truecourse.problem.definition import Kind
 
 Columns = Mapping[str, Values]
 _NO_NUMBER, _BACK = "the model's output is no finite number", "roll back to the version before"

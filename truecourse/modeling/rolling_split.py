@@ -4,9 +4,9 @@ that was written down a year ago."""
 import dataclasses
 from datetime import datetime
 
+from truecourse.modeling.snapshot import Manifest
 from truecourse.problem import Problem, TimeSplit
 from truecourse.references import naive_utc
-from truecourse.snapshot import Manifest
 
 
 def problem_at(problem: Problem, at: datetime) -> Problem:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from truecourse import baselines
-from truecourse.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
-from truecourse.encoding import Array, Vocabulary
-from truecourse.folds import like_parts
-from truecourse.intervals import Figure
-from truecourse.linear import joined, linear_booster
-from truecourse.metrics import losses, paired
-from truecourse.model import Model
-from truecourse.pages import number
-from truecourse.problem import Kind, XGBoost
+from truecourse.arrays import Array
+from truecourse.html import number
+from truecourse.modeling import baselines
+from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.folds import like_parts
+from truecourse.modeling.linear import joined, linear_booster
+from truecourse.modeling.model import Model
+from truecourse.problem import XGBoost
+from truecourse.problem.definition import Kind
+from truecourse.statistics.intervals import Figure
+from truecourse.statistics.metrics import losses, paired
 from truecourse.wording import counted
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from truecourse.encoding import Array
-from truecourse.walk import next_place
+from truecourse.arrays import Array
+from truecourse.modeling.forest_kernel import next_place
 
 EDGE = np.dtype(
     [("parent", "i4"), ("place", "i4"), ("feature", "i4"), ("before", "i4"), ("group", "i4"), ("inner", "i4"),

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from truecourse.digests import sha256
 from truecourse.errors import AlreadyExists, IntegrityError
-from truecourse.lookahead import Proof
+from truecourse.hashing import sha256
+from truecourse.modeling.lookahead_result import Proof
 from truecourse.problem import RandomSplit, TimeSplit
 from truecourse.references import Snapshot, TableVersion
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 
 class Input(BaseModel):
@@ -28,7 +28,7 @@ class Input(BaseModel):
 
 class Manifest(BaseModel):
     """What a snapshot was made from. `problem_digest`, `document`: of what training depends on (training_document()
-    of truecourse/loading.py). `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
+    of truecourse/problem/loader.py). `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
     `split`: the one it was taken by; None in manifests of before it was kept. `look_ahead`: the proof that its SQL
     reads no row that was not known yet."""
 

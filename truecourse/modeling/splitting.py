@@ -14,8 +14,10 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
-from truecourse.encoding import Array, label_text
-from truecourse.problem import Kind, RandomSplit
+from truecourse.arrays import Array
+from truecourse.modeling.encoding import label_text
+from truecourse.problem import RandomSplit
+from truecourse.problem.definition import Kind
 
 SMALL = 1000
 """Of so many rows, a hash leaves a share of 0.2 within 0.013, one standard deviation."""

@@ -14,17 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from truecourse.boosting import Part, parameters
-from truecourse.digests import sha256, sha256_json
-from truecourse.encoding import Array, Vocabulary, columns_of
+from truecourse.arrays import Array, columns_of
 from truecourse.errors import ModelError
-from truecourse.metrics import blocks_of
-from truecourse.model import Model
+from truecourse.hashing import sha256, sha256_json
+from truecourse.modeling.boosting import Part, parameters
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.model import Model
+from truecourse.modeling.selection import Candidate, cross_validation, select
 from truecourse.problem import Problem, XGBoost
 from truecourse.references import Snapshot
-from truecourse.selection import Candidate, cross_validation, select
+from truecourse.statistics.metrics import blocks_of
 
-log = logging.getLogger("truecourse.training")
+log = logging.getLogger("truecourse.modeling.training")
 
 OUT_OF_FOLD = "out_of_fold.parquet"
 """The file of a run that tells what was said of validation rows by models that did not learn from them."""

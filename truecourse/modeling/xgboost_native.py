@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 from truecourse.errors import ModelError
 
 _CONFIG = (

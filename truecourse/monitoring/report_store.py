@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from truecourse.errors import NotFound
 from truecourse.monitoring.findings import Check, Report, State
 from truecourse.references import Reference, UtcTime
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
 SHOWN = timedelta(days=120)

@@ -1,0 +1,60 @@
+"""What a user writes: a problem, its tables and columns, views, label, split, gates, objectives and monitoring.
+
+The packages `storage` and above depend on it; it depends on nothing but `truecourse.errors` and the like.
+"""
+
+from truecourse.problem.definition import (
+    Choice,
+    Entity,
+    Label,
+    Problem,
+    RandomSplit,
+    Range,
+    RequestFeatures,
+    Serving,
+    TimeSplit,
+    View,
+    XGBoost,
+)
+from truecourse.problem.monitoring import (
+    Alerts,
+    Monitoring,
+    QualityWatch,
+    Retraining,
+)
+from truecourse.problem.objectives import Objectives
+from truecourse.problem.promotion import (
+    BeatsBaseline,
+    BeatsChampion,
+    Canary,
+    EveryClass,
+    MetricGate,
+    NotWorseThanLinear,
+    Promotion,
+    SliceFloor,
+)
+from truecourse.problem.schema import (
+    Boolean,
+    Csv,
+    Files,
+    Float,
+    Integer,
+    Objects,
+    PackageData,
+    Sql,
+    Table,
+    Text,
+    Time,
+    days,
+    hours,
+    minutes,
+    seconds,
+)
+
+__all__ = [
+    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Csv", "Entity", "EveryClass", "Files",
+    "Float", "Integer", "Label", "MetricGate", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
+    "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining",
+    "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours",
+    "minutes", "seconds",
+]  # fmt: skip

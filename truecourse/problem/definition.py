@@ -11,51 +11,23 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from truecourse.monitoring.policy import Alerts, Monitoring, QualityWatch, Retraining
-from truecourse.objectives import Objectives
-from truecourse.promotion import (
+from truecourse.problem.monitoring import Monitoring
+from truecourse.problem.objectives import Objectives
+from truecourse.problem.promotion import (
     DEFAULT_GATES,
-    BeatsBaseline,
-    BeatsChampion,
-    Canary,
-    EveryClass,
     Gate,
-    MetricGate,
-    NotWorseThanLinear,
     Promotion,
-    SliceFloor,
 )
-from truecourse.schema import (
+from truecourse.problem.schema import (
     CONFIG,
     AnyColumn,
-    Boolean,
     Columns,
-    Csv,
-    Files,
-    Float,
     Identifier,
-    Integer,
     Many,
-    Objects,
-    PackageData,
-    Sql,
     Table,
-    Text,
     Time,
-    days,
-    hours,
-    minutes,
-    seconds,
     shown_unit,
 )
-
-__all__ = [
-    "Alerts", "BeatsBaseline", "BeatsChampion", "Boolean", "Canary", "Choice", "Csv", "Entity", "EveryClass", "Files",
-    "Float", "Integer", "Label", "MetricGate", "Monitoring", "NotWorseThanLinear", "Objectives", "Objects",
-    "PackageData", "Problem", "Promotion", "QualityWatch", "RandomSplit", "Range", "RequestFeatures", "Retraining",
-    "Serving", "SliceFloor", "Sql", "Table", "Text", "Time", "TimeSplit", "View", "XGBoost", "days", "hours",
-    "minutes", "seconds",
-]  # fmt: skip
 
 Kind = Literal["binary", "multiclass", "regression"]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -154,7 +126,7 @@ class TimeSplit:
 class RandomSplit:
     """By a hash of the row's id and the seed. Shares of all rows, and, while there are fewer than a thousand of it, of
     every class of the label (of a regression: of its label's quantiles). A row of a larger class falls on the same side
-    for ever; of a small one, a few change sides as it grows. See truecourse/splitting.py."""
+    for ever; of a small one, a few change sides as it grows. See truecourse/modeling/splitting.py."""
 
     _: KW_ONLY
     validate: Annotated[float, Field(gt=0, lt=1)] = 0.2

@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import truecourse.problem
-from truecourse.digests import sha256, sha256_json
+import truecourse.problem.definition
 from truecourse.errors import Fault, ProblemError, SettingsError
-from truecourse.problem import Problem
+from truecourse.hashing import sha256, sha256_json
+from truecourse.problem.definition import Problem
 from truecourse.settings import get_settings
 from truecourse.wording import nearest, suggestion
 
@@ -155,7 +155,7 @@ def _cure(error: Any, kind: str) -> str:
 
 
 def _misspelt(error: Exception) -> str:
-    """What may have been meant where a name of truecourse.problem does not exist."""
+    """What may have been meant where a name of truecourse.problem.definition does not exist."""
     if isinstance(error, ImportError) and error.name == truecourse.problem.__name__:
         wrong = re.search(r"cannot import name '(\w+)'", str(error))
         return nearest(wrong[1], truecourse.problem.__all__) if wrong else ""

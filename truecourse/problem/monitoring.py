@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from truecourse.schema import CONFIG, Many, days
+from truecourse.problem.schema import CONFIG, Many, days
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from truecourse.schema import CONFIG
+from truecourse.problem.schema import CONFIG
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 

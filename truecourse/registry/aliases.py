@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truecourse.errors import ModelError
-from truecourse.ledger import Ledger
 from truecourse.references import Aliases, ModelVersion
 from truecourse.settings import get_settings
-from truecourse.storage import open_store
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.object_store import open_store
 
 PROMOTE, REGISTER, ROLLBACK = "promote", "register", "rollback"
 CANARY, WIDEN, WITHDRAW = "canary", "widen", "withdraw"

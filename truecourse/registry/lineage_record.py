@@ -5,17 +5,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from truecourse.deliveries import Delivery, archive_key, newest_by_place
-from truecourse.digests import sha256_file
+from truecourse.data.deliveries import Delivery, archive_key, newest_by_place
+from truecourse.data.sources import locate, scratch
+from truecourse.data.validation_report import result_keys
 from truecourse.errors import TruecourseError
-from truecourse.links import Link, failed, link, verify_object
-from truecourse.loading import load_problem
+from truecourse.hashing import sha256_file
+from truecourse.modeling.snapshot import Manifest
+from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.snapshot import Manifest
-from truecourse.sources import locate, scratch
-from truecourse.storage import ObjectStore, open_store
-from truecourse.tables import Tables, quarantine_table
-from truecourse.validation import result_keys
+from truecourse.storage.lineage_links import Link, failed, link, verify_object
+from truecourse.storage.object_store import ObjectStore, open_store
+from truecourse.storage.tables import Tables, quarantine_table
 from truecourse.wording import counted
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from truecourse.errors import MirrorError
 from truecourse.references import Aliases, ModelVersion
-from truecourse.runs import SHA256
+from truecourse.registry.mlflow_runs import RUN, connect_mlflow, is_new, run_artifact_key, telling
+from truecourse.registry.runs import SHA256
 from truecourse.settings import get_settings
-from truecourse.tracking import RUN, connect_mlflow, is_new, run_artifact_key, telling
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

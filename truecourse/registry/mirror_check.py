@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from truecourse import aliases, mirror, registry, runs, tracking
 from truecourse.errors import MirrorError, ModelError, NotFound
-from truecourse.mirror import CHALLENGER, CHAMPION, MISSING
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion
-from truecourse.runs import RunRecord
-from truecourse.storage import open_store
-from truecourse.tracking import RUN
+from truecourse.registry import aliases, mirror, mlflow_runs, runs
+from truecourse.registry import versions as registry
+from truecourse.registry.mirror import CHALLENGER, CHAMPION, MISSING
+from truecourse.registry.mlflow_runs import RUN
+from truecourse.registry.runs import RunRecord
+from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, plural
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ def differences(problem: str) -> list[Difference]:
     Raises MirrorError if MLflow cannot be read."""
     known = registry.versions(problem)
     write = f"`{WRITE} --problem {problem}`"
-    if tracking.is_new():
+    if mlflow_runs.is_new():
         what = f"MLflow's database is gone: it shows none of {counted(len(known), 'version')} of {problem}."
         return [Difference("MLflow", "empty", what, f"{write} fills it again from our record")] if known else []
-    client, entries = tracking.connect_mlflow(), aliases.history(problem)
+    client, entries = mlflow_runs.connect_mlflow(), aliases.history(problem)
     some = _compared(known, entries)
     found = list(_experiment(client, problem, some, write))
     if not any(one.cause == "deleted" for one in found):
@@ -118,8 +119,8 @@ def _faults(run: Any, entry: RunRecord, store: Any) -> Iterator[str]:
     if any(run.data.tags.get(name) != value for name, value in entry.tags.items()):
         yield "tags"
     for place in _places(run, entry):
-        there = set(store.list(tracking.run_artifact_key(place, "")))
-        if any(tracking.run_artifact_key(place, name) not in there for name in _files(entry)):
+        there = set(store.list(mlflow_runs.run_artifact_key(place, "")))
+        if any(mlflow_runs.run_artifact_key(place, name) not in there for name in _files(entry)):
             yield "artifacts"
             return
 
@@ -226,7 +227,7 @@ def write(problem: Problem) -> list[Difference]:
     """Let MLflow show what our record says; what still differs then, for it is a person's to decide.
 
     Whatever people added there stays. Raises MirrorError if MLflow cannot be written."""
-    client, name = tracking.connect_mlflow(), problem.name
+    client, name = mlflow_runs.connect_mlflow(), problem.name
     with registry.lock(name):
         found = client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -248,17 +249,17 @@ def _write_run(client: "MlflowClient", problem: str, entry: RunRecord) -> None:
     there = run is not None
     if run is None:
         tags = {"mlflow.note.content": entry.note, RUN: entry.run.run_id}
-        run = client.create_run(tracking.experiment(problem), run_name=entry.name, tags=tags)
+        run = client.create_run(mlflow_runs.experiment(problem), run_name=entry.name, tags=tags)
     elif run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
     if not there or run.info.status == "RUNNING":  # its training was cut short before it was shown
         account = json.loads(runs.artifact(entry.run.run_id, "training.json"))
-        tracking.log_training(run.info.run_id, entry.run.snapshot, account, entry.tags)
+        mlflow_runs.log_training(run.info.run_id, entry.run.snapshot, account, entry.tags)
         try:
             report = json.loads(runs.artifact(entry.run.run_id, "report.json"))
         except NotFound:  # it was never judged
             report = {"metrics": {}}
-        tracking.log_evaluation(run.info.run_id, report)
+        mlflow_runs.log_evaluation(run.info.run_id, report)
     for name, value in entry.tags.items():
         if run.data.tags.get(name) != value:
             client.set_tag(run.info.run_id, name, value)
@@ -268,8 +269,8 @@ def _write_run(client: "MlflowClient", problem: str, entry: RunRecord) -> None:
 def _write_artifacts(run: Any, entry: RunRecord) -> None:
     store, ours = open_store(), runs.artifact_key(entry.run.run_id, "")
     for place in _places(run, entry):
-        there = set(store.list(tracking.run_artifact_key(place, "")))
+        there = set(store.list(mlflow_runs.run_artifact_key(place, "")))
         for key in store.list(ours):
             name = key.removeprefix(ours)
-            if tracking.run_artifact_key(place, name) not in there:
-                tracking.copy_artifacts(place, {name: store.get(key)})
+            if mlflow_runs.run_artifact_key(place, name) not in there:
+                mlflow_runs.copy_artifacts(place, {name: store.get(key)})

@@ -1,7 +1,7 @@
 """MLflow: a client whose failures are errors of ours, and the training runs that people look at there.
 
-Nothing of ours rests on what MLflow holds: see truecourse/runs.py and truecourse/registry.py. A run's artifacts there
-are copies, below the storage root at `mlflow/<MLflow's run>/artifacts/`.
+Nothing of ours rests on what MLflow holds: see truecourse/registry/runs.py and truecourse/registry/versions.py. A run's
+artifacts there are copies, below the storage root at `mlflow/<MLflow's run>/artifacts/`.
 """
 
 import fcntl
@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 from truecourse.errors import MirrorError, ModelError, PlatformError
 from truecourse.problem import Problem
 from truecourse.references import Snapshot
-from truecourse.relocation import follow_home
+from truecourse.registry.relocation import follow_home
 from truecourse.settings import get_settings, quiet_environment, storage_environment
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

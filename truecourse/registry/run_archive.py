@@ -15,13 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from truecourse.digests import sha256
 from truecourse.errors import IntegrityError
-from truecourse.inference import requirements
+from truecourse.hashing import sha256
+from truecourse.modeling.training import library_versions, method_digest
 from truecourse.problem import Problem
-from truecourse.schema import Files
+from truecourse.problem.schema import Files
 from truecourse.settings import REPOSITORY
-from truecourse.training import library_versions, method_digest
 
 FOLDER, LOCK = "archive/problem.tar.gz", "archive/requirements.txt.gz"
 ENVIRONMENT, CHANGES = "archive/environment.json", "archive/changes.diff"
@@ -29,6 +28,16 @@ LARGEST = 16 << 20
 """Bytes of a file of a problem's folder. Larger ones are no specification, and are left out."""
 _MOST_CHANGES = 1 << 20
 """Bytes of a difference to the commit. Of a longer one only the digest is kept."""
+
+
+def requirements() -> bytes:
+    """The locked environment; where there is no lock file, what is installed."""
+    lock = REPOSITORY / "requirements.lock"
+    if lock.is_file():
+        return lock.read_bytes()
+    ours = {"truecourse"}
+    installed = {d.name.lower(): d.version for d in importlib.metadata.distributions() if d.name.lower() not in ours}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(installed.items())).encode()
 
 
 def archive_files(problem: Problem) -> dict[str, bytes]:

@@ -1,18 +1,19 @@
 """Training runs and their files, in object storage: what serving, gates, checks and lineage rest on.
 
 `runs/<run>/<file>` are a run's files, `models/<problem>/runs/<run>.json` is its record, written when all of them are
-there: a run without one was cut short. MLflow shows a copy of both (truecourse/mirror.py) and is never read for them.
+there: a run without one was cut short. MLflow shows a copy of both (truecourse/registry/mirror.py) and is never read
+for them.
 """
 
 from collections.abc import Mapping
 
-from truecourse.digests import sha256
-from truecourse.encoding import Vocabulary
 from truecourse.errors import IntegrityError, ModelError, NotFound
-from truecourse.model import Model
-from truecourse.problem import Kind
+from truecourse.hashing import sha256
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.model import Model
+from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion, Reference, TrainedRun, UtcTime
-from truecourse.storage import ObjectStore, open_store
+from truecourse.storage.object_store import ObjectStore, open_store
 
 SHA256 = "truecourse.model_sha256"
 FORM = "truecourse.form"

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from truecourse import registry
 from truecourse.errors import NotFound
 from truecourse.references import ModelVersion
+from truecourse.registry import versions as registry
 
 Document = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """The registry of models: versions, what is known of each, and the aliases champion and challenger.
 
 All of it lies in object storage: `models/<problem>/versions/` is a ledger, `models/<problem>/tags/` what is known of a
-version. MLflow's registry is told of every change (truecourse/mirror.py) and never asked.
+version. MLflow's registry is told of every change (truecourse/registry/mirror.py) and never asked.
 """
 
 import json
@@ -9,22 +9,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from truecourse import aliases, mirror
-from truecourse.aliases import PROMOTE
-from truecourse.digests import sealed, unsealed
 from truecourse.errors import IntegrityError, ModelError, NotFound
-from truecourse.ledger import Ledger
-from truecourse.locks import locked
+from truecourse.hashing import sealed, unsealed
 from truecourse.references import Aliases, Entry, ModelVersion, TrainedRun
-from truecourse.runs import artifact, open_model, record_digest
-from truecourse.storage import open_store
+from truecourse.registry import aliases, mirror
+from truecourse.registry.aliases import PROMOTE
+from truecourse.registry.runs import artifact, open_model, record_digest
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.locks import locked
+from truecourse.storage.object_store import open_store
 
 __all__ = [
     "artifact", "challenger", "champion", "create_version", "describe", "gates", "lock", "mirror_aliases",
     "move_aliases", "open_model", "promote", "set_gates", "set_tags", "tags", "version", "versions",
 ]  # fmt: skip
 
-_GATES = "truecourse.gates"
+_GATES = "truecourse.evaluation.gates"
 
 
 class RegisteredVersion(Entry):

@@ -10,9 +10,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from truecourse.errors import Fault, ReplayError
-from truecourse.problem import Problem, midnight
-from truecourse.replay.changes import FORMS, change
-from truecourse.schema import AnyColumn, Float, Integer, Text
+from truecourse.monitoring.drift.unit_changes import FORMS, change
+from truecourse.problem import Problem
+from truecourse.problem.definition import midnight
+from truecourse.problem.schema import AnyColumn, Float, Integer, Text
 
 Kind = Literal["unit", "dead", "category", "label", "skew"]
 KINDS: tuple[Kind, ...] = ("unit", "dead", "category", "label", "skew")

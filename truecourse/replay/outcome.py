@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.digests import sha256_json
-from truecourse.encoding import Array
-from truecourse.metrics import losses, measure, paired
+from truecourse.arrays import Array
+from truecourse.hashing import sha256_json
 from truecourse.monitoring.findings import Finding
-from truecourse.problem import Kind
-from truecourse.replay.planted import Planted
+from truecourse.problem.definition import Kind
+from truecourse.replay.faults import Planted
+from truecourse.statistics.metrics import losses, measure, paired
 
 Document = dict[str, Any]
 CAUSES = {

@@ -10,19 +10,20 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from truecourse.archive import packed_folder, unpack_folder
 from truecourse.errors import Fault, ReplayError
-from truecourse.loading import load_problem
-from truecourse.monitoring.moving import problem_at
-from truecourse.problem import Label, Objects, Problem, TimeSplit, midnight
-from truecourse.promotion import BeatsBaseline, BeatsChampion, EveryClass, NotWorseThanLinear
-from truecourse.replay.planted import Planted
+from truecourse.modeling.rolling_split import problem_at
+from truecourse.problem import Label, Objects, Problem, TimeSplit
+from truecourse.problem.definition import midnight
+from truecourse.problem.loader import load_problem
+from truecourse.problem.promotion import BeatsBaseline, BeatsChampion, EveryClass, NotWorseThanLinear
+from truecourse.registry.run_archive import packed_folder, unpack_folder
+from truecourse.replay.faults import Planted
 
 _PROBLEM = '''"""Written by `truecourse replay`: the problem of the folder below, its tables fed by the replay."""
 
 from pathlib import Path
 
-from truecourse.replay.restaged import restaged
+from truecourse.replay.problem_copy import restaged
 
 PROBLEM = restaged({name!r}, Path(__file__).parent / {original!r}, {stage!r})
 '''

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from truecourse.pages import PALETTE, figure
+from truecourse.html import PALETTE, figure
 
 _SOFT = "#8a9099"
 _MARKS = {"promoted": ("^", PALETTE[2]), "kept": ("o", _SOFT), "rolled back": ("v", PALETTE[3])}

@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import sql
-from truecourse.cells import UNREADABLE
-from truecourse.encoding import Array, columns_of
-from truecourse.frame import UTC_TIME, arrow_type
+from truecourse.arrays import Array, columns_of
+from truecourse.data import sql
+from truecourse.data.arrow_types import UTC_TIME, arrow_type
+from truecourse.data.parsing import UNREADABLE
+from truecourse.data.readers import read_batches
+from truecourse.data.sources import locate, scratch
+from truecourse.monitoring.drift.unit_changes import change
 from truecourse.problem import Problem
-from truecourse.reading import read_batches
-from truecourse.replay.changes import change
-from truecourse.replay.planted import Planted
-from truecourse.schema import Table, Text
-from truecourse.sources import locate, scratch
-from truecourse.storage import ObjectStore
+from truecourse.problem.schema import Table, Text
+from truecourse.replay.faults import Planted
+from truecourse.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)

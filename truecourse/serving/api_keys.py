@@ -9,12 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
-from truecourse.aliases import signature
-from truecourse.digests import sha256
 from truecourse.errors import ModelError, NotFound
-from truecourse.ledger import Ledger
+from truecourse.hashing import sha256
 from truecourse.references import Entry, Reference
-from truecourse.storage import open_store
+from truecourse.registry.aliases import signature
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.object_store import open_store
 
 Scope = Literal["predict", "explain", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

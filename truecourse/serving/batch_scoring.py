@@ -14,14 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.digests import sha256_json
-from truecourse.encoding import Array, Vocabulary
-from truecourse.frame import UTC_TIME
-from truecourse.prediction import Scores
-from truecourse.problem import Kind, Problem
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.hashing import sha256_json
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.prediction import Scores
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
+from truecourse.problem.schema import RESERVED_PREFIX
 from truecourse.references import ModelVersion, TableVersion, Window
-from truecourse.schema import RESERVED_PREFIX
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 CHUNK_ROWS = 200_000
 """About as many rows are held at once."""

@@ -1,5 +1,6 @@
-"""Checks of many values at once: what truecourse/fields.py says of each, said of a whole column, and several times as
-quick. They only ever accept: where anything is odd they raise Odd, and the values are looked at one by one."""
+"""Checks of many values at once: what truecourse/serving/value_checks.py says of each, said of a whole column, and
+several times as quick. They only ever accept: where anything is odd they raise Odd, and the values are looked at one by
+one."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.contract import RequestField
-from truecourse.encoding import Array
-from truecourse.fields import ABSENT, EXACT, Check, Refused
+from truecourse.arrays import Array
+from truecourse.serving.contract import RequestField
+from truecourse.serving.value_checks import ABSENT, EXACT, Check, Refused
 
 BulkCheck = Callable[[Sequence[Any]], Sequence[Any]]
 """n values of a field, ABSENT where a row has none; the same values as its Check reads them, or Odd."""

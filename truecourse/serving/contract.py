@@ -1,7 +1,7 @@
 """The request contract: what a caller may send, compiled from the problem and the vocabulary of the trained model.
 
 It is stored with the model as contract.json, so that a model is served by the contract it was trained under.
-Reading requests by it is truecourse/request.py, describing it to clients truecourse/openapi.py.
+Reading requests by it is truecourse/serving/request_reader.py, describing it to clients truecourse/serving/openapi.py.
 """
 
 import json
@@ -14,9 +14,10 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from truecourse.encoding import Vocabulary
-from truecourse.problem import Kind, Problem
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time, constraints, shown_unit
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time, constraints, shown_unit
 from truecourse.wording import with_unit
 
 FieldType = Literal["text", "integer", "float", "boolean", "time"]
@@ -98,7 +99,7 @@ class Contract(BaseModel):
     max_rows: int
     unknown_category: Literal["reject", "missing"]
     definitions: dict[str, str] = {}
-    """What defines each feature that the model was trained on, and the label: truecourse/definitions.py."""
+    """What defines each feature that the model was trained on, and the label: truecourse/features/definitions.py."""
     label_definition: str = ""
     examples: tuple[dict[str, Any], ...] = ()
 
@@ -150,8 +151,8 @@ def contract_bytes(
     problem: Problem, vocabulary: Vocabulary, frame: pa.Table, defined: Mapping[str, Any] | None = None
 ) -> bytes:
     """contract.json of a model trained on this frame, with examples from the frame's last rows. `defined`: its
-    definitions, as defined() of truecourse/definitions.py gives them."""
-    from truecourse.request import RowReader
+    definitions, as defined() of truecourse/features/definitions.py gives them."""
+    from truecourse.serving.request_reader import RowReader
 
     bare = Contract.of(problem, vocabulary)
     names = [name for name in (*bare.extras, *bare.names) if name in frame.column_names]

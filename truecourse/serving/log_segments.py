@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from truecourse.durable import sync_file
+from truecourse.storage.fsync import sync_file
 
 OPEN, SEALED = "open", "sealed"
 REPORT = "shipper.json"

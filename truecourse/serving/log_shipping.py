@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from truecourse import predictionlog
 from truecourse.errors import TruecourseError
-from truecourse.segments import OPEN, REPORT, SEALED, Segment, alone, listed, seal_abandoned, unframed
+from truecourse.serving import prediction_log
+from truecourse.serving.log_segments import OPEN, REPORT, SEALED, Segment, alone, listed, seal_abandoned, unframed
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.log")
 BATCH_BYTES = 32 << 20
@@ -61,7 +61,7 @@ def ship(problem: str, tables: Tables | None = None) -> Shipment:
 
 
 def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
-    torn, segments, name = seal_abandoned(folder), listed(folder, SEALED), predictionlog.log_table(problem)
+    torn, segments, name = seal_abandoned(folder), listed(folder, SEALED), prediction_log.log_table(problem)
     if gone := tables.take_back_torn(name):  # its segments are there still: they go once a commit is synced
         log.warning("a loss of power left %s of %s torn; it is shipped again", ", ".join(gone), name)
     shipped = tables.transactions(name, {segment.stream for segment in segments})
@@ -83,15 +83,15 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
 
 def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> int:
     """Commit the entries of these segments; how many records they hold."""
-    rows = predictionlog.rows(payloads)
+    rows = prediction_log.rows(payloads)
     about = {"flow": "ship", "rows": len(rows), "segments": len(batch)}
     last = {segment.stream: segment.number for segment in batch}
     tables.append(
         name,
         rows,
         about,
-        partition_by=predictionlog.PARTITION,
-        told_of=predictionlog.DATED,
+        partition_by=prediction_log.PARTITION,
+        told_of=prediction_log.DATED,
         transactions=last,
         merge=True,
         keep_log=False,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from truecourse.contract import DECISION_TIME, ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, Contract, RequestField
-from truecourse.times import TIME_PATTERN
+from truecourse.data.times import TIME_PATTERN
+from truecourse.serving.contract import DECISION_TIME, ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, Contract, RequestField
 
 Schema = dict[str, Any]
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}

@@ -18,8 +18,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.frame import UTC_TIME
-from truecourse.tables import Tables
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.storage.tables import Tables
 
 SCHEMA = pa.schema(
     [

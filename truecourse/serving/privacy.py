@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from truecourse.digests import canonical_json
+from truecourse.hashing import canonical_json
 from truecourse.problem import Problem
-from truecourse.schema import Privacy
+from truecourse.problem.schema import Privacy
 
 log = logging.getLogger("truecourse.log")
 HASHED = "hmac-sha256:"

@@ -14,12 +14,23 @@ from typing import Any, NoReturn
 import numpy as np
 import orjson
 
-from truecourse.bulk import Floats, Odd, bulk_check, one_by_one, plain
-from truecourse.contract import DECISION_TIME, ID, Contract, FieldType, RequestField
-from truecourse.encoding import Values
+from truecourse.arrays import Values
 from truecourse.errors import RequestError, RowFault
-from truecourse.fields import ABSENT, CHECKS, EXACT, Check, Refused, check_id, check_time, nullable, said, short
-from truecourse.rows import Rows
+from truecourse.serving.column_checks import Floats, Odd, bulk_check, one_by_one, plain
+from truecourse.serving.contract import DECISION_TIME, ID, Contract, FieldType, RequestField
+from truecourse.serving.rows import Rows
+from truecourse.serving.value_checks import (
+    ABSENT,
+    CHECKS,
+    EXACT,
+    Check,
+    Refused,
+    check_id,
+    check_time,
+    nullable,
+    said,
+    short,
+)
 from truecourse.wording import counted, plural, suggestion
 
 MAX_FAULTS = 100

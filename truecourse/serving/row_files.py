@@ -16,13 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from truecourse.cells import read_cells
-from truecourse.contract import DECISION_TIME, ID, Contract
+from truecourse.data.parsing import read_cells
+from truecourse.data.readers import Rows, dialect, open_rows, require_columns
+from truecourse.data.records import Chunk
+from truecourse.data.sources import Located, locate_file, named_format
+from truecourse.data.sql import connect, row_id
 from truecourse.errors import SourceError
 from truecourse.problem import Problem
-from truecourse.reading import Rows, dialect, open_rows, require_columns
-from truecourse.records import Chunk
-from truecourse.schema import (
+from truecourse.problem.schema import (
     AnyColumn,
     Csv,
     Files,
@@ -37,9 +38,8 @@ from truecourse.schema import (
     Time,
     source_names,
 )
-from truecourse.sources import Located, locate_file, named_format
-from truecourse.sql import connect, row_id
-from truecourse.storage import ObjectStore
+from truecourse.serving.contract import DECISION_TIME, ID, Contract
+from truecourse.storage.object_store import ObjectStore
 
 Row = dict[str, Any] | str
 """The values by field; of a line that is no row, a sentence with its number, fault and text."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.contract import DECISION_TIME, FieldType
-from truecourse.encoding import Array, Values
+from truecourse.arrays import Array, Values
 from truecourse.errors import RowFault
+from truecourse.serving.contract import DECISION_TIME, FieldType
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Rows:
 
     @cached_property
     def columns(self) -> dict[str, Array]:
-        """The values in the convention of truecourse.encoding.columns_of: float64 holds no integer beyond 2**53."""
+        """The values in the convention of truecourse.modeling.encoding.columns_of: float64 holds no integer beyond
+        2**53."""
         made = {name: column(self.types[name], values) for name, values in self.values.items()}
         times = self.decision_times
         return made if times is None else made | {DECISION_TIME: times}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from truecourse.contract import ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, RequestField
-from truecourse.times import OutOfRange, naive, parse_request_time
+from truecourse.data.times import OutOfRange, naive, parse_request_time
+from truecourse.serving.contract import ID, ID_LIMIT, INTEGERS, LARGEST_FLOAT, RequestField
 from truecourse.wording import counted
 
 ABSENT: Any = object()

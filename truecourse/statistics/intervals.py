@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 
 COVERAGE = 0.95
 

@@ -1,8 +1,8 @@
 """Metrics on test rows, with intervals that know that the rows of a day hang together, and days with the next.
 
 Rows of one day share its weather, its rush, its incident: rows are summed by UTC day, and a figure's interval comes
-from what each day does to it (truecourse/intervals.py). Every metric takes weights of the days, so that it is computed
-for all of them, and for each counted a little more, from one pass over the rows.
+from what each day does to it (truecourse/statistics/intervals.py). Every metric takes weights of the days, so that it
+is computed for all of them, and for each counted a little more, from one pass over the rows.
 
 Samples are arrays (n + 1,): the metric itself, and with each of n blocks counted a little more.
 """
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from truecourse.encoding import Array, columns_of
-from truecourse.intervals import COVERAGE, NOTHING, Figure, Scale, absolute, chance, figure
-from truecourse.problem import Kind
-from truecourse.ranking import average_precision, roc_auc
+from truecourse.arrays import Array, columns_of
+from truecourse.problem.definition import Kind
+from truecourse.statistics.intervals import COVERAGE, NOTHING, Figure, Scale, absolute, chance, figure
+from truecourse.statistics.ranking_metrics import average_precision, roc_auc
 from truecourse.wording import with_unit
 
 _STEP = 1e-4

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 
 
 def roc_auc(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from truecourse.digests import sealed, sha256, unsealed
-from truecourse.durable import LOG
 from truecourse.errors import AlreadyExists, NotFound, TruecourseError
-from truecourse.links import Link, failed, link, unknown
-from truecourse.storage import ObjectStore
+from truecourse.hashing import sealed, sha256, unsealed
+from truecourse.storage.fsync import LOG
+from truecourse.storage.lineage_links import Link, failed, link, unknown
+from truecourse.storage.object_store import ObjectStore
 
 RECORDED = ("predictions/", "predictions_log/")
 """Tables, by the beginning of their names."""

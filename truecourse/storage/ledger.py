@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from truecourse.digests import sha256
 from truecourse.errors import AlreadyExists, IntegrityError, ModelError, NotFound
+from truecourse.hashing import sha256
 from truecourse.references import Entry
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 E = TypeVar("E", bound=Entry)
 

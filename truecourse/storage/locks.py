@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from truecourse.errors import AlreadyExists, NotFound, StorageError
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
-log = logging.getLogger("truecourse.locks")
+log = logging.getLogger("truecourse.storage.locks")
 
 
 @contextmanager

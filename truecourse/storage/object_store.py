@@ -15,11 +15,11 @@ from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from truecourse.addresses import is_here
-from truecourse.digests import sha256, sha256_file
-from truecourse.durable import make_folder, sync_file
 from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFound, SettingsError, StorageError
+from truecourse.hashing import sha256, sha256_file
 from truecourse.references import ArtifactRef
 from truecourse.settings import Settings, get_settings
+from truecourse.storage.fsync import make_folder, sync_file
 
 
 class ObjectStore(Protocol):

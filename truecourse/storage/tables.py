@@ -15,12 +15,12 @@ import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from truecourse import filedigests, tablestore
-from truecourse.durable import LOG, newest_commit, sync_commits, take_back_torn
 from truecourse.errors import AccessDenied, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
-from truecourse.storage import ObjectStore, open_store
+from truecourse.storage import delta_options, file_digests
+from truecourse.storage.fsync import LOG, newest_commit, sync_commits, take_back_torn
+from truecourse.storage.object_store import ObjectStore, open_store
 
 COMMIT_KEY = "truecourse"
 CHECKPOINT_EVERY = 10
@@ -58,7 +58,7 @@ class Tables:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or get_settings()
         self.store: ObjectStore = open_store(self._settings)
-        self._options = tablestore.options(self._settings)
+        self._options = delta_options.options(self._settings)
         # What a version holds never changes.
         self._at = lru_cache(_KEPT_OPEN)(self._open)
         self._scanned = lru_cache(_KEPT_OPEN)(self._scan)
@@ -132,7 +132,7 @@ class Tables:
         table = self.open(reference.name, reference.version)
         with self._errors(reference.name):
             dataset: ds.Dataset = table.to_pyarrow_dataset(
-                filesystem=tablestore.filesystem(self._settings, self.uri(reference.name)),
+                filesystem=delta_options.filesystem(self._settings, self.uri(reference.name)),
                 file_pruning_predicate=list(where) or None,
             )
             return dataset
@@ -157,7 +157,9 @@ class Tables:
         """The rows that `filter` (an expression) and `where` (limits that all hold) select. Of a table of many files
         `where` is the quicker one: files without such rows are not even asked for."""
         with self._errors(reference.name):
-            return self.dataset(reference, where).to_table(columns=columns, filter=tablestore.selected(where, filter))
+            return self.dataset(reference, where).to_table(
+                columns=columns, filter=delta_options.selected(where, filter)
+            )
 
     def located(self, reference: TableVersion, filter: Any) -> list[dict[str, Any]]:
         """The rows that `filter` selects, each with the key of the `file` that it lies in."""
@@ -173,7 +175,7 @@ class Tables:
         held, few = [], {"batch_size": rows, "batch_readahead": 1, "fragment_readahead": 1}
         with self._errors(reference.name):
             scanner = self.dataset(reference, where).scanner(
-                columns=columns, filter=tablestore.selected(where, filter), **few
+                columns=columns, filter=delta_options.selected(where, filter), **few
             )
             for batch in scanner.to_batches():
                 held.append(batch)
@@ -186,7 +188,7 @@ class Tables:
     def count(self, reference: TableVersion, where: Sequence[Limit]) -> int:
         """How many rows there are that the limits select."""
         with self._errors(reference.name):
-            return int(self.dataset(reference, where).count_rows(filter=tablestore.selected(where)))
+            return int(self.dataset(reference, where).count_rows(filter=delta_options.selected(where)))
 
     def append(
         self,
@@ -229,14 +231,14 @@ class Tables:
         table = self.open(name)
         with self._errors(name), self._lasting(name):
             gone = table.vacuum(dry_run=False)
-        if name.startswith(filedigests.RECORDED):
-            filedigests.forget(self.store, name, gone)
+        if name.startswith(file_digests.RECORDED):
+            file_digests.forget(self.store, name, gone)
         return len(gone)
 
     def _record_files(self, name: str) -> None:
-        version = self.version(name) if name.startswith(filedigests.RECORDED) else None
+        version = self.version(name) if name.startswith(file_digests.RECORDED) else None
         if version is not None:
-            filedigests.record(self.store, name, version.version)
+            file_digests.record(self.store, name, version.version)
 
     def transactions(self, name: str, applications: Iterable[str]) -> dict[str, int]:
         """The number that was last committed for each of these applications, of those that ever committed one."""

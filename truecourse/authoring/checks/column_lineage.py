@@ -11,8 +11,8 @@ from sqlglot.lineage import Node, lineage
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import Scope, build_scope
 
+from truecourse.data.sql import statement
 from truecourse.problem import Problem
-from truecourse.sql import statement
 
 Sources = frozenset[tuple[str, str]]
 """(table, column), both in lower case."""

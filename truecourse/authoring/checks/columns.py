@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from truecourse.checks.names import place
+from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
-from truecourse.schema import AnyColumn, Columns, Float, Integer, Text, Time
+from truecourse.problem.schema import AnyColumn, Columns, Float, Integer, Text, Time
 
 
 def constraint_faults(columns: Columns, *path: str) -> Iterator[Fault]:

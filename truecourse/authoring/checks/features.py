@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
-from truecourse.checks.columns import constraint_faults, feature_type_faults, same_type
-from truecourse.checks.names import FRAME_NAMES, place, repeated
+from truecourse.authoring.checks.columns import constraint_faults, feature_type_faults, same_type
+from truecourse.authoring.checks.names import FRAME_NAMES, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
 from truecourse.wording import nearest

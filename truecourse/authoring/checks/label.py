@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from truecourse.checks.names import label_table_known, place
+from truecourse.authoring.checks.names import label_table_known, place
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
 

@@ -7,7 +7,7 @@ honest feature (tomorrow's sales and today's), so there it keeps silent, as for 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from truecourse.checks.lineage import Lineage, Origin, Sources, Untraceable
+from truecourse.authoring.checks.column_lineage import Lineage, Origin, Sources, Untraceable
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
 

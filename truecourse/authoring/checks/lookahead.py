@@ -1,6 +1,6 @@
 """Look-ahead that the SQL shows by itself: clock functions, chance, windows that follow, joins to later rows.
 
-Only certain cases are faults; what SQL alone does not tell, `train` proves (truecourse/lookahead.py).
+Only certain cases are faults; what SQL alone does not tell, `train` proves (truecourse/features/lookahead_proof.py).
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,10 +14,10 @@ from sqlglot.optimizer.pushdown_projections import pushdown_projections
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import traverse_scope
 
-from truecourse.checks.binding import SQL_TYPES
+from truecourse.authoring.checks.sql_binding import SQL_TYPES
+from truecourse.data.sql import statement
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.sql import statement
 
 _CLOCKS: tuple[type[exp.Expression], ...] = (
     exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime, exp.CurrentTimestamp, exp.Localtime, exp.Localtimestamp,

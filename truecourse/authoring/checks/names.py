@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.schema import RESERVED_PREFIX
+from truecourse.problem.schema import RESERVED_PREFIX
 
 FRAME_NAMES = frozenset({"id", "decision_time", "label", "known_at", "split"})
 """Columns of the training frame that no request field or feature may be called."""

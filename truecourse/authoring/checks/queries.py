@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import duckdb
 
-from truecourse.checks.binding import SQL_TYPES, Binding, NoQuery
-from truecourse.checks.names import place
+from truecourse.authoring.checks.names import place
+from truecourse.authoring.checks.sql_binding import SQL_TYPES, Binding, NoQuery
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Text, Time
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
 Types = Mapping[str, str]

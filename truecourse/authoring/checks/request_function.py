@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.checks.names import place
+from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
 from truecourse.problem import Problem, RequestFeatures
-from truecourse.schema import AnyColumn, Integer, Text, Time
+from truecourse.problem.schema import AnyColumn, Integer, Text, Time
 from truecourse.wording import counted, nearest
 
 MOMENTS = ("2024-01-01T08:30:00", "2024-07-06T23:59:59")

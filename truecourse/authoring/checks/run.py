@@ -2,15 +2,21 @@
 
 from collections.abc import Iterator
 
-from truecourse.checks.features import feature_faults
-from truecourse.checks.function import function_faults
-from truecourse.checks.label import label_faults
-from truecourse.checks.leaks import leak_faults
-from truecourse.checks.lookahead import lookahead_faults
-from truecourse.checks.names import label_table_known
-from truecourse.checks.queries import query_faults
-from truecourse.checks.tables import table_faults
-from truecourse.checks.training import gate_faults, model_faults, monitoring_faults, promotion_faults, split_faults
+from truecourse.authoring.checks.features import feature_faults
+from truecourse.authoring.checks.label import label_faults
+from truecourse.authoring.checks.leaks import leak_faults
+from truecourse.authoring.checks.lookahead import lookahead_faults
+from truecourse.authoring.checks.names import label_table_known
+from truecourse.authoring.checks.queries import query_faults
+from truecourse.authoring.checks.request_function import function_faults
+from truecourse.authoring.checks.tables import table_faults
+from truecourse.authoring.checks.training import (
+    gate_faults,
+    model_faults,
+    monitoring_faults,
+    promotion_faults,
+    split_faults,
+)
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem import Problem
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import duckdb
 
+from truecourse.data.sql import quoted, statement
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.schema import Boolean, Float, Integer, Text, Time
-from truecourse.sql import quoted, statement
+from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
 SQL_TYPES: dict[type, str] = {

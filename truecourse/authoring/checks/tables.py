@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from truecourse.checks.columns import constraint_faults, same_type
-from truecourse.checks.names import is_reserved, place, repeated
+from truecourse.authoring.checks.columns import constraint_faults, same_type
+from truecourse.authoring.checks.names import is_reserved, place, repeated
 from truecourse.errors import Fault
 from truecourse.problem import Problem
-from truecourse.schema import RESERVED_PREFIX, AnyColumn, Table, Time, source_names
+from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Table, Time, source_names
 from truecourse.wording import nearest
 
 

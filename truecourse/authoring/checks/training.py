@@ -7,19 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from truecourse.checks.names import place
+from truecourse.authoring.checks.names import place
 from truecourse.errors import Fault
-from truecourse.problem import (
-    Kind,
-    MetricGate,
-    Monitoring,
-    Problem,
-    RandomSplit,
-    Range,
-    SliceFloor,
-    TimeSplit,
-    XGBoost,
-)
+from truecourse.problem import MetricGate, Monitoring, Problem, RandomSplit, Range, SliceFloor, TimeSplit, XGBoost
+from truecourse.problem.definition import Kind
 from truecourse.wording import nearest
 
 METRICS: Mapping[Kind, tuple[str, ...]] = {

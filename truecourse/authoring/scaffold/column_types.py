@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.cells import as_text, is_text, read_cells
-from truecourse.declarations import (
+from truecourse.authoring.scaffold.declarations import (
     MARKERS,
     PLAIN_MARKERS,
     Dialect,
@@ -20,9 +19,10 @@ from truecourse.declarations import (
     numbers,
     proposed_markers,
 )
-from truecourse.schema import AnyColumn, Boolean, Csv, Float, Integer, Text, Time
-from truecourse.staging import Staged, is_plain
-from truecourse.timeformats import is_day_first, other_order
+from truecourse.authoring.scaffold.staging import Staged, is_plain
+from truecourse.authoring.scaffold.time_formats import is_day_first, other_order
+from truecourse.data.parsing import as_text, is_text, read_cells
+from truecourse.problem.schema import AnyColumn, Boolean, Csv, Float, Integer, Text, Time
 
 _SAMPLE = 2000
 _SHOWN = 5

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from truecourse.authoring.scaffold.guesses import Guesses, guess
+from truecourse.authoring.scaffold.problem_writer import noticed_lines, problem_source, readme
+from truecourse.authoring.scaffold.profile import FileProfile, profile
 from truecourse.errors import Fault, ProblemError
-from truecourse.guesses import Guesses, guess
-from truecourse.profile import FileProfile, profile
 from truecourse.settings import get_settings
-from truecourse.writing import noticed_lines, problem_source, readme
 
 
 @dataclass(frozen=True)

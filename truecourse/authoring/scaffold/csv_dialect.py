@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from truecourse.decoding import detect_encoding, marked_encoding
+from truecourse.data.decoding import detect_encoding, marked_encoding
 from truecourse.errors import SourceError
-from truecourse.schema import Csv, Format
+from truecourse.problem.schema import Csv, Format
 
 HEAD = 256 * 1024
 DELIMITERS = (",", ";", "\t", "|")

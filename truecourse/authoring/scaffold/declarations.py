@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from truecourse.schema import AnyColumn, Boolean, Float, Integer, Time
-from truecourse.timeformats import epoch_format, written_formats
+from truecourse.authoring.scaffold.time_formats import epoch_format, written_formats
+from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Time
 
 MARKERS = frozenset(
     {"?", "??", "-", "--", "---", ".", "n/a", "n.a.", "n/d", "#n/a", "na", "<na>", "nan", "nil", "null", "<null>",

@@ -7,13 +7,13 @@ from itertools import accumulate, chain, count
 
 import pyarrow.compute as pc
 
-from truecourse.checks.names import FRAME_NAMES, is_reserved, place
-from truecourse.declarations import named_for_a_time
+from truecourse.authoring.checks.names import FRAME_NAMES, is_reserved, place
+from truecourse.authoring.leakage import Suspect, leak_suspects
+from truecourse.authoring.scaffold.declarations import named_for_a_time
+from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.errors import Fault, ProblemError
-from truecourse.leakage import Suspect, leak_suspects
-from truecourse.problem import Kind
-from truecourse.profile import ColumnProfile, FileProfile
-from truecourse.schema import RESERVED_PREFIX, Integer, Text, Time
+from truecourse.problem.definition import Kind
+from truecourse.problem.schema import RESERVED_PREFIX, Integer, Text, Time
 from truecourse.wording import counted, nearest
 
 MOST_CLASSES = 50

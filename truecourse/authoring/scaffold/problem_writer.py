@@ -6,13 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from truecourse.guesses import Guesses
-from truecourse.limits import with_margin
-from truecourse.profile import ColumnProfile, FileProfile, table_name
-from truecourse.promotion import DEFAULT_GATES
-from truecourse.schema import Csv, Float, Integer, Time
-from truecourse.sourcecode import Call, Noted, call_names, source
-from truecourse.sources import FORMATS
+from truecourse.authoring.scaffold.guesses import Guesses
+from truecourse.authoring.scaffold.margins import with_margin
+from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile, table_name
+from truecourse.authoring.scaffold.source_writer import Call, Noted, call_names, source
+from truecourse.data.sources import FORMATS
+from truecourse.problem.promotion import DEFAULT_GATES
+from truecourse.problem.schema import Csv, Float, Integer, Time
 from truecourse.wording import counted, counted_of
 
 _FEW_ONE_OF = 10

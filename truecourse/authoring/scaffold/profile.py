@@ -15,14 +15,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from truecourse import staging
-from truecourse.cells import read_cells
-from truecourse.columntypes import Choice, choose_types
+from truecourse.authoring.leakage import MOST_ROWS
+from truecourse.authoring.scaffold import staging
+from truecourse.authoring.scaffold.column_types import Choice, choose_types
+from truecourse.data.arrow_types import arrow_type
+from truecourse.data.parsing import read_cells
+from truecourse.data.sql import connect
 from truecourse.errors import SourceError
-from truecourse.frame import arrow_type
-from truecourse.leakage import MOST_ROWS
-from truecourse.schema import AnyColumn, Csv, Format
-from truecourse.sql import connect
+from truecourse.problem.schema import AnyColumn, Csv, Format
 
 COUNTED = 51
 """So many distinct values are counted one by one."""

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.cells import is_text
-from truecourse.csvform import csv_form, file_format
+from truecourse.authoring.scaffold.csv_dialect import csv_form, file_format
+from truecourse.data.parsing import is_text
+from truecourse.data.readers import dialect, open_rows
+from truecourse.data.sources import Located, scratch, unpacked
 from truecourse.errors import SourceError
-from truecourse.reading import dialect, open_rows
-from truecourse.schema import Csv, Format
-from truecourse.sources import Located, scratch, unpacked
+from truecourse.problem.schema import Csv, Format
 
 _SAMPLE = 2000
 _SHOWN = 5

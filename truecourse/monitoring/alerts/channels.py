@@ -13,10 +13,10 @@ from email.message import EmailMessage
 from email.utils import formatdate
 
 from truecourse.addresses import direct
-from truecourse.digests import sha256
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.delivery import Channel
-from truecourse.monitoring.record import Kind, Notice
+from truecourse.hashing import sha256
+from truecourse.monitoring.alerts.delivery import Channel
+from truecourse.monitoring.alerts.history import Kind, Notice
 from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.alerts")

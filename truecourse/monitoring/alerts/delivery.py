@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import Any
 
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.record import Event, Kind, Notice, Record, stands, write
-from truecourse.privacy import private_names
+from truecourse.monitoring.alerts.history import Event, Kind, Notice, Record, stands, write
 from truecourse.problem import Problem
-from truecourse.storage import ObjectStore
+from truecourse.serving.privacy import private_names
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted, lasting
 
 log = logging.getLogger("truecourse.alerts")

@@ -16,11 +16,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from truecourse.errors import ModelError, NotFound
-from truecourse.ledger import Ledger
 from truecourse.monitoring.findings import Check, Finding
 from truecourse.references import Entry, Reference, UtcTime, aware_utc
 from truecourse.settings import get_settings
-from truecourse.storage import ObjectStore
+from truecourse.storage.ledger import Ledger
+from truecourse.storage.object_store import ObjectStore
 
 Kind = Literal[
     "opened", "escalated", "reminded", "recovered",

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from truecourse.monitoring.alerts.history import Alarm, Event, Kind, Notice, Record, write
 from truecourse.monitoring.findings import Check, Finding, Report
-from truecourse.monitoring.record import Alarm, Event, Kind, Notice, Record, write
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import lasting
 
 EVENTS = "prefect"

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from truecourse.monitoring.alarms import EVENTS
-from truecourse.monitoring.policy import Retraining
-from truecourse.monitoring.record import Alarm, Decision, Event, Kind, Notice, Record, write
+from truecourse.monitoring.alerts.history import Alarm, Decision, Event, Kind, Notice, Record, write
+from truecourse.monitoring.alerts.lifecycle import EVENTS
 from truecourse.problem import Problem
+from truecourse.problem.monitoring import Retraining
 from truecourse.references import aware_utc
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 WEEK = timedelta(days=7)
 HANGING = timedelta(days=1)

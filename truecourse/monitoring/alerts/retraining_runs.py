@@ -5,13 +5,13 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from truecourse.aliases import ROLLBACK, WITHDRAW
-from truecourse.gates import summed
-from truecourse.monitoring.record import Attempt, Change, Decision, Event, Kind, Record, stands, write
-from truecourse.monitoring.retraining import decide, decided
+from truecourse.evaluation.gates import summed
+from truecourse.monitoring.alerts.history import Attempt, Change, Decision, Event, Kind, Record, stands, write
+from truecourse.monitoring.alerts.retraining_policy import decide, decided
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, aware_utc
-from truecourse.storage import ObjectStore
+from truecourse.registry.aliases import ROLLBACK, WITHDRAW
+from truecourse.storage.object_store import ObjectStore
 
 
 def begin(store: ObjectStore, problem: Problem, at: datetime, reason: str = "") -> Attempt | Decision:

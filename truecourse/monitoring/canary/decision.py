@@ -9,21 +9,22 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import aliases, deployments
-from truecourse.aliases import GUARDED
-from truecourse.environments import environment_names, load_deployment
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.deployment import history as deployments
+from truecourse.deployment.loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError
-from truecourse.frame import UTC_TIME
-from truecourse.gates import failed, summed
-from truecourse.monitoring.canary import Step, Verdict, judge_step, step_of
-from truecourse.monitoring.canaryquality import judge_quality
+from truecourse.evaluation.gates import failed, summed
+from truecourse.monitoring.canary.quality import judge_quality
+from truecourse.monitoring.canary.service_level import Step, Verdict, judge_step, step_of
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.predictionlog import PARTITION, SCHEMA, log_table
 from truecourse.problem import Problem
-from truecourse.promotion import Canary
+from truecourse.problem.promotion import Canary
 from truecourse.references import Aliases
+from truecourse.registry import aliases
+from truecourse.registry.aliases import GUARDED
+from truecourse.serving.prediction_log import PARTITION, SCHEMA, log_table
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 _COLUMNS = [
     "at", "model_sha256", "role", "id", "decision_time", "request", "score", "scores", "prediction", "seconds", "batch",

@@ -17,15 +17,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.encoding import Array, label_text
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
-from truecourse.frame import UTC_TIME
-from truecourse.monitoring.canary import ALPHA, TESTS, Step, Verdict, groups, moments
-from truecourse.monitoring.labels import known_labels
+from truecourse.modeling.encoding import label_text
+from truecourse.monitoring.canary.service_level import ALPHA, TESTS, Step, Verdict, groups, moments
+from truecourse.monitoring.predictions.labels import known_labels
 from truecourse.problem import Problem
-from truecourse.promotion import BeatsChampion
+from truecourse.problem.promotion import BeatsChampion
 from truecourse.references import Window, naive_utc
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 FIRST = 50
 """So many labelled answers of the challenger are looked at first, and twice as many each time after."""

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.encoding import Array
-from truecourse.monitoring.bins import Counts, learn
-from truecourse.monitoring.drift import permutation_test
+from truecourse.arrays import Array
+from truecourse.monitoring.drift.histograms import Counts, learn
+from truecourse.monitoring.drift.permutation_test import permutation_test
 from truecourse.problem import Problem
-from truecourse.promotion import Canary
+from truecourse.problem.promotion import Canary
 from truecourse.references import Aliases, ModelVersion
 from truecourse.wording import counted, counted_of
 

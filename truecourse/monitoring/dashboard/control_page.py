@@ -3,16 +3,18 @@
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
 
-from truecourse import aliases
-from truecourse.metrics import named
-from truecourse.monitoring import index, record, reports
+from truecourse.html import render
+from truecourse.monitoring import report_store
+from truecourse.monitoring.alerts import history as record
+from truecourse.monitoring.dashboard import index
+from truecourse.monitoring.dashboard.timelines import timelines
 from truecourse.monitoring.findings import NEEDED, Check, Report, State
-from truecourse.monitoring.statements import summed
-from truecourse.monitoring.timelines import timelines
-from truecourse.pages import render
+from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
-from truecourse.standing import standing
-from truecourse.storage import ObjectStore
+from truecourse.registry import aliases
+from truecourse.registry.scorecard import standing
+from truecourse.statistics.metrics import named
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import lasting
 
 Document = dict[str, Any]
@@ -32,7 +34,7 @@ def page_key(problem: str) -> str:
 def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -> Document:
     """Everything that the page shows, JSON once dumped. `at`: the moment (UTC) that counts as now."""
     at = at or datetime.now(UTC)
-    newest = {check: reports.latest(store, problem.name, check) for check in CHECKS}
+    newest = {check: report_store.latest(store, problem.name, check) for check in CHECKS}
     made = [report for report in newest.values() if report is not None]
     stands, now = record.stands(store, problem.name), aliases.current(problem.name)
     figures = {report.check: report.figures for report in made}
@@ -87,7 +89,7 @@ def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, S
     until = min(newest.at, at)
     since = until - timedelta(days=14 if newest.check in _OFTEN else _DAYS)
     worst: dict[str, State] = {}
-    for mark in reports.timeline(store, newest.problem, newest.check):
+    for mark in report_store.timeline(store, newest.problem, newest.check):
         if mark.at >= since:
             day = f"{mark.at:%Y-%m-%d}"
             worst[day] = min(worst.get(day, mark.state), mark.state, key=get_args(State).index)

@@ -3,9 +3,9 @@
 from pydantic import ValidationError
 
 from truecourse.errors import NotFound
-from truecourse.pages import render
+from truecourse.html import render
 from truecourse.references import Reference
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 INDEX = "reports/index.html"
 _ENTRIES = "control/"

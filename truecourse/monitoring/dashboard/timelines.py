@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from truecourse import aliases
-from truecourse.monitoring import reports
-from truecourse.pages import PALETTE, figure, svg
+from truecourse.html import PALETTE, figure, svg
+from truecourse.monitoring import report_store
 from truecourse.problem import Problem
 from truecourse.references import naive_utc
-from truecourse.storage import ObjectStore
+from truecourse.registry import aliases
+from truecourse.storage.object_store import ObjectStore
 
 _DAYS = 120
 _MOVES = 100
@@ -51,7 +51,7 @@ def _promotions(problem: str) -> list[datetime]:
 
 
 def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
-    found = [mark for mark in reports.timeline(store, problem.name, "drift") if mark.largest is not None]
+    found = [mark for mark in report_store.timeline(store, problem.name, "drift") if mark.largest is not None]
     points = [(mark.at, mark.largest, mark.state in ("critical", "warning")) for mark in found]
     if not points:
         return None
@@ -66,7 +66,7 @@ def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
 
 
 def _quality(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
-    newest = reports.latest(store, problem.name, "quality")
+    newest = report_store.latest(store, problem.name, "quality")
     days: Sequence[dict[str, Any]] = newest.figures.get("timeline", ()) if newest else ()
     if not any("loss" in day for day in days):
         return None

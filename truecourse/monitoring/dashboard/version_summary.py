@@ -4,14 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from truecourse import aliases, registry
 from truecourse.errors import ModelError
-from truecourse.gates import failed, unjudged
-from truecourse.metrics import unit_of
-from truecourse.monitoring import reports
+from truecourse.evaluation.gates import failed, unjudged
+from truecourse.monitoring import report_store
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.storage import open_store
+from truecourse.registry import aliases
+from truecourse.registry import versions as registry
+from truecourse.statistics.metrics import unit_of
+from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, counted_of, with_unit
 
 Document = dict[str, Any]
@@ -56,7 +57,7 @@ def _columns(report: Document, rival: Document | None) -> Document:
 
 
 def _drift(problem: Problem) -> Document | None:
-    report = reports.latest(open_store(), problem.name, "drift")
+    report = report_store.latest(open_store(), problem.name, "drift")
     if report is None:
         return None
     alarm = any(finding.page for finding in report.findings)

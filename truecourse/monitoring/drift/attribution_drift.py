@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.monitoring.consecutive import Days, consecutive
-from truecourse.monitoring.explaining import Explained, Explainer
+from truecourse.monitoring.drift.consecutive_windows import Days, consecutive
+from truecourse.monitoring.drift.daily_attributions import Explained, Explainer
+from truecourse.monitoring.drift.daily_counts import DAY
+from truecourse.monitoring.drift.reference_profile import TRAILING, Frozen
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.frozen import TRAILING, Frozen
-from truecourse.monitoring.sketches import DAY
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 WORTH = 0.02
 """A part in the predictions, as a share of all contributions, has to change by this much to matter."""

@@ -10,14 +10,14 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from truecourse.monitoring.bins import Array
+from truecourse.monitoring.drift.daily_counts import DAY, Sketch, features, pooled
+from truecourse.monitoring.drift.histograms import Array
+from truecourse.monitoring.drift.novelty import Strange
+from truecourse.monitoring.drift.reference_profile import TRAILING, Frozen, Side
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.frozen import TRAILING, Frozen, Side
-from truecourse.monitoring.sketches import DAY, Sketch, features, pooled
-from truecourse.monitoring.strange import Strange
-from truecourse.monitoring.usual import LEAST, unusual
+from truecourse.monitoring.robust_stats import LEAST, unusual
 from truecourse.problem import Problem
-from truecourse.schema import Text
+from truecourse.problem.schema import Text
 from truecourse.wording import counted
 
 LEAST_ROWS = 50

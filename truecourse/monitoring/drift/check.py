@@ -5,26 +5,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from truecourse import registry
-from truecourse.clock import now_of
+from truecourse.data.times import naive
 from truecourse.errors import FeatureError, ModelError, NotFound
-from truecourse.monitoring import marks
-from truecourse.monitoring.breakage import MOST, Looked, breakage, first_unlooked, looked, volume
-from truecourse.monitoring.drift import default_window
-from truecourse.monitoring.explaining import Explainer
+from truecourse.features.clock import now_of
+from truecourse.monitoring.drift import checked_to
+from truecourse.monitoring.drift.breakage import MOST, Looked, breakage, first_unlooked, looked, volume
+from truecourse.monitoring.drift.daily_attributions import Explainer
+from truecourse.monitoring.drift.daily_counts import DAY, sketches
+from truecourse.monitoring.drift.permutation_test import default_window
+from truecourse.monitoring.drift.profile_builder import freeze
+from truecourse.monitoring.drift.reference_profile import TRAILING, Frozen
+from truecourse.monitoring.drift.untimed import LEAST_ROWS, plainly
+from truecourse.monitoring.drift.windows import RELATION, Moved, Windows, data_moved, findings, scores_moved, windows
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.freezing import freeze
-from truecourse.monitoring.frozen import TRAILING, Frozen
-from truecourse.monitoring.moved import RELATION, Moved, Windows, data_moved, findings, scores_moved, windows
-from truecourse.monitoring.plaindrift import LEAST_ROWS, plainly
-from truecourse.monitoring.seen import Predictions, watched
-from truecourse.monitoring.silence import silence
-from truecourse.monitoring.sketches import DAY, sketches
+from truecourse.monitoring.predictions.observed import Predictions, watched
+from truecourse.monitoring.predictions.silence import silence
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window, aware_utc, naive_utc
-from truecourse.scoring import predictions_table
-from truecourse.tables import Tables
-from truecourse.times import naive
+from truecourse.registry import versions as registry
+from truecourse.serving.batch_scoring import predictions_table
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 DATA, SCORES = "drift", "prediction drift"
@@ -97,7 +97,7 @@ def _broken(
     assert span.start is not None
     assert span.end is not None
     columns = list(frozen.features.bins)
-    mark = naive_utc(marks.read(tables.store, problem.name, now.replace(tzinfo=UTC)).oldest(columns))
+    mark = naive_utc(checked_to.read(tables.store, problem.name, now.replace(tzinfo=UTC)).oldest(columns))
     since = first_unlooked(mark, span.start)
     days = [*seen.before, *seen.now]
     first = min(days[0].day, since - TRAILING * DAY)
@@ -110,7 +110,7 @@ def _broken(
     again = min(since, look.units[-1].day) if look.units and not look.fresh else since
     found = [*breakage(problem, frozen, days, look.units), *volume(problem, days, again, now)]
     if look.until is not None:
-        marks.advance(tables.store, problem.name, columns, look.until.replace(tzinfo=UTC))
+        checked_to.advance(tables.store, problem.name, columns, look.until.replace(tzinfo=UTC))
     return found, look
 
 
@@ -145,7 +145,7 @@ def _looked_at(report: Report, look: Looked | None) -> dict[str, Any]:
 
 def _plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> Checked:
     at, columns = aware_utc(at), list(watched(problem))
-    plain = plainly(problem, tables, version, at, marks.read(tables.store, problem.name, at).oldest(columns))
+    plain = plainly(problem, tables, version, at, checked_to.read(tables.store, problem.name, at).oldest(columns))
     arrivals = [moment for moment in Predictions(problem, tables, []).arrivals if moment <= naive(at)]
     silent = silence(problem.name, sorted({moment.date() for moment in arrivals}), arrivals[-1], naive(at))
     drifted = [*findings(plain.data, DATA), *findings(plain.scores, SCORES)]
@@ -160,7 +160,7 @@ def _plainly(problem: Problem, tables: Tables, version: ModelVersion, at: dateti
     elif found:
         said = f"{said.rstrip('.')}, in {counted(plain.rows, 'new row')}{' of one batch' if plain.batch else ''}."
     if plain.enough:
-        marks.advance(tables.store, problem.name, columns, plain.until)
+        checked_to.advance(tables.store, problem.name, columns, plain.until)
     told = {
         "sentence": said,
         "made": bool(found) or plain.enough,

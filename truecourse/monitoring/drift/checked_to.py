@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from truecourse.errors import NotFound
 from truecourse.references import Reference, UtcTime
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 log = logging.getLogger("truecourse.monitor")
 

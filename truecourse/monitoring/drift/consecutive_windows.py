@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from truecourse.monitoring.bins import Array, Counts
-from truecourse.monitoring.drift import psi
-from truecourse.monitoring.frozen import TRAILING, Side
+from truecourse.monitoring.drift.histograms import Array, Counts
+from truecourse.monitoring.drift.permutation_test import psi
+from truecourse.monitoring.drift.reference_profile import TRAILING, Side
 
 Aspect = Literal["shares", "level", "spread", "relation", "relation's spread"]
 JOINT = ("relation", "relation's spread")

@@ -12,20 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import registry
-from truecourse.encoding import columns_of
+from truecourse.arrays import columns_of
 from truecourse.errors import NotFound
-from truecourse.model import Model
-from truecourse.monitoring.bins import Array, Counts, learn
-from truecourse.monitoring.freezing import side
-from truecourse.monitoring.frozen import Frozen, Side
-from truecourse.monitoring.rivals import thinned
-from truecourse.monitoring.seen import MOMENT, VERSION, Predictions, watched
-from truecourse.monitoring.sketches import DAY, spans
-from truecourse.problem import Kind, Problem
+from truecourse.modeling.model import Model
+from truecourse.modeling.snapshot import load_frame
+from truecourse.monitoring.drift.daily_counts import DAY, spans
+from truecourse.monitoring.drift.evidently_report import thinned
+from truecourse.monitoring.drift.histograms import Array, Counts, learn
+from truecourse.monitoring.drift.profile_builder import side
+from truecourse.monitoring.drift.reference_profile import Frozen, Side
+from truecourse.monitoring.predictions.observed import MOMENT, VERSION, Predictions, watched
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
 from truecourse.references import Reference
-from truecourse.snapshot import load_frame
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables
 
 A_DAY = 100
 """Rows of a day that are explained, at most: each costs about a millisecond."""

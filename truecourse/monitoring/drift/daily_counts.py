@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.errors import NotFound
-from truecourse.monitoring.bins import Array, Counts
-from truecourse.monitoring.consecutive import Days
-from truecourse.monitoring.frozen import Frozen, Side
-from truecourse.monitoring.relations import SUMS, Spread, moments
-from truecourse.monitoring.seen import MOMENT, VERSION, Predictions
-from truecourse.monitoring.strange import Strange, Tally
+from truecourse.monitoring.drift.consecutive_windows import Days
+from truecourse.monitoring.drift.histograms import Array, Counts
+from truecourse.monitoring.drift.novelty import Strange, Tally
+from truecourse.monitoring.drift.reference_profile import Frozen, Side
+from truecourse.monitoring.drift.relations import SUMS, Spread, moments
+from truecourse.monitoring.predictions.observed import MOMENT, VERSION, Predictions
 from truecourse.problem import Problem
 from truecourse.references import Reference
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 DAY = timedelta(days=1)
 

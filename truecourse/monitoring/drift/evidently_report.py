@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.monitoring.seen import Predictions, watched
+from truecourse.modeling.snapshot import load_frame
+from truecourse.monitoring.predictions.observed import Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Reference, Window
-from truecourse.runs import trained_run
-from truecourse.snapshot import load_frame
-from truecourse.tables import Tables
+from truecourse.registry.runs import trained_run
+from truecourse.storage.tables import Tables
 
 ROWS = 5000
 """Of either side, at most."""

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from truecourse.monitoring.bins import Array, numbers
+from truecourse.monitoring.drift.histograms import Array, numbers
+from truecourse.monitoring.drift.unit_changes import CONVERSIONS
 from truecourse.references import Reference
-from truecourse.replay.changes import CONVERSIONS
 
 Known: TypeAlias = Mapping[str, pa.Array | Array]
 """Every value that training saw, by column: of text, and of numbers that take few values."""

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.errors import FeatureError
-from truecourse.monitoring.bins import Array, Bins, Counts, day_blocks, learn
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts, day_blocks, learn
 
 PERMUTATIONS = 999
 MAX_BLOCKS = 4000

@@ -7,23 +7,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import registry
-from truecourse.digests import sha256_json
-from truecourse.encoding import columns_of
+from truecourse.arrays import columns_of
 from truecourse.errors import NotFound
-from truecourse.model import Model
-from truecourse.monitoring.bins import Array, Bins, Counts, learn
-from truecourse.monitoring.frozen import Frozen, Side
-from truecourse.monitoring.relations import SUMS, Relations, Spread
-from truecourse.monitoring.seen import watched
-from truecourse.monitoring.strange import Known, known, strange
-from truecourse.problem import Kind, Problem
+from truecourse.hashing import sha256_json
+from truecourse.modeling.model import Model
+from truecourse.modeling.snapshot import load_frame
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn
+from truecourse.monitoring.drift.novelty import Known, known, strange
+from truecourse.monitoring.drift.reference_profile import Frozen, Side
+from truecourse.monitoring.drift.relations import SUMS, Relations, Spread
+from truecourse.monitoring.predictions.observed import watched
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
-from truecourse.runs import trained_run
-from truecourse.scoring import score_columns
+from truecourse.registry import versions as registry
+from truecourse.registry.runs import trained_run
+from truecourse.serving.batch_scoring import score_columns
 from truecourse.settings import get_settings
-from truecourse.snapshot import load_frame
-from truecourse.storage import open_store
+from truecourse.storage.object_store import open_store
 
 HELD_OUT = 200
 """Fewer held-out rows than this are no reference for scores."""

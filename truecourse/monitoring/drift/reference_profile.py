@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 
-from truecourse.monitoring.bins import Array, Bins, Counts
-from truecourse.monitoring.drift import first_bins
-from truecourse.monitoring.relations import SUMS, Relations
-from truecourse.monitoring.strange import Known
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts
+from truecourse.monitoring.drift.novelty import Known
+from truecourse.monitoring.drift.permutation_test import first_bins
+from truecourse.monitoring.drift.relations import SUMS, Relations
 from truecourse.references import ModelVersion, Snapshot
 
 TRAILING = 28

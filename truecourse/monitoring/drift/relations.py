@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.monitoring.bins import Array, Bins, numbers
+from truecourse.monitoring.drift.histograms import Array, Bins, numbers
 
 SUMS = 5
 """By column: rows with a value, sum and sum of squares of the values, the same of the residuals."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 
 CONVERSIONS: dict[str, tuple[float, float]] = {
     "f_to_c": (5 / 9, -160 / 9),

@@ -12,25 +12,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import registry
+from truecourse.data.times import IN_RANGE
 from truecourse.errors import NotFound
-from truecourse.model import Model
-from truecourse.monitoring import drift
-from truecourse.monitoring.breakage import lost_values, new_values
-from truecourse.monitoring.drift import Drift
+from truecourse.modeling.model import Model
+from truecourse.modeling.snapshot import load_frame
+from truecourse.monitoring.drift import permutation_test
+from truecourse.monitoring.drift.breakage import lost_values, new_values
+from truecourse.monitoring.drift.daily_counts import Sketch
+from truecourse.monitoring.drift.novelty import known, strange
+from truecourse.monitoring.drift.permutation_test import Drift
+from truecourse.monitoring.drift.profile_builder import model_scores
+from truecourse.monitoring.drift.windows import Moved, shown
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.freezing import model_scores
-from truecourse.monitoring.moved import Moved, shown
-from truecourse.monitoring.seen import MOMENT, Predictions, watched
-from truecourse.monitoring.sketches import Sketch
-from truecourse.monitoring.strange import known, strange
+from truecourse.monitoring.predictions.observed import MOMENT, Predictions, watched
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
-from truecourse.runs import trained_run
-from truecourse.scoring import BATCH, predictions_table, score_columns
-from truecourse.snapshot import load_frame
-from truecourse.tables import Tables
-from truecourse.times import IN_RANGE
+from truecourse.registry import versions as registry
+from truecourse.registry.runs import trained_run
+from truecourse.serving.batch_scoring import BATCH, predictions_table, score_columns
+from truecourse.storage.tables import Tables
 
 LEAST_ROWS = 20
 """Of fewer rows, that nothing is found tells nothing."""
@@ -143,7 +143,7 @@ def _parts(problem: Problem, made: pa.Table) -> dict[str, pa.Table]:
         batches = []
     # The newest are looked at by themselves: with more, each one's part of the false-alarm rate would be less than any
     # p-value that so many permutations can give.
-    most = int(problem.monitoring.false_alarm_rate / 2 * drift.PERMUTATIONS / 2)
+    most = int(problem.monitoring.false_alarm_rate / 2 * permutation_test.PERMUTATIONS / 2)
     single = {one[BATCH]: recent.filter(pc.equal(recent[BATCH], one[BATCH])) for one in batches[:most]}
     return {"": recent, **single}
 
@@ -155,7 +155,7 @@ def _drifted(found: tuple[Drift, ...]) -> tuple[int, float]:
 
 def _compared(problem: Problem, reference: pa.Table, made: pa.Table, rate: float) -> Drift:
     monitoring = problem.monitoring
-    return drift.compare(
+    return permutation_test.compare(
         reference,
         made.select(reference.column_names),
         reference.column_names,

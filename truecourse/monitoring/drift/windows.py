@@ -10,17 +10,17 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from truecourse.monitoring.bins import Array, Counts
-from truecourse.monitoring.consecutive import JOINT, Days, Evidence, Tested, consecutive, joined
-from truecourse.monitoring.drift import ColumnDrift, Drift, described
+from truecourse.monitoring.drift.consecutive_windows import JOINT, Days, Evidence, Tested, consecutive, joined
+from truecourse.monitoring.drift.daily_counts import DAY, Sketch, days_of, features, scores, sketches
+from truecourse.monitoring.drift.histograms import Array, Counts
+from truecourse.monitoring.drift.permutation_test import ColumnDrift, Drift, described
+from truecourse.monitoring.drift.reference_profile import TRAILING, Frozen, Side
+from truecourse.monitoring.drift.relations import moments
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.frozen import TRAILING, Frozen, Side
-from truecourse.monitoring.relations import moments
-from truecourse.monitoring.sketches import DAY, Sketch, days_of, features, scores, sketches
-from truecourse.monitoring.usual import LEAST
+from truecourse.monitoring.robust_stats import LEAST
 from truecourse.problem import Problem
-from truecourse.schema import RESERVED_PREFIX
-from truecourse.tables import Tables
+from truecourse.problem.schema import RESERVED_PREFIX
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 YEAR, SEASON = timedelta(days=364), timedelta(days=14)

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from truecourse.digests import sha256
 from truecourse.errors import NotFound
+from truecourse.hashing import sha256
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.meters import LOOKS, METERED, SILENT, Grown, Meters, Reading
-from truecourse.monitoring.slo import ALERTS, Alert, Counted, budget_left, burn_rate, fires, quantile, up_to
-from truecourse.monitoring.statements import summed
-from truecourse.objectives import Objectives
+from truecourse.monitoring.health.counters import LOOKS, METERED, SILENT, Grown, Meters, Reading
+from truecourse.monitoring.health.slo import ALERTS, Alert, Counted, budget_left, burn_rate, fires, quantile, up_to
+from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
-from truecourse.storage import ObjectStore
+from truecourse.problem.objectives import Objectives
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted, lasting
 
 HOUR = timedelta(hours=1)

@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any, Literal
 
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.freshness import pipeline_finding
-from truecourse.monitoring.usual import unusual
+from truecourse.monitoring.health.freshness import pipeline_finding
+from truecourse.monitoring.robust_stats import unusual
 from truecourse.wording import lasting
 
 Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]

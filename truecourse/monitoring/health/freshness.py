@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from truecourse.asof import EVENT
-from truecourse.definitions import feature_table
+from truecourse.data.validation_report import ValidationResult, standing_refusals
+from truecourse.features.asof import EVENT
+from truecourse.features.definitions import feature_table
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.usual import PATIENCE, longest_gap, unusual
+from truecourse.monitoring.robust_stats import PATIENCE, longest_gap, unusual
 from truecourse.problem import Problem, View
-from truecourse.schema import Table
-from truecourse.tables import Tables, clean_table
-from truecourse.validation import ValidationResult, standing_refusals
+from truecourse.problem.schema import Table
+from truecourse.storage.tables import Tables, clean_table
 from truecourse.wording import counted, lasting
 
 PAST = 31

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.statements import summed
+from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.settings import Settings
 

@@ -3,13 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from truecourse.monitoring import reports
+from truecourse.html import render
+from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import Check, Finding, Report
-from truecourse.monitoring.slo import ALERTS
-from truecourse.objectives import Objectives
-from truecourse.pages import render
+from truecourse.monitoring.health.slo import ALERTS
 from truecourse.problem import Problem
-from truecourse.storage import ObjectStore
+from truecourse.problem.objectives import Objectives
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted, lasting
 
 CHECKS: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry")
@@ -21,7 +21,7 @@ def page_key(problem: str) -> str:
 
 def newest(store: ObjectStore, problem: str) -> dict[Check, Report]:
     """The newest report of each check that was ever made."""
-    found = {check: reports.latest(store, problem, check) for check in CHECKS}
+    found = {check: report_store.latest(store, problem, check) for check in CHECKS}
     return {check: report for check, report in found.items() if report is not None}
 
 

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse import segments, shipping
-from truecourse.clock import data_end
+from truecourse.features.clock import data_end
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.flowruns import ScheduledFlow
-from truecourse.monitoring.freshness import Clock, TableState, pipeline_finding, table_states, view_states
-from truecourse.monitoring.logged import newest_day_end
-from truecourse.monitoring.statements import summed
+from truecourse.monitoring.health.flow_runs import ScheduledFlow
+from truecourse.monitoring.health.freshness import Clock, TableState, pipeline_finding, table_states, view_states
+from truecourse.monitoring.predictions.log_sample import newest_day_end
+from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
+from truecourse.serving import log_segments, log_shipping
 from truecourse.settings import get_settings
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted, lasting
 
 SHIPMENTS = 20
@@ -90,9 +90,9 @@ def _well(known: Sequence[ScheduledFlow], scheduled: int, tables: int) -> str:
 
 def _backlog(problem: Problem) -> dict[str, Any]:
     """What waits in the spool on this machine to be shipped."""
-    folder = shipping.spool_folder(problem.name)
-    waiting = segments.sizes(folder)
-    oldest = min((changed for _, changed in segments.sizes(folder, [segments.SEALED])), default=None)
+    folder = log_shipping.spool_folder(problem.name)
+    waiting = log_segments.sizes(folder)
+    oldest = min((changed for _, changed in log_segments.sizes(folder, [log_segments.SEALED])), default=None)
     damaged = len(list(folder.glob("*.damaged")))
     return {
         "unshipped_bytes": sum(size for size, _ in waiting),
@@ -104,7 +104,7 @@ def _backlog(problem: Problem) -> dict[str, Any]:
 
 def _error(problem: Problem) -> str:
     try:
-        return str(json.loads((shipping.spool_folder(problem.name) / segments.REPORT).read_bytes())["error"])
+        return str(json.loads((log_shipping.spool_folder(problem.name) / log_segments.REPORT).read_bytes())["error"])
     except (OSError, ValueError, KeyError):  # nobody shipped yet
         return ""
 

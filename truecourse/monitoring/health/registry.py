@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from truecourse import aliases, mirrorcheck
-from truecourse.bento import packaged
+from truecourse.deployment.bento import packaged
 from truecourse.errors import MirrorError
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.statements import summed
+from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion
-from truecourse.runs import artifact_key
-from truecourse.storage import ObjectStore
+from truecourse.registry import aliases, mirror_check
+from truecourse.registry.runs import artifact_key
+from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
 
@@ -21,7 +21,7 @@ def check_registry(problem: Problem, store: ObjectStore, at: datetime) -> Report
     findings = [_lost(role, version, key) for role, version, key in _absent(store, entries)]
     unread = ""
     try:
-        different = mirrorcheck.differences(problem.name)
+        different = mirror_check.differences(problem.name)
     except MirrorError as error:
         different, unread = [], error.what
         said = f"{unread}: what it shows is not compared; serving, gates and checks need nothing of it."

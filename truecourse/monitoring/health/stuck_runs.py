@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.flowruns import longest_run
-from truecourse.monitoring.freshness import pipeline_finding
+from truecourse.monitoring.health.flow_runs import longest_run
+from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.wording import counted, lasting
 
 PATIENCE = timedelta(minutes=10)

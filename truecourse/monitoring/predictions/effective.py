@@ -11,13 +11,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.encoding import Array, Vocabulary
-from truecourse.frame import UTC_TIME, arrow_type, in_order
-from truecourse.monitoring.logged import newest_day_end
-from truecourse.predictionlog import documents, log_table
-from truecourse.problem import Problem, midnight
-from truecourse.scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
-from truecourse.tables import Limit, Tables
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME, arrow_type
+from truecourse.features.frame import in_order
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.monitoring.predictions.log_sample import newest_day_end
+from truecourse.problem import Problem
+from truecourse.problem.definition import midnight
+from truecourse.serving.batch_scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
+from truecourse.serving.prediction_log import documents, log_table
+from truecourse.storage.tables import Limit, Tables
 
 ANSWERS = ("champion", "challenger")
 _TOLD = ("request", "features")

@@ -6,11 +6,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import frame as frames
-from truecourse import sql
+from truecourse.data import sql
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.features import frame as frames
 from truecourse.problem import Problem
 from truecourse.references import Window
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 NAMES = ("id", "label", "known_at")
 
@@ -30,7 +31,7 @@ def known_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided
         found = _asked(problem, tables, ids, decided, at)
     known = pc.is_valid(found["label"])
     if "known_at" in found.column_names:
-        known = pc.and_(known, pc.fill_null(pc.less_equal(found["known_at"], pa.scalar(at, frames.UTC_TIME)), False))
+        known = pc.and_(known, pc.fill_null(pc.less_equal(found["known_at"], pa.scalar(at, UTC_TIME)), False))
     return _once(found.filter(known))
 
 

@@ -12,17 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.contract import DECISION_TIME, Contract
-from truecourse.encoding import Array, FeatureKind, Vocabulary
-from truecourse.frame import UTC_TIME
-from truecourse.predictionlog import PARTITION, documents, log_table
-from truecourse.privacy import private_names
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.modeling.encoding import FeatureKind, Vocabulary
 from truecourse.problem import Problem
+from truecourse.problem.schema import AnyColumn, Text
 from truecourse.references import Window
-from truecourse.request import RowReader
-from truecourse.rows import Rows
-from truecourse.schema import AnyColumn, Text
-from truecourse.tables import Limit, Tables
+from truecourse.serving.contract import DECISION_TIME, Contract
+from truecourse.serving.prediction_log import PARTITION, documents, log_table
+from truecourse.serving.privacy import private_names
+from truecourse.serving.request_reader import RowReader
+from truecourse.serving.rows import Rows
+from truecourse.storage.tables import Limit, Tables
 
 COLUMNS = [
     "prediction_id", "at", "decision_time", "model_version", "model_sha256", "request", "features", "event_times",

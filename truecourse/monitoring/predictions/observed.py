@@ -9,17 +9,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.digests import sha256_json
-from truecourse.encoding import Array
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.errors import FeatureError
-from truecourse.frame import UTC_TIME, arrow_type
-from truecourse.predictionlog import PARTITION, documents, log_table
-from truecourse.privacy import private_names
+from truecourse.hashing import sha256_json
 from truecourse.problem import Problem
+from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Text
 from truecourse.references import ModelVersion, TableVersion, naive_utc
-from truecourse.schema import RESERVED_PREFIX, AnyColumn, Text
-from truecourse.scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
-from truecourse.tables import Limit, Tables
+from truecourse.serving.batch_scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
+from truecourse.serving.prediction_log import PARTITION, documents, log_table
+from truecourse.serving.privacy import private_names
+from truecourse.storage.tables import Limit, Tables
 
 MOMENT, VERSION, ID = f"{RESERVED_PREFIX}moment", MODEL_VERSION, "id"
 """The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.usual import LEAST, PATIENCE, longest_gap
-from truecourse.problem import midnight
+from truecourse.monitoring.robust_stats import LEAST, PATIENCE, longest_gap
+from truecourse.problem.definition import midnight
 from truecourse.wording import lasting
 
 DAY = timedelta(days=1)

@@ -11,18 +11,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import registry, runs
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 from truecourse.errors import NotFound
-from truecourse.model import Model
-from truecourse.monitoring.cohorts import BINS, Cohort, Judged, bins_by_slice, closes, sums_by_bin, sums_by_slice
-from truecourse.monitoring.hindsight import Contradiction, Hindsight
-from truecourse.problem import Kind, Problem
+from truecourse.modeling.model import Model
+from truecourse.modeling.snapshot import load_frame, load_manifest
+from truecourse.modeling.training import OUT_OF_FOLD, matrix_of, read_out_of_fold, rows_of
+from truecourse.monitoring.quality.cohorts import (
+    BINS,
+    Cohort,
+    Judged,
+    bins_by_slice,
+    closes,
+    sums_by_bin,
+    sums_by_slice,
+)
+from truecourse.monitoring.quality.label_model import Contradiction, Hindsight
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
-from truecourse.runs import trained_run
-from truecourse.snapshot import load_frame, load_manifest
-from truecourse.tables import Tables
-from truecourse.training import OUT_OF_FOLD, matrix_of, read_out_of_fold, rows_of
+from truecourse.registry import runs
+from truecourse.registry import versions as registry
+from truecourse.registry.runs import trained_run
+from truecourse.storage.tables import Tables
 
 FEWEST_DAYS = 7
 

@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from truecourse import registry
-from truecourse.clock import now_of
 from truecourse.errors import ModelError
-from truecourse.monitoring.closing import Closing
-from truecourse.monitoring.cohorts import Cohort, closes
+from truecourse.features.clock import now_of
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.labelling import labelling, selective
-from truecourse.monitoring.losing import Alarm, alarms, threshold
-from truecourse.monitoring.made import newest
-from truecourse.monitoring.measured import coming, measured
-from truecourse.monitoring.plainquality import Told, plain_quality
-from truecourse.monitoring.statements import summed
-from truecourse.monitoring.yardstick import FEWEST_DAYS, yardstick
+from truecourse.monitoring.predictions.effective import newest
+from truecourse.monitoring.quality.baseline import FEWEST_DAYS, yardstick
+from truecourse.monitoring.quality.cohort_closing import Closing
+from truecourse.monitoring.quality.cohorts import Cohort, closes
+from truecourse.monitoring.quality.degradation import Alarm, alarms, threshold
+from truecourse.monitoring.quality.figures import coming, measured
+from truecourse.monitoring.quality.label_delay import labelling, selective
+from truecourse.monitoring.quality.untimed import Told, plain_quality
+from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, naive_utc
-from truecourse.tables import Tables
+from truecourse.registry import versions as registry
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 

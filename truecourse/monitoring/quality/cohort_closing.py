@@ -10,18 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
-from truecourse.encoding import Array, columns_of
+from truecourse.arrays import Array, columns_of
+from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
-from truecourse.frame import UTC_TIME
-from truecourse.monitoring.cohorts import Cohort, closes, decided_by_bin
-from truecourse.monitoring.estimated import estimated
-from truecourse.monitoring.hindsight import Contradiction
-from truecourse.monitoring.labels import known_labels, late_by
-from truecourse.monitoring.made import Made, made, output_of
-from truecourse.monitoring.yardstick import Yardstick, day_sums, place
-from truecourse.problem import Problem, midnight
+from truecourse.monitoring.predictions.effective import Made, made, output_of
+from truecourse.monitoring.predictions.labels import known_labels, late_by
+from truecourse.monitoring.quality.baseline import Yardstick, day_sums, place
+from truecourse.monitoring.quality.cohorts import Cohort, closes, decided_by_bin
+from truecourse.monitoring.quality.label_model import Contradiction
+from truecourse.monitoring.quality.loss_estimate import estimated
+from truecourse.problem import Problem
+from truecourse.problem.definition import midnight
 from truecourse.references import ModelVersion, Window
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 
 HORIZON = timedelta(days=92)
 """How far back predictions are looked for that were not counted yet."""

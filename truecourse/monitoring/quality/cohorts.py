@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ConfigDict, Field
 
-from truecourse.encoding import Array
-from truecourse.intervals import COVERAGE, NOTHING, Figure, absolute
-from truecourse.metrics import gaps_of, losses
-from truecourse.problem import Kind, midnight
+from truecourse.arrays import Array
+from truecourse.evaluation.slices import parts_of
+from truecourse.problem.definition import Kind, midnight
 from truecourse.references import Reference, UtcTime
-from truecourse.slices import parts_of
+from truecourse.statistics.intervals import COVERAGE, NOTHING, Figure, absolute
+from truecourse.statistics.metrics import gaps_of, losses
 
 BINS = 40
 _GROUPS = 10

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truecourse.encoding import Array
-from truecourse.monitoring.cohorts import Cohort
-from truecourse.monitoring.policy import QualityWatch
-from truecourse.monitoring.sequential import Series, Usual, e_detector, e_values, usual_e_values
+from truecourse.arrays import Array
+from truecourse.monitoring.quality.cohorts import Cohort
+from truecourse.monitoring.quality.e_detector import Series, Usual, e_detector, e_values, usual_e_values
+from truecourse.problem.monitoring import QualityWatch
 
 RECENT = 28
 """Days whose median is what hindsight's level is held against: a season moves it, and is no new rule."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truecourse.encoding import Array
+from truecourse.arrays import Array
 
 SHIFTS = (0.5, 1.0, 2.0, 4.0)
 """In standard deviations of a day; they share the evidence equally."""

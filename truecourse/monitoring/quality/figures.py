@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.encoding import Array
-from truecourse.intervals import COVERAGE, Figure, difference, simultaneous
-from truecourse.metrics import influence, summary, weightings
-from truecourse.monitoring.cohorts import Cohort, calibration, curve, metrics, of_slice, sliced
+from truecourse.arrays import Array
+from truecourse.monitoring.quality.cohorts import Cohort, calibration, curve, metrics, of_slice, sliced
 from truecourse.problem import Problem
+from truecourse.statistics.intervals import COVERAGE, Figure, difference, simultaneous
+from truecourse.statistics.metrics import influence, summary, weightings
 
 _SLICES = 12
 """Of a column, in a report."""

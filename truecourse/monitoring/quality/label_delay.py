@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from truecourse.encoding import Array
-from truecourse.monitoring.cohorts import Cohort
+from truecourse.arrays import Array
 from truecourse.monitoring.findings import Finding
+from truecourse.monitoring.quality.cohorts import Cohort
 from truecourse.problem import Problem
 from truecourse.wording import counted_of
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from truecourse.encoding import Array, Vocabulary
-from truecourse.monitoring.labels import late_by
-from truecourse.problem import Kind
+from truecourse.arrays import Array
+from truecourse.modeling.encoding import Vocabulary
+from truecourse.monitoring.predictions.labels import late_by
+from truecourse.problem.definition import Kind
 
 ROWS = 20_000
 _ROUNDS = 60

@@ -4,11 +4,12 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from truecourse.encoding import Array
-from truecourse.metrics import losses
-from truecourse.monitoring.cohorts import Judged, binned
-from truecourse.monitoring.yardstick import Yardstick
-from truecourse.problem import Problem, midnight
+from truecourse.arrays import Array
+from truecourse.monitoring.quality.baseline import Yardstick
+from truecourse.monitoring.quality.cohorts import Judged, binned
+from truecourse.problem import Problem
+from truecourse.problem.definition import midnight
+from truecourse.statistics.metrics import losses
 
 
 def estimated(problem: Problem, yardstick: Yardstick, day: date, output: Array) -> float | None:

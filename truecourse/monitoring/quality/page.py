@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from truecourse.metrics import named
+from truecourse.html import PALETTE, figure, render, svg
 from truecourse.monitoring.findings import Report
-from truecourse.pages import PALETTE, figure, render, svg
 from truecourse.problem import Problem
+from truecourse.statistics.metrics import named
 
 _SOFT = "#8a9099"
 _FIGURES: dict[str, Any] = {

@@ -12,24 +12,25 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse import registry
-from truecourse.encoding import Array, label_text
-from truecourse.frame import UTC_TIME
-from truecourse.intervals import Figure, difference
-from truecourse.metrics import dealt, measure
-from truecourse.model import Model
-from truecourse.monitoring.cohorts import BINS, Judged, binned
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import UTC_TIME
+from truecourse.modeling.encoding import label_text
+from truecourse.modeling.model import Model
+from truecourse.modeling.snapshot import load_frame
+from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.labelling import selection
-from truecourse.monitoring.labels import known_labels
-from truecourse.monitoring.made import output_of
+from truecourse.monitoring.predictions.effective import output_of
+from truecourse.monitoring.predictions.labels import known_labels
+from truecourse.monitoring.quality.cohorts import BINS, Judged, binned
+from truecourse.monitoring.quality.label_delay import selection
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window
-from truecourse.runs import trained_run
-from truecourse.scoring import MODEL_VERSION, SCORED_AT, predictions_table, score_columns
-from truecourse.snapshot import load_frame
-from truecourse.tables import Tables
-from truecourse.training import matrix_of, rows_of
+from truecourse.registry import versions as registry
+from truecourse.registry.runs import trained_run
+from truecourse.serving.batch_scoring import MODEL_VERSION, SCORED_AT, predictions_table, score_columns
+from truecourse.statistics.intervals import Figure, difference
+from truecourse.statistics.metrics import dealt, measure
+from truecourse.storage.tables import Tables
 
 FEWEST_ROWS = 30
 """Fewer labelled rows are too few to judge."""

@@ -8,15 +8,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from truecourse.encoding import Array
-from truecourse.frame import arrow_type
-from truecourse.monitoring.causes import Mismatch, Served, differences
-from truecourse.monitoring.known import read_history
-from truecourse.monitoring.logged import Logged, kind_of
-from truecourse.monitoring.recomputed import request_mismatches, score_mismatches
+from truecourse.arrays import Array
+from truecourse.data.arrow_types import arrow_type
+from truecourse.features.view_sql import key_columns
+from truecourse.monitoring.predictions.log_sample import Logged, kind_of
+from truecourse.monitoring.skew.causes import Mismatch, Served, differences
+from truecourse.monitoring.skew.recompute import request_mismatches, score_mismatches
+from truecourse.monitoring.skew.view_history import read_history
 from truecourse.problem import Problem, View
-from truecourse.tables import Tables
-from truecourse.viewsql import key_columns
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 

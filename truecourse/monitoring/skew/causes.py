@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from truecourse.encoding import Array
-from truecourse.monitoring.known import Known, ViewHistory
+from truecourse.arrays import Array
+from truecourse.monitoring.skew.view_history import Known, ViewHistory
 
 Cause = Literal["code", "missing", "stale value", "late data", "asked afterwards"]
 CODE: Cause = "code"

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.monitoring.audit import Audit, audited
-from truecourse.monitoring.causes import AFTERWARDS, CODE, LATE, MISSING, STALE, Cause, Mismatch
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.logged import Logged, newest_day_end, sample
-from truecourse.monitoring.recomputed import MODEL, SCORE
+from truecourse.monitoring.predictions.log_sample import Logged, newest_day_end, sample
+from truecourse.monitoring.skew.audit import Audit, audited
+from truecourse.monitoring.skew.causes import AFTERWARDS, CODE, LATE, MISSING, STALE, Cause, Mismatch
+from truecourse.monitoring.skew.recompute import MODEL, SCORE
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
-from truecourse.tables import Tables
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 EXAMPLES = 3

@@ -5,14 +5,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from truecourse import registry
-from truecourse.encoding import Array
-from truecourse.frame import request_features
-from truecourse.model import Model
-from truecourse.monitoring.causes import CODE, Mismatch, same
-from truecourse.monitoring.logged import Logged, kind_of
-from truecourse.problem import Kind, Problem
+from truecourse.arrays import Array
+from truecourse.features.frame import request_features
+from truecourse.modeling.model import Model
+from truecourse.monitoring.predictions.log_sample import Logged, kind_of
+from truecourse.monitoring.skew.causes import CODE, Mismatch, same
+from truecourse.problem import Problem
+from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
+from truecourse.registry import versions as registry
 
 SCORE, MODEL = "score", "model"
 

@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from truecourse.asof import CREATED, EVENT, asof_join
-from truecourse.definitions import feature_table
-from truecourse.encoding import Array, columns_of
+from truecourse.arrays import Array, columns_of
+from truecourse.data.arrow_types import arrow_type
 from truecourse.errors import StorageError
-from truecourse.frame import arrow_type
+from truecourse.features.asof import CREATED, EVENT, asof_join
+from truecourse.features.definitions import feature_table
+from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
-from truecourse.tables import Limit, Tables
-from truecourse.viewsql import key_columns
+from truecourse.storage.tables import Limit, Tables
 
 _AT, _PLACE = "__moment", "__place"
 _TOLD = {EVENT: "__told_event", CREATED: "__told_created"}

@@ -9,22 +9,22 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.snapshot import with_view_features
-from truecourse import frame as frames
-from truecourse import runs
-from truecourse.comparison import OwnRows
-from truecourse.contract import Contract
-from truecourse.definitions import changed, feature_definitions, label_definition
-from truecourse.deliveries import shape_digest
+from tasks.features.decision_frame import with_view_features
+from truecourse.data.deliveries import shape_digest
+from truecourse.data.sources import scratch
+from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError, TruecourseError
-from truecourse.features import compute_view
-from truecourse.predictionlinks import archived_problem
+from truecourse.evaluation.paired_comparison import OwnRows
+from truecourse.features import frame as frames
+from truecourse.features.compute import compute_view
+from truecourse.features.definitions import changed, feature_definitions, label_definition
+from truecourse.features.view_sql import tables_read
+from truecourse.lineage.prediction_links import archived_problem
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun, Window, naive_utc
-from truecourse.sources import scratch
-from truecourse.sql import clean_versions
-from truecourse.tables import Tables
-from truecourse.viewsql import tables_read
+from truecourse.registry import runs
+from truecourse.serving.contract import Contract
+from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 from truecourse.errors import NotFound, TruecourseError
-from truecourse.storage import ObjectStore
+from truecourse.storage.object_store import ObjectStore
 
 State = Literal["verified", "changed", "missing", "unknown"]
 Link: TypeAlias = dict[str, Any]

@@ -1,0 +1,47 @@
+"""Decisions with their features as they were known at the time of each decision."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from feature_repo.store import historical_features
+from truecourse.errors import FeatureError, NotFound
+from truecourse.features import frame as frames
+from truecourse.features.definitions import feature_table
+from truecourse.problem import Problem
+from truecourse.references import TableVersion, Window
+from truecourse.storage.tables import Tables
+
+Versions = Mapping[str, TableVersion]
+
+
+def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[str, TableVersion]:
+    """The newest version of every feature table. Raises FeatureError for one that is behind its tables."""
+    versions: dict[str, TableVersion] = {}
+    cure = f"truecourse run materialize --problem {problem.name}"
+    for view in problem.views:
+        version = tables.version(feature_table(problem, view.name))
+        if version is None:
+            raise NotFound("the view was never computed", where=f"{problem.name}.{view.name}", cure=cure)
+        _, commit = tables.commits(version.name)[-1]
+        current = {reference.name: reference for reference in clean.values()}
+        for item in map(TableVersion.model_validate, commit.get("inputs", ())):
+            if item.name in current and item != current[item.name]:
+                what = f"was computed from {item}, and the table is at version {current[item.name].version}"
+                raise FeatureError(what, where=f"{problem.name}.{view.name}", cure=cure)
+        versions[view.name] = version
+    return versions
+
+
+def decision_frame(
+    problem: Problem, tables: Tables, clean: Versions, features: Versions, window: Window | None = None
+) -> pa.Table:
+    """Every decision of the window with its request fields and features as they were known at its decision time."""
+    spine = frames.with_request_features(problem, frames.spine(problem, tables, clean, window))
+    return with_view_features(problem, tables, spine, features)
+
+
+def with_view_features(problem: Problem, tables: Tables, spine: pa.Table, features: Versions) -> pa.Table:
+    if not problem.views:
+        return spine
+    return frames.in_order(historical_features(problem, tables, spine, features))

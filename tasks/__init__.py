@@ -1,0 +1,6 @@
+"""The steps of the flows: Prefect tasks that read references, do one thing, and return references.
+
+Only flows, the command line and benchmarks import tasks.
+"""
+
+__all__ = ["data", "features", "monitoring", "naming", "process", "release", "replay", "scoring", "state", "training"]

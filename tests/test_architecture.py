@@ -61,6 +61,46 @@ def test_every_import_contract_holds() -> None:
     assert "0 broken" in done.stdout
 
 
+def test_a_package_says_what_it_is_for_and_names_what_others_import() -> None:
+    """`__all__` of a package are the modules that are imported from outside it; all others are its own."""
+    known, imported = set(modules()), list(imports())
+    for path in files("truecourse", "services", "tasks", "cli"):
+        if path.name != "__init__.py" or path.parent.name in ("truecourse", "problem"):  # those export names
+            continue
+        tree, package = ast.parse(path.read_text()), module_name(path)
+        assert 2 <= len((ast.get_docstring(tree) or "").splitlines()) <= 5, package
+        listed = [ast.literal_eval(value) for value in map(_all_of, tree.body) if value is not None]
+        below = {to.removeprefix(f"{package}.").partition(".")[0] for by, to in imported
+                 if to.startswith(f"{package}.") and not _within(by, package)}  # fmt: skip
+        used = {child for child in below if f"{package}.{child}" in known}
+        assert listed == [sorted(used)], package
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """(module, what it imports), anywhere in our code."""
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield from ((module_name(path), f"{node.module}.{alias.name}") for alias in node.names)
+            elif isinstance(node, ast.Import):
+                yield from ((module_name(path), alias.name) for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    return name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def _all_of(node: ast.stmt) -> ast.expr | None:
+    """What an assignment gives `__all__`."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    named = any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
+    return node.value if named and isinstance(node, ast.Assign | ast.AnnAssign) else None
+
+
 def test_the_environment_is_read_in_one_file() -> None:
     readers = [name(path) for path in files() if {"environ", "getenv"} & used_names(path)]
     assert readers == ["truecourse/settings.py"]

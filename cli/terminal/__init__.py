@@ -1,0 +1,6 @@
+"""What is printed: tables, progress, results of flows, and JSON for programs.
+
+Depends on `truecourse.wording` only.
+"""
+
+__all__ = ["flow_results", "output", "progress", "tables"]

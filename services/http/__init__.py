@@ -1,0 +1,6 @@
+"""Requests from the connection to the answer: limits, authentication, routes, batching, overload and health.
+
+Depends on `services.model` and `services.telemetry`; `truecourse.serving` defines the requests themselves.
+"""
+
+__all__ = ["authentication", "fast_path", "guard", "limits", "middleware", "rollout_gate", "routes"]

@@ -1,0 +1,6 @@
+"""Prometheus metrics of the endpoint, and logs without the values of requests.
+
+Depends on no other package of `services`.
+"""
+
+__all__ = ["log_redaction", "metrics", "preallocated_metrics"]

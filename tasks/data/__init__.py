@@ -1,0 +1,6 @@
+"""Ingestion and validation of deliveries.
+
+Depends on `truecourse.data`.
+"""
+
+__all__ = ["ingest", "validate"]

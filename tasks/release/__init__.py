@@ -1,0 +1,6 @@
+"""From a trained run to a served version: registration, approval, promotion, packaging, canary and deployment.
+
+Depends on `tasks.training`, `truecourse.registry` and `truecourse.deployment`.
+"""
+
+__all__ = ["approve", "deploy", "judge_canary", "package", "prefect_deployments", "promote", "register", "start_canary"]

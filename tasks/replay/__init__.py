@@ -1,1 +1,6 @@
-"""The replay: history played forward through the real parts, in simulated time."""
+"""History played forward in simulated time: deliveries, requests, checks and retraining, day by day.
+
+Depends on every other package of `tasks`.
+"""
+
+__all__ = ["run"]

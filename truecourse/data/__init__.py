@@ -1,0 +1,22 @@
+"""Rows from their source to clean tables: readers, parsing, deliveries, expectations and SQL over tables.
+
+Depends on `storage` and `problem`.
+"""
+
+__all__ = [
+    "arrow_types",
+    "decoding",
+    "deliveries",
+    "expectations",
+    "merge",
+    "overlap",
+    "parsing",
+    "pending_batch",
+    "readers",
+    "records",
+    "reread",
+    "sources",
+    "sql",
+    "times",
+    "validation_report",
+]

@@ -1,0 +1,6 @@
+"""How good a version is: slices, paired comparisons with a champion, gates, plots and the model's page.
+
+Depends on `statistics`, `modeling` and `registry`.
+"""
+
+__all__ = ["evaluate", "gates", "model_page", "paired_comparison", "plots", "slices", "tries"]

@@ -1,0 +1,6 @@
+"""Feature views and training frames that are correct in time: view SQL, as-of joins, definitions, look-ahead proofs.
+
+Depends on `data` and `modeling`.
+"""
+
+__all__ = ["asof", "asof_index", "clock", "compute", "definitions", "frame", "lookahead_proof", "view_sql"]

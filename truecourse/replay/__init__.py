@@ -1,1 +1,6 @@
-"""History played forward: the world outside, the faults planted in it, and what came of it."""
+"""History played forward: the world's rows in order of time, planted faults, and what came of it.
+
+Depends on `monitoring` and `data`.
+"""
+
+__all__ = ["faults", "outcome", "problem_copy", "timeline_plot", "world"]

@@ -1,0 +1,6 @@
+"""Alerts: their lifecycle and history, delivery by webhook and mail, and retraining that they start.
+
+Depends on `monitoring.findings`.
+"""
+
+__all__ = ["channels", "delivery", "history", "lifecycle", "retraining_policy", "retraining_runs"]

@@ -1,0 +1,6 @@
+"""The control page, its timelines, and the summary of a version.
+
+Depends on the other packages of `monitoring`.
+"""
+
+__all__ = ["control_page", "index", "version_summary"]

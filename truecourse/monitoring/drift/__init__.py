@@ -1,0 +1,21 @@
+"""Data drift: daily counts, reference profiles, the tests of a window, and the causes of what they find.
+
+Depends on `monitoring.predictions` and `monitoring.robust_stats`.
+"""
+
+__all__ = [
+    "attribution_drift",
+    "breakage",
+    "check",
+    "daily_attributions",
+    "daily_counts",
+    "evidently_report",
+    "histograms",
+    "novelty",
+    "permutation_test",
+    "profile_builder",
+    "reference_profile",
+    "relations",
+    "unit_changes",
+    "windows",
+]

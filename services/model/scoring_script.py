@@ -30,7 +30,7 @@ from truecourse.serving.rows import Rows
 if TYPE_CHECKING:
     from feature_repo.online import Watch
 
-MODEL = Path(__file__).resolve().parent.parent / "model"
+MODEL = Path(__file__).resolve().parents[2] / "model"
 """Where a Bento keeps its model: beside this package."""
 Request = Rows | Sequence[Mapping[str, Any]]
 

@@ -17,7 +17,8 @@ PERIOD = 0.5
 
 
 def main(descriptor: int, words: list[str]) -> None:
-    sys.modules.pop("services")  # ours: the Bento brings its own
+    for ours in [name for name in sys.modules if name.partition(".")[0] == "services"]:
+        del sys.modules[ours]  # the Bento brings its own
     from bentoml_cli.cli import cli
     from circus.sockets import CircusSocket
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.process.client_url import open_url
+from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig
 from truecourse.errors import PlatformError
 from truecourse.serving.contract import DECISION_TIME, Contract
 
@@ -36,8 +37,10 @@ def examples(folder: Path, environment: Mapping[str, str]) -> Examples:
     rows = [({DECISION_TIME: now} if contract.has_time else {}) | dict(row) for row in contract.examples]
     if not rows:
         return Examples((), {})
-    done = subprocess.run(
-        [sys.executable, "-m", "services.model.scoring_script"], input=json.dumps({"rows": rows}), cwd=folder / "src",
+    config = InferenceConfig.model_validate_json((folder / "src" / "model" / INFERENCE_FILE).read_bytes())
+    module = config.script.removesuffix(".py").replace("/", ".")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", module], input=json.dumps({"rows": rows}), cwd=folder / "src",
         env={**environment, "PYTHONPATH": str(folder / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

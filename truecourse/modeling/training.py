@@ -30,8 +30,10 @@ log = logging.getLogger("truecourse.modeling.training")
 OUT_OF_FOLD = "out_of_fold.parquet"
 """The file of a run that tells what was said of validation rows by models that did not learn from them."""
 METHOD = (
-    "asof", "baselines", "boosting", "cells", "decisions", "encoding", "folds", "frame", "history", "intervals",
-    "linear", "metrics", "selection", "spans", "sql", "training", "viewsql",
+    "arrays", "data/arrow_types", "data/parsing", "data/sql", "features/affected_spans", "features/asof",
+    "features/decisions", "features/frame", "features/view_sql", "features/view_versions", "modeling/baselines",
+    "modeling/boosting", "modeling/encoding", "modeling/folds", "modeling/linear", "modeling/selection",
+    "modeling/training", "statistics/intervals", "statistics/metrics",
 )  # fmt: skip
 """The modules that make a frame of tables, and a model of a frame."""
 
@@ -72,7 +74,7 @@ def training_key(training_digest: str, spec: XGBoost, snapshot: Snapshot) -> str
 @lru_cache(maxsize=1)
 def method_digest() -> str:
     """Of our own code that frames and models depend on: a change in it makes both anew."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
     return sha256_json({name: sha256((here / f"{name}.py").read_bytes()) for name in METHOD})
 
 

@@ -26,7 +26,7 @@ def main(
     for name in names or NAMES:
         try:
             if name not in NAMES + ALSO:
-                raise SettingsError(f"no benchmark {name!r}", cure=f"there are {', '.join(NAMES + ALSO)}")
+                raise SettingsError(f"no benchmark {name!r}", hint=f"there are {', '.join(NAMES + ALSO)}")
             with console.status(f"measuring {name}"):
                 options = {"minutes": minutes} if name == "soak" else {}
                 rows = importlib.import_module(f"benchmarks.{name}").rows(quick, **options)

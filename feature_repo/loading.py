@@ -34,8 +34,8 @@ def load_online(problem: Problem, tables: Tables, view: str, until: datetime) ->
     spec = problem.view(view)
     version = tables.version(feature_table(problem, view))
     if version is None:
-        cure = f"truecourse run materialize --problem {problem.name}"
-        raise NotFound("the view was never computed", where=f"{problem.name}.{view}", cure=cure)
+        hint = f"truecourse run materialize --problem {problem.name}"
+        raise NotFound("the view was never computed", where=f"{problem.name}.{view}", hint=hint)
     until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
     target = _Target(problem, spec)
     now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}

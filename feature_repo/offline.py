@@ -131,8 +131,8 @@ def _read(config: RepoConfig, view: FeatureView, columns: list[str], at: pl.Seri
     read = [originals.get(name, name) for name in columns]
     missing = [name for name in read if name not in dataset.schema.names]
     if missing:
-        cure = "truecourse run materialize"
-        raise FeatureError(f"has no column {', '.join(missing)}", where=f"the table of view {view.name}", cure=cure)
+        hint = "truecourse run materialize"
+        raise FeatureError(f"has no column {', '.join(missing)}", where=f"the table of view {view.name}", hint=hint)
     table = dataset.to_table(columns=read, filter=_filter(dataset.schema.field(source.timestamp_field), view, at))
     return pl.DataFrame(table).rename(source.field_mapping, strict=False)
 
@@ -144,12 +144,12 @@ def _dataset(config: RepoConfig, view: FeatureView) -> ds.Dataset:
     tables, root = Tables(), get_settings().storage_root + "/"
     name = path.removeprefix(root)
     if not path.startswith(root):
-        cure = "run `feast apply` again, with these settings"
-        raise FeatureError(f"its table {path} lies outside the storage root {root}", where=view.name, cure=cure)
+        hint = "run `feast apply` again, with these settings"
+        raise FeatureError(f"its table {path} lies outside the storage root {root}", where=view.name, hint=hint)
     pinned = config.offline_store.versions.get(view.name)
     version = TableVersion(name=name, version=pinned) if pinned is not None else tables.version(name)
     if version is None:
-        raise FeatureError("has no feature table", where=f"view {view.name}", cure="truecourse run materialize")
+        raise FeatureError("has no feature table", where=f"view {view.name}", hint="truecourse run materialize")
     return tables.dataset(version)
 
 
@@ -203,5 +203,5 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """Write the result as one Parquet file."""
         path = storage.to_data_source().path
         if not allow_overwrite and pa.fs.FileSystem.from_uri(path)[0].get_file_info(path).type:
-            raise FeatureError("there is a data set already", where=path, cure="allow_overwrite=True")
+            raise FeatureError("there is a data set already", where=path, hint="allow_overwrite=True")
         pq.write_table(self._join(), path)

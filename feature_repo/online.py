@@ -114,14 +114,14 @@ class OnlineReader:
 
     def _fetch(self, wanted: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
         if time.monotonic() < self._rests_until:
-            raise PlatformError("the online store did not answer just now", cure="try again in a second")
+            raise PlatformError("the online store did not answer just now", hint="try again in a second")
         try:
             return self._reader.fetch(wanted)
         except Exception as error:  # each store has its own kinds
             self._rests_until = time.monotonic() + REST
-            cure = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
+            hint = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
             what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
-            raise PlatformError(what, cure=cure) from error
+            raise PlatformError(what, hint=hint) from error
 
     def _keys_of(self, columns: Mapping[str, Values]) -> dict[tuple[str, ...], list[bytes | None]]:
         """The keys of the requests, by their columns."""

@@ -31,8 +31,8 @@ def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
         return {"type": "sqlite", "path": str(feast_folder(problem) / "online.db")}
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        cure = "write sqlite, or redis://[:password@]host:port[/db]"
-        raise SettingsError("names no online store that we know", where="TRUECOURSE_ONLINE_STORE", cure=cure)
+        hint = "write sqlite, or redis://[:password@]host:port[/db]"
+        raise SettingsError("names no online store that we know", where="TRUECOURSE_ONLINE_STORE", hint=hint)
     options = {"db": parts.path.strip("/") or "0"}
     options |= {"username": parts.username} if parts.username else {}
     options |= {"password": parts.password} if parts.password else {}

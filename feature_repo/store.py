@@ -78,7 +78,7 @@ def historical_features(
     keys = {key: None for view in problem.views for key in problem.entity(view.entity).join_keys}
     absent = [key for key in keys if key not in spine.column_names]
     if absent:
-        raise FeatureError(f"has no column {', '.join(absent)}", where="the spine", cure="these are entity keys")
+        raise FeatureError(f"has no column {', '.join(absent)}", where="the spine", hint="these are entity keys")
     entities = spine.select(list(keys))
     times = spine["decision_time"] if "decision_time" in spine.column_names else _no_time(len(spine))
     entities = entities.append_column(EVENT, times.cast(UTC_TIME))

@@ -44,5 +44,5 @@ def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[
     if waiting:
         standing = [result.sentence() for one in results for result in one.refused]
         what = f"no delivery was ever accepted for {', '.join(sorted(waiting))}:\n  " + "\n  ".join(standing)
-        raise ValidationFailed(what, where=f"problem {spec.name}", cure="correct the files and run ingest again")
+        raise ValidationFailed(what, where=f"problem {spec.name}", hint="correct the files and run ingest again")
     return {result.table: result.clean for result in results if result.clean is not None}

@@ -14,7 +14,7 @@ def whereabouts(problem: Problem, tables: Tables, word: str) -> tuple[int, str, 
 
 
 def refused(problem: Problem, tables: Tables) -> None:
-    raise FeatureError("no such day", where=problem.name, cure="ask for another")
+    raise FeatureError("no such day", where=problem.name, hint="ask for another")
 
 
 def busy(problem: Problem, tables: Tables) -> None:

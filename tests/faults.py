@@ -8,7 +8,7 @@ from truecourse.problem.loader import load_problem
 
 PROBLEM = "problem.py"
 Case = tuple[str, str, str, str, str, str]
-"""File, text in it, text in its place; parts of the place, the fault and the cure that are to be found."""
+"""File, text in it, text in its place; parts of the place, the fault and the hint that are to be found."""
 
 
 def edited(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:
@@ -21,8 +21,8 @@ def edited(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:
 
 
 def assert_found(folder: Path, case: Case) -> None:
-    file, old, new, where, what, cure = case
+    file, old, new, where, what, hint = case
     names = "from truecourse.problem import ("
     more = "Alerts, Choice, Range, MetricGate, Promotion, Retraining, SliceFloor,"
     faults = edited(folder, (PROBLEM, names, names + more), (file, old, new))
-    assert any(where in f.where and what in f.what and cure in f.cure for f in faults), "\n".join(map(str, faults))
+    assert any(where in f.where and what in f.what and hint in f.hint for f in faults), "\n".join(map(str, faults))

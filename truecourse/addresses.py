@@ -25,8 +25,8 @@ def listening(host: str) -> str:
         found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        cure = "name an address of this machine, such as 127.0.0.1"
-        raise SettingsError(f"the host does not resolve: {why}", where=f"host {host!r}", cure=cure) from None
+        hint = "name an address of this machine, such as 127.0.0.1"
+        raise SettingsError(f"the host does not resolve: {why}", where=f"host {host!r}", hint=hint) from None
     addresses = sorted(found, key=lambda one: one[0] != socket.AF_INET)
     return str(addresses[0][4][0]).partition("%")[0]
 
@@ -86,14 +86,14 @@ def require_free(host: str, port: int, what: str, setting: str) -> None:
             candidate.bind((address, port))
             candidate.listen()  # two may bind to a port; the second that listens is refused
         except PermissionError:
-            cure = f"set {setting} to a port above 1023"
-            raise PlatformError(f"{what} may not listen on port {port}", where=host, cure=cure) from None
+            hint = f"set {setting} to a port above 1023"
+            raise PlatformError(f"{what} may not listen on port {port}", where=host, hint=hint) from None
         except OSError as error:
             taken = _taken_by(address, port)
-            cure = f"stop what listens there, or set {setting} to another port"
+            hint = f"stop what listens there, or set {setting} to another port"
             if not taken:
-                cure = f"is {host} an address of this machine? or set {setting} to another port"
-            raise PlatformError(f"{what} needs port {port}: {error.strerror}{taken}", where=host, cure=cure) from None
+                hint = f"is {host} an address of this machine? or set {setting} to another port"
+            raise PlatformError(f"{what} needs port {port}: {error.strerror}{taken}", where=host, hint=hint) from None
 
 
 def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:

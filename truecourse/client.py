@@ -123,7 +123,7 @@ class Client:
         except ValidationError as error:
             first = error.errors()[0]
             what = f"the answer is of another form: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise PlatformError(what, where=self._url, cure="use the client of the endpoint's version") from None
+            raise PlatformError(what, where=self._url, hint="use the client of the endpoint's version") from None
 
     def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
         for left in range(self._tries - 1, -1, -1):
@@ -135,7 +135,7 @@ class Client:
                 time.sleep(_pause(error.headers.get("retry-after")))
             except (OSError, ValueError, http.client.HTTPException) as error:
                 what = f"the endpoint does not answer: {getattr(error, 'reason', error)}"
-                raise PlatformError(what, where=self._url, cure="truecourse serve") from None
+                raise PlatformError(what, where=self._url, hint="truecourse serve") from None
         raise AssertionError("a client tries once at least")
 
     def _once(self, path: str, body: bytes | None) -> dict[str, Any]:
@@ -164,9 +164,9 @@ def encode(rows: Sequence[Row]) -> bytes:
         except _UNSENDABLE:
             faults += _faults(place, row)
     if faults:
-        first, cure = faults[0], "send text, numbers, true, false, null or times; null for what is missing"
+        first, hint = faults[0], "send text, numbers, true, false, null or times; null for what is missing"
         what = f"row {first.row}{f', field {first.field}' if first.field else ''}: {first.problem}"
-        raise RequestError(what, status=422, faults=tuple(faults), count=len(faults), cure=cure)
+        raise RequestError(what, status=422, faults=tuple(faults), count=len(faults), hint=hint)
     return f'{{"rows": [{", ".join(whole)}]}}'.encode()
 
 
@@ -211,10 +211,10 @@ def _refused(status: int, body: bytes, where: str) -> RequestError | PlatformErr
         said = json.loads(body)
     except ValueError:
         said = {"error": body[:200].decode(errors="replace")}
-    what, cure = str(said.get("error")), said.get("cure") or ""
+    what, hint = str(said.get("error")), said.get("hint") or said.get("cure") or ""  # "cure": of an older endpoint
     if status >= 500:
-        return PlatformError(what, where=where, cure=cure)
+        return PlatformError(what, where=where, hint=hint)
     if status in (401, 403):
-        cure = "show a key with its scope: TRUECOURSE_API_KEY, or Client(key=...)"
+        hint = "show a key with its scope: TRUECOURSE_API_KEY, or Client(key=...)"
     faults = tuple(RowFault(**fault) for fault in said.get("faults", ()))
-    return RequestError(what, status=status, faults=faults, count=said.get("fault_count", 0), where=where, cure=cure)
+    return RequestError(what, status=status, faults=faults, count=said.get("fault_count", 0), where=where, hint=hint)

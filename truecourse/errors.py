@@ -31,15 +31,15 @@ from typing import Any
 class TruecourseError(Exception):
     """What was wrong, where, and what to do about it."""
 
-    def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
         self.where = where
-        self.cure = cure
-        super().__init__(what, where, cure)
+        self.hint = hint
+        super().__init__(what, where, hint)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        return f"{place}{self.what}" + (f"\n  → {self.cure}" if self.cure else "")
+        return f"{place}{self.what}" + (f"\n  → {self.hint}" if self.hint else "")
 
     # Prefect carries exceptions between processes by pickle, which would drop keyword arguments.
     def __reduce__(self) -> tuple[object, ...]:
@@ -49,7 +49,7 @@ class TruecourseError(Exception):
 def _rebuild(kind: type[TruecourseError], state: dict[str, object]) -> TruecourseError:
     error = kind.__new__(kind)
     error.__dict__.update(state)
-    error.args = (state["what"], state["where"], state["cure"])
+    error.args = (state["what"], state["where"], state["hint"])
     return error
 
 
@@ -59,14 +59,14 @@ class SettingsError(TruecourseError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a specification: its place, what is wrong, and its cure."""
+    """One fault of a specification: its place, what is wrong, and its hint."""
 
     where: str
     what: str
-    cure: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"\n    → {self.cure}" if self.cure else "")
+        return f"{self.where}: {self.what}" + (f"\n    → {self.hint}" if self.hint else "")
 
 
 class FaultsError(TruecourseError):
@@ -134,9 +134,9 @@ class ModelError(TruecourseError):
 class GateFailed(ModelError):
     """`gates`: every verdict, as gates.judge() gives them."""
 
-    def __init__(self, what: str, *, where: str = "", cure: str = "", gates: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, what: str, *, where: str = "", hint: str = "", gates: Iterable[Mapping[str, Any]] = ()) -> None:
         self.gates = tuple(gates)
-        super().__init__(what, where=where, cure=cure)
+        super().__init__(what, where=where, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ class RequestError(TruecourseError):
         faults: Iterable[RowFault] = (),
         count: int = 0,
         where: str = "",
-        cure: str = "",
+        hint: str = "",
     ) -> None:
         self.status = status
         self.faults = tuple(faults)
         self.count = count
-        super().__init__(what, where=where, cure=cure)
+        super().__init__(what, where=where, hint=hint)
 
 
 class PlatformError(TruecourseError):
@@ -174,9 +174,9 @@ class PlatformError(TruecourseError):
 class MirrorError(PlatformError):
     """`code`: MLflow's own name of the error, "RESOURCE_DOES_NOT_EXIST"; empty where it did not answer at all."""
 
-    def __init__(self, what: str, *, where: str = "", cure: str = "", code: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", hint: str = "", code: str = "") -> None:
         self.code = code
-        super().__init__(what, where=where, cure=cure)
+        super().__init__(what, where=where, hint=hint)
 
 
 class DeliveryFailed(TruecourseError):

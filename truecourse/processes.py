@@ -53,7 +53,7 @@ class Child:
             if not self.alive or time.monotonic() > deadline:
                 ended = f"ended with status {self.process.returncode}"
                 what = f"is not ready after {seconds:.0f} s" if self.alive else ended
-                raise PlatformError(f"{what}\n{self.tail()}", where=self.name, cure=f"the whole log is {self.log}")
+                raise PlatformError(f"{what}\n{self.tail()}", where=self.name, hint=f"the whole log is {self.log}")
             time.sleep(0.1)
 
 
@@ -97,7 +97,7 @@ def start(
                 env=marked, start_new_session=True, pass_fds=inherited,
             )  # fmt: skip
     except OSError as error:
-        raise PlatformError(f"cannot be started: {error}", where=name, cure="run `make setup`") from None
+        raise PlatformError(f"cannot be started: {error}", where=name, hint="run `make setup`") from None
     return Child(name, process, log, begin, mark)
 
 
@@ -274,7 +274,7 @@ def require_writable(folder: Path) -> None:
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
         raise PlatformError(
-            f"cannot be written: {error.strerror}", where=str(folder), cure="set TRUECOURSE_HOME"
+            f"cannot be written: {error.strerror}", where=str(folder), hint="set TRUECOURSE_HOME"
         ) from None
     if not writable:
-        raise PlatformError("cannot be written", where=str(folder), cure="set TRUECOURSE_HOME to a folder of yours")
+        raise PlatformError("cannot be written", where=str(folder), hint="set TRUECOURSE_HOME to a folder of yours")

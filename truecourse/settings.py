@@ -182,8 +182,8 @@ def get_settings() -> Settings:
     lines += [f"{name}: unknown setting{said}" for name, said in _unknown().items()]
     lines += _wrong_proxies()
     if lines:
-        cure = "correct or unset these variables; docs/configuration.md lists every setting"
-        raise SettingsError("\n  ".join(lines), where="settings", cure=cure)
+        hint = "correct or unset these variables; docs/configuration.md lists every setting"
+        raise SettingsError("\n  ".join(lines), where="settings", hint=hint)
     return settings
 
 

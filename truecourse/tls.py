@@ -107,16 +107,16 @@ def _check_issuer(file: str, one: "x509.Certificate", issuer: "x509.Certificate"
         one.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
         what = f"holds a wrong chain: {_name(one)} was not issued by the next, {_name(issuer)}"
-        cure = "put each certificate's issuer behind it, and nothing else"
-        _refuse(CERTIFICATE, file, what, cure)
+        hint = "put each certificate's issuer behind it, and nothing else"
+        _refuse(CERTIFICATE, file, what, hint)
 
 
 def _name(certificate: "x509.Certificate") -> str:
     return certificate.subject.rfc4514_string() or "without a subject"
 
 
-def _refuse(setting: str, file: str, what: str, cure: str = "") -> NoReturn:
-    raise SettingsError(what, where=f"{setting}={file}", cure=cure)
+def _refuse(setting: str, file: str, what: str, hint: str = "") -> NoReturn:
+    raise SettingsError(what, where=f"{setting}={file}", hint=hint)
 
 
 class _PinnedConnection(http.client.HTTPSConnection):

@@ -56,8 +56,8 @@ def _champion(problem: str) -> ModelVersion:
 
     champion = registry.champion(problem)
     if champion is None:
-        cure = "its gates are on the model's page; `truecourse status` says which failed"
-        raise GateFailed("the model failed a gate, and there is no champion to serve", where=problem, cure=cure)
+        hint = "its gates are on the model's page; `truecourse status` says which failed"
+        raise GateFailed("the model failed a gate, and there is no champion to serve", where=problem, hint=hint)
     return champion
 
 

@@ -217,7 +217,7 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
-        raise SettingsError(what, where=str(path), cure="give --output a file in a folder of yours") from None
+        raise SettingsError(what, where=str(path), hint="give --output a file in a folder of yours") from None
 
 
 @command
@@ -228,7 +228,7 @@ def check(
     ] = False,
     json: Json = False,
 ) -> Answer:
-    """Every fault of a problem's specification, each with its place and its cure; warnings about its rows too."""
+    """Every fault of a problem's specification, each with its place and its hint; warnings about its rows too."""
     from truecourse.authoring.checks.run import require_sound
 
     spec = load_problem(problem)
@@ -333,7 +333,7 @@ def reproduce(
 
     if start not in ("source", "clean", "features"):
         raise SettingsError(
-            f"{start!r} is no start", where="--from", cure=nearest(start, ["source", "clean", "features"])
+            f"{start!r} is no start", where="--from", hint=nearest(start, ["source", "clean", "features"])
         )
     rebuilt = reproducing.reproduce(_recorded_problem(problem), version, start)  # type: ignore[arg-type]
     same, state = bool(rebuilt["identical"]), rebuilt["state"]

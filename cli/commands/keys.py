@@ -34,7 +34,7 @@ def _scopes(words: list[str]) -> tuple[Scope, ...]:
     wrong = sorted(set(words) - set(SCOPES))
     if wrong:
         what = f"there is no scope {', '.join(wrong)}"
-        raise RequestError(what, status=422, where="--scope", cure=nearest(wrong[0], SCOPES))
+        raise RequestError(what, status=422, where="--scope", hint=nearest(wrong[0], SCOPES))
     return tuple(scope for scope in SCOPES if scope in words)
 
 

@@ -67,11 +67,11 @@ def _served(supervisor: Supervisor) -> int:
     while (state := supervisor.settled("endpoint")) is None:
         time.sleep(0.1)
     if state.standing == "waiting":
-        raise ModelError(state.cause, where="the endpoint", cure="truecourse run lifecycle, then serve again")
+        raise ModelError(state.cause, where="the endpoint", hint="truecourse run lifecycle, then serve again")
     if state.pid is None:
         said = f"\n{tail(Path(state.log), 15)}" if state.log else ""
-        cure = f"the whole log is {state.log}" if state.log else ""
-        raise PlatformError(f"{state.cause}{said}", where="the endpoint", cure=cure)
+        hint = f"the whole log is {state.log}" if state.log else ""
+        raise PlatformError(f"{state.cause}{said}", where="the endpoint", hint=hint)
     return state.pid
 
 
@@ -89,7 +89,7 @@ def _rows(problem: str, fields: list[str] | None, rows: list[str] | None, exampl
         return [given]
     examples = example_rows(champion)
     if not examples:
-        raise RequestError("the model has no examples", status=422, cure="give the row's FIELD=VALUE words")
+        raise RequestError("the model has no examples", status=422, hint="give the row's FIELD=VALUE words")
     return [examples[min(example or 1, len(examples)) - 1] | given]
 
 
@@ -97,9 +97,9 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         row = jsonlib.loads(text)
     except ValueError as error:
-        raise RequestError(f"--row is no JSON: {error}", status=422, cure="""--row '{"field": "value"}'""") from None
+        raise RequestError(f"--row is no JSON: {error}", status=422, hint="""--row '{"field": "value"}'""") from None
     if not isinstance(row, dict):
-        raise RequestError("--row is no JSON object", status=422, cure="""--row '{"field": "value"}'""")
+        raise RequestError("--row is no JSON object", status=422, hint="""--row '{"field": "value"}'""")
     return row
 
 

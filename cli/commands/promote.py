@@ -53,8 +53,8 @@ def promote(
 def _require_somebody(problem: Problem) -> None:
     """A server that is started for the command alone has no UI in which a person could approve."""
     if problem.promotion.approval and not prefect_api_url() and running_platform() is None:
-        cure = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
-        raise PlatformError("a person has to approve, and no Prefect UI is running", where=problem.name, cure=cure)
+        hint = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
+        raise PlatformError("a person has to approve, and no Prefect UI is running", where=problem.name, hint=hint)
 
 
 @command

@@ -39,6 +39,6 @@ def _api() -> str:
     platform = running_platform()
     api = prefect_api_url() or (f"{platform.prefect}/api" if platform else "")
     if not api:
-        cure = "start `truecourse up`, which frees what is dead, or name your Prefect server in PREFECT_API_URL"
-        raise PlatformError("no Prefect server is running", cure=cure)
+        hint = "start `truecourse up`, which frees what is dead, or name your Prefect server in PREFECT_API_URL"
+        raise PlatformError("no Prefect server is running", hint=hint)
     return api

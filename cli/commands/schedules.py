@@ -33,7 +33,7 @@ def reset(
     known = sorted({one.flow for one in flow_deployments.declared()})
     for name in flows or ():
         if name not in known:
-            raise SettingsError(f"no such flow {name!r}", where="prefect.yaml", cure=nearest(name, known))
+            raise SettingsError(f"no such flow {name!r}", where="prefect.yaml", hint=nearest(name, known))
     done = list(flow_deployments.reset(_api(), flows or ()))
     return Answer({"reset": done}, Text(f"{counted(len(done), 'deployment')} as prefect.yaml says"))
 
@@ -45,8 +45,8 @@ def _url() -> str:
 
 def _api() -> Api:
     if not _url():
-        cure = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
-        raise PlatformError("no Prefect server is running", where="schedules", cure=cure)
+        hint = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
+        raise PlatformError("no Prefect server is running", where="schedules", hint=hint)
     return Api(_url())
 
 

@@ -71,7 +71,7 @@ def _require_alone() -> None:
     running = running_platform()
     if running is not None:
         what = f"truecourse up runs already, as process {running.pid}"
-        raise PlatformError(what, where=running.prefect, cure="stop that with Ctrl-C, or use another TRUECOURSE_HOME")
+        raise PlatformError(what, where=running.prefect, hint="stop that with Ctrl-C, or use another TRUECOURSE_HOME")
 
 
 def _end_leftovers() -> None:

@@ -74,14 +74,14 @@ def require_champion(problem: str) -> ModelVersion:
         return champion
     challenger, where = registry.challenger(problem), f"problem {problem}"
     if challenger is None:
-        raise ModelError("there is no champion yet", where=where, cure=f"truecourse run lifecycle --problem {problem}")
+        raise ModelError("there is no champion yet", where=where, hint=f"truecourse run lifecycle --problem {problem}")
     verdicts = registry.gates(challenger)
     shut = "; ".join(map(gate_sentence, gates.failed(verdicts) + gates.unjudged(verdicts)))
     what = f"there is no champion: version {challenger.version} was not promoted" + (f": {shut}" if shut else "")
-    cure = "improve features or model and run lifecycle again; the model's page shows every gate"
+    hint = "improve features or model and run lifecycle again; the model's page shows every gate"
     if not gates.failed(verdicts):
-        cure = f"truecourse promote {challenger.version} --accept-unknown --problem {problem} --reason WHY"
-    raise ModelError(what, where=where, cure=cure)
+        hint = f"truecourse promote {challenger.version} --accept-unknown --problem {problem} --reason WHY"
+    raise ModelError(what, where=where, hint=hint)
 
 
 def contract_of(version: ModelVersion) -> Contract:
@@ -135,7 +135,7 @@ def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str
     if about is not None and right and (url is not None or is_ours(problem, about)):
         return _post(url or endpoint_url(), path, rows) | {"answered_by": url or endpoint_url()}
     if url is not None:
-        raise PlatformError(f"no endpoint of {problem} answers", where=url, cure="truecourse serve")
+        raise PlatformError(f"no endpoint of {problem} answers", where=url, hint="truecourse serve")
     return _answered_here(problem, path, rows) | {"answered_by": "this process (no endpoint is running)"}
 
 
@@ -161,7 +161,7 @@ def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
 def _told(error: RequestError) -> RequestError:
     """The same, with every fault in its text."""
     faults = [f"row {f.row}{f', {f.field}' if f.field else ''}: {f.problem}" for f in error.faults]
-    return RequestError("\n  ".join([error.what, *faults]), status=error.status, where=error.where, cure=error.cure)
+    return RequestError("\n  ".join([error.what, *faults]), status=error.status, where=error.where, hint=error.hint)
 
 
 def _model_folder(bento: Path) -> Path:
@@ -176,12 +176,12 @@ def row_of(contract: Contract, fields: Sequence[str]) -> dict[str, Any]:
     for word in fields:
         name, equals, text = word.partition("=")
         if not equals:
-            cure = f"the fields are {', '.join(known)}"
-            raise RequestError(f"{word!r} is not of the form FIELD=VALUE", status=422, cure=cure)
+            hint = f"the fields are {', '.join(known)}"
+            raise RequestError(f"{word!r} is not of the form FIELD=VALUE", status=422, hint=hint)
         if name not in known:
             close = suggestion(name, known)
-            cure = f"{close} " if close else ""
-            raise RequestError(f"unknown field {name!r}", status=422, cure=f"{cure}the fields are {', '.join(known)}")
+            hint = f"{close} " if close else ""
+            raise RequestError(f"unknown field {name!r}", status=422, hint=f"{hint}the fields are {', '.join(known)}")
         row[name] = _value(types[name], text) if name in types else text
     return row
 

@@ -86,10 +86,10 @@ def _require_answer(url: str) -> None:
     waiting = False
     while not answers(f"{url}/health"):
         if time.monotonic() > deadline or (ours and serving_since(url) is None):
-            cure = "start it, or unset PREFECT_API_URL to have one started for the command"
+            hint = "start it, or unset PREFECT_API_URL to have one started for the command"
             if ours:
-                cure = "`truecourse status` says what is wrong with it"
-            raise PlatformError("the Prefect server does not answer", where=url, cure=cure)
+                hint = "`truecourse status` says what is wrong with it"
+            raise PlatformError("the Prefect server does not answer", where=url, hint=hint)
         if ours and not waiting:
             sys.stderr.write("the Prefect server of `truecourse up` does not answer: waiting for it\n")
             waiting = True
@@ -107,8 +107,8 @@ def _reporting_to(url: str) -> Iterator[None]:
         except Exception as error:
             if not _is_unreachable(error, url):
                 raise
-            cure = "run the command again once it is up: every step is safe to repeat"
-            raise PlatformError("the Prefect server stopped answering during the run", where=url, cure=cure) from error
+            hint = "run the command again once it is up: every step is safe to repeat"
+            raise PlatformError("the Prefect server stopped answering during the run", where=url, hint=hint) from error
         finally:
             APILogHandler().flush()  # or the last lines would look for a server that is gone
 

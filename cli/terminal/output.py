@@ -61,7 +61,7 @@ def stdout() -> Console:
 
 
 def command(function: Callable[P, Answer]) -> Callable[P, None]:
-    """A function that returns an Answer, as a command: prints the answer, or the error with its cure, and exits so."""
+    """A function that returns an Answer, as a command: prints the answer, or the error with its hint, and exits so."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -117,11 +117,11 @@ def explain_wrong_use(error: Any, as_json: bool) -> int:
     where = context.command_path if context else "truecourse"
     alone = type(error).__name__ == "NoArgsIsHelpError"
     what = "no command is named" if alone else _wrong_use(error)
-    told = {"kind": "UsageError", "what": what, "where": where, "cure": f"{where} --help says what it takes"}
+    told = {"kind": "UsageError", "what": what, "where": where, "hint": f"{where} --help says what it takes"}
     if as_json:
         print_json({"error": told})
     if not alone:  # else Typer has printed the help when it made the error
-        stderr().print(f"[bold red]✗[/] {escape(f'{where}: {what}')}\n  → {escape(told['cure'])}", soft_wrap=True)
+        stderr().print(f"[bold red]✗[/] {escape(f'{where}: {what}')}\n  → {escape(told['hint'])}", soft_wrap=True)
     return WRONG_USE
 
 
@@ -136,18 +136,18 @@ def _wrong_use(error: Any) -> str:
 
 def _described(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, TruecourseError):
-        cure = f"the traceback is in {_traceback_log(error)}"
-        return {"what": f"{type(error).__name__}: {error}"[:400], "where": "", "cure": cure}
-    told: dict[str, Any] = {"kind": type(error).__name__, "what": error.what, "where": error.where, "cure": error.cure}
+        hint = f"the traceback is in {_traceback_log(error)}"
+        return {"what": f"{type(error).__name__}: {error}"[:400], "where": "", "hint": hint}
+    told: dict[str, Any] = {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
     if isinstance(error, FaultsError):
-        told["faults"] = [{"where": f.where, "what": f.what, "cure": f.cure} for f in error.faults]
+        told["faults"] = [{"where": f.where, "what": f.what, "hint": f.hint} for f in error.faults]
     if isinstance(error, GateFailed):
         told["gates"] = list(error.gates)
     return told
 
 
 def _text(error: BaseException, told: Mapping[str, Any]) -> str:
-    return str(error) if isinstance(error, TruecourseError) else f"{told['what']}\n  → {told['cure']}"
+    return str(error) if isinstance(error, TruecourseError) else f"{told['what']}\n  → {told['hint']}"
 
 
 def _traceback_log(error: BaseException) -> Path:

@@ -64,13 +64,13 @@ class Access:
             return None
         text = _presented(headers)
         if self._keyring is None:
-            raise PlatformError("the keys cannot be read yet", cure="try again")
+            raise PlatformError("the keys cannot be read yet", hint="try again")
         key = self._keyring.holder(text, time.time())
         if key is None:
-            raise RequestError("the key does not hold", status=401, cure=_CURE)
+            raise RequestError("the key does not hold", status=401, hint=_CURE)
         wanted = SCOPES.get(path)
         if wanted is not None and wanted not in key.scopes:
-            raise RequestError(f"the key lacks the scope {wanted}", status=403, cure="ask with a key that has it")
+            raise RequestError(f"the key lacks the scope {wanted}", status=403, hint="ask with a key that has it")
         return key
 
 
@@ -85,7 +85,7 @@ def _presented(headers: Headers) -> str:
             found.append(rest.strip() if kind.lower() == b"bearer" else b"")
     if len(found) != 1 or not found[0] or len(found[0]) > _HELD or not found[0].isascii():
         what = "there is no key" if not found else "there is not exactly one key"
-        raise RequestError(what, status=401, cure=_CURE)
+        raise RequestError(what, status=401, hint=_CURE)
     return found[0].decode("ascii")
 
 
@@ -97,7 +97,7 @@ def require_keys_beyond_loopback(settings: Settings) -> None:
         raise SettingsError(
             "an endpoint that others can reach asks for keys",
             where="the container" if is_container() else f"TRUECOURSE_HOST={settings.host}",
-            cure="set TRUECOURSE_AUTHENTICATION=keys, and make one with `truecourse key create`;"
+            hint="set TRUECOURSE_AUTHENTICATION=keys, and make one with `truecourse key create`;"
             " to answer anybody, set TRUECOURSE_ALLOW_ANONYMOUS=true",
         )
 

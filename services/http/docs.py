@@ -62,5 +62,5 @@ def body(path: str) -> bytes:
     try:
         return (files("bentoml") / "_internal" / "server" / "static_content" / path.rpartition("/")[2]).read_bytes()
     except OSError:
-        cure = "the contract itself is at /openapi.json"
-        raise RequestError("this BentoML ships no Swagger UI", status=404, cure=cure) from None
+        hint = "the contract itself is at /openapi.json"
+        raise RequestError("this BentoML ships no Swagger UI", status=404, hint=hint) from None

@@ -59,9 +59,9 @@ class Guard:
             key = self.access.holder(path, scope["headers"])
         except RequestError as error:
             reason = "forbidden" if error.status == 403 else "unauthenticated"
-            return Refused(reason, error.status, error.what, error.cure)
+            return Refused(reason, error.status, error.what, error.hint)
         except PlatformError as error:
-            return Refused("keys", 503, error.what, error.cure, 1)
+            return Refused("keys", 503, error.what, error.hint, 1)
         if path not in METERED:
             return None
         exchange.caller = key.id if key is not None else (scope.get("client") or ("",))[0]
@@ -73,8 +73,8 @@ class Guard:
     def lateness(self, exchange: Exchange) -> Refused:
         """Why one that took too long is given up."""
         status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
-        cure = "try again" if exchange.whole else "send the body at once"
-        return Refused("timeout", status, f"the request {what} in {self.deadlines.seconds} s", cure)
+        hint = "try again" if exchange.whole else "send the body at once"
+        return Refused("timeout", status, f"the request {what} in {self.deadlines.seconds} s", hint)
 
     def refuse(self, refused: Refused) -> Reply:
         self.metrics.turned_away(refused.reason)

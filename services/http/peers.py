@@ -51,8 +51,8 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         try:
             found.append(ipaddress.ip_network(part, strict=False))
         except ValueError:
-            cure = "write addresses or networks by commas, as 10.0.0.7, 10.1.0.0/16"
-            raise SettingsError(f"{part} is no address", where="TRUECOURSE_TRUSTED_PROXIES", cure=cure) from None
+            hint = "write addresses or networks by commas, as 10.0.0.7, 10.1.0.0/16"
+            raise SettingsError(f"{part} is no address", where="TRUECOURSE_TRUSTED_PROXIES", hint=hint) from None
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Refusals of the endpoint's outer layer, in the form of all the others: JSON with what was wrong, and the cure."""
+"""Refusals of the endpoint's outer layer, in the form of all the others: JSON with what was wrong, and the hint."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ class Refused:
     reason: str
     status: int
     what: str
-    cure: str
+    hint: str
     retry_after: int | None = None
 
     @cached_property
@@ -27,7 +27,7 @@ class Refused:
             headers.append((b"www-authenticate", b'Bearer realm="truecourse"'))
         if self.status == 408:
             headers.append((b"connection", b"close"))
-        return Reply(self.status, orjson.dumps({"error": self.what, "cure": self.cure}), tuple(headers))
+        return Reply(self.status, orjson.dumps({"error": self.what, "hint": self.hint}), tuple(headers))
 
 
 OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)

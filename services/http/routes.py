@@ -88,7 +88,7 @@ class Endpoint:
     async def _reply(self, exchange: Exchange, path: str) -> Reply:
         method, asked = OURS.get(path), exchange.scope["method"]
         if method is None:
-            raise RequestError(f"there is no {path[:80]}", status=404, cure=_known(path))
+            raise RequestError(f"there is no {path[:80]}", status=404, hint=_known(path))
         if asked != method and not (asked == "HEAD" and method == "GET"):
             raise RequestError(f"{path} takes {method}, not {asked}", status=405)
         if path in docs.PATHS:
@@ -214,7 +214,7 @@ def _instead(path: str, error: Exception) -> Reply:
         allowed = ((b"allow", OURS[path].encode()),) if error.status == 405 else ()
         return Reply(error.status, _refusal(error), JSON + allowed)
     if isinstance(error, PlatformError):
-        body = _encoded({"error": error.what, "cure": error.cure})
+        body = _encoded({"error": error.what, "hint": error.hint})
         return Reply(503, body, (*JSON, (b"retry-after", b"1")))
     log.error("%s failed", path, exc_info=error)
     return Reply(500, _encoded({"error": "the server failed; its log says why"}))
@@ -245,8 +245,8 @@ def _check_type(scope: Message) -> None:
         what = f"the content encoding is {coding}"
     else:
         return
-    cure = "send JSON as UTF-8, with the header content-type: application/json"
-    raise RequestError(what[:120], status=415, cure=cure)
+    hint = "send JSON as UTF-8, with the header content-type: application/json"
+    raise RequestError(what[:120], status=415, hint=hint)
 
 
 def _is_utf8(charset: str) -> bool:
@@ -258,7 +258,7 @@ def _is_utf8(charset: str) -> bool:
 
 
 def _refusal(error: RequestError) -> bytes:
-    document: dict[str, Any] = {"error": error.what, "cure": error.cure}
+    document: dict[str, Any] = {"error": error.what, "hint": error.hint}
     if error.faults:
         document |= {"faults": [asdict(fault) for fault in error.faults], "fault_count": error.count}
     return _encoded(document)

@@ -131,16 +131,16 @@ class Predictor:
             return f"{said}: the online store did not answer for {', '.join(unavailable)}"
         events = [unfit[view.name][place] for view in views if view.name in unfit]
         newest = max(events, default=NEVER)
-        cure = f"truecourse run materialize --problem {self.problem.name}"
+        hint = f"truecourse run materialize --problem {self.problem.name}"
         if newest == NEVER or not rows.timed:
-            return f"{said}: the online store holds no value of this row's keys in {_some(views)}; unknown keys? {cure}"
+            return f"{said}: the online store holds no value of this row's keys in {_some(views)}; unknown keys? {hint}"
         decided = f"{rows.values[DECISION_TIME][place]:%Y-%m-%d %H:%M} UTC"
         event = _EPOCH + timedelta(microseconds=newest)
         if event > rows.values[DECISION_TIME][place]:
             why = f"is of {event:%Y-%m-%d %H:%M} UTC, after the decision of {decided}: it holds the newest alone"
             return f"{said}: the online store's newest value for this row's keys {why}; send a later decision_time"
         why = f"is of {event:%Y-%m-%d %H:%M} UTC, older than the ttl at the decision of {decided}"
-        return f"{said}: the online store's newest value for this row's keys in {_some(views)} {why}; {cure}"
+        return f"{said}: the online store's newest value for this row's keys in {_some(views)} {why}; {hint}"
 
     def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         try:
@@ -151,7 +151,7 @@ class Predictor:
         except Exception as error:  # every online store has errors of its own
             log.exception("the online store failed")
             what = f"the online store cannot be read: {type(error).__name__}"
-            raise PlatformError(what, cure="check TRUECOURSE_ONLINE_STORE, and run materialize") from error
+            raise PlatformError(what, hint="check TRUECOURSE_ONLINE_STORE, and run materialize") from error
 
     def _told(self, rows: Rows, answers: list[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
         times = rows.values[DECISION_TIME] if rows.timed else None
@@ -213,11 +213,11 @@ def open_predictor(folder: Path, watch: "Watch | None" = None) -> Predictor:
     files = {name: (folder / name).read_bytes() for name in about["files"]}
     for name, data in files.items():
         if sha256(data) != about["files"][name]:
-            raise IntegrityError("is not the file that was packaged", where=name, cure="unpack the Bento again")
+            raise IntegrityError("is not the file that was packaged", where=name, hint="unpack the Bento again")
     problem = load_problem(about["problem"], folder.parent / "problems")
     if problem_digest(problem) != about["problem_digest"]:
         raise IntegrityError(
-            "is not the problem that was packaged", where=str(problem.folder), cure="unpack the Bento again"
+            "is not the problem that was packaged", where=str(problem.folder), hint="unpack the Bento again"
         )
     vocabulary = Vocabulary.from_json(files["vocabulary.json"])
     return Predictor(

@@ -68,8 +68,8 @@ def _champion() -> ModelVersion:
     problem = load_problem().name
     champion = registry.champion(problem)
     if champion is None:
-        cure = f"truecourse run lifecycle --problem {problem}"
-        raise ModelError("there is no champion", where=f"model {problem}", cure=cure)
+        hint = f"truecourse run lifecycle --problem {problem}"
+        raise ModelError("there is no champion", where=f"model {problem}", hint=hint)
     return champion
 
 

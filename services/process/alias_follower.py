@@ -125,11 +125,11 @@ class Follower:
         package = launch.find_package(version.problem, version.version)
         if package.code != self._code:
             what = "its Bento holds other code or another environment than this server runs: a deploy is needed"
-            raise ModelError(what, where=package.bento.key, cure="truecourse deploy")
+            raise ModelError(what, where=package.bento.key, hint="truecourse deploy")
         folder = launch.unpacked(package.bento, package.version)
         predictor = self._served.predictor(folder / "src" / "model")
         if predictor.identity.sha256 != version.model_sha256:
-            raise IntegrityError("its Bento holds another model", where=package.bento.key, cure="package it again")
+            raise IntegrityError("its Bento holds another model", where=package.bento.key, hint="package it again")
         warm(predictor)
         return predictor
 

@@ -130,7 +130,7 @@ def _ports(servers: Servers, number: int, config: DeploymentConfig) -> list[int]
         if not server["alive"] or FAILED in server["tail"] or late:
             what = f"is not ready after {config.timeouts.ready_seconds:.0f} s" if late else "does not start"
             log = servers.place / f"server-{number}.log"
-            raise PlatformError(f"{what}\n{server['tail']}", where="the new server", cure=f"the whole log is {log}")
+            raise PlatformError(f"{what}\n{server['tail']}", where="the new server", hint=f"the whole log is {log}")
         time.sleep(PERIOD)
 
 
@@ -172,6 +172,6 @@ def _secrets(config: DeploymentConfig) -> dict[str, str]:
     values = {setting: variable(name) for setting, name in config.secrets.items()}
     absent = sorted(config.secrets[setting] for setting, value in values.items() if value is None)
     if absent:
-        cure = "set them where the deploy flow runs"
-        raise SettingsError(f"not set: {', '.join(absent)}", where=f"environment {config.environment}", cure=cure)
+        hint = "set them where the deploy flow runs"
+        raise SettingsError(f"not set: {', '.join(absent)}", where=f"environment {config.environment}", hint=hint)
     return {f"TRUECOURSE_{setting.upper()}": value for setting, value in values.items() if value is not None}

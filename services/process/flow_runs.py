@@ -71,7 +71,7 @@ class FlowRuns:
         found = self.runs(id={"any_": [name]}) if _is_id(name) else self.runs(name={"any_": [name]})
         if len(found) != 1:
             what = f"there are {len(found)} flow runs of that name" if found else "there is no such flow run"
-            raise PlatformError(what, where=name, cure="`truecourse status` names the runs that are stuck, by their id")
+            raise PlatformError(what, where=name, hint="`truecourse status` names the runs that are stuck, by their id")
         return found[0]
 
     def reconcile(self, pool: str, *, starting: bool = False) -> Freed:

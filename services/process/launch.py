@@ -32,8 +32,8 @@ def prepare(problem: str, number: int | None = None) -> Path:
     if number is None:
         champion = aliases.current(problem).champion
         if champion is None:
-            cure = f"truecourse run lifecycle --problem {problem}"
-            raise ModelError("there is no champion to serve", where=f"model {problem}", cure=cure)
+            hint = f"truecourse run lifecycle --problem {problem}"
+            raise ModelError("there is no champion to serve", where=f"model {problem}", hint=hint)
         number = champion.version
     package = find_package(problem, number)
     return unpacked(package.bento, package.version)
@@ -43,8 +43,8 @@ def find_package(problem: str, number: int) -> Package:
     """Raises ModelError for a version that was never packaged."""
     package = packaged(problem, number)
     if package is None:
-        cure = f"truecourse run package --problem {problem} --version {number}"
-        raise ModelError("the version was never packaged", where=f"version {number} of {problem}", cure=cure)
+        hint = f"truecourse run package --problem {problem} --version {number}"
+        raise ModelError("the version was never packaged", where=f"version {number} of {problem}", hint=hint)
     return package
 
 
@@ -59,8 +59,8 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
         archive, unpacked = Path(temporary) / "bento", Path(temporary) / "folder"
         open_store().download(reference.key, archive)
         if sha256_file(archive) != reference.sha256:
-            cure = f"restore it, or `truecourse run package --problem {version.problem}` after deleting it"
-            raise IntegrityError("the Bento's bytes were changed", where=reference.key, cure=cure)
+            hint = f"restore it, or `truecourse run package --problem {version.problem}` after deleting it"
+            raise IntegrityError("the Bento's bytes were changed", where=reference.key, hint=hint)
         with tarfile.open(archive, "r:xz") as tar:
             tar.extractall(unpacked, filter="data")
         try:
@@ -135,7 +135,7 @@ def ready(port: int, url: str | None = None, certificate: str = "") -> bool:
     except urllib.error.URLError as error:
         if isinstance(reason := getattr(error, "reason", None), ssl.SSLCertVerificationError):
             what = f"something else answers: {reason.args[-1]}"
-            raise PlatformError(what, where=url or address(port), cure="stop what listens there") from None
+            raise PlatformError(what, where=url or address(port), hint="stop what listens there") from None
         return False
     except (ConnectionError, TimeoutError):
         return False

@@ -38,8 +38,8 @@ class PrefectClient:
             raise PlatformError(what, where=self._api) from None
         except (OSError, ValueError) as error:
             what = f"the Prefect server does not answer: {getattr(error, 'reason', error)}"
-            cure = "start `truecourse up`; `truecourse status` says which of its parts is down"
-            raise PlatformError(what, where=self._api, cure=cure) from None
+            hint = "start `truecourse up`; `truecourse status` says which of its parts is down"
+            raise PlatformError(what, where=self._api, hint=hint) from None
 
     def all(self, path: str) -> list[Any]:
         """Every item that a filter without conditions finds."""

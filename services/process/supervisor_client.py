@@ -55,7 +55,7 @@ class Servers:
                 connection.send_bytes(json.dumps(order).encode())
                 answer = json.loads(connection.recv_bytes())
         except (OSError, EOFError, AuthenticationError) as error:
-            raise PlatformError(f"does not answer: {error}", where=str(self.place), cure="deploy again") from None
+            raise PlatformError(f"does not answer: {error}", where=str(self.place), hint="deploy again") from None
         if "error" in answer:
             raise PlatformError(answer["error"], where=str(self.place))
         return {int(n): server for n, server in answer["servers"].items() if int(n) != COMPANION}

@@ -54,8 +54,8 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
     raw = tables.version(raw_table(problem.name, table.name))
     known, shape = deliveries.recorded(tables, problem.name, table.name)
     if raw is None or not known:
-        cure = f"truecourse run ingest --problem {problem.name}"
-        raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", cure=cure)
+        hint = f"truecourse run ingest --problem {problem.name}"
+        raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", hint=hint)
     taken, last = deliveries.accepted(tables, problem.name, table.name)
     if last is not None and last["shape"] != shape:
         return Pending(raw, tuple(known), tuple(known), frozenset(), anew=True)

@@ -84,8 +84,8 @@ def _known(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
     name, wanted = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.recorded(tables, problem.name, table.name)
     if not known and tables.exists(name):
-        cure = "an earlier version wrote it: choose another TRUECOURSE_HOME, or another storage root"
-        raise SourceError("the stored table does not say which deliveries it holds", where=name, cure=cure)
+        hint = "an earlier version wrote it: choose another TRUECOURSE_HOME, or another storage root"
+        raise SourceError("the stored table does not say which deliveries it holds", where=name, hint=hint)
     if known and shape != wanted:
         with locked(tables.store, name, patience=PATIENCE):
             known, shape = deliveries.recorded(tables, problem.name, table.name)
@@ -137,7 +137,7 @@ def _parsed(
     if sha256_file(one.path) != one.sha256:
         if kept_now:  # the kept bytes may be of neither content
             tables.store.delete(deliveries.archive_key(problem.name, table.name, one.sha256))
-        raise SourceError("it changed while it was read", where=one.uri, cure="run ingest again when it is complete")
+        raise SourceError("it changed while it was read", where=one.uri, hint="run ingest again when it is complete")
     begins = last is not None and deliveries.is_beginning(
         tables.store, problem.name, table.name, last, one.path, path.parent
     )

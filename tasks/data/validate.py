@@ -157,8 +157,8 @@ def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pendi
     faults = [r.sentence() for r in judged.results if r.refused and r.delivery.number in standing]
     if faults:
         what = "as the table is declared now, deliveries that were accepted before would be refused:\n  "
-        cure = "correct the table's columns, key or limits in problem.py; what is stored was not changed"
-        raise ValidationFailed(what + "\n  ".join(faults), where=f"{problem.name}.{table.name}", cure=cure)
+        hint = "correct the table's columns, key or limits in problem.py; what is stored was not changed"
+        raise ValidationFailed(what + "\n  ".join(faults), where=f"{problem.name}.{table.name}", hint=hint)
 
 
 def _quarantine(

@@ -18,17 +18,17 @@ Versions = Mapping[str, TableVersion]
 def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[str, TableVersion]:
     """The newest version of every feature table. Raises FeatureError for one that is behind its tables."""
     versions: dict[str, TableVersion] = {}
-    cure = f"truecourse run materialize --problem {problem.name}"
+    hint = f"truecourse run materialize --problem {problem.name}"
     for view in problem.views:
         version = tables.version(feature_table(problem, view.name))
         if version is None:
-            raise NotFound("the view was never computed", where=f"{problem.name}.{view.name}", cure=cure)
+            raise NotFound("the view was never computed", where=f"{problem.name}.{view.name}", hint=hint)
         _, commit = tables.commits(version.name)[-1]
         current = {reference.name: reference for reference in clean.values()}
         for item in map(TableVersion.model_validate, commit.get("inputs", ())):
             if item.name in current and item != current[item.name]:
                 what = f"was computed from {item}, and the table is at version {current[item.name].version}"
-                raise FeatureError(what, where=f"{problem.name}.{view.name}", cure=cure)
+                raise FeatureError(what, where=f"{problem.name}.{view.name}", hint=hint)
         versions[view.name] = version
     return versions
 

@@ -42,8 +42,8 @@ def own_rows(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Tabl
     """own_rows_of(). `rows`: with the features of the problem as it is."""
     contract, where = own_contract(version), f"problem {problem.name}"
     if contract.label_definition != label_definition(problem):
-        cure = f"truecourse run train --problem {problem.name}, and compare models of one label"
-        raise ModelError("it was trained on a label that is defined otherwise", where=where, cure=cure)
+        hint = f"truecourse run train --problem {problem.name}, and compare models of one label"
+        raise ModelError("it was trained on a label that is defined otherwise", where=where, hint=hint)
     return own_features(problem, version, rows)
 
 
@@ -56,7 +56,7 @@ def own_features(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.
     with own_problem(version) as own:
         if lost := [*reparsed(problem, own, names), *changed(contract.definitions, feature_definitions(own), names)]:
             what = f"its features {some(lost)} are defined otherwise, and cannot be computed as it knows them"
-            raise ModelError(what, where=where, cure=f"truecourse run train --problem {problem.name}")
+            raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
         try:
             found = _computed(own, rows, names)
         except TruecourseError as error:
@@ -102,7 +102,7 @@ def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str)
     places = pc.index_in(rows["id"], found["id"].combine_chunks())
     if places.null_count:
         what = f"{counted_of(places.null_count, len(rows), 'decision')} are none by the SQL that it was trained on"
-        raise ModelError(what, where=where, cure=f"its features {some(names)} are defined otherwise")
+        raise ModelError(what, where=where, hint=f"its features {some(names)} are defined otherwise")
     found = found.take(places)
     for name in names:
         if name in rows.column_names:

@@ -34,7 +34,7 @@ def made(
 
 
 def _unknown(error: TruecourseError) -> str:
-    return f"Not checked: {error.what}." + (f" To make it known: {error.cure}." if error.cure else "")
+    return f"Not checked: {error.what}." + (f" To make it known: {error.hint}." if error.hint else "")
 
 
 def _kept(report: Report) -> Report:
@@ -50,8 +50,8 @@ def require_unbroken(problem: str, found: Sequence[Report]) -> None:
     broken = [report for report in found if report.broken]
     if broken:
         what = " ".join(report.sentence for report in broken)
-        cure = "the tracebacks are in this run's log; what the other checks found is in their reports"
-        raise CheckBroken(what, where=f"problem {problem}", cure=cure)
+        hint = "the tracebacks are in this run's log; what the other checks found is in their reports"
+        raise CheckBroken(what, where=f"problem {problem}", hint=hint)
 
 
 def summary(problem: str, found: Sequence[Report]) -> dict[str, Any]:

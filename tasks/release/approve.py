@@ -42,9 +42,9 @@ def approved(promotion: Promotion, version: ModelVersion, reason: str, verdicts:
         )
     except FlowPauseTimeout:
         what = f"nobody approved it within {promotion.patience}"
-        raise GateFailed(what, where=where, cure=again, gates=verdicts) from None
+        raise GateFailed(what, where=where, hint=again, gates=verdicts) from None
     if not answer.approve:
-        raise GateFailed(f"not approved: {answer.reason}", where=where, cure=again, gates=verdicts)
+        raise GateFailed(f"not approved: {answer.reason}", where=where, hint=again, gates=verdicts)
     return f"{reason}; approved: {answer.reason}"
 
 

@@ -58,7 +58,7 @@ def stop_deployment(environment: str, problem: str | None, reason: str) -> Deplo
     newest = deployments.standing(environment, name)
     if newest is None or newest.target == "container":
         what = "nothing is deployed" if newest is None else "runs where its files were taken to"
-        raise PlatformError(what, where=f"{name} in {environment}", cure="look at `truecourse status`")
+        raise PlatformError(what, where=f"{name} in {environment}", hint="look at `truecourse status`")
     with deployments.alone(environment):
         if newest.target == "process":
             _stop_server(environment, name)
@@ -72,15 +72,15 @@ def _stop_server(environment: str, problem: str) -> None:
     now = deployments.running(environment)
     if now is not None and now.version.problem != problem:
         what = f"its server was given to {now.version.problem}"
-        raise PlatformError(what, where=f"{problem} in {environment}", cure="name that problem")
+        raise PlatformError(what, where=f"{problem} in {environment}", hint="name that problem")
     blue_green.stop(environment)
 
 
 def _verified(version: ModelVersion) -> ArtifactRef:
     found = packaged(version.problem, version.version)
     if found is None:
-        cure = f"truecourse run package --problem {version.problem} --version {version.version}"
-        raise ModelError(f"version {version.version} was never packaged", where=version.problem, cure=cure)
+        hint = f"truecourse run package --problem {version.problem} --version {version.version}"
+        raise ModelError(f"version {version.version} was never packaged", where=version.problem, hint=hint)
     get_artifact(open_store(), found.bento)
     return found.bento
 

@@ -25,13 +25,13 @@ log = logging.getLogger("truecourse.package")
 
 
 def find_version(problem: str, number: int | None) -> ModelVersion:
-    """The version, by default the champion. Raises ModelError, with a cure, if there is none."""
+    """The version, by default the champion. Raises ModelError, with a hint, if there is none."""
     if number is not None:
         return registry.version(problem, number)
     champion = registry.champion(problem)
     if champion is None:
-        cure = f"truecourse run register --problem {problem}, or name a version"
-        raise ModelError("there is no champion", where=f"model {problem}", cure=cure)
+        hint = f"truecourse run register --problem {problem}, or name a version"
+        raise ModelError("there is no champion", where=f"model {problem}", hint=hint)
     return champion
 
 

@@ -32,13 +32,13 @@ def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
     version = registry.version(problem, number) if number is not None else seen.challenger
     where = f"model {problem}"
     if version is None:
-        raise ModelError("there is no challenger", where=where, cure=f"truecourse run register --problem {problem}")
+        raise ModelError("there is no challenger", where=where, hint=f"truecourse run register --problem {problem}")
     if version == seen.champion:
         what = f"version {version.version} is champion already"
-        raise ModelError(what, where=where, cure="name another: truecourse promote VERSION")
+        raise ModelError(what, where=where, hint="name another: truecourse promote VERSION")
     if version == seen.challenger and aliases.under_way(seen) and load_problem(problem).promotion.canary is not None:
         what = f"version {version.version} is on its way: it answers {seen.share:.0%}"
-        raise ModelError(what, where=where, cure=f"truecourse run guard --problem {problem}, as requests come")
+        raise ModelError(what, where=where, hint=f"truecourse run guard --problem {problem}, as requests come")
     return version
 
 
@@ -60,8 +60,8 @@ def judge_version(
     if short := shortage(test.rows):
         if accept_unknown and (verdicts := registry.gates(version)):
             return verdicts
-        cure = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
-        raise ModelError(short, where=f"version {version.version} of {problem}", cure=cure)
+        hint = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
+        raise ModelError(short, where=f"version {version.version} of {problem}", hint=hint)
     rival = opened(office, spec, version.model_sha256) if office else None
     metrics = test.metrics({"model": test.judged["model"]})
     verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
@@ -87,11 +87,11 @@ def require_open(version: ModelVersion, verdicts: list[dict[str, Any]], reason: 
     told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in [*failing, *unknown])
     what = f"{counted_of(len(failing), len(verdicts), 'gate')} failed" if failing else ""
     what += f"{' and ' if failing else ''}{len(unknown)} could not be judged" if unknown else ""
-    cure = "train a better one; there is no way around a failed gate but `truecourse rollback`"
+    hint = "train a better one; there is no way around a failed gate but `truecourse rollback`"
     if not failing:
-        cure = "give it more labelled rows, or promote it in spite of that: --accept-unknown"
+        hint = "give it more labelled rows, or promote it in spite of that: --accept-unknown"
     raise GateFailed(
-        f"{what}{told}", where=f"version {version.version} of {version.problem}", cure=cure, gates=verdicts
+        f"{what}{told}", where=f"version {version.version} of {version.problem}", hint=hint, gates=verdicts
     )
 
 

@@ -100,5 +100,5 @@ def _entered(problem: Problem, version: ModelVersion, judged_against: int | None
 def _check_compared(version: ModelVersion, office: ModelVersion | None, judged_against: int | None) -> None:
     if office is not None and office.version not in (judged_against, version.version):
         what = f"version {office.version} became champion after the gates compared with {judged_against or 'none'}"
-        cure = f"truecourse run register --problem {version.problem}"
-        raise ModelError(what, where=f"model {version.problem}", cure=cure)
+        hint = f"truecourse run register --problem {version.problem}"
+        raise ModelError(what, where=f"model {version.problem}", hint=hint)

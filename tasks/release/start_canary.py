@@ -36,9 +36,9 @@ def start_canary(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
         registry.mirror_aliases(problem.name)  # tried before, and cut off after
         return now
     if why := unlogged(problem.name):
-        cure = "switch the prediction log on, or leave `canary` out of the problem's Promotion"
+        hint = "switch the prediction log on, or leave `canary` out of the problem's Promotion"
         raise ModelError(
-            f"a canary is judged by the prediction log, which is off: {why}", where=problem.name, cure=cure
+            f"a canary is judged by the prediction log, which is off: {why}", where=problem.name, hint=hint
         )
     package_version(problem, version)
     share = (problem.promotion.canary or Canary()).steps[0]

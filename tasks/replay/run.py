@@ -148,9 +148,9 @@ class Replay:
         days = (last - first) // DAY + 1
         edges = self._edges(first, last + DAY)
         if not len(self._between(first, last + DAY)):
-            cure = "name days of which the data has decisions; a day among them may well be without"
+            hint = "name days of which the data has decisions; a day among them may well be without"
             what = f"no decision falls on {self._plan.first} to {self._plan.last}"
-            raise ReplayError(self.problem.name, [Fault("--from, --to", what, cure)])
+            raise ReplayError(self.problem.name, [Fault("--from, --to", what, hint)])
         tell(Progress(0, days, self._plan.first, "the first model is trained"))
         with ThreadPoolExecutor(1) as pool:
             for start, end in pairwise(edges):

@@ -63,7 +63,7 @@ def _score_times(
     unlabelled = frames.unlabelled(problem)
     times = frames.spine(unlabelled, tables, clean, window)["decision_time"]
     if not len(times):
-        raise FeatureError("no decisions in the window", where=f"problem {problem.name}", cure="widen start and end")
+        raise FeatureError("no decisions in the window", where=f"problem {problem.name}", hint="widen start and end")
     ends = pc.min_max(times).as_py()
     first, last = (ends[side].replace(tzinfo=None) for side in ("min", "max"))
     done = Done(tables, problem.name, batch)

@@ -81,14 +81,14 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
         rows = chain.from_iterable(zip(part.rows, part.ids, strict=True) for f in files for part in reader.read(f))
         count = _score(scorer, rows)
     if not count:
-        raise SourceError("has no rows", where=source, cure="give a file with a row below its header")
+        raise SourceError("has no rows", where=source, hint="give a file with a row below its header")
     rejected, report = report_rejected(spec, tables, batch)
     written = tables.version(predictions_table(problem))
     log.info("%s: %s of %s rows scored, %s rejected", spec.name, f"{count - rejected:,}", f"{count:,}", f"{rejected:,}")
     if rejected == count or written is None:
         told = "; ".join(f"{times:,} × {reason}" for reason, times in first_reasons(tables, spec, batch))
         what = f"not one of {counted(count, 'row')} can be scored: {told}"
-        raise SourceError(what, where=source, cure=f"every row with its reasons is in {report}")
+        raise SourceError(what, where=source, hint=f"every row with its reasons is in {report}")
     return FileScores(predictions=written, scored=count - rejected, rejected=rejected, rejected_file=report)
 
 

@@ -85,9 +85,9 @@ def _recorded(problem: str, version: ModelVersion, tables: Tables) -> Recorded:
         manifest = load_manifest(tables.store, run.snapshot)
         document = json.loads(runs.artifact(run.run_id, "lineage.json"))
     except (TruecourseError, ValueError) as error:
-        cure = f"truecourse trace model {version.version} --problem {problem}"
+        hint = f"truecourse trace model {version.version} --problem {problem}"
         what = f"what it was made from cannot be read: {error}"
-        raise ModelError(what, where=f"version {version.version} of {problem}", cure=cure) from None
+        raise ModelError(what, where=f"version {version.version} of {problem}", hint=hint) from None
     return Recorded(version, run, manifest, document)
 
 
@@ -103,7 +103,7 @@ def _rebuilt(recorded: Recorded, tables: Tables, home: Path, start: Start) -> Re
     try:
         run_archive.unpack_folder(runs.artifact(version.run_id, run_archive.FOLDER), home / "problems" / problem)
     except NotFound:
-        raise ModelError("no problem was archived with its run", where=where, cure="restore the run's files") from None
+        raise ModelError("no problem was archived with its run", where=where, hint="restore the run's files") from None
     made = Tables(_settings(home))
     if start == "source":
         plan = _plan(recorded, start) | _from_source(recorded, tables, made)
@@ -129,8 +129,8 @@ def _rebuilt(recorded: Recorded, tables: Tables, home: Path, start: Start) -> Re
         raise ModelError(f"the process that rebuilds it failed:\n{last}", where=where)
     rebuilt = Rebuilt.model_validate_json(result_file(file).read_bytes())
     if rebuilt.fault:
-        cure = f"`truecourse trace model {version.version} --problem {problem}` says which link is broken"
-        raise ModelError(f"it cannot be rebuilt from {start}: {rebuilt.fault}", where=where, cure=cure)
+        hint = f"`truecourse trace model {version.version} --problem {problem}` says which link is broken"
+        raise ModelError(f"it cannot be rebuilt from {start}: {rebuilt.fault}", where=where, hint=hint)
     return rebuilt
 
 

@@ -45,10 +45,10 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
     account |= {side: sides.get(side, 0) for side in ("train", "validate", "test")}
     empty = [side for side in ("train", "validate", "test") if not account[side]]
     if empty:
-        cure = "check the split's dates, the label SQL and the account of rows: " + str(account)
+        hint = "check the split's dates, the label SQL and the account of rows: " + str(account)
         if isinstance(problem.split, RandomSplit):
-            cure = "of some class of the label there have to be three rows: to train, to choose a model and to test"
-        raise FeatureError(f"no {' and no '.join(empty)}" + " rows", where=f"problem {problem.name}", cure=cure)
+            hint = "of some class of the label there have to be three rows: to train, to choose a model and to test"
+        raise FeatureError(f"no {' and no '.join(empty)}" + " rows", where=f"problem {problem.name}", hint=hint)
     order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
     return used.select([*order, "label", *_present(used, "known_at"), "split"]), account
 

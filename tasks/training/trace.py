@@ -99,10 +99,10 @@ def _recorded(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
         if not broken:
             raise
         what = f"the prediction cannot be read, for a file of its table was changed: {broken[0]['detail']}"
-        raise IntegrityError(what, where=broken[0]["id"], cure="restore it from a backup") from error
+        raise IntegrityError(what, where=broken[0]["id"], hint="restore it from a backup") from error
     if found:
         return found[0]
-    cure = "the id is `prediction_id` of an answer, or a scored row's id; `truecourse run ship` brings in the log"
+    hint = "the id is `prediction_id` of an answer, or a scored row's id; `truecourse run ship` brings in the log"
     if damaged := damaged_segments(problem):
-        cure = f"log segments were damaged before they were shipped, and it may be in one: {damaged[0]}"
-    raise ModelError("no such prediction", where=prediction[:80], cure=cure)
+        hint = f"log segments were damaged before they were shipped, and it may be in one: {damaged[0]}"
+    raise ModelError("no such prediction", where=prediction[:80], hint=hint)

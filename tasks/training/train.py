@@ -53,8 +53,8 @@ def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) 
     try:
         found = json.loads(store.get(tuning_key(snapshot)))
     except NotFound:
-        cure = f"truecourse run tune --problem {problem.name}"
-        raise NotFound("this snapshot was not tuned", where=tuning_key(snapshot), cure=cure) from None
+        hint = f"truecourse run tune --problem {problem.name}"
+        raise NotFound("this snapshot was not tuned", where=tuning_key(snapshot), hint=hint) from None
     return with_parameters(problem.model, found["best"])
 
 

@@ -39,8 +39,8 @@ def search_parameters(problem: str, snapshot: Snapshot, trials: int | None = Non
     declared."""
     spec, store = load_problem(problem), open_store()
     if not spec.model.search:
-        cure = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
-        raise ModelError("there is no search space", where=f"problem {problem}", cure=cure)
+        hint = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
+        raise ModelError("there is no search space", where=f"problem {problem}", hint=hint)
     count, identity = trials or spec.model.trials, _identity(spec, snapshot)
     stored = _stored(store, snapshot)
     if stored and stored["search"] == identity and len(stored["trials"]) >= count:

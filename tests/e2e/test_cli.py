@@ -122,7 +122,7 @@ def test_a_home_that_cannot_be_written(world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run(world | {"TRUECOURSE_HOME": str(tmp_path / "file" / "home")}, "run", "ingest", "--json")
     assert done.returncode == 1
-    assert "TRUECOURSE_HOME" in json.loads(done.stdout)["error"]["cure"]
+    assert "TRUECOURSE_HOME" in json.loads(done.stdout)["error"]["hint"]
 
 
 @pytest.fixture
@@ -200,4 +200,4 @@ def test_up_names_a_port_that_is_taken(world: World) -> None:
         done = run(world | {"TRUECOURSE_MLFLOW_PORT": port}, "up", "--json")
     assert done.returncode == 1
     assert port in json.loads(done.stdout)["error"]["what"]
-    assert "TRUECOURSE_MLFLOW_PORT" in json.loads(done.stdout)["error"]["cure"]
+    assert "TRUECOURSE_MLFLOW_PORT" in json.loads(done.stdout)["error"]["hint"]

@@ -46,7 +46,7 @@ def _trace_a_prediction(id: str) -> None:
     store.put(file, kept)
 
 
-def test_bad_credentials_are_refused_with_a_cure(
+def test_bad_credentials_are_refused_with_a_hint(
     tmp_path: Path, home: Path, configure: Callable[..., None], seaweed: S3Server, prefect_server: str
 ) -> None:
     deliveries.install(tmp_path)

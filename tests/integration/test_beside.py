@@ -46,7 +46,7 @@ def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Pa
         assert root == str(installed / "other" / "storage")
         with pytest.raises(FeatureError, match="no such day") as error:
             beside.ask(refused).result()
-        assert error.value.cure == "ask for another"
+        assert error.value.hint == "ask for another"
         assert beside.ask(whereabouts, "c").result()[0] == process  # an error ends nothing
     assert not psutil.pid_exists(process)
 

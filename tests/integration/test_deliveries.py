@@ -102,7 +102,7 @@ def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> N
     assert not world.rows()
     with pytest.raises(ValidationFailed, match="40 of 400") as caught:
         require_accepted("small", [refused])
-    assert "Correct the file and run again" in caught.value.cure
+    assert "Correct the file and run again" in caught.value.hint
     again = world.run()
     assert (again.judged, len(again.refused), again.faults) == ((), 1, []), "it stands, and is no new fault"
     result = world.feed(folder / "good.csv")
@@ -303,7 +303,7 @@ def test_a_new_column_that_may_not_be_missing_changes_nothing(world: World) -> N
     world.declare(columns=COLUMNS | {"extra": Text()})
     with pytest.raises(SourceError, match="no column 'extra'") as caught:
         world.run()
-    assert "nulls=True" in caught.value.cure
+    assert "nulls=True" in caught.value.hint
     assert Tables().version("tables/small/raw/sales") == version
     world.declare(columns=COLUMNS | {"colour": Boolean()})
     world.ingest()
@@ -400,7 +400,7 @@ def test_an_older_home_is_refused_clearly(world: World) -> None:
     world.put(lines(1))
     with pytest.raises(SourceError, match="does not say which deliveries") as caught:
         world.ingest()
-    assert "TRUECOURSE_HOME" in caught.value.cure
+    assert "TRUECOURSE_HOME" in caught.value.hint
 
 
 def test_objects_with_the_same_bytes(home: Path, tmp_path: Path) -> None:

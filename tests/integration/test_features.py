@@ -182,7 +182,7 @@ def test_sql_that_breaks_the_declaration(start: Start, old: str, new: str, said:
         compute_view(problem, tables, "depot_history")
     assert said in str(caught.value)
     assert "features/depot_history.sql" in str(caught.value)
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_an_entity_key_that_no_request_has(start: Start) -> None:

@@ -118,7 +118,7 @@ def test_cells_that_differ_from_the_header_are_refused(file: str, problems: Path
     with pytest.raises(SourceError, match="the header has 4 names, and the rows have 5 cells") as raised:
         scaffold("drafted", CASES / "15-ragged" / file, "bought")
     assert ("every row ends in ','" in str(raised.value)) == (file == "trailing.csv")
-    assert ("row.names=FALSE" in raised.value.cure) == (file == "rownames.csv")
+    assert ("row.names=FALSE" in raised.value.hint) == (file == "rownames.csv")
     assert not problems.exists() or not list(problems.iterdir())
 
 
@@ -167,7 +167,7 @@ def test_labels_that_no_model_learns_are_refused(file: str, label: str, message:
     with pytest.raises(ProblemError) as raised:
         scaffold("drafted", CASES / "18-labels" / file, label)
     assert message in str(raised.value)
-    assert raised.value.faults[0].cure
+    assert raised.value.faults[0].hint
 
 
 def test_every_type_of_parquet_is_exact_or_told(problems: Path) -> None:

@@ -128,6 +128,6 @@ def test_an_sql_fault_names_the_file(problems: Path, tmp_path: Path) -> None:
         materialize("deliveries")
     assert "features/depot_history.sql" in str(caught.value)
     assert "tooked" in str(caught.value)
-    assert caught.value.cure
+    assert caught.value.hint
     assert online_count(tmp_path / "home") == 0
     assert Tables().version(feature_table(load_problem(), "depot_history")) is None

@@ -237,7 +237,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, configure: Callable[..., None
     configure(home=tmp_path / "home", problems=tmp_path / "problems")
     with pytest.raises(ModelError, match="no champion") as raised:
         monitored()
-    assert "lifecycle" in raised.value.cure
+    assert "lifecycle" in raised.value.hint
 
 
 def test_no_predictions_and_an_empty_window_are_said(champion: ModelVersion) -> None:
@@ -247,4 +247,4 @@ def test_no_predictions_and_an_empty_window_are_said(champion: ModelVersion) -> 
     assert monitored().sentence.startswith("No feature drifted; the champion made no predictions")
     with pytest.raises(FeatureError, match="no predictions from 2025-01-01") as raised:
         monitored(window=Window(start=datetime(2025, 1, 1), end=datetime(2025, 1, 8)))
-    assert "2024-03-01" in raised.value.cure
+    assert "2024-03-01" in raised.value.hint

@@ -100,7 +100,7 @@ def test_a_problem_that_changed_since_training_is_refused(
     changed(what)
     with pytest.raises(ModelError, match=f"changed since training: {named}") as caught:
         bento_files(load_problem("deliveries"), trained.version)
-    assert "train" in caught.value.cure
+    assert "train" in caught.value.hint
 
 
 def test_a_model_with_other_bytes_is_refused(trained: Trained) -> None:
@@ -111,7 +111,7 @@ def test_a_model_with_other_bytes_is_refused(trained: Trained) -> None:
 def test_no_version_is_a_clear_error(trained: Trained, home: Path) -> None:
     with pytest.raises(ModelError, match="no champion") as caught:
         package("deliveries")
-    assert "register" in caught.value.cure
+    assert "register" in caught.value.hint
     with pytest.raises(ModelError, match="no version 7"):
         package("deliveries", version=7)
     with pytest.raises(ModelError, match="no champion"):

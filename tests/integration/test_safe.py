@@ -96,7 +96,7 @@ def test_without_a_key_only_probes_are_answered(guarded: Guarded) -> None:
         refused = ask(client)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"].startswith("Bearer")
-        assert "key create" in refused.json()["cure"]
+        assert "key create" in refused.json()["hint"]
     with guarded.client() as client:
         assert ask(client).status_code == ask(client, "/explain").status_code == 200
 

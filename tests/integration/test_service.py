@@ -253,7 +253,7 @@ def test_docs_show_swagger_ui_from_the_endpoint_alone(endpoint: Endpoint) -> Non
     assert "/openapi.json" in endpoint.client.get("/docs/start.js").text
     assert endpoint.client.get("/docs/../model").status_code == 200
     assert endpoint.client.get("/docs/nothing.js").status_code == 404
-    assert "did you mean /predict?" in endpoint.client.get("/predct").json()["cure"]
+    assert "did you mean /predict?" in endpoint.client.get("/predct").json()["hint"]
 
 
 def test_an_unknown_field_is_named_with_the_nearest(endpoint: Endpoint) -> None:

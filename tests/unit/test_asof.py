@@ -165,4 +165,4 @@ def test_what_cannot_be_joined(spine: pl.DataFrame, features: pl.DataFrame, wher
         asof_join(spine, features, ["k"])
     assert caught.value.where == where
     assert what in caught.value.what
-    assert caught.value.cure
+    assert caught.value.hint

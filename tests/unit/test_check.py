@@ -1,4 +1,4 @@
-"""`truecourse check` finds every wrong declaration, at its place, with its cure; a sound problem has no faults."""
+"""`truecourse check` finds every wrong declaration, at its place, with its hint; a sound problem has no faults."""
 
 import dataclasses
 from collections.abc import Callable
@@ -197,7 +197,7 @@ def test_the_shipped_problem_has_no_faults() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_wrong_declaration_is_found_with_its_place_and_its_cure(case: str, folder: Path) -> None:
+def test_a_wrong_declaration_is_found_with_its_place_and_its_hint(case: str, folder: Path) -> None:
     assert_found(folder, CASES[case])
 
 
@@ -255,4 +255,4 @@ BY_TIME = TimeSplit(train_until="2024-01-01", validate_until="2024-02-01")
 )  # fmt: skip
 def test_a_wrong_plain_problem_is_told(problem: Problem, where: str, what: str) -> None:
     faults = check_problem(problem)
-    assert any(where in fault.where and what in fault.what and fault.cure for fault in faults), faults
+    assert any(where in fault.where and what in fault.what and fault.hint for fault in faults), faults

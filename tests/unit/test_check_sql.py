@@ -96,7 +96,7 @@ def folder(tmp_path: Path, configure: Callable[..., None]) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wrong_sql_is_found_with_its_place_and_its_cure(case: str, folder: Path) -> None:
+def test_wrong_sql_is_found_with_its_place_and_its_hint(case: str, folder: Path) -> None:
     assert_found(folder, CASES[case])
 
 
@@ -125,7 +125,7 @@ def test_an_outcome_at_the_decisions_own_time_is_a_leak(moment: str, leaks: int,
     (folder / DEPOT).write_text(AT_ONCE.format(moment=moment))
     faults = edited(folder)
     assert [fault.where for fault in faults] == [DEPOT] * leaks
-    assert all("deliveries.took" in f.what and "a leak" in f.what and "known_at" in f.cure for f in faults)
+    assert all("deliveries.took" in f.what and "a leak" in f.what and "known_at" in f.hint for f in faults)
 
 
 def test_tomorrows_value_may_be_predicted_from_todays(folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_wrong_use_is_one_json_object_and_status_2(
     assert error["kind"] == "UsageError"
     assert error["where"] == where
     assert what in error["what"]
-    assert error["cure"].startswith(where)
+    assert error["hint"].startswith(where)
 
 
 def test_a_wrong_use_without_json_is_a_sentence_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def write(folder: Path, name: str, text: str) -> None:
 
 
 def test_an_error_says_what_where_and_what_to_do() -> None:
-    error = TruecourseError("is empty", where="flights.csv", cure="export it again")
+    error = TruecourseError("is empty", where="flights.csv", hint="export it again")
     assert str(error) == "flights.csv: is empty\n  → export it again"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     faults = ProblemError("p", [Fault("a", "b", "c"), Fault("d", "e")])

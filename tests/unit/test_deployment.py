@@ -24,7 +24,7 @@ def faults(text: str, folder: Path, configure: Configure) -> dict[str, str]:
         load_deployment("here")
     start = f"{folder / 'here.yaml'}:"
     assert all(fault.where.startswith(start) for fault in caught.value.faults)
-    return {fault.where.removeprefix(start): f"{fault.what} → {fault.cure}" for fault in caught.value.faults}
+    return {fault.where.removeprefix(start): f"{fault.what} → {fault.hint}" for fault in caught.value.faults}
 
 
 def test_the_environments_that_ship_are_sound() -> None:

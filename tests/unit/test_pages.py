@@ -209,7 +209,7 @@ def trace(store: LocalStore, most: bool) -> str:
 
 
 def refused(store: LocalStore, most: bool) -> str:
-    return render("refused.html", error=NotFound(LONG, where=LONG, cure=LONG) if most else NotFound("gone"))
+    return render("refused.html", error=NotFound(LONG, where=LONG, hint=LONG) if most else NotFound("gone"))
 
 
 def validation(store: LocalStore, most: bool) -> str:

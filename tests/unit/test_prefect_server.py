@@ -68,7 +68,7 @@ def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.M
     monkeypatch.setattr(prefect_server, "RESTARTS", 0.1)
     with pytest.raises(PlatformError, match="does not answer") as raised:
         prefect_server._require_answer(url)
-    assert "truecourse status" in raised.value.cure
+    assert "truecourse status" in raised.value.hint
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_mark_on_a_table_alone_is_a_fault(problem: Problem) -> None:
     )
     assert "distance" in fault.where
     assert "is private in table deliveries" in fault.what
-    assert 'private="drop"' in fault.cure
+    assert 'private="drop"' in fault.hint
 
 
 def test_a_mark_that_does_not_exist_is_refused() -> None:

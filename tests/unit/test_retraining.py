@@ -57,7 +57,7 @@ def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "causes", "because"),
     [
-        (POLICY, ["label rule"], "newer data cures no label rule"),
+        (POLICY, ["label rule"], "newer data fixes no label rule"),
         (POLICY, ["concept drift", "unit change"], "first mend the unit change of metric_1"),
         (Retraining(causes=["concept drift"], budget=0), ["concept drift"], "budget of retrainings is 0"),
     ],

@@ -55,7 +55,7 @@ def test_what_is_wrong_is_named_before_anything_starts(
     with pytest.raises(SettingsError, match=what) as refused:
         launch.start(tmp_path / "no bento", 1, tmp_path / "log")
     assert refused.value.where.startswith(f"TRUECOURSE_TLS_{setting}={tmp_path}")
-    assert refused.value.cure or kind == "cut off"
+    assert refused.value.hint or kind == "cut off"
     assert not (tmp_path / "log").exists()
 
 

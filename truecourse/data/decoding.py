@@ -83,9 +83,9 @@ def count_lines(text: bytes) -> int:
 def _undecodable(path: Path, name: str, where: str, error: UnicodeError) -> NoReturn:
     """Read again up to the first byte that is none of the encoding, to tell its line."""
     shown = "utf-8" if name == "utf-8-sig" else name
-    cure = "name its encoding"
+    hint = "name its encoding"
     if shown == "utf-8":
-        cure += ': csv=Csv(encoding="cp1252") is the usual one of Windows, "latin-1" an older one'
+        hint += ': csv=Csv(encoding="cp1252") is the usual one of Windows, "latin-1" an older one'
     decoder = codecs.getincrementaldecoder(name)()
     line, tail = 1, b""
     with path.open("rb") as file:
@@ -97,7 +97,7 @@ def _undecodable(path: Path, name: str, where: str, error: UnicodeError) -> NoRe
                 tail = (tail + text)[(tail + text).rfind(b"\n") + 1 :]
                 line += count_lines(text)
                 what = f"line {line} is not {shown}: byte 0x{found.object[found.start]:02x} at {len(tail)}"
-                raise SourceError(what, where=where, cure=cure) from None
+                raise SourceError(what, where=where, hint=hint) from None
             line += count_lines(text)
             tail = (tail + text)[(tail + text).rfind(b"\n") + 1 :]
-    raise SourceError(f"line {line} is cut off amid a character: {error}", where=where, cure=cure) from None
+    raise SourceError(f"line {line} is cut off amid a character: {error}", where=where, hint=hint) from None

@@ -167,7 +167,7 @@ class Suite:
                 raise ValidationFailed(
                     f"Great Expectations could not check it: {result.exception_info}",
                     where=f"{expectation.column}: {expectation.rule}",
-                    cure="correct the expectation in problem.py",
+                    hint="correct the expectation in problem.py",
                 )
             failures = failures_of(chunk.take(pa.array(places, pa.int64())), expectation.column)
             if expectation.name == "not_null":  # an unreadable cell is counted once, as unreadable

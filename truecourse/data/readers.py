@@ -47,8 +47,8 @@ def open_rows(located: Located) -> Iterator[Rows]:
     Raises SourceError, also while the rows are read, that names the file, and the line and byte where there is one."""
     with _errors(located), unpacked(located) as path:
         if not path.stat().st_size:
-            cure = "a file has at least a header line; fetch it again"
-            raise SourceError("the file is empty", where=located.uri, cure=cure)
+            hint = "a file has at least a header line; fetch it again"
+            raise SourceError("the file is empty", where=located.uri, hint=hint)
         if located.format == "csv":
             yield Records(utf8_blocks(path, located.csv.encoding, located.uri), located.csv, located.uri)
         elif located.format == "jsonl":
@@ -98,15 +98,15 @@ def require_columns(where: str, columns: Mapping[str, Any], present: Sequence[st
     others = [name for name in dict.fromkeys(present) if name not in columns]
     if missing := [name for name in columns if name in absent]:
         what = f"has no column {', '.join(map(repr, missing))}"
-        cure = f"its columns: {', '.join(present[:50])}"
+        hint = f"its columns: {', '.join(present[:50])}"
         if others:
             what += f"; its {', '.join(map(repr, others[:20]))} {'are' if len(others) > 1 else 'is'} not declared"
-            cure = f"if a column was renamed, rename it in the source or in problem.py; {cure}"
-        raise SourceError(what, where=where, cure=cure)
+            hint = f"if a column was renamed, rename it in the source or in problem.py; {hint}"
+        raise SourceError(what, where=where, hint=hint)
     if twice := [name for name in columns if list(present).count(name) > 1]:
         what = f"has {', '.join(map(repr, twice))} twice"
-        cure = f"rename one of them in the source, or leave the column out; its columns: {', '.join(present[:50])}"
-        raise SourceError(what, where=where, cure=cure)
+        hint = f"rename one of them in the source, or leave the column out; its columns: {', '.join(present[:50])}"
+        raise SourceError(what, where=where, hint=hint)
     if others:
         log.info("%s: not declared, ignored: %s", where, ", ".join(others))
 
@@ -117,7 +117,7 @@ def _errors(located: Located) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         what = f"cannot be read as {located.format or 'the result of a query'}: {_first_line(error)}"
-        raise SourceError(what, where=located.uri, cure="check the file, and the source's format and csv") from None
+        raise SourceError(what, where=located.uri, hint="check the file, and the source's format and csv") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -101,20 +101,20 @@ class Records:
         self._forget(found.end())
 
     def _header(self, where: str) -> tuple[str, ...]:
-        cure = "name the columns in the first line, or in the source: csv=Csv(names=[...])"
+        hint = "name the columns in the first line, or in the source: csv=Csv(names=[...])"
         while self._fill(LONGEST):
             row = self._scanner.row(self._buffer[:LONGEST].decode(errors="ignore"), 0, None)
             if row.fault:
                 what = f"line {self._line}, the header, cannot be split into names: {row.fault}"
-                raise SourceError(what, where=where, cure=cure)
+                raise SourceError(what, where=where, hint=hint)
             line = self._line
             self._forget(len("".join(row.lines).encode()))
             if not row.blank:
                 if "\0" in "".join(row.cells):
-                    cure = 'name its encoding, csv=Csv(encoding="utf-16-le") for example'
-                    raise SourceError(f"line {line} holds zero bytes", where=where, cure=cure)
+                    hint = 'name its encoding, csv=Csv(encoding="utf-16-le") for example'
+                    raise SourceError(f"line {line} holds zero bytes", where=where, hint=hint)
                 return tuple(name.strip() for name in row.cells) if self._csv.trim else tuple(row.cells)
-        raise SourceError("has no header line", where=where, cure=cure)
+        raise SourceError("has no header line", where=where, hint=hint)
 
     def _quick(self, piece: bytes, wanted: Sequence[int]) -> Chunk | None:
         """By Arrow; None if some line has more or fewer cells than the header."""

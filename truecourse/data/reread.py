@@ -141,9 +141,9 @@ def _reread_one(
     except SourceError as error:
         if delivery.fault:
             return 0, f"{error.what}, in {error.where}"
-        cure = "declare new columns with nulls=True, or deliver the source again with the column"
+        hint = "declare new columns with nulls=True, or deliver the source again with the column"
         what = f"delivery {delivery.number}, which was accepted or judged before, cannot be read as declared now: "
-        raise SourceError(what + error.what, where=error.where, cure=cure) from None
+        raise SourceError(what + error.what, where=error.where, hint=hint) from None
 
 
 def _read(located: Located, table: Table, before: set[str]) -> Iterator[pa.RecordBatch]:

@@ -87,12 +87,12 @@ def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | N
     Raises SourceError for a file that is not there or may not be read, or whose name tells no format."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
-        raise SourceError(what, where=uri, cure="give the path of a file")
+        raise SourceError(what, where=uri, hint="give the path of a file")
     format = format or named_format(uri, path)
     if format is None:
         known = ", ".join(FORMATS)
-        cure = 'name it so, or give format="csv", for example, in its source'
-        raise SourceError(f"its name tells no format (known: {known})", where=uri, cure=cure)
+        hint = 'name it so, or give format="csv", for example, in its source'
+        raise SourceError(f"its name tells no format (known: {known})", where=uri, hint=hint)
     named = _name_inside(uri, path)
     csv = csv or Csv()
     if re.search(r"\.tsv(\.gz|\.zip)?$", named, re.IGNORECASE) and csv.delimiter == ",":
@@ -100,7 +100,7 @@ def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | N
     try:
         return Located(uri, path, sha256_file(path), path.stat().st_size, format, csv)
     except OSError as error:
-        raise SourceError(error.strerror or str(error), where=uri, cure="check the file's owner and mode") from None
+        raise SourceError(error.strerror or str(error), where=uri, hint="check the file's owner and mode") from None
 
 
 def named_format(uri: str, path: Path | None = None) -> Format | None:
@@ -125,13 +125,13 @@ def _files(base: Path, pattern: str, where: str) -> list[Path]:
         path = base / pattern
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "no such file"
-            raise SourceError(what, where=f"{where}: {path}", cure="correct the table's source, or put the file there")
+            raise SourceError(what, where=f"{where}: {path}", hint="correct the table's source, or put the file there")
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(base / pattern), recursive=True))  # noqa: PTH207 (absolute too)
     files = [path for path in found if path.is_file()]
     if not files:
         raise SourceError(
-            "no file matches", where=f"{where}: {base / pattern}", cure="correct the glob, or put files there"
+            "no file matches", where=f"{where}: {base / pattern}", hint="correct the glob, or put files there"
         )
     return files
 
@@ -140,15 +140,15 @@ def _package_file(source: PackageData, where: str) -> Path:
     try:
         listed = importlib.metadata.files(source.package) or []
     except importlib.metadata.PackageNotFoundError:
-        cure = f"install it: uv add {source.package}"
-        raise SourceError(f"the package {source.package} is not installed", where=where, cure=cure) from None
+        hint = f"install it: uv add {source.package}"
+        raise SourceError(f"the package {source.package} is not installed", where=where, hint=hint) from None
     matching = [f for f in listed if f.as_posix() == source.path] or [
         f for f in listed if f.as_posix().endswith(f"/{source.path}")
     ]
     if len(matching) != 1:
         data = [f.as_posix() for f in listed if f.suffix not in (".py", ".pyc") and ".dist-info" not in f.as_posix()]
         what = f"{counted(len(matching), 'file')} of the package {source.package} are named {source.path}"
-        raise SourceError(what, where=where, cure=f"its files: {', '.join(data[:20])}")
+        raise SourceError(what, where=where, hint=f"its files: {', '.join(data[:20])}")
     return Path(str(matching[0].locate()))
 
 
@@ -159,13 +159,13 @@ def _objects(source: Objects, store: ObjectStore, folder: Path, where: str) -> I
         prefix = re.split(r"[*?\[]", source.key, maxsplit=1)[0]
         keys = sorted(key for key in store.list(prefix) if fnmatch.fnmatchcase(key, source.key))
         if not keys:
-            raise SourceError("no object matches", where=place, cure="correct the glob, or put the objects there")
+            raise SourceError("no object matches", where=place, hint="correct the glob, or put the objects there")
     for number, key in enumerate(keys):
         path = folder / f"object-{number}"
         try:
             store.download(key, path)
         except NotFound:
-            raise SourceError("no such object", where=place, cure="correct the key, or put the object there") from None
+            raise SourceError("no such object", where=place, hint="correct the key, or put the object there") from None
         yield _located(f"object:{key}", path, source)
 
 
@@ -202,7 +202,7 @@ def _unpack_zip(located: Located, target: Path) -> None:
         if len(members) != 1:
             names = ", ".join(m.filename for m in members[:10]) or "none"
             what = f"holds {counted(len(members), 'file')}, not one: {names}"
-            raise SourceError(what, where=located.uri, cure="pack one file an archive, or unpack it and name a glob")
+            raise SourceError(what, where=located.uri, hint="pack one file an archive, or unpack it and name a glob")
         with archive.open(members[0]) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, 1 << 20)
 
@@ -213,4 +213,4 @@ def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 def _broken(located: Located, error: Exception) -> NoReturn:
     what = f"the archive is broken: {error}"
-    raise SourceError(what, where=located.uri, cure="fetch the file again") from None
+    raise SourceError(what, where=located.uri, hint="fetch the file again") from None

@@ -81,8 +81,8 @@ def clean_versions(problem: Problem, tables: Tables) -> dict[str, TableVersion]:
     for table in problem.tables:
         version = tables.version(clean_table(problem.name, table.name))
         if version is None:
-            cure = f"truecourse run ingest --problem {problem.name}, then validate"
-            raise NotFound("the table has no clean version", where=f"{problem.name}.{table.name}", cure=cure)
+            hint = f"truecourse run ingest --problem {problem.name}, then validate"
+            raise NotFound("the table has no clean version", where=f"{problem.name}.{table.name}", hint=hint)
         versions[table.name] = version
     return versions
 
@@ -168,7 +168,7 @@ def _told(where: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise FeatureError(str(error), where=where, cure="run `truecourse check`, and correct the SQL") from error
+        raise FeatureError(str(error), where=where, hint="run `truecourse check`, and correct the SQL") from error
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> pa.Table:

@@ -25,20 +25,20 @@ def run_query(source: Sql, path: Path, where: str) -> None:
     url = get_settings().connections.get(source.connection)
     if url is None:
         known = ", ".join(get_settings().connections) or "none"
-        cure = f"set TRUECOURSE_CONNECTIONS__{source.connection.upper()} to its URL (known: {known})"
-        raise SourceError("the settings do not name it", where=place, cure=cure)
+        hint = f"set TRUECOURSE_CONNECTIONS__{source.connection.upper()} to its URL (known: {known})"
+        raise SourceError("the settings do not name it", where=place, hint=hint)
     try:
         engine = create_engine(url.get_secret_value())
     except (ArgumentError, ImportError) as error:
         what = f"{type(error).__name__}: the URL is malformed, or its driver is not installed"
-        raise SourceError(what, where=place, cure="write it as SQLAlchemy does: dialect+driver://...") from None
+        raise SourceError(what, where=place, hint="write it as SQLAlchemy does: dialect+driver://...") from None
     try:
         with engine.connect().execution_options(stream_results=True, yield_per=ROWS) as connection:
             result = connection.execute(text(source.query))
             _write(path, list(result.keys()), result.partitions(ROWS))
     except SQLAlchemyError as error:
         what = str(getattr(error, "orig", None) or error).strip()
-        raise SourceError(what, where=place, cure="check the query, and that the database answers") from None
+        raise SourceError(what, where=place, hint="check the query, and that the database answers") from None
     finally:
         engine.dispose()
 

@@ -117,9 +117,9 @@ def require_accepted(problem: str, results: Sequence[TableResult]) -> None:
     """Raises ValidationFailed for deliveries that this run refused, and for stale tables."""
     faults = [fault for result in results for fault in result.faults]
     if faults:
-        cure = f"see {page_key(problem)} in storage. Correct the file and run again: what comes to the same place is "
-        cure += "judged by itself; or change the declaration in problem.py, and it is judged again"
-        raise ValidationFailed("\n  ".join(faults), where=f"problem {problem}", cure=cure)
+        hint = f"see {page_key(problem)} in storage. Correct the file and run again: what comes to the same place is "
+        hint += "judged by itself; or change the declaration in problem.py, and it is judged again"
+        raise ValidationFailed("\n  ".join(faults), where=f"problem {problem}", hint=hint)
 
 
 def outcomes(tallies: Tallies) -> tuple[Outcome, ...]:

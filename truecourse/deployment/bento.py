@@ -74,7 +74,7 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
     model = model_files(version)
     if sha256(model["model.ubj"]) != version.model_sha256:
         where = f"version {version.version} of {problem.name}"
-        raise IntegrityError("the model's bytes were changed", where=where, cure="train and register it again")
+        raise IntegrityError("the model's bytes were changed", where=where, hint="train and register it again")
     check_problem(problem, json.loads(model["problem.json"]), version)
     folder = f"problems/{problem.name}"
     files = bento_code(REPOSITORY)
@@ -88,8 +88,8 @@ def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVers
     """Raises ModelError if the problem is no longer what its problem.json, `recorded`, says."""
     if changed := _changed(problem, recorded):
         where = f"version {version.version} of {problem.name}"
-        cure = f"restore the problem, or `truecourse run train --problem {problem.name}` and register that"
-        raise ModelError(f"the problem has changed since training: {', '.join(changed)}", where=where, cure=cure)
+        hint = f"restore the problem, or `truecourse run train --problem {problem.name}` and register that"
+        raise ModelError(f"the problem has changed since training: {', '.join(changed)}", where=where, hint=hint)
 
 
 def changed_parts(problem: Problem, version: ModelVersion) -> list[str]:

@@ -85,5 +85,5 @@ def alone(environment: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             what = "another deployment is under way"
-            raise PlatformError(what, where=f"environment {environment}", cure="wait for its end") from None
+            raise PlatformError(what, where=f"environment {environment}", hint="wait for its end") from None
         yield

@@ -70,8 +70,8 @@ def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str
     """The configuration of a registered version with these model_files()."""
     entry = runs.recorded(problem.name, version.run_id)
     if runs.FORM not in entry.tags:
-        where, cure = f"version {version.version} of {problem.name}", "train and register it again"
-        raise ModelError(f"was trained by an older Truecourse: its run has no {runs.FORM}", where=where, cure=cure)
+        where, hint = f"version {version.version} of {problem.name}", "train and register it again"
+        raise ModelError(f"was trained by an older Truecourse: its run has no {runs.FORM}", where=where, hint=hint)
     return InferenceConfig(
         problem=problem.name,
         kind=problem.kind,

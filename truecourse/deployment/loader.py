@@ -1,4 +1,4 @@
-"""Reading deployment configurations: every fault at once, each with its file, line, field and cure."""
+"""Reading deployment configurations: every fault at once, each with its file, line, field and hint."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -42,8 +42,8 @@ def load_deployment(name: str) -> DeploymentConfig:
         text = file.read_text()
         node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except OSError as error:
-        cure = f"known environments: {', '.join(environment_names()) or 'none'}"
-        raise DeploymentError(name, [Fault(str(file), f"cannot be read: {error.strerror}", cure)]) from None
+        hint = f"known environments: {', '.join(environment_names()) or 'none'}"
+        raise DeploymentError(name, [Fault(str(file), f"cannot be read: {error.strerror}", hint)]) from None
     except yaml.YAMLError as error:
         raise DeploymentError(name, [Fault(str(file), f"is no YAML: {error}")]) from None
     if not isinstance(values, dict):
@@ -51,9 +51,9 @@ def load_deployment(name: str) -> DeploymentConfig:
     try:
         config = DeploymentConfig.model_validate(values)
     except ValidationError as error:
-        faults = [Fault(_place(file, node, e["loc"]), e["msg"], _cure(e)) for e in error.errors()]
+        faults = [Fault(_place(file, node, e["loc"]), e["msg"], _hint(e)) for e in error.errors()]
         raise DeploymentError(name, faults) from None
-    faults = [Fault(_place(file, node, path), what, cure) for path, what, cure in _faults(name, config)]
+    faults = [Fault(_place(file, node, path), what, hint) for path, what, hint in _faults(name, config)]
     if faults:
         raise DeploymentError(name, faults)
     return config
@@ -79,7 +79,7 @@ def _line(node: Any, path: tuple[int | str, ...]) -> int:
     return line
 
 
-def _cure(error: Any) -> str:
+def _hint(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "remove it, or look for the right name in deployments/schema.json"
     return "" if error["type"] == "missing" else f"got {error['input']!r:.80}"
@@ -97,9 +97,9 @@ def _faults(name: str, config: DeploymentConfig) -> Iterator[Found]:
         yield ("container", "replicas_min"), "is above replicas_max", f"at most {container.replicas_max}"
     reachable = config.target == "container" or (config.target == "process" and not _is_loopback(config.host))
     if reachable and config.authentication.kind == "none" and not config.settings.get("allow_anonymous"):
-        cure = "authentication: {kind: keys}, or host: 127.0.0.1; settings: {allow_anonymous: true} to answer anybody"
+        hint = "authentication: {kind: keys}, or host: 127.0.0.1; settings: {allow_anonymous: true} to answer anybody"
         told = config.host if config.target == "process" else "a container"
-        yield ("host",), f"{told} can be reached by others, and nobody is asked for a key", cure
+        yield ("host",), f"{told} can be reached by others, and nobody is asked for a key", hint
     for setting in config.settings:
         yield from _setting_faults(setting, secret=False)
     for setting in config.secrets:

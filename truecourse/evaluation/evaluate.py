@@ -95,8 +95,8 @@ class HeldOut:
                 columns[gate.column] = min(columns.get(gate.column, FEWEST_ROWS), gate.rows)
         absent = [name for name in columns if name not in self.rows.column_names]
         if absent:
-            cure = "name request fields or features in Monitoring(slices=...) and SliceFloor(...)"
-            raise ModelError(f"no column {', '.join(absent)}", where=f"problem {self.problem.name}: slices", cure=cure)
+            hint = "name request fields or features in Monitoring(slices=...) and SliceFloor(...)"
+            raise ModelError(f"no column {', '.join(absent)}", where=f"problem {self.problem.name}: slices", hint=hint)
         rest = (self.labels, self.judged["model"], self.blocks)
         kind = self.problem.kind
         return [part for name, fewest in columns.items() for part in slices(kind, self.rows, name, *rest, fewest)]

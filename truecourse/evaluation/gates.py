@@ -131,7 +131,7 @@ def _within(gate: MetricGate | SliceFloor, value: float | None) -> bool:
 
 def _value(metrics: Mapping[str, Mapping[str, float | None]], name: str) -> float | None:
     if name not in metrics:
-        raise ModelError(f"there is no metric {name}", where="gates", cure=f"choose one of {', '.join(metrics)}")
+        raise ModelError(f"there is no metric {name}", where="gates", hint=f"choose one of {', '.join(metrics)}")
     return metrics[name]["value"]
 
 

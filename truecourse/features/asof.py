@@ -63,7 +63,7 @@ class _Prepared:
 
 def _column(frame: "pl.DataFrame", name: str, where: str) -> "pl.Series":
     if name not in frame.columns:
-        raise FeatureError(f"no column {name!r}", where=where, cure=f"it has {', '.join(frame.columns)}")
+        raise FeatureError(f"no column {name!r}", where=where, hint=f"it has {', '.join(frame.columns)}")
     return frame[name]
 
 
@@ -73,7 +73,7 @@ def _time(frame: "pl.DataFrame", name: str, where: str, alias: str) -> "pl.Serie
 
     series = _column(frame, name, where)
     if not isinstance(series.dtype, pl.Datetime):
-        raise FeatureError(f"{name} is {series.dtype}", where=where, cure="make it a timestamp")
+        raise FeatureError(f"{name} is {series.dtype}", where=where, hint="make it a timestamp")
     if series.dtype.time_zone:
         series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return series.cast(pl.Datetime("us")).alias(alias)
@@ -118,7 +118,7 @@ def _decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str,
         if series.dtype != kind:
             if kind.is_numeric() != series.dtype.is_numeric() and series.dtype != pl.Null:
                 what = f"{source} is {series.dtype}, and {name} in the feature table {kind}"
-                raise FeatureError(what, where="the spine", cure="give both the type that the problem declares")
+                raise FeatureError(what, where="the spine", hint="give both the type that the problem declares")
             cast = series.cast(kind, strict=False)
             series = cast if not series.dtype.is_float() else cast.set(cast.cast(series.dtype) != series, None)
         columns.append(series.alias(name))

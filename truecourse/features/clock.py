@@ -27,7 +27,7 @@ def past_moment(moment: datetime | None) -> datetime | None:
     now, moment = datetime.now(UTC), aware_utc(moment)
     if moment > now:
         what = f"{moment:%Y-%m-%d %H:%M:%S} UTC lies in the future; now is {now:%Y-%m-%d %H:%M:%S} UTC"
-        raise SettingsError(what, where="--at", cure="name a moment that is over, or leave it out: then it is now")
+        raise SettingsError(what, where="--at", hint="name a moment that is over, or leave it out: then it is now")
     return moment
 
 

@@ -54,7 +54,7 @@ def _checked(problem: Problem, rows: pa.Table) -> pa.Table:
     wanted |= {name: rows.schema.field(name).type for name in ("label", "known_at") if name in rows.column_names}
     absent = [name for name in wanted if name not in rows.column_names]
     if absent:
-        raise FeatureError(f"returns no column {', '.join(absent)}", where=where, cure="add it to the SELECT")
+        raise FeatureError(f"returns no column {', '.join(absent)}", where=where, hint="add it to the SELECT")
     try:
         rows = rows.select(list(wanted)).cast(pa.schema(list(wanted.items())))
     except pa.ArrowInvalid as error:
@@ -68,7 +68,7 @@ def _checked(problem: Problem, rows: pa.Table) -> pa.Table:
         raise FeatureError(
             f"{counted(repeated, 'row')} with another's id",
             where=where,
-            cure="an id names one decision; check the joins",
+            hint="an id names one decision; check the joins",
         )
     return rows
 

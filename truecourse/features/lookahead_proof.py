@@ -173,8 +173,8 @@ class _Subject:
         self._stored(moment)
         if self._difference(_FULL, _AGAIN) is None:
             what = f"{found.told(f'view {self.view.name}', moment)}, and the rows before tell why"
-            cure = f"it reads rows farther away than its lookback of {self.view.lookback}: declare a longer one"
-            raise FeatureError(f"the lookback is too short: {what}", where=self._where, cure=cure)
+            hint = f"it reads rows farther away than its lookback of {self.view.lookback}: declare a longer one"
+            raise FeatureError(f"the lookback is too short: {what}", where=self._where, hint=hint)
         return None
 
     @property
@@ -243,11 +243,11 @@ class _Subject:
         shown = _Difference(row, found.at, found.column, found.full, found.cut)
         said = shown.told(f"view {self.view.name}", moment)
         decision = self._decision(row, found.at)
-        cure = (
+        hint = (
             "let every value come from rows known by its event_timestamp: frames end at CURRENT ROW, joins take "
             "earlier rows, aggregates are bound in time"
         )
-        return LookAheadError(said + decision, where=self._where, cure=cure)
+        return LookAheadError(said + decision, where=self._where, hint=hint)
 
     def _decision(self, row: Mapping[str, Any], event: datetime) -> str:
         """The first decision that was given the value."""
@@ -302,8 +302,8 @@ def _decisions_agree(
             found = _first_difference(connection, _FULL, _CUT, ["id"], columns, floats, clock)
         if found is not None:
             shown = _Difference({"decision": found.row["id"]}, found.at, found.column, found.full, found.cut)
-            cure = f"read nothing that comes later than {clock}; {ahead}"
-            raise LookAheadError(shown.told(subject, moment), where=file, cure=cure)
+            hint = f"read nothing that comes later than {clock}; {ahead}"
+            raise LookAheadError(shown.told(subject, moment), where=file, hint=hint)
         yield subject, len(sides[0])
 
 

@@ -65,7 +65,7 @@ def key_columns(problem: Problem, view: View) -> dict[str, AnyColumn]:
     absent = [key for key in keys if key not in problem.request_fields]
     if absent:
         what = f"the entity {view.entity} has keys that are no request field: {', '.join(absent)}"
-        raise FeatureError(what, where=f"problem {problem.name}", cure="declare them in `request`")
+        raise FeatureError(what, where=f"problem {problem.name}", hint="declare them in `request`")
     return {key: problem.request_fields[key] for key in keys}
 
 
@@ -81,7 +81,7 @@ def checked_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view:
     for name, column in wanted.items():
         _check_type(view, name, column, returned[name])
     if not view.timeless and not returned[EVENT].startswith(_TIMES):
-        raise FeatureError(f"{EVENT} is {returned[EVENT]}", where=view.sql, cure="return a TIMESTAMP in UTC")
+        raise FeatureError(f"{EVENT} is {returned[EVENT]}", where=view.sql, hint="return a TIMESTAMP in UTC")
     columns = [f"CAST({sql.quoted(n)} AS {duckdb_type(c)}) AS {sql.quoted(n)}" for n, c in wanted.items()]
     moment = f"CAST({EVENT} AS TIMESTAMPTZ)" if times else "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
     known = " AND ".join(f"{sql.quoted(key)} IS NOT NULL" for key in keys)
@@ -99,11 +99,11 @@ def _check_names(view: View, returned: dict[str, str], wanted: list[str]) -> Non
     absent = [name for name in wanted if name not in returned]
     extra = [name for name in returned if name not in wanted]
     if absent:
-        cure = f"add it to the SELECT, which returns {', '.join(returned)}"
-        raise FeatureError(f"returns no column {', '.join(absent)}", where=view.sql, cure=cure)
+        hint = f"add it to the SELECT, which returns {', '.join(returned)}"
+        raise FeatureError(f"returns no column {', '.join(absent)}", where=view.sql, hint=hint)
     if extra:
-        cure = f"declare it in the features of view {view.name}, or take it out of the SELECT"
-        raise FeatureError(f"returns {', '.join(extra)}, which nobody declares", where=view.sql, cure=cure)
+        hint = f"declare it in the features of view {view.name}, or take it out of the SELECT"
+        raise FeatureError(f"returns {', '.join(extra)}, which nobody declares", where=view.sql, hint=hint)
 
 
 def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None:
@@ -113,5 +113,5 @@ def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None
     }[duckdb_type(column)]  # fmt: skip
     if not returned.startswith(fits) and returned not in ('"NULL"', "NULL"):
         declared = type(column).__name__
-        cure = f"CAST it to {duckdb_type(column)}, or correct the declaration of view {view.name}"
-        raise FeatureError(f"{name} is declared {declared} and comes as {returned}", where=view.sql, cure=cure)
+        hint = f"CAST it to {duckdb_type(column)}, or correct the declaration of view {view.name}"
+        raise FeatureError(f"{name} is declared {declared} and comes as {returned}", where=view.sql, hint=hint)

@@ -80,8 +80,8 @@ class History:
     def _check(self, target: str) -> None:
         ((missing,),) = self._all(f"SELECT count(*) FROM {target} WHERE {EVENT} IS NULL")  # noqa: S608
         if missing:
-            cure = "a row is of use from the moment it became known: leave out rows that have none"
-            raise FeatureError(f"{counted(missing, 'row')} without {EVENT}", where=self.view.sql, cure=cure)
+            hint = "a row is of use from the moment it became known: leave out rows that have none"
+            raise FeatureError(f"{counted(missing, 'row')} without {EVENT}", where=self.view.sql, hint=hint)
         identity = ", ".join([*self.keys, EVENT])
         repeated = self._all(
             f"SELECT {identity}, count(*) FROM {target} GROUP BY {identity} HAVING count(*) > 1 LIMIT 1"  # noqa: S608
@@ -90,8 +90,8 @@ class History:
             *values, count = repeated[0]
             names = [*self.problem.entity(self.view.entity).join_keys, EVENT]
             row = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-            cure = "return one row for each key and event_timestamp: GROUP BY them"
-            raise FeatureError(f"{counted(count, 'row')} for {row}", where=self.view.sql, cure=cure)
+            hint = "return one row for each key and event_timestamp: GROUP BY them"
+            raise FeatureError(f"{counted(count, 'row')} for {row}", where=self.view.sql, hint=hint)
 
     def _epochs(self, spans: list[Span]) -> list[tuple[datetime, list[Span]]]:
         """The moments (naive UTC) at which late rows and corrections became known, and the spans they touch."""

@@ -120,7 +120,7 @@ class Vocabulary(BaseModel):
         strange = pc.unique(text.filter(pc.and_(pc.is_null(codes), pc.is_valid(text)))).to_pylist()
         if strange:
             raise ModelError(
-                f"labels that training never saw: {', '.join(strange[:5])}", cure="declare Label(classes=...)"
+                f"labels that training never saw: {', '.join(strange[:5])}", hint="declare Label(classes=...)"
             )
         return np.asarray(codes.cast(pa.float32()).to_numpy(), dtype=np.float32)
 
@@ -169,8 +169,8 @@ def _check_classes(problem: Problem, classes: tuple[str, ...], present: Iterable
             f"a binary label has two classes, this one {len(classes)}: {', '.join(classes[:6])}", where=where
         )
     if len(classes) < 2:
-        raise ModelError("the training rows have one class only", where=where, cure="widen the training split")
+        raise ModelError("the training rows have one class only", where=where, hint="widen the training split")
     strange = sorted(set(present) - set(classes))
     if strange:
-        cure = "declare Label(classes=...), or widen the training split"
-        raise ModelError(f"classes outside the training rows: {', '.join(strange[:5])}", where=where, cure=cure)
+        hint = "declare Label(classes=...), or widen the training split"
+        raise ModelError(f"classes outside the training rows: {', '.join(strange[:5])}", where=where, hint=hint)

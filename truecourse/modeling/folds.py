@@ -22,8 +22,8 @@ def folds(problem: Problem, rows: pa.Table) -> list[tuple[Array, Array]]:
     part is empty."""
     masks = _rolling(rows) if isinstance(problem.split, TimeSplit) else _hashed(rows, problem.split.seed)
     if any(not fit.any() or not score.any() for fit, score in masks):
-        cure = "train on more rows, or a longer time"
-        raise ModelError("too few training rows to tune on", where=f"problem {problem.name}", cure=cure)
+        hint = "train on more rows, or a longer time"
+        raise ModelError("too few training rows to tune on", where=f"problem {problem.name}", hint=hint)
     return masks
 
 

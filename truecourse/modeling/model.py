@@ -37,7 +37,7 @@ class Model:
         except xgboost.core.XGBoostError as error:
             raise ModelError(f"the bytes are no XGBoost model: {str(error).splitlines()[0]}") from None
         if (booster.feature_names or []) != vocabulary.booster_names:
-            raise ModelError("the model's inputs are not those of its vocabulary", cure="package the model again")
+            raise ModelError("the model's inputs are not those of its vocabulary", hint="package the model again")
         return cls(booster, vocabulary, kind)
 
     def compiled(self) -> Self:

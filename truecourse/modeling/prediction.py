@@ -51,7 +51,7 @@ def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any
     for numbers in model.predict(matrix).tolist():
         several = kind == "multiclass"
         if not (all(map(math.isfinite, numbers)) if several else math.isfinite(numbers)):
-            raise ModelError(_NO_NUMBER, cure=_BACK)
+            raise ModelError(_NO_NUMBER, hint=_BACK)
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
         rows.append({**scores, "prediction": named(kind, classes, numbers), "missing": [], "unknown": []})
     features, kinds = model.vocabulary.features, model.vocabulary.kinds
@@ -82,7 +82,7 @@ def attributions(model: Model, matrix: Array) -> tuple[Array, Array, Array]:
     margin, which within float32 is Model.margin(). Of a multiclass model those of the predicted class."""
     shap = model.contributions(matrix).astype(np.float64)
     if not np.isfinite(shap).all():  # JSON would tell NaN and infinities as null
-        raise ModelError(_NO_NUMBER, cure=_BACK)
+        raise ModelError(_NO_NUMBER, hint=_BACK)
     if model.kind == "multiclass":
         shap = shap[np.arange(len(matrix)), model.margin(matrix).argmax(axis=1)]
     return shap[:, -1], shap.sum(axis=1), shap[:, :-1]

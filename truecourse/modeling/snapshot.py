@@ -77,8 +77,8 @@ def load_frame(store: ObjectStore, snapshot: Snapshot) -> pa.Table:
     """The frame, re-hashed. Raises IntegrityError when its bytes are not the recorded ones."""
     data = store.get(snapshot.frame_key)
     if sha256(data) != snapshot.sha256:
-        cure = "restore the object from a backup, or build the snapshot again with `truecourse run train`"
-        raise IntegrityError("the snapshot's bytes were changed", where=snapshot.frame_key, cure=cure)
+        hint = "restore the object from a backup, or build the snapshot again with `truecourse run train`"
+        raise IntegrityError("the snapshot's bytes were changed", where=snapshot.frame_key, hint=hint)
     return pq.read_table(pa.BufferReader(data))
 
 

@@ -88,8 +88,8 @@ def with_parameters(spec: XGBoost, found: Mapping[str, Any]) -> XGBoost:
     """The model with some parameters replaced. Raises ModelError for one that XGBoost() does not have."""
     strange = sorted(set(found) - {f.name for f in dataclasses.fields(spec)})
     if strange:
-        cure = "name fields of truecourse.problem.XGBoost in XGBoost(search=...)"
-        raise ModelError(f"no parameter {', '.join(strange)}", where="XGBoost", cure=cure)
+        hint = "name fields of truecourse.problem.XGBoost in XGBoost(search=...)"
+        raise ModelError(f"no parameter {', '.join(strange)}", where="XGBoost", hint=hint)
     return dataclasses.replace(spec, **found)
 
 

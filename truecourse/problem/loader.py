@@ -40,15 +40,15 @@ def default_problem() -> str:
         return names[0]
     if not names:
         raise SettingsError(
-            "no problem is there", where=str(settings.problems), cure="truecourse init NAME --data FILE --label COLUMN"
+            "no problem is there", where=str(settings.problems), hint="truecourse init NAME --data FILE --label COLUMN"
         )
     what = f"no problem is named, and there are {len(names)}: {', '.join(names)}"
-    raise SettingsError(what, where=str(settings.problems), cure="name one by --problem, or in TRUECOURSE_PROBLEM")
+    raise SettingsError(what, where=str(settings.problems), hint="name one by --problem, or in TRUECOURSE_PROBLEM")
 
 
 def load_problem(name: str | None = None, problems: Path | None = None) -> Problem:
     """The PROBLEM of `<problems>/<name>/problem.py`, of the settings' problems unless others are given. Raises
-    ProblemError with a place and a cure."""
+    ProblemError with a place and a hint."""
     name = name or default_problem()
     folder = (problems or get_settings().problems) / name
     file = folder / "problem.py"
@@ -122,7 +122,7 @@ def _executed(name: str, module_name: str, file: Path) -> Any:
     except ValidationError as error:
         where = f"{file}:{_line_of(error, file)} {error.title}"
         raise ProblemError(
-            name, [Fault(_place(where, e["loc"]), e["msg"], _cure(e, error.title)) for e in error.errors()]
+            name, [Fault(_place(where, e["loc"]), e["msg"], _hint(e, error.title)) for e in error.errors()]
         ) from None
     except Exception as error:
         fault = Fault(
@@ -144,7 +144,7 @@ def _place(where: str, location: tuple[int | str, ...]) -> str:
     return f"{where}.{'.'.join(map(str, location))}" if location else where
 
 
-def _cure(error: Any, kind: str) -> str:
+def _hint(error: Any, kind: str) -> str:
     """`kind`: the name of the class that did not take the value."""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         made = getattr(truecourse.problem, kind, None)

@@ -24,7 +24,7 @@ class Alerts:
 class Retraining:
     """When findings start a training, and on which rows.
 
-    `causes`: of findings that newer data cures. `spoilers`: causes that would be learned with the data: while such a
+    `causes`: of findings that newer data fixes. `spoilers`: causes that would be learned with the data: while such a
     finding is open, nothing is trained. At most one training every `cooldown`, and `budget` of them within seven days
     (0: never by itself).
 

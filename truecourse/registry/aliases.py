@@ -91,18 +91,18 @@ def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
 
     Raises ModelError if there is nobody to go back to, or the aliases were moved meanwhile."""
     entries = history(problem)
-    where, cure = f"model {problem}", "`truecourse status` lists who was in office"
+    where, hint = f"model {problem}", "`truecourse status` lists who was in office"
     seen = entries[-1] if entries else None
     if seen is None or seen.champion is None:
-        raise ModelError("there is no champion to roll back", where=where, cure=cure)
+        raise ModelError("there is no champion to roll back", where=where, hint=hint)
     before = predecessors(entries)
     if to is not None:
         before = [entry.champion for entry in entries if entry.champion and entry.champion.version == to]
     if not before:
         what = f"no version was champion before version {seen.champion.version}"
-        raise ModelError(what if to is None else f"version {to} never was champion", where=where, cure=cure)
+        raise ModelError(what if to is None else f"version {to} never was champion", where=where, hint=hint)
     if before[-1] == seen.champion:
-        raise ModelError(f"version {to} is champion already", where=where, cure=cure)
+        raise ModelError(f"version {to} is champion already", where=where, hint=hint)
     return move(seen, problem, ROLLBACK, reason, champion=before[-1], shadow=False, share=0.0)
 
 

@@ -78,11 +78,11 @@ def _failures(uri: str) -> Iterator[None]:
         said = str(error.message).strip().splitlines() or [type(error).__name__]
         if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
             _silent[uri] = time.monotonic() + _QUIET
-        cure = "`truecourse mirror show` tells what differs from our record"
-        raise MirrorError(f"MLflow: {said[0][:200]}", where=_place(uri), cure=cure, code=code) from None
+        hint = "`truecourse mirror show` tells what differs from our record"
+        raise MirrorError(f"MLflow: {said[0][:200]}", where=_place(uri), hint=hint, code=code) from None
     except (RequestException, SQLAlchemyError, OSError) as error:
         _silent[uri] = time.monotonic() + _QUIET
-        raise MirrorError(f"MLflow does not answer: {type(error).__name__}", where=_place(uri), cure=_CURE) from None
+        raise MirrorError(f"MLflow does not answer: {type(error).__name__}", where=_place(uri), hint=_CURE) from None
 
 
 def _place(uri: str) -> str:
@@ -94,7 +94,7 @@ def _place(uri: str) -> str:
 def _require_answer(uri: str) -> None:
     """Raises MirrorError, at once, where MLflow is known not to answer: its own client would try for minutes."""
     if time.monotonic() < _silent.get(uri, 0.0):
-        raise MirrorError("MLflow does not answer", where=_place(uri), cure=_CURE)
+        raise MirrorError("MLflow does not answer", where=_place(uri), hint=_CURE)
 
 
 def connect_mlflow() -> "MlflowClient":
@@ -131,10 +131,10 @@ def _probe(uri: str) -> None:
                 database.execute("SELECT count(*) FROM alembic_version").fetchall()
     except requests.exceptions.RequestException as error:
         what = f"MLflow does not answer: {type(error).__name__}"
-        raise MirrorError(what, where=_place(uri), cure=_CURE) from None
+        raise MirrorError(what, where=_place(uri), hint=_CURE) from None
     except (OSError, ValueError, sqlite3.Error) as error:
-        cure = "wait for whoever locks it, or move a damaged one away; then `truecourse mirror write` fills it again"
-        raise MirrorError(f"MLflow's database cannot be read: {error}", where=_place(uri), cure=cure) from None
+        hint = "wait for whoever locks it, or move a damaged one away; then `truecourse mirror write` fills it again"
+        raise MirrorError(f"MLflow's database cannot be read: {error}", where=_place(uri), hint=hint) from None
 
 
 @lru_cache(maxsize=4)
@@ -165,7 +165,7 @@ def _database_lock(uri: str) -> Iterator[None]:
         file = (home / "mlflow.lock").open("w")
     except OSError as error:
         raise PlatformError(
-            f"cannot be written: {error.strerror}", where=str(home), cure="set TRUECOURSE_HOME"
+            f"cannot be written: {error.strerror}", where=str(home), hint="set TRUECOURSE_HOME"
         ) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -209,11 +209,11 @@ def experiment(problem: str) -> str:
                 raise
     if found.lifecycle_stage == "deleted":
         what = "its experiment was deleted in MLflow"
-        raise MirrorError(what, where=problem, cure="truecourse mirror write", code="DELETED")
+        raise MirrorError(what, where=problem, hint="truecourse mirror write", code="DELETED")
     if found.artifact_location.removeprefix("file://").rstrip("/") != place:
         what = f"its experiment keeps artifacts in {found.artifact_location}, the storage root is {place}"
         raise ModelError(
-            what, where=f"problem {problem}", cure="set TRUECOURSE_STORAGE as it was, or a new TRUECOURSE_HOME"
+            what, where=f"problem {problem}", hint="set TRUECOURSE_STORAGE as it was, or a new TRUECOURSE_HOME"
         )
     return str(found.experiment_id)
 

@@ -61,8 +61,8 @@ def recorded(problem: str, run_id: str) -> RunRecord:
     try:
         return RunRecord.model_validate_json(open_store().get(record_key(problem, run_id)))
     except NotFound:
-        cure = f"truecourse run train --problem {problem}"
-        raise ModelError("no such training run", where=f"run {run_id} of problem {problem}", cure=cure) from None
+        hint = f"truecourse run train --problem {problem}"
+        raise ModelError("no such training run", where=f"run {run_id} of problem {problem}", hint=hint) from None
 
 
 def record_digest(problem: str, run_id: str) -> str:
@@ -93,8 +93,8 @@ def trained_run(problem: str, run_id: str | None = None) -> TrainedRun:
     try:
         return recorded(problem, open_store().get(f"models/{problem}/newest").decode()).run
     except NotFound:
-        cure = f"truecourse run train --problem {problem}"
-        raise ModelError("no model was trained yet", where=f"problem {problem}", cure=cure) from None
+        hint = f"truecourse run train --problem {problem}"
+        raise ModelError("no model was trained yet", where=f"problem {problem}", hint=hint) from None
 
 
 def forget(store: ObjectStore, entry: RunRecord) -> None:
@@ -119,9 +119,9 @@ def open_model(version: ModelVersion | TrainedRun, kind: Kind, threads: int | No
         data = open_store().get(key)
         vocabulary = artifact(version.run_id, "model/vocabulary.json")
     except NotFound as error:
-        cure = f"restore the object, or `truecourse run train --problem {version.problem}`"
-        raise IntegrityError("the model's file is gone from storage", where=error.where, cure=cure) from None
+        hint = f"restore the object, or `truecourse run train --problem {version.problem}`"
+        raise IntegrityError("the model's file is gone from storage", where=error.where, hint=hint) from None
     if sha256(data) != version.model_sha256:
-        cure = f"restore the object, or `truecourse run train --problem {version.problem}`"
-        raise IntegrityError("the model's bytes were changed", where=key, cure=cure)
+        hint = f"restore the object, or `truecourse run train --problem {version.problem}`"
+        raise IntegrityError("the model's bytes were changed", where=key, hint=hint)
     return Model.load(data, Vocabulary.from_json(vocabulary), kind, threads)

@@ -69,7 +69,7 @@ def version(problem: str, number: int) -> ModelVersion:
     entry = ledger(problem).entry(number)
     if entry is None:
         known = ", ".join(map(str, ledger(problem).numbers())) or "none"
-        raise ModelError(f"no version {number}", where=f"model {problem}", cure=f"registered versions: {known}")
+        raise ModelError(f"no version {number}", where=f"model {problem}", hint=f"registered versions: {known}")
     return entry.of(problem)
 
 
@@ -87,7 +87,7 @@ def tags(version: ModelVersion) -> dict[str, str]:
     except NotFound:
         return {}
     if found is None:
-        raise IntegrityError("what is known of the version was changed", where=key, cure="restore it from a backup")
+        raise IntegrityError("what is known of the version was changed", where=key, hint="restore it from a backup")
     known: dict[str, str] = found["tags"]
     return known
 

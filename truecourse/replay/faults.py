@@ -52,15 +52,15 @@ def planted(problem: Problem, texts: list[str], first: date, last: date) -> tupl
         try:
             found.append(_parsed(problem, text, first, last))
         except _Wrong as wrong:
-            faults.append(Fault(f"--inject {text}", wrong.what, wrong.cure))
+            faults.append(Fault(f"--inject {text}", wrong.what, wrong.hint))
     if faults:
         raise ReplayError(problem.name, faults)
     return tuple(sorted(found, key=lambda fault: (fault.start, fault.text)))
 
 
 class _Wrong(Exception):
-    def __init__(self, what: str, cure: str) -> None:
-        self.what, self.cure = what, cure
+    def __init__(self, what: str, hint: str) -> None:
+        self.what, self.hint = what, hint
         super().__init__(what)
 
 

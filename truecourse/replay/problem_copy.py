@@ -42,8 +42,8 @@ def restage(problem: Problem, place: Path, first: date, faults: tuple[Planted, .
     to replay."""
     if problem.is_plain or not isinstance(problem.split, TimeSplit):
         what = "has no spine with decision times, split by time"
-        cure = "only a problem whose decisions are dated and split by a TimeSplit can be played forward"
-        raise ReplayError(problem.name, [Fault("problem.py", what, cure)])
+        hint = "only a problem whose decisions are dated and split by a TimeSplit can be played forward"
+        raise ReplayError(problem.name, [Fault("problem.py", what, hint)])
     folder = place / problem.name
     folder.mkdir(parents=True)
     for file in problem.folder.rglob("*.sql"):

@@ -70,7 +70,7 @@ def revoke(number: str) -> ApiKey:
     def without(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
         found[:] = [key for key in keys if key.id == number]
         if not found:
-            raise NotFound("there is no such key", where=f"key {number}", cure="truecourse key list")
+            raise NotFound("there is no such key", where=f"key {number}", hint="truecourse key list")
         return tuple(key for key in keys if key.id != number)
 
     _change(without, "revoke", number)

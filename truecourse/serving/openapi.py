@@ -213,7 +213,7 @@ def _refusal() -> Schema:
         "type": "object",
         "properties": {
             "error": {"type": "string"},
-            "cure": {"type": "string"},
+            "hint": {"type": "string"},
             "faults": {"type": "array", "items": _object(place), "description": "the first of them"},
             "fault_count": {"type": "integer"},
         },

@@ -107,7 +107,7 @@ class RowReader:
         if rows.faults:
             count = len(rows.faults)
             raise RequestError(
-                counted(count, "fault"), status=422, faults=rows.faults[:MAX_FAULTS], count=count, cure=_CURE
+                counted(count, "fault"), status=422, faults=rows.faults[:MAX_FAULTS], count=count, hint=_CURE
             )
         return rows
 
@@ -264,7 +264,7 @@ def _decode(body: bytes, exact: bool = False) -> Any:
 
 
 def _malformed(why: str) -> NoReturn:
-    raise RequestError(f"the body is no JSON: {why}", status=400, cure="send JSON as UTF-8") from None
+    raise RequestError(f"the body is no JSON: {why}", status=400, hint="send JSON as UTF-8") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -293,8 +293,8 @@ _CURE = "correct the rows; the contract is at /docs.json"
 
 def too_large(contract: Contract) -> RequestError:
     what = f"the body is longer than {counted(contract.max_bytes, 'byte')}"
-    return RequestError(what, status=413, cure=f"send fewer rows at once; {contract.max_rows:,} are the most")
+    return RequestError(what, status=413, hint=f"send fewer rows at once; {contract.max_rows:,} are the most")
 
 
 def _refuse(what: str) -> NoReturn:
-    raise RequestError(what, status=422, cure='send {"rows": [{...}]}; the contract is at /docs.json')
+    raise RequestError(what, status=422, hint='send {"rows": [{...}]}; the contract is at /docs.json')

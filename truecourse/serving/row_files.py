@@ -184,8 +184,8 @@ def find(source: str, store: ObjectStore, temporary: Path) -> list[tuple[str, Pa
     for key, (_, path) in zip(keys, found, strict=True):
         store.download(key, path)
     if not found:
-        cure = f"give a path, a glob, or a key below {store.root}"
-        raise SourceError("no such file", where=source, cure=cure)
+        hint = f"give a path, a glob, or a key below {store.root}"
+        raise SourceError("no such file", where=source, hint=hint)
     return found
 
 

@@ -63,7 +63,7 @@ class Ledger(Generic[E]):
         except AlreadyExists:
             first = self._read(self.key(entry.number))
             what = f"{first.author} was first, at {first.at:%Y-%m-%d %H:%M:%S} UTC: {first.action}, {first.reason}"
-            raise ModelError(what, where=self._place, cure="look at what has changed, and try again") from None
+            raise ModelError(what, where=self._place, hint="look at what has changed, and try again") from None
         return entry
 
     def faults(self, *, gaps: bool = False) -> list[str]:
@@ -102,7 +102,7 @@ class Ledger(Generic[E]):
             return self._kind.model_validate_json(self._store.get(key))
         except ValidationError:
             what = "the ledger's entry was changed, and cannot be read"
-            raise IntegrityError(what, where=key, cure="restore it from a backup") from None
+            raise IntegrityError(what, where=key, hint="restore it from a backup") from None
 
 
 def _bytes(entry: Entry) -> bytes:

@@ -26,8 +26,8 @@ def locked(store: ObjectStore, name: str, *, expiry: float = 30, patience: float
     owner, deadline = secrets.token_hex(8), time.monotonic() + patience
     while (ticket := _take(store, f"locks/{name}", owner, expiry)) is None:
         if time.monotonic() > deadline:
-            cure = "another process holds it; wait for it, or stop it: the lock of a dead process frees itself"
-            raise StorageError(f"waited {patience:.0f} s for a lock", where=f"locks/{name}", cure=cure)
+            hint = "another process holds it; wait for it, or stop it: the lock of a dead process frees itself"
+            raise StorageError(f"waited {patience:.0f} s for a lock", where=f"locks/{name}", hint=hint)
         time.sleep(0.1)
     key, done = _key(f"locks/{name}", ticket), threading.Event()
     renewal = threading.Thread(target=_renew, args=(store, key, owner, expiry, done), daemon=True)

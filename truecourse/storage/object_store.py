@@ -63,7 +63,7 @@ class LocalStore:
             raise AlreadyExists("the object is there already", where=where) from None
         except PermissionError:
             raise AccessDenied(
-                "the folder may not be read or written", where=where, cure="check its owner and mode"
+                "the folder may not be read or written", where=where, hint="check its owner and mode"
             ) from None
         except OSError as error:
             raise StorageError(error.strerror or str(error), where=where) from error
@@ -171,8 +171,8 @@ class S3Store:
         except ClientError as error:
             self._raise(error.response["Error"].get("Code", ""), key, error)
         except BotoCoreError as error:
-            cure = "check TRUECOURSE_S3_ENDPOINT, and the credentials"
-            raise StorageError(str(error), where=f"{self.root}/{key}", cure=cure) from error
+            hint = "check TRUECOURSE_S3_ENDPOINT, and the credentials"
+            raise StorageError(str(error), where=f"{self.root}/{key}", hint=hint) from error
 
     def _raise(self, code: str, key: str, error: Exception) -> NoReturn:
         where = f"{self.root}/{key}"
@@ -181,8 +181,8 @@ class S3Store:
         if code in ("412", "PreconditionFailed", "ConditionalRequestConflict"):
             raise AlreadyExists("the object is there already", where=where) from None
         if code in ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            cure = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
-            raise AccessDenied("the storage refuses these credentials", where=where, cure=cure) from None
+            hint = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
+            raise AccessDenied("the storage refuses these credentials", where=where, hint=hint) from None
         raise StorageError(str(error), where=where) from error
 
     def put(self, key: str, data: bytes) -> None:
@@ -241,7 +241,7 @@ def open_store(settings: Settings | None = None) -> ObjectStore:
     root = settings.storage_root
     if root.startswith("s3://"):
         if not root.removeprefix("s3://").split("/")[0]:
-            raise SettingsError("names no bucket", where=f"TRUECOURSE_STORAGE={root}", cure="write s3://bucket/prefix")
+            raise SettingsError("names no bucket", where=f"TRUECOURSE_STORAGE={root}", hint="write s3://bucket/prefix")
         return S3Store(settings)
     if "://" in root:
         raise SettingsError("is neither a folder nor s3://", where=f"TRUECOURSE_STORAGE={root}")
@@ -263,6 +263,6 @@ def get_artifact(store: ObjectStore, reference: ArtifactRef) -> bytes:
     data = store.get(reference.key)
     if sha256(data) != reference.sha256:
         raise IntegrityError(
-            f"SHA-256 is not {reference.sha256}", where=reference.key, cure="restore it, or rebuild it"
+            f"SHA-256 is not {reference.sha256}", where=reference.key, hint="restore it, or rebuild it"
         )
     return data

@@ -71,11 +71,11 @@ class Tables:
         try:
             yield
         except TableNotFoundError:
-            raise NotFound("no such table", where=name, cure="run the flow that writes it first") from None
+            raise NotFound("no such table", where=name, hint="run the flow that writes it first") from None
         except (DeltaError, OSError) as error:
             if any(sign in str(error) for sign in ("403", "Forbidden", "AccessDenied", "InvalidAccessKeyId")):
-                cure = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
-                raise AccessDenied("the storage refuses these credentials", where=self.uri(name), cure=cure) from None
+                hint = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
+                raise AccessDenied("the storage refuses these credentials", where=self.uri(name), hint=hint) from None
             raise StorageError(str(error), where=self.uri(name)) from error
 
     def _folder(self, name: str) -> Path | None:
@@ -333,7 +333,7 @@ class Tables:
         found = self.digests_of(files)
         if len(found) < len(files):
             lost = next(key for key in files if key not in found)
-            raise NotFound("a file of the table is gone", where=lost, cure="restore it from a backup")
+            raise NotFound("a file of the table is gone", where=lost, hint="restore it from a backup")
         return found
 
     def log_digests(self, reference: TableVersion) -> dict[str, str]:

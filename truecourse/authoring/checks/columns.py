@@ -30,8 +30,8 @@ def _range_faults(column: Integer | Float, where: str) -> Iterator[Fault]:
     yield from _choice_faults(allowed, where)
     for value in allowed:
         if (low is not None and value < low) or (high is not None and value > high):
-            cure = "leave it out of one_of, or widen ge and le"
-            yield Fault(f"{where}.one_of", f"{value} lies outside {low} to {high}", cure)
+            hint = "leave it out of one_of, or widen ge and le"
+            yield Fault(f"{where}.one_of", f"{value} lies outside {low} to {high}", hint)
 
 
 def _text_faults(column: Text, where: str) -> Iterator[Fault]:
@@ -66,8 +66,8 @@ def feature_type_faults(columns: Columns, *path: str) -> Iterator[Fault]:
     """A model takes numbers, categories and booleans, no moments."""
     for name, column in columns.items():
         if isinstance(column, Time):
-            cure = "make a number of it, as hours since or the hour of the day"
-            yield Fault(place(*path, name), "a feature cannot be a Time", cure)
+            hint = "make a number of it, as hours since or the hour of the day"
+            yield Fault(place(*path, name), "a feature cannot be a Time", hint)
 
 
 def same_type(one: AnyColumn, other: AnyColumn) -> bool:

@@ -34,8 +34,8 @@ def _request_faults(problem: Problem) -> Iterator[Fault]:
             what = "source says what a table's column is called in its source, and a request has none"
             yield Fault(place("request", name, "source"), what, "remove it")
         if name.lower() in FRAME_NAMES:
-            cure = "rename it, or leave it out of the request"
-            yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", cure)
+            hint = "rename it, or leave it out of the request"
+            yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", hint)
     if problem.is_plain:
         yield from _plain_request_faults(problem)
 
@@ -60,8 +60,8 @@ def _private_faults(problem: Problem) -> Iterator[Fault]:
         for name, column in table.columns.items():
             if column.private and name in logged and not logged[name].private:
                 where = place("request" if name in problem.request_fields else "features", name)
-                cure = f'add private="{column.private}" here too: the prediction log holds this field'
-                yield Fault(where, f"is private in table {table.name}, and not here", cure)
+                hint = f'add private="{column.private}" here too: the prediction log holds this field'
+                yield Fault(where, f"is private in table {table.name}, and not here", hint)
 
 
 def _entity_faults(problem: Problem) -> Iterator[Fault]:
@@ -69,8 +69,8 @@ def _entity_faults(problem: Problem) -> Iterator[Fault]:
     for entity in problem.entities:
         for key in entity.join_keys:
             if key not in problem.request_fields:
-                cure = f"add it to the request (feature=False keeps it from the model); {_near(key, problem)}"
-                yield Fault(place("entities", entity.name, "keys"), f"{key} is no request field", cure)
+                hint = f"add it to the request (feature=False keeps it from the model); {_near(key, problem)}"
+                yield Fault(place("entities", entity.name, "keys"), f"{key} is no request field", hint)
 
 
 def _near(name: str, problem: Problem) -> str:
@@ -93,16 +93,16 @@ def _view_time_faults(problem: Problem, view: View, path: tuple[str, str]) -> It
     if view.timeless:
         for name in ("ttl", "lookback"):
             if getattr(view, name):
-                cure = f"remove {name}, or return event_timestamp and remove timeless=True"
-                yield Fault(place(*path, name), f"a {name} on a view with no time has no meaning", cure)
+                hint = f"remove {name}, or return event_timestamp and remove timeless=True"
+                yield Fault(place(*path, name), f"a {name} on a view with no time has no meaning", hint)
         return
     for name in ("ttl", "lookback"):
         span = getattr(view, name)
         if span is not None and span < timedelta(0):
             yield Fault(place(*path, name), f"{span} is negative", "give a positive span of time")
     if not problem.has_time:
-        cure = "give the label's table a time, or declare the view timeless=True"
-        yield Fault(place(*path), "the view has times, and the problem's decisions have none", cure)
+        hint = "give the label's table a time, or declare the view timeless=True"
+        yield Fault(place(*path), "the view has times, and the problem's decisions have none", hint)
 
 
 def _name_faults(problem: Problem) -> Iterator[Fault]:

@@ -19,25 +19,25 @@ def label_faults(problem: Problem) -> Iterator[Fault]:
 def _timed_faults(problem: Problem) -> Iterator[Fault]:
     label = problem.label
     if label.sql is None:
-        cure = "write a SQL file that returns id, label and known_at, and name it here"
-        yield Fault(place("label", "sql"), "a problem with a spine has its label from SQL, and there is none", cure)
+        hint = "write a SQL file that returns id, label and known_at, and name it here"
+        yield Fault(place("label", "sql"), "a problem with a spine has its label from SQL, and there is none", hint)
     for name in ("table", "column"):
         if getattr(label, name) is not None:
-            cure = f"remove {name}, or remove the spine"
-            yield Fault(place("label", name), "is for a plain problem, and this one has a spine", cure)
+            hint = f"remove {name}, or remove the spine"
+            yield Fault(place("label", name), "is for a plain problem, and this one has a spine", hint)
 
 
 def _plain_faults(problem: Problem) -> Iterator[Fault]:
     label, names = problem.label, [table.name for table in problem.tables]
     if label.sql is not None:
-        cure = "add spine='spine.sql', or name the label's table and column instead"
-        yield Fault(place("label", "sql"), "label SQL needs a spine, which says what the decisions are", cure)
+        hint = "add spine='spine.sql', or name the label's table and column instead"
+        yield Fault(place("label", "sql"), "label SQL needs a spine, which says what the decisions are", hint)
     elif label.column is None:
-        cure = "Label(table=..., column=...), or a spine and Label(sql=...)"
-        yield Fault(place("label", "column"), "no column is named as the label", cure)
+        hint = "Label(table=..., column=...), or a spine and Label(sql=...)"
+        yield Fault(place("label", "column"), "no column is named as the label", hint)
     if label.table is None and len(names) > 1:
-        cure = f"add table= to the label: {' or '.join(names)}"
-        yield Fault(place("label", "table"), "there are several tables, and none is named", cure)
+        hint = f"add table= to the label: {' or '.join(names)}"
+        yield Fault(place("label", "table"), "there are several tables, and none is named", hint)
     if label.table is not None and label.table not in names:
         yield Fault(place("label", "table"), f"no table {label.table!r}", nearest(label.table, names))
     if not label_table_known(problem) or label.column is None:
@@ -51,8 +51,8 @@ def _plain_faults(problem: Problem) -> Iterator[Fault]:
     else:
         yield from _type_faults(problem, table.columns[label.column])
         if label.column == table.time or label.column in table.key:
-            cure = "predict another column, or take it out of key and time"
-            yield Fault(place("label", "column"), f"{label.column} is the table's own key or time", cure)
+            hint = "predict another column, or take it out of key and time"
+            yield Fault(place("label", "column"), f"{label.column} is the table's own key or time", hint)
 
 
 def _type_faults(problem: Problem, column: AnyColumn) -> Iterator[Fault]:
@@ -62,10 +62,10 @@ def _type_faults(problem: Problem, column: AnyColumn) -> Iterator[Fault]:
             yield Fault(where, f"a regression predicts a number, and {kind} is none", "declare kind='multiclass'")
         return
     if isinstance(column, Time) or (isinstance(column, Float) and not problem.label.classes):
-        cure = "declare it Integer, Boolean or Text" + (
+        hint = "declare it Integer, Boolean or Text" + (
             ", list the classes, or kind='regression'" if isinstance(column, Float) else ""
         )
-        yield Fault(where, f"classes are texts, integers or booleans, and this is {kind}", cure)
+        yield Fault(where, f"classes are texts, integers or booleans, and this is {kind}", hint)
     allowed = column.one_of if isinstance(column, Text | Integer) else None
     if problem.kind == "binary" and allowed is not None and len(allowed) != 2:
         yield Fault(where, f"a binary label has two values, and one_of lists {len(allowed)}", "use kind='multiclass'")

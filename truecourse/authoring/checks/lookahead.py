@@ -191,7 +191,7 @@ class _Window:
         return cls(function, keys, order is not None, descending, frame)
 
     def looks_ahead(self) -> tuple[str, str] | None:
-        """What is wrong with it, and the cure."""
+        """What is wrong with it, and the hint."""
         if not self.ordered and not isinstance(self.function, exp.RowNumber):
             return (
                 "a window without ORDER BY takes every row of its partition, later ones too",

@@ -49,8 +49,8 @@ def _spine_faults(problem: Problem, binding: Binding) -> Iterator[Fault]:
             yield from _returned_faults(problem.spine, spine, wanted)
             for name in ("label", "known_at"):
                 if name in spine:
-                    cure = "select it in the label's SQL only"
-                    yield Fault(problem.spine, f"returns {name}, which no decision knows: a leak", cure)
+                    hint = "select it in the label's SQL only"
+                    yield Fault(problem.spine, f"returns {name}, which no decision knows: a leak", hint)
         except NoQuery as error:
             yield from error.faults
     if problem.label.sql is None:
@@ -68,8 +68,8 @@ def _label_faults(problem: Problem, file: str, labels: Types, spine: Types) -> I
     if problem.kind == "regression" and not _fits(kind, Float()):
         yield Fault(file, f"label is {kind}, and a regression predicts a number", "CAST it, or change kind")
     if problem.kind != "regression" and not any(_fits(kind, c) for c in (Integer(), Boolean(), Text())):
-        cure = "CAST(... AS INTEGER), or change kind"
-        yield Fault(file, f"label is {kind}, and classes are integers, booleans or texts", cure)
+        hint = "CAST(... AS INTEGER), or change kind"
+        yield Fault(file, f"label is {kind}, and classes are integers, booleans or texts", hint)
     if "id" in labels and "id" in spine and _fits(labels["id"], Text()) != _fits(spine["id"], Text()):
         what = f"id is {labels['id']}, and in {problem.spine} it is {spine['id']}"
         yield Fault(file, what, "CAST one of the two, so that they can be joined")
@@ -87,16 +87,16 @@ def _view_faults(problem: Problem, binding: Binding, view: View) -> Iterator[Fau
             keys = {key: problem.request_fields.get(key) for key in entity.join_keys}
     time: dict[str, AnyColumn | None] = {} if view.timeless else {"event_timestamp": Time()}
     if view.timeless and "event_timestamp" in returned:
-        cure = f"remove it from the SELECT, or remove timeless=True from view {view.name}"
-        yield Fault(view.sql, f"returns event_timestamp, and view {view.name} is declared timeless", cure)
+        hint = f"remove it from the SELECT, or remove timeless=True from view {view.name}"
+        yield Fault(view.sql, f"returns event_timestamp, and view {view.name} is declared timeless", hint)
     wanted = {**keys, **time, **view.features}
     yield from _returned_faults(view.sql, returned, wanted)
     if not keys:
         return
     for name in returned:
         if name not in wanted and name != "event_timestamp":
-            cure = f"declare it in features of view {view.name}, or remove it from the SELECT"
-            yield Fault(view.sql, f"returns {name!r}, a feature nobody declares", cure)
+            hint = f"declare it in features of view {view.name}, or remove it from the SELECT"
+            yield Fault(view.sql, f"returns {name!r}, a feature nobody declares", hint)
 
 
 def _returned_faults(file: str, returned: Types, wanted: Mapping[str, AnyColumn | None]) -> Iterator[Fault]:
@@ -104,8 +104,8 @@ def _returned_faults(file: str, returned: Types, wanted: Mapping[str, AnyColumn 
     for name, column in wanted.items():
         if name not in returned:
             free = [other for other in returned if other not in wanted]
-            cure = f"add it to the SELECT; {nearest(name, free)}" if free else "add it to the SELECT"
-            yield Fault(file, f"returns no column {name!r}", cure)
+            hint = f"add it to the SELECT; {nearest(name, free)}" if free else "add it to the SELECT"
+            yield Fault(file, f"returns no column {name!r}", hint)
         elif column is not None and not _fits(returned[name], column):
             what = f"{name} is {returned[name]}, and declared {type(column).__name__}"
             yield Fault(file, what, f"CAST({name} AS {SQL_TYPES[type(column)]}), or declare another type")

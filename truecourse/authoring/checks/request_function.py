@@ -48,8 +48,8 @@ def _source_faults(declared: RequestFeatures) -> Iterator[Fault]:
         inspect.getsource(declared.function)
         assert declared.function.__name__
     except (OSError, TypeError, AttributeError, AssertionError):
-        cure = "define it with def in problem.py, or in a file beside it"
-        yield Fault(place("request_features", "function"), "its source cannot be read", cure)
+        hint = "define it with def in problem.py, or in a file beside it"
+        yield Fault(place("request_features", "function"), "its source cannot be read", hint)
 
 
 def _call_faults(problem: Problem, declared: RequestFeatures) -> Iterator[Fault]:
@@ -67,8 +67,8 @@ def _call_faults(problem: Problem, declared: RequestFeatures) -> Iterator[Fault]
         except Exception as error:
             if _texts_are_made_up(problem, declared) and rows:
                 continue
-            cure = "let it take any number of rows, and NaN or None for missing values"
-            yield Fault(where, f"fails on {rows} made-up rows: {type(error).__name__}: {error}", cure)
+            hint = "let it take any number of rows, and NaN or None for missing values"
+            yield Fault(where, f"fails on {rows} made-up rows: {type(error).__name__}: {error}", hint)
             return
         faults = list(_result_faults(declared, computed, rows, where))
         yield from faults
@@ -78,13 +78,13 @@ def _call_faults(problem: Problem, declared: RequestFeatures) -> Iterator[Fault]
 
 def _result_faults(declared: RequestFeatures, computed: Any, rows: int, where: str) -> Iterator[Fault]:
     if not hasattr(computed, "keys"):
-        cure = "return a dict of arrays by feature name"
-        yield Fault(where, f"returns {type(computed).__name__}, no arrays by name", cure)
+        hint = "return a dict of arrays by feature name"
+        yield Fault(where, f"returns {type(computed).__name__}, no arrays by name", hint)
         return
     for name in declared.features:
         if name not in computed:
-            cure = f"return it, or do not declare it; {nearest(name, map(str, computed.keys()))}"
-            yield Fault(where, f"does not return the declared feature {name!r}", cure)
+            hint = f"return it, or do not declare it; {nearest(name, map(str, computed.keys()))}"
+            yield Fault(where, f"does not return the declared feature {name!r}", hint)
     for name in computed:
         if name not in declared.features:
             yield Fault(where, f"returns {name!r}, which nobody declares", "declare it in features, or drop it")

@@ -1,4 +1,4 @@
-"""Every fault of a problem specification at once, each with its place and its cure."""
+"""Every fault of a problem specification at once, each with its place and its hint."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Binding one SQL file at a time, and turning what DuckDB says of it into faults with a line and a cure."""
+"""Binding one SQL file at a time, and turning what DuckDB says of it into faults with a line and a hint."""
 
 import json
 import re
@@ -95,8 +95,8 @@ class Binding:
         try:
             duckdb.extract_statements(f"SELECT * FROM ({sql}) AS query")  # noqa: S608
         except duckdb.Error:
-            cure = "write one SELECT, and end the file neither with a comment nor with one after a semicolon"
-            raise NoQuery(Fault(file, "cannot be used inside another query", cure)) from None
+            hint = "write one SELECT, and end the file neither with a comment nor with one after a semicolon"
+            raise NoQuery(Fault(file, "cannot be used inside another query", hint)) from None
         return sql
 
     def _fault(self, file: str, said: dict[str, Any], line: int) -> Fault:
@@ -107,8 +107,8 @@ class Binding:
             return Fault(f"{file}:{line}", f"unknown column {column}", nearest(column, candidates or self._columns()))
         if said.get("type") == "Table":
             later = name in self.problem.relations
-            cure = "move that relation before this one: they are read in order" if later else nearest(name, self.names)
-            return Fault(f"{file}:{line}", f"unknown table {name}", cure)
+            hint = "move that relation before this one: they are read in order" if later else nearest(name, self.names)
+            return Fault(f"{file}:{line}", f"unknown table {name}", hint)
         return Fault(f"{file}:{line}", message, "correct the SQL (DuckDB's dialect)")
 
     def _lines_before(self, file: str) -> int:

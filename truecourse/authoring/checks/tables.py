@@ -45,11 +45,11 @@ def _own_faults(table: Table) -> Iterator[Fault]:
             yield Fault(place(*path, "key"), f"no column {name!r}", nearest(name, table.columns))
     yield from repeated(table.key, place(*path, "key"), "key columns")
     if table.combine == "upsert" and not table.key:
-        cure = 'name the table\'s key, or write combine="replace" or "append"'
-        yield Fault(place(*path, "combine"), "upsert goes by the key, and the table has none", cure)
+        hint = 'name the table\'s key, or write combine="replace" or "append"'
+        yield Fault(place(*path, "combine"), "upsert goes by the key, and the table has none", hint)
     if table.combine == "append" and table.key:
-        cure = 'write combine="upsert", or leave the key out'
-        yield Fault(place(*path, "combine"), "append adds rows whatever their key, which would not be unique", cure)
+        hint = 'write combine="upsert", or leave the key out'
+        yield Fault(place(*path, "combine"), "append adds rows whatever their key, which would not be unique", hint)
     yield from _time_faults(table, path)
     least, most = table.rows or (0, None)
     if least < 0 or (most is not None and least > most):
@@ -59,8 +59,8 @@ def _own_faults(table: Table) -> Iterator[Fault]:
 def _time_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
     if table.time is None:
         if table.freshness is not None:
-            cure = "name the table's time column, or remove freshness"
-            yield Fault(place(*path, "freshness"), "the table has no time to measure it by", cure)
+            hint = "name the table's time column, or remove freshness"
+            yield Fault(place(*path, "freshness"), "the table has no time to measure it by", hint)
         return
     if table.time not in table.columns:
         times = [name for name, column in table.columns.items() if isinstance(column, Time)]
@@ -77,8 +77,8 @@ def _reference_faults(problem: Problem, table: Table, name: str, column: AnyColu
     if target is None:
         yield Fault(where, f"no table {column.in_table!r}", nearest(str(column.in_table), others))
     elif target.key_column is None:
-        cure = f"give {target.name} a key of one column, or remove in_table"
-        yield Fault(where, f"table {target.name} has no key of a single column to refer to", cure)
+        hint = f"give {target.name} a key of one column, or remove in_table"
+        yield Fault(where, f"table {target.name} has no key of a single column to refer to", hint)
     elif target.key_column in target.columns and not same_type(column, target.columns[target.key_column]):
         theirs = type(target.columns[target.key_column]).__name__
         what = f"is {type(column).__name__}, and {target.name}.{target.key_column} is {theirs}"

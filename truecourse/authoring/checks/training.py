@@ -25,12 +25,12 @@ def split_faults(problem: Problem) -> Iterator[Fault]:
     split = problem.split
     if isinstance(split, RandomSplit):
         if split.validate + split.test >= 1:
-            cure = "let validate and test sum to less than 1"
-            yield Fault(place("split"), f"{split.validate:g} and {split.test:g} leave nothing to train on", cure)
+            hint = "let validate and test sum to less than 1"
+            yield Fault(place("split"), f"{split.validate:g} and {split.test:g} leave nothing to train on", hint)
         return
     if not problem.has_time:
-        cure = "split=RandomSplit(), or name the table's time column"
-        yield Fault(place("split"), "a TimeSplit needs decisions with a time, and these have none", cure)
+        hint = "split=RandomSplit(), or name the table's time column"
+        yield Fault(place("split"), "a TimeSplit needs decisions with a time, and these have none", hint)
     if split.validate_until <= split.train_until:
         what = f"{split.validate_until} is not after train_until, {split.train_until}"
         yield Fault(place("split", "validate_until"), what, "give a later date")

@@ -70,8 +70,8 @@ def _require_free(name: str, folder: Path) -> None:
         proposed = (
             known if re.match(r"[a-z]", known) and not keyword.iskeyword(known) else f"problem_{known}".strip("_")
         )
-        cure = f"use small letters, digits and underscores, a letter first: {proposed[:60]}"
-        raise ProblemError(name, [Fault("NAME", f"{name!r} cannot be a problem's name", cure)])
+        hint = f"use small letters, digits and underscores, a letter first: {proposed[:60]}"
+        raise ProblemError(name, [Fault("NAME", f"{name!r} cannot be a problem's name", hint)])
     if folder.exists():
-        cure = "choose another name, or remove the folder first; nothing was changed"
-        raise ProblemError(name, [Fault(str(folder), "exists already", cure)])
+        hint = "choose another name, or remove the folder first; nothing was changed"
+        raise ProblemError(name, [Fault(str(folder), "exists already", hint)])

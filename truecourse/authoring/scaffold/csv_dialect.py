@@ -33,14 +33,14 @@ def file_format(file: Path, where: str) -> Format:
     if head[:4] == b"PAR1":
         return "parquet"
     if head[:4] == b"PK\3\4":
-        cure = "if it is a workbook, save its sheet as CSV; if it is an archive, name it .zip"
-        raise SourceError("is a zip archive or an Excel workbook", where=where, cure=cure)
+        hint = "if it is a workbook, save its sheet as CSV; if it is an archive, name it .zip"
+        raise SourceError("is a zip archive or an Excel workbook", where=where, hint=hint)
     if marked_encoding(file) is None and _wide_encoding(head) is None and b"\0" in head:
-        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
+        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, hint="convert it to CSV or Parquet")
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith((b"[{", b"[\n", b"[ ", b"[\r")):
-        cure = "write one JSON object a line (JSON lines), or CSV"
-        raise SourceError("is one JSON array", where=where, cure=cure)
+        hint = "write one JSON object a line (JSON lines), or CSV"
+        raise SourceError("is one JSON array", where=where, hint=hint)
     return "jsonl" if text.startswith(b"{") and b'"' in text else "csv"
 
 
@@ -53,12 +53,12 @@ def csv_form(file: Path, where: str) -> CsvForm:
     # the utf-16 codecs take a mark off; utf-8 leaves it
     text = head.decode(encoding, errors="ignore").removeprefix("\ufeff")
     if "\0" in text[:HEAD]:
-        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, cure="convert it to CSV or Parquet")
+        raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, hint="convert it to CSV or Parquet")
     ended = max(text.rfind("\n"), text.rfind("\r")) + 1
     whole = text[:ended] if len(head) == HEAD and ended else text
     best = _declared(whole) or max((_layout(whole, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
     if not any(name.strip() for name in best.header):
-        raise SourceError("has no header line", where=where, cure="name the columns in its first line")
+        raise SourceError("has no header line", where=where, hint="name the columns in its first line")
     _require_agreement(best, where)
     titles = tuple(line.strip() for line in islice(io.StringIO(whole, newline=""), best.skipped))
     made = Csv(delimiter=best.delimiter, encoding=encoding, skip_lines=best.skipped)
@@ -145,14 +145,14 @@ def _require_agreement(layout: _Layout, where: str) -> None:
     full = [row for row in layout.rows if len(row) == cells]
     if cells == names + 1 and not any(row[-1].strip() for row in full):
         what += f"; every row ends in {sign}"
-        cure = f"end the header line in {sign} too (a column with no name is left out), or take it off the rows"
+        hint = f"end the header line in {sign} too (a column with no name is left out), or take it off the rows"
     elif cells == names + 1:
         what += f"; the first cell of each row ({full[0][0]!r}, {full[-1][0]!r}) may be a row name, as R writes it"
-        cure = f"write a name and {sign} before the header, as in row{layout.delimiter}{layout.header[0]}, or "
-        cure += "write the file without row names (row.names=FALSE)"
+        hint = f"write a name and {sign} before the header, as in row{layout.delimiter}{layout.header[0]}, or "
+        hint += "write the file without row names (row.names=FALSE)"
     else:
-        cure = "give each column one name in the header line"
-    raise SourceError(what, where=where, cure=cure)
+        hint = "give each column one name in the header line"
+    raise SourceError(what, where=where, hint=hint)
 
 
 def _encoding(file: Path, where: str) -> str:
@@ -168,7 +168,7 @@ def _encoding(file: Path, where: str) -> str:
     if broken is not None and sound >= 10 * broken[2]:
         number, line, _ = broken
         what = f"line {number} is not UTF-8, as the other lines are: {line[:60]!r}"
-        raise SourceError(what, where=where, cure="mend that line, or write the whole file in one encoding")
+        raise SourceError(what, where=where, hint="mend that line, or write the whole file in one encoding")
     return encoding
 
 

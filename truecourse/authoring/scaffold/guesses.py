@@ -105,8 +105,8 @@ def _nothing_left(name: str, file: FileProfile, label: str, guesses: Guesses) ->
     reasons = {**guesses.left_out, **guesses.no_feature}
     reasons |= {c.name: "is a moment" for c in guesses.features() if c.type == "Time"}
     shown = "".join(f"; {column}: {reason}" for column, reason in list(reasons.items())[:10])
-    cure = "give a file with more columns" + (", or mend these" if reasons else "")
-    raise ProblemError(name, [Fault(file.source, f"nothing to predict {label!r} from{shown}", cure)])
+    hint = "give a file with more columns" + (", or mend these" if reasons else "")
+    raise ProblemError(name, [Fault(file.source, f"nothing to predict {label!r} from{shown}", hint)])
 
 
 def _numbered(column: ColumnProfile) -> str:
@@ -125,8 +125,8 @@ def _label(name: str, file: FileProfile, label: str) -> ColumnProfile:
     if infinite:
         rows = counted(sum(n for t, n in column.exceptions if t in infinite), "row")
         what = f"{label!r} holds {infinite[0]!r} in {rows}"
-        cure = "no model learns infinity: correct the file, or leave the cell empty there (a row without a label)"
-        raise ProblemError(name, [Fault(where, what, cure)])
+        hint = "no model learns infinity: correct the file, or leave the cell empty there (a row without a label)"
+        raise ProblemError(name, [Fault(where, what, hint)])
     if column.type == "Time":
         raise ProblemError(name, [Fault(where, f"{label!r} holds moments", "predict a number, a text or a boolean")])
     if is_reserved(label):
@@ -159,9 +159,9 @@ def _kind(name: str, label: ColumnProfile) -> tuple[Kind, tuple[str, ...]]:
         return "binary", ("0", "1")
     if label.type == "Text" and label.distinct > MOST_CLASSES:
         what = f"{label.name!r} has {label.distinct} different texts, too many to be classes (at most {MOST_CLASSES})"
-        cure = "predict a column with fewer values, or join the rare ones in the file"
+        hint = "predict a column with fewer values, or join the rare ones in the file"
         why = [remark for remark in label.remarks if remark.startswith("kept as text")]
-        raise ProblemError(name, [Fault(place("label", "column"), "; ".join([what, *why]), cure)])
+        raise ProblemError(name, [Fault(place("label", "column"), "; ".join([what, *why]), hint)])
     if label.type != "Text" and not whole:
         return "regression", ()
     values = sorted(value for value, _ in label.counts) if label.type != "Text" else [v for v, _ in label.counts]

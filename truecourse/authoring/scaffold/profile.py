@@ -118,12 +118,12 @@ def find_files(data: str) -> tuple[str, tuple[Path, ...]]:
     if path.is_file():
         return glob.escape(absolute), (path.absolute(),)
     if path.is_dir():
-        raise SourceError("is a folder", where=data, cure=f"give a file, or a glob: {path}/*.csv")
+        raise SourceError("is a folder", where=data, hint=f"give a file, or a glob: {path}/*.csv")
     found = sorted(Path(name) for name in glob.glob(absolute, recursive=True) if Path(name).is_file())  # noqa: PTH207
     if not found:
         magic = glob.has_magic(data)
-        cure = "give the path of a CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'"
-        raise SourceError("no file matches" if magic else "no such file", where=data, cure=cure)
+        hint = "give the path of a CSV, JSON lines or Parquet file, or a glob in quotes: 'sales-*.csv'"
+        raise SourceError("no file matches" if magic else "no such file", where=data, hint=hint)
     return absolute, tuple(found)
 
 
@@ -135,7 +135,7 @@ def profile(data: str | Path, label: str | None = None) -> FileProfile:
     with ExitStack() as stack, connect() as connection:
         staged = stack.enter_context(staging.staged(files))
         if not staged.rows:
-            raise SourceError("has no rows", where=str(data), cure="give a file with a header and rows")
+            raise SourceError("has no rows", where=str(data), hint="give a file with a header and rows")
         types = choose_types(staged)
         loaded = _load(connection, staged, types.csv, types.choices)
         columns = tuple(

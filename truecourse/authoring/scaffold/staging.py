@@ -76,7 +76,7 @@ def staged(files: Sequence[Path]) -> Iterator[Staged]:
         for path, part in zip(files[1:], parts[1:], strict=True):
             if (part.located.format, part.located.csv) != (first.located.format, first.located.csv):
                 what = f"is not written as {files[0].name} is: {part.located.format}, {part.located.csv!r}"
-                raise SourceError(what, where=str(path), cure="give files of one format, delimiter and encoding")
+                raise SourceError(what, where=str(path), hint="give files of one format, delimiter and encoding")
         _write(stage, [part.located for part in parts])
         yield stage
 
@@ -100,13 +100,13 @@ def _opened(path: Path) -> _Part:
     try:
         with unpacked(located) as file:
             if not file.stat().st_size:
-                raise SourceError("the file is empty", where=str(path), cure="give a file with a header and rows")
+                raise SourceError("the file is empty", where=str(path), hint="give a file with a header and rows")
             located = replace(located, format=file_format(file, str(path)))
             if located.format == "csv":
                 form = csv_form(file, str(path))
                 located, titles = replace(located, csv=form.csv), form.titles
     except OSError as error:
-        raise SourceError(f"cannot be read: {error}", where=str(path), cure="check the file") from None
+        raise SourceError(f"cannot be read: {error}", where=str(path), hint="check the file") from None
     with open_rows(located) as rows:
         return _Part(located, titles, rows.names)
 
@@ -128,7 +128,7 @@ def _write(stage: Staged, parts: Sequence[Located]) -> None:
                 stage.rows += len(batch)
     except pa.ArrowException as error:
         what = f"cannot be read: {str(error).splitlines()[0]}"
-        raise SourceError(what, where=parts[0].uri, cure="give files whose columns have one type each") from None
+        raise SourceError(what, where=parts[0].uri, hint="give files whose columns have one type each") from None
     finally:
         if writer is not None:
             writer.close()

@@ -30,7 +30,7 @@ def decide(problem: Problem, seen: Record | None, at: datetime) -> Decision | No
     curable = [alarm for alarm in alarms if alarm.finding.cause in policy.causes]
     if not curable:
         named = ", ".join(dict.fromkeys(alarm.finding.cause for alarm in alarms))
-        return Decision(retrain=False, because=f"newer data cures no {named}", alarms=_ids(alarms))
+        return Decision(retrain=False, because=f"newer data fixes no {named}", alarms=_ids(alarms))
     obstacle = _obstacle(policy, seen, alarms, aware_utc(at))
     if obstacle:
         return Decision(retrain=False, because=obstacle, alarms=_ids(curable))

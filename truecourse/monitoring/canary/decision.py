@@ -101,8 +101,8 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
         stays = replace(verdict, sentence=f"{verdict.sentence}; set by hand, and widened by hand alone")
         return _taken("wait", stays, step, step.share)
     if not len(records) and now - step.at > SILENCE:
-        cure = "no request came, or its endpoint does not log (TRUECOURSE_LOG), or nobody ships what it logs"
-        silent = replace(verdict, sentence=f"nothing was logged since {step.began:%Y-%m-%d %H:%M} UTC: {cure}")
+        hint = "no request came, or its endpoint does not log (TRUECOURSE_LOG), or nobody ships what it logs"
+        silent = replace(verdict, sentence=f"nothing was logged since {step.began:%Y-%m-%d %H:%M} UTC: {hint}")
         return _taken("wait", silent, step, step.share, "silent")
     if verdict.action == "wait":
         return _taken("wait", verdict, step, step.share)

@@ -26,8 +26,8 @@ def summarize(problem: Problem, number: int | None = None) -> Document:
     now = aliases.current(problem.name)
     version = registry.version(problem.name, number) if number is not None else now.challenger
     if version is None:
-        cure = f"truecourse run register --problem {problem.name}"
-        raise ModelError("nothing is registered yet", where=f"model {problem.name}", cure=cure)
+        hint = f"truecourse run register --problem {problem.name}"
+        raise ModelError("nothing is registered yet", where=f"model {problem.name}", hint=hint)
     report = _report(version)
     rival = report["champion"]
     return {

@@ -54,8 +54,8 @@ def check_drift(problem: Problem, tables: Tables, at: datetime | None = None, wi
 def checked(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Checked:
     version = registry.champion(problem.name)
     if version is None:
-        cure = f"truecourse run lifecycle --problem {problem.name}"
-        raise ModelError("there is no champion to monitor", where=f"problem {problem.name}", cure=cure)
+        hint = f"truecourse run lifecycle --problem {problem.name}"
+        raise ModelError("there is no champion to monitor", where=f"problem {problem.name}", hint=hint)
     if not problem.has_time:
         return _plainly(problem, tables, version, at or datetime.now(UTC))
     frozen, now = freeze(problem, version), naive_utc(at or now_of(problem, tables))
@@ -241,11 +241,11 @@ def _days_of(problem: Problem, tables: Tables, frozen: Frozen, predictions: Pred
 def _empty(problem: Problem, there: Predictions, span: Window) -> NotFound | FeatureError:
     where = predictions_table(problem.name)
     if there.newest is None or there.oldest is None:
-        cure = f"truecourse run score --problem {problem.name}"
-        return NotFound("there are no predictions yet", where=where, cure=cure)
+        hint = f"truecourse run score --problem {problem.name}"
+        return NotFound("there are no predictions yet", where=where, hint=hint)
     what = f"no predictions from {span.start:%Y-%m-%d %H:%M} to {span.end:%Y-%m-%d %H:%M} UTC"
-    cure = f"there are some from {there.oldest:%Y-%m-%d %H:%M} to {there.newest:%Y-%m-%d %H:%M}"
-    return FeatureError(what, where=where, cure=cure)
+    hint = f"there are some from {there.oldest:%Y-%m-%d %H:%M} to {there.newest:%Y-%m-%d %H:%M}"
+    return FeatureError(what, where=where, hint=hint)
 
 
 def _report(

@@ -86,7 +86,7 @@ def compare(
     permutes rows. Raises FeatureError where either side is empty."""
     for side, frame in (("reference", reference), ("window", window)):
         if len(frame) == 0:
-            raise FeatureError(f"the {side} has no rows", where="drift", cure="widen it")
+            raise FeatureError(f"the {side} has no rows", where="drift", hint="widen it")
     frozen = learn(reference, columns, bins)
     before, after = _counted(frozen, reference, window, time)
     found = judge(frozen, before, after, threshold, false_alarm_rate, permutations, seed)

@@ -111,8 +111,8 @@ def _came(
     made = predictions.observed(version, learned, IN_RANGE[0], at)
     if len(made) == 0:
         what = "the champion scored no rows but those of its training table, which are no news"
-        cure = f"truecourse run score --problem {problem.name} --source FILE"
-        raise NotFound(what, where=predictions_table(problem.name), cure=cure)
+        hint = f"truecourse run score --problem {problem.name} --source FILE"
+        raise NotFound(what, where=predictions_table(problem.name), hint=hint)
     first = pc.max(made[MOMENT]).as_py() - problem.monitoring.window
     return made.filter(pc.greater_equal(made[MOMENT], pa.scalar(first, made[MOMENT].type))), fresh
 

@@ -37,7 +37,7 @@ def watched(problem: Problem) -> dict[str, AnyColumn]:
     private = private_names(problem)
     found = {name: column for name, column in problem.features.items() if name not in private}
     if not found:
-        raise FeatureError("every feature is private", where="drift", cure="there is none that may be looked at")
+        raise FeatureError("every feature is private", where="drift", hint="there is none that may be looked at")
     return found
 
 
@@ -194,8 +194,8 @@ class Predictions:
                 for field in self._schema
             ]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            cure = "the predictions were made with other features; score again"
-            raise FeatureError(f"not the problem's features: {error}", where="predictions", cure=cure) from None
+            hint = "the predictions were made with other features; score again"
+            raise FeatureError(f"not the problem's features: {error}", where="predictions", hint=hint) from None
         return pa.Table.from_arrays(columns, schema=self._schema)
 
 

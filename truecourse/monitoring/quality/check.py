@@ -37,8 +37,8 @@ def check_quality(
     assert moment is not None
     version = version or registry.champion(problem.name)
     if version is None:
-        cure = f"truecourse run lifecycle --problem {problem.name}"
-        raise ModelError("there is no champion to judge", where=f"problem {problem.name}", cure=cure)
+        hint = f"truecourse run lifecycle --problem {problem.name}"
+        raise ModelError("there is no champion to judge", where=f"problem {problem.name}", hint=hint)
     judged = _checked if problem.has_time else plain_quality
     sentence, findings, figures, enough = judged(problem, tables, version, moment)
     return Report(

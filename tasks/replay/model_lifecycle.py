@@ -17,6 +17,8 @@ from truecourse.errors import ModelError
 from truecourse.evaluation.gates import failed
 from truecourse.features import frame as frames
 from truecourse.modeling.encoding import Vocabulary
+from truecourse.modeling.lookahead_result import Proof
+from truecourse.modeling.snapshot import load_manifest
 from truecourse.monitoring.alerts import retraining_runs
 from truecourse.monitoring.alerts.history import Alarm, Attempt
 from truecourse.problem import Problem
@@ -44,6 +46,7 @@ class Office:
         self._since = datetime.min.replace(tzinfo=UTC)
         self._asked: list[Asked] = []
         self._ahead: dict[datetime, Future[TrainedRun]] = {}
+        self._proof: Proof | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -75,7 +78,9 @@ class Office:
     def look_ahead(self, days: list[datetime], pool: Executor) -> None:
         """Begin to train what the first of a month will ask for, beside the days that are played until then. `days`:
         from a delivery up to the next one, so that nothing comes meanwhile that it would learn from."""
-        self._ahead |= {day: pool.submit(fit, self._problem, self._tables, day) for day in days if day.day == 1}
+        self._ahead |= {
+            day: pool.submit(fit, self._problem, self._tables, day, self._proof) for day in days if day.day == 1
+        }
 
     def close(self, now: datetime, alarms: tuple[Alarm, ...]) -> str:
         """The morning's check is made, with these findings open; what was done, in a few words."""
@@ -116,7 +121,9 @@ class Office:
 
     def _retrain(self, at: datetime, why: str) -> Retrained:
         begun = self._ahead.pop(at, None)
-        made = judge(self._problem, begun.result() if begun else fit(self._problem, self._tables, at), at)
+        run = begun.result() if begun else fit(self._problem, self._tables, at, self._proof)
+        self._proof = self._proof or load_manifest(self._tables.store, run.snapshot).look_ahead
+        made = judge(self._problem, run, at)
         shut = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed(made.gates))
         what = "promoted" if made.promoted else "kept"
         self._tell(at, made.version, what, f"{why}; {shut}" if shut else why)

@@ -10,6 +10,7 @@ from tasks.training.evaluate import judge_model
 from tasks.training.snapshot import build_snapshot
 from tasks.training.train import train_model
 from truecourse.data.sql import clean_versions
+from truecourse.modeling.lookahead_result import Proof
 from truecourse.modeling.rolling_split import problem_at
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, TrainedRun
@@ -28,13 +29,15 @@ class Retrained:
     rows: int
 
 
-def fit(problem: Problem, tables: Tables, at: datetime) -> TrainedRun:
-    """Train on what is known at `at` (UTC). Whoever does it before that moment, but after the last delivery before it,
-    gets the same model."""
+def fit(problem: Problem, tables: Tables, at: datetime, proof: Proof | None = None) -> TrainedRun:
+    """Train on what is known at `at` (UTC). The model is the same at any time after the last delivery before that.
+
+    `proof`: that the views do not look ahead, from an earlier model of the replay, whose SQL is the same."""
     clean = clean_versions(problem, tables)
     features = feature_versions(problem, tables, clean)
     until = at.replace(tzinfo=None)
-    snapshot = build_snapshot(problem_at(problem, at), tables, clean=clean, features=features, until=until)
+    split = problem_at(problem, at)
+    snapshot = build_snapshot(split, tables, clean=clean, features=features, until=until, proof=proof)
     return train_model.fn(problem.name, snapshot)
 
 

@@ -16,6 +16,7 @@ from truecourse.features import frame as frames
 from truecourse.features import lookahead_proof
 from truecourse.features.clock import data_end
 from truecourse.hashing import sha256_json
+from truecourse.modeling.lookahead_result import Proof
 from truecourse.modeling.rolling_split import problem_at
 from truecourse.modeling.snapshot import Input, Manifest, save
 from truecourse.modeling.training import library_versions, method_digest
@@ -74,13 +75,15 @@ def _present(frame: pa.Table, name: str) -> list[str]:
 
 
 def build_snapshot(
-    problem: Problem, tables: Tables, *, clean: Versions, features: Versions, until: datetime | None = None
-) -> Snapshot:
+    problem: Problem, tables: Tables, *, clean: Versions, features: Versions, until: datetime | None = None,
+    proof: Proof | None = None,
+) -> Snapshot:  # fmt: skip
     """The snapshot of exactly these table versions, and of labels of cohorts closed by `until` (naive UTC).
 
-    Raises LookAheadError where SQL reads what was not known yet."""
+    `proof`: of an earlier snapshot made by the same SQL; without it the SQL is tried anew. Raises LookAheadError where
+    SQL reads what was not known yet."""
     decisions = decision_frame(problem, tables, clean, features)
-    proof = lookahead_proof.proven(problem, tables, clean, features, decisions)
+    proof = proof or lookahead_proof.proven(problem, tables, clean, features, decisions)
     frame, account = training_frame(problem, decisions, until)
     inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
     manifest = Manifest(

@@ -33,7 +33,7 @@ def _event(problem: str, notice: Notice) -> Event:
         "prefect.resource.id": f"truecourse.finding.{problem}.{finding.key}",
         "prefect.resource.name": f"{finding.subject}: {finding.cause}",
         "truecourse.problem": problem,
-        "truecourse.authoring.checks.run": finding.check,
+        "truecourse.check": finding.check,
         "truecourse.cause": finding.cause,
         "truecourse.state": notice.kind,
     }

@@ -123,8 +123,8 @@ def _keep(
     tags = {
         "truecourse.step": "train",
         "truecourse.key": key,
-        "truecourse.modeling.snapshot": snapshot.sha256,
-        "truecourse.serving.rows": str(snapshot.rows),
+        "truecourse.snapshot": snapshot.sha256,
+        "truecourse.rows": str(snapshot.rows),
         "truecourse.manifest": sha256(manifest),
         "truecourse.problem_digest": problem_digest(problem),
         "truecourse.training_digest": training_digest(problem),

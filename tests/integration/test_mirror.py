@@ -113,12 +113,12 @@ def delete_artifacts(client: Any, wines: Wines) -> None:
 
 
 def edit_version_tags(client: Any, wines: Wines) -> None:
-    client.set_model_version_tag("wine", "2", "truecourse.evaluation.gates", "[]")
+    client.set_model_version_tag("wine", "2", "truecourse.gates", "[]")
     client.delete_model_version_tag("wine", "1", "truecourse.model_sha256")
 
 
 def edit_run_tags(client: Any, wines: Wines) -> None:
-    client.set_tag(wines[2][0].run_id, "truecourse.modeling.snapshot", "0" * 64)
+    client.set_tag(wines[2][0].run_id, "truecourse.snapshot", "0" * 64)
 
 
 def delete_experiment(client: Any, wines: Wines) -> None:

@@ -155,8 +155,8 @@ EDITS = {
     "UPDATE metrics SET value = value + 0.001 WHERE key LIKE 'curve_train_%' AND step = 1": "MLflow run",
     "UPDATE metrics SET value = 0.99 WHERE key = 'test_accuracy'": "MLflow run",
     "UPDATE params SET value = '9' WHERE key = 'max_depth'": "MLflow run",
-    "UPDATE tags SET value = 'x' WHERE key = 'truecourse.modeling.snapshot'": "MLflow run",
-    "UPDATE model_version_tags SET value = 'x' WHERE key = 'truecourse.evaluation.gates'": "MLflow version",
+    "UPDATE tags SET value = 'x' WHERE key = 'truecourse.snapshot'": "MLflow run",
+    "UPDATE model_version_tags SET value = 'x' WHERE key = 'truecourse.gates'": "MLflow version",
 }
 
 

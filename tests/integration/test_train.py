@@ -50,8 +50,8 @@ def test_a_run_holds_all_that_uses_and_repeats_its_model(wine: None) -> None:
     recorded = mlflow_runs.connect_mlflow().get_run(run.run_id)
     tags = recorded.data.tags
     assert recorded.info.status == "FINISHED"
-    assert tags["truecourse.modeling.snapshot"] == run.snapshot.sha256
-    assert tags["truecourse.serving.rows"] == "178"
+    assert tags["truecourse.snapshot"] == run.snapshot.sha256
+    assert tags["truecourse.rows"] == "178"
     for name, digest in json.loads(tags["truecourse.artifacts"]).items():
         assert sha256(registry.artifact(run.run_id, name)) == digest
     assert {"model/contract.json", "model/problem.json", "lineage.json"} <= set(

@@ -24,7 +24,7 @@ __all__ = [
     "move_aliases", "open_model", "promote", "set_gates", "set_tags", "tags", "version", "versions",
 ]  # fmt: skip
 
-_GATES = "truecourse.evaluation.gates"
+_GATES = "truecourse.gates"
 
 
 class RegisteredVersion(Entry):

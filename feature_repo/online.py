@@ -30,14 +30,14 @@ _REMEMBERED = 50_000
 _NOBODY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False, Time: datetime(1970, 1, 1)}
 
 
-class Watch(Protocol):
+class ReadObserver(Protocol):
     """Told of reads as they happen."""
 
-    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+    def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
         """So many keys of a view, of which so many had no value fresh enough. `oldest`: age of the oldest value that
         was, seconds; None without one, and where the problem has no time."""
 
-    def unanswered(self, views: Iterable[str]) -> None:
+    def record_unavailable(self, views: Iterable[str]) -> None:
         """The store did not answer for these."""
 
 
@@ -57,7 +57,7 @@ class OnlineFeatures:
 class OnlineReader:
     """Reads a problem's online store. Safe for threads."""
 
-    def __init__(self, problem: Problem, watch: Watch | None = None) -> None:
+    def __init__(self, problem: Problem, watch: ReadObserver | None = None) -> None:
         config = repo_config(problem)
         self._problem = problem
         self._watch = watch
@@ -88,7 +88,7 @@ class OnlineReader:
             known = self._fetch({view: asked[names] for view, names in self._names.items()})
         except PlatformError:
             if self._watch is not None:
-                self._watch.unanswered(keys)
+                self._watch.record_unavailable(keys)
             if self.required:
                 raise
             known = {view: {} for view in keys}
@@ -147,7 +147,7 @@ class OnlineReader:
                 oldest = max(oldest, age)
         if self._watch is not None:
             told = None if moments is None or oldest < 0 else oldest / 1e6
-            self._watch.looked_up(view.name, len(answers), missed, told)
+            self._watch.record_lookup(view.name, len(answers), missed, told)
         if unfit:
             found.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
         times, values, events = [event for event, _ in fresh], found.values, found.events

@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.monitoring.alerts import notify, settle_reports
+from tasks.monitoring.alerts import notify, record_findings
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.release.judge_canary import gates_again, judge_canary, move_canary
+from tasks.release.judge_canary import apply_canary_decision, evaluate_canary, reevaluate_gates
 from tasks.scoring.ship_log import ship_log
 from truecourse.problem.loader import load_problem
 
@@ -25,10 +25,10 @@ def guard(problem: str | None = None) -> dict[str, Any]:
     """
     name = load_problem(problem).name
     ship_log(name)
-    seen, decision = judge_canary(name)
+    seen, decision = evaluate_canary(name)
     if decision.action == "promote":
-        decision = gates_again(name, decision)
-    report = move_canary(name, seen, decision)
-    settled = settle_reports(name, [report])
+        decision = reevaluate_gates(name, decision)
+    report = apply_canary_decision(name, seen, decision)
+    settled = record_findings(name, [report])
     settled["told"] = notify(name)
     return {**report.model_dump(mode="json"), "settled": settled}

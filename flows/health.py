@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.monitoring.alerts import notify, settle_reports
+from tasks.monitoring.alerts import notify, record_findings
 from tasks.monitoring.control_page import publish_control
 from tasks.monitoring.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
-from tasks.monitoring.summarize import made, require_unbroken
+from tasks.monitoring.summarize import require_unbroken, run_check
 from tasks.naming import run_name
 from tasks.process import note_process
 from truecourse.problem.loader import load_problem
@@ -27,12 +27,12 @@ def health(problem: str | None = None) -> dict[str, Any]:
     """
     name = load_problem(problem).name
     reports = [
-        made("pipelines", check_pipelines, name),
-        made("endpoint", check_endpoint, name),
-        made("machine", check_machine, name),
-        made("registry", check_registry, name),
+        run_check("pipelines", check_pipelines, name),
+        run_check("endpoint", check_endpoint, name),
+        run_check("machine", check_machine, name),
+        run_check("registry", check_registry, name),
     ]
-    settled = settle_reports(name, reports)
+    settled = record_findings(name, reports)
     told: dict[str, Any] = {report.check: report.sentence for report in reports}
     told |= {"health": publish_health(name), "settled": settled}
     publish_control(name)

@@ -16,7 +16,7 @@ from flows.validate import validate
 from tasks.data.validate import accepted_versions, raw_versions
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.state import state
+from tasks.state import current_state
 from truecourse.authoring.checks.run import require_sound
 from truecourse.deployment.bento import changed_parts
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
@@ -46,7 +46,7 @@ def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | 
     spec = load_problem(problem)
     require_sound(spec)
     name = spec.name
-    before = state(spec)
+    before = current_state(spec)
     refused: TruecourseError | None = None
     try:
         ingested = ingest(name)
@@ -76,7 +76,7 @@ def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | 
         summary["monitor"] = monitor(name)
     if refused is not None:  # what was accepted is used, and the run fails all the same
         raise refused
-    return summary | {"nothing_new": state(spec) == before}
+    return summary | {"nothing_new": current_state(spec) == before}
 
 
 def _first_unseen(problem: Problem) -> datetime | None:

@@ -5,14 +5,14 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.monitoring.alerts import notify, settle_reports
+from tasks.monitoring.alerts import notify, record_findings
 from tasks.monitoring.clean_up import clean_up
 from tasks.monitoring.control_page import publish_control
 from tasks.monitoring.drift import check_drift
 from tasks.monitoring.health import check_endpoint, check_machine, check_pipelines, check_registry, publish_health
 from tasks.monitoring.quality import check_quality
 from tasks.monitoring.skew import check_skew
-from tasks.monitoring.summarize import made, require_unbroken, summary
+from tasks.monitoring.summarize import require_unbroken, run_check, summary
 from tasks.naming import run_name
 from tasks.process import note_process
 from truecourse.features.clock import past_moment, until_now
@@ -49,15 +49,15 @@ def monitor(
     if window is not None:
         return summary(name, [check_drift(name, at or until_now(end), window, evidently)])
     reports = [
-        made("drift", check_drift, name, at, None, evidently, at=at),
-        made("quality", check_quality, name, at, at=at),
-        made("skew", check_skew, name, at, at=at),
-        made("pipelines", check_pipelines, name, at, at=at),
-        made("endpoint", check_endpoint, name),
-        made("machine", check_machine, name),
-        made("registry", check_registry, name),
+        run_check("drift", check_drift, name, at, None, evidently, at=at),
+        run_check("quality", check_quality, name, at, at=at),
+        run_check("skew", check_skew, name, at, at=at),
+        run_check("pipelines", check_pipelines, name, at, at=at),
+        run_check("endpoint", check_endpoint, name),
+        run_check("machine", check_machine, name),
+        run_check("registry", check_registry, name),
     ]
-    settled = settle_reports(name, reports, at)
+    settled = record_findings(name, reports, at)
     publish_health(name)
     publish_control(name)
     cleaned = clean_up(name) if at is None else {}

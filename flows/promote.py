@@ -7,9 +7,9 @@ from prefect import flow
 from tasks.monitoring.control_page import publish_control
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.release.approve import approved
-from tasks.release.promote import candidate, enter_office, judge_version, require_open
-from tasks.release.start_canary import begins_as_canary, start_canary
+from tasks.release.approve import request_approval
+from tasks.release.promote import candidate, evaluate_version, make_champion, require_passed_gates
+from tasks.release.start_canary import start_canary, starts_as_canary
 from tasks.training.snapshot import take_snapshot
 from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
@@ -41,11 +41,11 @@ def promote(
     spec = load_problem(problem)
     seen = aliases.current(spec.name)
     chosen = candidate(spec.name, seen, version)
-    verdicts = judge_version(spec.name, chosen, seen.champion, take_snapshot(spec.name, until), accept_unknown)
-    reason = require_open(chosen, verdicts, reason, accept_unknown)
+    verdicts = evaluate_version(spec.name, chosen, seen.champion, take_snapshot(spec.name, until), accept_unknown)
+    reason = require_passed_gates(chosen, verdicts, reason, accept_unknown)
     if spec.promotion.approval:
-        reason = approved(spec.promotion, chosen, reason, verdicts)
-    enter = start_canary if begins_as_canary(spec, seen, chosen) else enter_office
+        reason = request_approval(spec.promotion, chosen, reason, verdicts)
+    enter = start_canary if starts_as_canary(spec, seen, chosen) else make_champion
     entered = enter(seen, chosen, reason)
     publish_control(spec.name)
     return entered

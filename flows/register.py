@@ -5,7 +5,7 @@ from prefect import flow
 from tasks.monitoring.control_page import publish_control
 from tasks.naming import run_name
 from tasks.process import note_process
-from tasks.release.register import register_model, registered
+from tasks.release.register import find_registered, register_model
 from tasks.training.evaluate import evaluate_model
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
@@ -27,7 +27,7 @@ def register(problem: str | None = None, run_id: str | None = None) -> ModelVers
     """
     name = load_problem(problem).name
     run = trained_run(name, run_id)
-    version = registered(run)
+    version = find_registered(run)
     if version is None:
         version = register_model(run, evaluate_model(name, run))
         publish_control(name)

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from prefect import flow
 
-from tasks.monitoring.drift import sketch_days
+from tasks.monitoring.drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.scoring.decisions import score_decisions
@@ -50,5 +50,5 @@ def score(
         last = data_end(spec, Tables()) if end is None else None
         end = last + timedelta(microseconds=1) if last else end
         written = score_decisions(name, version, Window(start=naive_utc(start), end=naive_utc(end)), explain)
-    sketch_days(name)
+    update_daily_histograms(name)
     return written

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.monitoring.drift import sketch_days
+from tasks.monitoring.drift import update_daily_histograms
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.scoring.ship_log import gather_files, ship_log
@@ -22,5 +22,5 @@ def ship(problem: str | None = None) -> dict[str, int]:
     name = load_problem(problem).name
     shipped = ship_log(name)
     gathered = gather_files(name)
-    sketch_days(name)
+    update_daily_histograms(name)
     return {"shipped": shipped, "files_gathered": gathered}

@@ -10,7 +10,7 @@ from truecourse.errors import AccessDenied, AlreadyExists, NotFound, PlatformErr
 _FINAL = (AccessDenied, AlreadyExists, NotFound)
 
 
-def _may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     error = state.data  # the exception itself: the state is made for this question
     return isinstance(error, StorageError | PlatformError | ConnectionError | TimeoutError) and not isinstance(
         error, _FINAL
@@ -21,6 +21,6 @@ RETRY: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _may_pass,
+    "retry_condition_fn": _is_transient,
 }
 """Keyword arguments for @task: three more tries, 2, 4 and 8 seconds apart, for failures of storage and servers only."""

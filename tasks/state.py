@@ -12,7 +12,7 @@ from truecourse.serving.batch_scoring import predictions_table
 from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw_table
 
 
-def state(problem: Problem) -> dict[str, Any]:
+def current_state(problem: Problem) -> dict[str, Any]:
     """Table versions, training runs, model versions with their packages, aliases, and what is loaded online."""
     tables, name = Tables(), problem.name
     names = [kind(name, table.name) for table in problem.tables for kind in (raw_table, clean_table, quarantine_table)]

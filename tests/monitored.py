@@ -97,8 +97,8 @@ def champion_at(folder: Path, configure: Callable[..., None]) -> ModelVersion:
     return found
 
 
-def monitored(at: datetime | None = None, window: Window | None = None, evidently: bool = False) -> Report:
-    from tasks.monitoring.drift import monitored as check
+def run_drift_check(at: datetime | None = None, window: Window | None = None, evidently: bool = False) -> Report:
+    from tasks.monitoring.drift import run_drift_check as check
 
     return check(load_problem("deliveries"), Tables(), at, window, evidently)
 

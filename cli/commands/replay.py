@@ -64,8 +64,8 @@ class Watched:
 
     def _tell(self, now: Any) -> None:
         self._bar.update(self._task, total=now.days, completed=now.done, description=str(now.day))
-        if now.said and now.done:
-            self._bar.console.print(f"{now.day}  {now.said}")
+        if now.message and now.done:
+            self._bar.console.print(f"{now.day}  {now.message}")
         elif not self._console.is_terminal and f"{now.day:%Y-%m}" != self._month:
             self._month = f"{now.day:%Y-%m}"
             self._console.print(f"{now.day}  day {now.done} of {now.days}")

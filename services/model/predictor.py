@@ -32,7 +32,7 @@ from truecourse.serving.rows import Rows, column
 from truecourse.wording import counted_of
 
 if TYPE_CHECKING:
-    from feature_repo.online import OnlineFeatures, OnlineReader, Watch
+    from feature_repo.online import OnlineFeatures, OnlineReader, ReadObserver
 
 log = logging.getLogger("truecourse.serving")
 _EPOCH, NEVER = datetime(1970, 1, 1), -(2**63)
@@ -203,7 +203,7 @@ def _column(values: Array, kind: str) -> Array:
     return np.array([value if isinstance(value, str) else None for value in values], dtype=object)
 
 
-def open_predictor(folder: Path, watch: "Watch | None" = None) -> Predictor:
+def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predictor:
     """The predictor of an unpacked Bento's `model/` folder, with the problem in `problems/` beside it. `watch` is told
     of every read of the online store.
 
@@ -249,7 +249,7 @@ def _loaded_until(problem: Problem) -> datetime | None:
     return max((datetime.fromisoformat(mark["until"]) for mark in marks.values()), default=None)
 
 
-def _reader(problem: Problem, watch: "Watch | None" = None) -> "OnlineReader | None":
+def _reader(problem: Problem, watch: "ReadObserver | None" = None) -> "OnlineReader | None":
     """A problem with no views is served without Feast, which takes seconds to import."""
     if not problem.views:
         return None

@@ -28,7 +28,7 @@ from truecourse.registry import versions as registry
 from truecourse.serving.rows import Rows
 
 if TYPE_CHECKING:
-    from feature_repo.online import Watch
+    from feature_repo.online import ReadObserver
 
 MODEL = Path(__file__).resolve().parents[2] / "model"
 """Where a Bento keeps its model: beside this package."""
@@ -50,7 +50,7 @@ class Scorer:
         return registered_predictor(self.source, self.model)
 
 
-def init(source: Path | ModelVersion | None = None, watch: "Watch | None" = None) -> Scorer:
+def init(source: Path | ModelVersion | None = None, watch: "ReadObserver | None" = None) -> Scorer:
     """A scorer of a Bento's `model/` folder or of a registered version; by default of the Bento that this file is in,
     or else of the champion. `watch` is told of a Bento's reads of the
     online store. Raises IntegrityError if the model's bytes were changed, ModelError if there is none."""

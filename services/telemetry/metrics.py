@@ -71,7 +71,7 @@ class Metrics:
     def taken(self, path: str, rows: int) -> None:
         self._keep(self.rows, rows, path)
 
-    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+    def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
         """So many keys of a view, of which so many had no value fresh enough. `oldest`: of those that had, seconds."""
         found = self._views.get(view)
         if found is None:
@@ -106,7 +106,7 @@ class Metrics:
         for meter, number in sums.items():
             meter.inc(number)
 
-    def unanswered(self, views: Iterable[str]) -> None:
+    def record_unavailable(self, views: Iterable[str]) -> None:
         """The online store did not answer for these views."""
         for view in views:
             self.failures.labels(view).inc()

@@ -27,7 +27,7 @@ from truecourse.wording import counted, counted_of
 
 
 @dataclass
-class Judged:
+class TableCheck:
     """The outcome of judging: `total` and `watermark` (naive UTC) of the table after it. `stored`: whether there is a
     clean table; `quarantined`: rows."""
 
@@ -38,7 +38,7 @@ class Judged:
     results: list[ValidationResult] = field(default_factory=list)
 
 
-def judged_by(problem: Problem, table: Table, tables: Tables) -> str:
+def rules_digest(problem: Problem, table: Table, tables: Tables) -> str:
     """The digest of what a delivery is judged by: the table's declaration, and the tables that it refers to."""
     document = next(item for item in problem_document(problem)["tables"] if item["name"] == table.name)
     others = {column.in_table for column in table.columns.values() if column.in_table}
@@ -59,7 +59,7 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
     taken, last = deliveries.accepted(tables, problem.name, table.name)
     if last is not None and last["shape"] != shape:
         return Pending(raw, tuple(known), tuple(known), frozenset(), anew=True)
-    digest = judged_by(problem, table, tables)
+    digest = rules_digest(problem, table, tables)
     newest = {d.number for d in deliveries.newest_by_place(known).values()}
     new, again, waiting = [], [], []
     for delivery in known:
@@ -78,14 +78,14 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
     return Pending(raw, tuple(judged), tuple(known), frozenset(taken), anew=False) if judged else None
 
 
-def judge(
+def check_deliveries(
     connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: Pending
-) -> Judged:
+) -> TableCheck:
     """Judge the pending deliveries in order. What is to be written stands in corrections' relations afterwards, and the
     bad rows of accepted deliveries in the relation `quarantined_now`."""
     name = clean_table(problem.name, table.name)
     _, last = deliveries.accepted(tables, problem.name, table.name)
-    judged = Judged(stored=last is not None)
+    judged = TableCheck(stored=last is not None)
     clean = None
     if last is not None and not pending.anew:
         clean = TableVersion(name=name, version=last["version"])
@@ -95,13 +95,13 @@ def judge(
     tallies = check(problem, table, tables, pending, clean)
     corrections.begin(connection, table, tables.dataset(clean) if clean else None, several=several)
     _bind(connection, problem, table, tables, pending)
-    digest, before, group = judged_by(problem, table, tables), judged.watermark, -1
+    digest, before, group = rules_digest(problem, table, tables), judged.watermark, -1
     taken = set(pending.accepted)
     for delivery, tally in zip(pending.deliveries, tallies, strict=True):
         if delivery.group != group:
             group, before = delivery.group, judged.watermark
-        standing = _standing(pending.known, taken, delivery)
-        merge, reasons, faults, of_table = _judge_one(
+        standing = _other_places(pending.known, taken, delivery)
+        merge, reasons, faults, of_table = _check_delivery(
             connection, table, judged, delivery, pending.known, standing, tally
         )
         if not faults:
@@ -128,7 +128,7 @@ def judge(
                 because_of_table=of_table,
             )
         )
-    return _enough(table, judged)
+    return _refuse_if_too_few(table, judged)
 
 
 def _bind(
@@ -152,16 +152,16 @@ def _bind(
         connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM before")  # noqa: S608
 
 
-def _standing(known: Sequence[Delivery], taken: set[int], delivery: Delivery) -> list[Delivery]:
+def _other_places(known: Sequence[Delivery], taken: set[int], delivery: Delivery) -> list[Delivery]:
     """The newest accepted delivery of every other place."""
     newest = deliveries.newest_by_place(d for d in known if d.number in taken)
     return [d for place, d in newest.items() if place != delivery.place]
 
 
-def _judge_one(
+def _check_delivery(
     connection: duckdb.DuckDBPyConnection,
     table: Table,
-    judged: Judged,
+    judged: TableCheck,
     delivery: Delivery,
     known: Sequence[Delivery],
     standing: Sequence[Delivery],
@@ -194,15 +194,15 @@ def _judge_one(
     total = judged.total + merge.inserted - merge.removed
     least_rows, most_rows = table.rows or (0, None)
     if (most_rows is not None and total > most_rows) or (total < least_rows <= judged.total):
-        return merge, reasons, [_outside(table, total)], True
+        return merge, reasons, [_row_limit_fault(table, total)], True
     return merge, reasons, [], False
 
 
-def _outside(table: Table, total: int) -> str:
+def _row_limit_fault(table: Table, total: int) -> str:
     return f"the table would have {counted(total, 'row')}, outside rows={table.rows}"
 
 
-def _enough(table: Table, judged: Judged) -> Judged:
+def _refuse_if_too_few(table: Table, judged: TableCheck) -> TableCheck:
     """A table that has too few rows even with all its deliveries takes none of them yet."""
     least, _ = table.rows or (0, None)
     if judged.total >= least:
@@ -210,7 +210,7 @@ def _enough(table: Table, judged: Judged) -> Judged:
     judged.results = [
         result
         if result.refused
-        else result.model_copy(update={"refused": (_outside(table, judged.total),), "because_of_table": True})
+        else result.model_copy(update={"refused": (_row_limit_fault(table, judged.total),), "because_of_table": True})
         for result in judged.results
     ]
     return judged

@@ -56,7 +56,7 @@ def ingest_table(problem: str, table: str) -> TableVersion:
 
 def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersion:
     name = raw_table(problem.name, table.name)
-    known = _known(problem, table, tables)
+    known = _read_deliveries(problem, table, tables)
     with scratch() as folder:
         located = list(locate(problem, table, tables.store, folder))
         staged = _stage(problem, table, tables, folder, located, known)
@@ -79,7 +79,7 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
     return version
 
 
-def _known(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
+def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
     """The deliveries so far, their rows as the table is declared now."""
     name, wanted = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.recorded(tables, problem.name, table.name)
@@ -121,12 +121,12 @@ def _stage(
             )  # fmt: skip
             staged.append(Staged(one, owner if moved and last is None else place))
             continue
-        staged.append(_parsed(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow"))
+        staged.append(_parse(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow"))
         owners[one.sha256] = place
     return staged
 
 
-def _parsed(
+def _parse(
     problem: Problem, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
 ) -> Staged:
     kept_now = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
@@ -153,7 +153,7 @@ def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]
         version = tables.version(name)
         assert version is not None
         return version
-    new = _deliveries(known, staged)
+    new = _new_deliveries(known, staged)
     schema = raw_schema(table)
     commit = {
         "flow": "ingest",
@@ -179,7 +179,7 @@ def _is_new(known: list[Delivery], staged: Staged) -> bool:
     return staged.error is None and last.uri != staged.located.uri
 
 
-def _deliveries(known: list[Delivery], staged: list[Staged]) -> list[Delivery]:
+def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Delivery]:
     made: list[Delivery] = []
     group, start, now = len(known), known[-1].end if known else 0, datetime.now(UTC)
     for item in staged:

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from tasks.artifacts import show_page
-from tasks.data.deliveries import Judged, judge, pending_deliveries
+from tasks.data.deliveries import TableCheck, check_deliveries, pending_deliveries
 from tasks.retry import RETRY
 from truecourse.data import deliveries, merge, overlap, sql, validation_report
 from truecourse.data.pending_batch import Pending
@@ -96,7 +96,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
         with locked(tables.store, name, patience=PATIENCE):
             pending = pending_deliveries(problem, table, tables)  # another run may have done it while we waited
             if pending is not None:
-                results = judge_and_write(problem, table, tables, pending)
+                results = check_and_write(problem, table, tables, pending)
     else:
         log.info("%s: nothing new", table.name)
     refused = validation_report.standing_refusals(tables, problem.name, table.name)
@@ -115,11 +115,11 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
     )
 
 
-def judge_and_write(problem: Problem, table: Table, tables: Tables, pending: Pending) -> list[ValidationResult]:
+def check_and_write(problem: Problem, table: Table, tables: Tables, pending: Pending) -> list[ValidationResult]:
     """What was found is saved before the commit: without it the deliveries are judged again."""
     name = clean_table(problem.name, table.name)
     with sql.connect() as connection:
-        judged = judge(connection, problem, table, tables, pending)
+        judged = check_deliveries(connection, problem, table, tables, pending)
         if pending.anew:
             _require_kept(problem, table, tables, pending, judged)
         _warn_of_overlaps(connection, table, pending, judged)
@@ -136,7 +136,9 @@ def judge_and_write(problem: Problem, table: Table, tables: Tables, pending: Pen
     return judged.results
 
 
-def _warn_of_overlaps(connection: duckdb.DuckDBPyConnection, table: Table, pending: Pending, judged: Judged) -> None:
+def _warn_of_overlaps(
+    connection: duckdb.DuckDBPyConnection, table: Table, pending: Pending, judged: TableCheck
+) -> None:
     fresh = {result.delivery.number for result in judged.results if not result.refused}
     taken = [d for d in pending.known if d.number in fresh | (set() if pending.anew else pending.accepted)]
     standing = taken if table.combines == "append" else list(deliveries.newest_by_place(taken).values())
@@ -149,7 +151,7 @@ def _warn_of_overlaps(connection: duckdb.DuckDBPyConnection, table: Table, pendi
     ]
 
 
-def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pending, judged: Judged) -> None:
+def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pending, judged: TableCheck) -> None:
     """A changed declaration may not take away what stands. Raises ValidationFailed, and nothing was written."""
     before, _ = deliveries.accepted(tables, problem.name, table.name)
     newest = deliveries.newest_by_place(d for d in pending.known if d.number in before)
@@ -167,7 +169,7 @@ def _quarantine(
     table: Table,
     tables: Tables,
     pending: Pending,
-    judged: Judged,
+    judged: TableCheck,
 ) -> None:
     """Before the clean table, whose commit acknowledges the deliveries: what an attempt that died left is replaced."""
     name = quarantine_table(problem.name, table.name)
@@ -200,7 +202,7 @@ def _quarantine(
 
 
 def _write(
-    connection: duckdb.DuckDBPyConnection, table: Table, tables: Tables, pending: Pending, judged: Judged, name: str
+    connection: duckdb.DuckDBPyConnection, table: Table, tables: Tables, pending: Pending, judged: TableCheck, name: str
 ) -> TableVersion:
     """One commit that names the accepted deliveries: the new rows appended, or, where stored rows are superseded, the
     whole table."""
@@ -211,7 +213,7 @@ def _write(
         "run": str(flow_run.get_id() or ""),
         "inputs": [pending.raw.model_dump()],
         "shape": deliveries.shape_digest(table),
-        "deliveries": [_said(result) for result in accepted],
+        "deliveries": [_delivery_entry(result) for result in accepted],
         "rows": {name: sum(count[name] for count in counts) for name in validation_report.Counts(rows_in=0).document()},
         "total": judged.total,
         "watermark": judged.watermark.isoformat() if judged.watermark else None,
@@ -225,7 +227,7 @@ def _write(
     return tables.append(name, _stream(connection, merge.new_rows(table), schema), commit)
 
 
-def _said(result: ValidationResult) -> dict[str, Any]:
+def _delivery_entry(result: ValidationResult) -> dict[str, Any]:
     return {
         "number": result.delivery.number,
         "place": result.delivery.place,

@@ -5,7 +5,12 @@ from datetime import datetime
 
 from prefect import task
 
-from tasks.features.trained_features import own_contract, own_problem, reparsed, some
+from tasks.features.trained_features import (
+    archived_problem_of,
+    features_of_reparsed_tables,
+    list_names,
+    training_contract,
+)
 from tasks.retry import RETRY
 from truecourse.errors import TruecourseError
 from truecourse.features.compute import compute_view
@@ -54,15 +59,15 @@ def _loaded_for(problem: Problem, version: ModelVersion, until: datetime) -> boo
 
     number = version.version
     try:
-        defined = own_contract(version).definitions
+        defined = training_contract(version).definitions
         if not changed(defined, feature_definitions(problem), defined):
             return False
-        with own_problem(version) as own:
+        with archived_problem_of(version) as own:
             names = [name for view in own.views for name in view.features]
             other = changed(defined, feature_definitions(problem), names)
-            if lost := reparsed(problem, own, other):
+            if lost := features_of_reparsed_tables(problem, own, other):
                 said = "version %d gets no new values of %s: they are read from tables that are stored otherwise now"
-                log.warning(said, number, some(lost))
+                log.warning(said, number, list_names(lost))
             views = [view for view in own.views if not set(view.features) & set(lost)] if other else []
             for view in views:
                 compute_view(own, Tables(), view.name)

@@ -28,51 +28,54 @@ from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 
-def own_rows_of(problem: Problem, version: ModelVersion | TrainedRun) -> OwnRows:
+def rows_as_trained_by(problem: Problem, version: ModelVersion | TrainedRun) -> OwnRows:
     """What gives the problem's rows the features of the version's own definition. It raises ModelError, which names the
     features, where they cannot be computed any more, and where the label is defined otherwise."""
-    return partial(own_rows, problem, version)
+    return partial(rows_as_trained, problem, version)
 
 
-def own_contract(version: ModelVersion | TrainedRun) -> Contract:
+def training_contract(version: ModelVersion | TrainedRun) -> Contract:
     return Contract.from_json(runs.artifact(version.run_id, "model/contract.json"))
 
 
-def own_rows(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
+def rows_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
     """own_rows_of(). `rows`: with the features of the problem as it is."""
-    contract, where = own_contract(version), f"problem {problem.name}"
+    contract, where = training_contract(version), f"problem {problem.name}"
     if contract.label_definition != label_definition(problem):
         hint = f"truecourse run train --problem {problem.name}, and compare models of one label"
         raise ModelError("it was trained on a label that is defined otherwise", where=where, hint=hint)
-    return own_features(problem, version, rows)
+    return features_as_trained(problem, version, rows)
 
 
-def own_features(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
+def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
     """own_rows() whatever the label is: to predict, none is needed."""
-    contract, where = own_contract(version), f"problem {problem.name}"
+    contract, where = training_contract(version), f"problem {problem.name}"
     names = changed(contract.definitions, feature_definitions(problem), contract.definitions)
     if not names or not len(rows):
         return rows
-    with own_problem(version) as own:
-        if lost := [*reparsed(problem, own, names), *changed(contract.definitions, feature_definitions(own), names)]:
-            what = f"its features {some(lost)} are defined otherwise, and cannot be computed as it knows them"
+    with archived_problem_of(version) as own:
+        if lost := [
+            *features_of_reparsed_tables(problem, own, names),
+            *changed(contract.definitions, feature_definitions(own), names),
+        ]:
+            what = f"its features {list_names(lost)} are defined otherwise, and cannot be computed as it knows them"
             raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
         try:
             found = _computed(own, rows, names)
         except TruecourseError as error:
-            what = f"its features {some(names)} are defined otherwise, and computing them as it knows them failed"
+            what = f"its features {list_names(names)} are defined otherwise, and computing them as it knows them failed"
             raise ModelError(f"{what}: {error.what}", where=where) from error
     return _replaced(rows, found, names, where)
 
 
 @contextmanager
-def own_problem(version: ModelVersion | TrainedRun) -> Iterator[Problem]:
+def archived_problem_of(version: ModelVersion | TrainedRun) -> Iterator[Problem]:
     """The problem that the version was trained for, from its archive; its files are there until the block ends."""
     with scratch() as folder:
         yield archived_problem(version, folder)
 
 
-def reparsed(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
+def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
     """Those features that are read from tables which are stored otherwise now: their rows of before are gone."""
     now = {table.name: shape_digest(table) for table in problem.tables}
     other = {table.name for table in own.tables if now.get(table.name) != shape_digest(table)}
@@ -102,7 +105,7 @@ def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str)
     places = pc.index_in(rows["id"], found["id"].combine_chunks())
     if places.null_count:
         what = f"{counted_of(places.null_count, len(rows), 'decision')} are none by the SQL that it was trained on"
-        raise ModelError(what, where=where, hint=f"its features {some(names)} are defined otherwise")
+        raise ModelError(what, where=where, hint=f"its features {list_names(names)} are defined otherwise")
     found = found.take(places)
     for name in names:
         if name in rows.column_names:
@@ -112,6 +115,6 @@ def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str)
     return rows
 
 
-def some(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     shown = list(dict.fromkeys(names))
     return ", ".join(shown[:5]) + (f" and {counted(len(shown) - 5, 'other')}" if len(shown) > 5 else "")

@@ -34,7 +34,7 @@ def channels() -> dict[str, Channel]:
 
 
 @task(name="settle", **RETRY)
-def settle_reports(problem: str, reports: Sequence[Report], at: datetime | None = None) -> dict[str, Any]:
+def record_findings(problem: str, reports: Sequence[Report], at: datetime | None = None) -> dict[str, Any]:
     """Enter the reports into the record of findings, and weigh whether to retrain. Nobody is told yet: notify() does.
 
     `at`: the moment that counts as now (UTC); the wall clock if None. {"open", "opened", "recovered": ids of alarms,

@@ -28,7 +28,7 @@ from truecourse.storage.tables import Tables
 log = logging.getLogger("truecourse.monitor")
 
 
-def monitored(
+def run_drift_check(
     problem: Problem,
     tables: Tables,
     at: datetime | None = None,
@@ -110,11 +110,11 @@ def check_drift(
     problem: str, at: datetime | None = None, window: Window | None = None, evidently: bool = False
 ) -> Report:
     """Data drift and prediction drift, and what broke. `at` (UTC): the moment that counts as now."""
-    return monitored(load_problem(problem), Tables(), at, window, evidently)
+    return run_drift_check(load_problem(problem), Tables(), at, window, evidently)
 
 
 @task(name="sketch days", **RETRY)
-def sketch_days(problem: str) -> int:
+def update_daily_histograms(problem: str) -> int:
     """Count what arrived by the champion's bins, day by day, so that a check reads counts and no rows; how many days
     there are to look at. What cannot be counted is left to the check, which says why."""
     try:

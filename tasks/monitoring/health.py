@@ -22,7 +22,7 @@ from truecourse.storage.tables import Tables
 log = logging.getLogger("truecourse.health")
 
 
-def _kept(report: Report) -> Report:
+def _save(report: Report) -> Report:
     kept = report.model_copy(update={"page": healthpage.page_key(report.problem)})
     report_store.refresh(open_store(), kept)
     log.info("%s: %s", report.check, report.sentence)
@@ -44,7 +44,7 @@ def check_pipelines(problem: str, at: datetime | None = None) -> Report:
         log.error("%s", error)
         loaded = None
     others = platform.findings(datetime.now(UTC), _api()) if at is None else []
-    return _kept(pipelines.check_pipelines(spec, Tables(), at, flows, loaded, others))
+    return _save(pipelines.check_pipelines(spec, Tables(), at, flows, loaded, others))
 
 
 def _api() -> str:
@@ -61,19 +61,19 @@ def check_endpoint(problem: str) -> Report:
 
     spec = load_problem(problem)
     found = looks(endpoints.expected(spec.name), spec.name)
-    return _kept(endpoint.check_endpoint(spec, open_store(), found, datetime.now(UTC)))
+    return _save(endpoint.check_endpoint(spec, open_store(), found, datetime.now(UTC)))
 
 
 @task(name="check machine", **RETRY)
 def check_machine(problem: str) -> Report:
     """Processors, memory and disks of the machine that this runs on. Wall clock."""
-    return _kept(machine.check_machine(load_problem(problem), get_settings(), datetime.now(UTC)))
+    return _save(machine.check_machine(load_problem(problem), get_settings(), datetime.now(UTC)))
 
 
 @task(name="check registry", **RETRY)
 def check_registry(problem: str) -> Report:
     """The files of the models in office, and what MLflow shows beside our record. Wall clock."""
-    return _kept(registry.check_registry(load_problem(problem), open_store(), datetime.now(UTC)))
+    return _save(registry.check_registry(load_problem(problem), open_store(), datetime.now(UTC)))
 
 
 @task(name="health page", **RETRY)

@@ -79,7 +79,7 @@ def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlo
         moments = sorted(moment for one in active for moment in moments_before(one.schedule, now - GRACE))
         yield ScheduledFlow(
             name=deployment.name,
-            schedule=", ".join(_said(one.schedule) for one in active),
+            schedule=", ".join(_schedule_text(one.schedule) for one in active),
             due=moments[-1] if moments else None,
             period=moments[-1] - moments[-2] if len(moments) > 1 else None,
             since=max(_utc(one.updated or one.created) or now for one in active),
@@ -89,7 +89,7 @@ def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlo
         )
 
 
-def _said(schedule: Any) -> str:
+def _schedule_text(schedule: Any) -> str:
     return str(getattr(schedule, "cron", None) or getattr(schedule, "interval", None) or schedule.rrule)
 
 

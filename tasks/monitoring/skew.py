@@ -18,7 +18,7 @@ from truecourse.storage.tables import Tables
 log = logging.getLogger("truecourse.audit")
 
 
-def audited(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
+def run_audit(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
     """The audit's report, kept with its page."""
     report = skew.check_skew(problem, tables, at, window)
     page = f"reports/{problem.name}/skew.html"
@@ -32,4 +32,4 @@ def audited(problem: Problem, tables: Tables, at: datetime | None = None, window
 @task(name="check skew", **RETRY)
 def check_skew(problem: str, at: datetime | None = None, window: Window | None = None) -> Report:
     """Logged predictions computed again. `at` (UTC): the moment that counts as now."""
-    return audited(load_problem(problem), Tables(), at, window)
+    return run_audit(load_problem(problem), Tables(), at, window)

@@ -16,7 +16,7 @@ _NOT_YET = (NotFound, ModelError, FeatureError)
 """What a check raises where there is nothing to look at yet: no champion, no predictions."""
 
 
-def made(
+def run_check(
     check: Check, task: Callable[..., Report], problem: str, *arguments: Any, at: datetime | None = None
 ) -> Report:
     """The task's report. Where there is nothing yet to check, one that says so; where the check itself breaks, one that
@@ -25,19 +25,19 @@ def made(
         return task(problem, *arguments)
     except _NOT_YET as error:
         log.warning("%s: %s", check, error.what)
-        return _kept(Report.unmade(check, problem, at or datetime.now(UTC), _unknown(error)))
+        return _save(Report.unmade(check, problem, at or datetime.now(UTC), _unknown(error)))
     except Exception as error:
         log.exception("the check of %s broke", check)
         told = f"The check of {check} broke: {type(error).__name__}."  # its text may hold what is private
         broken = Finding(check=check, subject="check", cause=BROKEN, page=True, sentence=told)
-        return _kept(Report.unmade(check, problem, at or datetime.now(UTC), told, broken))
+        return _save(Report.unmade(check, problem, at or datetime.now(UTC), told, broken))
 
 
 def _unknown(error: TruecourseError) -> str:
     return f"Not checked: {error.what}." + (f" To make it known: {error.hint}." if error.hint else "")
 
 
-def _kept(report: Report) -> Report:
+def _save(report: Report) -> Report:
     try:
         report_store.save(open_store(), report)
     except Exception:  # storage may be what broke: the report still goes to whoever asked

@@ -26,7 +26,7 @@ class Approval(RunInput):
     reason: str = Field(min_length=1)
 
 
-def approved(promotion: Promotion, version: ModelVersion, reason: str, verdicts: list[dict[str, Any]]) -> str:
+def request_approval(promotion: Promotion, version: ModelVersion, reason: str, verdicts: list[dict[str, Any]]) -> str:
     """Pause the flow run until a person has answered; the reason for the record, theirs with it.
 
     To be called from a flow. Raises GateFailed if they say no, or nobody answers within `promotion.patience`."""

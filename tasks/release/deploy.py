@@ -34,17 +34,17 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
     config = load_deployment(environment)
     name = load_problem(problem or config.problem).name
     version = find_version(name, number)
-    bento = _verified(version)
+    bento = _verify_bento(version)
     with deployments.alone(environment):
-        began = _began(config, version, bento, reason)
+        began = _record_start(config, version, bento, reason)
         try:
             folder = launch.prepare(name, version.version)
             detail = TARGETS[config.target](config, version, bento, folder)
         except BaseException as error:
             told = error.what if isinstance(error, TruecourseError) else f"{type(error).__name__}: {error}"
-            _ended(began, "rolled back", told.splitlines()[0])
+            _record_end(began, "rolled back", told.splitlines()[0])
             raise
-        entry = _ended(began, "deployed", detail)
+        entry = _record_end(began, "deployed", detail)
     split_traffic(config, name)
     log.info("version %d of %s in %s: %s", version.version, name, environment, detail)
     return entry
@@ -65,7 +65,7 @@ def stop_deployment(environment: str, problem: str | None, reason: str) -> Deplo
         else:
             unschedule(environment, name)
         began = newest.model_copy(update={"number": _next(environment, name)})
-        return _recorded(began, "stop", reason, "stopped", "")
+        return _append_entry(began, "stop", reason, "stopped", "")
 
 
 def _stop_server(environment: str, problem: str) -> None:
@@ -76,7 +76,7 @@ def _stop_server(environment: str, problem: str) -> None:
     blue_green.stop(environment)
 
 
-def _verified(version: ModelVersion) -> ArtifactRef:
+def _verify_bento(version: ModelVersion) -> ArtifactRef:
     found = packaged(version.problem, version.version)
     if found is None:
         hint = f"truecourse run package --problem {version.problem} --version {version.version}"
@@ -90,7 +90,7 @@ def _next(environment: str, problem: str) -> int:
     return newest.number + 1 if newest else 1
 
 
-def _began(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, reason: str) -> Deployment:
+def _record_start(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, reason: str) -> Deployment:
     """The first of a deployment's two entries: one that has no second was cut short."""
     before = deployments.standing(config.environment, version.problem)
     entry = Deployment(
@@ -101,12 +101,12 @@ def _began(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, 
     return deployments.ledger(config.environment, version.problem).append(entry)
 
 
-def _ended(began: Deployment, outcome: str, detail: str) -> Deployment:
+def _record_end(began: Deployment, outcome: str, detail: str) -> Deployment:
     following = began.model_copy(update={"number": began.number + 1})
-    return _recorded(following, "deploy", began.reason, outcome, detail)
+    return _append_entry(following, "deploy", began.reason, outcome, detail)
 
 
-def _recorded(base: Deployment, action: str, reason: str, outcome: str, detail: str) -> Deployment:
+def _append_entry(base: Deployment, action: str, reason: str, outcome: str, detail: str) -> Deployment:
     changes: dict[str, Any] = {"action": action, "reason": reason, "outcome": outcome, "detail": detail}
     entry = Deployment.model_validate(dict(base) | changes | aliases.signature())
     return deployments.ledger(entry.environment, entry.version.problem).append(entry)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from prefect import task
 
-from tasks.release.promote import judge_version
+from tasks.release.promote import evaluate_version
 from tasks.retry import RETRY
 from tasks.training.snapshot import take_snapshot
 from truecourse.errors import ModelError
@@ -25,7 +25,7 @@ log = logging.getLogger("truecourse.problem.promotion")
 
 
 @task(name="judge canary", **RETRY)
-def judge_canary(problem: str) -> tuple[Aliases, Decision]:
+def evaluate_canary(problem: str) -> tuple[Aliases, Decision]:
     """The aliases as they stand, and what the log says is to become of their challenger."""
     entries = aliases.history(problem)
     return (
@@ -34,14 +34,14 @@ def judge_canary(problem: str) -> tuple[Aliases, Decision]:
     )
 
 
-def gates_again(problem: str, decision: Decision) -> Decision:
+def reevaluate_gates(problem: str, decision: Decision) -> Decision:
     """The decision to promote once the gates were asked about the cohorts that are closed by now: what labels that came
     meanwhile say of its quality. Where those are too few, what the gates said before counts. To be called from a flow.
     """
     step = decision.step
     assert step is not None
     try:
-        verdicts = judge_version(problem, step.challenger, step.champion, take_snapshot(problem))
+        verdicts = evaluate_version(problem, step.challenger, step.champion, take_snapshot(problem))
     except ModelError as error:
         log.warning("the gates' earlier verdicts count: %s", error)
         verdicts = registry.gates(step.challenger)
@@ -51,7 +51,7 @@ def gates_again(problem: str, decision: Decision) -> Decision:
 
 
 @task(name="move canary", **RETRY)
-def move_canary(problem: str, seen: Aliases, decision: Decision) -> Report:
+def apply_canary_decision(problem: str, seen: Aliases, decision: Decision) -> Report:
     """Make the one move that was decided, unless the aliases have moved since `seen`; the report of it is kept."""
     store, overtaken = open_store(), None
     try:

@@ -9,7 +9,7 @@ from prefect.context import FlowRunContext
 
 from tasks.artifacts import artifact_key
 from tasks.retry import RETRY
-from tasks.training.evaluate import opened
+from tasks.training.evaluate import open_rival
 from truecourse.errors import GateFailed, ModelError
 from truecourse.evaluation.evaluate import HeldOut, evidence
 from truecourse.evaluation.gates import failed, judge, summed, unjudged
@@ -43,7 +43,7 @@ def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
 
 
 @task(name="judge", **RETRY)
-def judge_version(
+def evaluate_version(
     problem: str,
     version: ModelVersion,
     office: ModelVersion | None,
@@ -62,7 +62,7 @@ def judge_version(
             return verdicts
         hint = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
         raise ModelError(short, where=f"version {version.version} of {problem}", hint=hint)
-    rival = opened(office, spec, version.model_sha256) if office else None
+    rival = open_rival(office, spec, version.model_sha256) if office else None
     metrics = test.metrics({"model": test.judged["model"]})
     verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
     registry.set_gates(version, verdicts)
@@ -73,12 +73,14 @@ def judge_version(
 
 
 def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> HeldOut:
-    it, frame = opened(version, problem), load_frame(open_store(), snapshot)
+    it, frame = open_rival(version, problem), load_frame(open_store(), snapshot)
     rows = unseen(problem, rows_of(frame, "test"), it.frame)
     return HeldOut(problem, it.model, it.frame, rows, it.own)
 
 
-def require_open(version: ModelVersion, verdicts: list[dict[str, Any]], reason: str, accept_unknown: bool) -> str:
+def require_passed_gates(
+    version: ModelVersion, verdicts: list[dict[str, Any]], reason: str, accept_unknown: bool
+) -> str:
     """The reason, with what was not judged. Raises GateFailed that carries the verdicts, and names each gate that
     failed, or could not be judged and is not accepted so."""
     failing, unknown = failed(verdicts), unjudged(verdicts)
@@ -96,7 +98,7 @@ def require_open(version: ModelVersion, verdicts: list[dict[str, Any]], reason: 
 
 
 @task(name="promote", **RETRY)
-def enter_office(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
+def make_champion(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
     """The version is champion. `seen`: the aliases as they were before it was judged.
 
     Raises ModelError if they have moved since: who won against another champion has proved nothing against this one."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import task
 
-from tasks.release.start_canary import begins_as_canary, start_canary
+from tasks.release.start_canary import start_canary, starts_as_canary
 from tasks.retry import RETRY
 from truecourse.errors import ModelError
 from truecourse.evaluation.gates import summed
@@ -23,13 +23,13 @@ log = logging.getLogger("truecourse.registry.versions")
 DONE, JUDGED_BY = "truecourse.registered", "truecourse.judged_by"
 
 
-def registered(run: TrainedRun) -> ModelVersion | None:
+def find_registered(run: TrainedRun) -> ModelVersion | None:
     """The run's version, or one of the same bytes, snapshot and problem, if registering it by today's gates was
     finished once: its aliases are then nobody's but the user's to move."""
-    told, judging = _told(run.problem, run.run_id), judging_digest(load_problem(run.problem))
+    told, judging = _training_identity(run.problem, run.run_id), judging_digest(load_problem(run.problem))
     for version in reversed(registry.versions(run.problem)):
         same = version.run_id == run.run_id or (
-            version.model_sha256 == run.model_sha256 and _told(run.problem, version.run_id) == told
+            version.model_sha256 == run.model_sha256 and _training_identity(run.problem, version.run_id) == told
         )
         tags = registry.tags(version) if same else {}
         if DONE in tags and tags.get(JUDGED_BY) == judging:
@@ -37,7 +37,7 @@ def registered(run: TrainedRun) -> ModelVersion | None:
     return None
 
 
-def _told(problem: str, run_id: str) -> tuple[str | None, ...]:
+def _training_identity(problem: str, run_id: str) -> tuple[str | None, ...]:
     """What a model was trained on, and the problem it was trained for."""
     tags = runs.recorded(problem, run_id).tags
     return tuple(tags.get(f"truecourse.{name}") for name in ("snapshot", "training_digest"))
@@ -56,14 +56,14 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     if problem.promotion.approval and not failing:
         reason += ", and `truecourse promote` awaits approval"
     fit = not failing and not problem.promotion.approval
-    now = _entered(problem, version, report["champion"], reason, fit)
-    registry.describe(version, problem.description or problem.name, _described(run, version, reason))
-    registry.set_tags(version, {DONE: _place(now, version), JUDGED_BY: judging_digest(problem)})
-    log.info("version %d is %s: %s", version.version, _place(now, version), reason)
+    now = _update_aliases(problem, version, report["champion"], reason, fit)
+    registry.describe(version, problem.description or problem.name, _description(run, version, reason))
+    registry.set_tags(version, {DONE: _role(now, version), JUDGED_BY: judging_digest(problem)})
+    log.info("version %d is %s: %s", version.version, _role(now, version), reason)
     return version
 
 
-def _described(run: TrainedRun, version: ModelVersion, reason: str) -> str:
+def _description(run: TrainedRun, version: ModelVersion, reason: str) -> str:
     rows = f"{counted(run.snapshot.rows, 'row')} of snapshot `{run.snapshot.sha256}`"
     form = runs.recorded(run.problem, run.run_id).tags[runs.FORM]
     again = f"`truecourse reproduce {version.version} --problem {run.problem}`"
@@ -71,7 +71,7 @@ def _described(run: TrainedRun, version: ModelVersion, reason: str) -> str:
     return f"Trained on {rows}. Its form: {form}. {judged}. Model SHA-256 `{run.model_sha256}`; {again}."
 
 
-def _place(now: Aliases, version: ModelVersion) -> str:
+def _role(now: Aliases, version: ModelVersion) -> str:
     if now.champion == version:
         return "promoted"
     if now.challenger != version:
@@ -79,7 +79,9 @@ def _place(now: Aliases, version: ModelVersion) -> str:
     return "canary" if aliases.under_way(now) else "challenger"
 
 
-def _entered(problem: Problem, version: ModelVersion, judged_against: int | None, reason: str, fit: bool) -> Aliases:
+def _update_aliases(
+    problem: Problem, version: ModelVersion, judged_against: int | None, reason: str, fit: bool
+) -> Aliases:
     """Into the history of the aliases, once: a registration that was cut off is finished where it was."""
     seen = aliases.current(problem.name)
     tried = seen.action in (*GUARDED, WITHDRAW)
@@ -92,7 +94,7 @@ def _entered(problem: Problem, version: ModelVersion, judged_against: int | None
         changes = {"challenger": version, "shadow": False, "share": 0.0}
         return registry.move_aliases(seen, problem.name, REGISTER, reason, **changes)
     _check_compared(version, seen.champion, judged_against)
-    if begins_as_canary(problem, seen, version):
+    if starts_as_canary(problem, seen, version):
         return start_canary.fn(seen, version, reason)
     return registry.promote(seen, version, reason, challenger=version)
 

@@ -19,7 +19,7 @@ from truecourse.registry.aliases import CANARY
 log = logging.getLogger("truecourse.problem.promotion")
 
 
-def begins_as_canary(problem: Problem, seen: Aliases, version: ModelVersion) -> bool:
+def starts_as_canary(problem: Problem, seen: Aliases, version: ModelVersion) -> bool:
     """Whether the problem asks for a canary, and there is a champion to hold it against."""
     return problem.promotion.canary is not None and seen.champion is not None and seen.champion != version
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from tasks.data.ingest import ingest_sources
 from tasks.data.validate import validate_new
-from tasks.replay.worker_process import Beside
+from tasks.replay.worker_process import WorkerProcess
 from truecourse.data.validation_report import in_order_of_reference
 from truecourse.features.compute import compute_view
 from truecourse.monitoring.findings import Finding
@@ -21,8 +21,8 @@ from truecourse.storage.tables import Tables
 class Feed:
     """Delivers batches to a replayed problem. `reached`: up to when, UTC; None before the first."""
 
-    def __init__(self, problem: Problem, world: World, tables: Tables, beside: Beside) -> None:
-        self._problem, self._world, self._tables, self._beside = problem, world, tables, beside
+    def __init__(self, problem: Problem, world: World, tables: Tables, worker: WorkerProcess) -> None:
+        self._problem, self._world, self._tables, self._worker = problem, world, tables, worker
         self._number = 0
         self.reached: datetime | None = None
         self.rows = 0
@@ -47,7 +47,7 @@ class Feed:
 
     def _compute(self, views: list[str]) -> None:
         """Two at a time: each has a table of its own."""
-        others = [self._beside.ask(compute_view, name) for name in views[1::2]]
+        others = [self._worker.submit(compute_view, name) for name in views[1::2]]
         for name in views[::2]:
             compute_view(self._problem, self._tables, name)
         for other in others:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.replay.requests import Asked, Desk
-from tasks.replay.retrain import Retrained, fit, judge
+from tasks.replay.requests import RequestSimulator, ServedRequests
+from tasks.replay.retrain import RetrainingResult, evaluate_candidate, train_candidate
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
@@ -34,17 +34,17 @@ FEWEST_DAYS = 7
 """Of closed cohorts, before a model is judged by them, and between two looks."""
 
 
-class Office:
+class ModelLifecycle:
     """`events`: what was done to models, when and why. `frozen`: the version that was first."""
 
-    def __init__(self, problem: Problem, tables: Tables, desk: Desk) -> None:
+    def __init__(self, problem: Problem, tables: Tables, desk: RequestSimulator) -> None:
         self._problem, self._tables, self._desk = problem, tables, desk
         self.events: list[dict[str, Any]] = []
         self.frozen = 0
         self._now: ModelVersion | None = None
         self._before: ModelVersion | None = None
         self._since = datetime.min.replace(tzinfo=UTC)
-        self._asked: list[Asked] = []
+        self._asked: list[ServedRequests] = []
         self._ahead: dict[datetime, Future[TrainedRun]] = {}
         self._proof: Proof | None = None
 
@@ -71,7 +71,7 @@ class Office:
         self.frozen = made.version.version
         self._enter(made.version, at)
 
-    def remember(self, asked: Asked) -> None:
+    def remember(self, asked: ServedRequests) -> None:
         if self._before is not None:
             self._asked.append(asked)
 
@@ -79,7 +79,9 @@ class Office:
         """Begin to train what the first of a month will ask for, beside the days that are played until then. `days`:
         from a delivery up to the next one, so that nothing comes meanwhile that it would learn from."""
         self._ahead |= {
-            day: pool.submit(fit, self._problem, self._tables, day, self._proof) for day in days if day.day == 1
+            day: pool.submit(train_candidate, self._problem, self._tables, day, self._proof)
+            for day in days
+            if day.day == 1
         }
 
     def close(self, now: datetime, alarms: tuple[Alarm, ...]) -> str:
@@ -119,11 +121,11 @@ class Office:
         self._now, self._since = version, at
         self._desk.open(version)
 
-    def _retrain(self, at: datetime, why: str) -> Retrained:
+    def _retrain(self, at: datetime, why: str) -> RetrainingResult:
         begun = self._ahead.pop(at, None)
-        run = begun.result() if begun else fit(self._problem, self._tables, at, self._proof)
+        run = begun.result() if begun else train_candidate(self._problem, self._tables, at, self._proof)
         self._proof = self._proof or load_manifest(self._tables.store, run.snapshot).look_ahead
-        made = judge(self._problem, run, at)
+        made = evaluate_candidate(self._problem, run, at)
         shut = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed(made.gates))
         what = "promoted" if made.promoted else "kept"
         self._tell(at, made.version, what, f"{why}; {shut}" if shut else why)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ServedRequests:
     """What was answered in a day. `version`: who answered; `outputs`: by version, what each model in sight says of the
     same rows as they were served, as Model.predict() gives it. `refused`: rows that broke the contract."""
 
@@ -48,7 +48,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Skewed(Predictor):
+class SkewedPredictor(Predictor):
     """A predictor whose code computes some features in another way than training does, from a planted moment on."""
 
     faults: tuple[Planted, ...]
@@ -61,11 +61,11 @@ class Skewed(Predictor):
             if fault.end is not None:
                 now &= rows.decision_times < naive(fault.end)
             dtype = object if self.model.vocabulary.kinds[fault.column] == "category" else np.float64
-            columns = columns | {fault.column: _wrong(fault, np.array(columns[fault.column], dtype), now)}
+            columns = columns | {fault.column: _apply_fault(fault, np.array(columns[fault.column], dtype), now)}
         return columns, events, unavailable, unfit
 
 
-def _wrong(fault: Planted, values: Array, now: Array) -> Array:
+def _apply_fault(fault: Planted, values: Array, now: Array) -> Array:
     if fault.how == "missing":
         return np.where(now, np.array(None if values.dtype == object else np.nan, dtype=values.dtype), values)
     made = change(fault.how)
@@ -73,7 +73,7 @@ def _wrong(fault: Planted, values: Array, now: Array) -> Array:
     return np.where(now, made(values), values)
 
 
-class Desk:
+class RequestSimulator:
     """Answers a day at a time, logs what it answered, and ships the log."""
 
     def __init__(self, problem: Problem, reader: "HistoricReader", faults: tuple[Planted, ...]) -> None:
@@ -89,12 +89,12 @@ class Desk:
         predictor = replace(predictor, reader=cast("OnlineReader", self._reader))
         if self._faults:
             parts = {name: getattr(predictor, name) for name in ("model", "contract", "problem", "reader", "about")}
-            predictor = Skewed(**parts, faults=self._faults)
+            predictor = SkewedPredictor(**parts, faults=self._faults)
         self._models[version.version] = predictor.model
         self._predictor = predictor
         self._served.now = Incumbents(predictor)
 
-    def day(self, decisions: pa.Table, beside: list[int]) -> Asked:
+    def day(self, decisions: pa.Table, beside: list[int]) -> ServedRequests:
         """Answer these decisions. `beside`: versions that were open before, whose outputs are wanted too."""
         predictor, now = self._predictor, self._served.now
         assert predictor is not None
@@ -108,7 +108,7 @@ class Desk:
             refused += len(request) - len(rows)
             if not len(rows):
                 continue
-            part = predictor.answer(rows, at=at, ids=[identity(self._problem.name, i) for i in rows.ids])
+            part = predictor.answer(rows, at=at, ids=[prediction_id(self._problem.name, i) for i in rows.ids])
             self._served.after(now, [part])
             answered.append(part)
             spool.flush()
@@ -123,18 +123,18 @@ class Desk:
         self._served.record = spool.put
         return spool
 
-    def _asked(self, predictor: Predictor, answered: list[Answered], beside: list[int], refused: int) -> Asked:
+    def _asked(self, predictor: Predictor, answered: list[Answered], beside: list[int], refused: int) -> ServedRequests:
         version = predictor.identity.version
         ids = [str(i) for part in answered for i in part.rows.ids]
         if not ids:
-            return Asked([], np.empty(0, "datetime64[us]"), version, {}, refused)
+            return ServedRequests([], np.empty(0, "datetime64[us]"), version, {}, refused)
         times = np.concatenate([part.rows.decision_times for part in answered])
         outputs = {version: outputs_of(predictor.model, answered)}
         for other in (number for number in beside if number != version):
             model = self._models[other]
             matrix = np.concatenate([model.vocabulary.encode(part.columns) for part in answered])
             outputs[other] = model.predict(matrix)
-        return Asked(ids, times, version, outputs, refused)
+        return ServedRequests(ids, times, version, outputs, refused)
 
 
 def outputs_of(model: Model, answered: list[Answered]) -> Array:
@@ -156,6 +156,6 @@ def requests(decisions: pa.Table, limit: int) -> Iterator[list[tuple[dict[str, A
             yield told[first : min(first + limit, end)]
 
 
-def identity(problem: str, id: Any) -> str:
+def prediction_id(problem: str, id: Any) -> str:
     """A prediction's id that is the same in every replay."""
     return hashlib.sha256(f"{problem}:{id}".encode()).hexdigest()[:32]

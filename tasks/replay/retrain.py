@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.features.decision_frame import feature_versions
 from tasks.release.register import register_model
-from tasks.training.evaluate import judge_model
+from tasks.training.evaluate import evaluate_gates
 from tasks.training.snapshot import build_snapshot
 from tasks.training.train import train_model
 from truecourse.data.sql import clean_versions
@@ -19,7 +19,7 @@ from truecourse.storage.tables import Tables
 
 
 @dataclass(frozen=True)
-class Retrained:
+class RetrainingResult:
     """What a retraining came to. `version`: registered, and `promoted` or not; `gates`: the verdicts."""
 
     at: datetime
@@ -29,7 +29,7 @@ class Retrained:
     rows: int
 
 
-def fit(problem: Problem, tables: Tables, at: datetime, proof: Proof | None = None) -> TrainedRun:
+def train_candidate(problem: Problem, tables: Tables, at: datetime, proof: Proof | None = None) -> TrainedRun:
     """Train on what is known at `at` (UTC). The model is the same at any time after the last delivery before that.
 
     `proof`: that the views do not look ahead, from an earlier model of the replay, whose SQL is the same."""
@@ -41,8 +41,8 @@ def fit(problem: Problem, tables: Tables, at: datetime, proof: Proof | None = No
     return train_model.fn(problem.name, snapshot)
 
 
-def judge(problem: Problem, run: TrainedRun, at: datetime) -> Retrained:
+def evaluate_candidate(problem: Problem, run: TrainedRun, at: datetime) -> RetrainingResult:
     """Judge the model at `at`, register it, and promote it past the gates."""
-    report = judge_model(problem.name, run)
+    report = evaluate_gates(problem.name, run)
     version = register_model.fn(run, report)
-    return Retrained(at, version, registry.champion(problem.name) == version, report["gates"], run.snapshot.rows)
+    return RetrainingResult(at, version, registry.champion(problem.name) == version, report["gates"], run.snapshot.rows)

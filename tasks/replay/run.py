@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from tasks.features.decision_frame import feature_versions
 from tasks.replay.feed import Feed
-from tasks.replay.model_lifecycle import Office
-from tasks.replay.requests import Desk
-from tasks.replay.worker_process import Beside
+from tasks.replay.model_lifecycle import ModelLifecycle
+from tasks.replay.requests import RequestSimulator
+from tasks.replay.worker_process import WorkerProcess
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
@@ -56,12 +56,12 @@ LEAD = DAY
 decision may see is decided by when each fact was known."""
 
 
-def audit(problem: Problem, tables: Tables, at: datetime) -> Report:
+def check_skew_of_day(problem: Problem, tables: Tables, at: datetime) -> Report:
     """Of the day that ends at `at`: the days before it were audited on theirs."""
     return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at))
 
 
-def drifted(problem: Problem, tables: Tables, at: datetime) -> Report:
+def check_drift_as_of(problem: Problem, tables: Tables, at: datetime) -> Report:
     """As of `at`; without requests it tells nothing."""
     try:
         return check_drift(problem, tables, at)
@@ -87,34 +87,34 @@ class Progress:
     done: int
     days: int
     day: date
-    said: str
+    message: str
 
 
-Tell = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 
 
-def home_of(problem: str) -> Path:
+def replay_home(problem: str) -> Path:
     return get_settings().home / "replay" / problem
 
 
-def play(plan: Plan, tell: Tell = lambda progress: None) -> dict[str, Any]:
+def play(plan: Plan, tell: ProgressCallback = lambda progress: None) -> dict[str, Any]:
     """Play it in a home of its own, `<home>/replay/<problem>`, which begins anew; the result, that is kept there too.
 
     Raises ReplayError for a plan that cannot be played, and what the steps raise."""
     user = load_problem(plan.problem)
     faults = planted(user, list(plan.inject), plan.first, plan.last)
-    place = home_of(user.name)
+    place = replay_home(user.name)
     shutil.rmtree(place, ignore_errors=True)
     restage(user, place / "problems", plan.first, faults)
     world = read_world(user, open_store(), faults)
-    with staged(place), Beside(user.name) as beside:
-        replay = Replay(load_problem(user.name), world, plan, faults, beside)
+    with isolated_settings(place), WorkerProcess(user.name) as worker:
+        replay = Replay(load_problem(user.name), world, plan, faults, worker)
         replay.run(tell)
-        return _kept(replay.problem, replay.document(), place)
+        return _save(replay.problem, replay.document(), place)
 
 
 @contextmanager
-def staged(place: Path) -> Iterator[None]:
+def isolated_settings(place: Path) -> Iterator[None]:
     """The replay's own home, storage, registry and stores, and none of the user's, while the block lasts."""
     (database,) = list(place.glob("mlflow-*.db")) or (place / f"mlflow-{secrets.token_hex(4)}.db",)
     # a name of its own: MLflow keeps databases that it has opened open, be they deleted meanwhile
@@ -126,15 +126,17 @@ def staged(place: Path) -> Iterator[None]:
 
 
 class Replay:
-    def __init__(self, problem: Problem, world: World, plan: Plan, faults: tuple[Planted, ...], beside: Beside) -> None:
+    def __init__(
+        self, problem: Problem, world: World, plan: Plan, faults: tuple[Planted, ...], worker: WorkerProcess
+    ) -> None:
         from feature_repo.historic import HistoricReader  # Feast takes seconds to import
 
-        self.problem, self._world, self._plan, self._faults, self._beside = problem, world, plan, faults, beside
+        self.problem, self._world, self._plan, self._faults, self._worker = problem, world, plan, faults, worker
         self._tables = Tables()
-        self._feed = Feed(problem, world, self._tables, beside)
+        self._feed = Feed(problem, world, self._tables, worker)
         self._reader = HistoricReader(problem)
-        self._desk = Desk(problem, self._reader, faults)
-        self._office = Office(problem, self._tables, self._desk)
+        self._desk = RequestSimulator(problem, self._reader, faults)
+        self._office = ModelLifecycle(problem, self._tables, self._desk)
         self._decisions = _decisions(problem, world)
         self._played = Played()
         self._alarms: list[Alarm] = []
@@ -143,7 +145,7 @@ class Replay:
         self._checked: list[str] = []
         self._waiting: list[tuple[datetime, Finding]] = []
 
-    def run(self, tell: Tell) -> None:
+    def run(self, tell: ProgressCallback) -> None:
         first, last = _moment(self._plan.first), _moment(self._plan.last)
         days = (last - first) // DAY + 1
         edges = self._edges(first, last + DAY)
@@ -208,12 +210,15 @@ class Replay:
         """Look at what there is by now, and settle it; the findings that are open then.
 
         None of the checks knows of the others. Quality takes about as long as the other two together."""
-        measured = self._beside.ask(quality.check_quality, now)
+        measured = self._worker.submit(quality.check_quality, now)
         late = tuple(finding for at, finding in self._waiting if at <= now)
         self._waiting = [(at, finding) for at, finding in self._waiting if at > now]
         said = "; ".join(finding.sentence for finding in late) or "Every batch was taken."
         found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=said, findings=late)]
-        audited, moved = audit(self.problem, self._tables, now), drifted(self.problem, self._tables, now)
+        audited, moved = (
+            check_skew_of_day(self.problem, self._tables, now),
+            check_drift_as_of(self.problem, self._tables, now),
+        )
         found += [audited, measured.result(), moved]
         self._checked = [report.check for report in found]
         for report in found:
@@ -287,7 +292,7 @@ def sentence(document: dict[str, Any]) -> str:
     return f"{said}."
 
 
-def _kept(problem: Problem, document: dict[str, Any], place: Path) -> dict[str, Any]:
+def _save(problem: Problem, document: dict[str, Any], place: Path) -> dict[str, Any]:
     """The document, the page and the picture, into the replay's home."""
     drawn = {"timeline": timeline_plot.timeline(document), "ranking": timeline_plot.ranking(document)}
     (place / "replay.png").write_bytes(png(drawn["timeline"]))

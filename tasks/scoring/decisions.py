@@ -10,7 +10,7 @@ from prefect import task
 from services.model import scoring_script
 from services.model.scoring_script import Scorer
 from tasks.features.decision_frame import decision_frame, feature_versions
-from tasks.features.trained_features import own_features
+from tasks.features.trained_features import features_as_trained
 from tasks.release.package import find_version
 from tasks.retry import RETRY
 from truecourse.data.sql import clean_versions
@@ -41,7 +41,7 @@ def score_decisions(problem: str, number: int | None, window: Window, explain: b
     if spec.has_time:
         _score_times(spec, tables, scorer, batch, clean, features, window)
     else:
-        frame = own_features(spec, version, decision_frame(spec, tables, clean, features))
+        frame = features_as_trained(spec, version, decision_frame(spec, tables, clean, features))
         _score_rows(spec, tables, scorer, batch, frame)
     written = tables.version(predictions_table(problem))
     assert written is not None
@@ -73,7 +73,7 @@ def _score_times(
         assert isinstance(span.start, datetime)
         assert isinstance(span.end, datetime)
         part = Window(start=span.start, end=span.end)
-        frame = own_features(problem, batch.version, decision_frame(unlabelled, tables, clean, features, part))
+        frame = features_as_trained(problem, batch.version, decision_frame(unlabelled, tables, clean, features, part))
         write(problem, tables, scorer, batch, span, frame)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 
 from tasks.artifacts import show_page
-from tasks.features.trained_features import own_rows_of
+from tasks.features.trained_features import rows_as_trained_by
 from tasks.retry import RETRY
 from truecourse.arrays import Array
 from truecourse.evaluation import model_page, plots
@@ -57,7 +57,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     return report
 
 
-def judge_model(problem: str, run: TrainedRun) -> dict[str, Any]:
+def evaluate_gates(problem: str, run: TrainedRun) -> dict[str, Any]:
     """The report of a run that nobody will look at, stored in it as report.json: with no plots and no page, and a
     linear baseline only where a gate asks for one. They take ten times as long as the verdicts."""
     spec, store = load_problem(problem), open_store()
@@ -74,7 +74,7 @@ def _held_out(problem: Problem, run: TrainedRun, store: ObjectStore) -> HeldOut:
 
 def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, store: ObjectStore) -> dict[str, Any]:
     metrics, parts, office = test.metrics(predictions), test.slices(), registry.champion(run.problem)
-    rival = opened(office, test.problem, run.model_sha256) if office and office.run_id != run.run_id else None
+    rival = open_rival(office, test.problem, run.model_sha256) if office and office.run_id != run.run_id else None
     verdicts = judge(test.problem.gates, evidence(test, metrics, parts, rival))
     report = {
         "metrics": metrics,
@@ -88,11 +88,11 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
     return report
 
 
-def opened(version: ModelVersion, problem: Problem, candidate: str = "") -> Rival:
+def open_rival(version: ModelVersion, problem: Problem, candidate: str = "") -> Rival:
     """A version with its model and what it was trained on, each re-hashed. `candidate`: SHA-256 of the model that is
     compared with it, which counts as tried."""
     snapshot = runs.trained_run(version.problem, version.run_id).snapshot
-    store, own = open_store(), own_rows_of(problem, version)
+    store, own = open_store(), rows_as_trained_by(problem, version)
     rival = Rival(version.version, registry.open_model(version, problem.kind), load_frame(store, snapshot), own)
     if not candidate:
         return rival

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tasks.data.validate import judge_and_write
+from tasks.data.validate import check_and_write
 from tasks.features.decision_frame import feature_versions
 from tasks.training.snapshot import build_snapshot
 from truecourse.data.deliveries import Delivery, accepted
@@ -32,7 +32,7 @@ from truecourse.storage.tables import Tables
 Start = Literal["source", "clean", "features"]
 
 
-class Judgement(Reference):
+class ValidatedDeliveries(Reference):
     """Deliveries of a table that one commit of its clean table took."""
 
     table: str
@@ -49,7 +49,7 @@ class Plan(Reference):
     until: datetime | None
     parameters: dict[str, Any]
     deliveries: dict[str, tuple[Delivery, ...]] = Field(default_factory=dict)
-    judgements: tuple[Judgement, ...] = ()
+    judgements: tuple[ValidatedDeliveries, ...] = ()
 
 
 class Rebuilt(Reference):
@@ -94,7 +94,7 @@ def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
         taken, _ = accepted(tables, problem.name, judgement.table)
         some = tuple(d for d in known if d.number in judgement.deliveries)
         pending = Pending(raw[judgement.table], some, known, frozenset(taken), anew=False)
-        for result in judge_and_write(problem, problem.table(judgement.table), tables, pending):
+        for result in check_and_write(problem, problem.table(judgement.table), tables, pending):
             if result.refused:
                 raise SourceError(result.sentence(), where=f"table {judgement.table}")
 

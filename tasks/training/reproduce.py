@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.training.rebuild import Judgement, Plan, Rebuilt, Start, result_file
+from tasks.training.rebuild import Plan, Rebuilt, Start, ValidatedDeliveries, result_file
 from tasks.training.trace import trace_model
 from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery, archive_key
@@ -178,13 +178,13 @@ def _from_source(recorded: Recorded, tables: Tables, made: Tables) -> dict[str, 
                 LocalStore(Path(made.store.root)).upload(key, folder / "bytes")
         newest = tables.version(clean.name) or clean
         moments = {version: at for version, at, _ in tables.recent(clean.name, newest.version + 1)}
-        taken: list[tuple[datetime, Judgement]] = []
+        taken: list[tuple[datetime, ValidatedDeliveries]] = []
         for version, commit in _commits(recorded, clean.name):
             if commit.get("rewritten"):
                 taken.clear()
             if commit.get("deliveries"):
                 numbers = tuple(item["number"] for item in commit["deliveries"])
-                taken.append((moments[version], Judgement(table=name, deliveries=numbers)))
+                taken.append((moments[version], ValidatedDeliveries(table=name, deliveries=numbers)))
         judged += taken
     return {"deliveries": found, "judgements": tuple(one for _, one in sorted(judged, key=lambda pair: pair[0]))}
 

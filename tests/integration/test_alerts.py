@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks.monitoring.alerts import channels, notify, settle_reports
-from tasks.monitoring.summarize import made, require_unbroken
+from tasks.monitoring.alerts import channels, notify, record_findings
+from tasks.monitoring.summarize import require_unbroken, run_check
 from tests.conftest import free_ports
 from tests.frames import store_diabetes
 from tests.receivers import Mailbox, Webhook, mail_server, webhook
@@ -44,7 +44,7 @@ def report(day: float, *subjects: str, page: bool = True) -> Report:
 
 
 def settle(*reports: Report) -> dict[str, Any]:
-    found = settle_reports.fn("diabetes", report_store, reports[-1].at)
+    found = record_findings.fn("diabetes", report_store, reports[-1].at)
     return found | {"told": notify.fn("diabetes", reports[-1].at)}
 
 
@@ -89,7 +89,7 @@ def test_a_receiver_out_of_order_gets_all_of_it_later(
 
 def test_a_receiver_that_never_ends_its_answer_holds_nobody_and_is_told_of_once(hook: Webhook) -> None:
     hook.drip = 0.02
-    settle_reports.fn("diabetes", [report(0, "wind")], START)
+    record_findings.fn("diabetes", [report(0, "wind")], START)
     for minute in range(3):
         began = time.monotonic()
         told = deliver(open_store(), load_problem("diabetes"), channels(), START + timedelta(minutes=minute), 0.3)
@@ -146,7 +146,7 @@ def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: P
     def early(problem: str) -> Report:
         raise FeatureError("nothing was scored")
 
-    found = made("drift", broken, "diabetes")
+    found = run_check("drift", broken, "diabetes")
     assert not found.made
     assert [(f.cause, f.page, f.sentence) for f in found.findings] == [
         ("check broken", True, "The check of drift broke: ZeroDivisionError.")
@@ -155,6 +155,6 @@ def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: P
     assert report_store.latest(open_store(), "diabetes", "drift") == found, "no older report stands for it"
     with pytest.raises(CheckBroken, match=r"The check of drift broke: ZeroDivisionError\."):
         require_unbroken("diabetes", [found])
-    unknown = made("drift", early, "diabetes")
+    unknown = run_check("drift", early, "diabetes")
     assert (unknown.sentence, unknown.state) == ("Not checked: nothing was scored.", "unknown")
     require_unbroken("diabetes", [unknown])

@@ -103,12 +103,12 @@ def store(problem: Problem) -> closing[sqlite3.Connection]:
 
 
 def test_clean_traffic_gives_none_and_a_page(world: World) -> None:
-    from tasks.monitoring.skew import audited
+    from tasks.monitoring.skew import run_audit
     from truecourse.monitoring import report_store
 
     world.serve()
     ship("deliveries")
-    report = audited(world.problem, world.tables, END)
+    report = run_audit(world.problem, world.tables, END)
     assert report.findings == ()
     assert report.figures["mismatches"] == []
     compared = dict.fromkeys(("request", "score", *(view.name for view in world.problem.views)), 48)

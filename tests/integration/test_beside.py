@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.replay.worker_process import Beside
+from tasks.replay.worker_process import WorkerProcess
 from tests import deliveries
 from tests.besides import refused, whereabouts
 from tests.conftest import REPOSITORY, wait_until
@@ -22,8 +22,8 @@ import os, sys, time
 from tasks.replay.worker_process import Beside
 from tests.besides import busy
 if __name__ == "__main__":
-    with Beside("deliveries") as beside:
-        beside.ask(busy)
+    with Beside("deliveries") as worker:
+        worker.submit(busy)
         print(os.getpid(), flush=True)
         time.sleep(600)
 """
@@ -38,16 +38,16 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
 
 
 def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
-    with elsewhere(home=installed / "other", storage=""), Beside("deliveries") as beside:
-        asked = [beside.ask(whereabouts, "a"), beside.ask(whereabouts, word="b")]
+    with elsewhere(home=installed / "other", storage=""), WorkerProcess("deliveries") as worker:
+        asked = [worker.submit(whereabouts, "a"), worker.submit(whereabouts, word="b")]
         (process, problem, root, first), (other, *_, second) = (one.result() for one in asked)
         assert process == other != os.getpid()
         assert (problem, first, second) == ("deliveries", "a", "b")
         assert root == str(installed / "other" / "storage")
         with pytest.raises(FeatureError, match="no such day") as error:
-            beside.ask(refused).result()
+            worker.submit(refused).result()
         assert error.value.hint == "ask for another"
-        assert beside.ask(whereabouts, "c").result()[0] == process  # an error ends nothing
+        assert worker.submit(whereabouts, "c").result()[0] == process  # an error ends nothing
     assert not psutil.pid_exists(process)
 
 

@@ -87,11 +87,11 @@ def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champi
 def test_days_are_explained_once_and_anew_when_their_rows_change(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.monitoring.drift import sketch_days
+    from tasks.monitoring.drift import update_daily_histograms
 
     rows = decisions(60, 14, seed=2, a_day=250)
     score(champion, rows)
-    sketch_days.fn("deliveries")
+    update_daily_histograms.fn("deliveries")
     span = (FIRST + timedelta(days=67), FIRST + timedelta(days=74))
     place = "sketches/deliveries/"
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}

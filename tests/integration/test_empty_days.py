@@ -13,7 +13,7 @@ from tasks.data.ingest import ingest_table
 from tasks.data.validate import validate_table
 from tasks.features.compute import compute_view
 from tasks.features.load_online import apply_definitions, load_view
-from tasks.monitoring.drift import monitored, sketch_days
+from tasks.monitoring.drift import run_drift_check, update_daily_histograms
 from tasks.monitoring.health import check_pipelines
 from tasks.monitoring.quality import check_quality
 from tasks.monitoring.skew import check_skew
@@ -107,10 +107,10 @@ def test_an_empty_day_is_a_day(calendar: str, tmp_path: Path, configure: Callabl
     scored = score_decisions.fn("trades", None, Window(), False)
     assert Tables().dataset(scored).count_rows() == len(rows)
 
-    assert sketch_days.fn("trades") > 0
+    assert update_daily_histograms.fn("trades") > 0
     last = end + timedelta(days=1)
     for at in (None, last, last + timedelta(days=3)):
-        report = monitored(load_problem(), Tables(), at, None, evidently=at is None)
+        report = run_drift_check(load_problem(), Tables(), at, None, evidently=at is None)
         first, until = (pd.Timestamp(report.figures["window"][side]) for side in ("start", "end"))
         assert (until - first).days <= 7
         assert len(list(spans(first.to_pydatetime(), until.to_pydatetime()))) >= 7

@@ -18,7 +18,7 @@ from flows.promote import promote
 from flows.register import register
 from services.process import launch
 from tasks.release.deploy import split_traffic
-from tasks.release.judge_canary import judge_canary, move_canary
+from tasks.release.judge_canary import apply_canary_decision, evaluate_canary
 from tasks.release.register import DONE, register_model
 from tasks.release.start_canary import start_canary
 from tasks.training.snapshot import take_snapshot
@@ -182,9 +182,9 @@ def moved_once(version: ModelVersion) -> None:
     """Of guards that saw the same, one moves; what a killed one left undone is done; a share set by hand is kept."""
     killed_after("register", challenger=version)
     split_traffic(load_deployment("here"), "deliveries")
-    seen, decision = judge_canary.fn("deliveries")
+    seen, decision = evaluate_canary.fn("deliveries")
     assert (seen.action, seen.share, decision.action) == ("split", 0.5, "wait")
-    found = [move_canary.fn("deliveries", seen, replace(decision, action="withdraw")) for _ in range(2)]
+    found = [apply_canary_decision.fn("deliveries", seen, replace(decision, action="withdraw")) for _ in range(2)]
     assert aliases.current("deliveries").number == seen.number + 1
     assert found[1].sentence.startswith("The aliases were moved meanwhile (withdraw): 0 of 50")
 

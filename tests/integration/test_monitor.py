@@ -22,9 +22,9 @@ from tests.monitored import (
     champion_at,
     change,
     decisions,
-    monitored,
     moved,
     paged,
+    run_drift_check,
     score,
     shifted,
 )
@@ -54,7 +54,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
 
 def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
-    report = monitored()
+    report = run_drift_check()
     assert report.findings == ()
     assert report.sentence == "No feature drifted; nor did the predictions."
     data, scores, window = (report.figures[name] for name in ("data", "prediction", "window"))
@@ -68,7 +68,7 @@ def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
 
 def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: ModelVersion) -> None:
     score(champion, shifted(decisions(60, 14, seed=2), "distance", 4.0))
-    report = monitored()
+    report = run_drift_check()
     assert (moved(report), moved(report, "prediction drift")) == (["distance"], ["score"])
     # It has been so for two weeks: of the four before the window that moves but one.
     assert paged(report) == [("distance", "drift"), ("score", "prediction drift")]
@@ -89,7 +89,7 @@ def test_missing_values_are_told(champion: ModelVersion) -> None:
     values[::2] = np.nan
     place = rows.column_names.index("courier_late_7d")
     score(champion, rows.set_column(place, "courier_late_7d", pa.array(values, from_pandas=True)))
-    report = monitored()
+    report = run_drift_check()
     assert paged(report) == [("courier_late_7d", "missing values")]
     column = report.figures["data"]["columns"][0]
     assert column["name"] == "courier_late_7d"
@@ -101,8 +101,8 @@ def test_missing_values_are_told(champion: ModelVersion) -> None:
 def test_what_broke_today_is_named(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
     rows = decisions(60, 36, seed=2)
     score(champion, change(rows, LAST, name, by))
-    assert paged(monitored(at=LAST)) == []  # what comes after the moment is not read
-    assert paged(monitored(at=LAST + timedelta(days=1))) == [named]
+    assert paged(run_drift_check(at=LAST)) == []  # what comes after the moment is not read
+    assert paged(run_drift_check(at=LAST + timedelta(days=1))) == [named]
 
 
 def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
@@ -110,11 +110,11 @@ def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
     times = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     score(champion, rows.filter(pa.array((times < np.datetime64(LAST)) | (np.arange(len(rows)) % 4 == 0))))
     at = LAST + timedelta(days=1)
-    report = monitored(at=at)
+    report = run_drift_check(at=at)
     assert sorted(paged(report)) == [("deliveries", "volume"), ("distance", "drift"), ("score", "prediction drift")]
     assert report.at == at.replace(tzinfo=UTC)
     sketches = open_store().list("sketches/deliveries/")
-    again = monitored(at=at)
+    again = run_drift_check(at=at)
     assert (paged(again), again.figures["data"]) == (paged(report), report.figures["data"])
     assert (report.fresh, again.fresh) == (True, False), "a second look at the same rows makes no alarm recover"
     assert list(open_store().list("sketches/deliveries/")) == list(sketches)
@@ -123,7 +123,7 @@ def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
 def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersion) -> None:
     rows = change(decisions(60, 36, seed=2), LAST, "courier_late_7d", lambda values: values * np.nan)
     score(champion, rows)
-    batches = monitored(at=LAST + timedelta(days=1))
+    batches = run_drift_check(at=LAST + timedelta(days=1))
     told = Tables().read(TableVersion(name=PREDICTIONS, version=0)).to_pylist()
     shutil.rmtree(get_settings().home / "storage" / PREDICTIONS)
     problem = load_problem("deliveries")
@@ -141,7 +141,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
     ]
     table = prediction_log.rows(prediction_log.encoded(entry(one)) for one in logged)
     Tables().append(prediction_log.log_table("deliveries"), table, {}, partition_by=prediction_log.PARTITION)
-    found = monitored(at=LAST + timedelta(days=1))
+    found = run_drift_check(at=LAST + timedelta(days=1))
     assert paged(found) == paged(batches) == [("courier_late_7d", "dead feed")]
     week = pc.greater_equal(table["at"], pa.scalar(LAST - timedelta(days=6), pa.timestamp("us", tz="UTC")))
     answered = table.filter(pc.and_(week, pc.not_equal(table["role"], "shadow")))
@@ -149,7 +149,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
 
 
 def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
-    from tasks.monitoring.drift import monitored as check
+    from tasks.monitoring.drift import run_drift_check as check
 
     score(champion, change(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
     problem = load_problem("deliveries")
@@ -164,7 +164,7 @@ def test_a_window_of_ones_own_and_rows_scored_twice(champion: ModelVersion) -> N
     score(champion, rows)
     score(champion, shifted(rows, "distance", 4.0))  # the same decisions again: these hold
     score(champion, decisions(60, 14, seed=3), number=99)  # another version's: it saw the same world
-    report = monitored(window=Window(start=FIRST + timedelta(days=60), end=datetime(2024, 3, 11, tzinfo=UTC)))
+    report = run_drift_check(window=Window(start=FIRST + timedelta(days=60), end=datetime(2024, 3, 11, tzinfo=UTC)))
     assert report.figures["prediction"]["rows"][1] == sum(
         FIRST + timedelta(days=60) <= moment.replace(tzinfo=None) < datetime(2024, 3, 11)
         for moment in rows["decision_time"].to_pylist()
@@ -206,7 +206,7 @@ def test_evidentlys_report_opens_offline_and_its_figures_stand_beside_ours(champ
     from evidently.metrics import DriftedColumnsCount, ValueDrift
 
     score(champion, shifted(decisions(60, 14, seed=2), "distance", 4.0))
-    report = monitored(evidently=True)
+    report = run_drift_check(evidently=True)
     store = open_store()
     page = store.get(report.figures["evidently"]).decode()
     assert "distance" in page
@@ -236,15 +236,15 @@ def test_what_is_not_there_is_said(tmp_path: Path, configure: Callable[..., None
     install(tmp_path / "problems")
     configure(home=tmp_path / "home", problems=tmp_path / "problems")
     with pytest.raises(ModelError, match="no champion") as raised:
-        monitored()
+        run_drift_check()
     assert "lifecycle" in raised.value.hint
 
 
 def test_no_predictions_and_an_empty_window_are_said(champion: ModelVersion) -> None:
     with pytest.raises(NotFound, match="no predictions yet"):
-        monitored()
+        run_drift_check()
     score(champion, decisions(60, 3, seed=2), number=99)
-    assert monitored().sentence.startswith("No feature drifted; the champion made no predictions")
+    assert run_drift_check().sentence.startswith("No feature drifted; the champion made no predictions")
     with pytest.raises(FeatureError, match="no predictions from 2025-01-01") as raised:
-        monitored(window=Window(start=datetime(2025, 1, 1), end=datetime(2025, 1, 8)))
+        run_drift_check(window=Window(start=datetime(2025, 1, 1), end=datetime(2025, 1, 8)))
     assert "2024-03-01" in raised.value.hint

@@ -107,10 +107,10 @@ class Seen:
     def __init__(self) -> None:
         self.told: dict[str, tuple[int, int, float | None]] = {}
 
-    def looked_up(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
+    def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
         self.told[view] = (keys, missed, oldest)
 
-    def unanswered(self, views: Iterable[str]) -> None:
+    def record_unavailable(self, views: Iterable[str]) -> None:
         raise AssertionError
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from tasks.features.compute import compute_view
 from tasks.features.load_online import load_for_models, load_view
-from tasks.features.trained_features import own_problem, own_rows
-from tasks.training.evaluate import opened
+from tasks.features.trained_features import archived_problem_of, rows_as_trained
+from tasks.training.evaluate import open_rival
 from tasks.training.snapshot import take_snapshot
 from tasks.training.train import train_model
 from tests.cleaned import write_clean
@@ -80,10 +80,10 @@ def test_a_champion_is_scored_on_its_own_features_and_served_them_after_the_prob
     assert not frame["hour"].equals(before["hour"])
     assert not frame["courier_late_7d"].equals(before["courier_late_7d"])
     test = rows_of(frame, "test")
-    own = own_rows(problem, version, test)
+    own = rows_as_trained(problem, version, test)
     assert own.select(rows_of(before, "test").column_names).equals(rows_of(before, "test"))
 
-    rival = opened(version, problem)
+    rival = open_rival(version, problem)
     challenger = registry.open_model(train_model.fn(NAME, now), problem.kind)
     fair = compare(problem, test, challenger, rival)
     unfair = compare(problem, test, challenger, dataclasses.replace(rival, own=as_they_are))
@@ -92,7 +92,7 @@ def test_a_champion_is_scored_on_its_own_features_and_served_them_after_the_prob
     assert unfair.loss["high"] < 0  # what was said before: much better  # type: ignore[index, operator]
 
     assert load_for_models.fn(NAME, UNTIL) == [version.version]
-    with own_problem(version) as old:
+    with archived_problem_of(version) as old:
         served, mine = (read(one) for one in (old, problem))
         tables, names = Tables(), ["courier", "courier_late_7d", "courier_count_7d"]
         assert served["courier_count_7d"][0] > mine["courier_count_7d"][0]
@@ -137,9 +137,9 @@ def test_what_cannot_be_compared_is_refused_with_the_features_named(
     problem = load_problem(NAME)
     if not said:  # fewer decisions than before: each is still known by the rule of before
         some: pa.Table = rows.slice(0, 50)
-        assert own_rows(problem, version, some).equals(some)
+        assert rows_as_trained(problem, version, some).equals(some)
         return
     with pytest.raises(ModelError, match=said):
-        own_rows(problem, version, rows)
-    found = compare(problem, rows, registry.open_model(version, problem.kind), opened(version, problem))
+        rows_as_trained(problem, version, rows)
+    found = compare(problem, rows, registry.open_model(version, problem.kind), open_rival(version, problem))
     assert "defined otherwise" in found.reason

@@ -14,7 +14,7 @@ from prefect.input.actions import read_flow_run_input
 from flows.promote import promote
 from flows.register import register
 from flows.train import train
-from tasks.release.promote import enter_office
+from tasks.release.promote import make_champion
 from tests.conftest import wait_until
 from tests.frames import store_diabetes
 from tests.office import put_in_office
@@ -162,7 +162,7 @@ def test_of_two_promotions_at_once_one_wins_and_a_cut_off_one_is_finished(proble
 
     def enter(version: ModelVersion) -> aliases.Aliases:
         start.wait()
-        return enter_office.fn(seen, version, f"because of {version.version}")
+        return make_champion.fn(seen, version, f"because of {version.version}")
 
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(enter, version) for version in versions]
@@ -172,5 +172,5 @@ def test_of_two_promotions_at_once_one_wins_and_a_cut_off_one_is_finished(proble
     assert f"ann was first, at {won.at:%Y-%m-%d %H:%M:%S} UTC: promote, because of {won.champion.version}" in lost
     mlflow = mlflow_runs.connect_mlflow()
     mlflow.delete_registered_model_alias("diabetes", "champion")  # as if it had been killed before the mirror
-    assert enter_office.fn(seen, won.champion, won.reason) == won
+    assert make_champion.fn(seen, won.champion, won.reason) == won
     assert int(mlflow.get_model_version_by_alias("diabetes", "champion").version) == won.champion.version

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pytest
 
 from feature_repo.historic import HistoricReader
-from tasks.replay.requests import identity
-from tasks.replay.run import Plan, home_of, play, staged
+from tasks.replay.requests import prediction_id
+from tasks.replay.run import Plan, isolated_settings, play, replay_home
 from tests import deliveries
 from tests.conftest import REPOSITORY, wait_until
 from truecourse.problem.loader import load_problem
@@ -64,7 +64,7 @@ def _killed_after(days: int) -> None:
 
 
 def log_of(problem: str) -> pa.Table:
-    with staged(home_of(problem)):
+    with isolated_settings(replay_home(problem)):
         tables = Tables()
         version = tables.version(log_table(problem))
         assert version is not None
@@ -83,7 +83,7 @@ def test_a_replay_serves_all_and_repeats_and_the_future_changes_nothing(installe
     served = world()
     inside = pd.to_datetime(served["ordered_at"]).between("2024-03-01", "2024-03-12T23:59:59Z")
     assert document["served"] == inside.sum() == len(first)
-    assert set(first["prediction_id"].to_pylist()) == {identity("deliveries", i) for i in first["id"].to_pylist()}
+    assert set(first["prediction_id"].to_pylist()) == {prediction_id("deliveries", i) for i in first["id"].to_pylist()}
     assert [progress.done for progress in told] == list(range(13))
     assert document["events"][0]["what"] == "promoted"
     assert document["refused"] == 0
@@ -116,7 +116,7 @@ def test_a_model_that_is_trained_ahead_has_not_seen_what_was_delivered_with_its_
         served.to_csv(installed / "deliveries" / "data" / "deliveries-1.csv", index=False)
         told = play(plan)["events"]
         assert [event["at"][:10] for event in told] == ["2024-02-26", "2024-03-01"]
-        with staged(home_of("deliveries")):
+        with isolated_settings(replay_home("deliveries")):
             models.append([version.model_sha256 for version in registry.versions("deliveries")])
     assert models[0] == models[1]
     assert len(set(models[0])) == 2
@@ -154,7 +154,7 @@ def test_what_the_reader_holds_is_what_the_training_frame_says(installed: Path) 
     from truecourse.data.sql import clean_versions
 
     play(Plan("deliveries", FIRST, FIRST, tick=30))
-    with staged(home_of("deliveries")):
+    with isolated_settings(replay_home("deliveries")):
         problem, tables = load_problem("deliveries"), Tables()
         clean = clean_versions(problem, tables)
         versions = feature_versions(problem, tables, clean)

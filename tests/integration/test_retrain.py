@@ -14,7 +14,7 @@ from prefect import flow
 from flows.register import register
 from flows.retrain import retrain
 from flows.train import train
-from tasks.monitoring.alerts import notify, settle_reports
+from tasks.monitoring.alerts import notify, record_findings
 from tests.conftest import REPOSITORY, wait_until
 from tests.frames import store_diabetes
 from truecourse.errors import TruecourseError
@@ -40,7 +40,7 @@ def look(hours: float) -> dict[str, object]:
     """What the monitor flow does with a report."""
     at = datetime.now(UTC) + timedelta(hours=hours)
     report = Report(check="quality", problem="diabetes", at=at, sentence="", findings=(CONCEPT,))
-    settled = settle_reports("diabetes", [report], at)
+    settled = record_findings("diabetes", [report], at)
     return settled | {"told": notify("diabetes", at)}
 
 

@@ -72,27 +72,28 @@ def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime
 def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.monitoring.drift import sketch_days
+    from tasks.monitoring.drift import update_daily_histograms
 
     rows = decisions(60, 36, seed=2)
     last = pc.greater_equal(rows["decision_time"], pa.scalar(LAST - timedelta(days=2), pa.timestamp("us", tz="UTC")))
     score(champion, rows.filter(pc.invert(last)))
-    assert sketch_days.fn("deliveries") == 33
+    assert update_daily_histograms.fn("deliveries") == 33
     spans = parts_read(monkeypatch)
     score(champion, rows.filter(last))
-    assert sketch_days.fn("deliveries") == 36  # the window's seven days, 28 before it, all since the snapshot's last
+    # the window's seven days, 28 before it, all since the snapshot's last
+    assert update_daily_histograms.fn("deliveries") == 36
     assert len(spans) == 3  # those that are new
     first = sketched_days()
     spans.clear()
     report = monitored(at=LAST)
-    assert sketch_days.fn("deliveries") == 36
+    assert update_daily_histograms.fn("deliveries") == 36
     assert (spans, sketched_days()) == ({}, first)
     # A day that is corrected or comes late is counted anew, in its place, and none but it.
     again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
     moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     corrected = (moments >= np.datetime64(again[0])) & (moments < np.datetime64(again[1]))
     score(champion, shifted(rows.filter(pa.array(corrected)), "distance", 9.0))
-    sketch_days.fn("deliveries")
+    update_daily_histograms.fn("deliveries")
     assert list(spans) == [again]
     changed = sketched_days()
     assert [day for day in changed if changed[day] != first[day]] == ["20240321.json"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.release.register import register_model
-from tasks.training.evaluate import judge_model
+from tasks.training.evaluate import evaluate_gates
 from tasks.training.snapshot import build_snapshot
 from tasks.training.trace import trace_model
 from tasks.training.train import train_model
@@ -63,7 +63,7 @@ def line(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Line:
     )
     snapshot = save(tables.store, frame, manifest)
     run = train_model.fn("wine", snapshot)
-    return Line(register_model.fn(run, judge_model("wine", run)), snapshot)
+    return Line(register_model.fn(run, evaluate_gates("wine", run)), snapshot)
 
 
 def test_an_untouched_lineage_is_verified_to_its_sources(line: Line) -> None:

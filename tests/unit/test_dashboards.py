@@ -27,7 +27,7 @@ def told() -> dict[str, dict[str, set[str]]]:
         metrics.answered(path, 503, 0.1)
         metrics.rows.labels(path).inc()
     metrics.flush()
-    metrics.unanswered(["a view"])
+    metrics.record_unavailable(["a view"])
     for counter in (metrics.reads, metrics.misses):
         counter.labels("a view").inc()
     metrics.age.labels("a view").observe(1)

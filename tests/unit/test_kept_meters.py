@@ -21,7 +21,7 @@ def test_numbers_of_many_threads_add_up() -> None:
     def worker() -> None:
         for i in range(rounds):
             metrics.answered("/predict", 200, 0.001)
-            metrics.looked_up("a view", 2, i % 2, 5.0)
+            metrics.record_lookup("a view", 2, i % 2, 5.0)
             if i % 50 == 0:
                 metrics.flush()
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from cli.commands.run import FLOWS
-from tasks.naming import name_of, run_name
+from tasks.naming import format_run_name, run_name
 
 AT = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
 
@@ -17,7 +17,8 @@ def test_every_flow_names_its_runs(name: str) -> None:
 
 
 def test_a_name_says_flow_problem_and_what_was_asked_for() -> None:
-    assert name_of("train", {"problem": "wine", "until": None, "tune": False}, AT) == "train wine 2024-05-06 07:08 UTC"
-    assert name_of("package", {"problem": "wine", "version": 3}, AT).endswith("UTC, version 3")
+    plain = {"problem": "wine", "until": None, "tune": False}
+    assert format_run_name("train", plain, AT) == "train wine 2024-05-06 07:08 UTC"
+    assert format_run_name("package", {"problem": "wine", "version": 3}, AT).endswith("UTC, version 3")
     asked = {"problem": "wine", "source": "s3://bucket/new.csv", "start": AT}
-    assert name_of("score", asked, AT).endswith("UTC, source new.csv, start 2024-05-06")
+    assert format_run_name("score", asked, AT).endswith("UTC, source new.csv, start 2024-05-06")

@@ -20,8 +20,8 @@ for path in (*paths, "/nowhere"):
         metrics.answered(path, status, 0.1)
     metrics.rows.labels(path).inc()
 for view in range(40):
-    metrics.looked_up("v" * 40 + str(view), 1, 0, 60.0)
-    metrics.unanswered(["v" * 40 + str(view)])
+    metrics.record_lookup("v" * 40 + str(view), 1, 0, 60.0)
+    metrics.record_unavailable(["v" * 40 + str(view)])
 print(metrics.exposition().decode().count("truecourse_request_seconds_count"))
 """
 

@@ -14,7 +14,7 @@ from benchmarks.harness import Measured, Row, measure
 from benchmarks.home import ready
 from truecourse.problem.loader import load_problem
 from truecourse.serving.batch_scoring import CHUNK_ROWS, predictions_table
-from truecourse.settings import elsewhere
+from truecourse.settings import override_settings
 from truecourse.storage.object_store import open_store
 from truecourse.storage.tables import Tables
 
@@ -88,7 +88,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
                 place = Path(storage) / key
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(store.get(key))
-        with elsewhere(storage=storage):
+        with override_settings(storage=storage):
             filled, version = Tables(), registry.champion(problem)
             assert version is not None
             Explainer.of(spec, filled, freeze(spec, version))  # what is made once for a champion is not measured
@@ -107,7 +107,7 @@ def arrive(problem: str, storage: str) -> Callable[[], dict[str, int]]:
     from truecourse.monitoring.drift.check import sketched
 
     def run() -> dict[str, int]:
-        with elsewhere(storage=storage):
+        with override_settings(storage=storage):
             days, tables = sketched(load_problem(problem), Tables()), Tables()
             reference = tables.version(predictions_table(problem))
             assert reference is not None
@@ -120,7 +120,7 @@ def check(problem: str, storage: str) -> Callable[[], str]:
     from truecourse.monitoring.drift.check import check_drift
 
     def run() -> str:
-        with elsewhere(storage=storage):
+        with override_settings(storage=storage):
             return check_drift(load_problem(problem), Tables()).sentence
 
     return run

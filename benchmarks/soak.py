@@ -33,7 +33,7 @@ from truecourse import processes
 from truecourse.addresses import free_port
 from truecourse.client import Client
 from truecourse.errors import PlatformError, RequestError
-from truecourse.settings import child_environment, elsewhere, get_settings
+from truecourse.settings import child_environment, get_settings, override_settings
 
 NAME = "soak"
 EVERY = 10.0
@@ -65,7 +65,7 @@ def rows(quick: bool, minutes: float = 30) -> list[Row]:
     host = get_settings().host
     ports = {f"{part}_port": free_port(host) for part in ("prefect", "mlflow", "control", "endpoint")}
     try:
-        with elsewhere(home=folder / "home", problems=folder / "problems", problem=NAME, storage="", **ports):
+        with override_settings(home=folder / "home", problems=folder / "problems", problem=NAME, storage="", **ports):
             _prepare(folder)
             return _Soak(1 if quick else minutes).run()
     finally:
@@ -165,7 +165,7 @@ class _Soak:
             self._up.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 self._up.wait(90)
-        processes.end([one.process for one in processes.leftovers(get_settings().home)])
+        processes.terminate([one.process for one in processes.leftovers(get_settings().home)])
 
     def _all_up(self) -> bool:
         platform = last_platform()

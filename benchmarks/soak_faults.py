@@ -83,7 +83,7 @@ class Faults:
     def _hit_endpoint(self) -> Fault:
         """Its first process, or one that answers."""
         part = _part("endpoint")
-        family = processes.family(part["pid"])
+        family = processes.process_tree(part["pid"])
         whole = self._chance.random() < 0.5 or len(family) < 2
         victim = part["pid"] if whole else family[0].pid
         fault = Fault(f"endpoint {'' if whole else 'worker '}gets SIGKILL", "endpoint", time.time())
@@ -119,7 +119,7 @@ class Faults:
             found = flow_runs._engines().get(run)
             if found:
                 time.sleep(self._chance.random() * 4)
-                processes.end([one for pid in found for one in processes.family(pid)])
+                processes.terminate([one for pid in found for one in processes.process_tree(pid)])
                 return Fault("flow run gets SIGTERM", "flow run", time.time(), time.time())
             time.sleep(0.5)
         raise PlatformError("the run has no process yet", where=run)
@@ -128,7 +128,7 @@ class Faults:
         """A process that lives and does nothing, for half a minute."""
         part = _part(self._chance.choice(("control", "mlflow")))
         fault = Fault(f"{part['part']} gets SIGSTOP", part["part"], time.time())
-        family = processes.family(part["pid"])  # MLflow's first process alone answers nothing
+        family = processes.process_tree(part["pid"])  # MLflow's first process alone answers nothing
         for one in family:
             one.suspend()
 

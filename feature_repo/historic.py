@@ -8,7 +8,7 @@ import numpy as np
 from feature_repo.online import OnlineFeatures, plain_keys
 from truecourse.arrays import Values
 from truecourse.features.asof import EVENT
-from truecourse.features.asof_index import Steps
+from truecourse.features.asof_index import AsOfIndex
 from truecourse.features.view_sql import key_columns
 from truecourse.problem import Problem, View
 from truecourse.references import TableVersion
@@ -22,13 +22,13 @@ class HistoricReader:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
-        self._held: dict[str, Steps] = {}
+        self._held: dict[str, AsOfIndex] = {}
 
     def open(self, tables: Tables, versions: Mapping[str, TableVersion], start: datetime, end: datetime) -> None:
         """Hold what decisions of [start, end] (UTC) can see of these versions."""
         for view in self._problem.views:
             rows = tables.read(versions[view.name], where=_visible(view, start, end))
-            self._held[view.name] = Steps.of(rows, list(self._keys[view.name]))
+            self._held[view.name] = AsOfIndex.of(rows, list(self._keys[view.name]))
 
     def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
         """Every view feature for `rows` requests, as OnlineReader.read() gives them."""

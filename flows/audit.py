@@ -8,7 +8,7 @@ from prefect import flow
 from tasks.monitoring.skew import check_skew
 from tasks.naming import run_name
 from tasks.process import note_process
-from truecourse.features.clock import until_now
+from truecourse.features.clock import clip_to_now
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 
@@ -25,4 +25,6 @@ def audit(problem: str | None = None, start: datetime | None = None, end: dateti
 
     A sample of `monitoring.audit_rows` predictions is taken, the same one each time.
     """
-    return check_skew(load_problem(problem).name, until_now(end), Window(start=start, end=end)).model_dump(mode="json")
+    return check_skew(load_problem(problem).name, clip_to_now(end), Window(start=start, end=end)).model_dump(
+        mode="json"
+    )

@@ -15,7 +15,7 @@ from tasks.monitoring.skew import check_skew
 from tasks.monitoring.summarize import require_unbroken, run_check, summary
 from tasks.naming import run_name
 from tasks.process import note_process
-from truecourse.features.clock import past_moment, until_now
+from truecourse.features.clock import clip_to_now, require_past
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 
@@ -44,10 +44,10 @@ def monitor(
     broke, and SettingsError for an `at` in the future. Where a window is named, its drift alone is looked at, and
     nothing is entered into the record: it is no news.
     """
-    name, at = load_problem(problem).name, past_moment(at)
+    name, at = load_problem(problem).name, require_past(at)
     window = Window(start=start, end=end) if start or end else None
     if window is not None:
-        return summary(name, [check_drift(name, at or until_now(end), window, evidently)])
+        return summary(name, [check_drift(name, at or clip_to_now(end), window, evidently)])
     reports = [
         run_check("drift", check_drift, name, at, None, evidently, at=at),
         run_check("quality", check_quality, name, at, at=at),

@@ -12,7 +12,7 @@ from truecourse.errors import PlatformError, SettingsError
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
-def listening(host: str) -> str:
+def bind_address(host: str) -> str:
     """The IP address that a server of this host binds: of a name, its first, IPv4 before IPv6.
 
     Raises SettingsError for a name that does not resolve."""
@@ -33,13 +33,13 @@ def listening(host: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches it. Raises SettingsError for a name that does not resolve."""
-    return ipaddress.ip_address(listening(host)).is_loopback
+    return ipaddress.ip_address(bind_address(host)).is_loopback
 
 
-def reachable(host: str) -> str:
+def reachable_host(host: str) -> str:
     """Where this machine reaches a server that listens on the host: loopback where that listens too, as an address, so
     that no other server that has the same name answers instead; else the host as it was given."""
-    address = listening(host)
+    address = bind_address(host)
     if address in _WILDCARDS:
         return _WILDCARDS[address]
     return address if ipaddress.ip_address(address).is_loopback else host
@@ -53,10 +53,10 @@ def url(host: str, port: int, scheme: str = "http") -> str:
 
 def local_url(host: str, port: int, scheme: str = "http") -> str:
     """The URL at which this machine reaches a server that listens on the host."""
-    return url(reachable(host), port, scheme)
+    return url(reachable_host(host), port, scheme)
 
 
-def is_here(host: str) -> bool:
+def is_loopback_name(host: str) -> bool:
     """Whether the host is loopback by its name alone."""
     bare = host.strip("[]").lower()
     try:
@@ -69,17 +69,17 @@ def open_url(request: urllib.request.Request, seconds: float, trust: ssl.SSLCont
     """The open answer to a request; one to this machine goes to no proxy, whatever the environment says. Raises what
     urllib raises."""
     secure = [urllib.request.HTTPSHandler(context=trust)] if trust is not None else []
-    return urllib.request.build_opener(*direct(request.full_url), *secure).open(request, timeout=seconds)
+    return urllib.request.build_opener(*proxy_bypass(request.full_url), *secure).open(request, timeout=seconds)
 
 
-def direct(target: str) -> list[urllib.request.BaseHandler]:
+def proxy_bypass(target: str) -> list[urllib.request.BaseHandler]:
     """What an opener of urllib takes beside its others, so that it asks no proxy for this machine."""
-    return [urllib.request.ProxyHandler({})] if is_here(urlsplit(target).hostname or "") else []
+    return [urllib.request.ProxyHandler({})] if is_loopback_name(urlsplit(target).hostname or "") else []
 
 
 def require_free(host: str, port: int, what: str, setting: str) -> None:
     """Raises PlatformError that names the cause and the variable to change if nothing of ours could listen there."""
-    address = listening(host)
+    address = bind_address(host)
     with _socket(address) as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -98,14 +98,14 @@ def require_free(host: str, port: int, what: str, setting: str) -> None:
 
 def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
     """A socket that listens on the host and port. Raises OSError."""
-    address = listening(host)
+    address = bind_address(host)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family, backlog=backlog)
 
 
 def free_port(host: str) -> int:
     """A port that nobody listens on at this moment."""
-    address = listening(host)
+    address = bind_address(host)
     with _socket(address) as candidate:
         candidate.bind((address, 0))
         return int(candidate.getsockname()[1])

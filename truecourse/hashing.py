@@ -28,17 +28,17 @@ def sha256_json(document: Any) -> str:
 SEAL = "sha256"
 
 
-def sealed(document: Mapping[str, Any]) -> bytes:
+def seal(document: Mapping[str, Any]) -> bytes:
     """A JSON object that holds the SHA-256 of the rest of it, for documents that are written anew as things change."""
     said = json.loads(json.dumps({name: part for name, part in document.items() if name != SEAL}))
     return json.dumps({**said, SEAL: sha256_json(said)}, indent=1).encode()
 
 
-def unsealed(data: bytes) -> dict[str, Any] | None:
+def unseal(data: bytes) -> dict[str, Any] | None:
     """What sealed() was given; None if a byte of it was changed."""
     try:
         found: dict[str, Any] = json.loads(data)
         found.pop(SEAL)
     except (ValueError, KeyError, AttributeError, TypeError):
         return None
-    return found if sealed(found) == data else None
+    return found if seal(found) == data else None

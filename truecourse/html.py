@@ -31,7 +31,7 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context)
 
 
-def unlinked(html: str) -> str:
+def remove_breadcrumbs(html: str) -> str:
     """The page without its way to the pages beside it, for a place where those are not."""
     return re.sub(r'<nav class="crumb".*?</nav>', "", html, count=1, flags=re.S)
 

@@ -104,9 +104,9 @@ def start(
 def stop(*children: Child) -> None:
     """Stop the processes and their descendants, those included whose parent is dead, last started first."""
     marks = {child.mark for child in children if child.mark}
-    doomed = {process.pid: process for child in reversed(children) for process in family(child.process.pid)}
+    doomed = {process.pid: process for child in reversed(children) for process in process_tree(child.process.pid)}
     doomed |= {process.pid: process for process, mark in _marked() if mark in marks}
-    end(list(doomed.values()))
+    terminate(list(doomed.values()))
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             child.process.wait(GRACE)
@@ -138,7 +138,7 @@ def leftovers(home: Path) -> list[Leftover]:
     return found
 
 
-def with_variable(name: str) -> list[tuple[int, str]]:
+def find_by_variable(name: str) -> list[tuple[int, str]]:
     """The processes of this user that were started with the variable: their ids, and its value."""
     import psutil
 
@@ -146,7 +146,7 @@ def with_variable(name: str) -> list[tuple[int, str]]:
     return [(pid, value) for pid, value in found if value is not None]
 
 
-def words() -> set[str]:
+def command_line_words() -> set[str]:
     """Every word of the command lines of this machine's processes, as far as they may be read."""
     import psutil
 
@@ -161,7 +161,7 @@ def _marked() -> list[tuple[Any, str]]:
     return [(process, mark) for process, mark in found if mark]
 
 
-def end(doomed: list[Any]) -> None:
+def terminate(doomed: list[Any]) -> None:
     """Stop processes (of psutil), all at once: SIGTERM, once more, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         for process in doomed:
@@ -197,7 +197,7 @@ def _boot() -> str:
         return ""
 
 
-def family(pid: int) -> list[Any]:
+def process_tree(pid: int) -> list[Any]:
     """A process and its descendants, itself last; none if it is gone."""
     import psutil
 
@@ -226,16 +226,16 @@ def _still_there(processes: list[Any], seconds: float) -> list[Any]:
 def supervised() -> Iterator[list[Child]]:
     """A list to put children in; however the block ends, SIGTERM included, all of them are stopped."""
     children: list[Child] = []
-    with terminable():
+    with interrupted_by_signals():
         try:
             yield children
         finally:
-            with undisturbed():
+            with ignoring_interrupts():
                 stop(*children)
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def interrupted_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP interrupt the block as Ctrl-C does, and so does a SIGINT to a process that a script started
     in the background, where shells have it ignored. Outside the main thread nothing is changed."""
 
@@ -247,7 +247,7 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def ignoring_interrupts() -> Iterator[None]:
     """A second Ctrl-C does not leave half of the processes behind; the wait is bounded anyway."""
     with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield

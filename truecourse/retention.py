@@ -218,7 +218,7 @@ def _clean_unpacked(store: ObjectStore, place: Path) -> int:
     packed = {key.rpartition("-")[2].removesuffix(".bento") for key in store.list("bentos/") if key.endswith(".bento")}
     digests = [folder for folder in place.glob("*") if _DIGEST.fullmatch(folder.name)]
     doomed = [folder for folder in digests if folder.name[:12] not in packed]
-    used = processes.words() if doomed else set()
+    used = processes.command_line_words() if doomed else set()
     gone = [folder for folder in doomed if str(folder) not in used]
     for folder in gone:
         shutil.rmtree(folder, ignore_errors=True)

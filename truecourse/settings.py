@@ -213,7 +213,7 @@ def _file_variables() -> Mapping[str, object]:
 
 
 @contextmanager
-def elsewhere(**changes: object) -> Iterator[Settings]:
+def override_settings(**changes: object) -> Iterator[Settings]:
     """Other settings for this process, and the children it starts, while the block lasts. Not for threads that differ:
     the settings are the process's."""
     names = {f"{PREFIX}{name.upper()}": str(value) for name, value in changes.items()}

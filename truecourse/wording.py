@@ -35,7 +35,7 @@ def with_unit(said: str, unit: str) -> str:
     return f"{said}, {unit}" if said and unit else said or unit
 
 
-def lasting(length: timedelta | float) -> str:
+def format_duration(length: timedelta | float) -> str:
     """A duration (seconds) as people say it: "3 days", "1.5 hours", "20 ms"."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else float(length)
     for size, name in _UNITS:

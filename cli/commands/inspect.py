@@ -254,7 +254,7 @@ def check(
 
 def _check_data(spec: Problem) -> DataCheck:
     """Look at the source rows of a plain problem; with a spine, at decisions from the clean tables and features."""
-    if spec.is_plain:
+    if not spec.has_spine:
         return check_source(spec)
     prefect_environment()
     from tasks.features.decision_frame import decision_frame, feature_versions

@@ -20,7 +20,7 @@ from truecourse.addresses import require_free
 from truecourse.errors import ModelError, PlatformError, RequestError
 from truecourse.log_files import tail
 from truecourse.problem.loader import load_problem
-from truecourse.processes import leftovers, terminable, undisturbed
+from truecourse.processes import ignoring_interrupts, interrupted_by_signals, leftovers
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 
@@ -46,7 +46,7 @@ def serve(
     require_free(settings.host, port, "the endpoint", PORT)
     url = endpoint_url(port)
     with ExitStack() as stack:
-        stack.enter_context(terminable())
+        stack.enter_context(interrupted_by_signals())
         stack.enter_context(reported(f"serve-{port}"))
         serving = Serving(name, port, version, stack, PORT)
         supervisor = Supervisor([serving.endpoint(), serving.shipper()], lambda states: None)
@@ -76,7 +76,7 @@ def _served(supervisor: Supervisor) -> int:
 
 
 def _stop(supervisor: Supervisor) -> None:
-    with undisturbed():
+    with ignoring_interrupts():
         supervisor.stop()
 
 

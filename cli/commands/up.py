@@ -25,7 +25,7 @@ from services.process.flow_runs import ENGINE, FlowRuns
 from services.process.platform import Platform, announce, platform_file, running_platform
 from services.process.platform_supervisor import Part, Supervisor
 from truecourse import processes
-from truecourse.addresses import listening, local_url, require_free
+from truecourse.addresses import bind_address, local_url, require_free
 from truecourse.errors import PlatformError
 from truecourse.problem.loader import load_problem
 from truecourse.processes import Child, require_writable, start
@@ -49,7 +49,7 @@ def up(problem: ProblemName = None, json: Json = False) -> Answer:
     _end_leftovers()
     _require_room()
     with ExitStack() as stack:
-        stack.enter_context(processes.terminable())
+        stack.enter_context(processes.interrupted_by_signals())
         stack.enter_context(reported("up"))
         stack.callback(lambda: platform_file().unlink(missing_ok=True))
         parts = _Parts(name, stack)
@@ -150,7 +150,7 @@ class _Parts:
         words, logging_variables = mlflow_logging()
         command = [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,
-            "--host", listening(settings.host), "--port", str(settings.mlflow_port), "--workers", "1", *words,
+            "--host", bind_address(settings.host), "--port", str(settings.mlflow_port), "--workers", "1", *words,
         ]  # fmt: skip
         # Its jobs judge answers of language models: eight processes, as heavy as all that is ours.
         environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **logging_variables)
@@ -235,7 +235,7 @@ def _watch(supervisor: Supervisor, parts: _Parts) -> NoReturn:
 
 def _stop(supervisor: Supervisor, parts: _Parts) -> None:
     """The worker first, so that the server, which lives, can be told what became of its runs."""
-    with processes.undisturbed():
+    with processes.ignoring_interrupts():
         supervisor.stop("worker")
         if supervisor.standing("prefect") in ("up", "silent"):
             parts.reconcile(starting=True)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from cli.terminal.output import jsonable
 from services.process import platform
-from truecourse.addresses import listening, reachable
+from truecourse.addresses import bind_address, reachable_host
 from truecourse.errors import NotFound, TruecourseError
 from truecourse.html import render
 from truecourse.monitoring.dashboard import control_page, index
@@ -80,7 +80,15 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
     ]
     # A page elsewhere may not read this one by a name that it made lead here.
     host = get_settings().host
-    hosts = [host.strip("[]"), listening(host), reachable(host).strip("[]"), "localhost", "127.0.0.1", "[::1]", "::1"]
+    hosts = [
+        host.strip("[]"),
+        bind_address(host),
+        reachable_host(host).strip("[]"),
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "::1",
+    ]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 
@@ -133,7 +141,7 @@ def main(problem: str, port: int, *links: str) -> None:
     count_repeats("uvicorn.error", "truecourse.control")
     beside = dict(link.split("=", 1) for link in links)
     uvicorn.run(
-        application(problem, beside), host=listening(get_settings().host), port=port, log_level="warning",
+        application(problem, beside), host=bind_address(get_settings().host), port=port, log_level="warning",
         access_log=False, server_header=False,
     )  # fmt: skip
 

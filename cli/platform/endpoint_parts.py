@@ -13,7 +13,7 @@ from truecourse.addresses import require_free
 from truecourse.deployment import endpoints
 from truecourse.errors import ModelError, PlatformError, StorageError
 from truecourse.log_files import rotate
-from truecourse.processes import Child, Leftover, end
+from truecourse.processes import Child, Leftover, terminate
 from truecourse.repeats import Repeats
 from truecourse.settings import get_settings
 from truecourse.wording import counted
@@ -61,7 +61,7 @@ def end_left(left: Sequence[Leftover]) -> None:
     if left:
         names = ", ".join(sorted({one.name for one in left}))
         stderr().print(f"ending {counted(len(left), 'process')} that a killed command left running: {names}")
-        end([one.process for one in left])
+        terminate([one.process for one in left])
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from http.client import HTTPException
 
 from cli.platform.server_logs import prefect_logging
 from services.process.platform import running_platform, serving_since
-from truecourse.addresses import free_port, listening, local_url, open_url
+from truecourse.addresses import bind_address, free_port, local_url, open_url
 from truecourse.errors import PlatformError
-from truecourse.processes import Child, require_writable, start, supervised, terminable
+from truecourse.processes import Child, interrupted_by_signals, require_writable, start, supervised
 from truecourse.settings import (
     child_environment,
-    elsewhere,
     get_settings,
+    override_settings,
     prefect_api_url,
     prefect_environment,
     prefect_retention,
@@ -37,7 +37,7 @@ def answers(url: str, seconds: float = 5) -> bool:
 def start_prefect(port: int, *, ui: bool) -> Child:
     """A server with its database in our home; not ready yet."""
     host = get_settings().host
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", listening(host), "--port", str(port)]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", bind_address(host), "--port", str(port)]
     prefect_environment()
     api = f"{local_url(host, port)}/api"
     environment = child_environment(
@@ -63,7 +63,11 @@ def prefect_api() -> Iterator[str]:
     if url:
         _require_answer(url)
         shown = f"{platform.control}/reports" if platform and not get_settings().reports_url else None
-        with terminable(), _reporting_to(url), elsewhere(reports_url=shown) if shown else nullcontext():
+        with (
+            interrupted_by_signals(),
+            _reporting_to(url),
+            override_settings(reports_url=shown) if shown else nullcontext(),
+        ):
             yield url
         return
     with supervised() as children:

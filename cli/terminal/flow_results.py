@@ -42,7 +42,7 @@ def _ingest(versions: Mapping[str, TableVersion]) -> str:
 
     tables, rows = Tables(), 0
     for name, version in versions.items():
-        known, _ = deliveries.recorded(tables, version.name.split("/")[1], name)
+        known, _ = deliveries.read_deliveries(tables, version.name.split("/")[1], name)
         added = tables.commits(version.name)[-1][1]["combine"] == "append"
         rows += sum(d.rows for d in (known if added else deliveries.newest_by_place(known).values()))
     return f"{counted(rows, 'row')} in {counted(len(versions), 'table')}"

@@ -9,7 +9,7 @@ import sys
 import time
 
 from truecourse.errors import TruecourseError
-from truecourse.processes import terminable
+from truecourse.processes import interrupted_by_signals
 from truecourse.repeats import count_repeats
 from truecourse.serving.log_segments import OPEN, listed
 from truecourse.serving.log_shipping import ship, spool_folder
@@ -27,7 +27,7 @@ def run(problem: str) -> None:
     """Until SIGTERM, and then until the endpoint, which is stopped with it, has let go of its last segment."""
     pause = interval = get_settings().log_ship
     try:
-        with terminable():
+        with interrupted_by_signals():
             while True:
                 pause = interval if _shipped(problem) else min(max(pause, interval) * 2, max(LONGEST, interval))
                 time.sleep(pause)

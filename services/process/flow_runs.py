@@ -124,7 +124,7 @@ class FlowRuns:
             raise PlatformError(f"the flow run has ended: {run['state_name']}", where=run["name"])
         noted = _noted(run["id"])
         doomed = {*([noted] if noted else []), *_engines().get(run["id"], [])}
-        processes.end([process for pid in doomed for process in processes.family(pid)])
+        processes.terminate([process for pid in doomed for process in processes.process_tree(pid)])
         self.mark(run, "released by hand")
         ended = f"{counted(len(doomed), 'process')} ended, " if doomed else ""
         return f"{ended}the run is marked, and its slot is free"
@@ -264,7 +264,7 @@ def _noted(run_id: str, *, living: bool = True) -> int | None:
 def _engines() -> dict[str, list[int]]:
     """The processes of this machine that have each run of a worker."""
     found: dict[str, list[int]] = {}
-    for pid, run in processes.with_variable(ENGINE):
+    for pid, run in processes.find_by_variable(ENGINE):
         found.setdefault(run, []).append(pid)
     return found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from services.http.authentication import require_servable
 from services.process.client_url import address, open_url
 from truecourse import processes
-from truecourse.addresses import listen, listening
+from truecourse.addresses import bind_address, listen
 from truecourse.deployment.bento import packaged
 from truecourse.errors import IntegrityError, ModelError, PlatformError
 from truecourse.hashing import sha256_file
@@ -72,7 +72,7 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
 
 def command(folder: Path, port: int) -> list[str]:
     """Its words; where it inherits its socket (services/process/inherited_socket.py), from the fourth on."""
-    address = listening(get_settings().host)
+    address = bind_address(get_settings().host)
     host = "127.0.0.1" if _inherits(address) else address  # of a socket that it inherits it is told nothing
     return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
 
@@ -100,7 +100,7 @@ def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
     """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started,
     SettingsError if it would be open to the network, or its certificate is not usable."""
     require_servable(get_settings())
-    words, address = command(folder, port), listening(get_settings().host)
+    words, address = command(folder, port), bind_address(get_settings().host)
     if not _inherits(address):
         return processes.start(NAME, words, environment(folder, port, pinned), log)
     with listen(address, port) as inherited:

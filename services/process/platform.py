@@ -14,7 +14,7 @@ from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health import stuck_runs as stuckruns
 from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.settings import get_settings
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 Document = dict[str, Any]
 
@@ -114,7 +114,7 @@ def _finding(part: Document, now: datetime) -> Finding:
 def sentence(part: Document, now: datetime) -> str:
     """One part in a sentence: how it is, since when, how often it was started again, and what it said last."""
     name, standing = part["part"], part["standing"]
-    lasted = lasting(now - datetime.fromisoformat(part["since"]))
+    lasted = format_duration(now - datetime.fromisoformat(part["since"]))
     restarts = f", restarted {counted(part['restarts'], 'time')}" if part["restarts"] else ""
     if standing in _FAULTS:
         said = f'; it said last: "{part["said"]}"' if part["said"] else ""

@@ -182,7 +182,7 @@ class Supervisor:
         """End what a dead part has left: a worker of a server would go on holding its port."""
         if child.alive:
             processes.stop(child)
-        processes.end(processes.orphans(child, part.kept))
+        processes.terminate(processes.orphans(child, part.kept))
 
     @staticmethod
     def _ended(child: Child) -> str:

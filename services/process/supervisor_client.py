@@ -85,4 +85,4 @@ def launch(place: Path, host: str, port: int) -> Servers:
 
 def dismiss(servers: Servers) -> None:
     """Stop the keeper and all of its servers, and wait for their end."""
-    processes.end(processes.family(servers.pid))
+    processes.terminate(processes.process_tree(servers.pid))

@@ -13,7 +13,7 @@ from truecourse.data import merge as corrections
 from truecourse.data.deliveries import Delivery
 from truecourse.data.expectations import Tallies
 from truecourse.data.merge import Merge
-from truecourse.data.pending_batch import Pending, check, check_unique
+from truecourse.data.pending_batch import PendingBatch, check, check_unique
 from truecourse.data.sql import ROW
 from truecourse.data.validation_report import Counts, ValidationResult
 from truecourse.errors import NotFound
@@ -46,19 +46,19 @@ def rules_digest(problem: Problem, table: Table, tables: Tables) -> str:
     return sha256_json([document, versions])
 
 
-def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pending | None:
+def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> PendingBatch | None:
     """What is to be judged: new deliveries; refused ones that are still their place's newest and that are judged by
     something else now; all of them if the table's rows were read again. None if there is nothing.
 
     Raises NotFound for a table that was never ingested."""
     raw = tables.version(raw_table(problem.name, table.name))
-    known, shape = deliveries.recorded(tables, problem.name, table.name)
+    known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if raw is None or not known:
         hint = f"truecourse run ingest --problem {problem.name}"
         raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", hint=hint)
-    taken, last = deliveries.accepted(tables, problem.name, table.name)
+    taken, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
     if last is not None and last["shape"] != shape:
-        return Pending(raw, tuple(known), tuple(known), frozenset(), anew=True)
+        return PendingBatch(raw, tuple(known), tuple(known), frozenset(), revalidates_all=True)
     digest = rules_digest(problem, table, tables)
     newest = {d.number for d in deliveries.newest_by_place(known).values()}
     new, again, waiting = [], [], []
@@ -75,25 +75,25 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
         elif result.because_of_table:
             waiting.append(delivery)
     judged = sorted([*new, *again, *(waiting if new or again else ())], key=lambda d: d.number)
-    return Pending(raw, tuple(judged), tuple(known), frozenset(taken), anew=False) if judged else None
+    return PendingBatch(raw, tuple(judged), tuple(known), frozenset(taken), revalidates_all=False) if judged else None
 
 
 def check_deliveries(
-    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: Pending
+    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: PendingBatch
 ) -> TableCheck:
     """Judge the pending deliveries in order. What is to be written stands in corrections' relations afterwards, and the
     bad rows of accepted deliveries in the relation `quarantined_now`."""
     name = clean_table(problem.name, table.name)
-    _, last = deliveries.accepted(tables, problem.name, table.name)
+    _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
     judged = TableCheck(stored=last is not None)
     clean = None
-    if last is not None and not pending.anew:
+    if last is not None and not pending.revalidates_all:
         clean = TableVersion(name=name, version=last["version"])
         judged.total = last["total"]
         judged.watermark = datetime.fromisoformat(last["watermark"]) if last["watermark"] else None
     several = len(pending.deliveries) > 1
     tallies = check(problem, table, tables, pending, clean)
-    corrections.begin(connection, table, tables.dataset(clean) if clean else None, several=several)
+    corrections.create_relations(connection, table, tables.dataset(clean) if clean else None, several=several)
     _bind(connection, problem, table, tables, pending)
     digest, before, group = rules_digest(problem, table, tables), judged.watermark, -1
     taken = set(pending.accepted)
@@ -122,7 +122,7 @@ def check_deliveries(
                 total=judged.total,
                 watermark=judged.watermark,
                 validated_at=datetime.now(UTC),
-                outcomes=validation_report.outcomes(tally),
+                outcomes=validation_report.summarize_tallies(tally),
                 refused=tuple(faults),
                 judged_by=digest,
                 because_of_table=of_table,
@@ -132,7 +132,7 @@ def check_deliveries(
 
 
 def _bind(
-    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: Pending
+    connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: PendingBatch
 ) -> None:
     """Relations `raw` (all of it), `raw_rows` (the pending deliveries), `quarantined` (row numbers so far) and
     `quarantined_now`."""
@@ -147,7 +147,7 @@ def _bind(
     connection.execute(f"CREATE TEMP TABLE quarantined ({ROW} BIGINT)")
     connection.execute(f"CREATE TEMP TABLE quarantined_now ({ROW} BIGINT, _tc_delivery BIGINT, _tc_reasons VARCHAR)")
     there = tables.version(quarantine_table(problem.name, table.name))
-    if there is not None and not pending.anew and table.key and table.combines == "replace":
+    if there is not None and not pending.revalidates_all and table.key and table.combines == "replace":
         connection.register("before", tables.dataset(there))
         connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM before")  # noqa: S608
 
@@ -236,5 +236,5 @@ def _counts(delivery: Delivery, merge: Merge, quarantined: int, tallies: Tallies
         unchanged=merge.unchanged,
         quarantined=quarantined,
         removed=merge.removed,
-        unreadable=validation_report.unreadable(tallies),
+        unreadable=validation_report.count_unreadable(tallies),
     )

@@ -82,13 +82,13 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
 def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
     """The deliveries so far, their rows as the table is declared now."""
     name, wanted = raw_table(problem.name, table.name), deliveries.shape_digest(table)
-    known, shape = deliveries.recorded(tables, problem.name, table.name)
+    known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if not known and tables.exists(name):
         hint = "an earlier version wrote it: choose another TRUECOURSE_HOME, or another storage root"
         raise SourceError("the stored table does not say which deliveries it holds", where=name, hint=hint)
     if known and shape != wanted:
         with locked(tables.store, name, patience=PATIENCE):
-            known, shape = deliveries.recorded(tables, problem.name, table.name)
+            known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
             if shape != wanted:
                 known = reread(problem, table, tables, known)
     return known
@@ -147,7 +147,7 @@ def _parse(
 def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]) -> TableVersion:
     """Under the table's lock: append what another run has not appended meanwhile."""
     name = raw_table(problem.name, table.name)
-    known, _ = deliveries.recorded(tables, problem.name, table.name)
+    known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
     staged = [item for item in staged if _is_new(known, item)]
     if not staged:
         version = tables.version(name)
@@ -214,7 +214,7 @@ def _rows(staged: list[Staged], schema: pa.Schema, start: int) -> Iterator[pa.Re
 
 def _expire(problem: Problem, table: Table, tables: Tables) -> None:
     if retention := get_settings().source_retention:
-        known, _ = deliveries.recorded(tables, problem.name, table.name)
-        gone = deliveries.expire(tables, problem, table, known, retention, datetime.now(UTC))
+        known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
+        gone = deliveries.delete_expired(tables, problem, table, known, retention, datetime.now(UTC))
         if gone:
             log.info("%s: the bytes of %d replaced sources were deleted", table.name, len(gone))

@@ -14,7 +14,7 @@ from tasks.artifacts import show_page
 from tasks.data.deliveries import TableCheck, check_deliveries, pending_deliveries
 from tasks.retry import RETRY
 from truecourse.data import deliveries, merge, overlap, sql, validation_report
-from truecourse.data.pending_batch import Pending
+from truecourse.data.pending_batch import PendingBatch
 from truecourse.data.sql import ROW
 from truecourse.data.validation_report import TableResult, ValidationResult
 from truecourse.errors import ValidationFailed
@@ -81,7 +81,7 @@ def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, 
     lifecycle has nothing to go on with: nothing was ever accepted for a table, or not as it is declared now."""
     tables, found = Tables(), dict[str, TableVersion]()
     for table in problem.tables:
-        _, last = deliveries.accepted(tables, problem.name, table.name)
+        _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
         if last is None or last["shape"] != deliveries.shape_digest(table):
             raise refused
         found[table.name] = TableVersion(name=clean_table(problem.name, table.name), version=last["version"])
@@ -103,7 +103,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
     fresh = {result.delivery.number for result in results}
     for result in refused:
         log.warning("%s%s", "" if result.delivery.number in fresh else "still standing: ", result.sentence())
-    _, last = deliveries.accepted(tables, problem.name, table.name)
+    _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
     watermark = datetime.fromisoformat(last["watermark"]) if last and last["watermark"] else None
     return TableResult(
         problem=problem.name,
@@ -111,16 +111,16 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
         clean=TableVersion(name=name, version=last["version"]) if last else None,
         judged=tuple(results),
         refused=tuple(refused),
-        stale=tuple(validation_report.stale(table, watermark, as_of)) if last else (),
+        stale=tuple(validation_report.freshness_faults(table, watermark, as_of)) if last else (),
     )
 
 
-def check_and_write(problem: Problem, table: Table, tables: Tables, pending: Pending) -> list[ValidationResult]:
+def check_and_write(problem: Problem, table: Table, tables: Tables, pending: PendingBatch) -> list[ValidationResult]:
     """What was found is saved before the commit: without it the deliveries are judged again."""
     name = clean_table(problem.name, table.name)
     with sql.connect() as connection:
         judged = check_deliveries(connection, problem, table, tables, pending)
-        if pending.anew:
+        if pending.revalidates_all:
             _require_kept(problem, table, tables, pending, judged)
         _warn_of_overlaps(connection, table, pending, judged)
         for result in judged.results:
@@ -137,10 +137,10 @@ def check_and_write(problem: Problem, table: Table, tables: Tables, pending: Pen
 
 
 def _warn_of_overlaps(
-    connection: duckdb.DuckDBPyConnection, table: Table, pending: Pending, judged: TableCheck
+    connection: duckdb.DuckDBPyConnection, table: Table, pending: PendingBatch, judged: TableCheck
 ) -> None:
     fresh = {result.delivery.number for result in judged.results if not result.refused}
-    taken = [d for d in pending.known if d.number in fresh | (set() if pending.anew else pending.accepted)]
+    taken = [d for d in pending.known if d.number in fresh | (set() if pending.revalidates_all else pending.accepted)]
     standing = taken if table.combines == "append" else list(deliveries.newest_by_place(taken).values())
     found = overlap.overlaps(connection, table, standing, fresh)
     judged.results = [
@@ -151,9 +151,9 @@ def _warn_of_overlaps(
     ]
 
 
-def _require_kept(problem: Problem, table: Table, tables: Tables, pending: Pending, judged: TableCheck) -> None:
+def _require_kept(problem: Problem, table: Table, tables: Tables, pending: PendingBatch, judged: TableCheck) -> None:
     """A changed declaration may not take away what stands. Raises ValidationFailed, and nothing was written."""
-    before, _ = deliveries.accepted(tables, problem.name, table.name)
+    before, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
     newest = deliveries.newest_by_place(d for d in pending.known if d.number in before)
     standing = {d.number for d in newest.values()} if table.combines == "replace" else set(before)
     faults = [r.sentence() for r in judged.results if r.refused and r.delivery.number in standing]
@@ -168,7 +168,7 @@ def _quarantine(
     problem: Problem,
     table: Table,
     tables: Tables,
-    pending: Pending,
+    pending: PendingBatch,
     judged: TableCheck,
 ) -> None:
     """Before the clean table, whose commit acknowledges the deliveries: what an attempt that died left is replaced."""
@@ -176,7 +176,7 @@ def _quarantine(
     numbers = [result.delivery.number for result in judged.results]
     there = tables.version(name)
     left = there is not None and tables.dataset(there).count_rows(filter=pc.field("_tc_delivery").isin(numbers))
-    if not judged.quarantined and not left and not (pending.anew and there):
+    if not judged.quarantined and not left and not (pending.revalidates_all and there):
         return
     declared = ", ".join(map(sql.quoted, table.columns))
     query = (
@@ -192,7 +192,7 @@ def _quarantine(
     schema = pa.schema([*list(merge.clean_schema(table))[:-3], *(pa.field(n, kind) for n, kind in own)])
     rows = _stream(connection, query, schema)
     commit = {"flow": "validate", "run": str(flow_run.get_id() or ""), "inputs": [pending.raw.model_dump()]}
-    if pending.anew and there:
+    if pending.revalidates_all and there:
         tables.rewrite(name, rows, commit)
     elif there:
         where = f"_tc_delivery IN ({', '.join(map(str, numbers))})"
@@ -202,7 +202,12 @@ def _quarantine(
 
 
 def _write(
-    connection: duckdb.DuckDBPyConnection, table: Table, tables: Tables, pending: Pending, judged: TableCheck, name: str
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    tables: Tables,
+    pending: PendingBatch,
+    judged: TableCheck,
+    name: str,
 ) -> TableVersion:
     """One commit that names the accepted deliveries: the new rows appended, or, where stored rows are superseded, the
     whole table."""
@@ -219,10 +224,10 @@ def _write(
         "watermark": judged.watermark.isoformat() if judged.watermark else None,
     }
     schema = merge.clean_schema(table)
-    if pending.anew and judged.stored:
+    if pending.revalidates_all and judged.stored:
         reader = _stream(connection, merge.new_rows(table), schema)
         return tables.rewrite(name, reader, commit | {"rewritten": True})
-    if merge.replaces(connection):
+    if merge.supersedes_rows(connection):
         return tables.replace(name, _stream(connection, merge.all_rows(table), schema), commit)
     return tables.append(name, _stream(connection, merge.new_rows(table), schema), commit)
 

@@ -11,7 +11,7 @@ from truecourse.errors import ModelError
 from truecourse.evaluation.gates import summed
 from truecourse.hashing import SEAL
 from truecourse.problem import Problem
-from truecourse.problem.loader import judging_digest, load_problem
+from truecourse.problem.loader import evaluation_digest, load_problem
 from truecourse.references import Aliases, ModelVersion, TrainedRun
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
@@ -26,7 +26,7 @@ DONE, JUDGED_BY = "truecourse.registered", "truecourse.judged_by"
 def find_registered(run: TrainedRun) -> ModelVersion | None:
     """The run's version, or one of the same bytes, snapshot and problem, if registering it by today's gates was
     finished once: its aliases are then nobody's but the user's to move."""
-    told, judging = _training_identity(run.problem, run.run_id), judging_digest(load_problem(run.problem))
+    told, judging = _training_identity(run.problem, run.run_id), evaluation_digest(load_problem(run.problem))
     for version in reversed(registry.versions(run.problem)):
         same = version.run_id == run.run_id or (
             version.model_sha256 == run.model_sha256 and _training_identity(run.problem, version.run_id) == told
@@ -58,7 +58,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     fit = not failing and not problem.promotion.approval
     now = _update_aliases(problem, version, report["champion"], reason, fit)
     registry.describe(version, problem.description or problem.name, _description(run, version, reason))
-    registry.set_tags(version, {DONE: _role(now, version), JUDGED_BY: judging_digest(problem)})
+    registry.set_tags(version, {DONE: _role(now, version), JUDGED_BY: evaluation_digest(problem)})
     log.info("version %d is %s: %s", version.version, _role(now, version), reason)
     return version
 

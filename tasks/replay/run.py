@@ -43,7 +43,7 @@ from truecourse.replay.faults import Planted, planted
 from truecourse.replay.outcome import Alarm, Played
 from truecourse.replay.problem_copy import restage
 from truecourse.replay.world import World, as_clean, read_world
-from truecourse.settings import elsewhere, get_settings
+from truecourse.settings import get_settings, override_settings
 from truecourse.storage.object_store import open_store
 from truecourse.storage.tables import Tables, clean_table
 
@@ -119,7 +119,7 @@ def isolated_settings(place: Path) -> Iterator[None]:
     (database,) = list(place.glob("mlflow-*.db")) or (place / f"mlflow-{secrets.token_hex(4)}.db",)
     # a name of its own: MLflow keeps databases that it has opened open, be they deleted meanwhile
     uri = f"sqlite:///{database}"
-    with elsewhere(
+    with override_settings(
         home=place, problems=place / "problems", storage="", mlflow_uri=uri, online_store="sqlite", log_secret=""
     ):
         yield

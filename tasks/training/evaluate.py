@@ -18,8 +18,8 @@ from truecourse.evaluation.evaluate import HeldOut, evidence
 from truecourse.evaluation.gates import judge, summed
 from truecourse.evaluation.paired_comparison import Rival
 from truecourse.evaluation.tries import number_of
-from truecourse.hashing import SEAL, sealed, sha256
-from truecourse.html import unlinked
+from truecourse.hashing import SEAL, seal, sha256
+from truecourse.html import remove_breadcrumbs
 from truecourse.modeling.snapshot import load_frame, load_manifest
 from truecourse.modeling.training import rows_of
 from truecourse.monitoring.dashboard import control_page
@@ -52,7 +52,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     store.put(page_key(run), page)
     control_page.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
-    _keep(run, report, files | {"model.html": unlinked(page.decode()).encode()})
+    _keep(run, report, files | {"model.html": remove_breadcrumbs(page.decode()).encode()})
     show_page(page_key(run), "model", run.problem, "The model's evaluation")
     return report
 
@@ -109,7 +109,7 @@ def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[st
 def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> None:
     """Store the report, which names the SHA-256 of the other files, after them."""
     report |= {"files": {name: sha256(data) for name, data in files.items()}}
-    files |= {REPORT: sealed(report)}
+    files |= {REPORT: seal(report)}
     report |= {SEAL: sha256(files[REPORT])}
     runs.put_artifacts(run.run_id, files)
     with mlflow_runs.telling("of the evaluation"):

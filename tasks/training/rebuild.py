@@ -15,8 +15,8 @@ from pydantic import Field
 from tasks.data.validate import check_and_write
 from tasks.features.decision_frame import feature_versions
 from tasks.training.snapshot import build_snapshot
-from truecourse.data.deliveries import Delivery, accepted
-from truecourse.data.pending_batch import Pending
+from truecourse.data.deliveries import Delivery, accepted_deliveries
+from truecourse.data.pending_batch import PendingBatch
 from truecourse.data.reread import restore
 from truecourse.data.sql import clean_versions
 from truecourse.errors import SourceError, TruecourseError
@@ -91,9 +91,9 @@ def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
     raw = {name: restore(problem, problem.table(name), tables, list(found)) for name, found in plan.deliveries.items()}
     for judgement in plan.judgements:
         known = plan.deliveries[judgement.table]
-        taken, _ = accepted(tables, problem.name, judgement.table)
+        taken, _ = accepted_deliveries(tables, problem.name, judgement.table)
         some = tuple(d for d in known if d.number in judgement.deliveries)
-        pending = Pending(raw[judgement.table], some, known, frozenset(taken), anew=False)
+        pending = PendingBatch(raw[judgement.table], some, known, frozenset(taken), revalidates_all=False)
         for result in check_and_write(problem, problem.table(judgement.table), tables, pending):
             if result.refused:
                 raise SourceError(result.sentence(), where=f"table {judgement.table}")

@@ -23,7 +23,7 @@ from truecourse.references import ModelVersion, TableVersion, TrainedRun
 from truecourse.registry import run_archive, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import REPOSITORY, Settings, child_environment
-from truecourse.storage.lineage_links import Link, link, summed, unknown
+from truecourse.storage.lineage_links import Link, combined_state, link, unknown
 from truecourse.storage.object_store import LocalStore
 from truecourse.storage.tables import Tables, clean_table, raw_table
 from truecourse.wording import counted
@@ -63,7 +63,7 @@ def reproduce(problem: str, number: int, start: Start = "features") -> dict[str,
     steps.append(_step("rebuilt model", version.model_sha256, rebuilt.model_sha256))
     links = [*traced["links"], *steps]
     return {
-        "state": summed(links),
+        "state": combined_state(links),
         "identical": now == was and rebuilt.model_sha256 == version.model_sha256,
         "start": start,
         "recorded_sha256": version.model_sha256,
@@ -169,7 +169,7 @@ def _from_source(recorded: Recorded, tables: Tables, made: Tables) -> dict[str, 
     problem, found, judged = recorded.manifest.problem, dict[str, tuple[Delivery, ...]](), []
     for name, clean in recorded.manifest.versions("clean").items():
         raw = _commits(recorded, raw_table(problem, name))
-        known, _ = deliveries.told_by(raw)
+        known, _ = deliveries.parse_commits(raw)
         found[name] = tuple(known)
         for sha in {d.sha256 for d in known if d.copy_of is None and not d.fault}:
             key = archive_key(problem, name, sha)

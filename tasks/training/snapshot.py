@@ -83,7 +83,7 @@ def build_snapshot(
     `proof`: of an earlier snapshot made by the same SQL; without it the SQL is tried anew. Raises LookAheadError where
     SQL reads what was not known yet."""
     decisions = decision_frame(problem, tables, clean, features)
-    proof = proof or lookahead_proof.proven(problem, tables, clean, features, decisions)
+    proof = proof or lookahead_proof.stored_proof(problem, tables, clean, features, decisions)
     frame, account = training_frame(problem, decisions, until)
     inputs = [("clean", n, v) for n, v in clean.items()] + [("features", n, v) for n, v in features.items()]
     manifest = Manifest(

@@ -17,7 +17,7 @@ from truecourse.serving import prediction_log
 from truecourse.serving.batch_scoring import predictions_table, scored_by_id
 from truecourse.serving.log_shipping import damaged_segments, ship
 from truecourse.storage import file_digests
-from truecourse.storage.lineage_links import Link, summed, unknown, verify_object
+from truecourse.storage.lineage_links import Link, combined_state, unknown, verify_object
 from truecourse.storage.tables import Tables
 
 
@@ -35,7 +35,7 @@ def trace_model(problem: str, number: int) -> dict[str, Any]:
     links += version_links.deployment_links(tables.store, version)
     links += mlflow_links.mirror_links(tables.store, version)
     links += _snapshot_links(problem, tables, version, tags)
-    state = summed(links)
+    state = combined_state(links)
     return {"model": version.model_dump(), "state": state, "verified": state == "verified", "links": links}
 
 
@@ -83,7 +83,7 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
     links = prediction_links.prediction_links(tables, record, version)
     traced = trace_model(problem, version.version)
     links += traced["links"]
-    state = summed(links)
+    state = combined_state(links)
     return {**traced, "prediction": record, "state": state, "verified": state == "verified", "links": links}
 
 

@@ -16,7 +16,7 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse.errors import NotFound
-from truecourse.features.definitions import defined
+from truecourse.features.definitions import contract_definitions
 from truecourse.hashing import sha256
 from truecourse.modeling.boosting import LOSSES, parameters
 from truecourse.modeling.rolling_split import problem_of
@@ -111,7 +111,7 @@ def _keep(
         "model/model.ubj": ubj,
         "model/vocabulary.json": trained.model.vocabulary.to_json(),
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
-        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, defined(problem)),
+        "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, contract_definitions(problem)),
         "lineage.json": json.dumps(
             lineage_record.record(tables, load_manifest(tables.store, snapshot)), indent=1
         ).encode(),

@@ -15,7 +15,7 @@ from tests import deliveries
 from tests.besides import refused, whereabouts
 from tests.conftest import REPOSITORY, wait_until
 from truecourse.errors import FeatureError
-from truecourse.settings import child_environment, elsewhere, get_settings
+from truecourse.settings import child_environment, get_settings, override_settings
 
 HELD = """
 import os, sys, time
@@ -38,7 +38,7 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
 
 
 def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
-    with elsewhere(home=installed / "other", storage=""), WorkerProcess("deliveries") as worker:
+    with override_settings(home=installed / "other", storage=""), WorkerProcess("deliveries") as worker:
         asked = [worker.submit(whereabouts, "a"), worker.submit(whereabouts, word="b")]
         (process, problem, root, first), (other, *_, second) = (one.result() for one in asked)
         assert process == other != os.getpid()

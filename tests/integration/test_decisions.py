@@ -62,7 +62,7 @@ def test_the_versions_that_a_decision_sees(home: Path, tmp_path: Path) -> None:
     tables = Tables()
     for problem in problems(tmp_path):
         write_clean(problem, tables, "orders", pd.DataFrame([order(1, 0, 1.0), order(2, 5, 2.0)]))
-        if not problem.is_plain:
+        if problem.has_spine:
             shops = [{"shop": 1, "opened": day(0), "colour": "red"}]
             write_clean(problem, tables, "shops", pd.DataFrame(shops))
             later = [{"shop": 1, "opened": day(0), "colour": "blue"}, {"shop": 2, "opened": day(8), "colour": "green"}]
@@ -73,7 +73,7 @@ def test_the_versions_that_a_decision_sees(home: Path, tmp_path: Path) -> None:
         found = decided(problem, tables)
         assert found["size"].to_dict() == {"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0}
         assert found["label"].to_dict() == {"1": 1, "2": 0, "3": 0, "4": 0}, "labels are those known now"
-        if not problem.is_plain:
+        if problem.has_spine:
             assert found["colour"].to_dict() == {"1": "red", "2": "red", "3": "blue", "4": "blue"}
             window = Window(
                 start=day(4).to_pydatetime().replace(tzinfo=None), end=day(11).to_pydatetime().replace(tzinfo=None)
@@ -107,7 +107,7 @@ def test_whatever_comes_later_moves_no_earlier_decision(
             # The clock is the data's: each batch brings a newer row, or two would have come at the same moment.
             newer = order(100 + number, 40 + number, 1.0)
             rows = pd.DataFrame([*(order(id, at, size, late, shop) for id, at, size, late, shop in batch), newer])
-            if not problem.is_plain and number < len(colours):
+            if problem.has_spine and number < len(colours):
                 shops = [{"shop": n, "opened": day(40 + number), "colour": colours[number]} for n in (1, 2, 3)]
                 write_clean(problem, tables, "shops", pd.DataFrame(shops))
             write_clean(problem, tables, "orders", rows)
@@ -115,7 +115,7 @@ def test_whatever_comes_later_moves_no_earlier_decision(
             if before is not None:
                 fields = ["decision_time", *problem.request_fields]
                 # What no table has gone beyond is settled.
-                reached = before["decision_time"].max() if problem.is_plain else min(newest.values())
+                reached = min(newest.values()) if problem.has_spine else before["decision_time"].max()
                 past = before[before["decision_time"] <= reached]
                 pd.testing.assert_frame_equal(after.loc[past.index, fields], past[fields])
             before = after

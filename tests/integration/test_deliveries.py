@@ -190,7 +190,7 @@ def test_a_few_unreadable_cells_are_kept_as_missing_or_quarantined_and_counted(w
     assert world.rows()[98]["weight"] is None
     found = {(o.column, o.severity, o.failed) for o in result.failing if o.name == "type"}
     assert found == {("weight", "warning", 1), ("visits", "warning", 1)}
-    page = validation_report.page("small", [result])
+    page = validation_report.render_page("small", [result])
     assert "kept, as missing" in page
 
 
@@ -329,7 +329,7 @@ def test_the_kept_bytes_verify_after_the_file_is_overwritten_moved_and_deleted(w
     assert verified() == [True]
     (world.folder / "sales.csv").unlink()
     assert verified() == [True]
-    key = deliveries.archive_key("small", "sales", deliveries.recorded(Tables(), "small", "sales")[0][0].sha256)
+    key = deliveries.archive_key("small", "sales", deliveries.read_deliveries(Tables(), "small", "sales")[0][0].sha256)
     Tables().store.put(key, b"other")
     assert verified() == [False]
 
@@ -338,10 +338,10 @@ def test_replaced_bytes_expire_and_standing_ones_never(world: World, configure: 
     for rows in ((1, 2), (1, 2, 3), (1, 2, 3, 4)):
         world.feed(lines(*rows))
     tables, long = Tables(), datetime(2100, 1, 1, tzinfo=UTC)
-    known, _ = deliveries.recorded(tables, "small", "sales")
-    assert deliveries.expire(tables, world.problem, world.table, known, 0, long) == []
-    assert deliveries.expire(tables, world.problem, world.table, known, 30, datetime.now(UTC)) == []
-    gone = deliveries.expire(tables, world.problem, world.table, known, 30, long)
+    known, _ = deliveries.read_deliveries(tables, "small", "sales")
+    assert deliveries.delete_expired(tables, world.problem, world.table, known, 0, long) == []
+    assert deliveries.delete_expired(tables, world.problem, world.table, known, 30, datetime.now(UTC)) == []
+    gone = deliveries.delete_expired(tables, world.problem, world.table, known, 30, long)
     assert gone == [
         deliveries.archive_key("small", "sales", d.sha256) for d in sorted(known[:2], key=lambda d: d.sha256)
     ]
@@ -389,7 +389,7 @@ def test_a_run_that_dies_between_any_two_writes_is_repeated(world: World, monkey
         quarantined = Tables().version("tables/small/quarantine/sales")
         assert quarantined is not None
         assert sorted(Tables().read(quarantined)["_tc_delivery"].to_pylist()) == list(range(number + 1))
-    raw, _ = deliveries.recorded(Tables(), "small", "sales")
+    raw, _ = deliveries.read_deliveries(Tables(), "small", "sales")
     assert [d.number for d in raw] == [0, 1]
 
 

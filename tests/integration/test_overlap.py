@@ -24,7 +24,7 @@ def test_files_that_hold_all_rows_so_far_are_warned_of(home: Path, tmp_path: Pat
     assert len(world.rows()) == 250
     assert world.feed(numbered(150, 260), "sales-3.csv").judged[0].warnings == ()
     assert world.feed(numbered(200, 2000), "sales-4.csv").judged[0].warnings != ()
-    page = validation_report.page("small", validation_report.newest_results(Tables(), world.problem))
+    page = validation_report.render_page("small", validation_report.newest_results(Tables(), world.problem))
     assert "count twice" in page
 
 

@@ -94,7 +94,7 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     logged = [record(str(day), at=(NOW - timedelta(days=day)).isoformat()) for day in (0, 5, 40)]
     told = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
     rows = prediction_log.rows(encoded(entry(one)) for one in told)
-    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=prediction_log.DATED, merge=True)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
     return Home(versions, loose, failed, snapshot)
 
 
@@ -166,7 +166,7 @@ def test_reports_and_the_log_are_counted_back_from_their_newest(
     store.put("sketches/wine/abc/frozen.json", b"{}")
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
     rows = prediction_log.rows(encoded(entry(one)) for one in logged)
-    Tables().append(log_table("wine"), rows, {}, partition_by="day", told_of=prediction_log.DATED, merge=True)
+    Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
     removed = retention.clean("wine", NOW)
     assert removed is not None
     assert (removed["reports"], removed["histograms"], removed["logged predictions"]) == (2 + 4, 2, 1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import REPOSITORY
-from truecourse.addresses import free_port, is_loopback, listen, listening, local_url, require_free, url
+from truecourse.addresses import bind_address, free_port, is_loopback, listen, local_url, require_free, url
 from truecourse.client import Client
 from truecourse.errors import DeliveryFailed, PlatformError, SettingsError
 from truecourse.monitoring.alerts.channels import post
@@ -70,18 +70,18 @@ def server() -> Iterator[Callable[[str], tuple[int, list[str]]]]:
     ],
 )
 def test_a_host_is_bound_as_an_address_and_reached_where_it_listens(host: str, bound: str, reached: str) -> None:
-    assert listening(host) == bound
+    assert bind_address(host) == bound
     assert local_url(host, 80) == reached
 
 
 def test_names_and_what_is_no_name() -> None:
-    assert listening(socket.gethostname()).count(".") == 3 or ":" in listening(socket.gethostname())
+    assert bind_address(socket.gethostname()).count(".") == 3 or ":" in bind_address(socket.gethostname())
     assert [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "0.0.0.0", "10.0.0.1")] == [
         True, True, True, False, False,
     ]  # fmt: skip
     for wrong in ("no-such-host.invalid", "", "a b", "x" * 300):
         with pytest.raises(SettingsError, match="does not resolve"):
-            listening(wrong)
+            bind_address(wrong)
     assert url("fe80::2", 1) == "http://[fe80::2]:1"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from truecourse.errors import FeatureError
 from truecourse.features.asof import asof_join
-from truecourse.features.asof_index import Steps
+from truecourse.features.asof_index import AsOfIndex
 
 START = datetime(2024, 1, 1)
 TIME = pl.Datetime("us")
@@ -91,7 +91,7 @@ def test_equals_a_loop_over_rows(
 def test_steps_equal_a_loop_over_rows(rows: list[Any], asked: list[Any], ttl: timedelta, key_count: int) -> None:
     spine, features, keys = frame(asked, SPINE), frame(rows, FEATURES), NAMES[:key_count]
     wanted = expected(spine, features, keys, ttl, created=True, known_only=True)
-    steps = Steps.of(features.select(*keys, "event_timestamp", "created_timestamp", "x").to_arrow(), keys)
+    steps = AsOfIndex.of(features.select(*keys, "event_timestamp", "created_timestamp", "x").to_arrow(), keys)
     found, _ = steps.at(spine.select(keys).rows(), spine["decision_time"].to_numpy(), ttl)
     assert [None if np.isnan(x) else int(x) for x in found["x"]] == wanted
 

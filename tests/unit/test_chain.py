@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from truecourse.hashing import sealed, unsealed
+from truecourse.hashing import seal, unseal
 from truecourse.references import Aliases, Entry, ModelVersion
 from truecourse.registry import aliases
 from truecourse.registry.relocation import follow_home
@@ -61,11 +61,11 @@ def test_an_entry_says_what_it_follows_whoever_wrote_it(home: Path) -> None:
 
 @pytest.mark.parametrize("document", [{"a": 1, "b": [1.5, None, "ü"]}, {"n": float("nan")}, {}])
 def test_every_byte_of_a_sealed_document_counts(document: dict[str, object]) -> None:
-    data = sealed(document)
-    assert json.dumps(unsealed(data)) == json.dumps(document)
+    data = seal(document)
+    assert json.dumps(unseal(data)) == json.dumps(document)
     for place in range(len(data)):
-        assert unsealed(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]) is None
-    assert unsealed(json.dumps(document).encode()) is None
+        assert unseal(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]) is None
+    assert unseal(json.dumps(document).encode()) is None
 
 
 def test_a_moved_home_takes_mlflows_places_along(tmp_path: Path) -> None:

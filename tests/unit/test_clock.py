@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from truecourse.errors import SettingsError
-from truecourse.features.clock import past_moment, until_now
+from truecourse.features.clock import clip_to_now, require_past
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts.lifecycle import settle
 from truecourse.monitoring.findings import Finding, Report
@@ -23,14 +23,14 @@ def report(at: datetime, *findings: Finding) -> Report:
 
 
 def test_a_moment_without_zone_is_utc_and_one_in_the_future_is_refused() -> None:
-    assert past_moment(None) is None
-    assert past_moment(datetime(2024, 5, 6)) == datetime(2024, 5, 6, tzinfo=UTC)
+    assert require_past(None) is None
+    assert require_past(datetime(2024, 5, 6)) == datetime(2024, 5, 6, tzinfo=UTC)
     for ahead in (timedelta(minutes=1), timedelta(days=400)):
         moment = datetime.now(UTC) + ahead
         with pytest.raises(SettingsError, match="lies in the future") as raised:
-            past_moment(moment)
+            require_past(moment)
         assert f"{moment:%Y-%m-%d %H:%M}" in raised.value.what
-        ended = until_now(moment)
+        ended = clip_to_now(moment)
         assert ended is not None
         assert ended < moment
 

@@ -12,7 +12,7 @@ from tests.records import Answers
 from truecourse.serving.log_segments import SEALED, Segment, listed
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.serving.prediction_log import encoded, log_table
-from truecourse.storage.fsync import CHECKPOINT, LOG, take_back_torn
+from truecourse.storage.fsync import CHECKPOINT, LOG, remove_torn_commits
 from truecourse.storage.object_store import LocalStore
 from truecourse.storage.tables import Tables
 
@@ -119,7 +119,7 @@ def test_a_torn_checkpoint_is_done_without(home: Path) -> None:
     Tables().open(log_table("deliveries")).create_checkpoint()
     (checkpoint,) = table.glob(f"{LOG}/*.checkpoint.parquet")
     os.truncate(checkpoint, 0)
-    assert take_back_torn(table) == []
+    assert remove_torn_commits(table) == []
     assert not (table / LOG / CHECKPOINT).exists()
     assert logged() == ["a"]
     put("b")
@@ -131,5 +131,5 @@ def test_a_torn_checkpoint_is_done_without(home: Path) -> None:
 def test_a_commit_whose_statistics_hold_a_line_separator_is_whole(home: Path, sign: str) -> None:
     store = Tables()
     version = store.append("tables/small/notes", pa.table({"note": [f"z{sign}last"]}), {"flow": "test"})
-    assert store.take_back_torn("tables/small/notes") == []
+    assert store.remove_torn_commits("tables/small/notes") == []
     assert store.read(version)["note"].to_pylist() == [f"z{sign}last"]

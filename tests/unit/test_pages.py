@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from truecourse.data.deliveries import Delivery
 from truecourse.data.validation_report import Counts, Example, Outcome, ValidationResult
-from truecourse.data.validation_report import page as page_of_validation
+from truecourse.data.validation_report import render_page as page_of_validation
 from truecourse.errors import NotFound
 from truecourse.html import marked, render
 from truecourse.monitoring import report_store

@@ -50,7 +50,7 @@ def series(values: Array, noise: float = 0.0, every: int = 1) -> Series:
     return Series(every * np.arange(len(values), dtype=np.float64), values, np.full(len(values), noise))
 
 
-def lasting(memory: float, n: int, seed: int = 3) -> Array:
+def format_duration(memory: float, n: int, seed: int = 3) -> Array:
     """An AR(1) process with innovations of 1."""
     random, off = np.random.default_rng(seed), [0.0]
     for noise in random.normal(size=n):
@@ -59,7 +59,7 @@ def lasting(memory: float, n: int, seed: int = 3) -> Array:
 
 
 def test_what_lasts_from_day_to_day_is_no_news() -> None:
-    off = series(lasting(0.7, 4000))
+    off = series(format_duration(0.7, 4000))
     usual = Usual.of(off)
     assert usual is not None
     assert usual.memory == pytest.approx(0.7, abs=0.05)
@@ -70,7 +70,7 @@ def test_what_lasts_from_day_to_day_is_no_news() -> None:
 
 
 def test_days_that_are_far_apart_tell_nothing_of_each_other() -> None:
-    usual = Usual.of(series(lasting(0.7, 400)))
+    usual = Usual.of(series(format_duration(0.7, 400)))
     assert usual is not None
     pair = usual.standardised(Series(np.array([0.0, 1.0, 31.0]), np.array([3.0, 3.0, 3.0]), np.zeros(3)), 0.0)
     assert pair[1] < 0.5 * pair[0]

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from truecourse.data.parsing import read_cells, typed
+from truecourse.data.parsing import parse_batch, read_cells
 from truecourse.problem import Boolean, Float, Integer, Text, Time
 
 
@@ -63,6 +63,6 @@ def test_a_fraction_is_not_cut_to_a_whole_number():
 def test_one_bad_cell_among_many_costs_only_itself():
     texts = [str(n) for n in range(50_000)]
     texts[31_337] = str(2**64)
-    batch = typed({"n": pa.array(texts)}, {"n": Integer()})
+    batch = parse_batch({"n": pa.array(texts)}, {"n": Integer()})
     assert batch.column("n").null_count == 1
     assert batch.column("_tc_unreadable")[31_337].as_py() == f'{{"n": "{2**64}"}}'

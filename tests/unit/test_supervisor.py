@@ -196,7 +196,7 @@ os.kill(os.getpid(), 9)
     try:
         assert [one.process.pid for one in leftovers(home)] == [left]
         assert leftovers(tmp_path / "another") == []
-        processes.end([one.process for one in leftovers(home)])
+        processes.terminate([one.process for one in leftovers(home)])
         assert started_at(left) is None
         assert started_at(outlives) is not None
     finally:

@@ -76,11 +76,11 @@ def test_what_differs_between_two_versions_is_read_and_nothing_else(tables: Tabl
     old = tables.append("log", day(0), {})
     middle = tables.append("log", day(1), {})
     new = tables.replace("log", day(1).slice(1), {}, where="day = 1")
-    gone, come = tables.differing(old, new)
+    gone, come = tables.changed_files(old, new)
     assert (len(gone.to_table()), come.to_table()["day"].to_pylist()) == (0, [1, 1])
-    gone, come = tables.differing(middle, new)
+    gone, come = tables.changed_files(middle, new)
     assert (gone.to_table()["day"].to_pylist(), come.to_table()["day"].to_pylist()) == ([1, 1, 1], [1, 1])
-    assert not any(len(side.to_table()) for side in tables.differing(new, new))
+    assert not any(len(side.to_table()) for side in tables.changed_files(new, new))
 
 
 def test_a_day_of_a_long_file_is_read_at_a_days_cost(tables: Tables) -> None:

@@ -61,13 +61,13 @@ def shape_digest(table: Table) -> str:
     return sha256_json([columns, written, table.key, table.time, table.combines])
 
 
-def recorded(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
+def read_deliveries(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
     """Every delivery of a table in order, and the shape digest that they were read by (None: never ingested)."""
     name = raw_table(problem, table)
-    return told_by(tables.commits(name)) if tables.exists(name) else ([], None)
+    return parse_commits(tables.commits(name)) if tables.exists(name) else ([], None)
 
 
-def told_by(commits: Iterable[Sequence[Any]]) -> tuple[list[Delivery], str | None]:
+def parse_commits(commits: Iterable[Sequence[Any]]) -> tuple[list[Delivery], str | None]:
     """recorded() of a raw table's (version, commit), oldest first."""
     found: list[Delivery] = []
     shape = None
@@ -89,7 +89,9 @@ def newest_by_place(deliveries: Iterable[Delivery]) -> dict[str, Delivery]:
     return {delivery.place: delivery for delivery in sorted(deliveries, key=lambda d: d.number)}
 
 
-def accepted(tables: Tables, problem: str, table: str) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
+def accepted_deliveries(
+    tables: Tables, problem: str, table: str
+) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
     """By number, what the clean table's commits say of the deliveries that it holds, and the newest such commit."""
     name = clean_table(problem, table)
     if not tables.exists(name):
@@ -131,7 +133,7 @@ def is_beginning(store: ObjectStore, problem: str, table: str, last: Delivery, p
         return all(part == long.read(len(part)) for part in iter(lambda: short.read(1 << 20), b""))
 
 
-def expire(
+def delete_expired(
     tables: Tables, problem: Problem, table: Table, deliveries: list[Delivery], retention: float, now: datetime
 ) -> list[str]:
     """Delete archived bytes of deliveries that no longer stand, `retention` days after a newer one took their place;
@@ -141,7 +143,7 @@ def expire(
     appended or upserted, accepted at all: rows of the table may be its own."""
     if not retention:
         return []
-    taken, _ = accepted(tables, problem.name, table.name)
+    taken, _ = accepted_deliveries(tables, problem.name, table.name)
     standing = {d.number for d in newest_by_place(deliveries).values()}
     if table.combines == "replace":
         standing |= {d.number for d in newest_by_place(d for d in deliveries if d.number in taken).values()}

@@ -44,7 +44,7 @@ def clean_schema(table: Table) -> pa.Schema:
     return pa.schema([*declared, (ROW, pa.int64()), (RECORDED, MOMENT), (SUPERSEDED, MOMENT)])
 
 
-def begin(connection: duckdb.DuckDBPyConnection, table: Table, stored: Any, *, several: bool) -> None:
+def create_relations(connection: duckdb.DuckDBPyConnection, table: Table, stored: Any, *, several: bool) -> None:
     """Make the relations. `stored`: a dataset of the clean table; None where there is none. `several`: more than one
     delivery is to be merged, so that the table is read once."""
     connection.register("empty", clean_schema(table).empty_table())
@@ -218,7 +218,7 @@ def apply_merge(
         connection.execute(f"INSERT INTO state SELECT {_declared(table)}, {ROW} FROM merged WHERE NOT {_SAME}")  # noqa: S608
 
 
-def replaces(connection: duckdb.DuckDBPyConnection) -> bool:
+def supersedes_rows(connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether stored rows are superseded; if not, what was added can simply be appended."""
     return bool(_one(connection, "SELECT count(*) FROM closed")[0])
 

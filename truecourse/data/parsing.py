@@ -44,7 +44,7 @@ def batch_schema(columns: Columns) -> pa.Schema:
     return pa.schema([*((name, arrow_type(column)) for name, column in columns.items()), (UNREADABLE, pa.string())])
 
 
-def typed(
+def parse_batch(
     cells: Mapping[str, pa.Array], columns: Columns, csv: Csv = PLAIN, malformed: Sequence[Malformed] = ()
 ) -> pa.RecordBatch:
     """One batch of `cells` (an array of text, or of any Arrow type, by column) under batch_schema. The rows of

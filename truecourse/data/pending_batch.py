@@ -33,16 +33,16 @@ CHUNK = 100_000
 
 
 @dataclass(frozen=True)
-class Pending:
-    """Deliveries of a raw version that are to be judged, in order. `anew`: all that were judged before as well, since
-    the table's declaration changed what its rows are."""
+class PendingBatch:
+    """Deliveries of a raw version that are to be validated, in order. `revalidates_all`: all deliveries are validated
+    again, because the table's declaration changed."""
 
     raw: TableVersion
     deliveries: tuple[Delivery, ...]
     known: tuple[Delivery, ...]
     """Every delivery of the table."""
     accepted: frozenset[int]
-    anew: bool
+    revalidates_all: bool
 
     @property
     def selected(self) -> Any:
@@ -59,7 +59,7 @@ class Pending:
 
 
 def check(
-    problem: Problem, table: Table, tables: Tables, pending: Pending, clean: TableVersion | None
+    problem: Problem, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
 ) -> list[Tallies]:
     """Every expectation of one row, on every row of the pending deliveries; the tallies of each delivery. `clean`: the
     table so far, for references to itself."""
@@ -80,7 +80,7 @@ def check(
     return tallies.ranges
 
 
-def _chunks(dataset: ds.Dataset, pending: Pending) -> Iterator[pa.Table]:
+def _chunks(dataset: ds.Dataset, pending: PendingBatch) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
     scanner = dataset.scanner(filter=pending.selected, batch_size=CHUNK, batch_readahead=2, fragment_readahead=1)
     for piece in scanner.to_batches():
@@ -93,7 +93,7 @@ def _chunks(dataset: ds.Dataset, pending: Pending) -> Iterator[pa.Table]:
 
 
 def _referred(
-    problem: Problem, table: Table, tables: Tables, pending: Pending, clean: TableVersion | None
+    problem: Problem, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
 ) -> dict[str, pa.Array]:
     """By column that has an `in_table`: the keys there are in that table."""
     found: dict[str, pa.Array] = {}

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truecourse.data.decoding import utf8_blocks
-from truecourse.data.parsing import PLAIN, Malformed, typed, value_text
+from truecourse.data.parsing import PLAIN, Malformed, parse_batch, value_text
 from truecourse.data.records import Chunk, Records
 from truecourse.data.sources import Located, unpacked
 from truecourse.errors import SourceError
@@ -72,10 +72,10 @@ def read_batches(located: Located, table: Table) -> Iterator[pa.RecordBatch]:
 
     Raises SourceError that names the file and what is wrong with it: nothing that cannot be read is passed over."""
     with open_rows(located) as rows:
-        yield from typed_batches(located, rows, table.columns, table.name)
+        yield from parse_batches(located, rows, table.columns, table.name)
 
 
-def typed_batches(located: Located, rows: Rows, columns: Columns, name: str) -> Iterator[pa.RecordBatch]:
+def parse_batches(located: Located, rows: Rows, columns: Columns, name: str) -> Iterator[pa.RecordBatch]:
     """An open file's rows as these columns. `name` is the table's, for messages. Raises SourceError."""
     named = source_names(columns)
     absent = {column for column, source in named.items() if source not in rows.names}
@@ -89,7 +89,7 @@ def typed_batches(located: Located, rows: Rows, columns: Columns, name: str) -> 
         if chunk.rows:
             nulls = pa.nulls(chunk.rows, pa.string())
             cells = dict.fromkeys(columns, nulls) | dict(zip(held, chunk.cells, strict=True))
-            yield typed(cells, columns, csv, chunk.malformed)
+            yield parse_batch(cells, columns, csv, chunk.malformed)
 
 
 def require_columns(where: str, columns: Mapping[str, Any], present: Sequence[str], absent: set[str]) -> None:

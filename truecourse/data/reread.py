@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery, archive_key
-from truecourse.data.parsing import LINE, UNREADABLE, as_text, batch_schema, typed
+from truecourse.data.parsing import LINE, UNREADABLE, as_text, batch_schema, parse_batch
 from truecourse.data.readers import read_batches
 from truecourse.data.sources import Located, scratch, stored
 from truecourse.errors import NotFound, SourceError
@@ -177,7 +177,7 @@ def _converted(table: Table, tables: Tables, old: TableVersion, delivery: Delive
     for batch in found.to_batches():
         lost_texts = [json.loads(text) if text else {} for text in batch.column(UNREADABLE).to_pylist()]
         cells = {name: _texts(batch, name, lost_texts) for name in table.columns}
-        made = typed(cells, table.columns)
+        made = parse_batch(cells, table.columns)
         lines = pc.if_else(pa.array([LINE in texts for texts in lost_texts]), batch.column(UNREADABLE), None)
         lost = pc.coalesce(lines, made.column(UNREADABLE))
         yield pa.record_batch([*made.columns[:-1], lost], schema=made.schema)

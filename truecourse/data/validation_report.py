@@ -122,7 +122,7 @@ def require_accepted(problem: str, results: Sequence[TableResult]) -> None:
         raise ValidationFailed("\n  ".join(faults), where=f"problem {problem}", hint=hint)
 
 
-def outcomes(tallies: Tallies) -> tuple[Outcome, ...]:
+def summarize_tallies(tallies: Tallies) -> tuple[Outcome, ...]:
     return tuple(
         Outcome(
             column=expectation.column,
@@ -175,11 +175,11 @@ def _refused_by(table: Table, expectation: Expectation, tally: Tally) -> Iterato
             yield f"{expectation.column}: {lost}, more than max_unreadable={limit:g} allows; row {row}: {value!r}"
 
 
-def unreadable(tallies: Tallies) -> int:
+def count_unreadable(tallies: Tallies) -> int:
     return sum(tally.failed for expectation, tally in tallies.items() if expectation.name in ("type", "line"))
 
 
-def stale(table: Table, watermark: datetime | None, as_of: datetime) -> list[str]:
+def freshness_faults(table: Table, watermark: datetime | None, as_of: datetime) -> list[str]:
     """`as_of` and `watermark` naive UTC."""
     if table.freshness is None or (watermark is not None and as_of - watermark <= table.freshness):
         return []
@@ -238,8 +238,8 @@ def read_result(store: ObjectStore, problem: str, table: str, delivery: int) -> 
 
 def standing_refusals(tables: Tables, problem: str, table: str) -> list[ValidationResult]:
     """The newest delivery of each place, where it was refused."""
-    known, _ = deliveries.recorded(tables, problem, table)
-    taken, _ = deliveries.accepted(tables, problem, table)
+    known, _ = deliveries.read_deliveries(tables, problem, table)
+    taken, _ = deliveries.accepted_deliveries(tables, problem, table)
     waiting = [d for d in deliveries.newest_by_place(known).values() if d.number not in taken]
     found = (read_result(tables.store, problem, table, d.number) for d in waiting)
     return [result for result in found if result is not None and result.refused]
@@ -250,7 +250,7 @@ def newest_results(tables: Tables, problem: Problem) -> list[ValidationResult]:
     stands refused."""
     found = []
     for table in problem.tables:
-        taken, _ = deliveries.accepted(tables, problem.name, table.name)
+        taken, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
         if taken and (result := read_result(tables.store, problem.name, table.name, max(taken))) is not None:
             found.append(result)
         found += standing_refusals(tables, problem.name, table.name)
@@ -259,10 +259,10 @@ def newest_results(tables: Tables, problem: Problem) -> list[ValidationResult]:
 
 def save_page(tables: Tables, problem: Problem) -> str:
     """Write the page of all tables; its key."""
-    tables.store.put(page_key(problem.name), page(problem.name, newest_results(tables, problem)).encode())
+    tables.store.put(page_key(problem.name), render_page(problem.name, newest_results(tables, problem)).encode())
     return page_key(problem.name)
 
 
-def page(problem: str, results: list[ValidationResult], root: str = "") -> str:
+def render_page(problem: str, results: list[ValidationResult], root: str = "") -> str:
     """`root`: the way from the page's folder to that of the problem's reports."""
     return render("validation.html", problem=problem, results=results, root=root)

@@ -9,7 +9,7 @@ from truecourse.deployment.inference_config import INFERENCE_FILE, inference_con
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256, sha256_json
 from truecourse.problem import Problem
-from truecourse.problem.loader import JUDGING, problem_document
+from truecourse.problem.loader import EVALUATION_PARTS, problem_document
 from truecourse.references import ModelVersion, Package
 from truecourse.registry import versions as registry
 from truecourse.registry.run_archive import requirements
@@ -22,7 +22,7 @@ PACKAGE_SHA256 = "truecourse.package_sha256"
 REQUIREMENTS = "requirements.txt"
 PACKAGES = ("truecourse", "feature_repo", "services")
 CODE = {".py", ".sql", ".md", ".html", ".yaml", ".yml", ".toml", ".json"}
-UNSERVED = JUDGING | {"split", "model", "serving", "description"}
+UNSERVED = EVALUATION_PARTS | {"split", "model", "serving", "description"}
 """Parts of a problem that do not reach what its model answers (limits of serving are in the contract)."""
 
 

@@ -21,7 +21,7 @@ _MISSING: Mapping[str, Any] = {"O": None, "f": np.nan, "M": np.datetime64("NaT")
 
 
 @dataclass(frozen=True)
-class Steps:
+class AsOfIndex:
     """`codes`: the number of each key. `moments`: when anything became known, rising. `places`: of each step, its key
     and moment as one number, rising; `rows`: the row that was the newest from then on. `values` and `event` by row."""
 
@@ -33,7 +33,7 @@ class Steps:
     values: Mapping[str, Array]
 
     @classmethod
-    def of(cls, features: pa.Table, keys: Sequence[str]) -> "Steps":
+    def of(cls, features: pa.Table, keys: Sequence[str]) -> "AsOfIndex":
         """`features`: rows of a feature table; one with a null key or time is never found."""
         for name in (*keys, EVENT, CREATED):
             features = features.filter(pc.is_valid(features[name])) if features[name].null_count else features

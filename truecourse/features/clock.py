@@ -17,7 +17,7 @@ from truecourse.storage.tables import Tables
 log = logging.getLogger("truecourse.features.clock")
 
 
-def past_moment(moment: datetime | None) -> datetime | None:
+def require_past(moment: datetime | None) -> datetime | None:
     """The `--at` of a check in UTC, one without a zone being UTC already; None if there is none.
 
     Raises SettingsError if it lies in the future: what is checked "as of" such a moment would count as newer than all
@@ -31,12 +31,12 @@ def past_moment(moment: datetime | None) -> datetime | None:
     return moment
 
 
-def until_now(end: datetime | None) -> datetime | None:
+def clip_to_now(end: datetime | None) -> datetime | None:
     """The end of a window in UTC, or the present moment if that comes first: nothing has happened after it."""
     return min(aware_utc(end), datetime.now(UTC)) if end is not None else None
 
 
-def now_of(problem: Problem, tables: Tables) -> datetime:
+def reference_time(problem: Problem, tables: Tables) -> datetime:
     """The moment (UTC) that counts as now; the wall clock also where there is no data yet."""
     return data_end(problem, tables) or datetime.now(UTC)
 

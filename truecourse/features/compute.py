@@ -13,7 +13,7 @@ import duckdb
 
 from truecourse.data import sql
 from truecourse.errors import StorageError
-from truecourse.features.affected_spans import ALWAYS, Span, around, joined
+from truecourse.features.affected_spans import ALWAYS, TimeRange, around, merge_ranges
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definitions import feature_table, view_digest
 from truecourse.features.view_sql import used_tables
@@ -77,11 +77,11 @@ def _spans(
     view: View,
     now: list[Commit],
     before: list[Commit],
-) -> list[Span]:
+) -> list[TimeRange]:
     """The spans of event time in which rows may have changed between two sets of table versions."""
     old, new = ({v.name: v for v in map(TableVersion.model_validate, side)} for side in (before, now))
     by_name: Mapping[str, Table] = {f"tables/{problem.name}/clean/{table.name}": table for table in problem.tables}
-    spans: list[Span] = []
+    spans: list[TimeRange] = []
     for name in old.keys() | new.keys():
         if old.get(name) == new.get(name):
             continue
@@ -93,7 +93,7 @@ def _spans(
         except StorageError:  # the old version's files are gone
             return [ALWAYS]
         spans += around(times, *reach(view))
-    return joined(spans)
+    return merge_ranges(spans)
 
 
 def _rewritten(tables: Tables, old: TableVersion, new: TableVersion) -> bool:
@@ -108,7 +108,7 @@ def _changed_times(
 ) -> Any:
     """Times of rows that only one of two versions of a clean table has: added, or superseded since."""
     columns = f"{sql.quoted(str(table.time))} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
-    for name, rows in zip(("__old", "__new"), tables.differing(old, new), strict=True):
+    for name, rows in zip(("__old", "__new"), tables.changed_files(old, new), strict=True):
         connection.register(name, rows)
     sides = [f"SELECT {columns} FROM {side}" for side in ("__old", "__new")]  # noqa: S608
     query = f"({sides[0]} EXCEPT {sides[1]}) UNION ALL ({sides[1]} EXCEPT {sides[0]})"
@@ -116,7 +116,7 @@ def _changed_times(
     return found.fetchnumpy()["time"]
 
 
-def _write(history: History, spans: list[Span], commit: Commit) -> TableVersion:
+def _write(history: History, spans: list[TimeRange], commit: Commit) -> TableVersion:
     tables, name = history.tables, feature_table(history.problem, history.view.name)
     if not spans:  # the tables moved on, and no row that this view can see
         version = tables.version(name)
@@ -136,5 +136,5 @@ def _write(history: History, spans: list[Span], commit: Commit) -> TableVersion:
     return tables.replace(name, reader, commit | {"rows": rows, "mode": "incremental", "spans": texts}, where=where)
 
 
-def _texts(span: Span) -> list[str]:
+def _texts(span: TimeRange) -> list[str]:
     return [moment.isoformat() + "Z" for moment in span.moments()]

@@ -28,7 +28,7 @@ def decisions_query(
     `cut`: from sources cut at a moment.
 
     The tables are bound to `connection`. Raises FeatureError that names the SQL file."""
-    if problem.is_plain:
+    if not problem.has_spine:
         sql.bind(connection, problem, tables, versions, cut=cut)
         return _plain_query(connection, problem)
     spine = sql.statement(problem, str(problem.spine))

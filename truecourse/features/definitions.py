@@ -14,7 +14,7 @@ from truecourse.data.deliveries import shape_digest
 from truecourse.features.view_sql import files_read, tables_read
 from truecourse.hashing import sha256_json
 from truecourse.problem import Problem, View
-from truecourse.problem.loader import declared, python_files, reached
+from truecourse.problem.loader import declaration_document, function_statements, python_files
 from truecourse.problem.schema import AnyColumn
 
 _SHOWN = 12
@@ -44,7 +44,7 @@ def feature_definitions(problem: Problem) -> dict[str, str]:
     found = {name: fields[name] for name in problem.features if name in fields}
     computed = problem.request_features
     if computed is not None:
-        statements = reached(computed.function)
+        statements = function_statements(computed.function)
         inputs = [fields.get(name, spine) for name in computed.inputs]
         code = {} if not _imports_beside(statements) else _beside(problem)
         said = sha256_json([statements, code, list(computed.inputs), inputs])
@@ -64,7 +64,7 @@ def label_definition(problem: Problem) -> str:
     return sha256_json([_read(problem, label.sql), list(label.classes)])
 
 
-def defined(problem: Problem) -> dict[str, Any]:
+def contract_definitions(problem: Problem) -> dict[str, Any]:
     """What a contract keeps of the definitions."""
     return {"definitions": feature_definitions(problem), "label_definition": label_definition(problem)}
 
@@ -102,7 +102,7 @@ def _without_comments(text: str) -> str:
 
 def _said(declaration: Any) -> Any:
     """What a declaration says, without what it is only described by."""
-    return _undescribed(declared(declaration))
+    return _undescribed(declaration_document(declaration))
 
 
 def _field(column: AnyColumn) -> Any:

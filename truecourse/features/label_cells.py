@@ -18,7 +18,7 @@ _CELL = "_tc_cell"
 
 
 @dataclass(frozen=True)
-class OutcomeCells:
+class OutcomeColumns:
     """`columns` of `table` that tell the label; `known`: (row, known_at) of every row that has one, UTC."""
 
     table: str
@@ -26,7 +26,9 @@ class OutcomeCells:
     known: pa.Table
 
 
-def outcome_cells(problem: Problem, tables: Tables, versions: Mapping[str, TableVersion]) -> OutcomeCells | None:
+def find_outcome_columns(
+    problem: Problem, tables: Tables, versions: Mapping[str, TableVersion]
+) -> OutcomeColumns | None:
     """None where it cannot be told for certain: a label of several rows or tables, or a `known_at` that is not made of
     the outcome alone (it may be later than the moment other SQL honestly dates the outcome by)."""
     if problem.spine is None or problem.label.sql is None:
@@ -62,7 +64,7 @@ def outcome_cells(problem: Problem, tables: Tables, versions: Mapping[str, Table
         )
         statement = f"SELECT {_CELL}, max(known_at) AS known_at FROM ({query}) WHERE {_CELL} IS NOT NULL GROUP BY ALL"  # noqa: S608
         told_at = sql.fetch(connection, statement, where=problem.label.sql)
-    return OutcomeCells(table.name, frozenset(columns[name] for _, name in outcome | later), told_at)
+    return OutcomeColumns(table.name, frozenset(columns[name] for _, name in outcome | later), told_at)
 
 
 def _declared(problem: Problem, table: str) -> str:

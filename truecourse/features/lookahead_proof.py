@@ -24,7 +24,7 @@ from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import FeatureError, NotFound
 from truecourse.features import frame as frames
 from truecourse.features.asof import CREATED, EVENT
-from truecourse.features.label_cells import OutcomeCells, outcome_cells
+from truecourse.features.label_cells import OutcomeColumns, find_outcome_columns
 from truecourse.features.view_sql import checked_query, used_tables
 from truecourse.hashing import sha256_json
 from truecourse.modeling.lookahead_result import Proof
@@ -69,7 +69,7 @@ class _Difference:
         return f"{subject} looks ahead: {self.column} of {name} at {_text(self.at)} {values}"
 
 
-def proven(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
+def stored_proof(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
     """prove(), once for the same inputs."""
     said = {name: value for name, value in problem_document(problem).items() if name not in _UNREAD}
     key = f"proofs/{problem.name}/{sha256_json([said, *map(str, (*clean.values(), *features.values())), MOMENTS])}.json"
@@ -89,14 +89,14 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     reads farther than its `lookback`."""
     timed = {table.name for table in problem.tables if table.time is not None}
     views = [view for view in problem.views if used_tables(problem, view) & timed]
-    if not timed or not problem.has_time or (problem.is_plain and not views) or not len(decisions):
+    if not timed or not problem.has_time or (not problem.has_spine and not views) or not len(decisions):
         return Proof(applies=False)
     seed = sha256_json([problem.name, *map(str, (*clean.values(), *features.values()))])
     times = _sorted(decisions["decision_time"])
     rows: dict[str, int] = {}
     moments: set[datetime] = set()
     unstable = []
-    cells = outcome_cells(problem, tables, clean)
+    cells = find_outcome_columns(problem, tables, clean)
     with sql.connect() as connection:
         for view in views:
             subject = _Subject(connection, problem, tables, clean, view, features[view.name], decisions, cells)
@@ -107,7 +107,7 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
             if None in compared:
                 log.warning("%s gives other values from the same sources: it is not deterministic", view.sql)
                 unstable.append(view.name)
-    if not problem.is_plain:
+    if problem.has_spine:
         chosen = _sample(times, MOMENTS, f"{seed} spine")
         moments |= set(chosen)
         for moment in chosen:
@@ -129,7 +129,7 @@ class _Subject:
     view: View
     version: TableVersion
     decisions: pa.Table
-    cells: OutcomeCells | None
+    cells: OutcomeColumns | None
 
     def cut(self, moment: datetime) -> sql.Cut:
         return _cut(self.cells, moment)
@@ -268,7 +268,7 @@ class _Subject:
         sql.run(self.connection, statement, where=self.view.sql)
 
 
-def _cut(cells: OutcomeCells | None, moment: datetime) -> sql.Cut:
+def _cut(cells: OutcomeColumns | None, moment: datetime) -> sql.Cut:
     return sql.Cut(moment, cells.table, cells.columns, cells.known) if cells else sql.Cut(moment)
 
 
@@ -277,7 +277,7 @@ def _decisions_agree(
     tables: Tables,
     clean: Versions,
     decisions: pa.Table,
-    cells: OutcomeCells | None,
+    cells: OutcomeColumns | None,
     moment: datetime,
 ) -> Iterator[tuple[str, int]]:
     """Compare the decisions of the month up to a moment, longer where labels close late, and those of their labels that

@@ -9,7 +9,7 @@ import duckdb
 
 from truecourse.data import sql
 from truecourse.errors import FeatureError
-from truecourse.features.affected_spans import ALWAYS, Span, around, joined, overlap
+from truecourse.features.affected_spans import ALWAYS, TimeRange, around, merge_ranges, overlap
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import checked_query
 from truecourse.problem import Problem, View
@@ -52,14 +52,14 @@ class History:
     def features(self) -> list[str]:
         return [sql.quoted(name) for name in self.view.features]
 
-    def build(self, spans: list[Span]) -> None:
+    def build(self, spans: list[TimeRange]) -> None:
         """Raises FeatureError that names the SQL file."""
         self._evaluate(HISTORY, sql.CURRENT if self.view.timeless else sql.BASE, spans)
         if not self.view.timeless:
             for epoch, touched in self._epochs(spans):
                 self._apply(epoch, touched)
 
-    def _evaluate(self, target: str, rows: str, spans: list[Span]) -> None:
+    def _evaluate(self, target: str, rows: str, spans: list[TimeRange]) -> None:
         """Put the view's rows of these spans, as `rows` tell them, into a temporary table, and check them."""
         for number, span in enumerate(spans):
             sql.bind(
@@ -71,7 +71,7 @@ class History:
             sql.run(self.connection, f"{verb} {limited}", where=self.view.sql)
         self._check(target)
 
-    def _sources_of(self, span: Span) -> Window | None:
+    def _sources_of(self, span: TimeRange) -> Window | None:
         if span == ALWAYS or self.view.lookback is None:
             return None
         start, end = span.widened(self.view.lookback, self.view.lookback + _MICROSECOND).moments()
@@ -93,16 +93,16 @@ class History:
             hint = "return one row for each key and event_timestamp: GROUP BY them"
             raise FeatureError(f"{counted(count, 'row')} for {row}", where=self.view.sql, hint=hint)
 
-    def _epochs(self, spans: list[Span]) -> list[tuple[datetime, list[Span]]]:
+    def _epochs(self, spans: list[TimeRange]) -> list[tuple[datetime, list[TimeRange]]]:
         """The moments (naive UTC) at which late rows and corrections became known, and the spans they touch."""
-        touched: dict[datetime, list[Span]] = {}
+        touched: dict[datetime, list[TimeRange]] = {}
         for table in self.problem.tables:
             if table.name not in self.used or table.time is None:
                 continue
             for epoch, times in self._changes(table):
                 whole = self.view.lookback is None
                 touched.setdefault(epoch, []).extend([ALWAYS] if whole else around(times, *reach(self.view)))
-        found = ((epoch, overlap(spans, joined(touched[epoch]))) for epoch in sorted(touched))
+        found = ((epoch, overlap(spans, merge_ranges(touched[epoch]))) for epoch in sorted(touched))
         return [(epoch, both) for epoch, both in found if both]
 
     def _changes(self, table: Table) -> list[tuple[datetime, Any]]:
@@ -117,9 +117,9 @@ class History:
         ).df()
         return [(epoch.to_pydatetime(), group["time"].to_numpy()) for epoch, group in found.groupby("epoch")]
 
-    def _apply(self, epoch: datetime, touched: list[Span]) -> None:
+    def _apply(self, epoch: datetime, touched: list[TimeRange]) -> None:
         """Add what became known at `epoch`: first versions of rows after it, further versions of rows before it."""
-        earlier = joined(span.widened(memory(self.view), timedelta(0)) for span in touched)
+        earlier = merge_ranges(span.widened(memory(self.view), timedelta(0)) for span in touched)
         self._evaluate(_FRESH, sql.as_of(epoch), earlier)
         moment, here = f"TIMESTAMPTZ '{epoch.isoformat(sep=' ')}+00'", _within(touched)
         names = ", ".join([*self.keys, EVENT, *self.features])
@@ -164,7 +164,7 @@ class History:
         return rows
 
 
-def _within(spans: list[Span], missing: bool = False) -> str:
+def _within(spans: list[TimeRange], missing: bool = False) -> str:
     if ALWAYS in spans:
         return "true"
     conditions = [

@@ -10,7 +10,7 @@ from truecourse.deployment import history as deployments
 from truecourse.deployment import inference_config
 from truecourse.deployment.bento import BENTO_SHA256, PACKAGE_SHA256, package_key, packaged
 from truecourse.errors import TruecourseError
-from truecourse.hashing import sha256, unsealed
+from truecourse.hashing import sha256, unseal
 from truecourse.references import ModelVersion, Package
 from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
@@ -71,7 +71,7 @@ def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     except TruecourseError as error:
         yield failed("gate report", key, error)
         return
-    report = unsealed(data)
+    report = unseal(data)
     if report is None:
         yield link("gate report", key, False, "its bytes are not of the SHA-256 that it holds")
         return

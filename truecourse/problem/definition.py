@@ -233,9 +233,10 @@ class Problem:
         return next(view for view in self.views if view.name == name)
 
     @property
-    def is_plain(self) -> bool:
-        """No spine: each row of the label's table is one decision, and carries no time unless the table does."""
-        return self.spine is None
+    def has_spine(self) -> bool:
+        """Whether a spine lists the decisions. Without one, each row of the label's table is a decision, and has a time
+        only if the table has one."""
+        return self.spine is not None
 
     @property
     def label_table(self) -> Table:
@@ -244,7 +245,7 @@ class Problem:
     @property
     def label_unit(self) -> str:
         """Of a regression's label; empty where none is declared."""
-        if self.kind != "regression" or self.label.unit or not self.is_plain:
+        if self.kind != "regression" or self.label.unit or self.has_spine:
             return self.label.unit
         return shown_unit(self.label_table.columns.get(self.label.column or ""))
 
@@ -259,12 +260,12 @@ class Problem:
 
     @property
     def has_time(self) -> bool:
-        return not self.is_plain or self.label_table.time is not None
+        return self.has_spine or self.label_table.time is not None
 
     @property
     def request_fields(self) -> dict[str, AnyColumn]:
         """What a caller sends, in order: `request`, or a plain table's columns but its label and its time."""
-        if self.request or not self.is_plain:
+        if self.request or self.has_spine:
             return dict(self.request)
         table = self.label_table
         left_out = {self.label.column, table.time, *table.key}

@@ -172,7 +172,7 @@ def _line_of(error: BaseException, file: Path) -> int:
 def problem_document(problem: Problem) -> dict[str, Any]:
     """Everything the problem says, as JSON: values that are not defaults, digests of the SQL that it names, of its
     functions with all that they reach in their file, and of every other Python file of its folder."""
-    document: dict[str, Any] = declared(dataclasses.replace(problem, folder=Path()))
+    document: dict[str, Any] = declaration_document(dataclasses.replace(problem, folder=Path()))
     names = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
     code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
     if code:
@@ -196,14 +196,14 @@ def problem_digest(problem: Problem) -> str:
     return sha256_json(problem_document(problem))
 
 
-JUDGING = frozenset({"gates", "promotion", "monitoring"})
+EVALUATION_PARTS = frozenset({"gates", "promotion", "monitoring"})
 """Parts of a problem by which models are judged and watched, and on which no training depends."""
 
 
 def training_document(problem: Problem) -> dict[str, Any]:
     """What frames, models and their contracts depend on: problem_document() without JUDGING, and without the
     objectives of serving."""
-    document = {name: part for name, part in problem_document(problem).items() if name not in JUDGING}
+    document = {name: part for name, part in problem_document(problem).items() if name not in EVALUATION_PARTS}
     serving = {name: part for name, part in document.pop("serving", {}).items() if name != "objectives"}
     return document | ({"serving": serving} if len(serving) > 1 else {})
 
@@ -212,34 +212,34 @@ def training_digest(problem: Problem) -> str:
     return sha256_json(training_document(problem))
 
 
-def judging_digest(problem: Problem) -> str:
+def evaluation_digest(problem: Problem) -> str:
     """Of what a trained model is judged by before its promotion."""
     document = problem_document(problem)
     slices = document.get("monitoring", {}).get("slices")
     return sha256_json([document.get("gates"), document.get("promotion"), slices])
 
 
-def declared(value: Any) -> Any:
+def declaration_document(value: Any) -> Any:
     """What a declaration says, as JSON: values that are not defaults, functions by all that they reach."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         defaults = {f.name: f.default for f in dataclasses.fields(value)}
-        said = {k: declared(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
+        said = {k: declaration_document(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
         return {"is": type(value).__name__, **said}
     if isinstance(value, Mapping):
-        return {str(k): declared(v) for k, v in value.items()}
+        return {str(k): declaration_document(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [declared(v) for v in value]
+        return [declaration_document(v) for v in value]
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, date | Path):
         return str(value)
     if callable(value):
-        return {"function": value.__name__, "sha256": sha256_json(reached(value))}
+        return {"function": value.__name__, "sha256": sha256_json(function_statements(value))}
     return value
 
 
-def reached(function: Callable[..., Any]) -> list[str]:
+def function_statements(function: Callable[..., Any]) -> list[str]:
     """The statements that a function of a file consists of and, from one to the next, those of the file that bind a
     name they use: functions it calls, constants it reads, imports. Comments and layout are not among them."""
     file, name = inspect.getsourcefile(function), getattr(function, "__name__", "")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from truecourse.errors import IntegrityError, ModelError, NotFound
-from truecourse.hashing import sealed, unsealed
+from truecourse.hashing import seal, unseal
 from truecourse.references import Aliases, Entry, ModelVersion, TrainedRun
 from truecourse.registry import aliases, mirror
 from truecourse.registry.aliases import PROMOTE
@@ -83,7 +83,7 @@ def tags(version: ModelVersion) -> dict[str, str]:
     IntegrityError where that was changed."""
     key = tags_key(version.problem, version.version)
     try:
-        found = unsealed(open_store().get(key))
+        found = unseal(open_store().get(key))
     except NotFound:
         return {}
     if found is None:
@@ -99,7 +99,7 @@ def tags_key(problem: str, number: int) -> str:
 def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
     with lock(version.problem):
         now = tags(version) | dict(values)
-        open_store().put(tags_key(version.problem, version.version), sealed({"tags": now}))
+        open_store().put(tags_key(version.problem, version.version), seal({"tags": now}))
         mirror.tell_tags(version, now)
 
 

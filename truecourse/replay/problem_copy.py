@@ -40,7 +40,7 @@ def batch_key(table: str, number: int | str) -> str:
 def restage(problem: Problem, place: Path, first: date, faults: tuple[Planted, ...]) -> None:
     """Write the problems folder of a replay that begins on `first`. Raises ReplayError for a problem that has no time
     to replay."""
-    if problem.is_plain or not isinstance(problem.split, TimeSplit):
+    if not problem.has_spine or not isinstance(problem.split, TimeSplit):
         what = "has no spine with decision times, split by time"
         hint = "only a problem whose decisions are dated and split by a TimeSplit can be played forward"
         raise ReplayError(problem.name, [Fault("problem.py", what, hint)])

@@ -55,7 +55,7 @@ def scored_by_id(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
     reference = tables.version(predictions_table(problem))
     if reference is None:
         return []
-    found = tables.located(reference, pc.field("id").cast(pa.string()) == id)
+    found = tables.read_with_files(reference, pc.field("id").cast(pa.string()) == id)
     return [_record(row) for row in sorted(found, key=lambda row: row[SCORED_AT], reverse=True)]
 
 

@@ -62,7 +62,7 @@ def ship(problem: str, tables: Tables | None = None) -> Shipment:
 
 def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
     torn, segments, name = seal_abandoned(folder), listed(folder, SEALED), prediction_log.log_table(problem)
-    if gone := tables.take_back_torn(name):  # its segments are there still: they go once a commit is synced
+    if gone := tables.remove_torn_commits(name):  # its segments are there still: they go once a commit is synced
         log.warning("a loss of power left %s of %s torn; it is shipped again", ", ".join(gone), name)
     shipped = tables.transactions(name, {segment.stream for segment in segments})
     records, count = 0, 0
@@ -91,7 +91,7 @@ def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segmen
         rows,
         about,
         partition_by=prediction_log.PARTITION,
-        told_of=prediction_log.DATED,
+        stats_columns=prediction_log.DATED,
         transactions=last,
         merge=True,
         keep_log=False,

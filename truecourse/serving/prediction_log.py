@@ -150,6 +150,6 @@ def find(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any
     reference = tables.version(log_table(problem))
     if reference is None:
         return []
-    found = tables.located(reference, pc.field("prediction_id") == prediction_id)
+    found = tables.read_with_files(reference, pc.field("prediction_id") == prediction_id)
     told = [row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None} for row in found]
     return sorted(told, key=lambda row: row["role"] == "shadow")

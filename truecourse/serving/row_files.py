@@ -86,7 +86,7 @@ class RowFiles:
         extras: dict[str, AnyColumn] = {ID: Text(nulls=True), DECISION_TIME: Time()}
         columns = {name: extras[name] for name in contract.extras} | fields
         needed = problem.needed_fields & {*contract.names}
-        if not problem.is_plain:
+        if problem.has_spine:
             return cls(contract, columns, needed=needed)
         table, source = problem.label_table, problem.label_table.source
         others = [name for name in (*table.key, table.time) if name is not None and name not in fields]

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from truecourse.errors import AlreadyExists, NotFound, TruecourseError
-from truecourse.hashing import sealed, sha256, unsealed
+from truecourse.hashing import seal, sha256, unseal
 from truecourse.storage.fsync import LOG
 from truecourse.storage.lineage_links import Link, failed, link, unknown
 from truecourse.storage.object_store import ObjectStore
@@ -59,7 +59,7 @@ def _record_one(store: ObjectStore, file: str, key: str, commit: bytes, actions:
             # Its rows may be theirs: a changed byte must not be made good by writing it again.
             "changed_before": [old for old in replaced if store.exists(old) and _is_changed(store, old)],
         }
-        store.put_new(digest_key(file), sealed(document))
+        store.put_new(digest_key(file), seal(document))
     except (NotFound, AlreadyExists):  # it was replaced meanwhile, or another process was first
         return
 
@@ -84,7 +84,7 @@ def verify(store: ObjectStore, file: str) -> Link:
     """Whether a file has the bytes that it had when it was committed."""
     kind, key = "prediction file", digest_key(file)
     try:
-        document = unsealed(store.get(key))
+        document = unseal(store.get(key))
     except NotFound:
         said = "no digest was recorded with its commit: whoever wrote it was killed, or is none of ours"
         return unknown(kind, file, said)

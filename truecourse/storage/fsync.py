@@ -60,7 +60,7 @@ def sync_commits(table: Path, after: int, root: Path) -> None:
         sync_file(folder)
 
 
-def take_back_torn(table: Path) -> list[str]:
+def remove_torn_commits(table: Path) -> list[str]:
     """Remove the newest commits as long as they, or files that they add, are not whole; their names.
 
     A commit is given its name when all of it is written, so one that is torn was cut off by a loss of power before it

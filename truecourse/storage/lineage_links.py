@@ -30,7 +30,7 @@ def failed(kind: str, id: str, error: TruecourseError) -> Link:
     return link(kind, id, "missing" if isinstance(error, NotFound) else "changed", error.what)
 
 
-def summed(links: Iterable[Link]) -> State:
+def combined_state(links: Iterable[Link]) -> State:
     """The state of them all: changed where one is changed or missing, else unknown where one is unknown."""
     states = {item["state"] for item in links}
     return "changed" if states & {"changed", "missing"} else "unknown" if "unknown" in states else "verified"

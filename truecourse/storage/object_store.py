@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
-from truecourse.addresses import is_here
+from truecourse.addresses import is_loopback_name
 from truecourse.errors import AccessDenied, AlreadyExists, IntegrityError, NotFound, SettingsError, StorageError
 from truecourse.hashing import sha256, sha256_file
 from truecourse.references import ArtifactRef
@@ -158,7 +158,7 @@ class S3Store:
                 retries={"mode": "standard", "max_attempts": 5},
                 s3={"addressing_style": "path"} if settings.s3_endpoint else {},
                 request_checksum_calculation="when_required",
-                proxies={} if is_here(urlsplit(settings.s3_endpoint).hostname or "") else None,
+                proxies={} if is_loopback_name(urlsplit(settings.s3_endpoint).hostname or "") else None,
             ),
         )
 

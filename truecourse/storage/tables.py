@@ -19,7 +19,7 @@ from truecourse.errors import AccessDenied, NotFound, StorageError
 from truecourse.references import TableVersion
 from truecourse.settings import Settings, get_settings
 from truecourse.storage import delta_options, file_digests
-from truecourse.storage.fsync import LOG, newest_commit, sync_commits, take_back_torn
+from truecourse.storage.fsync import LOG, newest_commit, remove_torn_commits, sync_commits
 from truecourse.storage.object_store import ObjectStore, open_store
 
 COMMIT_KEY = "truecourse"
@@ -91,13 +91,13 @@ class Tables:
         if folder is not None:
             sync_commits(folder, before, Path(self._settings.storage_root))
 
-    def take_back_torn(self, name: str) -> list[str]:
+    def remove_torn_commits(self, name: str) -> list[str]:
         """Remove commits that a loss of power left torn, for which nobody could read the table; their names."""
         folder = self._folder(name)
         if folder is None:
             return []
         with self._errors(name):
-            return take_back_torn(folder)
+            return remove_torn_commits(folder)
 
     def open(self, name: str, version: int | None = None) -> DeltaTable:
         """The newest version, or exactly this one, which is not to be changed through what is returned."""
@@ -137,7 +137,7 @@ class Tables:
             )
             return dataset
 
-    def differing(self, old: TableVersion, new: TableVersion) -> tuple[ds.Dataset, ds.Dataset]:
+    def changed_files(self, old: TableVersion, new: TableVersion) -> tuple[ds.Dataset, ds.Dataset]:
         """Of two versions of a table the files that only the one has, and those that only the other has. Files are
         never changed: what lies in all others is in both."""
         sides = [{fragment.path: fragment for fragment in self.dataset(v).get_fragments()} for v in (old, new)]
@@ -161,7 +161,7 @@ class Tables:
                 columns=columns, filter=delta_options.selected(where, filter)
             )
 
-    def located(self, reference: TableVersion, filter: Any) -> list[dict[str, Any]]:
+    def read_with_files(self, reference: TableVersion, filter: Any) -> list[dict[str, Any]]:
         """The rows that `filter` selects, each with the key of the `file` that it lies in."""
         with self._errors(reference.name):
             dataset = self.dataset(reference)
@@ -196,16 +196,16 @@ class Tables:
         rows: Rows,
         commit: dict[str, Any],
         partition_by: str | None = None,
-        told_of: Sequence[str] = (),
+        stats_columns: Sequence[str] = (),
         transactions: Mapping[str, int] | None = None,
         merge: bool = False,
         keep_log: bool = True,
     ) -> TableVersion:
-        """`partition_by`: a column; `told_of`: the columns whose least and greatest values commits tell, all if none is
-        named; both where the table is created. `transactions`: numbers by application, that become visible with the
+        """`partition_by`: a column. `stats_columns`: columns whose minimum and maximum commits record (default: all).
+        Both apply when the table is created. `transactions`: numbers by application, that become visible with the
         rows and are given back by transactions(). `merge`: as replace() has it.
         `keep_log`: a table that this creates never forgets its commits, which Delta would do after 30 days."""
-        new = {"delta.dataSkippingStatsColumns": ",".join(told_of)} if told_of else {}
+        new = {"delta.dataSkippingStatsColumns": ",".join(stats_columns)} if stats_columns else {}
         new |= {} if keep_log else {"delta.enableExpiredLogCleanup": "true"}
         options: dict[str, Any] = {"mode": "append", "partition_by": partition_by, "schema_mode": _mode(merge)}
         return self._write(name, rows, commit, transactions, new, **options)

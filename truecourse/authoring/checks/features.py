@@ -36,7 +36,7 @@ def _request_faults(problem: Problem) -> Iterator[Fault]:
         if name.lower() in FRAME_NAMES:
             hint = "rename it, or leave it out of the request"
             yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", hint)
-    if problem.is_plain:
+    if not problem.has_spine:
         yield from _plain_request_faults(problem)
 
 

@@ -10,7 +10,7 @@ from truecourse.wording import nearest
 
 
 def label_faults(problem: Problem) -> Iterator[Fault]:
-    yield from (_plain_faults(problem) if problem.is_plain else _timed_faults(problem))
+    yield from (_timed_faults(problem) if problem.has_spine else _plain_faults(problem))
     yield from _class_faults(problem)
     if problem.label.unit and problem.kind != "regression":
         yield Fault(place("label", "unit"), f"a {problem.kind} label has classes and no unit", "remove unit")

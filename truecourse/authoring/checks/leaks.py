@@ -27,7 +27,7 @@ class Truth:
 def leak_faults(problem: Problem) -> Iterator[Fault]:
     """Needs a problem whose relations bind."""
     try:
-        truth = _plain_truth(problem) if problem.is_plain else _timed_truth(problem)
+        truth = _timed_truth(problem) if problem.has_spine else _plain_truth(problem)
     except Untraceable:
         return
     if truth is None or not truth.outcome:

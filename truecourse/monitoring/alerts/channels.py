@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 from email.utils import formatdate
 
-from truecourse.addresses import direct
+from truecourse.addresses import proxy_bypass
 from truecourse.errors import DeliveryFailed
 from truecourse.hashing import sha256
 from truecourse.monitoring.alerts.delivery import Channel
@@ -60,7 +60,7 @@ def post(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notices)}
     request = urllib.request.Request(url, body.encode(), headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.build_opener(_Straight, *direct(url)).open(request, timeout=PATIENCE):
+        with urllib.request.build_opener(_Straight, *proxy_bypass(url)).open(request, timeout=PATIENCE):
             return
     except urllib.error.HTTPError as error:
         raise DeliveryFailed(f"it answered with status {error.code}") from None

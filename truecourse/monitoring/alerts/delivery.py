@@ -18,7 +18,7 @@ from truecourse.monitoring.alerts.history import Event, Kind, Notice, Record, st
 from truecourse.problem import Problem
 from truecourse.serving.privacy import private_names
 from truecourse.storage.object_store import ObjectStore
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 log = logging.getLogger("truecourse.alerts")
 Channel = Callable[[str, Sequence[Notice]], None]
@@ -120,7 +120,7 @@ def _send(sendings: Sequence[_Sending], patience: float) -> None:
         thread.join(max(0.0, end - time.monotonic()))
         one.over.set()
         if thread.is_alive():
-            one.failure = f"it was not done within {lasting(patience)}"
+            one.failure = f"it was not done within {format_duration(patience)}"
 
 
 def public(problem: Problem, notice: Notice) -> Notice:

@@ -10,7 +10,7 @@ from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
 from truecourse.storage.object_store import ObjectStore
-from truecourse.wording import lasting
+from truecourse.wording import format_duration
 
 EVENTS = "prefect"
 """The channel that hears of every finding; the others hear of those that page."""
@@ -120,7 +120,8 @@ class _Changes:
         missed = alarm.model_copy(update={"clean": alarm.clean + clean})
         if missed.clean < self.problem.monitoring.alerts.clean:
             return [missed]
-        said = f"Recovered after {lasting(self.at - alarm.opened)}: {alarm.finding.subject}, {alarm.finding.cause}."
+        lasted = format_duration(self.at - alarm.opened)
+        said = f"Recovered after {lasted}: {alarm.finding.subject}, {alarm.finding.cause}."
         self._tell("recovered", alarm, said)
         return []
 

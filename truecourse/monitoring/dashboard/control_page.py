@@ -15,7 +15,7 @@ from truecourse.registry import aliases
 from truecourse.registry.scorecard import standing
 from truecourse.statistics.metrics import named
 from truecourse.storage.object_store import ObjectStore
-from truecourse.wording import lasting
+from truecourse.wording import format_duration
 
 Document = dict[str, Any]
 CHECKS: tuple[Check, ...] = get_args(Check)
@@ -146,7 +146,7 @@ def _page(
         links=links or {},
         platform=platform,
         beside=f"/reports/{problem.name}/" if served else "",
-        lasting=lasting,
+        format_duration=format_duration,
         moment=_moment,
         named=named,
         unit=problem.label_unit,

@@ -7,7 +7,7 @@ from typing import Any
 
 from truecourse.data.times import naive
 from truecourse.errors import FeatureError, ModelError, NotFound
-from truecourse.features.clock import now_of
+from truecourse.features.clock import reference_time
 from truecourse.monitoring.drift import checked_to
 from truecourse.monitoring.drift.breakage import MOST, Looked, breakage, first_unlooked, looked, volume
 from truecourse.monitoring.drift.daily_attributions import Explainer
@@ -58,7 +58,7 @@ def checked(problem: Problem, tables: Tables, at: datetime | None = None, window
         raise ModelError("there is no champion to monitor", where=f"problem {problem.name}", hint=hint)
     if not problem.has_time:
         return _plainly(problem, tables, version, at or datetime.now(UTC))
-    frozen, now = freeze(problem, version), naive_utc(at or now_of(problem, tables))
+    frozen, now = freeze(problem, version), naive_utc(at or reference_time(problem, tables))
     assert now is not None
     predictions = Predictions(problem, tables, list(frozen.scores.bins))
     named = window is not None and (window.start is not None or window.end is not None)

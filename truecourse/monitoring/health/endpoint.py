@@ -14,7 +14,7 @@ from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.problem.objectives import Objectives
 from truecourse.storage.object_store import ObjectStore
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 HOUR = timedelta(hours=1)
 SHED_SHARE = 0.01
@@ -165,15 +165,14 @@ class _Seen:
         left = budget_left(whole, objective)
         if left < 0 and whole.covered >= 0.1:
             what = f"The endpoint {self.look.name} broke its objective of {name}: {_bad(name, whole)} in "
-            what += f"{lasting(window * min(1.0, whole.covered))}, where {1 - objective:.2g} of them may."
+            what += f"{format_duration(window * min(1.0, whole.covered))}, where {1 - objective:.2g} of them may."
             yield self._finding(name, "budget spent", False, what, {"share": whole.share, "budget_left": left})
 
     def _burnt(self, name: str, alert: Alert, long: Counted, objective: float) -> str:
         rate = burn_rate(long, objective)
-        seen = lasting(alert.long * min(1.0, long.covered))
-        pace = (
-            f"at this pace a budget of {lasting(self.objectives.window)} lasts {lasting(self.objectives.window / rate)}"
-        )
+        seen = format_duration(alert.long * min(1.0, long.covered))
+        window = self.objectives.window
+        pace = f"at this pace a budget of {format_duration(window)} lasts {format_duration(window / rate)}"
         return f"The endpoint {self.look.name} burns its budget of {name}: {_bad(name, long)} in {seen}; {pace}."
 
     def _saturation(self) -> Iterable[Finding]:
@@ -181,7 +180,7 @@ class _Seen:
         requests, shed = availability(grown, 1.0).total, grown.sum("refused:overload")
         if requests and shed / requests > SHED_SHARE:
             what = f"The endpoint {self.look.name} is overloaded: it refused {shed / requests:.1%} of "
-            what += f"{counted(int(requests), 'request')} in {lasting(min(HOUR, grown.span))}."
+            what += f"{counted(int(requests), 'request')} in {format_duration(min(HOUR, grown.span))}."
             yield self._finding("saturation", "overload", False, what, {"share": shed / requests})
 
     def _features(self) -> Iterable[Finding]:
@@ -239,7 +238,7 @@ class _Seen:
             "requests": whole.total,
             "bad": whole.bad,
             "budget_left": budget_left(whole, objective),
-            "burn": {lasting(length): burn_rate(self._counted(name, length), objective) for length in lengths},
+            "burn": {format_duration(length): burn_rate(self._counted(name, length), objective) for length in lengths},
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.monitoring.robust_stats import unusual
-from truecourse.wording import lasting
+from truecourse.wording import format_duration
 
 Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]
 GRACE = timedelta(minutes=10)
@@ -90,12 +90,13 @@ class ScheduledFlow:
     def _overdue(self, now: datetime) -> Finding:
         assert self.due is not None
         last = (
-            f"its last success began {lasting(now - _began(self.succeeded[0]))} ago"
+            f"its last success began {format_duration(now - _began(self.succeeded[0]))} ago"
             if self.succeeded
             else "it never ran"
         )
         why = "" if self.workers else "; no worker is there to run it"
-        what = f"The flow {self.name} is overdue: it should have begun {lasting(now - self.due)} ago, {last}{why}."
+        late = format_duration(now - self.due)
+        what = f"The flow {self.name} is overdue: it should have begun {late} ago, {last}{why}."
         cause = "overdue" if self.workers else "no worker"
         return pipeline_finding(f"flow {self.name}", cause, True, what, due=self.due.isoformat())
 
@@ -119,7 +120,8 @@ class ScheduledFlow:
             past = [one.seconds for one in self.succeeded if one is not run]
             if past and run.seconds > median(past) and unusual(run.seconds, past, SLOWER, SECONDS_MORE):
                 what = "has been running for" if run.outcome == "running" else "took"
-                said = f"The flow {self.name} {what} {lasting(run.seconds)}; usually it takes {lasting(median(past))}."
+                usual = format_duration(median(past))
+                said = f"The flow {self.name} {what} {format_duration(run.seconds)}; usually it takes {usual}."
                 yield pipeline_finding(
                     f"flow {self.name}", "slow", False, said, seconds=run.seconds, usual=median(past)
                 )

@@ -19,7 +19,7 @@ from truecourse.monitoring.robust_stats import PATIENCE, longest_gap, unusual
 from truecourse.problem import Problem, View
 from truecourse.problem.schema import Table
 from truecourse.storage.tables import Tables, clean_table
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 PAST = 31
 """So many versions of a table are looked at."""
@@ -112,8 +112,8 @@ class TableState:
         if declared is not None:
             if self.watermark is not None and self.clock.now - self.watermark > declared:
                 age = self.clock.now - self.watermark
-                what = f"The newest row of {name} is {lasting(age)} old, and may be {lasting(declared)}: "
-                what += "is its source dead?"
+                what = f"The newest row of {name} is {format_duration(age)} old, and may be "
+                what += f"{format_duration(declared)}: is its source dead?"
                 yield pipeline_finding(name, "dead feed", True, what, age_seconds=age.total_seconds())
             return
         longest, moments = longest_gap(self._moments), self._moments
@@ -121,8 +121,8 @@ class TableState:
             return
         silent, allowed = self.clock.now - moments[-1], max(PATIENCE * longest, AT_LEAST)
         if silent > allowed:
-            what = f"Nothing new has come to {name} for {lasting(silent)}, and it never took longer than "
-            what += f"{lasting(longest)} before: is its source dead?"
+            what = f"Nothing new has come to {name} for {format_duration(silent)}, and it never took longer than "
+            what += f"{format_duration(longest)} before: is its source dead?"
             dead = silent > max(DEAD * longest, AT_LEAST)
             yield pipeline_finding(name, "dead feed", dead, what, age_seconds=silent.total_seconds())
 
@@ -220,28 +220,24 @@ class ViewState:
         for state in self.feeds:
             newest = state.newest_by(now)
             if newest is not None and now - newest > self.view.ttl:
-                what = (
-                    f"The newest row of {state.table.name} is of {newest:%Y-%m-%d %H:%M} UTC, {lasting(now - newest)} "
-                )
-                what += (
-                    f"before {now:%Y-%m-%d %H:%M}: values of {self.view.name} live for {lasting(self.view.ttl)}, and "
-                )
-                what += "predictions miss them."
+                what = f"The newest row of {state.table.name} is of {newest:%Y-%m-%d %H:%M} UTC, "
+                what += f"{format_duration(now - newest)} before {now:%Y-%m-%d %H:%M}: values of {self.view.name} live "
+                what += f"for {format_duration(self.view.ttl)}, and predictions miss them."
                 figures = {"newest": _text(newest), "age_seconds": (now - newest).total_seconds()}
                 yield pipeline_finding(state.table.name, "dead feed", True, what, view=self.view.name, **figures)
 
     def findings(self) -> Iterable[Finding]:
         name, now = self.view.name, self.clock.now
         if self._waiting is not None and now - self._waiting > AT_LEAST:
-            what = f"The features of {name} have been behind their tables for {lasting(now - self._waiting)}: "
+            what = f"The features of {name} have been behind their tables for {format_duration(now - self._waiting)}: "
             yield pipeline_finding(f"features of {name}", "not computed", False, f"{what}materialize does not run.")
         if self.loaded is None or not self.past or self.loaded["version"] >= self.past[-1].number:
             return
         behind = min(self.newest or now, now) - datetime.fromisoformat(self.loaded["until"])
         if behind > AT_LEAST:
             expired = bool(self.view.ttl) and behind > self.view.ttl
-            what = f"The online store's {name} is {lasting(behind)} behind its feature table"
-            what += f", past its ttl of {lasting(self.view.ttl)}: answers miss it." if expired else "."
+            what = f"The online store's {name} is {format_duration(behind)} behind its feature table"
+            what += f", past its ttl of {format_duration(self.view.ttl)}: answers miss it." if expired else "."
             yield pipeline_finding(f"online {name}", "not loaded", expired, what, behind_seconds=behind.total_seconds())
 
     def figures(self) -> dict[str, Any]:

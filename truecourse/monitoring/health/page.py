@@ -10,7 +10,7 @@ from truecourse.monitoring.health.slo import ALERTS
 from truecourse.problem import Problem
 from truecourse.problem.objectives import Objectives
 from truecourse.storage.object_store import ObjectStore
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 CHECKS: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry")
 
@@ -58,7 +58,7 @@ def publish(store: ObjectStore, problem: Problem) -> str:
         reports=found,
         figures={check: report.figures for check, report in found.items() if report.figures},
         limits=_limits(problem.serving.objectives),
-        lasting=lasting,
+        format_duration=format_duration,
         moment=_moment,
     )
     store.put(page_key(problem.name), html.encode())
@@ -68,7 +68,7 @@ def publish(store: ObjectStore, problem: Problem) -> str:
 def _limits(objectives: Objectives) -> dict[str, float]:
     """The least burn rate that raises an alert, by the window that it is looked for in, the shortest first."""
     rates = {length: alert.rate(objectives.window) for alert in ALERTS[::-1] for length in (alert.long, alert.short)}
-    return {lasting(length): rates[length] for length in sorted(rates)}
+    return {format_duration(length): rates[length] for length in sorted(rates)}
 
 
 def _moment(text: Any) -> str:

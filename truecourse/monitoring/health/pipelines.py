@@ -17,7 +17,7 @@ from truecourse.references import aware_utc
 from truecourse.serving import log_segments, log_shipping
 from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 SHIPMENTS = 20
 """A record that waits for longer than so many shipments take is stuck."""
@@ -118,7 +118,7 @@ def _stuck(backlog: Mapping[str, Any]) -> Iterable[Finding]:
         yield pipeline_finding("prediction log", "backlog", True, what, share=share)
     elif late:
         why = f": {backlog['error']}." if backlog["error"] else "; is a shipper running?"
-        what = f"Logged predictions have waited for {lasting(backlog['lag_seconds'])} to be shipped{why}"
+        what = f"Logged predictions have waited for {format_duration(backlog['lag_seconds'])} to be shipped{why}"
         yield pipeline_finding("prediction log", "backlog", False, what, lag_seconds=backlog["lag_seconds"])
     if backlog["damaged"]:
         what = f"{counted(backlog['damaged'], 'segment')} of the prediction log were damaged, and set aside."

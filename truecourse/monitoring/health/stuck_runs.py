@@ -9,7 +9,7 @@ from typing import Any
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health.flow_runs import longest_run
 from truecourse.monitoring.health.freshness import pipeline_finding
-from truecourse.wording import counted, lasting
+from truecourse.wording import counted, format_duration
 
 PATIENCE = timedelta(minutes=10)
 """How long a run may wait, be taken up or be cancelled."""
@@ -62,14 +62,19 @@ def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: dateti
     if state == "RUNNING":
         if lasted.total_seconds() <= longest_run(past):
             return None
-        usual = f"; its longest of {counted(len(past), 'success')} took {lasting(max(past))}" if past else ""
-        said = f"The run {run['name']} has been running for {lasting(lasted)}{usual}."
+        usual = f"; its longest of {counted(len(past), 'success')} took {format_duration(max(past))}" if past else ""
+        said = f"The run {run['name']} has been running for {format_duration(lasted)}{usual}."
         return Stuck(name, run["id"], since, "stuck", said, command)
     if state not in ("PENDING", "CANCELLING") or lasted <= PATIENCE:
         return None
     doing = "taken by a worker and has not begun" if state == "PENDING" else "being cancelled"
     return Stuck(
-        name, run["id"], since, "stuck", f"The run {run['name']} has been {doing} for {lasting(lasted)}.", command
+        name,
+        run["id"],
+        since,
+        "stuck",
+        f"The run {run['name']} has been {doing} for {format_duration(lasted)}.",
+        command,
     )
 
 
@@ -78,7 +83,7 @@ def _waits(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str]
     oldest = min(runs, key=lambda run: run["expected_start_time"])
     name, since = names.get(oldest["flow_id"], "?"), _moment(oldest["expected_start_time"])
     many = f"{counted(len(runs), 'run')} of {name}" if len(runs) > 1 else f"The run {oldest['name']} of {name}"
-    have, lasted = ("have" if len(runs) > 1 else "has"), lasting(now - since)
+    have, lasted = ("have" if len(runs) > 1 else "has"), format_duration(now - since)
     if not _wants_slot(oldest):
         said = f"{many} {have} been late for {lasted}, and no worker takes {'them' if len(runs) > 1 else 'it'}."
         return Stuck(name, oldest["id"], since, "late", said, "truecourse up (truecourse status says what is down)")

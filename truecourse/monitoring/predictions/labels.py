@@ -23,7 +23,7 @@ def known_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided
     Of a label that came again the latest counts, known since the first came; `corrected` says whether it changed.
 
     Rows are read as they were recorded by then. A problem with no `known_at` counts every label that is there."""
-    if problem.is_plain:
+    if not problem.has_spine:
         found = frames.spine(problem, tables, sql.clean_versions(problem, tables), decided)
         found = found.select([name for name in NAMES if name in found.column_names])
         found = found.filter(pc.is_in(found["id"], ids.combine_chunks()))

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.robust_stats import LEAST, PATIENCE, longest_gap
 from truecourse.problem.definition import midnight
-from truecourse.wording import lasting
+from truecourse.wording import format_duration
 
 DAY = timedelta(days=1)
 _REMEMBERED = 60
@@ -20,10 +20,8 @@ def silence(problem: str, days: Sequence[date], newest: datetime, now: datetime)
     silent = now - newest
     if longest is None or silent <= max(PATIENCE * longest, DAY):
         return None
-    told = (
-        f"No prediction was made for {lasting(silent)}, the last at {newest:%Y-%m-%d %H:%M} UTC; it never took longer "
-    )
-    told += f"than {lasting(longest)} before."
+    told = f"No prediction was made for {format_duration(silent)}, the last at {newest:%Y-%m-%d %H:%M} UTC; it never "
+    told += f"took longer than {format_duration(longest)} before."
     figures = {"silent_seconds": silent.total_seconds(), "longest_gap_seconds": longest.total_seconds()}
     return Finding(check="drift", subject=problem, cause="silence", page=True, sentence=told, figures=figures)
 

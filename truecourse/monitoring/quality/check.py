@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from truecourse.errors import ModelError
-from truecourse.features.clock import now_of
+from truecourse.features.clock import reference_time
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.predictions.effective import newest
 from truecourse.monitoring.quality.baseline import FEWEST_DAYS, yardstick
@@ -53,7 +53,7 @@ def check_quality(
 
 
 def _newest(problem: Problem, tables: Tables) -> datetime:
-    now = now_of(problem, tables)
+    now = reference_time(problem, tables)
     end = newest(problem, tables) if problem.has_time else None
     return min(end + problem.label.closes_after, now) if end else now
 

@@ -46,7 +46,7 @@ def lazy_group(loaders: Mapping[str, Callable[[], Any]]) -> type[LazyGroup]:
     return type("Commands", (LazyGroup,), {"loaders": dict(loaders)})
 
 
-def named(app: typer.Typer, name: str) -> Any:
+def with_name(app: typer.Typer, name: str) -> Any:
     """The command of an app, under this name."""
     command = typer.main.get_command(app)
     command.name = name
@@ -58,7 +58,7 @@ def command_of(name: str, place: str) -> Any:
     module, _, function = place.partition(":")
     app = typer.Typer(**OPTIONS)
     app.command(name)(_deferred(module, function))
-    return named(app, name)
+    return with_name(app, name)
 
 
 def _deferred(module: str, function: str) -> Callable[..., None]:

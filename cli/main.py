@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.commands.run import FLOWS, flow_command
-from cli.lazy import OPTIONS, command_of, lazy_group, named
+from cli.lazy import OPTIONS, command_of, lazy_group, with_name
 from cli.terminal.output import WRONG_USE, explain, explain_wrong_use
 from truecourse import __version__
 from truecourse.settings import quiet_environment
@@ -81,7 +81,7 @@ COMMANDS = _places(
         "reproduce": "cli.commands.inspect:reproduce",
         "replay": "cli.commands.replay:replay",
     }
-) | {name: partial(named, app, name) for name, app in GROUPS.items()}
+) | {name: partial(with_name, app, name) for name, app in GROUPS.items()}
 app = typer.Typer(
     cls=lazy_group(COMMANDS),
     help="From raw tables to served, explained and monitored predictions.",

@@ -14,18 +14,18 @@ from services.http.limits import per_worker
 from services.http.middleware import protect
 from services.http.routes import Endpoint
 from services.log.recorder import open_log
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.model.scoring_script import init
-from services.process.alias_follower import Follower
+from services.process.alias_follower import AliasFollower
 from services.telemetry import log_redaction, preallocated_metrics
 from truecourse.settings import get_settings, is_container, trust_proxies
 
 SOURCE = Path(__file__).resolve().parent.parent
-SERVED = Served()
+ROUTER = ModelRouter()
 SETTINGS = get_settings()
 trust_proxies(SETTINGS)
 preallocated_metrics.install()
-GUARD = Guard(per_worker(SETTINGS), SERVED)
+GUARD = Guard(per_worker(SETTINGS), ROUTER)
 if is_container():
     require_safe(SETTINGS)  # its entrypoint knows nothing of our settings
 
@@ -36,13 +36,13 @@ class Predictions:
     def __init__(self) -> None:
         log_redaction.install()
         logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
-        SERVED.metrics = GUARD.metrics
-        SERVED.open(init(watch=GUARD.metrics).predictor)
+        ROUTER.metrics = GUARD.metrics
+        ROUTER.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:
-            follower = Follower(SERVED, SOURCE, SETTINGS.admission)
+            follower = AliasFollower(ROUTER, SOURCE, SETTINGS.admission)
             follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
             follower.start()
-        self._log = open_log(SERVED)
+        self._log = open_log(ROUTER)
         if self._log is not None:
             GUARD.health.log_status = self._log.status
         if SETTINGS.tls_certificate or SETTINGS.tls_key:
@@ -60,7 +60,7 @@ class Predictions:
             self._log.close()
 
     def __is_ready__(self) -> bool:
-        return SERVED.now is not None
+        return ROUTER.split is not None
 
 
 service: Any = bentoml.service(
@@ -70,4 +70,4 @@ service: Any = bentoml.service(
     logging={"access": {"enabled": False}},  # ours is services/http/guard.py's
     tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
 )(Predictions)
-protect(service, GUARD, Endpoint(SERVED, GUARD.load), SETTINGS)
+protect(service, GUARD, Endpoint(ROUTER, GUARD.load), SETTINGS)

@@ -11,6 +11,6 @@ log = logging.getLogger("truecourse.flowruns")
 def note_process(flow: Any, flow_run: Any, state: Any) -> None:
     """A hook for `on_running` of every flow."""
     try:
-        flow_runs.note(str(flow_run.id))
+        flow_runs.write_note(str(flow_run.id))
     except OSError as error:
         log.warning("the process of the flow run %s is not noted: %s", flow_run.name, error.strerror)

@@ -14,8 +14,8 @@ import uvicorn
 from services.http import fast_path
 from services.http.exchange import Exchange, Message, Receive, Reply, Send
 from services.http.guard import Guard
-from services.http.middleware import Protection
-from services.model.model_router import Served
+from services.http.middleware import GuardMiddleware
+from services.model.model_router import ModelRouter
 from tests.conftest import free_ports
 from truecourse.settings import Settings
 
@@ -31,7 +31,7 @@ class Echo:
         self.waiting: list[Callable[[], None]] = []
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        exchange.whole = True
+        exchange.is_complete = True
         self.loop = asyncio.get_running_loop()
         self.direct += 1
         reply = Reply(400 if b"bad" in body else 200, b'{"length": %d}' % len(body), after=self._after)
@@ -90,7 +90,7 @@ def undated(answer: bytes) -> bytes:
 
 @contextmanager
 def served(ours: bool, certificates: Any = None, **settings: Any) -> Iterator[Asked]:
-    guard, echo = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), Served()), Echo()
+    guard, echo = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), ModelRouter()), Echo()
     with serving(guard, echo, ours, certificates) as port:
         yield Asked(port, guard, echo)
 
@@ -106,8 +106,10 @@ def serving(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = 
 
     protocol: Any = "httptools"
     if ours:
-        protocol = type("Ours", (fast_path.Wire,), {"guard": guard, "endpoint": endpoint, "certificates": certificates})
-    app: Any = Protection(behind, guard, endpoint)
+        protocol = type(
+            "Ours", (fast_path.FastPathProtocol,), {"guard": guard, "endpoint": endpoint, "certificates": certificates}
+        )
+    app: Any = GuardMiddleware(behind, guard, endpoint)
     server = uvicorn.Server(
         uvicorn.Config(app, port=port, http=protocol, log_level="warning", lifespan="off", server_header=False)
     )

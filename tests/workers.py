@@ -5,9 +5,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from services.model.model_router import Served, Told
+from services.model.model_router import LoggedResult, ModelRouter
 from services.process import launch
-from services.process.alias_follower import Follower
+from services.process.alias_follower import AliasFollower
 from truecourse.references import Package
 from truecourse.registry import aliases
 
@@ -26,20 +26,20 @@ class Worker:
 
     def __init__(self) -> None:
         folder = launch.prepare("deliveries")
-        self.served = Served()
+        self.served = ModelRouter()
         self.served.open(self.served.predictor(folder / "src" / "model"))
-        self.follower = Follower(self.served, folder / "src")
-        self.records: list[Told] = []
+        self.follower = AliasFollower(self.served, folder / "src")
+        self.records: list[LoggedResult] = []
         self.served.record = self.records.append
         self.follower.step()
 
     def ask(self, *rows: dict[str, Any]) -> dict[str, Any]:
-        now = self.served.now
+        now = self.served.split
         assert now is not None
         at = datetime.now(UTC)
         read = now.champion.rows.request(json.dumps({"rows": rows}).encode(), at)
         document, parts = self.served.answer(now, read, at, explain=False)
-        self.served.after(now, parts)
+        self.served.finish(now, parts)
         return document
 
     @property

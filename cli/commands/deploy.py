@@ -47,7 +47,7 @@ def _number(version: ModelVersion | None) -> str:
     return f"version {version.version}" if version else "none"
 
 
-def deployed(problem: str) -> list[Document]:
+def list_deployments(problem: str) -> list[Document]:
     """Of every environment where the problem was ever deployed: its last record, its configuration, and of a server
     on this machine whether it lives."""
     found = []
@@ -73,7 +73,7 @@ def _state(environment: str, problem: str) -> Document:
     if now is None or now.version.problem != problem:
         return {"server": None}
     keeper = supervisor_client.find(deployments.address_place(environment, now.host, now.port))
-    servers = keeper.known() if keeper else {}
+    servers = keeper.servers() if keeper else {}
     here = servers.get(now.server, {"alive": False, "pid": None, "restarts": 0})
     about = {name: here[name] for name in ("alive", "pid", "restarts")}
     return {"server": {"url": now.url, "version": now.version.version, "since": now.since, **about}}
@@ -101,7 +101,7 @@ def _server(item: Document) -> str:
     return f"{server['url']}, version {server['version']}" if server["alive"] else "gone: deploy again"
 
 
-def inference_of(version: ModelVersion | None) -> Document | None:
+def inference_config_of(version: ModelVersion | None) -> Document | None:
     """The inference configuration of a version that was packaged."""
     found = inference_config.recorded(open_store(), version) if version else None
     return found.model_dump(mode="json") if found else None

@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from cli.commands.deploy import deployed, deployments_view, inference_of, inference_view
-from cli.commands.mirror import compared
-from cli.commands.schedules import different
+from cli.commands.deploy import deployments_view, inference_config_of, inference_view, list_deployments
+from cli.commands.mirror import mirror_differences
+from cli.commands.schedules import schedule_differences
 from cli.commands.status_report import history_view, pages, quality, refusals, table_states
-from cli.platform.endpoint import endpoint_url, is_ours, served
+from cli.platform.endpoint import endpoint_url, is_ours, served_model
 from cli.terminal.output import Answer, Json, ProblemName, command
 from cli.terminal.tables import links_view, pairs, table
 from services.process import platform
@@ -50,12 +50,12 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "history": [entry.model_dump() for entry in aliases.history(spec.name)],
         "endpoint": {"url": endpoint_url(), **about} if about and not about.get("foreign") else None,
         "foreign_endpoint": {"url": endpoint_url(), **about} if about and about.get("foreign") else None,
-        "inference": inference_of(registry.champion(spec.name)),
-        "deployments": deployed(spec.name),
+        "inference": inference_config_of(registry.champion(spec.name)),
+        "deployments": list_deployments(spec.name),
         "health": _health(spec.name),
         "canary": _canary(spec.name),
-        "mirror": compared(spec.name),
-        "schedules": different(),
+        "mirror": mirror_differences(spec.name),
+        "schedules": schedule_differences(),
         "platform": platform.state(),
         "pages": [str(path) for path in pages(spec.name)],
     }
@@ -84,7 +84,7 @@ def _problems() -> list[dict[str, Any]]:
 def _endpoint(problem: str) -> dict[str, Any] | None:
     """What answers at the endpoint's address; `foreign` if it serves no version of this home."""
     try:
-        about = served(endpoint_url())
+        about = served_model(endpoint_url())
     except RequestError as error:
         return {"refused": error.what}
     if about is None:

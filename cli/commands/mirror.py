@@ -34,7 +34,7 @@ def documents(found: list[Difference]) -> list[dict[str, Any]]:
     return [vars(one) for one in found]
 
 
-def compared(problem: str) -> list[dict[str, Any]] | str:
+def mirror_differences(problem: str) -> list[dict[str, Any]] | str:
     """For `status`: the differences, or why they are not known."""
     try:
         return documents(mirror_check.differences(problem))

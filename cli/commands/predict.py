@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from cli.platform.endpoint import ask, contract_of, endpoint_url, example_rows, require_champion, row_of
-from cli.platform.endpoint_parts import Serving, end_left, reported
+from cli.platform.endpoint_parts import EndpointParts, end_leftovers, log_to_stderr
 from cli.terminal.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.terminal.tables import explanation_view, pairs, prediction_view, request_view
 from services.http.authentication import require_servable
@@ -42,13 +42,13 @@ def serve(
     settings, name = get_settings(), load_problem(problem).name
     port = port or settings.endpoint_port
     require_servable(settings)
-    end_left([one for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
+    end_leftovers([one for one in leftovers(settings.home) if one.name == launch.NAME and one.port == port])
     require_free(settings.host, port, "the endpoint", PORT)
     url = endpoint_url(port)
     with ExitStack() as stack:
         stack.enter_context(interrupted_by_signals())
-        stack.enter_context(reported(f"serve-{port}"))
-        serving = Serving(name, port, version, stack, PORT)
+        stack.enter_context(log_to_stderr(f"serve-{port}"))
+        serving = EndpointParts(name, port, version, stack, PORT)
         supervisor = Supervisor([serving.endpoint(), serving.shipper()], lambda states: None)
         stack.callback(_stop, supervisor)
         supervisor.start()
@@ -64,7 +64,7 @@ def serve(
 def _served(supervisor: Supervisor) -> int:
     """The process of the endpoint, once it answers. Raises PlatformError, with the end of its log, if it does not come
     up at first; later it is started again."""
-    while (state := supervisor.settled("endpoint")) is None:
+    while (state := supervisor.first_outcome("endpoint")) is None:
         time.sleep(0.1)
     if state.standing == "waiting":
         raise ModelError(state.cause, where="the endpoint", hint="truecourse run lifecycle, then serve again")

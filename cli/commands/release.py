@@ -24,7 +24,7 @@ def release(
     not begun), and its concurrency slot is free. Without a run: all whose process is dead, and slots nobody holds."""
     runs = FlowRuns(_api())
     if run is not None:
-        found = runs.named(run)
+        found = runs.find(run)
         done = runs.release(found)
         return Answer({"run": found["id"], "name": found["name"], "done": done}, f"{found['name']}: {done}")
     freed = runs.reconcile(POOL)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
-from cli.terminal.progress import logging_to
+from cli.terminal.progress import log_to
 from truecourse.errors import Fault, ReplayError
 from truecourse.problem.loader import load_problem
 from truecourse.settings import prefect_environment
@@ -39,13 +39,13 @@ def replay(
 
     plan = Plan(spec.name, first.date(), last.date(), tuple(inject or ()), tick)
     begun = time.monotonic()
-    with logging_to(logging.NullHandler()), Watched() as tell:
+    with log_to(logging.NullHandler()), ReplayProgress() as tell:
         document = play(plan, tell)
     document |= {"seconds": round(time.monotonic() - begun, 1)}
     return Answer(document, _view(document))
 
 
-class Watched:
+class ReplayProgress:
     """A bar on a terminal, a line a month elsewhere."""
 
     def __enter__(self) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.lazy import LIGHT, OPTIONS, declaration, named
+from cli.lazy import LIGHT, OPTIONS, declaration, with_name
 from cli.terminal.output import Answer, Json, command, complete_problem
 from truecourse.settings import prefect_environment
 
@@ -32,12 +32,12 @@ def load_flow(name: str) -> Any:
 def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> Any:
     """Run the flow against the Prefect server that reports are sent to; what the flow returns, and raises."""
     from cli.platform.prefect_server import prefect_api
-    from cli.terminal.progress import watching
+    from cli.terminal.progress import report_runs
 
     steps = STEPS if name == "lifecycle" else [name]
     with prefect_api():
         flow = load_flow(name)
-        with watching(progress, [load_flow(step) for step in steps]):
+        with report_runs(progress, [load_flow(step) for step in steps]):
             return flow(**parameters)
 
 
@@ -78,7 +78,7 @@ def flow_command(name: str) -> Any:
     """The flow as a command: its parameters are options, its docstring is the help. Running it imports Prefect."""
     declared = declaration(f"flows.{name}", name)
     assert declared is not None, f"the signature of flows/{name}.py takes more than {', '.join(sorted(LIGHT))}"
-    summary, helps = documented(declared.__doc__ or "")
+    summary, helps = parse_docstring(declared.__doc__ or "")
 
     def run(**values: Any) -> Answer:
         values.pop("json")
@@ -94,7 +94,7 @@ def flow_command(name: str) -> Any:
     run.__doc__ = summary
     app = typer.Typer(**OPTIONS | {"no_args_is_help": False})
     app.command(name)(command(run))
-    return named(app, name)
+    return with_name(app, name)
 
 
 def _annotation(parameter: inspect.Parameter, helps: Mapping[str, str]) -> Any:
@@ -103,7 +103,7 @@ def _annotation(parameter: inspect.Parameter, helps: Mapping[str, str]) -> Any:
     return Annotated[parameter.annotation, option]
 
 
-def documented(docstring: str) -> tuple[str, dict[str, str]]:
+def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
     """The docstring without its `Args:` section (Google's style, which Prefect's forms read too), and what that says of
     each parameter."""
     before, _, rest = inspect.cleandoc(docstring).partition("\nArgs:\n")

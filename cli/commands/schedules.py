@@ -30,7 +30,7 @@ def reset(
     json: Json = False,
 ) -> Answer:
     """Apply what prefect.yaml says to the deployments in Prefect, whatever people set there."""
-    known = sorted({one.flow for one in flow_deployments.declared()})
+    known = sorted({one.flow for one in flow_deployments.load_declared()})
     for name in flows or ():
         if name not in known:
             raise SettingsError(f"no such flow {name!r}", where="prefect.yaml", hint=nearest(name, known))
@@ -50,7 +50,7 @@ def _api() -> Api:
     return Api(_url())
 
 
-def different() -> list[str]:
+def schedule_differences() -> list[str]:
     """For `status`: what differs, or why that is not known; nothing where no Prefect server is running."""
     if not _url():
         return []

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cli.platform.endpoint_parts import Serving, end_left, reported
+from cli.platform.endpoint_parts import EndpointParts, end_leftovers, log_to_stderr
 from cli.platform.flow_deployments import POOL
 from cli.platform.prefect_server import answers, start_prefect
 from cli.platform.server_logs import mlflow_logging, prefect_logging
@@ -22,7 +22,7 @@ from cli.terminal.tables import pairs
 from services.http.authentication import require_servable
 from services.process import flow_runs, launch
 from services.process.flow_runs import ENGINE, FlowRuns
-from services.process.platform import Platform, announce, platform_file, running_platform
+from services.process.platform import Platform, platform_file, running_platform, write_platform
 from services.process.platform_supervisor import Part, Supervisor
 from truecourse import processes
 from truecourse.addresses import bind_address, local_url, require_free
@@ -50,10 +50,10 @@ def up(problem: ProblemName = None, json: Json = False) -> Answer:
     _require_room()
     with ExitStack() as stack:
         stack.enter_context(processes.interrupted_by_signals())
-        stack.enter_context(reported("up"))
+        stack.enter_context(log_to_stderr("up"))
         stack.callback(lambda: platform_file().unlink(missing_ok=True))
         parts = _Parts(name, stack)
-        supervisor = Supervisor(parts.parts(), lambda states: announce(parts.platform(states)))
+        supervisor = Supervisor(parts.parts(), lambda states: write_platform(parts.platform(states)))
         stack.callback(_stop, supervisor, parts)
         supervisor.start()
         with Progress(list(PARTS)) as progress:
@@ -78,7 +78,7 @@ def _end_leftovers() -> None:
     """End what a killed `truecourse up` of this home has left running; endpoints of `serve` at other ports go on."""
     settings = get_settings()
     left = processes.leftovers(settings.home)
-    end_left([one for one in left if one.name != launch.NAME or one.port == settings.endpoint_port])
+    end_leftovers([one for one in left if one.name != launch.NAME or one.port == settings.endpoint_port])
 
 
 def _require_room() -> None:
@@ -101,7 +101,7 @@ class _Parts:
         self.mlflow = local_url(settings.host, settings.mlflow_port)
         self.control = local_url(settings.host, settings.control_port)
         self.runs = FlowRuns(f"{self.prefect}/api")
-        self.serving = Serving(problem, settings.endpoint_port, None, stack)
+        self.serving = EndpointParts(problem, settings.endpoint_port, None, stack)
         self._logs: Path = settings.home / "logs"
         self._deployed = False
         self._began = datetime.now(UTC).isoformat(timespec="seconds")
@@ -207,7 +207,7 @@ def _deploy(api: str) -> list[str]:
 def _await(supervisor: Supervisor, part: str, parts: _Parts, progress: Progress) -> None:
     """Until the part's first start has come to an end; one that failed is started again, and the others go on."""
     progress.begin(part)
-    while (state := supervisor.settled(part)) is None:
+    while (state := supervisor.first_outcome(part)) is None:
         time.sleep(0.1)
     well = state.standing in ("up", "waiting")
     progress.end(part, parts.place(part) if state.standing == "up" else state.cause, failed=not well)

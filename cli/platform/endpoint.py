@@ -50,7 +50,7 @@ def client(url: str) -> Client:
     return Client(url, key=key, timeout=60, certificate=trusted, pin=pin)
 
 
-def served(url: str) -> dict[str, Any] | None:
+def served_model(url: str) -> dict[str, Any] | None:
     """What the endpoint says that it serves, or None where none answers. Raises RequestError if it refuses our key."""
     try:
         return client(url).about()
@@ -130,7 +130,7 @@ def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str
     home serves the problem, its packaged champion does in this process.
 
     Raises RequestError for rows that break the contract."""
-    about = served(url or endpoint_url())
+    about = served_model(url or endpoint_url())
     right = about is not None and about.get("problem") == problem
     if about is not None and right and (url is not None or is_ours(problem, about)):
         return _post(url or endpoint_url(), path, rows) | {"answered_by": url or endpoint_url()}

@@ -19,7 +19,7 @@ from truecourse.settings import get_settings
 from truecourse.wording import counted
 
 
-class Serving:
+class EndpointParts:
     """`version`: the one to serve; None for the champion. `stack`: closed when nothing is to be served any longer.
 
     `url`: empty until there was something to serve."""
@@ -32,7 +32,7 @@ class Serving:
         self.url = ""
 
     def endpoint(self) -> Part:
-        return Part("endpoint", self._start, lambda _: launch.ready(self._port))
+        return Part("endpoint", self._start, lambda _: launch.is_ready(self._port))
 
     def shipper(self) -> Part:
         return Part("shipper", lambda: start_shipper(self._problem), lambda child: child.alive, needs="endpoint")
@@ -56,7 +56,7 @@ class Serving:
             return self._folder
 
 
-def end_left(left: Sequence[Leftover]) -> None:
+def end_leftovers(left: Sequence[Leftover]) -> None:
     """End what a killed command has left running, and say so."""
     if left:
         names = ", ".join(sorted({one.name for one in left}))
@@ -65,7 +65,7 @@ def end_left(left: Sequence[Leftover]) -> None:
 
 
 @contextmanager
-def reported(name: str) -> Iterator[None]:
+def log_to_stderr(name: str) -> Iterator[None]:
     """What is said of parts and of dead flow runs goes to stderr, and to `logs/<name>.log`, while the block lasts."""
     path = get_settings().home / "logs" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)

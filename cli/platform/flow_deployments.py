@@ -27,7 +27,7 @@ RESET = "truecourse schedules reset"
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredDeployment:
     """A deployment of prefect.yaml: its settings by name, its triggers as they are written, and what Prefect needs to
     run the flow."""
 
@@ -43,7 +43,7 @@ class Declared:
 
 
 @dataclass
-class Deployed:
+class KnownDeployment:
     """What is known of a deployment that we made: `declared` as the repository had it, `stored` as the server showed
     it afterwards, `code` the digest of the flow's source and triggers."""
 
@@ -54,34 +54,34 @@ class Deployed:
 
 
 @dataclass
-class Memory:
+class DeploymentState:
     """What we deployed to which server; `pool` is the id of its work pool, another server's is another."""
 
     pool: str = ""
     pool_settings: Settings = field(default_factory=dict)
-    deployments: dict[str, Deployed] = field(default_factory=dict)
+    deployments: dict[str, KnownDeployment] = field(default_factory=dict)
 
 
 def _place() -> Path:
     return get_settings().home / "flow-deployments.json"
 
 
-def remembered() -> Memory:
+def load_state() -> DeploymentState:
     try:
         found = json.loads(_place().read_text())
-        deployed = {title: Deployed(**one) for title, one in found["deployments"].items()}
-        return Memory(found["pool"], found["pool_settings"], deployed)
+        deployed = {title: KnownDeployment(**one) for title, one in found["deployments"].items()}
+        return DeploymentState(found["pool"], found["pool_settings"], deployed)
     except (OSError, ValueError, KeyError, TypeError):
-        return Memory()
+        return DeploymentState()
 
 
-def _remember(memory: Memory) -> None:
+def _remember(memory: DeploymentState) -> None:
     aside = _place().with_suffix(".new")
     aside.write_text(json.dumps(asdict(memory), indent=1, default=str))
     aside.replace(_place())
 
 
-def declared(file: Path = FILE) -> list[Declared]:
+def load_declared(file: Path = FILE) -> list[DeclaredDeployment]:
     """The deployments of prefect.yaml."""
     found = []
     for one in yaml.safe_load(file.read_text())["deployments"]:
@@ -104,11 +104,11 @@ def declared(file: Path = FILE) -> list[Declared]:
             settings[f"automation {trigger['name']}"] = {n: v for n, v in trigger.items() if n != "enabled"}
             settings[f"automation {trigger['name']} enabled"] = trigger.get("enabled", True)
         flow = one["entrypoint"].rpartition(".")[2]
-        found.append(Declared(one["name"], flow, one["entrypoint"], settings, one.get("triggers", [])))
+        found.append(DeclaredDeployment(one["name"], flow, one["entrypoint"], settings, one.get("triggers", [])))
     return found
 
 
-def _code(one: Declared) -> str:
+def _code(one: DeclaredDeployment) -> str:
     """Of what a flow's form in Prefect is made from."""
     module = REPOSITORY.joinpath(*one.entrypoint.split(".")[:-1]).with_suffix(".py")
     return hashlib.sha256(module.read_bytes() + one.entrypoint.encode()).hexdigest()
@@ -116,13 +116,13 @@ def _code(one: Declared) -> str:
 
 def deploy(api: Api, file: Path = FILE) -> list[str]:
     """Apply what changed in the repository since the last time; what people set otherwise in Prefect, in sentences."""
-    memory, pool = remembered(), api.pool(POOL)
+    memory, pool = load_state(), api.pool(POOL)
     if pool is None:
         pool = api.create_pool(POOL)
     fresh = memory.pool != pool["id"]
     if fresh:
-        memory = Memory(pool["id"], dict(_POOL_SETTINGS))
-    wanted, there = declared(file), api.deployments()
+        memory = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
+    wanted, there = load_declared(file), api.deployments()
     for title in [title for title in memory.deployments if title not in {one.title for one in wanted}]:
         if title in there:
             api.delete(there[title]["id"])
@@ -135,7 +135,7 @@ def deploy(api: Api, file: Path = FILE) -> list[str]:
     return said
 
 
-def _deploy_one(api: Api, memory: Memory, one: Declared, there: dict[str, Any] | None) -> list[str]:
+def _deploy_one(api: Api, memory: DeploymentState, one: DeclaredDeployment, there: dict[str, Any] | None) -> list[str]:
     known = memory.deployments.get(one.title)
     if there is None:
         if known is not None:
@@ -145,7 +145,7 @@ def _deploy_one(api: Api, memory: Memory, one: Declared, there: dict[str, Any] |
     if known is None:  # deployed by hand: what differs counts as set by a person
         shown = api.settings(there)
         stored = {name: _adopted(name, value, shown) for name, value in one.settings.items()}
-        known = memory.deployments[one.title] = Deployed(there["id"], dict(one.settings), stored, "")
+        known = memory.deployments[one.title] = KnownDeployment(there["id"], dict(one.settings), stored, "")
     return _merge(api, known, one, there)
 
 
@@ -154,7 +154,7 @@ def _adopted(name: str, value: Any, shown: Settings) -> Any:
     return shown.get(name) if name.startswith("automation ") and not name.endswith(" enabled") else value
 
 
-def _merge(api: Api, known: Deployed, one: Declared, there: dict[str, Any]) -> list[str]:
+def _merge(api: Api, known: KnownDeployment, one: DeclaredDeployment, there: dict[str, Any]) -> list[str]:
     shown, changed, said = api.settings(there), dict[str, Any](), []
     for name, value in one.settings.items():
         if shown.get(name) == value:  # applied already, by one who was killed before it was kept here, or by a person
@@ -178,15 +178,15 @@ def _merge(api: Api, known: Deployed, one: Declared, there: dict[str, Any]) -> l
     return said + _differences(one.title, known, now, api.settings(now))
 
 
-def _create(api: Api, memory: Memory, one: Declared) -> None:
+def _create(api: Api, memory: DeploymentState, one: DeclaredDeployment) -> None:
     made = api.create(one)
     stored = api.settings(api.read(made))
-    memory.deployments[one.title] = Deployed(made, dict(one.settings), stored, _code(one))
+    memory.deployments[one.title] = KnownDeployment(made, dict(one.settings), stored, _code(one))
 
 
 def differences(api: Api) -> list[str]:
     """What Prefect has otherwise than we deployed it, in sentences; none where we deployed nothing to this server."""
-    memory, pool = remembered(), api.pool(POOL)
+    memory, pool = load_state(), api.pool(POOL)
     if pool is None or memory.pool != pool["id"]:
         return []
     there, said = api.deployments(), _pool_differences(memory, pool)
@@ -202,7 +202,7 @@ def _deleted(title: str) -> str:
     return f"deployment {title}: deleted in Prefect; `{RESET} {title.partition('/')[0]}` deploys it again"
 
 
-def _differences(title: str, known: Deployed, there: Mapping[str, Any], shown: Settings) -> list[str]:
+def _differences(title: str, known: KnownDeployment, there: Mapping[str, Any], shown: Settings) -> list[str]:
     schedules = [name for name in shown if name.startswith("schedule ")]
     names = list(dict.fromkeys([*known.stored, *schedules]))  # other automations are people's own
     apply = f"`{RESET} {title.partition('/')[0]}`"
@@ -245,7 +245,7 @@ def _said(name: str, now: Any, stored: Any, repository: Any) -> str:
     return f"{name} is {setting_text(now)} in Prefect, repository says {setting_text(repository)}"
 
 
-def _pool_differences(memory: Memory, pool: Mapping[str, Any]) -> list[str]:
+def _pool_differences(memory: DeploymentState, pool: Mapping[str, Any]) -> list[str]:
     shown = {"paused": pool["is_paused"], "concurrency limit": pool["concurrency_limit"]}
     return [
         f"work pool {POOL}: {_said(name, shown[name], value, value)}; `{RESET}` applies the repository's"
@@ -257,20 +257,20 @@ def _pool_differences(memory: Memory, pool: Mapping[str, Any]) -> list[str]:
 def reset(api: Api, flows: Sequence[str] = (), file: Path = FILE) -> Iterator[str]:
     """Apply the repository's settings on purpose, to the deployments of these flows, or to all and the work pool; what
     was done. Schedules that people added to them go."""
-    memory, pool = remembered(), api.pool(POOL) or api.create_pool(POOL)
+    memory, pool = load_state(), api.pool(POOL) or api.create_pool(POOL)
     if memory.pool != pool["id"]:
-        memory = Memory(pool["id"], dict(_POOL_SETTINGS))
+        memory = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
     if not flows:
         api.reset_pool(POOL)
         memory.pool_settings = dict(_POOL_SETTINGS)
     there = api.deployments()
-    for one in declared(file):
+    for one in load_declared(file):
         if flows and one.flow not in flows:
             continue
         if one.title in there:
             api.replace(there[one.title], one)
             stored = api.settings(api.read(there[one.title]["id"]))
-            known = Deployed(there[one.title]["id"], dict(one.settings), stored, _code(one))
+            known = KnownDeployment(there[one.title]["id"], dict(one.settings), stored, _code(one))
             memory.deployments[one.title] = known
         else:
             _create(api, memory, one)

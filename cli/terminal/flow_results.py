@@ -15,7 +15,7 @@ from truecourse.wording import counted
 
 def describe(flow: str, result: Any) -> str:
     """A line for the flow's result; nothing for a flow without one. Never the reason for a command to fail."""
-    teller = TELLERS.get(flow)
+    teller = DESCRIBERS.get(flow)
     if teller is None or result is None:
         return ""
     try:
@@ -124,7 +124,7 @@ def _monitor(found: Mapping[str, Any]) -> str:
     return str(found["sentence"])
 
 
-TELLERS: dict[str, Callable[[Any], str]] = {
+DESCRIBERS: dict[str, Callable[[Any], str]] = {
     "ingest": _ingest, "validate": _validate, "materialize": _materialize, "train": _train,
     "register": _register, "promote": _promote, "package": _package, "score": _score, "monitor": _monitor,
     "ship": _ship, "deploy": _deploy,

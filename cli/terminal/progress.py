@@ -122,12 +122,12 @@ class Progress(logging.Handler):
 
 
 @contextmanager
-def watching(progress: Progress, flows: list[Any]) -> Iterator[None]:
+def report_runs(progress: Progress, flows: list[Any]) -> Iterator[None]:
     """Report the runs of these flows to the progress, and logs to it and to a file, while the block lasts."""
     with ExitStack() as stack:
         for flow in flows:
             stack.enter_context(_hooked(progress, flow))
-        stack.enter_context(logging_to(progress))
+        stack.enter_context(log_to(progress))
         yield
 
 
@@ -159,7 +159,7 @@ def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
 
 
 @contextmanager
-def logging_to(progress: logging.Handler) -> Iterator[None]:
+def log_to(progress: logging.Handler) -> Iterator[None]:
     """Our own log lines to the display; everything to a file instead of the terminal."""
     path = get_settings().home / "logs" / "truecourse.log"
     path.parent.mkdir(parents=True, exist_ok=True)

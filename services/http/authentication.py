@@ -20,7 +20,7 @@ OPEN = frozenset({"/livez", "/readyz"})
 SCOPES = {"/predict": "predict", "/explain": "explain", "/metrics": "admin", "/healthz": "admin", "/model": "admin"}
 """The scope that a path asks for; any other takes any key."""
 _HELD = 128
-_CURE = "send a key as `Authorization: Bearer KEY`; `truecourse key create` makes one"
+_HINT = "send a key as `Authorization: Bearer KEY`; `truecourse key create` makes one"
 
 
 class Keyring:
@@ -43,8 +43,8 @@ class Access:
     """Lets requests in. Where keys are asked for, and have not been read yet, nobody is."""
 
     def __init__(self, settings: Settings) -> None:
-        self.asked = settings.authentication == "keys"
-        self.is_open = self.asked or settings.allow_anonymous
+        self.requires_keys = settings.authentication == "keys"
+        self.is_open = self.requires_keys or settings.allow_anonymous
         """Whether other machines are answered at all."""
         self._keyring: Keyring | None = None
         self._number = -1
@@ -60,21 +60,21 @@ class Access:
 
         Raises RequestError with status 401 without a key that holds, with 403 without the scope; PlatformError while
         the keys cannot be read."""
-        if not self.asked or path in docs.PATHS:
+        if not self.requires_keys or path in docs.PATHS:
             return None
-        text = _presented(headers)
+        text = _read_key(headers)
         if self._keyring is None:
             raise PlatformError("the keys cannot be read yet", hint="try again")
         key = self._keyring.holder(text, time.time())
         if key is None:
-            raise RequestError("the key does not hold", status=401, hint=_CURE)
+            raise RequestError("the key does not hold", status=401, hint=_HINT)
         wanted = SCOPES.get(path)
         if wanted is not None and wanted not in key.scopes:
             raise RequestError(f"the key lacks the scope {wanted}", status=403, hint="ask with a key that has it")
         return key
 
 
-def _presented(headers: Headers) -> str:
+def _read_key(headers: Headers) -> str:
     """The one key that the headers hold. Raises RequestError (401) for none, for several, and for what is no key."""
     found = []
     for name, value in headers:
@@ -85,7 +85,7 @@ def _presented(headers: Headers) -> str:
             found.append(rest.strip() if kind.lower() == b"bearer" else b"")
     if len(found) != 1 or not found[0] or len(found[0]) > _HELD or not found[0].isascii():
         what = "there is no key" if not found else "there is not exactly one key"
-        raise RequestError(what, status=401, hint=_CURE)
+        raise RequestError(what, status=401, hint=_HINT)
     return found[0].decode("ascii")
 
 

@@ -86,7 +86,7 @@ def _stamped(file: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def encrypted(protocol: Any, transport: asyncio.Transport, context: ssl.SSLContext, seconds: float) -> None:
+def start_tls(protocol: Any, transport: asyncio.Transport, context: ssl.SSLContext, seconds: float) -> None:
     """Do TLS on an accepted connection: `protocol` is made a connection of once the handshake is done, and told of the
     end (`connection_ended`) in any case. A handshake that takes longer than so many seconds is given up."""
     options = {"server_side": True, "ssl_handshake_timeout": seconds}

@@ -24,7 +24,18 @@ class Exchange:
     it was given up for having taken too long. `gone`: whether nobody waits for the answer any more. `receive`: what is
     left of the body comes from there."""
 
-    __slots__ = ("begun", "caller", "gone", "late", "path", "receive", "refused", "scope", "status", "whole")
+    __slots__ = (
+        "begun",
+        "caller",
+        "is_complete",
+        "is_gone",
+        "is_late",
+        "is_refused",
+        "path",
+        "receive",
+        "scope",
+        "status",
+    )
     receive: Receive
 
     def __init__(self, scope: Message) -> None:
@@ -32,7 +43,7 @@ class Exchange:
         self.scope, self.path = scope, scope["path"]
         self.caller = ""
         self.status = 0
-        self.whole = self.late = self.gone = self.refused = False
+        self.is_complete = self.is_late = self.is_gone = self.is_refused = False
 
 
 class Reply(NamedTuple):
@@ -87,5 +98,5 @@ class Deadlines:
             late.append(exchange)
         given_up = [(exchange, self._open.pop(exchange)) for exchange in late]
         for exchange, give_up in given_up:
-            exchange.late = exchange.gone = True
+            exchange.is_late = exchange.is_gone = True
             give_up()

@@ -14,43 +14,43 @@ from services.http.health import Health
 from services.http.limits import Buckets
 from services.http.overload import Load, Pace
 from services.http.peers import is_local
-from services.http.refusals import OVERLOAD, Refused
+from services.http.refusals import OVERLOAD, Refusal
 from services.http.routes import OURS
 from services.http.transport import Connections
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.telemetry.metrics import Metrics
 from truecourse.errors import PlatformError, RequestError
 from truecourse.settings import Settings
 
 access_log = logging.getLogger("truecourse.access")
-NO_KEYS = Refused(
+NO_KEYS = Refusal(
     "anonymous", 403, "an endpoint without keys answers its own machine alone",
     "set TRUECOURSE_AUTHENTICATION=keys where it runs, or TRUECOURSE_ALLOW_ANONYMOUS=true",
 )  # fmt: skip
-METERED = {"/predict", "/explain"}
+LIMITED_PATHS = {"/predict", "/explain"}
 """The paths that cost something: a rate and the load are limits of these."""
 
 
 class Guard:
     """What a worker knows of its callers and its load. Makes no connection before health.watch()."""
 
-    def __init__(self, settings: Settings, served: Served) -> None:
+    def __init__(self, settings: Settings, router: ModelRouter) -> None:
         self.access = Access(settings)
         self.metrics = Metrics({*OURS, *OPEN})
-        self.health = Health(served, self.access, self.metrics)
-        self.load = Load(partial(_limit, settings.max_delay, served))
+        self.health = Health(router, self.access, self.metrics)
+        self.load = Load(partial(_limit, settings.max_delay, router))
         self.pace = Pace()
         self.buckets = Buckets(settings.rate_limit, settings.rate_burst)
         self.deadlines = Deadlines(settings.request_timeout)
         self.connections = Connections(settings, self.metrics)
-        self.tells = settings.metrics
-        self.logs_each = settings.access_log
+        self.exposes_metrics = settings.metrics
+        self.logs_requests = settings.access_log
         self.leaving = False
         """Whether every answer is to be the last of its connection."""
-        if self.logs_each:
+        if self.logs_requests:
             access_log.setLevel(logging.INFO)
 
-    def refusal(self, exchange: Exchange) -> Refused | None:
+    def refusal(self, exchange: Exchange) -> Refusal | None:
         """Why it is not to be answered. Told, not raised: under overload most requests come to no more than this."""
         path, scope = exchange.path, exchange.scope
         if not (self.access.is_open or scope.get(LOCAL) or _is_local(scope)):
@@ -59,45 +59,45 @@ class Guard:
             key = self.access.holder(path, scope["headers"])
         except RequestError as error:
             reason = "forbidden" if error.status == 403 else "unauthenticated"
-            return Refused(reason, error.status, error.what, error.hint)
+            return Refusal(reason, error.status, error.what, error.hint)
         except PlatformError as error:
-            return Refused("keys", 503, error.what, error.hint, 1)
-        if path not in METERED:
+            return Refusal("keys", 503, error.what, error.hint, 1)
+        if path not in LIMITED_PATHS:
             return None
         exchange.caller = key.id if key is not None else (scope.get("client") or ("",))[0]
         wait = self.buckets.take(exchange.caller)
         if wait:
-            return Refused("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
+            return Refusal("rate", 429, "too many requests of this caller", "slow down", math.ceil(wait))
         return None if self.load.admits(exchange) else OVERLOAD
 
-    def lateness(self, exchange: Exchange) -> Refused:
+    def timeout_refusal(self, exchange: Exchange) -> Refusal:
         """Why one that took too long is given up."""
-        status, what = (504, "was not answered") if exchange.whole else (408, "did not come in")
-        hint = "try again" if exchange.whole else "send the body at once"
-        return Refused("timeout", status, f"the request {what} in {self.deadlines.seconds} s", hint)
+        status, what = (504, "was not answered") if exchange.is_complete else (408, "did not come in")
+        hint = "try again" if exchange.is_complete else "send the body at once"
+        return Refusal("timeout", status, f"the request {what} in {self.deadlines.seconds} s", hint)
 
-    def refuse(self, refused: Refused) -> Reply:
-        self.metrics.turned_away(refused.reason)
+    def refuse(self, refused: Refusal) -> Reply:
+        self.metrics.count_refusal(refused.reason)
         return refused.reply
 
-    def over(self, exchange: Exchange) -> None:
+    def finish(self, exchange: Exchange) -> None:
         """It is answered, or its client is gone."""
         self.deadlines.end(exchange)
         seconds = time.perf_counter() - exchange.begun
-        self.metrics.answered(exchange.path, exchange.status, seconds)
-        if self.logs_each:
+        self.metrics.count_request(exchange.path, exchange.status, seconds)
+        if self.logs_requests:
             caller, *_ = exchange.scope.get("client") or ("",)
             line = caller, exchange.scope["method"], exchange.path[:200], exchange.status, seconds * 1000
             access_log.info("%s %s %r %d in %.1f ms", *line)
 
 
-def _limit(said: float | None, served: Served) -> float:
+def _limit(said: float | None, router: ModelRouter) -> float:
     """Seconds that a request may wait for its turn: as the settings say, or else the champion's latency objective."""
     if said is not None:
         return said
-    if served.now is None:
+    if router.split is None:
         return 0.0
-    return served.now.champion.problem.serving.objectives.latency.total_seconds()
+    return router.split.champion.problem.serving.objectives.latency.total_seconds()
 
 
 def _is_local(scope: Message) -> bool:

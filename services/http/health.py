@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from services.http.authentication import Access
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.model.predictor import Predictor
 from services.telemetry.metrics import Metrics
 from truecourse.errors import TruecourseError
@@ -29,8 +29,8 @@ LogStatus = Callable[[], Any]
 class Health:
     """What the last round of checks found."""
 
-    def __init__(self, served: Served, access: Access, metrics: Metrics) -> None:
-        self._served, self._access, self._metrics = served, access, metrics
+    def __init__(self, router: ModelRouter, access: Access, metrics: Metrics) -> None:
+        self._router, self._access, self._metrics = router, access, metrics
         self._began = time.time()
         self._checked: dict[str, dict[str, Any]] = {}
         self._model: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Health:
 
     @property
     def _predictor(self) -> Predictor | None:
-        return None if self._served.now is None else self._served.now.champion
+        return None if self._router.split is None else self._router.split.champion
 
     def watch(self) -> None:
         """Check once, then go on in a thread that ends with the process."""
@@ -57,7 +57,7 @@ class Health:
     def check(self) -> None:
         self._metrics.flush()
         checks: dict[str, Check] = {"storage": _reach_storage}
-        if self._access.asked:
+        if self._access.requires_keys:
             checks["keys"] = self._access.refresh
         predictor = self._predictor
         if predictor is not None and predictor.reader is not None:
@@ -65,10 +65,10 @@ class Health:
         for name, check in checks.items():
             self._checked[name] = found = _outcome(check)
             self._metrics.up.labels(name).set(found["answers"])
-        self._tell_model()
-        self._tell_log()
+        self._export_model()
+        self._export_log()
 
-    def _tell_model(self) -> None:
+    def _export_model(self) -> None:
         if self._predictor is None:
             return
         about = self._predictor.about
@@ -79,7 +79,7 @@ class Health:
             self._metrics.model.labels(*model).set(1)
             self._model = model
 
-    def _tell_log(self) -> None:
+    def _export_log(self) -> None:
         if self.log_status is not None:
             status = self.log_status()
             self._metrics.log_lag.set(status.lag_seconds)

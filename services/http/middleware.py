@@ -9,8 +9,8 @@ from services.http import fast_path
 from services.http.authentication import OPEN
 from services.http.exchange import App, Exchange, Message, Receive, Reply, Send
 from services.http.guard import Guard
-from services.http.refusals import Refused
-from services.http.rollout_gate import Admission
+from services.http.refusals import Refusal
+from services.http.rollout_gate import RolloutGate
 from services.http.routes import Endpoint
 from services.telemetry.metrics import CONTENT_TYPE
 from truecourse.settings import Settings
@@ -18,7 +18,7 @@ from truecourse.settings import Settings
 OWN = {"/metrics", "/healthz"}
 
 
-class First:
+class OutermostMiddleware:
     """The outermost of our middlewares, which puts those behind it before Bento's own when the server starts.
 
     Those make a task and a timer of every request, and look for a trace: more work than to refuse it, under which an
@@ -33,16 +33,16 @@ class First:
         await self._app(scope, receive, send)
 
 
-class Answering(Protocol):
+class ReplyingEndpoint(Protocol):
     """What is protected."""
 
     async def reply(self, exchange: Exchange) -> Reply: ...
 
 
-class Protection:
+class GuardMiddleware:
     """The middleware. Bento's application answers nothing but what a cluster's probes ask."""
 
-    def __init__(self, app: App, guard: Guard, endpoint: Answering) -> None:
+    def __init__(self, app: App, guard: Guard, endpoint: ReplyingEndpoint) -> None:
         self._app = app
         self._guard, self._endpoint = guard, endpoint
 
@@ -63,15 +63,15 @@ class Protection:
             exchange.status = reply.status
             await reply.send(send, scope["method"] == "HEAD")
         finally:
-            guard.over(exchange)
+            guard.finish(exchange)
         if reply.after is not None:
             reply.after()
         return None
 
     async def _reply(self, exchange: Exchange) -> Reply:
         guard = self._guard
-        if exchange.path == "/metrics" and not guard.tells:
-            return guard.refuse(Refused("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true"))
+        if exchange.path == "/metrics" and not guard.exposes_metrics:
+            return guard.refuse(Refusal("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true"))
         if exchange.path in OWN and exchange.scope["method"] in ("GET", "HEAD"):
             return await asyncio.to_thread(self._metrics if exchange.path == "/metrics" else self._health)
         task = asyncio.current_task()
@@ -80,11 +80,11 @@ class Protection:
         try:
             return await self._endpoint.reply(exchange)
         except asyncio.CancelledError:
-            if not exchange.late or task.uncancel():  # somebody else wants it to end
+            if not exchange.is_late or task.uncancel():  # somebody else wants it to end
                 raise
-            return guard.refuse(guard.lateness(exchange))
+            return guard.refuse(guard.timeout_refusal(exchange))
 
-    async def _refuse(self, exchange: Exchange, refused: Refused) -> Reply:
+    async def _refuse(self, exchange: Exchange, refused: Refusal) -> Reply:
         reply, delay = self._guard.refuse(refused), self._guard.pace.delay(exchange.begun)
         if delay is None:
             return reply.last
@@ -104,8 +104,8 @@ def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) 
     """Put the guard and the endpoint before a Bento service's own, CORS, which asks for no key, before them, and before
     all of these what lets a server in and out."""
     fast_path.install(guard, endpoint)
-    service.add_asgi_middleware(First)  # the first one is the outermost
-    service.add_asgi_middleware(Admission, folder=settings.admission, guard=guard)
+    service.add_asgi_middleware(OutermostMiddleware)  # the first one is the outermost
+    service.add_asgi_middleware(RolloutGate, folder=settings.admission, guard=guard)
     if settings.cors_origins:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -117,4 +117,4 @@ def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) 
             expose_headers=["retry-after"],
             max_age=600,
         )
-    service.add_asgi_middleware(Protection, guard=guard, endpoint=endpoint)
+    service.add_asgi_middleware(GuardMiddleware, guard=guard, endpoint=endpoint)

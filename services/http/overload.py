@@ -132,17 +132,17 @@ class Load:
 
     def fits(self, lane: Lane, caller: str) -> bool:
         limit = self._limit()
-        if not limit or lane.fits(caller, limit - self._unseen(limit)):
+        if not limit or lane.fits(caller, limit - self._unread_wait(limit)):
             return True
         self._refused = self.clock()
         return False
 
-    def rounded(self, seconds: float) -> None:
+    def learn_turn(self, seconds: float) -> None:
         """The event loop has read what had come and done its turn of work: so long, at worst, did a request wait that
         has not been read yet."""
         self._round += (seconds - self._round) / 4
 
-    def _unseen(self, limit: float) -> float:
+    def _unread_wait(self, limit: float) -> float:
         """Seconds that a request is thought to have waited before it was read."""
         return min(self._round, limit / 4)
 
@@ -161,7 +161,7 @@ class Load:
         others are refused, what waited longer than the limit gives way to what can still be in time."""
         limit, now = self._limit(), self.clock()
         overloaded = limit and now - self._refused <= self.REMEMBERED
-        oldest = now - limit + self._unseen(limit) if overloaded else -math.inf
+        oldest = now - limit + self._unread_wait(limit) if overloaded else -math.inf
         taken: list[Task] = []
         late: list[Task] = []
         queue = lane.queue
@@ -174,7 +174,7 @@ class Load:
                 seconds -= task.seconds
         return taken, late
 
-    def answered(self, lane: Lane, tasks: list[Task], began: float) -> None:
+    def learn(self, lane: Lane, tasks: list[Task], began: float) -> None:
         """They were worked on together since `began`, and have their replies."""
         now = self.clock()
         ratio = (now - began) / sum(task.seconds for task in tasks)

@@ -12,10 +12,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
 from services.http import peers
-from services.http.certificates import Certificates, encrypted
+from services.http.certificates import Certificates, start_tls
 from services.http.exchange import LOCAL, Reply
 from services.http.guard import Guard
-from services.http.refusals import Refused
+from services.http.refusals import Refusal
 
 LONGEST_LINE = 8192
 """Bytes of a request's target."""
@@ -26,12 +26,12 @@ take the refusal with it."""
 SLACK = 2.0
 """Seconds after a body's time that its exchange has to be given up with an answer, before the connection is dropped."""
 CLOSE = (b"connection", b"close")
-CROWDED = Refused("connections", 503, "the endpoint has too many connections", "try again later", 1)
-MALFORMED = Refused("malformed", 400, "the request is no HTTP", "send HTTP/1.1")
-LONG_LINE = Refused(
+CROWDED = Refusal("connections", 503, "the endpoint has too many connections", "try again later", 1)
+MALFORMED = Refusal("malformed", 400, "the request is no HTTP", "send HTTP/1.1")
+LONG_LINE = Refusal(
     "header", 414, f"the request line is longer than {LONGEST_LINE >> 10} KiB", "send what is asked in the body"
 )
-MANY_LINES = Refused("header", 431, f"the header has more than {MOST_HEADERS} lines", "send fewer")
+MANY_LINES = Refusal("header", 431, f"the header has more than {MOST_HEADERS} lines", "send fewer")
 
 
 HANDSHAKE, REQUEST, HEADER, BODY, NOTHING = range(5)
@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Whether the phase began in what is just parsed, and has no deadline yet."""
     _accepted = _is_local = _is_last = False
     _header = _chunk = 0
-    _refusal: Refused | None = None
+    _refusal: Refusal | None = None
     _farewell = url = b""
     _carrier: Any
     """The transport that was accepted, below TLS."""
@@ -83,16 +83,16 @@ class BoundedProtocol(HttpToolsProtocol):
         does_tls = self.certificates is not None and not is_ssl(transport)
         if not connections.open(self, peer):
             self._phase, self.deadline = NOTHING, math.inf
-            self.guard.metrics.turned_away(CROWDED.reason)
+            self.guard.metrics.count_refusal(CROWDED.reason)
             if not does_tls:
-                transport.write(_written(CROWDED.reply))
+                transport.write(_serialize(CROWDED.reply))
             transport.close()
             return not does_tls
         self.deadline = self.loop.time() + connections.header_seconds
         if does_tls:
             assert self.certificates is not None
             self._phase = HANDSHAKE
-            encrypted(self, transport, self.certificates.context, connections.header_seconds)
+            start_tls(self, transport, self.certificates.context, connections.header_seconds)
         return not does_tls
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -145,7 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             if self._is_new:
                 self._begin_phase()
-            if self._phase == HEADER and (refused := self._excess(False)) is not None:
+            if self._phase == HEADER and (refused := self._find_excess(False)) is not None:
                 self._reject(refused)
 
     def _begin_header(self) -> None:
@@ -171,7 +171,7 @@ class BoundedProtocol(HttpToolsProtocol):
         limit = self.guard.connections.header_bytes
         counted = self._chunk > limit or self._header > limit
         if counted or len(self.headers) > MOST_HEADERS or len(self.url) > LONGEST_LINE:
-            refused = self._excess(counted)
+            refused = self._find_excess(counted)
             if refused is not None:  # the parser goes no further
                 self._refusal = refused
                 raise ValueError(refused.what)
@@ -207,7 +207,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _wait_for_request(self) -> None:
         self.deadline = self.loop.time() + self.guard.connections.idle_seconds
 
-    def _excess(self, counted: bool) -> Refused | None:
+    def _find_excess(self, counted: bool) -> Refusal | None:
         """Why the header, as far as it is there, is too large. `counted`: its parts are counted, not what came in,
         which may hold more."""
         limit, lines = self.guard.connections.header_bytes, len(self.headers or ())
@@ -218,13 +218,13 @@ class BoundedProtocol(HttpToolsProtocol):
         size = sum(len(name) + len(value) + 4 for name, value in self.headers) if counted else 0
         if len(self.url) + size > limit or (self._phase == HEADER and not counted and self._header > limit):
             what = f"the header is longer than {limit // 1024} KiB"
-            return Refused("header", 431, what, "send less; see TRUECOURSE_HEADER_LIMIT")
+            return Refusal("header", 431, what, "send less; see TRUECOURSE_HEADER_LIMIT")
         return None
 
-    def _reject(self, refused: Refused) -> None:
+    def _reject(self, refused: Refusal) -> None:
         """Answer what is no request, once those before it are answered, and end the connection."""
         self._phase, self._is_last, self.deadline = NOTHING, True, self.loop.time() + LINGER
-        answer = _written(self.guard.refuse(refused), self.server_state.default_headers)
+        answer = _serialize(self.guard.refuse(refused), self.server_state.default_headers)
         if self._is_answering:
             self._drop_incomplete()
             self._farewell, self.deadline = answer, math.inf
@@ -242,7 +242,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._phase == HEADER and self._header:
             seconds = self.guard.connections.header_seconds
             what = f"the header did not come in within {seconds:g} s"
-            self._reject(Refused("timeout", 408, what, "send the header at once"))
+            self._reject(Refusal("timeout", 408, what, "send the header at once"))
         elif self._phase == REQUEST:
             self.transport.close()
         else:
@@ -278,7 +278,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return False
 
 
-def _written(reply: Reply, before: Any = ()) -> bytes:
+def _serialize(reply: Reply, before: Any = ()) -> bytes:
     headers = [*before, *reply.headers, (b"content-length", b"%d" % len(reply.body))]
     headers += [CLOSE] if CLOSE not in headers else []
     lines = [b"%s: %s\r\n" % header for header in headers]

@@ -9,7 +9,7 @@ from services.http.exchange import JSON, Reply
 
 
 @dataclass(frozen=True)
-class Refused:
+class Refusal:
     """Why a request is not answered. `reason` is for the meters, `retry_after` in seconds."""
 
     reason: str
@@ -30,4 +30,4 @@ class Refused:
         return Reply(self.status, orjson.dumps({"error": self.what, "hint": self.hint}), tuple(headers))
 
 
-OVERLOAD = Refused("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
+OVERLOAD = Refusal("overload", 429, "the endpoint has more to do than it can", "try again later", 1)

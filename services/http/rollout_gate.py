@@ -28,7 +28,7 @@ PERIOD = 0.05
 """Seconds between two looks at the folder."""
 
 
-class Admission:
+class RolloutGate:
     """The middleware. With no folder it does nothing."""
 
     def __init__(self, app: App, folder: Path | None, guard: Guard) -> None:
@@ -57,7 +57,7 @@ class Admission:
 
     async def _rehearse(self, folder: Path) -> None:
         """Answer on a port of our own until we are let in. Raises PlatformError if we are told to stop instead."""
-        options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": fast_path.private()}
+        options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": fast_path.private_protocol()}
         config = uvicorn.Config(self._app, host="127.0.0.1", port=0, **options)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())

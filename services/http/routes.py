@@ -17,13 +17,13 @@ import orjson
 from services.http import docs
 from services.http.exchange import JSON, Done, Exchange, Headers, Message, Reply
 from services.http.landing_page import page
-from services.http.micro_batching import Gathering, Waiting
+from services.http.micro_batching import MicroBatcher, PendingRequest
 from services.http.overload import Load, Task
 from services.http.refusals import OVERLOAD
 from services.http.scheduling import Scheduler
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.model.predictor import Answer, Predictor
-from services.model.traffic_split import Incumbents
+from services.model.traffic_split import TrafficSplit
 from truecourse.errors import PlatformError, RequestError
 from truecourse.serving import openapi
 from truecourse.serving.request_reader import too_large
@@ -51,20 +51,20 @@ class Documents:
     """What GET answers of the champion in office, made when it is first asked for."""
 
     def __init__(self) -> None:
-        self._made: tuple[Predictor, dict[str, bytes]] | None = None
+        self._cached: tuple[Predictor, dict[str, bytes]] | None = None
 
-    def get(self, path: str, served: Served, predictor: Predictor) -> bytes:
+    def get(self, path: str, router: ModelRouter, predictor: Predictor) -> bytes:
         if path == "/model":
             about = {name: value for name, value in predictor.about.items() if name != "files"}
-            return _encoded(about | {"serving": served.status()})
-        if self._made is None or self._made[0] is not predictor:
-            self._made = (predictor, _documents(predictor))
-        return self._made[1][path]
+            return _encode(about | {"serving": router.status()})
+        if self._cached is None or self._cached[0] is not predictor:
+            self._cached = (predictor, _documents(predictor))
+        return self._cached[1][path]
 
 
 def _documents(predictor: Predictor) -> dict[str, bytes]:
     settings = get_settings()
-    document = _encoded(openapi.document(predictor.contract, str(predictor.about["version"])))
+    document = _encode(openapi.document(predictor.contract, str(predictor.about["version"])))
     address = f"{settings.host}:{settings.endpoint_port}"
     front = page(predictor.contract, predictor.about, address).encode()
     return {"/openapi.json": document, "/docs.json": document, "/": front}
@@ -73,104 +73,104 @@ def _documents(predictor: Predictor) -> dict[str, bytes]:
 class Endpoint:
     """Answers the exchanges that were let in."""
 
-    def __init__(self, served: Served, load: Load) -> None:
-        self._served = served
+    def __init__(self, router: ModelRouter, load: Load) -> None:
+        self._router = router
         self._documents = Documents()
-        self._gathering = Gathering(served)
-        self._scheduler = Scheduler(load, self, served.threads, self._overloaded)
+        self._batcher = MicroBatcher(router)
+        self._scheduler = Scheduler(load, self, router.threads, self._overloaded)
 
     async def reply(self, exchange: Exchange) -> Reply:
         try:
             return await self._reply(exchange, exchange.path)
         except Exception as error:
-            return _instead(exchange.path, error)
+            return _error_reply(exchange.path, error)
 
     async def _reply(self, exchange: Exchange, path: str) -> Reply:
         method, asked = OURS.get(path), exchange.scope["method"]
         if method is None:
-            raise RequestError(f"there is no {path[:80]}", status=404, hint=_known(path))
+            raise RequestError(f"there is no {path[:80]}", status=404, hint=_path_hint(path))
         if asked != method and not (asked == "HEAD" and method == "GET"):
             raise RequestError(f"{path} takes {method}, not {asked}", status=405)
         if path in docs.PATHS:
             return Reply(200, docs.body(path), docs.headers(path))
-        now = self._now()
+        split = self._now()
         if method == "GET":
-            return Reply(200, self._documents.get(path, self._served, now.champion), HTML if path == "/" else JSON)
+            return Reply(200, self._documents.get(path, self._router, split.champion), HTML if path == "/" else JSON)
         _check_type(exchange.scope)  # before the body is read
-        body = await self._body(exchange, now.champion)
+        body = await self._body(exchange, split.champion)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.score(exchange, body, partial(_settle, reply))
+        self.score(exchange, body, partial(_set_result, reply))
         return await reply
 
-    def _now(self) -> Incumbents:
-        if self._served.now is None:
+    def _now(self) -> TrafficSplit:
+        if self._router.split is None:
             raise PlatformError("the model is still loading")
-        return self._served.now
+        return self._router.split
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
         """Answer what was sent to /predict or /explain when it is its turn. `done` is called with the reply: later,
         from the event loop."""
-        exchange.whole = True
+        exchange.is_complete = True
         self._scheduler.put(exchange, body, done)
 
-    def together(self, tasks: list[Task]) -> list[Task]:
-        waiting: list[Waiting] = []
+    def answer_together(self, tasks: list[Task]) -> list[Task]:
+        waiting: list[PendingRequest] = []
         longer: list[Task] = []
-        now: Incumbents | None = None
+        split: TrafficSplit | None = None
         for task in tasks:
             path = task.exchange.path
             try:
-                now = now or self._now()
-                sent = _sent(now, task)
+                split = split or self._now()
+                sent = _read_rows(split, task)
             except Exception as error:
-                task.done(_instead(path, error))
+                task.done(_error_reply(path, error))
                 continue
-            few, trees = len(sent) <= FEW, now.champion.model.trees
-            if few and path == "/predict" and now.challenger is None and len(tasks) > 1:
-                waiting.append(Waiting(sent, partial(self._gathered, task, len(sent))))
+            few, trees = len(sent) <= FEW, split.champion.model.trees
+            if few and path == "/predict" and split.challenger is None and len(tasks) > 1:
+                waiting.append(PendingRequest(sent, partial(self._reply_in_batch, task, len(sent))))
             elif few or (path == "/predict" and len(sent) * trees <= INLINE_WALKS):
-                task.done(self._reply_to(now, path, sent))
+                task.done(self._reply_to(split, path, sent))
             else:
                 longer.append(task)
-        if now is not None and waiting:
-            self._gathering.answer(now, waiting)
+        if split is not None and waiting:
+            self._batcher.answer(split, waiting)
         return longer
 
-    def alone(self, task: Task) -> Reply:
+    def answer_alone(self, task: Task) -> Reply:
         try:
-            if task.exchange.gone:  # while it waited for the thread
+            if task.exchange.is_gone:  # while it waited for the thread
                 raise PlatformError("the request was given up")
-            now = self._now()
-            sent = _sent(now, task)
+            split = self._now()
+            sent = _read_rows(split, task)
         except Exception as error:
-            return _instead(task.exchange.path, error)
-        return self._reply_to(now, task.exchange.path, sent)
+            return _error_reply(task.exchange.path, error)
+        return self._reply_to(split, task.exchange.path, sent)
 
-    def _reply_to(self, now: Incumbents, path: str, sent: list[Any]) -> Reply:
-        served = self._served
+    def _reply_to(self, split: TrafficSplit, path: str, sent: list[Any]) -> Reply:
+        router = self._router
         try:
             at = datetime.now(UTC)
-            rows = now.champion.rows.accepted(sent, at)
-            _taken(served, path, len(rows))
-            document, parts = served.answer(now, rows, at, path == "/explain")
-            return Reply(200, _encoded(document), JSON, lambda: served.after(now, parts))
+            rows = split.champion.rows.accepted(sent, at)
+            _count_rows(router, path, len(rows))
+            document, parts = router.answer(split, rows, at, path == "/explain")
+            return Reply(200, _encode(document), JSON, lambda: router.finish(split, parts))
         except Exception as error:
-            return _instead(path, error)
+            return _error_reply(path, error)
 
     def _overloaded(self) -> Reply:
-        if self._served.metrics is not None:
-            self._served.metrics.turned_away(OVERLOAD.reason)
+        if self._router.metrics is not None:
+            self._router.metrics.count_refusal(OVERLOAD.reason)
         return OVERLOAD.reply
 
-    def _gathered(self, task: Task, rows: int, answer: Answer | Exception) -> None:
+    def _reply_in_batch(self, task: Task, rows: int, answer: Answer | Exception) -> None:
         path = task.exchange.path
         try:
             if isinstance(answer, Exception):
                 raise answer
-            _taken(self._served, path, rows)
-            reply = Reply(200, _encoded(answer))
+            _count_rows(self._router, path, rows)
+            reply = Reply(200, _encode(answer))
         except Exception as error:
-            reply = _instead(path, error)
+            reply = _error_reply(path, error)
         task.done(reply)
 
     async def _body(self, exchange: Exchange, predictor: Predictor) -> bytes:
@@ -191,38 +191,38 @@ class Endpoint:
         return b"".join(kept)
 
 
-def _sent(now: Incumbents, task: Task) -> list[Any]:
+def _read_rows(split: TrafficSplit, task: Task) -> list[Any]:
     """The rows of the request. Raises RequestError."""
     _check_type(task.exchange.scope)
-    return now.champion.rows.sent(task.body)
+    return split.champion.rows.sent(task.body)
 
 
-def _known(path: str) -> str:
+def _path_hint(path: str) -> str:
     shown = sorted(set(OURS) - (docs.PATHS - {"/docs"}))
     close = suggestion(path[:80], shown)
     return f"{close} there are {', '.join(shown)}".strip()
 
 
-def _settle(reply: "asyncio.Future[Reply]", found: Reply) -> None:
+def _set_result(reply: "asyncio.Future[Reply]", found: Reply) -> None:
     if not reply.done():  # it may have been given up
         reply.set_result(found)
 
 
-def _instead(path: str, error: Exception) -> Reply:
+def _error_reply(path: str, error: Exception) -> Reply:
     """Of an answer, after an error."""
     if isinstance(error, RequestError):
         allowed = ((b"allow", OURS[path].encode()),) if error.status == 405 else ()
-        return Reply(error.status, _refusal(error), JSON + allowed)
+        return Reply(error.status, _error_body(error), JSON + allowed)
     if isinstance(error, PlatformError):
-        body = _encoded({"error": error.what, "hint": error.hint})
+        body = _encode({"error": error.what, "hint": error.hint})
         return Reply(503, body, (*JSON, (b"retry-after", b"1")))
     log.error("%s failed", path, exc_info=error)
-    return Reply(500, _encoded({"error": "the server failed; its log says why"}))
+    return Reply(500, _encode({"error": "the server failed; its log says why"}))
 
 
-def _taken(served: Served, path: str, rows: int) -> None:
-    if served.metrics is not None:
-        served.metrics.taken(path, rows)
+def _count_rows(router: ModelRouter, path: str, rows: int) -> None:
+    if router.metrics is not None:
+        router.metrics.count_rows(path, rows)
 
 
 def _header(scope: Message, name: bytes) -> str:
@@ -257,12 +257,12 @@ def _is_utf8(charset: str) -> bool:
         return False
 
 
-def _refusal(error: RequestError) -> bytes:
+def _error_body(error: RequestError) -> bytes:
     document: dict[str, Any] = {"error": error.what, "hint": error.hint}
     if error.faults:
         document |= {"faults": [asdict(fault) for fault in error.faults], "fault_count": error.count}
-    return _encoded(document)
+    return _encode(document)
 
 
-def _encoded(document: Any) -> bytes:
+def _encode(document: Any) -> bytes:
     return orjson.dumps(document)

@@ -22,10 +22,10 @@ GONE = Reply(499, b"")
 
 
 class Work(Protocol):
-    def together(self, tasks: list[Task]) -> list[Task]:
+    def answer_together(self, tasks: list[Task]) -> list[Task]:
         """Answer them in the event loop. What would hold it up for too long is not answered, but returned."""
 
-    def alone(self, task: Task) -> Reply:
+    def answer_alone(self, task: Task) -> Reply:
         """Called in a thread."""
 
 
@@ -56,7 +56,7 @@ class Scheduler:
             if tasks:
                 self._answer(tasks)
         finally:
-            load.rounded(load.clock() - self._woken)
+            load.learn_turn(load.clock() - self._woken)
             if load.light.queue:
                 self._wake()
             self._start()
@@ -64,10 +64,10 @@ class Scheduler:
     def _answer(self, tasks: list[Task]) -> None:
         load = self._load
         began = load.clock()
-        longer = self._work.together(tasks)
+        longer = self._work.answer_together(tasks)
         answered = [task for task in tasks if task not in longer] if longer else tasks
         if answered:
-            load.answered(load.light, answered, began)
+            load.learn(load.light, answered, began)
         for task in longer:
             if load.fits(load.heavy, task.exchange.caller):
                 load.move(task, heavy=True)
@@ -78,11 +78,11 @@ class Scheduler:
         """What somebody still waits for."""
         taken, late = self._load.take(lane, seconds)
         for task in late:
-            task.done(GONE if task.exchange.gone else self._refuse())
-        gone = [task for task in taken if task.exchange.gone]
+            task.done(GONE if task.exchange.is_gone else self._refuse())
+        gone = [task for task in taken if task.exchange.is_gone]
         for task in gone:
             task.done(GONE)
-        return [task for task in taken if not task.exchange.gone] if gone else taken
+        return [task for task in taken if not task.exchange.is_gone] if gone else taken
 
     def _start(self) -> None:
         """Give the threads what they can begin."""
@@ -100,9 +100,9 @@ class Scheduler:
             self._running -= 1
             lane.running = lane.running - task.seconds if self._running else 0.0
             if not work.cancelled():
-                self._load.answered(lane, [task], began)
+                self._load.learn(lane, [task], began)
                 task.done(work.result())
             self._start()
 
-        work = asyncio.get_running_loop().run_in_executor(self._threads, self._work.alone, task)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._work.answer_alone, task)
         work.add_done_callback(end)

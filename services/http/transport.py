@@ -106,7 +106,7 @@ class Connections:
         chosen = heapq.nsmallest(max(1, len(among) // PART), waiting)
         for *_, connection in chosen:
             self.close(connection)
-            self._metrics.turned_away("connections")
+            self._metrics.count_refusal("connections")
             connection.drop()
         return bool(chosen)
 
@@ -115,9 +115,9 @@ class Connections:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._next = loop, 0.0
-            self._again(loop)
+            self._schedule_look(loop)
 
-    def _again(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule_look(self, loop: asyncio.AbstractEventLoop) -> None:
         period = min(PERIOD, *(s / LOOKS for s in (self.header_seconds, self.body_seconds, self.idle_seconds)))
         self._next = loop.time() + period
         loop.call_later(period, self._look, loop)
@@ -126,7 +126,7 @@ class Connections:
         now = loop.time()
         late = now - self._next > PERIOD  # we did not run: what clients sent meanwhile is not read yet
         if self._open:
-            self._again(loop)
+            self._schedule_look(loop)
         else:
             self._loop = None
         for connection in list(self._open) if not late else ():

@@ -9,11 +9,11 @@ from truecourse.serving import log_segments
 from truecourse.serving.log_segments import Segment
 
 
-class Uncertain(OSError):
+class UncertainWriteError(OSError):
     """A failed write that could not be taken back: part of it may be read later."""
 
 
-class Appender:
+class SegmentAppender:
     """To be used by one thread at a time."""
 
     def __init__(self, folder: Path, stream: str) -> None:
@@ -43,7 +43,7 @@ class Appender:
         try:
             os.ftruncate(file, self.size)
         except OSError as error:
-            raise Uncertain(error.errno, "a failed write cannot be taken back") from None
+            raise UncertainWriteError(error.errno, "a failed write cannot be taken back") from None
         finally:
             if not self.size:
                 with suppress(OSError):

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.log.segment_writer import Appender, Uncertain
+from services.log.segment_writer import SegmentAppender, UncertainWriteError
 from services.log.spool_types import Limits, Recordable, SpoolStatus
 from truecourse.serving import log_segments
 
@@ -55,7 +55,7 @@ class Spool:
     def __init__(self, folder: Path, encode: Encode, limits: Limits | None = None) -> None:
         self._folder, self._encode, self._limits = folder, encode, limits or Limits()
         stream = f"{time.time_ns() // 1000:016d}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._appender = Appender(folder, stream)
+        self._appender = SegmentAppender(folder, stream)
         self._queue: deque[tuple[float, Recordable | list[Entry]]] = deque()
         self._encoded: deque[Entry] = deque()
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
@@ -149,7 +149,7 @@ class Spool:
             count = sum(entry.predictions for entry in batch)
             try:
                 self._appender.append(b"".join(entry.framed for entry in batch))
-            except Uncertain:  # to write it again might double it
+            except UncertainWriteError:  # to write it again might double it
                 self._forget(len(batch))
                 self._gone(dropped=count)
                 raise

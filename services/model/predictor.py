@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.model.results import PREDICTION_ID, Answered, Identity, Role
+from services.model.results import PREDICTION_ID, Identity, PredictionResult, Role
 from truecourse.arrays import Array, Values
 from truecourse.deployment.bento import check_problem
 from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig, inference_config, model_files
@@ -62,7 +62,7 @@ class Predictor:
         """Now by the data: the moment up to which the online store was loaded."""
         asked = time.monotonic()
         if asked >= self._loaded.get("until", (0.0, None))[0]:
-            self._loaded["until"] = (asked + LOADED_FOR, _loaded_until(self.problem))
+            self._loaded["until"] = (asked + LOADED_FOR, _online_store_time(self.problem))
         return self._loaded["until"][1] or wall
 
     @cached_property
@@ -71,11 +71,11 @@ class Predictor:
 
     def predict(self, rows: Rows) -> Answer:
         """Raises PlatformError when the online store cannot be read."""
-        return document([self.answer(rows)])
+        return response_document([self.answer(rows)])
 
     def explain(self, rows: Rows) -> Answer:
         """predict() and, for each row, the contributions that add up to its margin."""
-        return document([self.answer(rows, explain=True)])
+        return response_document([self.answer(rows, explain=True)])
 
     def answer(
         self,
@@ -85,7 +85,7 @@ class Predictor:
         role: Role = "champion",
         at: datetime | None = None,
         ids: Sequence[str] | None = None,
-    ) -> Answered:
+    ) -> PredictionResult:
         """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
         began = time.perf_counter()
         columns, events, unavailable, unfit = self.columns(rows)
@@ -99,10 +99,10 @@ class Predictor:
                 answer["warning"] = self._warning(rows, place, answer["missing"], unavailable, unfit)
         if unavailable:
             answers = [answer | {"unavailable": unavailable} for answer in answers]
-        told = self._told(rows, answers, new_ids(len(rows)) if ids is None else ids)
+        told = self._with_ids(rows, answers, new_ids(len(rows)) if ids is None else ids)
         moment = datetime.now(UTC) if at is None else at
         took = time.perf_counter() - began
-        return Answered(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
+        return PredictionResult(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
 
     def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
         """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
@@ -117,7 +117,7 @@ class Predictor:
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
         if self.reader is None:
             return columns, {}, [], {}
-        found = self._looked_up(self.reader, rows)
+        found = self._look_up(self.reader, rows)
         return columns | found.values, found.events, found.unavailable, found.unfit
 
     def _warning(self, rows: Rows, place: int, missing: list[str], unavailable: list[str], unfit: Events) -> str:
@@ -142,7 +142,7 @@ class Predictor:
         why = f"is of {event:%Y-%m-%d %H:%M} UTC, older than the ttl at the decision of {decided}"
         return f"{said}: the online store's newest value for this row's keys in {_some(views)} {why}; {hint}"
 
-    def _looked_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
+    def _look_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         try:
             times = rows.values[DECISION_TIME] if rows.timed else None
             return reader.read(rows.values, times, len(rows))
@@ -153,7 +153,7 @@ class Predictor:
             what = f"the online store cannot be read: {type(error).__name__}"
             raise PlatformError(what, hint="check TRUECOURSE_ONLINE_STORE, and run materialize") from error
 
-    def _told(self, rows: Rows, answers: list[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
+    def _with_ids(self, rows: Rows, answers: list[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
         times = rows.values[DECISION_TIME] if rows.timed else None
         told = []
         for i, answer in enumerate(answers):
@@ -175,19 +175,19 @@ def _some(views: Sequence[View]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} other views" if len(names) > 3 else "")
 
 
-def document(parts: Sequence[Answered], order: Sequence[int] | None = None) -> Answer:
+def response_document(parts: Sequence[PredictionResult], order: Sequence[int] | None = None) -> Answer:
     """What the client gets. `model` is who answered; where two did, the first, and rows of the other name it.
 
     order: for each answer, in the order of the parts, the place of its row in the request."""
     first = parts[0].identity
     answers = [
-        answer if part.identity == first else answer | {"model": part.identity.told}
+        answer if part.identity == first else answer | {"model": part.identity.to_document()}
         for part in parts
         for answer in part.answers
     ]
     if order is not None:
         answers = [answer for _, answer in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
-    return {"model": first.told, "predictions": answers}
+    return {"model": first.to_document(), "predictions": answers}
 
 
 def new_ids(count: int) -> list[str]:
@@ -239,7 +239,7 @@ def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
     return Predictor(model, contract, problem, _reader(problem), config.model_dump(mode="json"))
 
 
-def _loaded_until(problem: Problem) -> datetime | None:
+def _online_store_time(problem: Problem) -> datetime | None:
     from feature_repo.places import loaded_marks
 
     try:

@@ -25,13 +25,12 @@ class Identity:
     version: int
     sha256: str
 
-    @property
-    def told(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         return {"version": self.version, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
-class Answered:
+class PredictionResult:
     """One model's answers to the rows of one request, or of several that are answered together.
 
     `at`: when the request came, or all of them had, UTC. `columns`: the features, n values each; `events`: for each
@@ -77,7 +76,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Failed:
+class ChallengerFailure:
     """A challenger that raised `error` (the kind of exception alone: a message may tell what was sent) on rows that the
     champion answered, with `answers`. To be logged like a shadow that has nothing to say."""
 

@@ -13,7 +13,7 @@ from truecourse.serving.rows import Rows
 
 
 @dataclass(frozen=True)
-class Incumbents:
+class TrafficSplit:
     """The models in office, by the aliases' entry `number` (0: none was read). Never changed, only replaced: a request
     is answered by those it began with."""
 
@@ -27,15 +27,15 @@ class Incumbents:
         """The places of the rows that the challenger answers."""
         if self.challenger is None or not self.share:
             return []
-        return [i for i in range(len(rows)) if place(self.champion.problem, rows, i) < self.share]
+        return [i for i in range(len(rows)) if traffic_position(self.champion.problem, rows, i) < self.share]
 
 
-def wanted(aliases: Aliases) -> bool:
+def is_challenger_active(aliases: Aliases) -> bool:
     """Whether the challenger has anything to do."""
     return aliases.challenger is not None and (aliases.shadow or aliases.share > 0)
 
 
-def place(problem: Problem, rows: Rows, i: int) -> float:
+def traffic_position(problem: Problem, rows: Rows, i: int) -> float:
     """Where a row's entity stands, 0 <= place < 1: the same in every process and at every time. It does not depend on
     the models, so an entity below a share is below every wider one.
 

@@ -1,5 +1,5 @@
 """A worker keeps step with the aliases: whoever is made champion or challenger is fetched, verified, warmed, and put
-in office between two requests. What cannot be served is refused, and told of; those in office go on answering."""
+in office between two requests. What cannot be router is refused, and told of; those in office go on answering."""
 
 import logging
 import threading
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from services.http.rollout_gate import OPEN
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.model.predictor import Predictor
-from services.model.traffic_split import Incumbents, wanted
+from services.model.traffic_split import TrafficSplit, is_challenger_active
 from services.process import launch
 from truecourse.deployment.bento import running_code
 from truecourse.errors import IntegrityError, ModelError, PlatformError, RequestError, StorageError, TruecourseError
@@ -25,20 +25,20 @@ PATIENCE = 30.0
 """Seconds at most between two tries of what was refused; it may have been packaged meanwhile."""
 
 
-class Follower:
+class AliasFollower:
     """`source`: the `src` folder of the Bento whose code this process runs. `admission`: the folder through which it is
     let in (services/http/rollout_gate.py); before, it has no challenger, for it is tested by what its own model
     answers."""
 
-    def __init__(self, served: Served, source: Path, admission: Path | None = None) -> None:
-        self._served = served
+    def __init__(self, router: ModelRouter, source: Path, admission: Path | None = None) -> None:
+        self._router = router
         self._admission, self._held = admission, False
         self._code = running_code(source)
         self._seen: Aliases | None = None
         self._refused: dict[str, str] = {}
         self._storage = ""
         self._pause, self._again = 1.0, 0.0
-        served.follower = self.status
+        router.follower_status = self.status
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="follow", daemon=True).start()
@@ -74,9 +74,9 @@ class Follower:
                 log.error("the aliases cannot be followed: %s", type(error).__name__)
 
     def _newest(self) -> Aliases | None:
-        now = self._served.now
-        assert now is not None
-        ledger = aliases.ledger(now.champion.problem.name)
+        split = self._router.split
+        assert split is not None
+        ledger = aliases.ledger(split.champion.problem.name)
         if self._seen is None:
             return ledger.newest()
         newest = self._seen
@@ -85,20 +85,24 @@ class Follower:
         return newest
 
     def _follow(self, entry: Aliases) -> None:
-        now, self._refused = self._served.now, {}
-        assert now is not None
-        held = [predictor for predictor in (now.champion, now.challenger) if predictor is not None]
-        champion = self._opened("champion", entry.champion, held) or now.champion
-        self._held = wanted(entry) and not self._admitted()
-        challenger = self._opened("challenger", entry.challenger, held) if wanted(entry) and not self._held else None
-        if challenger is not None and (why := unlike(champion, challenger)):
+        split, self._refused = self._router.split, {}
+        assert split is not None
+        held = [predictor for predictor in (split.champion, split.challenger) if predictor is not None]
+        champion = self._opened("champion", entry.champion, held) or split.champion
+        self._held = is_challenger_active(entry) and not self._admitted()
+        challenger = (
+            self._opened("challenger", entry.challenger, held)
+            if is_challenger_active(entry) and not self._held
+            else None
+        )
+        if challenger is not None and (why := find_mismatch(champion, challenger)):
             self._refuse("challenger", challenger.identity.version, why)
             challenger = None
         active = challenger is not None
-        self._served.now = Incumbents(
+        self._router.split = TrafficSplit(
             champion, challenger, entry.shadow and active, entry.share if active else 0.0, entry.number
         )
-        if champion is not now.champion:
+        if champion is not split.champion:
             log.info("version %d answers, by entry %d of the aliases", champion.identity.version, entry.number)
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, PATIENCE)
@@ -126,11 +130,11 @@ class Follower:
         if package.code != self._code:
             what = "its Bento holds other code or another environment than this server runs: a deploy is needed"
             raise ModelError(what, where=package.bento.key, hint="truecourse deploy")
-        folder = launch.unpacked(package.bento, package.version)
-        predictor = self._served.predictor(folder / "src" / "model")
+        folder = launch.unpack(package.bento, package.version)
+        predictor = self._router.predictor(folder / "src" / "model")
         if predictor.identity.sha256 != version.model_sha256:
             raise IntegrityError("its Bento holds another model", where=package.bento.key, hint="package it again")
-        warm(predictor)
+        warm_up(predictor)
         return predictor
 
     def _refuse(self, role: str, version: int, why: str) -> None:
@@ -138,7 +142,7 @@ class Follower:
         log.warning("version %d is refused as %s: %s", version, role, why)
 
 
-def unlike(champion: Predictor, challenger: Predictor) -> str:
+def find_mismatch(champion: Predictor, challenger: Predictor) -> str:
     """Why the two cannot answer the same requests; empty if they can. Known categories and examples may differ."""
     loose = {"known": None}
     fields = [[f.model_copy(update=loose) for f in p.contract.fields] for p in (champion, challenger)]
@@ -147,7 +151,7 @@ def unlike(champion: Predictor, challenger: Predictor) -> str:
     return "its requests are not those of the champion: it can be promoted, not compared"
 
 
-def warm(predictor: Predictor) -> None:
+def warm_up(predictor: Predictor) -> None:
     """Answer the contract's examples, so that the first client finds all caches filled. Raises ModelError for a model
     that cannot; an online store that does not answer is not the model's fault."""
     try:

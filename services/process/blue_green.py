@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.http.rollout_gate import LEAVING, OPEN
 from services.process import launch, smoke_test, supervisor_client
-from services.process.supervisor_client import Servers
+from services.process.supervisor_client import SupervisorClient
 from truecourse.addresses import local_url
 from truecourse.deployment import history as deployments
 from truecourse.deployment.config import DeploymentConfig
@@ -47,7 +47,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     except BaseException:
         servers.stop(number)
         if not left:
-            supervisor_client.dismiss(servers)  # or connections would wait for nobody
+            supervisor_client.shut_down(servers)  # or connections would wait for nobody
         raise
     now = Running(
         server=number, version=version, bento=bento, config_sha256=config.digest, host=config.host, port=config.port,
@@ -57,7 +57,9 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     _retire(config, before, here)
     if config.log.predictions:
         shipper = [sys.executable, "-m", "services.log.shipper", version.problem]
-        servers.accompany(shipper, server_environment(config, folder, _admission(place, number)), place / "shipper.log")
+        servers.start_companion(
+            shipper, server_environment(config, folder, _admission(place, number)), place / "shipper.log"
+        )
     return now
 
 
@@ -66,12 +68,12 @@ def _retire(config: DeploymentConfig, before: Running | None, here: Running | No
     if before is None:
         return
     servers = supervisor_client.find(deployments.address_place(config.environment, before.host, before.port))
-    if servers is None or before.server not in servers.known():
+    if servers is None or before.server not in servers.servers():
         return
     (_admission(servers.place, before.server) / LEAVING).touch()
     time.sleep(config.timeouts.drain_seconds)
     if here is None:
-        supervisor_client.dismiss(servers)
+        supervisor_client.shut_down(servers)
     else:
         servers.stop(before.server)
 
@@ -81,34 +83,36 @@ def stop(environment: str) -> None:
     for place in deployments.place(environment).glob("*/"):
         servers = supervisor_client.find(place)
         if servers is not None:
-            supervisor_client.dismiss(servers)
+            supervisor_client.shut_down(servers)
     deployments.set_running(environment, None)
 
 
-def _sweep(servers: Servers, here: Running | None, config: DeploymentConfig) -> list[int]:
+def _sweep(servers: SupervisorClient, here: Running | None, config: DeploymentConfig) -> list[int]:
     """Stop what a killed deployment left behind, once it has drained if it was let in; the numbers of the servers that
     stay."""
     meant = here.server if here else None
-    strays = [_admission(servers.place, number) for number in servers.known() if number != meant]
+    strays = [_admission(servers.place, number) for number in servers.servers() if number != meant]
     asked = [admission for admission in strays if (admission / OPEN).exists()]
     for admission in asked:
         (admission / LEAVING).touch()
     if asked:
         time.sleep(config.timeouts.drain_seconds)
-    for number in servers.known():
+    for number in servers.servers():
         if number != meant:
             servers.stop(number)
     for folder in servers.place.glob("admission/*"):
         if folder.name != str(meant):
             shutil.rmtree(folder)
-    return list(servers.known())
+    return list(servers.servers())
 
 
 def _admission(place: Path, number: int) -> Path:
     return place / "admission" / str(number)
 
 
-def _start(servers: Servers, number: int, config: DeploymentConfig, version: ModelVersion, folder: Path) -> None:
+def _start(
+    servers: SupervisorClient, number: int, config: DeploymentConfig, version: ModelVersion, folder: Path
+) -> None:
     """Start the server and test each of its workers."""
     admission = _admission(servers.place, number)
     admission.mkdir(parents=True)
@@ -119,14 +123,14 @@ def _start(servers: Servers, number: int, config: DeploymentConfig, version: Mod
         smoke_test.test(f"http://127.0.0.1:{port}", version.model_sha256, tested)
 
 
-def _ports(servers: Servers, number: int, config: DeploymentConfig) -> list[int]:
+def _ports(servers: SupervisorClient, number: int, config: DeploymentConfig) -> list[int]:
     """The port of every worker, once all of them are ready."""
     admission, deadline = _admission(servers.place, number), time.monotonic() + config.timeouts.ready_seconds
     while True:
         ports = [int(file.read_text()) for file in admission.glob("*.port")]
-        if len(ports) == config.workers and all(launch.ready(port, f"http://127.0.0.1:{port}") for port in ports):
+        if len(ports) == config.workers and all(launch.is_ready(port, f"http://127.0.0.1:{port}") for port in ports):
             return ports
-        server, late = servers.known()[number], time.monotonic() > deadline
+        server, late = servers.servers()[number], time.monotonic() > deadline
         if not server["alive"] or FAILED in server["tail"] or late:
             what = f"is not ready after {config.timeouts.ready_seconds:.0f} s" if late else "does not start"
             log = servers.place / f"server-{number}.log"
@@ -134,7 +138,7 @@ def _ports(servers: Servers, number: int, config: DeploymentConfig) -> list[int]
         time.sleep(PERIOD)
 
 
-def _let_in(servers: Servers, number: int, config: DeploymentConfig) -> None:
+def _let_in(servers: SupervisorClient, number: int, config: DeploymentConfig) -> None:
     """Open the public socket to the server, and see that it answers there."""
     admission = _admission(servers.place, number)
     (admission / OPEN).touch()
@@ -146,7 +150,7 @@ def _let_in(servers: Servers, number: int, config: DeploymentConfig) -> None:
         time.sleep(PERIOD)
     tls = config.authentication.tls
     url = local_url(config.host, config.port, "https" if tls else "http")
-    if not launch.ready(config.port, url, tls.certificate if tls else ""):
+    if not launch.is_ready(config.port, url, tls.certificate if tls else ""):
         raise PlatformError(f"nobody answers at {url}", where="the new server")
 
 

@@ -39,7 +39,7 @@ Life = Literal["alive", "dead", "unknown"]
 
 
 @dataclass
-class Freed:
+class ReconcileResult:
     """What a reconciliation has changed: the runs that were marked, and the slots that nobody held."""
 
     runs: list[Run] = field(default_factory=list)
@@ -61,12 +61,12 @@ class FlowRuns:
         found: list[Run] = self.ask("POST", "/flow_runs/filter", body)
         return found
 
-    def held(self) -> list[Run]:
+    def active(self) -> list[Run]:
         """Every run that is said to have a process, one that waits for a person's answer included."""
         found = self.runs(state={"type": {"any_": [*HELD, "PAUSED"]}})
         return [run for run in found if run["state_type"] in HELD or run["state_name"] == "Paused"]
 
-    def named(self, name: str) -> Run:
+    def find(self, name: str) -> Run:
         """A run by its id, or by its name. Raises PlatformError where it is none, or several."""
         found = self.runs(id={"any_": [name]}) if _is_id(name) else self.runs(name={"any_": [name]})
         if len(found) != 1:
@@ -74,13 +74,13 @@ class FlowRuns:
             raise PlatformError(what, where=name, hint="`truecourse status` names the runs that are stuck, by their id")
         return found[0]
 
-    def reconcile(self, pool: str, *, starting: bool = False) -> Freed:
+    def reconcile(self, pool: str, *, starting: bool = False) -> ReconcileResult:
         """Mark runs whose process is dead as crashed (those being cancelled as cancelled), and free their slots.
 
         `pool`: the work pool whose worker is on this machine. `starting`: that worker does not run yet, so whatever it
         had taken and has no process is dead."""
         limits = self._limits()
-        held, freed = self.held(), Freed()
+        held, freed = self.active(), ReconcileResult()
         if held:
             alone = self._is_only_worker(pool)
             engines = _engines()
@@ -151,7 +151,7 @@ class FlowRuns:
     def stuck(self, now: datetime) -> list[Stuck]:
         """Runs that wait for what does not come, or run far beyond what is usual."""
         waiting = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
-        held = self.held()
+        held = self.active()
         if not waiting and not held:
             return []
         flows = {run["flow_id"] for run in [*waiting, *held]}
@@ -233,19 +233,19 @@ def worker_name() -> str:
     return f"truecourse-{socket.gethostname()}"
 
 
-def notes() -> Path:
+def notes_folder() -> Path:
     return get_settings().home / "flowruns"
 
 
-def note(run_id: str) -> None:
+def write_note(run_id: str) -> None:
     """Leave word that this process runs the flow run."""
-    notes().mkdir(parents=True, exist_ok=True)
-    (notes() / run_id).write_text(f"{os.getpid()} {processes.started_at(os.getpid())}")
+    notes_folder().mkdir(parents=True, exist_ok=True)
+    (notes_folder() / run_id).write_text(f"{os.getpid()} {processes.started_at(os.getpid())}")
 
 
 def _forget_notes(held: set[str]) -> None:
     """Remove the notes of processes that are gone, but those of runs that are yet to be marked."""
-    for file in notes().glob("*"):
+    for file in notes_folder().glob("*"):
         if file.name not in held and _noted(file.name) is None:
             file.unlink(missing_ok=True)
 
@@ -253,7 +253,7 @@ def _forget_notes(held: set[str]) -> None:
 def _noted(run_id: str, *, living: bool = True) -> int | None:
     """The process that is noted for the run; None where none is, or where it is dead and `living` is asked for."""
     try:
-        pid, _, started = (notes() / run_id).read_text().partition(" ")
+        pid, _, started = (notes_folder() / run_id).read_text().partition(" ")
     except OSError:
         return None
     if not pid.isdigit() or (living and processes.started_at(int(pid)) != started):

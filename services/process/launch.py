@@ -36,7 +36,7 @@ def prepare(problem: str, number: int | None = None) -> Path:
             raise ModelError("there is no champion to serve", where=f"model {problem}", hint=hint)
         number = champion.version
     package = find_package(problem, number)
-    return unpacked(package.bento, package.version)
+    return unpack(package.bento, package.version)
 
 
 def find_package(problem: str, number: int) -> Package:
@@ -48,7 +48,7 @@ def find_package(problem: str, number: int) -> Package:
     return package
 
 
-def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
+def unpack(reference: ArtifactRef, version: ModelVersion) -> Path:
     """The folder of a Bento: downloaded, verified and unpacked unless it is there. Raises IntegrityError."""
     place = get_settings().home / "serving"
     folder = place / reference.sha256
@@ -56,17 +56,17 @@ def unpacked(reference: ArtifactRef, version: ModelVersion) -> Path:
         return folder
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".unpacking-") as temporary:
-        archive, unpacked = Path(temporary) / "bento", Path(temporary) / "folder"
+        archive, contents = Path(temporary) / "bento", Path(temporary) / "folder"
         open_store().download(reference.key, archive)
         if sha256_file(archive) != reference.sha256:
             hint = f"restore it, or `truecourse run package --problem {version.problem}` after deleting it"
             raise IntegrityError("the Bento's bytes were changed", where=reference.key, hint=hint)
         with tarfile.open(archive, "r:xz") as tar:
-            tar.extractall(unpacked, filter="data")
+            tar.extractall(contents, filter="data")
         try:
-            unpacked.rename(folder)
+            contents.rename(folder)
         except OSError:  # another process was first
-            shutil.rmtree(unpacked)
+            shutil.rmtree(contents)
     return folder
 
 
@@ -122,10 +122,10 @@ def start_shipper(problem: str, log: Path) -> Child:
 
 def wait_ready(server: Child, port: int) -> None:
     """Raises PlatformError, with the end of the server's log, if it ends or is not ready in time."""
-    server.wait_ready(lambda: ready(port))
+    server.wait_ready(lambda: is_ready(port))
 
 
-def ready(port: int, url: str | None = None, certificate: str = "") -> bool:
+def is_ready(port: int, url: str | None = None, certificate: str = "") -> bool:
     """Whether the endpoint answers; at `url`, and with that certificate, where it is not the settings' own. Raises
     PlatformError where what listens there shows another certificate."""
     certificate = certificate if url else get_settings().tls_certificate

@@ -66,7 +66,7 @@ def serving_since(api: str) -> datetime | None:
     return datetime.fromisoformat(platform.began) if platform is not None and ours else None
 
 
-def announce(platform: Platform) -> None:
+def write_platform(platform: Platform) -> None:
     aside = platform_file().with_suffix(".new")
     aside.write_text(json.dumps(asdict(platform)))
     aside.replace(platform_file())

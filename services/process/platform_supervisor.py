@@ -64,9 +64,9 @@ class State:
 class Supervisor:
     """`told`: called with the states of all parts whenever one changes."""
 
-    def __init__(self, parts: Sequence[Part], told: Callable[[list[dict[str, Any]]], None]) -> None:
+    def __init__(self, parts: Sequence[Part], on_change: Callable[[list[dict[str, Any]]], None]) -> None:
         self._parts = parts
-        self._told = told
+        self._on_change = on_change
         self._states = {part.name: State() for part in parts}
         self._needs = {part.name: part.needs for part in parts}
         self._children: dict[str, Child] = {}
@@ -88,7 +88,7 @@ class Supervisor:
         with self._lock:
             return self._states[name].standing
 
-    def settled(self, name: str) -> State | None:
+    def first_outcome(self, name: str) -> State | None:
         """The part's state once its first start has come to an end, well or not; None before."""
         with self._lock:
             state, needs = self._states[name], self._needs[name]
@@ -107,7 +107,7 @@ class Supervisor:
             for thread in self._threads:
                 thread.join(processes.GRACE if thread.name in chosen and thread.is_alive() else 0)
         for name in chosen:
-            self._tell(name, "stopped")
+            self._set(name, "stopped")
 
     def _keep(self, part: Part) -> None:
         backoff = Backoff()
@@ -116,7 +116,7 @@ class Supervisor:
             try:
                 cause = self._live(part)
             except ModelError as error:
-                self._tell(part.name, "waiting", error.what)
+                self._set(part.name, "waiting", error.what)
                 self._over.wait(WAIT)
                 continue
             except TruecourseError as error:
@@ -127,7 +127,7 @@ class Supervisor:
             if self._over.is_set():
                 return
             pause = backoff.pause(time.monotonic() - began)
-            self._tell(part.name, "down", cause)
+            self._set(part.name, "down", cause)
             log.warning("%s is down: %s; started again in %.0f s", part.name, cause.splitlines()[0], pause)
             self._over.wait(pause)
             with self._lock:
@@ -136,7 +136,7 @@ class Supervisor:
     def _live(self, part: Part) -> str:
         """One life of a part, from its start to its end; why it ended."""
         while part.needs and self.standing(part.needs) != "up":
-            self._tell(part.name, "waiting", f"needs {part.needs}, which is {self.standing(part.needs)}")
+            self._set(part.name, "waiting", f"needs {part.needs}, which is {self.standing(part.needs)}")
             if self._over.wait(PERIOD):
                 return ""
         child = part.start()
@@ -145,11 +145,11 @@ class Supervisor:
         if self._over.is_set():
             processes.stop(child)
             return ""
-        self._tell(part.name, "starting", child=child)
+        self._set(part.name, "starting", child=child)
         try:
             if not self._came_up(part, child):
                 return self._ended(child) if not child.alive else f"is not ready after {START:.0f} s"
-            self._tell(part.name, "up", child=child)
+            self._set(part.name, "up", child=child)
             self._watch(part, child)
             return self._ended(child)
         finally:
@@ -175,7 +175,7 @@ class Supervisor:
             log_files.rotate(child.log)
             answers = part.ready(child)
             if child.alive:
-                self._tell(part.name, "up" if answers else "silent", "" if answers else "it does not answer", child)
+                self._set(part.name, "up" if answers else "silent", "" if answers else "it does not answer", child)
             due = time.monotonic() + PROBE
 
     def _clear(self, part: Part, child: Child) -> None:
@@ -191,7 +191,7 @@ class Supervisor:
             return ""
         return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
-    def _tell(self, name: str, standing: Standing, cause: str = "", child: Child | None = None) -> None:
+    def _set(self, name: str, standing: Standing, cause: str = "", child: Child | None = None) -> None:
         with self._lock:
             state = self._states[name]
             changed = (state.standing, state.cause) != (standing, cause)
@@ -206,4 +206,4 @@ class Supervisor:
                 state.pid = state.pid if standing == "silent" else None
             if changed:
                 with suppress(OSError):  # a full disk: it is told with the next change
-                    self._told(self.states())
+                    self._on_change(self.states())

@@ -8,14 +8,14 @@ from truecourse.errors import PlatformError, SettingsError
 from truecourse.monitoring.health import counters
 from truecourse.monitoring.health.endpoint import Look
 
-_CURES = {
+_HINTS = {
     401: "show a key that holds, in TRUECOURSE_API_KEY",
     403: "the key in TRUECOURSE_API_KEY needs the scope admin",
     404: "set TRUECOURSE_METRICS=true for it",
 }
 
 
-def look(endpoint: Expected, seconds: float = 5) -> Look:
+def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Look:
     """One scrape. Never raises: what does not answer is what is looked for."""
 
     def failed(error: str, answers: bool) -> Look:
@@ -26,7 +26,7 @@ def look(endpoint: Expected, seconds: float = 5) -> Look:
             text = answer.read().decode(errors="replace")
         return Look(endpoint.name, endpoint.url, counters.read(text))
     except urllib.error.HTTPError as error:
-        return failed(_CURES.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
+        return failed(_HINTS.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
     except (PlatformError, SettingsError) as error:
         return failed(error.what, answers=True)
     except (OSError, ValueError) as error:
@@ -34,7 +34,7 @@ def look(endpoint: Expected, seconds: float = 5) -> Look:
         return failed(getattr(reason, "strerror", None) or str(reason), answers=False)
 
 
-def looks(endpoints: list[Expected], problem: str) -> list[Look]:
+def scrape_all(endpoints: list[Expected], problem: str) -> list[Look]:
     """One at each, but for those that say they serve another problem."""
-    found = [look(endpoint) for endpoint in endpoints]
+    found = [scrape_endpoint(endpoint) for endpoint in endpoints]
     return [one for one in found if one.reading is None or one.reading.problem in ("", problem)]

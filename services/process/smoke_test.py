@@ -18,7 +18,7 @@ from truecourse.serving.contract import DECISION_TIME, Contract
 
 TIMEOUT = 60.0
 """Seconds for one answer."""
-SAID = ("score", "scores", "prediction")
+COMPARED = ("score", "scores", "prediction")
 """What of an answer has to be the same."""
 
 
@@ -51,24 +51,24 @@ def examples(folder: Path, environment: Mapping[str, str]) -> Examples:
 
 def test(url: str, model_sha256: str, examples: Examples) -> None:
     """Raises PlatformError that says what the server answered wrongly."""
-    about = _asked(f"{url}/model", None)
+    about = _request(f"{url}/model", None)
     if about.get("model_sha256") != model_sha256:
         raise PlatformError(f"it serves another model, {about.get('model_sha256')}", where=f"{url}/model")
     if not examples.rows:
         return
-    answer = _asked(f"{url}/predict", {"rows": list(examples.rows)})
+    answer = _request(f"{url}/predict", {"rows": list(examples.rows)})
     if answer["model"]["sha256"] != model_sha256:
         raise PlatformError(f"another model answered, {answer['model']['sha256']}", where=f"{url}/predict")
     for place, (got, expected) in enumerate(zip(answer["predictions"], examples.answer["predictions"], strict=True)):
         if not all(math.isfinite(number) for number in _numbers(got)):
             raise PlatformError(f"the score of example {place + 1} is not finite", where=f"{url}/predict")
-        if _said(got) != _said(expected):
-            what = f"example {place + 1} is answered {_said(got)}, the Bento's script says {_said(expected)}"
+        if _scores_of(got) != _scores_of(expected):
+            what = f"example {place + 1} is answered {_scores_of(got)}, the Bento's script says {_scores_of(expected)}"
             raise PlatformError(what, where=f"{url}/predict")
 
 
-def _said(answer: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: answer[name] for name in SAID if name in answer}
+def _scores_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: answer[name] for name in COMPARED if name in answer}
 
 
 def _numbers(answer: Mapping[str, Any]) -> Iterator[float]:
@@ -77,14 +77,14 @@ def _numbers(answer: Mapping[str, Any]) -> Iterator[float]:
             yield value
 
 
-def _asked(url: str, body: Any) -> Any:
+def _request(url: str, body: Any) -> Any:
     """The JSON that a GET, or a POST of `body`, is answered with."""
     data = None if body is None else json.dumps(body).encode()
     try:
         with open_url(url, data, TIMEOUT) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        said = error.read()[:300].decode(errors="replace")
-        raise PlatformError(f"it answers {error.code}: {said}", where=url) from None
+        body = error.read()[:300].decode(errors="replace")
+        raise PlatformError(f"it answers {error.code}: {body}", where=url) from None
     except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError) as error:
         raise PlatformError(f"it does not answer: {error}", where=url) from None

@@ -46,7 +46,7 @@ class Server:
     backoff: Backoff = field(default_factory=Backoff)
 
 
-class Keeper:
+class SocketSupervisor:
     def __init__(self, host: str, port: int) -> None:
         self._socket = listen(host, port)
         self._socket.setblocking(False)
@@ -68,14 +68,14 @@ class Keeper:
                 self._servers[number] = Server(words, order["environment"], log, child)
             if order["do"] == "keep":
                 self._servers[number].kept = True
-            return {"servers": {str(n): self._told(server) for n, server in self._servers.items()}}
+            return {"servers": {str(n): self._describe(server) for n, server in self._servers.items()}}
 
     def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
         descriptor = self._socket.fileno()
         words = [str(descriptor) if word == SOCKET else word for word in command]
         return processes.start("the server", words, environment, log, inherited=[descriptor])
 
-    def _told(self, server: Server) -> dict[str, Any]:
+    def _describe(self, server: Server) -> dict[str, Any]:
         alive, tail = server.child.alive, server.child.tail()
         return {"pid": server.child.process.pid, "alive": alive, "restarts": server.restarts, "tail": tail}
 
@@ -107,7 +107,7 @@ class Keeper:
             self._socket.close()
 
 
-def serve(keeper: Keeper, place: Path) -> None:
+def serve(keeper: SocketSupervisor, place: Path) -> None:
     """Answer orders, until SIGTERM. Where to send them, and the key, are in `keeper.json`, for its owner alone."""
     key = secrets.token_hex(16)
     with Listener(("127.0.0.1", 0), authkey=key.encode()) as listener:
@@ -125,7 +125,7 @@ def serve(keeper: Keeper, place: Path) -> None:
             threading.Thread(target=_attend, args=(keeper, connection), daemon=True).start()
 
 
-def _attend(keeper: Keeper, connection: "Connection[Any, Any]") -> None:
+def _attend(keeper: SocketSupervisor, connection: "Connection[Any, Any]") -> None:
     with connection:
         try:
             answer = keeper.answer(json.loads(connection.recv_bytes()))
@@ -137,7 +137,7 @@ def _attend(keeper: Keeper, connection: "Connection[Any, Any]") -> None:
 
 
 def main(place: Path, host: str, port: int) -> None:
-    keeper = Keeper(host, port)
+    keeper = SocketSupervisor(host, port)
     threading.Thread(target=keeper.watch, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

@@ -20,7 +20,7 @@ READY = 60.0
 
 
 @dataclass(frozen=True)
-class Servers:
+class SupervisorClient:
     """A live keeper of the environment whose state is in `place`."""
 
     place: Path
@@ -28,7 +28,7 @@ class Servers:
     address: tuple[str, int]
     key: str
 
-    def known(self) -> dict[int, dict[str, Any]]:
+    def servers(self) -> dict[int, dict[str, Any]]:
         """Every server by its number: its pid, whether it lives, how often it was started again, its last lines."""
         return self._order(do="list")
 
@@ -36,7 +36,7 @@ class Servers:
         words = [sys.executable, "-m", "services.process.inherited_socket", SOCKET, *command]
         self._order(do="start", server=number, command=words, environment=environment, log=str(log))
 
-    def accompany(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+    def start_companion(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         """Have a process beside the servers, in place of the one before, and start it again if it dies."""
         self.stop(COMPANION)
         self._order(do="start", server=COMPANION, command=command, environment=environment, log=str(log))
@@ -61,7 +61,7 @@ class Servers:
         return {int(n): server for n, server in answer["servers"].items() if int(n) != COMPANION}
 
 
-def find(place: Path) -> Servers | None:
+def find(place: Path) -> SupervisorClient | None:
     """The keeper that left word in the folder, if it lives."""
     try:
         told = json.loads((place / "keeper.json").read_text())
@@ -69,10 +69,10 @@ def find(place: Path) -> Servers | None:
         return None
     if processes.started_at(told["pid"]) != told["started"]:
         return None
-    return Servers(place, told["pid"], (told["address"][0], told["address"][1]), told["key"])
+    return SupervisorClient(place, told["pid"], (told["address"][0], told["address"][1]), told["key"])
 
 
-def launch(place: Path, host: str, port: int) -> Servers:
+def launch(place: Path, host: str, port: int) -> SupervisorClient:
     """A new keeper, which outlives us. Raises PlatformError if it cannot listen on the port."""
     addresses.require_free(host, port, "the deployment", "the configuration's port")
     command = [sys.executable, "-m", "services.process.supervisor", str(place), host, str(port)]
@@ -83,6 +83,6 @@ def launch(place: Path, host: str, port: int) -> Servers:
     return found
 
 
-def dismiss(servers: Servers) -> None:
+def shut_down(servers: SupervisorClient) -> None:
     """Stop the keeper and all of its servers, and wait for their end."""
     processes.terminate(processes.process_tree(servers.pid))

@@ -60,15 +60,15 @@ class Metrics:
         for role in CHALLENGERS:
             self.challenged.labels(role)
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def count_request(self, path: str, status: int, seconds: float) -> None:
         label = path if path in self._paths else "other"
         self._keep(self.requests, 1, label, f"{status // 100}xx")
         self._keep(self.latency, seconds, label)
 
-    def turned_away(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         self._keep(self.refused, 1, reason)
 
-    def taken(self, path: str, rows: int) -> None:
+    def count_rows(self, path: str, rows: int) -> None:
         self._keep(self.rows, rows, path)
 
     def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
@@ -111,7 +111,7 @@ class Metrics:
         for view in views:
             self.failures.labels(view).inc()
 
-    def failed(self, role: str) -> None:
+    def count_challenger_failure(self, role: str) -> None:
         """The challenger raised: where it was to answer, or as a shadow. The champion answered."""
         if role in CHALLENGERS:
             self.challenged.labels(role).inc()

@@ -57,10 +57,10 @@ def _api() -> str:
 @task(name="check endpoint", **RETRY)
 def check_endpoint(problem: str) -> Report:
     """Ask every endpoint that should serve the problem for its meters, and hold it to its objectives. Wall clock."""
-    from services.process.scrape import looks
+    from services.process.scrape import scrape_all
 
     spec = load_problem(problem)
-    found = looks(endpoints.expected(spec.name), spec.name)
+    found = scrape_all(endpoints.expected(spec.name), spec.name)
     return _save(endpoint.check_endpoint(spec, open_store(), found, datetime.now(UTC)))
 
 

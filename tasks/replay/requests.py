@@ -13,10 +13,10 @@ import pyarrow as pa
 from services.log.recorder import Masking
 from services.log.spool import Spool
 from services.log.spool_types import Limits
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.model.predictor import Columns, Events, Predictor, registered_predictor
-from services.model.results import Answered
-from services.model.traffic_split import Incumbents
+from services.model.results import PredictionResult
+from services.model.traffic_split import TrafficSplit
 from truecourse.arrays import Array, columns_of
 from truecourse.modeling.model import Model
 from truecourse.monitoring.drift.unit_changes import change
@@ -79,7 +79,7 @@ class RequestSimulator:
     def __init__(self, problem: Problem, reader: "HistoricReader", faults: tuple[Planted, ...]) -> None:
         self._problem, self._reader = problem, reader
         self._faults = tuple(fault for fault in faults if fault.kind == "skew")
-        self._served = Served()
+        self._served = ModelRouter()
         self._models: dict[int, Model] = {}
         self._predictor: Predictor | None = None
 
@@ -92,15 +92,15 @@ class RequestSimulator:
             predictor = SkewedPredictor(**parts, faults=self._faults)
         self._models[version.version] = predictor.model
         self._predictor = predictor
-        self._served.now = Incumbents(predictor)
+        self._served.split = TrafficSplit(predictor)
 
     def day(self, decisions: pa.Table, beside: list[int]) -> ServedRequests:
         """Answer these decisions. `beside`: versions that were open before, whose outputs are wanted too."""
-        predictor, now = self._predictor, self._served.now
+        predictor, now = self._predictor, self._served.split
         assert predictor is not None
         assert now is not None
         spool = self._spool()
-        answered: list[Answered] = []
+        answered: list[PredictionResult] = []
         refused = 0
         for request in requests(decisions, predictor.contract.max_rows):
             at = request[-1][1]
@@ -109,7 +109,7 @@ class RequestSimulator:
             if not len(rows):
                 continue
             part = predictor.answer(rows, at=at, ids=[prediction_id(self._problem.name, i) for i in rows.ids])
-            self._served.after(now, [part])
+            self._served.finish(now, [part])
             answered.append(part)
             spool.flush()
         spool.flush(seal=True)
@@ -123,7 +123,9 @@ class RequestSimulator:
         self._served.record = spool.put
         return spool
 
-    def _asked(self, predictor: Predictor, answered: list[Answered], beside: list[int], refused: int) -> ServedRequests:
+    def _asked(
+        self, predictor: Predictor, answered: list[PredictionResult], beside: list[int], refused: int
+    ) -> ServedRequests:
         version = predictor.identity.version
         ids = [str(i) for part in answered for i in part.rows.ids]
         if not ids:
@@ -137,7 +139,7 @@ class RequestSimulator:
         return ServedRequests(ids, times, version, outputs, refused)
 
 
-def outputs_of(model: Model, answered: list[Answered]) -> Array:
+def outputs_of(model: Model, answered: list[PredictionResult]) -> Array:
     """(n,) or (n, k): the scores as they were answered."""
     answers = [answer for part in answered for answer in part.answers]
     if model.kind == "multiclass":

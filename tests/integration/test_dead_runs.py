@@ -79,7 +79,7 @@ def world(home: Path, prefect_server: str) -> Iterator[World]:
         runs.ask("POST", "/work_pools/", {"name": POOL, "type": "process"})
     made = World(prefect_server)
     yield made
-    for run in made.runs.held():
+    for run in made.runs.active():
         made.runs._marked(run, "the test is over")
     with suppress(PlatformError):
         made.ask("DELETE", f"/deployments/{made.deployment}")
@@ -91,9 +91,9 @@ def process(home: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
     started = []
 
     def begin() -> "subprocess.Popen[bytes]":
-        before = {file.name for file in flow_runs.notes().glob("*")}
+        before = {file.name for file in flow_runs.notes_folder().glob("*")}
         started.append(subprocess.Popen([sys.executable, "-c", FLOW], cwd=REPOSITORY))
-        wait_until(lambda: {file.name for file in flow_runs.notes().glob("*")} > before, 60, "the flow")
+        wait_until(lambda: {file.name for file in flow_runs.notes_folder().glob("*")} > before, 60, "the flow")
         return started[-1]
 
     yield begin
@@ -103,7 +103,9 @@ def process(home: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
 
 
 def run_of(process: "subprocess.Popen[bytes]") -> str:
-    return next(file.name for file in flow_runs.notes().glob("*") if file.read_text().startswith(f"{process.pid} "))
+    return next(
+        file.name for file in flow_runs.notes_folder().glob("*") if file.read_text().startswith(f"{process.pid} ")
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_a_run_in_a_process_of_this_machine_is_left_while_that_lives(
     tasks = world.ask("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     assert all(task["state_type"] in ("CRASHED", "COMPLETED") for task in tasks), "its tasks do not run on in the UI"
     world.runs.reconcile(POOL)
-    assert not list(flow_runs.notes().glob("*")), "its note is gone"
+    assert not list(flow_runs.notes_folder().glob("*")), "its note is gone"
 
 
 def test_another_machine_s_worker_may_have_it(world: World) -> None:
@@ -235,13 +237,13 @@ def test_what_is_stuck_is_named_with_the_command_that_frees_it(
     living = process()
     sleeping = run_of(living)
     assert f"truecourse release {sleeping}" in {found.command for found in world.runs.stuck(tomorrow)}
-    assert "1 process ended" in world.runs.release(world.runs.named(sleeping))
+    assert "1 process ended" in world.runs.release(world.runs.find(sleeping))
     assert started_at(living.pid) is None
     assert world.state(sleeping) == "Crashed"
-    world.runs.release(world.runs.named(holder))
+    world.runs.release(world.runs.find(holder))
     assert (world.state(holder), world.taken()) == ("Crashed", 0)
     with pytest.raises(PlatformError, match="has ended"):
-        world.runs.release(world.runs.named(holder))
+        world.runs.release(world.runs.find(holder))
     with pytest.raises(PlatformError, match="no such flow run"):
-        world.runs.named("nobody")
-    assert "cancelled" in world.runs.release(world.runs.named(waiting))
+        world.runs.find("nobody")
+    assert "cancelled" in world.runs.release(world.runs.find(waiting))

@@ -16,7 +16,7 @@ from flows.deploy import deploy
 from flows.package import package
 from services.http.rollout_gate import LEAVING
 from services.process import blue_green, supervisor_client
-from services.process.scrape import looks
+from services.process.scrape import scrape_all
 from tests.certificates import make
 from tests.conftest import free_ports, wait_until
 from tests.integration.conftest import Trained
@@ -54,11 +54,11 @@ def break_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(file.read_text() + "secrets: {online_store: NOBODY_LISTENS}\n")
 
 
-def leave_behind(servers: supervisor_client.Servers) -> None:
+def leave_behind(servers: supervisor_client.SupervisorClient) -> None:
     """What a deployment leaves that is killed before its server is let in."""
     log = servers.place / "left.log"
     servers.start(9, ["--version"], dict(os.environ), log)
-    assert set(servers.known()) == {1, 9}
+    assert set(servers.servers()) == {1, 9}
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def test_servers_come_and_go_and_no_request_is_lost(
     with load(port) as failed:
         second = deploy("here")
         assert second.previous == trained.version
-        (number,) = servers.known()
+        (number,) = servers.servers()
         now = deployments.running("here")
         assert now is not None
         assert now.server == number == 2
@@ -115,7 +115,7 @@ def test_servers_come_and_go_and_no_request_is_lost(
         with pytest.raises(PlatformError):
             deploy("here")
         assert deployments.running("here") == now
-        assert list(servers.known()) == [number]
+        assert list(servers.servers()) == [number]
     assert failed == []
     outcomes = [entry.outcome for entry in history()[start:]]
     assert outcomes == ["began", "deployed", "began", "deployed", "began", "rolled back"]
@@ -143,7 +143,7 @@ def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(por
     now, place = deployments.running("here"), deployments.address_place("here", "127.0.0.1", port)
     assert now is not None
     assert [one.url for one in endpoints.expected("deliveries")] == [f"https://127.0.0.1:{port}"]
-    assert [one.answers for one in looks(endpoints.expected("deliveries"), "deliveries")] == [True]
+    assert [one.answers for one in scrape_all(endpoints.expected("deliveries"), "deliveries")] == [True]
     with httpx.Client(base_url=f"https://127.0.0.1:{port}", timeout=60, verify=False) as client:
 
         def ended() -> bool:

@@ -130,7 +130,7 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
                 now = deployments.running("here")
                 assert now is not None
                 assert (now == before) is (call != "swap._retire"), point
-                assert servers.known()[now.server]["alive"], point
+                assert servers.servers()[now.server]["alive"], point
             assert not failed
             say(tmp_path, port, "{shadow: true}")
             again = deploy_version.fn("here", "deliveries", None, "again")
@@ -141,7 +141,7 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
     assert (again.outcome, again.previous, again.version) == ("deployed", first.version, first.version)
     now = deployments.running("here")
     assert now is not None
-    assert list(servers.known()) == [now.server]
+    assert list(servers.servers()) == [now.server]
     wait_until(lambda: follows(port), 30, "the shadow")
     serving = httpx.get(f"http://127.0.0.1:{port}/model", timeout=60).json()["serving"]
     assert (serving["shadow"], serving["share"]) == (True, 0.0)

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from services.http.exchange import Exchange, Message, Receive, Reply, Send
 from services.http.guard import Guard
-from services.http.micro_batching import Gathering, Waiting
-from services.http.middleware import Protection
+from services.http.micro_batching import MicroBatcher, PendingRequest
+from services.http.middleware import GuardMiddleware
 from services.http.routes import Endpoint
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from services.model.predictor import Answer
 from services.telemetry.metrics import Metrics
 from tests.bentos import failing
@@ -35,11 +35,13 @@ async def nothing(scope: Message, receive: Receive, send: Send) -> None:
     raise AssertionError(scope["path"])
 
 
-async def together(served: Served, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
+async def together(served: ModelRouter, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
     """What each request is told."""
     found: list[list[Answer | Exception]] = [[] for _ in sent]
-    assert served.now is not None
-    Gathering(served).answer(served.now, [Waiting(rows, told.append) for rows, told in zip(sent, found, strict=True)])
+    assert served.split is not None
+    MicroBatcher(served).answer(
+        served.split, [PendingRequest(rows, told.append) for rows, told in zip(sent, found, strict=True)]
+    )
     await asyncio.sleep(0)  # what is done after the answers
     return [told for (told,) in found]
 
@@ -121,13 +123,13 @@ def test_a_model_that_raises_on_one_request_answers_the_others(make: Make) -> No
 def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker()
     odd = [[ROW | {f"odd{i}": 1 for i in range(30)}]] * 40
-    read, passes = type(worker.served.now.champion.rows).read, []  # type: ignore[union-attr]
+    read, passes = type(worker.served.split.champion.rows).read, []  # type: ignore[union-attr]
 
     def counted(self: Any, rows: Any, now: Any) -> Any:
         passes.append(len(rows))
         return read(self, rows, now)
 
-    monkeypatch.setattr(type(worker.served.now.champion.rows), "read", counted)  # type: ignore[union-attr]
+    monkeypatch.setattr(type(worker.served.split.champion.rows), "read", counted)  # type: ignore[union-attr]
     documents = asyncio.run(together(worker.served, [*odd, ROWS[0], *odd, ROWS[2]]))
     assert [isinstance(document, RequestError) for document in documents] == [True] * 40 + [False] + [True] * 40 + [
         False
@@ -166,10 +168,10 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
     registry = CollectorRegistry()
     worker.served.metrics = Metrics(("/predict", "/explain"), registry)
     for path in meter(registry):
-        worker.served.metrics.taken(path, 0)  # the meter begins
+        worker.served.metrics.count_rows(path, 0)  # the meter begins
     worker.served.metrics.flush()
     before = meter(registry)
-    app: Any = Protection(nothing, guard, Endpoint(worker.served, guard.load))
+    app: Any = GuardMiddleware(nothing, guard, Endpoint(worker.served, guard.load))
     asked: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
     asked += [("/explain", rows) for rows in ROWS[:4]]
     asked += [("/predict", [ROW] * 5), ("/predict", [ROW | {"distance": "far"}]), ("/predict", [])]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from services.process import launch
-from services.process.scrape import looks
+from services.process.scrape import scrape_all
 from tests.conftest import free_ports, stop, valkey_server
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
@@ -36,7 +36,7 @@ class Watched:
 
     def look(self, minutes: float = 5, problem: Problem | None = None) -> Report:
         self.at += timedelta(minutes=minutes)
-        found = looks([self.endpoint], self.problem.name)
+        found = scrape_all([self.endpoint], self.problem.name)
         return check_endpoint(problem or self.problem, self.store, found, self.at)
 
 

@@ -121,7 +121,7 @@ def test_no_version_is_a_clear_error(trained: Trained, home: Path) -> None:
 def test_a_bento_whose_bytes_were_changed_is_not_unpacked(endpoint: Endpoint, trained: Trained, tmp_path: Path) -> None:
     forged = launch.find_package("deliveries", trained.version.version).bento.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(IntegrityError, match="bytes were changed"):
-        launch.unpacked(forged, trained.version)
+        launch.unpack(forged, trained.version)
     assert not list((trained.home / "serving").glob(".unpacking-*"))
     assert not (trained.home / "serving" / forged.sha256).exists()
 

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from cli.platform.endpoint import endpoint_url, served
+from cli.platform.endpoint import endpoint_url, served_model
 from services.process import launch
 from tests import hostile
 from tests.certificates import make
@@ -237,7 +237,7 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
     server = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
     try:
         launch.wait_ready(server, port)
-        about = served(endpoint_url(port))
+        about = served_model(endpoint_url(port))
         assert about is not None
         assert about["problem"] == "deliveries"
         trusted = ssl.create_default_context(cafile=str(certificate))
@@ -259,7 +259,7 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
 
 def _answers(port: int) -> bool:
     try:
-        return launch.ready(port)
+        return launch.is_ready(port)
     except PlatformError:
         return False
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from services.model.model_router import Told
+from services.model.model_router import LoggedResult
 from tests.bentos import failing
 from tests.conftest import wait_until
 from tests.records import recorded
@@ -46,7 +46,7 @@ def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make: Make, 
     worker, second = Worker(), make(2)
     move(challenger=second.version, share=0.5)
     worker.step()
-    now, at = worker.served.now, datetime.now(UTC)
+    now, at = worker.served.split, datetime.now(UTC)
     assert now is not None
     sent = [row | {"distance": 1.5 + i} for i, row in enumerate(ENTITIES[:count])]
 
@@ -133,7 +133,7 @@ def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
 def test_a_failing_log_fails_no_answer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker()
 
-    def full(answered: Told) -> None:
+    def full(answered: LoggedResult) -> None:
         raise OSError("no space left")
 
     worker.served.record = full

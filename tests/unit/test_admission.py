@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 
 from services.http.guard import Guard
-from services.http.rollout_gate import LEAVING, OPEN, Admission
-from services.model.model_router import Served
+from services.http.rollout_gate import LEAVING, OPEN, RolloutGate
+from services.model.model_router import ModelRouter
 from truecourse.errors import PlatformError
 from truecourse.settings import Settings
 
@@ -34,7 +34,7 @@ class Worker:
     """An application as uvicorn would run it: started, and asked without a socket."""
 
     def __init__(self, folder: Path | None) -> None:
-        self.admission = Admission(app, folder, Guard(Settings(), Served()))
+        self.admission = RolloutGate(app, folder, Guard(Settings(), ModelRouter()))
         self.started = False
 
     async def start(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands.run import FLOWS, documented
+from cli.commands.run import FLOWS, parse_docstring
 from cli.lazy import command_of, declaration
 from cli.main import COMMANDS, GROUPS, execute
 
@@ -106,7 +106,7 @@ def test_every_option_of_a_flow_has_its_text(name: str) -> None:
     assert declared is not None
     real, ours = inspect.signature(flow.fn, eval_str=True), inspect.signature(declared)
     assert list(real.parameters.values()) == list(ours.parameters.values())
-    summary, helps = documented(declared.__doc__ or "")
+    summary, helps = parse_docstring(declared.__doc__ or "")
     assert set(helps) == set(real.parameters)
     assert "Args:" not in summary
     # Prefect's form shows the same text.

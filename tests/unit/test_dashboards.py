@@ -24,7 +24,7 @@ def told() -> dict[str, dict[str, set[str]]]:
     registry = CollectorRegistry()
     metrics = Metrics(["/predict", "/explain"], registry)
     for path in ("/predict", "/explain"):
-        metrics.answered(path, 503, 0.1)
+        metrics.count_request(path, 503, 0.1)
         metrics.rows.labels(path).inc()
     metrics.flush()
     metrics.record_unavailable(["a view"])

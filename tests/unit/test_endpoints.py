@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.process.scrape import look
+from services.process.scrape import scrape_endpoint
 from tests.conftest import free_ports
 from truecourse.deployment import history as deployments
 from truecourse.deployment.endpoints import Expected, announced, expected
@@ -52,5 +52,5 @@ def test_those_deployed_and_those_elsewhere_are_expected(home: Path, configure: 
 
 def test_nobody_there_is_no_answer() -> None:
     (port,) = free_ports(1)
-    found = look(LOCAL.model_copy(update={"url": f"http://127.0.0.1:{port}"}))
+    found = scrape_endpoint(LOCAL.model_copy(update={"url": f"http://127.0.0.1:{port}"}))
     assert (found.reading, found.answers, found.error) == (None, False, "Connection refused")

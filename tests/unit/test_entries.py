@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.model.predictor import new_ids
-from services.model.results import ENTRY, Answered, Failed, Identity
+from services.model.results import ENTRY, ChallengerFailure, Identity, PredictionResult
 from tests.contracts import GOOD, NOW, contract
 from tests.records import recorded
 from truecourse.modeling.encoding import LARGEST, Vocabulary, told_number
@@ -30,12 +30,12 @@ def read(*given: dict[str, Any]) -> Rows:
     return rows
 
 
-def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> Answered:
+def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> PredictionResult:
     """`sold` is looked up, or `computed` as an array."""
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
     columns = rows.values | {"sold": np.array(sold) if computed else [told_number(value) for value in sold]}
     events = {"sold": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
-    return Answered(
+    return PredictionResult(
         Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001
     )
 
@@ -79,7 +79,7 @@ def test_a_request_of_many_rows_is_kept_in_parts(count: int) -> None:
 def test_one_that_failed_is_kept_under_the_answers_ids_and_says_nothing() -> None:
     rows = read(GOOD)
     given = answered(rows, [1.0], base=0.5, contributions=[{"feature": "size", "value": 1.5, "contribution": 0.1}])
-    (record,) = recorded(Failed(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))
+    (record,) = recorded(ChallengerFailure(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))
     assert record["prediction_id"] == given.answers[0]["prediction_id"]
     assert (record["model_version"], record["role"], record["error"]) == (4, "shadow", "KeyError")
     nothing = ("score", "scores", "prediction", "base", "contributions", "seconds")

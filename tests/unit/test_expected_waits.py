@@ -58,7 +58,7 @@ class Worker:
             return
         began = self.now
         self.now += self.took * len(tasks) + self.stall()
-        self.load.answered(self.load.light, tasks, began)
+        self.load.learn(self.load.light, tasks, began)
         for task in tasks:
             self.answered.append((task.exchange.caller, self.now, self.now - task.came))
             task.done(None)  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_long_bodies_are_expected_to_take_as_long_as_they_took() -> None:
         load.put(ask(length), b"a" * length, lambda reply: None)
         (task,), _ = load.take(load.light, ONE)
         now[0] += took
-        load.answered(load.light, [task], now[0] - took)
+        load.learn(load.light, [task], now[0] - took)
 
     for _ in range(50):
         take(60_000, 0.03)
@@ -317,9 +317,9 @@ def test_what_waits_unread_is_counted_too() -> None:
     load.light.queue.work = 0.9 * LIMIT
     assert load.admits(exchange)
     for _ in range(20):
-        load.rounded(0.02)
+        load.learn_turn(0.02)
     assert not load.admits(exchange)
     for _ in range(20):
-        load.rounded(1.0)
+        load.learn_turn(1.0)
     load.light.queue.work = 0.7 * LIMIT
     assert load.admits(exchange), "stalls alone refuse nobody"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.model.traffic_split import _exact, place
+from services.model.traffic_split import _exact, traffic_position
 from tests.contracts import GOOD, NOW, contract
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem import Problem
@@ -34,16 +34,17 @@ def rows(problem: Problem, *sent: dict[str, object]) -> Rows:
 
 def test_an_entitys_place_never_changes(deliveries: Problem) -> None:
     """Were this figure another, a deploy would move entities from model to model."""
-    assert place(deliveries, rows(deliveries, ROW), 0) == pytest.approx(0.38652970532423936)
+    assert traffic_position(deliveries, rows(deliveries, ROW), 0) == pytest.approx(0.38652970532423936)
 
 
 def test_it_depends_on_the_keys_alone(deliveries: Problem) -> None:
     later = {"promised": 20, "distance": 9.0, "decision_time": "2024-05-01T06:30:00Z", "id": "x"}
     same = rows(deliveries, ROW, ROW | later)
-    assert place(deliveries, same, 0) == place(deliveries, same, 1)
-    assert place(deliveries, same.part([1]), 0) == place(deliveries, same, 0)
+    assert traffic_position(deliveries, same, 0) == traffic_position(deliveries, same, 1)
+    assert traffic_position(deliveries, same.part([1]), 0) == traffic_position(deliveries, same, 0)
     other = rows(deliveries, ROW | {"courier": "c04"}, ROW | {"depot": "south"})
-    assert len({place(deliveries, same, 0), place(deliveries, other, 0), place(deliveries, other, 1)}) == 3
+    positions = {traffic_position(deliveries, row, i) for row, i in ((same, 0), (other, 0), (other, 1))}
+    assert len(positions) == 3
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_key_of_any_type_is_said_alike_alone_and_among_many(key: str, values: 
 
 def test_places_are_spread_evenly(deliveries: Problem) -> None:
     many = rows(deliveries, *(ROW | {"courier": f"courier {i}"} for i in range(1000)))
-    places = np.array([place(deliveries, many, i) for i in range(1000)])
+    places = np.array([traffic_position(deliveries, many, i) for i in range(1000)])
     counts = np.histogram(places, bins=10, range=(0, 1))[0]
     # Pearson's chi-squared with 9 degrees of freedom: 27.9 is exceeded once in a thousand, and this draw is fixed.
     assert ((counts - 100) ** 2 / 100).sum() < 27.9

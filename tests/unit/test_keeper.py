@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.process.supervisor import SOCKET, Keeper
-from services.process.supervisor_client import Servers, dismiss, find, launch
+from services.process.supervisor import SOCKET, SocketSupervisor
+from services.process.supervisor_client import SupervisorClient, find, launch, shut_down
 from tests.conftest import free_ports, wait_until
 from truecourse.errors import PlatformError
 from truecourse.processes import started_at
@@ -28,14 +28,14 @@ while True:
 
 
 @pytest.fixture
-def servers(home: Path, tmp_path: Path) -> Iterator[tuple[Servers, int]]:
+def servers(home: Path, tmp_path: Path) -> Iterator[tuple[SupervisorClient, int]]:
     (port,) = free_ports(1)
     keeper = launch(tmp_path, "127.0.0.1", port)
     yield keeper, port
-    dismiss(keeper)
+    shut_down(keeper)
 
 
-def start(servers: Servers, number: int) -> None:
+def start(servers: SupervisorClient, number: int) -> None:
     command = [sys.executable, "-c", SERVER, SOCKET, str(number)]
     servers._order(do="start", server=number, command=command, environment={}, log=str(servers.place / f"{number}.log"))
 
@@ -47,14 +47,14 @@ def ask(port: int) -> tuple[int, int]:
     return int(number), int(pid)
 
 
-def test_a_connection_waits_for_a_server(servers: tuple[Servers, int]) -> None:
+def test_a_connection_waits_for_a_server(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     with socket.create_connection(("127.0.0.1", port), 20) as waiting:
         start(keeper, 1)
         assert waiting.makefile().read().startswith("1 ")
 
 
-def test_two_share_the_socket_and_one_can_leave(servers: tuple[Servers, int]) -> None:
+def test_two_share_the_socket_and_one_can_leave(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     assert ask(port)[0] == 1
@@ -62,10 +62,10 @@ def test_two_share_the_socket_and_one_can_leave(servers: tuple[Servers, int]) ->
     wait_until(lambda: ask(port)[0] == 2, 20, "the second server")
     keeper.stop(1)
     assert {ask(port)[0] for _ in range(20)} == {2}
-    assert list(keeper.known()) == [2]
+    assert list(keeper.servers()) == [2]
 
 
-def test_a_kept_server_that_dies_is_started_again(servers: tuple[Servers, int]) -> None:
+def test_a_kept_server_that_dies_is_started_again(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     _, pid = ask(port)
@@ -73,40 +73,40 @@ def test_a_kept_server_that_dies_is_started_again(servers: tuple[Servers, int]) 
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: started_at(pid) is None, 20, "its death")
     assert ask(port)[1] != pid, "the connection waits for the next one"
-    assert keeper.known()[1]["restarts"] == 1
+    assert keeper.servers()[1]["restarts"] == 1
 
 
-def test_one_that_is_not_kept_stays_dead(servers: tuple[Servers, int]) -> None:
+def test_one_that_is_not_kept_stays_dead(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     os.kill(ask(port)[1], signal.SIGKILL)
-    wait_until(lambda: not keeper.known()[1]["alive"], 20, "its death")
-    assert keeper.known()[1]["restarts"] == 0
+    wait_until(lambda: not keeper.servers()[1]["alive"], 20, "its death")
+    assert keeper.servers()[1]["restarts"] == 0
 
 
-def test_the_keeper_takes_its_servers_with_it(servers: tuple[Servers, int]) -> None:
+def test_the_keeper_takes_its_servers_with_it(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     _, pid = ask(port)
-    dismiss(keeper)
+    shut_down(keeper)
     assert find(keeper.place) is None
     assert not psutil.pid_exists(pid)
     with pytest.raises(ConnectionRefusedError):
         ask(port)
 
 
-def test_one_that_was_killed_is_not_found(servers: tuple[Servers, int]) -> None:
+def test_one_that_was_killed_is_not_found(servers: tuple[SupervisorClient, int]) -> None:
     keeper, _ = servers
     os.kill(keeper.pid, signal.SIGKILL)
     wait_until(lambda: find(keeper.place) is None, 20, "its death")
     assert (keeper.place / "keeper.json").exists(), "it left word, which nobody believes"
 
 
-def test_a_stranger_gives_no_orders(servers: tuple[Servers, int]) -> None:
+def test_a_stranger_gives_no_orders(servers: tuple[SupervisorClient, int]) -> None:
     keeper, _ = servers
     with pytest.raises(PlatformError, match="does not answer"):
-        Servers(keeper.place, keeper.pid, keeper.address, "another key").known()
-    assert keeper.known() == {}
+        SupervisorClient(keeper.place, keeper.pid, keeper.address, "another key").servers()
+    assert keeper.servers() == {}
     assert (keeper.place / "keeper.json").stat().st_mode & 0o077 == 0
 
 
@@ -114,4 +114,4 @@ def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PlatformError, match="needs port"):
         launch(tmp_path, "127.0.0.1", taken.getsockname()[1])
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        Keeper("127.0.0.1", taken.getsockname()[1])
+        SocketSupervisor("127.0.0.1", taken.getsockname()[1])

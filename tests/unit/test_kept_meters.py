@@ -20,7 +20,7 @@ def test_numbers_of_many_threads_add_up() -> None:
 
     def worker() -> None:
         for i in range(rounds):
-            metrics.answered("/predict", 200, 0.001)
+            metrics.count_request("/predict", 200, 0.001)
             metrics.record_lookup("a view", 2, i % 2, 5.0)
             if i % 50 == 0:
                 metrics.flush()
@@ -46,7 +46,7 @@ def test_few_numbers_are_kept_until_they_are_asked_for(monkeypatch: pytest.Monke
     registry = CollectorRegistry()
     metrics = Metrics(["/explain"], registry)
     for _ in range(3):
-        metrics.answered("/explain", 422, 0.001)
+        metrics.count_request("/explain", 422, 0.001)
     before = told(registry, "requests_total", path="/explain", status="4xx")
     metrics.exposition()
     assert told(registry, "requests_total", path="/explain", status="4xx") == before + 3

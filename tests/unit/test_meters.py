@@ -21,8 +21,8 @@ def test_the_meters_of_the_service_are_understood() -> None:
     metrics = Metrics(["/predict", "/explain", "/livez"], registry)
     before = read(generate_latest(registry).decode()).counters  # other tests of this process may have counted
     for status, seconds in ((200, 0.003), (200, 0.3), (503, 0.004), (429, 0.0001)):
-        metrics.answered("/predict", status, seconds)
-    metrics.answered("/livez", 200, 0.001)
+        metrics.count_request("/predict", status, seconds)
+    metrics.count_request("/livez", 200, 0.001)
     metrics.flush()
     metrics.refused.labels("overload").inc()
     metrics.reads.labels("routes").inc(7)

@@ -12,7 +12,7 @@ import pytest
 from services.http.authentication import require_keys_beyond_loopback, require_servable
 from services.http.guard import Guard
 from services.http.peers import counted_as, is_local, is_within, parse_networks
-from services.model.model_router import Served
+from services.model.model_router import ModelRouter
 from tests.conftest import REPOSITORY
 from tests.echo import Echo, post
 from tests.unit.test_wire import Transport, connections
@@ -61,7 +61,7 @@ class From(Transport):
 def answered(peer: Any, own: Any, request: bytes, **settings: Any) -> bytes:
     async def ask() -> bytes:
         echo = Echo()
-        connection, _ = connections(Guard(Settings(max_delay=0, **settings), Served()), echo)()
+        connection, _ = connections(Guard(Settings(max_delay=0, **settings), ModelRouter()), echo)()
         transport = From(peer, own)
         connection._accepted = False
         connection.connection_made(transport)

@@ -25,7 +25,7 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
     home.mkdir(exist_ok=True)
     process = pid or os.getpid()
     made = Platform(process, started_at(os.getpid()) or "", "http://p", "", "", "", NOW.isoformat(), list(parts))
-    platform.announce(made)
+    platform.write_platform(made)
     return made
 
 

@@ -34,7 +34,7 @@ def url(home: Path) -> str:
     home.mkdir(exist_ok=True)
     place = f"http://127.0.0.1:{port}"
     began = "2024-05-06T12:00:00+00:00"
-    platform.announce(Platform(os.getpid(), started_at(os.getpid()) or "", place, "", "", "", began, []))
+    platform.write_platform(Platform(os.getpid(), started_at(os.getpid()) or "", place, "", "", "", began, []))
     return f"{place}/api"
 
 

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from services.http.exchange import Deadlines, Exchange, Message, Receive, Reply, Send
 from services.http.fast_path import EXCHANGE
 from services.http.guard import Guard
-from services.http.middleware import Answering, Protection
-from services.model.model_router import Served
+from services.http.middleware import GuardMiddleware, ReplyingEndpoint
+from services.model.model_router import ModelRouter
 from services.telemetry import log_redaction
 from services.telemetry.metrics import Metrics
 from truecourse.settings import Settings
@@ -49,7 +49,7 @@ class Patient:
 
     async def reply(self, exchange: Exchange) -> Reply:
         await exchange.receive()
-        exchange.whole = True
+        exchange.is_complete = True
         await asyncio.sleep(60)
         raise AssertionError
 
@@ -59,12 +59,12 @@ class Quick:
         return Reply(200, b"{}")
 
 
-def layer(endpoint: Answering, **settings: Any) -> Protection:
-    return Protection(bentos, guard(**settings), endpoint)
+def layer(endpoint: ReplyingEndpoint, **settings: Any) -> GuardMiddleware:
+    return GuardMiddleware(bentos, guard(**settings), endpoint)
 
 
 def guard(**settings: Any) -> Guard:
-    made = Guard(Settings(**{"allow_anonymous": True, **settings}), Served())
+    made = Guard(Settings(**{"allow_anonymous": True, **settings}), ModelRouter())
     made.deadlines = Deadlines(0.05)  # a setting is whole seconds
     return made
 
@@ -228,7 +228,7 @@ def test_a_path_that_is_not_ours_is_one_label() -> None:
     registry = CollectorRegistry()  # read as it is: what all workers tell together is the integration test's
     metrics = Metrics(["/predict"], registry)
     for i in range(100):
-        metrics.answered(f"/scan-{i}", 404, 0.001)
+        metrics.count_request(f"/scan-{i}", 404, 0.001)
     metrics.flush()
     assert registry.get_sample_value("truecourse_requests_total", {"path": "other", "status": "4xx"}) == 100
     paths = {sample.labels.get("path") for metric in registry.collect() for sample in metric.samples}

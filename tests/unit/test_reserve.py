@@ -10,14 +10,14 @@ from truecourse.settings import child_environment
 
 COUNTING = """
 from services.telemetry import preallocated_metrics
-reserve.install()
+preallocated_metrics.install()
 from services.telemetry.metrics import Metrics
 
 paths = [f"/a-path-{number}" for number in range(20)]
 metrics = Metrics(paths)
 for path in (*paths, "/nowhere"):
     for status in (200, 302, 404, 503):
-        metrics.answered(path, status, 0.1)
+        metrics.count_request(path, status, 0.1)
     metrics.rows.labels(path).inc()
 for view in range(40):
     metrics.record_lookup("v" * 40 + str(view), 1, 0, 60.0)

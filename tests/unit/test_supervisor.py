@@ -147,7 +147,7 @@ def test_what_needs_another_waits_for_it(run: Callable[..., Supervisor], tmp_pat
     of = run(Part("first", later, first.ready), serving("second", ports[1], tmp_path, needs="first"))
     wait_until(lambda: of.standing("second") == "waiting", 20, "waiting")
     wait_until(lambda: state(of, "first")["cause"] == "there is no champion yet", 20, "the reason")
-    assert of.settled("first") is not None, "for want of a champion: that is no fault"
+    assert of.first_outcome("first") is not None, "for want of a champion: that is no fault"
     there.append(True)
     wait_until(lambda: up(of, "first", "second"), 30, "both")
 

@@ -93,17 +93,17 @@ def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure
     with served(True, certificates=Certificates(certificate, key)) as server:
         url = f"https://127.0.0.1:{server.port}"
         configure(tls_certificate=certificate, tls_key=key, endpoint_port=server.port)
-        assert launch.ready(server.port)
-        assert launch.ready(1, url, certificate)
+        assert launch.is_ready(server.port)
+        assert launch.is_ready(1, url, certificate)
         with pytest.raises(PlatformError, match="something else answers"):
-            launch.ready(1, url, other)
+            launch.is_ready(1, url, other)
         with pytest.raises(urllib.error.URLError):
             open_url(url)
         assert Client(url, pin=certificate)._ask("predict", b"abc") == {"length": 3}
         for client in (Client(url, pin=other), Client(url), Client(url, certificate=certificate)):
             with pytest.raises(PlatformError, match="does not answer"):
                 client.about()
-    assert not launch.ready(server.port), "nobody listens"
+    assert not launch.is_ready(server.port), "nobody listens"
 
 
 def test_a_link_that_is_exchanged_is_a_change(tmp_path: Path) -> None:

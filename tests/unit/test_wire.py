@@ -16,8 +16,8 @@ import uvicorn
 from services.http import fast_path
 from services.http.exchange import Deadlines
 from services.http.guard import Guard
-from services.http.refusals import Refused
-from services.model.model_router import Served
+from services.http.refusals import Refusal
+from services.model.model_router import ModelRouter
 from tests.echo import Asked, Echo, head, post, served, undated
 from truecourse.settings import Settings
 
@@ -223,7 +223,7 @@ def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transpor
     """Makes them, without a socket."""
     config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
     config.load()
-    made = type("Ours", (fast_path.Wire,), {"guard": guard, "endpoint": endpoint})
+    made = type("Ours", (fast_path.FastPathProtocol,), {"guard": guard, "endpoint": endpoint})
 
     def connect() -> tuple[Any, Transport]:
         connection: Any = made(config, uvicorn.server.ServerState(), {})
@@ -235,7 +235,7 @@ def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transpor
 
 
 def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path) -> None:
-    guard, order = Guard(Settings(max_delay=0, allow_anonymous=True), Served()), []
+    guard, order = Guard(Settings(max_delay=0, allow_anonymous=True), ModelRouter()), []
 
     class Told(Echo):
         def _after(self) -> None:
@@ -255,9 +255,9 @@ def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path)
 
 @pytest.mark.parametrize("how", ["answered", "refused", "left", "answered and left"])
 def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    guard = Guard(Settings(max_delay=0, allow_anonymous=True), Served())
+    guard = Guard(Settings(max_delay=0, allow_anonymous=True), ModelRouter())
     if how == "refused":
-        monkeypatch.setattr(guard, "refusal", lambda exchange: Refused("rate", 429, "too many", "slow down", 1))
+        monkeypatch.setattr(guard, "refusal", lambda exchange: Refusal("rate", 429, "too many", "slow down", 1))
 
     async def many() -> int:
         connect = connections(guard, Echo())
@@ -283,10 +283,10 @@ def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.Monkey
 def test_it_is_what_uvicorn_takes_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
     for name in ("guard", "endpoint"):
-        monkeypatch.setattr(fast_path.Wire, name, None, raising=False)
-    guard, echo = Guard(Settings(), Served()), Echo()
+        monkeypatch.setattr(fast_path.FastPathProtocol, name, None, raising=False)
+    guard, echo = Guard(Settings(), ModelRouter()), Echo()
     fast_path.install(guard, echo)
     config = uvicorn.Config(lambda: None)
     config.load()
-    assert config.http_protocol_class is fast_path.PublicWire
-    assert (fast_path.Wire.guard, fast_path.Wire.endpoint) == (guard, echo)
+    assert config.http_protocol_class is fast_path.PublicFastPathProtocol
+    assert (fast_path.FastPathProtocol.guard, fast_path.FastPathProtocol.endpoint) == (guard, echo)

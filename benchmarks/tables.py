@@ -21,7 +21,7 @@ from truecourse.arrays import Array
 from truecourse.authoring.scaffold.create import scaffold
 from truecourse.modeling import baselines
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import like_parts
+from truecourse.modeling.folds import stratified_parts
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import matrix_of, rows_of, train
 from truecourse.problem import Problem
@@ -154,7 +154,7 @@ def compare(name: str) -> dict[str, Any]:
         predictions = {
             "truecourse": model.predict(matrix),
             "boosting": boosting(problem.kind, vocabulary, fit, labels, matrix),
-            "linear": baselines.linear(problem.kind, vocabulary, fit, labels, matrix),
+            "linear": baselines.predict_linear(problem.kind, vocabulary, fit, labels, matrix),
         }
         for key, said in predictions.items():
             found[key].append(losses(problem.kind, vocabulary.labels(test), said))
@@ -180,10 +180,10 @@ def parts(problem: Problem, frame: pa.Table) -> Iterator[pa.Table]:
         yield frame
         return
     codes = np.unique(frame["label"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
-    part = like_parts(codes, _FOLDS)
+    part = stratified_parts(codes, _FOLDS)
     for fold in range(_FOLDS):
         split = np.full(len(frame), "test", dtype=object)
-        split[part != fold] = np.where(like_parts(codes[part != fold], 4) == 0, "validate", "train")
+        split[part != fold] = np.where(stratified_parts(codes[part != fold], 4) == 0, "validate", "train")
         place = frame.column_names.index("split")
         yield frame.set_column(place, "split", pa.array(split.tolist(), pa.string()))
 
@@ -211,4 +211,4 @@ def boosting(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, r
     model = chosen(categorical_features=list(range(len(places))) or None, random_state=0)
     pipeline = make_pipeline(make_column_transformer((encoder, places), remainder="passthrough"), model)
     pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64))
-    return baselines.predicted(kind, vocabulary, pipeline, rows)
+    return baselines.predict(kind, vocabulary, pipeline, rows)

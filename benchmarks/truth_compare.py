@@ -15,14 +15,14 @@ from benchmarks.harness import Row
 from truecourse.arrays import Array
 from truecourse.evaluation.tries import coverage_of
 from truecourse.problem.definition import Kind
-from truecourse.statistics.intervals import Figure, absolute
+from truecourse.statistics.intervals import Estimate, sum_of_absolutes
 from truecourse.statistics.metrics import (
     calibration_difference,
-    dealt,
     gaps,
     loss,
     loss_samples,
-    paired,
+    paired_difference,
+    random_blocks,
     summary,
     weightings,
 )
@@ -85,12 +85,12 @@ def truth(name: str) -> dict[str, float]:
     }
 
 
-def figures(kind: Kind, labels: Array, said: Array, blocks: Array, metrics: Sequence[str]) -> dict[str, Figure]:
+def figures(kind: Kind, labels: Array, said: Array, blocks: Array, metrics: Sequence[str]) -> dict[str, Estimate]:
     """As measure() gives them, without those that nobody asks for."""
     weights, found = weightings(blocks), {}
     for name in metrics:
         if name == "calibration_error":
-            found[name] = absolute(*gaps(kind, labels, said, blocks))
+            found[name] = sum_of_absolutes(*gaps(kind, labels, said, blocks))
         elif name == "auc":
             found[name] = summary(roc_auc(labels, said, blocks, weights), name)
         elif name == "brier":
@@ -113,7 +113,7 @@ def coverage(name: str, count: int, correlation: float, trials: int) -> dict[str
     return {metric: 100 * times / trials for metric, times in held.items()}
 
 
-def holds(figure: Figure, value: float) -> bool:
+def holds(figure: Estimate, value: float) -> bool:
     low, high = figure["low"], figure["high"]
     return low is not None and high is not None and low <= value <= high
 
@@ -137,7 +137,7 @@ def false_promotions(count: int, correlation: float, trials: int) -> float:
     blocks = np.repeat(np.arange(count), _FEW_A_DAY)
     for _ in range(trials):
         labels, (model, champion) = equal_models(random, count, correlation, 2)
-        high = paired("binary", labels, model, champion, blocks)["high"]
+        high = paired_difference("binary", labels, model, champion, blocks)["high"]
         better += high is not None and high < 0
     return 100 * better / trials
 
@@ -149,7 +149,9 @@ def best_of_five(count: int, correlation: float, trials: int, corrected: bool = 
     for _ in range(trials):
         labels, (champion, *models) = equal_models(random, count, correlation, 6)
         highs = [
-            paired("binary", labels, one, champion, blocks, coverage=coverage_of(k if corrected else 1))["high"]
+            paired_difference("binary", labels, one, champion, blocks, coverage=coverage_of(k if corrected else 1))[
+                "high"
+            ]
             for k, one in enumerate(models, 1)
         ]
         promoted += any(high is not None and high < 0 for high in highs)
@@ -176,7 +178,9 @@ def without_time(rows: int, trials: int) -> float:
         order = np.argsort(labels[:rows], kind="stable")
         labels, said = labels[order], said[order]
         true = _without_days() if true is None else true
-        held += holds(summary(loss_samples("binary", labels, said, b := dealt(rows), weightings(b)), "log_loss"), true)
+        held += holds(
+            summary(loss_samples("binary", labels, said, b := random_blocks(rows), weightings(b)), "log_loss"), true
+        )
     return 100 * held / trials
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from truecourse.modeling.encoding import told_number
+from truecourse.modeling.encoding import json_number
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 
 EXACT_EVENT = "__event_us"
@@ -60,7 +60,7 @@ def reader_of(field: str) -> Callable[[bytes], Any]:
 def _double(data: bytes) -> Any:
     if len(data) == _DOUBLE.size and data[0] == _DOUBLE_TAG:
         (number,) = _DOUBLE.unpack(data)
-        return number if _LEAST <= number <= _MOST else told_number(number)
+        return number if _LEAST <= number <= _MOST else json_number(number)
     return _value("double_val", data)
 
 
@@ -75,4 +75,4 @@ def _value(field: str, data: bytes) -> Any:
     if not message.HasField(field):  # type: ignore[arg-type]
         return None
     found = getattr(message, field)
-    return told_number(found) if field == "double_val" else found
+    return json_number(found) if field == "double_val" else found

@@ -141,7 +141,7 @@ def _held_runs(store: ObjectStore, problem: str) -> set[str]:
 
 
 def _records(problem: str) -> Iterator[RunRecord]:
-    return (runs.recorded(problem, run_id) for run_id in runs.run_ids(problem))
+    return (runs.load_record(problem, run_id) for run_id in runs.run_ids(problem))
 
 
 def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[RunRecord], limit: datetime) -> int:
@@ -151,7 +151,7 @@ def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[Run
         return 0
     client, going = mlflow_runs.connect_mlflow(), {one.run.run_id for one in loose}
     for version in old:
-        there = mirror.entered(client, version)
+        there = mirror.find_entry(client, version)
         if there is not None:
             client.delete_model_version(problem, there.version)
     for run_id in going:
@@ -187,7 +187,7 @@ def _forget_run(store: ObjectStore, one: RunRecord) -> None:
     run_id = one.run.run_id
     store.delete(f"reports/{one.run.problem}/model-{run_id}.html")
     _delete(store, mlflow_runs.run_artifact_key(run_id, ""))
-    runs.forget(store, one)
+    runs.delete_run(store, one)
 
 
 def _delete(store: ObjectStore, prefix: str) -> int:

@@ -22,7 +22,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.processes import supervised
 from truecourse.references import ModelVersion
-from truecourse.registry.scorecard import standing
+from truecourse.registry.scorecard import version_summary
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.wording import counted
 
@@ -43,7 +43,7 @@ def demo(problem: ProblemName = None, json: Json = False) -> Answer:
     document |= {
         "problem": spec.name,
         "tables": table_states(spec),
-        "champion": standing(champion),
+        "champion": version_summary(champion),
         "pages": [str(path) for path in pages(spec.name)],
         "next": _following(spec.name, champion.version),
         "seconds": round(time.monotonic() - begun, 1),

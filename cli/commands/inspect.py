@@ -25,7 +25,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, problem_names
 from truecourse.registry import aliases
 from truecourse.registry import versions as registry
-from truecourse.registry.scorecard import standing
+from truecourse.registry.scorecard import version_summary
 from truecourse.settings import get_settings, prefect_environment
 from truecourse.storage.object_store import open_store
 from truecourse.wording import counted, counted_of, nearest
@@ -45,8 +45,8 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
         "storage": get_settings().storage_root,
         "tables": table_states(spec),
         "refused": refusals(spec),
-        "champion": standing(registry.champion(spec.name)),
-        "challenger": standing(registry.challenger(spec.name)),
+        "champion": version_summary(registry.champion(spec.name)),
+        "challenger": version_summary(registry.challenger(spec.name)),
         "history": [entry.model_dump() for entry in aliases.history(spec.name)],
         "endpoint": {"url": endpoint_url(), **about} if about and not about.get("foreign") else None,
         "foreign_endpoint": {"url": endpoint_url(), **about} if about and about.get("foreign") else None,

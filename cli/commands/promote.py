@@ -40,7 +40,7 @@ def promote(
     parameters = {"reason": reason, "problem": spec.name, "version": version, "accept_unknown": accept_unknown}
     with Progress(["promote"]) as progress:
         entry: Aliases = run_flow("promote", parameters, progress)
-    chosen = entry.challenger if aliases.under_way(entry) else entry.champion
+    chosen = entry.challenger if aliases.canary_in_progress(entry) else entry.champion
     assert chosen is not None
     document = _moved(seen, entry) | {"gates": registry.gates(chosen)}
     if chosen == entry.challenger and chosen != entry.champion:

@@ -29,7 +29,7 @@ from truecourse.addresses import bind_address, local_url, require_free
 from truecourse.errors import PlatformError
 from truecourse.problem.loader import load_problem
 from truecourse.processes import Child, require_writable, start
-from truecourse.registry.mlflow_runs import connect_mlflow, telling
+from truecourse.registry.mlflow_runs import connect_mlflow, warn_on_failure
 from truecourse.settings import REPOSITORY, child_environment, get_settings
 from truecourse.wording import counted
 
@@ -145,7 +145,7 @@ class _Parts:
     def _start_mlflow(self) -> Child:
         settings = get_settings()
         require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
-        with telling("that the platform is up"):
+        with warn_on_failure("the registry"):
             connect_mlflow()  # creates the database, under a lock
         words, logging_variables = mlflow_logging()
         command = [

@@ -12,7 +12,7 @@ from services.process.client_url import address
 from truecourse.client import Client
 from truecourse.errors import ModelError, PlatformError, RequestError
 from truecourse.evaluation import gates
-from truecourse.evaluation.gates import gate_sentence
+from truecourse.evaluation.gates import describe_gate
 from truecourse.processes import Child
 from truecourse.references import ModelVersion
 from truecourse.registry import aliases
@@ -76,10 +76,10 @@ def require_champion(problem: str) -> ModelVersion:
     if challenger is None:
         raise ModelError("there is no champion yet", where=where, hint=f"truecourse run lifecycle --problem {problem}")
     verdicts = registry.gates(challenger)
-    shut = "; ".join(map(gate_sentence, gates.failed(verdicts) + gates.unjudged(verdicts)))
+    shut = "; ".join(map(describe_gate, gates.failed_gates(verdicts) + gates.unknown_gates(verdicts)))
     what = f"there is no champion: version {challenger.version} was not promoted" + (f": {shut}" if shut else "")
     hint = "improve features or model and run lifecycle again; the model's page shows every gate"
-    if not gates.failed(verdicts):
+    if not gates.failed_gates(verdicts):
         hint = f"truecourse promote {challenger.version} --accept-unknown --problem {problem} --reason WHY"
     raise ModelError(what, where=where, hint=hint)
 

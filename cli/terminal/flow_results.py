@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from truecourse.evaluation import gates
-from truecourse.evaluation.gates import gate_sentence
+from truecourse.evaluation.gates import describe_gate
 from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases, ArtifactRef, Deployment, FileScores, ModelVersion, TableVersion, TrainedRun
 from truecourse.registry import runs
@@ -88,7 +88,9 @@ def _register(version: ModelVersion) -> str:
     said = f"version {version.version}, {'champion' if champion else 'not champion'}, "
     said += f"{passed} of {counted(len(verdicts), 'gate')} passed"
     return (
-        said if champion else "; ".join([said, *map(gate_sentence, gates.failed(verdicts) + gates.unjudged(verdicts))])
+        said
+        if champion
+        else "; ".join([said, *map(describe_gate, gates.failed_gates(verdicts) + gates.unknown_gates(verdicts))])
     )
 
 

@@ -90,7 +90,7 @@ class Predictor:
         began = time.perf_counter()
         columns, events, unavailable, unfit = self.columns(rows)
         matrix = self.model.vocabulary.encode(columns)
-        answers = prediction.answers(self.model, columns, matrix)
+        answers = prediction.predict_rows(self.model, columns, matrix)
         if explain:
             reasons = prediction.explanations(self.model, columns, matrix)
             answers = [answer | why for answer, why in zip(answers, reasons, strict=True)]

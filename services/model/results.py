@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from truecourse.arrays import Values
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.prediction import told
+from truecourse.modeling.prediction import original_values
 from truecourse.serving.rows import Rows
 
 Role = Literal["champion", "challenger", "shadow"]
@@ -71,7 +71,9 @@ class PredictionResult:
         features: dict[str, Any] = {}
         for name, kind in kinds.items():
             values = self.columns[name]
-            features[name] = kind if values is sent.get(name) else told(kind, values if some == ALL else values[some])
+            features[name] = (
+                kind if values is sent.get(name) else original_values(kind, values if some == ALL else values[some])
+            )
         return features
 
 

@@ -14,7 +14,7 @@ from truecourse.data.deliveries import shape_digest
 from truecourse.data.sources import scratch
 from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError, TruecourseError
-from truecourse.evaluation.paired_comparison import OwnRows
+from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
 from truecourse.features.compute import compute_view
 from truecourse.features.definitions import changed, feature_definitions, label_definition
@@ -28,7 +28,7 @@ from truecourse.storage.tables import Tables
 from truecourse.wording import counted, counted_of
 
 
-def rows_as_trained_by(problem: Problem, version: ModelVersion | TrainedRun) -> OwnRows:
+def rows_as_trained_by(problem: Problem, version: ModelVersion | TrainedRun) -> FeatureLookup:
     """What gives the problem's rows the features of the version's own definition. It raises ModelError, which names the
     features, where they cannot be computed any more, and where the label is defined otherwise."""
     return partial(rows_as_trained, problem, version)

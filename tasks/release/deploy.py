@@ -116,7 +116,7 @@ def split_traffic(config: DeploymentConfig, problem: str) -> None:
     """What the configuration says of the challenger, where there is one and something else is said now. A canary's
     share is the guard's to move, and one that was withdrawn does not come back with a deployment."""
     entries, wanted = aliases.history(problem), config.traffic
-    if wanted is None or not entries or entries[-1].challenger is None or aliases.under_way(entries[-1]):
+    if wanted is None or not entries or entries[-1].challenger is None or aliases.canary_in_progress(entries[-1]):
         return
     now, share = entries[-1], wanted.share
     if share and (lost := aliases.withdrawal(entries)):

@@ -11,9 +11,9 @@ from tasks.artifacts import artifact_key
 from tasks.retry import RETRY
 from tasks.training.evaluate import open_rival
 from truecourse.errors import GateFailed, ModelError
-from truecourse.evaluation.evaluate import HeldOut, evidence
-from truecourse.evaluation.gates import failed, judge, summed, unjudged
-from truecourse.evaluation.paired_comparison import shortage, unseen
+from truecourse.evaluation.evaluate import HeldOut, collect_evidence
+from truecourse.evaluation.gates import apply_gates, failed_gates, summarize, unknown_gates
+from truecourse.evaluation.paired_comparison import shortage, unseen_rows
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of
 from truecourse.problem import Problem
@@ -36,7 +36,11 @@ def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
     if version == seen.champion:
         what = f"version {version.version} is champion already"
         raise ModelError(what, where=where, hint="name another: truecourse promote VERSION")
-    if version == seen.challenger and aliases.under_way(seen) and load_problem(problem).promotion.canary is not None:
+    if (
+        version == seen.challenger
+        and aliases.canary_in_progress(seen)
+        and load_problem(problem).promotion.canary is not None
+    ):
         what = f"version {version.version} is on its way: it answers {seen.share:.0%}"
         raise ModelError(what, where=where, hint=f"truecourse run guard --problem {problem}, as requests come")
     return version
@@ -64,7 +68,7 @@ def evaluate_version(
         raise ModelError(short, where=f"version {version.version} of {problem}", hint=hint)
     rival = open_rival(office, spec, version.model_sha256) if office else None
     metrics = test.metrics({"model": test.judged["model"]})
-    verdicts = judge(spec.gates, evidence(test, metrics, test.slices(), rival))
+    verdicts = apply_gates(spec.gates, collect_evidence(test, metrics, test.slices(), rival))
     registry.set_gates(version, verdicts)
     if FlowRunContext.get() is not None:
         told = f"Version {version.version}, on {counted(len(test.rows), 'row')} of snapshot {snapshot.sha256[:12]}"
@@ -74,7 +78,7 @@ def evaluate_version(
 
 def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> HeldOut:
     it, frame = open_rival(version, problem), load_frame(open_store(), snapshot)
-    rows = unseen(problem, rows_of(frame, "test"), it.frame)
+    rows = unseen_rows(problem, rows_of(frame, "test"), it.frame)
     return HeldOut(problem, it.model, it.frame, rows, it.own)
 
 
@@ -83,9 +87,9 @@ def require_passed_gates(
 ) -> str:
     """The reason, with what was not judged. Raises GateFailed that carries the verdicts, and names each gate that
     failed, or could not be judged and is not accepted so."""
-    failing, unknown = failed(verdicts), unjudged(verdicts)
+    failing, unknown = failed_gates(verdicts), unknown_gates(verdicts)
     if not failing and (accept_unknown or not unknown):
-        return f"{reason} ({summed(unknown)})" if unknown else reason
+        return f"{reason} ({summarize(unknown)})" if unknown else reason
     told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in [*failing, *unknown])
     what = f"{counted_of(len(failing), len(verdicts), 'gate')} failed" if failing else ""
     what += f"{' and ' if failing else ''}{len(unknown)} could not be judged" if unknown else ""

@@ -8,7 +8,7 @@ from prefect import task
 from tasks.release.start_canary import start_canary, starts_as_canary
 from tasks.retry import RETRY
 from truecourse.errors import ModelError
-from truecourse.evaluation.gates import summed
+from truecourse.evaluation.gates import summarize
 from truecourse.hashing import SEAL
 from truecourse.problem import Problem
 from truecourse.problem.loader import evaluation_digest, load_problem
@@ -39,7 +39,7 @@ def find_registered(run: TrainedRun) -> ModelVersion | None:
 
 def _training_identity(problem: str, run_id: str) -> tuple[str | None, ...]:
     """What a model was trained on, and the problem it was trained for."""
-    tags = runs.recorded(problem, run_id).tags
+    tags = runs.load_record(problem, run_id).tags
     return tuple(tags.get(f"truecourse.{name}") for name in ("snapshot", "training_digest"))
 
 
@@ -51,7 +51,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
     Raises ModelError if another model came into office since the gates compared this one with the champion."""
     version = registry.create_version(run)
     registry.set_gates(version, report["gates"], report.get(SEAL, ""))
-    reason, failing = summed(report["gates"]), not all(gate["passed"] for gate in report["gates"])
+    reason, failing = summarize(report["gates"]), not all(gate["passed"] for gate in report["gates"])
     problem = load_problem(run.problem)
     if problem.promotion.approval and not failing:
         reason += ", and `truecourse promote` awaits approval"
@@ -65,7 +65,7 @@ def register_model(run: TrainedRun, report: dict[str, Any]) -> ModelVersion:
 
 def _description(run: TrainedRun, version: ModelVersion, reason: str) -> str:
     rows = f"{counted(run.snapshot.rows, 'row')} of snapshot `{run.snapshot.sha256}`"
-    form = runs.recorded(run.problem, run.run_id).tags[runs.FORM]
+    form = runs.load_record(run.problem, run.run_id).tags[runs.FORM]
     again = f"`truecourse reproduce {version.version} --problem {run.problem}`"
     judged = f"Gates when it was registered: {reason}"
     return f"Trained on {rows}. Its form: {form}. {judged}. Model SHA-256 `{run.model_sha256}`; {again}."
@@ -76,7 +76,7 @@ def _role(now: Aliases, version: ModelVersion) -> str:
         return "promoted"
     if now.challenger != version:
         return f"registered, for version {now.challenger.version if now.challenger else None} is a canary"
-    return "canary" if aliases.under_way(now) else "challenger"
+    return "canary" if aliases.canary_in_progress(now) else "challenger"
 
 
 def _update_aliases(
@@ -88,7 +88,7 @@ def _update_aliases(
     if seen.challenger == version and (tried or (seen.champion == version) == fit):
         registry.mirror_aliases(problem.name)
         return seen
-    if aliases.under_way(seen):
+    if aliases.canary_in_progress(seen):
         return seen
     if not fit:
         changes = {"challenger": version, "shadow": False, "share": 0.0}

@@ -14,7 +14,7 @@ from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import clean_versions
 from truecourse.errors import ModelError
-from truecourse.evaluation.gates import failed
+from truecourse.evaluation.gates import failed_gates
 from truecourse.features import frame as frames
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.lookahead_result import Proof
@@ -66,7 +66,7 @@ class ModelLifecycle:
         """The first model. Raises ModelError if it passes not every gate: there would be nobody to answer."""
         made = self._retrain(at, "the first model")
         if not made.promoted:
-            told = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed(made.gates))
+            told = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed_gates(made.gates))
             raise ModelError(f"the first model failed its gates: {told}", where=f"problem {self._problem.name}")
         self.frozen = made.version.version
         self._enter(made.version, at)
@@ -126,7 +126,7 @@ class ModelLifecycle:
         run = begun.result() if begun else train_candidate(self._problem, self._tables, at, self._proof)
         self._proof = self._proof or load_manifest(self._tables.store, run.snapshot).look_ahead
         made = evaluate_candidate(self._problem, run, at)
-        shut = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed(made.gates))
+        shut = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed_gates(made.gates))
         what = "promoted" if made.promoted else "kept"
         self._tell(at, made.version, what, f"{why}; {shut}" if shut else why)
         return made

@@ -14,10 +14,10 @@ from tasks.features.trained_features import rows_as_trained_by
 from tasks.retry import RETRY
 from truecourse.arrays import Array
 from truecourse.evaluation import model_page, plots
-from truecourse.evaluation.evaluate import HeldOut, evidence
-from truecourse.evaluation.gates import judge, summed
-from truecourse.evaluation.paired_comparison import Rival
-from truecourse.evaluation.tries import number_of
+from truecourse.evaluation.evaluate import HeldOut, collect_evidence
+from truecourse.evaluation.gates import apply_gates, summarize
+from truecourse.evaluation.paired_comparison import Champion
+from truecourse.evaluation.tries import try_number
 from truecourse.hashing import SEAL, seal, sha256
 from truecourse.html import remove_breadcrumbs
 from truecourse.modeling.snapshot import load_frame, load_manifest
@@ -75,7 +75,7 @@ def _held_out(problem: Problem, run: TrainedRun, store: ObjectStore) -> HeldOut:
 def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, store: ObjectStore) -> dict[str, Any]:
     metrics, parts, office = test.metrics(predictions), test.slices(), registry.champion(run.problem)
     rival = open_rival(office, test.problem, run.model_sha256) if office and office.run_id != run.run_id else None
-    verdicts = judge(test.problem.gates, evidence(test, metrics, parts, rival))
+    verdicts = apply_gates(test.problem.gates, collect_evidence(test, metrics, parts, rival))
     report = {
         "metrics": metrics,
         "slices": parts,
@@ -84,19 +84,19 @@ def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, st
         "champion": office.version if office else None,
     }
     loss = metrics["model"][test.problem.metric]["value"]
-    log.info("test rows: %s %.4f; %s", test.problem.metric, loss, summed(verdicts))
+    log.info("test rows: %s %.4f; %s", test.problem.metric, loss, summarize(verdicts))
     return report
 
 
-def open_rival(version: ModelVersion, problem: Problem, candidate: str = "") -> Rival:
+def open_rival(version: ModelVersion, problem: Problem, candidate: str = "") -> Champion:
     """A version with its model and what it was trained on, each re-hashed. `candidate`: SHA-256 of the model that is
     compared with it, which counts as tried."""
     snapshot = runs.trained_run(version.problem, version.run_id).snapshot
     store, own = open_store(), rows_as_trained_by(problem, version)
-    rival = Rival(version.version, registry.open_model(version, problem.kind), load_frame(store, snapshot), own)
+    rival = Champion(version.version, registry.open_model(version, problem.kind), load_frame(store, snapshot), own)
     if not candidate:
         return rival
-    return dataclasses.replace(rival, tried=partial(number_of, store, problem.name, version.version, candidate))
+    return dataclasses.replace(rival, tried=partial(try_number, store, problem.name, version.version, candidate))
 
 
 def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:
@@ -112,6 +112,6 @@ def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> N
     files |= {REPORT: seal(report)}
     report |= {SEAL: sha256(files[REPORT])}
     runs.put_artifacts(run.run_id, files)
-    with mlflow_runs.telling("of the evaluation"):
+    with mlflow_runs.warn_on_failure("the evaluation"):
         mlflow_runs.log_evaluation(run.run_id, report)
         mlflow_runs.copy_artifacts(run.run_id, files)

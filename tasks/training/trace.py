@@ -41,7 +41,7 @@ def trace_model(problem: str, number: int) -> dict[str, Any]:
 
 def _run_tags(version: ModelVersion) -> dict[str, str]:
     try:
-        return runs.recorded(version.problem, version.run_id).tags
+        return runs.load_record(version.problem, version.run_id).tags
     except (TruecourseError, ValueError):  # its own link says so
         return {}
 

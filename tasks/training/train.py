@@ -23,7 +23,7 @@ from truecourse.modeling.rolling_split import problem_of
 from truecourse.modeling.snapshot import load_frame, load_manifest
 from truecourse.modeling.training import (
     OUT_OF_FOLD,
-    Trained,
+    TrainingResult,
     library_versions,
     out_of_fold_bytes,
     train,
@@ -72,7 +72,7 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
     frame = load_frame(store, snapshot)
     rows, features = counted(snapshot.rows, "row"), counted(len(spec.features), "feature")
     note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()
-    shown = Shown(f"train {problem} {snapshot.sha256[:8]}", note, mlflow_runs.described(spec, "train", note))
+    shown = Shown(f"train {problem} {snapshot.sha256[:8]}", note, mlflow_runs.run_tags(spec, "train", note))
     with _run(problem, shown) as (run_id, told):
         trained = train(spec, frame, model)
         return _keep(spec, run_id, told, shown, snapshot, key, model, trained, frame)
@@ -95,14 +95,14 @@ def _run(problem: str, shown: Shown) -> Iterator[tuple[str, bool]]:
         yield run_id, told
     except BaseException:
         if told:
-            with mlflow_runs.telling("that the run failed"):
+            with mlflow_runs.warn_on_failure("the failed run"):
                 mlflow_runs.connect_mlflow().set_terminated(run_id, "FAILED")
         raise
 
 
 def _keep(
     problem: Problem, run_id: str, told: bool, shown: Shown, snapshot: Snapshot, key: str, spec: XGBoost,
-    trained: Trained, frame: pa.Table,
+    trained: TrainingResult, frame: pa.Table,
 ) -> TrainedRun:  # fmt: skip
     """Write the run's files, then its record, then what MLflow shows of it."""
     ubj, tables, account = trained.model.ubj(), Tables(), _account(spec, trained)
@@ -113,7 +113,7 @@ def _keep(
         "model/problem.json": json.dumps(problem_document(problem), indent=1, sort_keys=True).encode(),
         "model/contract.json": contract_bytes(problem, trained.model.vocabulary, frame, contract_definitions(problem)),
         "lineage.json": json.dumps(
-            lineage_record.record(tables, load_manifest(tables.store, snapshot)), indent=1
+            lineage_record.record_lineage(tables, load_manifest(tables.store, snapshot)), indent=1
         ).encode(),
         OUT_OF_FOLD: out_of_fold_bytes(trained),
         "training.json": json.dumps(account, indent=1).encode(),
@@ -134,15 +134,15 @@ def _keep(
     }
     run = TrainedRun(problem=problem.name, run_id=run_id, snapshot=snapshot, model_sha256=sha256(ubj))
     now = datetime.now(UTC)
-    runs.record(RunRecord(run=run, key=key, name=shown.name, note=shown.note, tags=tags, at=now))
+    runs.save_record(RunRecord(run=run, key=key, name=shown.name, note=shown.note, tags=tags, at=now))
     if told:
-        with mlflow_runs.telling("of the training run"):
+        with mlflow_runs.warn_on_failure("the training run"):
             mlflow_runs.copy_artifacts(run_id, files)
             mlflow_runs.log_training(run_id, snapshot, account, tags)
     return run
 
 
-def _account(spec: XGBoost, trained: Trained) -> dict[str, Any]:
+def _account(spec: XGBoost, trained: TrainingResult) -> dict[str, Any]:
     """What repeating the training takes, and how it went."""
     return {
         "parameters": parameters(spec),
@@ -155,7 +155,7 @@ def _account(spec: XGBoost, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _mlflow_model(trained: Trained) -> dict[str, bytes]:
+def _mlflow_model(trained: TrainingResult) -> dict[str, bytes]:
     """The files that make the folder a model in MLflow's own format, `mlflow.pyfunc.load_model()` and all."""
     import mlflow.xgboost
     from mlflow.models import ModelSignature

@@ -108,14 +108,14 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
         trial.set_user_attr("rounds", rounds)
         loss = float(np.mean(losses))
         if parent is not None:
-            with mlflow_runs.telling(f"of trial {trial.number}"):
+            with mlflow_runs.warn_on_failure(f"trial {trial.number}"):
                 _log_trial(problem, parent, trial.number, found, losses, rounds, started)
         log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, found)
         return loss
 
     study.optimize(objective, n_trials=left)
     if parent is not None:
-        with mlflow_runs.telling("that the search is done"):
+        with mlflow_runs.warn_on_failure("the end of the search"):
             mlflow_runs.connect_mlflow().set_terminated(parent, "FINISHED")
 
 
@@ -160,8 +160,8 @@ def _suggest(trial: Any, name: str, space: Any) -> int | float | str:
 def _parent_run(problem: Problem, identity: str) -> str | None:
     """The MLflow run of this search: the one there is, or a new one; None where MLflow cannot show it."""
     note = "A search of the parameter space on training rows alone; each trial is a run below it."
-    tags = mlflow_runs.described(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
-    with mlflow_runs.telling("of the search"):
+    tags = mlflow_runs.run_tags(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
+    with mlflow_runs.warn_on_failure("the search"):
         client, place = mlflow_runs.connect_mlflow(), mlflow_runs.experiment(problem.name)
         found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
         if not found:
@@ -177,7 +177,7 @@ def _log_trial(
     from mlflow.entities import Metric, Param
 
     client, now = mlflow_runs.connect_mlflow(), int(time.time() * 1000)
-    tags = mlflow_runs.described(problem, "tune", f"Trial {number}, by cross-validation on training rows.")
+    tags = mlflow_runs.run_tags(problem, "tune", f"Trial {number}, by cross-validation on training rows.")
     tags |= {"mlflow.parentRunId": parent, "truecourse.step": "trial"}
     run = client.create_run(
         mlflow_runs.experiment(problem.name), start_time=int(at * 1000), run_name=f"trial {number}", tags=tags

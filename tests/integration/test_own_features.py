@@ -20,7 +20,7 @@ from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
 from tests.office import put_in_office
 from truecourse.errors import ModelError
-from truecourse.evaluation.paired_comparison import as_they_are, compare
+from truecourse.evaluation.paired_comparison import compare, unchanged
 from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import rows_of
 from truecourse.problem.loader import load_problem
@@ -86,7 +86,7 @@ def test_a_champion_is_scored_on_its_own_features_and_served_them_after_the_prob
     rival = open_rival(version, problem)
     challenger = registry.open_model(train_model.fn(NAME, now), problem.kind)
     fair = compare(problem, test, challenger, rival)
-    unfair = compare(problem, test, challenger, dataclasses.replace(rival, own=as_they_are))
+    unfair = compare(problem, test, challenger, dataclasses.replace(rival, own=unchanged))
     assert (fair.reason, unfair.reason) == ("", "")
     assert fair.loss["high"] > 0  # the same information, told otherwise  # type: ignore[index, operator]
     assert unfair.loss["high"] < 0  # what was said before: much better  # type: ignore[index, operator]

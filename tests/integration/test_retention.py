@@ -57,7 +57,7 @@ def copied(original: runs.RunRecord, name: str) -> str:
     runs.put_artifacts(run_id, files)
     mlflow_runs.copy_artifacts(run_id, files)
     run = original.run.model_copy(update={"run_id": run_id})
-    runs.record(original.model_copy(update={"run": run, "key": name}))
+    runs.save_record(original.model_copy(update={"run": run, "key": name}))
     client = mlflow_runs.connect_mlflow()
     for tag, value in original.tags.items():
         client.set_tag(run_id, tag, value)
@@ -71,7 +71,7 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     clean = store_wine(tmp_path)
     snapshot = build_snapshot(load_problem("wine"), Tables(), clean=clean, features={})
     run = train_model.fn("wine", snapshot)
-    original = runs.recorded("wine", run.run_id)
+    original = runs.load_record("wine", run.run_id)
     versions = {"first champion": registry.create_version(run)}
     for name in ("shadowed", "unneeded", "answered", "deployed", "champion", "newest"):
         versions[name] = registry.create_version(runs.trained_run("wine", copied(original, name)))

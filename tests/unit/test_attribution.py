@@ -11,11 +11,11 @@ import xgboost
 
 from tests.unit.test_direct import CATEGORIES, OBJECTIVES, TYPES, booster, inputs
 from truecourse.arrays import Array
-from truecourse.modeling.compiled_forest import Forest, forest_of
+from truecourse.modeling.compiled_forest import Forest, compile_forest
 
 
 def explaining(model: Any) -> Any:
-    forest = forest_of(model)
+    forest = compile_forest(model)
     assert forest is not None
     assert forest.attributions is not None
     return forest.attributions
@@ -54,7 +54,7 @@ def test_a_feature_that_is_asked_several_times_on_a_way_counts_once() -> None:
     matrix = random.normal(size=(400, 2)).astype(np.float32)
     data = xgboost.DMatrix(matrix, np.sin(3 * matrix[:, 0]) + matrix[:, 1])
     model = xgboost.train({"max_depth": 6, "nthread": 1, "base_score": 0.5}, data, 1)
-    forest = forest_of(model)
+    forest = compile_forest(model)
     assert forest is not None
     found = explaining(model)(matrix[:20])[:, 0]
     for row, parts in zip(matrix[:20], found, strict=True):
@@ -109,7 +109,7 @@ def test_contributions_that_are_others_than_xgboosts_are_left_to_it(
         truecourse.attribution.Attributions, "__call__", lambda self, matrix: made(self, matrix) + 0.001
     )
     with caplog.at_level(logging.WARNING):
-        forest = forest_of(booster("binary:logistic"))
+        forest = compile_forest(booster("binary:logistic"))
     assert isinstance(forest, Forest)
     assert forest.attributions is None
     assert "XGBoost itself explains" in caplog.text

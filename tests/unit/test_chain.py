@@ -11,7 +11,7 @@ import pytest
 from truecourse.hashing import seal, unseal
 from truecourse.references import Aliases, Entry, ModelVersion
 from truecourse.registry import aliases
-from truecourse.registry.relocation import follow_home
+from truecourse.registry.relocation import relocate_artifacts
 from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import LocalStore
 
@@ -80,11 +80,11 @@ def test_a_moved_home_takes_mlflows_places_along(tmp_path: Path) -> None:
         connection.execute("INSERT INTO experiments VALUES (?), ('s3://bucket/mlflow')", [f"{old}/mlflow"])
         connection.execute("INSERT INTO runs VALUES (?), ('/elsewhere/1')", [f"{old}/mlflow/1/artifacts"])
         connection.execute("INSERT INTO model_versions VALUES (?, NULL)", [f"{old}/mlflow/1/artifacts/model"])
-    follow_home(database, str(new))
+    relocate_artifacts(database, str(new))
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT artifact_uri FROM runs").fetchone() == (f"{old}/mlflow/1/artifacts",)
     (new / "mlflow").mkdir(parents=True)
-    follow_home(database, str(new))
+    relocate_artifacts(database, str(new))
     with closing(sqlite3.connect(database)) as connection:
         places = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         assert places == [(f"{new}/mlflow",), ("s3://bucket/mlflow",)]

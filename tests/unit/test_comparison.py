@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.problems.deliveries.problem import PROBLEM
-from truecourse.evaluation.paired_comparison import FEWEST_BLOCKS, Comparison, Pair, shortage, unseen
+from truecourse.evaluation.paired_comparison import FEWEST_BLOCKS, Comparison, Pair, shortage, unseen_rows
 from truecourse.problem import Monitoring, RandomSplit
 from truecourse.statistics.metrics import blocks_of
 
@@ -36,21 +36,21 @@ def test_no_row_that_either_model_learned_from_is_compared() -> None:
     rows = frame(10)
     earlier = frame(6, split=["train", "train", "validate", "validate", "test", "test"])
     later = frame(8, split=["train"] * 5 + ["validate"] + ["test"] * 2)
-    assert ids(unseen(PROBLEM, rows, earlier)) == [4, 5, 6, 7, 8, 9]
-    assert ids(unseen(PROBLEM, rows, earlier, later)) == [6, 7, 8, 9]
-    assert ids(unseen(PROBLEM, rows)) == ids(rows)
+    assert ids(unseen_rows(PROBLEM, rows, earlier)) == [4, 5, 6, 7, 8, 9]
+    assert ids(unseen_rows(PROBLEM, rows, earlier, later)) == [6, 7, 8, 9]
+    assert ids(unseen_rows(PROBLEM, rows)) == ids(rows)
 
 
 def test_in_time_nothing_from_before_is_compared_even_if_it_was_left_out_then() -> None:
     trained = frame(6, split=["train"] * 4 + ["validate"] + ["test"]).take([0, 2, 4, 5])
-    assert ids(unseen(PROBLEM, frame(8), trained)) == [5, 6, 7]
-    assert ids(unseen(AT_RANDOM, frame(8), trained)) == [1, 3, 5, 6, 7]
+    assert ids(unseen_rows(PROBLEM, frame(8), trained)) == [5, 6, 7]
+    assert ids(unseen_rows(AT_RANDOM, frame(8), trained)) == [1, 3, 5, 6, 7]
 
 
 def test_without_time_rows_are_told_by_their_ids() -> None:
     rows = frame(6).drop_columns(["decision_time"])
     trained = frame(3, split=["train", "test", "validate"]).drop_columns(["decision_time"])
-    assert ids(unseen(AT_RANDOM, rows, trained)) == [1, 3, 4, 5]
+    assert ids(unseen_rows(AT_RANDOM, rows, trained)) == [1, 3, 4, 5]
 
 
 def test_a_few_days_are_no_sample() -> None:

@@ -13,11 +13,11 @@ import xgboost
 
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.modeling.compiled_forest import Forest, forest_of
+from truecourse.modeling.compiled_forest import Forest, compile_forest
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.forest_kernel import walk
 from truecourse.modeling.model import Model
-from truecourse.modeling.xgboost_native import Direct
+from truecourse.modeling.xgboost_native import NativeBooster
 from truecourse.problem.definition import Kind
 
 TYPES = ["q"] * 5 + ["int"] * 2 + ["i"] + ["c"] * 4
@@ -38,7 +38,7 @@ def inputs(rows: int, seed: int, codes: int) -> Array:
 
 
 def walked(model: Any) -> Forest:
-    forest = forest_of(model)
+    forest = compile_forest(model)
     assert forest is not None
     return forest
 
@@ -50,7 +50,7 @@ def booster(objective: str) -> Any:
     return xgboost.train({"objective": objective, "max_depth": 6, "nthread": 1, **OBJECTIVES[objective]}, data, 30)
 
 
-@pytest.mark.parametrize("predictor", [Direct, walked])
+@pytest.mark.parametrize("predictor", [NativeBooster, walked])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_bit_is_equal_on_100_000_rows(objective: str, predictor: Any) -> None:
     model = booster(objective)
@@ -72,7 +72,7 @@ def test_every_bit_is_equal_on_100_000_rows(objective: str, predictor: Any) -> N
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_contributions_are_equal_to_the_bit(objective: str) -> None:
     model = booster(objective)
-    direct, matrix = Direct(model), inputs(300, seed=5, codes=CATEGORIES + 5)
+    direct, matrix = NativeBooster(model), inputs(300, seed=5, codes=CATEGORIES + 5)
     rows = xgboost.DMatrix(matrix, feature_types=TYPES, enable_categorical=True)
     wanted = model.predict(rows, pred_contribs=True)
     whole = direct.contributions(matrix)
@@ -81,7 +81,7 @@ def test_contributions_are_equal_to_the_bit(objective: str) -> None:
     assert np.concatenate([direct.contributions(matrix[i : i + 1]) for i in range(300)]).tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("predictor", [Direct, walked])
+@pytest.mark.parametrize("predictor", [NativeBooster, walked])
 def test_threads_do_not_share_results(predictor: Any) -> None:
     model = booster("multi:softprob")
     direct, matrix = predictor(model), inputs(400, seed=4, codes=CATEGORIES)
@@ -103,9 +103,9 @@ def test_a_matrix_of_another_width_is_an_error() -> None:
     with pytest.raises(ModelError, match="12 features, not 13"):
         walked(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="does not predict"):
-        Direct(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+        NativeBooster(booster("binary:logistic")).predict(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
     with pytest.raises(ModelError, match="does not predict"):
-        Direct(booster("binary:logistic")).contributions(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
+        NativeBooster(booster("binary:logistic")).contributions(np.zeros((1, len(TYPES) + 1), dtype=np.float32))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -121,7 +121,7 @@ def test_trees_that_are_not_known_how_to_walk_are_left_to_xgboost(parameters: di
     matrix = inputs(500, seed=1, codes=CATEGORIES)
     data = xgboost.DMatrix(matrix[:, :5], matrix[:, 5] == 1)
     trained = xgboost.train({"objective": "binary:logistic", "nthread": 1, **parameters}, data, 3)
-    assert forest_of(trained) is None
+    assert compile_forest(trained) is None
 
 
 @pytest.mark.parametrize("rows", [range(1, 8), range(8, 1000)])
@@ -138,7 +138,7 @@ def test_a_walk_that_differs_in_a_bit_is_left_to_xgboost(
 
     monkeypatch.setattr(Forest, "predict", odd)
     with caplog.at_level(logging.WARNING):
-        assert forest_of(trained) is None
+        assert compile_forest(trained) is None
     assert "gave other answers" in caplog.text
 
 
@@ -179,7 +179,7 @@ def test_trees_that_point_beyond_their_features_or_outputs_are_not_walked(caplog
         learner = Altered(name, value)
         learner.told["learner"]["learner_model_param"]["base_score"] = "[5E-1]"
         caplog.clear()
-        assert forest_of(learner) is None
+        assert compile_forest(learner) is None
         assert "not walked here" in caplog.text
 
 
@@ -198,6 +198,6 @@ def test_a_compiled_model_predicts_by_its_forest(monkeypatch: pytest.MonkeyPatch
     model = Model(trained, Vocabulary(kinds={}, categories={}), "regression").compiled()
     matrix = inputs(20, seed=6, codes=CATEGORIES)
     wanted = trained.inplace_predict(matrix, validate_features=False)
-    monkeypatch.setattr(Direct, "predict", None)
+    monkeypatch.setattr(NativeBooster, "predict", None)
     assert np.array_equal(model.predict(matrix), wanted)
     assert np.array_equal(model.margin(matrix), wanted)

@@ -11,7 +11,7 @@ from services.model.predictor import new_ids
 from services.model.results import ENTRY, ChallengerFailure, Identity, PredictionResult
 from tests.contracts import GOOD, NOW, contract
 from tests.records import recorded
-from truecourse.modeling.encoding import LARGEST, Vocabulary, told_number
+from truecourse.modeling.encoding import LARGEST, Vocabulary, json_number
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
 
@@ -33,7 +33,7 @@ def read(*given: dict[str, Any]) -> Rows:
 def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: Any) -> PredictionResult:
     """`sold` is looked up, or `computed` as an array."""
     answers = [{"prediction_id": id, "score": 0.25, "prediction": "0"} | changes for id in new_ids(len(rows))]
-    columns = rows.values | {"sold": np.array(sold) if computed else [told_number(value) for value in sold]}
+    columns = rows.values | {"sold": np.array(sold) if computed else [json_number(value) for value in sold]}
     events = {"sold": [EVENT if math.isfinite(value) else -(2**63) for value in sold]}
     return PredictionResult(
         Identity("shops", 3, "ab"), "champion", NOW, VOCABULARY, rows, columns, events, answers, seconds=0.001

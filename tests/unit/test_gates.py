@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from truecourse.errors import ModelError
-from truecourse.evaluation.gates import Evidence, Sample, failed, judge, summed, unjudged
+from truecourse.evaluation.gates import Evidence, Sample, apply_gates, failed_gates, summarize, unknown_gates
 from truecourse.evaluation.paired_comparison import Comparison
 from truecourse.problem import BeatsBaseline, BeatsChampion, EveryClass, MetricGate, NotWorseThanLinear, SliceFloor
 from truecourse.problem.promotion import Gate
@@ -34,7 +34,7 @@ EVIDENCE = Evidence(
 
 
 def passes(gate: Gate, **changes: object) -> bool:
-    (verdict,) = judge((gate,), dataclasses.replace(EVIDENCE, **changes))
+    (verdict,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, **changes))
     assert verdict["gate"]
     assert verdict["detail"]
     return bool(verdict["passed"])
@@ -77,16 +77,16 @@ def test_a_linear_baseline_that_is_better_for_sure_shuts_the_gate() -> None:
 )
 def test_too_few_rows_neither_pass_nor_fail(sample: Sample, said: str) -> None:
     for gate in (BeatsBaseline(), NotWorseThanLinear()):
-        (verdict,) = judge((gate,), dataclasses.replace(EVIDENCE, sample=sample))
+        (verdict,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, sample=sample))
         assert (verdict["result"], verdict["passed"]) == ("unknown", False)
         assert said in verdict["detail"]
-        assert (failed([verdict]), unjudged([verdict])) == ([], [verdict])
-        assert summed([verdict]) == f"not judged: {verdict['gate']}"
+        assert (failed_gates([verdict]), unknown_gates([verdict])) == ([], [verdict])
+        assert summarize([verdict]) == f"not judged: {verdict['gate']}"
 
 
 def test_every_class_is_learned_and_tested() -> None:
     def said(**classes: tuple[int, int]) -> list[tuple[str, str]]:
-        found = judge((EveryClass(),), dataclasses.replace(EVIDENCE, sample=Sample(90, 90, classes)))
+        found = apply_gates((EveryClass(),), dataclasses.replace(EVIDENCE, sample=Sample(90, 90, classes)))
         return [(verdict["result"], verdict["detail"]) for verdict in found]
 
     assert said() == []  # a regression has none
@@ -99,18 +99,18 @@ def test_every_class_is_learned_and_tested() -> None:
 
 def test_metrics_and_slices_need_rows_too() -> None:
     few = Sample(29, 29)
-    (verdict,) = judge((MetricGate("auc", min=0.5),), dataclasses.replace(EVIDENCE, sample=few))
+    (verdict,) = apply_gates((MetricGate("auc", min=0.5),), dataclasses.replace(EVIDENCE, sample=few))
     assert verdict["result"] == "unknown"
     assert verdict["detail"].startswith("0.7500, too few rows")
     assert passes(MetricGate("auc", min=0.5, rows=20), sample=few)
-    (verdict,) = judge((SliceFloor("depot", "auc", min=0.1, rows=1000),), EVIDENCE)
+    (verdict,) = apply_gates((SliceFloor("depot", "auc", min=0.1, rows=1000),), EVIDENCE)
     assert verdict["result"] == "unknown"
 
 
 def against(gate: BeatsChampion, **changes: object) -> list[dict[str, object]]:
     better, same = interval(-0.03, -0.01), interval(-0.02, 0.02)
     figures = {"rows": 900, "days": 20, "loss": better, "calibration": same, **changes}
-    return judge((gate,), dataclasses.replace(EVIDENCE, comparison=Comparison(3, **figures)))
+    return apply_gates((gate,), dataclasses.replace(EVIDENCE, comparison=Comparison(3, **figures)))
 
 
 def passed(verdicts: list[dict[str, object]]) -> list[object]:
@@ -148,7 +148,7 @@ def test_a_better_model_must_keep_calibration_and_every_slice() -> None:
 def test_without_a_champion_the_gate_is_open_and_with_one_that_cannot_be_compared_it_is_shut() -> None:
     assert passes(BeatsChampion())
     shut = dataclasses.replace(EVIDENCE, comparison=Comparison(3, "its inputs x are missing"))
-    (verdict,) = judge((BeatsChampion(),), shut)
+    (verdict,) = apply_gates((BeatsChampion(),), shut)
     assert not verdict["passed"]
     assert "version 3 cannot be compared: its inputs x are missing" in str(verdict["detail"])
 
@@ -160,6 +160,6 @@ def test_a_floor_holds_on_every_large_slice() -> None:
     assert not passes(SliceFloor("depot", "auc", min=0.7, rows=10))
     assert not passes(SliceFloor("depot", "auc", min=0.7), slices=[part("odd", 900, None)])
     assert not passes(SliceFloor("other", "auc", min=0.9))  # none that could tell
-    (verdict,) = judge((SliceFloor("depot", "auc", min=0.75),), EVIDENCE)
+    (verdict,) = apply_gates((SliceFloor("depot", "auc", min=0.75),), EVIDENCE)
     assert "south: 0.7000" in verdict["detail"]
     assert "north" not in verdict["detail"]

@@ -205,10 +205,10 @@ def test_a_withdrawal_is_told_of_until_the_challenger_is_another(office: Office)
 
 
 def test_one_that_has_a_share_again_is_not_withdrawn(office: Office) -> None:
-    assert aliases.under_way(office.entries[-1])
+    assert aliases.canary_in_progress(office.entries[-1])
     office.move("withdraw", share=0.0)
     assert aliases.withdrawal(office.entries) == office.entries[-1]
-    assert not aliases.under_way(office.entries[-1])
+    assert not aliases.canary_in_progress(office.entries[-1])
     office.move("promote", champion=version(2))
     assert aliases.withdrawal(office.entries) is None
     office.move("rollback", champion=version(1))
@@ -216,4 +216,4 @@ def test_one_that_has_a_share_again_is_not_withdrawn(office: Office) -> None:
     office.move("withdraw")
     office.move("split", share=0.1)
     assert aliases.withdrawal(office.entries) is None
-    assert not aliases.under_way(office.entries[-1])
+    assert not aliases.canary_in_progress(office.entries[-1])

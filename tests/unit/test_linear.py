@@ -13,7 +13,7 @@ from truecourse.arrays import Array
 from truecourse.modeling import baselines
 from truecourse.modeling.boosting import Matrices, Part, boost
 from truecourse.modeling.encoding import LARGEST, Vocabulary
-from truecourse.modeling.linear import joined, linear_booster
+from truecourse.modeling.linear import join_boosters, linear_booster
 from truecourse.modeling.model import Model
 from truecourse.modeling.selection import LINEAR, LINEAR_AND_TREES, TREES, Choice, cross_validation, select
 from truecourse.modeling.training import rows_of
@@ -84,7 +84,7 @@ def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
     data = Matrices(start.vocabulary, 256).fitted(matrix, labels)
     data.set_base_margin(start.margin(matrix))
     trees, _ = boost(kind, start.vocabulary, XGBoost(rounds=20), data, progress=False)
-    return kind, Model(joined(start.booster, trees, 20), start.vocabulary, kind), matrix, labels
+    return kind, Model(join_boosters(start.booster, trees, 20), start.vocabulary, kind), matrix, labels
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,11 +92,11 @@ def test_the_trees_answer_as_the_linear_model_does(kind: Kind, home: object) -> 
     matrix, labels = table(kind)
     model, others = begun(kind, matrix, labels), table(kind, seed=1)[0]
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
-    said = baselines.predicted(kind, model.vocabulary, fitted, matrix)
+    said = baselines.predict(kind, model.vocabulary, fitted, matrix)
     noise = 0.02 if kind != "regression" else 0.05 * np.std(labels - said)
     others[:, 1:5] = np.clip(others[:, 1:5], np.nanmin(matrix[:, 1:5], axis=0), np.nanmax(matrix[:, 1:5], axis=0))
     for rows in (matrix, others):
-        wanted = baselines.scores(kind, model.vocabulary, fitted, rows)
+        wanted = baselines.compute_scores(kind, model.vocabulary, fitted, rows)
         off = wanted - model.margin(rows).reshape(wanted.shape)
         assert 0 < np.sqrt((off**2).mean()) < noise
     loss, linear = (losses(kind, labels, answers).mean() for answers in (model.predict(matrix), said))
@@ -128,7 +128,7 @@ def test_contributions_are_exact_and_those_of_a_linear_model(both: tuple[Kind, M
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
     moved = rows.copy()
     moved[:, 3] = 0  # whatever else a row holds: one feature's part is the linear model's own
-    wanted = baselines.scores(kind, model.vocabulary, fitted, rows) - baselines.scores(
+    wanted = baselines.compute_scores(kind, model.vocabulary, fitted, rows) - baselines.compute_scores(
         kind, model.vocabulary, fitted, moved
     )
     others = start.contributions(moved).reshape(alone.shape)

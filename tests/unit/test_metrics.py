@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truecourse.evaluation.slices import slices
-from truecourse.statistics.intervals import Figure, difference, half_width, simultaneous
+from truecourse.statistics.intervals import Estimate, difference, half_width, simultaneous
 from truecourse.statistics.metrics import blocks_of, gaps, influence, losses, measure, samples
 from truecourse.statistics.ranking_metrics import average_precision, roc_auc
 
@@ -17,7 +17,7 @@ ROWS = 2000
 BLOCKS = np.sort(random.integers(0, 20, ROWS))
 
 
-def values_of(figures: dict[str, Figure]) -> dict[str, float | None]:
+def values_of(figures: dict[str, Estimate]) -> dict[str, float | None]:
     return {name: figure["value"] for name, figure in figures.items()}
 
 

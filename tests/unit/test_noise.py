@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from truecourse.arrays import Array
-from truecourse.evaluation.gates import Evidence, Sample, judge
+from truecourse.evaluation.gates import Evidence, Sample, apply_gates
 from truecourse.problem import BeatsBaseline, NotWorseThanLinear
-from truecourse.statistics.metrics import loss, paired
+from truecourse.statistics.metrics import loss, paired_difference
 
 TRIALS = 120
 
@@ -18,12 +18,12 @@ def result(kind: str, labels: Array, model: Array, constant: Array, linear: Arra
     evidence = Evidence(
         metric="log_loss",
         metrics={},
-        differences=lambda name: paired(kind, labels, model, said[name], rows, successive=False),
+        differences=lambda name: paired_difference(kind, labels, model, said[name], rows, successive=False),
         constant=loss(kind, labels, constant),
         slices=[],
         sample=Sample(len(labels), len(labels), classes),
     )
-    first, second = judge((BeatsBaseline(), NotWorseThanLinear()), evidence)
+    first, second = apply_gates((BeatsBaseline(), NotWorseThanLinear()), evidence)
     return first["result"], second["result"]
 
 

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from truecourse.errors import ModelError
 from truecourse.modeling.encoding import LARGEST, FeatureKind, Vocabulary
 from truecourse.modeling.model import Model
-from truecourse.modeling.prediction import answers, explanations, named, predicted, told
+from truecourse.modeling.prediction import (
+    explanations,
+    original_values,
+    predict_rows,
+    predicted_label,
+    predicted_labels,
+)
 
 NAN, INF, MOST = float("nan"), float("inf"), float(LARGEST)
 
@@ -27,14 +33,14 @@ NAN, INF, MOST = float("nan"), float("inf"), float(LARGEST)
     ],
 )
 def test_numbers_are_whole_missing_or_finite(kind: FeatureKind, values: list[float], expected: list[Any]) -> None:
-    found = told(kind, np.array(values))
+    found = original_values(kind, np.array(values))
     assert found == expected
     assert list(map(type, found)) == list(map(type, expected))
     assert json.loads(json.dumps(found, allow_nan=False)) == expected
 
 
 def test_categories_are_told_as_they_are() -> None:
-    assert told("category", np.array(["north", None, ""], dtype=object)) == ["north", None, ""]
+    assert original_values("category", np.array(["north", None, ""], dtype=object)) == ["north", None, ""]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,7 @@ def test_categories_are_told_as_they_are() -> None:
     ],
 )
 def test_values_that_are_pythons_own_are_told_as_they_are(kind: FeatureKind, values: tuple[Any, ...]) -> None:
-    assert told(kind, values) == values
+    assert original_values(kind, values) == values
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -60,8 +66,8 @@ def test_a_row_is_predicted_as_many_are(outputs: list[list[float]]) -> None:
         ("binary", ("0", "1"), several[:, 0]),
         ("regression", (), several[:, 0]),
     ):
-        together = predicted(kind, classes, output).tolist()  # type: ignore[arg-type]
-        assert [named(kind, classes, row) for row in output.tolist()] == together  # type: ignore[arg-type]
+        together = predicted_labels(kind, classes, output).tolist()  # type: ignore[arg-type]
+        assert [predicted_label(kind, classes, row) for row in output.tolist()] == together  # type: ignore[arg-type]
 
 
 def overflowing() -> Model:
@@ -78,7 +84,7 @@ def overflowing() -> Model:
     return Model(booster, Vocabulary(kinds={"x": "float"}, categories={}), "regression")
 
 
-@pytest.mark.parametrize("of", [answers, explanations])
+@pytest.mark.parametrize("of", [predict_rows, explanations])
 def test_a_model_that_puts_out_no_number_is_an_error(of: Callable[..., object]) -> None:
     model, values = overflowing(), np.array([0.5])
     with pytest.raises(ModelError, match="no finite number"):

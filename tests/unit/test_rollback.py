@@ -84,7 +84,7 @@ def test_rolling_back_walks_the_promotions_in_reverse_and_ends(promoted: list[in
     moves = [("promote", number) for number in promoted]
     line = [number for i, number in enumerate(promoted) if i == 0 or promoted[i - 1] != number]
     walked = []
-    while before := aliases.predecessors(entries(moves)):
+    while before := aliases.previous_champions(entries(moves)):
         walked.append(before[-1].version)
         moves.append(("rollback", walked[-1]))
     assert walked == line[-2::-1] if len(line) > 1 else walked == []

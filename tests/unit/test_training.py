@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from truecourse.errors import ModelError
 from truecourse.features.frame import with_split
-from truecourse.modeling.boosting import Matrices, boost, boost_folds, grid, parameters
+from truecourse.modeling.boosting import Matrices, boost, boost_folds, cut_points, parameters
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import folds, like_parts
+from truecourse.modeling.folds import folds, stratified_parts
 from truecourse.modeling.training import (
     matrix_of,
     out_of_fold_bytes,
@@ -185,7 +185,7 @@ def test_the_grid_holds_few_values_whole_and_many_as_quantiles() -> None:
     )
     matrix = np.full((1000, 4), np.nan, dtype=np.float32)
     matrix[:, 0], matrix[:, 1], matrix[:, 2] = 0, np.arange(1000) % 5, np.arange(1000)
-    made = grid(matrix, vocabulary, 16)
+    made = cut_points(matrix, vocabulary, 16)
     assert made.shape == (16, 4)
     assert sorted(made[:5, 1]) == [0, 1, 2, 3, 4]
     assert (made[0, 2], made[-1, 2]) == (0, 999)
@@ -268,7 +268,7 @@ def test_the_loss_over_folds_is_that_of_the_rows_left_out(kind: Kind, home: obje
     rows = rows_of(frame(spec, rows=300), "train", "validate")
     vocabulary = Vocabulary.learn(spec, rows)
     matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
-    data, part = Matrices(vocabulary, spec.model.max_bin), like_parts(labels, 3)
+    data, part = Matrices(vocabulary, spec.model.max_bin), stratified_parts(labels, 3)
     masks = [part == fold for fold in range(3)]
     pairs = [(data.fitted(matrix[~out], labels[~out]), data.measured(matrix[out], labels[out])) for out in masks]
     curve, _ = boost_folds(kind, vocabulary, spec.model, pairs)
@@ -283,10 +283,10 @@ def test_the_loss_over_folds_is_that_of_the_rows_left_out(kind: Kind, home: obje
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(2, 7))
 def test_like_parts_share_every_class_and_differ_by_a_row_at_most(classes: list[int], count: int) -> None:
     labels = np.array(classes, dtype=np.float32)
-    parts = like_parts(labels, count)
+    parts = stratified_parts(labels, count)
     sizes = np.bincount(parts, minlength=count)
     assert sizes.max() - sizes.min() <= 1
     for value in set(classes):
         shares = np.bincount(parts[labels == value], minlength=count)
         assert shares.max() - shares.min() <= 1
-    assert (like_parts(labels, count) == parts).all()
+    assert (stratified_parts(labels, count) == parts).all()

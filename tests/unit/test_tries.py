@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.truth_compare import best_of_five
-from truecourse.evaluation.tries import coverage_of, number_of
+from truecourse.evaluation.tries import coverage_of, try_number
 from truecourse.storage.object_store import LocalStore
 
 FIRST = np.datetime64("2024-01-01T12:00", "us")
@@ -19,18 +19,18 @@ def days(first: int, last: int) -> pa.Table:
 
 def test_versions_are_counted_on_the_same_rows_alone_and_each_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert [number_of(store, "p", 1, sha, days(0, 30)) for sha in "abca"] == [1, 2, 3, 1]
-    assert number_of(store, "p", 1, "d", days(5, 35)) == 4  # most of its days were seen before
-    assert number_of(store, "p", 1, "e", days(29, 60)) == 1  # a month later
-    assert number_of(store, "p", 2, "f", days(0, 30)) == 1  # another champion
-    assert number_of(store, "p", 1, "b", days(0, 31)) == 2  # judged again, when others were tried since
+    assert [try_number(store, "p", 1, sha, days(0, 30)) for sha in "abca"] == [1, 2, 3, 1]
+    assert try_number(store, "p", 1, "d", days(5, 35)) == 4  # most of its days were seen before
+    assert try_number(store, "p", 1, "e", days(29, 60)) == 1  # a month later
+    assert try_number(store, "p", 2, "f", days(0, 30)) == 1  # another champion
+    assert try_number(store, "p", 1, "b", days(0, 31)) == 2  # judged again, when others were tried since
 
 
 def test_without_time_rows_are_the_same_but_for_new_ones(tmp_path: Path) -> None:
     store, rows = LocalStore(tmp_path), pa.table({"id": [str(n) for n in range(100)]})
-    assert [number_of(store, "p", 1, sha, rows) for sha in "ab"] == [1, 2]
+    assert [try_number(store, "p", 1, sha, rows) for sha in "ab"] == [1, 2]
     grown = pa.table({"id": [str(n) for n in range(300)]})
-    assert number_of(store, "p", 1, "c", grown) == 1
+    assert try_number(store, "p", 1, "c", grown) == 1
 
 
 def test_the_first_is_judged_as_if_alone_and_all_together_seldom_pass_by_chance() -> None:

@@ -68,7 +68,7 @@ def model_files(version: ModelVersion) -> dict[str, bytes]:
 
 def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str, bytes]) -> InferenceConfig:
     """The configuration of a registered version with these model_files()."""
-    entry = runs.recorded(problem.name, version.run_id)
+    entry = runs.load_record(problem.name, version.run_id)
     if runs.FORM not in entry.tags:
         where, hint = f"version {version.version} of {problem.name}", "train and register it again"
         raise ModelError(f"was trained by an older Truecourse: its run has no {runs.FORM}", where=where, hint=hint)

@@ -11,16 +11,16 @@ import pyarrow as pa
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
 from truecourse.evaluation.gates import Evidence, Sample
-from truecourse.evaluation.paired_comparison import OwnRows, Rival, as_they_are, compare
+from truecourse.evaluation.paired_comparison import Champion, FeatureLookup, compare, unchanged
 from truecourse.evaluation.slices import FEWEST_ROWS, slices
 from truecourse.modeling import baselines
 from truecourse.modeling.model import Model
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, SliceFloor
-from truecourse.statistics.intervals import Figure
-from truecourse.statistics.metrics import blocks_of, loss, measure, paired
+from truecourse.statistics.intervals import Estimate
+from truecourse.statistics.metrics import blocks_of, loss, measure, paired_difference
 
-Metrics = dict[str, dict[str, Figure]]
+Metrics = dict[str, dict[str, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class HeldOut:
     trained: pa.Table
     """The frame of the snapshot it was trained on."""
     rows: pa.Table
-    own: OwnRows = as_they_are
+    own: FeatureLookup = unchanged
 
     @cached_property
     def matrix(self) -> Array:
@@ -55,7 +55,7 @@ class HeldOut:
     def judged(self) -> dict[str, Array]:
         """Predictions by model: "model" and "constant", the least that it must beat."""
         kind, vocabulary = self.problem.kind, self.model.vocabulary
-        constant = baselines.constant(kind, vocabulary, vocabulary.labels(self.fitted), len(self.rows))
+        constant = baselines.predict_constant(kind, vocabulary, vocabulary.labels(self.fitted), len(self.rows))
         return {"model": self.model.predict(self.matrix), "constant": constant}
 
     @cached_property
@@ -63,13 +63,15 @@ class HeldOut:
         """`judged`, and "linear", which takes seconds to fit."""
         vocabulary = self.model.vocabulary
         matrix, labels = matrix_of(vocabulary, self.fitted), vocabulary.labels(self.fitted)
-        return self.judged | {"linear": baselines.linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)}
+        return self.judged | {
+            "linear": baselines.predict_linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)
+        }
 
-    def difference(self, baseline: str) -> Figure:
+    def difference(self, baseline: str) -> Estimate:
         """The model's loss minus that of "constant" or "linear", paired."""
         said = self.judged if baseline in self.judged else self.predictions
         in_time = "decision_time" in self.rows.column_names
-        return paired(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks, in_time)
+        return paired_difference(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks, in_time)
 
     @cached_property
     def sample(self) -> Sample:
@@ -102,7 +104,7 @@ class HeldOut:
         return [part for name, fewest in columns.items() for part in slices(kind, self.rows, name, *rest, fewest)]
 
 
-def evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Rival | None) -> Evidence:
+def collect_evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Champion | None) -> Evidence:
     """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
     comparison = compare(test.problem, test.rows, test.model, rival, test.own) if rival else None
     constant = loss(test.problem.kind, test.labels, test.judged["constant"])

@@ -17,14 +17,14 @@ from truecourse.problem.promotion import (
     NotWorseThanLinear,
     SliceFloor,
 )
-from truecourse.statistics.intervals import Figure
+from truecourse.statistics.intervals import Estimate
 from truecourse.wording import counted
 
-Result = Literal["passed", "failed", "unknown"]
+Outcome = Literal["passed", "failed", "unknown"]
 """`unknown`: there is too little to judge by. A version with such a gate is not promoted by itself; a person may."""
-Verdict = dict[str, Any]
+GateResult = dict[str, Any]
 """{"gate": what was asked, "result": Result, "passed": whether it is "passed", "detail": the figures}."""
-FEW = "too few rows to judge"
+TOO_FEW = "too few rows to judge"
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,18 @@ class Sample:
     def shortage(self, rows: int, of_a_class: int = 0) -> str:
         """What is too little; empty where nothing is."""
         if self.rows < rows:
-            return f"{FEW}: {_counted(self.rows, 'test row')}, {rows} are needed"
+            return f"{TOO_FEW}: {_counted(self.rows, 'test row')}, {rows} are needed"
         if self.blocks < 2:
-            return f"{FEW}: all test rows are of one day"
+            return f"{TOO_FEW}: all test rows are of one day"
         test = sorted(((count, name) for name, (_, count) in self.classes.items()), reverse=True)
         if len(test) == 2 and test[1][0] < of_a_class:
             few, name = test[1]
-            return f"{FEW}: {_counted(few, 'test row')} of class {name}, {of_a_class} are needed"
+            return f"{TOO_FEW}: {_counted(few, 'test row')} of class {name}, {of_a_class} are needed"
         others = sum(count for count, _ in test[1:])
         if len(test) > 2 and others < of_a_class:
-            return f"{FEW}: {_counted(others, 'test row')} of other classes than {test[0][1]}, {of_a_class} are needed"
+            return (
+                f"{TOO_FEW}: {_counted(others, 'test row')} of other classes than {test[0][1]}, {of_a_class} are needed"
+            )
         return ""
 
 
@@ -60,35 +62,35 @@ class Evidence:
 
     metric: str
     metrics: Mapping[str, Mapping[str, float | None]]
-    differences: Callable[[str], Figure]
+    differences: Callable[[str], Estimate]
     constant: float
     slices: list[dict[str, Any]]
     sample: Sample
     comparison: Comparison | None = None
 
 
-def judge(gates: tuple[Gate, ...], evidence: Evidence) -> list[Verdict]:
+def apply_gates(gates: tuple[Gate, ...], evidence: Evidence) -> list[GateResult]:
     """The verdicts, in the gates' order. Raises ModelError for a gate on a metric that this kind of problem has not."""
     return [verdict for gate in gates for verdict in _judge(gate, evidence)]
 
 
-def failed(verdicts: list[Verdict]) -> list[Verdict]:
+def failed_gates(verdicts: list[GateResult]) -> list[GateResult]:
     return [verdict for verdict in verdicts if verdict["result"] == "failed"]
 
 
-def unjudged(verdicts: list[Verdict]) -> list[Verdict]:
+def unknown_gates(verdicts: list[GateResult]) -> list[GateResult]:
     """Those that could be neither passed nor failed."""
     return [verdict for verdict in verdicts if verdict["result"] == "unknown"]
 
 
-def gate_sentence(verdict: Verdict) -> str:
+def describe_gate(verdict: GateResult) -> str:
     """What a gate that did not pass asked for, and what it met."""
     return f"{verdict['gate']} ({verdict['result']}): {verdict['detail']}"
 
 
-def summed(verdicts: list[Verdict]) -> str:
+def summarize(verdicts: list[GateResult]) -> str:
     """All verdicts in words: "all 4 gates passed", "failed: ...", "not judged: ..."."""
-    shut, unknown = failed(verdicts), unjudged(verdicts)
+    shut, unknown = failed_gates(verdicts), unknown_gates(verdicts)
     parts = [f"failed: {', '.join(gate['gate'] for gate in shut)}"] if shut else []
     parts += [f"not judged: {', '.join(gate['gate'] for gate in unknown)}"] if unknown else []
     if parts or not verdicts:
@@ -96,7 +98,7 @@ def summed(verdicts: list[Verdict]) -> str:
     return "its gate passed" if len(verdicts) == 1 else f"all {counted(len(verdicts), 'gate')} passed"
 
 
-def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:
+def _judge(gate: Gate, evidence: Evidence) -> list[GateResult]:
     if isinstance(gate, MetricGate):
         return [_metric(gate, evidence)]
     if isinstance(gate, SliceFloor):
@@ -110,7 +112,7 @@ def _judge(gate: Gate, evidence: Evidence) -> list[Verdict]:
     return _champion(gate, evidence.metric, evidence.comparison)
 
 
-def _verdict(gate: str, result: Result | bool, detail: str) -> Verdict:
+def _verdict(gate: str, result: Outcome | bool, detail: str) -> GateResult:
     said = result if isinstance(result, str) else "passed" if result else "failed"
     return {"gate": gate, "result": said, "passed": said == "passed", "detail": detail}
 
@@ -139,24 +141,24 @@ def _told(value: float | None) -> str:
     return "undefined" if value is None else number(value, 2 if abs(value) >= 10 else 4)
 
 
-def _metric(gate: MetricGate, evidence: Evidence) -> Verdict:
+def _metric(gate: MetricGate, evidence: Evidence) -> GateResult:
     value = _value(evidence.metrics, gate.metric)
     if short := evidence.sample.shortage(gate.rows):
         return _verdict(_bounds(gate), "unknown", f"{_told(value)}, {short}")
     return _verdict(_bounds(gate), _within(gate, value), _told(value))
 
 
-def _slices(gate: SliceFloor, evidence: Evidence) -> Verdict:
+def _slices(gate: SliceFloor, evidence: Evidence) -> GateResult:
     held = [s for s in evidence.slices if s["column"] == gate.column and s["rows"] >= gate.rows]
     asked = f"{_bounds(gate)} on every {gate.column}"
     if not held:
-        return _verdict(asked, "unknown", f"{FEW}: no slice has {gate.rows:,} test rows")
+        return _verdict(asked, "unknown", f"{TOO_FEW}: no slice has {gate.rows:,} test rows")
     failing = [s for s in held if not _within(gate, _value(s["metrics"], gate.metric))]
     told = ", ".join(f"{s['value']}: {_told(s['metrics'][gate.metric]['value'])}" for s in (failing or held)[:8])
     return _verdict(asked, not failing, f"fails on {told}" if failing else f"every slice: {told}")
 
 
-def _baseline(gate: BeatsBaseline, evidence: Evidence) -> Verdict:
+def _baseline(gate: BeatsBaseline, evidence: Evidence) -> GateResult:
     asked = f"{evidence.metric} below the constant's"
     if short := evidence.sample.shortage(gate.rows, gate.of_a_class):
         return _verdict(asked, "unknown", short)
@@ -165,7 +167,7 @@ def _baseline(gate: BeatsBaseline, evidence: Evidence) -> Verdict:
     return _verdict(asked, better, _difference(difference))
 
 
-def _linear(gate: NotWorseThanLinear, evidence: Evidence) -> Verdict:
+def _linear(gate: NotWorseThanLinear, evidence: Evidence) -> GateResult:
     asked = f"{evidence.metric} not above the linear baseline's"
     if short := evidence.sample.shortage(gate.rows, gate.of_a_class):
         return _verdict(asked, "unknown", short)
@@ -174,7 +176,7 @@ def _linear(gate: NotWorseThanLinear, evidence: Evidence) -> Verdict:
     return _verdict(asked, kept, _difference(difference))
 
 
-def _classes(sample: Sample) -> list[Verdict]:
+def _classes(sample: Sample) -> list[GateResult]:
     if not sample.classes:
         return []
     asked = "every class is learned, and two or more are tested"
@@ -184,13 +186,13 @@ def _classes(sample: Sample) -> list[Verdict]:
         return [_verdict(asked, "failed", f"no training row of class {', '.join(unlearned[:8])}")]
     rest = [tested for _, tested in sample.classes.values() if tested]
     if len(rest) < 2:  # a season without snow says nothing of snow, and enough of rain and sun
-        return [_verdict(asked, "unknown", f"{FEW}: no test row of class {', '.join(untested[:8])}")]
+        return [_verdict(asked, "unknown", f"{TOO_FEW}: no test row of class {', '.join(untested[:8])}")]
     told = f"{counted(len(rest), 'class')}, {_counted(min(rest), 'test row')} or more of each"
     told += f"; not judged, for want of a test row: class {', '.join(untested[:8])}" if untested else ""
     return [_verdict(asked, "passed", told)]
 
 
-def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> list[Verdict]:
+def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> list[GateResult]:
     asked = f"{metric} below the champion's" + (f" {gate.margin:+g}" if gate.margin else "")
     if found is None:
         return [_verdict(asked, True, "no other version is in office")]
@@ -215,12 +217,12 @@ def _percent(tries: int) -> str:
     return f"{100 * coverage_of(tries):.4g}%"
 
 
-def _kept(difference: Figure) -> bool:
+def _kept(difference: Estimate) -> bool:
     """Not significantly above zero. An undefined difference keeps nothing."""
     return difference["low"] is not None and difference["low"] <= 0
 
 
-def _every_slice(metric: str, slices: tuple[dict[str, Any], ...]) -> Verdict:
+def _every_slice(metric: str, slices: tuple[dict[str, Any], ...]) -> GateResult:
     worse = [part for part in slices if not _kept(part["difference"])]
     shown = worse or sorted(slices, key=lambda part: -part["difference"]["low"])[:1]
     told = ", ".join(f"{part['column']} {part['value']}: {_difference(part['difference'])}" for part in shown[:8])

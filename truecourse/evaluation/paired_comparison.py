@@ -15,8 +15,15 @@ from truecourse.evaluation.tries import coverage_of
 from truecourse.modeling.model import Model
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.problem import Problem, TimeSplit
-from truecourse.statistics.intervals import COVERAGE, Figure, simultaneous
-from truecourse.statistics.metrics import blocks_of, calibration_difference, influence, loss_samples, paired, weightings
+from truecourse.statistics.intervals import COVERAGE, Estimate, simultaneous
+from truecourse.statistics.metrics import (
+    blocks_of,
+    calibration_difference,
+    influence,
+    loss_samples,
+    paired_difference,
+    weightings,
+)
 
 FEWEST_BLOCKS = 7
 """Fewer days (rows, without time) are no sample to draw from: the interval would be too narrow, one day's has no width.
@@ -35,13 +42,13 @@ class Comparison:
     """The how-manieth version that was compared with the champion on these rows; the loss is held to more for more."""
     days: int | None = None
     """None where rows have no time, and are drawn one by one."""
-    loss: Figure | None = None
-    calibration: Figure | None = None
+    loss: Estimate | None = None
+    calibration: Estimate | None = None
     slices: tuple[dict[str, Any], ...] = ()
     """{"column", "value", "rows", "difference"}; the intervals hold for all of them at once."""
 
 
-OwnRows = Callable[[pa.Table], pa.Table]
+FeatureLookup = Callable[[pa.Table], pa.Table]
 """Gives rows the features of a model's own definition. Raises ModelError that names those it cannot give."""
 
 
@@ -49,23 +56,23 @@ def first_try(rows: pa.Table) -> int:
     return 1
 
 
-def as_they_are(rows: pa.Table) -> pa.Table:
+def unchanged(rows: pa.Table) -> pa.Table:
     return rows
 
 
 @dataclass(frozen=True)
-class Rival:
+class Champion:
     """The version in office, its model, the frame of the snapshot it was trained on, and what gives it its features."""
 
     version: int
     model: Model
     frame: pa.Table
-    own: OwnRows = as_they_are
+    own: FeatureLookup = unchanged
     tried: Callable[[pa.Table], int] = first_try
     """The how-manieth version is compared with it on some rows: truecourse/evaluation/tries.py."""
 
 
-def unseen(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:
+def unseen_rows(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:
     """The rows from which no model learned that was trained on one of these frames, be it only when to stop.
 
     Where the split is by time, they also come after all that any of them learned from: an earlier row that was left
@@ -105,10 +112,12 @@ def _timed(rows: pa.Table) -> bool:
     return "decision_time" in rows.column_names
 
 
-def compare(problem: Problem, rows: pa.Table, model: Model, rival: Rival, own: OwnRows = as_they_are) -> Comparison:
+def compare(
+    problem: Problem, rows: pa.Table, model: Model, rival: Champion, own: FeatureLookup = unchanged
+) -> Comparison:
     """On those of the rows that the rival did not learn from either, each on features of its own definition. The caller
     sees to it that the model did not learn from them. `own`: what gives the model its features."""
-    rows = unseen(problem, rows, rival.frame)
+    rows = unseen_rows(problem, rows, rival.frame)
     try:
         mine, theirs = own(rows), rival.own(rows)
     except ModelError as error:
@@ -142,10 +151,12 @@ class Pair:
     in_time: bool = True
     """Whether blocks are days in order of time, and not rows dealt out."""
 
-    def loss(self, blocks: Array, coverage: float = COVERAGE) -> Figure:
-        return paired(self.problem.kind, self.labels, self.model, self.champion, blocks, self.in_time, coverage)
+    def loss(self, blocks: Array, coverage: float = COVERAGE) -> Estimate:
+        return paired_difference(
+            self.problem.kind, self.labels, self.model, self.champion, blocks, self.in_time, coverage
+        )
 
-    def calibration(self, blocks: Array) -> Figure:
+    def calibration(self, blocks: Array) -> Estimate:
         return calibration_difference(self.problem.kind, self.labels, self.model, self.champion, blocks)
 
     def slices(self, rows: pa.Table, blocks: Array) -> tuple[dict[str, Any], ...]:

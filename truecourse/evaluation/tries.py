@@ -25,7 +25,7 @@ def coverage_of(number: int) -> float:
     return 1 - (1 - COVERAGE) / number**2
 
 
-def number_of(store: ObjectStore, problem: str, champion: int, model_sha256: str, rows: pa.Table) -> int:
+def try_number(store: ObjectStore, problem: str, champion: int, model_sha256: str, rows: pa.Table) -> int:
     """The how-manieth a model is, from 1, of those tried against a champion on these rows. It is recorded when it is
     first tried: asked again, the same model has the same number."""
     folder = f"models/{problem}/tries/{champion:09d}"

@@ -96,7 +96,7 @@ def _of_database(database: sqlite3.Connection, version: ModelVersion) -> Shown |
 
 def _of_client(version: ModelVersion) -> Shown | None:
     client = mlflow_runs.connect_mlflow()
-    run, shown = mirror.mlflow_run(client, version.run_id), mirror.entered(client, version)
+    run, shown = mirror.mlflow_run(client, version.run_id), mirror.find_entry(client, version)
     if run is None:
         return None
     metrics = {}
@@ -123,9 +123,9 @@ def _unequal(what: str, wanted: Mapping[str, Any], shown: Mapping[str, Any]) -> 
 def _run_differences(shown: Shown, version: ModelVersion) -> Iterator[str]:
     try:
         account: dict[str, Any] = json.loads(runs.artifact(version.run_id, "training.json"))
-        entry = runs.recorded(version.problem, version.run_id)
+        entry = runs.load_record(version.problem, version.run_id)
         trained = mlflow_runs.training_metrics(account)
-        parameters = mlflow_runs.shown_parameters(account)
+        parameters = mlflow_runs.logged_parameters(account)
     except (TruecourseError, ValueError, KeyError, TypeError) as error:  # its own link says what is wrong with it
         yield f"cannot be compared: {error}"
         return

@@ -22,7 +22,7 @@ from truecourse.features.definitions import feature_table, view_digest
 from truecourse.lineage.batch_inputs import batch_input_links
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
-from truecourse.modeling.prediction import attributions, named
+from truecourse.modeling.prediction import attributions, predicted_label
 from truecourse.monitoring.predictions.log_sample import COLUMNS, Logged
 from truecourse.monitoring.skew.audit import Audit, audit_inputs
 from truecourse.monitoring.skew.causes import CODE, MISSING
@@ -91,7 +91,7 @@ def answer_links(problem: Problem, model: Model, record: Record) -> list[Link]:
     same = _near(output, told)
     said = f"{told.tolist()[0]} is recorded, the recorded features give {output.tolist()[0]}"
     links = [link("score", id, same, "computed again from the recorded features, the same" if same else said)]
-    answer, expected = record["prediction"], named(problem.kind, vocabulary.classes, told.tolist()[0])
+    answer, expected = record["prediction"], predicted_label(problem.kind, vocabulary.classes, told.tolist()[0])
     number = problem.kind == "regression"
     right = _near(float(answer), float(expected)) if number else str(answer) == str(expected)
     links.append(

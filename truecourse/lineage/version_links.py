@@ -42,7 +42,7 @@ def run_links(store: ObjectStore, version: ModelVersion) -> list[Link]:
     record = verify_object(store, "run", runs.record_key(version.problem, version.run_id), entry.record_sha256)
     found.append(record)
     if record["verified"]:
-        tags = runs.recorded(version.problem, version.run_id).tags
+        tags = runs.load_record(version.problem, version.run_id).tags
         named = {version.model_sha256, tags.get(runs.SHA256), artifacts_of(tags).get(MODEL)}
         if len(named) != 1:
             found[0] = link("version", name, False, "the version and its run name different models")

@@ -17,7 +17,7 @@ _ABSENT = -12.0
 """The score of a class without a fitted row: e to the power of it is six in a million."""
 
 
-def constant(kind: Kind, vocabulary: Vocabulary, labels: Array, rows: int) -> Array:
+def predict_constant(kind: Kind, vocabulary: Vocabulary, labels: Array, rows: int) -> Array:
     """The mean of the fitted labels, or the shares of their classes, for every row: (rows,) or (rows, k)."""
     if kind == "multiclass":
         shares = np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)) / len(labels)
@@ -25,9 +25,9 @@ def constant(kind: Kind, vocabulary: Vocabulary, labels: Array, rows: int) -> Ar
     return np.full(rows, labels.mean(dtype=np.float64))
 
 
-def linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array) -> Array:
+def predict_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array) -> Array:
     """The predictions for `rows` of fit_linear() on `matrix` and `labels`."""
-    return predicted(kind, vocabulary, fit_linear(kind, vocabulary, matrix, labels), rows)
+    return predict(kind, vocabulary, fit_linear(kind, vocabulary, matrix, labels), rows)
 
 
 def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array) -> Any:
@@ -47,7 +47,7 @@ def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array)
     return pipeline
 
 
-def predicted(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Array:
+def predict(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Array:
     """Predictions for `rows` of a fitted scikit-learn model, in the form of Model.predict(): values (n,), P(last
     class) (n,), or P(class) (n, k), 0 for a class with no fitted row."""
     with _without_void_columns():
@@ -61,7 +61,7 @@ def predicted(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> A
     return probabilities
 
 
-def scores(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Array:
+def compute_scores(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Array:
     """(n, 1) or (n, k) float64 raw scores for `rows` of fit_linear(): values, log-odds, or a score a class; for a class
     with no fitted row as low as befits one that is not there."""
     with _without_void_columns():

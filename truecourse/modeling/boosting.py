@@ -65,7 +65,7 @@ class Matrices:
 
     def fitted(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
         """From (n, d) float32 and n labels, on cut points of these rows."""
-        return self._binned(matrix, labels, self._binned(grid(matrix, self.vocabulary, self.max_bin)))
+        return self._binned(matrix, labels, self._binned(cut_points(matrix, self.vocabulary, self.max_bin)))
 
     def fold(self, part: Part) -> Fold:
         return self.fitted(part.fit, part.labels), self.measured(part.out, part.out_labels)
@@ -88,7 +88,7 @@ class Matrices:
         }
 
 
-def grid(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
+def cut_points(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
     """A small matrix whose sketch is the cut points: each number's quantiles, or all its values if they are few, and
     every category's code; shorter columns are filled up with NaN."""
     columns = []

@@ -16,7 +16,7 @@ import numpy as np
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
 from truecourse.modeling.encoding import finite
-from truecourse.modeling.xgboost_native import Direct
+from truecourse.modeling.xgboost_native import NativeBooster
 from truecourse.wording import counted
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Forest:
         return to[:, 0] if len(self.base) == 1 else to
 
 
-def forest_of(booster: Any) -> Forest | None:
+def compile_forest(booster: Any) -> Forest | None:
     """None for a booster that is to be left to XGBoost."""
     why = ""
     try:
@@ -69,10 +69,10 @@ def forest_of(booster: Any) -> Forest | None:
         forest = _laid_out(learner)
         if forest is None:
             why = "its trees are of a kind that is not walked here"
-        elif not _agrees(forest, Direct(booster)):
+        elif not _agrees(forest, NativeBooster(booster)):
             why = "the compiled walk gave other answers"
         else:
-            forest = _explaining(forest, learner["gradient_booster"]["model"]["trees"], Direct(booster))
+            forest = _explaining(forest, learner["gradient_booster"]["model"]["trees"], NativeBooster(booster))
     except Exception as error:  # no Numba here, no place for its cache, a broken one: whatever it is, XGBoost answers
         why = f"the walk could not be compiled ({type(error).__name__})"
     if why:
@@ -80,7 +80,7 @@ def forest_of(booster: Any) -> Forest | None:
     return None if why else forest
 
 
-def _explaining(forest: Forest, trees: list[dict[str, Any]], direct: Direct) -> Forest:
+def _explaining(forest: Forest, trees: list[dict[str, Any]], direct: NativeBooster) -> Forest:
     """With its attributions, unless they differ from XGBoost's."""
     try:
         from truecourse.modeling.shap_values import Attributions
@@ -194,7 +194,7 @@ def _probes(forest: Forest) -> Array:
     return matrix
 
 
-def _agrees(forest: Forest, direct: Direct) -> bool:
+def _agrees(forest: Forest, direct: NativeBooster) -> bool:
     matrix = _probes(forest)
     for margin in (False, True):
         wanted, few = direct.predict(matrix, margin), range(0, PROBES, 5)  # fewer than LANES go down by themselves

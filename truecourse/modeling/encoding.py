@@ -139,7 +139,7 @@ def finite(values: Array) -> Array:
     return np.maximum(values, -LARGEST, out=values)
 
 
-def told_number(number: float) -> float | None:
+def json_number(number: float) -> float | None:
     """A float as JSON has it: None for NaN, which is a missing number, the largest float32 for infinity."""
     if math.isfinite(number):
         return number

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from truecourse.arrays import Array, columns_of
 from truecourse.errors import ModelError
-from truecourse.modeling.splitting import places
+from truecourse.modeling.splitting import unit_hashes
 from truecourse.problem import Problem, TimeSplit
 
 FOLDS = 3
@@ -37,11 +37,11 @@ def _rolling(rows: pa.Table) -> list[tuple[Array, Array]]:
 
 
 def _hashed(rows: pa.Table, seed: int) -> list[tuple[Array, Array]]:
-    part = (places(rows["id"].to_pylist(), f"fold:{seed}") * FOLDS).astype(np.int64)
+    part = (unit_hashes(rows["id"].to_pylist(), f"fold:{seed}") * FOLDS).astype(np.int64)
     return [(part != fold, part == fold) for fold in range(FOLDS)]
 
 
-def like_parts(labels: Array, count: int) -> Array:
+def stratified_parts(labels: Array, count: int) -> Array:
     """(n,) the part of each row, from 0, for `count` parts of equal size and of nearly equal labels, drawn at random:
     of a rare class, or of the largest values, each part gets its share. Reproducible for the same labels in order."""
     drawn = np.random.default_rng(0).permutation(len(labels))

@@ -68,11 +68,11 @@ def linear_booster(
     fitted = baselines.fit_linear(kind, vocabulary, matrix, labels)
     allowed = _LOG_ODDS
     if kind == "regression":
-        residuals = labels - baselines.predicted(kind, vocabulary, fitted, matrix)
+        residuals = labels - baselines.predict(kind, vocabulary, fitted, matrix)
         allowed = _NOISE * max(float(np.std(residuals)), 1e-6 * float(np.std(labels)), float(np.finfo(np.float32).tiny))
     unit = allowed / _DIGITS
     asked = [_asked(vocabulary, name, matrix[:, place]) for place, name in enumerate(vocabulary.features)]
-    base, answers = _answers(lambda rows: baselines.scores(kind, vocabulary, fitted, rows), asked, unit)
+    base, answers = _answers(lambda rows: baselines.compute_scores(kind, vocabulary, fitted, rows), asked, unit)
     rounds = list[list[_Function]]()
     for place, (name, answer) in enumerate(zip(vocabulary.features, answers, strict=True)):
         functions = []
@@ -88,7 +88,7 @@ def linear_booster(
     return _with_trees(template, trees, len(base))
 
 
-def joined(first: "xgboost.Booster", second: "xgboost.Booster", rounds: int) -> "xgboost.Booster":
+def join_boosters(first: "xgboost.Booster", second: "xgboost.Booster", rounds: int) -> "xgboost.Booster":
     """The rounds of `first` and then so many of `second`, which was boosted from the margins of `first`."""
     models = [
         json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"] for booster in (first, second)

@@ -8,9 +8,9 @@ import numpy as np
 
 from truecourse.arrays import Array
 from truecourse.errors import ModelError
-from truecourse.modeling.compiled_forest import Forest, forest_of
+from truecourse.modeling.compiled_forest import Forest, compile_forest
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.xgboost_native import Direct
+from truecourse.modeling.xgboost_native import NativeBooster
 from truecourse.problem.definition import Kind
 from truecourse.settings import get_settings
 
@@ -42,7 +42,7 @@ class Model:
 
     def compiled(self) -> Self:
         """One that predicts by compiled code where it can: the same answers, for one row in a ninth of the time."""
-        return replace(self, forest=forest_of(self.booster))
+        return replace(self, forest=compile_forest(self.booster))
 
     def ubj(self) -> bytes:
         """The model's UBJSON: equal bytes for equal models."""
@@ -65,8 +65,8 @@ class Model:
         return (self.forest or self._direct).predict(matrix, margin=True)
 
     @cached_property
-    def _direct(self) -> Direct:
-        return Direct(self.booster)
+    def _direct(self) -> NativeBooster:
+        return NativeBooster(self.booster)
 
     def contributions(self, matrix: Array) -> Array:
         """Exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for

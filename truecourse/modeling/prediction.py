@@ -9,7 +9,7 @@ import numpy as np
 
 from truecourse.arrays import Array, Values
 from truecourse.errors import ModelError
-from truecourse.modeling.encoding import FeatureKind, told_number
+from truecourse.modeling.encoding import FeatureKind, json_number
 from truecourse.modeling.model import Model
 from truecourse.problem.definition import Kind
 
@@ -30,11 +30,11 @@ class Scores:
 def scores(model: Model, columns: Columns, explain: bool) -> Scores:
     matrix = model.vocabulary.encode(columns)
     output = model.predict(matrix)
-    named = predicted(model.kind, model.vocabulary.classes, output)
-    return Scores(output, named, attributions(model, matrix) if explain else None)
+    labels = predicted_labels(model.kind, model.vocabulary.classes, output)
+    return Scores(output, labels, attributions(model, matrix) if explain else None)
 
 
-def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
+def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
     """What a model's output says: (n,) class names, the likelier of two at 0.5, or the values of a regression."""
     if kind == "regression":
         return output
@@ -43,7 +43,7 @@ def predicted(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
     return names
 
 
-def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
+def predict_rows(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
     """For each row its score (or scores by class), its prediction, and which features were missing or unknown. Raises
     ModelError for a model whose output is no number."""
     kind, classes = model.kind, model.vocabulary.classes
@@ -53,7 +53,7 @@ def answers(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any
         if not (all(map(math.isfinite, numbers)) if several else math.isfinite(numbers)):
             raise ModelError(_NO_NUMBER, hint=_BACK)
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
-        rows.append({**scores, "prediction": named(kind, classes, numbers), "missing": [], "unknown": []})
+        rows.append({**scores, "prediction": predicted_label(kind, classes, numbers), "missing": [], "unknown": []})
     features, kinds = model.vocabulary.features, model.vocabulary.kinds
     for i, j in _missing(matrix):
         # A category that is there and yet has no code is one that the model never saw.
@@ -70,7 +70,7 @@ def _missing(matrix: Array) -> Iterable[tuple[int, int]]:
     return zip(*(places.tolist() for places in np.isnan(matrix).nonzero()), strict=True)
 
 
-def named(kind: Kind, classes: tuple[str, ...], output: Any) -> Any:
+def predicted_label(kind: Kind, classes: tuple[str, ...], output: Any) -> Any:
     """predicted() of one row's output: a number, or one for each class."""
     if kind == "binary":
         return classes[output >= 0.5]
@@ -93,7 +93,7 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     base, margin, parts = attributions(model, matrix)
     order = np.argsort(-np.abs(parts), axis=1, kind="stable").tolist()
     names, kinds = model.vocabulary.features, model.vocabulary.kinds
-    values = [told(kinds[name], columns[name]) for name in names]
+    values = [original_values(kinds[name], columns[name]) for name in names]
     return [
         {
             "base": start,
@@ -106,7 +106,7 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
     ]
 
 
-def told(kind: FeatureKind, values: Values) -> Sequence[Any]:
+def original_values(kind: FeatureKind, values: Values) -> Sequence[Any]:
     """A feature's n values as a person wrote them: category text, whole numbers whole, None where one is missing."""
     if not isinstance(values, np.ndarray):
         return values
@@ -114,7 +114,7 @@ def told(kind: FeatureKind, values: Values) -> Sequence[Any]:
     if kind == "category":
         return given
     if kind == "float":
-        return [told_number(number) for number in given]
+        return [json_number(number) for number in given]
     if kind == "boolean":
         return [None if math.isnan(number) else bool(number) for number in given]
-    return [int(number) if number.is_integer() else told_number(number) for number in given]
+    return [int(number) if number.is_integer() else json_number(number) for number in given]

@@ -14,13 +14,13 @@ from truecourse.html import number
 from truecourse.modeling import baselines
 from truecourse.modeling.boosting import LOSSES, Fold, Matrices, Part, boost, boost_folds
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.modeling.folds import like_parts
-from truecourse.modeling.linear import joined, linear_booster
+from truecourse.modeling.folds import stratified_parts
+from truecourse.modeling.linear import join_boosters, linear_booster
 from truecourse.modeling.model import Model
 from truecourse.problem import XGBoost
 from truecourse.problem.definition import Kind
-from truecourse.statistics.intervals import Figure
-from truecourse.statistics.metrics import losses, paired
+from truecourse.statistics.intervals import Estimate
+from truecourse.statistics.metrics import losses, paired_difference
 from truecourse.wording import counted
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _WORTH = 0.8
 
 def cross_validation(matrix: Array, labels: Array, folds: int) -> list[Part]:
     """Parts that leave out each row once, of nearly equal labels."""
-    part = like_parts(labels, min(folds, len(labels)))
+    part = stratified_parts(labels, min(folds, len(labels)))
     masks = [part == fold for fold in range(part.max() + 1)]
     return [Part(matrix[~out], labels[~out], matrix[out], labels[out], np.flatnonzero(out)) for out in masks]
 
@@ -79,7 +79,7 @@ class Candidate:
     def booster(self, part: int) -> "xgboost.Booster":
         """Of one part, with the chosen rounds."""
         if self.starts:
-            return joined(self.starts[part], self.boosters[part], self.rounds)
+            return join_boosters(self.starts[part], self.boosters[part], self.rounds)
         booster = self.boosters[part][: self.rounds]
         booster.set_attr(best_iteration=None, best_score=None)
         return booster
@@ -90,10 +90,10 @@ class Candidate:
         models = [Model(self.booster(place), self.vocabulary, self.kind) for place in range(len(self.parts))]
         return np.concatenate([model.predict(part.out) for model, part in zip(models, self.parts, strict=True)])
 
-    def difference(self, other: "Candidate") -> Figure:
+    def difference(self, other: "Candidate") -> Estimate:
         """This loss minus another form's, paired by rows or days, with its 95% interval."""
         labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
-        return paired(self.kind, labels, self.predictions, other.predictions, blocks)
+        return paired_difference(self.kind, labels, self.predictions, other.predictions, blocks)
 
     def fitted(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
         """The same form with as many rounds, fitted to these rows."""
@@ -104,7 +104,7 @@ class Candidate:
         if start is not None and not self.rounds:
             return start
         booster, _ = boost(self.kind, self.vocabulary, dataclasses.replace(spec, rounds=self.rounds), data)
-        return booster if start is None else joined(start, booster, self.rounds)
+        return booster if start is None else join_boosters(start, booster, self.rounds)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Choice:
     chosen: Candidate
     losses: dict[str, float]
     reason: str = ""
-    difference: Figure | None = None
+    difference: Estimate | None = None
 
     @property
     def form(self) -> str:
@@ -211,7 +211,7 @@ def _losses_alone(
 def _promises(trees: Candidate, alone: Candidate) -> bool:
     """Whether the linear model does most of what trees do, so that boosting from it is worth its time."""
     constants = [
-        losses(trees.kind, p.out_labels, baselines.constant(trees.kind, trees.vocabulary, p.labels, len(p.out)))
+        losses(trees.kind, p.out_labels, baselines.predict_constant(trees.kind, trees.vocabulary, p.labels, len(p.out)))
         for p in trees.parts
     ]
     constant = _mean(trees.kind, constants)

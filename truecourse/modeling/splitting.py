@@ -25,7 +25,7 @@ _PARTS = 5
 """A small regression is stratified by so many quantiles of its label."""
 
 
-def places(ids: Iterable[object], salt: str) -> Array:
+def unit_hashes(ids: Iterable[object], salt: str) -> Array:
     """(n,) float64 from 0 up to 1: each id's place, the same whatever other ids there are."""
     digests = (hashlib.sha256(f"{salt}:{id}".encode()).digest() for id in ids)
     return np.fromiter((int.from_bytes(digest[:8], "big") / 2**64 for digest in digests), dtype=np.float64)
@@ -35,7 +35,7 @@ def random_split(split: RandomSplit, kind: Kind, ids: pa.ChunkedArray, labels: p
     """ "train", "validate" or "test" for each of n rows.
 
     Every class of three rows or more has one on each side, of two one trains and one tests, and one alone trains."""
-    place, strata = places(ids.to_pylist(), str(split.seed)), _strata(kind, labels)
+    place, strata = unit_hashes(ids.to_pylist(), str(split.seed)), _strata(kind, labels)
     sides = np.empty(len(place), dtype=object)
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)

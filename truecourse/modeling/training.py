@@ -39,7 +39,7 @@ METHOD = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """A model, its rounds of boosting, and the loss by round: {"train": [...], "validate": [...]}. Where it begins with
     a linear model, the first loss is that model's own, after no round. `form`: Choice.document. `out_of_fold`: of the
     validation rows, by their places in the frame, the outputs of models that did not learn from them."""
@@ -103,7 +103,7 @@ def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
     return vocabulary.encode(columns_of(frame, vocabulary.features))
 
 
-def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Trained:
+def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> TrainingResult:
     """Train on a snapshot's frame: form and rounds chosen on the validation rows, or by cross-validation over all rows
     but the test rows if `folds`; then all rows but the test rows if `folds` or `refit`."""
     spec = spec or problem.model
@@ -120,7 +120,9 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
     log.info("%s", choice.sentence)
     booster = chosen.fitted(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
     left_out = _out_of_fold(frame, chosen)
-    return Trained(Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document, left_out)
+    return TrainingResult(
+        Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document, left_out
+    )
 
 
 def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:
@@ -137,7 +139,7 @@ def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:
     return order[mine], chosen.predictions[mine]
 
 
-def out_of_fold_bytes(trained: Trained) -> bytes:
+def out_of_fold_bytes(trained: TrainingResult) -> bytes:
     """Parquet: `row`, the place in the snapshot's frame, and `output`, or `output_0` and so on by class."""
     rows, output = trained.out_of_fold
     columns = {"output": output} if output.ndim == 1 else {f"output_{k}": output[:, k] for k in range(output.shape[1])}

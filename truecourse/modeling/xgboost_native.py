@@ -23,7 +23,7 @@ _DMATRIX = b'{"missing":NaN,"nthread":1,"data_split_mode":0}'
 _MATRIX = b'{"data":[%d,true],"shape":[%d,%d],"strides":null,"typestr":"<f4","version":3}'
 
 
-class Direct:
+class NativeBooster:
     """Predictions of one booster. Safe for threads, as inplace_predict is: the result is copied before another call
     of the same thread could overwrite it."""
 

@@ -52,7 +52,7 @@ def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) 
     return ledger(problem).append(entry)
 
 
-def under_way(now: Aliases) -> bool:
+def canary_in_progress(now: Aliases) -> bool:
     """Whether the challenger's share is a canary's, and not set by hand."""
     return now.action in GUARDED and now.share > 0
 
@@ -68,7 +68,7 @@ def withdrawal(entries: Sequence[Aliases]) -> Aliases | None:
     return None
 
 
-def predecessors(entries: Iterable[Aliases]) -> list[ModelVersion]:
+def previous_champions(entries: Iterable[Aliases]) -> list[ModelVersion]:
     """Who was in office before the champion, the latest last: where rolling back leads to, step by step.
 
     A rollback takes back what came after the version it went to: of promotions of 1, 2 and 3 and a rollback, 1 is left
@@ -95,7 +95,7 @@ def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
     seen = entries[-1] if entries else None
     if seen is None or seen.champion is None:
         raise ModelError("there is no champion to roll back", where=where, hint=hint)
-    before = predecessors(entries)
+    before = previous_champions(entries)
     if to is not None:
         before = [entry.champion for entry in entries if entry.champion and entry.champion.version == to]
     if not before:

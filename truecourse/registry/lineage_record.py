@@ -19,7 +19,7 @@ from truecourse.storage.tables import Tables, quarantine_table
 from truecourse.wording import counted
 
 
-def record(tables: Tables, manifest: Manifest) -> dict[str, Any]:
+def record_lineage(tables: Tables, manifest: Manifest) -> dict[str, Any]:
     """Every table version behind a snapshot, and what was quarantined beside it: commits, and the SHA-256 of its files.
 
     {"tables": {"<name>@<version>": {"commits": [[version, commit], ...], "files": {key: sha256}, "log": {the same}}}}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from truecourse.errors import MirrorError
 from truecourse.references import Aliases, ModelVersion
-from truecourse.registry.mlflow_runs import RUN, connect_mlflow, is_new, run_artifact_key, telling
+from truecourse.registry.mlflow_runs import RUN, connect_mlflow, is_new, run_artifact_key, warn_on_failure
 from truecourse.registry.runs import SHA256
 from truecourse.settings import get_settings
 
@@ -24,22 +24,22 @@ Tags = Callable[[ModelVersion], Mapping[str, str]]
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
-def highest(problem: str) -> int:
+def highest_version(problem: str) -> int:
     """The highest number of a version that MLflow shows; 0 where it shows none, or does not answer."""
     if is_new():
         return 0
     try:
-        return max((int(item.version) for item in shown(connect_mlflow(), problem)), default=0)
+        return max((int(item.version) for item in list_entries(connect_mlflow(), problem)), default=0)
     except MirrorError:
         return 0
 
 
-def shown(client: "MlflowClient", problem: str) -> list[Any]:
+def list_entries(client: "MlflowClient", problem: str) -> list[Any]:
     """Everything that MLflow shows as a version of the model, whoever registered it."""
     return list(client.search_model_versions(f"name = '{problem}'", max_results=10_000))
 
 
-def own(found: list[Any]) -> dict[int, Any]:
+def own_entries(found: list[Any]) -> dict[int, Any]:
     """Those that show versions of ours, by our number."""
     numbered = [(item.tags.get(VERSION, ""), item) for item in found]
     return {int(number): item for number, item in numbered if number.isdecimal()}
@@ -58,7 +58,7 @@ def mlflow_run(client: "MlflowClient", run_id: str) -> Any:
     return found[0] if found else None
 
 
-def entered(client: "MlflowClient", version: ModelVersion) -> Any:
+def find_entry(client: "MlflowClient", version: ModelVersion) -> Any:
     """What MLflow shows of a version; None where it does not."""
     try:
         found = client.get_model_version(version.problem, str(version.version))
@@ -67,12 +67,12 @@ def entered(client: "MlflowClient", version: ModelVersion) -> Any:
     except MirrorError as error:
         if error.code not in MISSING:
             raise
-    return own(shown(client, version.problem)).get(version.version)
+    return own_entries(list_entries(client, version.problem)).get(version.version)
 
 
-def enter(client: "MlflowClient", version: ModelVersion, tags: Mapping[str, str]) -> Any:
+def ensure_entry(client: "MlflowClient", version: ModelVersion, tags: Mapping[str, str]) -> Any:
     """Register a version in MLflow, unless it is there; with our number, or with the next that MLflow has."""
-    found = entered(client, version)
+    found = find_entry(client, version)
     if found is not None:
         return found
     try:
@@ -100,16 +100,16 @@ def expected_tags(version: ModelVersion, tags: Mapping[str, str]) -> dict[str, s
     return kept | {SHA256: version.model_sha256, VERSION: str(version.version)}
 
 
-def tell_version(version: ModelVersion, tags: Mapping[str, str]) -> None:
-    with telling(f"of version {version.version}"):
-        enter(connect_mlflow(), version, tags)
+def sync_version(version: ModelVersion, tags: Mapping[str, str]) -> None:
+    with warn_on_failure(f"version {version.version}"):
+        ensure_entry(connect_mlflow(), version, tags)
 
 
-def tell_tags(version: ModelVersion, tags: Mapping[str, str]) -> None:
+def sync_tags(version: ModelVersion, tags: Mapping[str, str]) -> None:
     """`tags`: all that is known of the version; those that MLflow does not show so are written."""
-    with telling(f"what is known of version {version.version}"):
+    with warn_on_failure(f"the tags of version {version.version}"):
         client = connect_mlflow()
-        write_tags(client, version, enter(client, version, tags), tags)
+        write_tags(client, version, ensure_entry(client, version, tags), tags)
 
 
 def write_tags(client: "MlflowClient", version: ModelVersion, there: Any, tags: Mapping[str, str]) -> None:
@@ -121,13 +121,13 @@ def write_tags(client: "MlflowClient", version: ModelVersion, there: Any, tags: 
 
 
 def describe_model(problem: str, text: str) -> None:
-    with telling("what the model is"):
+    with warn_on_failure("the model description"):
         connect_mlflow().update_registered_model(problem, text)
 
 
-def tell_aliases(problem: str, now: Aliases, tags: Tags) -> bool:
+def sync_aliases(problem: str, now: Aliases, tags: Tags) -> bool:
     """Whether MLflow's aliases say afterwards what `now` says."""
-    with telling("of the aliases"):
+    with warn_on_failure("the aliases"):
         write_aliases(connect_mlflow(), problem, now, tags)
         return True
     return False
@@ -136,7 +136,7 @@ def tell_aliases(problem: str, now: Aliases, tags: Tags) -> bool:
 def write_aliases(client: "MlflowClient", problem: str, now: Aliases, tags: Tags) -> None:
     """`tags`: tells what is known of a version, for one that MLflow does not show any more."""
     numbers = {
-        alias: enter(client, version, tags(version)).version
+        alias: ensure_entry(client, version, tags(version)).version
         for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger))
         if version is not None
     }

@@ -105,7 +105,7 @@ def _runs(client: "MlflowClient", some: Sequence[ModelVersion], write: str) -> I
 
 def _record(version: ModelVersion) -> RunRecord | None:
     try:
-        return runs.recorded(version.problem, version.run_id)
+        return runs.load_record(version.problem, version.run_id)
     except ModelError:
         return None
 
@@ -146,8 +146,8 @@ def _versions(
         if known:
             yield _without_model(client, problem, known, write)
         return
-    found = mirror.shown(client, problem)
-    own = mirror.own(found)
+    found = mirror.list_entries(client, problem)
+    own = mirror.own_entries(found)
     missing = [str(version.version) for version in some if version.version not in own]
     edited = [
         str(version.version)
@@ -195,7 +195,9 @@ def _foreign(problem: str, item: Any) -> Difference:
 def _aliases(client: "MlflowClient", problem: str, entries: Sequence[Aliases], write: str) -> Iterator[Difference]:
     now = entries[-1] if entries else aliases.current(problem)
     there = {name: int(number) for name, number in client.get_registered_model(problem).aliases.items()}
-    numbers = {int(item.version): number for number, item in mirror.own(mirror.shown(client, problem)).items()}
+    numbers = {
+        int(item.version): number for number, item in mirror.own_entries(mirror.list_entries(client, problem)).items()
+    }
     for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger)):
         names = numbers.get(there[alias]) if alias in there else None
         if (version.version if version else None) == names and (version is not None or alias not in there):
@@ -237,7 +239,7 @@ def write(problem: Problem) -> list[Difference]:
             if (entry := _record(version)) is not None:
                 _write_run(client, name, entry)
             tags = registry.tags(version)
-            mirror.write_tags(client, version, mirror.enter(client, version, tags), tags)
+            mirror.write_tags(client, version, mirror.ensure_entry(client, version, tags), tags)
         if known:
             client.update_registered_model(name, problem.description or name)
             mirror.write_aliases(client, name, aliases.current(name), registry.tags)

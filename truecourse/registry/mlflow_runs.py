@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from truecourse.errors import MirrorError, ModelError, PlatformError
 from truecourse.problem import Problem
 from truecourse.references import Snapshot
-from truecourse.registry.relocation import follow_home
+from truecourse.registry.relocation import relocate_artifacts
 from truecourse.settings import get_settings, quiet_environment, storage_environment
 from truecourse.storage.object_store import open_store
 
@@ -147,7 +147,7 @@ def _client(uri: str) -> "MlflowClient":
         if is_new():
             _create_database(Path(uri.removeprefix("sqlite:///")))
         elif uri.startswith("sqlite:///"):
-            follow_home(Path(uri.removeprefix("sqlite:///")), get_settings().storage_root)
+            relocate_artifacts(Path(uri.removeprefix("sqlite:///")), get_settings().storage_root)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return cast("MlflowClient", _Client(uri, client))
@@ -218,7 +218,7 @@ def experiment(problem: str) -> str:
     return str(found.experiment_id)
 
 
-def described(problem: Problem, step: str, note: str) -> dict[str, str]:
+def run_tags(problem: Problem, step: str, note: str) -> dict[str, str]:
     """Tags by which MLflow's pages say of a run what it is, whose, and from which source. `note`: Markdown."""
     commit = source_commit(problem.folder)
     return {
@@ -253,12 +253,12 @@ def begin_run(problem: str, name: str, tags: Mapping[str, str]) -> tuple[str, bo
 
 
 @contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Write to MLflow, or warn that it was not told: our own record is what counts, and can be written there later."""
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Log a MirrorError as a warning: our record decides, and `truecourse mirror write` can copy it to MLflow later."""
     try:
         yield
     except MirrorError as error:
-        log.warning("MLflow was not told %s, `truecourse mirror write` makes up for it: %s", what, error.what)
+        log.warning("MLflow does not show %s yet; run `truecourse mirror write` later: %s", what, error.what)
 
 
 def run_artifact_key(run_id: str, name: str) -> str:
@@ -282,7 +282,7 @@ def log_training(
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, now, step) for name, value, step in training_metrics(account)],
-        params=[Param(name, value) for name, value in shown_parameters(account).items()],
+        params=[Param(name, value) for name, value in logged_parameters(account).items()],
         tags=[RunTag(name, value) for name, value in tags.items()],
     )
     # MLflow keeps 36 characters of a digest: the whole one stands in the source, the name and the tag.
@@ -302,7 +302,7 @@ def training_metrics(account: Mapping[str, Any]) -> list[tuple[str, float, int]]
     return metrics
 
 
-def shown_parameters(account: Mapping[str, Any]) -> dict[str, str]:
+def logged_parameters(account: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in account["parameters"].items()}
 
 

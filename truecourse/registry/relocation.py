@@ -18,7 +18,7 @@ _PLACES = (
 """Columns of MLflow's tables that hold places of artifacts."""
 
 
-def follow_home(database: Path, root: str) -> None:
+def relocate_artifacts(database: Path, root: str) -> None:
     """Have MLflow's sqlite database name artifacts below the storage root `root`, where they were brought together with
     it from a folder elsewhere.
 

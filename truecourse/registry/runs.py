@@ -48,7 +48,7 @@ def put_artifacts(run_id: str, files: Mapping[str, bytes]) -> None:
         store.put(artifact_key(run_id, name), data)
 
 
-def record(entry: RunRecord) -> None:
+def save_record(entry: RunRecord) -> None:
     """Keep the record of a run whose files are all there; it is the newest run of its problem from now on."""
     store, problem = open_store(), entry.run.problem
     store.put(record_key(problem, entry.run.run_id), entry.model_dump_json(indent=1).encode())
@@ -56,7 +56,7 @@ def record(entry: RunRecord) -> None:
         store.put(f"models/{problem}/{name}", entry.run.run_id.encode())
 
 
-def recorded(problem: str, run_id: str) -> RunRecord:
+def load_record(problem: str, run_id: str) -> RunRecord:
     """Raises ModelError if there is no such run."""
     try:
         return RunRecord.model_validate_json(open_store().get(record_key(problem, run_id)))
@@ -67,7 +67,7 @@ def recorded(problem: str, run_id: str) -> RunRecord:
 
 def record_digest(problem: str, run_id: str) -> str:
     """The SHA-256 of a run's record. Raises ModelError if there is no such run."""
-    recorded(problem, run_id)
+    load_record(problem, run_id)
     return open_store().digest(record_key(problem, run_id))
 
 
@@ -80,7 +80,7 @@ def run_of_key(problem: str, key: str) -> TrainedRun | None:
     """The newest finished run of a training key, if its model is still there."""
     store = open_store()
     try:
-        found = recorded(problem, store.get(f"models/{problem}/keys/{key}").decode()).run
+        found = load_record(problem, store.get(f"models/{problem}/keys/{key}").decode()).run
     except (NotFound, ModelError):
         return None
     return found if store.exists(artifact_key(found.run_id, "model/model.ubj")) else None
@@ -89,15 +89,15 @@ def run_of_key(problem: str, key: str) -> TrainedRun | None:
 def trained_run(problem: str, run_id: str | None = None) -> TrainedRun:
     """A training run by id, or the newest finished one. Raises ModelError if there is none."""
     if run_id is not None:
-        return recorded(problem, run_id).run
+        return load_record(problem, run_id).run
     try:
-        return recorded(problem, open_store().get(f"models/{problem}/newest").decode()).run
+        return load_record(problem, open_store().get(f"models/{problem}/newest").decode()).run
     except NotFound:
         hint = f"truecourse run train --problem {problem}"
         raise ModelError("no model was trained yet", where=f"problem {problem}", hint=hint) from None
 
 
-def forget(store: ObjectStore, entry: RunRecord) -> None:
+def delete_run(store: ObjectStore, entry: RunRecord) -> None:
     """Remove a run: its record first, so that one cut short leaves files and no run without them."""
     problem, run_id = entry.run.problem, entry.run.run_id
     store.delete(record_key(problem, run_id))

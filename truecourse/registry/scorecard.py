@@ -10,7 +10,7 @@ from truecourse.registry import versions as registry
 Document = dict[str, Any]
 
 
-def standing(version: ModelVersion | None) -> Document | None:
+def version_summary(version: ModelVersion | None) -> Document | None:
     """A version with its gates and its figures on test rows."""
     if version is None:
         return None

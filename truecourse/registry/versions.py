@@ -38,7 +38,7 @@ class RegisteredVersion(Entry):
         return ModelVersion(problem=problem, version=self.number, run_id=self.run_id, model_sha256=self.model_sha256)
 
 
-class GateResult(Entry):
+class GateRecord(Entry):
     """What the gates said of a version at one time. `report_sha256`: of the evaluation's report.json, where there was
     one."""
 
@@ -51,9 +51,9 @@ def ledger(problem: str) -> Ledger[RegisteredVersion]:
     return Ledger(open_store(), f"models/{problem}/versions", RegisteredVersion)
 
 
-def gate_ledger(problem: str) -> Ledger[GateResult]:
+def gate_ledger(problem: str) -> Ledger[GateRecord]:
     """Every result of the gates, of every version, in order."""
-    return Ledger(open_store(), f"models/{problem}/gates", GateResult)
+    return Ledger(open_store(), f"models/{problem}/gates", GateRecord)
 
 
 def champion(problem: str) -> ModelVersion | None:
@@ -100,7 +100,7 @@ def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
     with lock(version.problem):
         now = tags(version) | dict(values)
         open_store().put(tags_key(version.problem, version.version), seal({"tags": now}))
-        mirror.tell_tags(version, now)
+        mirror.sync_tags(version, now)
 
 
 def gates(version: ModelVersion) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]], report_sha2
     with lock(version.problem):
         newest = results.newest()
         reason = f"{sum(bool(gate['passed']) for gate in verdicts)} of {len(verdicts)} passed"
-        entry = GateResult(
+        entry = GateRecord(
             number=newest.number + 1 if newest else 1, action="judge", reason=reason, version=version.version,
             gates=tuple(verdicts), report_sha256=report_sha256, **aliases.signature(),
         )  # fmt: skip
@@ -130,12 +130,12 @@ def create_version(run: TrainedRun) -> ModelVersion:
         if found is None:
             newest = ledger(run.problem).newest()
             entry = RegisteredVersion(
-                number=max(newest.number if newest else 0, mirror.highest(run.problem)) + 1, action="register",
+                number=max(newest.number if newest else 0, mirror.highest_version(run.problem)) + 1, action="register",
                 reason=f"run {run.run_id}", run_id=run.run_id, model_sha256=run.model_sha256,
                 record_sha256=record_digest(run.problem, run.run_id), **aliases.signature(),
             )  # fmt: skip
             found = ledger(run.problem).append(entry).of(run.problem)
-        mirror.tell_version(found, tags(found))
+        mirror.sync_version(found, tags(found))
     return found
 
 
@@ -161,7 +161,7 @@ def mirror_aliases(problem: str) -> bool:
     """Let MLflow's aliases say what the ledger says; whoever was killed before doing so is made up for here. False
     where MLflow could not be told."""
     with lock(problem):
-        return mirror.tell_aliases(problem, aliases.current(problem), tags)
+        return mirror.sync_aliases(problem, aliases.current(problem), tags)
 
 
 @contextmanager

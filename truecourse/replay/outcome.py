@@ -12,7 +12,7 @@ from truecourse.hashing import sha256_json
 from truecourse.monitoring.findings import Finding
 from truecourse.problem.definition import Kind
 from truecourse.replay.faults import Planted
-from truecourse.statistics.metrics import losses, measure, paired
+from truecourse.statistics.metrics import losses, measure, paired_difference
 
 Document = dict[str, Any]
 CAUSES = {
@@ -138,7 +138,7 @@ def averages(kind: Kind, metric: str, told: list[Document], retrained: set[str])
 def worse(kind: Kind, labels: Array, new: Array, old: Array, times: Array) -> dict[str, float | None]:
     """The loss of the new outputs minus that of the old ones, with its interval from whole days."""
     blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
-    return paired(kind, labels, new, old, blocks)
+    return paired_difference(kind, labels, new, old, blocks)
 
 
 def digest(document: Document) -> str:

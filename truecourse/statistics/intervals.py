@@ -21,9 +21,9 @@ from truecourse.arrays import Array
 
 COVERAGE = 0.95
 
-Figure = dict[str, float | None]
+Estimate = dict[str, float | None]
 """{"value", "low", "high"}: an estimate and its interval; None where it is undefined, or nothing tells how far off."""
-NOTHING: Figure = {"value": None, "low": None, "high": None}
+UNDEFINED: Estimate = {"value": None, "low": None, "high": None}
 Scale = Literal["plain", "positive", "share"]
 _FAR = 50.0
 
@@ -136,13 +136,13 @@ def _quantile(freedom: int, coverage: float) -> float:
     return float(stdtrit(freedom, (1 + coverage) / 2))
 
 
-def figure(
+def estimate(
     value: float, influence: Array, scale: Scale = "plain", successive: bool = True, coverage: float = COVERAGE
-) -> Figure:
+) -> Estimate:
     """`scale`: on which the interval is as far to either side: on the logarithm of a "positive" figure, on the log-odds
     of a "share". Both keep to their bounds, and reach farther to the side on which figures are spread farther."""
     if not np.isfinite(value):
-        return NOTHING
+        return UNDEFINED
     half = half_width(influence, coverage, successive) if np.isfinite(influence).all() else float("nan")
     if not np.isfinite(half):
         return {"value": float(value), "low": None, "high": None}
@@ -157,11 +157,11 @@ def figure(
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def difference(one: Figure, other: Figure) -> Figure:
+def difference(one: Estimate, other: Estimate) -> Estimate:
     """Of two figures from samples that are independent, and its interval from theirs (the method of variance estimates
     recovery, Zou & Donner 2008)."""
     if one["value"] is None or other["value"] is None:
-        return NOTHING
+        return UNDEFINED
     value = one["value"] - other["value"]
     if one["low"] is None or one["high"] is None or other["low"] is None or other["high"] is None:
         return {"value": value, "low": None, "high": None}
@@ -170,7 +170,7 @@ def difference(one: Figure, other: Figure) -> Figure:
     return {"value": value, "low": float(value - down), "high": float(value + up)}
 
 
-def simultaneous(values: Array, *influences: Array) -> list[Figure]:
+def simultaneous(values: Array, *influences: Array) -> list[Estimate]:
     """Intervals of m values that hold for all of them at once: of twenty equal slices, a 95% interval for each by
     itself would find one that differs.
 
@@ -194,7 +194,7 @@ def simultaneous(values: Array, *influences: Array) -> list[Figure]:
     ]
 
 
-def absolute(gaps: Array, influence: Array, coverage: float = COVERAGE) -> Figure:
+def sum_of_absolutes(gaps: Array, influence: Array, coverage: float = COVERAGE) -> Estimate:
     """The sum of the sizes of B numbers, without the size that their errors alone would have, and its interval.
 
     gaps: (B,). influence: (n, B). The sum of sizes of what is only noise is never 0: the estimate is the sum for which
@@ -204,7 +204,7 @@ def absolute(gaps: Array, influence: Array, coverage: float = COVERAGE) -> Figur
     says. A regression's bias is B = 1."""
     found = float(np.abs(gaps).sum())
     if not np.isfinite(found):
-        return NOTHING
+        return UNDEFINED
     noise = _noise(influence)
     if noise is None:
         return {"value": found, "low": None, "high": None}
@@ -224,7 +224,7 @@ def absolute(gaps: Array, influence: Array, coverage: float = COVERAGE) -> Figur
     return {"value": min(max(value, low), high), "low": low, "high": high}
 
 
-def chance(gaps: Array, influence: Array) -> float:
+def noise_bias(gaps: Array, influence: Array) -> float:
     """By how much the sum of the sizes of B gaps is larger, in the mean, for the errors they were found with."""
     noise = _noise(influence)
     return 0.0 if noise is None else float(np.abs(gaps + noise).sum(axis=1).mean() - np.abs(gaps).sum())

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from truecourse.arrays import Array, columns_of
 from truecourse.problem.definition import Kind
-from truecourse.statistics.intervals import COVERAGE, NOTHING, Figure, Scale, absolute, chance, figure
+from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, Scale, estimate, noise_bias, sum_of_absolutes
 from truecourse.statistics.ranking_metrics import average_precision, roc_auc
 from truecourse.wording import with_unit
 
@@ -39,7 +39,7 @@ def unit_of(metric: str, label_unit: str) -> str:
     return "nats" if metric == "log_loss" else ""
 
 
-def named(metric: str, label_unit: str) -> str:
+def metric_label(metric: str, label_unit: str) -> str:
     """A metric as pages call it, with its unit: "log loss, nats"."""
     return with_unit(metric.replace("_", " "), unit_of(metric, label_unit))
 
@@ -48,12 +48,12 @@ def blocks_of(frame: pa.Table) -> Array:
     """The number of each row's block from 0: its UTC day of decision in order of time, or, without time, one of 200
     (of as many as there are rows, if fewer) that rows are dealt out to at random."""
     if "decision_time" not in frame.column_names:
-        return dealt(len(frame))
+        return random_blocks(len(frame))
     day = columns_of(frame, ["decision_time"])["decision_time"].astype("datetime64[D]")
     return np.asarray(np.unique(day, return_inverse=True)[1])
 
 
-def dealt(rows: int) -> Array:
+def random_blocks(rows: int) -> Array:
     """(rows,) the block of each of so many rows that have no time."""
     return np.random.default_rng(0).permutation(rows) % _GROUPS
 
@@ -72,7 +72,7 @@ def influence(samples: Array) -> Array:
     return np.where(np.abs(change) > tiny, change, 0.0)
 
 
-def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dict[str, Figure]:
+def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dict[str, Estimate]:
     """Every metric of the kind of problem with its 95% interval.
 
     labels (n,): 0/1, class codes, or values. predictions: P(last class) (n,), P(class) (n, k), or values (n,).
@@ -83,7 +83,7 @@ def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dic
     if kind == "regression":
         return found
     names = list(found)
-    found["calibration_error"] = absolute(*gaps(kind, labels, predictions, blocks))
+    found["calibration_error"] = sum_of_absolutes(*gaps(kind, labels, predictions, blocks))
     last = ["base_rate"] if "base_rate" in found else []
     return {name: found[name] for name in [*(n for n in names if n not in last), "calibration_error", *last]}
 
@@ -118,7 +118,7 @@ def loss(kind: Kind, labels: Array, predictions: Array) -> float:
     return float(np.sqrt(mean)) if kind == "regression" else mean
 
 
-def paired(
+def paired_difference(
     kind: Kind,
     labels: Array,
     model: Array,
@@ -126,12 +126,12 @@ def paired(
     blocks: Array,
     successive: bool = True,
     coverage: float = COVERAGE,
-) -> Figure:
+) -> Estimate:
     """{"value", "low", "high"}: how much larger the loss of a model is than another's on the same rows, and its 95%
     interval. Of the RMSE the differences are linearised in each row's squared error (the delta method).
     `successive`: blocks are days in order of time, and not rows dealt out."""
     if not len(labels):
-        return NOTHING
+        return UNDEFINED
     losses_of = [losses(kind, labels, said).astype(np.float64) for said in (model, other)]
     means = [one.mean() for one in losses_of]
     if kind == "regression":
@@ -141,12 +141,12 @@ def paired(
     else:
         value, off = means[0] - means[1], [one - mean for one, mean in zip(losses_of, means, strict=True)]
     sums = np.bincount(np.unique(blocks, return_inverse=True)[1], weights=off[0] - off[1])
-    return figure(float(value), sums * len(sums) / len(labels), successive=successive, coverage=coverage)
+    return estimate(float(value), sums * len(sums) / len(labels), successive=successive, coverage=coverage)
 
 
-def summary(samples: Array, name: str = "") -> Figure:
+def summary(samples: Array, name: str = "") -> Estimate:
     """The metric `name` and its 95% interval; None where it is undefined."""
-    return figure(float(samples[0]), influence(samples), _SCALES.get(name, "plain"))
+    return estimate(float(samples[0]), influence(samples), _SCALES.get(name, "plain"))
 
 
 def gaps(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> tuple[Array, Array]:
@@ -170,18 +170,18 @@ def gaps_of(sums: Array, rows: Array) -> tuple[Array, Array]:
     return found, (sums - found * rows[:, None]) * (len(rows) / rows.sum())
 
 
-def calibration_difference(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array) -> Figure:
+def calibration_difference(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array) -> Estimate:
     """How much larger the calibration error (a regression's size of bias) of a model is than another's on the same
     rows, without what their errors add to each, and its 95% interval."""
     blocks = np.unique(blocks, return_inverse=True)[1]
     sides = [gaps(kind, labels, said, blocks) for said in (model, other)]
     value, off = (first - second for first, second in zip(*map(_size, sides), strict=True))
-    return figure(value, np.where(np.abs(off) > 1e-12, off, 0.0))
+    return estimate(value, np.where(np.abs(off) > 1e-12, off, 0.0))
 
 
 def _size(gaps: tuple[Array, Array]) -> tuple[float, Array]:
     found, off = gaps
-    return float(np.abs(found).sum()) - chance(found, off), off @ np.sign(found)
+    return float(np.abs(found).sum()) - noise_bias(found, off), off @ np.sign(found)
 
 
 def _binary(labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from truecourse.evaluation.gates import summed
+from truecourse.evaluation.gates import summarize
 from truecourse.monitoring.alerts.history import Attempt, Change, Decision, Event, Kind, Record, stands, write
 from truecourse.monitoring.alerts.retraining_policy import decide, decided
 from truecourse.problem import Problem
@@ -49,7 +49,7 @@ def end(
     champion: bool,
 ) -> Attempt:
     """What came of an attempt: the version, its gates, and whether it came into office."""
-    said = summed(list(gates))
+    said = summarize(list(gates))
     changes = {
         "outcome": "champion" if champion else "challenger",
         "run_id": version.run_id,

@@ -13,7 +13,7 @@ from truecourse.data.arrow_types import UTC_TIME
 from truecourse.deployment import history as deployments
 from truecourse.deployment.loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError
-from truecourse.evaluation.gates import failed, summed
+from truecourse.evaluation.gates import failed_gates, summarize
 from truecourse.monitoring.canary.quality import judge_quality
 from truecourse.monitoring.canary.service_level import Step, Verdict, judge_step, step_of
 from truecourse.monitoring.findings import Finding, Report
@@ -122,9 +122,9 @@ def _with_labels(verdict: Verdict, quality: Verdict) -> Verdict:
 def past_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
     """The decision to promote, now that the gates were asked once more: one that failed withdraws the version. Of one
     that cannot be judged now, what it said before the canary began counts: it had passed."""
-    shut = failed(verdicts)
+    shut = failed_gates(verdicts)
     if not shut:
-        return replace(decision, reason=f"{decision.reason}; {summed(verdicts)}")
+        return replace(decision, reason=f"{decision.reason}; {summarize(verdicts)}")
     why = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in shut)
     return replace(decision, action="withdraw", cause="gates", reason=why)
 

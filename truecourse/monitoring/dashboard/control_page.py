@@ -12,8 +12,8 @@ from truecourse.monitoring.findings import NEEDED, Check, Report, State
 from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.registry import aliases
-from truecourse.registry.scorecard import standing
-from truecourse.statistics.metrics import named
+from truecourse.registry.scorecard import version_summary
+from truecourse.statistics.metrics import metric_label
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import format_duration
 
@@ -42,8 +42,8 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
         "problem": problem.name,
         "at": at,
         "sentence": _sentence(newest),
-        "champion": standing(now.champion),
-        "challenger": standing(now.challenger) if now.challenger != now.champion else None,
+        "champion": version_summary(now.champion),
+        "challenger": version_summary(now.challenger) if now.challenger != now.champion else None,
         "shadow": now.shadow,
         "share": now.share,
         "moves": [entry.model_dump() for entry in reversed(aliases.recent(problem.name, _EVENTS))],
@@ -148,7 +148,7 @@ def _page(
         beside=f"/reports/{problem.name}/" if served else "",
         format_duration=format_duration,
         moment=_moment,
-        named=named,
+        metric_label=metric_label,
         unit=problem.label_unit,
     )
 

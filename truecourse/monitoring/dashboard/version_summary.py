@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from truecourse.errors import ModelError
-from truecourse.evaluation.gates import failed, unjudged
+from truecourse.evaluation.gates import failed_gates, unknown_gates
 from truecourse.monitoring import report_store
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
@@ -88,10 +88,10 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     gates = summary["gates"]
     office = summary["champion"]
     stands = "It is champion." if office == summary["version"] else f"Champion is {office or 'nobody'}."
-    if failed(gates):
-        return f"**{counted_of(len(failed(gates)), len(gates), 'gate')} failed.** {stands}"
-    if unjudged(gates):
-        return f"**{counted_of(len(unjudged(gates)), len(gates), 'gate')} could not be judged.** {stands}"
+    if failed_gates(gates):
+        return f"**{counted_of(len(failed_gates(gates)), len(gates), 'gate')} failed.** {stands}"
+    if unknown_gates(gates):
+        return f"**{counted_of(len(unknown_gates(gates)), len(gates), 'gate')} could not be judged.** {stands}"
     return f"**All {counted(len(gates), 'gate')} passed.** {stands}"
 
 

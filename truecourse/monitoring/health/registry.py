@@ -42,7 +42,7 @@ def _held(entries: list[Aliases]) -> list[tuple[str, ModelVersion]]:
     """Champion, challenger, and the champion that a rollback leads to."""
     if not entries:
         return []
-    now, before = entries[-1], aliases.predecessors(entries)[-1:]
+    now, before = entries[-1], aliases.previous_champions(entries)[-1:]
     held = [("champion", now.champion), ("challenger", now.challenger)]
     held += [("champion before it", version) for version in before]
     found = {version.version: (role, version) for role, version in reversed(held) if version is not None}

@@ -12,7 +12,7 @@ from truecourse.arrays import Array
 from truecourse.evaluation.slices import parts_of
 from truecourse.problem.definition import Kind, midnight
 from truecourse.references import Reference, UtcTime
-from truecourse.statistics.intervals import COVERAGE, NOTHING, Figure, absolute
+from truecourse.statistics.intervals import COVERAGE, UNDEFINED, Estimate, sum_of_absolutes
 from truecourse.statistics.metrics import gaps_of, losses
 
 BINS = 40
@@ -191,15 +191,15 @@ def _metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[s
     return {"auc": auc, "log_loss": loss, "excess_loss": loss - expected, "base_rate": share}
 
 
-def calibration(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Figure:
+def calibration(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Estimate:
     """The expected calibration error over ten groups of scores, without what chance adds to it."""
     held = [one for one in cohorts if one.labelled]
     if not held:
-        return NOTHING
+        return UNDEFINED
     bins = np.array([one.bins for one in held])  # (cohorts, bins, 3)
     groups = np.unique(np.linspace(0, bins.shape[1], _GROUPS + 1).astype(int)[:-1])
     sums = np.add.reduceat(bins[:, :, 2] - bins[:, :, 1], groups, axis=1)
-    return absolute(*gaps_of(sums, bins[:, :, 0].sum(axis=1)), coverage=coverage)
+    return sum_of_absolutes(*gaps_of(sums, bins[:, :, 0].sum(axis=1)), coverage=coverage)
 
 
 def curve(cohorts: Sequence[Cohort]) -> list[list[float]]:

@@ -9,7 +9,7 @@ import numpy as np
 from truecourse.arrays import Array
 from truecourse.monitoring.quality.cohorts import Cohort, calibration, curve, metrics, of_slice, sliced
 from truecourse.problem import Problem
-from truecourse.statistics.intervals import COVERAGE, Figure, difference, simultaneous
+from truecourse.statistics.intervals import COVERAGE, Estimate, difference, simultaneous
 from truecourse.statistics.metrics import influence, summary, weightings
 
 _SLICES = 12
@@ -52,13 +52,13 @@ def measured(
     return figures
 
 
-def _measured(problem: Problem, days: Sequence[Cohort]) -> dict[str, Figure]:
+def _measured(problem: Problem, days: Sequence[Cohort]) -> dict[str, Estimate]:
     samples = metrics(problem.kind, days, _weightings(days))
     found = {name: summary(drawn, name) for name, drawn in samples.items()}
     return found if problem.kind == "regression" else found | {"calibration_error": calibration(days)}
 
 
-def _held_against(now: Figure, then: Figure | None) -> dict[str, Figure | None]:
+def _held_against(now: Estimate, then: Estimate | None) -> dict[str, Estimate | None]:
     """Nothing is said of a difference from nothing."""
     return {"now": now, "reference": then, "difference": difference(now, then) if then else None}
 

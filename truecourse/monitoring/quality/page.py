@@ -7,7 +7,7 @@ from typing import Any
 from truecourse.html import PALETTE, figure, render, svg
 from truecourse.monitoring.findings import Report
 from truecourse.problem import Problem
-from truecourse.statistics.metrics import named
+from truecourse.statistics.metrics import metric_label
 
 _SOFT = "#8a9099"
 _FIGURES: dict[str, Any] = {
@@ -30,7 +30,9 @@ def page(problem: Problem, report: Report) -> str:
         column: svg(_curves(parts), f"Outcomes by score, for each {column}")
         for column, parts in _by_column(figures["slices"]).items()
     }
-    return render("quality.html", report=report, problem=problem, figures=figures, plots=plots, named=named)
+    return render(
+        "quality.html", report=report, problem=problem, figures=figures, plots=plots, metric_label=metric_label
+    )
 
 
 def _days(report: Report, figures: dict[str, Any]) -> Any:

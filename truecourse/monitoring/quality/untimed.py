@@ -28,8 +28,8 @@ from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
 from truecourse.registry.runs import trained_run
 from truecourse.serving.batch_scoring import MODEL_VERSION, SCORED_AT, predictions_table, score_columns
-from truecourse.statistics.intervals import Figure, difference
-from truecourse.statistics.metrics import dealt, measure
+from truecourse.statistics.intervals import Estimate, difference
+from truecourse.statistics.metrics import measure, random_blocks
 from truecourse.storage.tables import Tables
 
 FEWEST_ROWS = 30
@@ -117,8 +117,8 @@ def _strange(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:
     return [found], rows.filter(known)
 
 
-def _measured(problem: Problem, labels: Array, output: Array) -> dict[str, Figure]:
-    return measure(problem.kind, labels, output, dealt(len(labels)))
+def _measured(problem: Problem, labels: Array, output: Array) -> dict[str, Estimate]:
+    return measure(problem.kind, labels, output, random_blocks(len(labels)))
 
 
 def _lost(problem: Problem, figures: dict[str, Any]) -> list[Finding]:

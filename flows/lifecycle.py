@@ -17,7 +17,7 @@ from tasks.data.validate import accepted_versions, raw_versions
 from tasks.naming import run_name
 from tasks.process import note_process
 from tasks.state import current_state
-from truecourse.authoring.checks.run import require_sound
+from truecourse.authoring.checks.run import require_valid
 from truecourse.deployment.bento import changed_parts
 from truecourse.errors import SourceError, TruecourseError, ValidationFailed
 from truecourse.problem import Problem, TimeSplit
@@ -44,7 +44,7 @@ def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | 
     wrong, and what the flows raise.
     """
     spec = load_problem(problem)
-    require_sound(spec)
+    require_valid(spec)
     name = spec.name
     before = current_state(spec)
     refused: TruecourseError | None = None

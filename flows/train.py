@@ -9,7 +9,7 @@ from tasks.process import note_process
 from tasks.training.snapshot import take_snapshot
 from tasks.training.train import train_model
 from tasks.training.tune import search_parameters
-from truecourse.authoring.checks.run import require_sound
+from truecourse.authoring.checks.run import require_valid
 from truecourse.problem.loader import load_problem
 from truecourse.references import TrainedRun
 
@@ -37,7 +37,7 @@ def train(
     learned.
     """
     spec = load_problem(problem)
-    require_sound(spec)
+    require_valid(spec)
     name = spec.name
     snapshot = take_snapshot(name, until, moved)
     if tune:

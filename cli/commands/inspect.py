@@ -229,10 +229,10 @@ def check(
     json: Json = False,
 ) -> Answer:
     """Every fault of a problem's specification, each with its place and its hint; warnings about its rows too."""
-    from truecourse.authoring.checks.run import require_sound
+    from truecourse.authoring.checks.run import require_valid
 
     spec = load_problem(problem)
-    require_sound(spec)
+    require_valid(spec)
     parts = {"table": spec.tables, "view": spec.views, "feature": spec.features}
     told = f"{spec.name}: {', '.join(counted(len(part), noun) for noun, part in parts.items())}"
     sound = f"[green]✓[/] no faults in {told}"

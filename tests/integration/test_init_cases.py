@@ -222,7 +222,7 @@ def test_two_columns_of_one_source_column_are_a_fault(problems: Path, tmp_path: 
     table = problem.tables[0]
     twice = replace(table, columns={**table.columns, "again": Integer(source="split")})
     faults = check_problem(replace(problem, tables=(twice,)))
-    assert [fault.what for fault in faults] == ["split_value, again are all the column 'split' of the source"]
+    assert [fault.what for fault in faults] == ["split_value, again all read the source column 'split'"]
 
 
 def test_one_odd_cell_makes_no_column_text(problems: Path, tmp_path: Path) -> None:

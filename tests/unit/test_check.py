@@ -1,4 +1,4 @@
-"""`truecourse check` finds every wrong declaration, at its place, with its hint; a sound problem has no faults."""
+"""`truecourse check` finds every wrong declaration, at its place, with its hint; a valid problem has no faults."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from tests.deliveries import install
 from tests.faults import PROBLEM, Case, assert_found, edited
 from tests.plain import install_diabetes, install_wine
-from truecourse.authoring.checks.run import check_problem, require_sound
+from truecourse.authoring.checks.run import check_problem, require_valid
 from truecourse.errors import ProblemError
 from truecourse.problem import Files, Label, Problem, Table, TimeSplit
 from truecourse.problem.loader import load_problem
@@ -17,16 +17,16 @@ from truecourse.problem.schema import Boolean, Columns, Float, Integer, Text, Ti
 
 CASES: dict[str, Case] = {
     "ttl on a view with no time": (
-        PROBLEM, "timeless=True", "timeless=True, ttl=days(1)", "views.courier_facts.ttl", "no time", "remove ttl"),
+        PROBLEM, "timeless=True", "timeless=True, ttl=days(1)", "views.courier_facts.ttl", "without time", "ttl"),
     "lookback on a view with no time": (
-        PROBLEM, "timeless=True", "timeless=True, lookback=days(1)", "views.courier_facts.lookback", "no time",
+        PROBLEM, "timeless=True", "timeless=True, lookback=days(1)", "views.courier_facts.lookback", "without time",
         "remove"),
     "negative ttl": (
         PROBLEM, "ttl=hours(12)", "ttl=hours(-12)", "views.depot_history.ttl", "negative", "positive"),
     "unknown entity": (
         PROBLEM, 'entity="depot"', 'entity="depots"', "views.depot_history.entity", "'depots'", "depot"),
-    "entity key no request field": (
-        PROBLEM, 'Entity("depot")', 'Entity("depot", keys=["depo"])', "entities.depot.keys", "depo is no", "depot"),
+    "entity key that is not a request field": (
+        PROBLEM, 'Entity("depot")', 'Entity("depot", keys=["depo"])', "entities.depot.keys", "depo is not", "depot"),
     "two tables of one name": (
         PROBLEM, '"couriers",\n', '"deliveries",\n', "tables", "'deliveries'", "rename"),
     "two views of one name": (
@@ -41,11 +41,11 @@ CASES: dict[str, Case] = {
         "request.distance", "rename"),
     "feature of a reserved name": (
         PROBLEM, '"since": Integer("year")', '"label": Integer("year")', "views.courier_facts.features.label",
-        "of Truecourse's own", "another name"),
+        "reserved", "another name"),
     "request field of a reserved name": (
         PROBLEM, '"promised": Integer(ge=5, le=600),\n        "distance"', '"split": Integer(),\n        "distance"',
         "request.split", "training frame", "rename"),
-    "feature that is a moment": (
+    "feature that is a time": (
         PROBLEM, '"since": Integer("year")', '"since": Time()', "views.courier_facts.features.since", "Time",
         "number"),
     "unknown key column": (
@@ -54,18 +54,18 @@ CASES: dict[str, Case] = {
         PROBLEM, 'time="ordered_at"', 'time="ordered"', "tables.deliveries.time", "'ordered'", "ordered_at"),
     "time column of another type": (
         PROBLEM, "Time(severity=", "Text(severity=", "tables.deliveries.time", "declared Text", "Time()"),
-    "reference to no table": (
+    "reference to an unknown table": (
         PROBLEM, 'in_table="couriers"', 'in_table="courier"', "tables.deliveries.columns.courier.in_table",
         "'courier'", "couriers"),
     "reference to a table without a single key": (
         PROBLEM, 'key=["courier"]', 'key=["courier", "since"]', "tables.deliveries.columns.courier.in_table",
-        "no key of a single column", "key of one column"),
+        "no single-column key", "key of one column"),
     "reference of another type": (
         PROBLEM, 'columns={"courier": Text()', 'columns={"courier": Integer()',
-        "tables.deliveries.columns.courier.in_table", "is Text, and couriers.courier is Integer", "one type"),
-    "references in a circle": (
+        "tables.deliveries.columns.courier.in_table", "is Text, but couriers.courier is Integer", "one type"),
+    "cyclic references": (
         PROBLEM, 'columns={"courier": Text()', 'columns={"courier": Text(), "d": Integer(in_table="deliveries")',
-        "tables.deliveries", "in a circle", "remove one"),
+        "tables.deliveries", "form a cycle", "remove one"),
     "reserved column": (
         PROBLEM, '"since": Integer(nulls=True)', '"_TC_row": Integer()', "tables.couriers.columns._TC_row", "reserved",
         "another name"),
@@ -82,8 +82,8 @@ CASES: dict[str, Case] = {
         "tables.couriers.columns.since.one_of", "1 lies outside", "leave it out"),
     "empty one_of": (
         PROBLEM, 'one_of=["bike", "van"]', "one_of=[]", "tables.couriers.columns.vehicle.one_of", "no value", "list"),
-    "pattern that is none": (
-        PROBLEM, 'feature=False)', 'feature=False, pattern="c[")', "request.courier.pattern", "no regular", "correct"),
+    "invalid pattern": (
+        PROBLEM, 'feature=False)', 'feature=False, pattern="c[")', "request.courier.pattern", "not a reg", "correct"),
     "one_of against the pattern": (
         PROBLEM, 'one_of=["bike", "van"]', 'one_of=["bike", "van"], pattern="^b"',
         "tables.couriers.columns.vehicle.one_of", "'van' does not match", "correct"),
@@ -104,15 +104,15 @@ CASES: dict[str, Case] = {
     "a test of hours": (
         PROBLEM, "window=days(7)", "window=days(7), retraining=Retraining(test=hours(5))",
         "monitoring.retraining.test", "shorter than a day", "days"),
-    "a cause to retrain and not to": (
+    "a cause that triggers and blocks retraining": (
         PROBLEM, "window=days(7)", 'window=days(7), retraining=Retraining(causes=["dead feed"])',
-        "monitoring.retraining.spoilers", "one not to", "one of the two"),
+        "monitoring.retraining.spoilers", "triggers and blocks", "causes or spoilers"),
     "reminders without a pause": (
         PROBLEM, "window=days(7)", "window=days(7), alerts=Alerts(remind=days(0))",
         "monitoring.alerts.remind", "not positive", "days"),
     "unknown search parameter": (
         PROBLEM, "max_depth=3", 'max_depth=3, search={"max_dept": Range(1, 2)}', "model.search.max_dept",
-        "no parameter", "max_depth"),
+        "not a parameter", "max_depth"),
     "search out of range": (
         PROBLEM, "max_depth=3", 'max_depth=3, search={"subsample": Range(0.5, 1.5)}', "model.search.subsample",
         "1.5 is out of range", "correct"),
@@ -121,55 +121,55 @@ CASES: dict[str, Case] = {
         "low"),
     "one fold": (PROBLEM, "max_depth=3", "max_depth=3, folds=1", "model.folds", "no rows to fit", "5"),
     "folds without refit": (
-        PROBLEM, "max_depth=3", "max_depth=3, folds=5, refit=False", "model.folds", "refit=True", "leave refit out",
+        PROBLEM, "max_depth=3", "max_depth=3, folds=5, refit=False", "model.folds", "refit=True", "leave out refit",
     ),
     "folds in time": (
-        PROBLEM, "max_depth=3", "max_depth=3, folds=5", "model.folds", "at random", "TimeSplit's validation rows",
+        PROBLEM, "max_depth=3", "max_depth=3, folds=5", "model.folds", "random folds", "TimeSplit's validation rows",
     ),
     "logarithmic search from zero": (
         PROBLEM, "max_depth=3", 'max_depth=3, search={"gamma": Range(0.0, 1.0, log=True)}', "model.search.gamma",
         "logarithmic", "above 0"),
-    "nothing to choose from": (
-        PROBLEM, "max_depth=3", 'max_depth=3, search={"gamma": Choice([])}', "model.search.gamma", "nothing", "list"),
+    "choice without values": (
+        PROBLEM, "max_depth=3", 'max_depth=3, search={"gamma": Choice([])}', "model.search.gamma", "no values", "list"),
     "gate on an unknown metric": (
         PROBLEM, "BeatsBaseline(),", 'MetricGate("rmse", max=1.0),', "gates.0.metric", "no metric 'rmse'",
         "there are auc"),
     "gate without bounds": (
         PROBLEM, "BeatsBaseline(),", 'MetricGate("auc"),', "gates.0", "no bound", "max= or min="),
-    "gate nobody passes": (
+    "gate that no model can pass": (
         PROBLEM, "BeatsBaseline(),", 'MetricGate("auc", min=0.9, max=0.1),', "gates.0", "at least 0.9", "swap"),
-    "slice floor of no field": (
+    "slice floor of an unknown field": (
         PROBLEM, "BeatsBaseline(),", 'SliceFloor("depots", "auc", min=0.5),', "gates.0.column", "'depots'", "depot"),
-    "no time to approve": (
+    "no patience for approval": (
         PROBLEM, "BeatsChampion()],", "BeatsChampion()],\n    promotion=Promotion(patience=days(0)),",
-        "promotion.patience", "nobody the time", "days(1)"),
-    "slices of no field": (
+        "promotion.patience", "shorter than a second", "days(1)"),
+    "slices of an unknown field": (
         PROBLEM, 'slices=["depot"]', 'slices=["dept"]', "monitoring.slices", "'dept'", "depot"),
     "no window to monitor": (
         PROBLEM, "window=days(7)", "window=days(0)", "monitoring.window", "not positive", "days(7)"),
-    "input of the function no request field": (
+    "function input that is not a request field": (
         PROBLEM, '"distance", "promised"]', '"distanse", "promised"]', "request_features.inputs", "distanse",
         "distance"),
-    "label as input of the function": (
+    "label as function input": (
         PROBLEM, '"distance", "promised"]', '"distance", "promised", "label"]', "request_features.inputs", "a leak",
         "remove it"),
-    "function reads what it is not given": (
+    "function that reads an undeclared input": (
         PROBLEM, 'inputs=["decision_time", "distance",', 'inputs=["decision_time",', "request_features.clock",
-        "reads the column 'distance'", "inputs"),
+        "reads column 'distance'", "inputs"),
     "function without a declared feature": (
         PROBLEM, '"weekend": ((', '"weekday": ((', "request_features.clock",
         "does not return the declared feature 'weekend'", "weekday"),
-    "function with a feature nobody declares": (
+    "function with an undeclared feature": (
         PROBLEM, '"hour": (minutes', '"minute": minutes, "hour": (minutes', "request_features.clock",
-        "'minute', which nobody declares", "drop it"),
+        "'minute', which is not declared", "drop it"),
     "function that loses rows": (
         PROBLEM, 'columns["distance"] / columns["promised"]', 'columns["distance"][:1]', "request_features.clock",
-        "2 rows went in", "one value a row"),
+        "for 2 rows", "one value per row"),
     "function that fails on no rows": (
         PROBLEM, 'columns["distance"] / columns["promised"]', 'columns["distance"] / columns["promised"].max()',
-        "request_features.clock", "fails on 0 made-up rows", "any number of rows"),
+        "request_features.clock", "fails on 0 sample rows", "any number of rows"),
     "function that returns no dict": (
-        PROBLEM, "return {\n", "return 0, {\n", "request_features.clock", "tuple", "dict of arrays"),
+        PROBLEM, "return {\n", "return 0, {\n", "request_features.clock", "not a dict", "dict of arrays"),
     "function that returns fractions as integers": (
         PROBLEM, '"km_a_minute": Float()', '"km_a_minute": Integer()', "request_features.clock", "declared Integer",
         "round"),
@@ -180,13 +180,13 @@ CASES: dict[str, Case] = {
 
 @pytest.fixture
 def folder(tmp_path: Path, configure: Callable[..., None]) -> Path:
-    """The deliveries in a problems folder of the test's own."""
+    """Install the deliveries in a temporary problems folder."""
     configure(problems=tmp_path, problem="deliveries")
     return install(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["deliveries", "wine", "diabetes"])
-def test_a_sound_problem_has_no_faults(name: str, tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_a_valid_problem_has_no_faults(name: str, tmp_path: Path, configure: Callable[..., None]) -> None:
     configure(problems=tmp_path)
     {"deliveries": install, "wine": install_wine, "diabetes": install_diabetes}[name](tmp_path)
     assert check_problem(load_problem(name)) == []
@@ -197,11 +197,11 @@ def test_the_shipped_problem_has_no_faults() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_wrong_declaration_is_found_with_its_place_and_its_hint(case: str, folder: Path) -> None:
+def test_an_invalid_declaration_is_reported_with_place_and_hint(case: str, folder: Path) -> None:
     assert_found(folder, CASES[case])
 
 
-def test_all_faults_come_at_once(folder: Path) -> None:
+def test_all_faults_are_reported_at_once(folder: Path) -> None:
     faults = edited(
         folder,
         (PROBLEM, 'entity="depot"', 'entity="depots"'),
@@ -214,11 +214,11 @@ def test_all_faults_come_at_once(folder: Path) -> None:
     for place in ("depot_history.entity", "monitoring.slices", "deliveries.time", "courier_history.sql:2", "label.sql"):
         assert any(place in where for where in places), (place, places)
     with pytest.raises(ProblemError, match=f"{len(faults)} faults") as raised:
-        require_sound(load_problem())
+        require_valid(load_problem())
     assert list(raised.value.faults) == faults
 
 
-def plain(columns: Columns, label: Label, **changes: object) -> Problem:
+def spineless(columns: Columns, label: Label, **changes: object) -> Problem:
     table = Table("rows", source=Files("rows.csv"), columns={"size": Float(), **columns})
     return dataclasses.replace(Problem("plain", kind="binary", tables=[table], label=label), **changes)
 
@@ -229,30 +229,30 @@ BY_TIME = TimeSplit(train_until="2024-01-01", validate_until="2024-02-01")
 @pytest.mark.parametrize(
     ("problem", "where", "what"),
     [
-        (plain({}, Label()), "label.column", "no column is named"),
-        (plain({}, Label(column="y")), "label.column", "no column 'y'"),
-        (plain({}, Label(table="row", column="y")), "label.table", "no table 'row'"),
-        (plain({}, Label(sql="label.sql")), "label.sql", "needs a spine"),
-        (plain({"y": Time()}, Label(column="y")), "label.column", "this is Time"),
-        (plain({"y": Float()}, Label(column="y")), "label.column", "this is Float"),
-        (plain({"y": Text()}, Label(column="y"), kind="regression"), "label.column", "predicts a number"),
-        (plain({"y": Float()}, Label(column="y", classes=["a", "b"]), kind="regression"), "classes", "no classes"),
-        (plain({"y": Boolean()}, Label(column="y", unit="minutes")), "label.unit", "classes and no unit"),
-        (plain({"y": Integer(one_of=[1, 2, 3])}, Label(column="y")), "label.column", "one_of lists 3"),
-        (plain({"y": Text(one_of=["a", "b"])}, Label(column="y", classes=["a", "c"])), "classes", "c can never occur"),
-        (plain({"y": Boolean()}, Label(column="y", classes=["no", "yes"])), "classes", "written 0 and 1"),
-        (plain({"y": Boolean()}, Label(column="y"), request={"y": Boolean()}), "request.y", "a leak"),
-        (plain({"y": Boolean()}, Label(column="y"), request={"sise": Float()}), "request.sise", "no such column"),
-        (plain({"y": Boolean()}, Label(column="y"), request={"size": Text()}), "request.size", "is Text"),
-        (plain({"y": Boolean(), "id": Text()}, Label(column="y")), "request.id", "training frame"),
+        (spineless({}, Label()), "label.column", "no label column"),
+        (spineless({}, Label(column="y")), "label.column", "no column 'y'"),
+        (spineless({}, Label(table="row", column="y")), "label.table", "no table 'row'"),
+        (spineless({}, Label(sql="label.sql")), "label.sql", "needs a spine"),
+        (spineless({"y": Time()}, Label(column="y")), "label.column", "column is Time"),
+        (spineless({"y": Float()}, Label(column="y")), "label.column", "column is Float"),
+        (spineless({"y": Text()}, Label(column="y"), kind="regression"), "label.column", "predicts a number"),
+        (spineless({"y": Float()}, Label(column="y", classes=["a", "b"]), kind="regression"), "classes", "no classes"),
+        (spineless({"y": Boolean()}, Label(column="y", unit="minutes")), "label.unit", "classes and no unit"),
+        (spineless({"y": Integer(one_of=[1, 2, 3])}, Label(column="y")), "label.column", "one_of lists 3"),
+        (spineless({"y": Text(one_of=["a", "b"])}, Label(column="y", classes=["a", "c"])), "classes", "never occur"),
+        (spineless({"y": Boolean()}, Label(column="y", classes=["no", "yes"])), "classes", "written 0 and 1"),
+        (spineless({"y": Boolean()}, Label(column="y"), request={"y": Boolean()}), "request.y", "a leak"),
+        (spineless({"y": Boolean()}, Label(column="y"), request={"sise": Float()}), "request.sise", "no such column"),
+        (spineless({"y": Boolean()}, Label(column="y"), request={"size": Text()}), "request.size", "is Text"),
+        (spineless({"y": Boolean(), "id": Text()}, Label(column="y")), "request.id", "training frame"),
         (
-            plain({"y": Boolean()}, Label(column="y"), split=BY_TIME),
+            spineless({"y": Boolean()}, Label(column="y"), split=BY_TIME),
             "split",
             "have none",
         ),
         (Problem("plain", kind="binary", tables=[], label=Label(column="y")), "tables", "no table"),
     ],
 )  # fmt: skip
-def test_a_wrong_plain_problem_is_told(problem: Problem, where: str, what: str) -> None:
+def test_faults_of_a_static_are_reported(problem: Problem, where: str, what: str) -> None:
     faults = check_problem(problem)
     assert any(where in fault.where and what in fault.what and fault.hint for fault in faults), faults

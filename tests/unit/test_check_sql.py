@@ -1,4 +1,4 @@
-"""`truecourse check` binds every SQL file, and follows the label's columns to where they leak."""
+"""`truecourse check` binds every SQL file, and traces leaks of the label's columns."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ CASES: dict[str, Case] = {
         "features/courier_facts.sql"),
     "relation file missing": (
         PROBLEM, '"outcomes.sql"', '"outcome.sql"', "outcome.sql", "no such file", "outcomes.sql"),
-    "relation used before it is read": (
+    "relation used before its definition": (
         PROBLEM, 'relations={"outcomes"', 'relations={"early": "label.sql", "outcomes"', "label.sql:1",
         "unknown table outcomes", "move that relation before"),
     "relation named as a table": (
@@ -45,8 +45,8 @@ CASES: dict[str, Case] = {
         "another name"),
     "declared feature not returned": (
         VIEW, "AS courier_count_7d", "AS courier_count", VIEW, "no column 'courier_count_7d'", "courier_count"),
-    "a feature nobody declares": (
-        FACTS, "since FROM", "since, 2 AS wheels FROM", FACTS, "returns 'wheels', a feature nobody declares",
+    "undeclared feature": (
+        FACTS, "since FROM", "since, 2 AS wheels FROM", FACTS, "returns 'wheels', which is not a declared feature",
         "declare"),
     "feature of another type": (
         FACTS, "vehicle, since", "vehicle, CAST(since AS DOUBLE) AS since", FACTS, "since is DOUBLE",
@@ -55,7 +55,7 @@ CASES: dict[str, Case] = {
         FACTS, "SELECT courier, vehicle", "SELECT vehicle", FACTS, "no column 'courier'", "add it"),
     "view without event_timestamp": (
         VIEW, "known_at AS event_timestamp", "known_at", VIEW, "no column 'event_timestamp'", "known_at"),
-    "event_timestamp is no moment": (
+    "event_timestamp that is not a time": (
         DEPOT, "known_at AS event_timestamp", "CAST(known_at AS VARCHAR) AS event_timestamp", DEPOT,
         "event_timestamp is VARCHAR", "CAST(event_timestamp AS TIMESTAMP)"),
     "timeless view that returns a time": (
@@ -78,29 +78,29 @@ CASES: dict[str, Case] = {
         "label.sql", "delivery AS id", "'d' || delivery AS id", "label.sql", "id is VARCHAR", "CAST one"),
     "label of the wrong type": (
         "label.sql", "late AS label", "late * 0.5e0 AS label", "label.sql", "label is DOUBLE", "CAST(... AS INTEGER)"),
-    "request field made from the outcome": (
+    "request field computed from the outcome": (
         "spine.sql", ", distance FROM", ", took + 0.5e0 AS distance FROM", "spine.sql",
-        "'distance' is made from deliveries.took, as the label: a leak", "not known when"),
+        "'distance' is computed from deliveries.took, like the label: a leak", "not known at"),
     "timeless view of the outcome": (
         FACTS, "SELECT courier, vehicle, since FROM couriers",
         "SELECT courier, 'bike' AS vehicle, max(took) AS since FROM deliveries GROUP BY courier", FACTS,
-        "'since' of a timeless view is made from deliveries.took", "event_timestamp"),
+        "'since' of a timeless view is computed from deliveries.took", "event_timestamp"),
 }  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path: Path, configure: Callable[..., None]) -> Path:
-    """The deliveries in a problems folder of the test's own."""
+    """Install the deliveries in a temporary problems folder."""
     configure(problems=tmp_path, problem="deliveries")
     return install(tmp_path)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wrong_sql_is_found_with_its_place_and_its_hint(case: str, folder: Path) -> None:
+def test_invalid_sql_is_reported_with_place_and_hint(case: str, folder: Path) -> None:
     assert_found(folder, CASES[case])
 
 
-def test_every_unknown_column_of_a_file_is_found(folder: Path) -> None:
+def test_every_unknown_column_of_a_file_is_reported(folder: Path) -> None:
     faults = edited(folder, (DEPOT, "sum(late)", "sum(lat)"), (DEPOT, "max(took)", 'max("tok")'))
     assert [(f.where, f.what) for f in faults] == [
         (f"{DEPOT}:2", "unknown column lat"),
@@ -109,27 +109,27 @@ def test_every_unknown_column_of_a_file_is_found(folder: Path) -> None:
 
 
 def test_a_broken_relation_is_one_fault(folder: Path) -> None:
-    """What selects from it cannot be bound either, and is not blamed."""
+    """Queries that select from it do not bind either; they are not reported."""
     faults = edited(folder, ("outcomes.sql", "took > promised", "took > promise"))
     assert [fault.where for fault in faults] == ["outcomes.sql:2"]
 
 
-AT_ONCE = """
+OUTCOME_VIEW = """
 SELECT depot, {moment} AS event_timestamp, avg(late) AS depot_late_1d, max(took) AS depot_last_took
 FROM (SELECT *, CAST(took > promised AS INTEGER) AS late FROM deliveries)
 GROUP BY ALL"""
 
 
 @pytest.mark.parametrize(("moment", "leaks"), [("ordered_at", 2), ("ordered_at + INTERVAL 3 DAY", 0)])
-def test_an_outcome_at_the_decisions_own_time_is_a_leak(moment: str, leaks: int, folder: Path) -> None:
-    (folder / DEPOT).write_text(AT_ONCE.format(moment=moment))
+def test_an_outcome_at_the_decision_time_is_a_leak(moment: str, leaks: int, folder: Path) -> None:
+    (folder / DEPOT).write_text(OUTCOME_VIEW.format(moment=moment))
     faults = edited(folder)
     assert [fault.where for fault in faults] == [DEPOT] * leaks
     assert all("deliveries.took" in f.what and "a leak" in f.what and "known_at" in f.hint for f in faults)
 
 
 def test_tomorrows_value_may_be_predicted_from_todays(folder: Path) -> None:
-    """A label made by a window shares its column with honest fields: no fault."""
+    """A label computed by a window may share its column with valid fields."""
     label = "lead(took) OVER (PARTITION BY courier ORDER BY ordered_at)"
     query = f"SELECT delivery AS id, CAST({label} > 30 AS INTEGER) AS label, ordered_at AS known_at FROM deliveries"
     (folder / "label.sql").write_text(query)
@@ -139,4 +139,4 @@ def test_tomorrows_value_may_be_predicted_from_todays(folder: Path) -> None:
 def test_a_regression_predicts_a_number(folder: Path) -> None:
     (folder / "label.sql").write_text("SELECT delivery AS id, CAST(late AS VARCHAR) AS label, known_at FROM outcomes")
     (fault,) = edited(folder, (PROBLEM, 'kind="binary"', 'kind="regression"'))
-    assert (fault.where, fault.what) == ("label.sql", "label is VARCHAR, and a regression predicts a number")
+    assert (fault.where, fault.what) == ("label.sql", "label is VARCHAR, but a regression predicts a number")

@@ -5,12 +5,12 @@ import pytest
 from truecourse.authoring.scaffold.declarations import (
     Dialect,
     candidates,
-    file_dialect,
+    detect_dialect,
     is_code,
-    numbers,
-    proposed_markers,
+    parse_numbers,
+    propose_markers,
 )
-from truecourse.authoring.scaffold.time_formats import epoch_format, other_order, written_formats
+from truecourse.authoring.scaffold.time_formats import detect_time_formats, epoch_format, swap_day_month
 from truecourse.problem.schema import Float, Integer, Time
 
 
@@ -33,7 +33,7 @@ from truecourse.problem.schema import Float, Integer, Time
     ],
 )
 def test_numbers(texts: list[str], decimal: str, thousands: str, symbol: str) -> None:
-    found = numbers(texts)
+    found = parse_numbers(texts)
     assert found is not None
     assert (found.dialect.decimal, found.dialect.thousands, found.symbol) == (decimal, thousands, symbol)
 
@@ -42,13 +42,13 @@ def test_numbers(texts: list[str], decimal: str, thousands: str, symbol: str) ->
     "texts", [["C001", "C002"], ["12-34", "1-2"], ["red", "blue"], ["2024-01-01"], ["1.2.3", "1.2.4"]]
 )
 def test_what_is_no_number(texts: list[str]) -> None:
-    assert numbers(texts) is None
+    assert parse_numbers(texts) is None
 
 
 def test_a_file_has_one_dialect() -> None:
-    assert file_dialect([["1,5", "2,5"], ["1.234", "5.678"], ["1", "2"]]) == Dialect(",", ".")
-    assert file_dialect([["1.5", "2.5"], ["1,234", "5"]]).thousands == ","
-    assert file_dialect([["1", "2"], ["red"]]) == Dialect()
+    assert detect_dialect([["1,5", "2,5"], ["1.234", "5.678"], ["1", "2"]]) == Dialect(",", ".")
+    assert detect_dialect([["1.5", "2.5"], ["1,234", "5"]]).thousands == ","
+    assert detect_dialect([["1", "2"], ["red"]]) == Dialect()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_file_has_one_dialect() -> None:
     ],
 )
 def test_written_times(texts: list[str], formats: list[str]) -> None:
-    assert written_formats(texts) == formats
+    assert detect_time_formats(texts) == formats
 
 
 def test_epochs_need_a_name_that_says_time() -> None:
@@ -83,8 +83,8 @@ def test_epochs_need_a_name_that_says_time() -> None:
 
 def test_codes_and_markers() -> None:
     assert [is_code(text) for text in ("D100", "12B", "AB-7", "12", "1e5", "red", "12kg")] == [True] * 3 + [False] * 4
-    assert proposed_markers(["1", "2", "nil", "?", "red"]) == {"nil", "?"}
-    assert proposed_markers([*map(str, range(30)), "absent", "absent"]) == {"absent"}
-    assert proposed_markers([*map(str, range(30)), "oops"]) == frozenset()
-    assert other_order("%d/%m/%Y") == "%m/%d/%Y"
-    assert other_order("%Y-%m-%d") is None
+    assert propose_markers(["1", "2", "nil", "?", "red"]) == {"nil", "?"}
+    assert propose_markers([*map(str, range(30)), "absent", "absent"]) == {"absent"}
+    assert propose_markers([*map(str, range(30)), "oops"]) == frozenset()
+    assert swap_day_month("%d/%m/%Y") == "%m/%d/%Y"
+    assert swap_day_month("%Y-%m-%d") is None

@@ -1,4 +1,4 @@
-"""Leak suspects: what is found, with what figures, and that honest tables have none."""
+"""Leak suspects and their evidence; valid tables have none."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse.authoring.leakage import LEAST, Suspect, leak_suspects
+from truecourse.authoring.leakage import MIN_ROWS, Suspect, find_leak_suspects
 
 RANDOM = np.random.default_rng(5)
 ROWS = 600
@@ -15,16 +15,16 @@ NUMBER = RANDOM.normal(50, 10, ROWS)
 
 
 def suspects(kind: Any, label: Any, **features: Any) -> list[Suspect]:
-    honest = {"noise": RANDOM.normal(size=ROWS), "group": RANDOM.choice(["a", "b", "c"], ROWS)}
-    arrays = {name: pa.array(values, from_pandas=True) for name, values in {**features, **honest}.items()}
-    return leak_suspects("y", kind, pa.array(label, from_pandas=True), arrays)
+    valid = {"noise": RANDOM.normal(size=ROWS), "group": RANDOM.choice(["a", "b", "c"], ROWS)}
+    arrays = {name: pa.array(values, from_pandas=True) for name, values in {**features, **valid}.items()}
+    return find_leak_suspects("y", kind, pa.array(label, from_pandas=True), arrays)
 
 
 PARTS = RANDOM.integers(1, 50, (4, ROWS))
 
 
 @pytest.mark.parametrize(
-    ("features", "label", "columns", "words"),
+    ("features", "label", "columns", "text"),
     [
         ({"a": PARTS[0], "b": PARTS[1]}, PARTS[0] + PARTS[1], ("a", "b"), "a + b equals it in 100.00%"),
         ({"a": PARTS[0], "b": PARTS[1]}, PARTS[1] - PARTS[0], ("a", "b"), "subtracted from"),
@@ -36,15 +36,15 @@ PARTS = RANDOM.integers(1, 50, (4, ROWS))
         ({"near": NUMBER + RANDOM.normal(0, 0.2, ROWS)}, NUMBER, ("near",), "explains almost all of y: R² 0.99"),
     ],
 )
-def test_what_tells_a_number(features: Any, label: Any, columns: tuple[str, ...], words: str) -> None:
+def test_leaks_of_a_number_are_found(features: Any, label: Any, columns: tuple[str, ...], text: str) -> None:
     (suspect,) = suspects("regression", label, **features)
     assert suspect.columns == columns
-    assert words in suspect.what
+    assert text in suspect.what
     assert suspect.determines == ("near" not in features)
 
 
 @pytest.mark.parametrize(
-    ("feature", "words", "determines"),
+    ("feature", "text", "determines"),
     [
         (np.where(BINARY, "yes", "no"), "determines y in every row", True),
         (BINARY + RANDOM.normal(0, 0.1, ROWS), "by a threshold: AUC 1.0000", True),
@@ -55,20 +55,20 @@ def test_what_tells_a_number(features: Any, label: Any, columns: tuple[str, ...]
         ([n % 7 if y or n % 2 else None for n, y in enumerate(BINARY)], "is empty in", False),
     ],
 )
-def test_what_tells_a_class(feature: Any, words: str, determines: bool) -> None:
+def test_leaks_of_a_class_are_found(feature: Any, text: str, determines: bool) -> None:
     (suspect,) = suspects("binary", BINARY, leak=feature)
     assert suspect.columns == ("leak",)
-    assert words in suspect.what
+    assert text in suspect.what
     assert suspect.determines == determines
 
 
-def test_rows_in_blocks_of_classes_are_told_by_their_number() -> None:
+def test_a_row_number_leaks_classes_in_blocks() -> None:
     classes = np.repeat(["setosa", "versicolor", "virginica"], ROWS // 3)
     (suspect,) = suspects("multiclass", classes, number=np.arange(ROWS))
     assert "sorts the rows by y" in suspect.what
 
 
-def test_honest_columns_are_not_suspected() -> None:
+def test_strong_features_are_not_suspects() -> None:
     strong = BINARY * 2 + RANDOM.normal(0, 1, ROWS)
     missing = np.where(RANDOM.random(ROWS) < 0.3, np.nan, strong)
     assert suspects("binary", BINARY, strong=strong, missing=missing) == []
@@ -84,11 +84,11 @@ def test_public_tables_have_no_suspects(name: str) -> None:
     table = getattr(datasets, f"load_{name}")(as_frame=True)
     features = {column: pa.array(table.data[column]) for column in table.data}
     kind: Any = "regression" if name == "diabetes" else "multiclass"
-    assert leak_suspects("target", kind, pa.array(table.target), features) == []
+    assert find_leak_suspects("target", kind, pa.array(table.target), features) == []
 
 
-def test_few_rows_are_no_ground_for_a_suspicion() -> None:
-    few = pa.array(range(LEAST - 1))
-    assert leak_suspects("y", "regression", few, {"copy": few}) == []
-    more = pa.array(range(LEAST))
-    assert leak_suspects("y", "regression", more, {"copy": more})
+def test_few_rows_give_no_suspects() -> None:
+    few = pa.array(range(MIN_ROWS - 1))
+    assert find_leak_suspects("y", "regression", few, {"copy": few}) == []
+    more = pa.array(range(MIN_ROWS))
+    assert find_leak_suspects("y", "regression", more, {"copy": more})

@@ -1,4 +1,4 @@
-"""What helps a person to write a problem: `truecourse init`, `truecourse check`, and warnings of leakage.
+"""Tools for writing a problem: `truecourse init`, `truecourse check`, and leakage warnings.
 
 Depends on `data`, `problem` and `modeling`.
 """

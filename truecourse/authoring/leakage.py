@@ -1,7 +1,7 @@
-"""Leak suspects: columns whose values tell the label so well that they were probably filled in after it was known.
+"""Find leak suspects: columns that predict the label so well that they were probably filled in after it was known.
 
-Each is found by figures on rows with a label, and named with them; whether it is a leak only its author can say. Fewer
-than LEAST rows are no ground for a suspicion."""
+Each suspect comes with its evidence, computed on the labelled rows. Only the problem's author can decide whether it is
+a leak. With fewer than MIN_ROWS labelled rows there are no suspects."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,24 +15,26 @@ import pyarrow.compute as pc
 from truecourse.problem.definition import Kind
 from truecourse.wording import counted
 
-LEAST = 40
-"""Rows with a label, below which nothing is suspected."""
-MOST_ROWS = 20_000
-"""Rows that are enough to look at."""
-_ALMOST = 0.998
-"""R² of one column, from which on it explains the label almost perfectly; 1 minus the share of errors left."""
-_EXACT = 0.999999
-_MOST = 60
-"""Columns that are looked at in pairs and in formulas."""
-_CHANCE = 1e-6
-"""The most likely that a finding may be by chance."""
+MIN_ROWS = 40
+"""Labelled rows needed; with fewer, there are no suspects."""
+MAX_ROWS = 20_000
+"""Rows of the sample in which suspects are searched."""
+_NEARLY_PERFECT_R2 = 0.998
+"""A column with at least this R² explains the label almost perfectly."""
+_EXACT_R2 = 0.999999
+_MAX_COLUMNS = 60
+"""Columns that are tried in pairs and in linear formulas."""
+_MAX_P_VALUE = 1e-6
+"""Largest probability that a finding arises by chance."""
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """`columns` that tell the label, and `what` was found, with figures. `determines`: they leave no doubt of it."""
+    """`columns` that may leak the label, and `what` was found, with figures.
+
+    `determines`: the columns determine the label exactly."""
 
     columns: tuple[str, ...]
     what: str
@@ -44,7 +46,9 @@ class Suspect:
 
 @dataclass(frozen=True)
 class _Label:
-    """`codes` of its values for classes; `numbers` for a regression and for two classes."""
+    """The label's n values: `codes` for classes, `numbers` for a regression and for two classes.
+
+    `shown` holds the class names, in the order of the codes."""
 
     name: str
     codes: Codes | None
@@ -56,32 +60,33 @@ class _Label:
         return 0 if values is None else len(values)
 
 
-def leak_suspects(name: str, kind: Kind, label: pa.Array, features: Mapping[str, pa.Array]) -> list[Suspect]:
-    """Suspects among `features`, n typed values each, for the n values of `label`; none if fewer than LEAST of these
-    are known. Each column is named once, by its strongest evidence."""
+def find_leak_suspects(name: str, kind: Kind, label: pa.Array, features: Mapping[str, pa.Array]) -> list[Suspect]:
+    """Find leak suspects among `features` (n typed values each) for the n values of `label`.
+
+    Returns none if fewer than MIN_ROWS labels are not null. Each column appears once, with its strongest evidence."""
     known = pc.is_valid(label)
     label = label.filter(known)
-    if len(label) < LEAST:
+    if len(label) < MIN_ROWS:
         return []
     values = {feature: column.filter(known) for feature, column in features.items()}
-    truth = _truth(name, kind, label)
+    truth = _encode_label(name, kind, label)
     found: list[Suspect] = []
     for feature, column in values.items():
-        found += list(_alone(truth, feature, column))[:1]
+        found += list(_single_column_suspects(truth, feature, column))[:1]
     named = {column for suspect in found for column in suspect.columns}
-    numbers = {f: n for f, c in values.items() if f not in named and (n := _numbers(c)) is not None}
-    return found + _together(truth, numbers)
+    numbers = {f: n for f, c in values.items() if f not in named and (n := _to_floats(c)) is not None}
+    return found + _combination_suspects(truth, numbers)
 
 
-def _truth(name: str, kind: Kind, label: pa.Array) -> _Label:
+def _encode_label(name: str, kind: Kind, label: pa.Array) -> _Label:
     if kind == "regression":
         return _Label(name, None, np.asarray(label.cast(pa.float64()), dtype=np.float64), ())
-    codes, shown = _codes(label)
+    codes, shown = _encode(label)
     return _Label(name, codes, codes.astype(np.float64) if len(shown) == 2 else None, shown)
 
 
-def _codes(column: pa.Array) -> tuple[Codes, tuple[str, ...]]:
-    """Values by their number, -1 for null, in the order of their texts."""
+def _encode(column: pa.Array) -> tuple[Codes, tuple[str, ...]]:
+    """Encode values as integer codes, ordered by their texts; null is -1. Also returns the texts."""
     texts = column if pa.types.is_string(column.type) else column.cast(pa.string())
     uniques, codes = np.unique(np.asarray(texts.fill_null("\0"), dtype=str), return_inverse=True)
     if column.null_count:  # NUL sorts before every text
@@ -89,7 +94,7 @@ def _codes(column: pa.Array) -> tuple[Codes, tuple[str, ...]]:
     return codes.astype(np.int64), tuple(uniques)
 
 
-def _numbers(column: pa.Array) -> Numbers | None:
+def _to_floats(column: pa.Array) -> Numbers | None:
     kind = column.type
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
@@ -99,20 +104,20 @@ def _numbers(column: pa.Array) -> Numbers | None:
     return numbers if np.isfinite(numbers).any() else None
 
 
-def _alone(label: _Label, name: str, column: pa.Array) -> Iterator[Suspect]:
-    """What one column tells by its values, and by being filled or not."""
-    numbers = _numbers(column)
-    codes, _ = _codes(column)
+def _single_column_suspects(label: _Label, name: str, column: pa.Array) -> Iterator[Suspect]:
+    """Suspicions from one column's values and from its missingness."""
+    numbers = _to_floats(column)
+    codes, _ = _encode(column)
     filled = codes >= 0
-    if filled.sum() >= LEAST:
+    if filled.sum() >= MIN_ROWS:
         if label.codes is not None:
-            yield from _of_classes(label, name, codes, numbers, filled)
+            yield from _class_suspects(label, name, codes, numbers, filled)
         else:
-            yield from _of_numbers(label, name, codes, numbers, filled)
-    yield from _by_absence(label, name, filled)
+            yield from _regression_suspects(label, name, codes, numbers, filled)
+    yield from _missingness_suspects(label, name, filled)
 
 
-def _of_classes(
+def _class_suspects(
     label: _Label, name: str, codes: Codes, numbers: Numbers | None, filled: np.ndarray[Any, Any]
 ) -> Iterator[Suspect]:
     truth, values = label.codes[filled], codes[filled]  # type: ignore[index]
@@ -151,7 +156,7 @@ def _auc(scores: Numbers, truth: Codes) -> float:
 
 
 def _ranks(values: Numbers) -> Numbers:
-    """From 1; equal values share their mean rank."""
+    """Ranks from 1; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     ranks: Numbers = (ends - (counts - 1) / 2)[inverse]
@@ -159,13 +164,13 @@ def _ranks(values: Numbers) -> Numbers:
 
 
 def _neighbour_errors(numbers: Numbers, truth: Codes) -> int:
-    """Rows whose class is not that of the row before them, sorted by the number; equal numbers in random order."""
+    """Count rows whose class differs from the row before, sorted by the numbers; ties are in random order."""
     shuffled = np.random.default_rng(0).permutation(len(numbers))
     order = shuffled[np.argsort(numbers[shuffled], kind="stable")]
     return int((truth[order][1:] != truth[order][:-1]).sum())
 
 
-def _of_numbers(
+def _regression_suspects(
     label: _Label, name: str, codes: Codes, numbers: Numbers | None, filled: np.ndarray[Any, Any]
 ) -> Iterator[Suspect]:
     truth, values = label.numbers[filled], codes[filled]  # type: ignore[index]
@@ -178,18 +183,18 @@ def _of_numbers(
         if same >= 0.95:
             yield Suspect((name,), f"equals {label.name} in {same:.2%} of rows{share}", True)
         explained = _r2(numbers[filled], truth)
-        if explained >= _ALMOST:
-            how = "determines" if explained >= _EXACT else "explains almost all of"
-            yield Suspect((name,), f"{how} {label.name}: R² {explained:.6f}{share}", explained >= _EXACT)
+        if explained >= _NEARLY_PERFECT_R2:
+            how = "determines" if explained >= _EXACT_R2 else "explains almost all of"
+            yield Suspect((name,), f"{how} {label.name}: R² {explained:.6f}{share}", explained >= _EXACT_R2)
         ordered = _r2(_ranks(numbers[filled]), _ranks(truth))
-        if ordered >= _EXACT:
+        if ordered >= _EXACT_R2:
             yield Suspect((name,), f"orders the rows exactly as {label.name} does: rank R² {ordered:.6f}{share}", True)
     counts = np.bincount(values)
     if len(counts) <= len(truth) / 5 and (counts[values] > 1).mean() >= 0.9:
         means = np.bincount(values, truth) / np.maximum(counts, 1)
         left = float(((truth - means[values]) ** 2).sum() / total)
-        if left <= 1 - _ALMOST:
-            exact = left <= 1 - _EXACT
+        if left <= 1 - _NEARLY_PERFECT_R2:
+            exact = left <= 1 - _EXACT_R2
             how = "determines" if exact else "explains almost all of"
             yield Suspect(
                 (name,), f"{how} {label.name} by its {counted(len(counts), 'value')}: R² {1 - left:.6f}{share}", exact
@@ -203,8 +208,8 @@ def _r2(one: Numbers, other: Numbers) -> float:
     return float(np.corrcoef(one, other)[0, 1] ** 2)
 
 
-def _by_absence(label: _Label, name: str, filled: np.ndarray[Any, Any]) -> Iterator[Suspect]:
-    """Filled, or empty, only where the label has one value."""
+def _missingness_suspects(label: _Label, name: str, filled: np.ndarray[Any, Any]) -> Iterator[Suspect]:
+    """Suspicion that a column is filled (or empty) almost only where the label has one value."""
     truth = label.codes if label.codes is not None else label.numbers
     assert truth is not None
     for rows, how in ((filled, "filled"), (~filled, "empty")):
@@ -214,7 +219,7 @@ def _by_absence(label: _Label, name: str, filled: np.ndarray[Any, Any]) -> Itera
         values, counts = np.unique(truth[rows], return_counts=True)
         most = values[counts.argmax()]
         base, inside = float((truth == most).mean()), counts.max() / count
-        if inside >= 0.98 and base ** counts.max() < _CHANCE and base < 0.95:
+        if inside >= 0.98 and base ** counts.max() < _MAX_P_VALUE and base < 0.95:
             value = label.shown[int(most)] if label.codes is not None else f"{most:g}"
             inside_of = counted(count, "row")
             what = f"is {how} in {inside_of}, of which {inside:.1%} have {label.name} {value} ({base:.1%} of all)"
@@ -222,53 +227,53 @@ def _by_absence(label: _Label, name: str, filled: np.ndarray[Any, Any]) -> Itera
             return
 
 
-def _together(label: _Label, numbers: Mapping[str, Numbers]) -> list[Suspect]:
-    """Two columns, or a few by a linear formula, that give the label."""
+def _combination_suspects(label: _Label, numbers: Mapping[str, Numbers]) -> list[Suspect]:
+    """Pairs of columns, or a linear formula of a few, that equal the label."""
     if label.numbers is None or len(numbers) < 2:
         return []
-    names, matrix, truth = _complete(label.numbers, numbers)
+    names, matrix, truth = _complete_rows(label.numbers, numbers)
     if len(names) < 2:
         return []
-    found = list(_pairs(label.name, names, matrix, truth)) if label.codes is None else []
+    found = list(_pair_suspects(label.name, names, matrix, truth)) if label.codes is None else []
     named = {name for suspect in found for name in suspect.columns}
     free = [i for i, name in enumerate(names) if name not in named]
-    formula = _formula([names[i] for i in free], matrix[:, free], truth)
+    formula = _linear_formula([names[i] for i in free], matrix[:, free], truth)
     if formula:
-        what = f"{'gives' if len(formula) == 1 else 'give'} {label.name} by a linear formula: R² above {_EXACT}"
+        what = f"{'gives' if len(formula) == 1 else 'give'} {label.name} by a linear formula: R² above {_EXACT_R2}"
         found.append(Suspect(tuple(formula), what, True))
     return found
 
 
-def _complete(truth: Numbers, numbers: Mapping[str, Numbers]) -> tuple[list[str], Numbers, Numbers]:
-    """Columns that vary and are filled in most rows, the rows that have all of them, and their labels."""
+def _complete_rows(truth: Numbers, numbers: Mapping[str, Numbers]) -> tuple[list[str], Numbers, Numbers]:
+    """Names of the varying, mostly filled columns; a matrix of the rows that have all of them; the labels of these."""
     names = [n for n, v in numbers.items() if np.isfinite(v).mean() > 0.8 and np.nanstd(v) > 0]
     if not names:
         return [], np.empty((0, 0)), truth
     matrix = np.column_stack([numbers[name] for name in names])
     rows = np.isfinite(matrix).all(axis=1)
     matrix, truth = matrix[rows], truth[rows]
-    if len(truth) < LEAST or truth.std() == 0:
+    if len(truth) < MIN_ROWS or truth.std() == 0:
         return [], matrix, truth
     varying = matrix.std(axis=0) > 0
     return [name for name, varies in zip(names, varying, strict=True) if varies], matrix[:, varying], truth
 
 
-def _pairs(label: str, names: list[str], matrix: Numbers, truth: Numbers) -> Iterator[Suspect]:
-    """Sums, differences, products and quotients of two columns that are the label in 95% of the rows or more."""
+def _pair_suspects(label: str, names: list[str], matrix: Numbers, truth: Numbers) -> Iterator[Suspect]:
+    """Sums, differences, products and quotients of two columns that equal the label in at least 95% of the rows."""
     if len(np.unique(truth)) < 10:
         return
-    telling = np.flatnonzero(truth != 0)
-    if len(telling) < LEAST:
+    nonzero = np.flatnonzero(truth != 0)
+    if len(nonzero) < MIN_ROWS:
         return
-    few = telling[:: max(1, len(telling) // 200)]
+    few = nonzero[:: max(1, len(nonzero) // 200)]
     for i, j in combinations(_strongest(matrix, truth), 2):
-        for sign, made in _combined(matrix[few, i], matrix[few, j]):
-            if _equal(made, truth[few]) < 0.95:
+        for sign, combined in _combinations(matrix[few, i], matrix[few, j]):
+            if _share_equal(combined, truth[few]) < 0.95:
                 continue
             one, other = (i, j) if sign != "swapped" else (j, i)
-            exact = dict(_combined(matrix[telling, i], matrix[telling, j]))[sign]
-            share = _equal(exact, truth[telling])
-            alone = max(_equal(matrix[telling, k], truth[telling]) for k in (i, j))
+            exact = dict(_combinations(matrix[nonzero, i], matrix[nonzero, j]))[sign]
+            share = _share_equal(exact, truth[nonzero])
+            alone = max(_share_equal(matrix[nonzero, k], truth[nonzero]) for k in (i, j))
             if share >= 0.95 and alone < 0.8:
                 what = f"give {label}: {names[one]} {sign} {names[other]} equals it in {share:.2%} of rows"
                 yield Suspect((names[i], names[j]), what.replace("swapped", "subtracted from"), True)
@@ -276,44 +281,44 @@ def _pairs(label: str, names: list[str], matrix: Numbers, truth: Numbers) -> Ite
 
 
 def _strongest(matrix: Numbers, truth: Numbers) -> list[int]:
-    """The _MOST columns with the greatest correlation, in order of their places."""
+    """Positions of the _MAX_COLUMNS columns with the greatest R², ascending."""
     strength = np.array([_r2(column, truth) for column in matrix.T])
-    return sorted(int(place) for place in np.argsort(-strength, kind="stable")[:_MOST])
+    return sorted(int(place) for place in np.argsort(-strength, kind="stable")[:_MAX_COLUMNS])
 
 
-def _combined(one: Numbers, other: Numbers) -> list[tuple[str, Numbers]]:
+def _combinations(one: Numbers, other: Numbers) -> list[tuple[str, Numbers]]:
     with np.errstate(all="ignore"):
         return [("+", one + other), ("-", one - other), ("swapped", other - one), ("×", one * other),
                 ("/", one / other), ("divided into", other / one)]  # fmt: skip
 
 
-def _equal(made: Numbers, truth: Numbers) -> float:
-    """The share of rows in which the two are one number, to seven digits; to cents where numbers are large."""
+def _share_equal(computed: Numbers, truth: Numbers) -> float:
+    """The share of rows in which both numbers agree: to seven digits, or to cents where numbers are large."""
     with np.errstate(all="ignore"):
-        close = np.abs(made - truth) <= np.maximum(1e-7 * np.abs(truth), 0.00501 if truth.std() > 10 else 0)
+        close = np.abs(computed - truth) <= np.maximum(1e-7 * np.abs(truth), 0.00501 if truth.std() > 10 else 0)
     return float(close.mean())
 
 
-def _formula(names: list[str], matrix: Numbers, truth: Numbers) -> list[str]:
-    """The fewest columns, five at most, whose linear combination is the label; found by leaving out one by one."""
+def _linear_formula(names: list[str], matrix: Numbers, truth: Numbers) -> list[str]:
+    """The fewest columns (at most five) whose linear combination equals the label, by backward elimination."""
     kept = _strongest(matrix, truth)
     if len(kept) < 2 or len(truth) < 3 * len(kept):
         return []
     scaled = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
     target = (truth - truth.mean()) / truth.std()
     gram, cross = scaled.T @ scaled / len(target), scaled.T @ target / len(target)
-    if _fitted(gram, cross, kept) < _EXACT:
+    if _least_squares_r2(gram, cross, kept) < _EXACT_R2:
         return []
     while len(kept) > 1:
-        fits = [(_fitted(gram, cross, [k for k in kept if k != left]), left) for left in kept]
+        fits = [(_least_squares_r2(gram, cross, [k for k in kept if k != left]), left) for left in kept]
         best, out = max(fits)
-        if best < _EXACT:
+        if best < _EXACT_R2:
             break
         kept.remove(out)
     return [names[k] for k in sorted(kept)] if len(kept) <= 5 else []
 
 
-def _fitted(gram: Numbers, cross: Numbers, kept: list[Any]) -> float:
-    """R² of least squares on these columns."""
+def _least_squares_r2(gram: Numbers, cross: Numbers, kept: list[Any]) -> float:
+    """R² of a least-squares fit on these columns."""
     solved = np.linalg.lstsq(gram[np.ix_(kept, kept)], cross[kept], rcond=1e-10)[0]
     return float(solved @ cross[kept])

@@ -8,7 +8,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
-from truecourse.authoring.checks.column_lineage import Lineage, Untraceable
+from truecourse.authoring.checks.column_lineage import Lineage, LineageError
 from truecourse.data import sql
 from truecourse.problem import Problem
 from truecourse.references import TableVersion
@@ -38,7 +38,7 @@ def find_outcome_columns(
         label, known = labels.origin("label"), labels.origin("known_at")
         spine = Lineage(problem, problem.spine)
         decision = spine.origin("decision_time").sources | spine.origin("id").sources
-    except Untraceable:
+    except LineageError:
         return None
     # What names a decision, dates it or keys its row is there from the start, and no outcome.
     known_before = decision | {(table.name.lower(), key.lower()) for table in problem.tables for key in table.key}

@@ -1,6 +1,6 @@
-"""The checks that `truecourse check` makes of a problem's folder before anything runs.
+"""The static checks of `truecourse check`, which run before anything else.
 
-Each module looks at one part of the problem, and yields what is wrong with it.
+Each module checks one part of the problem and yields its faults.
 """
 
 __all__ = ["column_lineage", "names", "run"]

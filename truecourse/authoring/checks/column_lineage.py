@@ -1,4 +1,4 @@
-"""From which columns of which tables a column of a SQL file is made (sqlglot.lineage), through all relations."""
+"""Column lineage of SQL files (sqlglot.lineage): the source columns of a result column, through all relations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,34 +20,34 @@ Sources = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Origin:
-    """What one returned column is made of."""
+    """The origin of one returned column."""
 
     sources: Sources
     row_by_row: bool
-    """No window or aggregate on the way: the value is of the row itself."""
+    """True if the expression has no window or aggregate, so that the value depends on its row alone."""
     delayed: bool
-    """A fixed span of time is added on the way."""
+    """True if the expression adds a fixed interval."""
 
 
-class Untraceable(Exception):
-    """sqlglot cannot parse, resolve or follow this SQL (DuckDB knows more than it does), or there is no such file."""
+class LineageError(Exception):
+    """sqlglot cannot parse or resolve this SQL (it supports less than DuckDB), or the file does not exist."""
 
 
 @contextmanager
-def _following() -> Iterator[None]:
+def _wrap_sqlglot_errors() -> Iterator[None]:
     try:
         yield
     except (SqlglotError, ValueError, KeyError, OSError, RecursionError) as error:
-        raise Untraceable(str(error)) from error
+        raise LineageError(str(error)) from error
 
 
 class Lineage:
-    """One SQL file, its relations inlined and its columns resolved."""
+    """Column lineage of one SQL file, with its relations inlined and its columns resolved."""
 
     def __init__(self, problem: Problem, file: str) -> None:
-        """Raises Untraceable."""
+        """Parse and resolve the file. Raises LineageError."""
         self._schema = {table.name: dict.fromkeys(table.columns, "VARCHAR") for table in problem.tables}
-        with _following():
+        with _wrap_sqlglot_errors():
             relations = {name: _parsed(problem, path) for name, path in problem.relations.items()}
             expanded = exp.expand(_parsed(problem, file), relations, dialect="duckdb")
             tables = [t.name.lower() for t in expanded.find_all(exp.Table) if t.name.lower() in self._schema]
@@ -56,14 +56,14 @@ class Lineage:
             self._scope: Scope | None = build_scope(self.query)
 
     def origin(self, column: str) -> Origin:
-        """Raises Untraceable."""
-        with _following():
+        """The origin of one returned column. Raises LineageError."""
+        with _wrap_sqlglot_errors():
             root = lineage(column.lower(), self.query, schema=self._schema, dialect="duckdb", scope=self._scope)
         nodes = list(root.walk())
         return Origin(
             sources=frozenset(self._leaves(nodes)),
             row_by_row=not any(node.expression.find(exp.Window, exp.AggFunc) for node in nodes),
-            delayed=any(_adds_a_span(node.expression) for node in nodes),
+            delayed=any(_adds_interval(node.expression) for node in nodes),
         )
 
     def _leaves(self, nodes: list[Node]) -> Iterator[tuple[str, str]]:
@@ -76,7 +76,7 @@ def _parsed(problem: Problem, file: str) -> exp.Expression:
     return sqlglot.parse_one(statement(problem, file), dialect="duckdb")
 
 
-def _adds_a_span(expression: exp.Expression) -> bool:
+def _adds_interval(expression: exp.Expression) -> bool:
     return any(
         isinstance(span.parent, exp.Add) and isinstance(span.this, exp.Literal)
         for span in expression.find_all(exp.Interval)

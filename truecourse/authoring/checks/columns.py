@@ -1,4 +1,4 @@
-"""Whether a column's own constraints can be kept at all."""
+"""Checks that a column's constraints do not contradict each other."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from truecourse.problem.schema import AnyColumn, Columns, Float, Integer, Text, 
 
 
 def constraint_faults(columns: Columns, *path: str) -> Iterator[Fault]:
-    """Constraints of these columns that contradict each other; `path` is where they are declared."""
+    """Faults for constraints that contradict each other; `path` is where the columns are declared."""
     for name, column in columns.items():
         if isinstance(column, Text):
             yield from _text_faults(column, place(*path, name))
@@ -41,10 +41,10 @@ def _text_faults(column: Text, where: str) -> Iterator[Fault]:
             pattern = re.compile(column.pattern)
         except re.error as error:
             yield Fault(
-                f"{where}.pattern", f"{column.pattern!r} is no regular expression: {error}", "correct or remove it"
+                f"{where}.pattern", f"{column.pattern!r} is not a regular expression: {error}", "correct or remove it"
             )
     if column.max_length is not None and column.max_length < 1:
-        yield Fault(f"{where}.max_length", "no text is so short", "give 1 or more")
+        yield Fault(f"{where}.max_length", f"is {column.max_length}, which allows no text", "give 1 or more")
     if column.one_of is None:
         return
     yield from _choice_faults(column.one_of, where)
@@ -59,14 +59,14 @@ def _choice_faults(allowed: tuple[object, ...], where: str) -> Iterator[Fault]:
     if not allowed:
         yield Fault(f"{where}.one_of", "no value is allowed", "list the allowed values, or leave it out")
     if len(set(allowed)) < len(allowed):
-        yield Fault(f"{where}.one_of", "a value stands twice", "list each once")
+        yield Fault(f"{where}.one_of", "a value is listed twice", "list each once")
 
 
 def feature_type_faults(columns: Columns, *path: str) -> Iterator[Fault]:
-    """A model takes numbers, categories and booleans, no moments."""
+    """Faults for features of type Time: a model takes numbers, categories and booleans."""
     for name, column in columns.items():
         if isinstance(column, Time):
-            hint = "make a number of it, as hours since or the hour of the day"
+            hint = "derive a number from it, such as the hour of the day"
             yield Fault(place(*path, name), "a feature cannot be a Time", hint)
 
 

@@ -1,4 +1,4 @@
-"""Request fields, entities, views and features: every name in its place, once, and of a type that a model takes."""
+"""Checks of request fields, entities, views and features: names exist, are unique, and have a valid type."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ VIEW_NAMES = frozenset({"event_timestamp", "created_timestamp"})
 
 
 def feature_faults(problem: Problem) -> Iterator[Fault]:
-    """Needs a problem whose label table is known."""
+    """Faults of the request, entities, views and features. The problem's label table must be known."""
     yield from _request_faults(problem)
     yield from _entity_faults(problem)
     yield from repeated((view.name for view in problem.views), place("views"), "views")
@@ -31,37 +31,39 @@ def _request_faults(problem: Problem) -> Iterator[Fault]:
     yield from repeated(problem.request, place("request"), "request fields")
     for name in problem.request_fields:
         if name in problem.request and problem.request[name].source:
-            what = "source says what a table's column is called in its source, and a request has none"
+            what = "source names a column of a table's source; a request field has no source"
             yield Fault(place("request", name, "source"), what, "remove it")
         if name.lower() in FRAME_NAMES:
             hint = "rename it, or leave it out of the request"
             yield Fault(place("request", name), f"the training frame has a column {name.lower()} of its own", hint)
     if not problem.has_spine:
-        yield from _plain_request_faults(problem)
+        yield from _table_request_faults(problem)
 
 
-def _plain_request_faults(problem: Problem) -> Iterator[Fault]:
+def _table_request_faults(problem: Problem) -> Iterator[Fault]:
     table = problem.label_table
     for name, column in problem.request.items():
         where = place("request", name)
         if name == problem.label.column:
-            yield Fault(where, "the label itself is asked for in the request: a leak", "remove it from the request")
+            yield Fault(where, "the label is a request field: a leak", "remove it from the request")
         elif name not in table.columns:
             yield Fault(where, f"table {table.name} has no such column", nearest(name, table.columns))
         elif not same_type(column, table.columns[name]):
-            what = f"is {type(column).__name__}, and in table {table.name} {type(table.columns[name]).__name__}"
+            what = f"is {type(column).__name__}, but {type(table.columns[name]).__name__} in table {table.name}"
             yield Fault(where, what, "declare both with one type")
 
 
 def _private_faults(problem: Problem) -> Iterator[Fault]:
-    """The prediction log holds request fields and features: a mark on a table's column alone would hide nothing."""
+    """Faults for logged fields that are private in their table only.
+
+    The prediction log stores request fields and features, so the mark is needed there too."""
     logged = problem.request_fields | problem.features
     for table in problem.tables:
         for name, column in table.columns.items():
             if column.private and name in logged and not logged[name].private:
                 where = place("request" if name in problem.request_fields else "features", name)
-                hint = f'add private="{column.private}" here too: the prediction log holds this field'
-                yield Fault(where, f"is private in table {table.name}, and not here", hint)
+                hint = f'add private="{column.private}" here too: the prediction log stores this field'
+                yield Fault(where, f"is private in table {table.name}, but not here", hint)
 
 
 def _entity_faults(problem: Problem) -> Iterator[Fault]:
@@ -69,11 +71,11 @@ def _entity_faults(problem: Problem) -> Iterator[Fault]:
     for entity in problem.entities:
         for key in entity.join_keys:
             if key not in problem.request_fields:
-                hint = f"add it to the request (feature=False keeps it from the model); {_near(key, problem)}"
-                yield Fault(place("entities", entity.name, "keys"), f"{key} is no request field", hint)
+                hint = f"add it to the request (feature=False keeps it from the model); {_nearest_field(key, problem)}"
+                yield Fault(place("entities", entity.name, "keys"), f"{key} is not a request field", hint)
 
 
-def _near(name: str, problem: Problem) -> str:
+def _nearest_field(name: str, problem: Problem) -> str:
     return nearest(name, problem.request_fields)
 
 
@@ -94,7 +96,7 @@ def _view_time_faults(problem: Problem, view: View, path: tuple[str, str]) -> It
         for name in ("ttl", "lookback"):
             if getattr(view, name):
                 hint = f"remove {name}, or return event_timestamp and remove timeless=True"
-                yield Fault(place(*path, name), f"a {name} on a view with no time has no meaning", hint)
+                yield Fault(place(*path, name), f"{name} has no meaning on a view without time", hint)
         return
     for name in ("ttl", "lookback"):
         span = getattr(view, name)
@@ -102,7 +104,7 @@ def _view_time_faults(problem: Problem, view: View, path: tuple[str, str]) -> It
             yield Fault(place(*path, name), f"{span} is negative", "give a positive span of time")
     if not problem.has_time:
         hint = "give the label's table a time, or declare the view timeless=True"
-        yield Fault(place(*path), "the view has times, and the problem's decisions have none", hint)
+        yield Fault(place(*path), "the view has times, but the problem's decisions have none", hint)
 
 
 def _name_faults(problem: Problem) -> Iterator[Fault]:
@@ -119,7 +121,7 @@ def _name_faults(problem: Problem) -> Iterator[Fault]:
     for where, name in declared.items():
         if counts[name.lower()] > 1 and name.lower() in taken:
             others = [w for w, n in declared.items() if n.lower() == name.lower() and w != where]
-            yield Fault(where, f"the name {name!r} is declared elsewhere: {', '.join(others)}", "rename one of them")
+            yield Fault(where, f"the name {name!r} is also declared at {', '.join(others)}", "rename one of them")
         taken.add(name.lower())
         if not where.startswith(place("request", "")) and name.lower() in FRAME_NAMES | VIEW_NAMES:
-            yield Fault(where, f"{name} is a column of Truecourse's own", "give the feature another name")
+            yield Fault(where, f"{name} is a reserved column name", "give the feature another name")

@@ -1,4 +1,4 @@
-"""The label: where it comes from, and whether its type suits the kind of problem."""
+"""Checks of the label: its source, and whether its type fits the kind of problem."""
 
 from collections.abc import Iterator
 
@@ -10,34 +10,34 @@ from truecourse.wording import nearest
 
 
 def label_faults(problem: Problem) -> Iterator[Fault]:
-    yield from (_timed_faults(problem) if problem.has_spine else _plain_faults(problem))
+    yield from (_sql_label_faults(problem) if problem.has_spine else _column_label_faults(problem))
     yield from _class_faults(problem)
     if problem.label.unit and problem.kind != "regression":
         yield Fault(place("label", "unit"), f"a {problem.kind} label has classes and no unit", "remove unit")
 
 
-def _timed_faults(problem: Problem) -> Iterator[Fault]:
+def _sql_label_faults(problem: Problem) -> Iterator[Fault]:
     label = problem.label
     if label.sql is None:
         hint = "write a SQL file that returns id, label and known_at, and name it here"
-        yield Fault(place("label", "sql"), "a problem with a spine has its label from SQL, and there is none", hint)
+        yield Fault(place("label", "sql"), "a problem with a spine needs label SQL, but none is given", hint)
     for name in ("table", "column"):
         if getattr(label, name) is not None:
             hint = f"remove {name}, or remove the spine"
-            yield Fault(place("label", name), "is for a plain problem, and this one has a spine", hint)
+            yield Fault(place("label", name), "applies to a problem without a spine, but this one has a spine", hint)
 
 
-def _plain_faults(problem: Problem) -> Iterator[Fault]:
+def _column_label_faults(problem: Problem) -> Iterator[Fault]:
     label, names = problem.label, [table.name for table in problem.tables]
     if label.sql is not None:
         hint = "add spine='spine.sql', or name the label's table and column instead"
-        yield Fault(place("label", "sql"), "label SQL needs a spine, which says what the decisions are", hint)
+        yield Fault(place("label", "sql"), "label SQL needs a spine, which defines the decisions", hint)
     elif label.column is None:
         hint = "Label(table=..., column=...), or a spine and Label(sql=...)"
-        yield Fault(place("label", "column"), "no column is named as the label", hint)
+        yield Fault(place("label", "column"), "no label column is given", hint)
     if label.table is None and len(names) > 1:
         hint = f"add table= to the label: {' or '.join(names)}"
-        yield Fault(place("label", "table"), "there are several tables, and none is named", hint)
+        yield Fault(place("label", "table"), "there are several tables, but none is given", hint)
     if label.table is not None and label.table not in names:
         yield Fault(place("label", "table"), f"no table {label.table!r}", nearest(label.table, names))
     if not label_table_known(problem) or label.column is None:
@@ -51,28 +51,28 @@ def _plain_faults(problem: Problem) -> Iterator[Fault]:
     else:
         yield from _type_faults(problem, table.columns[label.column])
         if label.column == table.time or label.column in table.key:
-            hint = "predict another column, or take it out of key and time"
-            yield Fault(place("label", "column"), f"{label.column} is the table's own key or time", hint)
+            hint = "predict another column, or remove it from key and time"
+            yield Fault(place("label", "column"), f"{label.column} is the table's key or time", hint)
 
 
 def _type_faults(problem: Problem, column: AnyColumn) -> Iterator[Fault]:
     where, kind = place("label", "column"), type(column).__name__
     if problem.kind == "regression":
         if not isinstance(column, Integer | Float):
-            yield Fault(where, f"a regression predicts a number, and {kind} is none", "declare kind='multiclass'")
+            yield Fault(where, f"a regression predicts a number, but the column is {kind}", "declare kind='multiclass'")
         return
     if isinstance(column, Time) or (isinstance(column, Float) and not problem.label.classes):
         hint = "declare it Integer, Boolean or Text" + (
             ", list the classes, or kind='regression'" if isinstance(column, Float) else ""
         )
-        yield Fault(where, f"classes are texts, integers or booleans, and this is {kind}", hint)
+        yield Fault(where, f"classes are texts, integers or booleans, but the column is {kind}", hint)
     allowed = column.one_of if isinstance(column, Text | Integer) else None
     if problem.kind == "binary" and allowed is not None and len(allowed) != 2:
-        yield Fault(where, f"a binary label has two values, and one_of lists {len(allowed)}", "use kind='multiclass'")
+        yield Fault(where, f"a binary label has two values, but one_of lists {len(allowed)}", "use kind='multiclass'")
     if problem.label.classes and allowed is not None:
-        strange = sorted(set(problem.label.classes) - {str(value) for value in allowed})
-        if strange:
-            what = f"{', '.join(strange)} can never occur: the column's one_of lacks it"
+        missing = sorted(set(problem.label.classes) - {str(value) for value in allowed})
+        if missing:
+            what = f"{', '.join(missing)} can never occur: not in the column's one_of"
             yield Fault(place("label", "classes"), what, "correct one of the two")
     if problem.label.classes and isinstance(column, Boolean) and set(problem.label.classes) != {"0", "1"}:
         yield Fault(place("label", "classes"), "a Boolean label's classes are written 0 and 1", "classes=['0', '1']")
@@ -87,6 +87,6 @@ def _class_faults(problem: Problem) -> Iterator[Fault]:
     elif problem.kind == "binary" and len(classes) != 2:
         yield Fault(where, f"a binary label has two classes, not {len(classes)}", "list the two, the positive one last")
     elif len(classes) < 2:
-        yield Fault(where, "there is one class only", "list all classes")
+        yield Fault(where, "only one class is listed", "list all classes")
     if len(set(classes)) < len(classes):
-        yield Fault(where, "a class stands twice", "list each once")
+        yield Fault(where, "a class is listed twice", "list each once")

@@ -1,13 +1,13 @@
-"""Leaks that the SQL shows by itself: the label's own columns in what is said to be known at the decision.
+"""Leaks that the SQL alone proves: inputs that are computed from the label's source columns.
 
-Only certain cases are faults. A label computed by windows, aggregates or a self-join may well share a column with an
-honest feature (tomorrow's sales and today's), so there it keeps silent, as for SQL that sqlglot cannot follow.
+Only certain cases are faults. A label computed by windows, aggregates or a self-join may share a column with a valid
+feature (tomorrow's sales and today's), so such labels are skipped. SQL that sqlglot cannot resolve is skipped too.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from truecourse.authoring.checks.column_lineage import Lineage, Origin, Sources, Untraceable
+from truecourse.authoring.checks.column_lineage import Lineage, LineageError, Origin, Sources
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
 
@@ -15,9 +15,9 @@ NOTHING: Sources = frozenset()
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Source columns that tell the label (`outcome`), that tell the moment it is known and not yet the decision
-    (`later`), and that the decision's own moment is made of."""
+class LabelSources:
+    """Source columns of the label (`outcome`), of its known_at but not of the decision time (`later`), and of the
+    decision time (`decision`)."""
 
     outcome: Sources
     later: Sources
@@ -25,10 +25,10 @@ class Truth:
 
 
 def leak_faults(problem: Problem) -> Iterator[Fault]:
-    """Needs a problem whose relations bind."""
+    """Faults for inputs that are computed from the label's columns. The problem's relations must bind."""
     try:
-        truth = _timed_truth(problem) if problem.has_spine else _plain_truth(problem)
-    except Untraceable:
+        truth = _sql_label_sources(problem) if problem.has_spine else _column_label_sources(problem)
+    except LineageError:
         return
     if truth is None or not truth.outcome:
         return
@@ -38,15 +38,15 @@ def leak_faults(problem: Problem) -> Iterator[Fault]:
         yield from _view_faults(problem, view, truth)
 
 
-def _plain_truth(problem: Problem) -> Truth | None:
+def _column_label_sources(problem: Problem) -> LabelSources | None:
     table, column = problem.label_table, problem.label.column
     if column is None:
         return None
     decision = frozenset({(table.name, table.time.lower())}) if table.time else NOTHING
-    return Truth(frozenset({(table.name, column.lower())}), NOTHING, decision)
+    return LabelSources(frozenset({(table.name, column.lower())}), NOTHING, decision)
 
 
-def _timed_truth(problem: Problem) -> Truth | None:
+def _sql_label_sources(problem: Problem) -> LabelSources | None:
     if problem.spine is None or problem.label.sql is None:
         return None
     labels = Lineage(problem, problem.label.sql)
@@ -58,48 +58,50 @@ def _timed_truth(problem: Problem) -> Truth | None:
     outcome = label.sources & later
     if not outcome and len(label.sources) == 1:
         outcome = label.sources - decision
-    return Truth(outcome, later, decision)
+    return LabelSources(outcome, later, decision)
 
 
-def _spine_faults(problem: Problem, file: str, truth: Truth) -> Iterator[Fault]:
+def _spine_faults(problem: Problem, file: str, truth: LabelSources) -> Iterator[Fault]:
     spine = Lineage(problem, file)
     for name in problem.request_fields:
-        origin = _followed(spine, name)
+        origin = _origin_or_none(spine, name)
         if origin and origin.row_by_row and not spine.joins_itself and origin.sources & truth.outcome:
-            what = f"request field {name!r} is made from {_shown(origin.sources & truth.outcome)}, as the label: a leak"
-            yield Fault(file, what, "remove it from the request: it is not known when the decision is made")
+            shared = _format_sources(origin.sources & truth.outcome)
+            what = f"request field {name!r} is computed from {shared}, like the label: a leak"
+            yield Fault(file, what, "remove it from the request: it is not known at decision time")
 
 
-def _view_faults(problem: Problem, view: View, truth: Truth) -> Iterator[Fault]:
+def _view_faults(problem: Problem, view: View, truth: LabelSources) -> Iterator[Fault]:
     try:
         query = Lineage(problem, view.sql)
-    except Untraceable:
+    except LineageError:
         return
-    moment = None if view.timeless else _followed(query, "event_timestamp")
+    moment = None if view.timeless else _origin_or_none(query, "event_timestamp")
     if moment is not None and (moment.sources & truth.later or moment.delayed):
         return
     for name in view.features:
-        origin = _followed(query, name)
+        origin = _origin_or_none(query, name)
         shared = origin.sources & truth.outcome if origin else NOTHING
         if not shared:
             continue
         if view.timeless:
-            what = f"feature {name!r} of a timeless view is made from {_shown(shared)}, as the label: a leak"
-            yield Fault(view.sql, what, "give the view an event_timestamp, the moment the outcome was known")
+            columns = _format_sources(shared)
+            what = f"feature {name!r} of a timeless view is computed from {columns}, like the label: a leak"
+            yield Fault(view.sql, what, "give the view an event_timestamp: the time when the outcome was known")
         elif moment is not None:
             what = (
-                f"feature {name!r} is made from {_shown(shared)}, as the label, and event_timestamp from "
-                f"{_shown(moment.sources) or 'no column'}, which comes before the label is known: a leak"
+                f"feature {name!r} is computed from {_format_sources(shared)}, like the label, but event_timestamp "
+                f"from {_format_sources(moment.sources) or 'no column'}, which precedes the label's known_at: a leak"
             )
-            yield Fault(view.sql, what, "return the moment the outcome was known (known_at) as event_timestamp")
+            yield Fault(view.sql, what, "return the time when the outcome was known (known_at) as event_timestamp")
 
 
-def _followed(query: Lineage, column: str) -> Origin | None:
+def _origin_or_none(query: Lineage, column: str) -> Origin | None:
     try:
         return query.origin(column)
-    except Untraceable:
+    except LineageError:
         return None
 
 
-def _shown(sources: Sources) -> str:
+def _format_sources(sources: Sources) -> str:
     return ", ".join(".".join(source) for source in sorted(sources))

@@ -1,6 +1,6 @@
-"""Look-ahead that the SQL shows by itself: clock functions, chance, windows that follow, joins to later rows.
+"""Look-ahead that the SQL alone proves: clock and random functions, FOLLOWING windows, joins to later rows.
 
-Only certain cases are faults; what SQL alone does not tell, `train` proves (truecourse/features/lookahead_proof.py).
+Only certain cases are faults. `train` proves the rest on the data (truecourse/features/lookahead_proof.py).
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,13 +24,13 @@ _CLOCKS: tuple[type[exp.Expression], ...] = (
 )  # fmt: skip
 _CLOCK_NAMES = {"now", "today", "get_current_timestamp", "get_current_time", "transaction_timestamp",
                 "current_localtime", "current_localtimestamp"}  # fmt: skip
-_CHANCES: tuple[type[exp.Expression], ...] = (exp.Rand, exp.Randn, exp.Uuid, exp.TableSample)
-_CHANCE_NAMES = {"uuidv4", "uuidv7", "nextval", "setseed", "gen_random_uuid"}
+_RANDOM: tuple[type[exp.Expression], ...] = (exp.Rand, exp.Randn, exp.Uuid, exp.TableSample)
+_RANDOM_NAMES = {"uuidv4", "uuidv7", "nextval", "setseed", "gen_random_uuid"}
 _UNKNOWN = (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL)
 
 
 def lookahead_faults(problem: Problem) -> Iterator[Fault]:
-    """Needs a problem whose SQL files bind."""
+    """Look-ahead faults of all SQL files. The files must bind."""
     files = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
     for file in dict.fromkeys(name for name in files if name):
         yield from _function_faults(problem, file)
@@ -53,15 +53,15 @@ def _function_faults(problem: Problem, file: str) -> Iterator[Fault]:
     for node in parsed.walk() if parsed is not None else ():
         name = node.name.lower() if isinstance(node, exp.Anonymous) else ""
         if isinstance(node, _CLOCKS) or name in _CLOCK_NAMES or (name == "age" and len(node.expressions) == 1):
-            what = f"{node.sql(dialect='duckdb')} reads the computer's clock: the value is another one tomorrow"
-            yield Fault(_place(node, file), what, "take the moment from the data: event_timestamp or decision_time")
-        elif isinstance(node, _CHANCES) or name in _CHANCE_NAMES:
-            what = f"{node.sql(dialect='duckdb').strip()} gives another value each time it is run"
-            yield Fault(_place(node, file), what, "take what the rows hold, as a hash of their key")
+            what = f"{node.sql(dialect='duckdb')} reads the system clock: its value changes from run to run"
+            yield Fault(_place(node, file), what, "take the time from the data: event_timestamp or decision_time")
+        elif isinstance(node, _RANDOM) or name in _RANDOM_NAMES:
+            what = f"{node.sql(dialect='duckdb').strip()} returns another value on each run"
+            yield Fault(_place(node, file), what, "compute it from the rows, such as a hash of their key")
 
 
 def _parsed(problem: Problem, file: str) -> exp.Expression | None:
-    """None where sqlglot cannot parse it. Every node knows its file."""
+    """The parsed file, each node annotated with its file and line; None where sqlglot cannot parse it."""
     try:
         parsed = sqlglot.parse_one(statement(problem, file), dialect="duckdb")
     except (SqlglotError, OSError, UnicodeDecodeError, RecursionError):
@@ -75,7 +75,7 @@ def _parsed(problem: Problem, file: str) -> exp.Expression | None:
 
 
 def _resolved(problem: Problem, file: str) -> exp.Expression | None:
-    """The file with relations inlined, columns resolved and typed, and what nobody selects left out."""
+    """The parsed file with relations inlined, columns resolved and typed, and unused columns removed."""
     schema = {
         table.name: {name: SQL_TYPES[type(column)] for name, column in table.columns.items()}
         for table in problem.tables
@@ -89,11 +89,11 @@ def _resolved(problem: Problem, file: str) -> exp.Expression | None:
         query = qualify(expanded, dialect="duckdb", schema=schema, validate_qualify_columns=False)
         return annotate_types(pushdown_projections(query), schema=schema, dialect="duckdb")
     except (SqlglotError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # DuckDB knows more than sqlglot does: the proof has to tell
+        return None  # DuckDB supports more SQL than sqlglot; the look-ahead proof of `train` covers the rest
 
 
 def _place(node: exp.Expression, file: str) -> str:
-    """The first line that is known of a node, of what it is made of, or of what it stands in."""
+    """The first known line of a node, of its children, or of its nearest parent that has one."""
     around: exp.Expression | None = node
     while around is not None:
         for part in around.walk():
@@ -105,7 +105,7 @@ def _place(node: exp.Expression, file: str) -> str:
 
 @dataclass(frozen=True)
 class _Query:
-    """One resolved query that returns rows dated by the column `moment`."""
+    """One resolved query whose rows are timestamped by the column `moment`."""
 
     query: exp.Expression
     file: str
@@ -119,43 +119,43 @@ class _Query:
                 continue
             parts = _Window.of(window, select)
             if any(_is_time(key) is not False for key in parts.keys):
-                continue  # rows of one moment, or it cannot be told
-            said = parts.looks_ahead()
-            if said is not None:
+                continue  # partitioned by a time, or by a column of unknown type
+            problem = parts.looks_ahead()
+            if problem is not None:
                 shown = " ".join(window.sql(dialect="duckdb", comments=False).replace('"', "").split())
-                yield Fault(_place(window, self.file), f"{shown}: {said[0]}", said[1])
+                yield Fault(_place(window, self.file), f"{shown}: {problem[0]}", problem[1])
 
     def aggregate_faults(self) -> Iterator[Fault]:
-        """Aggregates of a whole table, whatever the time, beside rows that have one."""
+        """Faults for aggregates over a whole timed table without a bound in time."""
         for scope in traverse_scope(self.query):
             select = scope.expression
             if select is self.query or not isinstance(select, exp.Select) or not self._reads_time(select):
                 continue
             bound = [select.args.get(part) for part in ("where", "having", "qualify", "joins", "limit")]
             bound += list(select.find_all(exp.Filter, exp.Join))
-            limited = any(_mentions_time(part) for part in _flat(bound))
+            limited = any(_mentions_time(part) for part in _flatten(bound))
             if select.args.get("group") or scope.external_columns or limited or not _aggregates(select):
                 continue
-            what = f"{_short(select)} is taken over all rows, later ones too"
-            yield Fault(_place(select, self.file), what, f"bind it in time: WHERE a time is not after {self.moment}")
+            what = f"{_select_list(select)} aggregates all rows, including later ones"
+            yield Fault(_place(select, self.file), what, f"limit the rows: WHERE their time is not after {self.moment}")
 
     def join_faults(self) -> Iterator[Fault]:
-        """Conditions by which the rows joined to a moment come after it."""
+        """Faults for join conditions that select rows after `moment`."""
         select = self.query
         column = next((p.unalias() for p in select.selects if p.alias_or_name.lower() == self.moment), None)
         if not isinstance(select, exp.Select) or not isinstance(column, exp.Column):
             return
         where = [select.args["where"].this] if select.args.get("where") else []
         joined = [join.args["on"] for join in select.args.get("joins") or () if join.args.get("on")]
-        conditions = [one for whole in (*joined, *where) for one in whole.flatten() if isinstance(whole, exp.And)] + [
-            whole for whole in (*joined, *where) if not isinstance(whole, exp.And)
-        ]
-        pairs = [pair for one in conditions for pair in _later(one, column)]
+        clauses = [*joined, *where]
+        conditions = [part for clause in clauses for part in clause.flatten() if isinstance(clause, exp.And)]
+        conditions += [clause for clause in clauses if not isinstance(clause, exp.And)]
+        pairs = [pair for one in conditions for pair in _later_columns(one, column)]
         equal = {other.sql() for other, strict in pairs if strict is None}
         for other, strict in pairs:
             if strict or (strict is False and other.sql() not in equal):
                 what = f"joins rows whose {other.name} is later than {self.moment}"
-                yield Fault(_place(other, self.file), what, "join what came before: turn the inequality round")
+                yield Fault(_place(other, self.file), what, "join earlier rows: reverse the inequality")
 
     def _reads_time(self, select: exp.Expression) -> bool:
         names = {table.name.lower() for table in select.find_all(exp.Table)}
@@ -166,7 +166,7 @@ class _Query:
 
 @dataclass(frozen=True)
 class _Window:
-    """A window with its named part filled in. `descending`: the newest first; None where its order is not of time."""
+    """A window with its named window resolved. `descending`: newest first; None if not ordered by time."""
 
     function: exp.Expression
     keys: list[exp.Expression]
@@ -191,10 +191,10 @@ class _Window:
         return cls(function, keys, order is not None, descending, frame)
 
     def looks_ahead(self) -> tuple[str, str] | None:
-        """What is wrong with it, and the hint."""
+        """The problem and its hint; None if the window does not look ahead."""
         if not self.ordered and not isinstance(self.function, exp.RowNumber):
             return (
-                "a window without ORDER BY takes every row of its partition, later ones too",
+                "a window without ORDER BY includes every row of its partition, later ones too",
                 "add ORDER BY the row's time, so that it ends at CURRENT ROW",
             )
         if isinstance(self.function, exp.Lead | exp.Lag):
@@ -205,7 +205,7 @@ class _Window:
             later = self.descending if back else self.descending is not True
             return (
                 ("it takes the value of a later row", "take that of an earlier row: lag(... ORDER BY time)")
-                if (later)
+                if later
                 else None
             )
         if self.frame is None:
@@ -213,12 +213,12 @@ class _Window:
         sides = {str(self.frame.args.get(side)).upper() for side in ("start_side", "end_side")}
         wrong = "PRECEDING" if self.descending else "FOLLOWING"
         if wrong in sides:
-            return "its frame holds rows that come later", "end the frame at CURRENT ROW, in the order of time"
+            return "its frame includes later rows", "end the frame at CURRENT ROW, ordered by time"
         return None
 
 
 def _is_time(expression: exp.Expression) -> bool | None:
-    """None if its type is not known."""
+    """Whether the expression is of a time type; None if its type is unknown."""
     kind = expression.type
     if kind is None or kind.this in _UNKNOWN:
         return None
@@ -230,26 +230,27 @@ def _mentions_time(expression: exp.Expression) -> bool:
 
 
 def _aggregates(select: exp.Select) -> bool:
-    """Whether it makes one row of all."""
+    """Whether the SELECT aggregates its rows outside of windows."""
     found = (node for item in select.selects for node in item.find_all(exp.AggFunc))
     return any(node.find_ancestor(exp.Window) is None and node.find_ancestor(exp.Select) is select for node in found)
 
 
-def _flat(parts: Iterable[object]) -> Iterator[exp.Expression]:
+def _flatten(parts: Iterable[object]) -> Iterator[exp.Expression]:
     for part in parts:
         yield from part if isinstance(part, list) else [part] if isinstance(part, exp.Expression) else []
 
 
-def _short(select: exp.Select) -> str:
+def _select_list(select: exp.Select) -> str:
     return ", ".join(item.unalias().sql(dialect="duckdb", comments=False).replace('"', "") for item in select.selects)
 
 
-def _later(condition: exp.Expression, moment: exp.Column) -> Iterator[tuple[exp.Column, bool | None]]:
-    """Columns of other tables that a condition puts after the moment: strictly, or from it on (False); None for one
-    that it puts at the moment at the latest."""
+def _later_columns(condition: exp.Expression, moment: exp.Column) -> Iterator[tuple[exp.Column, bool | None]]:
+    """Columns of other tables that a condition compares with the moment.
+
+    Each comes with True if it must be later, False if later or equal, None if earlier or equal."""
     if isinstance(condition, exp.Between):
-        yield from _later(exp.GTE(this=condition.this, expression=condition.args["low"]), moment)
-        yield from _later(exp.LTE(this=condition.this, expression=condition.args["high"]), moment)
+        yield from _later_columns(exp.GTE(this=condition.this, expression=condition.args["low"]), moment)
+        yield from _later_columns(exp.LTE(this=condition.this, expression=condition.args["high"]), moment)
         return
     if not isinstance(condition, exp.GT | exp.GTE | exp.LT | exp.LTE):
         return

@@ -1,4 +1,4 @@
-"""SQL files: bound in DuckDB over empty tables of the declared types, so what they return is known without data."""
+"""Checks of SQL files: DuckDB binds them to empty tables of the declared types, which gives the types they return."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -6,20 +6,20 @@ from contextlib import suppress
 import duckdb
 
 from truecourse.authoring.checks.names import place
-from truecourse.authoring.checks.sql_binding import SQL_TYPES, Binding, NoQuery
+from truecourse.authoring.checks.sql_binding import SQL_TYPES, Binding, BindingError
 from truecourse.errors import Fault
 from truecourse.problem import Problem, View
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, Time
 from truecourse.wording import nearest
 
 Types = Mapping[str, str]
-WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-INTEGERS = frozenset({*WHOLE, *(f"U{name}" for name in WHOLE)})
-MOMENTS = frozenset({"TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
+_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+INTEGERS = frozenset({*_SIGNED, *(f"U{name}" for name in _SIGNED)})
+TIMESTAMPS = frozenset({"TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
 
 
 def query_faults(problem: Problem) -> Iterator[Fault]:
-    """Needs no data: reads the SQL files alone, and writes nothing, not even a temporary file."""
+    """Faults of all SQL files. Reads the files but no data, and writes nothing, not even a temporary file."""
     with duckdb.connect(config={"threads": 1, "temp_directory": ""}) as connection:
         binding = Binding(connection, problem)
         for name, file in problem.relations.items():
@@ -32,17 +32,17 @@ def query_faults(problem: Problem) -> Iterator[Fault]:
 
 def _relation_faults(binding: Binding, name: str, file: str) -> Iterator[Fault]:
     if name in {table.name for table in binding.problem.tables}:
-        yield Fault(place("relations", name), "a table has this name", "give the relation another name")
+        yield Fault(place("relations", name), "a table has the same name", "give the relation another name")
     try:
         binding.add_relation(name, file)
-    except NoQuery as error:
+    except BindingError as error:
         yield from error.faults
 
 
 def _spine_faults(problem: Problem, binding: Binding) -> Iterator[Fault]:
     assert problem.spine is not None
     spine, labels = {}, {}
-    with suppress(NoQuery):
+    with suppress(BindingError):
         try:
             spine = binding.types(problem.spine)
             wanted = {"id": None, "decision_time": Time(), **problem.request_fields}
@@ -50,15 +50,15 @@ def _spine_faults(problem: Problem, binding: Binding) -> Iterator[Fault]:
             for name in ("label", "known_at"):
                 if name in spine:
                     hint = "select it in the label's SQL only"
-                    yield Fault(problem.spine, f"returns {name}, which no decision knows: a leak", hint)
-        except NoQuery as error:
+                    yield Fault(problem.spine, f"returns {name}, which is not known at decision time: a leak", hint)
+        except BindingError as error:
             yield from error.faults
     if problem.label.sql is None:
         return
     try:
         labels = binding.types(problem.label.sql)
         yield from _label_faults(problem, problem.label.sql, labels, spine)
-    except NoQuery as error:
+    except BindingError as error:
         yield from error.faults
 
 
@@ -66,19 +66,19 @@ def _label_faults(problem: Problem, file: str, labels: Types, spine: Types) -> I
     yield from _returned_faults(file, labels, {"id": None, "label": None, "known_at": Time()})
     kind = labels.get("label", '"NULL"')
     if problem.kind == "regression" and not _fits(kind, Float()):
-        yield Fault(file, f"label is {kind}, and a regression predicts a number", "CAST it, or change kind")
+        yield Fault(file, f"label is {kind}, but a regression predicts a number", "CAST it, or change kind")
     if problem.kind != "regression" and not any(_fits(kind, c) for c in (Integer(), Boolean(), Text())):
         hint = "CAST(... AS INTEGER), or change kind"
-        yield Fault(file, f"label is {kind}, and classes are integers, booleans or texts", hint)
+        yield Fault(file, f"label is {kind}, but classes are integers, booleans or texts", hint)
     if "id" in labels and "id" in spine and _fits(labels["id"], Text()) != _fits(spine["id"], Text()):
-        what = f"id is {labels['id']}, and in {problem.spine} it is {spine['id']}"
+        what = f"id is {labels['id']}, but {spine['id']} in {problem.spine}"
         yield Fault(file, what, "CAST one of the two, so that they can be joined")
 
 
 def _view_faults(problem: Problem, binding: Binding, view: View) -> Iterator[Fault]:
     try:
         returned = binding.types(view.sql)
-    except NoQuery as error:
+    except BindingError as error:
         yield from error.faults
         return
     keys: dict[str, AnyColumn | None] = {}
@@ -88,7 +88,7 @@ def _view_faults(problem: Problem, binding: Binding, view: View) -> Iterator[Fau
     time: dict[str, AnyColumn | None] = {} if view.timeless else {"event_timestamp": Time()}
     if view.timeless and "event_timestamp" in returned:
         hint = f"remove it from the SELECT, or remove timeless=True from view {view.name}"
-        yield Fault(view.sql, f"returns event_timestamp, and view {view.name} is declared timeless", hint)
+        yield Fault(view.sql, f"returns event_timestamp, but view {view.name} is declared timeless", hint)
     wanted = {**keys, **time, **view.features}
     yield from _returned_faults(view.sql, returned, wanted)
     if not keys:
@@ -96,18 +96,18 @@ def _view_faults(problem: Problem, binding: Binding, view: View) -> Iterator[Fau
     for name in returned:
         if name not in wanted and name != "event_timestamp":
             hint = f"declare it in features of view {view.name}, or remove it from the SELECT"
-            yield Fault(view.sql, f"returns {name!r}, a feature nobody declares", hint)
+            yield Fault(view.sql, f"returns {name!r}, which is not a declared feature", hint)
 
 
 def _returned_faults(file: str, returned: Types, wanted: Mapping[str, AnyColumn | None]) -> Iterator[Fault]:
-    """Columns that the SQL does not return, or returns with another type; None takes any type."""
+    """Faults for columns that the SQL lacks or returns with another type. A wanted None accepts any type."""
     for name, column in wanted.items():
         if name not in returned:
             free = [other for other in returned if other not in wanted]
             hint = f"add it to the SELECT; {nearest(name, free)}" if free else "add it to the SELECT"
             yield Fault(file, f"returns no column {name!r}", hint)
         elif column is not None and not _fits(returned[name], column):
-            what = f"{name} is {returned[name]}, and declared {type(column).__name__}"
+            what = f"{name} is {returned[name]}, but declared {type(column).__name__}"
             yield Fault(file, what, f"CAST({name} AS {SQL_TYPES[type(column)]}), or declare another type")
 
 
@@ -122,4 +122,4 @@ def _fits(kind: str, column: AnyColumn) -> bool:
         return whole
     if isinstance(column, Float):
         return whole or kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL")
-    return kind == "BOOLEAN" if isinstance(column, Boolean) else kind in MOMENTS
+    return kind == "BOOLEAN" if isinstance(column, Boolean) else kind in TIMESTAMPS

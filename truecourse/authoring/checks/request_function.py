@@ -1,4 +1,4 @@
-"""The request-time function: called on made-up rows, none and two, to see that it returns what is declared."""
+"""Checks of the request-time function: called on two sample rows and on none, it must return the declared features."""
 
 import inspect
 import warnings
@@ -13,7 +13,7 @@ from truecourse.problem import Problem, RequestFeatures
 from truecourse.problem.schema import AnyColumn, Integer, Text, Time
 from truecourse.wording import counted, nearest
 
-MOMENTS = ("2024-01-01T08:30:00", "2024-07-06T23:59:59")
+SAMPLE_TIMES = ("2024-01-01T08:30:00", "2024-07-06T23:59:59")
 
 
 def function_faults(problem: Problem) -> Iterator[Fault]:
@@ -33,17 +33,17 @@ def _input_faults(problem: Problem, declared: RequestFeatures) -> Iterator[Fault
         if name in known:
             continue
         if name in ("label", problem.label.column):
-            yield Fault(where, f"{name} is the label: a leak", "remove it, and the features made from it")
+            yield Fault(where, f"{name} is the label: a leak", "remove it, and the features computed from it")
         elif name == "decision_time":
             yield Fault(where, "decisions of this problem have no time", "remove decision_time")
         else:
-            yield Fault(where, f"{name} is no request field", nearest(name, known))
+            yield Fault(where, f"{name} is not a request field", nearest(name, known))
     if not declared.features:
-        yield Fault(place("request_features", "features"), "none is declared", "declare what the function returns")
+        yield Fault(place("request_features", "features"), "no feature is declared", "declare what it returns")
 
 
 def _source_faults(declared: RequestFeatures) -> Iterator[Fault]:
-    """The function's text is part of the problem's digest, so there must be one."""
+    """Faults for a function without source text, which the problem's digest needs."""
     try:
         inspect.getsource(declared.function)
         assert declared.function.__name__
@@ -55,20 +55,20 @@ def _source_faults(declared: RequestFeatures) -> Iterator[Fault]:
 def _call_faults(problem: Problem, declared: RequestFeatures) -> Iterator[Fault]:
     where = place("request_features", declared.function.__name__)
     for rows in (2, 0):
-        columns = {name: _made_up(problem.request_fields.get(name), rows) for name in declared.inputs}
+        columns = {name: _sample_values(problem.request_fields.get(name), rows) for name in declared.inputs}
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 computed = declared.function(columns)
         except KeyError as error:
-            what = f"reads the column {error}, which it is not given"
+            what = f"reads column {error}, which is not among its inputs"
             yield Fault(where, what, f"add {error} to inputs, or correct the name")
             return
         except Exception as error:
-            if _texts_are_made_up(problem, declared) and rows:
+            if _takes_free_text(problem, declared) and rows:
                 continue
-            hint = "let it take any number of rows, and NaN or None for missing values"
-            yield Fault(where, f"fails on {rows} made-up rows: {type(error).__name__}: {error}", hint)
+            hint = "accept any number of rows, and NaN or None for missing values"
+            yield Fault(where, f"fails on {rows} sample rows: {type(error).__name__}: {error}", hint)
             return
         faults = list(_result_faults(declared, computed, rows, where))
         yield from faults
@@ -79,7 +79,7 @@ def _call_faults(problem: Problem, declared: RequestFeatures) -> Iterator[Fault]
 def _result_faults(declared: RequestFeatures, computed: Any, rows: int, where: str) -> Iterator[Fault]:
     if not hasattr(computed, "keys"):
         hint = "return a dict of arrays by feature name"
-        yield Fault(where, f"returns {type(computed).__name__}, no arrays by name", hint)
+        yield Fault(where, f"returns {type(computed).__name__}, not a dict of arrays", hint)
         return
     for name in declared.features:
         if name not in computed:
@@ -87,10 +87,10 @@ def _result_faults(declared: RequestFeatures, computed: Any, rows: int, where: s
             yield Fault(where, f"does not return the declared feature {name!r}", hint)
     for name in computed:
         if name not in declared.features:
-            yield Fault(where, f"returns {name!r}, which nobody declares", "declare it in features, or drop it")
+            yield Fault(where, f"returns {name!r}, which is not declared", "declare it in features, or drop it")
         elif np.shape(computed[name])[:1] != (rows,):
-            what = f"{counted(rows, 'row')} went in, and {name} came out with the shape {np.shape(computed[name])}"
-            yield Fault(where, what, "return one value a row")
+            what = f"{name} has the shape {np.shape(computed[name])} for {counted(rows, 'row')}"
+            yield Fault(where, what, "return one value per row")
         elif rows:
             yield from _type_faults(name, declared.features[name], np.asarray(computed[name]), where)
 
@@ -98,23 +98,23 @@ def _result_faults(declared: RequestFeatures, computed: Any, rows: int, where: s
 def _type_faults(name: str, column: AnyColumn, values: np.ndarray[Any, Any], where: str) -> Iterator[Fault]:
     textual = values.dtype.kind in "OUS" and any(isinstance(value, str) for value in values.tolist())
     if isinstance(column, Text) != textual and not (values.dtype.kind == "O" and not textual):
-        what = f"{name} is declared {type(column).__name__}, and its values are {values.dtype}"
+        what = f"{name} is declared {type(column).__name__}, but its values are {values.dtype}"
         yield Fault(where, what, "return text as an object array, numbers as float64")
     elif isinstance(column, Integer) and values.dtype.kind == "f":
         broken = [value for value in values.tolist() if value == value and value % 1]
         if broken:
-            yield Fault(where, f"{name} is declared Integer, and a value is {broken[0]}", "round it, or declare Float")
+            yield Fault(where, f"{name} is declared Integer, but a value is {broken[0]}", "round it, or declare Float")
 
 
-def _texts_are_made_up(problem: Problem, declared: RequestFeatures) -> bool:
-    """Whether a text among the inputs has a form that a made-up value may lack."""
+def _takes_free_text(problem: Problem, declared: RequestFeatures) -> bool:
+    """Whether an input is free text; a sample value may then lack the form that the function expects."""
     columns = [problem.request_fields.get(name) for name in declared.inputs]
     return any(isinstance(column, Text) and not column.one_of for column in columns)
 
 
-def _made_up(column: AnyColumn | None, rows: int) -> np.ndarray[Any, Any]:
+def _sample_values(column: AnyColumn | None, rows: int) -> np.ndarray[Any, Any]:
     if column is None or isinstance(column, Time):
-        return np.array(MOMENTS[:rows], dtype="datetime64[us]")
+        return np.array(SAMPLE_TIMES[:rows], dtype="datetime64[us]")
     if isinstance(column, Text):
         return np.array([(column.one_of or ("a", "b"))[-1 if row else 0] for row in range(rows)], dtype=object)
     if isinstance(column, Integer) and column.one_of:

@@ -1,4 +1,4 @@
-"""Every fault of a problem specification at once, each with its place and its hint."""
+"""Run all checks of a problem specification, and collect every fault with its place and hint."""
 
 from collections.abc import Iterator
 
@@ -22,12 +22,12 @@ from truecourse.problem import Problem
 
 
 def check_problem(problem: Problem) -> list[Fault]:
-    """Faults in the order of the specification; none if it is sound. Reads the problem's SQL files, and no data."""
+    """All faults in the order of the specification; none if it is valid. Reads the SQL files, but no data."""
     return list(dict.fromkeys(_faults(problem)))
 
 
-def require_sound(problem: Problem) -> None:
-    """Raises ProblemError that carries every fault."""
+def require_valid(problem: Problem) -> None:
+    """Raise ProblemError with every fault, if there are any."""
     faults = check_problem(problem)
     if faults:
         raise ProblemError(problem.name, faults)
@@ -48,6 +48,6 @@ def _faults(problem: Problem) -> Iterator[Fault]:
     queries = list(query_faults(problem))
     yield from queries
     relations = set(problem.relations.values())
-    if not any(fault.where.split(":")[0] in relations for fault in queries):  # a circle of them cannot be followed
+    if not any(fault.where.split(":")[0] in relations for fault in queries):  # cyclic relations cannot be resolved
         yield from leak_faults(problem)
         yield from lookahead_faults(problem)

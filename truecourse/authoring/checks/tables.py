@@ -1,4 +1,4 @@
-"""Tables: their names, keys, times, references and row counts."""
+"""Checks of tables: names, keys, times, references and row counts."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from truecourse.wording import nearest
 
 
 def table_faults(problem: Problem) -> Iterator[Fault]:
-    """Everything wrong with the tables themselves and with what they say of each other."""
+    """Faults of the tables and of the references between them."""
     if not problem.tables:
-        yield Fault(place("tables"), "there is no table", "declare a Table with a source and its columns")
+        yield Fault(place("tables"), "no table is declared", "declare a Table with a source and its columns")
     yield from repeated((table.name for table in problem.tables), place("tables"), "tables")
     for table in problem.tables:
-        yield from _own_faults(table)
+        yield from _table_faults(table)
         for name, column in table.columns.items():
             if column.in_table is not None:
                 yield from _reference_faults(problem, table, name, column)
-    yield from _circle_faults(problem)
+    yield from _cycle_faults(problem)
 
 
-def _own_faults(table: Table) -> Iterator[Fault]:
+def _table_faults(table: Table) -> Iterator[Fault]:
     path = ("tables", table.name)
     columns = place(*path, "columns")
     if not table.columns:
@@ -39,17 +39,17 @@ def _own_faults(table: Table) -> Iterator[Fault]:
     for source, times in Counter(named.values()).items():
         if times > 1:
             both = ", ".join(name for name in named if named[name] == source)
-            yield Fault(columns, f"{both} are all the column {source!r} of the source", "declare it once")
+            yield Fault(columns, f"{both} all read the source column {source!r}", "declare it once")
     for name in table.key:
         if name not in table.columns:
             yield Fault(place(*path, "key"), f"no column {name!r}", nearest(name, table.columns))
     yield from repeated(table.key, place(*path, "key"), "key columns")
     if table.combine == "upsert" and not table.key:
         hint = 'name the table\'s key, or write combine="replace" or "append"'
-        yield Fault(place(*path, "combine"), "upsert goes by the key, and the table has none", hint)
+        yield Fault(place(*path, "combine"), "upsert needs a key, but the table has none", hint)
     if table.combine == "append" and table.key:
         hint = 'write combine="upsert", or leave the key out'
-        yield Fault(place(*path, "combine"), "append adds rows whatever their key, which would not be unique", hint)
+        yield Fault(place(*path, "combine"), "append ignores the key, so keys would repeat", hint)
     yield from _time_faults(table, path)
     least, most = table.rows or (0, None)
     if least < 0 or (most is not None and least > most):
@@ -60,7 +60,7 @@ def _time_faults(table: Table, path: tuple[str, str]) -> Iterator[Fault]:
     if table.time is None:
         if table.freshness is not None:
             hint = "name the table's time column, or remove freshness"
-            yield Fault(place(*path, "freshness"), "the table has no time to measure it by", hint)
+            yield Fault(place(*path, "freshness"), "the table has no time column to measure freshness by", hint)
         return
     if table.time not in table.columns:
         times = [name for name, column in table.columns.items() if isinstance(column, Time)]
@@ -78,14 +78,14 @@ def _reference_faults(problem: Problem, table: Table, name: str, column: AnyColu
         yield Fault(where, f"no table {column.in_table!r}", nearest(str(column.in_table), others))
     elif target.key_column is None:
         hint = f"give {target.name} a key of one column, or remove in_table"
-        yield Fault(where, f"table {target.name} has no key of a single column to refer to", hint)
+        yield Fault(where, f"table {target.name} has no single-column key to refer to", hint)
     elif target.key_column in target.columns and not same_type(column, target.columns[target.key_column]):
         theirs = type(target.columns[target.key_column]).__name__
-        what = f"is {type(column).__name__}, and {target.name}.{target.key_column} is {theirs}"
+        what = f"is {type(column).__name__}, but {target.name}.{target.key_column} is {theirs}"
         yield Fault(where, what, "declare both with one type")
 
 
-def _circle_faults(problem: Problem) -> Iterator[Fault]:
+def _cycle_faults(problem: Problem) -> Iterator[Fault]:
     refers = {
         table.name: {c.in_table for c in table.columns.values() if c.in_table and c.in_table != table.name}
         for table in problem.tables
@@ -95,4 +95,4 @@ def _circle_faults(problem: Problem) -> Iterator[Fault]:
             del refers[name]
     if refers:
         where = place("tables", next(iter(refers)))
-        yield Fault(where, f"{', '.join(refers)} refer to each other in a circle by in_table", "remove one reference")
+        yield Fault(where, f"{', '.join(refers)} form a cycle of in_table references", "remove one reference")

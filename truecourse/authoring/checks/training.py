@@ -1,4 +1,4 @@
-"""Split, model, gates and monitoring: dates in order, parameters that XGBoost takes, metrics that exist."""
+"""Checks of split, model, gates and monitoring: ordered dates, valid XGBoost parameters, existing metrics."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ def split_faults(problem: Problem) -> Iterator[Fault]:
         return
     if not problem.has_time:
         hint = "split=RandomSplit(), or name the table's time column"
-        yield Fault(place("split"), "a TimeSplit needs decisions with a time, and these have none", hint)
+        yield Fault(place("split"), "a TimeSplit needs decisions with a time, but these have none", hint)
     if split.validate_until <= split.train_until:
         what = f"{split.validate_until} is not after train_until, {split.train_until}"
         yield Fault(place("split", "validate_until"), what, "give a later date")
@@ -45,11 +45,11 @@ def split_faults(problem: Problem) -> Iterator[Fault]:
 def model_faults(problem: Problem) -> Iterator[Fault]:
     where = place("model", "folds")
     if problem.model.folds == 1:
-        yield Fault(where, "one part leaves no rows to fit on", "give 5, or 0 to choose rounds on the validation rows")
+        yield Fault(where, "one fold leaves no rows to fit on", "give 5, or 0 to choose rounds on the validation rows")
     if problem.model.folds and not problem.model.refit:
-        yield Fault(where, "the rounds are chosen on all rows, which needs refit=True", "leave refit out, or folds")
+        yield Fault(where, "cross-validation uses all rows, which needs refit=True", "leave out refit or folds")
     if problem.model.folds and isinstance(problem.split, TimeSplit):
-        what = "parts drawn at random would choose the rounds by rows from before those that they are fitted to"
+        what = "random folds would evaluate the rounds on rows that are older than the rows fitted"
         yield Fault(where, what, "leave folds out: a TimeSplit's validation rows choose the rounds")
     yield from search_faults(problem)
 
@@ -59,11 +59,11 @@ def search_faults(problem: Problem) -> Iterator[Fault]:
     for name, space in problem.model.search.items():
         where = place("model", "search", name)
         if name not in known:
-            yield Fault(where, "is no parameter that can be searched", nearest(name, known))
+            yield Fault(where, "is not a parameter that can be searched", nearest(name, known))
         elif isinstance(space, Range):
             yield from _range_faults(problem.model, name, space, where)
         elif not space.values:
-            yield Fault(where, "there is nothing to choose from", "list values")
+            yield Fault(where, "the choice has no values", "list values")
         else:
             yield from _value_faults(problem.model, name, space.values, where)
 
@@ -102,12 +102,12 @@ def gate_faults(problem: Problem) -> Iterator[Fault]:
 
 def promotion_faults(problem: Problem) -> Iterator[Fault]:
     if problem.promotion.patience < timedelta(seconds=1):
-        yield Fault(place("promotion", "patience"), "leaves nobody the time to answer", "give a span, as days(1)")
+        yield Fault(place("promotion", "patience"), "is shorter than a second", "give a duration, such as days(1)")
 
 
 def monitoring_faults(problem: Problem) -> Iterator[Fault]:
     if problem.monitoring.window <= timedelta(0):
-        yield Fault(place("monitoring", "window"), "is not positive", "give a span, as days(7)")
+        yield Fault(place("monitoring", "window"), "is not positive", "give a duration, such as days(7)")
     yield from _policy_faults(problem.monitoring)
     for name in problem.monitoring.slices:
         yield from _slice_faults(problem, name, place("monitoring", "slices"))
@@ -119,14 +119,14 @@ def _policy_faults(monitoring: Monitoring) -> Iterator[Fault]:
         span = getattr(policy, name)
         if span is not None and span < timedelta(days=1):
             where = place("monitoring", "retraining", name)
-            yield Fault(where, "is shorter than a day", "give whole days, as days(14)")
+            yield Fault(where, "is shorter than a day", "give whole days, such as days(14)")
     if policy.cooldown < timedelta(0):
-        yield Fault(place("monitoring", "retraining", "cooldown"), "is negative", "give a span, as days(7)")
+        yield Fault(place("monitoring", "retraining", "cooldown"), "is negative", "give a duration, such as days(7)")
     if monitoring.alerts.remind <= timedelta(0):
-        yield Fault(place("monitoring", "alerts", "remind"), "is not positive", "give a span, as days(7)")
+        yield Fault(place("monitoring", "alerts", "remind"), "is not positive", "give a duration, such as days(7)")
     for cause in sorted({*policy.causes} & {*policy.spoilers}):
         where = place("monitoring", "retraining", "spoilers")
-        yield Fault(where, f"{cause!r} is a cause to retrain and one not to", "leave it in one of the two")
+        yield Fault(where, f"{cause!r} both triggers and blocks retraining", "remove it from causes or spoilers")
 
 
 def _slice_faults(problem: Problem, name: str, where: str) -> Iterator[Fault]:

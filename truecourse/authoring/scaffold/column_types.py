@@ -14,19 +14,19 @@ from truecourse.authoring.scaffold.declarations import (
     PLAIN_MARKERS,
     Dialect,
     candidates,
-    file_dialect,
+    detect_dialect,
     is_code,
-    numbers,
-    proposed_markers,
+    parse_numbers,
+    propose_markers,
 )
-from truecourse.authoring.scaffold.staging import Staged, is_plain
-from truecourse.authoring.scaffold.time_formats import is_day_first, other_order
+from truecourse.authoring.scaffold.staging import StagedFiles, is_plain
+from truecourse.authoring.scaffold.time_formats import is_day_first, swap_day_month
 from truecourse.data.parsing import as_text, is_text, read_cells
 from truecourse.problem.schema import AnyColumn, Boolean, Csv, Float, Integer, Text, Time
 
 _SAMPLE = 2000
-_SHOWN = 5
-_KEPT = 500
+_MAX_SHOWN = 5
+_MAX_KEPT = 500
 _LONG = re.compile(r"(?<![\d.,])\d{19,}(?![\d.,])")
 
 
@@ -44,12 +44,12 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Types:
+class FileTypes:
     csv: Csv
     choices: tuple[Choice, ...]
 
 
-def most_exceptions(held: int) -> int:
+def max_exceptions(held: int) -> int:
     """How many of so many cells may fail to parse, if the column is to have a type: one in a hundred; in fewer than
     300, three, though never more than one in ten."""
     return max(held // 100, min(3, held // 10))
@@ -72,7 +72,7 @@ class _Trial:
         array, failed = read_cells(cells, self.column, csv)
         self.count += len(failed)
         for text in failed.values():
-            if len(self.failed) < _KEPT or text in self.failed:
+            if len(self.failed) < _MAX_KEPT or text in self.failed:
                 self.failed[text] += 1
         if isinstance(self.column, Time):
             moments = array.drop_null().cast(pa.int64()).to_numpy()
@@ -110,21 +110,21 @@ class _Column:
     example: str = ""
 
 
-def choose_types(staged: Staged) -> Types:
+def choose_types(staged: StagedFiles) -> FileTypes:
     """The file's dialect and a choice for each column, every cell read."""
-    samples = [_texts(staged.sample(i), staged.csv) for i in range(len(staged.names))]
+    samples = [_sample_texts(staged.sample(i), staged.csv) for i in range(len(staged.names))]
     columns = []
     is_csv = staged.format == "csv"
-    markers = [proposed_markers(texts) if is_csv else frozenset[str]() for texts in samples]
+    markers = [propose_markers(texts) if is_csv else frozenset[str]() for texts in samples]
     kinds = staged.kinds
     plain = [[t for t in texts if t not in m] for texts, m in zip(samples, markers, strict=True)]
     dialect = Dialect()
     if is_csv:
-        dialect = file_dialect(t for t, kind in zip(plain, kinds, strict=True) if is_text(kind))
+        dialect = detect_dialect(t for t, kind in zip(plain, kinds, strict=True) if is_text(kind))
     csv = replace(staged.csv, decimal=dialect.decimal, thousands=dialect.thousands)  # type: ignore[arg-type]
     for name, kind, texts, marks in zip(staged.names, kinds, plain, markers, strict=True):
-        why_not = _why_not(name, kind, staged)
-        tried = [] if why_not else _candidates(name, kind, texts, dialect, staged)
+        why_not = _undeclarable_reason(name, kind, staged)
+        tried = [] if why_not else _column_candidates(name, kind, texts, dialect, staged)
         columns.append(_Column(name, kind, marks, [_Trial(c) for c in tried], why_not, tuple(texts)))
     for batch in staged.batches():
         for column, cells in zip(columns, batch.columns, strict=True):
@@ -132,10 +132,10 @@ def choose_types(staged: Staged) -> Types:
     chosen = [_choose(column, csv, staged.total_texts.get(i, set())) for i, column in enumerate(columns)]
     nulls = sorted({marker for _, found in chosen for marker in found})
     csv = replace(csv, null_values=(*csv.null_values, *(n for n in nulls if n not in csv.null_values)))
-    return Types(csv, tuple(choice for choice, _ in chosen))
+    return FileTypes(csv, tuple(choice for choice, _ in chosen))
 
 
-def _texts(cells: pa.Array, csv: Csv) -> list[str]:
+def _sample_texts(cells: pa.Array, csv: Csv) -> list[str]:
     """Up to _SAMPLE of the values, as text."""
     if is_text(cells.type):
         cells, _ = read_cells(cells, Text(), csv)
@@ -150,7 +150,7 @@ def _with_markers(csv: Csv, markers: frozenset[str]) -> Csv:
     return replace(csv, null_values=(*csv.null_values, *sorted(markers))) if markers else csv
 
 
-def _why_not(name: str, kind: pa.DataType, staged: Staged) -> str:
+def _undeclarable_reason(name: str, kind: pa.DataType, staged: StagedFiles) -> str:
     if not name.strip():
         return "has no name; give it one in the file to keep it"
     if name in staged.twice:
@@ -163,8 +163,8 @@ def _why_not(name: str, kind: pa.DataType, staged: Staged) -> str:
     return ""
 
 
-def _candidates(
-    name: str, kind: pa.DataType, texts: Sequence[str], dialect: Dialect, staged: Staged
+def _column_candidates(
+    name: str, kind: pa.DataType, texts: Sequence[str], dialect: Dialect, staged: StagedFiles
 ) -> list[AnyColumn]:
     """Declarations to try, the narrowest first; Text is always left."""
     if is_text(kind):
@@ -198,7 +198,7 @@ def _read(column: _Column, cells: pa.Array, csv: Csv) -> None:
     else:
         column.held += len(cells) - cells.null_count
     for trial in column.trials:
-        if trial.count <= most_exceptions(column.held) + 200:  # the rest will not save it
+        if trial.count <= max_exceptions(column.held) + 200:  # the rest will not save it
             trial.read(cells, csv)
         else:
             trial.count += len(cells)
@@ -221,18 +221,18 @@ def _choose(column: _Column, csv: Csv, totals: set[str]) -> tuple[Choice, frozen
         if not is_text(column.kind) and not column.trials:
             return Choice(None, column.held, why_not="no declaration reads it"), found
         plain = frozenset(m for m in column.markers if m.lower() in PLAIN_MARKERS)
-        remarks += _why_text(column, csv)
+        remarks += _text_reason(column, csv)
         said = sorted(totals)
-        return Choice(Text(), column.held, remarks=_told(plain, remarks), totals=tuple(said)), plain
-    remarks += _written(best.column)
+        return Choice(Text(), column.held, remarks=_with_marker_remark(plain, remarks), totals=tuple(said)), plain
+    remarks += _format_remarks(best.column)
     marks = column.markers if is_text(column.kind) else found
-    exceptions = tuple(best.failed.most_common(_SHOWN))
-    return Choice(best.column, column.held, best.count, exceptions, _told(marks, remarks)), marks
+    exceptions = tuple(best.failed.most_common(_MAX_SHOWN))
+    return Choice(best.column, column.held, best.count, exceptions, _with_marker_remark(marks, remarks)), marks
 
 
 def _best(column: _Column, remarks: list[str]) -> _Trial | None:
     """The narrowest declaration with few enough exceptions; a wider one where that reads more cells."""
-    most = most_exceptions(column.held)
+    most = max_exceptions(column.held)
     if not is_text(column.kind):
         return min(column.trials, key=lambda t: t.count) if any(t.count == 0 for t in column.trials) or (
             isinstance(column.trials[-1].column, Float)) else None  # fmt: skip
@@ -249,13 +249,13 @@ def _best(column: _Column, remarks: list[str]) -> _Trial | None:
         return None
     if isinstance(best.column, Integer):
         wider = next((t for t in passing if isinstance(t.column, Float) and t.count < best.count), None)
-        if wider is None and _are_codes(column, best, remarks):
+        if wider is None and _holds_codes(column, best, remarks):
             return None
         return wider or best
     return best
 
 
-def _are_codes(column: _Column, trial: _Trial, remarks: list[str]) -> bool:
+def _holds_codes(column: _Column, trial: _Trial, remarks: list[str]) -> bool:
     """Digits that are no quantity: with leading zeros, or beside others with letters."""
     if column.zeros:
         remarks.append(f"digits with leading zeros, such as {column.example!r}, are codes")
@@ -271,7 +271,7 @@ def _best_time(times: list[_Trial], *, csv_day_first: bool, remarks: list[str]) 
     best = [trial for trial in times if trial.count == fewest]
     first = best[0]
     form = first.column.format if isinstance(first.column, Time) else None
-    other = other_order(form) if form else None
+    other = swap_day_month(form) if form else None
     rival = next((t for t in best if isinstance(t.column, Time) and t.column.format == other), None) if other else None
     if rival is None or form is None:
         return first
@@ -292,7 +292,7 @@ def _best_time(times: list[_Trial], *, csv_day_first: bool, remarks: list[str]) 
     return chosen
 
 
-def _written(declared: AnyColumn) -> list[str]:
+def _format_remarks(declared: AnyColumn) -> list[str]:
     if isinstance(declared, Time) and declared.format:
         return [f"times are written as {declared.format}"]
     if isinstance(declared, Integer | Float) and declared.symbol:
@@ -300,10 +300,10 @@ def _written(declared: AnyColumn) -> list[str]:
     return []
 
 
-def _why_text(column: _Column, csv: Csv) -> list[str]:
+def _text_reason(column: _Column, csv: Csv) -> list[str]:
     """Why a column that holds many numbers is text all the same."""
     texts = list(dict.fromkeys(column.sample))
-    found = numbers(texts) if texts and not column.zeros else None
+    found = parse_numbers(texts) if texts and not column.zeros else None
     if found is None or not is_text(column.kind) or any(map(is_code, (*texts, *_failures(column)))):
         return []
     if found.dialect.decimal != csv.decimal and found.dialect.certain:
@@ -311,9 +311,9 @@ def _why_text(column: _Column, csv: Csv) -> list[str]:
             f"its numbers have a decimal {found.dialect.decimal!r}, those of the file {csv.decimal!r}: kept as text"
         ]
     tried = next((t for t in column.trials if isinstance(t.column, Float)), None)
-    if tried is None or not tried.failed or len(column.trials[-1].failed) >= _KEPT:
+    if tried is None or not tried.failed or len(column.trials[-1].failed) >= _MAX_KEPT:
         return []
-    shown = ", ".join(f"{text!r} {count}" for text, count in tried.failed.most_common(_SHOWN))
+    shown = ", ".join(f"{text!r} {count}" for text, count in tried.failed.most_common(_MAX_SHOWN))
     share = tried.count / column.held
     return [f"kept as text: {share:.1%} of its cells are no numbers ({shown}); Float() sets those rows aside"]
 
@@ -322,7 +322,7 @@ def _failures(column: _Column) -> list[str]:
     return [text for trial in column.trials for text in trial.failed]
 
 
-def _told(markers: frozenset[str], remarks: Sequence[str]) -> tuple[str, ...]:
+def _with_marker_remark(markers: frozenset[str], remarks: Sequence[str]) -> tuple[str, ...]:
     if not markers:
         return tuple(remarks)
     return (f"read as missing: {', '.join(map(repr, sorted(markers)))}", *remarks)

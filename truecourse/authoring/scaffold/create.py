@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from truecourse.authoring.scaffold.guesses import Guesses, guess
-from truecourse.authoring.scaffold.problem_writer import noticed_lines, problem_source, readme
-from truecourse.authoring.scaffold.profile import FileProfile, profile
+from truecourse.authoring.scaffold.guesses import Guesses, guess_problem
+from truecourse.authoring.scaffold.problem_writer import list_findings, render_problem, render_readme
+from truecourse.authoring.scaffold.profile import FileProfile, profile_files
 from truecourse.errors import Fault, ProblemError
 from truecourse.settings import get_settings
 
@@ -24,7 +24,7 @@ class Draft:
 
     @property
     def noticed(self) -> list[str]:
-        return noticed_lines(self.file, self.guesses)
+        return list_findings(self.file, self.guesses)
 
     def document(self) -> dict[str, Any]:
         """What was guessed and noticed, as JSON can hold it."""
@@ -52,9 +52,9 @@ def scaffold(name: str, data: str | Path, label: str) -> Draft:
     """
     folder = get_settings().problems / name
     _require_free(name, folder)
-    file = profile(data, label)
-    guesses = guess(name, file, label)
-    written = {"problem.py": problem_source(name, file, guesses), "README.md": readme(name, file, guesses)}
+    file = profile_files(data, label)
+    guesses = guess_problem(name, file, label)
+    written = {"problem.py": render_problem(name, file, guesses), "README.md": render_readme(name, file, guesses)}
     unfinished = folder.with_name(f".{name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

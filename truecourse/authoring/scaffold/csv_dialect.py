@@ -13,7 +13,7 @@ from truecourse.data.decoding import detect_encoding, marked_encoding
 from truecourse.errors import SourceError
 from truecourse.problem.schema import Csv, Format
 
-HEAD = 256 * 1024
+HEAD_BYTES = 256 * 1024
 DELIMITERS = (",", ";", "\t", "|")
 _ROWS = 500
 
@@ -26,7 +26,7 @@ class CsvForm:
     """The lines above the header."""
 
 
-def file_format(file: Path, where: str) -> Format:
+def detect_format(file: Path, where: str) -> Format:
     """Told by the file's first bytes. Raises SourceError for what is none of the formats."""
     with file.open("rb") as opened:
         head = opened.read(4096)
@@ -44,22 +44,22 @@ def file_format(file: Path, where: str) -> Format:
     return "jsonl" if text.startswith(b"{") and b'"' in text else "csv"
 
 
-def csv_form(file: Path, where: str) -> CsvForm:
+def detect_csv_form(file: Path, where: str) -> CsvForm:
     """Raises SourceError for a file with no text or no header line, bytes that are no text, or rows that all have
     another number of cells than the header."""
     encoding = _encoding(file, where)
     with file.open("rb") as opened:
-        head = opened.read(HEAD)
+        head = opened.read(HEAD_BYTES)
     # the utf-16 codecs take a mark off; utf-8 leaves it
     text = head.decode(encoding, errors="ignore").removeprefix("\ufeff")
-    if "\0" in text[:HEAD]:
+    if "\0" in text[:HEAD_BYTES]:
         raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, hint="convert it to CSV or Parquet")
     ended = max(text.rfind("\n"), text.rfind("\r")) + 1
-    whole = text[:ended] if len(head) == HEAD and ended else text
-    best = _declared(whole) or max((_layout(whole, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
+    whole = text[:ended] if len(head) == HEAD_BYTES and ended else text
+    best = _separator_line(whole) or max((_layout(whole, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
     if not any(name.strip() for name in best.header):
         raise SourceError("has no header line", where=where, hint="name the columns in its first line")
-    _require_agreement(best, where)
+    _require_same_width(best, where)
     titles = tuple(line.strip() for line in islice(io.StringIO(whole, newline=""), best.skipped))
     made = Csv(delimiter=best.delimiter, encoding=encoding, skip_lines=best.skipped)
     return CsvForm(made, best.header, titles)
@@ -81,7 +81,7 @@ class _Layout:
         return (self.width > 1 and self.share >= 0.6, -self.skipped, self.width * self.share)
 
 
-def _declared(text: str) -> _Layout | None:
+def _separator_line(text: str) -> _Layout | None:
     """What a first line of `sep=;`, which Excel reads, says."""
     first, _, rest = text.partition("\n")
     sign = first.strip().removeprefix("sep=")
@@ -102,7 +102,7 @@ def _layout(text: str, delimiter: str) -> _Layout:
         start = next((i for i, (_, row) in enumerate(numbered) if len(row) in near), 0)
         first = len(numbered[0][1])
         start = 0 if first > 1 and abs(first - width) <= 1 else start
-        start = _past_titles([row for _, row in numbered], start, width)
+        start = _header_row([row for _, row in numbered], start, width)
     else:
         start = 0
     skipped = numbered[start][0] - 1 if start else 0
@@ -110,7 +110,7 @@ def _layout(text: str, delimiter: str) -> _Layout:
     return _Layout(delimiter, header, skipped, width, count / max(1, len(numbered) - 1), rows)
 
 
-def _past_titles(rows: list[list[str]], start: int, width: int) -> int:
+def _header_row(rows: list[list[str]], start: int, width: int) -> int:
     """The first row that names its columns: spreadsheets fill title lines up with empty cells."""
     for place in range(start, min(start + 20, len(rows))):
         filled = sum(bool(cell.strip()) for cell in rows[place])
@@ -135,7 +135,7 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         return
 
 
-def _require_agreement(layout: _Layout, where: str) -> None:
+def _require_same_width(layout: _Layout, where: str) -> None:
     """Rows that all have one cell more or less than the header has names would all be set aside by ingest."""
     names, cells = len(layout.header), layout.width
     if names == cells or len(layout.rows) < 2 or layout.share < 0.6:
@@ -164,7 +164,7 @@ def _encoding(file: Path, where: str) -> str:
     encoding = detect_encoding(file)
     if encoding in ("utf-8", "utf-16"):
         return encoding
-    broken, sound = _undecodable(file)
+    broken, sound = _count_undecodable(file)
     if broken is not None and sound >= 10 * broken[2]:
         number, line, _ = broken
         what = f"line {number} is not UTF-8, as the other lines are: {line[:60]!r}"
@@ -182,7 +182,7 @@ def _wide_encoding(head: bytes) -> str | None:
     return "utf-16-be" if even.count(0) > 0.7 * len(even) and odd.count(0) == 0 else None
 
 
-def _undecodable(file: Path) -> tuple[tuple[int, bytes, int] | None, int]:
+def _count_undecodable(file: Path) -> tuple[tuple[int, bytes, int] | None, int]:
     """The first line that is not UTF-8 (its number and bytes) with how many there are, and how many lines are UTF-8
     beyond ASCII."""
     first: tuple[int, bytes] | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from truecourse.authoring.scaffold.time_formats import epoch_format, written_formats
+from truecourse.authoring.scaffold.time_formats import detect_time_formats, epoch_format
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Time
 
 MARKERS = frozenset(
@@ -79,7 +79,7 @@ class Numbers:
     share: float
 
 
-def named_for_a_time(name: str) -> bool:
+def has_time_name(name: str) -> bool:
     return bool(_TIME_NAME.search(name)) and not _BIRTH.search(name)
 
 
@@ -93,7 +93,7 @@ def has_leading_zero(text: str) -> bool:
     return len(text) > 1 and text[0] == "0" and text.isdigit()
 
 
-def proposed_markers(sample: Sequence[str]) -> frozenset[str]:
+def propose_markers(sample: Sequence[str]) -> frozenset[str]:
     """Words that stand for "no value" in this sample of a column's texts: the known ones, or, in a column that is
     numbers otherwise, up to three words that come again and again."""
     counts = Counter(sample)
@@ -103,12 +103,12 @@ def proposed_markers(sample: Sequence[str]) -> frozenset[str]:
     others = len(rest) - len(words)
     if others >= 10 and 0 < len(words) <= 3 and all(count >= 2 for count in words.values()):
         held = sum(rest.values())
-        if sum(words.values()) <= 0.5 * held and numbers(list(set(rest) - set(words))) is not None:
+        if sum(words.values()) <= 0.5 * held and parse_numbers(list(set(rest) - set(words))) is not None:
             known |= set(words)
     return frozenset(known)
 
 
-def numbers(texts: Sequence[str]) -> Numbers | None:
+def parse_numbers(texts: Sequence[str]) -> Numbers | None:
     """How at least half of these texts are written as numbers; None if they are not."""
     found = [(match["before"], match["number"].strip(), match["after"]) for match in map(_affixes, texts) if match]
     if len(found) * 2 < len(texts) or not found:
@@ -126,14 +126,14 @@ def _affixes(text: str) -> "re.Match[str] | None":
     return _AFFIXED.match(_SIGN_FIRST.sub("", text))
 
 
-def _is_symbol(sign: str, count: int, numbers: int, texts: Sequence[str]) -> bool:
+def _is_symbol(sign: str, count: int, total: int, texts: Sequence[str]) -> bool:
     """A currency or per cent sign; or a unit that stands behind a space after most of the numbers ("74 bhp")."""
     if sign in ("%", "‰", "°") or sign.upper() in _CURRENCIES or sign in _CURRENCIES:
         return True
     if any(unicodedata.category(c) == "Sc" for c in sign):
         return True
     spaced = sum(text.endswith(f" {sign}") for text in texts)
-    return count >= 0.8 * numbers and spaced >= 0.8 * numbers and sign.isalpha() and len(sign) <= 8
+    return count >= 0.8 * total and spaced >= 0.8 * total and sign.isalpha() and len(sign) <= 8
 
 
 def _dialect(bodies: Sequence[str]) -> Dialect | None:
@@ -148,7 +148,7 @@ def _dialect(bodies: Sequence[str]) -> Dialect | None:
         comma_last = sum(b.rindex(",") > b.rindex(".") for b in both)
         return Dialect(",", ".") if comma_last * 2 > len(both) else Dialect(".", ",")
     if commas and not points:
-        return _of_one_sign(",", commas, bare, thousands)
+        return _comma_dialect(",", commas, bare, thousands)
     if points and not commas:
         if sum(b.count(".") > 1 for b in points) * 2 > len(points):
             grouped = all(_GROUPED["."].fullmatch(b) for b in points)
@@ -165,7 +165,7 @@ def _dialect(bodies: Sequence[str]) -> Dialect | None:
     return Dialect(".", thousands, certain=bool(thousands))
 
 
-def _of_one_sign(sign: str, marked: Sequence[str], every: Sequence[str], thousands: str) -> Dialect | None:
+def _comma_dialect(sign: str, marked: Sequence[str], every: Sequence[str], thousands: str) -> Dialect | None:
     """Commas and no points: decimals, unless they part groups of three. 1,234 can be both: numbers of which all have
     one comma are decimals of three places, as groups would leave the small ones without."""
     if sum(b.count(sign) > 1 for b in marked) * 2 > len(marked):
@@ -190,20 +190,20 @@ def candidates(name: str, sample: Sequence[str], dialect: Dialect) -> list[AnyCo
     words = sum(text.lower() in ("true", "false") for text in sample)
     if words * 2 >= len(sample):
         tried.append(Boolean())
-    found = numbers(texts)
-    if found is not None and agrees(found.dialect, dialect):
+    found = parse_numbers(texts)
+    if found is not None and is_compatible(found.dialect, dialect):
         tried += _epochs(name, texts)
-        tried += _times(form for form in written_formats(texts) if form.startswith("%Y%m%d"))
+        tried += _times(form for form in detect_time_formats(texts) if form.startswith("%Y%m%d"))
         tried += [Integer(symbol=found.symbol), Float(symbol=found.symbol)]
         if found.share == 1:
             return tried
     iso = sum(bool(re.match(r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$", text)) for text in texts)
     if iso * 2 >= len(texts):
         tried.append(Time())
-    return tried + [c for c in _times(written_formats(texts)) if c not in tried]
+    return tried + [c for c in _times(detect_time_formats(texts)) if c not in tried]
 
 
-def agrees(one: Dialect, file: Dialect) -> bool:
+def is_compatible(one: Dialect, file: Dialect) -> bool:
     """Whether numbers of one dialect are read rightly by the file's."""
     if one.decimal != file.decimal and one.certain:
         return False
@@ -213,7 +213,7 @@ def agrees(one: Dialect, file: Dialect) -> bool:
 def _epochs(name: str, texts: Sequence[str]) -> list[AnyColumn]:
     """Whole numbers are moments only if the column's name says so: an amount of a billion is no date."""
     whole = [int(text) for text in texts if re.fullmatch(r"\d{9,17}", text)]
-    if not named_for_a_time(name) or len(whole) < 0.9 * len(texts):
+    if not has_time_name(name) or len(whole) < 0.9 * len(texts):
         return []
     form = epoch_format(min(whole), max(whole))
     return list(_times([form])) if form else []
@@ -229,13 +229,13 @@ def _times(forms: Iterable[str]) -> list[AnyColumn]:
     return known
 
 
-def file_dialect(columns: Iterable[Sequence[str]]) -> Dialect:
+def detect_dialect(columns: Iterable[Sequence[str]]) -> Dialect:
     """The one dialect of a file's numbers: what most columns need for certain; else what the uncertain ones suggest."""
     certain: Counter[tuple[str, str]] = Counter()
     likely: Counter[tuple[str, str]] = Counter()
     grouped = False
     for texts in columns:
-        found = numbers(list(dict.fromkeys(texts)))
+        found = parse_numbers(list(dict.fromkeys(texts)))
         if found is None:
             continue
         written = (found.dialect.decimal, found.dialect.thousands)

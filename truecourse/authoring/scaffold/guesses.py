@@ -8,8 +8,8 @@ from itertools import accumulate, chain, count
 import pyarrow.compute as pc
 
 from truecourse.authoring.checks.names import FRAME_NAMES, is_reserved, place
-from truecourse.authoring.leakage import Suspect, leak_suspects
-from truecourse.authoring.scaffold.declarations import named_for_a_time
+from truecourse.authoring.leakage import Suspect, find_leak_suspects
+from truecourse.authoring.scaffold.declarations import has_time_name
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile
 from truecourse.errors import Fault, ProblemError
 from truecourse.problem.definition import Kind
@@ -69,14 +69,14 @@ class Guesses:
         return [c for c in self.features() if c.name not in self.no_feature and c.type != "Time"]
 
 
-def guess(name: str, file: FileProfile, label: str) -> Guesses:
+def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
     """Raises ProblemError for a label that is no column, or that no model can learn."""
     found = _label(name, file, label)
     kind, classes = _kind(name, found)
     usable = [c for c in file.columns if c.declared is not None]
     key, key_reason = _key([c for c in usable if c is not found], file)
     time, time_reason = _time([c for c in usable if c not in (found, key)], file)
-    renamed = _renamed(file, found, key, time)
+    renamed = _rename_taken_columns(file, found, key, time)
     file = replace(
         file,
         columns=tuple(renamed.get(c.position, c) for c in file.columns),
@@ -92,16 +92,16 @@ def guess(name: str, file: FileProfile, label: str) -> Guesses:
         no_feature |= {column: f"suspected leak: {suspect}" for column, suspect in certain.items()}
     guesses = Guesses(
         found, kind, classes, key, key_reason, time, time_reason, _split(file, time), columns,
-        {_numbered(file.columns[position]): reason for position, reason in left_out.items()}
+        {_with_position(file.columns[position]): reason for position, reason in left_out.items()}
         | dict.fromkeys(file.absent, "only some of the files have it; add it to all of them to keep it"),
         no_feature, tuple(suspects),
     )  # fmt: skip
     if not guesses.inputs():
-        _nothing_left(name, file, label, guesses)
+        _raise_no_inputs(name, file, label, guesses)
     return guesses
 
 
-def _nothing_left(name: str, file: FileProfile, label: str, guesses: Guesses) -> None:
+def _raise_no_inputs(name: str, file: FileProfile, label: str, guesses: Guesses) -> None:
     reasons = {**guesses.left_out, **guesses.no_feature}
     reasons |= {c.name: "is a moment" for c in guesses.features() if c.type == "Time"}
     shown = "".join(f"; {column}: {reason}" for column, reason in list(reasons.items())[:10])
@@ -109,7 +109,7 @@ def _nothing_left(name: str, file: FileProfile, label: str, guesses: Guesses) ->
     raise ProblemError(name, [Fault(file.source, f"nothing to predict {label!r} from{shown}", hint)])
 
 
-def _numbered(column: ColumnProfile) -> str:
+def _with_position(column: ColumnProfile) -> str:
     return f"{column.name} (column {column.position + 1})"
 
 
@@ -120,7 +120,9 @@ def _label(name: str, file: FileProfile, label: str) -> ColumnProfile:
         raise ProblemError(name, [Fault(where, f"{file.path.name} has no column {label!r}", _other_label(file, label))])
     column = named[0]
     if column.why_not:
-        raise ProblemError(name, [Fault(where, f"{label!r} {_said(column.why_not)}", "predict another column")])
+        raise ProblemError(
+            name, [Fault(where, f"{label!r} {_reason_clause(column.why_not)}", "predict another column")]
+        )
     infinite = [text for text, _ in column.exceptions if text.lower().lstrip("+-") in ("inf", "infinity", "∞")]
     if infinite:
         rows = counted(sum(n for t, n in column.exceptions if t in infinite), "row")
@@ -139,7 +141,7 @@ def _label(name: str, file: FileProfile, label: str) -> ColumnProfile:
     return column
 
 
-def _said(reason: str) -> str:
+def _reason_clause(reason: str) -> str:
     return reason if reason.startswith(("is ", "has ", "holds ")) else f"cannot be declared: {reason}"
 
 
@@ -188,7 +190,7 @@ def _key(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile
     """A column whose name says that it identifies, with a value of its own in every row; and the reason for it, or for
     none. That values differ is no evidence: row numbers, dates, measurements and short texts do as well."""
     unique = [c for c in columns if c.unique and c.type in ("Text", "Integer") and not is_reserved(c.name)]
-    ranked = sorted((c for c in unique if _evidence(c, file)), key=lambda c: -_evidence(c, file))
+    ranked = sorted((c for c in unique if _key_evidence(c, file)), key=lambda c: -_key_evidence(c, file))
     if ranked:
         key = ranked[0]
         note = "; it counts the rows: if each file counts anew, remove key" if key.counts_rows else ""
@@ -204,7 +206,7 @@ def _identifies(name: str) -> bool:
     return bool(_IDENTITY.search(name.lower()) or _NAMED_ID.search(name))
 
 
-def _evidence(column: ColumnProfile, file: FileProfile) -> int:
+def _key_evidence(column: ColumnProfile, file: FileProfile) -> int:
     name = column.name.strip()
     if _ROW_NUMBER.match(name.lower()):
         return 0
@@ -237,7 +239,7 @@ def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfil
     if not plausible:
         return None, "; ".join(reasons)
     plausible.sort(
-        key=lambda c: (bool(_LATER.search(c.name)), not named_for_a_time(c.name), _lateness(c, plausible, file))
+        key=lambda c: (bool(_LATER.search(c.name)), not has_time_name(c.name), _lateness(c, plausible, file))
     )
     others = f"; not {', '.join(c.name for c in plausible[1:])}" if plausible[1:] else ""
     return plausible[0], f"when the row happened, and what is predicted is not known yet{others}"
@@ -268,7 +270,7 @@ def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] |
     return first.date(), second.date()
 
 
-def _renamed(
+def _rename_taken_columns(
     file: FileProfile, label: ColumnProfile, key: ColumnProfile | None, time: ColumnProfile | None
 ) -> dict[int, ColumnProfile]:
     """Columns, by position, whose name in the file is not free in a table, under a name that is."""
@@ -315,7 +317,7 @@ def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
     """Why a column is declared, and kept from the model."""
     if isinstance(column.declared, Text) and column.distinct > max(20, min(1000, column.held // 4)):
         return f"{column.distinct} different texts are too many for a category"
-    if _counts(column, file):
+    if _is_row_number(column, file):
         return "it counts the rows, which says nothing about a new one"
     if isinstance(column.declared, Integer | Text) and column.unique and _identifies(column.name):
         return "it identifies the row"
@@ -324,7 +326,7 @@ def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
     return ""
 
 
-def _counts(column: ColumnProfile, file: FileProfile) -> bool:
+def _is_row_number(column: ColumnProfile, file: FileProfile) -> bool:
     """Row numbers: of all rows, one after the other, or of each file's where the name says it."""
     named = _ROW_NUMBER.match(column.name.lower())
     if column.counts_rows:
@@ -340,4 +342,4 @@ def _suspects(file: FileProfile, label: ColumnProfile, kind: Kind, features: lis
     given = {
         c.name: file.sample[c.name] for c in features if not isinstance(c.declared, Time) and c.name in file.sample
     }
-    return leak_suspects(label.name, kind, file.sample[label.name], given)
+    return find_leak_suspects(label.name, kind, file.sample[label.name], given)

@@ -9,7 +9,7 @@ from typing import Any
 from truecourse.authoring.scaffold.guesses import Guesses
 from truecourse.authoring.scaffold.margins import with_margin
 from truecourse.authoring.scaffold.profile import ColumnProfile, FileProfile, table_name
-from truecourse.authoring.scaffold.source_writer import Call, Noted, call_names, source
+from truecourse.authoring.scaffold.source_writer import Annotated, Call, call_names, source
 from truecourse.data.sources import FORMATS
 from truecourse.problem.promotion import DEFAULT_GATES
 from truecourse.problem.schema import Csv, Float, Integer, Time
@@ -25,7 +25,7 @@ NO_KEY = (
 WITH_KEY = 'combine="upsert" (default): by key, the row of the latest delivery wins; no row goes'
 
 
-def problem_source(name: str, file: FileProfile, guesses: Guesses) -> str:
+def render_problem(name: str, file: FileProfile, guesses: Guesses) -> str:
     """Python source, formatted, that says what was guessed and why."""
     problem = _problem(name, file, guesses)
     imports = "".join(f"    {imported},\n" for imported in sorted(call_names(problem)))
@@ -76,7 +76,7 @@ def _notes(guesses: Guesses, slices: bool) -> dict[str, str]:
 
 def _table(file: FileProfile, guesses: Guesses) -> Call:
     columns = {c.name: _column(c, guesses) for c in guesses.columns}
-    notes: dict[str, str] = {c.name: _seen(c, guesses) for c in guesses.columns}
+    notes: dict[str, str] = {c.name: _value_note(c, guesses) for c in guesses.columns}
     notes |= {f"\0{name}": f"left out: {name}: {reason}" for name, reason in guesses.left_out.items()}
     keywords: dict[str, Any] = {"source": _source(file)}
     written = "".join(f"; {line}" for line in file_lines(file))
@@ -89,7 +89,7 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
     if guesses.time is not None:
         keywords["time"] = guesses.time.name
         why["time"] = f"guessed: {guesses.time_reason}"
-    keywords["columns"] = Noted(columns, notes)
+    keywords["columns"] = Annotated(columns, notes)
     if guesses.key is None:
         why["columns"] = f"no key: {guesses.key_reason}; {NO_KEY}"
     keywords["rows"] = (max(1, file.rows // 2), None)
@@ -117,13 +117,13 @@ def file_lines(file: FileProfile) -> list[str]:
     if markers := [text for text in csv.null_values if text not in ("", "NA")]:
         lines.append(f"read as missing in every column: {', '.join(map(repr, markers))}")
     if file.totals:
-        lines.append(f"{_rows(len(file.totals))} of totals at the end, set aside ({file.totals[0]!r})")
+        lines.append(f"{_row_count(len(file.totals))} of totals at the end, set aside ({file.totals[0]!r})")
     if file.malformed_lines:
         lines.append(f"{file.malformed_lines} lines that are no rows, set aside ({file.malformed[0]!r})")
     return lines
 
 
-def _rows(count: int) -> str:
+def _row_count(count: int) -> str:
     return f"{count} row" if count == 1 else f"{counted(count, 'row')}"
 
 
@@ -175,7 +175,7 @@ def _one_of(column: ColumnProfile) -> bool:
     return 0 < len(column.counts) <= _FEW_ONE_OF and column.held >= 20 * column.distinct
 
 
-def _seen(column: ColumnProfile, guesses: Guesses) -> str:
+def _value_note(column: ColumnProfile, guesses: Guesses) -> str:
     if column.type == "Text" and not _one_of(column):
         seen = f"{column.distinct} different texts of up to {counted(column.high, 'character')}"
     elif column.type == "Text" or column.type == "Boolean":
@@ -193,7 +193,7 @@ def column_lines(column: ColumnProfile, guesses: Guesses) -> list[str]:
         kind = {"Time": "moment", "Boolean": "boolean"}.get(str(column.type), "number")
         shown = ", ".join(f"{text!r} {count}" for text, count in column.exceptions)
         then = "set aside" if guesses.sets_aside(column) else "read as missing, and counted"
-        lines.append(f"no {kind} in {_rows(column.unreadable)}, {then}: {shown}")
+        lines.append(f"no {kind} in {_row_count(column.unreadable)}, {then}: {shown}")
     if column.totals:
         lines.append(f"rows of totals ({', '.join(map(repr, column.totals))}) are set aside")
     if column.name in guesses.no_feature:
@@ -233,8 +233,8 @@ def _model(rows: int, timed: bool) -> Call:
     return Call("XGBoost", (), {**chosen, "search": search})
 
 
-def readme(name: str, file: FileProfile, guesses: Guesses) -> str:
-    noticed = "".join(f"- {line}\n" for line in noticed_lines(file, guesses))
+def render_readme(name: str, file: FileProfile, guesses: Guesses) -> str:
+    noticed = "".join(f"- {line}\n" for line in list_findings(file, guesses))
     data = (
         f"`{file.path.name}`"
         if len(file.files) == 1
@@ -264,7 +264,7 @@ truecourse serve --problem {name}
 """
 
 
-def noticed_lines(file: FileProfile, guesses: Guesses) -> list[str]:
+def list_findings(file: FileProfile, guesses: Guesses) -> list[str]:
     """One line for each thing that a careful reader would want to know: key, time, how the files are written, leak
     suspects, columns that are left out or kept from the model, cells that do not parse."""
     key = f"`{guesses.key.name}`: {guesses.key_reason}; {WITH_KEY}" if guesses.key else None

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from truecourse.authoring.leakage import MOST_ROWS
+from truecourse.authoring.leakage import MAX_ROWS
 from truecourse.authoring.scaffold import staging
 from truecourse.authoring.scaffold.column_types import Choice, choose_types
 from truecourse.data.arrow_types import arrow_type
@@ -24,7 +24,7 @@ from truecourse.data.sql import connect
 from truecourse.errors import SourceError
 from truecourse.problem.schema import AnyColumn, Csv, Format
 
-COUNTED = 51
+MAX_COUNTED = 51
 """So many distinct values are counted one by one."""
 
 
@@ -45,7 +45,7 @@ class ColumnProfile:
     high: Any = None
     """Least and greatest value: numbers, naive UTC times, or the lengths of texts."""
     counts: tuple[tuple[Any, int], ...] = ()
-    """Every value and its rows, most frequent first, if there are fewer than COUNTED."""
+    """Every value and its rows, most frequent first, if there are fewer than MAX_COUNTED."""
     whole: bool = False
     """A Float of whole numbers only."""
     unreadable: int = 0
@@ -88,7 +88,7 @@ class FileProfile:
     times: dict[str, tuple[tuple[datetime, int], ...]]
     """For each Time column, its days (at midnight) and how many labelled rows fall on each, in order."""
     sample: dict[str, pa.Array]
-    """Up to leakage.MOST_ROWS rows, evenly spaced, typed, by column."""
+    """Up to leakage.MAX_ROWS rows, evenly spaced, typed, by column."""
     malformed: tuple[str, ...]
     """The first lines that are no rows."""
     malformed_lines: int
@@ -127,13 +127,13 @@ def find_files(data: str) -> tuple[str, tuple[Path, ...]]:
     return absolute, tuple(found)
 
 
-def profile(data: str | Path, label: str | None = None) -> FileProfile:
+def profile_files(data: str | Path, label: str | None = None) -> FileProfile:
     """Read all of the files that a path or glob names, in bounded memory; `times` counts rows that have a `label`.
 
     Raises SourceError for a file that cannot be read or has no rows, and files of different formats."""
     source, files = find_files(str(data))
     with ExitStack() as stack, connect() as connection:
-        staged = stack.enter_context(staging.staged(files))
+        staged = stack.enter_context(staging.stage_files(files))
         if not staged.rows:
             raise SourceError("has no rows", where=str(data), hint="give a file with a header and rows")
         types = choose_types(staged)
@@ -157,7 +157,7 @@ class _Loaded:
 
 
 def _load(
-    connection: duckdb.DuckDBPyConnection, staged: staging.Staged, csv: Csv, choices: Sequence[Choice]
+    connection: duckdb.DuckDBPyConnection, staged: staging.StagedFiles, csv: Csv, choices: Sequence[Choice]
 ) -> _Loaded:
     """The typed rows as DuckDB's table `data`, columns by position."""
     declared = {i: c.declared for i, c in enumerate(choices) if c.declared is not None}
@@ -167,7 +167,7 @@ def _load(
 
     def batches() -> Iterator[pa.RecordBatch]:
         before = 0
-        step = max(1, -(-staged.rows // MOST_ROWS))
+        step = max(1, -(-staged.rows // MAX_ROWS))
         for batch in staged.batches():
             bad: dict[int, list[int]] = {}
             arrays = []
@@ -202,15 +202,15 @@ def _column(
     }  # fmt: skip
     if choice.declared is None:
         return ColumnProfile(name, position, None, rows, rows - choice.held, 0, **said)
-    held, distinct = _one(connection, f"SELECT count({column}), count(DISTINCT {column}) FROM data")  # noqa: S608
+    held, distinct = _fetch_row(connection, f"SELECT count({column}), count(DISTINCT {column}) FROM data")  # noqa: S608
     if not held:
         return ColumnProfile(name, position, None, rows, rows, 0, **(said | {"why_not": "is empty"}))
     kind = type(choice.declared).__name__
     value = f"length({column})" if kind == "Text" else column
-    low, high = _one(connection, f"SELECT min({value}), max({value}) FROM data")  # noqa: S608
-    whole = kind == "Float" and _one(connection, f"SELECT bool_and({column} = floor({column})) FROM data")[0]  # noqa: S608
+    low, high = _fetch_row(connection, f"SELECT min({value}), max({value}) FROM data")  # noqa: S608
+    whole = kind == "Float" and _fetch_row(connection, f"SELECT bool_and({column} = floor({column})) FROM data")[0]  # noqa: S608
     counts: list[tuple[Any, int]] = []
-    if distinct < COUNTED:
+    if distinct < MAX_COUNTED:
         query = f"SELECT {column}, count(*) FROM data WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
         counts = connection.execute(query).fetchall()
     nulls = rows - held - choice.unreadable
@@ -225,7 +225,7 @@ def _days(connection: duckdb.DuckDBPyConnection, position: int, labelled: str) -
     return tuple(connection.execute(query).fetchall())
 
 
-def _one(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -> tuple[Any, ...]:
+def _fetch_row(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = None) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = connection.execute(query, parameters).fetchone()
     assert row is not None
     return row

@@ -21,7 +21,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Noted:
+class Annotated:
     """A dict or list, one entry a line, and comments over some of them (by key or position)."""
 
     entries: Mapping[Any, Any]
@@ -32,7 +32,7 @@ def call_names(value: Any) -> set[str]:
     """The names of everything called in a value: what its source must import."""
     if isinstance(value, Call):
         return {value.name}.union(*map(call_names, [*value.arguments, *value.keywords.values()]))
-    if isinstance(value, Noted):
+    if isinstance(value, Annotated):
         value = value.entries
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return set().union(*map(call_names, parts))
@@ -50,7 +50,7 @@ def literal(value: Any) -> str:
 
 def source(value: Any, indent: str = "", before: int = 0, after: int = 1) -> str:
     """`before` and `after` are the characters that share the first and the last line with the value."""
-    flat = _flat(value)
+    flat = _on_one_line(value)
     if flat is not None and len(indent) + before + len(flat) + after <= WIDTH:
         return flat
     opening, lines, closing = _parts(value, indent + STEP)
@@ -59,24 +59,24 @@ def source(value: Any, indent: str = "", before: int = 0, after: int = 1) -> str
     return "\n".join([opening, *lines, f"{indent}{closing}"])
 
 
-def _flat(value: Any) -> str | None:
+def _on_one_line(value: Any) -> str | None:
     """On one line; None where a comment forbids it."""
-    if isinstance(value, Noted) or (isinstance(value, Call) and value.notes):
+    if isinstance(value, Annotated) or (isinstance(value, Call) and value.notes):
         return None
     if isinstance(value, Call):
-        parts = [_flat(a) for a in value.arguments] + [_pair(f"{k}=", v) for k, v in value.keywords.items()]
+        parts = [_on_one_line(a) for a in value.arguments] + [_pair(f"{k}=", v) for k, v in value.keywords.items()]
         return _joined(f"{value.name}(", parts, ")")
     if isinstance(value, Mapping):
         return _joined("{", [_pair(f"{literal(k)}: ", v) for k, v in value.items()], "}")
     if isinstance(value, list):
-        return _joined("[", [_flat(v) for v in value], "]")
+        return _joined("[", [_on_one_line(v) for v in value], "]")
     if isinstance(value, tuple):
-        return _joined("(", [_flat(v) for v in value], ")")
+        return _joined("(", [_on_one_line(v) for v in value], ")")
     return literal(value)
 
 
 def _pair(name: str, value: Any) -> str | None:
-    flat = _flat(value)
+    flat = _on_one_line(value)
     return None if flat is None else name + flat
 
 
@@ -86,7 +86,7 @@ def _joined(opening: str, parts: Iterable[str | None], closing: str) -> str | No
 
 
 def _parts(value: Any, indent: str) -> tuple[str, list[str], str]:
-    if isinstance(value, Noted):
+    if isinstance(value, Annotated):
         lines = [
             line
             for key, entry in value.entries.items()

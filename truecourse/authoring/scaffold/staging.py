@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.authoring.scaffold.csv_dialect import csv_form, file_format
+from truecourse.authoring.scaffold.csv_dialect import detect_csv_form, detect_format
 from truecourse.data.parsing import is_text
 from truecourse.data.readers import dialect, open_rows
 from truecourse.data.sources import Located, scratch, unpacked
@@ -19,14 +19,14 @@ from truecourse.errors import SourceError
 from truecourse.problem.schema import Csv, Format
 
 _SAMPLE = 2000
-_SHOWN = 5
+_MAX_SHOWN = 5
 _TOTAL = re.compile(
     r"^(grand |sub)?(total|totals|sum|summe|gesamt|insgesamt|gesamtsumme|totale|somme|suma)\b[\s:]*$", re.IGNORECASE
 )
 
 
 @dataclass
-class Staged:
+class StagedFiles:
     """All rows of the files, in order: CSV and JSON lines as texts, as they are written; Parquet with its own types.
     A column whose name stands twice in a file is null in `batches`. `kinds`: the columns' types in the file."""
 
@@ -56,21 +56,21 @@ class Staged:
         return pa.concat_arrays([batch.column(position) for batch in self._samples])
 
     def tell(self, lines: Sequence[str], count: int) -> None:
-        self.malformed = (*self.malformed, *lines)[:_SHOWN]
+        self.malformed = (*self.malformed, *lines)[:_MAX_SHOWN]
         self.malformed_lines += count
 
 
 @contextmanager
-def staged(files: Sequence[Path]) -> Iterator[Staged]:
+def stage_files(files: Sequence[Path]) -> Iterator[StagedFiles]:
     """The files' rows, in a folder of <home>/tmp that is gone afterwards. Raises SourceError for a file that cannot be
     read, or is written in another way than the first."""
     with scratch() as folder:
-        parts = [_opened(path) for path in files]
+        parts = [_open_part(path) for path in files]
         first = parts[0]
         names = [name for name in first.names if all(name in part.names for part in parts)]
         every = list(dict.fromkeys(name for part in parts for name in part.names))
         csv = dialect(first.located)
-        stage = Staged(names, first.located.format or "csv", csv, folder / "cells.arrow", first.titles)
+        stage = StagedFiles(names, first.located.format or "csv", csv, folder / "cells.arrow", first.titles)
         stage.absent = tuple(name for name in every if name not in names)
         stage.twice = frozenset(n for part in parts for n, count in Counter(part.names).items() if count > 1)
         for path, part in zip(files[1:], parts[1:], strict=True):
@@ -90,7 +90,7 @@ class _Part:
     names: tuple[str, ...]
 
 
-def _opened(path: Path) -> _Part:
+def _open_part(path: Path) -> _Part:
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -101,9 +101,9 @@ def _opened(path: Path) -> _Part:
         with unpacked(located) as file:
             if not file.stat().st_size:
                 raise SourceError("the file is empty", where=str(path), hint="give a file with a header and rows")
-            located = replace(located, format=file_format(file, str(path)))
+            located = replace(located, format=detect_format(file, str(path)))
             if located.format == "csv":
-                form = csv_form(file, str(path))
+                form = detect_csv_form(file, str(path))
                 located, titles = replace(located, csv=form.csv), form.titles
     except OSError as error:
         raise SourceError(f"cannot be read: {error}", where=str(path), hint="check the file") from None
@@ -111,7 +111,7 @@ def _opened(path: Path) -> _Part:
         return _Part(located, titles, rows.names)
 
 
-def _write(stage: Staged, parts: Sequence[Located]) -> None:
+def _write(stage: StagedFiles, parts: Sequence[Located]) -> None:
     """All rows as one Arrow file: texts as they are written, other values in their own types."""
     writer: pa.RecordBatchFileWriter | None = None
     schema: pa.Schema | None = None
@@ -134,7 +134,7 @@ def _write(stage: Staged, parts: Sequence[Located]) -> None:
             writer.close()
 
 
-def _read(stage: Staged, located: Located) -> Iterator[pa.RecordBatch]:
+def _read(stage: StagedFiles, located: Located) -> Iterator[pa.RecordBatch]:
     """Columns by position; those that no table can declare, for want of a name of their own, are null."""
     with open_rows(located) as rows:
         wanted = {i: rows.names.index(n) for i, n in enumerate(stage.names) if n.strip() and n not in stage.twice}
@@ -143,7 +143,7 @@ def _read(stage: Staged, located: Located) -> Iterator[pa.RecordBatch]:
                 stage.tell([f"line {m.line}: {m.fault}: {m.text}"[:200] for m in chunk.malformed], len(chunk.malformed))
             held = dict(zip(wanted, chunk.cells, strict=True))
             if not stage.kinds:
-                stage.kinds = [_kind(held[i].type) if i in held else pa.null() for i in range(len(stage.names))]
+                stage.kinds = [_value_type(held[i].type) if i in held else pa.null() for i in range(len(stage.names))]
             empty = pa.nulls(chunk.rows)
             arrays = [_storable(held[i]) if i in held else empty for i in range(len(stage.names))]
             batch = pa.RecordBatch.from_arrays(arrays, [f"c{i}" for i in range(len(arrays))])
@@ -154,7 +154,7 @@ def _read(stage: Staged, located: Located) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _take_sample(stage: Staged, batch: pa.RecordBatch) -> None:
+def _take_sample(stage: StagedFiles, batch: pa.RecordBatch) -> None:
     step = max(1, len(batch) // _SAMPLE)
     stage._samples.append(batch.take(pa.array(range(0, len(batch), step), pa.int64())))
     if len(stage._samples) > 64:  # half of what there is, so that memory does not grow with the files
@@ -162,7 +162,7 @@ def _take_sample(stage: Staged, batch: pa.RecordBatch) -> None:
         stage._samples = [pa.concat_batches(stage._samples)]
 
 
-def _kind(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -181,7 +181,7 @@ def is_plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _without_totals(stage: Staged, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _without_totals(stage: StagedFiles, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The rows but for up to three at the end, of which a cell says that they are totals."""
     held: pa.RecordBatch | None = None
     for batch in batches:

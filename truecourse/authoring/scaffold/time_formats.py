@@ -22,15 +22,15 @@ _SPLIT = re.compile(r"\d+|[A-Za-z]+")
 _MONTH_NAME = re.compile(r"(?i)\b\d{0,2}(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*")
 
 
-def written_formats(sample: Iterable[str]) -> list[str]:
+def detect_time_formats(sample: Iterable[str]) -> list[str]:
     """strptime formats that nine in ten of these texts have, the likeliest first. ISO 8601 needs none."""
     texts = list(dict.fromkeys(text.strip() for text in sample))[:300]
-    looking = [text for text in texts if _looks_like_a_time(text)]
+    looking = [text for text in texts if _looks_like_time(text)]
     if not texts or len(looking) < 0.9 * len(texts):
         return []
-    first = [form for text in looking[:3] for form in _matching(text)]
+    first = [form for text in looking[:3] for form in _matching_formats(text)]
     enough = 0.9 * len(texts)
-    return [form for form in dict.fromkeys(first) if sum(_reads(text, form) for text in looking) >= enough]
+    return [form for form in dict.fromkeys(first) if sum(_parses(text, form) for text in looking) >= enough]
 
 
 def epoch_format(low: float, high: float) -> str | None:
@@ -41,7 +41,7 @@ def epoch_format(low: float, high: float) -> str | None:
     return None
 
 
-def other_order(form: str) -> str | None:
+def swap_day_month(form: str) -> str | None:
     """The same format with day and month changed over; None where they cannot be mistaken for each other."""
     if "%b" in form or "%B" in form or not ("%d" in form and "%m" in form) or form.startswith("%Y"):
         return None
@@ -52,7 +52,7 @@ def is_day_first(form: str) -> bool:
     return form.index("%d") < form.index("%m")
 
 
-def _looks_like_a_time(text: str) -> bool:
+def _looks_like_time(text: str) -> bool:
     if not 6 <= len(text) <= 40:
         return False
     if text.isdigit():
@@ -61,14 +61,14 @@ def _looks_like_a_time(text: str) -> bool:
     return len(numbers) >= (1 if _MONTH_NAME.search(text) else 2) and all(len(n) <= 14 for n in numbers)
 
 
-def _matching(text: str) -> list[str]:
+def _matching_formats(text: str) -> list[str]:
     if text.isdigit():
-        return [form for form in _COMPACT.get(len(text), ()) if _reads(text, form)]
+        return [form for form in _COMPACT.get(len(text), ()) if _parses(text, form)]
     if re.fullmatch(r"\d{8}T\d{6}Z?", text):
         return ["%Y%m%dT%H%M%S" + text[15:]]
     clock = _CLOCK.match(text)
     if clock is None:
-        return [form for form in (*_DATES, *_MONTHS) if _reads(text, form)]
+        return [form for form in (*_DATES, *_MONTHS) if _parses(text, form)]
     rest = clock["between"] + ("%I:%M" if clock["half"] else "%H:%M")
     rest += (":%S" if clock["second"] else "") + (".%f" if clock["fraction"] else "")
     if clock["half"]:
@@ -76,10 +76,10 @@ def _matching(text: str) -> list[str]:
     if zone := clock["zone"]:
         name = zone.strip()
         rest += (" " if zone.startswith(" ") else "") + (name if name.isalpha() else "%z")
-    return [f"{form}{rest}" for form in _DATES if _reads(clock["date"], form)]
+    return [f"{form}{rest}" for form in _DATES if _parses(clock["date"], form)]
 
 
-def _reads(text: str, form: str) -> bool:
+def _parses(text: str, form: str) -> bool:
     try:
         return 1700 <= datetime.strptime(text, form).year <= 2262
     except ValueError:

@@ -25,13 +25,13 @@ from truecourse.arrays import Array
 from truecourse.errors import AlreadyExists, NotFound
 from truecourse.hashing import sha256
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts.lifecycle import settle
+from truecourse.monitoring.alerts.lifecycle import update_alerts
 from truecourse.monitoring.dashboard import control_page
 from truecourse.monitoring.findings import Check, Finding, Report
-from truecourse.monitoring.quality.cohorts import Cohort, Judged, decided_by_bin, sums_by_bin
-from truecourse.monitoring.quality.degradation import threshold, watched
-from truecourse.monitoring.quality.label_delay import selective
-from truecourse.monitoring.quality.label_model import contradiction
+from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, decisions_by_bin, sums_by_bin
+from truecourse.monitoring.quality.degradation import build_streams, threshold
+from truecourse.monitoring.quality.label_delay import check_selection
+from truecourse.monitoring.quality.label_model import label_residuals
 from truecourse.problem.loader import load_problem
 from truecourse.problem.monitoring import QualityWatch
 
@@ -78,8 +78,8 @@ class World:
         said = norm.cdf((delay + 0.03 * seen + random.normal(0, 0.12, rows)) / 0.125)
         label = (delay > self._threshold(moved)).astype(np.int64)
         label = np.where(random.random(rows) < noise, 1 - label, label)
-        judged = Judged.of("binary", label, score)
-        told = contradiction("binary", said, label)
+        judged = ScoredRows.of("binary", label, score)
+        told = label_residuals("binary", said, label)
         return Cohort(
             day=date(2024, 1, 1) + timedelta(days=day), decisions=rows, labelled=rows, loss=float(judged.loss.sum()),
             expected=float(judged.expected.sum()), variance=float(judged.variance.sum()),
@@ -103,7 +103,7 @@ def pages(reference: Sequence[Cohort], days: Sequence[Cohort]) -> list[tuple[int
     loss = sum(one.loss for one in reference) / total
     scale = float(np.sqrt(sum(one.variance for one in reference) / total))
     found = []
-    for stream in watched(reference, reference, days, watch, scale, loss, 2):
+    for stream in build_streams(reference, reference, days, watch, scale, loss, 2):
         cause = "label rule" if stream.name in ("labels", "turned") else "concept drift"
         found += [(page.day, cause) for page in stream.pages(threshold(watch, 2))]
     kept: list[tuple[int, str]] = []
@@ -140,9 +140,9 @@ def _label_rows(quick: bool) -> Iterator[Row]:
     named, rates, false = 0, [], 0
     for seed in range(trials):
         days = labelled_days(lambda score, came: 1 - 0.3 * came, seed)
-        named += bool(selective(problem, days))
+        named += bool(check_selection(problem, days))
         rates.append(sum(part[2] for one in days for part in one.bins) / sum(one.labelled for one in days))
-        false += bool(selective(problem, labelled_days(lambda score, came: 0.7 + 0 * score, seed)))
+        false += bool(check_selection(problem, labelled_days(lambda score, came: 0.7 + 0 * score, seed)))
     yield Row(what=f"selective labels named (base rate {np.mean(rates):.2f} instead of 0.36), of {trials} worlds",
               value=100 * named / trials, unit="%", limit=95, sense="at least")  # fmt: skip
     yield Row(what=f"selective labels named where labels are missing at random, of {trials} worlds",
@@ -156,13 +156,13 @@ def labelled_days(share: Callable[[Array, Array], Array], seed: int, days: int =
         score = random.beta(1.0, 1.8, a_day)
         came = (random.random(a_day) < score).astype(np.int64)
         known = random.random(a_day) < share(score, came)
-        judged = Judged.of("binary", came[known], score[known])
+        judged = ScoredRows.of("binary", came[known], score[known])
         found.append(
             Cohort(
                 day=date(2024, 1, 1) + timedelta(days=number), decisions=a_day, labelled=int(known.sum()),
                 loss=float(judged.loss.sum()), expected=float(judged.expected.sum()),
                 variance=float(judged.variance.sum()), residual=float((judged.outcome - judged.score).sum()),
-                bins=sums_by_bin(edges, judged), decided=decided_by_bin("binary", edges, score),
+                bins=sums_by_bin(edges, judged), decided=decisions_by_bin("binary", edges, score),
             )
         )  # fmt: skip
     return found
@@ -237,7 +237,7 @@ def _record_rows(quick: bool) -> Iterator[Row]:
                 report_store.refresh(store, one)
             for one in daily:
                 report_store.save(store, one)
-            settle(store, problem, [*often, *daily], at)
+            update_alerts(store, problem, [*often, *daily], at)
             at += timedelta(minutes=5) if at < START + timedelta(days=days[0]) else timedelta(hours=1)
         if until == days[0]:
             kept = sum(key.startswith(f"alarms/{problem.name}/") for key in store.objects)

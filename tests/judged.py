@@ -3,12 +3,12 @@
 from datetime import date, timedelta
 from typing import Any
 
-from truecourse.monitoring.quality.cohorts import Cohort, Judged
+from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows
 
 FIRST = date(2024, 1, 1)
 
 
-def cohort_of(judged: Judged, day: int, **more: Any) -> Cohort:
+def cohort_of(judged: ScoredRows, day: int, **more: Any) -> Cohort:
     """`day`: after FIRST. `more`: the bins, and what else is counted."""
     count = len(judged.loss)
     return Cohort(

@@ -91,7 +91,7 @@ def kept_versions(store: ObjectStore, problem: str) -> set[int]:
     for key in store.list("deployments/"):
         if key.split("/")[2] == problem:
             kept.add(json.loads(store.get(key))["version"]["version"])
-    stands = record.stands(store, problem)
+    stands = record.load_record(store, problem)
     kept |= {attempt.version for attempt in (stands.attempts if stands else ()) if attempt.version is not None}
     return kept | set(registry.ledger(problem).numbers()[-1:])
 
@@ -136,7 +136,7 @@ def _held_runs(store: ObjectStore, problem: str) -> set[str]:
         held = {runs.trained_run(problem).run_id}
     except ModelError:
         held = set()
-    stands = record.stands(store, problem)
+    stands = record.load_record(store, problem)
     return held | {attempt.run_id for attempt in (stands.attempts if stands else ()) if attempt.run_id is not None}
 
 
@@ -261,7 +261,7 @@ def _clean_windows(store: ObjectStore, problem: str, days: timedelta) -> int:
 
 
 def _clean_record(store: ObjectStore, problem: str, days: timedelta) -> int:
-    book, removed = record.book(store, problem), 0
+    book, removed = record.open_ledger(store, problem), 0
     newest = book.newest()
     if newest is None:
         return 0

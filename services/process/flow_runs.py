@@ -19,7 +19,7 @@ from typing import Any, Literal
 from services.process.prefect_client import PAGE, PrefectClient
 from truecourse import processes
 from truecourse.errors import PlatformError
-from truecourse.monitoring.health.stuck_runs import Stuck, stuck
+from truecourse.monitoring.health.stuck_runs import StuckRun, find_stuck
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 
@@ -148,7 +148,7 @@ class FlowRuns:
             if len(late) < PAGE or not missed:
                 return skipped
 
-    def stuck(self, now: datetime) -> list[Stuck]:
+    def stuck(self, now: datetime) -> list[StuckRun]:
         """Runs that wait for what does not come, or run far beyond what is usual."""
         waiting = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
         held = self.active()
@@ -158,7 +158,7 @@ class FlowRuns:
         wanted = {"flows": {"id": {"any_": sorted(flows)}}, "limit": PAGE}
         names = {flow["id"]: flow["name"] for flow in self.ask("POST", "/flows/filter", wanted)}
         past = {flow: self._past(flow) for flow in {run["flow_id"] for run in held}}
-        return stuck(waiting, held, names, past, now)
+        return find_stuck(waiting, held, names, past, now)
 
     def _past(self, flow: str) -> list[float]:
         """Seconds that its newest successes took."""

@@ -6,7 +6,7 @@ from services.process.client_url import open_url
 from truecourse.deployment.endpoints import Expected
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.monitoring.health import counters
-from truecourse.monitoring.health.endpoint import Look
+from truecourse.monitoring.health.endpoint import Probe
 
 _HINTS = {
     401: "show a key that holds, in TRUECOURSE_API_KEY",
@@ -15,16 +15,16 @@ _HINTS = {
 }
 
 
-def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Look:
+def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Probe:
     """One scrape. Never raises: what does not answer is what is looked for."""
 
-    def failed(error: str, answers: bool) -> Look:
-        return Look(endpoint.name, endpoint.url, None, error, answers)
+    def failed(error: str, answers: bool) -> Probe:
+        return Probe(endpoint.name, endpoint.url, None, error, answers)
 
     try:
         with open_url(f"{endpoint.url}/metrics", seconds=seconds, certificate=endpoint.certificate) as answer:
             text = answer.read().decode(errors="replace")
-        return Look(endpoint.name, endpoint.url, counters.read(text))
+        return Probe(endpoint.name, endpoint.url, counters.parse_metrics(text))
     except urllib.error.HTTPError as error:
         return failed(_HINTS.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
     except (PlatformError, SettingsError) as error:
@@ -34,7 +34,7 @@ def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Look:
         return failed(getattr(reason, "strerror", None) or str(reason), answers=False)
 
 
-def scrape_all(endpoints: list[Expected], problem: str) -> list[Look]:
+def scrape_all(endpoints: list[Expected], problem: str) -> list[Probe]:
     """One at each, but for those that say they serve another problem."""
     found = [scrape_endpoint(endpoint) for endpoint in endpoints]
     return [one for one in found if one.reading is None or one.reading.problem in ("", problem)]

@@ -12,11 +12,11 @@ from prefect.context import FlowRunContext
 from tasks.artifacts import artifact_key
 from tasks.monitoring.events import send_events
 from tasks.retry import RETRY
-from truecourse.monitoring.alerts.channels import configured
+from truecourse.monitoring.alerts.channels import configured_channels
 from truecourse.monitoring.alerts.delivery import Channel, deliver
 from truecourse.monitoring.alerts.history import Decision
-from truecourse.monitoring.alerts.lifecycle import EVENTS, Settled, settle
-from truecourse.monitoring.alerts.retraining_policy import weigh
+from truecourse.monitoring.alerts.lifecycle import EVENTS, AlertChanges, update_alerts
+from truecourse.monitoring.alerts.retraining_policy import record_decision
 from truecourse.monitoring.alerts.retraining_runs import follow
 from truecourse.monitoring.findings import Report
 from truecourse.problem.loader import load_problem
@@ -30,7 +30,7 @@ log = logging.getLogger("truecourse.alerts")
 def channels() -> dict[str, Channel]:
     """Who is told: Prefect, where a flow runs, and what the settings name."""
     events: dict[str, Channel] = {EVENTS: send_events} if FlowRunContext.get() is not None else {}
-    return events | configured(get_settings())
+    return events | configured_channels(get_settings())
 
 
 @task(name="settle", **RETRY)
@@ -40,9 +40,9 @@ def record_findings(problem: str, reports: Sequence[Report], at: datetime | None
     `at`: the moment that counts as now (UTC); the wall clock if None. {"open", "opened", "recovered": ids of alarms,
     "retraining": what was decided}."""
     spec, store, now, told = load_problem(problem), open_store(), at or datetime.now(UTC), channels()
-    settled = settle(store, spec, reports, now, list(told))
+    settled = update_alerts(store, spec, reports, now, list(told))
     follow(store, problem, aliases.history(problem), now)
-    decision = weigh(store, spec, now, list(told))
+    decision = record_decision(store, spec, now, list(told))
     for event in settled.events:
         log.info("%s: %s", event.kind, event.sentence)
     _table(problem, settled)
@@ -56,7 +56,7 @@ def notify(problem: str, at: datetime | None = None) -> dict[str, str]:
     return deliver(open_store(), load_problem(problem), channels(), at or datetime.now(UTC))
 
 
-def _summary(settled: Settled, decision: Decision | None) -> dict[str, Any]:
+def _summary(settled: AlertChanges, decision: Decision | None) -> dict[str, Any]:
     return {
         "open": [alarm.id for alarm in settled.open],
         "opened": [event.alarm for event in settled.of("opened")],
@@ -65,7 +65,7 @@ def _summary(settled: Settled, decision: Decision | None) -> dict[str, Any]:
     }
 
 
-def _table(problem: str, settled: Settled) -> None:
+def _table(problem: str, settled: AlertChanges) -> None:
     if FlowRunContext.get() is None:
         return
     rows = [

@@ -10,13 +10,13 @@ from prefect.context import FlowRunContext
 from prefect.events import Event
 
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.alerts.history import Notice
+from truecourse.monitoring.alerts.history import Notification
 
 FINDING, RECOVERY = "truecourse.finding", "truecourse.recovery"
 _OURS = uuid.UUID("6d7f0f0e-0a53-4b0c-9a55-3f6f4f6b1f01")
 
 
-def send_events(problem: str, notices: Sequence[Notice]) -> None:
+def send_events(problem: str, notices: Sequence[Notification]) -> None:
     """Post them and wait for the answer: `emit_event` would not tell whether anybody heard. The server knows by its id
     an event that it has already. Raises DeliveryFailed."""
     events = [_event(problem, notice).model_dump(mode="json") for notice in notices]
@@ -27,7 +27,7 @@ def send_events(problem: str, notices: Sequence[Notice]) -> None:
         raise DeliveryFailed(f"the Prefect server took no events: {type(error).__name__}") from None
 
 
-def _event(problem: str, notice: Notice) -> Event:
+def _event(problem: str, notice: Notification) -> Event:
     finding = notice.finding
     resource = {
         "prefect.resource.id": f"truecourse.finding.{problem}.{finding.key}",

@@ -11,7 +11,7 @@ from tasks.training.snapshot import take_snapshot
 from truecourse.errors import ModelError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.canary import decision as guarding
-from truecourse.monitoring.canary.decision import Decision, past_gates
+from truecourse.monitoring.canary.decision import Decision, apply_gates
 from truecourse.monitoring.findings import Report
 from truecourse.problem.loader import load_problem
 from truecourse.references import Aliases
@@ -47,7 +47,7 @@ def reevaluate_gates(problem: str, decision: Decision) -> Decision:
         verdicts = registry.gates(step.challenger)
         if not verdicts:
             raise
-    return past_gates(decision, verdicts)
+    return apply_gates(decision, verdicts)
 
 
 @task(name="move canary", **RETRY)

@@ -7,7 +7,7 @@ from prefect import task
 from tasks.release.package import package_version
 from tasks.retry import RETRY
 from truecourse.errors import ModelError
-from truecourse.monitoring.canary.decision import unlogged
+from truecourse.monitoring.canary.decision import logging_off_reason
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.promotion import Canary
@@ -35,7 +35,7 @@ def start_canary(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
     if (now.number, now.challenger, now.action, now.reason) == (seen.number + 1, version, CANARY, reason):
         registry.mirror_aliases(problem.name)  # tried before, and cut off after
         return now
-    if why := unlogged(problem.name):
+    if why := logging_off_reason(problem.name):
         hint = "switch the prediction log on, or leave `canary` out of the problem's Promotion"
         raise ModelError(
             f"a canary is judged by the prediction log, which is off: {why}", where=problem.name, hint=hint

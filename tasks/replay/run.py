@@ -29,7 +29,7 @@ from truecourse.features import frame as frames
 from truecourse.html import render, svg
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import history as record
-from truecourse.monitoring.alerts.lifecycle import settle
+from truecourse.monitoring.alerts.lifecycle import update_alerts
 from truecourse.monitoring.drift.check import check_drift
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.quality import check as quality
@@ -225,7 +225,7 @@ class Replay:
             report_store.save(self._tables.store, report)
             if report.check == "drift":
                 self._drift.append((now.isoformat(), len(report.findings) / max(len(self.problem.features), 1)))
-        settled = settle(self._tables.store, self.problem, found, now)
+        settled = update_alerts(self._tables.store, self.problem, found, now)
         raised = [event.finding for event in settled.events if event.kind in ("opened", "escalated") and event.finding]
         self._alarms += [outcome.alarm(now, finding, self._faults) for finding in raised if finding.page]
         return settled.open

@@ -17,7 +17,7 @@ from tests.receivers import Mailbox, Webhook, mail_server, webhook
 from truecourse.errors import CheckBroken, FeatureError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import history as record
-from truecourse.monitoring.alerts.delivery import deliver, public
+from truecourse.monitoring.alerts.delivery import deliver, redact
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem.loader import load_problem
 from truecourse.storage.object_store import open_store
@@ -131,12 +131,14 @@ def test_a_private_field_is_not_named_with_its_values(hook: Webhook) -> None:
 
     problem = load_problem("diabetes")
     found = report(0, "bmi").findings[0]
-    notice = record.Notice(id="1", kind="opened", at=START, finding=found, sentence=found.sentence, owed=("webhook",))
-    assert public(problem, notice) == notice
+    notice = record.Notification(
+        id="1", kind="opened", at=START, finding=found, sentence=found.sentence, owed=("webhook",)
+    )
+    assert redact(problem, notice) == notice
     columns = dict(problem.tables[0].columns)
     columns["bmi"] = dataclasses.replace(columns["bmi"], private="drop")
     hidden = dataclasses.replace(problem, tables=[dataclasses.replace(problem.tables[0], columns=columns)])
-    assert public(hidden, notice).sentence == "bmi, a private field: dead feed."
+    assert redact(hidden, notice).sentence == "bmi, a private field: dead feed."
 
 
 def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: Path) -> None:

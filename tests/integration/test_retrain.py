@@ -54,7 +54,7 @@ def test_it_trains_once_and_ties_the_outcome_to_the_finding(problems: Path) -> N
     assert done["retrained"]
     champion = registry.champion("diabetes")
     assert (done["outcome"] == "champion") == (champion == done["version"])
-    stands = record.stands(open_store(), "diabetes")
+    stands = record.load_record(open_store(), "diabetes")
     assert stands is not None
     (attempt,) = stands.attempts
     assert (attempt.alarms, attempt.version) == (tuple(found["opened"]), done["version"].version)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def test_an_error_ends_the_attempt_and_is_told(problems: Path, home: Path) -> No
     shutil.rmtree(home / "storage" / "tables")
     with pytest.raises(TruecourseError) as caught:
         retrain()
-    stands = record.stands(open_store(), "diabetes")
+    stands = record.load_record(open_store(), "diabetes")
     assert stands is not None
     (attempt,) = stands.attempts
     assert (attempt.outcome, attempt.detail) == ("failed", caught.value.what)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truecourse.monitoring.alerts import history as record
-from truecourse.monitoring.alerts.lifecycle import Settled, settle
+from truecourse.monitoring.alerts.lifecycle import AlertChanges, update_alerts
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Alerts, Boolean, Files, Label, Monitoring, Problem, Table, days
 from truecourse.storage.object_store import LocalStore
@@ -37,18 +37,18 @@ def report(day: float, *subjects: str, page: bool = True, made: bool = True) -> 
     return Report(check="drift", problem="plain", at=at, sentence="", made=made, findings=found)
 
 
-def settled(store: LocalStore, *reports: Report, channels: Sequence[str] = ()) -> Settled:
-    return settle(store, PROBLEM, reports, reports[-1].at, channels)
+def settled(store: LocalStore, *reports: Report, channels: Sequence[str] = ()) -> AlertChanges:
+    return update_alerts(store, PROBLEM, reports, reports[-1].at, channels)
 
 
-def told(found: Settled) -> list[tuple[str, str]]:
+def told(found: AlertChanges) -> list[tuple[str, str]]:
     return [(event.kind, event.alarm.split("/")[1]) for event in found.events]
 
 
 def test_a_finding_is_told_once_reminded_of_and_recovers_after_two_clean_checks(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert settled(store, report(-1)).events == ()
-    assert record.stands(store, "plain") is None
+    assert record.load_record(store, "plain") is None
     assert told(settled(store, report(0, "wind"))) == [("opened", "wind")]
     assert told(settled(store, report(1, "wind", "temp"))) == [("opened", "temp")]
     assert told(settled(store, report(3, "wind", "temp"))) == [("reminded", "wind")]
@@ -78,7 +78,7 @@ def test_a_finding_that_pages_nobody_is_recorded_and_owed_to_events_alone(tmp_pa
     settled(store, report(0, "wind", page=False), channels=channels)
     settled(store, report(4, "wind", page=False), channels=channels)
     assert told(settled(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
-    now = record.stands(store, "plain")
+    now = record.load_record(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.owed) for notice in now.outbox] == [
         ("opened", ("prefect",)),
@@ -120,10 +120,10 @@ def test_an_alarm_that_stays_open_is_confirmed_in_one_object_and_enters_history_
     store = Counting(tmp_path)
     for minutes in range(0, 4 * 1440, 30):
         settled(store, report(minutes / 1440, "wind"))
-    entries = record.book(store, "plain").entries()
+    entries = record.open_ledger(store, "plain").entries()
     assert [event.kind for entry in entries for event in entry.events] == ["opened", "reminded"]
     store.asked.clear()
-    now = record.stands(store, "plain")
+    now = record.load_record(store, "plain")
     assert now is not None
     assert now.open[0].seen == START + timedelta(minutes=4 * 1440 - 30)
     assert [event.kind for event in now.recent] == ["opened", "reminded"]
@@ -137,12 +137,12 @@ def test_a_change_is_in_the_history_before_it_is_in_the_state(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         settled(store, report(1, "wind", "temp"))
     assert told(settled(store, report(1, "wind", "temp"))) == []
-    now = record.stands(store, "plain")
+    now = record.load_record(store, "plain")
     assert now is not None
     assert {alarm.finding.subject for alarm in now.open} == {"wind", "temp"}
     for broken in (b"", b"{}"):
         store.put(record.state_key("plain"), broken)
-        assert record.stands(store, "plain") == record.book(store, "plain").newest()
+        assert record.load_record(store, "plain") == record.open_ledger(store, "plain").newest()
     store.delete(record.state_key("plain"))
     assert told(settled(store, report(2, "wind"))) == []
     assert told(settled(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
@@ -152,7 +152,7 @@ def test_a_receiver_that_is_down_is_owed_one_reminder_of_an_alarm(tmp_path: Path
     store = LocalStore(tmp_path)
     for day in range(30):
         settled(store, report(day, "wind"), channels=["webhook"])
-    now = record.stands(store, "plain")
+    now = record.load_record(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.at) for notice in now.outbox] == [
         ("opened", START), ("reminded", START + days(27))

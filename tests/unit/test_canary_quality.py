@@ -11,7 +11,7 @@ from tests.cleaned import write_clean
 from tests.deliveries import deliveries
 from tests.records import entry, record
 from tests.unit.test_guarding import STEPS, Log, Office, office, problem, version
-from truecourse.monitoring.canary.quality import FIRST, Labelled, judge
+from truecourse.monitoring.canary.quality import FIRST, Labelled, compare_losses
 from truecourse.monitoring.canary.service_level import ALPHA, TESTS
 from truecourse.problem.promotion import BeatsChampion
 from truecourse.serving import prediction_log
@@ -100,15 +100,15 @@ def drawn(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
 
 
 def test_alarms_are_as_rare_as_is_said() -> None:
-    alarms = sum(bool(judge(problem(), drawn(seed), 0.2)[0]) for seed in range(60))
+    alarms = sum(bool(compare_losses(problem(), drawn(seed), 0.2)[0]) for seed in range(60))
     assert alarms <= 12, "at one chance in five: the looks share it"
-    assert all(judge(problem(), drawn(seed, worse=0.2), ALPHA / TESTS)[0] for seed in range(10))
+    assert all(compare_losses(problem(), drawn(seed, worse=0.2), ALPHA / TESTS)[0] for seed in range(10))
 
 
 def test_a_margin_of_the_gates_is_allowed() -> None:
     worse = drawn(0, worse=0.2)
     allowing = replace(problem(), gates=[BeatsChampion(margin=0.2)])
-    fault, figures = judge(allowing, worse, ALPHA / TESTS)
+    fault, figures = compare_losses(allowing, worse, ALPHA / TESTS)
     assert not fault
     assert figures["difference"] == pytest.approx(0.2, abs=0.1)
-    assert judge(problem(), worse, ALPHA / TESTS)[0]
+    assert compare_losses(problem(), worse, ALPHA / TESTS)[0]

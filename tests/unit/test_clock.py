@@ -8,7 +8,7 @@ import pytest
 from truecourse.errors import SettingsError
 from truecourse.features.clock import clip_to_now, require_past
 from truecourse.monitoring import report_store
-from truecourse.monitoring.alerts.lifecycle import settle
+from truecourse.monitoring.alerts.lifecycle import update_alerts
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.health.pipelines import check_pipelines
 from truecourse.problem.loader import load_problem
@@ -39,9 +39,9 @@ def test_what_a_clock_that_jumped_has_left_silences_nothing(home: Path) -> None:
     store, problem, now = open_store(), load_problem("flight_delays"), datetime.now(UTC)
     ahead = report(now + timedelta(days=300), FOUND)
     report_store.save(store, ahead)
-    assert settle(store, problem, [ahead], now).of("opened")
+    assert update_alerts(store, problem, [ahead], now).of("opened")
     clean = [report(now + timedelta(seconds=number - 10)) for number in range(2)]
-    recovered = [settle(store, problem, [one], one.at).of("recovered") for one in clean]
+    recovered = [update_alerts(store, problem, [one], one.at).of("recovered") for one in clean]
     assert [len(events) for events in recovered] == [0, 1]
     report_store.save(store, clean[1])
     assert report_store.latest(store, "flight_delays", "drift") == clean[1]

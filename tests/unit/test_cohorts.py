@@ -12,17 +12,17 @@ from truecourse.arrays import Array
 from truecourse.monitoring.quality.cohort_closing import COHORTS
 from truecourse.monitoring.quality.cohorts import (
     Cohort,
-    Judged,
+    ScoredRows,
     bins_by_slice,
-    calibration,
-    curve,
+    calibration_curve,
+    calibration_error,
     metrics,
-    of_slice,
-    sliced,
+    slice_cohorts,
+    slice_sums,
     sums_by_bin,
     sums_by_slice,
 )
-from truecourse.monitoring.quality.degradation import Alarm, alarms
+from truecourse.monitoring.quality.degradation import Alarm, find_alarms
 from truecourse.problem.definition import Kind
 from truecourse.problem.monitoring import QualityWatch
 from truecourse.statistics.metrics import measure, samples, weightings
@@ -43,7 +43,7 @@ def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> t
 
 
 def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
-    judged = Judged.of(kind, labels, output)
+    judged = ScoredRows.of(kind, labels, output)
     side = pa.table({"side": np.where(np.arange(len(labels)) % 3 == 0, "left", "right")})
     return cohort_of(
         judged,
@@ -68,12 +68,12 @@ def test_sums_of_days_give_the_metrics_of_their_rows(kind: Kind) -> None:
         signed = np.abs(found[name]) if name == "bias" else found[name]
         np.testing.assert_allclose(signed, np.abs(truth[name]), atol=close)
     if kind != "regression":
-        whole, binned = measure(kind, labels, output, blocks)["calibration_error"], calibration(days)
+        whole, binned = measure(kind, labels, output, blocks)["calibration_error"], calibration_error(days)
         assert [binned[end] for end in ("value", "low", "high")] == pytest.approx(
             [whole[end] for end in ("value", "low", "high")], abs=2e-2
         )
-    assert sum(part[0] for part in curve(days)) == len(labels)
-    sums = {value: part.sum(axis=0) for _, value, part in sliced(days)}
+    assert sum(part[0] for part in calibration_curve(days)) == len(labels)
+    sums = {value: part.sum(axis=0) for _, value, part in slice_sums(days)}
     assert sums["left"][0] + sums["right"][0] == len(labels)
     assert sums["left"][2] + sums["right"][2] == pytest.approx(sum(one.loss for one in days))
 
@@ -83,7 +83,7 @@ def test_a_slice_has_the_metrics_of_its_own_rows(kind: Kind) -> None:
     random = np.random.default_rng(0)
     told = [rows(kind, 900, random) for _ in range(6)]
     days = [cohort(kind, number, *one) for number, one in enumerate(told)]
-    part = of_slice(days, "side", "left")
+    part = slice_cohorts(days, "side", "left")
     assert part is not None
     labels, output = (np.concatenate([one[::3] for one in side]) for side in zip(*told, strict=True))
     truth = samples(kind, labels, output, np.repeat(np.arange(6), 300))
@@ -92,15 +92,15 @@ def test_a_slice_has_the_metrics_of_its_own_rows(kind: Kind) -> None:
         close = {"auc": 4e-3}.get(name, 1e-6)  # of score bins
         signed = np.abs(found[name]) if name == "bias" else found[name]
         np.testing.assert_allclose(signed, np.abs(truth[name]), atol=close)
-    assert sum(one[0] for one in curve(part)) == 1800
-    assert of_slice([one.model_copy(update={"slice_bins": {}}) for one in days], "side", "left") is None
+    assert sum(one[0] for one in calibration_curve(part)) == 1800
+    assert slice_cohorts([one.model_copy(update={"slice_bins": {}}) for one in days], "side", "left") is None
 
 
 def test_a_day_without_a_slice_counts_for_nothing_in_it() -> None:
     random = np.random.default_rng(0)
     days = [cohort("binary", day, *rows("binary", 300, random)) for day in range(3)]
     gone = {name: {"side": {"right": getattr(days[0], name)["side"]["right"]}} for name in ("slices", "slice_bins")}
-    part = of_slice([days[0].model_copy(update=gone), *days[1:]], "side", "left")
+    part = slice_cohorts([days[0].model_copy(update=gone), *days[1:]], "side", "left")
     assert part is not None
     assert [one.labelled for one in part] == [0, 100, 100]
     whole, without = (
@@ -120,7 +120,7 @@ def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
     loss = sum(one.loss for one in reference) / count
     scale = loss if kind == "regression" else sum(one.variance for one in reference) / count
     classes = {"binary": 2, "multiclass": 3, "regression": 0}[kind]
-    return alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, classes)
+    return find_alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, classes)
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.records import entry, record
 from truecourse.deployment import history as deployments
 from truecourse.errors import ModelError
-from truecourse.monitoring.canary.decision import SILENCE, Decision, decide, past_gates, report
+from truecourse.monitoring.canary.decision import SILENCE, Decision, apply_gates, decide, report
 from truecourse.monitoring.canary.service_level import GRACE
 from truecourse.problem import Canary, Problem, Promotion
 from truecourse.problem.loader import load_problem
@@ -188,8 +188,8 @@ def test_a_share_set_by_hand_is_only_taken_back(office: Office, canary: Canary |
 def test_a_shut_gate_is_a_withdrawal() -> None:
     going = Decision("promote", "60 requests")
     gate = {"gate": "loss below the champion's", "detail": "difference 0.1", "result": "passed", "passed": True}
-    assert past_gates(going, [gate]).action == "promote"
-    shut = past_gates(going, [gate, gate | {"result": "failed", "passed": False}])
+    assert apply_gates(going, [gate]).action == "promote"
+    shut = apply_gates(going, [gate, gate | {"result": "failed", "passed": False}])
     assert (shut.action, shut.cause, shut.reason) == ("withdraw", "gates", "loss below the champion's: difference 0.1")
 
 

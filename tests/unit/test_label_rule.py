@@ -11,9 +11,9 @@ from benchmarks import truth_quality
 from tests.judged import FIRST, cohort_of
 from truecourse.arrays import Array
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.monitoring.quality.cohorts import Cohort, Judged
-from truecourse.monitoring.quality.degradation import Alarm, alarms, threshold
-from truecourse.monitoring.quality.label_model import Hindsight, contradiction
+from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows
+from truecourse.monitoring.quality.degradation import Alarm, find_alarms, threshold
+from truecourse.monitoring.quality.label_model import LabelModel, label_residuals
 from truecourse.problem.definition import Kind
 from truecourse.problem.monitoring import QualityWatch
 
@@ -49,7 +49,7 @@ def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
         output = 0.25 + 0.5 * said
     else:
         output = 0.5 * said + 0.5 / CLASSES[kind]
-    judged, told = Judged.of(kind, labels, output), contradiction(kind, said, labels)
+    judged, told = ScoredRows.of(kind, labels, output), label_residuals(kind, said, labels)
     return cohort_of(
         judged,
         day,
@@ -63,7 +63,7 @@ def found(kind: Kind, days: Sequence[Cohort]) -> list[Alarm]:
     reference, rows = days[:30], sum(one.labelled for one in days[:30])
     loss = sum(one.loss for one in reference) / rows
     scale = loss if kind == "regression" else sum(one.variance for one in reference) / rows
-    return alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, CLASSES[kind])
+    return find_alarms(reference, reference, days[30:], QualityWatch(), float(np.sqrt(scale)), loss, CLASSES[kind])
 
 
 def history(kind: Kind, seed: int, clean: int, planted: int = 0) -> list[Cohort]:
@@ -118,10 +118,10 @@ def test_what_the_bench_promises_of_worlds_with_storms() -> None:
 def test_while_labels_follow_what_is_foretold_nothing_contradicts_it(kind: Kind) -> None:
     random = np.random.default_rng(1)
     said, labels = world(kind, 200_000, random)
-    clean = contradiction(kind, said, labels)
+    clean = label_residuals(kind, said, labels)
     assert clean.off.mean() == pytest.approx(0, abs=0.003)
     assert (clean.turned[..., 0].mean(axis=0) <= 0.02).all()
-    other = contradiction(kind, said, turned(kind, labels, random, 0.1))
+    other = label_residuals(kind, said, turned(kind, labels, random, 0.1))
     last = CLASSES[kind] - 1
     before, after = (told.turned.sum(axis=0)[:, 0] / told.turned.sum(axis=0)[:, 1] for told in (clean, other))
     assert after[last] - before[last] == pytest.approx(0.1, abs=0.02)
@@ -150,8 +150,8 @@ def test_hindsight_learns_three_classes_from_rows_and_the_time_that_labels_took(
     rows = pa.table({"decision_time": decided, "known_at": known})
     vocabulary = Vocabulary(kinds={"hint": "float"}, categories={}, classes=("early", "late", "never"))
     matrix = hint[:, None].astype(np.float32)
-    hindsight = Hindsight.fit("multiclass", vocabulary, matrix, rows, labels)
-    assert hindsight == Hindsight.fit("multiclass", vocabulary, matrix, rows, labels)
+    hindsight = LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
+    assert hindsight == LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
     assert np.abs(hindsight.contradicted("multiclass", matrix, rows, labels).off).mean() < 0.02
     swapped = hindsight.contradicted("multiclass", matrix, rows, np.where(labels == 2, 1, labels))
     shares = swapped.turned.sum(axis=0)[:, 0] / swapped.turned.sum(axis=0)[:, 1]

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.truth_quality import labelled_days
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.quality.cohorts import Cohort
-from truecourse.monitoring.quality.label_delay import labelling, selective
+from truecourse.monitoring.quality.label_delay import check_labels, check_selection
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
 PROBLEM = Problem(
@@ -29,7 +29,7 @@ def cohorts(hours: Sequence[float], labelled: int = 98) -> list[Cohort]:
 
 
 def told(days: list[Cohort]) -> list[Finding]:
-    return labelling(PROBLEM, 0.98, days)
+    return check_labels(PROBLEM, 0.98, days)
 
 
 USUAL = [5.0, 5.5, 4.5, 5.2, 4.8, 6.0, 5.1, 5.0]
@@ -67,7 +67,7 @@ def test_labels_that_positives_do_not_get_are_selective_and_the_figures_are_mark
     for seed in range(5):
         days = labelled_days(lambda score, came: 1 - 0.3 * came, seed)
         assert base_rate(days) == pytest.approx(0.28, abs=0.02)  # of 0.36
-        (finding,) = selective(PROBLEM, days, base_rate(days))
+        (finding,) = check_selection(PROBLEM, days, base_rate(days))
         assert (finding.cause, finding.page) == ("selective labels", True)
         assert finding.sentence.startswith("Decisions of high scores get a label less often, by ")
         assert finding.figures["base_rate"] > base_rate(days)
@@ -76,19 +76,19 @@ def test_labels_that_positives_do_not_get_are_selective_and_the_figures_are_mark
 def test_labels_that_are_missing_at_random_are_not_selective() -> None:
     for seed in range(20):
         for count, a_day in ((28, 300), (3, 20), (28, 10), (1, 500)):
-            assert selective(PROBLEM, labelled_days(lambda score, _: 0.7 + 0 * score, seed, count, a_day)) == []
+            assert check_selection(PROBLEM, labelled_days(lambda score, _: 0.7 + 0 * score, seed, count, a_day)) == []
 
 
 def test_a_storm_whose_decisions_get_no_label_is_no_selection() -> None:
     calm = labelled_days(lambda score, _: 1 - 0.02 * score, seed=1)
     storm = labelled_days(lambda score, _: 1 - 0.8 * score, seed=2, days=1)
     for days in (storm, [*calm[:3], *storm], [*calm[:9], *storm], [*calm, *storm]):
-        assert selective(PROBLEM, days) == []
+        assert check_selection(PROBLEM, days) == []
 
 
 def test_reweighting_by_score_takes_back_what_goes_by_the_score_alone() -> None:
     days = labelled_days(lambda score, _: 1 - 0.6 * score, seed=1)
-    (finding,) = selective(PROBLEM, days, base_rate(days))
+    (finding,) = check_selection(PROBLEM, days, base_rate(days))
     assert base_rate(days) < 0.33
     assert finding.figures["base_rate"] == pytest.approx(0.357, abs=0.015)
 

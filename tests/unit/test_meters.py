@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from services.telemetry.metrics import Metrics
 from truecourse.errors import PlatformError
-from truecourse.monitoring.health.counters import LOOKS, SILENT, Meters, read
+from truecourse.monitoring.health.counters import PROBES, UNANSWERED, CounterHistory, parse_metrics
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 MONTH = timedelta(days=30)
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 def test_the_meters_of_the_service_are_understood() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(["/predict", "/explain", "/livez"], registry)
-    before = read(generate_latest(registry).decode()).counters  # other tests of this process may have counted
+    before = parse_metrics(generate_latest(registry).decode()).counters  # other tests of this process may have counted
     for status, seconds in ((200, 0.003), (200, 0.3), (503, 0.004), (429, 0.0001)):
         metrics.count_request("/predict", status, seconds)
     metrics.count_request("/livez", 200, 0.001)
@@ -29,7 +29,7 @@ def test_the_meters_of_the_service_are_understood() -> None:
     metrics.misses.labels("routes").inc(2)
     metrics.model.labels("deliveries", "3", "abc").set(1)
     metrics.up.labels("storage").set(0)
-    reading = read(generate_latest(registry).decode())
+    reading = parse_metrics(generate_latest(registry).decode())
     assert reading.problem == "deliveries"
     assert reading.gauges["dependency_up:storage"] == 0
     grown = {name: value - before.get(name, 0.0) for name, value in reading.counters.items()}
@@ -44,7 +44,7 @@ def test_the_meters_of_the_service_are_understood() -> None:
 
 def test_what_is_no_exposition_is_refused() -> None:
     with pytest.raises(PlatformError, match="Prometheus"):
-        read("<html>{\n")
+        parse_metrics("<html>{\n")
 
 
 @st.composite
@@ -56,7 +56,7 @@ def lives(draw: st.DrawFn) -> list[list[int]]:
 
 @given(lives())
 def test_growth_is_counted_once_over_restarts(grown: list[list[int]]) -> None:
-    meters, at, expected, before = Meters(), NOW, 0, 0
+    meters, at, expected, before = CounterHistory(), NOW, 0, 0
     for life in grown:
         count = 0
         for step, growth in enumerate(life):
@@ -72,24 +72,24 @@ def test_growth_is_counted_once_over_restarts(grown: list[list[int]]) -> None:
 
 
 def test_one_counter_that_falls_restarts_all() -> None:
-    meters = Meters().add(NOW, {"a": 100.0, "b": 1.0}, MONTH)
+    meters = CounterHistory().add(NOW, {"a": 100.0, "b": 1.0}, MONTH)
     meters = meters.add(NOW + timedelta(minutes=5), {"a": 4.0, "b": 2.0}, MONTH)
-    assert meters.since(NOW + timedelta(minutes=5), DAY).values == {LOOKS: 1, "a": 4, "b": 2}
+    assert meters.since(NOW + timedelta(minutes=5), DAY).values == {PROBES: 1, "a": 4, "b": 2}
 
 
 def test_a_silence_is_counted_and_forgets_nothing() -> None:
-    meters = Meters().add(NOW, {"a": 5.0}, MONTH)
+    meters = CounterHistory().add(NOW, {"a": 5.0}, MONTH)
     meters = meters.add(NOW + timedelta(minutes=5), None, MONTH)
     meters = meters.add(NOW + timedelta(minutes=10), {"a": 9.0}, MONTH)
     grown = meters.since(NOW + timedelta(minutes=10), DAY).values
-    assert (grown["a"], grown[LOOKS], grown[SILENT]) == (4, 2, 1)
+    assert (grown["a"], grown[PROBES], grown[UNANSWERED]) == (4, 2, 1)
 
 
 @given(st.lists(st.integers(1, 900), min_size=2, max_size=60), st.integers(1, 72 * 60))
 def test_thinning_changes_no_sum_and_begins_where_it_should(gaps: list[int], asked: int) -> None:
     """A window's growth is that of all looks between its ends, and it begins where it should: not later than asked,
     and at most as much earlier as sums are kept apart."""
-    meters, at, count, all_looks = Meters(), NOW, 0, {}
+    meters, at, count, all_looks = CounterHistory(), NOW, 0, {}
     for gap in gaps:
         at += timedelta(minutes=gap)
         count += gap
@@ -104,7 +104,7 @@ def test_thinning_changes_no_sum_and_begins_where_it_should(gaps: list[int], ask
 
 
 def test_a_year_of_looks_stays_small_and_reaches_a_month_back() -> None:
-    meters = Meters()
+    meters = CounterHistory()
     for step in range(3000):
         at = NOW + step * timedelta(minutes=15)
         meters = meters.add(at, {"a": float(step)}, MONTH)
@@ -117,5 +117,5 @@ def test_a_year_of_looks_stays_small_and_reaches_a_month_back() -> None:
 
 
 def test_a_look_from_before_the_newest_is_not_added() -> None:
-    meters = Meters().add(NOW, {"a": 5.0}, MONTH)
+    meters = CounterHistory().add(NOW, {"a": 5.0}, MONTH)
     assert meters.add(NOW - DAY, {"a": 1.0}, MONTH) == meters

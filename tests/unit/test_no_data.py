@@ -6,7 +6,7 @@ from pathlib import Path
 from truecourse.monitoring import report_store
 from truecourse.monitoring.health import page as healthpage
 from truecourse.monitoring.health.counters import Reading
-from truecourse.monitoring.health.endpoint import Look, check_endpoint
+from truecourse.monitoring.health.endpoint import Probe, check_endpoint
 from truecourse.monitoring.health.pipelines import check_pipelines
 from truecourse.monitoring.skew.check import check_skew
 from truecourse.problem.loader import load_problem
@@ -33,6 +33,6 @@ def test_no_data_is_unknown(home: Path) -> None:
 
 
 def test_an_endpoint_that_nobody_has_asked_keeps_no_objective_yet(home: Path) -> None:
-    look = Look("local", "http://127.0.0.1:1", Reading({}, {}, ""))
+    look = Probe("local", "http://127.0.0.1:1", Reading({}, {}, ""))
     report = check_endpoint(load_problem("flight_delays"), open_store(), [look], AT)
     assert report.sentence == "The endpoint local answers; nobody has asked it yet, so its objectives are unknown."

@@ -113,7 +113,7 @@ def test_the_index_lists_every_problem_and_leads_to_it(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert "No problem has a page yet" in index.page(store)
     for name, state in (("wine", "ok"), ("late", "critical")):
-        index.enter(
+        index.add_entry(
             store,
             index.Entry(
                 problem=name,

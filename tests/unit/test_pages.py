@@ -237,7 +237,7 @@ def problems(store: LocalStore, most: bool) -> str:
         problem="p", at="2024-05-06T07:08", sentence=LONG, state="critical", champion=None, pages={LONG: "a.html"}
     )
     for number in range(30 if most else 0):
-        index.enter(store, entry.model_copy(update={"problem": f"p{number}"}))
+        index.add_entry(store, entry.model_copy(update={"problem": f"p{number}"}))
     return index.page(store)
 
 

@@ -15,8 +15,8 @@ from tests.unit.test_alarms import PROBLEM, START
 from truecourse.monitoring.alerts import history as record
 from truecourse.monitoring.alerts import retraining_runs
 from truecourse.monitoring.alerts.history import Alarm, Attempt, Decision, Record
-from truecourse.monitoring.alerts.lifecycle import settle
-from truecourse.monitoring.alerts.retraining_policy import decide, weigh
+from truecourse.monitoring.alerts.lifecycle import update_alerts
+from truecourse.monitoring.alerts.retraining_policy import decide, record_decision
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Monitoring, Retraining, days, hours
 from truecourse.references import Aliases, ModelVersion
@@ -36,7 +36,9 @@ def finding(cause: str, subject: str = "log_loss") -> Finding:
 def found(store: LocalStore, day: float, *causes: str) -> datetime:
     at = START + timedelta(days=day)
     findings = tuple(finding(cause, f"metric_{n}") for n, cause in enumerate(causes))
-    settle(store, problem(), [Report(check="quality", problem="plain", at=at, sentence="", findings=findings)], at)
+    update_alerts(
+        store, problem(), [Report(check="quality", problem="plain", at=at, sentence="", findings=findings)], at
+    )
     return at
 
 
@@ -47,7 +49,7 @@ def kinds(store: LocalStore) -> list[str]:
 def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert decide(problem(), None, START) is None
-    assert weigh(store, problem(), START) is None
+    assert record_decision(store, problem(), START) is None
     assert retraining_runs.begin(store, problem(), START) == Decision(
         retrain=False, because="no open finding asks for it", alarms=()
     )
@@ -65,11 +67,11 @@ def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
 def test_what_must_not_be_learned_is_not(tmp_path: Path, policy: Retraining, causes: list[str], because: str) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, *causes)
-    decision = weigh(store, problem(policy), at)
+    decision = record_decision(store, problem(policy), at)
     assert decision is not None
     assert not decision.retrain
     assert because in decision.because
-    assert weigh(store, problem(policy), at + days(1)) == decision
+    assert record_decision(store, problem(policy), at + days(1)) == decision
     assert kinds(store) == ["opened"] * len(causes) + ["not now"]  # said once, as long as it is the same
     assert record.history(store, "plain")[-1].finding is not None
 
@@ -141,8 +143,8 @@ def test_a_training_that_is_due_is_asked_for_until_it_begins(tmp_path: Path) -> 
     for day in range(2):
         at = found(store, day, "concept drift")
         for minutes in range(0, 60, 5):
-            weigh(store, problem(), at + timedelta(minutes=minutes), ["webhook", "prefect"])
-    now = record.stands(store, "plain")
+            record_decision(store, problem(), at + timedelta(minutes=minutes), ["webhook", "prefect"])
+    now = record.load_record(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.owed) for notice in now.outbox] == [("due", ("prefect",))] * 2
     assert len({notice.id for notice in now.outbox}) == 2
@@ -178,7 +180,7 @@ def test_the_version_is_followed(tmp_path: Path, history: Sequence[Aliases], tol
     events = retraining_runs.follow(store, "plain", history, at + days(1))
     assert [event.kind for event in events] == told
     assert retraining_runs.follow(store, "plain", history, at + days(2)) == []
-    now = record.stands(store, "plain")
+    now = record.load_record(store, "plain")
     assert now is not None
     assert now.attempts[0].outcome == {"promoted": "champion", "rolled back": "rolled back"}.get(
         "".join(told), "challenger"

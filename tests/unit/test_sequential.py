@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truecourse.arrays import Array
-from truecourse.monitoring.quality.e_detector import Series, Usual, e_detector, e_values, usual_e_values
+from truecourse.monitoring.quality.e_detector import DailyVariation, Series, e_detector, e_values, mean_e_values
 
 DAYS, TRIALS, RATE = 100, 2000, 0.05
 
@@ -50,7 +50,7 @@ def series(values: Array, noise: float = 0.0, every: int = 1) -> Series:
     return Series(every * np.arange(len(values), dtype=np.float64), values, np.full(len(values), noise))
 
 
-def format_duration(memory: float, n: int, seed: int = 3) -> Array:
+def persistent_series(memory: float, n: int, seed: int = 3) -> Array:
     """An AR(1) process with innovations of 1."""
     random, off = np.random.default_rng(seed), [0.0]
     for noise in random.normal(size=n):
@@ -59,8 +59,8 @@ def format_duration(memory: float, n: int, seed: int = 3) -> Array:
 
 
 def test_what_lasts_from_day_to_day_is_no_news() -> None:
-    off = series(format_duration(0.7, 4000))
-    usual = Usual.of(off)
+    off = series(persistent_series(0.7, 4000))
+    usual = DailyVariation.of(off)
     assert usual is not None
     assert usual.memory == pytest.approx(0.7, abs=0.05)
     assert usual.spread == pytest.approx(1 / np.sqrt(1 - 0.7**2), abs=0.1)
@@ -70,7 +70,7 @@ def test_what_lasts_from_day_to_day_is_no_news() -> None:
 
 
 def test_days_that_are_far_apart_tell_nothing_of_each_other() -> None:
-    usual = Usual.of(series(format_duration(0.7, 400)))
+    usual = DailyVariation.of(series(persistent_series(0.7, 400)))
     assert usual is not None
     pair = usual.standardised(Series(np.array([0.0, 1.0, 31.0]), np.array([3.0, 3.0, 3.0]), np.zeros(3)), 0.0)
     assert pair[1] < 0.5 * pair[0]
@@ -79,15 +79,15 @@ def test_days_that_are_far_apart_tell_nothing_of_each_other() -> None:
 
 def test_a_storm_is_no_spread_and_heavy_tails_cost_evidence() -> None:
     values = np.random.default_rng(4).normal(size=400)
-    calm = Usual.of(series(values))
+    calm = DailyVariation.of(series(values))
     values[::25] = 12.0
-    stormy = Usual.of(series(values))
+    stormy = DailyVariation.of(series(values))
     assert calm is not None
     assert stormy is not None
     assert stormy.spread < 1.3 * calm.spread
     z = stormy.standardised(series(values), stormy.mean)
-    assert (usual_e_values(z, 2.5) > 1.05).any()
-    assert (e_values(z, 2.5).mean(axis=1) <= usual_e_values(z, 2.5)).all()
+    assert (mean_e_values(z, 2.5) > 1.05).any()
+    assert (e_values(z, 2.5).mean(axis=1) <= mean_e_values(z, 2.5)).all()
 
 
 def test_a_day_of_few_rows_is_wild_no_more_often_than_others() -> None:
@@ -96,7 +96,7 @@ def test_a_day_of_few_rows_is_wild_no_more_often_than_others() -> None:
     rows = np.where(np.arange(4000) % 8 == 3, 10, 900)
     noise = 25.0 / rows
     days = Series(np.arange(4000.0), random.normal(0, np.sqrt(noise + 0.05**2)), noise)
-    usual = Usual.of(Series(days.day[:200], days.value[:200], days.noise[:200]))
+    usual = DailyVariation.of(Series(days.day[:200], days.value[:200], days.noise[:200]))
     assert usual is not None
     z = usual.standardised(days, usual.mean)
     assert z[rows == 10].std() == pytest.approx(1, abs=0.15)
@@ -104,5 +104,5 @@ def test_a_day_of_few_rows_is_wild_no_more_often_than_others() -> None:
 
 
 def test_few_days_tell_nothing() -> None:
-    assert Usual.of(series(np.arange(6.0))) is None
-    assert Usual.of(series(np.array([*np.arange(6.0), np.nan]))) is None
+    assert DailyVariation.of(series(np.arange(6.0))) is None
+    assert DailyVariation.of(series(np.array([*np.arange(6.0), np.nan]))) is None

@@ -8,11 +8,20 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from truecourse.monitoring.health.slo import ALERTS, LEAST_BAD, Counted, budget_left, burn_rate, fires, quantile, up_to
+from truecourse.monitoring.health.slo import (
+    ALERTS,
+    LEAST_BAD,
+    RequestCounts,
+    budget_left,
+    burn_rate,
+    count_up_to,
+    fires,
+    quantile,
+)
 
 MONTH = timedelta(days=30)
 objectives = st.floats(0.5, 0.9999)
-counts = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(lambda c: Counted(max(c), min(c)))
+counts = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(lambda c: RequestCounts(max(c), min(c)))
 
 
 def test_the_rates_are_those_of_the_workbook() -> None:
@@ -24,9 +33,9 @@ def test_the_rates_are_those_of_the_workbook() -> None:
 
 
 @given(st.lists(counts, min_size=1, max_size=20), objectives)
-def test_what_is_burnt_and_what_is_left_are_the_whole_budget(parts: list[Counted], objective: float) -> None:
+def test_what_is_burnt_and_what_is_left_are_the_whole_budget(parts: list[RequestCounts], objective: float) -> None:
     """Burn rates of parts, weighted by their requests, are the whole's; and the whole's leaves what is left."""
-    whole = Counted(sum(part.total for part in parts), sum(part.bad for part in parts))
+    whole = RequestCounts(sum(part.total for part in parts), sum(part.bad for part in parts))
     assume(whole.total)
     burnt = sum(burn_rate(part, objective) * part.total for part in parts) / whole.total
     assert burnt == pytest.approx(burn_rate(whole, objective))
@@ -35,40 +44,44 @@ def test_what_is_burnt_and_what_is_left_are_the_whole_budget(parts: list[Counted
 
 @given(objectives, st.integers(1, 10**6))
 def test_a_burn_rate_of_one_spends_the_budget_exactly(objective: float, total: int) -> None:
-    at_objective = Counted(total, total * (1 - objective))
+    at_objective = RequestCounts(total, total * (1 - objective))
     assert burn_rate(at_objective, objective) == pytest.approx(1)
     assert budget_left(at_objective, objective) == pytest.approx(0, abs=1e-9)
 
 
 def test_no_requests_burn_nothing() -> None:
-    assert burn_rate(Counted(0, 0), 0.999) == 0
-    assert budget_left(Counted(0, 0), 0.999) == 1
+    assert burn_rate(RequestCounts(0, 0), 0.999) == 0
+    assert budget_left(RequestCounts(0, 0), 0.999) == 1
 
 
 @given(st.sampled_from(ALERTS), objectives, st.integers(0, 10**5), st.integers(1, 10**5), counts)
 def test_an_alert_never_stops_because_more_failed(
-    alert: object, objective: float, bad: int, more: int, short: Counted
+    alert: object, objective: float, bad: int, more: int, short: RequestCounts
 ) -> None:
     total = 10**6
     chosen = next(one for one in ALERTS if one is alert)
-    if fires(chosen, Counted(total, bad), short, objective, MONTH):
-        assert fires(chosen, Counted(total, bad + more), short, objective, MONTH)
+    if fires(chosen, RequestCounts(total, bad), short, objective, MONTH):
+        assert fires(chosen, RequestCounts(total, bad + more), short, objective, MONTH)
 
 
 def test_an_alert_needs_both_windows_and_more_than_chance() -> None:
-    fast, failing, well = ALERTS[0], Counted(1000, 20), Counted(80, 0)
-    assert fires(fast, failing, Counted(80, 2), 0.999, MONTH)
+    fast, failing, well = ALERTS[0], RequestCounts(1000, 20), RequestCounts(80, 0)
+    assert fires(fast, failing, RequestCounts(80, 2), 0.999, MONTH)
     assert not fires(fast, failing, well, 0.999, MONTH), "it is over"
-    assert not fires(fast, Counted(1000, 14), Counted(80, 2), 0.999, MONTH), "a burn rate of 14 is below 14.4"
-    assert not fires(fast, Counted(LEAST_BAD - 1, LEAST_BAD - 1), Counted(2, 2), 0.999, MONTH), "four requests"
+    assert not fires(fast, RequestCounts(1000, 14), RequestCounts(80, 2), 0.999, MONTH), (
+        "a burn rate of 14 is below 14.4"
+    )
+    assert not fires(fast, RequestCounts(LEAST_BAD - 1, LEAST_BAD - 1), RequestCounts(2, 2), 0.999, MONTH), (
+        "four requests"
+    )
 
 
 def test_an_hour_does_not_stand_for_three_days() -> None:
     slow = ALERTS[2]
-    hour = Counted(1000, 20, covered=1 / 72)
+    hour = RequestCounts(1000, 20, covered=1 / 72)
     assert not fires(slow, hour, hour, 0.999, MONTH)
-    assert fires(slow, Counted(1000, 80, covered=1 / 72), hour, 0.999, MONTH), "80 times faster for 1/72 of it"
-    assert fires(slow, Counted(1000, 20, covered=1.2), hour, 0.999, MONTH)
+    assert fires(slow, RequestCounts(1000, 80, covered=1 / 72), hour, 0.999, MONTH), "80 times faster for 1/72 of it"
+    assert fires(slow, RequestCounts(1000, 20, covered=1.2), hour, 0.999, MONTH)
 
 
 @given(st.lists(st.floats(0, 40), min_size=1, max_size=200), st.floats(0.01, 1))
@@ -88,6 +101,6 @@ def test_quantiles_of_nothing_and_bounds_between_buckets() -> None:
     assert quantile([], 0.5) is None
     assert quantile([(0.1, 0.0), (math.inf, 0.0)], 0.5) is None
     buckets = [(0.1, 5.0), (0.2, 8.0), (math.inf, 9.0)]
-    assert up_to(buckets, 0.2) == 8
-    assert up_to(buckets, 0.15) == 5, "between two bounds, the lower counts"
-    assert up_to(buckets, 0.05) == 0
+    assert count_up_to(buckets, 0.2) == 8
+    assert count_up_to(buckets, 0.15) == 5, "between two bounds, the lower counts"
+    assert count_up_to(buckets, 0.05) == 0

@@ -8,10 +8,10 @@ import pytest
 
 from tests.judged import FIRST, cohort_of
 from tests.unit.test_labelling import PROBLEM
-from truecourse.monitoring.quality.baseline import Yardstick
+from truecourse.monitoring.quality.baseline import QualityBaseline
 from truecourse.monitoring.quality.check import _well
-from truecourse.monitoring.quality.cohorts import Cohort, Judged, sums_by_bin
-from truecourse.monitoring.quality.figures import measured
+from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, sums_by_bin
+from truecourse.monitoring.quality.figures import closed_figures
 
 AT = datetime(2025, 1, 1)
 
@@ -20,17 +20,17 @@ def days(first: int, count: int, every: int = 1) -> tuple[Cohort, ...]:
     random, found, edges = np.random.default_rng(first), [], np.linspace(0, 1, 41)[1:-1]
     for number in range(count):
         score = random.random(200)
-        judged = Judged.of("binary", (random.random(200) < score).astype(np.int64), score)
+        judged = ScoredRows.of("binary", (random.random(200) < score).astype(np.int64), score)
         found.append(cohort_of(judged, first + every * number, bins=sums_by_bin(edges, judged)))
     return tuple(found)
 
 
-def yardstick(held_out: tuple[Cohort, ...], out_of_fold: tuple[Cohort, ...]) -> Yardstick:
+def yardstick(held_out: tuple[Cohort, ...], out_of_fold: tuple[Cohort, ...]) -> QualityBaseline:
     model: Any = None
-    return Yardstick(np.empty(0), held_out, out_of_fold, 1.0, FIRST, model, None)
+    return QualityBaseline(np.empty(0), held_out, out_of_fold, 1.0, FIRST, model, None)
 
 
-def reference(measure: Yardstick, first: int) -> tuple[list[int], str]:
+def reference(measure: QualityBaseline, first: int) -> tuple[list[int], str]:
     found, words = measure.reference(PROBLEM, FIRST + timedelta(days=first), AT)
     return [(one.day - FIRST).days for one in found], words
 
@@ -52,7 +52,7 @@ def test_held_out_days_before_the_window_come_first_and_days_that_chose_the_mode
 def test_with_too_few_days_nothing_is_said_of_a_change_and_what_is_missing_is(earlier: int) -> None:
     """Decisions of the first of each month: two of them chose the model, and two were held out."""
     before, now = days(0, earlier, every=30), days(150, 1)
-    figures = measured(PROBLEM, before, now, now)
+    figures = closed_figures(PROBLEM, before, now, now)
     told = figures["metrics"]["log_loss"]
     assert told["now"]["value"] > 0
     assert figures["metrics"]["excess_loss"]["now"]["value"] == pytest.approx(0, abs=0.1)

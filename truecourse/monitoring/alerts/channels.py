@@ -16,19 +16,19 @@ from truecourse.addresses import proxy_bypass
 from truecourse.errors import DeliveryFailed
 from truecourse.hashing import sha256
 from truecourse.monitoring.alerts.delivery import Channel
-from truecourse.monitoring.alerts.history import Kind, Notice
+from truecourse.monitoring.alerts.history import Kind, Notification
 from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.alerts")
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds that a receiver may take for each step of its answer."""
-WORDS: dict[Kind, str] = {
+LABELS: dict[Kind, str] = {
     "opened": "Alarm", "escalated": "Alarm", "reminded": "Still open", "recovered": "Recovered",
 }  # fmt: skip
 _LONGEST = 1000
 
 
-def configured(settings: Settings) -> dict[str, Channel]:
+def configured_channels(settings: Settings) -> dict[str, Channel]:
     """The channels that the settings describe, by name."""
     channels: dict[str, Channel] = {}
     if settings.webhook.get_secret_value():
@@ -38,20 +38,20 @@ def configured(settings: Settings) -> dict[str, Channel]:
     return channels
 
 
-def headline(problem: str, notices: Sequence[Notice]) -> str:
+def headline(problem: str, notices: Sequence[Notification]) -> str:
     """All of a message in a line: "deliveries: 2 alarms, 1 recovered"."""
-    counts = Counter(WORDS[notice.kind].lower() for notice in notices)
+    counts = Counter(LABELS[notice.kind].lower() for notice in notices)
     return f"{problem}: " + ", ".join(
         f"{count} {word}{'s' if word == 'alarm' and count > 1 else ''}" for word, count in counts.items()
     )
 
 
-def message_id(notices: Sequence[Notice]) -> str:
+def message_id(notices: Sequence[Notification]) -> str:
     """The same for the same notices, however often they are sent."""
     return sha256("\n".join(notice.id for notice in notices).encode())[:32]
 
 
-def post(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
+def post(settings: Settings, problem: str, notices: Sequence[Notification]) -> None:
     """One POST. Raises DeliveryFailed, which does not name the address: in Slack's there is a secret."""
     url = settings.webhook.get_secret_value()
     if not url.startswith(("http://", "https://")):
@@ -60,7 +60,7 @@ def post(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notices)}
     request = urllib.request.Request(url, body.encode(), headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.build_opener(_Straight, *proxy_bypass(url)).open(request, timeout=PATIENCE):
+        with urllib.request.build_opener(_Straight, *proxy_bypass(url)).open(request, timeout=TIMEOUT):
             return
     except urllib.error.HTTPError as error:
         raise DeliveryFailed(f"it answered with status {error.code}") from None
@@ -75,9 +75,9 @@ class _Straight(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _block(notice: Notice) -> dict[str, object]:
+def _block(notice: Notification) -> dict[str, object]:
     told = _escaped(notice.sentence[:_LONGEST])
-    head = f"*{WORDS[notice.kind]}* · {_escaped(notice.finding.check)} · {_escaped(notice.finding.subject)}"
+    head = f"*{LABELS[notice.kind]}* · {_escaped(notice.finding.check)} · {_escaped(notice.finding.subject)}"
     return {"type": "section", "text": {"type": "mrkdwn", "text": f"{head}\n{told}\n_{_escaped(notice.id)}_"}}
 
 
@@ -90,11 +90,11 @@ def _why(error: Exception) -> str:
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, Exception) else error
     if isinstance(cause, TimeoutError):
-        return f"no answer within {PATIENCE:.0f} seconds"
+        return f"no answer within {TIMEOUT:.0f} seconds"
     return getattr(cause, "strerror", None) or type(cause).__name__
 
 
-def send_mail(settings: Settings, problem: str, notices: Sequence[Notice]) -> None:
+def send_mail(settings: Settings, problem: str, notices: Sequence[Notification]) -> None:
     """One message to all addresses. Raises DeliveryFailed; where some were refused it counts as sent, and is logged."""
     user, password = settings.mail_user, settings.mail_password.get_secret_value()
     if not (settings.mail_from and settings.mail_to):
@@ -117,8 +117,8 @@ def send_mail(settings: Settings, problem: str, notices: Sequence[Notice]) -> No
 def _connected(settings: Settings) -> smtplib.SMTP:
     place = (settings.mail_host, settings.mail_port)
     if settings.mail_security == "tls":
-        return smtplib.SMTP_SSL(*place, timeout=PATIENCE, context=ssl.create_default_context())
-    server = smtplib.SMTP(*place, timeout=PATIENCE)
+        return smtplib.SMTP_SSL(*place, timeout=TIMEOUT, context=ssl.create_default_context())
+    server = smtplib.SMTP(*place, timeout=TIMEOUT)
     if settings.mail_security == "starttls":
         try:
             server.starttls(context=ssl.create_default_context())
@@ -128,12 +128,12 @@ def _connected(settings: Settings) -> smtplib.SMTP:
     return server
 
 
-def _mail(settings: Settings, problem: str, notices: Sequence[Notice]) -> EmailMessage:
+def _mail(settings: Settings, problem: str, notices: Sequence[Notification]) -> EmailMessage:
     mail = EmailMessage()
     mail["From"], mail["To"] = settings.mail_from, settings.mail_to
     mail["Subject"] = f"[truecourse] {headline(problem, notices)}"
     mail["Date"], mail["Message-ID"] = formatdate(), f"<{message_id(notices)}@truecourse>"
     mail["Auto-Submitted"] = "auto-generated"
-    parts = [f"{WORDS[n.kind]}: {n.finding.check}, {n.finding.subject}\n{n.sentence}\n({n.id})" for n in notices]
+    parts = [f"{LABELS[n.kind]}: {n.finding.check}, {n.finding.subject}\n{n.sentence}\n({n.id})" for n in notices]
     mail.set_content("\n\n".join(parts) + "\n")
     return mail

@@ -14,23 +14,23 @@ from datetime import datetime
 from typing import Any
 
 from truecourse.errors import DeliveryFailed
-from truecourse.monitoring.alerts.history import Event, Kind, Notice, Record, stands, write
+from truecourse.monitoring.alerts.history import Event, Kind, Notification, Record, load_record, write
 from truecourse.problem import Problem
 from truecourse.serving.privacy import private_names
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted, format_duration
 
 log = logging.getLogger("truecourse.alerts")
-Channel = Callable[[str, Sequence[Notice]], None]
+Channel = Callable[[str, Sequence[Notification]], None]
 """Gives notices of a problem, by name, to a receiver. Raises DeliveryFailed."""
-AT_ONCE = 20
+PER_MESSAGE = 20
 """Notices in one message: Slack takes fifty blocks, and nobody reads more."""
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that all channels together may take of a run of checks."""
 
 
 def deliver(
-    store: ObjectStore, problem: Problem, channels: Mapping[str, Channel], at: datetime, patience: float = PATIENCE
+    store: ObjectStore, problem: Problem, channels: Mapping[str, Channel], at: datetime, patience: float = TIMEOUT
 ) -> dict[str, str]:
     """Give every channel the notices that it is owed; by its name, what came of it. Raises nothing: a channel that
     fails keeps its notices waiting, and the others go on. `at`: now, UTC.
@@ -38,10 +38,10 @@ def deliver(
     Channels are asked side by side, and all of them together hold the caller for `patience` seconds at most: what is
     not taken by then waits for the next time. That a channel fails is written down once, until it fails otherwise or
     works again."""
-    seen = stands(store, problem.name)
+    seen = load_record(store, problem.name)
     if seen is None or not seen.outbox:
         return {}
-    waiting = {name: [public(problem, one) for one in seen.outbox if name in one.owed] for name in channels}
+    waiting = {name: [redact(problem, one) for one in seen.outbox if name in one.owed] for name in channels}
     sendings = [_Sending(problem.name, channels[name], name, tuple(owed)) for name, owed in waiting.items() if owed]
     _send(sendings, patience)
     taken = {one.name: set(one.taken) for one in sendings}
@@ -73,14 +73,14 @@ class _Sending:
     problem: str
     send: Channel
     name: str
-    notices: tuple[Notice, ...]
+    notices: tuple[Notification, ...]
     taken: set[str] = field(default_factory=set)
     failure: str = ""
     over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        for first in range(0, len(self.notices), AT_ONCE):
-            message = self.notices[first : first + AT_ONCE]
+        for first in range(0, len(self.notices), PER_MESSAGE):
+            message = self.notices[first : first + PER_MESSAGE]
             if self.over.is_set():
                 return
             failure = self._failure(message)
@@ -91,7 +91,7 @@ class _Sending:
                 return
             self.taken |= {notice.id for notice in message}
 
-    def _failure(self, message: Sequence[Notice]) -> str:
+    def _failure(self, message: Sequence[Notification]) -> str:
         try:
             self.send(self.problem, message)
         except DeliveryFailed as error:
@@ -123,7 +123,7 @@ def _send(sendings: Sequence[_Sending], patience: float) -> None:
             one.failure = f"it was not done within {format_duration(patience)}"
 
 
-def public(problem: Problem, notice: Notice) -> Notice:
+def redact(problem: Problem, notice: Notification) -> Notification:
     """The notice without what it may tell of the values of a private field: it leaves the house."""
     finding = notice.finding
     if finding.subject not in private_names(problem):
@@ -133,7 +133,7 @@ def public(problem: Problem, notice: Notice) -> Notice:
     return notice.model_copy(update={"sentence": hidden, "finding": bare})
 
 
-def _left(notice: Notice, channels: Mapping[str, Channel], taken: Mapping[str, set[str]]) -> Notice:
+def _left(notice: Notification, channels: Mapping[str, Channel], taken: Mapping[str, set[str]]) -> Notification:
     """What is still owed of a notice; nothing to a channel that was taken out of the settings."""
     owed = tuple(name for name in notice.owed if name in channels and notice.id not in taken.get(name, ()))
     return notice.model_copy(update={"owed": owed})

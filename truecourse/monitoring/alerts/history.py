@@ -59,7 +59,7 @@ class Alarm(Reference):
         return f"{self.key}@{self.opened:%Y%m%dT%H%M%S}"
 
 
-class Notice(Reference):
+class Notification(Reference):
     """A message that is owed to channels, by name. Each gets it at least once; its `id` tells the same from another."""
 
     id: str
@@ -120,7 +120,7 @@ class Record(Entry):
     events: tuple[Event, ...] = ()
     open: tuple[Alarm, ...] = ()
     checked: dict[Check, datetime] = Field(default_factory=dict)
-    outbox: tuple[Notice, ...] = ()
+    outbox: tuple[Notification, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     decision: Decision | None = None
     decided: UtcTime | None = None
@@ -135,7 +135,7 @@ Change = Callable[[Record | None], dict[str, Any] | None]
 """The next entry's fields, of the newest entry that there is; None for no next entry."""
 
 
-def book(store: ObjectStore, problem: str) -> Ledger[Record]:
+def open_ledger(store: ObjectStore, problem: str) -> Ledger[Record]:
     return Ledger(store, f"alarms/{problem}", Record)
 
 
@@ -144,9 +144,9 @@ def state_key(problem: str) -> str:
     return f"alarms/{problem}.json"
 
 
-def stands(store: ObjectStore, problem: str) -> Record | None:
+def load_record(store: ObjectStore, problem: str) -> Record | None:
     """What stands, at the cost of two reads, however long the history is; None where nothing was ever found."""
-    seen, ledger = _state(store, problem), book(store, problem)
+    seen, ledger = _state(store, problem), open_ledger(store, problem)
     if seen is None:
         seen = ledger.newest()
     while (later := ledger.after(seen.number if seen else 0)) is not None:
@@ -166,7 +166,7 @@ def _state(store: ObjectStore, problem: str) -> Record | None:
 
 def history(store: ObjectStore, problem: str) -> list[Event]:
     """All that happened, oldest first."""
-    return [event for entry in book(store, problem).entries() for event in entry.events]
+    return [event for entry in open_ledger(store, problem).entries() for event in entry.events]
 
 
 def write(store: ObjectStore, problem: str, at: datetime, action: str, change: Change) -> Record | None:
@@ -175,9 +175,9 @@ def write(store: ObjectStore, problem: str, at: datetime, action: str, change: C
     An entry of the history is made where something happened; what a check has only confirmed (`seen`, `clean`,
     `checked`) is kept in the state alone. `change` returns fields and is asked again if somebody else wrote meanwhile.
     `at`: now, UTC."""
-    ledger = book(store, problem)
+    ledger = open_ledger(store, problem)
     while True:
-        seen = stands(store, problem)
+        seen = load_record(store, problem)
         changes = change(seen)
         if changes is None:
             return seen

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse.monitoring.alerts.history import Alarm, Event, Kind, Notice, Record, write
+from truecourse.monitoring.alerts.history import Alarm, Event, Kind, Notification, Record, write
 from truecourse.monitoring.findings import Check, Finding, Report
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
@@ -17,7 +17,7 @@ EVENTS = "prefect"
 
 
 @dataclass(frozen=True)
-class Settled:
+class AlertChanges:
     """What reports have changed, and what is open after them (all findings; those with `told` page)."""
 
     events: tuple[Event, ...]
@@ -27,9 +27,9 @@ class Settled:
         return tuple(event for event in self.events if event.kind == kind)
 
 
-def settle(
+def update_alerts(
     store: ObjectStore, problem: Problem, reports: Sequence[Report], at: datetime, channels: Sequence[str] = ()
-) -> Settled:
+) -> AlertChanges:
     """Enter the reports' findings into the record: opened if new, escalated if they page and did not before, nothing
     while they stay (but a reminder every `Alerts.remind`), and recovered after `Alerts.clean` checks without them.
 
@@ -52,10 +52,10 @@ def settle(
         return made
 
     write(store, problem.name, at, "settled", change)
-    return Settled(tuple(changes.events), changes.open)
+    return AlertChanges(tuple(changes.events), changes.open)
 
 
-def _pending(before: Sequence[Notice], new: Sequence[Notice]) -> tuple[Notice, ...]:
+def _pending(before: Sequence[Notification], new: Sequence[Notification]) -> tuple[Notification, ...]:
     """Notices that wait, without reminders that a newer one of the same alarm makes up for: a receiver that is down
     for a year does not get one for every week."""
     newer = {notice.about: set(notice.owed) for notice in new if notice.kind == "reminded"}
@@ -73,7 +73,7 @@ class _Changes:
     open: tuple[Alarm, ...] = ()
     checked: dict[Check, datetime] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[Notification] = field(default_factory=list)
 
     def take(self, report: Report) -> None:
         last = self.checked.get(report.check)
@@ -131,4 +131,6 @@ class _Changes:
         owed = tuple(name for name in self.channels if alarm.told or name == EVENTS)
         if owed:
             id = f"{self.problem.name}/{alarm.id}/{kind}/{at:%Y%m%dT%H%M%S}"
-            self.notices.append(Notice(id=id, kind=kind, at=at, finding=alarm.finding, sentence=sentence, owed=owed))
+            self.notices.append(
+                Notification(id=id, kind=kind, at=at, finding=alarm.finding, sentence=sentence, owed=owed)
+            )

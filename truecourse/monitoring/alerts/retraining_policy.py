@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from truecourse.monitoring.alerts.history import Alarm, Decision, Event, Kind, Notice, Record, write
+from truecourse.monitoring.alerts.history import Alarm, Decision, Event, Kind, Notification, Record, write
 from truecourse.monitoring.alerts.lifecycle import EVENTS
 from truecourse.problem import Problem
 from truecourse.problem.monitoring import Retraining
@@ -12,7 +12,7 @@ from truecourse.references import aware_utc
 from truecourse.storage.object_store import ObjectStore
 
 WEEK = timedelta(days=7)
-HANGING = timedelta(days=1)
+ATTEMPT_TIMEOUT = timedelta(days=1)
 """After this long a training that has not ended is thought dead."""
 _MODELS = ("drift", "quality", "skew")
 """The checks whose findings are about data and models: for those of others nobody asks to retrain."""
@@ -45,7 +45,7 @@ def _obstacle(policy: Retraining, seen: Record, alarms: Sequence[Alarm], at: dat
         if alarm.finding.cause in policy.spoilers:
             return f"first mend the {alarm.finding.cause} of {alarm.finding.subject}, or a model would learn it"
     last = seen.attempts[-1] if seen.attempts else None
-    if last and last.outcome == "running" and at - last.at < HANGING:
+    if last and last.outcome == "running" and at - last.at < ATTEMPT_TIMEOUT:
         return f"the retraining of {_time(last.at)} has not ended"
     if last and at - last.at < policy.cooldown:
         return f"the last one was on {_time(last.at)}, and the cool-down ends on {_time(last.at + policy.cooldown)}"
@@ -64,7 +64,9 @@ def _ids(alarms: Iterable[Alarm]) -> tuple[str, ...]:
     return tuple(alarm.id for alarm in alarms)
 
 
-def weigh(store: ObjectStore, problem: Problem, at: datetime, channels: Sequence[str] = ()) -> Decision | None:
+def record_decision(
+    store: ObjectStore, problem: Problem, at: datetime, channels: Sequence[str] = ()
+) -> Decision | None:
     """decide(), into the record: once, as long as it stays the same. That one is due is told again each day until it
     begins, with a notice to start it."""
 
@@ -75,12 +77,12 @@ def weigh(store: ObjectStore, problem: Problem, at: datetime, channels: Sequence
         decision = decide(problem, seen, at)
         if seen is None or decision is None or _is_told(decision, seen, at):
             return None
-        event = decided(decision, seen, at)
+        event = decision_event(decision, seen, at)
         made = {"events": (event,), "decision": decision, "decided": at}
         if not decision.retrain or EVENTS not in channels or event.finding is None:
             return made
         id = f"{problem.name}/{event.alarm}/due/{at:%Y%m%dT%H%M%S}"
-        notice = Notice(id=id, kind="due", at=at, finding=event.finding, sentence=event.sentence, owed=(EVENTS,))
+        notice = Notification(id=id, kind="due", at=at, finding=event.finding, sentence=event.sentence, owed=(EVENTS,))
         return made | {"outbox": (*seen.outbox, notice)}
 
     write(store, problem.name, at, "decided", change)
@@ -90,10 +92,10 @@ def weigh(store: ObjectStore, problem: Problem, at: datetime, channels: Sequence
 def _is_told(decision: Decision, seen: Record, at: datetime) -> bool:
     if decision != seen.decision:
         return False
-    return not decision.retrain or (seen.decided is not None and aware_utc(at) - seen.decided < HANGING)
+    return not decision.retrain or (seen.decided is not None and aware_utc(at) - seen.decided < ATTEMPT_TIMEOUT)
 
 
-def decided(decision: Decision, seen: Record, at: datetime) -> Event:
+def decision_event(decision: Decision, seen: Record, at: datetime) -> Event:
     """The decision as the record tells it, of the first of its alarms."""
     alarm = seen.alarm(decision.alarms[0])
     kind: Kind = "due" if decision.retrain else "not now"

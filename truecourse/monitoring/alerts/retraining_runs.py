@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from truecourse.evaluation.gates import summarize
-from truecourse.monitoring.alerts.history import Attempt, Change, Decision, Event, Kind, Record, stands, write
-from truecourse.monitoring.alerts.retraining_policy import decide, decided
+from truecourse.monitoring.alerts.history import Attempt, Change, Decision, Event, Kind, Record, load_record, write
+from truecourse.monitoring.alerts.retraining_policy import decide, decision_event
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion, aware_utc
 from truecourse.registry.aliases import ROLLBACK, WITHDRAW
@@ -29,7 +29,7 @@ def begin(store: ObjectStore, problem: Problem, at: datetime, reason: str = "") 
             claimed = decision
             if seen is None or decision == seen.decision or not decision.alarms:
                 return None
-            return {"events": (decided(decision, seen, at),), "decision": decision}
+            return {"events": (decision_event(decision, seen, at),), "decision": decision}
         number = seen.number + 1 if seen else 1
         claimed = Attempt(number=number, alarms=decision.alarms, at=aware_utc(at))
         event = Event(kind="retraining", at=at, sentence=f"Retraining begins: {decision.because}.", attempt=claimed)
@@ -88,7 +88,7 @@ def _change(number: int, at: datetime, kind: Kind, sentence: str, changes: dict[
 def follow(store: ObjectStore, problem: str, history: Sequence[Aliases], at: datetime) -> list[Event]:
     """Tell of versions of attempts that came into office since they ended, past a canary or a person, or were rolled
     back or withdrawn. `history`: of the aliases, oldest first."""
-    seen, events = stands(store, problem), list[Event]()
+    seen, events = load_record(store, problem), list[Event]()
     for attempt in seen.attempts if seen else ():
         entry = _fate(attempt, history)
         if entry is None:

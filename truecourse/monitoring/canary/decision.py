@@ -14,8 +14,8 @@ from truecourse.deployment import history as deployments
 from truecourse.deployment.loader import environment_names, load_deployment
 from truecourse.errors import DeploymentError
 from truecourse.evaluation.gates import failed_gates, summarize
-from truecourse.monitoring.canary.quality import judge_quality
-from truecourse.monitoring.canary.service_level import Step, Verdict, judge_step, step_of
+from truecourse.monitoring.canary.quality import evaluate_quality
+from truecourse.monitoring.canary.service_level import Step, StepResult, evaluate_step, step_of
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.problem import Problem
 from truecourse.problem.promotion import Canary
@@ -59,8 +59,8 @@ class Decision:
         return f"{done.get(self.action, f'{who} answers {before}')}: {self.reason}."
 
 
-def logged(problem: Problem, tables: Tables, since: datetime) -> pa.Table:
-    """The records of the prediction log from the moment `since` (UTC) on, as judge_step() reads them."""
+def read_log(problem: Problem, tables: Tables, since: datetime) -> pa.Table:
+    """The records of the prediction log from the moment `since` (UTC) on, as evaluate_step() reads them."""
     reference = tables.version(log_table(problem.name))
     if reference is None:
         return SCHEMA.empty_table()
@@ -68,7 +68,7 @@ def logged(problem: Problem, tables: Tables, since: datetime) -> pa.Table:
     return tables.read(reference, _COLUMNS, recent)
 
 
-def unlogged(problem: str) -> str:
+def logging_off_reason(problem: str) -> str:
     """What keeps every endpoint of the problem from logging what it answers; empty if nothing does."""
     log, places = get_settings().log, []
     for name in environment_names():
@@ -88,12 +88,12 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
     if step is None:
         return Decision("rest", _at_rest(entries))
     guarded = entries[-1].action in GUARDED
-    if guarded and (why := unlogged(problem.name)):
+    if guarded and (why := logging_off_reason(problem.name)):
         reason = f"nothing that it answers can be judged, for the prediction log is off: {why}"
-        return _taken("withdraw", Verdict("withdraw", reason, "unlogged"), step, cause="unlogged")
-    canary, records = problem.promotion.canary, logged(problem, tables, step.began)
+        return _taken("withdraw", StepResult("withdraw", reason, "unlogged"), step, cause="unlogged")
+    canary, records = problem.promotion.canary, read_log(problem, tables, step.began)
     verdict = _with_labels(
-        judge_step(problem, canary or Canary(), step, records), judge_quality(problem, step, tables, records, now)
+        evaluate_step(problem, canary or Canary(), step, records), evaluate_quality(problem, step, tables, records, now)
     )
     if verdict.action == "withdraw":
         return _taken("withdraw", verdict, step, cause=verdict.cause)
@@ -110,7 +110,7 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
     return _taken("promote", verdict, step) if after is None else _taken("widen", verdict, step, after)
 
 
-def _with_labels(verdict: Verdict, quality: Verdict) -> Verdict:
+def _with_labels(verdict: StepResult, quality: StepResult) -> StepResult:
     """What labels say comes after what the log says by itself."""
     figures = {**verdict.figures, **quality.figures}
     if verdict.action == "withdraw" or quality.action == "withdraw":
@@ -119,7 +119,7 @@ def _with_labels(verdict: Verdict, quality: Verdict) -> Verdict:
     return replace(verdict, sentence=said, figures=figures)
 
 
-def past_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
+def apply_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
     """The decision to promote, now that the gates were asked once more: one that failed withdraws the version. Of one
     that cannot be judged now, what it said before the canary began counts: it had passed."""
     shut = failed_gates(verdicts)
@@ -129,7 +129,7 @@ def past_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
     return replace(decision, action="withdraw", cause="gates", reason=why)
 
 
-def _taken(action: Any, verdict: Verdict, step: Step, share: float = 0.0, cause: str = "") -> Decision:
+def _taken(action: Any, verdict: StepResult, step: Step, share: float = 0.0, cause: str = "") -> Decision:
     return Decision(action, verdict.sentence, step, share, cause, verdict.figures)
 
 

@@ -21,7 +21,7 @@ from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
 from truecourse.modeling.encoding import label_text
-from truecourse.monitoring.canary.service_level import ALPHA, TESTS, Step, Verdict, groups, moments
+from truecourse.monitoring.canary.service_level import ALPHA, TESTS, Step, StepResult, entity_groups, request_times
 from truecourse.monitoring.predictions.labels import known_labels
 from truecourse.problem import Problem
 from truecourse.problem.promotion import BeatsChampion
@@ -31,33 +31,35 @@ from truecourse.storage.tables import Tables
 FIRST = 50
 """So many labelled answers of the challenger are looked at first, and twice as many each time after."""
 MAX_LOOKS = 12
-ANSWERS = ("champion", "challenger")
+ROLES = ("champion", "challenger")
 _EPSILON = 1e-7
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def judge_quality(problem: Problem, step: Step, tables: Tables, records: pa.Table, at: datetime) -> Verdict:
+def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.Table, at: datetime) -> StepResult:
     """`records`: the prediction log from `step.began` on. `at` (UTC): until when labels count. It never asks to widen:
     that takes requests, whether they have labels or not."""
     rows = labelled(problem, tables, records, at)
     sides = pa.array([step.champion.model_sha256, step.challenger.model_sha256])
     rows = rows.filter(pc.is_in(rows["model_sha256"], sides))
     if not len(rows):
-        return Verdict("wait", "", figures={"quality": {"labelled": 0}})
+        return StepResult("wait", "", figures={"quality": {"labelled": 0}})
     mine = pc.equal(rows["model_sha256"], step.challenger.model_sha256).to_numpy()
-    given = moments(rows)
-    answers = Labelled(given, steps_of(given, step.moves), groups(problem, rows), mine, losses(problem, rows))
-    fault, figures = judge(problem, answers, ALPHA / TESTS)
+    given = request_times(rows)
+    answers = Labelled(
+        given, step_numbers(given, step.moves), entity_groups(problem, rows), mine, losses(problem, rows)
+    )
+    fault, figures = compare_losses(problem, answers, ALPHA / TESTS)
     if fault:
-        return Verdict("withdraw", fault, "quality", {"quality": figures})
+        return StepResult("withdraw", fault, "quality", {"quality": figures})
     well = f"its answers are no worse on {figures['judged']} that have labels" if "judged" in figures else ""
-    return Verdict("wait", well, figures={"quality": figures})
+    return StepResult("wait", well, figures={"quality": figures})
 
 
 def labelled(problem: Problem, tables: Tables, records: pa.Table, at: datetime) -> pa.Table:
     """The answers among the records of a log whose label is known at `at` (UTC), and `label` with them."""
     given = pc.and_(pc.is_valid(records["id"]), pc.is_null(records["error"]))
-    rows = records.filter(pc.and_(given, pc.is_in(records["role"], pa.array(ANSWERS))))
+    rows = records.filter(pc.and_(given, pc.is_in(records["role"], pa.array(ROLES))))
     window = Window()
     if problem.has_time:
         closed = pa.scalar(at - problem.label.closes_after, UTC_TIME)
@@ -113,7 +115,7 @@ class Labelled:
         return self.part(np.isin(self.step, both))
 
 
-def judge(problem: Problem, answers: Labelled, alpha: float) -> tuple[str, dict[str, Any]]:
+def compare_losses(problem: Problem, answers: Labelled, alpha: float) -> tuple[str, dict[str, Any]]:
     """What is wrong, empty if nothing is, and the figures. The chance of a false alarm is `alpha` over all looks: the
     look k takes alpha / (k (k + 1)) of it. A look takes the first so many of the challenger's answers, and the
     champion's of the same time: asked as often as one likes, the same answers give the same verdict."""
@@ -168,7 +170,7 @@ def _margin(problem: Problem, rival: float) -> float:
     return (np.sqrt(rival) + allowed) ** 2 - rival if problem.kind == "regression" else allowed
 
 
-def steps_of(at: Array, moves: Sequence[datetime]) -> Array:
+def step_numbers(at: Array, moves: Sequence[datetime]) -> Array:
     """At which step each answer was given. `at`: microseconds; `moves`: when each step began, oldest first."""
     began = np.array([(moment - _EPOCH) // timedelta(microseconds=1) for moment in moves])
     return np.searchsorted(began, at, side="right")

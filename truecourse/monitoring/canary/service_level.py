@@ -44,7 +44,7 @@ GRACE = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StepResult:
     """`cause`: what is wrong where it is withdrawn: errors, latency, distribution, refused, or quality."""
 
     action: Literal["widen", "withdraw", "wait"]
@@ -87,25 +87,27 @@ def step_of(entries: list[Aliases]) -> Step | None:
     return Step(now.champion, now.challenger, now.share, tuple(reversed(moves)))
 
 
-def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) -> Verdict:
+def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) -> StepResult:
     """`records`: the prediction log from `step.began` on.
 
     The champion's side are its answers of the same step; where the challenger answers everything, those since the
     canary began, but for latency: a machine has busier hours, and those are not the challenger's fault. Those that
     failed are the challenger's, though the champion answered for them."""
     challenger, champion = _sides(step, records)
-    given = np.unique(moments(challenger))
+    given = np.unique(request_times(challenger))
     marks = [max(1, round(look * canary.requests)) for look in LOOKS]
     reached = max((mark for mark in marks if mark <= len(given)), default=0)
     told: dict[str, Any] = {"share": step.share, "requests": len(given), "wanted": canary.requests, "judged": reached}
     if not len(given) and (why := _refused(problem, step, records)):
-        return Verdict("withdraw", why, "refused", told)
-    waits = Verdict("wait", f"{counted_of(len(given), canary.requests, 'request')} that this step needs", figures=told)
+        return StepResult("withdraw", why, "refused", told)
+    waits = StepResult(
+        "wait", f"{counted_of(len(given), canary.requests, 'request')} that this step needs", figures=told
+    )
     if not reached:
         return waits
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
     until = given[reached - 1]
-    seen, rival = (side.filter(pa.array(moments(side) <= until)) for side in (challenger, champion))
+    seen, rival = (side.filter(pa.array(request_times(side) <= until)) for side in (challenger, champion))
     tests = {"errors": _errors, "latency": _latency, "distribution": _distribution}
     if step.share >= 1:
         del tests["latency"]
@@ -113,10 +115,10 @@ def judge_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) 
         fault, figures = test(problem, canary, seen, rival, alpha)
         told |= {cause: figures}
         if fault:
-            return Verdict("withdraw", fault, cause, told)
+            return StepResult("withdraw", fault, cause, told)
     if reached < canary.requests:
         return waits
-    return Verdict(
+    return StepResult(
         "widen", f"{counted(reached, 'request')} without more errors, delay or another distribution", figures=told
     )
 
@@ -138,14 +140,14 @@ def _since(records: pa.Table, moment: datetime) -> pa.Table:
     return records.filter(pc.greater_equal(records["at"], pa.scalar(moment, records["at"].type)))
 
 
-def moments(records: pa.Table) -> Array:
+def request_times(records: pa.Table) -> Array:
     """Of each row's request: what tells requests apart, to the microsecond."""
     return np.asarray(records["at"].cast(pa.int64()).to_numpy())
 
 
 def _requests(records: pa.Table) -> Array:
     """The place of the first row of each request."""
-    return np.asarray(np.unique(moments(records), return_index=True)[1])
+    return np.asarray(np.unique(request_times(records), return_index=True)[1])
 
 
 def _refused(problem: Problem, step: Step, records: pa.Table) -> str:
@@ -233,7 +235,7 @@ def _distribution(
     if min(len(side) for side in sides) < FEWEST:
         return "", {}
     bins = learn(sides[0], [column])
-    before, after = (Counts.of(bins, side, groups(problem, side)) for side in sides)
+    before, after = (Counts.of(bins, side, entity_groups(problem, side)) for side in sides)
     permutations = int(np.ceil(2 / alpha))
     value, p_value = permutation_test(before, after, np.array([0]), permutations)
     psi, p = float(value[0]), float(p_value[0])
@@ -243,7 +245,7 @@ def _distribution(
     return f"its {column}s are distributed otherwise: PSI {psi:.2f}, and {canary.psi:g} is allowed", figures
 
 
-def groups(problem: Problem, records: pa.Table) -> Array:
+def entity_groups(problem: Problem, records: pa.Table) -> Array:
     """The group of each row, numbered from 0 without gaps; rows of an entity are of one group."""
     numbers = np.unique(_entities(problem, records), return_inverse=True)[1]
     return np.asarray(np.unique(numbers % MAX_GROUPS, return_inverse=True)[1])

@@ -36,7 +36,7 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
     at = at or datetime.now(UTC)
     newest = {check: report_store.latest(store, problem.name, check) for check in CHECKS}
     made = [report for report in newest.values() if report is not None]
-    stands, now = record.stands(store, problem.name), aliases.current(problem.name)
+    stands, now = record.load_record(store, problem.name), aliases.current(problem.name)
     figures = {report.check: report.figures for report in made}
     return {
         "problem": problem.name,
@@ -162,7 +162,7 @@ def publish(store: ObjectStore, problem: Problem) -> str:
     """Write the page among the reports, and the index of problems; its key."""
     told = document(store, problem)
     store.put(page_key(problem.name), _page(store, problem, told, served=False).encode())
-    index.enter(store, _entry(told))
+    index.add_entry(store, _entry(told))
     return page_key(problem.name)
 
 

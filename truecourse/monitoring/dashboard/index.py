@@ -23,7 +23,7 @@ class Entry(Reference):
     pages: dict[str, str]
 
 
-def enter(store: ObjectStore, entry: Entry) -> None:
+def add_entry(store: ObjectStore, entry: Entry) -> None:
     """Put a problem into the index, and write the index anew."""
     store.put(f"{_ENTRIES}{entry.problem}.json", entry.model_dump_json(indent=1).encode())
     store.put(INDEX, page(store).encode())

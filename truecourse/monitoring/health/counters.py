@@ -14,9 +14,9 @@ from pydantic import Field
 from truecourse.errors import PlatformError
 from truecourse.references import Reference
 
-METERED = ("/predict", "/explain")
+MEASURED_PATHS = ("/predict", "/explain")
 """The paths that objectives are about."""
-LOOKS, SILENT = "looks", "silent"
+PROBES, UNANSWERED = "looks", "silent"
 """How often the endpoint was asked for its meters, and how often it did not answer."""
 _PREFIX = "truecourse_"
 _RESOLUTIONS = (
@@ -49,7 +49,7 @@ _COUNTERS = {
 _GAUGES = {"log_lag_seconds": (), "log_dropped": (), "dependency_up": ("dependency",)}
 
 
-def read(text: str) -> Reading:
+def parse_metrics(text: str) -> Reading:
     """Our meters of an answer in Prometheus' text format. Raises PlatformError for anything else."""
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -62,7 +62,7 @@ def read(text: str) -> Reading:
         raise PlatformError(f"/metrics is not Prometheus' text: {error}") from None
     for sample in samples:
         name, labels = sample.name.removeprefix(_PREFIX), sample.labels
-        if name in _COUNTERS and labels.get("path", METERED[0]) in METERED:
+        if name in _COUNTERS and labels.get("path", MEASURED_PATHS[0]) in MEASURED_PATHS:
             short, wanted = _COUNTERS[name]
             counters[":".join([short, *(labels[label] for label in wanted)])] = sample.value
         elif name in _GAUGES:
@@ -73,7 +73,7 @@ def read(text: str) -> Reading:
 
 
 @dataclass(frozen=True)
-class Grown:
+class CounterIncrease:
     """What the counters of a window grew by, and how long it really was: shorter where nobody looked so long ago,
     longer where nobody looked at its beginning."""
 
@@ -93,7 +93,7 @@ class Grown:
         return sorted(found.items())
 
 
-class Meters(Reference):
+class CounterHistory(Reference):
     """The history of one endpoint. `last`: its counters as they were read last. `samples`: the moment (Unix seconds),
     then the sum of each of `names` by then; names that came later were 0 before."""
 
@@ -109,7 +109,7 @@ class Meters(Reference):
         if self.samples and at.timestamp() <= self.samples[-1][0]:
             return self
         grown = {} if counters is None else dict(_grown(self.last, counters)) if self.last else {}
-        grown |= {LOOKS: 1.0} | ({SILENT: 1.0} if counters is None else {})
+        grown |= {PROBES: 1.0} | ({UNANSWERED: 1.0} if counters is None else {})
         names = (*self.names, *(name for name in grown if name not in self.names))
         before = dict(zip(self.names, self.samples[-1][1:], strict=False)) if self.samples else {}
         sums = tuple(before.get(name, 0.0) + grown.get(name, 0.0) for name in names)
@@ -117,16 +117,16 @@ class Meters(Reference):
         last = self.last if counters is None else dict(counters)
         return self.model_copy(update={"last": last, "names": names, "samples": samples})
 
-    def since(self, at: datetime, length: timedelta) -> Grown:
+    def since(self, at: datetime, length: timedelta) -> CounterIncrease:
         """What grew from `length` before `at` on, at the newest look until `at`."""
         seen = [sample for sample in self.samples if sample[0] <= at.timestamp()]
         if not seen:
-            return Grown({}, timedelta(0))
+            return CounterIncrease({}, timedelta(0))
         begin = (at - length).timestamp()
         first = max((sample for sample in seen if sample[0] <= begin), default=seen[0])
         ends = [dict(zip(self.names, sample[1:], strict=False)) for sample in (first, seen[-1])]
         values = {name: ends[1].get(name, 0.0) - ends[0].get(name, 0.0) for name in self.names}
-        return Grown(values, timedelta(seconds=seen[-1][0] - first[0]))
+        return CounterIncrease(values, timedelta(seconds=seen[-1][0] - first[0]))
 
     @property
     def began(self) -> datetime | None:

@@ -8,8 +8,24 @@ from typing import Any
 from truecourse.errors import NotFound
 from truecourse.hashing import sha256
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.health.counters import LOOKS, METERED, SILENT, Grown, Meters, Reading
-from truecourse.monitoring.health.slo import ALERTS, Alert, Counted, budget_left, burn_rate, fires, quantile, up_to
+from truecourse.monitoring.health.counters import (
+    MEASURED_PATHS,
+    PROBES,
+    UNANSWERED,
+    CounterHistory,
+    CounterIncrease,
+    Reading,
+)
+from truecourse.monitoring.health.slo import (
+    ALERTS,
+    Alert,
+    RequestCounts,
+    budget_left,
+    burn_rate,
+    count_up_to,
+    fires,
+    quantile,
+)
 from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.problem.objectives import Objectives
@@ -25,7 +41,7 @@ LEAST_READS = 200
 
 
 @dataclass(frozen=True)
-class Look:
+class Probe:
     """What one look at an endpoint found. `name`: of its environment, or `local`. `error`: why there is no reading;
     `answers` even so where it answered, and told nothing."""
 
@@ -36,7 +52,7 @@ class Look:
     answers: bool = True
 
 
-def check_endpoint(problem: Problem, store: ObjectStore, looks: Sequence[Look], at: datetime) -> Report:
+def check_endpoint(problem: Problem, store: ObjectStore, looks: Sequence[Probe], at: datetime) -> Report:
     """`looks`: one at every endpoint that should serve the problem at `at` (UTC). Each is added to its endpoint's
     history in the store, which burn rates and budgets come from."""
     findings: list[Finding] = []
@@ -62,15 +78,15 @@ def check_endpoint(problem: Problem, store: ObjectStore, looks: Sequence[Look], 
     )
 
 
-def _key(problem: Problem, look: Look) -> str:
+def _key(problem: Problem, look: Probe) -> str:
     return f"health/{problem.name}/endpoint-{look.name}-{sha256(look.url.encode())[:12]}.json"
 
 
-def _history(store: ObjectStore, problem: Problem, look: Look) -> Meters:
+def _history(store: ObjectStore, problem: Problem, look: Probe) -> CounterHistory:
     try:
-        return Meters.model_validate_json(store.get(_key(problem, look)))
+        return CounterHistory.model_validate_json(store.get(_key(problem, look)))
     except NotFound:
-        return Meters()
+        return CounterHistory()
 
 
 def _told(objectives: Objectives) -> dict[str, float]:
@@ -95,25 +111,25 @@ def _well(figures: dict[str, Any]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def availability(grown: Grown, covered: float) -> Counted:
+def availability(grown: CounterIncrease, covered: float) -> RequestCounts:
     """Requests, and those that failed by our fault: 5xx, and refused for overload."""
-    bad = sum(grown.sum(f"requests:{path}:5xx") for path in METERED) + grown.sum("refused:overload")
-    return Counted(grown.sum(*(f"requests:{path}:" for path in METERED)), bad, covered)
+    bad = sum(grown.sum(f"requests:{path}:5xx") for path in MEASURED_PATHS) + grown.sum("refused:overload")
+    return RequestCounts(grown.sum(*(f"requests:{path}:" for path in MEASURED_PATHS)), bad, covered)
 
 
-def latency(grown: Grown, covered: float, limit: timedelta) -> Counted:
+def latency(grown: CounterIncrease, covered: float, limit: timedelta) -> RequestCounts:
     """Requests, and those that took longer."""
     buckets = grown.buckets()
     total = buckets[-1][1] if buckets else 0.0
-    return Counted(total, total - up_to(buckets, limit.total_seconds()), covered)
+    return RequestCounts(total, total - count_up_to(buckets, limit.total_seconds()), covered)
 
 
 @dataclass(frozen=True)
 class _Seen:
     """One endpoint at one moment."""
 
-    look: Look
-    meters: Meters
+    look: Probe
+    meters: CounterHistory
     at: datetime
     objectives: Objectives
 
@@ -143,12 +159,12 @@ class _Seen:
     def _slos(self) -> tuple[tuple[str, float], ...]:
         return ("availability", self.objectives.availability), ("latency", self.objectives.fast)
 
-    def _counted(self, name: str, length: timedelta) -> Counted:
+    def _counted(self, name: str, length: timedelta) -> RequestCounts:
         grown = self.meters.since(self.at, length)
         covered = grown.span / length
         return availability(grown, covered) if name == "availability" else self._slow(grown, covered)
 
-    def _slow(self, grown: Grown, covered: float) -> Counted:
+    def _slow(self, grown: CounterIncrease, covered: float) -> RequestCounts:
         return latency(grown, covered, self.objectives.latency)
 
     def _burning(self, name: str, objective: float) -> Iterable[Finding]:
@@ -168,7 +184,7 @@ class _Seen:
             what += f"{format_duration(window * min(1.0, whole.covered))}, where {1 - objective:.2g} of them may."
             yield self._finding(name, "budget spent", False, what, {"share": whole.share, "budget_left": left})
 
-    def _burnt(self, name: str, alert: Alert, long: Counted, objective: float) -> str:
+    def _burnt(self, name: str, alert: Alert, long: RequestCounts, objective: float) -> str:
         rate = burn_rate(long, objective)
         seen = format_duration(alert.long * min(1.0, long.covered))
         window = self.objectives.window
@@ -218,13 +234,13 @@ class _Seen:
             "url": self.look.url,
             "answers": self.look.answers,
             "error": self.look.error,
-            "looks": whole.values.get(LOOKS, 0.0),
-            "silent": whole.values.get(SILENT, 0.0),
+            "looks": whole.values.get(PROBES, 0.0),
+            "silent": whole.values.get(UNANSWERED, 0.0),
             "since": self.meters.began.isoformat() if self.meters.began else None,
             "hour_seconds": hour.span.total_seconds(),
             "requests": requests,
             "shed_share": shed / requests if requests else 0.0,
-            "paths": {path: _latencies(hour, path) for path in METERED},
+            "paths": {path: _latencies(hour, path) for path in MEASURED_PATHS},
             "objectives": [self._slo_figures(name, objective) for name, objective in self._slos()],
             "features": {view: _read(hour, view) for view in _views(hour)},
         }
@@ -242,21 +258,21 @@ class _Seen:
         }
 
 
-def _bad(name: str, counted_: Counted) -> str:
+def _bad(name: str, counted_: RequestCounts) -> str:
     what = "failed" if name == "availability" else "were too slow"
     return f"{counted_.share:.2%} of {counted(int(counted_.total), 'request')} {what}"
 
 
-def _views(grown: Grown) -> list[str]:
+def _views(grown: CounterIncrease) -> list[str]:
     return sorted(name.partition(":")[2] for name in grown.values if name.startswith("reads:"))
 
 
-def _read(grown: Grown, view: str) -> dict[str, float]:
+def _read(grown: CounterIncrease, view: str) -> dict[str, float]:
     reads = grown.values.get(f"reads:{view}", 0.0)
     return {"reads": reads, "miss_share": grown.values.get(f"misses:{view}", 0.0) / reads if reads else 0.0}
 
 
-def _latencies(grown: Grown, path: str) -> dict[str, float | None]:
+def _latencies(grown: CounterIncrease, path: str) -> dict[str, float | None]:
     buckets = grown.buckets(path)
     shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     return {"requests": buckets[-1][1] if buckets else 0.0} | {n: quantile(buckets, s) for n, s in shares.items()}

@@ -21,15 +21,15 @@ from truecourse.problem.schema import Table
 from truecourse.storage.tables import Tables, clean_table
 from truecourse.wording import counted, format_duration
 
-PAST = 31
+MAX_VERSIONS = 31
 """So many versions of a table are looked at."""
-AT_LEAST = timedelta(days=1)
+MIN_DELAY = timedelta(days=1)
 """What was learned from a table's rhythm is never stricter; `freshness` can be."""
-DEAD = 2.5
+DEAD_FACTOR = 2.5
 """A feed that is silent for so much longer than ever before is dead."""
-TIMES_AS_MANY, MORE_QUARANTINED = 2.0, 0.01
+VOLUME_FACTOR, MIN_QUARANTINE_RISE = 2.0, 0.01
 """A delivery's rows, and its share of quarantined rows, have to differ by this to matter."""
-MANY_QUARANTINED = 0.1
+HIGH_QUARANTINE = 0.1
 """So large a share matters even where little is known of the past."""
 
 
@@ -60,7 +60,7 @@ def versions(tables: Tables, name: str, clock: Clock) -> list[Version]:
     """The last versions of a table, oldest first; none where there is no table."""
     if not tables.exists(name):
         return []
-    return [Version(n, clock.moment(at, said), said) for n, at, said in tables.recent(name, PAST)]
+    return [Version(n, clock.moment(at, said), said) for n, at, said in tables.recent(name, MAX_VERSIONS)]
 
 
 def pipeline_finding(subject: str, cause: str, page: bool, sentence: str, **figures: Any) -> Finding:
@@ -119,11 +119,11 @@ class TableState:
         longest, moments = longest_gap(self._moments), self._moments
         if longest is None:
             return
-        silent, allowed = self.clock.now - moments[-1], max(PATIENCE * longest, AT_LEAST)
+        silent, allowed = self.clock.now - moments[-1], max(PATIENCE * longest, MIN_DELAY)
         if silent > allowed:
             what = f"Nothing new has come to {name} for {format_duration(silent)}, and it never took longer than "
             what += f"{format_duration(longest)} before: is its source dead?"
-            dead = silent > max(DEAD * longest, AT_LEAST)
+            dead = silent > max(DEAD_FACTOR * longest, MIN_DELAY)
             yield pipeline_finding(name, "dead feed", dead, what, age_seconds=silent.total_seconds())
 
     def _odd_deliveries(self) -> Iterable[Finding]:
@@ -132,13 +132,13 @@ class TableState:
 
     def _odd_delivery(self, last: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> Iterable[Finding]:
         name = self.table.name
-        if unusual(last["in"], [batch["in"] for batch in past], TIMES_AS_MANY):
+        if unusual(last["in"], [batch["in"] for batch in past], VOLUME_FACTOR):
             usual = sorted(batch["in"] for batch in past)
             what = f"A new delivery of {name} has {counted(last['in'], 'row')}; those before had {usual[0]:,} to "
             yield pipeline_finding(name, "volume", False, f"{what}{usual[-1]:,}.", rows=last["in"])
         share, before = _quarantined(last), [_quarantined(batch) for batch in past]
-        rare = unusual(share, before, TIMES_AS_MANY, MORE_QUARANTINED) and share > 0
-        if rare or (share >= MANY_QUARANTINED and share > TIMES_AS_MANY * max(before, default=0.0)):
+        rare = unusual(share, before, VOLUME_FACTOR, MIN_QUARANTINE_RISE) and share > 0
+        if rare or (share >= HIGH_QUARANTINE and share > VOLUME_FACTOR * max(before, default=0.0)):
             what = f"{last['quarantined']:,} of the {counted(last['in'], 'row')} of a new delivery of {name} went into "
             what += f"quarantine ({share:.1%}), more than ever before."
             yield pipeline_finding(name, "quarantine", False, what, share=share, quarantined=last["quarantined"])
@@ -228,13 +228,13 @@ class ViewState:
 
     def findings(self) -> Iterable[Finding]:
         name, now = self.view.name, self.clock.now
-        if self._waiting is not None and now - self._waiting > AT_LEAST:
+        if self._waiting is not None and now - self._waiting > MIN_DELAY:
             what = f"The features of {name} have been behind their tables for {format_duration(now - self._waiting)}: "
             yield pipeline_finding(f"features of {name}", "not computed", False, f"{what}materialize does not run.")
         if self.loaded is None or not self.past or self.loaded["version"] >= self.past[-1].number:
             return
         behind = min(self.newest or now, now) - datetime.fromisoformat(self.loaded["until"])
-        if behind > AT_LEAST:
+        if behind > MIN_DELAY:
             expired = bool(self.view.ttl) and behind > self.view.ttl
             what = f"The online store's {name} is {format_duration(behind)} behind its feature table"
             what += f", past its ttl of {format_duration(self.view.ttl)}: answers miss it." if expired else "."

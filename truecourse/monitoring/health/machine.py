@@ -9,7 +9,7 @@ from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.settings import Settings
 
-NEAR = 0.5
+CRITICAL_SHARE = 0.5
 """Of what a limit leaves, this share used up as well is worth a page: at a limit of 0.9, 0.95."""
 
 
@@ -77,7 +77,7 @@ def _full(subject: str, share: float, limit: float, left: float) -> list[Finding
     if share <= limit:
         return []
     what = f"This machine's {subject} is {share:.0%} full, more than {limit:.0%}: {left / (1 << 30):,.1f} GiB are left."
-    return [_finding(subject, "full", share >= 1 - (1 - limit) * (1 - NEAR), what, share, limit)]
+    return [_finding(subject, "full", share >= 1 - (1 - limit) * (1 - CRITICAL_SHARE), what, share, limit)]
 
 
 def _finding(subject: str, cause: str, page: bool, sentence: str, used: float, limit: float) -> Finding:

@@ -19,9 +19,9 @@ from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
 from truecourse.wording import counted, format_duration
 
-SHIPMENTS = 20
+MAX_SHIPMENTS = 20
 """A record that waits for longer than so many shipments take is stuck."""
-ROOM = 0.5
+MAX_SPOOL_SHARE = 0.5
 """Of what may wait on disk; beyond it, soon records are dropped."""
 
 
@@ -112,8 +112,8 @@ def _error(problem: Problem) -> str:
 def _stuck(backlog: Mapping[str, Any]) -> Iterable[Finding]:
     settings = get_settings()
     share = backlog["unshipped_bytes"] / (settings.log_disk << 20)
-    late = backlog["lag_seconds"] > SHIPMENTS * max(settings.log_ship, 5.0)
-    if share > ROOM:
+    late = backlog["lag_seconds"] > MAX_SHIPMENTS * max(settings.log_ship, 5.0)
+    if share > MAX_SPOOL_SHARE:
         what = f"{share:.0%} of the disk space for unshipped predictions is used; when it is full they are dropped."
         yield pipeline_finding("prediction log", "backlog", True, what, share=share)
     elif late:

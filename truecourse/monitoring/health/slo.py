@@ -37,7 +37,7 @@ LEAST_BAD = 5
 
 
 @dataclass(frozen=True)
-class Counted:
+class RequestCounts:
     """Requests of a window, and those that broke the objective. `covered`: the share of the window that was seen."""
 
     total: float
@@ -50,17 +50,17 @@ class Counted:
         return self.bad / self.total if self.total else 0.0
 
 
-def burn_rate(counted: Counted, objective: float) -> float:
+def burn_rate(counted: RequestCounts, objective: float) -> float:
     """How many times faster than evenly over the objective's window the budget is spent: 1 spends it exactly."""
     return counted.share / (1 - objective)
 
 
-def budget_left(counted: Counted, objective: float) -> float:
+def budget_left(counted: RequestCounts, objective: float) -> float:
     """The share of the error budget that the requests of a window leave; below 0 where they broke the objective."""
     return 1 - burn_rate(counted, objective)
 
 
-def fires(alert: Alert, long: Counted, short: Counted, objective: float, window: timedelta) -> bool:
+def fires(alert: Alert, long: RequestCounts, short: RequestCounts, objective: float, window: timedelta) -> bool:
     """Whether the alert is raised. What was not seen of the long window is taken to have burnt nothing: an hour's
     errors do not stand for three days."""
     rate = alert.rate(window)
@@ -84,6 +84,6 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
     return lower
 
 
-def up_to(buckets: Sequence[tuple[float, float]], bound: float) -> float:
+def count_up_to(buckets: Sequence[tuple[float, float]], bound: float) -> float:
     """The observations up to a bound; those up to the bucket below it, where it is no bucket's own."""
     return max((count for upper, count in buckets if upper <= bound), default=0.0)

@@ -18,7 +18,7 @@ Run = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Stuck:
+class StuckRun:
     """A run, or several that wait for the same: since when (UTC), why, and the command that frees it."""
 
     flow: str
@@ -36,13 +36,13 @@ class Stuck:
         return {**asdict(self), "since": self.since.isoformat(timespec="seconds")}
 
 
-def stuck(
+def find_stuck(
     waiting: Sequence[Run],
     held: Sequence[Run],
     names: Mapping[str, str],
     past: Mapping[str, Sequence[float]],
     now: datetime,
-) -> list[Stuck]:
+) -> list[StuckRun]:
     """`waiting`, `held`: runs that should have begun, and that are said to run, as Prefect's API describes them.
     `names`: of flows, by their ids; `past`: the seconds that a flow's successes took."""
     found = [one for run in held if (one := _long(run, names, past.get(run["flow_id"], ()), now)) is not None]
@@ -55,7 +55,7 @@ def stuck(
     return sorted(found, key=lambda one: one.since)
 
 
-def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: datetime) -> Stuck | None:
+def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: datetime) -> StuckRun | None:
     """A run that is said to have a process, if it is stuck."""
     name, state, since = names.get(run["flow_id"], "?"), run["state_type"], _moment(run["state"]["timestamp"])
     lasted, command = now - since, f"truecourse release {run['id']}"
@@ -64,11 +64,11 @@ def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: dateti
             return None
         usual = f"; its longest of {counted(len(past), 'success')} took {format_duration(max(past))}" if past else ""
         said = f"The run {run['name']} has been running for {format_duration(lasted)}{usual}."
-        return Stuck(name, run["id"], since, "stuck", said, command)
+        return StuckRun(name, run["id"], since, "stuck", said, command)
     if state not in ("PENDING", "CANCELLING") or lasted <= PATIENCE:
         return None
     doing = "taken by a worker and has not begun" if state == "PENDING" else "being cancelled"
-    return Stuck(
+    return StuckRun(
         name,
         run["id"],
         since,
@@ -78,7 +78,7 @@ def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: dateti
     )
 
 
-def _waits(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str], now: datetime) -> Stuck:
+def _waits(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str], now: datetime) -> StuckRun:
     """Runs of one deployment that should have begun."""
     oldest = min(runs, key=lambda run: run["expected_start_time"])
     name, since = names.get(oldest["flow_id"], "?"), _moment(oldest["expected_start_time"])
@@ -86,16 +86,16 @@ def _waits(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str]
     have, lasted = ("have" if len(runs) > 1 else "has"), format_duration(now - since)
     if not _wants_slot(oldest):
         said = f"{many} {have} been late for {lasted}, and no worker takes {'them' if len(runs) > 1 else 'it'}."
-        return Stuck(name, oldest["id"], since, "late", said, "truecourse up (truecourse status says what is down)")
+        return StuckRun(name, oldest["id"], since, "late", said, "truecourse up (truecourse status says what is down)")
     if not holders:
         said = f"{many} {have} waited for {lasted} for a concurrency slot that no run holds."
-        return Stuck(name, oldest["id"], since, "waits for a slot", said, "truecourse release")
+        return StuckRun(name, oldest["id"], since, "waits for a slot", said, "truecourse release")
     holder = holders[0]
     said = f"{many} {have} waited for {lasted} for the concurrency slot of the run {holder['name']}."
-    return Stuck(name, oldest["id"], since, "waits for a slot", said, f"truecourse release {holder['id']}")
+    return StuckRun(name, oldest["id"], since, "waits for a slot", said, f"truecourse release {holder['id']}")
 
 
-def findings(found: Iterable[Stuck]) -> list[Finding]:
+def findings(found: Iterable[StuckRun]) -> list[Finding]:
     """One of each flow and cause."""
     return list({(one.flow, one.cause): one.finding() for one in found}.values())
 

@@ -10,13 +10,13 @@ from truecourse.errors import ModelError
 from truecourse.features.clock import reference_time
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.predictions.effective import newest
-from truecourse.monitoring.quality.baseline import FEWEST_DAYS, yardstick
-from truecourse.monitoring.quality.cohort_closing import Closing
-from truecourse.monitoring.quality.cohorts import Cohort, closes
-from truecourse.monitoring.quality.degradation import Alarm, alarms, threshold
-from truecourse.monitoring.quality.figures import coming, measured
-from truecourse.monitoring.quality.label_delay import labelling, selective
-from truecourse.monitoring.quality.untimed import Told, plain_quality
+from truecourse.monitoring.quality.baseline import FEWEST_DAYS, load_baseline
+from truecourse.monitoring.quality.cohort_closing import CohortClosing
+from truecourse.monitoring.quality.cohorts import Cohort, closing_time
+from truecourse.monitoring.quality.degradation import Alarm, find_alarms, threshold
+from truecourse.monitoring.quality.figures import closed_figures, open_figures
+from truecourse.monitoring.quality.label_delay import check_labels, check_selection
+from truecourse.monitoring.quality.untimed import QualityResult, check_untimed
 from truecourse.monitoring.wording import summed
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, naive_utc
@@ -39,7 +39,7 @@ def check_quality(
     if version is None:
         hint = f"truecourse run lifecycle --problem {problem.name}"
         raise ModelError("there is no champion to judge", where=f"problem {problem.name}", hint=hint)
-    judged = _checked if problem.has_time else plain_quality
+    judged = _checked if problem.has_time else check_untimed
     sentence, findings, figures, enough = judged(problem, tables, version, moment)
     return Report(
         check="quality",
@@ -58,20 +58,20 @@ def _newest(problem: Problem, tables: Tables) -> datetime:
     return min(end + problem.label.closes_after, now) if end else now
 
 
-def _checked(problem: Problem, tables: Tables, version: ModelVersion, moment: datetime) -> Told:
-    measure = yardstick(problem, tables, version)
-    closing = Closing(problem, tables, version, measure, moment)
+def _checked(problem: Problem, tables: Tables, version: ModelVersion, moment: datetime) -> QualityResult:
+    measure = load_baseline(problem, tables, version)
+    closing = CohortClosing(problem, tables, version, measure, moment)
     days, waiting = closing.look()
-    figures = coming(waiting)
+    figures = open_figures(waiting)
     if not days:
         return _nothing(problem, version, waiting), [], figures, False
-    findings = labelling(problem, measure.coverage, days)
+    findings = check_labels(problem, measure.coverage, days)
     scored = [one for one in days if one.labelled and closing.scored(one)]
     reference, words = measure.reference(problem, days[0].day, moment)
-    figures |= measured(problem, reference, days, scored) | {"reference": words}
+    figures |= closed_figures(problem, reference, days, scored) | {"reference": words}
     inside = [one for one in scored if figures.get("window") and str(one.day) >= figures["window"][0]]
     base_rate = figures.get("metrics", {}).get("base_rate", {}).get("now", {}).get("value")
-    findings += selective(problem, inside, base_rate)
+    findings += check_selection(problem, inside, base_rate)
     if scored and reference:
         earlier = [one for one in measure.out_of_fold if one not in reference and one.day < days[0].day]
         findings += _lost(problem, measure.model.vocabulary.classes, reference, [*earlier, *reference], scored)
@@ -84,9 +84,9 @@ def _nothing(problem: Problem, version: ModelVersion, waiting: Sequence[Cohort])
     said = f"No cohort of model version {version.version} is closed yet"
     if not waiting:
         return f"{said}, and none is open: score decisions, or serve them."
-    return (
-        f"{said}. The first, of {waiting[0].day}, closes at {closes(waiting[0].day, problem.label.closes_after)} UTC."
-    )
+    first = waiting[0].day
+    closes_at = closing_time(first, problem.label.closes_after)
+    return f"{said}. The first, of {first}, closes at {closes_at} UTC."
 
 
 def _lost(
@@ -101,7 +101,7 @@ def _lost(
     loss = sum(one.loss for one in reference) / rows
     variance = loss if problem.kind == "regression" else sum(one.variance for one in reference) / rows
     watch, scale = problem.monitoring.quality, float(np.sqrt(variance))
-    found = alarms(reference, own, days, watch, scale, loss, len(classes))
+    found = find_alarms(reference, own, days, watch, scale, loss, len(classes))
     rules = [alarm for alarm in found if alarm.stream in ("labels", "turned")]
     if not found:
         return []

@@ -15,10 +15,10 @@ from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
 from truecourse.monitoring.predictions.effective import Made, made, output_of
 from truecourse.monitoring.predictions.labels import known_labels, late_by
-from truecourse.monitoring.quality.baseline import Yardstick, day_sums, place
-from truecourse.monitoring.quality.cohorts import Cohort, closes, decided_by_bin
-from truecourse.monitoring.quality.label_model import Contradiction
-from truecourse.monitoring.quality.loss_estimate import estimated
+from truecourse.monitoring.quality.baseline import QualityBaseline, baseline_prefix, daily_cohorts
+from truecourse.monitoring.quality.cohorts import Cohort, closing_time, decisions_by_bin
+from truecourse.monitoring.quality.label_model import LabelResiduals
+from truecourse.monitoring.quality.loss_estimate import estimate_loss
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
 from truecourse.references import ModelVersion, Window
@@ -34,13 +34,13 @@ COHORTS = TypeAdapter(list[Cohort])
 
 
 @dataclass(frozen=True)
-class Closing:
+class CohortClosing:
     """A version's cohorts as they are known at a moment, naive UTC."""
 
     problem: Problem
     tables: Tables
     version: ModelVersion
-    yardstick: Yardstick
+    yardstick: QualityBaseline
     at: datetime
 
     def look(self) -> tuple[list[Cohort], list[Cohort]]:
@@ -66,7 +66,7 @@ class Closing:
         assert cohort.counted is not None
         if not self._waited(cohort.day):
             return self.scored(cohort)
-        return cohort.counted.replace(tzinfo=None) >= closes(cohort.day, self.problem.label.closes_after) + _GRACE
+        return cohort.counted.replace(tzinfo=None) >= closing_time(cohort.day, self.problem.label.closes_after) + _GRACE
 
     def scored(self, cohort: Cohort) -> bool:
         """Whether it has about as many labels as usual, or no more are waited for."""
@@ -76,18 +76,18 @@ class Closing:
         return labelled >= self.problem.monitoring.quality.coverage * self.yardstick.coverage * decisions
 
     def _waited(self, day: date) -> bool:
-        return closes(day, self.problem.label.closes_after) + _GRACE <= self.at
+        return closing_time(day, self.problem.label.closes_after) + _GRACE <= self.at
 
     def _kept(self) -> dict[date, Cohort]:
         try:
-            told = self.tables.store.get(f"{place(self.version)}/days.json")
+            told = self.tables.store.get(f"{baseline_prefix(self.version)}/days.json")
         except NotFound:
             return {}
         return {one.day: one for one in COHORTS.validate_json(told)}
 
     def _keep(self, cohorts: dict[date, Cohort]) -> None:
         told = [one for _, one in sorted(cohorts.items())]
-        self.tables.store.put(f"{place(self.version)}/days.json", COHORTS.dump_json(told))
+        self.tables.store.put(f"{baseline_prefix(self.version)}/days.json", COHORTS.dump_json(told))
 
     @property
     def _moment(self) -> datetime:
@@ -109,8 +109,8 @@ class Closing:
         return Cohort(
             day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
             labelled=0, loss=0, expected=0, variance=0, residual=0, bins=((0, 0.0, 0.0),) * (len(measure.edges) + 1),
-            estimate=estimated(self.problem, measure, day, output),
-            decided=decided_by_bin(self.problem.kind, measure.edges, output),
+            estimate=estimate_loss(self.problem, measure, day, output),
+            decided=decisions_by_bin(self.problem.kind, measure.edges, output),
         )  # fmt: skip
 
     def _summed(self, day: date, rows: pa.Table, said: Made) -> Cohort:
@@ -119,7 +119,7 @@ class Closing:
             return empty
         labels, output = measure.model.vocabulary.labels(labelled), output_of(labelled, measure.model.vocabulary)
         told = self._hindsight(labelled, labels)
-        (sums,) = day_sums(self.problem, labelled, labels, output, measure.edges, told)
+        (sums,) = daily_cohorts(self.problem, labelled, labels, output, measure.edges, told)
         lag: tuple[float, ...] = ()
         if "known_at" in labelled.column_names:
             lag = tuple(float(q) for q in np.quantile(late_by(labelled).to_numpy(), [0.25, 0.5, 0.75]))
@@ -132,11 +132,11 @@ class Closing:
         labelled = rows.filter(pc.is_valid(rows["label"]))
         if "known_at" not in rows.column_names:
             return labelled
-        closed = closes(day, self.problem.label.closes_after).replace(tzinfo=UTC)
+        closed = closing_time(day, self.problem.label.closes_after).replace(tzinfo=UTC)
         in_time = labelled.filter(pc.less_equal(labelled["known_at"], pa.scalar(closed, UTC_TIME)))
         return in_time if self._enough(len(in_time), len(rows)) else labelled
 
-    def _hindsight(self, rows: pa.Table, labels: Array) -> Contradiction | None:
+    def _hindsight(self, rows: pa.Table, labels: Array) -> LabelResiduals | None:
         hindsight, vocabulary = self.yardstick.hindsight, self.yardstick.model.vocabulary
         if hindsight is None or not all(name in rows.column_names for name in vocabulary.features):
             return None

@@ -62,7 +62,7 @@ class Cohort(Reference):
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredRows:
     """n labelled rows: what was said, what came, and what each cost."""
 
     score: Array
@@ -72,7 +72,7 @@ class Judged:
     variance: Array
 
     @classmethod
-    def of(cls, kind: Kind, labels: Array, output: Array) -> "Judged":
+    def of(cls, kind: Kind, labels: Array, output: Array) -> "ScoredRows":
         loss = losses(kind, labels, output)
         if kind == "regression":
             nothing = np.zeros(len(labels))
@@ -86,31 +86,31 @@ class Judged:
         return cls(sure, (output.argmax(axis=1) == labels).astype(np.float64), loss, expected, sure * (1 - sure))
 
 
-def closes(day: date, after: timedelta) -> datetime:
+def closing_time(day: date, after: timedelta) -> datetime:
     """When the labels of a day's decisions are complete, naive UTC."""
     return midnight(day) + timedelta(days=1) + after
 
 
-def binned(edges: Array, score: Array) -> Array:
+def bin_index(edges: Array, score: Array) -> Array:
     """The bin of each score."""
     return np.searchsorted(edges, score, side="right")
 
 
-def sums_by_bin(edges: Array, judged: Judged) -> tuple[tuple[int, float, float], ...]:
-    place, size = binned(edges, judged.score), len(edges) + 1
+def sums_by_bin(edges: Array, judged: ScoredRows) -> tuple[tuple[int, float, float], ...]:
+    place, size = bin_index(edges, judged.score), len(edges) + 1
     rows = np.bincount(place, minlength=size)
     said, came = (np.bincount(place, weights, size) for weights in (judged.score, judged.outcome))
     return tuple((int(n), float(s), float(o)) for n, s, o in zip(rows, said, came, strict=True))
 
 
-def decided_by_bin(kind: Kind, edges: Array, output: Array) -> tuple[int, ...]:
+def decisions_by_bin(kind: Kind, edges: Array, output: Array) -> tuple[int, ...]:
     """How many decisions fell into each score bin; no label is asked."""
-    judged = Judged.of(kind, np.zeros(len(output), dtype=np.int64), output)
-    return tuple(np.bincount(binned(edges, judged.score), minlength=len(edges) + 1).tolist())
+    judged = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
+    return tuple(np.bincount(bin_index(edges, judged.score), minlength=len(edges) + 1).tolist())
 
 
 def sums_by_slice(
-    frame: pa.Table, columns: Sequence[str], judged: Judged
+    frame: pa.Table, columns: Sequence[str], judged: ScoredRows
 ) -> dict[str, dict[str, tuple[int, float, float]]]:
     """By each column's values; a number is taken as it is, so that the parts are the same every day."""
     off = judged.outcome - judged.score
@@ -124,10 +124,10 @@ def sums_by_slice(
 
 
 def bins_by_slice(
-    frame: pa.Table, columns: Sequence[str], judged: Judged, edges: Array
+    frame: pa.Table, columns: Sequence[str], judged: ScoredRows, edges: Array
 ) -> dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]]:
     """By the same values: no more numbers than rows, whatever their number."""
-    place, size = binned(edges, judged.score), len(edges) + 1
+    place, size = bin_index(edges, judged.score), len(edges) + 1
     found: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = {}
     for name in columns:
         for value, mask in parts_of(frame[name].cast(pa.string())):
@@ -138,7 +138,7 @@ def bins_by_slice(
     return found
 
 
-def of_slice(cohorts: Sequence[Cohort], column: str, value: str) -> list[Cohort] | None:
+def slice_cohorts(cohorts: Sequence[Cohort], column: str, value: str) -> list[Cohort] | None:
     """Each cohort's rows of a slice as a cohort of its own, for metrics() and curve(); None where any was counted
     before bins of slices were kept."""
     made = []
@@ -154,7 +154,7 @@ def of_slice(cohorts: Sequence[Cohort], column: str, value: str) -> list[Cohort]
     return made
 
 
-def sliced(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
+def slice_sums(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
     """(column, value, (cohorts, 3) sums) of every slice, the largest of a column first."""
     zero = (0, 0.0, 0.0)
     found = []
@@ -191,7 +191,7 @@ def _metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[s
     return {"auc": auc, "log_loss": loss, "excess_loss": loss - expected, "base_rate": share}
 
 
-def calibration(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Estimate:
+def calibration_error(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Estimate:
     """The expected calibration error over ten groups of scores, without what chance adds to it."""
     held = [one for one in cohorts if one.labelled]
     if not held:
@@ -202,7 +202,7 @@ def calibration(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Estima
     return sum_of_absolutes(*gaps_of(sums, bins[:, :, 0].sum(axis=1)), coverage=coverage)
 
 
-def curve(cohorts: Sequence[Cohort]) -> list[list[float]]:
+def calibration_curve(cohorts: Sequence[Cohort]) -> list[list[float]]:
     """(rows, mean score, mean outcome) of ten groups of scores; empty groups are left out."""
     sums = np.array([one.bins for one in cohorts]).sum(axis=0)
     groups = np.add.reduceat(sums, np.unique(np.linspace(0, len(sums), _GROUPS + 1).astype(int)[:-1]), axis=0)

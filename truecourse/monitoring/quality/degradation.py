@@ -13,7 +13,7 @@ import numpy as np
 
 from truecourse.arrays import Array
 from truecourse.monitoring.quality.cohorts import Cohort
-from truecourse.monitoring.quality.e_detector import Series, Usual, e_detector, e_values, usual_e_values
+from truecourse.monitoring.quality.e_detector import DailyVariation, Series, e_detector, e_values, mean_e_values
 from truecourse.problem.monitoring import QualityWatch
 
 RECENT = 28
@@ -52,7 +52,7 @@ class Shift(NamedTuple):
     evidence: float
 
 
-class Page(NamedTuple):
+class PagedShift(NamedTuple):
     """The day on which a shift paged first, and the one on which it was back: n while it stands, -1 if it stands and
     is of no practical size any more."""
 
@@ -81,9 +81,9 @@ class Stream:
         pages = self.pages(top)
         return pages[-1].shift if pages and pages[-1].back == len(self.days.day) else None
 
-    def pages(self, top: float) -> list[Page]:
+    def pages(self, top: float) -> list[PagedShift]:
         """Every shift that was of a practical size on any day, as it stood on each day's evening."""
-        usual = Usual.of(self.before)
+        usual = DailyVariation.of(self.before)
         if usual is None:
             return []
         values, plain = self.size
@@ -94,7 +94,7 @@ class Stream:
             level = sizes = _levels(self.before.value, self.days.value)
         values = np.where(np.isfinite(values), values, sizes)
         z, most = usual.standardised(self.days, level), np.broadcast_to(self.most, (len(level),))
-        tails = usual_e_values(usual.standardised(self.before, usual.mean), float(np.min(most, initial=_CALM)))
+        tails = mean_e_values(usual.standardised(self.before, usual.mean), float(np.min(most, initial=_CALM)))
         found = []
         for start, first, back in _episodes(_Evidence(z, most, tails), values, sizes, self.least, top):
             so_far = np.cumsum(values[start:back]) / np.arange(1, back - start + 1) - sizes[start]
@@ -102,11 +102,11 @@ class Stream:
             if len(paged):
                 evidence = float(e_detector(z[start:back], most[start:back], tails).max())
                 stands = back if so_far[-1] >= self.least else -1
-                found.append(Page(first + int(paged[0]), stands, Shift(start, float(so_far[-1]), evidence)))
+                found.append(PagedShift(first + int(paged[0]), stands, Shift(start, float(so_far[-1]), evidence)))
         return found
 
 
-def streams(classes: int) -> int:
+def count_streams(classes: int) -> int:
     """What is watched at once, and shares the rate of false pages: labels against hindsight (of two classes: up and
     down), each class's labels turned into others (a regression, which has none: 2, labels moved up and down), outcomes
     above and below scores, and loss above what scores expect."""
@@ -115,10 +115,10 @@ def streams(classes: int) -> int:
 
 def threshold(watch: QualityWatch, classes: int) -> float:
     """Days from one false page to the next of one stream, on average at least."""
-    return 365 * streams(classes) / watch.false_pages_a_year
+    return 365 * count_streams(classes) / watch.false_pages_a_year
 
 
-def watched(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
+def build_streams(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
             scale: float, loss: float, classes: int) -> list[Stream]:  # fmt: skip
     """`usual`: the days of hindsight's own level. `scale`: the labels' standard deviation around the scores; `loss`:
     the mean loss of the reference; `classes`: 0 of a regression. `days`: with labels."""
@@ -127,11 +127,11 @@ def watched(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence
     return [*labels, *_of_scores(reference, days, watch, scale, loss)]
 
 
-def alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
+def find_alarms(reference: Sequence[Cohort], usual: Sequence[Cohort], days: Sequence[Cohort], watch: QualityWatch,
            scale: float, loss: float, classes: int) -> list[Alarm]:  # fmt: skip
-    """What stands on the last day. The arguments are those of watched()."""
+    """What stands on the last day. The arguments are those of build_streams()."""
     days, found = [one for one in days if one.labelled], []
-    for stream in watched(reference, usual, days, watch, scale, loss, classes):
+    for stream in build_streams(reference, usual, days, watch, scale, loss, classes):
         shift = stream.shift(threshold(watch, classes))
         if shift is None:
             continue

@@ -45,7 +45,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Usual:
+class DailyVariation:
     """How a figure moves from day to day while nothing changes: its mean, the spread between days that their rows do
     not explain, how much of a deviation lasts into the next day, and how far the mean itself may be off (one standard
     error)."""
@@ -57,7 +57,7 @@ class Usual:
     days: int
 
     @classmethod
-    def of(cls, series: Series) -> "Usual | None":
+    def of(cls, series: Series) -> "DailyVariation | None":
         """None for fewer than seven days.
 
         Days weigh by what they tell, 1 / (spread² + noise), and one that lies farther off than WILD standard deviations
@@ -112,7 +112,7 @@ def e_values(z: Array, most: float | Array) -> Array:
     return np.asarray(np.exp(shifts * np.minimum(z, most) - shifts**2 / 2))
 
 
-def usual_e_values(z: Array, most: float) -> Array:
+def mean_e_values(z: Array, most: float) -> Array:
     """(shifts,) by how much the mean of e-values of usual days exceeds 1, one standard error added: what heavier tails
     than normal ones, as of storms, take from the evidence of every day."""
     found = e_values(z, most)

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from truecourse.arrays import Array
-from truecourse.monitoring.quality.cohorts import Cohort, calibration, curve, metrics, of_slice, sliced
+from truecourse.monitoring.quality.cohorts import (
+    Cohort,
+    calibration_curve,
+    calibration_error,
+    metrics,
+    slice_cohorts,
+    slice_sums,
+)
 from truecourse.problem import Problem
 from truecourse.statistics.intervals import COVERAGE, Estimate, difference, simultaneous
 from truecourse.statistics.metrics import influence, summary, weightings
@@ -21,12 +28,12 @@ _SAID_ALREADY = ("log_loss", "rmse", "excess_loss")
 """A slice's mean loss says as much, or what the scores expect of it is not kept."""
 
 
-def coming(open: Sequence[Cohort]) -> dict[str, Any]:
+def open_figures(open: Sequence[Cohort]) -> dict[str, Any]:
     """What is not scored yet: decisions, and the estimate of their loss."""
     return {"open": [{"day": str(one.day), "decisions": one.decisions, "estimate": one.estimate} for one in open]}
 
 
-def measured(
+def closed_figures(
     problem: Problem, reference: Sequence[Cohort], days: Sequence[Cohort], scored: Sequence[Cohort]
 ) -> dict[str, Any]:
     """Of all closed `days` a timeline, and the metrics of those that can be `scored`, with intervals over days: in the
@@ -45,7 +52,7 @@ def measured(
     figures["corrected"] = sum(one.corrected for one in window)
     now, then = _measured(problem, window), _measured(problem, reference) if reference else {}
     figures["metrics"] = {name: _held_against(figure, then.get(name)) for name, figure in now.items()}
-    figures["calibration"] = curve(window)
+    figures["calibration"] = calibration_curve(window)
     if not reference:
         return figures
     figures["slices"] = _slices(problem, reference, window)
@@ -55,7 +62,7 @@ def measured(
 def _measured(problem: Problem, days: Sequence[Cohort]) -> dict[str, Estimate]:
     samples = metrics(problem.kind, days, _weightings(days))
     found = {name: summary(drawn, name) for name, drawn in samples.items()}
-    return found if problem.kind == "regression" else found | {"calibration_error": calibration(days)}
+    return found if problem.kind == "regression" else found | {"calibration_error": calibration_error(days)}
 
 
 def _held_against(now: Estimate, then: Estimate | None) -> dict[str, Estimate | None]:
@@ -85,12 +92,12 @@ def _day(one: Cohort) -> dict[str, Any]:
 def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Cohort]) -> list[dict[str, Any]]:
     """Mean loss and the kind's metrics of each slice now, before, and their difference, whose intervals hold for all
     slices at once; and the slice's calibration curve."""
-    before = {(column, value): sums for column, value, sums in sliced(reference)}
+    before = {(column, value): sums for column, value, sums in slice_sums(reference)}
     weights = [_weightings(side) for side in (window, reference)]
     found: list[dict[str, Any]] = []
     drawn: dict[str, list[tuple[dict[str, Any], Array, Array]]] = {}
     shown = dict.fromkeys((column for column, _ in before), 0)
-    for column, value, sums in sliced(window):
+    for column, value, sums in slice_sums(window):
         earlier = before.get((column, value))
         if earlier is None or min(sums[:, 0].sum(), earlier[:, 0].sum()) < _FEWEST_ROWS or shown[column] == _SLICES:
             continue
@@ -99,10 +106,10 @@ def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Coho
         found.append(part)
         now, then = ((w @ s[:, 2]) / (w @ s[:, 0]) for w, s in zip(weights, (sums, earlier), strict=True))
         drawn.setdefault("loss", []).append((part, now, then))
-        sides = [of_slice(side, column, value) for side in (window, reference)]
+        sides = [slice_cohorts(side, column, value) for side in (window, reference)]
         if sides[0] is None or sides[1] is None:
             continue
-        part["calibration"] = [[n, round(said, 4), round(came, 4)] for n, said, came in curve(sides[0])]
+        part["calibration"] = [[n, round(said, 4), round(came, 4)] for n, said, came in calibration_curve(sides[0])]
         here, there = (metrics(problem.kind, side, w) for side, w in zip(sides, weights, strict=True) if side)
         for name in here:
             if name not in _SAID_ALREADY and np.isfinite([here[name][0], there[name][0]]).all():
@@ -120,8 +127,8 @@ def _add_calibration(parts: list[dict[str, Any]], window: Sequence[Cohort], refe
     """The calibration error of slices whose bins were kept. The differences hold for all at once (Bonferroni)."""
     shown = [part for part in parts if "calibration" in part]
     for part in shown:
-        sides = [of_slice(side, part["column"], part["value"]) or [] for side in (window, reference)]
-        now, then = (calibration(side, 1 - (1 - COVERAGE) / len(shown)) for side in sides)
+        sides = [slice_cohorts(side, part["column"], part["value"]) or [] for side in (window, reference)]
+        now, then = (calibration_error(side, 1 - (1 - COVERAGE) / len(shown)) for side in sides)
         if now["value"] is None or then["value"] is None:
             continue
         figure = {"now": now["value"], "before": then["value"], "difference": difference(now, then)}

@@ -18,7 +18,7 @@ _SURE = 4.0
 """Standard errors, for it is looked at every day."""
 
 
-def labelling(problem: Problem, usual: float, days: Sequence[Cohort]) -> list[Finding]:
+def check_labels(problem: Problem, usual: float, days: Sequence[Cohort]) -> list[Finding]:
     """What is said of the newest closed cohort. `usual`: the share with labels in the training data, until the model
     has a week of its own."""
     newest, earlier = days[-1], [one for one in days[:-1] if one.decisions]
@@ -39,7 +39,7 @@ def labelling(problem: Problem, usual: float, days: Sequence[Cohort]) -> list[Fi
     return [_finding("labels late", False, said, figures | {"lag": newest.lag[1], "usual_lag": slow})]
 
 
-def selective(problem: Problem, days: Sequence[Cohort], base_rate: float | None = None) -> list[Finding]:
+def check_selection(problem: Problem, days: Sequence[Cohort], base_rate: float | None = None) -> list[Finding]:
     """Whether the labelled share goes by the score: that of the third of decisions with the lowest scores less that of
     the third with the highest. `days`: of the window, with labels. Standard errors are those between days, or of the
     rows where they are larger. `base_rate`: of the labelled; a reweighted one is set against it."""
@@ -48,7 +48,7 @@ def selective(problem: Problem, days: Sequence[Cohort], base_rate: float | None 
         return []
     decided = np.array([one.decided for one in counted], dtype=np.float64)
     sums = np.array([one.bins for one in counted], dtype=np.float64)
-    found = selection(problem, decided, sums[..., 0])
+    found = selection_finding(problem, decided, sums[..., 0])
     if found is None or base_rate is None:
         return [found] if found else []
     rows, whole, came = sums[..., 0].sum(axis=0), decided.sum(axis=0), sums[..., 2].sum(axis=0)
@@ -59,9 +59,9 @@ def selective(problem: Problem, days: Sequence[Cohort], base_rate: float | None 
     return [found.model_copy(update=told)]
 
 
-def selection(problem: Problem, decided: Array, labelled: Array) -> Finding | None:
+def selection_finding(problem: Problem, decided: Array, labelled: Array) -> Finding | None:
     """(days, bins) decisions and labels by rising score: a finding where the labelled share goes by the score."""
-    share, error = share_by_score(decided, labelled)
+    share, error = coverage_difference(decided, labelled)
     if not np.isfinite(share) or abs(share) < max(problem.monitoring.quality.selective, _SURE * error):
         return None
     whose = "high" if share > 0 else "low"
@@ -70,7 +70,7 @@ def selection(problem: Problem, decided: Array, labelled: Array) -> Finding | No
     return _finding("selective labels", True, said, {"difference": share, "error": error})
 
 
-def share_by_score(decided: Array, labelled: Array) -> tuple[float, float]:
+def coverage_difference(decided: Array, labelled: Array) -> tuple[float, float]:
     """(days, bins) decisions and labels by rising score: the labelled share of the lowest third of decisions less that
     of the highest, and its standard error."""
     place = np.cumsum(decided.sum(axis=0)) - decided.sum(axis=0) / 2

@@ -24,7 +24,7 @@ _SUREST = 0.9
 
 
 @dataclass(frozen=True)
-class Contradiction:
+class LabelResiduals:
     """What hindsight says against n labels.
 
     `off`: (n,) how far each lies from what is foretold, beyond what is expected: of labels that follow probabilities it
@@ -50,14 +50,14 @@ class Contradiction:
 
 
 @dataclass(frozen=True)
-class Hindsight:
+class LabelModel:
     """An XGBoost model of the label on the champion's inputs and the hours that the label took."""
 
     ubj: bytes
     vocabulary: Vocabulary
 
     @classmethod
-    def fit(cls, kind: Kind, vocabulary: Vocabulary, matrix: Array, rows: pa.Table, labels: Array) -> "Hindsight":
+    def fit(cls, kind: Kind, vocabulary: Vocabulary, matrix: Array, rows: pa.Table, labels: Array) -> "LabelModel":
         """On at most ROWS of the rows, one thread: the same bytes for the same rows."""
         import xgboost
 
@@ -81,28 +81,28 @@ class Hindsight:
         both = np.column_stack([matrix, hours])
         return xgboost.DMatrix(both, labels, feature_types=types, enable_categorical=True, nthread=1)
 
-    def contradicted(self, kind: Kind, matrix: Array, rows: pa.Table, labels: Array) -> Contradiction:
+    def contradicted(self, kind: Kind, matrix: Array, rows: pa.Table, labels: Array) -> LabelResiduals:
         import xgboost
 
         booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(self.ubj))
         said = booster.predict(self._data(matrix, rows)).astype(np.float64)
-        return contradiction(kind, said, labels)
+        return label_residuals(kind, said, labels)
 
 
 _OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror"}
 
 
-def contradiction(kind: Kind, said: Array, labels: Array) -> Contradiction:
+def label_residuals(kind: Kind, said: Array, labels: Array) -> LabelResiduals:
     """`said`: what hindsight foretells of n labels, in the form of a model's output."""
     if kind == "regression":
         sign = labels - said
         one = np.ones(len(said))
         turned = np.stack([np.column_stack([sign, one]), np.column_stack([-sign, one])], axis=1)
-        return Contradiction(np.abs(sign), sign, turned)
+        return LabelResiduals(np.abs(sign), sign, turned)
     shares = np.column_stack([1 - said, said]) if kind == "binary" else said
     there = labels.astype(np.int64)[:, None] == np.arange(shares.shape[1])
     sign = labels - said if kind == "binary" else np.zeros(len(labels))
     sure = np.minimum(shares, _SUREST)
     odds = sure / (1 - sure)
     turned = np.stack([np.where(there, -1.0, odds), shares * (1 + odds)], axis=-1)
-    return Contradiction((shares**2).sum(axis=1) - shares[there], sign, turned)
+    return LabelResiduals((shares**2).sum(axis=1) - shares[there], sign, turned)

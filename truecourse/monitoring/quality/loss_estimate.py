@@ -5,14 +5,14 @@ from datetime import date, timedelta
 import numpy as np
 
 from truecourse.arrays import Array
-from truecourse.monitoring.quality.baseline import Yardstick
-from truecourse.monitoring.quality.cohorts import Judged, binned
+from truecourse.monitoring.quality.baseline import QualityBaseline
+from truecourse.monitoring.quality.cohorts import ScoredRows, bin_index
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
 from truecourse.statistics.metrics import losses
 
 
-def estimated(problem: Problem, yardstick: Yardstick, day: date, output: Array) -> float | None:
+def estimate_loss(problem: Problem, yardstick: QualityBaseline, day: date, output: Array) -> float | None:
     """Mean log loss of a day's decisions, if outcomes follow scores as on the yardstick's days that were closed when it
     was over: no label of its own is asked, so that it is the same before they come and after.
 
@@ -22,11 +22,11 @@ def estimated(problem: Problem, yardstick: Yardstick, day: date, output: Array) 
     kind, (days, _) = problem.kind, yardstick.reference(problem, day, midnight(day) + timedelta(days=1))
     if kind == "regression" or not len(output) or not days:
         return None
-    judged = Judged.of(kind, np.zeros(len(output), dtype=np.int64), output)
+    judged = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
     if kind == "multiclass":
         beyond = sum(one.loss - one.expected for one in days) / sum(one.labelled for one in days)
         return float(judged.expected.mean() + beyond)
     sums = np.array([one.bins for one in days]).sum(axis=0)
-    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[binned(yardstick.edges, judged.score)]
+    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[bin_index(yardstick.edges, judged.score)]
     ones, zeros = (losses(kind, np.full(len(output), label), output) for label in (1, 0))
     return float((chance * ones + (1 - chance) * zeros).mean())

@@ -21,8 +21,8 @@ from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.predictions.effective import output_of
 from truecourse.monitoring.predictions.labels import known_labels
-from truecourse.monitoring.quality.cohorts import BINS, Judged, binned
-from truecourse.monitoring.quality.label_delay import selection
+from truecourse.monitoring.quality.cohorts import BINS, ScoredRows, bin_index
+from truecourse.monitoring.quality.label_delay import selection_finding
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
@@ -34,11 +34,11 @@ from truecourse.storage.tables import Tables
 
 FEWEST_ROWS = 30
 """Fewer labelled rows are too few to judge."""
-Told = tuple[str, list[Finding], dict[str, Any], bool]
+QualityResult = tuple[str, list[Finding], dict[str, Any], bool]
 """The sentence, what was found, the figures, and whether there was enough to judge."""
 
 
-def plain_quality(problem: Problem, tables: Tables, version: ModelVersion, moment: datetime) -> Told:
+def check_untimed(problem: Problem, tables: Tables, version: ModelVersion, moment: datetime) -> QualityResult:
     """`moment`: naive UTC; no prediction that was made later is read."""
     frame = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
     model, held_out = registry.open_model(version, problem.kind), rows_of(frame, "test")
@@ -92,10 +92,10 @@ def _selective(problem: Problem, model: Model, decided: pa.Table, labelled: pa.T
     if not len(labelled):
         return []
     sides = [output_of(side, model.vocabulary) for side in (decided, labelled)]
-    scores = [Judged.of(problem.kind, np.zeros(len(side), dtype=np.int64), side).score for side in sides]
+    scores = [ScoredRows.of(problem.kind, np.zeros(len(side), dtype=np.int64), side).score for side in sides]
     edges = np.unique(np.quantile(scores[0], np.linspace(0, 1, BINS + 1)[1:-1]))
-    counts = [np.bincount(binned(edges, side), minlength=len(edges) + 1)[None].astype(np.float64) for side in scores]
-    found = selection(problem, *counts)
+    counts = [np.bincount(bin_index(edges, side), minlength=len(edges) + 1)[None].astype(np.float64) for side in scores]
+    found = selection_finding(problem, *counts)
     return [found] if found else []
 
 

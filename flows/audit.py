@@ -1,4 +1,4 @@
-"""Is what was served what the offline tables say?"""
+"""Check for skew between served and offline features."""
 
 from datetime import datetime
 from typing import Any
@@ -15,15 +15,15 @@ from truecourse.references import Window
 
 @flow(name="audit", flow_run_name=run_name, on_running=[note_process])
 def audit(problem: str | None = None, start: datetime | None = None, end: datetime | None = None) -> dict[str, Any]:
-    """Compute logged predictions again from the offline tables, and name the cause of every difference.
+    """Recompute logged predictions from the offline tables, and name the cause of every difference.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        start: requests from this moment on (UTC); the problem's `monitoring.window` before the end if empty.
-        end: requests before this moment (UTC), and nothing recorded later; the end of the newest prediction's day if
-            empty.
+        start: include requests from this time on (UTC); the problem's `monitoring.window` before the end if empty.
+        end: include requests before this time (UTC), and nothing recorded later; the end of the newest prediction's
+            day if empty.
 
-    A sample of `monitoring.audit_rows` predictions is taken, the same one each time.
+    The audit takes a sample of `monitoring.audit_rows` predictions, the same one each time.
     """
     return check_skew(load_problem(problem).name, clip_to_now(end), Window(start=start, end=end)).model_dump(
         mode="json"

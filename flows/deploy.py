@@ -1,4 +1,4 @@
-"""Put a packaged model version to work in an environment."""
+"""Deploy a packaged model version to an environment."""
 
 from prefect import flow
 
@@ -16,17 +16,17 @@ def deploy(
     reason: str = "deployed",
     stop: bool = False,
 ) -> Deployment:
-    """Deploy a version as `deployments/<environment>.yaml` says, and keep a record of it.
+    """Deploy a version as configured in `deployments/<environment>.yaml`, and record the deployment.
 
     Args:
-        environment: a file of `deployments/`.
+        environment: a file in `deployments/`.
         problem: a folder of `problems/`; the configuration's, or the settings' default, if empty.
         version: a number in the registry; the champion if empty.
         reason: kept in the record.
-        stop: take the deployed version out of work instead.
+        stop: stop the deployed version instead.
 
-    The Bento is verified by its digest; a server is tested with the contract's examples before it is let in, and
-    whatever goes wrong, the version before it stays. Raises DeploymentError for a wrong configuration.
+    The Bento is verified by its digest. A new server gets traffic only after it answered the contract's examples. If
+    anything fails, the previous version stays deployed. Raises DeploymentError for an invalid configuration.
     """
     if stop:
         return stop_deployment(environment, problem, reason)

@@ -1,4 +1,4 @@
-"""May the canary go on?"""
+"""Evaluate the running canary, and act on the result."""
 
 from typing import Any
 
@@ -14,21 +14,20 @@ from truecourse.problem.loader import load_problem
 
 @flow(name="guard", flow_run_name=run_name, on_running=[note_process])
 def guard(problem: str | None = None) -> dict[str, Any]:
-    """Hold the challenger's answers against the champion's, and widen its share, promote it, or take its share back.
+    """Compare the challenger's responses with the champion's, then increase its traffic, promote it, or roll it back.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
 
-    It reads the prediction log since the canary began, and makes one move at most. A share that was set by hand is only
-    ever taken back. Before a version comes into office, its gates are asked once more. Whom a withdrawal concerns is
-    told.
+    It reads the prediction log since the canary started, and makes one change at most. A traffic weight that was set by
+    hand is never increased, only rolled back. Before a promotion the gates are evaluated again. A rollback is notified.
     """
     name = load_problem(problem).name
     ship_log(name)
-    seen, decision = evaluate_canary(name)
+    before, decision = evaluate_canary(name)
     if decision.action == "promote":
         decision = reevaluate_gates(name, decision)
-    report = apply_canary_decision(name, seen, decision)
-    settled = record_findings(name, [report])
-    settled["told"] = notify(name)
-    return {**report.model_dump(mode="json"), "settled": settled}
+    report = apply_canary_decision(name, before, decision)
+    recorded = record_findings(name, [report])
+    recorded["told"] = notify(name)
+    return {**report.model_dump(mode="json"), "settled": recorded}

@@ -1,4 +1,4 @@
-"""Are pipelines, endpoints, the machine and the registry of models well?"""
+"""Check the health of pipelines, endpoints, the machine and the model registry."""
 
 from typing import Any
 
@@ -15,15 +15,16 @@ from truecourse.problem.loader import load_problem
 
 @flow(name="health", flow_run_name=run_name, on_running=[note_process])
 def health(problem: str | None = None) -> dict[str, Any]:
-    """Look at scheduled flows, tables, the online store and the prediction log, at the endpoints that should serve, at
-    this machine, and at what MLflow shows beside our record of models; tell whom a finding concerns; write the page,
-    and the control page.
+    """Check scheduled flows, tables, the online store, the prediction log, endpoints, this machine and the registry.
+
+    Findings are recorded and notified, and the health page and the control page are written. The registry check
+    compares MLflow with our own record of models.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
 
-    A check that cannot be made stops no other. Returns a sentence of each check, and of all of them, and what was told.
-    Raises CheckBroken, when all is done, if one broke.
+    A check that fails to run does not stop the others. Returns a sentence for each check, one for all of them, and the
+    notifications. Raises CheckBroken at the end if a check failed to run.
     """
     name = load_problem(problem).name
     reports = [
@@ -32,10 +33,10 @@ def health(problem: str | None = None) -> dict[str, Any]:
         run_check("machine", check_machine, name),
         run_check("registry", check_registry, name),
     ]
-    settled = record_findings(name, reports)
-    told: dict[str, Any] = {report.check: report.sentence for report in reports}
-    told |= {"health": publish_health(name), "settled": settled}
+    recorded = record_findings(name, reports)
+    result: dict[str, Any] = {report.check: report.sentence for report in reports}
+    result |= {"health": publish_health(name), "settled": recorded}
     publish_control(name)
-    settled["told"] = notify(name)
+    recorded["told"] = notify(name)
     require_unbroken(name, reports)
-    return told
+    return result

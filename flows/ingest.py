@@ -1,4 +1,4 @@
-"""Ingest: every table's new deliveries into its raw table."""
+"""Ingest every table's new deliveries into its raw table."""
 
 from prefect import flow
 
@@ -12,13 +12,13 @@ from truecourse.references import TableVersion
 
 @flow(name="ingest", flow_run_name=run_name, on_running=[note_process])
 def ingest(problem: str | None = None) -> dict[str, TableVersion]:
-    """Read what is new of every table's sources; a place whose newest content was read before is passed over.
+    """Read the new contents of every table's sources. A source whose content has not changed is skipped.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
 
     Returns the raw version of every table. Raises SourceError for sources that cannot be read, after all others were
-    taken in.
+    ingested.
     """
     spec = load_problem(problem)
     versions: dict[str, TableVersion] = {}

@@ -1,4 +1,4 @@
-"""Everything once: from sources to a packaged champion, its predictions and a drift check."""
+"""Run every step once: from sources to a packaged champion, its predictions and a drift check."""
 
 from datetime import datetime
 from typing import Any
@@ -28,20 +28,19 @@ from truecourse.registry import versions as registry
 
 @flow(name="lifecycle", flow_run_name=run_name, on_running=[note_process])
 def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | None = None) -> dict[str, Any]:
-    """Run every flow in order; each repeats only what is missing.
+    """Run every flow in order; each does only what is missing.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         tune: search the declared parameter space before training.
-        until: the moment (UTC) up to which labels count and features are loaded online; the data's end if empty.
+        until: the time (UTC) up to which labels count and features are loaded online; the data's end if empty.
 
-    What was done before from the same inputs is not done again: where nothing is new, the result says `nothing_new` and
-    tables, model, aliases and online store are as they were.
+    A step is not repeated for the same inputs. Without new data the result has `nothing_new`, and tables, model,
+    aliases and online store stay as they were.
 
-    A delivery that is refused does not hold up the accepted rows: everything runs with them, and the run fails at its
-    end. A model that fails a gate is registered as challenger and goes no further: packaging, scoring and monitoring
-    are those of the champion, if there is one. Raises ProblemError, before anything is read, if the specification is
-    wrong, and what the flows raise.
+    A refused delivery does not block the accepted rows: all steps run with them, and the run fails at the end. A model
+    that fails a gate is registered as challenger only; packaging, scoring and monitoring then use the champion, if
+    there is one. Raises ProblemError before anything is read if the specification is invalid, and what the flows raise.
     """
     spec = load_problem(problem)
     require_valid(spec)
@@ -74,11 +73,11 @@ def lifecycle(problem: str | None = None, tune: bool = False, until: datetime | 
             summary["package"] = package(name)
             summary["score"] = score(name, start=_first_unseen(spec), end=until)
         summary["monitor"] = monitor(name)
-    if refused is not None:  # what was accepted is used, and the run fails all the same
+    if refused is not None:  # accepted rows are used, but the run still fails
         raise refused
     return summary | {"nothing_new": current_state(spec) == before}
 
 
 def _first_unseen(problem: Problem) -> datetime | None:
-    """The first decision time that neither trains nor chooses a model; None where rows are split at random."""
+    """The first decision time that is used neither for training nor for model selection; None for a random split."""
     return midnight(problem.split.validate_until) if isinstance(problem.split, TimeSplit) else None

@@ -1,4 +1,4 @@
-"""From clean tables to feature tables, and from these to the online store."""
+"""Compute feature tables from clean tables, and load them into the online store."""
 
 from datetime import datetime
 
@@ -19,18 +19,17 @@ from truecourse.storage.tables import Tables
 def materialize(
     problem: str | None = None, until: datetime | None = None, online: bool = True
 ) -> dict[str, TableVersion]:
-    """Compute what new, late and corrected rows touch of each feature view, and load the newest values online.
+    """Update each feature view for new, late and corrected rows, and load the newest values online.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        until: the moment (UTC) whose values the online store gets; if empty the newest of the feature tables, or
-            the data's end with `clock="data"`.
-        online: whether to load the online store at all.
+        until: the online store gets the values known at this time (UTC); if empty the newest event of the feature
+            tables, or the data's end with `clock="data"`.
+        online: whether to load the online store.
 
-    A version in use that was trained on views which are defined otherwise now gets its own features beside the
-    problem's, until it is replaced. Returns the feature table version of each view. Raises FeatureError, that names the
-    file, for SQL that does not
-    return what its view declares.
+    A running version that was trained on older view definitions keeps getting features by those definitions, until it
+    is replaced. Returns the feature table version of each view. Raises FeatureError, which names the file, for SQL that
+    does not return the columns that its view declares.
     """
     spec = load_problem(problem)
     versions = {view.name: compute_view(spec.name, view.name) for view in spec.views}

@@ -1,4 +1,4 @@
-"""Is all well with data, predictions, pipelines, endpoints and the machine, and what is to be done where it is not?"""
+"""Check data, predictions, pipelines, endpoints, the machine and the registry, and act on the findings."""
 
 from datetime import datetime
 from typing import Any
@@ -28,21 +28,21 @@ def monitor(
     at: datetime | None = None,
     evidently: bool = False,
 ) -> dict[str, Any]:
-    """Make every check, enter what they find into the record, tell whom it concerns, ask for a retraining if one is
-    due, and remove, once a day, what the retention settings keep no longer.
+    """Run every check, record and notify the findings, and trigger a retraining if one is due.
+
+    Once a day it also removes what the retention settings keep no longer.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        start: the first moment (UTC) of the predictions to look at; `monitoring.window` before the end if empty.
-        end: that window's end (UTC, not included); the end of the last whole day with predictions if empty.
-        at: the moment (UTC) that counts as now: of drift, quality, skew and pipelines nothing later is read; if empty,
-            the problem's clock, the data's newest for skew and quality, and the wall clock for the others and the
-            record.
+        start: start (UTC) of the window of predictions to check; `monitoring.window` before the end if empty.
+        end: end (UTC, exclusive) of that window; the end of the last whole day with predictions if empty.
+        at: the reference time (UTC): drift, quality, skew and pipelines read nothing later. If empty:
+            the problem's clock for drift, the newest data for skew and quality, the wall clock for everything else.
         evidently: also write Evidently's own report, on a sample of rows.
 
-    A check that cannot be made says so in its report, and stops no other. Raises CheckBroken, when all is done, if one
-    broke, and SettingsError for an `at` in the future. Where a window is named, its drift alone is looked at, and
-    nothing is entered into the record: it is no news.
+    A check that fails to run reports its failure and does not stop the others. With `start` or `end`, only the drift of
+    that window is checked and nothing is recorded. Raises CheckBroken at the end if a check failed to run, and
+    SettingsError for an `at` in the future.
     """
     name, at = load_problem(problem).name, require_past(at)
     window = Window(start=start, end=end) if start or end else None
@@ -57,10 +57,10 @@ def monitor(
         run_check("machine", check_machine, name),
         run_check("registry", check_registry, name),
     ]
-    settled = record_findings(name, reports, at)
+    recorded = record_findings(name, reports, at)
     publish_health(name)
     publish_control(name)
     cleaned = clean_up(name) if at is None else {}
-    settled["told"] = notify(name, at)
+    recorded["told"] = notify(name, at)
     require_unbroken(name, reports)
-    return summary(name, reports) | {"settled": settled, "cleaned": cleaned}
+    return summary(name, reports) | {"settled": recorded, "cleaned": cleaned}

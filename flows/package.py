@@ -11,13 +11,13 @@ from truecourse.references import ArtifactRef
 
 @flow(name="package", flow_run_name=run_name, on_running=[note_process])
 def package(problem: str | None = None, version: int | None = None) -> ArtifactRef:
-    """Build and export the Bento of a model version; its SHA-256 goes onto the version.
+    """Build and export the Bento of a model version, and record its SHA-256 with the version.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         version: a number in the registry; the champion if empty.
 
-    A version that has a Bento of the same files keeps it. Raises ModelError if there is no such version, or the
-    problem has changed since it was trained.
+    A version whose Bento has the same files keeps it. Raises ModelError if there is no such version, or the problem has
+    changed since it was trained.
     """
     return package_model(load_problem(problem).name, version)

@@ -1,4 +1,4 @@
-"""Put a version in office, past the gates and, where the problem asks for it, past a person."""
+"""Promote a version that passes its gates and, where the problem requires it, a person's approval."""
 
 from datetime import datetime
 
@@ -24,28 +24,28 @@ def promote(
     until: datetime | None = None,
     accept_unknown: bool = False,
 ) -> Aliases:
-    """Judge a version against the champion on the cohorts that are closed by now, and make it champion, or a canary.
+    """Evaluate a version against the champion on closed cohorts, and make it champion, or start it as a canary.
 
     Args:
         reason: why, for the record.
         problem: a folder of `problems/`; the settings' default if empty.
         version: a number in the registry; the challenger if empty.
-        until: the moment (UTC) up to which labels count; if empty the newest label, or the data's end
+        until: the time (UTC) up to which labels count; if empty the newest label, or the data's end
             with `clock="data"`.
-        accept_unknown: promote it though gates could not be judged, for want of rows; not though one failed.
+        accept_unknown: promote even if gates could not be evaluated for lack of rows; never if a gate failed.
 
-    Where the problem asks for approval, the run pauses until a person has answered in the UI. Where it asks for a
-    canary, the version answers a share of the requests first, which `guard` widens. Raises GateFailed if a gate is shut
-    or the person says no, ModelError if the aliases were moved since the judging began.
+    If the problem requires approval, the run pauses until a person answers in the UI. If it requires a canary, the
+    version first gets a part of the traffic, which `guard` increases. Raises GateFailed if a gate failed or the person
+    refused, ModelError if the aliases changed since the evaluation started.
     """
     spec = load_problem(problem)
-    seen = aliases.current(spec.name)
-    chosen = candidate(spec.name, seen, version)
-    verdicts = evaluate_version(spec.name, chosen, seen.champion, take_snapshot(spec.name, until), accept_unknown)
-    reason = require_passed_gates(chosen, verdicts, reason, accept_unknown)
+    before = aliases.current(spec.name)
+    chosen = candidate(spec.name, before, version)
+    gates = evaluate_version(spec.name, chosen, before.champion, take_snapshot(spec.name, until), accept_unknown)
+    reason = require_passed_gates(chosen, gates, reason, accept_unknown)
     if spec.promotion.approval:
-        reason = request_approval(spec.promotion, chosen, reason, verdicts)
-    enter = start_canary if starts_as_canary(spec, seen, chosen) else make_champion
-    entered = enter(seen, chosen, reason)
+        reason = request_approval(spec.promotion, chosen, reason, gates)
+    promote_version = start_canary if starts_as_canary(spec, before, chosen) else make_champion
+    after = promote_version(before, chosen, reason)
     publish_control(spec.name)
-    return entered
+    return after

@@ -1,4 +1,4 @@
-"""Judge the newest model, register it, and promote it past its gates."""
+"""Evaluate the newest model, register it, and promote it if its gates pass."""
 
 from prefect import flow
 
@@ -14,16 +14,15 @@ from truecourse.registry.runs import trained_run
 
 @flow(name="register", flow_run_name=run_name, on_running=[note_process])
 def register(problem: str | None = None, run_id: str | None = None) -> ModelVersion:
-    """Evaluate a trained model on test rows, judge it by the problem's gates, and register it as a version.
+    """Evaluate a trained model on test rows and by the problem's gates, and register it as a version.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         run_id: the MLflow run of the training; the newest finished one if empty.
 
-    The version becomes challenger, and champion if every gate passes; a failing gate leaves the champion in office, and
-    so does a problem whose promotions need approval: `promote` asks for it.
-    A run that was registered before is judged again only where the gates have changed since. Raises ModelError if
-    nothing was trained.
+    The version becomes challenger, and champion if every gate passes. The champion stays if a gate fails, or if the
+    problem requires approval: `promote` asks for it. A run that was registered before is evaluated again only if the
+    gates have changed since. Raises ModelError if nothing was trained.
     """
     name = load_problem(problem).name
     run = trained_run(name, run_id)

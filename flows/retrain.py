@@ -1,4 +1,4 @@
-"""A model on newer data, because of findings, past the same gates as any other."""
+"""Retrain on newer data because of findings, with the same gates as any other model."""
 
 from datetime import datetime
 from typing import Any
@@ -19,30 +19,32 @@ from truecourse.problem.loader import load_problem
 
 @flow(name="retrain", flow_run_name=run_name, on_running=[note_process])
 def retrain(problem: str | None = None, reason: str = "", at: datetime | None = None) -> dict[str, Any]:
-    """Train on all that is known, judge, register, and package what came into office.
+    """Train on all known data, evaluate and register the model, and package it if it became champion.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        reason: why, if it is not for open findings: cool-down and budget do not hold then.
-        at: the moment (UTC) that the split moves to, as `Retraining` says, and up to which labels count; if empty the
-            split moves to the newest decision, and labels count as `train` counts them.
+        reason: why, if not because of open findings; cool-down and budget do not apply then.
+        at: the time (UTC) that the split moves to (see `Retraining`) and up to which labels count; if empty the split
+            moves to the newest decision, and labels count as in `train`.
 
-    An automation starts it when a finding makes it due. Of any number that are started, one trains, and the others say
-    why not. What comes of it is tied to the findings in the record, an error too. Raises what its flows raise.
+    An automation starts it when a finding makes it due. If several runs are started, one trains and the others return
+    why they did not. The outcome, or the error, is recorded with the findings. Raises what its flows raise.
     """
     spec = load_problem(problem)
     name = spec.name
-    begun = begin_retraining(name, reason)
-    if isinstance(begun, Decision):
-        return {"problem": name, "retrained": False, "because": begun.because}
+    attempt = begin_retraining(name, reason)
+    if isinstance(attempt, Decision):
+        return {"problem": name, "retrained": False, "because": attempt.because}
     moved = (at or newest_decision(name)) if spec.has_time else None
     try:
         run = train(name, until=at, moved=moved, tune=spec.monitoring.retraining.tune)
         version = register(name, run_id=run.run_id)
     except Exception as error:
-        fail_retraining(name, begun.number, error.what if isinstance(error, TruecourseError) else type(error).__name__)
+        fail_retraining(
+            name, attempt.number, error.what if isinstance(error, TruecourseError) else type(error).__name__
+        )
         raise
-    ended = end_retraining(name, begun.number, version)
+    ended = end_retraining(name, attempt.number, version)
     if ended.outcome == "champion":
         package(name)
     return {"problem": name, "retrained": True, "version": version, "outcome": ended.outcome, "because": ended.detail}

@@ -1,4 +1,4 @@
-"""Batch predictions into the predictions table."""
+"""Write batch predictions into the predictions table."""
 
 from datetime import datetime, timedelta
 
@@ -24,7 +24,7 @@ def score(
     end: datetime | None = None,
     explain: bool = False,
 ) -> TableVersion | FileScores:
-    """Score the decisions of a window, or the rows of a file, with features as they were known at decision time.
+    """Score the decisions of a window, or the rows of a file, with features as of decision time.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
@@ -32,14 +32,13 @@ def score(
             the problem's own decisions if empty.
         version: of the model; the champion if empty.
         start: the first decision time (UTC) to score; the earliest if empty. Not for files.
-        end: decision times before this moment (UTC) are scored; if empty all, or with `clock="data"`
-            those up to the data's end. Not for files.
+        end: score decision times before this time (UTC); all if empty, or with `clock="data"` those up to the data's
+            end. Not for files.
         explain: add the contribution of every feature.
 
-    What was scored before from the same data by the same model is not scored again. A file is read as the problem's own
-    table is, and its rows have the ids of the table's key, if it has that. Rows of a file that break the contract go
-    with their reasons to the table `rejected/<problem>`, and to a file among the reports. What was scored is counted by
-    the champion's bins for the drift check.
+    The same model does not score the same data twice. A file is parsed like the problem's own table; the table's key,
+    if the file has it, gives the row ids. Rows that break the contract go, with their reasons, to the table
+    `rejected/<problem>` and to a file among the reports. Daily histograms for the drift check are updated.
     """
     spec = load_problem(problem)
     name = spec.name

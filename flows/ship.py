@@ -1,4 +1,4 @@
-"""The prediction log into object storage, without waiting for the endpoint's own shipper."""
+"""Ship the prediction log to object storage, without waiting for the endpoint's own log shipper."""
 
 from prefect import flow
 
@@ -11,13 +11,14 @@ from truecourse.problem.loader import load_problem
 
 @flow(name="ship", flow_run_name=run_name, on_running=[note_process])
 def ship(problem: str | None = None) -> dict[str, int]:
-    """Ship the predictions that endpoints logged on this machine, each exactly once, gather the log's small files, and
-    count what came by the champion's bins for the drift check.
+    """Ship the predictions logged on this machine, each exactly once, compact the log's small files, and update the
+    daily histograms of the drift check.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
 
-    The process beside an endpoint ships all the time; this is for what it left, and to keep the table quick to read.
+    Each endpoint has a process that ships continuously. This flow ships what that process left, and keeps the table
+    fast to read.
     """
     name = load_problem(problem).name
     shipped = ship_log(name)

@@ -1,4 +1,4 @@
-"""Freeze a training frame and train on it."""
+"""Take a training snapshot and train a model on it."""
 
 from datetime import datetime
 
@@ -22,18 +22,18 @@ def train(
     trials: int | None = None,
     moved: datetime | None = None,
 ) -> TrainedRun:
-    """Join features to labels point in time, freeze the frame as a snapshot, and train on it.
+    """Join features to labels point in time, store the frame as a snapshot, and train on it.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        until: the moment (UTC) up to which labels count; if empty the newest label, or the data's end
+        until: the time (UTC) up to which labels count; if empty the newest label, or the data's end
             with `clock="data"`.
         tune: search the declared parameter space first.
         trials: how many parameter sets to try; the problem's own number if empty.
-        moved: the moment (UTC) that a split by time moves to, as `Retraining` says; the problem's own dates if empty.
+        moved: the time (UTC) that a split by time moves to (see `Retraining`); the problem's own dates if empty.
 
-    A snapshot and parameters that were trained before are not trained again. Raises FeatureError where a feature table
-    is behind its tables, LookAheadError where SQL reads what was not known yet, ModelError for labels that cannot be
+    The same snapshot and parameters are not trained twice. Raises FeatureError if a feature table is older than its
+    source tables, LookAheadError if SQL reads data that was not known yet, ModelError for labels that cannot be
     learned.
     """
     spec = load_problem(problem)

@@ -14,16 +14,16 @@ from truecourse.problem.loader import load_problem
 
 @flow(name="tune", flow_run_name=run_name, on_running=[note_process])
 def tune(problem: str | None = None, trials: int | None = None, until: datetime | None = None) -> dict[str, Any]:
-    """Search the problem's parameter space on training rows alone, and store the best for `train` with tune=True.
+    """Search the problem's parameter space on training rows only, and store the best set for `train` with tune=True.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
         trials: how many parameter sets to try; the problem's own number if empty.
-        until: the moment (UTC) up to which labels count; if empty the newest label, or the data's end
+        until: the time (UTC) up to which labels count; if empty the newest label, or the data's end
             with `clock="data"`.
 
-    Every trial is an MLflow run. A search that was interrupted goes on where it was. Raises ModelError if the problem
-    declares no space.
+    Every trial is an MLflow run. An interrupted search continues where it stopped. Raises ModelError if the problem
+    declares no search space.
     """
     name = load_problem(problem).name
     return search_parameters(name, take_snapshot(name, until), trials)

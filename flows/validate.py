@@ -1,4 +1,4 @@
-"""Validate: new deliveries into clean tables; bad rows, with their reasons, into quarantine."""
+"""Validate new deliveries: valid rows go to the clean tables, invalid rows with their reasons to quarantine."""
 
 from datetime import datetime
 
@@ -15,15 +15,15 @@ from truecourse.references import TableVersion
 
 @flow(name="validate", flow_run_name=run_name, on_running=[note_process])
 def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[str, TableVersion]:
-    """Judge every table's new deliveries, each by itself, against its declared schema; referenced tables first.
+    """Check each new delivery of every table against the declared schema; referenced tables come first.
 
     Args:
         problem: a folder of `problems/`; the settings' default if empty.
-        as_of: the moment (UTC) that freshness is measured at; now if empty.
+        as_of: the time (UTC) at which freshness is measured; now if empty.
 
-    Returns the clean version of every table. A delivery that breaks a critical expectation or a limit is refused and
-    blocks no other. Raises ValidationFailed at the end if this run refused one, or a table is stale; a refusal that
-    stood before is mentioned. The page of results is `reports/<problem>/validation.html` in storage.
+    Returns the clean version of every table. A delivery that breaks a critical expectation or a limit is refused; the
+    others are not affected. Raises ValidationFailed at the end if this run refused one, or a table is stale; it also
+    lists earlier refusals. The page of results is `reports/<problem>/validation.html` in storage.
     """
     spec = load_problem(problem)
     results: list[TableResult] = []
@@ -31,7 +31,7 @@ def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[
     try:
         for table in in_order_of_reference(spec):
             if waiting & {column.in_table for column in table.columns.values()}:
-                waiting.add(table.name)  # what it refers to is not known yet
+                waiting.add(table.name)  # a table that it references has no accepted rows yet
                 continue
             result = validate_table(spec.name, table.name, as_of)
             results.append(result)
@@ -42,7 +42,7 @@ def validate(problem: str | None = None, as_of: datetime | None = None) -> dict[
     publish(spec.name)
     require_accepted(spec.name, results)
     if waiting:
-        standing = [result.sentence() for one in results for result in one.refused]
-        what = f"no delivery was ever accepted for {', '.join(sorted(waiting))}:\n  " + "\n  ".join(standing)
+        refusals = [result.sentence() for one in results for result in one.refused]
+        what = f"no delivery was ever accepted for {', '.join(sorted(waiting))}:\n  " + "\n  ".join(refusals)
         raise ValidationFailed(what, where=f"problem {spec.name}", hint="correct the files and run ingest again")
     return {result.table: result.clean for result in results if result.clean is not None}

@@ -19,10 +19,10 @@ from truecourse.settings import child_environment, get_settings, override_settin
 
 HELD = """
 import os, sys, time
-from tasks.replay.worker_process import Beside
+from tasks.replay.worker_process import WorkerProcess
 from tests.besides import busy
 if __name__ == "__main__":
-    with Beside("deliveries") as worker:
+    with WorkerProcess("deliveries") as worker:
         worker.submit(busy)
         print(os.getpid(), flush=True)
         time.sleep(600)

@@ -1,4 +1,4 @@
-"""The steps of the flows: Prefect tasks that read references, do one thing, and return references.
+"""The steps of the flows: Prefect tasks that take references, do one thing, and return references.
 
 Only flows, the command line and benchmarks import tasks.
 """

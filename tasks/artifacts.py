@@ -7,10 +7,11 @@ from truecourse.settings import get_settings
 
 
 def show_page(page: str, key: str, problem: str, text: str) -> None:
-    """Show a page (its key in storage) with the flow run: as a link where reports are served over HTTP, else by its
-    place, as text: browsers follow no link from Prefect's UI to a file. Outside a flow run nothing is shown.
+    """Attach a report page to the current flow run as a Prefect artifact; do nothing outside a flow run.
 
-    `key`: of the artifact, without the problem. `text`: what the page is."""
+    The artifact is a link if reports are served over HTTP, else the file's location as text: browsers do not follow
+    links from Prefect's UI to files. `page`: its key in storage. `key`: of the artifact, without the problem. `text`:
+    the title of the page."""
     if FlowRunContext.get() is None:
         return
     name, url = artifact_key(key, problem), report_url(page)
@@ -22,11 +23,11 @@ def show_page(page: str, key: str, problem: str, text: str) -> None:
 
 
 def report_url(page: str) -> str:
-    """The URL of a page by its key in storage; empty where no server of reports is known."""
+    """The URL of a page, given its key in storage; empty if no report server is configured."""
     root = get_settings().reports_url.rstrip("/")
     return f"{root}/{page.removeprefix('reports/')}" if root else ""
 
 
 def artifact_key(key: str, problem: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes."""
+    """The artifact key of a problem, in the characters Prefect allows: lower-case letters, digits and dashes."""
     return f"{key}-{problem}".replace("_", "-").lower()

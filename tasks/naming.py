@@ -1,4 +1,4 @@
-"""What a flow run is called in Prefect's UI."""
+"""Names of flow runs in Prefect's UI."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,21 +8,21 @@ from typing import Any
 from truecourse.settings import get_settings
 
 SHOWN_PARAMETERS = ("version", "environment", "source", "until", "start")
-"""Parameters that tell one run of a flow from another."""
+"""Parameters that are shown in the name of a flow run."""
 
 
 def run_name() -> str:
-    """For `flow_run_name` of a flow: asked by Prefect when the run starts."""
+    """The name of the current flow run; Prefect calls it for `flow_run_name` when the run starts."""
     from prefect.runtime import flow_run
 
     return format_run_name(str(flow_run.flow_name), flow_run.parameters or {}, datetime.now(UTC))
 
 
 def format_run_name(flow: str, parameters: Mapping[str, Any], at: datetime) -> str:
-    """`train wine 2024-05-06 07:08 UTC`, and what was asked for beside the problem."""
+    """`train wine 2024-05-06 07:08 UTC`, followed by the parameters in SHOWN_PARAMETERS that are set."""
     problem = parameters.get("problem") or get_settings().problem
-    asked = [f"{name} {_short(parameters[name])}" for name in SHOWN_PARAMETERS if parameters.get(name) is not None]
-    return ", ".join([f"{flow} {problem} {at:%Y-%m-%d %H:%M} UTC", *asked])
+    shown = [f"{name} {_short(parameters[name])}" for name in SHOWN_PARAMETERS if parameters.get(name) is not None]
+    return ", ".join([f"{flow} {problem} {at:%Y-%m-%d %H:%M} UTC", *shown])
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The process that a flow runs in, noted for whoever has to tell a run that was killed from one that lives."""
+"""Record the process of each flow run, so that killed runs can be told from running ones."""
 
 import logging
 from typing import Any
@@ -9,8 +9,8 @@ log = logging.getLogger("truecourse.flowruns")
 
 
 def note_process(flow: Any, flow_run: Any, state: Any) -> None:
-    """A hook for `on_running` of every flow."""
+    """Record the process of a flow run; a hook for `on_running` of every flow."""
     try:
         flow_runs.write_note(str(flow_run.id))
     except OSError as error:
-        log.warning("the process of the flow run %s is not noted: %s", flow_run.name, error.strerror)
+        log.warning("the process of flow run %s was not recorded: %s", flow_run.name, error.strerror)

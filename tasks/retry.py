@@ -1,4 +1,4 @@
-"""Which failures may pass by themselves, and how long to wait for that."""
+"""The retry policy of tasks: which errors are transient, and the delays between attempts."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _FINAL = (AccessDenied, AlreadyExists, NotFound)
 
 
 def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    error = state.data  # the exception itself: the state is made for this question
+    error = state.data  # the exception itself: Prefect builds this state for the retry condition only
     return isinstance(error, StorageError | PlatformError | ConnectionError | TimeoutError) and not isinstance(
         error, _FINAL
     )
@@ -23,4 +23,4 @@ RETRY: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _is_transient,
 }
-"""Keyword arguments for @task: three more tries, 2, 4 and 8 seconds apart, for failures of storage and servers only."""
+"""Keyword arguments for @task: three retries after 2, 4 and 8 seconds, for storage and server errors only."""

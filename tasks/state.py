@@ -1,4 +1,4 @@
-"""All that a lifecycle can change, to tell whether it changed anything."""
+"""The state that a lifecycle run can change, to detect whether it changed anything."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from truecourse.storage.tables import Tables, clean_table, quarantine_table, raw
 
 
 def current_state(problem: Problem) -> dict[str, Any]:
-    """Table versions, training runs, model versions with their packages, aliases, and what is loaded online."""
+    """Table versions, training runs, model versions with their packages, aliases, and the last online loads."""
     tables, name = Tables(), problem.name
     names = [kind(name, table.name) for table in problem.tables for kind in (raw_table, clean_table, quarantine_table)]
     names += [*(feature_table(problem, view.name) for view in problem.views), predictions_table(name)]

@@ -1,4 +1,4 @@
-"""Which deliveries of a table are to be judged, and what becomes of each: its rows merged, or the delivery refused."""
+"""Select the pending deliveries of a table, check each one, and merge its rows or refuse it."""
 
 import json
 from collections.abc import Sequence
@@ -28,8 +28,10 @@ from truecourse.wording import counted, counted_of
 
 @dataclass
 class TableCheck:
-    """The outcome of judging: `total` and `watermark` (naive UTC) of the table after it. `stored`: whether there is a
-    clean table; `quarantined`: rows."""
+    """Outcome of checking a table's pending deliveries.
+
+    `stored`: whether a clean table exists. `total` and `watermark` (naive UTC): rows and newest time of the table after
+    the accepted deliveries. `quarantined`: number of rows."""
 
     stored: bool
     total: int = 0
@@ -39,7 +41,7 @@ class TableCheck:
 
 
 def rules_digest(problem: Problem, table: Table, tables: Tables) -> str:
-    """The digest of what a delivery is judged by: the table's declaration, and the tables that it refers to."""
+    """The digest of the rules for a delivery: the table's declaration, and the versions of the tables it references."""
     document = next(item for item in problem_document(problem)["tables"] if item["name"] == table.name)
     others = {column.in_table for column in table.columns.values() if column.in_table}
     versions = {name: str(tables.version(clean_table(problem.name, name))) for name in sorted(others)}
@@ -47,10 +49,11 @@ def rules_digest(problem: Problem, table: Table, tables: Tables) -> str:
 
 
 def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> PendingBatch | None:
-    """What is to be judged: new deliveries; refused ones that are still their place's newest and that are judged by
-    something else now; all of them if the table's rows were read again. None if there is nothing.
+    """The deliveries to check, or None if there are none.
 
-    Raises NotFound for a table that was never ingested."""
+    These are new deliveries, and refused ones that are still the newest of their place if the rules changed since. If
+    the table's rows were parsed again, all deliveries are checked. Raises NotFound for a table that was never
+    ingested."""
     raw = tables.version(raw_table(problem.name, table.name))
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if raw is None or not known:
@@ -74,53 +77,55 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
             again.append(delivery)
         elif result.because_of_table:
             waiting.append(delivery)
-    judged = sorted([*new, *again, *(waiting if new or again else ())], key=lambda d: d.number)
-    return PendingBatch(raw, tuple(judged), tuple(known), frozenset(taken), revalidates_all=False) if judged else None
+    pending = sorted([*new, *again, *(waiting if new or again else ())], key=lambda d: d.number)
+    return PendingBatch(raw, tuple(pending), tuple(known), frozenset(taken), revalidates_all=False) if pending else None
 
 
 def check_deliveries(
     connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: PendingBatch
 ) -> TableCheck:
-    """Judge the pending deliveries in order. What is to be written stands in corrections' relations afterwards, and the
-    bad rows of accepted deliveries in the relation `quarantined_now`."""
+    """Check the pending deliveries in order.
+
+    Afterwards the relations of truecourse.data.merge hold the rows to write, and the relation `quarantined_now` holds
+    the invalid rows of accepted deliveries."""
     name = clean_table(problem.name, table.name)
     _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
-    judged = TableCheck(stored=last is not None)
+    outcome = TableCheck(stored=last is not None)
     clean = None
     if last is not None and not pending.revalidates_all:
         clean = TableVersion(name=name, version=last["version"])
-        judged.total = last["total"]
-        judged.watermark = datetime.fromisoformat(last["watermark"]) if last["watermark"] else None
+        outcome.total = last["total"]
+        outcome.watermark = datetime.fromisoformat(last["watermark"]) if last["watermark"] else None
     several = len(pending.deliveries) > 1
     tallies = check(problem, table, tables, pending, clean)
     corrections.create_relations(connection, table, tables.dataset(clean) if clean else None, several=several)
     _bind(connection, problem, table, tables, pending)
-    digest, before, group = rules_digest(problem, table, tables), judged.watermark, -1
+    digest, before, group = rules_digest(problem, table, tables), outcome.watermark, -1
     taken = set(pending.accepted)
     for delivery, tally in zip(pending.deliveries, tallies, strict=True):
         if delivery.group != group:
-            group, before = delivery.group, judged.watermark
+            group, before = delivery.group, outcome.watermark
         standing = _other_places(pending.known, taken, delivery)
         merge, reasons, faults, of_table = _check_delivery(
-            connection, table, judged, delivery, pending.known, standing, tally
+            connection, table, outcome, delivery, pending.known, standing, tally
         )
         if not faults:
             corrections.apply_merge(connection, table, merge, before, several=several)
-            judged.total += merge.inserted - merge.removed
-            judged.watermark = merge.watermark
-            judged.quarantined += len(reasons)
+            outcome.total += merge.inserted - merge.removed
+            outcome.watermark = merge.watermark
+            outcome.quarantined += len(reasons)
             taken.add(delivery.number)
             connection.execute(f"INSERT INTO quarantined_now SELECT {ROW}, {delivery.number}, _tc_reasons FROM bad")  # noqa: S608
             connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM bad")  # noqa: S608
-        judged.results.append(
+        outcome.results.append(
             ValidationResult(
                 problem=problem.name,
                 table=table.name,
                 delivery=delivery,
                 raw=pending.raw,
                 rows=_counts(delivery, merge, len(reasons), tally),
-                total=judged.total,
-                watermark=judged.watermark,
+                total=outcome.total,
+                watermark=outcome.watermark,
                 validated_at=datetime.now(UTC),
                 outcomes=validation_report.summarize_tallies(tally),
                 refused=tuple(faults),
@@ -128,27 +133,27 @@ def check_deliveries(
                 because_of_table=of_table,
             )
         )
-    return _refuse_if_too_few(table, judged)
+    return _refuse_if_too_few(table, outcome)
 
 
 def _bind(
     connection: duckdb.DuckDBPyConnection, problem: Problem, table: Table, tables: Tables, pending: PendingBatch
 ) -> None:
-    """Relations `raw` (all of it), `raw_rows` (the pending deliveries), `quarantined` (row numbers so far) and
-    `quarantined_now`."""
+    """Create the relations `raw` (the whole table), `raw_rows` (the pending deliveries), `quarantined` (row numbers so
+    far) and `quarantined_now` (empty)."""
     dataset = tables.dataset(pending.raw)
     connection.register("raw", dataset)
     rows = dataset.scanner(filter=pending.selected)
     connection.register("pending_rows", rows.to_reader())
     connection.execute("CREATE TEMP TABLE raw_rows AS SELECT * FROM pending_rows")
-    found = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
+    ((found,),) = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
     wanted = sum(delivery.rows for delivery in pending.deliveries)
-    assert found == [(wanted,)], f"{pending.raw} has {counted(found, 'row')} of deliveries that say {wanted}"
+    assert found == wanted, f"{pending.raw} has {found} rows, its deliveries list {wanted}"
     connection.execute(f"CREATE TEMP TABLE quarantined ({ROW} BIGINT)")
     connection.execute(f"CREATE TEMP TABLE quarantined_now ({ROW} BIGINT, _tc_delivery BIGINT, _tc_reasons VARCHAR)")
-    there = tables.version(quarantine_table(problem.name, table.name))
-    if there is not None and not pending.revalidates_all and table.key and table.combines == "replace":
-        connection.register("before", tables.dataset(there))
+    before = tables.version(quarantine_table(problem.name, table.name))
+    if before is not None and not pending.revalidates_all and table.key and table.combines == "replace":
+        connection.register("before", tables.dataset(before))
         connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM before")  # noqa: S608
 
 
@@ -161,13 +166,14 @@ def _other_places(known: Sequence[Delivery], taken: set[int], delivery: Delivery
 def _check_delivery(
     connection: duckdb.DuckDBPyConnection,
     table: Table,
-    judged: TableCheck,
+    outcome: TableCheck,
     delivery: Delivery,
     known: Sequence[Delivery],
     standing: Sequence[Delivery],
     tallies: Tallies,
 ) -> tuple[Merge, dict[int, list[dict[str, str | None]]], list[str], bool]:
-    """The merge of one delivery, why rows go to quarantine, why it is refused, and whether that is for the table."""
+    """Check one delivery: its merge, the quarantine reasons by row, the reasons to refuse it, and whether those concern
+    the table's row limits rather than the delivery."""
     connection.execute(
         f"CREATE OR REPLACE TEMP VIEW batch AS SELECT * FROM raw_rows "  # noqa: S608
         f"WHERE {ROW} >= {delivery.start} AND {ROW} < {delivery.end}"
@@ -175,25 +181,24 @@ def _check_delivery(
     check_unique(connection, table, tallies)
     reasons = validation_report.reasons_by_row(tallies)
     _split(connection, table, reasons)
-    merge = corrections.plan_merge(connection, table, delivery, known, standing, judged.watermark)
+    merge = corrections.plan_merge(connection, table, delivery, known, standing, outcome.watermark)
     faults = validation_report.refusals(table, tallies, delivery, len(reasons))
     if delivery.beginning_of is not None and table.max_removed < 1:
-        what = (
-            f"its bytes are the beginning of those of delivery {delivery.beginning_of}, which its place held before: "
+        faults.append(
+            f"it is cut short: its bytes are the first part of delivery {delivery.beginning_of} from the same place; "
+            "upload it again, or accept it with max_removed=1"
         )
-        faults.append(f"{what}an upload that broke off? (max_removed=1 would take it)")
     copied = deliveries.is_copy(delivery, known)
     if not copied and merge.removed > table.max_removed * merge.before:
-        least = f"max_removed={table.max_removed:g}"
         faults.append(
-            f"it takes away {counted_of(merge.removed, merge.before, 'row')} that its place had, "
-            f"more than {least} allows"
+            f"it removes {counted_of(merge.removed, merge.before, 'row')} of its place, "
+            f"more than max_removed={table.max_removed:g} allows"
         )
     if faults:
         return merge, reasons, faults, False
-    total = judged.total + merge.inserted - merge.removed
+    total = outcome.total + merge.inserted - merge.removed
     least_rows, most_rows = table.rows or (0, None)
-    if (most_rows is not None and total > most_rows) or (total < least_rows <= judged.total):
+    if (most_rows is not None and total > most_rows) or (total < least_rows <= outcome.total):
         return merge, reasons, [_row_limit_fault(table, total)], True
     return merge, reasons, [], False
 
@@ -202,30 +207,30 @@ def _row_limit_fault(table: Table, total: int) -> str:
     return f"the table would have {counted(total, 'row')}, outside rows={table.rows}"
 
 
-def _refuse_if_too_few(table: Table, judged: TableCheck) -> TableCheck:
-    """A table that has too few rows even with all its deliveries takes none of them yet."""
+def _refuse_if_too_few(table: Table, outcome: TableCheck) -> TableCheck:
+    """Refuse all deliveries if the table would have too few rows even with all of them."""
     least, _ = table.rows or (0, None)
-    if judged.total >= least:
-        return judged
-    judged.results = [
+    if outcome.total >= least:
+        return outcome
+    outcome.results = [
         result
         if result.refused
-        else result.model_copy(update={"refused": (_row_limit_fault(table, judged.total),), "because_of_table": True})
-        for result in judged.results
+        else result.model_copy(update={"refused": (_row_limit_fault(table, outcome.total),), "because_of_table": True})
+        for result in outcome.results
     ]
-    return judged
+    return outcome
 
 
 def _split(
     connection: duckdb.DuckDBPyConnection, table: Table, reasons: dict[int, list[dict[str, str | None]]]
 ) -> None:
-    """Relations `bad`, rows that go to quarantine with their reasons, and `good`, the delivery's other rows."""
-    written = [json.dumps(items, ensure_ascii=False) for items in reasons.values()]
-    bad = pa.table({ROW: pa.array(reasons, pa.int64()), "_tc_reasons": pa.array(written, pa.string())})
+    """Create the relations `bad`, rows for quarantine with their reasons, and `good`, the delivery's other rows."""
+    documents = [json.dumps(items, ensure_ascii=False) for items in reasons.values()]
+    bad = pa.table({ROW: pa.array(reasons, pa.int64()), "_tc_reasons": pa.array(documents, pa.string())})
     connection.register("bad", bad)
     declared = ", ".join(map(sql.quoted, table.columns))
-    kept = f"ANTI JOIN bad USING ({ROW})" if reasons else ""
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW good AS SELECT {declared}, {ROW} FROM batch {kept}")  # noqa: S608
+    without_bad = f"ANTI JOIN bad USING ({ROW})" if reasons else ""
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW good AS SELECT {declared}, {ROW} FROM batch {without_bad}")  # noqa: S608
 
 
 def _counts(delivery: Delivery, merge: Merge, quarantined: int, tallies: Tallies) -> Counts:

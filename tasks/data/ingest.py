@@ -1,4 +1,4 @@
-"""Bring a table's new deliveries into its raw table, in one commit; their bytes are kept before it."""
+"""Append a table's new deliveries to its raw table in one commit, after archiving their bytes."""
 
 import logging
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ PATIENCE = 600
 
 @dataclass(frozen=True)
 class Staged:
-    """A new content of a place. `path`: its rows in an Arrow file; None for a copy, and for one that cannot be read."""
+    """New content of a place. `path`: an Arrow file of its rows; None for a copy, or if it cannot be read."""
 
     located: Located
     place: str
@@ -46,10 +46,10 @@ class Staged:
 
 @task(name="ingest_table", task_run_name="ingest {table}", **RETRY)
 def ingest_table(problem: str, table: str) -> TableVersion:
-    """The raw table's version that holds every delivery of the table.
+    """Ingest the table's new deliveries; returns the raw table's version.
 
-    Raises SourceError for new sources that cannot be read, after all others were taken in. They are recorded as
-    refused, unless none could be read and the table is not there yet: then nothing is written."""
+    Raises SourceError for new sources that cannot be read, after ingesting all others. They are recorded as refused. If
+    none can be read and the table does not exist yet, nothing is written."""
     spec = load_problem(problem)
     return ingest_sources(spec, spec.table(table), Tables())
 
@@ -80,12 +80,12 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
 
 
 def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
-    """The deliveries so far, their rows as the table is declared now."""
+    """The deliveries so far; parses their rows again if the table's declaration changed."""
     name, wanted = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if not known and tables.exists(name):
         hint = "an earlier version wrote it: choose another TRUECOURSE_HOME, or another storage root"
-        raise SourceError("the stored table does not say which deliveries it holds", where=name, hint=hint)
+        raise SourceError("the stored table has no record of its deliveries", where=name, hint=hint)
     if known and shape != wanted:
         with locked(tables.store, name, patience=PATIENCE):
             known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
@@ -97,7 +97,7 @@ def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Del
 def _stage(
     problem: Problem, table: Table, tables: Tables, folder: Path, located: list[Located], known: list[Delivery]
 ) -> list[Staged]:
-    """Every new content of a place, parsed into an Arrow file, so that nothing is written before all were read."""
+    """Parse every new content of a place into an Arrow file, so that nothing is written before all were read."""
     newest = deliveries.newest_by_place(known)
     alias = {deliveries.place_of(problem, table, d.uri): d.place for d in known}
     places = [alias.get(place, place) for place in (deliveries.place_of(problem, table, one.uri) for one in located)]
@@ -116,7 +116,7 @@ def _stage(
         if owner is not None and owner != place:
             moved = owner not in now
             log.warning(
-                "%s: %s holds the same bytes as %s%s: its rows are taken once",
+                "%s: %s holds the same bytes as %s%s: its rows are ingested once",
                 table.name, one.uri, owner, ", which is gone" if moved else "",
             )  # fmt: skip
             staged.append(Staged(one, owner if moved and last is None else place))
@@ -129,13 +129,13 @@ def _stage(
 def _parse(
     problem: Problem, table: Table, tables: Tables, one: Located, place: str, last: Delivery | None, path: Path
 ) -> Staged:
-    kept_now = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
+    newly_archived = deliveries.archive(tables.store, problem.name, table.name, one.sha256, one.path)
     try:
         rows = write_ipc(path, read_batches(one, table), batch_schema(table.columns))
     except SourceError as error:
         return Staged(one, place, error=error)
     if sha256_file(one.path) != one.sha256:
-        if kept_now:  # the kept bytes may be of neither content
+        if newly_archived:  # the archived bytes may mix both contents
             tables.store.delete(deliveries.archive_key(problem.name, table.name, one.sha256))
         raise SourceError("it changed while it was read", where=one.uri, hint="run ingest again when it is complete")
     begins = last is not None and deliveries.is_beginning(
@@ -145,7 +145,7 @@ def _parse(
 
 
 def _append(problem: Problem, table: Table, tables: Tables, staged: list[Staged]) -> TableVersion:
-    """Under the table's lock: append what another run has not appended meanwhile."""
+    """Append the staged contents, except those that another run appended meanwhile. Needs the table's lock."""
     name = raw_table(problem.name, table.name)
     known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
     staged = [item for item in staged if _is_new(known, item)]
@@ -175,19 +175,19 @@ def _is_new(known: list[Delivery], staged: Staged) -> bool:
     if last is None or last.sha256 != staged.located.sha256:
         return True
     if staged.path is not None:
-        return deliveries.is_copy(last, known)  # the place it was copied from holds something else now
+        return deliveries.is_copy(last, known)  # the original place now has other content
     return staged.error is None and last.uri != staged.located.uri
 
 
 def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Delivery]:
-    made: list[Delivery] = []
+    new: list[Delivery] = []
     group, start, now = len(known), known[-1].end if known else 0, datetime.now(UTC)
     for item in staged:
-        same = [d for d in (*known, *made) if d.sha256 == item.located.sha256 and d.copy_of is None and not d.fault]
+        same = [d for d in (*known, *new) if d.sha256 == item.located.sha256 and d.copy_of is None and not d.fault]
         copy = item.path is None and item.error is None
-        made.append(
+        new.append(
             Delivery(
-                number=group + len(made),
+                number=group + len(new),
                 uri=item.located.uri,
                 place=item.place,
                 sha256=item.located.sha256,
@@ -202,7 +202,7 @@ def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Deliver
             )
         )
         start += item.rows
-    return made
+    return new
 
 
 def _rows(staged: list[Staged], schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
@@ -215,6 +215,6 @@ def _rows(staged: list[Staged], schema: pa.Schema, start: int) -> Iterator[pa.Re
 def _expire(problem: Problem, table: Table, tables: Tables) -> None:
     if retention := get_settings().source_retention:
         known, _ = deliveries.read_deliveries(tables, problem.name, table.name)
-        gone = deliveries.delete_expired(tables, problem, table, known, retention, datetime.now(UTC))
-        if gone:
-            log.info("%s: the bytes of %d replaced sources were deleted", table.name, len(gone))
+        deleted = deliveries.delete_expired(tables, problem, table, known, retention, datetime.now(UTC))
+        if deleted:
+            log.info("%s: deleted the archived bytes of %d replaced sources", table.name, len(deleted))

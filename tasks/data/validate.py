@@ -1,4 +1,4 @@
-"""Judge a table's new deliveries one by one: valid rows to the clean table, bad ones to quarantine, none lost."""
+"""Validate a table's new deliveries one by one: valid rows go to the clean table, invalid rows to quarantine."""
 
 import logging
 from datetime import UTC, datetime
@@ -35,14 +35,14 @@ PATIENCE = 600
 
 @task(name="validate_table", task_run_name="validate {table}", **RETRY)
 def validate_table(problem: str, table: str, as_of: datetime | None = None) -> TableResult:
-    """Judge every delivery that was not yet, in order, each by itself; what is accepted is one commit.
+    """Check every pending delivery on its own, in order, and write the accepted ones in one commit.
 
-    as_of: the moment freshness is measured at (UTC if it has no zone); if None now, or the data's end so
+    as_of: the time at which freshness is measured (UTC if it has no zone); if None now, or the data's end so
         far with `clock="data"`.
 
-    A delivery is refused if a critical expectation breaks, too many of its rows are bad or cells unreadable, it takes
-    too many rows away, or the table would have too few or too many rows. Raises nothing for it: see
-    validation.require_accepted()."""
+    A delivery is refused if a critical expectation fails, too many of its rows are invalid or values unreadable, it
+    removes too many rows, or the table would have too few or too many rows. A refusal raises nothing here: see
+    validation_report.require_accepted()."""
     spec, tables = load_problem(problem), Tables()
     moment = as_of or _now(spec, tables)
     moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
@@ -52,7 +52,7 @@ def validate_table(problem: str, table: str, as_of: datetime | None = None) -> T
 def _now(problem: Problem, tables: Tables) -> datetime:
     if problem.clock == "wall":
         return datetime.now(UTC)
-    return data_end(problem, tables) or datetime(1970, 1, 1, tzinfo=UTC)  # the first data is the newest there is
+    return data_end(problem, tables) or datetime(1970, 1, 1, tzinfo=UTC)  # no data yet: nothing is stale
 
 
 @task(name="publish_validation", **RETRY)
@@ -61,11 +61,11 @@ def publish(problem: str) -> str:
 
 
 def publish_page(problem: str) -> str:
-    """The page of every table's newest result: its key. Inside a flow run it is also shown there as an artifact."""
+    """Write the page of every table's newest result, and attach it to the flow run; returns its key."""
     tables, spec = Tables(), load_problem(problem)
     key = validation_report.save_page(tables, spec)
     control_page.require_page(tables.store, spec)
-    show_page(key, "validation", problem, "What validation found")
+    show_page(key, "validation", problem, "Validation results")
     return key
 
 
@@ -77,8 +77,10 @@ def raw_versions(problem: Problem) -> dict[str, TableVersion]:
 
 
 def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, TableVersion]:
-    """The clean version of every table, after a run that refused something. Raises `refused` where the rest of the
-    lifecycle has nothing to go on with: nothing was ever accepted for a table, or not as it is declared now."""
+    """The clean version of every table, after a run that refused a delivery.
+
+    Raises `refused` if the lifecycle cannot continue: a table has no accepted delivery, or none under its current
+    declaration."""
     tables, found = Tables(), dict[str, TableVersion]()
     for table in problem.tables:
         _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
@@ -89,12 +91,12 @@ def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, 
 
 
 def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime) -> TableResult:
-    """`as_of`: naive UTC. Raises NotFound for a table that was never ingested."""
+    """validate_table() for loaded objects. `as_of`: naive UTC. Raises NotFound for a table that was never ingested."""
     name = clean_table(problem.name, table.name)
     results: list[ValidationResult] = []
     if pending_deliveries(problem, table, tables) is not None:
         with locked(tables.store, name, patience=PATIENCE):
-            pending = pending_deliveries(problem, table, tables)  # another run may have done it while we waited
+            pending = pending_deliveries(problem, table, tables)  # another run may have validated them meanwhile
             if pending is not None:
                 results = check_and_write(problem, table, tables, pending)
     else:
@@ -102,7 +104,7 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
     refused = validation_report.standing_refusals(tables, problem.name, table.name)
     fresh = {result.delivery.number for result in results}
     for result in refused:
-        log.warning("%s%s", "" if result.delivery.number in fresh else "still standing: ", result.sentence())
+        log.warning("%s%s", "" if result.delivery.number in fresh else "still refused: ", result.sentence())
     _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
     watermark = datetime.fromisoformat(last["watermark"]) if last and last["watermark"] else None
     return TableResult(
@@ -116,50 +118,54 @@ def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime
 
 
 def check_and_write(problem: Problem, table: Table, tables: Tables, pending: PendingBatch) -> list[ValidationResult]:
-    """What was found is saved before the commit: without it the deliveries are judged again."""
+    """Check the pending deliveries, save the results, then commit the accepted rows.
+
+    A run that stops before its commit checks the deliveries again."""
     name = clean_table(problem.name, table.name)
     with sql.connect() as connection:
-        judged = check_deliveries(connection, problem, table, tables, pending)
+        outcome = check_deliveries(connection, problem, table, tables, pending)
         if pending.revalidates_all:
-            _require_kept(problem, table, tables, pending, judged)
-        _warn_of_overlaps(connection, table, pending, judged)
-        for result in judged.results:
+            _require_kept(problem, table, tables, pending, outcome)
+        _warn_of_overlaps(connection, table, pending, outcome)
+        for result in outcome.results:
             validation_report.save_result(tables.store, result)
-        if any(not result.refused for result in judged.results):
-            _quarantine(connection, problem, table, tables, pending, judged)
-            _write(connection, table, tables, pending, judged, name)
-    for result in judged.results:
+        if any(not result.refused for result in outcome.results):
+            _quarantine(connection, problem, table, tables, pending, outcome)
+            _write(connection, table, tables, pending, outcome, name)
+    for result in outcome.results:
         if not result.refused:
             log.info("%s: delivery %d: %s", table.name, result.delivery.number, result.rows.document())
         for warning in result.warnings:
             log.warning("%s: %s", table.name, warning)
-    return judged.results
+    return outcome.results
 
 
 def _warn_of_overlaps(
-    connection: duckdb.DuckDBPyConnection, table: Table, pending: PendingBatch, judged: TableCheck
+    connection: duckdb.DuckDBPyConnection, table: Table, pending: PendingBatch, outcome: TableCheck
 ) -> None:
-    fresh = {result.delivery.number for result in judged.results if not result.refused}
+    fresh = {result.delivery.number for result in outcome.results if not result.refused}
     taken = [d for d in pending.known if d.number in fresh | (set() if pending.revalidates_all else pending.accepted)]
     standing = taken if table.combines == "append" else list(deliveries.newest_by_place(taken).values())
     found = overlap.overlaps(connection, table, standing, fresh)
-    judged.results = [
+    outcome.results = [
         result.model_copy(update={"warnings": (found[number],)})
         if (number := result.delivery.number) in found
         else result
-        for result in judged.results
+        for result in outcome.results
     ]
 
 
-def _require_kept(problem: Problem, table: Table, tables: Tables, pending: PendingBatch, judged: TableCheck) -> None:
-    """A changed declaration may not take away what stands. Raises ValidationFailed, and nothing was written."""
+def _require_kept(problem: Problem, table: Table, tables: Tables, pending: PendingBatch, outcome: TableCheck) -> None:
+    """Require that deliveries accepted before pass the table's changed declaration.
+
+    Raises ValidationFailed otherwise; nothing is written then."""
     before, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
     newest = deliveries.newest_by_place(d for d in pending.known if d.number in before)
     standing = {d.number for d in newest.values()} if table.combines == "replace" else set(before)
-    faults = [r.sentence() for r in judged.results if r.refused and r.delivery.number in standing]
+    faults = [r.sentence() for r in outcome.results if r.refused and r.delivery.number in standing]
     if faults:
         what = "as the table is declared now, deliveries that were accepted before would be refused:\n  "
-        hint = "correct the table's columns, key or limits in problem.py; what is stored was not changed"
+        hint = "correct the table's columns, key or limits in problem.py; stored data was not changed"
         raise ValidationFailed(what + "\n  ".join(faults), where=f"{problem.name}.{table.name}", hint=hint)
 
 
@@ -169,32 +175,34 @@ def _quarantine(
     table: Table,
     tables: Tables,
     pending: PendingBatch,
-    judged: TableCheck,
+    outcome: TableCheck,
 ) -> None:
-    """Before the clean table, whose commit acknowledges the deliveries: what an attempt that died left is replaced."""
+    """Write the invalid rows to the quarantine table, and replace those that a stopped run left.
+
+    This comes before the clean table's commit, which marks the deliveries as accepted."""
     name = quarantine_table(problem.name, table.name)
-    numbers = [result.delivery.number for result in judged.results]
-    there = tables.version(name)
-    left = there is not None and tables.dataset(there).count_rows(filter=pc.field("_tc_delivery").isin(numbers))
-    if not judged.quarantined and not left and not (pending.revalidates_all and there):
+    numbers = [result.delivery.number for result in outcome.results]
+    before = tables.version(name)
+    left = before is not None and tables.dataset(before).count_rows(filter=pc.field("_tc_delivery").isin(numbers))
+    if not outcome.quarantined and not left and not (pending.revalidates_all and before):
         return
     declared = ", ".join(map(sql.quoted, table.columns))
     query = (
         f"SELECT {declared}, {ROW}, _tc_unreadable, _tc_delivery, _tc_reasons "  # noqa: S608
         f"FROM raw_rows JOIN quarantined_now USING ({ROW}) ORDER BY {ROW}"
     )
-    own = [
+    added = [
         (ROW, pa.int64()),
         ("_tc_unreadable", pa.string()),
         ("_tc_delivery", pa.int64()),
         ("_tc_reasons", pa.string()),
     ]
-    schema = pa.schema([*list(merge.clean_schema(table))[:-3], *(pa.field(n, kind) for n, kind in own)])
+    schema = pa.schema([*list(merge.clean_schema(table))[:-3], *(pa.field(n, kind) for n, kind in added)])
     rows = _stream(connection, query, schema)
     commit = {"flow": "validate", "run": str(flow_run.get_id() or ""), "inputs": [pending.raw.model_dump()]}
-    if pending.revalidates_all and there:
+    if pending.revalidates_all and before:
         tables.rewrite(name, rows, commit)
-    elif there:
+    elif before:
         where = f"_tc_delivery IN ({', '.join(map(str, numbers))})"
         tables.replace(name, rows, commit, where=where)
     else:
@@ -206,12 +214,13 @@ def _write(
     table: Table,
     tables: Tables,
     pending: PendingBatch,
-    judged: TableCheck,
+    outcome: TableCheck,
     name: str,
 ) -> TableVersion:
-    """One commit that names the accepted deliveries: the new rows appended, or, where stored rows are superseded, the
-    whole table."""
-    accepted = [result for result in judged.results if not result.refused]
+    """Write the clean table in one commit that lists the accepted deliveries.
+
+    The new rows are appended; if stored rows are superseded, the whole table is replaced."""
+    accepted = [result for result in outcome.results if not result.refused]
     counts = [result.rows.document() for result in accepted]
     commit = {
         "flow": "validate",
@@ -220,11 +229,11 @@ def _write(
         "shape": deliveries.shape_digest(table),
         "deliveries": [_delivery_entry(result) for result in accepted],
         "rows": {name: sum(count[name] for count in counts) for name in validation_report.Counts(rows_in=0).document()},
-        "total": judged.total,
-        "watermark": judged.watermark.isoformat() if judged.watermark else None,
+        "total": outcome.total,
+        "watermark": outcome.watermark.isoformat() if outcome.watermark else None,
     }
     schema = merge.clean_schema(table)
-    if pending.revalidates_all and judged.stored:
+    if pending.revalidates_all and outcome.stored:
         reader = _stream(connection, merge.new_rows(table), schema)
         return tables.rewrite(name, reader, commit | {"rewritten": True})
     if merge.supersedes_rows(connection):

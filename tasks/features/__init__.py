@@ -1,4 +1,4 @@
-"""Feature views: computed, loaded into the online store, and joined to decisions.
+"""Compute feature views, load them into the online store, and join them to decisions.
 
 Depends on `truecourse.features` and `feature_repo`.
 """

@@ -16,7 +16,7 @@ log = logging.getLogger("truecourse.features.compute")
 
 @task(name="compute view", task_run_name="compute {view}", **RETRY)
 def compute_view(problem: str, view: str) -> TableVersion:
-    """Bring a view's feature table up to the newest clean tables."""
+    """Update a view's feature table from the newest clean tables."""
     version = compute(load_problem(problem), Tables(), view, run=flow_run.get_id() or "")
     log.info("%s", version)
     return version

@@ -1,4 +1,4 @@
-"""Decisions with their features as they were known at the time of each decision."""
+"""Decisions with their features as of each decision time (point in time)."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,8 @@ Versions = Mapping[str, TableVersion]
 
 
 def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[str, TableVersion]:
-    """The newest version of every feature table. Raises FeatureError for one that is behind its tables."""
+    """The newest version of every feature table. Raises NotFound for a view that was never computed,
+    FeatureError for one that is older than its source tables."""
     versions: dict[str, TableVersion] = {}
     hint = f"truecourse run materialize --problem {problem.name}"
     for view in problem.views:
@@ -27,7 +28,7 @@ def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[
         current = {reference.name: reference for reference in clean.values()}
         for item in map(TableVersion.model_validate, commit.get("inputs", ())):
             if item.name in current and item != current[item.name]:
-                what = f"was computed from {item}, and the table is at version {current[item.name].version}"
+                what = f"was computed from {item}, but the table is at version {current[item.name].version}"
                 raise FeatureError(what, where=f"{problem.name}.{view.name}", hint=hint)
         versions[view.name] = version
     return versions
@@ -36,7 +37,7 @@ def feature_versions(problem: Problem, tables: Tables, clean: Versions) -> dict[
 def decision_frame(
     problem: Problem, tables: Tables, clean: Versions, features: Versions, window: Window | None = None
 ) -> pa.Table:
-    """Every decision of the window with its request fields and features as they were known at its decision time."""
+    """Every decision of the window with its request fields, and its features as of the decision time."""
     spine = frames.with_request_features(problem, frames.spine(problem, tables, clean, window))
     return with_view_features(problem, tables, spine, features)
 

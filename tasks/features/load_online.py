@@ -1,4 +1,4 @@
-"""Bring Feast's registry and online store up to the feature tables."""
+"""Update Feast's registry and online store from the feature tables."""
 
 import logging
 from datetime import datetime
@@ -34,7 +34,7 @@ def apply_definitions(problem: str) -> None:
 
 @task(name="load view", task_run_name="load {view}", **RETRY)
 def load_view(problem: str, view: str, until: datetime) -> int:
-    """Write the values known at `until` (UTC) of keys that changed since the last time; the number of keys."""
+    """Write the values as of `until` (UTC) for keys that changed since the last load; returns the number of keys."""
     from feature_repo.loading import load_online
 
     rows = load_online(load_problem(problem), Tables(), view, until)
@@ -44,17 +44,17 @@ def load_view(problem: str, view: str, until: datetime) -> int:
 
 @task(name="load for models in use", **RETRY)
 def load_for_models(problem: str, until: datetime) -> list[int]:
-    """Bring the features of versions in use, that were trained on views which are defined otherwise now, up to date by
-    their own definitions; the numbers of these versions.
+    """Load the features of running versions that were trained on older view definitions; returns the version numbers.
 
-    The champion is in use, and a challenger that sees traffic. What can be computed no more is said in the log."""
+    Running versions are the champion and a challenger with traffic. Their features are computed by the definitions they
+    were trained on. Features that cannot be computed any more are logged."""
     spec, now = load_problem(problem), aliases.current(problem)
-    seen = [now.champion, now.challenger if now.shadow or now.share > 0 else None]
-    return [one.version for one in seen if one is not None and _loaded_for(spec, one, until)]
+    running = [now.champion, now.challenger if now.shadow or now.share > 0 else None]
+    return [one.version for one in running if one is not None and _load_trained_views(spec, one, until)]
 
 
-def _loaded_for(problem: Problem, version: ModelVersion, until: datetime) -> bool:
-    """Whether the version's own views are loaded beside the problem's."""
+def _load_trained_views(problem: Problem, version: ModelVersion, until: datetime) -> bool:
+    """Load the views as the version was trained on them; returns False if they are the same as today's."""
     from feature_repo.loading import load_online
 
     number = version.version
@@ -66,13 +66,13 @@ def _loaded_for(problem: Problem, version: ModelVersion, until: datetime) -> boo
             names = [name for view in own.views for name in view.features]
             other = changed(defined, feature_definitions(problem), names)
             if lost := features_of_reparsed_tables(problem, own, other):
-                said = "version %d gets no new values of %s: they are read from tables that are stored otherwise now"
-                log.warning(said, number, list_names(lost))
+                message = "version %d gets no new values of %s: their source tables are stored in another form now"
+                log.warning(message, number, list_names(lost))
             views = [view for view in own.views if not set(view.features) & set(lost)] if other else []
             for view in views:
                 compute_view(own, Tables(), view.name)
                 load_online(own, Tables(), view.name, until)
     except TruecourseError as error:
-        log.warning("version %d gets no new values of features as it was trained on them: %s", number, error)
+        log.warning("version %d gets no new values of the features it was trained on: %s", number, error)
         return False
     return bool(views)

@@ -1,4 +1,4 @@
-"""Rows with the features that a model was trained on, whatever the problem has become since."""
+"""Compute features by the definitions that a model was trained on, even if the problem has changed since."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,10 @@ from truecourse.wording import counted, counted_of
 
 
 def rows_as_trained_by(problem: Problem, version: ModelVersion | TrainedRun) -> FeatureLookup:
-    """What gives the problem's rows the features of the version's own definition. It raises ModelError, which names the
-    features, where they cannot be computed any more, and where the label is defined otherwise."""
+    """A function that computes a version's features, as it was trained on them, for the problem's rows.
+
+    The function raises ModelError if features cannot be computed any more, which it names, or if the label is defined
+    differently."""
     return partial(rows_as_trained, problem, version)
 
 
@@ -39,16 +41,18 @@ def training_contract(version: ModelVersion | TrainedRun) -> Contract:
 
 
 def rows_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
-    """own_rows_of(). `rows`: with the features of the problem as it is."""
+    """Rows with the features as the version was trained on them. `rows`: with the problem's current features.
+
+    Raises ModelError if they cannot be computed any more, or if the label is defined differently."""
     contract, where = training_contract(version), f"problem {problem.name}"
     if contract.label_definition != label_definition(problem):
-        hint = f"truecourse run train --problem {problem.name}, and compare models of one label"
-        raise ModelError("it was trained on a label that is defined otherwise", where=where, hint=hint)
+        hint = f"truecourse run train --problem {problem.name}; compare models of the same label"
+        raise ModelError("its label was redefined since it was trained", where=where, hint=hint)
     return features_as_trained(problem, version, rows)
 
 
 def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
-    """own_rows() whatever the label is: to predict, none is needed."""
+    """rows_as_trained() without the check of the label, for prediction."""
     contract, where = training_contract(version), f"problem {problem.name}"
     names = changed(contract.definitions, feature_definitions(problem), contract.definitions)
     if not names or not len(rows):
@@ -58,25 +62,25 @@ def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, ro
             *features_of_reparsed_tables(problem, own, names),
             *changed(contract.definitions, feature_definitions(own), names),
         ]:
-            what = f"its features {list_names(lost)} are defined otherwise, and cannot be computed as it knows them"
+            what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
             raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
         try:
-            found = _computed(own, rows, names)
+            found = _compute(own, rows, names)
         except TruecourseError as error:
-            what = f"its features {list_names(names)} are defined otherwise, and computing them as it knows them failed"
+            what = f"its features {list_names(names)} were redefined, and computing the old definition failed"
             raise ModelError(f"{what}: {error.what}", where=where) from error
-    return _replaced(rows, found, names, where)
+    return _replace_columns(rows, found, names, where)
 
 
 @contextmanager
 def archived_problem_of(version: ModelVersion | TrainedRun) -> Iterator[Problem]:
-    """The problem that the version was trained for, from its archive; its files are there until the block ends."""
+    """The problem as archived with the version's training run; its files exist until the block ends."""
     with scratch() as folder:
         yield archived_problem(version, folder)
 
 
 def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[str]) -> list[str]:
-    """Those features that are read from tables which are stored otherwise now: their rows of before are gone."""
+    """The features that read tables whose rows were parsed again since: the earlier rows are gone."""
     now = {table.name: shape_digest(table) for table in problem.tables}
     other = {table.name for table in own.tables if now.get(table.name) != shape_digest(table)}
     if not other:
@@ -86,8 +90,8 @@ def features_of_reparsed_tables(problem: Problem, own: Problem, names: Sequence[
     return [name for name in names if other & set(read.get(name, spine))]
 
 
-def _computed(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """`id` and at least the named features of the decisions of these rows."""
+def _compute(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The decisions of these rows with their `id` and at least the named features."""
     tables = Tables()
     own = dataclasses.replace(own, views=tuple(view for view in own.views if set(view.features) & set(names)))
     versions = {view.name: compute_view(own, tables, view.name) for view in own.views}
@@ -101,11 +105,11 @@ def _computed(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
     return with_view_features(own, tables, frames.with_request_features(own, spine), versions)
 
 
-def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str) -> pa.Table:
+def _replace_columns(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str) -> pa.Table:
     places = pc.index_in(rows["id"], found["id"].combine_chunks())
     if places.null_count:
-        what = f"{counted_of(places.null_count, len(rows), 'decision')} are none by the SQL that it was trained on"
-        raise ModelError(what, where=where, hint=f"its features {list_names(names)} are defined otherwise")
+        what = f"the SQL it was trained on does not return {counted_of(places.null_count, len(rows), 'decision')}"
+        raise ModelError(what, where=where, hint=f"its features {list_names(names)} were redefined")
     found = found.take(places)
     for name in names:
         if name in rows.column_names:
@@ -116,5 +120,6 @@ def _replaced(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str)
 
 
 def list_names(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
     shown = list(dict.fromkeys(names))
     return ", ".join(shown[:5]) + (f" and {counted(len(shown) - 5, 'other')}" if len(shown) > 5 else "")

@@ -119,7 +119,7 @@ def test_a_truncated_upload_is_refused_and_the_rows_stay(world: World) -> None:
         world.declare(columns={"id": Integer(), **COLUMNS}, **said)
         world.feed(folder / "good.csv")
         result = world.feed(folder / "truncated.csv")
-        assert "beginning of" in result.faults[0]
+        assert "cut short" in result.faults[0]
         assert result.clean is not None
         current = Tables().read(result.clean, filter=pc.field("_tc_superseded_at").is_null())
         assert len(current) == 400
@@ -241,7 +241,7 @@ def test_append_adds_each_delivery(world: World) -> None:
 def test_what_takes_most_rows_away_is_refused(world: World) -> None:
     world.feed(lines(*range(10)))
     result = world.feed(lines(3, 4))
-    assert "takes away 8 of 10 rows" in result.faults[0]
+    assert "removes 8 of 10 rows" in result.faults[0]
     assert len(world.rows()) == 10
     world.declare(max_removed=0.9)
     assert world.run().refused == ()
@@ -398,7 +398,7 @@ def test_an_older_home_is_refused_clearly(world: World) -> None:
 
     Tables().append("tables/small/raw/sales", pa.table({"weight": [1.0]}), {"flow": "ingest", "sources": []})
     world.put(lines(1))
-    with pytest.raises(SourceError, match="does not say which deliveries") as caught:
+    with pytest.raises(SourceError, match="has no record of its deliveries") as caught:
         world.ingest()
     assert "TRUECOURSE_HOME" in caught.value.hint
 

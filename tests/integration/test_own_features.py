@@ -118,7 +118,7 @@ def read(problem: object) -> dict[str, list[float]]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("label.sql", "late AS label", "1 - late AS label", "trained on a label that is defined otherwise"),
+        ("label.sql", "late AS label", "1 - late AS label", "its label was redefined"),
         (
             "problem.py",
             '"since": Integer(nulls=True)',
@@ -142,4 +142,4 @@ def test_what_cannot_be_compared_is_refused_with_the_features_named(
     with pytest.raises(ModelError, match=said):
         rows_as_trained(problem, version, rows)
     found = compare(problem, rows, registry.open_model(version, problem.kind), open_rival(version, problem))
-    assert "defined otherwise" in found.reason
+    assert "redefined" in found.reason

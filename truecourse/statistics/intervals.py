@@ -57,13 +57,7 @@ def half_widths(influence: Array, coverage: float = COVERAGE) -> Array:
     count = len(influence)
     if count < 2:
         return np.full(influence.shape[1], np.nan)
-    weight, centre, scale = _posterior(influence - influence.mean(axis=0))
-    found = []
-    for column in range(influence.shape[1]):
-        kept = weight[:, column] > 1e-9
-        parts = [side[kept, column] for side in (weight, centre, scale)]
-        found.append(_reach(parts[0], parts[1], parts[2], count - 1, coverage) if scale[:, column].any() else 0.0)
-    return np.array(found)
+    return _reach(*_posterior(influence - influence.mean(axis=0)), count - 1, coverage)
 
 
 def _posterior(off: Array) -> tuple[Array, Array, Array]:
@@ -101,22 +95,24 @@ def _filter(count: int) -> tuple[Array, Array, Array, Array]:
     return gains, spreads, regressors, np.log(spreads).sum(axis=0)
 
 
-def _reach(weight: Array, centre: Array, scale: Array, freedom: int, coverage: float) -> float:
-    """The r for which a mixture of t distributions lies within -r and r with this probability."""
+def _reach(weight: Array, centre: Array, scale: Array, freedom: int, coverage: float) -> Array:
+    """(m,) The r for which each of m mixtures of k t distributions (k, m) lies in -r to r with this probability."""
     from scipy.special import stdtr
 
-    weight = weight / weight.sum()
+    weight = np.where(weight > 1e-9, weight, 0.0)
+    weight, constant = weight / weight.sum(axis=0), ~scale.any(axis=0)
+    scale = np.where(scale > 0, scale, np.finfo(float).tiny)
     # Newton's method, from where no part has the probability: the probability is concave in r, so it comes from below.
-    reach = float(scale.min()) * _quantile(freedom, coverage)
+    reach = np.where(weight > 0, scale, np.inf).min(axis=0) * _quantile(freedom, coverage)
     for _ in range(50):
         ends = (reach - centre) / scale, (-reach - centre) / scale
-        within = weight @ (stdtr(freedom, ends[0]) - stdtr(freedom, ends[1]))
-        density = weight @ ((_density(freedom, ends[0]) + _density(freedom, ends[1])) / scale)
-        step = float((coverage - within) / density)
-        reach += step
-        if abs(step) <= 1e-6 * reach:
+        within = (weight * (stdtr(freedom, ends[0]) - stdtr(freedom, ends[1]))).sum(axis=0)
+        density = (weight * (_density(freedom, ends[0]) + _density(freedom, ends[1])) / scale).sum(axis=0)
+        step = np.where(constant, 0.0, (coverage - within) / np.where(density > 0, density, 1.0))
+        reach = reach + step
+        if (np.abs(step) <= 1e-6 * reach).all():
             break
-    return reach
+    return np.where(constant, 0.0, reach)
 
 
 def _density(freedom: int, place: Array) -> Array:
@@ -211,14 +207,15 @@ def sum_of_absolutes(gaps: Array, influence: Array, coverage: float = COVERAGE) 
     pattern = gaps / found if found else gaps
     most = found + float(np.quantile(np.abs(noise).sum(axis=1), 0.999))
     candidates = np.linspace(0, most, _CANDIDATES) if most else np.zeros(1)
-    sums = np.sort(np.abs(candidates[:, None, None] * pattern + noise).sum(axis=2), axis=1)
+    sums = sum(np.abs(candidates[:, None] * gap + errors) for gap, errors in zip(pattern, noise.T, strict=True))
+    sums = np.sort(sums, axis=1)
     kept = int(np.ceil(coverage * _DRAWS))
     widths = sums[:, kept - 1 :] - sums[:, : _DRAWS - kept + 1]
     start = widths.argmin(axis=1)
     each = np.arange(len(sums))
     held = (sums[each, start] <= found) & (found <= sums[each, start + kept - 1])
     inside = candidates[held] if held.any() else candidates[:1]
-    value = float(np.interp(found, np.median(sums, axis=1), candidates)) if most else 0.0
+    value = float(np.interp(found, sums[:, [_DRAWS // 2 - 1, _DRAWS // 2]].mean(axis=1), candidates)) if most else 0.0
     hidden = float(np.quantile(np.abs(gaps + noise).sum(axis=1), coverage))
     low, high = float(inside.min()), max(float(inside.max()), hidden)
     return {"value": min(max(value, low), high), "low": low, "high": high}

@@ -80,7 +80,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
 
     def run() -> None:
         from truecourse.monitoring.drift.daily_attributions import Explainer
-        from truecourse.monitoring.drift.profile_builder import freeze
+        from truecourse.monitoring.drift.profile_builder import load_profile
         from truecourse.registry import versions as registry
 
         for prefix in ("aliases/", "mlflow/", f"snapshots/{problem}/"):
@@ -91,7 +91,7 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
         with override_settings(storage=storage):
             filled, version = Tables(), registry.champion(problem)
             assert version is not None
-            Explainer.of(spec, filled, freeze(spec, version))  # what is made once for a champion is not measured
+            Explainer.of(spec, filled, load_profile(spec, version))  # what is made once for a champion is not measured
             for day in days:
                 a_commit = max(1, CHUNK_ROWS // len(day))
                 for first in range(0, times, a_commit):
@@ -104,11 +104,11 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
 
 def arrive(problem: str, storage: str) -> Callable[[], dict[str, int]]:
     """What `score` and `ship` end with."""
-    from truecourse.monitoring.drift.check import sketched
+    from truecourse.monitoring.drift.check import update_daily_counts
 
     def run() -> dict[str, int]:
         with override_settings(storage=storage):
-            days, tables = sketched(load_problem(problem), Tables()), Tables()
+            days, tables = update_daily_counts(load_problem(problem), Tables()), Tables()
             reference = tables.version(predictions_table(problem))
             assert reference is not None
             return {"days": days, "rows": tables.dataset(reference).count_rows()}

@@ -17,16 +17,16 @@ from benchmarks.harness import Row, measure
 from benchmarks.home import ready
 from truecourse.monitoring.drift import breakage
 from truecourse.monitoring.drift.check import DATA
-from truecourse.monitoring.drift.daily_counts import DAY, Sketch, sketch_of
-from truecourse.monitoring.drift.histograms import Array, learn, numbers
-from truecourse.monitoring.drift.novelty import known, strange
-from truecourse.monitoring.drift.profile_builder import _odd, _sums, side
-from truecourse.monitoring.drift.reference_profile import Frozen
+from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, count_day
+from truecourse.monitoring.drift.histograms import Array, learn_bins, numbers
+from truecourse.monitoring.drift.novelty import count_unseen, seen_values
+from truecourse.monitoring.drift.profile_builder import _daily_sums, _unseen_shares, count_by_day
+from truecourse.monitoring.drift.reference_profile import ReferenceProfile
 from truecourse.monitoring.drift.relations import Relations
-from truecourse.monitoring.drift.windows import Windows, data_moved, findings
+from truecourse.monitoring.drift.windows import WindowDays, feature_drift, findings
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.predictions.observed import VERSION, watched
-from truecourse.monitoring.predictions.silence import silence
+from truecourse.monitoring.predictions.observed import VERSION, monitored_features
+from truecourse.monitoring.predictions.silence import detect_silence
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
 
@@ -76,7 +76,7 @@ class World:
 
     problem: Any
     frame: pa.Table
-    frozen: Frozen
+    frozen: ReferenceProfile
 
     @classmethod
     def of(cls, name: str) -> "World":
@@ -88,23 +88,28 @@ class World:
         problem, champion = load_problem(name), registry.champion(name)
         assert champion is not None
         frame = load_frame(Tables().store, trained_run(name, champion.run_id).snapshot)
-        names = list(watched(problem))
+        names = list(monitored_features(problem))
         frame = (
             frame.select(["decision_time", *names])
             .sort_by("decision_time")
             .append_column(VERSION, pa.array([1] * len(frame), pa.int64()))
         )
         fitted = frame.filter(pc.less(frame["decision_time"], pa.scalar(FITTED, pa.timestamp("us", tz="UTC"))))
-        by = learn(fitted, names, problem.monitoring.bins)
-        seen, relations, counted = known(fitted, names), Relations.learn(fitted, by, "decision_time"), side(by, fitted)
+        by = learn_bins(fitted, names, problem.monitoring.bins)
+        seen, relations, counted = (
+            seen_values(fitted, names),
+            Relations.learn(fitted, by, "decision_time"),
+            count_by_day(by, fitted),
+        )
         recent = fitted.filter(
             pc.greater(fitted["decision_time"], pa.scalar(FITTED - 4 * WEEK, pa.timestamp("us", tz="UTC")))
         )
-        frozen = Frozen(
+        frozen = ReferenceProfile(
             version=ModelVersion(problem=name, version=1, run_id="", model_sha256=""),
             snapshot=Snapshot(problem=name, sha256="", rows=len(fitted)),
             key="", features=counted, every=counted, scores=counted, scored=counted, against="",
-            known=seen, odd=_odd(seen, recent), relations=relations, sums=_sums(relations, fitted),
+            seen_values=seen, unseen_shares=_unseen_shares(seen, recent), relations=relations,
+            sums=_daily_sums(relations, fitted),
         )  # fmt: skip
         return cls(problem, frame, frozen)
 
@@ -120,31 +125,33 @@ class World:
         return self.frame.slice(*self.places[day])
 
     @cached_property
-    def sketches(self) -> list[Sketch]:
+    def sketches(self) -> list[DayCounts]:
         days = [day for day in self.places if day >= FITTED]
         return [self.sketch(day, self.rows(day)) for day in days]
 
-    def sketch(self, day: datetime, rows: pa.Table) -> Sketch:
-        return sketch_of(self.frozen, [rows.append_column("_tc_moment", rows["decision_time"])], len(rows), day)
+    def sketch(self, day: datetime, rows: pa.Table) -> DayCounts:
+        return count_day(self.frozen, [rows.append_column("_tc_moment", rows["decision_time"])], len(rows), day)
 
     def weeks(self) -> list[datetime]:
         last = max(self.places) + DAY
         starts = [FITTED + number * WEEK for number in range(53)]
         return [start for start in starts if start + WEEK <= last + DAY]
 
-    def check(self, start: datetime, planted: list[Sketch] | None = None, days: int = 7) -> tuple[list[Finding], bool]:
+    def check(
+        self, start: datetime, planted: list[DayCounts] | None = None, days: int = 7
+    ) -> tuple[list[Finding], bool]:
         """As the check looks at the week from `start` on, or its first days; and whether the season moved a column."""
         now = [one for one in self.sketches if start <= one.day < start + WEEK] if planted is None else planted
         mine = {one.day for one in now}
         before = [one for one in self.sketches if one.day < min(mine)]
         week = [one for one in [*before, *now] if one.day > now[days - 1].day - WEEK and one.day <= now[days - 1].day]
         earlier = [one for one in before if one.day < week[0].day]
-        data = data_moved(self.problem, self.frozen, Windows(week, earlier, []))
-        broken = breakage.breakage(self.problem, self.frozen, [*before, *now[:days]], now[:days])
-        volume = breakage.volume(self.problem, [*before, *now[:days]], start, now[days - 1].day + DAY)
+        data = feature_drift(self.problem, self.frozen, WindowDays(week, earlier, []))
+        broken = breakage.find_breakage(self.problem, self.frozen, [*before, *now[:days]], now[:days])
+        volume = breakage.find_volume_changes(self.problem, [*before, *now[:days]], start, now[days - 1].day + DAY)
         return [*findings(data, DATA), *broken, *volume], bool(data.seasonal)
 
-    def changed(self, start: datetime, change: Callable[[pa.Table], pa.Table], name: str = "") -> list[Sketch]:
+    def changed(self, start: datetime, change: Callable[[pa.Table], pa.Table], name: str = "") -> list[DayCounts]:
         """The days of the week from `start` on, their rows changed together; in the column `name` alone, if that is
         given."""
         days = [day for day in self.places if start <= day < start + WEEK]
@@ -156,14 +163,14 @@ class World:
             return [self._sketch_of_column(day, part, name) for day, part in zip(days, parts, strict=True)]
         return [self.sketch(day, part) for day, part in zip(days, parts, strict=True)]
 
-    def _sketch_of_column(self, day: datetime, rows: pa.Table, name: str) -> Sketch:
+    def _sketch_of_column(self, day: datetime, rows: pa.Table, name: str) -> DayCounts:
         """The clean day's sketch with what one column changes of it, which is quicker."""
         bins, clean = self.frozen.features.bins, next(one for one in self.sketches if one.day == day)
         place = int(self.frozen.features.starts[list(bins).index(name)])
         counts = np.bincount(bins[name].codes(rows[name]), minlength=len(bins[name].labels)).tolist()
         odd = {other: found for other, found in clean.odd.items() if other != name}
-        if name in self.frozen.known:
-            odd |= strange({name: self.frozen.known[name]}, rows)
+        if name in self.frozen.seen_values:
+            odd |= count_unseen({name: self.frozen.seen_values[name]}, rows)
         sums = self.frozen.relations.sums(rows, "decision_time").ravel().tolist()
         features = (*clean.features[:place], *counts, *clean.features[place + len(counts) :])
         return clean.model_copy(update={"features": features, "odd": odd, "sums": tuple(sums)})
@@ -241,7 +248,7 @@ def rest(problem: str) -> Callable[[], dict[str, tuple[int, int]]]:
 
 def _categories(world: World) -> Iterator[tuple[str, tuple[int, int]]]:
     starts = windows_of(world)
-    texts = [name for name, values in world.frozen.known.items() if isinstance(values, pa.Array)]
+    texts = [name for name, values in world.frozen.seen_values.items() if isinstance(values, pa.Array)]
     for day in (1, 4, 7):
         found = 0
         for name in texts:
@@ -298,7 +305,7 @@ def _missing(world: World) -> tuple[int, int]:
 def _silent(world: World) -> tuple[int, int]:
     days: list[date] = [day.date() for day in world.places]
     newest = datetime.combine(days[-1], datetime.max.time())
-    return int(silence("flights", days, newest, newest + timedelta(days=20)) is not None), 1
+    return int(detect_silence("flights", days, newest, newest + timedelta(days=20)) is not None), 1
 
 
 def _by_hand(world: World) -> tuple[int, int]:
@@ -307,7 +314,7 @@ def _by_hand(world: World) -> tuple[int, int]:
     for start in starts:
         rows = self_made(world, start)
         before = [one for one in world.sketches if one.day < start]
-        moved = data_moved(world.problem, world.frozen, Windows([world.sketch(start, rows)], before, []))
+        moved = feature_drift(world.problem, world.frozen, WindowDays([world.sketch(start, rows)], before, []))
         unknown += moved.missing.startswith("87 more rows") and not findings(moved, DATA)
     return unknown, len(starts)
 

@@ -23,7 +23,7 @@ def check_quality(problem: str, at: datetime | None = None) -> Report:
     specification = load_problem(problem)
     place = f"reports/{problem}/quality.html"
     report = quality.check_quality(specification, tables, at).model_copy(update={"page": place})
-    report = report_store.checked(report, at)
+    report = report_store.with_checked_at(report, at)
     tables.store.put(place, page(specification, report).encode())
     report_store.save(tables.store, report)
     log.info("%s", report.sentence)

@@ -22,7 +22,7 @@ def run_audit(problem: Problem, tables: Tables, at: datetime | None = None, wind
     """The audit's report, kept with its page."""
     report = skew.check_skew(problem, tables, at, window)
     page = f"reports/{problem.name}/skew.html"
-    report = report_store.checked(report.model_copy(update={"page": page}), at)
+    report = report_store.with_checked_at(report.model_copy(update={"page": page}), at)
     tables.store.put(page, render("skew.html", report=report, problem=problem).encode())
     report_store.save(tables.store, report)
     log.info("%s", report.sentence)

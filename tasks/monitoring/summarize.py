@@ -8,7 +8,7 @@ from typing import Any
 from truecourse.errors import CheckBroken, FeatureError, ModelError, NotFound, TruecourseError
 from truecourse.monitoring import report_store
 from truecourse.monitoring.findings import BROKEN, Check, Finding, Report
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.wording import summarize
 from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.monitor")
@@ -25,12 +25,12 @@ def run_check(
         return task(problem, *arguments)
     except _NOT_YET as error:
         log.warning("%s: %s", check, error.what)
-        return _save(Report.unmade(check, problem, at or datetime.now(UTC), _unknown(error)))
+        return _save(Report.unavailable(check, problem, at or datetime.now(UTC), _unknown(error)))
     except Exception as error:
         log.exception("the check of %s broke", check)
         told = f"The check of {check} broke: {type(error).__name__}."  # its text may hold what is private
         broken = Finding(check=check, subject="check", cause=BROKEN, page=True, sentence=told)
-        return _save(Report.unmade(check, problem, at or datetime.now(UTC), told, broken))
+        return _save(Report.unavailable(check, problem, at or datetime.now(UTC), told, broken))
 
 
 def _unknown(error: TruecourseError) -> str:
@@ -47,7 +47,7 @@ def _save(report: Report) -> Report:
 
 def require_unbroken(problem: str, found: Sequence[Report]) -> None:
     """Raises CheckBroken where a check itself broke: a flow that ends well says that somebody looked."""
-    broken = [report for report in found if report.broken]
+    broken = [report for report in found if report.is_broken]
     if broken:
         what = " ".join(report.sentence for report in broken)
         hint = "the tracebacks are in this run's log; what the other checks found is in their reports"
@@ -63,7 +63,7 @@ def summary(problem: str, found: Sequence[Report]) -> dict[str, Any]:
     well += f"; unknown: {', '.join(unknown)}." if unknown and checked else "."
     return {
         "problem": problem,
-        "sentence": summed(findings, well),
+        "sentence": summarize(findings, well),
         "alarm": any(finding.page for finding in findings),
         "reports": {report.check: report for report in found},
     }

@@ -19,7 +19,7 @@ from services.model.results import PredictionResult
 from services.model.traffic_split import TrafficSplit
 from truecourse.arrays import Array, columns_of
 from truecourse.modeling.model import Model
-from truecourse.monitoring.drift.unit_changes import change
+from truecourse.monitoring.drift.unit_changes import parse_change
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
@@ -68,7 +68,7 @@ class SkewedPredictor(Predictor):
 def _apply_fault(fault: Planted, values: Array, now: Array) -> Array:
     if fault.how == "missing":
         return np.where(now, np.array(None if values.dtype == object else np.nan, dtype=values.dtype), values)
-    made = change(fault.how)
+    made = parse_change(fault.how)
     assert made is not None
     return np.where(now, made(values), values)
 

@@ -66,7 +66,7 @@ def check_drift_as_of(problem: Problem, tables: Tables, at: datetime) -> Report:
     try:
         return check_drift(problem, tables, at)
     except (NotFound, FeatureError) as error:
-        return Report.unmade("drift", problem.name, at, f"Not checked: {error.what}.")
+        return Report.unavailable("drift", problem.name, at, f"Not checked: {error.what}.")
 
 
 @dataclass(frozen=True)

@@ -264,16 +264,16 @@ def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
 
 
 def test_a_sample_is_bounded_and_the_same_each_time(world: World) -> None:
-    from truecourse.monitoring.predictions.log_sample import sample
+    from truecourse.monitoring.predictions.log_sample import sample_log
 
     world.serve()
     ship("deliveries")
     window = Window(end=END.replace(tzinfo=None))
-    taken = [sample(world.problem, world.tables, window, 10) for _ in range(2)]
+    taken = [sample_log(world.problem, world.tables, window, 10) for _ in range(2)]
     assert taken[0].ids == taken[1].ids
-    assert (len(taken[0]), taken[0].asked) == (10, 48)
+    assert (len(taken[0]), taken[0].total) == (10, 48)
     later = Window(start=MOMENTS[2].replace(tzinfo=None), end=MOMENTS[3].replace(tzinfo=None))
-    assert sample(world.problem, world.tables, later, 100).asked == 12
+    assert sample_log(world.problem, world.tables, later, 100).total == 12
 
 
 def test_the_flow_runs_by_hand_over_a_window(world: World, prefect_server: str) -> None:

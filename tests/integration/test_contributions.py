@@ -10,8 +10,8 @@ import pytest
 from tests.deliveries import install
 from tests.monitored import FIRST, LAST, champion_at, change, decisions, monitored, moved, paged, score, shifted
 from truecourse.arrays import columns_of
-from truecourse.monitoring.drift.daily_attributions import A_DAY, Explained, Explainer
-from truecourse.monitoring.drift.profile_builder import freeze
+from truecourse.monitoring.drift.daily_attributions import MAX_ROWS_A_DAY, DailyAttributions, Explainer
+from truecourse.monitoring.drift.profile_builder import load_profile
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Window
 from truecourse.registry import versions as registry
@@ -33,7 +33,7 @@ def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
 
 def explained(version: ModelVersion) -> Explainer:
     problem = load_problem("deliveries")
-    found = Explainer.of(problem, Tables(), freeze(problem, version))
+    found = Explainer.of(problem, Tables(), load_profile(problem, version))
     assert found is not None
     return found
 
@@ -97,8 +97,8 @@ def test_days_are_explained_once_and_anew_when_their_rows_change(
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
     assert len(kept) == 14  # the window, and the days before it that there are
     made = explained(champion).days(*span)
-    assert made.side.rows().tolist() == [A_DAY] * 7
-    monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explained", None)  # whoever explains now fails
+    assert made.side.rows().tolist() == [MAX_ROWS_A_DAY] * 7
+    monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # whoever explains now fails
     assert explained(champion).days(*span).dump() == made.dump()
     monkeypatch.undo()
     score(champion, shifted(rows, "distance", 9.0))
@@ -125,11 +125,11 @@ def test_rows_of_the_window_itself_are_no_reference(champion: ModelVersion) -> N
     window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
     report = monitored(window=window)
     known, before = explained(champion).reference, explained(champion).days(FIRST, FIRST + timedelta(days=51))
-    others = known.only((known.side.days < np.datetime64("2024-02-21")) & ~np.isin(known.side.days, before.side.days))
+    others = known.select((known.side.days < np.datetime64("2024-02-21")) & ~np.isin(known.side.days, before.side.days))
     assert report.figures["contributions"]["rows"][0] == others.rows + before.rows < known.rows
 
 
 def test_what_was_explained_is_read_as_it_was_written(champion: ModelVersion) -> None:
     score(champion, decisions(60, 3, seed=2))
     reference = explained(champion).reference
-    assert Explained.load(reference.dump()).dump() == reference.dump()
+    assert DailyAttributions.load(reference.dump()).dump() == reference.dump()

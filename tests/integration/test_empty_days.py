@@ -25,7 +25,7 @@ from tasks.training.train import train_model
 from truecourse.authoring.checks.run import check_problem
 from truecourse.features.clock import data_end
 from truecourse.modeling.snapshot import load_manifest
-from truecourse.monitoring.drift.daily_counts import spans
+from truecourse.monitoring.drift.daily_counts import split_days
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 from truecourse.registry import versions as registry
@@ -113,7 +113,7 @@ def test_an_empty_day_is_a_day(calendar: str, tmp_path: Path, configure: Callabl
         report = run_drift_check(load_problem(), Tables(), at, None, evidently=at is None)
         first, until = (pd.Timestamp(report.figures["window"][side]) for side in ("start", "end"))
         assert (until - first).days <= 7
-        assert len(list(spans(first.to_pydatetime(), until.to_pydatetime()))) >= 7
+        assert len(list(split_days(first.to_pydatetime(), until.to_pydatetime()))) >= 7
     quality = check_quality.fn("trades", last + timedelta(days=30))
     assert quality.figures["version"] == version.version
     assert check_skew.fn("trades", last, None).findings == ()

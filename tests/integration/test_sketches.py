@@ -23,9 +23,9 @@ from tests.monitored import (
     shifted,
 )
 from truecourse.monitoring.drift import profile_builder
-from truecourse.monitoring.drift.daily_counts import sketches
-from truecourse.monitoring.drift.profile_builder import freeze
-from truecourse.monitoring.drift.reference_profile import Frozen
+from truecourse.monitoring.drift.daily_counts import read_daily_counts
+from truecourse.monitoring.drift.profile_builder import load_profile
+from truecourse.monitoring.drift.reference_profile import ReferenceProfile
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
@@ -109,14 +109,14 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     score(champion, change(rows, FIRST + timedelta(days=65), *BROKEN[1][:2]))
     score(champion, rows.slice(100, 50))  # scored again
     problem = load_problem("deliveries")
-    frozen = freeze(problem, champion)
+    frozen = load_profile(problem, champion)
     span = (FIRST + timedelta(days=60), FIRST + timedelta(days=70))
-    whole = sketches(problem, Tables(), frozen, *span)
+    whole = read_daily_counts(problem, Tables(), frozen, *span)
     assert sum(one.rows for one in whole) == len(rows)
     shutil.rmtree(get_settings().home / "storage" / "sketches")
     monkeypatch.setattr("truecourse.monitoring.predictions.observed.PART_ROWS", 7)
     spans = parts_read(monkeypatch)
-    assert sketches(problem, Tables(), frozen, *span) == whole
+    assert read_daily_counts(problem, Tables(), frozen, *span) == whole
     assert len(spans) == 10
     assert all(len(parts) > 5 and max(parts) <= 14 for parts in spans.values())
 
@@ -124,13 +124,13 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
 def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:
     score(champion, shifted(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
-    profile_builder._frozen.cache_clear()
-    made, report = freeze(problem, champion), monitored(at=LAST)
-    assert Frozen.load(made.dump(), made.version, made.key).dump() == made.dump()
+    profile_builder._load.cache_clear()
+    made, report = load_profile(problem, champion), monitored(at=LAST)
+    assert ReferenceProfile.load(made.dump(), made.version, made.key).dump() == made.dump()
     snapshots = get_settings().home / "storage" / "snapshots"
     snapshots.rename(snapshots.with_name("away"))
     try:
-        profile_builder._frozen.cache_clear()
+        profile_builder._load.cache_clear()
         again = monitored(at=LAST)
         assert (again.findings, again.figures["data"]) == (report.findings, report.figures["data"])
     finally:

@@ -5,31 +5,31 @@ from datetime import datetime, timedelta
 import pytest
 
 from truecourse.monitoring.drift import breakage
-from truecourse.monitoring.drift.daily_counts import Sketch
-from truecourse.monitoring.drift.novelty import Strange
+from truecourse.monitoring.drift.daily_counts import DayCounts
+from truecourse.monitoring.drift.novelty import UnseenValues
 from truecourse.problem.loader import load_problem
 
 PROBLEM = load_problem("flight_delays")
 START = datetime(2024, 4, 1)
 
 
-def day(number: int, rows: int, like: str, alike: int, name: str = "temp") -> Sketch:
+def day(number: int, rows: int, like: str, alike: int, name: str = "temp") -> DayCounts:
     """Of a thousand rows so many have a value of `name` that training never saw, and one kind tells of `alike`."""
-    odd = {name: Strange(rows=rows, like=like, alike=alike)} if rows else {}
-    return Sketch(digest="", day=START + timedelta(days=number), rows=1000, features=(), scores=(), sums=(), odd=odd)
+    odd = {name: UnseenValues(rows=rows, like=like, alike=alike)} if rows else {}
+    return DayCounts(digest="", day=START + timedelta(days=number), rows=1000, features=(), scores=(), sums=(), odd=odd)
 
 
-def told(before: list[Sketch], newest: Sketch, held_out: float = 0.0) -> list[tuple[str, str]]:
+def told(before: list[DayCounts], newest: DayCounts, held_out: float = 0.0) -> list[tuple[str, str]]:
     ever = {"temp": held_out, "carrier": held_out}
     recent = [one for one in before if one.day > newest.day - timedelta(days=7)]
-    return [(one.subject, one.cause) for one in breakage.new_values(PROBLEM, before, recent, ever, newest)]
+    return [(one.subject, one.cause) for one in breakage.find_unseen_values(PROBLEM, before, recent, ever, newest)]
 
 
 HOT = [day(number, 640 if number % 3 else 0, "c_to_f", 40) for number in range(28)]
 
 
 @pytest.mark.parametrize("before", [[], HOT], ids=["mild weeks", "the first hot weeks"])
-def test_a_unit_is_known_by_what_brings_its_values_back_whatever_the_weather_was(before: list[Sketch]) -> None:
+def test_a_unit_is_known_by_what_brings_its_values_back_whatever_the_weather_was(before: list[DayCounts]) -> None:
     assert told(before, day(35, 990, "f_to_c", 990)) == [("temp", "unit change")]
     assert told(before, day(35, 700, "c_to_f", 41)) == []
 
@@ -46,11 +46,11 @@ def test_what_was_there_before_is_no_finding() -> None:
 
 def test_what_is_computed_from_a_missing_value_is_told_with_it() -> None:
     dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
-    one = breakage._told_missing("pressure", list(dead), dead, "dead feed", START)
+    one = breakage._missing_finding("pressure", list(dead), dead, "dead feed", START)
     said = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, where 100% had one."
     assert one.sentence == said
     whole = ["temp", "dewp", "wind_dir", "wind_speed"]
-    view = breakage._told_missing("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
+    view = breakage._missing_finding("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
     assert view.sentence.startswith("weather (temp, dewp, wind_dir ...) are missing on 2024-04-01: 0.0% of rows")
 
 
@@ -67,17 +67,17 @@ def test_a_category_in_half_a_percent_of_rows_is_found_on_any_day_of_its_week() 
 
 
 def test_days_are_looked_at_once_each_and_few_rows_together() -> None:
-    def of(*rows: int) -> list[Sketch]:
+    def of(*rows: int) -> list[DayCounts]:
         return [day(number, 0, "", 0).model_copy(update={"rows": count}) for number, count in enumerate(rows)]
 
     now = START + timedelta(days=4, hours=6)
-    look = breakage.looked(of(900, 30, 10, 900, 20), START + timedelta(days=1), now)
+    look = breakage.select_days(of(900, 30, 10, 900, 20), START + timedelta(days=1), now)
     assert [(unit.day.day, unit.rows) for unit in look.units] == [(4, 940)]
     assert (look.until, look.fresh, look.missing) == (START + timedelta(days=4), True, 30)
-    part = breakage.looked(of(900, 900, 900, 900, 200), START + timedelta(days=2), now)
+    part = breakage.select_days(of(900, 900, 900, 900, 200), START + timedelta(days=2), now)
     assert [(unit.day.day, unit.rows) for unit in part.units] == [(3, 900), (4, 900), (5, 200)]
     assert part.until == START + timedelta(days=4)
-    again = breakage.looked(of(900, 900, 900, 900, 20), START + timedelta(days=4), now)
+    again = breakage.select_days(of(900, 900, 900, 900, 20), START + timedelta(days=4), now)
     assert [(unit.rows, again.fresh, again.until) for unit in again.units] == [(920, False, None)]
 
 
@@ -88,7 +88,9 @@ def test_lost_volume_is_told_of_whole_days_alone_and_of_days_with_none() -> None
         days = [one.model_copy(update={"rows": counts.get(i, 1000)}) for i, one in enumerate(usual)]
         days = [one for one in days if one.rows]
         now = START + timedelta(hours=hours)
-        return [one.figures["day"] for one in breakage.volume(PROBLEM, days, START + timedelta(days=20), now)]
+        return [
+            one.figures["day"] for one in breakage.find_volume_changes(PROBLEM, days, START + timedelta(days=20), now)
+        ]
 
     assert told_of({}, 30 * 24) == []
     assert told_of({29: 200}, 30 * 24 + 6) == ["2024-04-30"]
@@ -97,8 +99,8 @@ def test_lost_volume_is_told_of_whole_days_alone_and_of_days_with_none() -> None
 
 
 def test_a_category_that_is_known_of_hides_no_other() -> None:
-    both = Strange(rows=9, like="TVC", alike=5, values={"TVC": 5, "ZZ": 4})
+    both = UnseenValues(rows=9, like="TVC", alike=5, values={"TVC": 5, "ZZ": 4})
     before = [day(number, 5, "TVC", 5, "carrier") for number in range(28)]
     newest = day(28, 9, "TVC", 5, "carrier").model_copy(update={"odd": {"carrier": both}})
-    (one,) = breakage.new_values(PROBLEM, before[:3], [], {}, newest)
+    (one,) = breakage.find_unseen_values(PROBLEM, before[:3], [], {}, newest)
     assert one.figures["value"] == "ZZ"

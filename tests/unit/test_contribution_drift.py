@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from truecourse.arrays import Array
-from truecourse.monitoring.drift.attribution_drift import Parts, compared
-from truecourse.monitoring.drift.daily_attributions import Explained
+from truecourse.monitoring.drift.attribution_drift import AttributionDrift, compare
+from truecourse.monitoring.drift.daily_attributions import DailyAttributions
 from truecourse.monitoring.predictions.observed import MOMENT
 from truecourse.problem import Boolean, Files, Label, Problem, Table
 
@@ -28,9 +28,9 @@ def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Tabl
     return pa.table(columns).append_column(MOMENT, pa.array(day, pa.timestamp("us", tz="UTC")))
 
 
-def found(window: pa.Table, seed: int) -> Parts:
-    before = Explained.of(contributions(PAST, 0, seed))
-    parts = compared(PROBLEM, before, Explained.of(window, before.side))
+def found(window: pa.Table, seed: int) -> AttributionDrift:
+    before = DailyAttributions.of(contributions(PAST, 0, seed))
+    parts = compare(PROBLEM, before, DailyAttributions.of(window, before.side))
     assert parts is not None
     return parts
 
@@ -43,13 +43,13 @@ def test_false_alarms_keep_the_rate_over_all_features() -> None:
     trials = [found(contributions(7, PAST, 10_000 + seed), seed) for seed in range(100)]
     rejected = sum(min(part.p_value for part in parts.parts) <= 0.05 for parts in trials)
     assert rejected <= 11  # 5 expected; 11 is the 99th percentile
-    assert sum(bool(parts.moved) for parts in trials) <= rejected
+    assert sum(bool(parts.drifted) for parts in trials) <= rejected
 
 
 @pytest.mark.parametrize("by", [-0.7, 0.7])
 def test_a_contribution_that_moved_is_named_with_what_it_was(by: float) -> None:
     parts = found(moved_by(contributions(7, PAST, 10_000), "x3", by), 0)
-    (part,) = parts.moved
+    (part,) = parts.drifted
     assert part.name == parts.parts[0].name == "x3"
     assert part.push[1] - part.push[0] == pytest.approx(by, abs=0.3)
     assert sum(one.weight[0] for one in parts.parts) == pytest.approx(sum(one.weight[1] for one in parts.parts))
@@ -61,7 +61,7 @@ def test_a_sure_change_of_what_weighs_nothing_is_none() -> None:
     (part,) = (one for one in parts.parts if one.name == "x9")
     assert part.p_value <= 0.05
     assert part.psi > 1
-    assert not parts.moved
+    assert not parts.drifted
 
 
 def test_the_same_answer_every_time() -> None:

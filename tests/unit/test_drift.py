@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from truecourse.errors import FeatureError
 from truecourse.monitoring.drift import permutation_test
-from truecourse.monitoring.drift.histograms import FEW_EDGES, MISSING, Bins, learn
+from truecourse.monitoring.drift.histograms import FEW_EDGES, MISSING, Bins, learn_bins
 
 UTC = pa.timestamp("us", tz="UTC")
 
@@ -146,7 +146,7 @@ def test_every_row_falls_in_exactly_one_bin() -> None:
         "empty": pa.nulls(999, pa.float64()),
     }
     frame = pa.table(columns)
-    for name, bins in learn(frame, frame.column_names).items():
+    for name, bins in learn_bins(frame, frame.column_names).items():
         codes = bins.codes(frame[name])
         assert codes.min() >= 0
         assert codes.max() < len(bins.labels)

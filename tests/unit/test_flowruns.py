@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truecourse.monitoring.health.flow_runs import GRACE, Outcome, Run, ScheduledFlow
-from truecourse.monitoring.robust_stats import LEAST, longest_gap, unusual
+from truecourse.monitoring.robust_stats import MIN_HISTORY, is_unusual, longest_gap
 
 NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -79,15 +79,15 @@ def test_slower_than_usual_is_sure_and_matters() -> None:
 
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40), st.floats(1, 1e6), st.floats(1.1, 5))
 def test_what_was_seen_before_is_never_unusual(past: list[float], value: float, factor: float) -> None:
-    assert not any(unusual(one, past, factor) for one in past)
-    if unusual(value, past, factor):
-        assert len(past) >= LEAST
+    assert not any(is_unusual(one, past, factor) for one in past)
+    if is_unusual(value, past, factor):
+        assert len(past) >= MIN_HISTORY
         assert value > factor * median(past) or value < median(past) / factor
-        assert not unusual(value, [*past, value], factor), "once it has happened, it is known"
+        assert not is_unusual(value, [*past, value], factor), "once it has happened, it is known"
 
 
 def test_a_rhythm_needs_a_week() -> None:
-    daily = [NOW + timedelta(days=day) for day in range(LEAST + 1)]
+    daily = [NOW + timedelta(days=day) for day in range(MIN_HISTORY + 1)]
     assert longest_gap(daily) == timedelta(days=1)
     assert longest_gap([*daily, daily[-1] + timedelta(days=3)]) == timedelta(days=3)
     assert longest_gap(daily[:-1]) is None

@@ -7,7 +7,7 @@ import yaml
 
 from tasks.replay.run import MORNING
 from truecourse.monitoring.drift import checked_to
-from truecourse.monitoring.predictions.silence import silence
+from truecourse.monitoring.predictions.silence import detect_silence
 from truecourse.settings import REPOSITORY
 from truecourse.storage.object_store import open_store
 
@@ -32,7 +32,7 @@ def test_a_mark_goes_on_and_never_back_and_one_in_the_future_counts_for_nothing(
 
 def silent_for(days: float, known: list[date]) -> bool:
     newest = datetime.combine(known[-1], datetime.min.time()) + timedelta(hours=23)
-    found = silence("flights", known, newest, newest + timedelta(days=days))
+    found = detect_silence("flights", known, newest, newest + timedelta(days=days))
     assert found is None or (found.page and found.cause == "silence")
     return found is not None
 

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from truecourse.monitoring.drift.consecutive_windows import LEAST_ROWS, Days, consecutive
-from truecourse.monitoring.drift.histograms import Counts, learn
-from truecourse.monitoring.drift.reference_profile import Side
-from truecourse.monitoring.drift.relations import Relations, Spread, moments
-from truecourse.monitoring.drift.windows import compared, findings
+from truecourse.monitoring.drift.consecutive_windows import MIN_ROWS, Days, compare_windows
+from truecourse.monitoring.drift.histograms import Counts, learn_bins
+from truecourse.monitoring.drift.reference_profile import DailyHistograms
+from truecourse.monitoring.drift.relations import Relations, RowSampler, moments
+from truecourse.monitoring.drift.windows import compare, findings
 from truecourse.problem import Boolean, Files, Label, Problem, Table, Text
 
 A_DAY = 100
@@ -20,15 +20,15 @@ PROBLEM = Problem(
     tables=[Table("rows", source=Files("rows.csv"), columns={"sky": Text(), "y": Boolean()})],
     label=Label(column="y"),
 )
-BINS = learn(pa.table({"sky": ["clear", "grey"] * 50}), ["sky"])
+BINS = learn_bins(pa.table({"sky": ["clear", "grey"] * 50}), ["sky"])
 
 
-def side(first: str, clear: Sequence[float]) -> Side:
+def side(first: str, clear: Sequence[float]) -> DailyHistograms:
     """Days from `first` on, with these shares of clear skies."""
     frames = [["clear"] * round(share * A_DAY) + ["grey"] * round((1 - share) * A_DAY) for share in clear]
     rows = pa.table({"sky": [sky for day in frames for sky in day]})
     counts = Counts.of(BINS, rows, np.repeat(np.arange(len(clear)), A_DAY))
-    return Side(BINS, np.datetime64(first, "D") + np.arange(len(clear)), counts)
+    return DailyHistograms(BINS, np.datetime64(first, "D") + np.arange(len(clear)), counts)
 
 
 WEEK = [0.9, 0.88, 0.92, 0.9, 0.89, 0.91, 0.9]
@@ -42,29 +42,29 @@ NOW = side("2013-12-30", WEEK)
     ids=["as now", "as ever", "too wild to tell"],
 )
 def test_what_was_so_a_year_before_is_within_its_seasonal_range(then: list[float], excused: bool) -> None:
-    moved = compared(PROBLEM, Days(NOW), STEADY, Days(STEADY), side("2013-01-01", then))
+    moved = compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), side("2013-01-01", then))
     assert moved.seasonal == (("sky",) if excused else ())
     assert bool(findings(moved, "drift")) != excused
 
 
 def test_a_move_further_than_ever_from_the_weeks_before_wakes_somebody() -> None:
-    (found,) = findings(compared(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
+    (found,) = findings(compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
     assert found.page
     assert "times as far from the days before as it ever did" in found.sentence
     # The same week after a season that goes there as fast is none, far as it is from the training rows.
     wave = side("2013-09-02", np.round(0.5 + 0.4 * np.sin(np.arange(119) / 119 * 4 * np.pi + np.pi / 2), 2).tolist())
-    known = compared(PROBLEM, Days(NOW), STEADY, Days(wave), None)
+    known = compare(PROBLEM, Days(NOW), STEADY, Days(wave), None)
     assert (findings(known, "drift"), known.seasonal) == ([], ("sky",))
 
 
-@pytest.mark.parametrize("rows", [0, LEAST_ROWS - 1])
+@pytest.mark.parametrize("rows", [0, MIN_ROWS - 1])
 def test_too_few_rows_or_days_are_unknown_and_counted(rows: int) -> None:
-    few = Side(BINS, NOW.days[:1], Counts(np.array([[rows, 0, 0, 0]])))
-    tested = consecutive(Days(STEADY), Days(few), 0.1, 0.05)
+    few = DailyHistograms(BINS, NOW.days[:1], Counts(np.array([[rows, 0, 0, 0]])))
+    tested = compare_windows(Days(STEADY), Days(few), 0.1, 0.05)
     assert tested.columns == {}
-    assert tested.missing.startswith(f"{LEAST_ROWS - rows} more row")
+    assert tested.missing.startswith(f"{MIN_ROWS - rows} more row")
     short = Days(side("2013-12-16", WEEK * 2))
-    moved = compared(PROBLEM, Days(NOW), STEADY, short, None)
+    moved = compare(PROBLEM, Days(NOW), STEADY, short, None)
     assert (moved.missing.partition(":")[0], moved.seasonal) == ("21 more days of history", ())
 
 
@@ -87,18 +87,18 @@ def drifted_in(rows: pa.Table, window: int = 7) -> dict[str, str]:
     of = rows["at"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     days, blocks = np.unique(of, return_inverse=True)
     fitted = rows.filter(pa.array(blocks < len(days) - window))
-    bins = learn(fitted, names)
+    bins = learn_bins(fitted, names)
     relations, counts = Relations.learn(fitted, bins, "at"), Counts.of(bins, rows, blocks).matrix
     sums = moments(np.stack([relations.sums(rows.filter(pa.array(blocks == day)), "at") for day in range(len(days))]))
     cut = len(days) - window
     past, now = (
-        Days(Side(bins, days[part], Counts(counts[part])), sums[part], relations.names)
+        Days(DailyHistograms(bins, days[part], Counts(counts[part])), sums[part], relations.names)
         for part in (slice(None, cut), slice(cut, None))
     )
-    found = consecutive(past, now, 0.1, 0.025)
+    found = compare_windows(past, now, 0.1, 0.025)
     assert found.missing == ""
     both = [*found.columns.items(), *found.relations.items()]
-    return {f"{name}: {one.aspect}": "far" if one.far else "" for name, one in both if one.drifted}
+    return {f"{name}: {one.aspect}": "far" if one.critical else "" for name, one in both if one.drifted}
 
 
 def changed(rows: pa.Table, name: str, by: object) -> pa.Table:
@@ -126,9 +126,9 @@ def test_clean_weeks_are_seldom_found() -> None:
 
 def test_sums_of_a_day_are_the_same_in_any_parts() -> None:
     rows = world(3, days=1, a_day=9999)
-    relations = Relations.learn(rows, learn(rows, ["one", "two", "three", "kind"]), "at")
-    taken, parts = Spread(len(rows)), [rows.slice(first, 777) for first in range(0, len(rows), 777)]
-    whole = relations.sums(Spread(len(rows)).of(rows), "at")
-    assert np.array_equal(sum(relations.sums(taken.of(part), "at") for part in parts), whole)
-    again = Relations.read(relations.told())
-    assert np.array_equal(again.sums(Spread(len(rows)).of(rows), "at"), whole)
+    relations = Relations.learn(rows, learn_bins(rows, ["one", "two", "three", "kind"]), "at")
+    taken, parts = RowSampler(len(rows)), [rows.slice(first, 777) for first in range(0, len(rows), 777)]
+    whole = relations.sums(RowSampler(len(rows)).take(rows), "at")
+    assert np.array_equal(sum(relations.sums(taken.take(part), "at") for part in parts), whole)
+    again = Relations.from_document(relations.to_document())
+    assert np.array_equal(again.sums(RowSampler(len(rows)).take(rows), "at"), whole)

@@ -19,7 +19,7 @@ from truecourse.html import marked, render
 from truecourse.monitoring import report_store
 from truecourse.monitoring.dashboard import control_page, index
 from truecourse.monitoring.drift import permutation_test
-from truecourse.monitoring.drift.windows import Moved
+from truecourse.monitoring.drift.windows import DriftResult
 from truecourse.monitoring.findings import BROKEN, Finding, Report
 from truecourse.monitoring.health import page as healthpage
 from truecourse.monitoring.quality import page as qualitypage
@@ -43,7 +43,7 @@ CHECKS = ("drift", "quality", "skew", "pipelines", "endpoint", "machine")
 
 def report(check: Any, most: bool, **figures: Any) -> Report:
     if not most:
-        return Report.unmade(check, "p", NOW, "Not checked: nothing is there.")
+        return Report.unavailable(check, "p", NOW, "Not checked: nothing is there.")
     found = [
         Finding(check=check, subject=f"{LONG}{n}", cause="a cause", page=n % 2 == 0, sentence=LONG, figures={})
         for n in range(40)
@@ -168,7 +168,9 @@ def drifted(store: LocalStore, most: bool) -> str:
         pa.table({name: pa.array(random.normal(shift, 1, rows)) for name in names}) for shift in (0.0, 3.0)
     )
     found = permutation_test.compare(before, after, names)
-    family = Moved(found, found if most else None, found if most else None, dict.fromkeys(names, 0.1) if most else {})
+    family = DriftResult(
+        found, found if most else None, found if most else None, dict.fromkeys(names, 0.1) if most else {}
+    )
     told: dict[str, Any] = {
         "timed": most, "model": {"version": 1, "sha256": "ab" * 32, "snapshot": "cd" * 32}, "threshold": 0.1,
         "window": {"start": NOW.isoformat() if most else None, "end": NOW.isoformat() if most else None},
@@ -277,7 +279,7 @@ def test_every_template_is_rendered_somewhere() -> None:
 def test_one_clock_says_when_and_data_until_is_said_as_such(asked: datetime | None, store: LocalStore) -> None:
     """Two times by two clocks stood beside each other, both as "as of"."""
     report = Report(check="drift", problem="p", at=NOW, sentence="Nothing drifted.")
-    report_store.save(store, report_store.checked(report, asked))
+    report_store.save(store, report_store.with_checked_at(report, asked))
     shown = next(one for one in control_page.document(store, PROBLEM)["checks"] if one["check"] == "drift")
     html = control_page.page(store, PROBLEM, served=False)
     if asked is None:  # the newest data is two years old
@@ -298,7 +300,7 @@ def test_commands_in_a_sentence_stand_as_code() -> None:
 def test_a_check_that_broke_leads(store: LocalStore) -> None:
     Store(store).save(True)
     broken = Finding(check="quality", subject="check", cause=BROKEN, page=True, sentence="The check of quality broke.")
-    report_store.save(store, Report.unmade("quality", "p", NOW, broken.sentence, broken))
+    report_store.save(store, Report.unavailable("quality", "p", NOW, broken.sentence, broken))
     told = control_page.document(store, PROBLEM)
     assert told["sentence"].startswith("The check of quality broke.")
     assert {one["check"]: one["state"] for one in told["checks"]}["quality"] == "critical"

@@ -17,7 +17,7 @@ from truecourse.features import frame as frames
 from truecourse.features.asof import NO_TIME
 from truecourse.features.definitions import feature_table
 from truecourse.features.view_sql import key_columns
-from truecourse.monitoring.skew.causes import same
+from truecourse.monitoring.skew.causes import equal_values
 from truecourse.monitoring.skew.view_history import read_history
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window, naive_utc
@@ -94,7 +94,7 @@ def _unequal(expected: Mapping[str, Array], told: Mapping[str, Array]) -> list[s
     def equal(a: Array, b: Array) -> bool:
         if a.dtype.kind == "M":
             return bool(a[0] == b[0] or (np.isnat(a[0]) and np.isnat(b[0])))
-        return bool(same(a, b)[0])
+        return bool(equal_values(a, b)[0])
 
     return [name for name, values in expected.items() if not equal(values, told[name])]
 
@@ -131,7 +131,7 @@ def _feature_links(
             continue
         columns = key_columns(problem, view)
         keys = {name: pa.array([record["values"].get(name)], arrow_type(column)) for name, column in columns.items()}
-        known = history.known(pl.DataFrame(pa.table(keys)), np.array([moment], dtype="datetime64[us]"))
+        known = history.as_of(pl.DataFrame(pa.table(keys)), np.array([moment], dtype="datetime64[us]"))
         wrong = _unequal(known.values, _columns(problem, record, list(view.features)))
         yield link(
             kind,

@@ -23,7 +23,7 @@ from truecourse.lineage.batch_inputs import batch_input_links
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.model import Model
 from truecourse.modeling.prediction import attributions, predicted_label
-from truecourse.monitoring.predictions.log_sample import COLUMNS, Logged
+from truecourse.monitoring.predictions.log_sample import COLUMNS, LogSample
 from truecourse.monitoring.skew.audit import Audit, audit_inputs
 from truecourse.monitoring.skew.causes import CODE, MISSING
 from truecourse.problem import Problem
@@ -153,7 +153,7 @@ def _logged_input_links(tables: Tables, problem: Problem, record: Record) -> Ite
     chosen = (pc.field("prediction_id") == record["prediction_id"]) & (pc.field("role") == record["role"])
     day = record["day"]
     row = tables.read(reference, COLUMNS, chosen, [("day", "=", day)]).slice(0, 1)
-    logged = Logged(problem, row, 1)
+    logged = LogSample(problem, row, 1)
     now = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     try:
         audit = audit_inputs(problem, tables, logged, now)
@@ -186,7 +186,7 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
         else:
             said = f"computed again, the same but {'; '.join(causes[subject])}" if subject in causes else ""
             yield link(kind, id, True, said or "computed again, the same")
-    for reason, names in audit.closed.items():
+    for reason, names in audit.not_compared.items():
         yield unknown("inputs", id, f"{', '.join(names[:5])}: {reason}")
 
 

@@ -11,7 +11,7 @@ Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", 
 
 State = Literal["critical", "warning", "ok", "unknown"]
 """A report in a word: something pages, something is found, nothing is, or nobody could look or tell."""
-NEEDED: dict[Check, str] = {
+PREREQUISITES: dict[Check, str] = {
     "drift": "predictions: `truecourse run score`, or an endpoint that logs; then `truecourse run monitor`",
     "quality": "predictions of the champion whose labels are complete; then `truecourse run monitor`",
     "skew": "predictions in the log of an endpoint (`truecourse serve`), then `truecourse run monitor`",
@@ -42,7 +42,7 @@ class Finding(Reference):
     figures: dict[str, Any] = Field(default_factory=dict)
 
     @property
-    def order(self) -> tuple[bool, bool]:
+    def sort_key(self) -> tuple[bool, bool]:
         """Sorts what leads first: a check that broke, for nobody watches there, then what pages."""
         return self.cause != BROKEN, not self.page
 
@@ -74,12 +74,12 @@ class Report(Reference):
     figures: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
-    def unmade(cls, check: Check, problem: str, at: datetime, why: str, *findings: Finding) -> "Report":
+    def unavailable(cls, check: Check, problem: str, at: datetime, why: str, *findings: Finding) -> "Report":
         """The report of a check that could not be made at a moment (UTC), with what that itself is a finding of."""
         return cls(check=check, problem=problem, at=at, sentence=why, made=False, findings=findings)
 
     @property
-    def broken(self) -> bool:
+    def is_broken(self) -> bool:
         """Whether the check itself broke."""
         return any(finding.cause == BROKEN for finding in self.findings)
 

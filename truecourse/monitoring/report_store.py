@@ -12,11 +12,11 @@ from truecourse.references import Reference, UtcTime
 from truecourse.storage.object_store import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
-SHOWN = timedelta(days=120)
+TIMELINE_LENGTH = timedelta(days=120)
 _MARKS = 500
 
 
-class Mark(Reference):
+class TimelineEntry(Reference):
     """What is left of a report in a timeline. `largest`: the figure of that name, which is drawn."""
 
     at: UtcTime
@@ -27,10 +27,10 @@ class Mark(Reference):
 class Timeline(Reference):
     """The reports of a check of the last SHOWN days, at most 500 of them, by the names of their moments."""
 
-    marks: dict[str, Mark] = Field(default_factory=dict)
+    marks: dict[str, TimelineEntry] = Field(default_factory=dict)
 
 
-def checked(report: Report, at: datetime | None) -> Report:
+def with_checked_at(report: Report, at: datetime | None) -> Report:
     """The report with the moment at which it was made, if that is not the moment (`at`, UTC) that it was asked for."""
     return report if at is not None else report.model_copy(update={"checked_at": datetime.now(UTC)})
 
@@ -77,7 +77,7 @@ def latest(store: ObjectStore, problem: str, check: Check) -> Report | None:
         return None
 
 
-def timeline(store: ObjectStore, problem: str, check: Check) -> list[Mark]:
+def timeline(store: ObjectStore, problem: str, check: Check) -> list[TimelineEntry]:
     """Oldest first, at the cost of one read."""
     return [mark for _, mark in sorted(_timeline(store, problem, check).marks.items())]
 
@@ -91,11 +91,11 @@ def _timeline(store: ObjectStore, problem: str, check: Check) -> Timeline:
 
 def _mark(store: ObjectStore, report: Report) -> None:
     largest = report.figures.get("largest") if report.made else None
-    mark = Mark(at=report.at, state=report.state, largest=largest)
+    mark = TimelineEntry(at=report.at, state=report.state, largest=largest)
     limit = max(report.at, datetime.now(UTC))  # a clock that jumped has left marks of the future
     before = _timeline(store, report.problem, report.check).marks
     marks = {name: one for name, one in before.items() if one.at <= limit} | {_name(report.at): mark}
-    first = _name(max(one.at for one in marks.values()) - SHOWN)
+    first = _name(max(one.at for one in marks.values()) - TIMELINE_LENGTH)
     kept = dict(sorted((name, one) for name, one in marks.items() if name >= first)[-_MARKS:])
     store.put(_timeline_key(report.problem, report.check), Timeline(marks=kept).model_dump_json().encode())
 

@@ -5,22 +5,22 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import median
 
-LEAST = 7
+MIN_HISTORY = 7
 """Fewer past values say nothing: of a daily feed, a week."""
 _DEVIATIONS = 5.0
 _NORMAL = 1.4826
 """A normal distribution's standard deviation is so many times its median absolute deviation."""
-PATIENCE = 1.5
+LATE_FACTOR = 1.5
 """Something is late once it took this much longer than it ever did."""
 
 
-def unusual(value: float, past: Sequence[float], factor: float, margin: float = 0.0) -> bool:
+def is_unusual(value: float, past: Sequence[float], factor: float, margin: float = 0.0) -> bool:
     """Whether a value is out of all that was seen, and by enough to matter.
 
     Statistically: beyond every past value, and more than five robust standard deviations (median absolute deviations,
     scaled) from their median. Practically: more than `factor` times the median, or less than the median by that
     factor, and at least `margin` away from it. Never, with fewer than LEAST past values."""
-    if len(past) < LEAST:
+    if len(past) < MIN_HISTORY:
         return False
     middle = median(past)
     spread = _NORMAL * median(abs(one - middle) for one in past)
@@ -32,4 +32,4 @@ def unusual(value: float, past: Sequence[float], factor: float, margin: float = 
 def longest_gap(moments: Sequence[datetime]) -> timedelta | None:
     """The longest time between two neighbours (rising); None with fewer than LEAST gaps."""
     gaps = [after - before for before, after in pairwise(moments)]
-    return max(gaps) if len(gaps) >= LEAST else None
+    return max(gaps) if len(gaps) >= MIN_HISTORY else None

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from truecourse.errors import Fault, ReplayError
-from truecourse.monitoring.drift.unit_changes import FORMS, change
+from truecourse.monitoring.drift.unit_changes import FORMS, parse_change
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
 from truecourse.problem.schema import AnyColumn, Float, Integer, Text
@@ -131,7 +131,7 @@ def _unit(target: str, column: AnyColumn, how: str) -> str:
 
 
 def _changed(how: str) -> str:
-    if change(how) is None:
+    if parse_change(how) is None:
         raise _Wrong(f"{how!r} is no change of a number", f"one of {FORMS}")
     return how
 

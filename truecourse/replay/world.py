@@ -16,7 +16,7 @@ from truecourse.data.arrow_types import UTC_TIME, arrow_type
 from truecourse.data.parsing import UNREADABLE
 from truecourse.data.readers import read_batches
 from truecourse.data.sources import locate, scratch
-from truecourse.monitoring.drift.unit_changes import change
+from truecourse.monitoring.drift.unit_changes import parse_change
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table, Text
 from truecourse.replay.faults import Planted
@@ -89,7 +89,7 @@ def _befallen(table: Table, rows: pa.Table, fault: Planted) -> pa.Table:
         mask &= np.asarray(pc.fill_null(pc.equal(values, old), False))
         values = pc.if_else(pa.array(mask), new, values)
     else:
-        made = change(fault.how)
+        made = parse_change(fault.how)
         assert made is not None
         changed = pc.if_else(pc.is_null(values), None, pa.array(made(columns_of(rows, [fault.column])[fault.column])))
         kind = arrow_type(table.columns[fault.column])

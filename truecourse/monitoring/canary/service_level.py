@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.arrays import Array
-from truecourse.monitoring.drift.histograms import Counts, learn
+from truecourse.monitoring.drift.histograms import Counts, learn_bins
 from truecourse.monitoring.drift.permutation_test import permutation_test
 from truecourse.problem import Problem
 from truecourse.problem.promotion import Canary
@@ -234,7 +234,7 @@ def _distribution(
     sides = [side.filter(pc.is_valid(side[column])) for side in (rival, seen)]
     if min(len(side) for side in sides) < FEWEST:
         return "", {}
-    bins = learn(sides[0], [column])
+    bins = learn_bins(sides[0], [column])
     before, after = (Counts.of(bins, side, entity_groups(problem, side)) for side in sides)
     permutations = int(np.ceil(2 / alpha))
     value, p_value = permutation_test(before, after, np.array([0]), permutations)

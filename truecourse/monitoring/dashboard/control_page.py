@@ -8,8 +8,8 @@ from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import history as record
 from truecourse.monitoring.dashboard import index
 from truecourse.monitoring.dashboard.timelines import timelines
-from truecourse.monitoring.findings import NEEDED, Check, Report, State
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.findings import PREREQUISITES, Check, Report, State
+from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.registry import aliases
 from truecourse.registry.scorecard import version_summary
@@ -61,10 +61,10 @@ def _sentence(newest: dict[Check, Report | None]) -> str:
     made = [report for report in newest.values() if report is not None]
     if not made:
         return "Nothing was checked yet: truecourse run monitor, and truecourse run health."
-    findings = sorted((f for report in made for f in report.findings), key=lambda finding: finding.order)
+    findings = sorted((f for report in made for f in report.findings), key=lambda finding: finding.sort_key)
     unknown = [check for check, report in newest.items() if report is None or report.state == "unknown"]
     well = "All that is checked is well." if not unknown else f"Nothing found; unknown: {', '.join(unknown)}."
-    return summed(findings, well)
+    return summarize(findings, well)
 
 
 def _told(check: Check, report: Report | None) -> Document:
@@ -72,14 +72,14 @@ def _told(check: Check, report: Report | None) -> Document:
     `needed`: what makes a check known whose state is unknown, empty for the others."""
     if report is None:
         never: Document = {"check": check, "sentence": "Never checked.", "findings": [], "page": ""}
-        return never | {"checked_at": None, "data_until": None, "state": "unknown", "needed": NEEDED[check]}
+        return never | {"checked_at": None, "data_until": None, "state": "unknown", "needed": PREREQUISITES[check]}
     when = report.checked_at or report.at
     until = report.at if abs(when - report.at) > _SAME else None
     return report.model_dump(exclude={"figures", "problem", "at"}) | {
         "state": report.state,
         "checked_at": when,
         "data_until": until,
-        "needed": NEEDED[check] if report.state == "unknown" else "",
+        "needed": PREREQUISITES[check] if report.state == "unknown" else "",
     }
 
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from truecourse.monitoring.drift.consecutive_windows import Days, consecutive
-from truecourse.monitoring.drift.daily_attributions import Explained, Explainer
+from truecourse.monitoring.drift.consecutive_windows import Days, compare_windows
+from truecourse.monitoring.drift.daily_attributions import DailyAttributions, Explainer
 from truecourse.monitoring.drift.daily_counts import DAY
-from truecourse.monitoring.drift.reference_profile import TRAILING, Frozen
+from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, ReferenceProfile
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Problem
 from truecourse.references import Window, naive_utc
 from truecourse.storage.tables import Tables
 
-WORTH = 0.02
+MIN_CHANGE = 0.02
 """A part in the predictions, as a share of all contributions, has to change by this much to matter."""
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureAttribution:
     """A feature's part in the predictions, each time in the reference and in the window. `weight`: its share of all
     contributions' sizes. `push`: its mean contribution to the margin (of a multiclass, the mean size over classes).
     `change`: the larger change of the two, as a share of all contributions. `p_value`: adjusted for all features."""
@@ -40,40 +40,42 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
+class AttributionDrift:
     """Of all features, those that moved first, then the weightiest. `rows`: in the reference, in the window."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[FeatureAttribution, ...]
     rows: tuple[int, int]
 
     @property
-    def moved(self) -> tuple[Part, ...]:
+    def drifted(self) -> tuple[FeatureAttribution, ...]:
         return tuple(part for part in self.parts if part.moved)
 
     def figures(self) -> dict[str, Any]:
-        return {"rows": list(self.rows), "moved": [asdict(part) for part in self.moved]}
+        return {"rows": list(self.rows), "moved": [asdict(part) for part in self.drifted]}
 
 
-def contributions_moved(problem: Problem, tables: Tables, frozen: Frozen, span: Window) -> Parts | None:
+def compute_attribution_drift(
+    problem: Problem, tables: Tables, profile: ReferenceProfile, span: Window
+) -> AttributionDrift | None:
     """The champion's predictions of the window (both ends given) against held-out rows of before it, or of other days
     where there are none. None where it cannot be told: features that the log hides, no predictions, too few days."""
     start, end = naive_utc(span.start), naive_utc(span.end)
     assert start is not None
     assert end is not None
-    explainer = Explainer.of(problem, tables, frozen)
+    explainer = Explainer.of(problem, tables, profile)
     if explainer is None:
         return None
-    now, before = explainer.days(start, end), explainer.days(start - TRAILING * DAY, start)
-    known = explainer.reference.only(explainer.reference.side.days < np.datetime64(start, "D"))
-    past = known.only(~np.isin(known.side.days, before.side.days)).then(before)
+    now, before = explainer.days(start, end), explainer.days(start - TRAILING_DAYS * DAY, start)
+    known = explainer.reference.select(explainer.reference.side.days < np.datetime64(start, "D"))
+    past = known.select(~np.isin(known.side.days, before.side.days)).append(before)
     if not now.rows or not past.rows:
         return None
-    return compared(problem, past, now)
+    return compare(problem, past, now)
 
 
-def compared(problem: Problem, before: Explained, now: Explained) -> Parts | None:
+def compare(problem: Problem, before: DailyAttributions, now: DailyAttributions) -> AttributionDrift | None:
     monitoring = problem.monitoring
-    tested = consecutive(Days(before.side), Days(now.side), monitoring.psi, monitoring.false_alarm_rate)
+    tested = compare_windows(Days(before.side), Days(now.side), monitoring.psi, monitoring.false_alarm_rate)
     if tested.missing:
         return None
     columns = tested.columns
@@ -82,27 +84,27 @@ def compared(problem: Problem, before: Explained, now: Explained) -> Parts | Non
     change = np.maximum(np.abs(pushes - push), np.abs(sizes - size)) / everything
     weights = size / everything, sizes / max(float(sizes.sum()), 1e-12)
     parts = [
-        Part(
+        FeatureAttribution(
             name=name,
             weight=(float(weights[0][i]), float(weights[1][i])),
             push=(float(push[i]), float(pushes[i])),
             change=float(change[i]),
             psi=columns[name].size,
             p_value=columns[name].p_value,
-            moved=columns[name].drifted and bool(change[i] > WORTH),
+            moved=columns[name].drifted and bool(change[i] > MIN_CHANGE),
         )
         for i, name in enumerate(before.side.bins)
         if name in columns
     ]
     parts.sort(key=lambda part: (not part.moved, -part.change if part.moved else -part.weight[1]))
-    return Parts(tuple(parts), (before.rows, now.rows))
+    return AttributionDrift(tuple(parts), (before.rows, now.rows))
 
 
-def findings(moved: Sequence[Part]) -> list[Finding]:
+def findings(moved: Sequence[FeatureAttribution]) -> list[Finding]:
     return [_finding(part) for part in moved]
 
 
-def _finding(part: Part) -> Finding:
+def _finding(part: FeatureAttribution) -> Finding:
     (was, now), (before, after) = part.weight, part.push
     told = (
         f"{part.name} weighs otherwise in the predictions: {100 * now:.0f}% of all contributions, where it had "

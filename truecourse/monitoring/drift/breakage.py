@@ -10,17 +10,17 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from truecourse.monitoring.drift.daily_counts import DAY, Sketch, features, pooled
+from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, feature_histograms, pool
 from truecourse.monitoring.drift.histograms import Array
-from truecourse.monitoring.drift.novelty import Strange
-from truecourse.monitoring.drift.reference_profile import TRAILING, Frozen, Side
+from truecourse.monitoring.drift.novelty import UnseenValues
+from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, DailyHistograms, ReferenceProfile
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.robust_stats import LEAST, unusual
+from truecourse.monitoring.robust_stats import MIN_HISTORY, is_unusual
 from truecourse.problem import Problem
 from truecourse.problem.schema import Text
 from truecourse.wording import counted
 
-LEAST_ROWS = 50
+MIN_ROWS = 50
 """Of fewer rows nothing is said."""
 DEAD = 0.25
 """A feed is dead when less than this part of its usual values is there."""
@@ -34,60 +34,65 @@ NEW, LEAST_NEW, NEW_PAGES, TIMES = 0.002, 3, 0.01, 3.0
 OFF_SCALE, LANDED = 0.1, 0.9
 """A unit changed when this share of the values is unknown, and this part of those is known once converted back."""
 _SIGMAS = 4.0
-MOST = 92
+MAX_LOOKBACK_DAYS = 92
 """Days that a check looks back on, where nobody checked for long."""
 
 
 @dataclass(frozen=True)
-class Looked:
+class CheckedDays:
     """`units`: days, or few of them together, with rows enough, oldest first; the last may be a part of a day.
     `until`: the end of the last whole day that was looked at (naive UTC); None where there was none. `fresh`: whether
     any row was looked at for the first time. `missing`: rows that the newest days lack to be looked at."""
 
-    units: list[Sketch]
+    units: list[DayCounts]
     until: datetime | None
     fresh: bool
     missing: int
 
 
-def looked(days: Sequence[Sketch], since: datetime, now: datetime) -> Looked:
+def select_days(days: Sequence[DayCounts], since: datetime, now: datetime) -> CheckedDays:
     """`days`: rising, naive UTC, from before `since`, up to which all was looked at before, to `now`. Where nothing is
     newer, the newest days that are enough are looked at again: what is wrong with them still is."""
-    units: list[Sketch] = []
-    waiting: list[Sketch] = []
+    units: list[DayCounts] = []
+    waiting: list[DayCounts] = []
     until = None
     for day in (day for day in days if day.day + DAY > since):
         waiting.append(day)
-        if sum(one.rows for one in waiting) >= LEAST_ROWS:
-            units.append(pooled(waiting))
+        if sum(one.rows for one in waiting) >= MIN_ROWS:
+            units.append(pool(waiting))
             until = day.day + DAY if day.day + DAY <= now else until
             waiting = []
     fresh = bool(units)
     if not units:
-        again: list[Sketch] = []
+        again: list[DayCounts] = []
         for day in reversed(days):
             again.insert(0, day)
-            if sum(one.rows for one in again) >= LEAST_ROWS:
+            if sum(one.rows for one in again) >= MIN_ROWS:
                 # Together with days that were looked at, rows that are too few by themselves are looked at, too.
-                units = [pooled(again)]
+                units = [pool(again)]
                 break
     there = sum(one.rows for one in waiting)
-    return Looked(units, until, fresh, LEAST_ROWS - there if there else 0)
+    return CheckedDays(units, until, fresh, MIN_ROWS - there if there else 0)
 
 
-def breakage(problem: Problem, frozen: Frozen, days: Sequence[Sketch], units: Iterable[Sketch]) -> list[Finding]:
+def find_breakage(
+    problem: Problem, profile: ReferenceProfile, days: Sequence[DayCounts], units: Iterable[DayCounts]
+) -> list[Finding]:
     """`days`: all there are, rising; `units` of them. Each trouble once, as it was last seen."""
     found: dict[str, Finding] = {}
     for unit in units:
-        before = [day for day in days if unit.day - TRAILING * DAY <= day.day < unit.day]
-        recent = [day for day in days if unit.day - LEAST * DAY < day.day < unit.day]
-        usual = features(frozen, before) if len(before) >= 2 * LEAST else frozen.features
-        named = [*_missing(problem, frozen, usual, unit), *new_values(problem, before, recent, frozen.odd, unit)]
+        before = [day for day in days if unit.day - TRAILING_DAYS * DAY <= day.day < unit.day]
+        recent = [day for day in days if unit.day - MIN_HISTORY * DAY < day.day < unit.day]
+        usual = feature_histograms(profile, before) if len(before) >= 2 * MIN_HISTORY else profile.features
+        named = [
+            *_missing(problem, profile, usual, unit),
+            *find_unseen_values(problem, before, recent, profile.unseen_shares, unit),
+        ]
         found |= {one.key: one for one in named}
     return list(found.values())
 
 
-def volume(problem: Problem, days: Sequence[Sketch], since: datetime, now: datetime) -> list[Finding]:
+def find_volume_changes(problem: Problem, days: Sequence[DayCounts], since: datetime, now: datetime) -> list[Finding]:
     """Whole days, from the moment `since` on, with far fewer predictions than usual, or far more; days with none too,
     where each day before had some."""
     counts = {day.day: float(day.rows) for day in days}
@@ -97,10 +102,10 @@ def volume(problem: Problem, days: Sequence[Sketch], since: datetime, now: datet
     day = first if first >= since else first + DAY
     newest = max(counts)
     while day + DAY <= now and day <= newest:
-        past = [counts.get(day - number * DAY) for number in range(1, TRAILING + 1)]
+        past = [counts.get(day - number * DAY) for number in range(1, TRAILING_DAYS + 1)]
         known = [count for count in past if count is not None]
-        steady = None not in past[: 2 * LEAST]
-        if (day in counts or steady) and unusual(counts.get(day, 0.0), known, 2.0):
+        steady = None not in past[: 2 * MIN_HISTORY]
+        if (day in counts or steady) and is_unusual(counts.get(day, 0.0), known, 2.0):
             found.append(_volume(problem, day, int(counts.get(day, 0.0)), float(np.median(known))))
         day += DAY
     return found[-1:]
@@ -111,22 +116,22 @@ def _volume(problem: Problem, day: datetime, rows: int, middle: float) -> Findin
     return _finding(problem.name, "volume", True, told, rows=rows, usual=middle, day=f"{day:%Y-%m-%d}")
 
 
-def _present(side: Side) -> Array:
+def _present(side: DailyHistograms) -> Array:
     """The share of values that are not missing, by day and column, of days with rows enough."""
     rows = side.rows()
-    return 1 - side.missing()[rows >= LEAST_ROWS] / rows[rows >= LEAST_ROWS, None]
+    return 1 - side.missing()[rows >= MIN_ROWS] / rows[rows >= MIN_ROWS, None]
 
 
-def _missing(problem: Problem, frozen: Frozen, usual: Side, unit: Sketch) -> list[Finding]:
-    past, ever, now = _present(usual), _present(frozen.every), _present(features(frozen, [unit]))[0]
+def _missing(problem: Problem, profile: ReferenceProfile, usual: DailyHistograms, unit: DayCounts) -> list[Finding]:
+    past, ever, now = _present(usual), _present(profile.every), _present(feature_histograms(profile, [unit]))[0]
     if not len(past) or not len(ever):
         return []
     middle, least = np.median(past, axis=0), np.quantile(ever, _ODD_DAYS, axis=0, method="lower")
-    return lost_values(problem, list(frozen.features.bins), middle, least, now, unit)
+    return find_missing_values(problem, list(profile.features.bins), middle, least, now, unit)
 
 
-def lost_values(
-    problem: Problem, columns: Sequence[str], middle: Array, least: Array, now: Array, unit: Sketch
+def find_missing_values(
+    problem: Problem, columns: Sequence[str], middle: Array, least: Array, now: Array, unit: DayCounts
 ) -> list[Finding]:
     """`middle`, `least`, `now`: by column the share of values that are there usually, on almost any day, and in the
     unit."""
@@ -142,18 +147,18 @@ def lost_values(
     return found
 
 
-def _by_view(problem: Problem, shares: dict[str, tuple[float, float]], cause: str, unit: Sketch) -> list[Finding]:
+def _by_view(problem: Problem, shares: dict[str, tuple[float, float]], cause: str, unit: DayCounts) -> list[Finding]:
     found = []
     for view in problem.views:
         mine = [name for name in view.features if name in shares]
         if mine:  # what is computed from a missing value is missing with it: one trouble, one page
             whole = len(mine) > len(view.features) / 2
-            found.append(_told_missing(view.name if whole else mine[0], mine, shares, cause, unit.day))
+            found.append(_missing_finding(view.name if whole else mine[0], mine, shares, cause, unit.day))
             shares = {name: pair for name, pair in shares.items() if name not in mine}
-    return found + [_told_missing(name, [name], shares, cause, unit.day) for name in shares]
+    return found + [_missing_finding(name, [name], shares, cause, unit.day) for name in shares]
 
 
-def _told_missing(
+def _missing_finding(
     subject: str, names: list[str], shares: dict[str, tuple[float, float]], cause: str, day: datetime
 ) -> Finding:
     was, now = (float(np.median([shares[name][i] for name in names])) for i in (0, 1))
@@ -165,8 +170,12 @@ def _told_missing(
     return _finding(subject, cause, page, told, present=now, usual=was, features=names, day=f"{day:%Y-%m-%d}")
 
 
-def new_values(
-    problem: Problem, before: Sequence[Sketch], recent: Sequence[Sketch], held_out: Mapping[str, float], unit: Sketch
+def find_unseen_values(
+    problem: Problem,
+    before: Sequence[DayCounts],
+    recent: Sequence[DayCounts],
+    held_out: Mapping[str, float],
+    unit: DayCounts,
 ) -> list[Finding]:
     """Unknown values that are all of one kind, where they never were: the first hot days of a year are unknown too.
     `recent`: the days of the week before, in which few rows may become enough. `held_out`: by column, the greatest
@@ -174,12 +183,12 @@ def new_values(
     found = []
     for name, odd in unit.odd.items():
         old = [one for one in before if one not in recent]
-        past = [one for one in old if one.rows >= LEAST_ROWS]
+        past = [one for one in old if one.rows >= MIN_ROWS]
         held = held_out.get(name, 0.0)
         if isinstance(problem.features[name], Text):
             # A category is known by itself: one that has come for weeks hides no other.
             many = [
-                one for one in odd.each() if one.alike / unit.rows >= TIMES * max(held, _usual(name, one.like, past))
+                one for one in odd.split() if one.alike / unit.rows >= TIMES * max(held, _usual(name, one.like, past))
             ]
             found += [one for each in many if (one := _new_category(name, each, recent, old, unit)) is not None][:1]
         elif odd.alike / unit.rows >= TIMES * max(held, _usual(name, None, past)) and (one := _unit(name, odd, unit)):
@@ -187,19 +196,19 @@ def new_values(
     return found
 
 
-def _usual(name: str, like: str | None, past: Sequence[Sketch]) -> float:
+def _usual(name: str, like: str | None, past: Sequence[DayCounts]) -> float:
     """The usual share of rows with the value, or with the commonest unknown one. After two weeks of it a value is
     known, though training has not seen it."""
 
-    def alike(odd: Strange) -> int:
-        return odd.alike if like is None else odd.alike_to(like)
+    def alike(odd: UnseenValues) -> int:
+        return odd.alike if like is None else odd.rows_like(like)
 
     earlier = [alike(one.odd[name]) / one.rows if name in one.odd else 0.0 for one in past]
-    return float(np.median(earlier)) if len(earlier) >= LEAST else max(earlier, default=0.0)
+    return float(np.median(earlier)) if len(earlier) >= MIN_HISTORY else max(earlier, default=0.0)
 
 
 def _new_category(
-    name: str, odd: Strange, recent: Sequence[Sketch], old: Sequence[Sketch], unit: Sketch
+    name: str, odd: UnseenValues, recent: Sequence[DayCounts], old: Sequence[DayCounts], unit: DayCounts
 ) -> Finding | None:
     """In few rows it is news for a week; in many somebody should see to it."""
     one = _category(name, odd, unit) or _category(name, *_together(name, odd, recent, unit))
@@ -208,20 +217,22 @@ def _new_category(
     return one
 
 
-def _told_of(name: str, like: str, day: Sketch) -> bool:
+def _told_of(name: str, like: str, day: DayCounts) -> bool:
     """Whether that day had enough of the same new value."""
-    alike = day.odd[name].alike_to(like) if name in day.odd else 0
+    alike = day.odd[name].rows_like(like) if name in day.odd else 0
     return alike >= LEAST_NEW and alike / day.rows >= NEW
 
 
-def _together(name: str, odd: Strange, recent: Sequence[Sketch], unit: Sketch) -> tuple[Strange, Sketch]:
+def _together(
+    name: str, odd: UnseenValues, recent: Sequence[DayCounts], unit: DayCounts
+) -> tuple[UnseenValues, DayCounts]:
     """The same new value in the days of a week."""
-    alike = odd.alike + sum(one.odd[name].alike_to(odd.like) for one in recent if name in one.odd)
+    alike = odd.alike + sum(one.odd[name].rows_like(odd.like) for one in recent if name in one.odd)
     rows = unit.rows + sum(one.rows for one in recent)
     return odd.model_copy(update={"alike": alike}), unit.model_copy(update={"rows": rows})
 
 
-def _category(name: str, odd: Strange, unit: Sketch) -> Finding | None:
+def _category(name: str, odd: UnseenValues, unit: DayCounts) -> Finding | None:
     share = odd.alike / unit.rows
     if share < NEW or odd.alike < LEAST_NEW:
         return None
@@ -231,7 +242,7 @@ def _category(name: str, odd: Strange, unit: Sketch) -> Finding | None:
     return _finding(name, "new category", share >= NEW_PAGES, told, **figures)
 
 
-def _unit(name: str, odd: Strange, unit: Sketch) -> Finding | None:
+def _unit(name: str, odd: UnseenValues, unit: DayCounts) -> Finding | None:
     share = odd.rows / unit.rows
     if share < OFF_SCALE or odd.alike < LANDED * odd.rows:
         return None
@@ -247,6 +258,6 @@ def _finding(subject: str, cause: str, page: bool, told: str, **figures: object)
     return Finding(check="drift", subject=subject, cause=cause, page=page, sentence=told, figures=figures)
 
 
-def first_unlooked(mark: datetime | None, start: datetime) -> datetime:
+def first_unchecked(mark: datetime | None, start: datetime) -> datetime:
     """From where days are to be looked at (naive UTC): the mark, or the window's `start` at the first check."""
-    return max(mark, start - timedelta(days=MOST)) if mark is not None else start
+    return max(mark, start - timedelta(days=MAX_LOOKBACK_DAYS)) if mark is not None else start

@@ -12,7 +12,7 @@ from truecourse.storage.object_store import ObjectStore
 log = logging.getLogger("truecourse.monitor")
 
 
-class Marks(Reference):
+class Watermarks(Reference):
     """`columns`: of each column the moment (UTC) up to which its rows were looked at."""
 
     columns: dict[str, UtcTime] = Field(default_factory=dict)
@@ -23,16 +23,16 @@ class Marks(Reference):
         return min((mark for mark in found if mark is not None), default=None) if all(found) else None
 
 
-def read(store: ObjectStore, problem: str, now: datetime) -> Marks:
+def read(store: ObjectStore, problem: str, now: datetime) -> Watermarks:
     """Marks that lie after `now` (UTC) are of a clock that jumped, or of a later check: they count for nothing."""
     try:
-        found = Marks.model_validate_json(store.get(_key(problem)))
+        found = Watermarks.model_validate_json(store.get(_key(problem)))
     except NotFound:
-        return Marks()
+        return Watermarks()
     except ValidationError:
         log.warning("%s is no record of this form and is left out", _key(problem))
-        return Marks()
-    return Marks(columns={name: mark for name, mark in found.columns.items() if mark <= now})
+        return Watermarks()
+    return Watermarks(columns={name: mark for name, mark in found.columns.items() if mark <= now})
 
 
 def advance(store: ObjectStore, problem: str, columns: list[str], until: datetime) -> None:
@@ -41,7 +41,7 @@ def advance(store: ObjectStore, problem: str, columns: list[str], until: datetim
     before = read(store, problem, datetime.now(UTC) + timedelta(seconds=1)).columns
     after = {name: max(until, before.get(name, until)) for name in columns}
     if after != before:
-        store.put(_key(problem), Marks(columns=after).model_dump_json().encode())
+        store.put(_key(problem), Watermarks(columns=after).model_dump_json().encode())
 
 
 def _key(problem: str) -> str:

@@ -17,17 +17,17 @@ import numpy as np
 
 from truecourse.monitoring.drift.histograms import Array, Counts
 from truecourse.monitoring.drift.permutation_test import psi
-from truecourse.monitoring.drift.reference_profile import TRAILING, Side
+from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, DailyHistograms
 
 Aspect = Literal["shares", "level", "spread", "relation", "relation's spread"]
 JOINT = ("relation", "relation's spread")
-BEYOND, FAR = 1.6, 2.0
+FINDING_FACTOR, CRITICAL_FACTOR = 1.6, 2.0
 """How many times further than ever before a column has to move to be a finding, and to wake somebody."""
-SHORT, LEAST_WINDOWS = 7, 4
+MIN_REFERENCE_DAYS, MIN_WINDOWS = 7, 4
 """With less history the days before are fewer, SHORT at least; with fewer than so many windows nothing can be told."""
-LEAST_ROWS = 100
+MIN_ROWS = 100
 """Rows of a window that shares and means are taken of."""
-LEAST_VALUES = 30
+MIN_VALUES = 30
 PRIOR = 4.0
 """Few windows tell little of how far a column moves: what all columns tell together counts for so many of them."""
 _TINY = 1e-9
@@ -45,7 +45,7 @@ class Evidence:
     size: float
     p_value: float
     drifted: bool
-    far: bool
+    critical: bool
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Days:
     """Consecutive days: rows counted by bins, and moments() by day, (days, SUMS, p), of the numbers `names`; None where
     only bins were kept."""
 
-    side: Side
+    side: DailyHistograms
     moments: Array | None = None
     names: tuple[str, ...] = ()
 
@@ -62,7 +62,7 @@ class Days:
 
 
 @dataclass(frozen=True)
-class Tested:
+class WindowTestResult:
     """What was found, by column: of the column by itself, and of its `relations` with the others. Empty where it cannot
     be told: then `missing` says what for."""
 
@@ -73,26 +73,28 @@ class Tested:
 
 def reference_days(past: int, window: int) -> int:
     """Days before each window that it is held against, of `past` days in all; 0 where they are too few."""
-    for days in (TRAILING, 2 * SHORT, SHORT):
-        if past >= days + LEAST_WINDOWS * window:
+    for days in (TRAILING_DAYS, 2 * MIN_REFERENCE_DAYS, MIN_REFERENCE_DAYS):
+        if past >= days + MIN_WINDOWS * window:
             return days
     return 0
 
 
-def consecutive(past: Days, now: Days, threshold: float, rate: float) -> Tested:
+def compare_windows(past: Days, now: Days, threshold: float, rate: float) -> WindowTestResult:
     """`past`: the days before the window `now`, in order. `threshold`: the PSI that matters; of what creeps half is in
     the days before already, so half of it counts against them. `rate`: of false alarms, over all columns."""
     window, rows = len(now), int(now.side.rows().sum())
-    if rows < LEAST_ROWS:
-        return Tested({}, {}, f"{LEAST_ROWS - rows} more rows: a window needs {LEAST_ROWS}")
+    if rows < MIN_ROWS:
+        return WindowTestResult({}, {}, f"{MIN_ROWS - rows} more rows: a window needs {MIN_ROWS}")
     before = reference_days(len(past), window)
     if not before:
-        needed = SHORT + LEAST_WINDOWS * window - len(past)
-        return Tested(
-            {}, {}, f"{needed} more days of history: a window of {window} needs {SHORT + LEAST_WINDOWS * window}"
+        needed = MIN_REFERENCE_DAYS + MIN_WINDOWS * window - len(past)
+        return WindowTestResult(
+            {},
+            {},
+            f"{needed} more days of history: a window of {window} needs {MIN_REFERENCE_DAYS + MIN_WINDOWS * window}",
         )
     # Windows that reach into the days that this one is held against may have drifted with it.
-    last = max(len(past) - before, before + LEAST_WINDOWS * window)
+    last = max(len(past) - before, before + MIN_WINDOWS * window)
     ends = np.arange(before + window, last + 1)
     aspects = [_shares(past, now, ends, before, window)]
     if past.moments is not None and now.moments is not None:
@@ -115,27 +117,29 @@ class _Aspect:
         return threshold if self.name == "shares" else math.sqrt(threshold)
 
 
-def _judged(side: Side, aspects: list[_Aspect], windows: float, threshold: float, rate: float) -> Tested:
+def _judged(
+    side: DailyHistograms, aspects: list[_Aspect], windows: float, threshold: float, rate: float
+) -> WindowTestResult:
     from scipy.special import stdtr  # all of scipy.stats takes seconds to import
 
     tests = 2 * sum(len(one.names) for one in aspects)
     found: dict[bool, dict[str, Evidence]] = {False: {}, True: {}}
     for one in aspects:
         p_values = np.minimum(1.0, tests * stdtr(windows - 1 + (0.0 if one.name == "shares" else PRIOR), -one.z))
-        unlikely = (p_values <= rate) & (one.times > BEYOND)
+        unlikely = (p_values <= rate) & (one.times > FINDING_FACTOR)
         drifted = unlikely & (one.size > one.needs(threshold / 2))
-        far = drifted & (one.times > FAR) & (one.size > one.needs(threshold))
+        far = drifted & (one.times > CRITICAL_FACTOR) & (one.size > one.needs(threshold))
         mine = found[one.name in JOINT]
         for i, name in enumerate(one.names):
             if np.isfinite(one.z[i]):
                 figures = (float(one.z[i]), float(one.times[i]), float(one.size[i]), float(p_values[i]))
                 told = Evidence(one.name, *figures, bool(drifted[i]), bool(far[i]))
                 mine[name] = max(mine.get(name, told), told, key=_weight)
-    return Tested({name: found[False][name] for name in side.bins if name in found[False]}, found[True])
+    return WindowTestResult({name: found[False][name] for name in side.bins if name in found[False]}, found[True])
 
 
 def _weight(one: Evidence) -> Any:
-    return one.far, one.drifted, one.z
+    return one.critical, one.drifted, one.z
 
 
 def _rolled(values: Array, ends: Array, before: int, window: int) -> tuple[Array, Array]:
@@ -175,7 +179,7 @@ def _moved(past: Days, now: Days, ends: Array, before: int, window: int) -> list
     after, earlier = _rolled(past.moments, ends, before, window)
     this, recent = now.moments.sum(axis=0), past.moments[-before:].sum(axis=0)
     whole = past.moments.sum(axis=0)
-    few = np.minimum(this[0], recent[0]) < LEAST_VALUES
+    few = np.minimum(this[0], recent[0]) < MIN_VALUES
     count = np.maximum(this[0], 1)
     fewer = np.maximum(1 / count - 1 / np.maximum(np.median(after[:, 0], axis=0), 1), 0.0)
     # Values and residuals are in the same units: both are measured by the spread of the values, of all days together.
@@ -220,11 +224,11 @@ def _deviation(whole: Array, first: int, days: Array) -> Array:
     return np.asarray(np.maximum(np.sqrt((whole[first + 1] + between) / count), math.sqrt(_TINY)))
 
 
-def joined(*parts: Days) -> Days:
+def concatenate(*parts: Days) -> Days:
     """Days one after another."""
     side = parts[0].side
     days = np.concatenate([one.side.days for one in parts])
     counts = Counts(np.concatenate([one.side.counts.matrix for one in parts]))
     kept = [one.moments for one in parts if one.moments is not None]
     moments = np.concatenate(kept) if len(kept) == len(parts) else None
-    return Days(Side(side.bins, days, counts), moments, parts[0].names)
+    return Days(DailyHistograms(side.bins, days, counts), moments, parts[0].names)

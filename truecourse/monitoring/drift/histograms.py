@@ -74,7 +74,7 @@ def numbers(values: pa.ChunkedArray) -> Array:
     return np.asarray(values.cast(kind).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
-def learn(reference: pa.Table, columns: list[str], bins: int = 10) -> dict[str, Bins]:
+def learn_bins(reference: pa.Table, columns: list[str], bins: int = 10) -> dict[str, Bins]:
     """Bins of the reference's columns: text as categories, everything else as numbers in `bins` quantiles."""
     return {name: _learn(reference[name], bins) for name in columns}
 

@@ -13,7 +13,7 @@ from truecourse.monitoring.drift.histograms import Array, numbers
 from truecourse.monitoring.drift.unit_changes import CONVERSIONS
 from truecourse.references import Reference
 
-Known: TypeAlias = Mapping[str, pa.Array | Array]
+SeenValues: TypeAlias = Mapping[str, pa.Array | Array]
 """Every value that training saw, by column: of text, and of numbers that take few values."""
 
 MAX_NUMBERS = 2048
@@ -26,7 +26,7 @@ _TOLD_APART = 5
 """So many new categories of a column are told apart; what is known of already hides no other."""
 
 
-class Strange(Reference):
+class UnseenValues(Reference):
     """A column's values that training never saw. `rows`: how many have one. `like`: the commonest of new categories;
     of numbers the conversion of units that would bring most of them back to known values, empty where there is none.
     `alike`: how many rows that is; `values`: the same of the commonest ones."""
@@ -36,17 +36,17 @@ class Strange(Reference):
     alike: int
     values: dict[str, int] = Field(default_factory=dict)
 
-    def each(self) -> "list[Strange]":
+    def split(self) -> "list[UnseenValues]":
         """One for each of the commonest, the commonest first."""
         values = self.values or {self.like: self.alike}
-        return [Strange(rows=self.rows, like=like, alike=alike) for like, alike in values.items()]
+        return [UnseenValues(rows=self.rows, like=like, alike=alike) for like, alike in values.items()]
 
-    def alike_to(self, like: str) -> int:
+    def rows_like(self, like: str) -> int:
         """How many rows have this one."""
         return self.values.get(like, self.alike if like == self.like else 0)
 
 
-def known(frame: pa.Table, columns: list[str]) -> Known:
+def seen_values(frame: pa.Table, columns: list[str]) -> SeenValues:
     found = {name: _known(frame[name]) for name in columns}
     return {name: values for name, values in found.items() if values is not None}
 
@@ -61,10 +61,10 @@ def _known(values: pa.ChunkedArray) -> pa.Array | Array | None:
     return distinct if few else None
 
 
-class Tally:
+class UnseenCounter:
     """Values that training never saw, counted part by part."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: SeenValues) -> None:
         self._known = known
         self._rows: Counter[str] = Counter()
         self._alike: dict[str, Counter[str]] = {}
@@ -77,22 +77,22 @@ class Tally:
                 self._alike.setdefault(name, Counter()).update(alike)
 
     @property
-    def found(self) -> dict[str, Strange]:
+    def counts(self) -> dict[str, UnseenValues]:
         """By column, where there are any."""
         return {name: _strange(count, self._alike[name]) for name, count in self._rows.items() if count}
 
 
-def strange(known: Known, rows: pa.Table) -> dict[str, Strange]:
+def count_unseen(known: SeenValues, rows: pa.Table) -> dict[str, UnseenValues]:
     """By column, where there are any."""
-    tally = Tally(known)
+    tally = UnseenCounter(known)
     tally.add(rows)
-    return tally.found
+    return tally.counts
 
 
-def _strange(count: int, alike: Counter[str]) -> Strange:
+def _strange(count: int, alike: Counter[str]) -> UnseenValues:
     like = max(alike, key=lambda name: alike[name])
     values = {name: rows for name, rows in alike.most_common(_TOLD_APART) if rows}
-    return Strange(rows=count, like=like if alike[like] else "", alike=alike[like], values=values)
+    return UnseenValues(rows=count, like=like if alike[like] else "", alike=alike[like], values=values)
 
 
 def _new(known: pa.Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:

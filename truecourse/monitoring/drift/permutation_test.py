@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.errors import FeatureError
-from truecourse.monitoring.drift.histograms import Array, Bins, Counts, day_blocks, learn
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts, day_blocks, learn_bins
 
 PERMUTATIONS = 999
 MAX_BLOCKS = 4000
@@ -87,13 +87,13 @@ def compare(
     for side, frame in (("reference", reference), ("window", window)):
         if len(frame) == 0:
             raise FeatureError(f"the {side} has no rows", where="drift", hint="widen it")
-    frozen = learn(reference, columns, bins)
-    before, after = _counted(frozen, reference, window, time)
-    found = judge(frozen, before, after, threshold, false_alarm_rate, permutations, seed)
+    profile = learn_bins(reference, columns, bins)
+    before, after = _counted(profile, reference, window, time)
+    found = compare_counts(profile, before, after, threshold, false_alarm_rate, permutations, seed)
     return replace(found, rows=(len(reference), len(window)))
 
 
-def judge(
+def compare_counts(
     bins: Mapping[str, Bins],
     before: Counts,
     after: Counts,
@@ -109,10 +109,10 @@ def judge(
     least = max(1 / (permutations + 1), 1 / splits)
     decidable = least <= false_alarm_rate
     drifted = decidable & (p_values <= false_alarm_rate) & (value > threshold)
-    return described(bins, before, after, p_values, drifted, least, decidable)
+    return describe_drift(bins, before, after, p_values, drifted, least, decidable)
 
 
-def described(
+def describe_drift(
     bins: Mapping[str, Bins],
     before: Counts,
     after: Counts,

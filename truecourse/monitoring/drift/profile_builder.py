@@ -12,11 +12,11 @@ from truecourse.errors import NotFound
 from truecourse.hashing import sha256_json
 from truecourse.modeling.model import Model
 from truecourse.modeling.snapshot import load_frame
-from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn
-from truecourse.monitoring.drift.novelty import Known, known, strange
-from truecourse.monitoring.drift.reference_profile import Frozen, Side
-from truecourse.monitoring.drift.relations import SUMS, Relations, Spread
-from truecourse.monitoring.predictions.observed import watched
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn_bins
+from truecourse.monitoring.drift.novelty import SeenValues, count_unseen, seen_values
+from truecourse.monitoring.drift.reference_profile import DailyHistograms, ReferenceProfile
+from truecourse.monitoring.drift.relations import SUMS, Relations, RowSampler
+from truecourse.monitoring.predictions.observed import monitored_features
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
@@ -26,7 +26,7 @@ from truecourse.serving.batch_scoring import score_columns
 from truecourse.settings import get_settings
 from truecourse.storage.object_store import open_store
 
-HELD_OUT = 200
+MIN_HELD_OUT = 200
 """Fewer held-out rows than this are no reference for scores."""
 _SCORED = 50_000
 """Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
@@ -34,61 +34,63 @@ _METHOD = 6
 """Raised when something else would be made of the same rows."""
 
 
-def freeze(problem: Problem, version: ModelVersion) -> Frozen:
+def load_profile(problem: Problem, version: ModelVersion) -> ReferenceProfile:
     """What is kept of the champion, read once in a process; made of its snapshot where nothing is kept yet. Only for
     problems with time."""
-    asked = (problem.name, problem.kind, tuple(watched(problem)), problem.monitoring.bins)
-    return _frozen(*asked, version, get_settings().storage_root)
+    asked = (problem.name, problem.kind, tuple(monitored_features(problem)), problem.monitoring.bins)
+    return _load(*asked, version, get_settings().storage_root)
 
 
 @lru_cache(maxsize=4)
-def _frozen(name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str) -> Frozen:
+def _load(
+    name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str
+) -> ReferenceProfile:
     """`storage` is part of what is asked: two homes may have champions of the same number."""
     store, key = open_store(), sha256_json([_METHOD, version.run_id, bins, columns])
     place = f"sketches/{name}/{key[:24]}/frozen.json"
     try:
-        return Frozen.load(store.get(place), version, key)
+        return ReferenceProfile.load(store.get(place), version, key)
     except NotFound:
-        made = _made(kind, columns, bins, version, key)
+        made = _build(kind, columns, bins, version, key)
         store.put(place, made.dump())
         return made
 
 
-def _made(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, key: str) -> Frozen:
+def _build(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, key: str) -> ReferenceProfile:
     snapshot = trained_run(version.problem, version.run_id).snapshot
     frame = load_frame(open_store(), snapshot)
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     held_out = frame.filter(pc.equal(frame["split"], "test"))
-    by = learn(fitted, list(columns), bins)
-    seen, relations = known(fitted, list(columns)), Relations.learn(fitted, by, "decision_time")
+    by = learn_bins(fitted, list(columns), bins)
+    seen, relations = seen_values(fitted, list(columns)), Relations.learn(fitted, by, "decision_time")
     model = registry.open_model(version, kind)
     thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
     scored = pa.concat_tables([_timed(kind, model, part) for part in (thin, held_out)])
     reference, against = _timed(kind, model, held_out), "held-out rows of before the window"
-    if len(held_out) < HELD_OUT:
+    if len(held_out) < MIN_HELD_OUT:
         reference, against = scored, "rows the model was fitted to, of which it is surer: there are no earlier others"
-    score_bins = learn(reference, [n for n in reference.column_names if n != "decision_time"], bins)
-    return Frozen(
+    score_bins = learn_bins(reference, [n for n in reference.column_names if n != "decision_time"], bins)
+    return ReferenceProfile(
         version=version,
         snapshot=snapshot,
         key=key,
-        features=side(by, fitted),
-        every=side(by, frame),
-        scores=side(score_bins, reference),
-        scored=side(score_bins, scored),
+        features=count_by_day(by, fitted),
+        every=count_by_day(by, frame),
+        scores=count_by_day(score_bins, reference),
+        scored=count_by_day(score_bins, scored),
         against=against,
-        known=seen,
-        odd=_odd(seen, held_out),
+        seen_values=seen,
+        unseen_shares=_unseen_shares(seen, held_out),
         relations=relations,
-        sums=_sums(relations, frame),
+        sums=_daily_sums(relations, frame),
     )
 
 
-def side(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> Side:
+def count_by_day(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> DailyHistograms:
     """Rows counted by UTC day."""
     of = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     days, blocks = np.unique(of, return_inverse=True)
-    return Side(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
+    return DailyHistograms(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
 
 
 def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
@@ -102,21 +104,21 @@ def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
 
 
-def _sums(relations: Relations, rows: pa.Table) -> Array:
+def _daily_sums(relations: Relations, rows: pa.Table) -> Array:
     """By UTC day, (days, SUMS, p)."""
     days = rows["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     order = np.argsort(days, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(days[order])) + 1) if len(order) else []
-    taken = (Spread(len(places)).of(rows.take(pa.array(places))) for places in parts)
+    taken = (RowSampler(len(places)).take(rows.take(pa.array(places))) for places in parts)
     found = [relations.sums(day, "decision_time") for day in taken]
     return np.array(found, dtype=np.int64).reshape(-1, SUMS, len(relations.names))
 
 
-def _odd(known: Known, held_out: pa.Table) -> dict[str, float]:
+def _unseen_shares(known: SeenValues, held_out: pa.Table) -> dict[str, float]:
     days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     most: dict[str, float] = {}
     for day in np.unique(days):
         rows = held_out.filter(pa.array(days == day))
-        for name, found in strange(known, rows).items():
+        for name, found in count_unseen(known, rows).items():
             most[name] = max(most.get(name, 0.0), found.alike / len(rows))
     return most

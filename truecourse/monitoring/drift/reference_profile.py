@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.monitoring.drift.histograms import Array, Bins, Counts
-from truecourse.monitoring.drift.novelty import Known
+from truecourse.monitoring.drift.novelty import SeenValues
 from truecourse.monitoring.drift.permutation_test import first_bins
 from truecourse.monitoring.drift.relations import SUMS, Relations
 from truecourse.references import ModelVersion, Snapshot
 
-TRAILING = 28
+TRAILING_DAYS = 28
 """Days before a window that it is compared with: four weeks, each weekday as often as any other."""
 _SIDES = ("features", "every", "scores", "scored")
 
 
 @dataclass(frozen=True)
-class Side:
+class DailyHistograms:
     """Bins of columns, and rows counted by them: a line of `counts` for each of `days` (datetime64[D], rising)."""
 
     bins: Mapping[str, Bins]
@@ -45,21 +45,21 @@ class Side:
         last = np.append(self.starts[1:], self.counts.matrix.shape[1]) - 1
         return np.asarray(self.counts.matrix[:, last])
 
-    def told(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """JSON, that read() takes. It gives a float64 back as it was."""
         edges = {name: _told(one.edges) for name, one in self.bins.items()}
         return {"bins": edges, "days": self.days.astype(str).tolist(), "counts": self.counts.matrix.tolist()}
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> Self:
-        bins = {name: _bins(*one) for name, one in told["bins"].items()}
-        shape = len(told["days"]), sum(len(one.labels) for one in bins.values())
-        counts = np.array(told["counts"], np.int64).reshape(shape)
-        return cls(bins, np.array(told["days"], "datetime64[D]"), Counts(counts))
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        bins = {name: _bins(*one) for name, one in document["bins"].items()}
+        shape = len(document["days"]), sum(len(one.labels) for one in bins.values())
+        counts = np.array(document["counts"], np.int64).reshape(shape)
+        return cls(bins, np.array(document["days"], "datetime64[D]"), Counts(counts))
 
 
 @dataclass(frozen=True)
-class Frozen:
+class ReferenceProfile:
     """`features`: of the rows the champion was fitted to or chosen on, and `every` with the held-out ones. `scores`: of
     held-out rows, or of others where there are too few (`against` says so); `scored`: of all rows. `odd`: by column,
     the greatest share of a held-out day's rows whose values no fitted row has, and one conversion or name tells of.
@@ -69,13 +69,13 @@ class Frozen:
     version: ModelVersion
     snapshot: Snapshot
     key: str
-    features: Side
-    every: Side
-    scores: Side
-    scored: Side
+    features: DailyHistograms
+    every: DailyHistograms
+    scores: DailyHistograms
+    scored: DailyHistograms
     against: str
-    known: Known
-    odd: Mapping[str, float]
+    seen_values: SeenValues
+    unseen_shares: Mapping[str, float]
     relations: Relations
     sums: Array
 
@@ -84,12 +84,12 @@ class Frozen:
         told: dict[str, Any] = {
             "snapshot": self.snapshot.model_dump(),
             "against": self.against,
-            "known": {name: _told(values) for name, values in self.known.items()},
-            "odd": dict(self.odd),
-            "relations": self.relations.told(),
+            "known": {name: _told(values) for name, values in self.seen_values.items()},
+            "odd": dict(self.unseen_shares),
+            "relations": self.relations.to_document(),
             "sums": self.sums.tolist(),
         }
-        told |= {name: getattr(self, name).told() for name in _SIDES}
+        told |= {name: getattr(self, name).to_document() for name in _SIDES}
         return json.dumps(told, separators=(",", ":")).encode()
 
     @classmethod
@@ -100,11 +100,11 @@ class Frozen:
             snapshot=Snapshot.model_validate(told["snapshot"]),
             key=key,
             against=told["against"],
-            known={name: _values(*one) for name, one in told["known"].items()},
-            odd=told["odd"],
-            relations=(relations := Relations.read(told["relations"])),
+            seen_values={name: _values(*one) for name, one in told["known"].items()},
+            unseen_shares=told["odd"],
+            relations=(relations := Relations.from_document(told["relations"])),
             sums=np.array(told["sums"], dtype=np.int64).reshape(-1, SUMS, len(relations.names)),
-            **{name: Side.read(told[name]) for name in _SIDES},
+            **{name: DailyHistograms.from_document(told[name]) for name in _SIDES},
         )
 
 

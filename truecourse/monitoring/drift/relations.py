@@ -97,7 +97,7 @@ class Relations:
             ]
         return np.stack(parts).astype(np.int64)
 
-    def told(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """JSON, that read() takes."""
         arrays = {name: getattr(self, name).tolist() for name in ("center", "scale", "mean", "weights")}
         return arrays | {
@@ -107,21 +107,21 @@ class Relations:
         }
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> Self:
-        names = tuple(told["names"])
-        center, scale, mean = (np.array(told[name], dtype=np.float64) for name in ("center", "scale", "mean"))
-        weights = np.array(told["weights"], dtype=np.float64).reshape(-1, len(names))
-        categories = {name: tuple(known) for name, known in told["categories"].items()}
-        return cls(names, center, scale, mean, tuple(told["sparse"]), categories, weights)
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        names = tuple(document["names"])
+        center, scale, mean = (np.array(document[name], dtype=np.float64) for name in ("center", "scale", "mean"))
+        weights = np.array(document["weights"], dtype=np.float64).reshape(-1, len(names))
+        categories = {name: tuple(known) for name, known in document["categories"].items()}
+        return cls(names, center, scale, mean, tuple(document["sparse"]), categories, weights)
 
 
-class Spread:
+class RowSampler:
     """About ROWS_A_DAY of `rows` rows, evenly spread, whatever the sizes of the parts that they come in."""
 
     def __init__(self, rows: int) -> None:
         self._step, self._read = max(1, rows // ROWS_A_DAY), 0
 
-    def of(self, part: pa.Table) -> pa.Table:
+    def take(self, part: pa.Table) -> pa.Table:
         first = -self._read % self._step
         self._read += len(part)
         return part if self._step == 1 else part.take(pa.array(np.arange(first, len(part), self._step)))

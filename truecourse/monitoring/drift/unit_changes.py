@@ -23,7 +23,7 @@ _ARITHMETIC = re.compile(r"([*/+-])(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
-class Change:
+class UnitChange:
     """value * factor + offset."""
 
     factor: float
@@ -33,19 +33,19 @@ class Change:
         return values * self.factor + self.offset
 
 
-def change(text: str) -> Change | None:
+def parse_change(text: str) -> UnitChange | None:
     """The change that a text names; None if it names none, or one that changes nothing."""
     if text in CONVERSIONS:
-        return Change(*CONVERSIONS[text])
+        return UnitChange(*CONVERSIONS[text])
     found = _ARITHMETIC.fullmatch(text)
     if found is None:
         return None
     number = float(found[2])
-    made: dict[str, Callable[[], Change]] = {
-        "*": lambda: Change(number, 0.0),
-        "/": lambda: Change(1 / number if number else math.inf, 0.0),
-        "+": lambda: Change(1.0, number),
-        "-": lambda: Change(1.0, -number),
+    made: dict[str, Callable[[], UnitChange]] = {
+        "*": lambda: UnitChange(number, 0.0),
+        "/": lambda: UnitChange(1 / number if number else math.inf, 0.0),
+        "+": lambda: UnitChange(1.0, number),
+        "-": lambda: UnitChange(1.0, -number),
     }
     it = made[found[1]]()
-    return it if it != Change(1.0, 0.0) and math.isfinite(it.factor) and it.factor else None
+    return it if it != UnitChange(1.0, 0.0) and math.isfinite(it.factor) and it.factor else None

@@ -17,14 +17,14 @@ from truecourse.errors import NotFound
 from truecourse.modeling.model import Model
 from truecourse.modeling.snapshot import load_frame
 from truecourse.monitoring.drift import permutation_test
-from truecourse.monitoring.drift.breakage import lost_values, new_values
-from truecourse.monitoring.drift.daily_counts import Sketch
-from truecourse.monitoring.drift.novelty import known, strange
+from truecourse.monitoring.drift.breakage import find_missing_values, find_unseen_values
+from truecourse.monitoring.drift.daily_counts import DayCounts
+from truecourse.monitoring.drift.novelty import count_unseen, seen_values
 from truecourse.monitoring.drift.permutation_test import Drift
 from truecourse.monitoring.drift.profile_builder import model_scores
-from truecourse.monitoring.drift.windows import Moved, shown
+from truecourse.monitoring.drift.windows import DriftResult, with_public_names
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.predictions.observed import MOMENT, Predictions, watched
+from truecourse.monitoring.predictions.observed import MOMENT, Predictions, monitored_features
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
@@ -32,21 +32,21 @@ from truecourse.registry.runs import trained_run
 from truecourse.serving.batch_scoring import BATCH, predictions_table, score_columns
 from truecourse.storage.tables import Tables
 
-LEAST_ROWS = 20
+MIN_ROWS = 20
 """Of fewer rows, that nothing is found tells nothing."""
-LATE = timedelta(hours=2)
+SHIPPING_DELAY = timedelta(hours=2)
 """The log is shipped every hour: so long before the last check rows may have come that it did not see."""
 
 
 @dataclass(frozen=True)
-class Plain:
+class UntimedDrift:
     """What moved, of features and of scores, in the rows that show it most, and what broke in any. `rows`: how many
     those are; `batch`: their batch, empty where they are of several. `against`: what the scores are compared with.
     `until`: when the newest of them was scored (UTC); `fresh`: whether any came since the last check."""
 
-    data: Moved
-    scores: Moved
-    broken: list[Finding]
+    data: DriftResult
+    scores: DriftResult
+    breakage: list[Finding]
     snapshot: str
     against: str
     rows: int
@@ -55,17 +55,19 @@ class Plain:
     fresh: bool
 
     @property
-    def enough(self) -> bool:
-        return self.rows >= LEAST_ROWS and self.data.snapshot.decidable
+    def is_enough(self) -> bool:
+        return self.rows >= MIN_ROWS and self.data.snapshot.decidable
 
 
-def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime, mark: datetime | None) -> Plain:
+def compare_untimed(
+    problem: Problem, tables: Tables, version: ModelVersion, at: datetime, mark: datetime | None
+) -> UntimedDrift:
     """`at` (UTC): nothing scored later is read. `mark` (UTC): up to where the last check looked, if there was
     one. Raises NotFound where the champion scored no row that its snapshot does not have."""
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame = load_frame(tables.store, snapshot)
     model = registry.open_model(version, problem.kind)
-    made, fresh = _came(problem, tables, model, version, frame["id"].combine_chunks(), at, mark)
+    made, fresh = _new_predictions(problem, tables, model, version, frame["id"].combine_chunks(), at, mark)
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     unseen, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
     if len(unseen) == 0:
@@ -79,9 +81,9 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetim
     rows, (data, scores) = judged[most]
     batches = pc.unique(rows[BATCH])
     broken = {one.key: one for part in parts.values() for one in _broken(problem, reference[0], part)}
-    return Plain(
-        Moved(data, None, None),
-        shown(Moved(scores, None, None)),
+    return UntimedDrift(
+        DriftResult(data, None, None),
+        with_public_names(DriftResult(scores, None, None)),
         list(broken.values()),
         snapshot.sha256,
         against,
@@ -92,7 +94,7 @@ def plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetim
     )
 
 
-def _came(
+def _new_predictions(
     problem: Problem,
     tables: Tables,
     model: Model,
@@ -104,11 +106,11 @@ def _came(
     """What came since the last check, and whether anything did. At the first check, and where it is too little, the
     newest `monitoring.window` of all that came."""
     predictions = Predictions(problem, tables, score_columns(problem.kind, model.vocabulary.classes))
-    new = predictions.observed(version, learned, mark - LATE, at) if mark is not None else None
+    new = predictions.read_new_rows(version, learned, mark - SHIPPING_DELAY, at) if mark is not None else None
     fresh = new is None or bool(pc.any(pc.greater(new[MOMENT], pa.scalar(mark, new[MOMENT].type))).as_py())
-    if new is not None and fresh and len(new) >= LEAST_ROWS:
+    if new is not None and fresh and len(new) >= MIN_ROWS:
         return new, True
-    made = predictions.observed(version, learned, IN_RANGE[0], at)
+    made = predictions.read_new_rows(version, learned, IN_RANGE[0], at)
     if len(made) == 0:
         what = "the champion scored no rows but those of its training table, which are no news"
         hint = f"truecourse run score --problem {problem.name} --source FILE"
@@ -119,25 +121,28 @@ def _came(
 
 def _broken(problem: Problem, fitted: pa.Table, rows: pa.Table) -> list[Finding]:
     """Values that are missing, new categories and changed units, against the training rows."""
-    if len(rows) < LEAST_ROWS:
+    if len(rows) < MIN_ROWS:
         return []
     names = fitted.column_names
     usual, now = (1 - np.array([part[name].null_count / len(part) for name in names]) for part in (fitted, rows))
     newest = pc.max(rows[MOMENT]).as_py().replace(tzinfo=None)
-    odd = strange(known(fitted, names), rows)
-    unit = Sketch(day=newest, digest="", rows=len(rows), features=(), scores=(), sums=(), odd=odd)
-    return [*lost_values(problem, names, usual, usual, now, unit), *new_values(problem, [], [], {}, unit)]
+    odd = count_unseen(seen_values(fitted, names), rows)
+    unit = DayCounts(day=newest, digest="", rows=len(rows), features=(), scores=(), sums=(), odd=odd)
+    return [
+        *find_missing_values(problem, names, usual, usual, now, unit),
+        *find_unseen_values(problem, [], [], {}, unit),
+    ]
 
 
 def _reference(problem: Problem, model: Model, fitted: pa.Table, unseen: pa.Table) -> tuple[pa.Table, pa.Table]:
-    return fitted.select(list(watched(problem))), model_scores(problem.kind, model, unseen)
+    return fitted.select(list(monitored_features(problem))), model_scores(problem.kind, model, unseen)
 
 
 def _parts(problem: Problem, made: pa.Table) -> dict[str, pa.Table]:
     """All rows, then those of each of the newest batches with rows enough."""
     recent = made
     batches = recent.group_by(BATCH).aggregate([(MOMENT, "max"), (BATCH, "count")]).to_pylist()
-    batches = [one for one in batches if one[f"{BATCH}_count"] >= LEAST_ROWS]
+    batches = [one for one in batches if one[f"{BATCH}_count"] >= MIN_ROWS]
     batches.sort(key=lambda one: (one[f"{MOMENT}_max"], one[BATCH]), reverse=True)
     if len(batches) == 1 and batches[0][f"{BATCH}_count"] == len(recent):
         batches = []

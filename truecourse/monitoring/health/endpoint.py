@@ -26,7 +26,7 @@ from truecourse.monitoring.health.slo import (
     fires,
     quantile,
 )
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.problem.objectives import Objectives
 from truecourse.storage.object_store import ObjectStore
@@ -71,7 +71,7 @@ def check_endpoint(problem: Problem, store: ObjectStore, looks: Sequence[Probe],
         check="endpoint",
         problem=problem.name,
         at=at,
-        sentence=summed(findings, well),
+        sentence=summarize(findings, well),
         made=any(look.reading is not None or not look.answers for look in looks),
         findings=tuple(findings),
         figures={"endpoints": figures, "objectives": _told(problem.serving.objectives)},

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.health.freshness import pipeline_finding
-from truecourse.monitoring.robust_stats import unusual
+from truecourse.monitoring.robust_stats import is_unusual
 from truecourse.wording import format_duration
 
 Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]
@@ -118,7 +118,7 @@ class ScheduledFlow:
         current = [run for run in (self.runs or ())[:1] if run.outcome in ("running", "completed")]
         for run in current:
             past = [one.seconds for one in self.succeeded if one is not run]
-            if past and run.seconds > median(past) and unusual(run.seconds, past, SLOWER, SECONDS_MORE):
+            if past and run.seconds > median(past) and is_unusual(run.seconds, past, SLOWER, SECONDS_MORE):
                 what = "has been running for" if run.outcome == "running" else "took"
                 usual = format_duration(median(past))
                 said = f"The flow {self.name} {what} {format_duration(run.seconds)}; usually it takes {usual}."

@@ -15,7 +15,7 @@ from truecourse.data.validation_report import ValidationResult, standing_refusal
 from truecourse.features.asof import EVENT
 from truecourse.features.definitions import feature_table
 from truecourse.monitoring.findings import Finding
-from truecourse.monitoring.robust_stats import PATIENCE, longest_gap, unusual
+from truecourse.monitoring.robust_stats import LATE_FACTOR, is_unusual, longest_gap
 from truecourse.problem import Problem, View
 from truecourse.problem.schema import Table
 from truecourse.storage.tables import Tables, clean_table
@@ -119,7 +119,7 @@ class TableState:
         longest, moments = longest_gap(self._moments), self._moments
         if longest is None:
             return
-        silent, allowed = self.clock.now - moments[-1], max(PATIENCE * longest, MIN_DELAY)
+        silent, allowed = self.clock.now - moments[-1], max(LATE_FACTOR * longest, MIN_DELAY)
         if silent > allowed:
             what = f"Nothing new has come to {name} for {format_duration(silent)}, and it never took longer than "
             what += f"{format_duration(longest)} before: is its source dead?"
@@ -132,12 +132,12 @@ class TableState:
 
     def _odd_delivery(self, last: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> Iterable[Finding]:
         name = self.table.name
-        if unusual(last["in"], [batch["in"] for batch in past], VOLUME_FACTOR):
+        if is_unusual(last["in"], [batch["in"] for batch in past], VOLUME_FACTOR):
             usual = sorted(batch["in"] for batch in past)
             what = f"A new delivery of {name} has {counted(last['in'], 'row')}; those before had {usual[0]:,} to "
             yield pipeline_finding(name, "volume", False, f"{what}{usual[-1]:,}.", rows=last["in"])
         share, before = _quarantined(last), [_quarantined(batch) for batch in past]
-        rare = unusual(share, before, VOLUME_FACTOR, MIN_QUARANTINE_RISE) and share > 0
+        rare = is_unusual(share, before, VOLUME_FACTOR, MIN_QUARANTINE_RISE) and share > 0
         if rare or (share >= HIGH_QUARANTINE and share > VOLUME_FACTOR * max(before, default=0.0)):
             what = f"{last['quarantined']:,} of the {counted(last['in'], 'row')} of a new delivery of {name} went into "
             what += f"quarantine ({share:.1%}), more than ever before."

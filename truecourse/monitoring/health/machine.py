@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.settings import Settings
 
@@ -47,7 +47,7 @@ def check_machine(problem: Problem, settings: Settings, at: datetime) -> Report:
         check="machine",
         problem=problem.name,
         at=at,
-        sentence=summed(findings, well),
+        sentence=summarize(findings, well),
         findings=tuple(findings),
         figures=figures,
     )

@@ -44,7 +44,7 @@ def sentence(found: dict[Check, Report]) -> str:
 
 def _findings(found: dict[Check, Report]) -> list[Finding]:
     """What leads first."""
-    return sorted((f for report in found.values() for f in report.findings), key=lambda finding: finding.order)
+    return sorted((f for report in found.values() for f in report.findings), key=lambda finding: finding.sort_key)
 
 
 def publish(store: ObjectStore, problem: Problem) -> str:

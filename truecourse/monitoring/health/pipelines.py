@@ -11,7 +11,7 @@ from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.health.flow_runs import ScheduledFlow
 from truecourse.monitoring.health.freshness import Clock, TableState, pipeline_finding, table_states, view_states
 from truecourse.monitoring.predictions.log_sample import newest_day_end
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.references import aware_utc
 from truecourse.serving import log_segments, log_shipping
@@ -60,7 +60,7 @@ def check_pipelines(
         check="pipelines",
         problem=problem.name,
         at=at or wall,
-        sentence=summed(findings, _well(known, len(flows), len([s for s in states if s.past]))),
+        sentence=summarize(findings, _well(known, len(flows), len([s for s in states if s.past]))),
         made=bool(known) or any(state.past for state in states) or bool(findings),
         findings=tuple(findings),
         figures={

@@ -6,7 +6,7 @@ from datetime import datetime
 from truecourse.deployment.bento import packaged
 from truecourse.errors import MirrorError
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.references import Aliases, ModelVersion
 from truecourse.registry import aliases, mirror_check
@@ -31,7 +31,9 @@ def check_registry(problem: Problem, store: ObjectStore, at: datetime) -> Report
         check="registry",
         problem=problem.name,
         at=at,
-        sentence=summed(findings, f"{counted(len(_held(entries)), 'model')} whole, and MLflow shows what is recorded."),
+        sentence=summarize(
+            findings, f"{counted(len(_held(entries)), 'model')} whole, and MLflow shows what is recorded."
+        ),
         made=not unread,
         findings=tuple(findings),
         figures={"differences": len(different), "unread": unread},

@@ -27,12 +27,12 @@ _TOLD = ("request", "features")
 
 
 @dataclass(frozen=True)
-class Made:
+class ServedPredictions:
     """Rows in canonical order: `id`, `decision_time`, the features and slices, and the model's output.
     `nameless`: log records with no id, which no label can be found for, by day of decision."""
 
     rows: pa.Table
-    nameless: Mapping[date, int]
+    without_id: Mapping[date, int]
 
 
 def output_of(rows: pa.Table, vocabulary: Vocabulary) -> Array:
@@ -42,9 +42,9 @@ def output_of(rows: pa.Table, vocabulary: Vocabulary) -> Array:
     return np.column_stack([rows[f"{SCORE}_{name}"].to_numpy() for name in vocabulary.classes]).astype(np.float64)
 
 
-def made(
+def read_served(
     problem: Problem, tables: Tables, version: int, days: Sequence[date], at: datetime, outputs: Sequence[date] = ()
-) -> Made:
+) -> ServedPredictions:
     """The version's predictions decided on these UTC days and made by `at`: the last one of each id, the log's rather
     than a batch's. A batch counts as made when its rows were decided. `outputs`: other days of which only the outputs
     are wanted; the log's documents are not read for them, and their features are null."""
@@ -53,13 +53,13 @@ def made(
     logged, nameless = _logged(problem, tables, version, every, days, at)
     parts = [part for part in (batches, logged) if part is not None and len(part)]
     if not parts:
-        return Made(_empty(), nameless)
+        return ServedPredictions(_empty(), nameless)
     rows = pl.concat([pl.DataFrame(part) for part in parts], how="diagonal_relaxed")
     rows = rows.unique("id", keep="last", maintain_order=True)
-    return Made(in_order(rows.to_arrow(compat_level=pl.CompatLevel.oldest())), nameless)
+    return ServedPredictions(in_order(rows.to_arrow(compat_level=pl.CompatLevel.oldest())), nameless)
 
 
-def newest(problem: Problem, tables: Tables) -> datetime | None:
+def newest_decision_day_end(problem: Problem, tables: Tables) -> datetime | None:
     """The end of the UTC day of the newest prediction, aware; None where there is none."""
     ends = [newest_day_end(problem, tables)]
     reference = tables.version(predictions_table(problem.name))

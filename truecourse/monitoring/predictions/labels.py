@@ -65,7 +65,7 @@ def _asked(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided: Wind
         return sql.fetch(connection, query, where=str(label.sql))
 
 
-def late_by(rows: pa.Table) -> pa.ChunkedArray:
+def label_delay_hours(rows: pa.Table) -> pa.ChunkedArray:
     """Hours from each row's decision to its label; null where it has none."""
     lag = pc.subtract(rows["known_at"].cast(pa.timestamp("us")), rows["decision_time"].cast(pa.timestamp("us")))
     return pc.divide(lag.cast(pa.int64()).cast(pa.float64()), timedelta(hours=1) / timedelta(microseconds=1))

@@ -40,12 +40,12 @@ def newest_day_end(problem: Problem, tables: Tables) -> datetime | None:
 
 
 @dataclass(frozen=True)
-class Logged:
+class LogSample:
     """n logged predictions, by id, of `asked` in the window. What the log hides is in none of the columns."""
 
     problem: Problem
     table: pa.Table
-    asked: int
+    total: int
 
     def __len__(self) -> int:
         return len(self.table)
@@ -109,7 +109,7 @@ class Logged:
         texts[:] = values
         return texts
 
-    def tells(self, name: str) -> bool:
+    def has_feature(self, name: str) -> bool:
         """Whether the log has the feature at all, and does not hide it."""
         return name not in self.hidden and any(name in row for row in self._features)
 
@@ -136,12 +136,12 @@ class Logged:
             yield identity, np.array([one == identity for one in told]).nonzero()[0]
 
 
-def kind_of(column: AnyColumn) -> FeatureKind:
+def feature_kind(column: AnyColumn) -> FeatureKind:
     """How feature() reads it: as text or as a number."""
     return "category" if isinstance(column, Text) else "float"
 
 
-def sample(problem: Problem, tables: Tables, window: Window, rows: int) -> Logged:
+def sample_log(problem: Problem, tables: Tables, window: Window, rows: int) -> LogSample:
     """At most `rows` of the predictions that were asked for and decided in the window (naive UTC, `end` given).
 
     A shadow's records, which answered nobody, are left out. Which rows are taken goes by a checksum of their ids: the
@@ -149,14 +149,14 @@ def sample(problem: Problem, tables: Tables, window: Window, rows: int) -> Logge
     reference = tables.version(log_table(problem.name))
     empty = pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
     if reference is None:
-        return Logged(problem, empty, 0)
+        return LogSample(problem, empty, 0)
     answered, limits = _answered(window), _limits(window)
     ids = tables.read(reference, ["prediction_id"], answered, limits)["prediction_id"].to_pylist()
     if len(ids) > rows:
         chosen = nsmallest(rows, ids, key=lambda one: (zlib.crc32(one.encode()), one))
         answered &= pc.field("prediction_id").isin(chosen)
     found = tables.read(reference, COLUMNS, answered, limits).sort_by("prediction_id")
-    return Logged(problem, found, len(ids))
+    return LogSample(problem, found, len(ids))
 
 
 def _answered(window: Window) -> Any:

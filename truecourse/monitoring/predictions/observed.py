@@ -31,7 +31,7 @@ _ROUNDED = timedelta(milliseconds=1)
 _ANSWER = ["at", "model_version", ID, "features", "score", "scores"]
 
 
-def watched(problem: Problem) -> dict[str, AnyColumn]:
+def monitored_features(problem: Problem) -> dict[str, AnyColumn]:
     """The features that drift is looked for in: not private ones, which the log hides. Raises FeatureError if there is
     no other."""
     private = private_names(problem)
@@ -46,7 +46,7 @@ class Predictions:
 
     def __init__(self, problem: Problem, tables: Tables, scores: Sequence[str]) -> None:
         self._problem, self._tables, self._scores = problem, tables, tuple(scores)
-        self._features = watched(problem)
+        self._features = monitored_features(problem)
         self._batches = tables.version(predictions_table(problem.name))
         self._log = tables.version(log_table(problem.name))
         self._schema = pa.schema(
@@ -94,14 +94,14 @@ class Predictions:
         ]
         return sha256_json(sorted(names)) if names else None
 
-    def parts(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
+    def read(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again, in parts of
         about PART_ROWS rows: however many there are, what is held of them is those and their keys. Raises FeatureError
         where they were made with features of other types."""
         yield from self._scored(start, end)
         yield from self._asked(start, end)
 
-    def together(self, parts: Iterable[pa.Table]) -> pa.Table:
+    def concatenate(self, parts: Iterable[pa.Table]) -> pa.Table:
         """Parts of parts() as one table, which has its columns also where there is no part: a day without decisions has
         none."""
         return pa.concat_tables([self._schema.empty_table(), *parts])
@@ -112,7 +112,7 @@ class Predictions:
         both = ((self._batches, batches), (self._log, asked))
         return sum(self._tables.count(table, where) for table, where in both if table is not None)
 
-    def observed(self, version: ModelVersion, learned: pa.Array, since: datetime, at: datetime) -> pa.Table:
+    def read_new_rows(self, version: ModelVersion, learned: pa.Array, since: datetime, at: datetime) -> pa.Table:
         """Of a problem without time, what a version predicted after `since` and by `at` (UTC) of rows that its snapshot
         does not have: of files, of the table's newer rows, and the endpoint's answers.
 

@@ -9,7 +9,7 @@ import numpy as np
 from truecourse.errors import ModelError
 from truecourse.features.clock import reference_time
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.predictions.effective import newest
+from truecourse.monitoring.predictions.effective import newest_decision_day_end
 from truecourse.monitoring.quality.baseline import FEWEST_DAYS, load_baseline
 from truecourse.monitoring.quality.cohort_closing import CohortClosing
 from truecourse.monitoring.quality.cohorts import Cohort, closing_time
@@ -17,7 +17,7 @@ from truecourse.monitoring.quality.degradation import Alarm, find_alarms, thresh
 from truecourse.monitoring.quality.figures import closed_figures, open_figures
 from truecourse.monitoring.quality.label_delay import check_labels, check_selection
 from truecourse.monitoring.quality.untimed import QualityResult, check_untimed
-from truecourse.monitoring.wording import summed
+from truecourse.monitoring.wording import summarize
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion, naive_utc
 from truecourse.registry import versions as registry
@@ -54,7 +54,7 @@ def check_quality(
 
 def _newest(problem: Problem, tables: Tables) -> datetime:
     now = reference_time(problem, tables)
-    end = newest(problem, tables) if problem.has_time else None
+    end = newest_decision_day_end(problem, tables) if problem.has_time else None
     return min(end + problem.label.closes_after, now) if end else now
 
 
@@ -77,7 +77,7 @@ def _checked(problem: Problem, tables: Tables, version: ModelVersion, moment: da
         findings += _lost(problem, measure.model.vocabulary.classes, reference, [*earlier, *reference], scored)
     enough = "metrics" in figures and len(reference) >= FEWEST_DAYS
     well = _well(problem, figures, len(reference))
-    return summed(findings, well), findings, figures, enough
+    return summarize(findings, well), findings, figures, enough
 
 
 def _nothing(problem: Problem, version: ModelVersion, waiting: Sequence[Cohort]) -> str:

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from truecourse.arrays import Array, columns_of
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
-from truecourse.monitoring.predictions.effective import Made, made, output_of
-from truecourse.monitoring.predictions.labels import known_labels, late_by
+from truecourse.monitoring.predictions.effective import ServedPredictions, output_of, read_served
+from truecourse.monitoring.predictions.labels import known_labels, label_delay_hours
 from truecourse.monitoring.quality.baseline import QualityBaseline, baseline_prefix, daily_cohorts
 from truecourse.monitoring.quality.cohorts import Cohort, closing_time, decisions_by_bin
 from truecourse.monitoring.quality.label_model import LabelResiduals
@@ -53,7 +53,7 @@ class CohortClosing:
         first = max(self.yardstick.learned, (self.at - HORIZON).date()) + _DAY
         due = [day for day in _days(first, last) if day not in kept or not self._is_final(kept[day])]
         waiting = _days(max(first, last + _DAY), self.at.date())
-        said = made(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
+        said = read_served(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
         new = self._counted(due, said)
         if new:
             self._keep(everything | new)
@@ -93,7 +93,7 @@ class CohortClosing:
     def _moment(self) -> datetime:
         return self.at.replace(tzinfo=UTC)
 
-    def _counted(self, days: Sequence[date], said: Made) -> dict[date, Cohort]:
+    def _counted(self, days: Sequence[date], said: ServedPredictions) -> dict[date, Cohort]:
         if not days:
             return {}
         window = Window(start=midnight(days[0]), end=midnight(days[-1]) + _DAY)
@@ -103,8 +103,8 @@ class CohortClosing:
         parts = _parts(joined.to_arrow(compat_level=pl.CompatLevel.oldest()))
         return {day: self._summed(day, part, said) for day, part in parts}
 
-    def _unlabelled(self, day: date, rows: pa.Table, said: Made) -> Cohort:
-        nameless, measure = said.nameless.get(day, 0), self.yardstick
+    def _unlabelled(self, day: date, rows: pa.Table, said: ServedPredictions) -> Cohort:
+        nameless, measure = said.without_id.get(day, 0), self.yardstick
         output = output_of(rows, measure.model.vocabulary)
         return Cohort(
             day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
@@ -113,7 +113,7 @@ class CohortClosing:
             decided=decisions_by_bin(self.problem.kind, measure.edges, output),
         )  # fmt: skip
 
-    def _summed(self, day: date, rows: pa.Table, said: Made) -> Cohort:
+    def _summed(self, day: date, rows: pa.Table, said: ServedPredictions) -> Cohort:
         empty, labelled, measure = self._unlabelled(day, rows, said), self._labelled(day, rows), self.yardstick
         if not len(labelled):
             return empty
@@ -122,7 +122,7 @@ class CohortClosing:
         (sums,) = daily_cohorts(self.problem, labelled, labels, output, measure.edges, told)
         lag: tuple[float, ...] = ()
         if "known_at" in labelled.column_names:
-            lag = tuple(float(q) for q in np.quantile(late_by(labelled).to_numpy(), [0.25, 0.5, 0.75]))
+            lag = tuple(float(q) for q in np.quantile(label_delay_hours(labelled).to_numpy(), [0.25, 0.5, 0.75]))
         own = {name: getattr(empty, name) for name in ("counted", "decisions", "nameless", "estimate", "decided")}
         corrected = int(pc.sum(labelled["corrected"]).as_py() or 0)
         return sums.model_copy(update=own | {"lag": lag, "corrected": corrected})

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from truecourse.arrays import Array
 from truecourse.modeling.encoding import Vocabulary
-from truecourse.monitoring.predictions.labels import late_by
+from truecourse.monitoring.predictions.labels import label_delay_hours
 from truecourse.problem.definition import Kind
 
 ROWS = 20_000
@@ -76,7 +76,7 @@ class LabelModel:
     def _data(self, matrix: Array, rows: pa.Table, labels: Array | None = None) -> "object":
         import xgboost
 
-        hours = np.asarray(late_by(rows).to_numpy(), dtype=np.float32)
+        hours = np.asarray(label_delay_hours(rows).to_numpy(), dtype=np.float32)
         types = [*self.vocabulary.feature_types, "q"]
         both = np.column_stack([matrix, hours])
         return xgboost.DMatrix(both, labels, feature_types=types, enable_categorical=True, nthread=1)

@@ -11,8 +11,8 @@ import pyarrow as pa
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import arrow_type
 from truecourse.features.view_sql import key_columns
-from truecourse.monitoring.predictions.log_sample import Logged, kind_of
-from truecourse.monitoring.skew.causes import Mismatch, Served, differences
+from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
+from truecourse.monitoring.skew.causes import Mismatch, ServedValues, find_mismatches
 from truecourse.monitoring.skew.recompute import request_mismatches, score_mismatches
 from truecourse.monitoring.skew.view_history import read_history
 from truecourse.problem import Problem, View
@@ -26,14 +26,14 @@ class Audit:
 
     mismatches: list[Mismatch] = field(default_factory=list)
     compared: dict[str, int] = field(default_factory=dict)
-    closed: dict[str, list[str]] = field(default_factory=dict)
+    not_compared: dict[str, list[str]] = field(default_factory=dict)
 
-    def close(self, reason: str, names: Iterable[str]) -> None:
+    def exclude(self, reason: str, names: Iterable[str]) -> None:
         if told := list(names):
-            self.closed.setdefault(reason, []).extend(told)
+            self.not_compared.setdefault(reason, []).extend(told)
 
 
-def audited(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> Audit:
+def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
     """Everything of the sample that can be computed again; nothing recorded after `now` (naive UTC) is read."""
     if not len(logged):
         return Audit()
@@ -41,25 +41,25 @@ def audited(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> 
     scores = score_mismatches(problem, logged)
     audit.mismatches += scores.mismatches
     audit.compared["score"] = scores.compared
-    audit.close("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
+    audit.exclude("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
     return audit
 
 
-def audit_inputs(problem: Problem, tables: Tables, logged: Logged, now: datetime) -> Audit:
+def audit_inputs(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
     """The features of the sample, at least one prediction, computed again; nothing recorded after `now` is read."""
     audit, rows = Audit(), logged.request
     refused = len(logged) - len(rows)
-    audit.close("the request breaks today's contract", [f"{counted(refused, 'prediction')}"] if refused else [])
+    audit.exclude("the request breaks today's contract", [f"{counted(refused, 'prediction')}"] if refused else [])
     if len(rows):
         wrong, hidden = request_mismatches(problem, logged)
         audit.mismatches += wrong
         audit.compared["request"] = len(rows)
-        audit.close("hidden in the log", hidden)
+        audit.exclude("hidden in the log", hidden)
         _views(problem, tables, logged, now, audit)
     return audit
 
 
-def _views(problem: Problem, tables: Tables, logged: Logged, now: datetime, audit: Audit) -> None:
+def _views(problem: Problem, tables: Tables, logged: LogSample, now: datetime, audit: Audit) -> None:
     read = [view for view in problem.views if _open(problem, logged, view, audit)]
     if not read:
         return
@@ -71,27 +71,27 @@ def _views(problem: Problem, tables: Tables, logged: Logged, now: datetime, audi
     for view in read:
         history = read_history(problem, tables, view, first, last, now)
         if history is None:
-            audit.close("never computed", [view.name])
+            audit.exclude("never computed", [view.name])
             continue
-        told = {name: column for name, column in view.features.items() if logged.tells(name)}
-        values = {name: logged.feature(name, kind_of(column))[places] for name, column in told.items()}
+        told = {name: column for name, column in view.features.items() if logged.has_feature(name)}
+        values = {name: logged.feature(name, feature_kind(column))[places] for name, column in told.items()}
         keys = _keys(problem, view, logged)
-        audit.mismatches += differences(
-            history, Served(keys, values, events[view.name], decided, asked, loaded, places)
+        audit.mismatches += find_mismatches(
+            history, ServedValues(keys, values, events[view.name], decided, asked, loaded, places)
         )
         audit.compared[view.name] = len(places)
 
 
-def _open(problem: Problem, logged: Logged, view: View, audit: Audit) -> bool:
+def _open(problem: Problem, logged: LogSample, view: View, audit: Audit) -> bool:
     """Whether the log tells the view's keys."""
     if any(key in logged.hidden for key in key_columns(problem, view)):
-        audit.close("its key is hidden in the log", [view.name])
+        audit.exclude("its key is hidden in the log", [view.name])
         return False
-    audit.close("hidden in the log", (name for name in view.features if name in logged.hidden))
+    audit.exclude("hidden in the log", (name for name in view.features if name in logged.hidden))
     return True
 
 
-def _keys(problem: Problem, view: View, logged: Logged) -> pl.DataFrame:
+def _keys(problem: Problem, view: View, logged: LogSample) -> pl.DataFrame:
     """The keys that the requests looked up, under the types of the feature table."""
     rows, columns = logged.request, {}
     for name, column in key_columns(problem, view).items():

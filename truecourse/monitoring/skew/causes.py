@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from truecourse.arrays import Array
-from truecourse.monitoring.skew.view_history import Known, ViewHistory
+from truecourse.monitoring.skew.view_history import AsOfValues, ViewHistory
 
 Cause = Literal["code", "missing", "stale value", "late data", "asked afterwards"]
 CODE: Cause = "code"
@@ -41,7 +41,7 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedValues:
     """What the endpoint had of a view for n predictions: values by feature, their event times, the decisions, the
     requests, and at each request the newest moment that the online store was certainly loaded to, all (n,)."""
 
@@ -49,12 +49,12 @@ class Served:
     values: Mapping[str, Array]
     event: Array
     decided: Array
-    asked: Array
+    requested: Array
     loaded: Array
     places: Array
 
 
-def same(a: Array, b: Array) -> Array:
+def equal_values(a: Array, b: Array) -> Array:
     """Which of n values are equal as a model sees them, missing ones included; (n,) bool."""
     if a.dtype == object or b.dtype == object:
         equal: Array = np.asarray(a == b, dtype=bool)
@@ -66,21 +66,21 @@ def same(a: Array, b: Array) -> Array:
     return np.asarray(near | (left == right) | (np.isnan(left) & np.isnan(right)))
 
 
-def missing(values: Array) -> Array:
+def is_missing(values: Array) -> Array:
     absent = [value is None for value in values] if values.dtype == object else np.isnan(values)
     return np.asarray(absent, dtype=bool)
 
 
-def differences(history: ViewHistory, served: Served) -> list[Mismatch]:
+def find_mismatches(history: ViewHistory, served: ServedValues) -> list[Mismatch]:
     """All differences of a view between what was served and what the tables say was known at the decisions."""
-    then = history.known(served.keys, served.decided)
-    now = history.known(served.keys, served.decided, hindsight=True) if history.has_late else then
-    wrong = {name: ~same(values, then.values[name]) for name, values in served.values.items()}
+    then = history.as_of(served.keys, served.decided)
+    now = history.as_of(served.keys, served.decided, include_late=True) if history.has_late else then
+    wrong = {name: ~equal_values(values, then.values[name]) for name, values in served.values.items()}
     rows = np.any(list(wrong.values()), axis=0).nonzero()[0] if wrong else np.empty(0, dtype=np.int64)
     found = {name: np.full(len(served.places), "", dtype=object) for name in served.values}
     for name, values in served.values.items():
-        found[name][~wrong[name] & ~same(then.values[name], now.values[name])] = LATE
-        found[name][wrong[name] & same(values, now.values[name])] = LATE
+        found[name][~wrong[name] & ~equal_values(then.values[name], now.values[name])] = LATE
+        found[name][wrong[name] & equal_values(values, now.values[name])] = LATE
     if len(rows):
         told = _rows(history, served, then, rows)
         for name, causes in _values(history, served, then, rows, told).items():
@@ -89,7 +89,7 @@ def differences(history: ViewHistory, served: Served) -> list[Mismatch]:
     return _gathered(history, served, then, found)
 
 
-def _rows(history: ViewHistory, served: Served, then: Known, rows: Array) -> Array:
+def _rows(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
     """The cause of each of these rows, where it shows in the event times alone; else "" ."""
     event, known, decided = served.event[rows], then.event[rows], served.decided[rows]
     gone = np.isnat(event)
@@ -103,19 +103,19 @@ def _rows(history: ViewHistory, served: Served, then: Known, rows: Array) -> Arr
     return causes
 
 
-def _absent(history: ViewHistory, served: Served, places: Array) -> Array:
+def _absent(history: ViewHistory, served: ServedValues, places: Array) -> Array:
     """Of rows that were served nothing: had the store moved past the decision, or not been loaded for so long that
     what it held had run out? Otherwise it is missing."""
     keys, decided, loaded = served.keys[places], served.decided[places], served.loaded[places]
     causes = np.full(len(places), MISSING, dtype=object)
-    held = history.known(keys, loaded).event
+    held = history.as_of(keys, loaded).event
     ttl = np.timedelta64(history.view.ttl or timedelta(days=36500), "us")
     causes[~np.isnat(loaded) & (np.isnat(held) | (held < decided - ttl))] = STALE
-    causes[history.replaced_at(keys, decided) <= served.asked[places]] = AFTERWARDS
+    causes[history.replaced_at(keys, decided) <= served.requested[places]] = AFTERWARDS
     return causes
 
 
-def _values(history: ViewHistory, served: Served, then: Known, rows: Array, told: Array) -> dict[str, Array]:
+def _values(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array, told: Array) -> dict[str, Array]:
     """Causes by feature of these rows. Where event times tell nothing, every version of the row served is looked up:
     its values may be of before a correction, or after it; of no version, the code makes them otherwise."""
     causes = {name: told.copy() for name in served.values}
@@ -131,30 +131,32 @@ def _values(history: ViewHistory, served: Served, then: Known, rows: Array, told
         places, earlier = history.earlier_at(served.keys[asked])
     for name, values in served.values.items():
         mine = np.full(len(asked), CODE, dtype=object)
-        equal = same(values[asked][at], versions.values[name])
+        equal = equal_values(values[asked][at], versions.values[name])
         mine[at[equal & late]] = LATE
         mine[at[equal & ~late]] = STALE
         if history.view.timeless:
-            mine[places[same(values[asked][places], earlier.values[name])]] = LATE
+            mine[places[equal_values(values[asked][places], earlier.values[name])]] = LATE
         mine[~there & (mine == CODE)] = MISSING
-        mine[missing(values[asked]) & (mine == CODE)] = MISSING
+        mine[is_missing(values[asked]) & (mine == CODE)] = MISSING
         causes[name][unclear] = mine
     return causes
 
 
-def _unexplained(history: ViewHistory, served: Served, rows: Array, causes: dict[str, Array]) -> None:
+def _unexplained(history: ViewHistory, served: ServedValues, rows: Array, causes: dict[str, Array]) -> None:
     """Event times explain no value that has none, and none that its own event time never had."""
     event = served.event[rows]
     at, versions = history.versions_at(served.keys[rows], event)
     there = np.isin(np.arange(len(rows)), at)
     for name, values in served.values.items():
         held = np.zeros(len(rows), dtype=bool)
-        held[at[same(values[rows][at], versions.values[name])]] = True
-        causes[name][np.isnat(event) & ~missing(values[rows])] = CODE
+        held[at[equal_values(values[rows][at], versions.values[name])]] = True
+        causes[name][np.isnat(event) & ~is_missing(values[rows])] = CODE
         causes[name][(causes[name] == STALE) & there & ~held] = CODE
 
 
-def _gathered(history: ViewHistory, served: Served, then: Known, found: Mapping[str, Array]) -> list[Mismatch]:
+def _gathered(
+    history: ViewHistory, served: ServedValues, then: AsOfValues, found: Mapping[str, Array]
+) -> list[Mismatch]:
     """One for each cause of the view; code is each feature's own."""
     gathered: list[Mismatch] = []
     compared = len(served.places)
@@ -171,7 +173,7 @@ def _gathered(history: ViewHistory, served: Served, then: Known, found: Mapping[
     return gathered
 
 
-def _overdue(history: ViewHistory, served: Served, then: Known, rows: Array) -> Array:
+def _overdue(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
     """Seconds for which these rows' values had been replaced by newer ones when they were served."""
     event, decided = served.event[rows], served.decided[rows]
     replaced = history.replaced_at(served.keys[rows], np.where(np.isnat(event), served.loaded[rows], event))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from truecourse.monitoring.findings import Finding, Report
-from truecourse.monitoring.predictions.log_sample import Logged, newest_day_end, sample
-from truecourse.monitoring.skew.audit import Audit, audited
+from truecourse.monitoring.predictions.log_sample import LogSample, newest_day_end, sample_log
+from truecourse.monitoring.skew.audit import Audit, audit_sample
 from truecourse.monitoring.skew.causes import AFTERWARDS, CODE, LATE, MISSING, STALE, Cause, Mismatch
 from truecourse.monitoring.skew.recompute import MODEL, SCORE
 from truecourse.problem import Problem
@@ -40,17 +40,17 @@ def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, win
     start, end = (naive_utc(window.start), naive_utc(window.end)) if window else (None, None)
     end = min(end or now, now)
     span = Window(start=start or end - problem.monitoring.window, end=end)
-    logged = sample(problem, tables, span, problem.monitoring.audit_rows)
-    audit = audited(problem, tables, logged, now)
+    logged = sample_log(problem, tables, span, problem.monitoring.audit_rows)
+    audit = audit_sample(problem, tables, logged, now)
     found = [_finding(problem, logged, mismatch) for mismatch in audit.mismatches]
     weighty = [f for f in found if f.figures["share"] > problem.monitoring.audit_share]
     weighty.sort(key=lambda f: (not f.page, -f.figures["share"], f.subject))
     figures = {
         "window": span.model_dump(mode="json"),
-        "asked": logged.asked,
+        "asked": logged.total,
         "audited": len(logged),
         "compared": audit.compared,
-        "not_compared": audit.closed,
+        "not_compared": audit.not_compared,
         "mismatches": [{"subject": f.subject, "cause": f.cause, **f.figures} for f in found],
         "audit_share": problem.monitoring.audit_share,
         "audit_lag": problem.monitoring.audit_lag.total_seconds(),
@@ -68,7 +68,7 @@ def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, win
     )
 
 
-def _finding(problem: Problem, logged: Logged, mismatch: Mismatch) -> Finding:
+def _finding(problem: Problem, logged: LogSample, mismatch: Mismatch) -> Finding:
     rows = len(mismatch.places)
     figures: dict[str, Any] = {
         "rows": rows,
@@ -120,14 +120,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _summary(logged: Logged, findings: list[Finding], audit: Audit) -> str:
+def _summary(logged: LogSample, findings: list[Finding], audit: Audit) -> str:
     if not len(logged):
         return "No prediction was logged in the window: there is nothing to audit."
     if not any(audit.compared.values()):
-        why = "; ".join(f"{reason} ({', '.join(names[:3])})" for reason, names in audit.closed.items())
+        why = "; ".join(f"{reason} ({', '.join(names[:3])})" for reason, names in audit.not_compared.items())
         return f"None of {counted(len(logged), 'prediction')} could be computed again: {why or 'no reason'}."
-    of = f"{counted_of(len(logged), logged.asked, 'prediction')} were computed again"
-    rest = ", as far as the log tells" if audit.closed else ""
+    of = f"{counted_of(len(logged), logged.total, 'prediction')} were computed again"
+    rest = ", as far as the log tells" if audit.not_compared else ""
     if not findings:
         return f"{of}{rest}: they agree with the offline tables."
     told = [f"{f.subject} ({f.cause}, {100 * f.figures['share']:.1f}%)" for f in findings]

@@ -8,8 +8,8 @@ import numpy as np
 from truecourse.arrays import Array
 from truecourse.features.frame import request_features
 from truecourse.modeling.model import Model
-from truecourse.monitoring.predictions.log_sample import Logged, kind_of
-from truecourse.monitoring.skew.causes import CODE, Mismatch, same
+from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
+from truecourse.monitoring.skew.causes import CODE, Mismatch, equal_values
 from truecourse.problem import Problem
 from truecourse.problem.definition import Kind
 from truecourse.references import ModelVersion
@@ -18,7 +18,7 @@ from truecourse.registry import versions as registry
 SCORE, MODEL = "score", "model"
 
 
-def request_mismatches(problem: Problem, logged: Logged) -> tuple[list[Mismatch], list[str]]:
+def request_mismatches(problem: Problem, logged: LogSample) -> tuple[list[Mismatch], list[str]]:
     """Features that come from the request alone and are not what it gives; and those that cannot be compared, because
     the log hides them or what they come from."""
     columns, places = logged.request.columns, np.array(logged.request.accepted, dtype=np.int64)
@@ -33,10 +33,10 @@ def request_mismatches(problem: Problem, logged: Logged) -> tuple[list[Mismatch]
             closed = sorted({*closed, *declared.features})
     found = []
     for name, column in problem.features.items():
-        if name in views or name in closed or not logged.tells(name):
+        if name in views or name in closed or not logged.has_feature(name):
             continue
-        kind = kind_of(column)
-        wrong = ~same(logged.feature(name, kind)[places], _plain(columns[name], kind))
+        kind = feature_kind(column)
+        wrong = ~equal_values(logged.feature(name, kind)[places], _plain(columns[name], kind))
         if wrong.any():
             found.append(Mismatch(name, CODE, len(places), places[wrong], {name: int(wrong.sum())}))
     return found, closed
@@ -51,7 +51,7 @@ def _plain(values: Array, kind: str) -> Array:
 
 
 @dataclass(frozen=True)
-class Rescored:
+class ScoreComparison:
     """`compared`: rows whose score was computed again; `hidden`: some were not, for the log hides what goes in."""
 
     mismatches: list[Mismatch]
@@ -59,7 +59,7 @@ class Rescored:
     hidden: bool
 
 
-def score_mismatches(problem: Problem, logged: Logged) -> Rescored:
+def score_mismatches(problem: Problem, logged: LogSample) -> ScoreComparison:
     """Scores that the logged model does not give for the logged features. A model whose inputs are hidden in the log
     cannot be asked again. Raises IntegrityError for a model whose bytes were changed."""
     registered = {(one.version, one.model_sha256): one for one in registry.versions(problem.name)}
@@ -70,7 +70,7 @@ def score_mismatches(problem: Problem, logged: Logged) -> Rescored:
             continue
         model = _opened(registered[identity], problem.kind)
         kinds = model.vocabulary.kinds
-        if not all(logged.tells(name) for name in kinds):
+        if not all(logged.has_feature(name) for name in kinds):
             hidden = True
             continue
         columns = {name: logged.feature(name, kind)[places] for name, kind in kinds.items()}
@@ -84,7 +84,7 @@ def score_mismatches(problem: Problem, logged: Logged) -> Rescored:
         rows = np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
         if len(rows):
             found.append(Mismatch(subject, CODE, of, rows, {subject: len(rows)}))
-    return Rescored(found, compared, hidden)
+    return ScoreComparison(found, compared, hidden)
 
 
 @lru_cache(maxsize=8)

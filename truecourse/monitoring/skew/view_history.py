@@ -26,7 +26,7 @@ _EARLIER = 8
 
 
 @dataclass(frozen=True)
-class Known:
+class AsOfValues:
     """Values by feature as columns_of() gives them, n each; `event` and `created`: (n,) datetime64[us] UTC, NaT where
     there is no row, or none that is fresh."""
 
@@ -54,25 +54,25 @@ class ViewHistory:
     def has_late(self) -> bool:
         return not self.rows.filter(pl.col(CREATED) > pl.col(EVENT)).is_empty()
 
-    def known(self, keys: pl.DataFrame, moments: Array, *, hindsight: bool = False) -> Known:
-        """What was known of n keys at n moments (datetime64[us] UTC). `hindsight`: with what was recorded later."""
+    def as_of(self, keys: pl.DataFrame, moments: Array, *, include_late: bool = False) -> AsOfValues:
+        """What was known of n keys at n moments (datetime64[us] UTC). `include_late`: with what was recorded later."""
         rows = self.rows.with_columns(pl.col(name).alias(alias) for name, alias in _TOLD.items())
         spine = keys.with_columns(pl.Series(_AT, moments))
         found = asof_join(
-            spine, rows, keys.columns, ttl=self.view.ttl, at=_AT, filter_by_created=not hindsight
+            spine, rows, keys.columns, ttl=self.view.ttl, at=_AT, filter_by_created=not include_late
         ).to_arrow(compat_level=pl.CompatLevel.oldest())
-        return Known(self._values(found), *(_times(found[alias]) for alias in _TOLD.values()))
+        return AsOfValues(self._values(found), *(_times(found[alias]) for alias in _TOLD.values()))
 
     def _values(self, found: pa.Table) -> dict[str, Array]:
         typed = {name: found[name].cast(arrow_type(column)) for name, column in self.view.features.items()}
         return columns_of(pa.table(typed), typed)
 
-    def versions_at(self, keys: pl.DataFrame, events: Array) -> tuple[Array, Known]:
+    def versions_at(self, keys: pl.DataFrame, events: Array) -> tuple[Array, AsOfValues]:
         """All that the history says of n keys at exactly these event times: places in `keys`, and what is there."""
         asked = _placed(keys).with_columns(pl.Series(EVENT, events).cast(self.rows[EVENT].dtype))
         return self._matched(asked, self.rows, [*keys.columns, EVENT])
 
-    def earlier_at(self, keys: pl.DataFrame) -> tuple[Array, Known]:
+    def earlier_at(self, keys: pl.DataFrame) -> tuple[Array, AsOfValues]:
         """What earlier versions of a timeless view's table said of n keys: its corrections leave no other trace."""
         parts = [self.rows.clear()]
         for number in range(max(0, self.version.version - _EARLIER), self.version.version):
@@ -83,10 +83,10 @@ class ViewHistory:
             parts.append(pl.DataFrame(table))
         return self._matched(_placed(keys), pl.concat(parts), keys.columns)
 
-    def _matched(self, asked: pl.DataFrame, rows: pl.DataFrame, on: list[str]) -> tuple[Array, Known]:
+    def _matched(self, asked: pl.DataFrame, rows: pl.DataFrame, on: list[str]) -> tuple[Array, AsOfValues]:
         joined = asked.join(rows, on=on)
         found = joined.to_arrow(compat_level=pl.CompatLevel.oldest())
-        return joined[_PLACE].to_numpy(), Known(self._values(found), _times(found[EVENT]), _times(found[CREATED]))
+        return joined[_PLACE].to_numpy(), AsOfValues(self._values(found), _times(found[EVENT]), _times(found[CREATED]))
 
     def replaced_at(self, keys: pl.DataFrame, events: Array) -> Array:
         """When the first newer value than those of n event times came in time: (n,) datetime64[us] UTC, NaT for none,

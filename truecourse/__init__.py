@@ -1,4 +1,4 @@
-"""The library: what a problem says, its data, features, models, serving contract and monitoring. No orchestration.
+"""The library: problem definitions, data, features, models, serving contracts and monitoring. No orchestration.
 
 `truecourse.problem` is what a user imports; `truecourse.__version__` is the installed version.
 """
@@ -9,7 +9,7 @@ __all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`__version__`, read when it is asked for: importing the package reads no file."""
+    """Compute `__version__` on first access, so that importing the package reads no file."""
     if name == "__version__":
         from importlib.metadata import version
 

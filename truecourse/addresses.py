@@ -1,4 +1,4 @@
-"""Addresses that our servers listen on and are reached at: names, IPv6, wildcards and loopback."""
+"""Addresses that our servers listen on and that clients connect to: names, IPv6, wildcards and loopback."""
 
 import ipaddress
 import socket
@@ -13,7 +13,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 def bind_address(host: str) -> str:
-    """The IP address that a server of this host binds: of a name, its first, IPv4 before IPv6.
+    """The IP address to bind for a host. A name resolves to its first address, IPv4 before IPv6.
 
     Raises SettingsError for a name that does not resolve."""
     bare = host.strip("[]")
@@ -22,23 +22,23 @@ def bind_address(host: str) -> str:
     except ValueError:
         pass
     try:
-        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         hint = "name an address of this machine, such as 127.0.0.1"
         raise SettingsError(f"the host does not resolve: {why}", where=f"host {host!r}", hint=hint) from None
-    addresses = sorted(found, key=lambda one: one[0] != socket.AF_INET)
+    addresses = sorted(resolved, key=lambda entry: entry[0] != socket.AF_INET)
     return str(addresses[0][4][0]).partition("%")[0]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it. Raises SettingsError for a name that does not resolve."""
+    """Whether the host resolves to a loopback address. Raises SettingsError for a name that does not resolve."""
     return ipaddress.ip_address(bind_address(host)).is_loopback
 
 
 def reachable_host(host: str) -> str:
-    """Where this machine reaches a server that listens on the host: loopback where that listens too, as an address, so
-    that no other server that has the same name answers instead; else the host as it was given."""
+    """The host to connect to from this machine. A wildcard or loopback host becomes a loopback IP address, so that no
+    other server with the same name answers; any other host is returned unchanged."""
     address = bind_address(host)
     if address in _WILDCARDS:
         return _WILDCARDS[address]
@@ -46,18 +46,18 @@ def reachable_host(host: str) -> str:
 
 
 def url(host: str, port: int, scheme: str = "http") -> str:
-    """`http://host:port`, an IPv6 address in brackets."""
+    """`http://host:port`, with an IPv6 address in brackets."""
     bare = host.strip("[]")
     return f"{scheme}://{f'[{bare}]' if ':' in bare else bare}:{port}"
 
 
 def local_url(host: str, port: int, scheme: str = "http") -> str:
-    """The URL at which this machine reaches a server that listens on the host."""
+    """The URL of a server that listens on the host, for clients on this machine."""
     return url(reachable_host(host), port, scheme)
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether the host is loopback by its name alone."""
+    """Whether the host is `localhost` or a loopback address, without a DNS lookup."""
     bare = host.strip("[]").lower()
     try:
         return ipaddress.ip_address(bare).is_loopback
@@ -66,19 +66,21 @@ def is_loopback_name(host: str) -> bool:
 
 
 def open_url(request: urllib.request.Request, seconds: float, trust: ssl.SSLContext | None = None) -> Any:
-    """The open answer to a request; one to this machine goes to no proxy, whatever the environment says. Raises what
+    """Send a request and return the open response. Requests to this machine bypass the environment's proxy. Raises what
     urllib raises."""
     secure = [urllib.request.HTTPSHandler(context=trust)] if trust is not None else []
     return urllib.request.build_opener(*proxy_bypass(request.full_url), *secure).open(request, timeout=seconds)
 
 
 def proxy_bypass(target: str) -> list[urllib.request.BaseHandler]:
-    """What an opener of urllib takes beside its others, so that it asks no proxy for this machine."""
+    """Handlers for a urllib opener that bypass the proxy if the target is on this machine."""
     return [urllib.request.ProxyHandler({})] if is_loopback_name(urlsplit(target).hostname or "") else []
 
 
 def require_free(host: str, port: int, what: str, setting: str) -> None:
-    """Raises PlatformError that names the cause and the variable to change if nothing of ours could listen there."""
+    """Raise PlatformError, with the cause and the setting to change, unless a server can listen on the port.
+
+    `what`: the server's name in the message. `setting`: the variable that holds the port."""
     address = bind_address(host)
     with _socket(address) as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -89,22 +91,22 @@ def require_free(host: str, port: int, what: str, setting: str) -> None:
             hint = f"set {setting} to a port above 1023"
             raise PlatformError(f"{what} may not listen on port {port}", where=host, hint=hint) from None
         except OSError as error:
-            taken = _taken_by(address, port)
-            hint = f"stop what listens there, or set {setting} to another port"
-            if not taken:
+            owner = _port_owner(address, port)
+            hint = f"stop the process that listens there, or set {setting} to another port"
+            if not owner:
                 hint = f"is {host} an address of this machine? or set {setting} to another port"
-            raise PlatformError(f"{what} needs port {port}: {error.strerror}{taken}", where=host, hint=hint) from None
+            raise PlatformError(f"{what} needs port {port}: {error.strerror}{owner}", where=host, hint=hint) from None
 
 
 def listen(host: str, port: int, backlog: int = 2048) -> socket.socket:
-    """A socket that listens on the host and port. Raises OSError."""
+    """Open a socket that listens on the host and port. Raises OSError."""
     address = bind_address(host)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family, backlog=backlog)
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that is free at this moment."""
     address = bind_address(host)
     with _socket(address) as candidate:
         candidate.bind((address, 0))
@@ -115,19 +117,19 @@ def _socket(address: str) -> socket.socket:
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
-def _taken_by(address: str, port: int) -> str:
-    """`, by process 12 (python)`, as far as we may know; empty where nobody listens there."""
+def _port_owner(address: str, port: int) -> str:
+    """The process that listens on the port, as `, by process 12 (python)`; empty if none listens."""
     import psutil
 
     try:
         connections = psutil.net_connections("tcp")
     except (psutil.Error, OSError):
-        return ", by a process that we may not see"
-    holders = [one for one in connections if one.status == psutil.CONN_LISTEN and one.laddr.port == port]
-    for one in holders:
-        if one.pid:
+        return ", by a process that cannot be inspected"
+    listeners = [c for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+    for listener in listeners:
+        if listener.pid:
             try:
-                return f", by process {one.pid} ({psutil.Process(one.pid).name()})"
+                return f", by process {listener.pid} ({psutil.Process(listener.pid).name()})"
             except psutil.Error:
                 continue
-    return ", by a process of another user" if holders else ""
+    return ", by a process of another user" if listeners else ""

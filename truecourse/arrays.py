@@ -1,4 +1,4 @@
-"""Columns as NumPy arrays: what request functions and the encoding of a model take."""
+"""Columns as NumPy arrays, the input of request functions and of model encoding."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ import pyarrow as pa
 
 Array = np.ndarray[Any, Any]
 Values = Array | Sequence[Any]
-"""n values: an array as columns_of() gives it, or the same as Python's own, None for a missing number, all finite."""
+"""n values: an array as columns_of() returns it, or a sequence of Python values (None if missing, numbers finite)."""
 
 
 def columns_of(frame: pa.Table, names: Iterable[str]) -> dict[str, Array]:
-    """Arrow columns as the arrays that request functions and encode() take.
+    """Convert Arrow columns to the arrays that request functions and encode() take.
 
-    Numbers and booleans: float64 with NaN for missing; text: object with None; times: datetime64[us], UTC, with NaT.
+    Numbers and booleans: float64, NaN if missing. Text: object, None if missing. Times: datetime64[us] UTC, NaT.
     """
     return {name: _array(frame[name]) for name in names}
 

@@ -1,4 +1,4 @@
-"""A client of the endpoint. It needs nothing but the standard library; one may be shared by threads.
+"""A client of the prediction endpoint. It uses only the standard library for HTTP, and is thread-safe.
 
 from truecourse.client import Client
 
@@ -25,7 +25,7 @@ from truecourse.tls import pinned_opener
 
 Row = Mapping[str, Any]
 BUSY = {429, 503}
-"""Refusals to try again after: the endpoint is overloaded, or something it stands on is away."""
+"""Status codes to retry: the endpoint is overloaded, or a service that it depends on is unavailable."""
 _UNSENDABLE = (TypeError, ValueError, RecursionError)
 
 
@@ -39,7 +39,7 @@ class Model(Part):
 
 
 class Contribution(Part):
-    """What one feature added to the margin, and the value it had."""
+    """A feature's SHAP contribution to the margin, and the feature's value."""
 
     feature: str
     value: str | float | int | bool | None
@@ -47,10 +47,12 @@ class Contribution(Part):
 
 
 class Prediction(Part):
-    """`id`: as it was sent. `score`: the probability of the second class, or the value of a regression. `scores`: by
-    class, of a multiclass model. `missing`, `unknown`: features without a value, and with a category never seen in
-    training. `unavailable`: feature views that could not be read. `warning`: why most features are missing. `model`:
-    who answered this row, where it was not the answer's. `base`, `margin`, `contributions`: of explain() alone."""
+    """One row's prediction.
+
+    `id`: as sent. `score`: the probability of the second class, or the value of a regression. `scores`: by class, for a
+    multiclass model. `missing`, `unknown`: features without a value, and features with a category unseen in training.
+    `unavailable`: feature views that could not be read. `warning`: why most features are missing. `model`: the model of
+    this row if it differs from the answer's. `base`, `margin`, `contributions`: set by explain() only."""
 
     prediction_id: str
     id: int | str | None = None
@@ -76,9 +78,11 @@ class Answer(Part):
 
 
 class Client:
-    """timeout: seconds for one answer. tries: how often a request is sent that finds the endpoint busy; between two
-    it waits as long as the endpoint says. certificate: a PEM file to trust beside the system's. pin: a PEM file whose
-    first certificate the endpoint has to show, whatever host it names."""
+    """HTTP client of one endpoint.
+
+    timeout: seconds for one response. tries: attempts while the endpoint is busy; the wait between two is the
+    endpoint's `retry-after`. certificate: a PEM file to trust in addition to the system's. pin: a PEM file whose first
+    certificate the endpoint must present, whatever host it names."""
 
     def __init__(
         self,
@@ -101,47 +105,49 @@ class Client:
         self._pinned = pinned_opener(pin) if pin else None
 
     def predict(self, *rows: Row) -> Answer:
-        """Raises RequestError for rows that break the contract or a key that does not hold, PlatformError if the
-        endpoint does not answer."""
-        return self._typed(self.post("predict", *rows))
+        """Predict each row. Raises RequestError for rows that violate the contract and for an invalid key,
+        PlatformError if the endpoint does not answer."""
+        return self._parse(self.post("predict", *rows))
 
     def explain(self, *rows: Row) -> Answer:
-        """predict(), with the contributions that add up to each margin."""
-        return self._typed(self.post("explain", *rows))
+        """Predict each row, with SHAP contributions that sum to its margin. Raises as predict() does."""
+        return self._parse(self.post("explain", *rows))
 
     def post(self, path: str, *rows: Row) -> dict[str, Any]:
-        """The JSON that the endpoint answers with. Raises as predict() does."""
-        return self._ask(path, encode(rows))
+        """The endpoint's JSON response to the rows. Raises as predict() does."""
+        return self._request(path, encode(rows))
 
     def about(self) -> dict[str, Any]:
-        """What the endpoint says of the model it serves. Raises as predict() does."""
-        return self._ask("model", None)
+        """The endpoint's description of the model that it serves. Raises as predict() does."""
+        return self._request("model", None)
 
-    def _typed(self, document: dict[str, Any]) -> Answer:
+    def _parse(self, document: dict[str, Any]) -> Answer:
         try:
             return Answer.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
-            what = f"the answer is of another form: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise PlatformError(what, where=self._url, hint="use the client of the endpoint's version") from None
+            what = f"unexpected response: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise PlatformError(
+                what, where=self._url, hint="use the client of the same version as the endpoint"
+            ) from None
 
-    def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
+    def _request(self, path: str, body: bytes | None) -> dict[str, Any]:
         for left in range(self._tries - 1, -1, -1):
             try:
-                return self._once(path, body)
+                return self._send(path, body)
             except urllib.error.HTTPError as error:
                 if error.code not in BUSY or not left:
-                    raise _refused(error.code, error.read(), self._url) from None
+                    raise _error_of(error.code, error.read(), self._url) from None
                 time.sleep(_pause(error.headers.get("retry-after")))
             except (OSError, ValueError, http.client.HTTPException) as error:
                 what = f"the endpoint does not answer: {getattr(error, 'reason', error)}"
                 raise PlatformError(what, where=self._url, hint="truecourse serve") from None
-        raise AssertionError("a client tries once at least")
+        raise AssertionError("`tries` must be at least 1")
 
-    def _once(self, path: str, body: bytes | None) -> dict[str, Any]:
+    def _send(self, path: str, body: bytes | None) -> dict[str, Any]:
         request = urllib.request.Request(f"{self._url}/{path}", body, self._headers)  # noqa: S310
-        with self._open(request) as answer:
-            document: dict[str, Any] = json.load(answer)
+        with self._open(request) as response:
+            document: dict[str, Any] = json.load(response)
             return document
 
     def _open(self, request: urllib.request.Request) -> Any:
@@ -151,70 +157,75 @@ class Client:
 
 
 def encode(rows: Sequence[Row]) -> bytes:
-    """The body of a request. Times may be datetimes, numbers and texts NumPy's. Raises RequestError (422), by row and
-    field, for values that JSON does not have."""
-    whole: list[Any] = []
+    """Encode rows as a request body. Values may be datetimes and NumPy scalars. Raises RequestError (422), by row and
+    field, for values that JSON cannot represent."""
+    encoded: list[str] = []
     faults: list[RowFault] = []
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            faults.append(RowFault(place, None, f"is {type(row).__name__}, not a mapping of fields to values"))
+            faults.append(RowFault(number, None, f"is {type(row).__name__}, not a mapping of fields to values"))
             continue
         try:
-            whole.append(_json({_name(name): _plain(value) for name, value in row.items()}))
+            encoded.append(_json({_name(name): _plain(value) for name, value in row.items()}))
         except _UNSENDABLE:
-            faults += _faults(place, row)
+            faults += _faults(number, row)
     if faults:
         first, hint = faults[0], "send text, numbers, true, false, null or times; null for what is missing"
         what = f"row {first.row}{f', field {first.field}' if first.field else ''}: {first.problem}"
         raise RequestError(what, status=422, faults=tuple(faults), count=len(faults), hint=hint)
-    return f'{{"rows": [{", ".join(whole)}]}}'.encode()
+    return f'{{"rows": [{", ".join(encoded)}]}}'.encode()
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _faults(place: int, row: Row) -> list[RowFault]:
+def _faults(number: int, row: Row) -> list[RowFault]:
     faults = []
     for name, value in row.items():
         try:
             _json({_name(name): _plain(value)})
         except _UNSENDABLE as error:
-            faults.append(RowFault(place, str(name), f"cannot be sent: {error}"))
+            faults.append(RowFault(number, str(name), f"cannot be sent: {error}"))
     return faults
 
 
 def _name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"the name of a field is text, not {type(name).__name__}")
+        raise TypeError(f"a field name must be text, not {type(name).__name__}")
     return name
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Convert a value to one that JSON can represent."""
     if isinstance(value, date):  # datetimes are dates
         return value.isoformat()
-    item = getattr(value, "item", None)  # a scalar of NumPy
+    item = getattr(value, "item", None)  # a NumPy scalar
     return item() if callable(item) else value
 
 
-def _pause(told: str | None) -> float:
-    """Seconds to wait, as the endpoint told; one where it told a date, or nothing."""
+def _pause(retry_after: str | None) -> float:
+    """Seconds to wait, from the `retry-after` header; 1 if it is absent or a date."""
     try:
-        return max(0.0, float(told or 1))
+        return max(0.0, float(retry_after or 1))
     except ValueError:
         return 1.0
 
 
-def _refused(status: int, body: bytes, where: str) -> RequestError | PlatformError:
+def _error_of(status: int, body: bytes, where: str) -> RequestError | PlatformError:
     try:
-        said = json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        said = {"error": body[:200].decode(errors="replace")}
-    what, hint = str(said.get("error")), said.get("hint") or said.get("cure") or ""  # "cure": of an older endpoint
+        document = {"error": body[:200].decode(errors="replace")}
+    what, hint = (
+        str(document.get("error")),
+        document.get("hint") or document.get("cure") or "",
+    )  # "cure": older endpoints
     if status >= 500:
         return PlatformError(what, where=where, hint=hint)
     if status in (401, 403):
-        hint = "show a key with its scope: TRUECOURSE_API_KEY, or Client(key=...)"
-    faults = tuple(RowFault(**fault) for fault in said.get("faults", ()))
-    return RequestError(what, status=status, faults=faults, count=said.get("fault_count", 0), where=where, hint=hint)
+        hint = "send a key with the required scope: TRUECOURSE_API_KEY, or Client(key=...)"
+    faults = tuple(RowFault(**fault) for fault in document.get("faults", ()))
+    return RequestError(
+        what, status=status, faults=faults, count=document.get("fault_count", 0), where=where, hint=hint
+    )

@@ -1,26 +1,26 @@
 """Every error Truecourse raises on purpose. The tree:
 
 TruecourseError
-├── SettingsError          where we run is described wrongly
-├── FaultsError            something written down is wrong; carries every fault at once
-│   ├── ProblemError       what we predict is described wrongly
-│   ├── DeploymentError    where and how a model is deployed is described wrongly
-│   └── ReplayError        a replay, or a fault to plant in it, is described wrongly
+├── SettingsError          invalid settings or environment
+├── FaultsError            an invalid definition; carries all its faults
+│   ├── ProblemError       invalid problem definition
+│   ├── DeploymentError    invalid deployment configuration
+│   └── ReplayError        invalid definition of a replay, or of a fault to inject in it
 ├── SourceError            a source cannot be read
-├── ValidationFailed       data broke a critical expectation
-├── CheckBroken            a check of monitoring broke, so that nobody watches there
+├── ValidationFailed       data failed a critical expectation
+├── CheckBroken            a monitoring check raised an error, so its result is unknown
 ├── StorageError           object storage or a table cannot be reached
 │   ├── NotFound           no such object, table or version
-│   ├── AlreadyExists      create-if-absent lost
+│   ├── AlreadyExists      create-if-absent found an object
 │   └── AccessDenied       bad or missing credentials
-├── FeatureError           a feature view or the feature store
-├── IntegrityError         bytes are not the bytes that were recorded
+├── FeatureError           invalid feature SQL or feature store failure
+├── IntegrityError         bytes differ from the recorded SHA-256
 ├── ModelError             training, registry, packaging
 │   └── GateFailed         a model may not be promoted
-├── RequestError           a prediction request breaks the contract
-├── PlatformError          a server or process of ours does not come up, or a port is taken
-│   └── MirrorError        MLflow, which mirrors our record, cannot be read or written
-└── DeliveryFailed         an alert did not reach its receiver
+├── RequestError           a prediction request violates the contract
+├── PlatformError          a server or process does not start or answer, or a port is in use
+│   └── MirrorError        the MLflow mirror of the registry cannot be read or written
+└── DeliveryFailed         a notification was not delivered
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ from typing import Any
 
 
 class TruecourseError(Exception):
-    """What was wrong, where, and what to do about it."""
+    """What went wrong (`what`), where (`where`), and what to do about it (`hint`)."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
@@ -41,7 +41,7 @@ class TruecourseError(Exception):
         place = f"{self.where}: " if self.where else ""
         return f"{place}{self.what}" + (f"\n  → {self.hint}" if self.hint else "")
 
-    # Prefect carries exceptions between processes by pickle, which would drop keyword arguments.
+    # Prefect pickles exceptions between processes; the default pickling drops keyword arguments.
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.__dict__))
 
@@ -59,7 +59,7 @@ class SettingsError(TruecourseError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a specification: its place, what is wrong, and its hint."""
+    """One fault of a definition: its place, what is wrong, and a hint."""
 
     where: str
     what: str
@@ -132,7 +132,7 @@ class ModelError(TruecourseError):
 
 
 class GateFailed(ModelError):
-    """`gates`: every verdict, as gates.judge() gives them."""
+    """`gates`: the result of every gate."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", gates: Iterable[Mapping[str, Any]] = ()) -> None:
         self.gates = tuple(gates)
@@ -141,7 +141,7 @@ class GateFailed(ModelError):
 
 @dataclass(frozen=True)
 class RowFault:
-    """One fault of a row that was sent for prediction: the row's place from 0, its field (None for the whole row)."""
+    """One fault of a row in a prediction request: the row's number from 0, and its field (None: the whole row)."""
 
     row: int
     field: str | None
@@ -149,7 +149,7 @@ class RowFault:
 
 
 class RequestError(TruecourseError):
-    """`status` is the HTTP status to answer with; `faults` the first of `count` faults."""
+    """`status`: the HTTP status of the response. `faults`: the first of `count` faults."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class PlatformError(TruecourseError):
 
 
 class MirrorError(PlatformError):
-    """`code`: MLflow's own name of the error, "RESOURCE_DOES_NOT_EXIST"; empty where it did not answer at all."""
+    """`code`: MLflow's error code, such as "RESOURCE_DOES_NOT_EXIST"; empty if MLflow did not answer."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", code: str = "") -> None:
         self.code = code

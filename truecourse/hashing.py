@@ -1,4 +1,4 @@
-"""SHA-256 of bytes, files and JSON documents: the identity of everything that is handed on."""
+"""SHA-256 of bytes, files and JSON documents: the identity of artifacts."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(document: Any) -> bytes:
-    """One byte sequence for equal documents: sorted keys, no spaces, UTF-8."""
+    """Encode a document such that equal documents give equal bytes: sorted keys, no spaces, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -29,16 +29,16 @@ SEAL = "sha256"
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """A JSON object that holds the SHA-256 of the rest of it, for documents that are written anew as things change."""
-    said = json.loads(json.dumps({name: part for name, part in document.items() if name != SEAL}))
-    return json.dumps({**said, SEAL: sha256_json(said)}, indent=1).encode()
+    """Encode a JSON object with the SHA-256 of its other members, for documents that are rewritten over time."""
+    content = json.loads(json.dumps({name: part for name, part in document.items() if name != SEAL}))
+    return json.dumps({**content, SEAL: sha256_json(content)}, indent=1).encode()
 
 
 def unseal(data: bytes) -> dict[str, Any] | None:
-    """What sealed() was given; None if a byte of it was changed."""
+    """Decode a document written by seal(), without the seal. Return None if any byte was changed."""
     try:
-        found: dict[str, Any] = json.loads(data)
-        found.pop(SEAL)
+        document: dict[str, Any] = json.loads(data)
+        document.pop(SEAL)
     except (ValueError, KeyError, AttributeError, TypeError):
         return None
-    return found if seal(found) == data else None
+    return document if seal(document) == data else None

@@ -1,4 +1,4 @@
-"""Pages a person opens: one look, no network. Templates are in truecourse/templates/ and extend base.html."""
+"""Render HTML pages in one style, with no external resources. Templates in truecourse/templates/ extend base.html."""
 
 import io
 import json
@@ -27,17 +27,17 @@ def _environment() -> Environment:
 
 
 def render(template: str, **context: Any) -> str:
-    """A whole HTML page, everything inline. `template` is a file of truecourse/templates/."""
+    """Render a self-contained HTML page. `template`: a file of truecourse/templates/."""
     return _environment().get_template(template).render(**context)
 
 
 def remove_breadcrumbs(html: str) -> str:
-    """The page without its way to the pages beside it, for a place where those are not."""
+    """Remove the navigation links to sibling pages, for a copy that is stored without them."""
     return re.sub(r'<nav class="crumb".*?</nav>', "", html, count=1, flags=re.S)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure with thousands separators and at most `digits` significant decimals; a dash for none."""
+    """Format a number with thousands separators and at most `digits` decimals; a dash for None and NaN."""
     if value is None or value != value:
         return "–"
     if float(value).is_integer() and abs(value) >= 1:
@@ -50,17 +50,19 @@ def count(value: int) -> str:
 
 
 def share(value: float | None) -> str:
-    """As a percentage of one decimal; what is there and rounds to 0.0% is "<0.1%"."""
+    """Format a share as a percentage with one decimal; "<0.1%" for a positive share that rounds to 0.0%."""
     if value is None or value != value:
         return "–"
     return "<0.1%" if 0 < value < 0.0005 else f"{100 * value:.1f}%"
 
 
 def marked(text: str) -> Markup:
-    """A sentence whose `commands` stand as code."""
+    """Escape a sentence and mark its `backquoted parts` as code."""
     parts = text.split("`")
-    drawn = (Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts))
-    return Markup("").join(drawn)
+    marked_parts = (
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+    return Markup("").join(marked_parts)
 
 
 def pretty(value: Any) -> str:
@@ -68,11 +70,11 @@ def pretty(value: Any) -> str:
 
 
 PALETTE = ("#2f6fde", "#e07a1f", "#2b9a66", "#b5469b", "#8a6fdf", "#7a7f87")
-_INK = "#8a9099"  # reads on light and on dark
+_INK = "#8a9099"  # readable on light and dark backgrounds
 
 
 def figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> Any:
-    """A matplotlib Figure and its axes (an array if `columns` > 1), styled for svg(). No pyplot, no global state."""
+    """Create a matplotlib Figure and its axes (an array if `columns` > 1), styled for svg(). No global pyplot state."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -90,17 +92,17 @@ def figure(width: float = 6.0, height: float = 3.4, columns: int = 1) -> Any:
         "legend.frameon": False,
     }
     with rc_context(style):
-        made = Figure(figsize=(width, height), layout="constrained")
-        axes = made.subplots(1, columns)
-    made.patch.set_alpha(0)
+        canvas = Figure(figsize=(width, height), layout="constrained")
+        axes = canvas.subplots(1, columns)
+    canvas.patch.set_alpha(0)
     for axis in axes if columns > 1 else [axes]:
         axis.patch.set_alpha(0)
         axis.set_prop_cycle(color=PALETTE)
-    return made, axes
+    return canvas, axes
 
 
 def svg(figure: Any, title: str) -> Markup:
-    """An inline SVG of a figure, transparent, that scales with the page; `title` is read to those who cannot see it."""
+    """Draw a figure as a transparent inline SVG that scales with the page. `title`: its text for screen readers."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""Log files of the servers that we start: appended to across restarts, and rotated by size."""
+"""Log files of the servers that Truecourse starts: appended across restarts, rotated by size."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from truecourse.settings import get_settings
 
 
 def open_log(path: Path, name: str) -> tuple[BinaryIO, int]:
-    """The log, open for appending behind what was said before, and the offset at which this start begins."""
+    """Open a log for appending. Return it, and the offset at which the output of this start begins."""
     rotate(path)
     file = path.open("ab")
     file.write(f"=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {name} starts\n".encode())
@@ -19,10 +19,10 @@ def open_log(path: Path, name: str) -> tuple[BinaryIO, int]:
 
 
 def rotate(path: Path) -> bool:
-    """Move a log that is larger than the settings allow to `<name>.1`, and the older ones on by one; whether it was.
+    """Rotate a log that exceeds the size limit to `<name>.1`, and older ones to the next number. Return whether it did.
 
-    Its writer holds the file open and appends, so the bytes are copied and the file is cut to nothing: a line that is
-    written in the moment between the two is lost, as with logrotate's copytruncate."""
+    The writer keeps the file open, so the bytes are copied and the file is truncated. A line written between the two
+    steps is lost, as with logrotate's copytruncate."""
     settings = get_settings()
     try:
         if path.stat().st_size <= settings.server_log_size * (1 << 20):
@@ -33,10 +33,10 @@ def rotate(path: Path) -> bool:
         older = _numbered(path, number - 1)
         if older.exists():
             older.replace(_numbered(path, number))
-    aside = path.with_name(f".{path.name}.rotating")
-    with path.open("rb") as source, aside.open("wb") as copy:
+    partial = path.with_name(f".{path.name}.rotating")
+    with path.open("rb") as source, partial.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
-    aside.replace(_numbered(path, 1))
+    partial.replace(_numbered(path, 1))
     os.truncate(path, 0)
     return True
 
@@ -45,13 +45,13 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
-def tail(path: Path, lines: int, start: int = 0, room: int = 1 << 16) -> str:
-    """The last lines that were written from the offset `start` on (all, where the log was rotated since); at most
-    `room` bytes are read."""
+def tail(path: Path, lines: int, start: int = 0, max_bytes: int = 1 << 16) -> str:
+    """The last `lines` lines written after the offset `start` (after 0 if the log was rotated since), from at most
+    `max_bytes` bytes; empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(start if start <= size else 0, size - room))
+            file.seek(max(start if start <= size else 0, size - max_bytes))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""

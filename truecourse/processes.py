@@ -1,4 +1,4 @@
-"""Processes of our own, each in a session of its own with its output in a log, stopped with all that it started."""
+"""Child processes: each has its own session and log file, and is stopped together with its descendants."""
 
 import os
 import secrets
@@ -18,18 +18,18 @@ from truecourse.errors import PlatformError
 from truecourse.settings import variables_of
 
 GRACE = 6.0
-"""Seconds between one signal and the next. Some servers need a second SIGTERM, so that is what they get."""
+"""Seconds between two signals. Some servers need a second SIGTERM."""
 LONGEST, STABLE = 30.0, 60.0
-"""Seconds: the longest pause before a process that keeps dying is started again; a life after which it is at once."""
+"""Seconds: the longest restart pause; the uptime after which a process that dies is restarted at once."""
 MARK = "_TRUECOURSE_CHILD"
-"""The variable by which a process, and all that it starts, is told to be one of ours: who started it, and what it is.
-A tree of processes is lost when its root is killed; the environment is not."""
+"""The environment variable that marks our processes and their descendants: parent id and start time, name, random id.
+When the root of a process tree is killed, the tree is lost and the environment is kept."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process that we started: what it is to a person, and where its output goes. `start`: the offset in its log at
-    which it began. `mark`: the value of MARK that it and its descendants have; empty for one that outlives us."""
+    """A process that we started. `name`: for messages. `start`: the offset in `log` at which its output begins. `mark`:
+    the value of MARK in it and its descendants; empty for a process that outlives us."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -43,11 +43,12 @@ class Child:
         return self.process.poll() is None
 
     def tail(self, lines: int = 15) -> str:
-        """The end of what it has said since it was started."""
+        """The last lines of its output since it was started."""
         return log_files.tail(self.log, lines, self.start)
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = 300) -> None:
-        """Raises PlatformError, with the end of the log, if it ends or is not ready in time."""
+        """Wait until `ready()` is true. Raises PlatformError, with the end of the log, if the process ends first or
+        `seconds` have passed."""
         deadline = time.monotonic() + seconds
         while not ready():
             if not self.alive or time.monotonic() > deadline:
@@ -58,15 +59,14 @@ class Child:
 
 
 class Backoff:
-    """How long to wait before a process that died is started again: not at all after a long life, and twice as long
-    as the last time after a short one."""
+    """Exponential backoff of restarts: no pause after a long uptime, and twice the last pause after a short one."""
 
     def __init__(self) -> None:
         self._failures = 0
 
-    def pause(self, lived: float) -> float:
-        """Seconds to wait, after a life of `lived` seconds."""
-        self._failures = 0 if lived >= STABLE else self._failures + 1
+    def pause(self, uptime: float) -> float:
+        """Seconds to wait after `uptime` seconds."""
+        self._failures = 0 if uptime >= STABLE else self._failures + 1
         return min(LONGEST, 2.0 ** (self._failures - 2)) if self._failures else 0.0
 
 
@@ -81,20 +81,20 @@ def start(
 ) -> Child:
     """Start a process; its output is appended to `log`.
 
-    `inherited`: open files that it shares, by descriptor. `outlives`: it is meant to go on when we end. Raises
-    PlatformError if its log cannot be written or the program cannot be started."""
+    `inherited`: descriptors of open files that it inherits. `outlives`: it continues when we end. Raises PlatformError
+    if its log cannot be written or the program cannot be started."""
     require_writable(log.parent)
     mark = "" if outlives else ":".join([str(os.getpid()), started_at(os.getpid()) or "", name, secrets.token_hex(8)])
-    # What outlives a worker's flow run is no process of that run.
-    dropped = (MARK, "PREFECT__") if outlives else (MARK,)
-    marked = {key: value for key, value in environment.items() if not key.startswith(dropped)}
-    marked |= {MARK: mark} if mark else {}
+    # A process that outlives a worker's flow run does not belong to that run.
+    removed = (MARK, "PREFECT__") if outlives else (MARK,)
+    variables = {key: value for key, value in environment.items() if not key.startswith(removed)}
+    variables |= {MARK: mark} if mark else {}
     try:
         output, begin = log_files.open_log(log, name)
         with output:
             process = subprocess.Popen(  # noqa: S603
                 list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=marked, start_new_session=True, pass_fds=inherited,
+                env=variables, start_new_session=True, pass_fds=inherited,
             )  # fmt: skip
     except OSError as error:
         raise PlatformError(f"cannot be started: {error}", where=name, hint="run `make setup`") from None
@@ -102,24 +102,25 @@ def start(
 
 
 def stop(*children: Child) -> None:
-    """Stop the processes and their descendants, those included whose parent is dead, last started first."""
+    """Stop processes and their descendants, including orphans, last started first."""
     marks = {child.mark for child in children if child.mark}
-    doomed = {process.pid: process for child in reversed(children) for process in process_tree(child.process.pid)}
-    doomed |= {process.pid: process for process, mark in _marked() if mark in marks}
-    terminate(list(doomed.values()))
+    targets = {process.pid: process for child in reversed(children) for process in process_tree(child.process.pid)}
+    targets |= {process.pid: process for process, mark in _marked_processes() if mark in marks}
+    terminate(list(targets.values()))
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             child.process.wait(GRACE)
 
 
 def orphans(child: Child, kept: str = "") -> list[Any]:
-    """Descendants (of psutil) of a child that is dead; not those that have the variable `kept` in their environment."""
-    return [one for one, mark in _marked() if mark == child.mark and not (kept and kept in variables_of(one))]
+    """Descendants (psutil) of a dead child, without those that have the variable `kept` in their environment."""
+    descendants = [process for process, mark in _marked_processes() if mark == child.mark]
+    return [process for process in descendants if not (kept and kept in variables_of(process))]
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A process whose starter was killed before it could stop it: what it is, and its endpoint's port, if any."""
+    """A process whose parent command was killed before it could stop it. `port`: of its endpoint, if it has one."""
 
     process: Any
     name: str
@@ -127,9 +128,9 @@ class Leftover:
 
 
 def leftovers(home: Path) -> list[Leftover]:
-    """What killed commands of this home have left running."""
+    """Processes that killed commands of this home left running."""
     found = []
-    for process, mark in _marked():
+    for process, mark in _marked_processes():
         pid, started, name = [*mark.split(":"), "", ""][:3]
         variables = variables_of(process)
         if variables.get("TRUECOURSE_HOME") == str(home) and pid.isdigit() and started_at(int(pid)) != started:
@@ -139,7 +140,7 @@ def leftovers(home: Path) -> list[Leftover]:
 
 
 def find_by_variable(name: str) -> list[tuple[int, str]]:
-    """The processes of this user that were started with the variable: their ids, and its value."""
+    """Processes of this user that have the environment variable: (process id, value)."""
     import psutil
 
     found = ((process.pid, variables_of(process).get(name)) for process in psutil.process_iter())
@@ -147,34 +148,34 @@ def find_by_variable(name: str) -> list[tuple[int, str]]:
 
 
 def command_line_words() -> set[str]:
-    """Every word of the command lines of this machine's processes, as far as they may be read."""
+    """Every word of the readable command lines of this machine's processes."""
     import psutil
 
     return {word for process in psutil.process_iter(["cmdline"]) for word in process.info["cmdline"] or ()}
 
 
-def _marked() -> list[tuple[Any, str]]:
-    """Every living process of ours (of psutil) with its mark."""
+def _marked_processes() -> list[tuple[Any, str]]:
+    """Every running process (psutil) that has MARK, with its value."""
     import psutil
 
     found = ((process, variables_of(process).get(MARK, "")) for process in psutil.process_iter())
     return [(process, mark) for process, mark in found if mark]
 
 
-def terminate(doomed: list[Any]) -> None:
-    """Stop processes (of psutil), all at once: SIGTERM, once more, then SIGKILL."""
+def terminate(processes: list[Any]) -> None:
+    """Stop processes (psutil) together: SIGTERM, a second SIGTERM, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-        for process in doomed:
+        for process in processes:
             _send(process, number)
-        doomed = _still_there(doomed, GRACE)
-        if not doomed:
+        processes = _wait_for_exit(processes, GRACE)
+        if not processes:
             break
 
 
 def started_at(pid: int) -> str | None:
-    """When the process was started, for comparing alone (pids are used again); None if it is gone.
+    """The process's start time as an opaque text, to tell a reused pid; None if the process has ended.
 
-    Counted from the boot where the system tells: the time of day is set anew while processes live."""
+    Counted from boot where the system reports it, because the wall clock can change while processes run."""
     import psutil
 
     try:
@@ -190,7 +191,7 @@ def started_at(pid: int) -> str | None:
 
 @cache
 def _boot() -> str:
-    """What tells this boot from the others; empty where the system has no such thing."""
+    """The id of this boot; empty if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
     except OSError:
@@ -198,13 +199,13 @@ def _boot() -> str:
 
 
 def process_tree(pid: int) -> list[Any]:
-    """A process and its descendants, itself last; none if it is gone."""
+    """A process (psutil) and its descendants, itself last; empty if it has ended."""
     import psutil
 
     try:
-        leader = psutil.Process(pid)
-        # A worker's own children may have left its process group, so the tree is asked, not the group.
-        return [*leader.children(recursive=True), leader]
+        root = psutil.Process(pid)
+        # A worker's children may have left its process group, so use the tree and not the group.
+        return [*root.children(recursive=True), root]
     except psutil.NoSuchProcess:
         return []
 
@@ -216,7 +217,8 @@ def _send(process: Any, number: int) -> None:
         process.send_signal(number)
 
 
-def _still_there(processes: list[Any], seconds: float) -> list[Any]:
+def _wait_for_exit(processes: list[Any], seconds: float) -> list[Any]:
+    """Wait for processes to end. Return those that still run."""
     import psutil
 
     return list(psutil.wait_procs(processes, timeout=seconds)[1])
@@ -224,7 +226,7 @@ def _still_there(processes: list[Any], seconds: float) -> list[Any]:
 
 @contextmanager
 def supervised() -> Iterator[list[Child]]:
-    """A list to put children in; however the block ends, SIGTERM included, all of them are stopped."""
+    """Yield a list for children; stop all of them when the block ends, also on SIGTERM."""
     children: list[Child] = []
     with interrupted_by_signals():
         try:
@@ -236,8 +238,8 @@ def supervised() -> Iterator[list[Child]]:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt the block as Ctrl-C does, and so does a SIGINT to a process that a script started
-    in the background, where shells have it ignored. Outside the main thread nothing is changed."""
+    """Raise KeyboardInterrupt in the block on SIGTERM, SIGHUP and SIGINT. Shells start background processes with SIGINT
+    ignored; it is handled here too. Outside the main thread nothing changes."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -248,7 +250,7 @@ def interrupted_by_signals() -> Iterator[None]:
 
 @contextmanager
 def ignoring_interrupts() -> Iterator[None]:
-    """A second Ctrl-C does not leave half of the processes behind; the wait is bounded anyway."""
+    """Ignore SIGINT, SIGTERM and SIGHUP in the block, so that a second Ctrl-C does not interrupt a shutdown."""
     with _handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
 
@@ -257,7 +259,7 @@ def ignoring_interrupts() -> Iterator[None]:
 def _handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
     try:
         before = {number: signal.signal(number, handler) for number in numbers}
-    except ValueError:  # only the main thread may
+    except ValueError:  # only the main thread can set handlers
         yield
         return
     try:
@@ -268,7 +270,7 @@ def _handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Create the folder if need be. Raises PlatformError if it cannot be written."""
+    """Create the folder if it does not exist. Raises PlatformError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
@@ -277,4 +279,6 @@ def require_writable(folder: Path) -> None:
             f"cannot be written: {error.strerror}", where=str(folder), hint="set TRUECOURSE_HOME"
         ) from None
     if not writable:
-        raise PlatformError("cannot be written", where=str(folder), hint="set TRUECOURSE_HOME to a folder of yours")
+        raise PlatformError(
+            "cannot be written", where=str(folder), hint="set TRUECOURSE_HOME to a folder that you can write"
+        )

@@ -1,4 +1,4 @@
-"""What steps hand each other: small, frozen, JSON-able references. Never frames, never paths."""
+"""References that steps pass to each other: small, frozen, JSON-serializable. They hold no frames and no paths."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def aware_utc(moment: datetime) -> datetime:
-    """A moment in UTC; one with no zone is UTC already."""
+    """Convert a time to UTC. A time without zone is UTC."""
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -37,7 +37,7 @@ class TableVersion(Reference):
 
 
 class FileScores(Reference):
-    """What became of a file's rows: `scored` of them are in the predictions, `rejected` ones in a readable file too."""
+    """Result of scoring a file: `scored` rows are in `predictions`; `rejected` rows are also in `rejected_file`."""
 
     predictions: TableVersion
     scored: int
@@ -80,8 +80,8 @@ class ModelVersion(Reference):
 
 
 class Package(Reference):
-    """A packaged version: its Bento, the digest of every file that went into it, and that of the files that are not
-    the model's own: our code and the locked environment. Where these are equal, one process can serve either."""
+    """A packaged version and its Bento. `inputs`: digest of every file in the package. `code`: digest of our code and
+    the locked environment; versions with equal `code` can be served by one process."""
 
     version: ModelVersion
     bento: ArtifactRef
@@ -90,10 +90,10 @@ class Package(Reference):
 
 
 class Entry(Reference):
-    """An entry of a ledger: its number from 1, what was done, why, by whom and when (UTC).
+    """An entry of a ledger: its number from 1, the action, the reason, the author and the time (UTC).
 
-    `follows`: the `sha256` of the entry before it, where that was there still; `sha256`: of all the rest of this one.
-    The ledger gives both."""
+    `follows`: the `sha256` of the previous entry; empty if that was gone. `sha256`: of the rest of this entry. The
+    ledger sets both."""
 
     number: int
     action: str
@@ -105,8 +105,8 @@ class Entry(Reference):
 
 
 class Aliases(Entry):
-    """Who is in office. The challenger may see traffic: as a shadow it is scored and logged but does not answer; of
-    `share` (0 to 1) of all requests it is the one to answer."""
+    """Champion and challenger. `shadow`: the challenger scores requests; its predictions are logged, not returned.
+    `share`: the challenger's traffic weight (0 to 1)."""
 
     champion: ModelVersion | None = None
     challenger: ModelVersion | None = None
@@ -115,8 +115,8 @@ class Aliases(Entry):
 
 
 class Deployment(Entry):
-    """A model version put to work in an environment, or taken out of it. `config_sha256` is of the deployment
-    configuration, `previous` the version that was there before; `detail` says what was found."""
+    """A model version deployed to an environment, or removed from it. `config_sha256`: of the deployment configuration.
+    `previous`: the version deployed before. `detail`: the result, as a sentence."""
 
     environment: str
     target: str
@@ -129,7 +129,7 @@ class Deployment(Entry):
 
 
 class Window(Reference):
-    """A span of time, UTC: `start` <= t < `end`; None is open."""
+    """A time range, UTC: `start` <= t < `end`; None is unbounded."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -140,5 +140,5 @@ class Window(Reference):
 
 
 def naive_utc(moment: datetime | None) -> datetime | None:
-    """A moment as frames carry it: UTC, with no zone. One with no zone is UTC already."""
+    """Convert a time to UTC without zone, as in frames. A time without zone is UTC."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment is not None and moment.tzinfo else moment

@@ -1,4 +1,4 @@
-"""Where we run: one typed object, read from TRUECOURSE_* variables and `.env`. No other file reads the environment."""
+"""Settings: one typed object, read from TRUECOURSE_* variables and `.env`. No other module reads the environment."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ _FILE = ".env"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXY_VARIABLES = {"http_proxy", "https_proxy", "all_proxy"}
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
-"""Variables that Kubernetes gives every pod for each service of its namespace, ours among them."""
+"""Variables that Kubernetes sets in every pod for each service of its namespace, including our own services."""
 
 
 def _absolute(path: Path) -> Path:
@@ -45,24 +45,20 @@ class Settings(BaseSettings):
     )
 
     home: AbsolutePath = Field(Path(".truecourse"), description="the only folder that Truecourse writes to")
-    problem: str = Field(
-        "flight_delays", description="the problem used when none is named; where it is not there, the only one that is"
-    )
+    problem: str = Field("flight_delays", description="default problem; if absent, the only existing one")
     problems: AbsolutePath = Field(REPOSITORY / "problems", description="the folder of problem folders")
     deployments: AbsolutePath = Field(REPOSITORY / "deployments", description="the folder of deployment configurations")
-    admission: AbsolutePath | None = Field(
-        None, description="the folder through which a new server is let in; `truecourse deploy` sets it"
-    )
+    admission: AbsolutePath | None = Field(None, description="folder of the rollout gate, set by `truecourse deploy`")
 
     storage: str = Field("", description="storage root: empty for <home>/storage, or s3://bucket/prefix")
-    source_retention: float = Field(
-        0, ge=0, description="days that replaced source bytes are kept in storage; 0 keeps them for ever"
-    )
+    source_retention: float = Field(0, ge=0, description="days that replaced source bytes are kept; 0: for ever")
     model_retention: float = Field(
-        180, ge=0, description="days that training runs, versions and frames are kept that nothing needs; 0: for ever"
+        180,
+        ge=0,
+        description="days that unused training runs, versions and frames are kept; 0: for ever",
     )
     report_retention: float = Field(
-        400, ge=0, description="days that reports of checks and the record of findings are kept; 0: for ever"
+        400, ge=0, description="days that reports and the record of findings are kept; 0: for ever"
     )
     log_retention: float = Field(0, ge=0, description="days that the prediction log is kept; 0: for ever")
     prefect_retention: float = Field(
@@ -76,85 +72,83 @@ class Settings(BaseSettings):
     connections: dict[str, SecretStr] = Field({}, description="named SQL URLs that problems' Sql sources refer to")
     online_store: SecretStr = Field(SecretStr("sqlite"), description="sqlite, or redis://[:password@]host:port[/db]")
     mlflow_uri: SecretStr = Field(SecretStr(""), description="MLflow tracking URI; empty for sqlite in <home>")
-    author: str = Field("", description="whose name changes carry in the record; the login name if empty")
+    author: str = Field("", description="author of changes in the registry's records; the login name if empty")
 
-    webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts, as JSON that Slack takes")
-    mail_host: str = Field("", description="SMTP server that sends alerts; empty for no mail")
-    mail_port: int = Field(587, ge=1, le=65535, description="its port")
-    mail_security: Literal["starttls", "tls", "none"] = Field("starttls", description="how mail is encrypted")
-    mail_user: str = Field("", description="name at the SMTP server; empty for none")
-    mail_password: SecretStr = Field(SecretStr(""), description="that name's password")
-    mail_from: str = Field("", description="the address that alerts come from")
-    mail_to: str = Field("", description="the addresses that alerts go to, by commas")
+    webhook: SecretStr = Field(SecretStr(""), description="URL that receives alerts, as JSON in Slack's format")
+    mail_host: str = Field("", description="SMTP server for alerts; empty for no mail")
+    mail_port: int = Field(587, ge=1, le=65535, description="port of the SMTP server")
+    mail_security: Literal["starttls", "tls", "none"] = Field("starttls", description="encryption of mail")
+    mail_user: str = Field("", description="user at the SMTP server; empty for none")
+    mail_password: SecretStr = Field(SecretStr(""), description="password of that user")
+    mail_from: str = Field("", description="sender address of alerts")
+    mail_to: str = Field("", description="recipient addresses of alerts, comma-separated")
 
     log: bool = Field(True, description="whether the endpoint logs its predictions")
     log_secret: SecretStr = Field(
-        SecretStr(""), description="key of the hashes of private fields; without it they are dropped"
+        SecretStr(""), description="key for the hashes of private fields; without it they are dropped"
     )
     log_sync: float = Field(0.2, gt=0, le=60, description="seconds between two syncs of the prediction log to disk")
     log_ship: float = Field(
         5.0, gt=0, le=3600, description="seconds between two shipments of the log to object storage"
     )
     log_memory: int = Field(50_000, ge=1, description="predictions that a worker holds while its disk is full")
-    log_disk: int = Field(1024, ge=1, description="MiB of unshipped log that may lie in <home>/spool")
+    log_disk: int = Field(1024, ge=1, description="MiB of unshipped log that <home>/spool may hold")
 
-    host: str = Field("127.0.0.1", description="the address, or a name of this machine, that servers listen on")
-    prefect_port: int = Field(4200, ge=1, le=65535, description="Prefect server and UI, of `truecourse up`")
-    mlflow_port: int = Field(5000, ge=1, le=65535, description="MLflow UI, of `truecourse up`")
-    control_port: int = Field(4100, ge=1, le=65535, description="the control page, of `truecourse up`")
-    endpoint_port: int = Field(3000, ge=1, le=65535, description="the prediction endpoint")
+    host: str = Field("127.0.0.1", description="address or host name that servers listen on")
+    prefect_port: int = Field(4200, ge=1, le=65535, description="port of the Prefect server and UI of `truecourse up`")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="port of the MLflow UI of `truecourse up`")
+    control_port: int = Field(4100, ge=1, le=65535, description="port of the control page of `truecourse up`")
+    endpoint_port: int = Field(3000, ge=1, le=65535, description="port of the prediction endpoint")
     reports_url: str = Field(
-        "",
-        description="URL of the served reports, for links in Prefect; `truecourse up` sets it for its runs",
+        "", description="URL of the served reports, for links in Prefect; set by `truecourse up` for its runs"
     )
-    follow: bool = Field(True, description="the endpoint follows the aliases; false pins the version it started with")
+    follow: bool = Field(True, description="whether the endpoint follows the aliases; false pins the first version")
 
-    authentication: Literal["none", "keys"] = Field("none", description="what the endpoint asks of a caller")
-    allow_anonymous: bool = Field(
-        False, description="whether an endpoint without keys answers other machines than its own"
-    )
-    api_key: SecretStr = Field(SecretStr(""), description="the key that our commands show the endpoint")
+    authentication: Literal["none", "keys"] = Field("none", description="how the endpoint authenticates callers")
+    allow_anonymous: bool = Field(False, description="whether an endpoint without keys serves other machines")
+    api_key: SecretStr = Field(SecretStr(""), description="key that the command line sends to the endpoint")
     tls_certificate: FileName = Field("", description="PEM file of the endpoint's certificate; empty for plain HTTP")
     tls_key: FileName = Field("", description="PEM file of that certificate's private key")
-    cors_origins: str = Field("", description="origins whose pages may ask the endpoint, by commas; * for all")
-    workers: int = Field(1, ge=1, le=256, description="processes that answer, of one endpoint")
-    request_timeout: int = Field(30, ge=1, le=3600, description="seconds in which a request is answered or refused")
-    header_timeout: float = Field(
-        10, gt=0, le=300, description="seconds in which a TLS handshake and a request's header come in"
-    )
-    header_limit: int = Field(32, ge=1, le=1024, description="KiB that a request's header may have")
-    keep_alive: int = Field(75, ge=1, le=3600, description="seconds that a connection may pause between two requests")
-    max_connections: int = Field(4096, ge=1, description="connections at once, of all workers")
+    cors_origins: str = Field("", description="origins that may send cross-origin requests, comma-separated; * for all")
+    workers: int = Field(1, ge=1, le=256, description="worker processes of one endpoint")
+    request_timeout: int = Field(30, ge=1, le=3600, description="seconds after which a request times out")
+    header_timeout: float = Field(10, gt=0, le=300, description="seconds for a TLS handshake and a request's header")
+    header_limit: int = Field(32, ge=1, le=1024, description="maximum size of a request's header, in KiB")
+    keep_alive: int = Field(75, ge=1, le=3600, description="seconds that an idle connection is kept open")
+    max_connections: int = Field(4096, ge=1, description="maximum number of open connections, all workers")
     max_connections_per_address: int = Field(
-        1024, ge=0, description="connections at once of one address, of all workers; 0 for any"
+        1024, ge=0, description="maximum number of open connections of one address, all workers; 0: no limit"
     )
     trusted_proxies: str = Field(
         "",
-        description="addresses and networks, by commas, of proxies whose X-Forwarded-For is believed, and whose "
-        "connections no limit by address holds for; the own machine's X-Forwarded-For is believed if empty",
+        description="addresses and networks of proxies, comma-separated: their X-Forwarded-For is trusted, and they "
+        "are exempt from limits per address; if empty, only the X-Forwarded-For of this machine is trusted",
     )
-    rate_limit: float = Field(0, ge=0, description="requests a second of one key or address, in all workers; 0 for any")
-    rate_burst: int = Field(20, ge=1, description="requests that may come at once on top of that rate")
-    metrics: bool = Field(True, description="whether the endpoint tells Prometheus its meters, at /metrics")
-    access_log: bool = Field(False, description="whether the endpoint's log has a line for every request but a probe's")
+    rate_limit: float = Field(
+        0, ge=0, description="requests per second of one key or address, all workers; 0: no limit"
+    )
+    rate_burst: int = Field(20, ge=1, description="size of a burst above that rate, in requests")
+    metrics: bool = Field(True, description="whether the endpoint serves Prometheus metrics at /metrics")
+    access_log: bool = Field(False, description="whether the endpoint logs every request except probes")
     max_delay: float | None = Field(
         None,
         ge=0,
-        description="seconds that a request may wait for its turn; unset: the problem's latency objective; 0 for any",
+        description="maximum seconds that a request waits in the queue; unset: the problem's latency objective; "
+        "0: no limit",
     )
 
-    server_log_size: float = Field(16, gt=0, description="MiB of a server's log file, beyond which it is rotated")
-    server_log_files: int = Field(3, ge=1, description="rotated log files of each server that are kept")
+    server_log_size: float = Field(16, gt=0, description="size in MiB beyond which a server's log file is rotated")
+    server_log_files: int = Field(3, ge=1, description="number of rotated log files kept per server")
 
-    endpoints: str = Field("", description="URLs of endpoints elsewhere that health watches too, by commas")
-    machine_cpu: float = Field(1.5, gt=0, description="load per processor, of 5 minutes, above which health says so")
-    machine_memory: float = Field(0.9, gt=0, lt=1, description="share of memory in use above which health says so")
-    machine_disk: float = Field(0.9, gt=0, lt=1, description="share of a disk in use above which health says so")
+    endpoints: str = Field("", description="URLs of further endpoints that the health check watches, comma-separated")
+    machine_cpu: float = Field(1.5, gt=0, description="5-minute load per processor above which health warns")
+    machine_memory: float = Field(0.9, gt=0, lt=1, description="share of memory in use above which health warns")
+    machine_disk: float = Field(0.9, gt=0, lt=1, description="share of a disk in use above which health warns")
 
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="threads for DuckDB and XGBoost"
     )
-    memory_limit: str = Field("4GB", description="DuckDB's memory limit; beyond it, it spills to <home>/tmp")
+    memory_limit: str = Field("4GB", description="DuckDB's memory limit; above it, DuckDB spills to <home>/tmp")
 
     @property
     def storage_root(self) -> str:
@@ -172,23 +166,23 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The process's settings. Raises SettingsError that names every wrong variable, and every unknown one: a setting
-    whose name is misspelt would be left at its default without a word."""
+    """The process's settings. Raises SettingsError with every invalid variable and every unknown one, so that a
+    misspelt name does not silently leave a setting at its default."""
     lines = []
     try:
         settings = Settings()
     except ValidationError as error:
         lines = [f"{PREFIX}{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-    lines += [f"{name}: unknown setting{said}" for name, said in _unknown().items()]
-    lines += _wrong_proxies()
+    lines += [f"{name}: unknown setting{detail}" for name, detail in _unknown_settings().items()]
+    lines += _proxy_faults()
     if lines:
         hint = "correct or unset these variables; docs/configuration.md lists every setting"
         raise SettingsError("\n  ".join(lines), where="settings", hint=hint)
     return settings
 
 
-def _unknown() -> dict[str, str]:
-    """Variables with our prefix that no setting has the name of: what is said of each."""
+def _unknown_settings() -> dict[str, str]:
+    """Variables with our prefix that are no setting, each with a detail for the message: its file and a suggestion."""
     known = [name.upper() for name in Settings.model_fields]
     given = {name: "" for name, value in os.environ.items() if not _is_service_link(name, value)}
     given |= dict.fromkeys(_file_variables(), f" in {Path(_FILE).absolute()}")
@@ -214,8 +208,8 @@ def _file_variables() -> Mapping[str, object]:
 
 @contextmanager
 def override_settings(**changes: object) -> Iterator[Settings]:
-    """Other settings for this process, and the children it starts, while the block lasts. Not for threads that differ:
-    the settings are the process's."""
+    """Change settings for this process and its new children while the block runs. Not per thread: settings belong to
+    the process."""
     names = {f"{PREFIX}{name.upper()}": str(value) for name, value in changes.items()}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
@@ -232,33 +226,33 @@ def override_settings(**changes: object) -> Iterator[Settings]:
 
 
 def quiet_environment() -> None:
-    """No telemetry from the libraries we stand on, no threads that spin while they wait, and no proxy between our own
-    processes, in this process and its children. To be called before they are imported."""
-    _straight_to_ourselves()
+    """Configure libraries in this process and its children: no telemetry, no threads that spin while they wait,
+    no proxy between our own processes. Call it before importing those libraries."""
+    _bypass_proxy_locally()
     for name, value in {
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # its client would try for minutes to reach a server that is gone
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by default its client retries for minutes when a server is gone
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
         "BENTOML_DO_NOT_TRACK": "True",
         "FEAST_USAGE": "False",
         "GX_ANALYTICS_ENABLED": "false",
-        "OMP_WAIT_POLICY": "passive",  # beside one busy process, XGBoost trains in half the time
-        "OPENBLAS_NUM_THREADS": "1",  # it spins whatever it is told: 35 µs of products took 15 ms on a busy machine
+        "OMP_WAIT_POLICY": "passive",  # beside one busy process, XGBoost trains twice as fast
+        "OPENBLAS_NUM_THREADS": "1",  # it always spins: 35 µs of products took 15 ms on a busy machine
     }.items():
         os.environ.setdefault(name, value)
 
 
-def _straight_to_ourselves() -> None:
-    """What listens on this machine is reached without the proxy that the environment names; the rest through it."""
+def _bypass_proxy_locally() -> None:
+    """Add the hosts of this machine to `no_proxy`, and remove a SOCKS proxy that no installed library supports."""
     given = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
     listed = [part.strip() for part in given.split(",") if part.strip()]
-    reached = dict.fromkeys([*listed, *LOOPBACK, *_own_host()])
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in listed else ",".join(reached)
+    bypassed = dict.fromkeys([*listed, *LOOPBACK, *_own_host()])
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in listed else ",".join(bypassed)
     for name in _proxies():
-        if name.lower() == "all_proxy" and _scheme_of(os.environ[name]).startswith("socks") and not _speaks_socks():
-            del os.environ[name]  # no library here could use it, and Prefect's client fails to be made with it
+        if name.lower() == "all_proxy" and _scheme_of(os.environ[name]).startswith("socks") and not _supports_socks():
+            del os.environ[name]  # no library here can use it, and Prefect's client cannot be created with it
 
 
 def _own_host() -> list[str]:
@@ -275,29 +269,29 @@ def _scheme_of(address: str) -> str:
     return address.partition("://")[0].lower() if "://" in address else "http"
 
 
-def _speaks_socks() -> bool:
+def _supports_socks() -> bool:
     return importlib.util.find_spec("socksio") is not None
 
 
-def _wrong_proxies() -> list[str]:
-    """Proxy variables that no library could use: each with what is wrong, and without the password that it may hold."""
+def _proxy_faults() -> list[str]:
+    """Describe each proxy variable that no library can use, without its password."""
     lines = []
     for name in sorted(_proxies()):
         address, scheme = os.environ[name], _scheme_of(os.environ[name])
         parts = urlsplit(address if "://" in address else f"http://{address}")
         try:
-            good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
         except ValueError:
-            good = False
-        if not good:
-            lines.append(f"{name}: is no address of a proxy; http://host:port is")
+            valid = False
+        if not valid:
+            lines.append(f"{name}: not a valid proxy address; expected http://host:port")
         elif scheme not in ("http", "https") and not (scheme.startswith("socks") and name.lower() == "all_proxy"):
-            lines.append(f"{name}: a proxy of the scheme {scheme} is not supported; http://host:port is")
+            lines.append(f"{name}: a proxy of the scheme {scheme} is not supported; expected http://host:port")
     return lines
 
 
 def storage_environment() -> dict[str, str]:
-    """Let other libraries' own S3 clients (MLflow's) reach our storage: their variables, set here and returned."""
+    """Set and return the variables by which other S3 clients (MLflow's) access our storage."""
     settings = get_settings()
     if not settings.storage_root.startswith("s3://"):
         return {}
@@ -313,32 +307,32 @@ def storage_environment() -> dict[str, str]:
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """The environment for a process of ours: this one, our settings made explicit, and `extra`."""
+    """The environment of a child process: this process's, its settings as variables, and `extra`."""
     quiet_environment()
     storage_environment()
-    return {**os.environ, **_explicit(get_settings()), **extra}
+    return {**os.environ, **_settings_as_variables(get_settings()), **extra}
 
 
-def _explicit(settings: Settings) -> dict[str, str]:
-    """What was set, as variables: a child may run in another folder, where neither `.env` nor relative paths hold."""
+def _settings_as_variables(settings: Settings) -> dict[str, str]:
+    """The settings that were set, as variables. A child may run in another folder, with another `.env`."""
     names = settings.model_fields_set | {"home", "problems"}
-    return {f"{PREFIX}{name.upper()}": _told(getattr(settings, name)) for name in sorted(names)}
+    return {f"{PREFIX}{name.upper()}": _variable_text(getattr(settings, name)) for name in sorted(names)}
 
 
-def _told(value: Any) -> str:
+def _variable_text(value: Any) -> str:
     if isinstance(value, dict):
-        return json.dumps({name: _told(item) for name, item in value.items()})
+        return json.dumps({name: _variable_text(item) for name, item in value.items()})
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def multiprocess_folder() -> Path | None:
-    """Where prometheus_client keeps the meters of a server's workers; Bento names it to each."""
+    """The folder in which prometheus_client keeps the metrics of a server's workers, set by BentoML."""
     name = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(name) if name else None
 
 
 def prefect_retention() -> dict[str, str]:
-    """For a Prefect server of ours: how long its own clean-up, hourly, keeps finished runs."""
+    """Variables of our Prefect server for its hourly clean-up of finished runs."""
     days = get_settings().prefect_retention
     if not days:
         return {}
@@ -349,39 +343,39 @@ def prefect_retention() -> dict[str, str]:
 
 
 def is_container() -> bool:
-    """Whether we run in the image that BentoML makes of a Bento; its entrypoint listens on every address."""
+    """Whether this process runs in a BentoML container image, whose entrypoint listens on every address."""
     return os.environ.get("BENTOML_CONTAINERIZED", "").lower() in ("true", "1")
 
 
 def trust_proxies(settings: Settings) -> None:
-    """Have the server believe these proxies, and no others; to be called before it is set up."""
+    """Make the HTTP server trust only the configured proxies. Call it before the server is set up."""
     if settings.trusted_proxies:
         os.environ["FORWARDED_ALLOW_IPS"] = settings.trusted_proxies.replace(" ", "")
 
 
 def variable(name: str) -> str | None:
-    """The value of a variable that a deployment configuration names."""
+    """The value of an environment variable that a deployment configuration names."""
     return os.environ.get(name)
 
 
 def variables_of(process: Any) -> Mapping[str, str]:
-    """The variables that a process (of psutil) was started with; none where they are not for us to see."""
+    """The environment of a process (psutil); empty if it may not be read."""
     import psutil
 
     try:
-        found: Mapping[str, str] = process.environ()
+        environment: Mapping[str, str] = process.environ()
     except (psutil.Error, OSError):
         return {}
-    return found
+    return environment
 
 
 def prefect_api_url() -> str:
-    """The Prefect server that the environment names; empty if it names none."""
+    """The Prefect server of the environment; empty if none is set."""
     return os.environ.get("PREFECT_API_URL", "")
 
 
 def prefect_authorization() -> dict[str, str]:
-    """The header that a Prefect server asks for, as the environment says it to Prefect's own client."""
+    """The authorization header for the Prefect server, from the same variables as Prefect's client."""
     if basic := os.environ.get("PREFECT_API_AUTH_STRING"):
         return {"authorization": f"Basic {b64encode(basic.encode()).decode()}"}
     key = os.environ.get("PREFECT_API_KEY")
@@ -389,10 +383,10 @@ def prefect_authorization() -> dict[str, str]:
 
 
 def prefect_environment() -> None:
-    """Keep Prefect's own files in our home, for this process and its children; to be called before it is imported."""
+    """Keep Prefect's files in our home, for this process and its children. Call it before importing Prefect."""
     quiet_environment()
     home = get_settings().home
-    with suppress(OSError):  # who writes there will say what is wrong with it; Prefect makes no parents
+    with suppress(OSError):  # a later write reports the error; Prefect creates no parent folders
         home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")

@@ -1,4 +1,4 @@
-"""Numbers, durations and near misses in words: one place, so that every message and page counts alike."""
+"""Text for numbers, durations and suggestions, so that all messages and pages have one style."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -10,17 +10,17 @@ _LISTED = 12
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 row", "1,204 rows", "2 queries", "3 classes"."""
+    """Format a count with its noun: "1 row", "1,204 rows", "2 queries", "3 classes"."""
     return f"{number:,} {plural(number, noun)}"
 
 
 def counted_of(part: int, whole: int, noun: str) -> str:
-    """A part of a whole: "3 of 1,204 rows", "0 of 1 row"."""
+    """Format a part of a count: "3 of 1,204 rows", "0 of 1 row"."""
     return f"{part:,} of {counted(whole, noun)}"
 
 
 def plural(number: int, noun: str) -> str:
-    """The noun, or the verb "is", "was" or "has", as it stands after the number."""
+    """Inflect a noun, or one of the words in _PLURALS, for a number."""
     if number == 1:
         return noun
     if noun in _PLURALS:
@@ -30,24 +30,26 @@ def plural(number: int, noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
 
 
-def with_unit(said: str, unit: str) -> str:
-    """What is said, with its unit if it has one: "RMSE, minutes"."""
-    return f"{said}, {unit}" if said and unit else said or unit
+def with_unit(text: str, unit: str) -> str:
+    """Append a unit, if there is one: "RMSE, minutes"."""
+    return f"{text}, {unit}" if text and unit else text or unit
 
 
 def format_duration(length: timedelta | float) -> str:
-    """A duration (seconds) as people say it: "3 days", "1.5 hours", "20 ms"."""
+    """Format a duration (timedelta or seconds): "3 days", "1.5 hours", "20 ms"."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else float(length)
     for size, name in _UNITS:
         if seconds >= size:
             count = seconds / size
-            said = f"{count:.0f}" if count >= 10 or abs(count - round(count)) < 0.05 else f"{count:.1f}"
-            return f"{said} {name}{'' if said == '1' else 's'}"
+            amount = f"{count:.0f}" if count >= 10 or abs(count - round(count)) < 0.05 else f"{count:.1f}"
+            return f"{amount} {name}{'' if amount == '1' else 's'}"
     return f"{1000 * seconds:.3g} ms"
 
 
 def suggestion(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """The names that are close to one that does not exist, as a question; empty if none is. `prefix`: of them all."""
+    """Suggest similar names for an unknown one: "did you mean a or b?"; empty if none is similar.
+
+    `prefix`: added to each name."""
     known = [str(n) for n in names]
     same = [n for n in known if n.lower() == name.lower()]
     close = same or get_close_matches(name, known, n=3, cutoff=0.6)
@@ -55,9 +57,9 @@ def suggestion(name: str, names: Iterable[str], prefix: str = "") -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint for a name that does not exist: the close ones, else those that there are."""
+    """A hint for an unknown name: similar names, or else the existing ones."""
     known = [str(n) for n in names]
     if not known:
-        return "there is none to name"
+        return "there are none"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return suggestion(name, known) or f"there are {', '.join(known[:_LISTED])}{more}"

@@ -32,7 +32,7 @@ WRONG: dict[str, tuple[Files, str, str]] = {
     "empty": ((PEM, b""), "KEY", "holds no private key in PEM"),
     "cut off": ((PEM[:200], LEAF.key_pem()), "CERTIFICATE", "holds no certificate in PEM"),
     "wrong chain": ((PEM + ROOT.pem, LEAF.key_pem()), "CERTIFICATE", "was not issued by the next"),
-    "wrong order": ((MIDDLE.pem + PEM, LEAF.key_pem()), "CERTIFICATE", "begins with another certificate"),
+    "wrong order": ((MIDDLE.pem + PEM, LEAF.key_pem()), "CERTIFICATE", "does not belong to the key"),
     "foreign root": ((PEM + MIDDLE.pem + OTHER.pem, LEAF.key_pem()), "CERTIFICATE", "was not issued by the next"),
 }
 OVER = {"expired": ((-9.0, -1.0), "expired"), "early": ((1.0, 9.0), "is not valid until")}
@@ -99,7 +99,7 @@ def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure
             launch.is_ready(1, url, other)
         with pytest.raises(urllib.error.URLError):
             open_url(url)
-        assert Client(url, pin=certificate)._ask("predict", b"abc") == {"length": 3}
+        assert Client(url, pin=certificate)._request("predict", b"abc") == {"length": 3}
         for client in (Client(url, pin=other), Client(url), Client(url, certificate=certificate)):
             with pytest.raises(PlatformError, match="does not answer"):
                 client.about()

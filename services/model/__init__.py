@@ -1,4 +1,4 @@
-"""The models that a server answers with, who answers which request, and the results.
+"""The models of a server, the routing of requests between them, and their results.
 
 Depends on `truecourse.modeling`, `truecourse.serving` and the online feature store.
 """

@@ -1,4 +1,4 @@
-"""What a worker serves: the models in office, who answers which row, and what is done after the answer."""
+"""The models of a worker process: routing rows to champion or challenger, logging results, and shadow scoring."""
 
 import logging
 import threading
@@ -19,54 +19,59 @@ log = logging.getLogger("truecourse.serving")
 LoggedResult = PredictionResult | ChallengerFailure
 Record = Callable[[LoggedResult], None]
 SHADOW_QUEUE = 64
-"""So many requests may wait for the shadow; what comes beyond them is counted, and not scored."""
+"""Requests that may wait for the shadow model; requests beyond it are counted as skipped."""
 
 
 class ModelRouter:
-    """Nothing until the service has opened its model. `record` is told of every answer, off the answer's path."""
+    """Routes rows between champion and challenger.
+
+    `split` is None until the service has opened its model. `record` receives every result after the reply is sent."""
 
     def __init__(self) -> None:
         self.split: TrafficSplit | None = None
         self.record: Record | None = None
         self.metrics: Metrics | None = None
         self.follower_status: Callable[[], dict[str, Any]] = dict
-        """Tells how the worker keeps step with the aliases."""
+        """Returns the status of the alias follower."""
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
         self.counts: Counter[str] = Counter()
         self._shadow = ThreadPoolExecutor(1, thread_name_prefix="shadow")
-        self._waiting = threading.Semaphore(SHADOW_QUEUE)
+        self._slots = threading.Semaphore(SHADOW_QUEUE)
 
     def open(self, predictor: Predictor) -> None:
         self.split = TrafficSplit(predictor)
 
     def predictor(self, folder: Path) -> Predictor:
-        """Of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
+        """Open the predictor of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
         return open_predictor(folder, self.metrics)
 
     def answer(self, split: TrafficSplit, rows: Rows, at: datetime, explain: bool) -> tuple[Answer, list[LoggedResult]]:
-        """The client's answer, and what is to be told of it. A challenger that fails is answered for by the champion.
-        Raises PlatformError when the online store cannot be read."""
-        theirs, failure = split.challenged(rows), None
-        if split.challenger is not None and theirs:
-            rest = sorted(set(range(len(rows))) - set(theirs))
+        """Score the rows: the response body, and the results to log.
+
+        Where the challenger raises, the champion answers its rows too. Raises PlatformError when the online store
+        cannot be read."""
+        challenged, failure = split.challenged(rows), None
+        if split.challenger is not None and challenged:
+            rest = sorted(set(range(len(rows))) - set(challenged))
             try:
-                parts = [split.challenger.answer(rows.part(theirs), explain=explain, role="challenger", at=at)]
+                parts = [split.challenger.answer(rows.part(challenged), explain=explain, role="challenger", at=at)]
             except Exception as error:
-                failure = self._failed("challenger", split.challenger.identity, error)
+                failure = self._count_failure("challenger", split.challenger.identity, error)
             else:
                 if rest:
                     parts.insert(0, split.champion.answer(rows.part(rest), explain=explain, at=at))
-                return response_document(parts, rest + theirs), [*parts]
-        answered = split.champion.answer(rows, explain=explain, at=at)
-        told: list[LoggedResult] = [answered]
+                return response_document(parts, rest + challenged), [*parts]
+        result = split.champion.answer(rows, explain=explain, at=at)
+        results: list[LoggedResult] = [result]
         if split.challenger is not None and failure:
-            instead = [answered.answers[i] for i in theirs]
-            told.append(ChallengerFailure(split.challenger.identity, at, rows.part(theirs), instead, failure))
-        return response_document([answered]), told
+            instead = [result.answers[i] for i in challenged]
+            results.append(ChallengerFailure(split.challenger.identity, at, rows.part(challenged), instead, failure))
+        return response_document([result]), results
 
     def finish(self, split: TrafficSplit, parts: list[LoggedResult]) -> None:
-        """To be called once the client has its answer: record it, and let the shadow score what it did not answer, nor
-        was to."""
+        """Record the results once the reply is sent, and queue the champion's rows for the shadow model.
+
+        Nothing is queued where the challenger failed on rows of this request."""
         for part in parts:
             self._log(part)
         if (
@@ -83,10 +88,10 @@ class ModelRouter:
             if self.record is not None:
                 self.record(part)
         except Exception as error:
-            self._failed("record", part.identity, error)
+            self._count_failure("record", part.identity, error)
 
     def _queue(self, shadow: Predictor, part: PredictionResult) -> None:
-        if not self._waiting.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             self.counts["shadow_skipped"] += len(part.rows)
             return
         self._shadow.submit(self._score, shadow, part)
@@ -94,28 +99,29 @@ class ModelRouter:
     def _score(self, shadow: Predictor, part: PredictionResult) -> None:
         try:
             ids = [answer[PREDICTION_ID] for answer in part.answers]
-            answered = shadow.answer(part.rows, role="shadow", at=part.at, ids=ids)
+            result = shadow.answer(part.rows, role="shadow", at=part.at, ids=ids)
             self.counts["shadow_scored"] += len(part.rows)
-            self._log(answered)
+            self._log(result)
         except Exception as error:
-            failure = self._failed("shadow", shadow.identity, error)
+            failure = self._count_failure("shadow", shadow.identity, error)
             self._log(ChallengerFailure(shadow.identity, part.at, part.rows, part.answers, failure))
         finally:
-            self._waiting.release()
+            self._slots.release()
 
-    def _failed(self, what: str, identity: Identity, error: Exception) -> str:
-        """Told of without its message, which may hold what was sent; and once in a hundred, to keep the log short. The
-        kind of the error."""
-        count, kind = self.counts[f"{what}_failed"], type(error).__name__
-        self.counts[f"{what}_failed"] += 1
+    def _count_failure(self, role: str, identity: Identity, error: Exception) -> str:
+        """Count a failure and log every hundredth; the kind of the error.
+
+        The error's message is left out: it may hold values of a request."""
+        count, kind = self.counts[f"{role}_failed"], type(error).__name__
+        self.counts[f"{role}_failed"] += 1
         if self.metrics is not None:
-            self.metrics.count_challenger_failure(what)
+            self.metrics.count_challenger_failure(role)
         if count % 100 == 0:
-            log.error("version %d: %s failed: %s", identity.version, what, kind)
+            log.error("version %d: %s failed: %s", identity.version, role, kind)
         return kind
 
     def status(self) -> dict[str, Any]:
-        """Who is in office in this worker, how the challenger does, and whether the aliases are followed."""
+        """The champion and challenger of this worker, their counts, and the alias follower's status."""
         split = self.split
         if split is None:
             return {"champion": None}

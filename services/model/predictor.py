@@ -1,4 +1,4 @@
-"""Answering requests: rows that keep the contract in, predictions and explanations out."""
+"""Predictors: from validated rows of a request to predictions and explanations."""
 
 import json
 import logging
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("truecourse.serving")
 _EPOCH, NEVER = datetime(1970, 1, 1), -(2**63)
-"""Event times are microseconds since the one; the other is no event."""
+"""Event times are microseconds since _EPOCH; NEVER marks a missing event."""
 LOADED_FOR = 10.0
-"""Seconds for which it is remembered how far the online store was loaded."""
+"""Seconds for which the time up to which the online store was loaded is cached."""
 Columns = dict[str, Values]
 Events = Mapping[str, Sequence[int]]
 Answer = dict[str, Any]
@@ -46,7 +46,7 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with everything that its inputs come from. `about` is the inference configuration."""
+    """A model with its contract, problem and online store reader. `about`: the inference configuration as JSON."""
 
     model: Model
     contract: Contract
@@ -59,10 +59,10 @@ class Predictor:
         return RowReader(self.contract, clock=self._data_clock if self.problem.clock == "data" else None)
 
     def _data_clock(self, wall: datetime) -> datetime:
-        """Now by the data: the moment up to which the online store was loaded."""
-        asked = time.monotonic()
-        if asked >= self._loaded.get("until", (0.0, None))[0]:
-            self._loaded["until"] = (asked + LOADED_FOR, _online_store_time(self.problem))
+        """The current time of the data: the time up to which the online store was loaded."""
+        now = time.monotonic()
+        if now >= self._loaded.get("until", (0.0, None))[0]:
+            self._loaded["until"] = (now + LOADED_FOR, _online_store_time(self.problem))
         return self._loaded["until"][1] or wall
 
     @cached_property
@@ -70,11 +70,11 @@ class Predictor:
         return {}
 
     def predict(self, rows: Rows) -> Answer:
-        """Raises PlatformError when the online store cannot be read."""
+        """Predict the rows. Raises PlatformError when the online store cannot be read."""
         return response_document([self.answer(rows)])
 
     def explain(self, rows: Rows) -> Answer:
-        """predict() and, for each row, the contributions that add up to its margin."""
+        """Predict the rows, with each row's feature contributions, which add up to its margin."""
         return response_document([self.answer(rows, explain=True)])
 
     def answer(
@@ -86,7 +86,9 @@ class Predictor:
         at: datetime | None = None,
         ids: Sequence[str] | None = None,
     ) -> PredictionResult:
-        """`ids` of the answers, new ones unless given. Raises PlatformError when the online store cannot be read."""
+        """Score the rows. `ids`: prediction ids, one a row; new ones by default.
+
+        Raises PlatformError when the online store cannot be read."""
         began = time.perf_counter()
         columns, events, unavailable, unfit = self.columns(rows)
         matrix = self.model.vocabulary.encode(columns)
@@ -99,15 +101,18 @@ class Predictor:
                 answer["warning"] = self._warning(rows, place, answer["missing"], unavailable, unfit)
         if unavailable:
             answers = [answer | {"unavailable": unavailable} for answer in answers]
-        told = self._with_ids(rows, answers, new_ids(len(rows)) if ids is None else ids)
+        answers = self._with_ids(rows, answers, new_ids(len(rows)) if ids is None else ids)
         moment = datetime.now(UTC) if at is None else at
         took = time.perf_counter() - began
-        return PredictionResult(self.identity, role, moment, self.model.vocabulary, rows, columns, events, told, took)
+        return PredictionResult(
+            self.identity, role, moment, self.model.vocabulary, rows, columns, events, answers, took
+        )
 
     def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
-        """Every feature of the rows: what was sent, what is computed from it, and what the online store holds. Of the
-        latter also the event times, the views that it did not answer for, and by view the event times of values that
-        are no longer, or not yet, of use."""
+        """Collect every feature of the rows: sent, computed from the request, and read from the online store.
+
+        Returns the columns; the event times of features from the store; the views that could not be read; and by view
+        the event times of values that are expired or later than the decision."""
         declared = self.problem.request_features
         columns = rows.values
         if declared is not None:
@@ -117,30 +122,31 @@ class Predictor:
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
         if self.reader is None:
             return columns, {}, [], {}
-        found = self._look_up(self.reader, rows)
-        return columns | found.values, found.events, found.unavailable, found.unfit
+        lookup = self._look_up(self.reader, rows)
+        return columns | lookup.values, lookup.events, lookup.unavailable, lookup.unfit
 
     def _warning(self, rows: Rows, place: int, missing: list[str], unavailable: list[str], unfit: Events) -> str:
-        """Why most of a row's features are missing."""
+        """Explain why most of a row's features are missing."""
         names = self.model.vocabulary.features
-        said = f"{counted_of(len(missing), len(names), 'feature')} are missing"
+        summary = f"{counted_of(len(missing), len(names), 'feature')} are missing"
         views = [view for view in self.problem.views if set(view.features) & set(missing)]
         if not views:
-            return f"{said}: the request leaves them out"
+            return f"{summary}: the request leaves them out"
         if unavailable:
-            return f"{said}: the online store did not answer for {', '.join(unavailable)}"
+            return f"{summary}: the online store could not be read for {', '.join(unavailable)}"
         events = [unfit[view.name][place] for view in views if view.name in unfit]
         newest = max(events, default=NEVER)
         hint = f"truecourse run materialize --problem {self.problem.name}"
         if newest == NEVER or not rows.timed:
-            return f"{said}: the online store holds no value of this row's keys in {_some(views)}; unknown keys? {hint}"
+            where = _list_views(views)
+            return f"{summary}: the online store has no value for the row's keys in {where}; check them, or run {hint}"
         decided = f"{rows.values[DECISION_TIME][place]:%Y-%m-%d %H:%M} UTC"
         event = _EPOCH + timedelta(microseconds=newest)
         if event > rows.values[DECISION_TIME][place]:
-            why = f"is of {event:%Y-%m-%d %H:%M} UTC, after the decision of {decided}: it holds the newest alone"
-            return f"{said}: the online store's newest value for this row's keys {why}; send a later decision_time"
+            why = f"is of {event:%Y-%m-%d %H:%M} UTC, after the decision of {decided}: only the newest is stored"
+            return f"{summary}: the online store's newest value for this row's keys {why}; send a later decision_time"
         why = f"is of {event:%Y-%m-%d %H:%M} UTC, older than the ttl at the decision of {decided}"
-        return f"{said}: the online store's newest value for this row's keys in {_some(views)} {why}; {hint}"
+        return f"{summary}: the online store's newest value for this row's keys in {_list_views(views)} {why}; {hint}"
 
     def _look_up(self, reader: "OnlineReader", rows: Rows) -> "OnlineFeatures":
         try:
@@ -155,30 +161,30 @@ class Predictor:
 
     def _with_ids(self, rows: Rows, answers: list[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
         times = rows.values[DECISION_TIME] if rows.timed else None
-        told = []
+        identified = []
         for i, answer in enumerate(answers):
-            given: dict[str, Any] = {PREDICTION_ID: ids[i]}
+            keys: dict[str, Any] = {PREDICTION_ID: ids[i]}
             if rows.ids[i] is not None:
-                given[ID] = rows.ids[i]
+                keys[ID] = rows.ids[i]
             if times is not None:
-                given[DECISION_TIME] = f"{times[i].isoformat(timespec='microseconds')}Z"
-            told.append(given | answer)
-        return told
+                keys[DECISION_TIME] = f"{times[i].isoformat(timespec='microseconds')}Z"
+            identified.append(keys | answer)
+        return identified
 
     @cached_property
     def identity(self) -> Identity:
         return Identity(self.problem.name, self.about["version"], self.about["model_sha256"])
 
 
-def _some(views: Sequence[View]) -> str:
+def _list_views(views: Sequence[View]) -> str:
     names = [view.name for view in views]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} other views" if len(names) > 3 else "")
 
 
 def response_document(parts: Sequence[PredictionResult], order: Sequence[int] | None = None) -> Answer:
-    """What the client gets. `model` is who answered; where two did, the first, and rows of the other name it.
+    """Build the response body. `model` is the first part's model; answers of another model name theirs.
 
-    order: for each answer, in the order of the parts, the place of its row in the request."""
+    order: for each answer, in the order of the parts, the index of its row in the request."""
     first = parts[0].identity
     answers = [
         answer if part.identity == first else answer | {"model": part.identity.to_document()}
@@ -197,31 +203,30 @@ def new_ids(count: int) -> list[str]:
 
 
 def _column(values: Array, kind: str) -> Array:
-    """What a request function returned, in the convention of columns_of()."""
+    """Convert what a request function returned to the convention of columns_of()."""
     if kind != "category":
         return np.asarray(values, dtype=np.float64)
     return np.array([value if isinstance(value, str) else None for value in values], dtype=object)
 
 
 def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predictor:
-    """The predictor of an unpacked Bento's `model/` folder, with the problem in `problems/` beside it. `watch` is told
-    of every read of the online store.
+    """Open the predictor of an unpacked Bento's `model/` folder, with its problem from `problems/` beside it.
 
-    Raises IntegrityError if a file is not the one that was packaged, or the problem not the one it was packaged with.
-    """
+    `watch` is called for every read of the online store. Raises IntegrityError if a file or the problem differs from
+    the packaged one."""
     about = InferenceConfig.model_validate_json((folder / INFERENCE_FILE).read_bytes()).model_dump(mode="json")
     files = {name: (folder / name).read_bytes() for name in about["files"]}
     for name, data in files.items():
         if sha256(data) != about["files"][name]:
-            raise IntegrityError("is not the file that was packaged", where=name, hint="unpack the Bento again")
+            raise IntegrityError("differs from the packaged file", where=name, hint="unpack the Bento again")
     problem = load_problem(about["problem"], folder.parent / "problems")
     if problem_digest(problem) != about["problem_digest"]:
         raise IntegrityError(
-            "is not the problem that was packaged", where=str(problem.folder), hint="unpack the Bento again"
+            "differs from the packaged problem", where=str(problem.folder), hint="unpack the Bento again"
         )
     vocabulary = Vocabulary.from_json(files["vocabulary.json"])
     return Predictor(
-        # One request is too little work to part between threads.
+        # One request is too little work to split between threads.
         model=Model.load(files["model.ubj"], vocabulary, problem.kind, threads=1).compiled(),
         contract=Contract.from_json(files["contract.json"]),
         problem=problem,
@@ -231,7 +236,7 @@ def open_predictor(folder: Path, watch: "ReadObserver | None" = None) -> Predict
 
 
 def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
-    """The predictor of a registered version with its model. Raises ModelError if the problem has changed since."""
+    """Open the predictor of a registered version. Raises ModelError if the problem has changed since."""
     problem, files = load_problem(version.problem), model_files(version)
     check_problem(problem, json.loads(files["problem.json"]), version)
     config = inference_config(problem, version, files)
@@ -240,6 +245,7 @@ def registered_predictor(version: ModelVersion, model: Model) -> Predictor:
 
 
 def _online_store_time(problem: Problem) -> datetime | None:
+    """The time up to which the online store was loaded; None if it cannot be read or holds nothing."""
     from feature_repo.places import loaded_marks
 
     try:
@@ -250,7 +256,7 @@ def _online_store_time(problem: Problem) -> datetime | None:
 
 
 def _reader(problem: Problem, watch: "ReadObserver | None" = None) -> "OnlineReader | None":
-    """A problem with no views is served without Feast, which takes seconds to import."""
+    """Open the online store, if the problem has views: importing Feast takes seconds."""
     if not problem.views:
         return None
     from feature_repo.online import OnlineReader

@@ -1,4 +1,4 @@
-"""Answers with all that they rest on, held as they came: what the log keeps is made later."""
+"""Results of scoring a request, with their inputs; log entries are built from them later, off the request path."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ Role = Literal["champion", "challenger", "shadow"]
 PREDICTION_ID = "prediction_id"
 ALL = slice(None)
 ENTRY = 256
-"""Answers of one request that the log keeps together: more would keep other threads waiting while it is written."""
+"""Most answers of one log entry: encoding more at once would block other threads."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which model answered."""
+    """Problem, version and digest of the model that answered."""
 
     problem: str
     version: int
@@ -31,12 +31,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """One model's answers to the rows of one request, or of several that are answered together.
+    """One model's answers to the rows of one request, or of several requests that are answered together.
 
-    `at`: when the request came, or all of them had, UTC. `columns`: the features, n values each; `events`: for each
-    feature that was looked up, n event times as OnlineFeatures has them. `answers`: as the client gets them.
-    A shadow's have the ids of the answers that they stand beside. `seconds`: of reading features and scoring, for all
-    rows together.
+    `at`: when the request came, or the last of several, UTC. `columns`: the features, n values each. `events`: for each
+    feature from the online store, n event times as in OnlineFeatures. `answers`: as in the response. A shadow's answers
+    have the ids of the champion's. `seconds`: time of reading features and scoring, for all rows together.
     """
 
     identity: Identity
@@ -50,8 +49,9 @@ class PredictionResult:
     seconds: float
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """What the log keeps of them (truecourse/serving/prediction_log.py): who answered what, to what, from which
-        features known since when. To be called off the answer's path."""
+        """Build the log entries of truecourse/serving/prediction_log.py.
+
+        Called after the reply is sent."""
         for some in _parts(len(self.answers)):
             events = self.events if some == ALL else {name: times[some] for name, times in self.events.items()}
             yield {
@@ -64,7 +64,7 @@ class PredictionResult:
             }
 
     def _features(self, some: slice) -> Mapping[str, Any]:
-        """Of each feature its values; where the request holds them, its kind, which tells how they are read."""
+        """The values of each feature; its kind alone where the request holds the values."""
         sent, kinds = self.rows.values, self.vocabulary.kinds
         if self.columns is sent:
             return kinds
@@ -79,8 +79,9 @@ class PredictionResult:
 
 @dataclass(frozen=True)
 class ChallengerFailure:
-    """A challenger that raised `error` (the kind of exception alone: a message may tell what was sent) on rows that the
-    champion answered, with `answers`. To be logged like a shadow that has nothing to say."""
+    """A challenger's failure on rows that the champion answered with `answers`; logged as a shadow without scores.
+
+    `error`: the kind of the exception alone, since its message may hold values of the request."""
 
     identity: Identity
     at: datetime
@@ -98,7 +99,7 @@ class ChallengerFailure:
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """The answers of one request, ENTRY at a time."""
+    """Slices over the answers of one request, of at most ENTRY each."""
     if count <= ENTRY:
         return iter((ALL,))
     return (slice(start, start + ENTRY) for start in range(0, count, ENTRY))
@@ -107,7 +108,7 @@ def _parts(count: int) -> Iterator[slice]:
 def _head(
     identity: Identity, role: Role, at: datetime, rows: Rows, answers: Sequence[Mapping[str, Any]], some: slice
 ) -> dict[str, Any]:
-    """What an entry of some of the rows begins with: who was asked what, and when, and answered what."""
+    """The common fields of a log entry: time, model, role, requests and answers."""
     return {
         "at": at,
         "problem": identity.problem,

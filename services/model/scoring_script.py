@@ -1,8 +1,7 @@
-"""The scoring script: init() loads a registered model, run() scores with it. The endpoint, batch scoring and a bare
-`python` session score through these two.
+"""The scoring script: init() loads a model, run() scores with it. The endpoint, batch scoring and notebooks use both.
 
-From a Bento's folder, with nothing installed but its locked environment, `python -m services.model.scoring_script <
-rows.json` answers the rows of a request as the endpoint would.
+From a Bento's folder, in its locked environment, `python -m services.model.scoring_script < rows.json` scores the rows
+of a request as the endpoint does.
 """
 
 import json
@@ -37,29 +36,30 @@ Request = Rows | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model whose bytes were verified, and where it came from: a Bento's `model/` folder or the registry."""
+    """A model with verified bytes, and its source: a Bento's `model/` folder or a registered version."""
 
     model: Model
     source: Path | ModelVersion
 
     @cached_property
     def predictor(self) -> Predictor:
-        """What answers requests. It opens the online store, which scoring a table of features does without."""
+        """The predictor for requests. Opens the online store, which scoring a table of features does not need."""
         if isinstance(self.source, Path):
             return open_predictor(self.source)
         return registered_predictor(self.source, self.model)
 
 
 def init(source: Path | ModelVersion | None = None, watch: "ReadObserver | None" = None) -> Scorer:
-    """A scorer of a Bento's `model/` folder or of a registered version; by default of the Bento that this file is in,
-    or else of the champion. `watch` is told of a Bento's reads of the
-    online store. Raises IntegrityError if the model's bytes were changed, ModelError if there is none."""
+    """Load a model from a Bento's `model/` folder or the registry; by default this file's Bento, else the champion.
+
+    `watch` is called for every read of the online store by a Bento. Raises IntegrityError if the model's bytes changed,
+    ModelError if there is no model."""
     if source is None:
         source = MODEL if MODEL.is_dir() else _champion()
     if isinstance(source, Path):
         predictor = open_predictor(source, watch)
         scorer = Scorer(predictor.model, source)
-        scorer.__dict__["predictor"] = predictor  # a Bento is for requests: ready before the first
+        scorer.__dict__["predictor"] = predictor  # a Bento serves requests: open the predictor before the first one
         return scorer
     return Scorer(registry.open_model(source, load_problem(source.problem).kind), source)
 
@@ -78,7 +78,7 @@ def run(scorer: Scorer, data: Request, explain: bool = False) -> Answer: ...
 @overload
 def run(scorer: Scorer, data: pa.Table, explain: bool = False) -> Scores: ...
 def run(scorer: Scorer, data: Request | pa.Table, explain: bool = False) -> Answer | Scores:
-    """Scores of a table of features, or the answer to rows as a request holds them.
+    """Score a table of features (Scores), or rows of a request (the response body).
 
     Raises RequestError for rows that break the contract, PlatformError when the online store cannot be read."""
     if isinstance(data, pa.Table):

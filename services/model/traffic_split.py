@@ -1,4 +1,4 @@
-"""Who answers a request: the champion, or the challenger for its share of the entities."""
+"""The traffic split: the challenger answers a share of the entities, the champion all others."""
 
 import hashlib
 import json
@@ -14,8 +14,9 @@ from truecourse.serving.rows import Rows
 
 @dataclass(frozen=True)
 class TrafficSplit:
-    """The models in office, by the aliases' entry `number` (0: none was read). Never changed, only replaced: a request
-    is answered by those it began with."""
+    """Champion, challenger and the challenger's traffic weight, from entry `number` of the aliases (0: none was read).
+
+    Immutable: a worker replaces it as a whole, and a request keeps the one that it started with."""
 
     champion: Predictor
     challenger: Predictor | None = None
@@ -24,22 +25,22 @@ class TrafficSplit:
     number: int = 0
 
     def challenged(self, rows: Rows) -> list[int]:
-        """The places of the rows that the challenger answers."""
+        """Indices of the rows that the challenger answers."""
         if self.challenger is None or not self.share:
             return []
         return [i for i in range(len(rows)) if traffic_position(self.champion.problem, rows, i) < self.share]
 
 
 def is_challenger_active(aliases: Aliases) -> bool:
-    """Whether the challenger has anything to do."""
+    """Whether the challenger scores any request."""
     return aliases.challenger is not None and (aliases.shadow or aliases.share > 0)
 
 
 def traffic_position(problem: Problem, rows: Rows, i: int) -> float:
-    """Where a row's entity stands, 0 <= place < 1: the same in every process and at every time. It does not depend on
-    the models, so an entity below a share is below every wider one.
+    """Position of a row's entity in [0, 1), by a hash: the same in every process and at every time.
 
-    The entity is all keys of the problem's entities; where it has none the row's id, or else all that was sent."""
+    It does not depend on the models: an entity below a traffic weight is below every larger one. The entity is all keys
+    of the problem's entities; without keys it is the row's id, or else the whole row."""
     keys = list(dict.fromkeys(key for entity in problem.entities for key in entity.join_keys))
     if keys:
         entity: Any = [_exact(rows, key, i) for key in keys]
@@ -51,7 +52,7 @@ def traffic_position(problem: Problem, rows: Rows, i: int) -> float:
 
 
 def _exact(rows: Rows, name: str, i: int) -> Any:
-    """The same for a row alone and among many: numbers as float64 with NaN, whole numbers exact, times as text."""
+    """A key in a form that does not depend on the other rows: floats with NaN, exact integers, times as text."""
     kind, given = rows.types[name], rows.values[name][i]
     if kind == "time":
         return "NaT" if given is None else given.isoformat(timespec="microseconds")

@@ -1,5 +1,6 @@
-"""A worker keeps step with the aliases: whoever is made champion or challenger is fetched, verified, warmed, and put
-in office between two requests. What cannot be router is refused, and told of; those in office go on answering."""
+"""The alias follower: a worker fetches, verifies and warms up each new champion or challenger, then switches to it.
+
+A version that cannot be served is refused and reported; the models before it go on answering."""
 
 import logging
 import threading
@@ -20,19 +21,19 @@ from truecourse.registry import aliases
 
 log = logging.getLogger("truecourse.serving")
 PERIOD = 0.25
-"""Seconds between two looks at the aliases: each costs one read of an object that is mostly not there."""
+"""Seconds between two checks of the aliases; each reads one object, which mostly does not exist yet."""
 PATIENCE = 30.0
-"""Seconds at most between two tries of what was refused; it may have been packaged meanwhile."""
+"""Longest pause in seconds before a refused version is tried again: it may have been packaged meanwhile."""
 
 
 class AliasFollower:
-    """`source`: the `src` folder of the Bento whose code this process runs. `admission`: the folder through which it is
-    let in (services/http/rollout_gate.py); before, it has no challenger, for it is tested by what its own model
-    answers."""
+    """`source`: the `src` folder of the Bento whose code this process runs. `admission`: the folder of the rollout gate
+    (services/http/rollout_gate.py); until the gate is open there is no challenger, since the smoke test expects the
+    model of the Bento."""
 
     def __init__(self, router: ModelRouter, source: Path, admission: Path | None = None) -> None:
         self._router = router
-        self._admission, self._held = admission, False
+        self._admission, self._is_waiting = admission, False
         self._code = running_code(source)
         self._seen: Aliases | None = None
         self._refused: dict[str, str] = {}
@@ -44,24 +45,24 @@ class AliasFollower:
         threading.Thread(target=self._run, name="follow", daemon=True).start()
 
     def status(self) -> dict[str, Any]:
-        """`refused`: by role, why who is in office is not who should be. `storage`: why the aliases cannot be read."""
+        """`refused`: by role, why the aliased version is not served. `storage`: why the aliases cannot be read."""
         return {"following": True, "refused": dict(self._refused), "storage": self._storage or "reachable"}
 
     def step(self) -> None:
-        """Look once, and follow. Raises nothing: a worker serves on, whatever becomes of its storage."""
+        """Check the aliases once and apply a change. Raises nothing: a worker serves on when storage fails."""
         try:
             newest = self._newest()
             self._storage = ""
         except StorageError as error:
             if not self._storage:
-                log.warning("the aliases cannot be read, and are kept as they are: %s", error.what)
+                log.warning("the aliases cannot be read; the current ones stay: %s", error.what)
             self._storage = error.what
             return
         if newest is None:
             return
         if self._seen is None or newest.number != self._seen.number:
             self._seen, self._pause, self._again = newest, 1.0, 0.0
-        elif not (self._held and self._admitted()) and (not self._refused or time.monotonic() < self._again):
+        elif not (self._is_waiting and self._is_admitted()) and (not self._refused or time.monotonic() < self._again):
             return
         self._follow(newest)
 
@@ -70,8 +71,8 @@ class AliasFollower:
             time.sleep(PERIOD)
             try:
                 self.step()
-            except Exception as error:  # one bad entry may not end the watch
-                log.error("the aliases cannot be followed: %s", type(error).__name__)
+            except Exception as error:  # one bad entry must not end the thread
+                log.error("applying the aliases failed: %s", type(error).__name__)
 
     def _newest(self) -> Aliases | None:
         split = self._router.split
@@ -88,11 +89,11 @@ class AliasFollower:
         split, self._refused = self._router.split, {}
         assert split is not None
         held = [predictor for predictor in (split.champion, split.challenger) if predictor is not None]
-        champion = self._opened("champion", entry.champion, held) or split.champion
-        self._held = is_challenger_active(entry) and not self._admitted()
+        champion = self._get_or_open("champion", entry.champion, held) or split.champion
+        self._is_waiting = is_challenger_active(entry) and not self._is_admitted()
         challenger = (
-            self._opened("challenger", entry.challenger, held)
-            if is_challenger_active(entry) and not self._held
+            self._get_or_open("challenger", entry.challenger, held)
+            if is_challenger_active(entry) and not self._is_waiting
             else None
         )
         if challenger is not None and (why := find_mismatch(champion, challenger)):
@@ -103,15 +104,15 @@ class AliasFollower:
             champion, challenger, entry.shadow and active, entry.share if active else 0.0, entry.number
         )
         if champion is not split.champion:
-            log.info("version %d answers, by entry %d of the aliases", champion.identity.version, entry.number)
+            log.info("serving version %d, by entry %d of the aliases", champion.identity.version, entry.number)
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, PATIENCE)
 
-    def _admitted(self) -> bool:
+    def _is_admitted(self) -> bool:
         return self._admission is None or (self._admission / OPEN).exists()
 
-    def _opened(self, role: str, version: ModelVersion | None, held: list[Predictor]) -> Predictor | None:
-        """One that is open already, or else opened; None where there is none, or it is refused."""
+    def _get_or_open(self, role: str, version: ModelVersion | None, held: list[Predictor]) -> Predictor | None:
+        """The predictor of a version, reused or newly opened; None where there is no version or it is refused."""
         if version is None:
             return None
         for predictor in held:
@@ -121,19 +122,19 @@ class AliasFollower:
             return self._open(version)
         except TruecourseError as error:
             self._refuse(role, version.version, error.what)
-        except Exception as error:  # a problem's own code may raise anything
-            self._refuse(role, version.version, f"it does not open: {type(error).__name__}")
+        except Exception as error:  # a problem's code may raise anything
+            self._refuse(role, version.version, f"opening failed: {type(error).__name__}")
         return None
 
     def _open(self, version: ModelVersion) -> Predictor:
         package = launch.find_package(version.problem, version.version)
         if package.code != self._code:
-            what = "its Bento holds other code or another environment than this server runs: a deploy is needed"
+            what = "its Bento has other code or another environment than this server: deploy it"
             raise ModelError(what, where=package.bento.key, hint="truecourse deploy")
         folder = launch.unpack(package.bento, package.version)
         predictor = self._router.predictor(folder / "src" / "model")
         if predictor.identity.sha256 != version.model_sha256:
-            raise IntegrityError("its Bento holds another model", where=package.bento.key, hint="package it again")
+            raise IntegrityError("its Bento has another model", where=package.bento.key, hint="package it again")
         warm_up(predictor)
         return predictor
 
@@ -143,17 +144,18 @@ class AliasFollower:
 
 
 def find_mismatch(champion: Predictor, challenger: Predictor) -> str:
-    """Why the two cannot answer the same requests; empty if they can. Known categories and examples may differ."""
+    """Why the two models cannot answer the same requests; empty if they can. Categories and examples may differ."""
     loose = {"known": None}
     fields = [[f.model_copy(update=loose) for f in p.contract.fields] for p in (champion, challenger)]
     if fields[0] == fields[1] and champion.contract.has_time == challenger.contract.has_time:
         return ""
-    return "its requests are not those of the champion: it can be promoted, not compared"
+    return "its request fields differ from the champion's: it can be promoted, but not compared on live requests"
 
 
 def warm_up(predictor: Predictor) -> None:
-    """Answer the contract's examples, so that the first client finds all caches filled. Raises ModelError for a model
-    that cannot; an online store that does not answer is not the model's fault."""
+    """Answer the contract's examples, which fills caches before the first request.
+
+    Raises ModelError for a model that fails on them. A failure of the online store is ignored."""
     try:
         rows = predictor.rows.read(predictor.contract.examples, datetime.now(UTC))
         if len(rows):
@@ -161,5 +163,5 @@ def warm_up(predictor: Predictor) -> None:
     except (PlatformError, RequestError):
         return
     except Exception as error:
-        what = f"it fails on the examples of its own contract: {type(error).__name__}"
+        what = f"it fails on the examples of its contract: {type(error).__name__}"
         raise ModelError(what, where=f"version {predictor.identity.version}") from error

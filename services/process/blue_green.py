@@ -1,7 +1,7 @@
-"""The target `process`: a server on this machine, put in the place of the one before without a lost request.
+"""The deployment target `process`: blue-green deployment of a server on this machine, without lost requests.
 
-The new server starts beside the old one and is tested on ports of its own, one a worker, before it is let in to the
-public socket, which both accept from until the old one has drained. Whatever fails on the way, the old one answers.
+The new server starts beside the old one. Each worker is tested on its own loopback port before the rollout gate opens.
+Then both accept from the public socket until the old one has drained. If a step fails, the old server stays.
 """
 
 import shutil
@@ -26,12 +26,14 @@ from truecourse.tls import read_certificate
 
 PERIOD = 0.1
 FAILED = "Application startup failed"
-"""What uvicorn writes of a worker that does not come up; BentoML starts it again, for ever."""
+"""uvicorn's message of a worker that does not start; BentoML restarts it for ever."""
 
 
 def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> Running:
-    """Serve the unpacked Bento in the environment. Raises PlatformError if it does not come up, does not answer as it
-    should, or is not let in, SettingsError if its certificate is not usable; the server before it is then untouched."""
+    """Serve the unpacked Bento in the environment.
+
+    Raises PlatformError if it does not start, fails the smoke test or does not answer on the public port, SettingsError
+    if its certificate is not usable; the server before it is then untouched."""
     if tls := config.authentication.tls:
         read_certificate(tls.certificate, tls.key)
     before = deployments.running(config.environment)
@@ -43,11 +45,11 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     number = max([*left, here.server if here else 0]) + 1
     try:
         _start(servers, number, config, version, folder)
-        _let_in(servers, number, config)
+        _admit(servers, number, config)
     except BaseException:
         servers.stop(number)
         if not left:
-            supervisor_client.shut_down(servers)  # or connections would wait for nobody
+            supervisor_client.shut_down(servers)  # else connections would wait on a socket without a server
         raise
     now = Running(
         server=number, version=version, bento=bento, config_sha256=config.digest, host=config.host, port=config.port,
@@ -64,7 +66,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
 
 
 def _retire(config: DeploymentConfig, before: Running | None, here: Running | None) -> None:
-    """Stop the server before, when it has drained; where it listened elsewhere, with its keeper."""
+    """Let the previous server drain, then stop it; if it listened elsewhere, with its supervisor."""
     if before is None:
         return
     servers = supervisor_client.find(deployments.address_place(config.environment, before.host, before.port))
@@ -79,7 +81,7 @@ def _retire(config: DeploymentConfig, before: Running | None, here: Running | No
 
 
 def stop(environment: str) -> None:
-    """Stop the environment's server and its keeper, and what a killed deployment left elsewhere."""
+    """Stop the environment's server and supervisor, and any that a killed deployment left at other addresses."""
     for place in deployments.place(environment).glob("*/"):
         servers = supervisor_client.find(place)
         if servers is not None:
@@ -88,20 +90,21 @@ def stop(environment: str) -> None:
 
 
 def _sweep(servers: SupervisorClient, here: Running | None, config: DeploymentConfig) -> list[int]:
-    """Stop what a killed deployment left behind, once it has drained if it was let in; the numbers of the servers that
-    stay."""
-    meant = here.server if here else None
-    strays = [_admission(servers.place, number) for number in servers.servers() if number != meant]
-    asked = [admission for admission in strays if (admission / OPEN).exists()]
-    for admission in asked:
+    """Stop servers that a killed deployment left, after draining those that were admitted.
+
+    Returns the numbers of the servers that stay."""
+    current = here.server if here else None
+    leftovers = [_admission(servers.place, number) for number in servers.servers() if number != current]
+    admitted = [admission for admission in leftovers if (admission / OPEN).exists()]
+    for admission in admitted:
         (admission / LEAVING).touch()
-    if asked:
+    if admitted:
         time.sleep(config.timeouts.drain_seconds)
     for number in servers.servers():
-        if number != meant:
+        if number != current:
             servers.stop(number)
     for folder in servers.place.glob("admission/*"):
-        if folder.name != str(meant):
+        if folder.name != str(current):
             shutil.rmtree(folder)
     return list(servers.servers())
 
@@ -116,7 +119,7 @@ def _start(
     """Start the server and test each of its workers."""
     admission = _admission(servers.place, number)
     admission.mkdir(parents=True)
-    environment = server_environment(config, folder, admission) | _following(version)
+    environment = server_environment(config, folder, admission) | _follow_variable(version)
     servers.start(number, launch.command(folder, config.port)[3:], environment, servers.place / f"server-{number}.log")
     tested = smoke_test.examples(folder, environment)
     for port in _ports(servers, number, config):
@@ -124,7 +127,7 @@ def _start(
 
 
 def _ports(servers: SupervisorClient, number: int, config: DeploymentConfig) -> list[int]:
-    """The port of every worker, once all of them are ready."""
+    """The loopback port of every worker, once all of them are ready."""
     admission, deadline = _admission(servers.place, number), time.monotonic() + config.timeouts.ready_seconds
     while True:
         ports = [int(file.read_text()) for file in admission.glob("*.port")]
@@ -134,41 +137,41 @@ def _ports(servers: SupervisorClient, number: int, config: DeploymentConfig) -> 
         if not server["alive"] or FAILED in server["tail"] or late:
             what = f"is not ready after {config.timeouts.ready_seconds:.0f} s" if late else "does not start"
             log = servers.place / f"server-{number}.log"
-            raise PlatformError(f"{what}\n{server['tail']}", where="the new server", hint=f"the whole log is {log}")
+            raise PlatformError(f"{what}\n{server['tail']}", where="the new server", hint=f"the full log is {log}")
         time.sleep(PERIOD)
 
 
-def _let_in(servers: SupervisorClient, number: int, config: DeploymentConfig) -> None:
-    """Open the public socket to the server, and see that it answers there."""
+def _admit(servers: SupervisorClient, number: int, config: DeploymentConfig) -> None:
+    """Open the rollout gate, and wait until the server answers on the public socket."""
     admission = _admission(servers.place, number)
     (admission / OPEN).touch()
     servers.keep(number)
     deadline = time.monotonic() + config.timeouts.ready_seconds
     while list(admission.glob("*.port")):
         if time.monotonic() > deadline:
-            raise PlatformError("does not come in", where="the new server")
+            raise PlatformError("did not start accepting public connections", where="the new server")
         time.sleep(PERIOD)
     tls = config.authentication.tls
     url = local_url(config.host, config.port, "https" if tls else "http")
     if not launch.is_ready(config.port, url, tls.certificate if tls else ""):
-        raise PlatformError(f"nobody answers at {url}", where="the new server")
+        raise PlatformError(f"no answer at {url}", where="the new server")
 
 
 def server_environment(config: DeploymentConfig, folder: Path, admission: Path) -> dict[str, str]:
-    """The variables of a server. Raises SettingsError that names every secret whose variable is not set."""
+    """The environment variables of a server. Raises SettingsError that names every secret whose variable is not set."""
     home = admission / "bentoml"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     return launch.environment(folder, config.port) | {
         **server_variables(config),
         **_secrets(config),
         "TRUECOURSE_ADMISSION": str(admission),
-        "BENTOML_HOME": str(home),  # servers that share one wipe each other's metrics
+        "BENTOML_HOME": str(home),  # servers that share one delete each other's metrics
         "TMPDIR": str(home / "tmp"),
     }
 
 
-def _following(version: ModelVersion) -> dict[str, str]:
-    """A server of the champion goes on to the champions that follow; one of another version keeps to it."""
+def _follow_variable(version: ModelVersion) -> dict[str, str]:
+    """A server of the champion follows the aliases; one of another version serves only that version."""
     return {"TRUECOURSE_FOLLOW": str(aliases.current(version.problem).champion == version).lower()}
 
 

@@ -1,6 +1,6 @@
-"""Build and export a Bento, in a process of its own: `python -m services.process.build FOLDER ARCHIVE NAME VERSION`.
+"""Build and export a Bento, in a separate process: `python -m services.process.build FOLDER ARCHIVE NAME VERSION`.
 
-BentoML reads where it works from the environment at import, and imports what it packages.
+BentoML reads its home folder from the environment at import, and imports the code that it packages.
 """
 
 import shutil
@@ -13,9 +13,9 @@ def main(folder: Path, archive: Path, name: str, version: str) -> None:
     import bentoml
     from bentoml._internal import configuration
 
-    # Bento asks for uv even when it has nothing to lock, and would install it from the network.
+    # BentoML requires uv even with nothing to lock, and would install it from the network.
     configuration.get_uv_command = lambda: ["uv"]
-    # Line by line, since Bento refuses a requirements file below a hidden folder, as our home is.
+    # Line by line: BentoML refuses a requirements file below a hidden folder, such as our home.
     locked = (folder / "requirements.txt").read_text().splitlines()
     bento = bentoml.bentos.build(
         "services.service:service",
@@ -24,9 +24,9 @@ def main(folder: Path, archive: Path, name: str, version: str) -> None:
         build_ctx=str(folder),
         python={"packages": locked, "lock_packages": False},
     )
-    # As it was locked: Bento appends itself once more, with no hash, which pip refuses beside the others' hashes.
+    # Restore the locked file: BentoML appends itself without a hash, which pip refuses in a file with hashes.
     shutil.copy(folder / "requirements.txt", Path(bento.path) / "env" / "python" / "requirements.txt")
-    # What `bentoml export` writes, without its detour through a shared temporary folder.
+    # The same archive as `bentoml export` writes, which goes through a shared temporary folder.
     with tarfile.open(archive, "w:xz", preset=1) as tar:
         for path in sorted(Path(bento.path).rglob("*")):
             tar.add(path, path.relative_to(bento.path).as_posix(), recursive=False)

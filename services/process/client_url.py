@@ -1,4 +1,4 @@
-"""Reaching the endpoint from our own commands: its scheme and certificate, and the key to show it."""
+"""Requests to the endpoint from our own commands: its URL, certificate and API key."""
 
 import urllib.request
 from typing import Any
@@ -17,10 +17,11 @@ def address(port: int | None = None) -> str:
 
 
 def open_url(url: str, body: bytes | None = None, seconds: float = 5, certificate: str = "") -> Any:
-    """The open answer to a GET, or to a POST of JSON. `certificate`: the PEM file of the one that the server has to
-    show, whatever names are in it; what the system trusts, if none is given.
+    """Send a GET, or a POST of JSON, and return the open response.
 
-    Raises what urllib raises, HTTPError for a refusal; SettingsError for a certificate that cannot be read."""
+    `certificate`: PEM file of the certificate that the server must present, whatever names it has; by default the
+    system's trust store decides. Raises urllib's errors, HTTPError for a refusal; SettingsError for a certificate that
+    cannot be read."""
     headers = {"content-type": "application/json"} if body is not None else {}
     key = get_settings().api_key.get_secret_value()
     if key:

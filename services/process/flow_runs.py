@@ -1,8 +1,8 @@
-"""Flow runs whose process is dead, and runs that are stuck: found in the Prefect server, over its HTTP API, and freed.
+"""Find and free flow runs whose process is dead, and find stuck runs, over the Prefect server's HTTP API.
 
-The server knows what a run last said of itself and nothing of its process: a run that was killed stays `Running`, and
-keeps its deployment's concurrency slot. Each flow notes the process that it runs in (tasks/process.py), in
-`<home>/flowruns/<run id>`; a worker's process has the run's id in its environment.
+The server stores a run's last reported state and nothing of its process: a killed run stays `Running` and keeps its
+deployment's concurrency slot. Each flow writes its process to `<home>/flowruns/<run id>` (tasks/process.py); a worker's
+process has the run's id in its environment.
 """
 
 import json
@@ -25,14 +25,14 @@ from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.flowruns")
 ENGINE = "PREFECT__FLOW_RUN_ID"
-"""The variable of a worker's process for a run."""
+"""The environment variable with the run's id, in the process that a worker starts for it."""
 HELD = ("PENDING", "RUNNING", "CANCELLING")
-"""States of a run that has a process, and its deployment's slot."""
+"""States in which a run has a process and holds its deployment's concurrency slot."""
 STARTS = timedelta(seconds=90)
-"""A worker has a process for a run within this time of taking it."""
+"""A worker starts a run's process within this time of taking the run."""
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENT = timedelta(minutes=15)
-"""Five heartbeats of a flow whose process is on another machine."""
+"""A run on another machine without a heartbeat for this long is dead: five heartbeat intervals."""
 
 Run = dict[str, Any]
 Life = Literal["alive", "dead", "unknown"]
@@ -40,15 +40,16 @@ Life = Literal["alive", "dead", "unknown"]
 
 @dataclass
 class ReconcileResult:
-    """What a reconciliation has changed: the runs that were marked, and the slots that nobody held."""
+    """The changes of a reconciliation: runs that were marked, and number of slots that were freed."""
 
     runs: list[Run] = field(default_factory=list)
     slots: int = 0
 
 
 class FlowRuns:
-    """The runs of one Prefect server. `api`: its URL, with `/api`. Every method raises PlatformError if it does not
-    answer."""
+    """The runs of one Prefect server. `api`: its URL, with `/api`.
+
+    Every method raises PlatformError if the server does not answer."""
 
     def __init__(self, api: str) -> None:
         self.ask = PrefectClient(api, seconds=10).ask
@@ -56,18 +57,18 @@ class FlowRuns:
         self._since = time.monotonic()
 
     def runs(self, **filters: Any) -> list[Run]:
-        """Runs by Prefect's own filters (of `flow_runs`), a page."""
+        """One page of runs that match Prefect's filters (of `flow_runs`)."""
         body = {"flow_runs": filters, "sort": "EXPECTED_START_TIME_DESC", "limit": PAGE}
         found: list[Run] = self.ask("POST", "/flow_runs/filter", body)
         return found
 
     def active(self) -> list[Run]:
-        """Every run that is said to have a process, one that waits for a person's answer included."""
+        """Runs that should have a process, and runs that wait for a person's input."""
         found = self.runs(state={"type": {"any_": [*HELD, "PAUSED"]}})
         return [run for run in found if run["state_type"] in HELD or run["state_name"] == "Paused"]
 
     def find(self, name: str) -> Run:
-        """A run by its id, or by its name. Raises PlatformError where it is none, or several."""
+        """Find a run by its id or name. Raises PlatformError if there is none, or several."""
         found = self.runs(id={"any_": [name]}) if _is_id(name) else self.runs(name={"any_": [name]})
         if len(found) != 1:
             what = f"there are {len(found)} flow runs of that name" if found else "there is no such flow run"
@@ -75,10 +76,10 @@ class FlowRuns:
         return found[0]
 
     def reconcile(self, pool: str, *, starting: bool = False) -> ReconcileResult:
-        """Mark runs whose process is dead as crashed (those being cancelled as cancelled), and free their slots.
+        """Mark runs whose process is dead as crashed (as cancelled if they were being cancelled), and free their slots.
 
-        `pool`: the work pool whose worker is on this machine. `starting`: that worker does not run yet, so whatever it
-        had taken and has no process is dead."""
+        `pool`: the work pool whose worker is on this machine. `starting`: that worker does not run yet, so every run
+        that it had taken without a process is dead."""
         limits = self._limits()
         held, freed = self.active(), ReconcileResult()
         if held:
@@ -86,15 +87,14 @@ class FlowRuns:
             engines = _engines()
             for run in held:
                 life, why = self._life(run, pool, engines, alone=alone, starting=starting)
-                if life == "dead" and self._marked(run, f"its process is gone: {why}"):
+                if life == "dead" and self._try_mark(run, f"its process is gone: {why}"):
                     freed.runs.append(run)
-        _forget_notes({run["id"] for run in held})
+        _remove_notes({run["id"] for run in held})
         freed.slots = self._free_slots(limits, held, freed.runs, at_once=starting)
         return freed
 
-    def _marked(self, run: Run, why: str) -> bool:
-        """mark(), where one run that the server refuses to let end, as it does for minutes where its deployment was
-        deleted, does not keep the others."""
+    def _try_mark(self, run: Run, why: str) -> bool:
+        """mark() without raising: for minutes the server refuses to end a run whose deployment was deleted."""
         try:
             self.mark(run, why)
         except PlatformError as error:
@@ -103,7 +103,7 @@ class FlowRuns:
         return True
 
     def mark(self, run: Run, why: str) -> None:
-        """Let a run end in the server: Cancelled if it was being cancelled, else Crashed. Its slot is free then."""
+        """End a run in the server: Cancelled if it was being cancelled, else Crashed. This frees its slot."""
         cancelled = run["state_type"] == "CANCELLING"
         state = {"type": "CANCELLED", "name": "Cancelled"} if cancelled else {"type": "CRASHED", "name": "Crashed"}
         body = {"state": {**state, "message": f"truecourse: {why}"}, "force": True}
@@ -114,15 +114,15 @@ class FlowRuns:
         log.warning("the flow run %s (%s) is marked %s: %s", run["name"], run["id"], state["name"].lower(), why)
 
     def release(self, run: Run) -> str:
-        """Free a stuck run, whatever it is: end its process on this machine, mark it, free its slot; what was done.
+        """End a run's process on this machine, mark the run and free its slot; a sentence about what was done.
 
-        Raises PlatformError for a run that has ended, and for one that lives elsewhere or may do so."""
+        Raises PlatformError for a run that has ended, and for one that runs or may run on another machine."""
         if run["state_type"] == "SCHEDULED":
             self.ask("POST", f"/flow_runs/{run['id']}/set_state", _cancelled("released by hand"))
-            return "it had not begun, and is cancelled"
+            return "it had not started, and is cancelled"
         if run["state_type"] not in (*HELD, "PAUSED"):
             raise PlatformError(f"the flow run has ended: {run['state_name']}", where=run["name"])
-        noted = _noted(run["id"])
+        noted = _noted_pid(run["id"])
         doomed = {*([noted] if noted else []), *_engines().get(run["id"], [])}
         processes.terminate([process for pid in doomed for process in processes.process_tree(pid)])
         self.mark(run, "released by hand")
@@ -130,8 +130,10 @@ class FlowRuns:
         return f"{ended}the run is marked, and its slot is free"
 
     def skip_missed(self, pool: str, now: datetime) -> int:
-        """Cancel the runs that schedules asked of this pool while no worker ran, but the newest of each deployment and
-        parameters: flows take up where they ended, so that one run does what all of them would. How many."""
+        """Cancel scheduled runs of this pool that were missed while no worker ran; their number.
+
+        The newest run of each deployment and parameters stays: flows continue where the last run ended, so it does the
+        work of all that were missed."""
         skipped = 0
         while True:
             late = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
@@ -143,13 +145,13 @@ class FlowRuns:
                     missed += [run["id"]] if key in newest else []
                     newest.add(key)
             for id in missed:
-                self.ask("POST", f"/flow_runs/{id}/set_state", _cancelled("missed; a newer run stands for it"))
+                self.ask("POST", f"/flow_runs/{id}/set_state", _cancelled("missed; a newer run does its work"))
             skipped += len(missed)
             if len(late) < PAGE or not missed:
                 return skipped
 
     def stuck(self, now: datetime) -> list[StuckRun]:
-        """Runs that wait for what does not come, or run far beyond what is usual."""
+        """Runs that wait for too long, or run far longer than usual."""
         waiting = self.runs(state={"type": {"any_": ["SCHEDULED"]}}, expected_start_time={"before_": now.isoformat()})
         held = self.active()
         if not waiting and not held:
@@ -157,11 +159,11 @@ class FlowRuns:
         flows = {run["flow_id"] for run in [*waiting, *held]}
         wanted = {"flows": {"id": {"any_": sorted(flows)}}, "limit": PAGE}
         names = {flow["id"]: flow["name"] for flow in self.ask("POST", "/flows/filter", wanted)}
-        past = {flow: self._past(flow) for flow in {run["flow_id"] for run in held}}
+        past = {flow: self._past_run_times(flow) for flow in {run["flow_id"] for run in held}}
         return find_stuck(waiting, held, names, past, now)
 
-    def _past(self, flow: str) -> list[float]:
-        """Seconds that its newest successes took."""
+    def _past_run_times(self, flow: str) -> list[float]:
+        """Run times in seconds of the flow's newest successful runs."""
         body = {"flows": {"id": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
         found = self.ask("POST", "/flow_runs/filter", body | {"sort": "EXPECTED_START_TIME_DESC", "limit": 30})
         return [float(run["total_run_time"]) for run in found]
@@ -169,21 +171,22 @@ class FlowRuns:
     def _life(
         self, run: Run, pool: str, engines: dict[str, list[int]], *, alone: bool, starting: bool
     ) -> tuple[Life, str]:
-        noted = _noted(run["id"], living=False)
+        noted = _noted_pid(run["id"], living=False)
         if noted is not None:
-            return ("alive", "") if _noted(run["id"]) else ("dead", f"process {noted} of this machine")
+            return ("alive", "") if _noted_pid(run["id"]) else ("dead", f"process {noted} of this machine")
         if run["id"] in engines:
             return "alive", ""
         if run["work_pool_name"] == pool and alone and run["state_type"] in HELD:
             age = datetime.now(UTC) - _moment(run["state"]["timestamp"])
             if starting or age > STARTS:
-                return "dead", "no process of this machine has it"
+                return "dead", "no process of this machine runs it"
             return "unknown", ""
         return self._by_heartbeat(run)
 
     def _by_heartbeat(self, run: Run) -> tuple[Life, str]:
-        """Of a process that is not on this machine, or is none that we know. One that never sent a heartbeat may live,
-        and one that was silent while no server listened too."""
+        """Infer the state of a run without a process on this machine by its heartbeats.
+
+        `unknown` for a run that never sent one, and while we have listened for less than SILENT."""
         if time.monotonic() - self._since < SILENT.total_seconds():
             return "unknown", ""
         wanted: dict[str, Any] = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
@@ -199,7 +202,7 @@ class FlowRuns:
         """Whether no worker but this machine's takes runs of the pool."""
         try:
             workers = self.ask("POST", f"/work_pools/{pool}/workers/filter", {})
-        except PlatformError:  # there is no such pool yet
+        except PlatformError:  # the pool does not exist yet
             return True
         return all(one["name"] == worker_name() or one["status"] != "ONLINE" for one in workers)
 
@@ -210,8 +213,10 @@ class FlowRuns:
         return {rest: limit for (kind, _, rest), limit in named.items() if kind == "deployment"}
 
     def _free_slots(self, limits: dict[str, Run], held: Iterable[Run], marked: list[Run], *, at_once: bool) -> int:
-        """Take back slots that no run holds. A look may fall between a run and its slot: unless `at_once`, only what
-        was too many at the last look too."""
+        """Free slots that no run holds; their number.
+
+        A check may fall between a run and its slot: unless `at_once`, only slots that were surplus at the last check
+        too are freed."""
         gone, freed, surplus = {run["id"] for run in marked}, 0, {}
         holders = [run["deployment_id"] for run in held if run["id"] not in gone and run["state_type"] in HELD]
         released = [run["deployment_id"] for run in marked]
@@ -238,20 +243,20 @@ def notes_folder() -> Path:
 
 
 def write_note(run_id: str) -> None:
-    """Leave word that this process runs the flow run."""
+    """Record that this process executes the flow run."""
     notes_folder().mkdir(parents=True, exist_ok=True)
     (notes_folder() / run_id).write_text(f"{os.getpid()} {processes.started_at(os.getpid())}")
 
 
-def _forget_notes(held: set[str]) -> None:
-    """Remove the notes of processes that are gone, but those of runs that are yet to be marked."""
+def _remove_notes(held: set[str]) -> None:
+    """Remove the notes of dead processes, except those of runs that are still to be marked."""
     for file in notes_folder().glob("*"):
-        if file.name not in held and _noted(file.name) is None:
+        if file.name not in held and _noted_pid(file.name) is None:
             file.unlink(missing_ok=True)
 
 
-def _noted(run_id: str, *, living: bool = True) -> int | None:
-    """The process that is noted for the run; None where none is, or where it is dead and `living` is asked for."""
+def _noted_pid(run_id: str, *, living: bool = True) -> int | None:
+    """The pid that is noted for the run; None if there is none, or if `living` and the process is dead."""
     try:
         pid, _, started = (notes_folder() / run_id).read_text().partition(" ")
     except OSError:
@@ -262,7 +267,7 @@ def _noted(run_id: str, *, living: bool = True) -> int | None:
 
 
 def _engines() -> dict[str, list[int]]:
-    """The processes of this machine that have each run of a worker."""
+    """The pids on this machine of each run that a worker started, by run id."""
     found: dict[str, list[int]] = {}
     for pid, run in processes.find_by_variable(ENGINE):
         found.setdefault(run, []).append(pid)

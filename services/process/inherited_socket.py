@@ -1,9 +1,8 @@
-"""BentoML on a socket that is already listening: `python -m services.process.inherited_socket FD serve ...` (BentoML's
-own words).
+"""Run BentoML on a socket that already listens: `python -m services.process.inherited_socket FD serve ...`.
 
-A port that one server after another listens on cannot be handed over by closing and opening it: what waits in the queue
-between the two would be lost. So the keeper holds the socket (services/process/supervisor.py), and every server
-inherits it. BentoML and circus know no such thing, hence the one method replaced here.
+FD is the socket's descriptor; the rest are BentoML's arguments. Closing and reopening a port between two servers would
+lose the connections in its queue. So the supervisor (services/process/supervisor.py) holds the socket and every server
+inherits it. BentoML and circus cannot inherit a socket, hence the one method that is replaced here.
 """
 
 import os
@@ -13,12 +12,12 @@ import threading
 import time
 
 PERIOD = 0.5
-"""Seconds between two looks at whether the keeper lives."""
+"""Seconds between two checks that the supervisor lives."""
 
 
-def main(descriptor: int, words: list[str]) -> None:
-    for ours in [name for name in sys.modules if name.partition(".")[0] == "services"]:
-        del sys.modules[ours]  # the Bento brings its own
+def main(descriptor: int, arguments: list[str]) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "services"]:
+        del sys.modules[module]  # the Bento has its own copy
     from bentoml_cli.cli import cli
     from circus.sockets import CircusSocket
 
@@ -32,13 +31,13 @@ def main(descriptor: int, words: list[str]) -> None:
         self.host, self.port = self.getsockname()[:2]
 
     CircusSocket.bind_and_listen = inherit
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    cli.main(args=words, prog_name="bentoml")
+    threading.Thread(target=_end_with_supervisor, args=(os.getppid(),), daemon=True).start()
+    cli.main(args=arguments, prog_name="bentoml")
 
 
-def _end_with(keeper: int) -> None:
-    """A server must not outlive its keeper: the next one could not listen on the port."""
-    while os.getppid() == keeper:
+def _end_with_supervisor(supervisor: int) -> None:
+    """End this server with its supervisor: a server left over would keep the port."""
+    while os.getppid() == supervisor:
         time.sleep(PERIOD)
     os.kill(os.getpid(), signal.SIGTERM)
 

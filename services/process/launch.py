@@ -1,4 +1,4 @@
-"""Starting the endpoint: a Bento from object storage, verified and unpacked, in a server process of its own."""
+"""Start the endpoint: a verified, unpacked Bento from object storage in a server process."""
 
 import shutil
 import ssl
@@ -22,13 +22,13 @@ from truecourse.settings import child_environment, get_settings
 from truecourse.storage.object_store import open_store
 
 NAME = "the endpoint"
-"""What its process is called in messages."""
+"""Name of the endpoint's process in messages."""
 
 
 def prepare(problem: str, number: int | None = None) -> Path:
-    """The unpacked Bento of a version, by default the champion: `<home>/serving/<sha256>`.
+    """Unpack the Bento of a version, by default the champion's, to `<home>/serving/<sha256>`.
 
-    Raises ModelError for a version that was never packaged, IntegrityError for a Bento whose bytes were changed."""
+    Raises ModelError for a version that was never packaged, IntegrityError for a Bento whose bytes changed."""
     if number is None:
         champion = aliases.current(problem).champion
         if champion is None:
@@ -40,7 +40,7 @@ def prepare(problem: str, number: int | None = None) -> Path:
 
 
 def find_package(problem: str, number: int) -> Package:
-    """Raises ModelError for a version that was never packaged."""
+    """The package of a version. Raises ModelError for a version that was never packaged."""
     package = packaged(problem, number)
     if package is None:
         hint = f"truecourse run package --problem {problem} --version {number}"
@@ -49,7 +49,7 @@ def find_package(problem: str, number: int) -> Package:
 
 
 def unpack(reference: ArtifactRef, version: ModelVersion) -> Path:
-    """The folder of a Bento: downloaded, verified and unpacked unless it is there. Raises IntegrityError."""
+    """Download, verify and unpack a Bento, unless its folder exists; the folder. Raises IntegrityError."""
     place = get_settings().home / "serving"
     folder = place / reference.sha256
     if folder.is_dir():
@@ -59,7 +59,7 @@ def unpack(reference: ArtifactRef, version: ModelVersion) -> Path:
         archive, contents = Path(temporary) / "bento", Path(temporary) / "folder"
         open_store().download(reference.key, archive)
         if sha256_file(archive) != reference.sha256:
-            hint = f"restore it, or `truecourse run package --problem {version.problem}` after deleting it"
+            hint = f"restore it, or delete it and run `truecourse run package --problem {version.problem}`"
             raise IntegrityError("the Bento's bytes were changed", where=reference.key, hint=hint)
         with tarfile.open(archive, "r:xz") as tar:
             tar.extractall(contents, filter="data")
@@ -71,17 +71,17 @@ def unpack(reference: ArtifactRef, version: ModelVersion) -> Path:
 
 
 def command(folder: Path, port: int) -> list[str]:
-    """Its words; where it inherits its socket (services/process/inherited_socket.py), from the fourth on."""
+    """The command line of the server; inherited_socket.py takes its arguments from index 3 on."""
     address = bind_address(get_settings().host)
-    host = "127.0.0.1" if _inherits(address) else address  # of a socket that it inherits it is told nothing
+    host = "127.0.0.1" if _inherits(address) else address  # an inherited socket is already bound; --host is ignored
     return [sys.executable, "-m", "bentoml", "serve", str(folder), "--host", host, "--port", str(port)]
 
 
 def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]:
-    """For a server of this Bento: the problem inside it, one thread a worker, a BentoML home of its own.
+    """The environment of a server of this Bento: its own problems and BentoML home, one thread a worker.
 
-    pinned: it goes on serving this version, whoever is made champion.
-    Servers that share a home wipe each other's metrics."""
+    pinned: the server keeps this version when another becomes champion. Servers that share a BentoML home delete each
+    other's metrics."""
     home = get_settings().home / "serving" / f"bentoml-{port}"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     return child_environment(
@@ -97,45 +97,48 @@ def environment(folder: Path, port: int, pinned: bool = False) -> dict[str, str]
 
 
 def start(folder: Path, port: int, log: Path, pinned: bool = False) -> Child:
-    """A server of an unpacked Bento; its output goes to `log`. Raises PlatformError if it cannot be started,
-    SettingsError if it would be open to the network, or its certificate is not usable."""
+    """Start a server of an unpacked Bento; its output goes to `log`.
+
+    Raises PlatformError if it cannot be started, SettingsError if it would be open to the network without keys, or its
+    certificate is not usable."""
     require_servable(get_settings())
-    words, address = command(folder, port), bind_address(get_settings().host)
+    arguments, address = command(folder, port), bind_address(get_settings().host)
     if not _inherits(address):
-        return processes.start(NAME, words, environment(folder, port, pinned), log)
+        return processes.start(NAME, arguments, environment(folder, port, pinned), log)
     with listen(address, port) as inherited:
         descriptor = inherited.fileno()
-        words = [sys.executable, "-m", "services.process.inherited_socket", str(descriptor), *words[3:]]
-        return processes.start(NAME, words, environment(folder, port, pinned), log, inherited=[descriptor])
+        arguments = [sys.executable, "-m", "services.process.inherited_socket", str(descriptor), *arguments[3:]]
+        return processes.start(NAME, arguments, environment(folder, port, pinned), log, inherited=[descriptor])
 
 
 def _inherits(address: str) -> bool:
-    """BentoML's own sockets are of IPv4 alone."""
+    """Whether the server needs an inherited socket: BentoML's own sockets are IPv4 only."""
     return ":" in address
 
 
 def start_shipper(problem: str, log: Path) -> Child:
-    """The process that ships what endpoints on this machine log of the problem. Raises PlatformError."""
+    """Start the process that ships the problem's prediction log from this machine. Raises PlatformError."""
     command = [sys.executable, "-m", "services.log.shipper", problem]
     return processes.start("the shipper", command, child_environment(OMP_NUM_THREADS="1"), log)
 
 
 def wait_ready(server: Child, port: int) -> None:
-    """Raises PlatformError, with the end of the server's log, if it ends or is not ready in time."""
+    """Wait for the server. Raises PlatformError, with the end of its log, if it ends or is not ready in time."""
     server.wait_ready(lambda: is_ready(port))
 
 
 def is_ready(port: int, url: str | None = None, certificate: str = "") -> bool:
-    """Whether the endpoint answers; at `url`, and with that certificate, where it is not the settings' own. Raises
-    PlatformError where what listens there shows another certificate."""
+    """Whether the endpoint answers, by default at the settings' address and certificate.
+
+    `certificate`: used with `url`. Raises PlatformError where another certificate is presented."""
     certificate = certificate if url else get_settings().tls_certificate
     try:
         with open_url(f"{url or address(port)}/readyz", certificate=certificate) as answer:
             return bool(answer.status == 200)
     except urllib.error.URLError as error:
         if isinstance(reason := getattr(error, "reason", None), ssl.SSLCertVerificationError):
-            what = f"something else answers: {reason.args[-1]}"
-            raise PlatformError(what, where=url or address(port), hint="stop what listens there") from None
+            what = f"another server answers: {reason.args[-1]}"
+            raise PlatformError(what, where=url or address(port), hint="stop the server that listens there") from None
         return False
     except (ConnectionError, TimeoutError):
         return False

@@ -1,4 +1,4 @@
-"""A running `truecourse up`, by the word that it leaves in the home: where its parts are, and how they are."""
+"""The platform that `truecourse up` runs: its addresses, and the state of its parts, from the file up.json."""
 
 import json
 from collections.abc import Iterable
@@ -21,8 +21,9 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Platform:
-    """Its process, when that started (pids are used again), where its servers are, the moment (UTC, ISO 8601) that it
-    began at, and the state of each part."""
+    """A platform process with its start time (pids are reused), server URLs and the state of each part.
+
+    `began`: when the platform started (UTC, ISO 8601)."""
 
     pid: int
     started: str
@@ -46,7 +47,7 @@ def platform_file() -> Path:
 
 
 def last_platform() -> Platform | None:
-    """What `truecourse up` left word of, whether it still runs or was killed."""
+    """The last platform of this home, whether it still runs or was killed."""
     try:
         return Platform(**json.loads(platform_file().read_text()))
     except (OSError, ValueError, TypeError):
@@ -54,13 +55,13 @@ def last_platform() -> Platform | None:
 
 
 def running_platform() -> Platform | None:
-    """What `truecourse up` left word of, if it still runs."""
+    """The platform of this home, if it runs."""
     platform = last_platform()
     return platform if platform is not None and platform.alive else None
 
 
 def serving_since(api: str) -> datetime | None:
-    """When the platform began whose Prefect server has this API; None for a server of somebody else's."""
+    """Start time of the platform whose Prefect server has this API URL; None for any other server."""
     platform = running_platform()
     ours = platform is not None and platform.began and api.rstrip("/") == f"{platform.prefect}/api"
     return datetime.fromisoformat(platform.began) if platform is not None and ours else None
@@ -73,21 +74,22 @@ def write_platform(platform: Platform) -> None:
 
 
 def state() -> Document | None:
-    """What `status` and the control page say of it: each part, whether it was killed, and the runs that are stuck.
-    None where it neither runs nor was killed."""
+    """The state for `status` and the control page: each part, leftovers of a killed platform, and stuck runs.
+
+    None if no platform runs or was killed."""
     platform = last_platform()
     if platform is None:
         return None
-    told: Document = {"prefect": platform.prefect, "mlflow": platform.mlflow, "alive": platform.alive}
+    document: Document = {"prefect": platform.prefect, "mlflow": platform.mlflow, "alive": platform.alive}
     if not platform.alive:
         left = sorted({one.name for one in processes.leftovers(get_settings().home)})
-        return {**told, "left": left, "parts": [], "stuck": [], "stuck_unknown": ""}
+        return {**document, "left": left, "parts": [], "stuck": [], "stuck_unknown": ""}
     stuck, unknown = stuck_runs(f"{platform.prefect}/api")
-    return {**told, "parts": platform.parts, "stuck": stuck, "stuck_unknown": unknown}
+    return {**document, "parts": platform.parts, "stuck": stuck, "stuck_unknown": unknown}
 
 
 def stuck_runs(api: str) -> tuple[list[Document], str]:
-    """The runs that are stuck, and why they are not known, if they are not."""
+    """The stuck runs, and why they are unknown, empty if they are known."""
     try:
         return [one.document() for one in flow_runs.FlowRuns(api).stuck(datetime.now(UTC))], ""
     except PlatformError as error:
@@ -95,7 +97,7 @@ def stuck_runs(api: str) -> tuple[list[Document], str]:
 
 
 def findings(now: datetime, api: str) -> list[Finding]:
-    """Of the parts of a running platform that are down, and of the runs at the server `api` that are stuck.
+    """Findings about parts of the running platform that are down, and about stuck runs of the server `api`.
 
     Raises PlatformError if the server does not answer."""
     platform = running_platform()
@@ -112,13 +114,13 @@ def _finding(part: Document, now: datetime) -> Finding:
 
 
 def sentence(part: Document, now: datetime) -> str:
-    """One part in a sentence: how it is, since when, how often it was started again, and what it said last."""
+    """A sentence about one part: state, duration, restarts, and its last log line."""
     name, standing = part["part"], part["standing"]
     lasted = format_duration(now - datetime.fromisoformat(part["since"]))
     restarts = f", restarted {counted(part['restarts'], 'time')}" if part["restarts"] else ""
     if standing in _FAULTS:
-        said = f'; it said last: "{part["said"]}"' if part["said"] else ""
-        return f"{name} {_FAULTS[standing]} for {lasted}: {part['cause']}{restarts}{said}."
+        last = f'; last log line: "{part["said"]}"' if part["said"] else ""
+        return f"{name} {_FAULTS[standing]} for {lasted}: {part['cause']}{restarts}{last}."
     why = f": {part['cause']}" if part["cause"] else ""
     return f"{name} is {standing} for {lasted}{restarts}{why}."
 

@@ -1,6 +1,6 @@
-"""Keeping the parts of a platform alive: each is started, watched, and started again when it dies, by itself.
+"""Supervise the parts of a platform: start each, watch it, and restart it when it dies.
 
-One part's death touches no other. What cannot work without another part (`needs`) is started once that is up.
+Parts fail independently. A part that needs another (`needs`) starts once that one is up.
 """
 
 import logging
@@ -18,24 +18,25 @@ from truecourse.processes import Backoff, Child
 
 log = logging.getLogger("truecourse.supervisor")
 PERIOD = 0.25
-"""Seconds between two looks at whether a process lives."""
+"""Seconds between two checks that a process lives."""
 PROBE = 10.0
-"""Seconds between two questions to a server that is up."""
+"""Seconds between two readiness checks of a part that is up."""
 START = 300.0
-"""Seconds within which a part is ready; beyond it, it is stopped and started again."""
+"""Seconds within which a part has to be ready; after that it is stopped and restarted."""
 WAIT = 5.0
-"""Seconds between two looks at whether what a part waits for is there."""
+"""Seconds between two attempts to start a part that waits for a model."""
 
 Standing = Literal["starting", "up", "silent", "down", "waiting", "stopped"]
-"""`silent`: it lives, and does not answer. `down`: it died, and will be started again. `waiting`: it is not started
-yet, for want of something that is no fault."""
+"""`silent`: it lives but does not answer. `down`: it died and will be restarted. `waiting`: not started yet, for a
+reason that is no fault, such as a missing champion."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part. `start`: starts its process; raises TruecourseError where it cannot be, ModelError where there is
-    nothing to start it with yet. `ready`: whether it answers. `kept`: a variable; descendants that have it go on when
-    the part dies."""
+    """One part of the platform.
+
+    `start`: starts its process; raises ModelError while there is no model to serve, another TruecourseError where it
+    cannot start. `ready`: whether it answers. `kept`: an environment variable; descendants with it survive the part."""
 
     name: str
     start: Callable[[], Child]
@@ -46,7 +47,7 @@ class Part:
 
 @dataclass
 class State:
-    """A part as it is: since when (UTC), how often it was started again, why it is not up, and what it said last."""
+    """State of a part: since when (UTC), restarts, why it is not up, and its last log line (`said`)."""
 
     standing: Standing = "waiting"
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -56,13 +57,13 @@ class State:
     log: str = ""
     said: str = ""
 
-    def document(self, name: str) -> dict[str, Any]:
-        """JSON of it."""
+    def to_document(self, name: str) -> dict[str, Any]:
+        """The JSON document of the state."""
         return {"part": name, **vars(self), "since": self.since.isoformat(timespec="seconds")}
 
 
 class Supervisor:
-    """`told`: called with the states of all parts whenever one changes."""
+    """Runs parts in threads. `on_change`: called with the states of all parts whenever one changes."""
 
     def __init__(self, parts: Sequence[Part], on_change: Callable[[list[dict[str, Any]]], None]) -> None:
         self._parts = parts
@@ -75,21 +76,21 @@ class Supervisor:
         self._threads = [threading.Thread(target=self._keep, args=(part,), name=part.name) for part in parts]
 
     def start(self) -> None:
-        """Start every part; returns at once."""
+        """Start every part; return at once."""
         for thread in self._threads:
             thread.daemon = True
             thread.start()
 
     def states(self) -> list[dict[str, Any]]:
         with self._lock:
-            return [state.document(name) for name, state in self._states.items()]
+            return [state.to_document(name) for name, state in self._states.items()]
 
     def standing(self, name: str) -> Standing:
         with self._lock:
             return self._states[name].standing
 
     def first_outcome(self, name: str) -> State | None:
-        """The part's state once its first start has come to an end, well or not; None before."""
+        """The part's state once its first start succeeded or failed; None before that."""
         with self._lock:
             state, needs = self._states[name], self._needs[name]
             if state.standing == "waiting" and needs and self._states[needs].standing in ("starting", "up"):
@@ -97,10 +98,10 @@ class Supervisor:
             return state if state.standing != "starting" and (state.standing != "waiting" or state.cause) else None
 
     def stop(self, *names: str) -> None:
-        """Stop the parts that are named, or all, and start none any longer."""
+        """Stop the named parts, or all, and restart none."""
         self._over.set()
         chosen = names or tuple(self._states)
-        for _ in range(2):  # once more for what a thread was just starting
+        for _ in range(2):  # again for a child that a thread was just starting
             with self._lock:
                 doomed = [child for name, child in self._children.items() if name in chosen]
             processes.stop(*doomed)
@@ -114,7 +115,7 @@ class Supervisor:
         while not self._over.is_set():
             began = time.monotonic()
             try:
-                cause = self._live(part)
+                cause = self._run_once(part)
             except ModelError as error:
                 self._set(part.name, "waiting", error.what)
                 self._over.wait(WAIT)
@@ -122,19 +123,19 @@ class Supervisor:
             except TruecourseError as error:
                 cause = f"{error.where}: {error.what}" if error.where else error.what
             except Exception as error:
-                log.exception("%s cannot be watched", part.name)
+                log.exception("supervising %s failed", part.name)
                 cause = f"{type(error).__name__}: {error}"
             if self._over.is_set():
                 return
             pause = backoff.pause(time.monotonic() - began)
             self._set(part.name, "down", cause)
-            log.warning("%s is down: %s; started again in %.0f s", part.name, cause.splitlines()[0], pause)
+            log.warning("%s is down: %s; restart in %.0f s", part.name, cause.splitlines()[0], pause)
             self._over.wait(pause)
             with self._lock:
                 self._states[part.name].restarts += 1
 
-    def _live(self, part: Part) -> str:
-        """One life of a part, from its start to its end; why it ended."""
+    def _run_once(self, part: Part) -> str:
+        """Start the part and watch it until it ends; why it ended."""
         while part.needs and self.standing(part.needs) != "up":
             self._set(part.name, "waiting", f"needs {part.needs}, which is {self.standing(part.needs)}")
             if self._over.wait(PERIOD):
@@ -147,7 +148,7 @@ class Supervisor:
             return ""
         self._set(part.name, "starting", child=child)
         try:
-            if not self._came_up(part, child):
+            if not self._wait_ready(part, child):
                 return self._ended(child) if not child.alive else f"is not ready after {START:.0f} s"
             self._set(part.name, "up", child=child)
             self._watch(part, child)
@@ -156,7 +157,7 @@ class Supervisor:
             if not self._over.is_set():
                 self._clear(part, child)
 
-    def _came_up(self, part: Part, child: Child) -> bool:
+    def _wait_ready(self, part: Part, child: Child) -> bool:
         deadline, pause = time.monotonic() + START, 0.1
         while child.alive and time.monotonic() < deadline:
             if part.ready(child):
@@ -167,7 +168,7 @@ class Supervisor:
         return False
 
     def _watch(self, part: Part, child: Child) -> None:
-        """Until it ends; meanwhile its log is kept within its size, and it is asked now and then whether it answers."""
+        """Watch until the part ends: rotate its log, and check now and then that it answers."""
         due = time.monotonic() + PROBE
         while child.alive and not self._over.wait(PERIOD):
             if time.monotonic() < due:
@@ -179,7 +180,7 @@ class Supervisor:
             due = time.monotonic() + PROBE
 
     def _clear(self, part: Part, child: Child) -> None:
-        """End what a dead part has left: a worker of a server would go on holding its port."""
+        """End descendants of a dead part: a server's worker would keep its port."""
         if child.alive:
             processes.stop(child)
         processes.terminate(processes.orphans(child, part.kept))
@@ -205,5 +206,5 @@ class Supervisor:
                 state.said = last.tail(1)[:400] if last else ""
                 state.pid = state.pid if standing == "silent" else None
             if changed:
-                with suppress(OSError):  # a full disk: it is told with the next change
+                with suppress(OSError):  # a full disk: the next change is written
                     self._on_change(self.states())

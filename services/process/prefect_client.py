@@ -1,4 +1,4 @@
-"""The REST API of a Prefect server, without an import of Prefect, which takes seconds."""
+"""Client of a Prefect server's REST API. Importing Prefect itself takes seconds."""
 
 import json
 import time
@@ -12,9 +12,9 @@ from truecourse.errors import PlatformError
 from truecourse.settings import prefect_authorization
 
 PAGE = 200
-"""The most items that Prefect gives at once."""
+"""The largest page that Prefect returns."""
 _PAUSES = (0.2, 0.5, 1.0, 2.0)
-"""Seconds before each further try: a busy SQLite database of Prefect's answers 503."""
+"""Seconds before each retry: Prefect answers 503 while its SQLite database is busy."""
 
 
 class PrefectClient:
@@ -25,16 +25,16 @@ class PrefectClient:
         self._seconds = seconds
 
     def ask(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
-        """The JSON that is answered; None for an empty answer, and, with `absent`, where there is no such thing.
+        """Send a request; the response's JSON, or None for an empty response. `absent`: return None for status 404.
 
-        Raises PlatformError where the server does not answer, or refuses."""
+        Raises PlatformError where the server does not answer or refuses."""
         try:
             return self._ask(method, path, body)
         except urllib.error.HTTPError as error:
             if absent and error.code == HTTPStatus.NOT_FOUND:
                 return None
-            said = error.read()[:300].decode(errors="replace")
-            what = f"the Prefect server answers {method} {path} with {error.code}: {said}"
+            text = error.read()[:300].decode(errors="replace")
+            what = f"the Prefect server answers {method} {path} with {error.code}: {text}"
             raise PlatformError(what, where=self._api) from None
         except (OSError, ValueError) as error:
             what = f"the Prefect server does not answer: {getattr(error, 'reason', error)}"
@@ -42,7 +42,7 @@ class PrefectClient:
             raise PlatformError(what, where=self._api, hint=hint) from None
 
     def all(self, path: str) -> list[Any]:
-        """Every item that a filter without conditions finds."""
+        """All items of a filter endpoint without conditions, over all pages."""
         found: list[Any] = []
         while page := self.ask("POST", path, {"limit": PAGE, "offset": len(found)}):
             found += page

@@ -1,4 +1,4 @@
-"""Asking an endpoint for its meters, as Prometheus would."""
+"""Read the Prometheus metrics of an endpoint."""
 
 import urllib.error
 
@@ -9,14 +9,14 @@ from truecourse.monitoring.health import counters
 from truecourse.monitoring.health.endpoint import Probe
 
 _HINTS = {
-    401: "show a key that holds, in TRUECOURSE_API_KEY",
+    401: "set TRUECOURSE_API_KEY to a valid key",
     403: "the key in TRUECOURSE_API_KEY needs the scope admin",
-    404: "set TRUECOURSE_METRICS=true for it",
+    404: "set TRUECOURSE_METRICS=true for the endpoint",
 }
 
 
 def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Probe:
-    """One scrape. Never raises: what does not answer is what is looked for."""
+    """Read /metrics once. Never raises: a failure is part of the result."""
 
     def failed(error: str, answers: bool) -> Probe:
         return Probe(endpoint.name, endpoint.url, None, error, answers)
@@ -26,7 +26,7 @@ def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Probe:
             text = answer.read().decode(errors="replace")
         return Probe(endpoint.name, endpoint.url, counters.parse_metrics(text))
     except urllib.error.HTTPError as error:
-        return failed(_HINTS.get(error.code, f"/metrics is answered with status {error.code}"), error.code < 500)
+        return failed(_HINTS.get(error.code, f"/metrics returned status {error.code}"), error.code < 500)
     except (PlatformError, SettingsError) as error:
         return failed(error.what, answers=True)
     except (OSError, ValueError) as error:
@@ -35,6 +35,6 @@ def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Probe:
 
 
 def scrape_all(endpoints: list[Expected], problem: str) -> list[Probe]:
-    """One at each, but for those that say they serve another problem."""
+    """Read every endpoint; leave out those that serve another problem."""
     found = [scrape_endpoint(endpoint) for endpoint in endpoints]
     return [one for one in found if one.reading is None or one.reading.problem in ("", problem)]

@@ -1,4 +1,4 @@
-"""The smoke test of a server: it answers the contract's examples as the Bento's own script does, by the right model."""
+"""The smoke test of a server: the right model answers the contract's examples as the Bento's script does."""
 
 import json
 import math
@@ -17,23 +17,23 @@ from truecourse.errors import PlatformError
 from truecourse.serving.contract import DECISION_TIME, Contract
 
 TIMEOUT = 60.0
-"""Seconds for one answer."""
+"""Seconds for one response."""
 COMPARED = ("score", "scores", "prediction")
-"""What of an answer has to be the same."""
+"""Fields of an answer that have to be equal."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of a request, and what the Bento's script says of them in a process with no server."""
+    """Rows of a request, and the response of the Bento's script to them, run without a server."""
 
     rows: Sequence[Mapping[str, Any]]
     answer: Mapping[str, Any]
 
 
 def examples(folder: Path, environment: Mapping[str, str]) -> Examples:
-    """Of an unpacked Bento. Raises PlatformError if its script fails."""
+    """Score the contract's examples with the script of an unpacked Bento. Raises PlatformError if the script fails."""
     contract = Contract.from_json((folder / "src" / "model" / "contract.json").read_bytes())
-    now = datetime.now(UTC).isoformat()  # the same moment for everybody who is asked
+    now = datetime.now(UTC).isoformat()  # the same decision time for script and server
     rows = [({DECISION_TIME: now} if contract.has_time else {}) | dict(row) for row in contract.examples]
     if not rows:
         return Examples((), {})
@@ -45,25 +45,25 @@ def examples(folder: Path, environment: Mapping[str, str]) -> Examples:
     )  # fmt: skip
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-8:])
-        raise PlatformError(f"its script does not score the examples\n{last}", where="the Bento")
+        raise PlatformError(f"its script fails on the examples of the contract\n{last}", where="the Bento")
     return Examples(rows, json.loads(done.stdout))
 
 
 def test(url: str, model_sha256: str, examples: Examples) -> None:
-    """Raises PlatformError that says what the server answered wrongly."""
+    """Compare the server's model and answers with the expected ones. Raises PlatformError for a difference."""
     about = _request(f"{url}/model", None)
     if about.get("model_sha256") != model_sha256:
-        raise PlatformError(f"it serves another model, {about.get('model_sha256')}", where=f"{url}/model")
+        raise PlatformError(f"it serves {about.get('model_sha256')}, expected {model_sha256}", where=f"{url}/model")
     if not examples.rows:
         return
     answer = _request(f"{url}/predict", {"rows": list(examples.rows)})
     if answer["model"]["sha256"] != model_sha256:
-        raise PlatformError(f"another model answered, {answer['model']['sha256']}", where=f"{url}/predict")
+        raise PlatformError(f"{answer['model']['sha256']} answered, expected {model_sha256}", where=f"{url}/predict")
     for place, (got, expected) in enumerate(zip(answer["predictions"], examples.answer["predictions"], strict=True)):
         if not all(math.isfinite(number) for number in _numbers(got)):
             raise PlatformError(f"the score of example {place + 1} is not finite", where=f"{url}/predict")
         if _scores_of(got) != _scores_of(expected):
-            what = f"example {place + 1} is answered {_scores_of(got)}, the Bento's script says {_scores_of(expected)}"
+            what = f"example {place + 1} returns {_scores_of(got)}, the Bento's script {_scores_of(expected)}"
             raise PlatformError(what, where=f"{url}/predict")
 
 
@@ -78,13 +78,13 @@ def _numbers(answer: Mapping[str, Any]) -> Iterator[float]:
 
 
 def _request(url: str, body: Any) -> Any:
-    """The JSON that a GET, or a POST of `body`, is answered with."""
+    """Send a GET, or a POST of `body`; the JSON of the response."""
     data = None if body is None else json.dumps(body).encode()
     try:
         with open_url(url, data, TIMEOUT) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         body = error.read()[:300].decode(errors="replace")
-        raise PlatformError(f"it answers {error.code}: {body}", where=url) from None
+        raise PlatformError(f"status {error.code}: {body}", where=url) from None
     except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError) as error:
         raise PlatformError(f"it does not answer: {error}", where=url) from None

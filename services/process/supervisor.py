@@ -1,8 +1,8 @@
-"""The keeper of a deployment: a small process that holds the public socket and the servers that accept from it.
+"""The socket supervisor of a deployment: a small process that holds the public socket and runs the servers on it.
 
-`python -m services.process.supervisor FOLDER HOST PORT`. Servers come and go, the socket stays, so no connection is
-refused or lost between two of them. It starts and stops servers when it is asked to
-(services/process/supervisor_client.py asks), and starts those again that died though they were to be kept.
+`python -m services.process.supervisor FOLDER HOST PORT`. The socket outlives every server, so no connection is refused
+or lost between two of them. It starts and stops servers on request (services/process/supervisor_client.py), and
+restarts kept servers that die.
 """
 
 import json
@@ -25,16 +25,16 @@ from truecourse.errors import TruecourseError
 from truecourse.processes import Backoff, Child
 
 PERIOD = 0.5
-"""Seconds between two looks at the servers."""
-LOOK = 10.0
-"""Seconds between two looks at how large their logs are."""
+"""Seconds between two checks of the servers."""
+LOG_CHECK = 10.0
+"""Seconds between two checks of the size of their logs."""
 SOCKET = "{socket}"
-"""Stands for the socket's descriptor in a command."""
+"""Placeholder of the socket's descriptor in a command."""
 
 
 @dataclass
 class Server:
-    """A server as it was ordered; a kept one is started again, at the moment `due` (of the monotonic clock)."""
+    """A server process with its command. A kept server is restarted at `due`, seconds of the monotonic clock."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -54,7 +54,7 @@ class SocketSupervisor:
         self._lock = threading.RLock()
 
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what is ordered: `start`, `keep` or `stop` a server by its number, or just `list` them."""
+        """Execute `start`, `keep` or `stop` for a server by its number, or `list`; the state of all servers."""
         number = order.get("server", 0)
         if order["do"] == "stop":
             with self._lock:
@@ -63,29 +63,29 @@ class SocketSupervisor:
                 processes.stop(leaving.child)
         with self._lock:
             if order["do"] == "start":
-                words, log = order["command"], Path(order["log"])
-                child = self._start(words, order["environment"], log)
-                self._servers[number] = Server(words, order["environment"], log, child)
+                command, log = order["command"], Path(order["log"])
+                child = self._start(command, order["environment"], log)
+                self._servers[number] = Server(command, order["environment"], log, child)
             if order["do"] == "keep":
                 self._servers[number].kept = True
             return {"servers": {str(n): self._describe(server) for n, server in self._servers.items()}}
 
     def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> Child:
         descriptor = self._socket.fileno()
-        words = [str(descriptor) if word == SOCKET else word for word in command]
-        return processes.start("the server", words, environment, log, inherited=[descriptor])
+        arguments = [str(descriptor) if word == SOCKET else word for word in command]
+        return processes.start("the server", arguments, environment, log, inherited=[descriptor])
 
     def _describe(self, server: Server) -> dict[str, Any]:
         alive, tail = server.child.alive, server.child.tail()
         return {"pid": server.child.process.pid, "alive": alive, "restarts": server.restarts, "tail": tail}
 
     def watch(self) -> None:
-        """For ever: replace servers that died, those that keep dying after ever longer pauses; keep logs small."""
-        look = 0.0
+        """Restart kept servers that die, after growing pauses, and rotate logs. Runs for ever."""
+        next_log_check = 0.0
         while True:
             with self._lock:
-                if time.monotonic() > look:
-                    look = time.monotonic() + LOOK
+                if time.monotonic() > next_log_check:
+                    next_log_check = time.monotonic() + LOG_CHECK
                     for log in {server.log for server in self._servers.values()}:
                         log_files.rotate(log)
                 for server in self._servers.values():
@@ -107,28 +107,28 @@ class SocketSupervisor:
             self._socket.close()
 
 
-def serve(keeper: SocketSupervisor, place: Path) -> None:
-    """Answer orders, until SIGTERM. Where to send them, and the key, are in `keeper.json`, for its owner alone."""
+def serve(supervisor: SocketSupervisor, place: Path) -> None:
+    """Accept requests until SIGTERM. Address and key are in `keeper.json`, readable by its owner only."""
     key = secrets.token_hex(16)
     with Listener(("127.0.0.1", 0), authkey=key.encode()) as listener:
-        told = {"pid": os.getpid(), "started": processes.started_at(os.getpid()), "key": key}
-        told |= {"address": listener.address}
+        contact = {"pid": os.getpid(), "started": processes.started_at(os.getpid()), "key": key}
+        contact |= {"address": listener.address}
         file = place / "keeper.new"
         file.touch(mode=0o600)
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(contact))
         file.replace(place / "keeper.json")
         while True:
             try:
                 connection = listener.accept()
             except (AuthenticationError, EOFError, OSError):
                 continue
-            threading.Thread(target=_attend, args=(keeper, connection), daemon=True).start()
+            threading.Thread(target=_attend, args=(supervisor, connection), daemon=True).start()
 
 
-def _attend(keeper: SocketSupervisor, connection: "Connection[Any, Any]") -> None:
+def _attend(supervisor: SocketSupervisor, connection: "Connection[Any, Any]") -> None:
     with connection:
         try:
-            answer = keeper.answer(json.loads(connection.recv_bytes()))
+            answer = supervisor.answer(json.loads(connection.recv_bytes()))
         except TruecourseError as error:
             answer = {"error": str(error)}
         except (EOFError, OSError):
@@ -137,14 +137,14 @@ def _attend(keeper: SocketSupervisor, connection: "Connection[Any, Any]") -> Non
 
 
 def main(place: Path, host: str, port: int) -> None:
-    keeper = SocketSupervisor(host, port)
-    threading.Thread(target=keeper.watch, daemon=True).start()
+    supervisor = SocketSupervisor(host, port)
+    threading.Thread(target=supervisor.watch, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        serve(keeper, place)
+        serve(supervisor, place)
     finally:
         (place / "keeper.json").unlink(missing_ok=True)
-        keeper.close()
+        supervisor.close()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Asking a deployment's keeper (services/process/supervisor.py): finding it, starting it, and giving it orders."""
+"""Client of a deployment's socket supervisor (services/process/supervisor.py): find it, start it, send requests."""
 
 import json
 import sys
@@ -14,14 +14,14 @@ from truecourse.errors import PlatformError
 from truecourse.settings import child_environment
 
 COMPANION = 0
-"""The number of the process that is no server."""
+"""Number of the companion process, which is no server."""
 READY = 60.0
-"""Seconds within which a keeper listens."""
+"""Seconds within which a supervisor has to accept requests."""
 
 
 @dataclass(frozen=True)
 class SupervisorClient:
-    """A live keeper of the environment whose state is in `place`."""
+    """Connection to the running supervisor whose state is in the folder `place`."""
 
     place: Path
     pid: int
@@ -29,21 +29,21 @@ class SupervisorClient:
     key: str
 
     def servers(self) -> dict[int, dict[str, Any]]:
-        """Every server by its number: its pid, whether it lives, how often it was started again, its last lines."""
+        """Every server by its number: pid, whether it lives, number of restarts, last log lines."""
         return self._order(do="list")
 
     def start(self, number: int, command: list[str], environment: dict[str, str], log: Path) -> None:
-        words = [sys.executable, "-m", "services.process.inherited_socket", SOCKET, *command]
-        self._order(do="start", server=number, command=words, environment=environment, log=str(log))
+        arguments = [sys.executable, "-m", "services.process.inherited_socket", SOCKET, *command]
+        self._order(do="start", server=number, command=arguments, environment=environment, log=str(log))
 
     def start_companion(self, command: list[str], environment: dict[str, str], log: Path) -> None:
-        """Have a process beside the servers, in place of the one before, and start it again if it dies."""
+        """Start a process beside the servers in place of the previous one, and restart it if it dies."""
         self.stop(COMPANION)
         self._order(do="start", server=COMPANION, command=command, environment=environment, log=str(log))
         self.keep(COMPANION)
 
     def keep(self, number: int) -> None:
-        """From now on, start it again if it dies."""
+        """Restart the server from now on if it dies."""
         self._order(do="keep", server=number)
 
     def stop(self, number: int) -> None:
@@ -55,28 +55,29 @@ class SupervisorClient:
                 connection.send_bytes(json.dumps(order).encode())
                 answer = json.loads(connection.recv_bytes())
         except (OSError, EOFError, AuthenticationError) as error:
-            raise PlatformError(f"does not answer: {error}", where=str(self.place), hint="deploy again") from None
+            what = f"the supervisor does not answer: {error}"
+            raise PlatformError(what, where=str(self.place), hint="deploy again") from None
         if "error" in answer:
             raise PlatformError(answer["error"], where=str(self.place))
         return {int(n): server for n, server in answer["servers"].items() if int(n) != COMPANION}
 
 
 def find(place: Path) -> SupervisorClient | None:
-    """The keeper that left word in the folder, if it lives."""
+    """The supervisor of the folder, if it runs."""
     try:
-        told = json.loads((place / "keeper.json").read_text())
+        contact = json.loads((place / "keeper.json").read_text())
     except (OSError, ValueError):
         return None
-    if processes.started_at(told["pid"]) != told["started"]:
+    if processes.started_at(contact["pid"]) != contact["started"]:
         return None
-    return SupervisorClient(place, told["pid"], (told["address"][0], told["address"][1]), told["key"])
+    return SupervisorClient(place, contact["pid"], (contact["address"][0], contact["address"][1]), contact["key"])
 
 
 def launch(place: Path, host: str, port: int) -> SupervisorClient:
-    """A new keeper, which outlives us. Raises PlatformError if it cannot listen on the port."""
+    """Start a supervisor, which outlives this process. Raises PlatformError if it cannot listen on the port."""
     addresses.require_free(host, port, "the deployment", "the configuration's port")
     command = [sys.executable, "-m", "services.process.supervisor", str(place), host, str(port)]
-    child = processes.start("the keeper", command, child_environment(), place / "keeper.log", outlives=True)
+    child = processes.start("the socket supervisor", command, child_environment(), place / "keeper.log", outlives=True)
     child.wait_ready(lambda: find(place) is not None, READY)
     found = find(place)
     assert found is not None
@@ -84,5 +85,5 @@ def launch(place: Path, host: str, port: int) -> SupervisorClient:
 
 
 def shut_down(servers: SupervisorClient) -> None:
-    """Stop the keeper and all of its servers, and wait for their end."""
+    """Stop the supervisor and all of its servers, and wait for their end."""
     processes.terminate(processes.process_tree(servers.pid))

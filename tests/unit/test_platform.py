@@ -18,7 +18,7 @@ NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
 def part(standing: Any, **more: Any) -> dict[str, Any]:
     told: dict[str, Any] = {"since": NOW - timedelta(minutes=3)} | more
-    return State(standing, **told).document("mlflow")
+    return State(standing, **told).to_document("mlflow")
 
 
 def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platform:
@@ -37,9 +37,9 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
         (part("waiting", cause="needs prefect, which is down"),
          "mlflow is waiting for 3.0 minutes: needs prefect, which is down."),
         (part("silent", cause="it does not answer", said="serving"),
-         'mlflow does not answer for 3.0 minutes: it does not answer; it said last: "serving".'),
+         'mlflow does not answer for 3.0 minutes: it does not answer; last log line: "serving".'),
         (part("down", cause="ended by signal 9", restarts=1, said="no database"),
-         'mlflow is down for 3.0 minutes: ended by signal 9, restarted 1 time; it said last: "no database".'),
+         'mlflow is down for 3.0 minutes: ended by signal 9, restarted 1 time; last log line: "no database".'),
     ],
 )  # fmt: skip
 def test_each_state_is_a_sentence(told: dict[str, Any], sentence: str) -> None:

@@ -95,7 +95,7 @@ def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure
         configure(tls_certificate=certificate, tls_key=key, endpoint_port=server.port)
         assert launch.is_ready(server.port)
         assert launch.is_ready(1, url, certificate)
-        with pytest.raises(PlatformError, match="something else answers"):
+        with pytest.raises(PlatformError, match="another server answers"):
             launch.is_ready(1, url, other)
         with pytest.raises(urllib.error.URLError):
             open_url(url)

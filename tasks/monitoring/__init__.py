@@ -1,4 +1,4 @@
-"""The checks of drift, quality, skew and health, their alerts, and the control page.
+"""Checks of drift, quality, skew and health, their alerts, and the control page.
 
 Depends on `truecourse.monitoring` and the tasks that checks start.
 """

@@ -1,4 +1,4 @@
-"""What is done about findings: the record, the people and automations that hear of them, and whether to retrain."""
+"""Record findings, notify people and automations, and decide whether to retrain."""
 
 import logging
 from collections.abc import Sequence
@@ -28,31 +28,32 @@ log = logging.getLogger("truecourse.alerts")
 
 
 def channels() -> dict[str, Channel]:
-    """Who is told: Prefect, where a flow runs, and what the settings name."""
+    """Notification channels by name: Prefect inside a flow run, and those of the settings."""
     events: dict[str, Channel] = {EVENTS: send_events} if FlowRunContext.get() is not None else {}
     return events | configured_channels(get_settings())
 
 
 @task(name="settle", **RETRY)
 def record_findings(problem: str, reports: Sequence[Report], at: datetime | None = None) -> dict[str, Any]:
-    """Enter the reports into the record of findings, and weigh whether to retrain. Nobody is told yet: notify() does.
+    """Record the findings of the reports, and decide whether to retrain. Nothing is sent before notify().
 
-    `at`: the moment that counts as now (UTC); the wall clock if None. {"open", "opened", "recovered": ids of alarms,
-    "retraining": what was decided}."""
-    spec, store, now, told = load_problem(problem), open_store(), at or datetime.now(UTC), channels()
-    settled = update_alerts(store, spec, reports, now, list(told))
+    `at`: the reference time (UTC); the wall clock if None. Returns {"open", "opened", "recovered": ids of alarms,
+    "retraining": the decision}."""
+    spec, store, now, names = load_problem(problem), open_store(), at or datetime.now(UTC), channels()
+    settled = update_alerts(store, spec, reports, now, list(names))
     follow(store, problem, aliases.history(problem), now)
-    decision = record_decision(store, spec, now, list(told))
+    decision = record_decision(store, spec, now, list(names))
     for event in settled.events:
         log.info("%s: %s", event.kind, event.sentence)
-    _table(problem, settled)
+    _create_artifact(problem, settled)
     return _summary(settled, decision)
 
 
 @task(name="notify", **RETRY)
 def notify(problem: str, at: datetime | None = None) -> dict[str, str]:
-    """Tell whom it concerns, once checks and pages are done: a receiver that is slow keeps neither waiting. By channel,
-    what came of it. `at`: as settle_reports() takes it."""
+    """Send the pending notifications; returns the result by channel.
+
+    Call it after checks and pages, so that a slow receiver delays neither. `at`: as in record_findings()."""
     return deliver(open_store(), load_problem(problem), channels(), at or datetime.now(UTC))
 
 
@@ -65,7 +66,7 @@ def _summary(settled: AlertChanges, decision: Decision | None) -> dict[str, Any]
     }
 
 
-def _table(problem: str, settled: AlertChanges) -> None:
+def _create_artifact(problem: str, settled: AlertChanges) -> None:
     if FlowRunContext.get() is None:
         return
     rows = [
@@ -73,11 +74,11 @@ def _table(problem: str, settled: AlertChanges) -> None:
             "check": alarm.finding.check,
             "what": alarm.finding.subject,
             "cause": alarm.finding.cause,
-            "pages": alarm.told is not None,
+            "critical": alarm.told is not None,
             "since (UTC)": f"{alarm.opened:%Y-%m-%d %H:%M}",
             "sentence": alarm.finding.sentence,
         }
         for alarm in settled.open
     ]
-    told = f"{problem}: open findings" if rows else f"{problem}: nothing is open"
-    create_table_artifact(rows, key=artifact_key("findings", problem), description=told)
+    title = f"{problem}: open findings" if rows else f"{problem}: no open findings"
+    create_table_artifact(rows, key=artifact_key("findings", problem), description=title)

@@ -1,4 +1,4 @@
-"""Remove what the retention settings keep no longer."""
+"""Remove data whose retention time is over."""
 
 import logging
 from datetime import UTC, datetime
@@ -13,9 +13,11 @@ log = logging.getLogger("truecourse.retention")
 
 @task(name="clean up")
 def clean_up(problem: str) -> dict[str, int]:
-    """How many of each kind were removed. Once a day, by the wall clock; a failure is logged, and tomorrow is a day."""
+    """Apply the retention settings once a day, by the wall clock; returns how many items of each kind were removed.
+
+    An error is logged, and the next run tries again."""
     try:
         return retention.clean(problem, datetime.now(UTC)) or {}
     except TruecourseError as error:
-        log.warning("cleaning up stopped, and goes on with the next run: %s", error)
+        log.warning("cleaning up failed, the next run tries again: %s", error)
         return {}

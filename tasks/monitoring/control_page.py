@@ -1,4 +1,4 @@
-"""The control page as a file among the reports, written anew whenever a check was made."""
+"""Publish the control page among the reports, after each run of checks."""
 
 from prefect import task
 
@@ -10,5 +10,5 @@ from truecourse.storage.object_store import open_store
 
 @task(name="control page", **RETRY)
 def publish_control(problem: str) -> str:
-    """Write the page from the newest reports; its key in storage."""
+    """Write the control page from the newest reports; returns its key in storage."""
     return control_page.publish(open_store(), load_problem(problem))

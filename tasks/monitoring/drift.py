@@ -1,4 +1,4 @@
-"""The drift check as a task, its report and page kept, with Evidently's own page where it is asked for."""
+"""Run the drift check, and store its report and pages, with Evidently's report on request."""
 
 import logging
 from datetime import datetime
@@ -35,14 +35,14 @@ def run_drift_check(
     window: Window | None = None,
     evidently: bool = False,
 ) -> Report:
-    """The check's report, kept with its pages: the newest, and one named after the window."""
+    """Run the check; store the report and two pages, the newest and one named after the window."""
     found = run_check(problem, tables, at, window)
     folder = f"reports/{problem.name}"
-    parts = _parts(problem, tables, found.report)
+    parts = _attribution_drift(problem, tables, found.report)
     report = _with_parts(found.report, parts).model_copy(update={"page": f"{folder}/drift.html"})
     report = report_store.with_checked_at(report, at)
     if evidently:
-        report = _with_opinions(problem, tables, report, f"{folder}/evidently-{_name(report)}")
+        report = _with_evidently(problem, tables, report, f"{folder}/evidently-{_name(report)}")
     report_store.save(tables.store, report)
     named = f"{folder}/drift-{_name(report)}.html"
     drawn = _page(problem, found, report, parts)
@@ -59,15 +59,15 @@ def _page(problem: Problem, found: DriftCheck, report: Report, parts: Attributio
     ).encode()
 
 
-def _parts(problem: Problem, tables: Tables, report: Report) -> AttributionDrift | None:
-    """Asked for here alone: a replay, which looks every day, has no time to explain them."""
+def _attribution_drift(problem: Problem, tables: Tables, report: Report) -> AttributionDrift | None:
+    """Attribution drift; None for a problem without time. A replay, which checks daily, skips it to save time."""
     if not problem.has_time:
         return None
-    version, span = _looked_at(problem, report)
+    version, span = _checked_window(problem, report)
     return attribution_drift.compute_attribution_drift(problem, tables, load_profile(problem, version), span)
 
 
-def _looked_at(problem: Problem, report: Report) -> tuple[ModelVersion, Window]:
+def _checked_window(problem: Problem, report: Report) -> tuple[ModelVersion, Window]:
     version = registry.version(problem.name, report.figures["model"]["version"])
     return version, Window.model_validate(report.figures["window"])
 
@@ -75,12 +75,12 @@ def _looked_at(problem: Problem, report: Report) -> tuple[ModelVersion, Window]:
 def _with_parts(report: Report, parts: AttributionDrift | None) -> Report:
     if parts is None:
         return report
-    told: dict[str, Any] = {"figures": report.figures | {"contributions": parts.figures()}}
+    changes: dict[str, Any] = {"figures": report.figures | {"contributions": parts.figures()}}
     if parts.drifted:
-        told["findings"] = (*report.findings, *attribution_drift.findings(parts.drifted))
-        of = list_names([part.name for part in parts.drifted])
-        told["sentence"] = f"{report.sentence.rstrip('.')}; contributions moved: {of}."
-    return report.model_copy(update=told)
+        changes["findings"] = (*report.findings, *attribution_drift.findings(parts.drifted))
+        names = list_names([part.name for part in parts.drifted])
+        changes["sentence"] = f"{report.sentence.rstrip('.')}; attribution drift: {names}."
+    return report.model_copy(update=changes)
 
 
 def _name(report: Report) -> str:
@@ -90,14 +90,14 @@ def _name(report: Report) -> str:
     return f"{span.start:%Y%m%dT%H%M}-{span.end:%Y%m%dT%H%M}"
 
 
-def _with_opinions(problem: Problem, tables: Tables, report: Report, place: str) -> Report:
-    """Evidently's page and figures of a sample of both sides, which is kept beside them."""
-    version, span = _looked_at(problem, report)
+def _with_evidently(problem: Problem, tables: Tables, report: Report, place: str) -> Report:
+    """Store Evidently's page of a sample of reference and window, with the sample; adds its figures to the report."""
+    version, span = _checked_window(problem, report)
     reference, window = sample_sides(problem, tables, version, span)
     second = run_evidently(reference, window)
     sample, sides = pa.BufferOutputStream(), (("reference", reference), ("window", window))
-    told = [rows.append_column("side", pa.repeat(pa.scalar(name), len(rows))) for name, rows in sides]
-    pq.write_table(pa.concat_tables(told), sample)
+    labelled = [rows.append_column("side", pa.repeat(pa.scalar(name), len(rows))) for name, rows in sides]
+    pq.write_table(pa.concat_tables(labelled), sample)
     tables.store.put(f"{place}.parquet", sample.getvalue().to_pybytes())
     tables.store.put(f"{place}.html", second.page.encode())
     opinions = {name: one.model_dump() for name, one in second.results.items()}
@@ -109,18 +109,19 @@ def _with_opinions(problem: Problem, tables: Tables, report: Report, place: str)
 def check_drift(
     problem: str, at: datetime | None = None, window: Window | None = None, evidently: bool = False
 ) -> Report:
-    """Data drift and prediction drift, and what broke. `at` (UTC): the moment that counts as now."""
+    """Check data drift, prediction drift and data breakage. `at` (UTC): the reference time."""
     return run_drift_check(load_problem(problem), Tables(), at, window, evidently)
 
 
 @task(name="sketch days", **RETRY)
 def update_daily_histograms(problem: str) -> int:
-    """Count what arrived by the champion's bins, day by day, so that a check reads counts and no rows; how many days
-    there are to look at. What cannot be counted is left to the check, which says why."""
+    """Count new rows by day and by the champion's bins, so that the drift check reads counts instead of rows.
+
+    Returns the number of days with counts. Errors are logged; the drift check then reports the cause."""
     try:
         days = update_daily_counts(load_problem(problem), Tables())
     except TruecourseError as error:
-        log.warning("no sketches were made: %s", error)
+        log.warning("daily histograms were not updated: %s", error)
         return 0
-    log.info("%s days are sketched", days)
+    log.info("%s days have histograms", days)
     return days

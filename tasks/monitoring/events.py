@@ -1,4 +1,4 @@
-"""Findings as Prefect events: what automations, and the feed in the UI, hear of them."""
+"""Send findings as Prefect events, for automations and the event feed of the UI."""
 
 import uuid
 from collections.abc import Sequence
@@ -13,18 +13,19 @@ from truecourse.errors import DeliveryFailed
 from truecourse.monitoring.alerts.history import Notification
 
 FINDING, RECOVERY = "truecourse.finding", "truecourse.recovery"
-_OURS = uuid.UUID("6d7f0f0e-0a53-4b0c-9a55-3f6f4f6b1f01")
+_NAMESPACE = uuid.UUID("6d7f0f0e-0a53-4b0c-9a55-3f6f4f6b1f01")
 
 
 def send_events(problem: str, notices: Sequence[Notification]) -> None:
-    """Post them and wait for the answer: `emit_event` would not tell whether anybody heard. The server knows by its id
-    an event that it has already. Raises DeliveryFailed."""
+    """Post the events and wait for the response, since `emit_event` does not report failures.
+
+    Event ids are derived from the notices, so the server drops duplicates. Raises DeliveryFailed."""
     events = [_event(problem, notice).model_dump(mode="json") for notice in notices]
     try:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=events)
     except (httpx.HTTPError, OSError) as error:
-        raise DeliveryFailed(f"the Prefect server took no events: {type(error).__name__}") from None
+        raise DeliveryFailed(f"the Prefect server did not accept the events: {type(error).__name__}") from None
 
 
 def _event(problem: str, notice: Notification) -> Event:
@@ -40,7 +41,7 @@ def _event(problem: str, notice: Notification) -> Event:
     payload = {"id": notice.id, "problem": problem, "at": notice.at.isoformat(), "sentence": notice.sentence}
     return Event.model_validate(
         {
-            "id": uuid.uuid5(_OURS, notice.id),
+            "id": uuid.uuid5(_NAMESPACE, notice.id),
             "event": RECOVERY if notice.kind == "recovered" else FINDING,
             "resource": resource,
             "related": _run(),

@@ -1,4 +1,4 @@
-"""Whether pipelines, endpoints and the machine are well: each check a task, its report kept."""
+"""Health checks of pipelines, endpoints, the machine and the registry; each is a task that stores its report."""
 
 import logging
 from datetime import UTC, datetime
@@ -31,9 +31,9 @@ def _save(report: Report) -> Report:
 
 @task(name="check pipelines", **RETRY)
 def check_pipelines(problem: str, at: datetime | None = None) -> Report:
-    """Scheduled flows, tables, feature tables, the online store and the prediction log's backlog.
+    """Check scheduled flows, tables, feature tables, the online store and the prediction log's backlog.
 
-    `at`: the moment (UTC) that counts as now, of which storage alone is asked; the wall clock if None."""
+    `at`: the reference time (UTC), for which only storage is checked; the wall clock if None."""
     from feature_repo.places import loaded_marks
 
     spec = load_problem(problem)
@@ -48,7 +48,7 @@ def check_pipelines(problem: str, at: datetime | None = None) -> Report:
 
 
 def _api() -> str:
-    """The API of the Prefect server that this process reports to; empty where there is none."""
+    """The API URL of this process's Prefect server; empty without one."""
     from prefect.settings import PREFECT_API_URL
 
     return str(PREFECT_API_URL.value() or "")
@@ -56,7 +56,9 @@ def _api() -> str:
 
 @task(name="check endpoint", **RETRY)
 def check_endpoint(problem: str) -> Report:
-    """Ask every endpoint that should serve the problem for its meters, and hold it to its objectives. Wall clock."""
+    """Read the metrics of every endpoint that should serve the problem, and compare them with its objectives.
+
+    Uses the wall clock."""
     from services.process.scrape import scrape_all
 
     spec = load_problem(problem)
@@ -66,19 +68,19 @@ def check_endpoint(problem: str) -> Report:
 
 @task(name="check machine", **RETRY)
 def check_machine(problem: str) -> Report:
-    """Processors, memory and disks of the machine that this runs on. Wall clock."""
+    """Check processors, memory and disks of this machine. Uses the wall clock."""
     return _save(machine.check_machine(load_problem(problem), get_settings(), datetime.now(UTC)))
 
 
 @task(name="check registry", **RETRY)
 def check_registry(problem: str) -> Report:
-    """The files of the models in office, and what MLflow shows beside our record. Wall clock."""
+    """Check the files of champion and challenger, and MLflow's copy against our record. Uses the wall clock."""
     return _save(registry.check_registry(load_problem(problem), open_store(), datetime.now(UTC)))
 
 
 @task(name="health page", **RETRY)
 def publish_health(problem: str) -> str:
-    """Write the page of the newest reports; what it says in one sentence."""
+    """Write the health page from the newest reports; returns its summary sentence."""
     store = open_store()
     healthpage.publish(store, load_problem(problem))
     return healthpage.sentence(healthpage.newest(store, problem))

@@ -1,4 +1,4 @@
-"""Is the champion as good as it was held out to be? The check as a task, its report and page kept."""
+"""Check the champion's quality against its evaluation, and store the report and page."""
 
 import logging
 from datetime import datetime
@@ -18,7 +18,7 @@ log = logging.getLogger("truecourse.quality")
 
 @task(name="check quality", **RETRY)
 def check_quality(problem: str, at: datetime | None = None) -> Report:
-    """The champion on its closed cohorts at a moment (UTC; the wall clock if None)."""
+    """Check the champion on its closed cohorts as of `at` (UTC; the wall clock if None)."""
     tables = Tables()
     specification = load_problem(problem)
     place = f"reports/{problem}/quality.html"

@@ -1,4 +1,4 @@
-"""The scheduled flows of a problem and their runs, as the Prefect server knows them."""
+"""Read a problem's scheduled flows and their runs from the Prefect server."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,9 +13,9 @@ from truecourse.problem.loader import default_problem
 from truecourse.settings import REPOSITORY
 
 RUNS = 60
-"""So many of the newest runs of a flow are looked at."""
+"""Number of newest runs that are read for each flow."""
 _BACK = (timedelta(hours=1), timedelta(days=1), timedelta(days=8), timedelta(days=40), timedelta(days=400))
-"""Stretches of time in which the last moment of a schedule is looked for."""
+"""Time ranges, tried in this order, to search for the last scheduled times."""
 _OUTCOMES: dict[str, Outcome] = {
     "COMPLETED": "completed",
     "FAILED": "failed",
@@ -27,9 +27,10 @@ _OUTCOMES: dict[str, Outcome] = {
 
 
 def scheduled_flows(problem: str, now: datetime) -> list[ScheduledFlow]:
-    """Those of the Prefect server that this process reports to; with no server, those of prefect.yaml, without runs.
+    """The problem's scheduled flows on this process's Prefect server.
 
-    Raises PlatformError if the server does not answer."""
+    Without a server, the flows of prefect.yaml are returned, with no runs.
+    Raises PlatformError if the server cannot be reached."""
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():
@@ -42,12 +43,12 @@ def scheduled_flows(problem: str, now: datetime) -> list[ScheduledFlow]:
         with get_client(sync_client=True) as client:
             return list(_deployed(client, problem, now))
     except (httpx.HTTPError, PrefectException) as error:
-        what = f"the Prefect server does not answer: {type(error).__name__}"
+        what = f"the Prefect server cannot be reached: {type(error).__name__}"
         raise PlatformError(what, where=str(PREFECT_API_URL.value())) from error
 
 
 def _default() -> str | None:
-    """The problem of the flows that name none; None where that is no single one."""
+    """The problem of flows without a `problem` parameter; None if there is no single default."""
     try:
         return default_problem()
     except SettingsError:
@@ -59,8 +60,8 @@ def _declared(problem: str) -> Iterator[ScheduledFlow]:
     for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]:
         schedules = deployment.get("schedules", [])
         if schedules and (deployment["parameters"].get("problem") or default) == problem:
-            said = ", ".join(str(one.get("cron") or one.get("interval") or one.get("rrule")) for one in schedules)
-            yield ScheduledFlow(deployment["name"], said)
+            schedule = ", ".join(str(one.get("cron") or one.get("interval") or one.get("rrule")) for one in schedules)
+            yield ScheduledFlow(deployment["name"], schedule)
 
 
 def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlow]:
@@ -85,7 +86,7 @@ def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlo
             since=max(_utc(one.updated or one.created) or now for one in active),
             runs=_runs(client, deployment, problem, default, now),
             serving=serving,
-            workers=workers[pool] if pool else 1,  # with no pool, the process that serves it runs it
+            workers=workers[pool] if pool else 1,  # without a pool, the serving process runs it
         )
 
 
@@ -94,7 +95,7 @@ def _schedule_text(schedule: Any) -> str:
 
 
 def moments_before(schedule: Any, end: datetime) -> Sequence[datetime]:
-    """When the schedule asked for runs until `end`, the latest last: two moments, if so many lie within a year."""
+    """The last two scheduled times up to `end`, oldest first; fewer if there are not two within 400 days."""
     from prefect.server.schemas import schedules
     from prefect.utilities.asyncutils import run_coro_as_sync
 
@@ -110,7 +111,7 @@ def moments_before(schedule: Any, end: datetime) -> Sequence[datetime]:
 
 
 def _runs(client: Any, deployment: Any, problem: str, default: str | None, now: datetime) -> list[Run]:
-    """Runs of the deployment, and those of its flow that somebody started by hand; not those inside of other flows."""
+    """Runs of the deployment and manual runs of its flow, without runs inside other flows."""
     from prefect.client.schemas.filters import FlowFilter, FlowFilterId, FlowRunFilter, FlowRunFilterExpectedStartTime
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -141,5 +142,5 @@ def _run(run: Any, now: datetime) -> Run:
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    """A moment as the standard library knows it: Prefect's own class (pendulum's) loses its zone in subtractions."""
+    """A standard-library datetime: Prefect's class (pendulum's) loses its zone in subtractions."""
     return datetime.fromtimestamp(moment.timestamp(), UTC) if moment else None

@@ -1,4 +1,4 @@
-"""Is what was served what the offline tables say? The audit as a task, its report and page kept."""
+"""Check for skew between served and offline features, and store the report and page."""
 
 import logging
 from datetime import datetime
@@ -19,7 +19,7 @@ log = logging.getLogger("truecourse.audit")
 
 
 def run_audit(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
-    """The audit's report, kept with its page."""
+    """Run the skew check, and store its report and page."""
     report = skew.check_skew(problem, tables, at, window)
     page = f"reports/{problem.name}/skew.html"
     report = report_store.with_checked_at(report.model_copy(update={"page": page}), at)
@@ -31,5 +31,5 @@ def run_audit(problem: Problem, tables: Tables, at: datetime | None = None, wind
 
 @task(name="check skew", **RETRY)
 def check_skew(problem: str, at: datetime | None = None, window: Window | None = None) -> Report:
-    """Logged predictions computed again. `at` (UTC): the moment that counts as now."""
+    """Recompute logged predictions from the offline tables and compare. `at` (UTC): the reference time."""
     return run_audit(load_problem(problem), Tables(), at, window)

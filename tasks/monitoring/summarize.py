@@ -1,4 +1,4 @@
-"""The checks of a problem: each is made whatever becomes of the others, and one that cannot be made says so."""
+"""Run the checks of a problem independently of each other, and summarize their reports."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,57 +13,59 @@ from truecourse.storage.object_store import open_store
 
 log = logging.getLogger("truecourse.monitor")
 _NOT_YET = (NotFound, ModelError, FeatureError)
-"""What a check raises where there is nothing to look at yet: no champion, no predictions."""
+"""Errors of a check that has no data yet: no champion, no predictions."""
 
 
 def run_check(
     check: Check, task: Callable[..., Report], problem: str, *arguments: Any, at: datetime | None = None
 ) -> Report:
-    """The task's report. Where there is nothing yet to check, one that says so; where the check itself breaks, one that
-    pages, and leads every page: nobody watches there. Those are kept too, so that no older report stands for them."""
+    """Run a check's task; returns its report.
+
+    If there is no data yet, the report's state is unknown. If the check itself fails, its report has a critical
+    finding, which every page shows first. Both are stored, so that no older report takes their place."""
     try:
         return task(problem, *arguments)
     except _NOT_YET as error:
         log.warning("%s: %s", check, error.what)
         return _save(Report.unavailable(check, problem, at or datetime.now(UTC), _unknown(error)))
     except Exception as error:
-        log.exception("the check of %s broke", check)
-        told = f"The check of {check} broke: {type(error).__name__}."  # its text may hold what is private
-        broken = Finding(check=check, subject="check", cause=BROKEN, page=True, sentence=told)
-        return _save(Report.unavailable(check, problem, at or datetime.now(UTC), told, broken))
+        log.exception("the check of %s failed", check)
+        sentence = f"The check of {check} failed: {type(error).__name__}."  # the error's text may be private
+        broken = Finding(check=check, subject="check", cause=BROKEN, page=True, sentence=sentence)
+        return _save(Report.unavailable(check, problem, at or datetime.now(UTC), sentence, broken))
 
 
 def _unknown(error: TruecourseError) -> str:
-    return f"Not checked: {error.what}." + (f" To make it known: {error.hint}." if error.hint else "")
+    return f"Not checked: {error.what}." + (f" Hint: {error.hint}." if error.hint else "")
 
 
 def _save(report: Report) -> Report:
     try:
         report_store.save(open_store(), report)
-    except Exception:  # storage may be what broke: the report still goes to whoever asked
-        log.exception("the report of %s could not be kept", report.check)
+    except Exception:  # storage may be the cause of the failure: return the report anyway
+        log.exception("the report of %s was not stored", report.check)
     return report
 
 
 def require_unbroken(problem: str, found: Sequence[Report]) -> None:
-    """Raises CheckBroken where a check itself broke: a flow that ends well says that somebody looked."""
+    """Raise CheckBroken if a check itself failed: a flow run must not succeed without its checks."""
     broken = [report for report in found if report.is_broken]
     if broken:
         what = " ".join(report.sentence for report in broken)
-        hint = "the tracebacks are in this run's log; what the other checks found is in their reports"
+        hint = "the tracebacks are in this run's log; the findings of the other checks are in their reports"
         raise CheckBroken(what, where=f"problem {problem}", hint=hint)
 
 
 def summary(problem: str, found: Sequence[Report]) -> dict[str, Any]:
-    """What the reports say: all of them in one sentence, whether one pages, and each by its check."""
+    """Summary of the reports: one sentence, whether a finding is critical (`alarm`), and each report by its check."""
     findings = [finding for report in found for finding in report.findings]
     unknown = [report.check for report in found if report.state == "unknown"]
     checked = [report.check for report in found if report.check not in unknown]
-    well = f"Nothing found: {', '.join(checked)}" if checked else "Nothing could be checked"
-    well += f"; unknown: {', '.join(unknown)}." if unknown and checked else "."
+    ok = f"No findings: {', '.join(checked)}" if checked else "Nothing could be checked"
+    ok += f"; unknown: {', '.join(unknown)}." if unknown and checked else "."
     return {
         "problem": problem,
-        "sentence": summarize(findings, well),
+        "sentence": summarize(findings, ok),
         "alarm": any(finding.page for finding in findings),
         "reports": {report.check: report for report in found},
     }

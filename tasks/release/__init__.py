@@ -1,4 +1,4 @@
-"""From a trained run to a served version: registration, approval, promotion, packaging, canary and deployment.
+"""From a training run to a deployed version: registration, approval, promotion, packaging, canary and deployment.
 
 Depends on `tasks.training`, `truecourse.registry` and `truecourse.deployment`.
 """

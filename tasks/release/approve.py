@@ -1,4 +1,4 @@
-"""Ask a person, in the Prefect UI, and wait for the answer."""
+"""Request a person's approval in the Prefect UI."""
 
 import logging
 from typing import Any
@@ -16,35 +16,35 @@ from truecourse.references import ModelVersion
 
 log = logging.getLogger("truecourse.problem.promotion")
 _POLL = 2
-"""Seconds between looks at whether the answer is there."""
+"""Seconds between two polls for the answer."""
 
 
 class Approval(RunInput):
-    """The form that the UI shows."""
+    """The form in the Prefect UI."""
 
     approve: bool
     reason: str = Field(min_length=1)
 
 
-def request_approval(promotion: Promotion, version: ModelVersion, reason: str, verdicts: list[dict[str, Any]]) -> str:
-    """Pause the flow run until a person has answered; the reason for the record, theirs with it.
+def request_approval(promotion: Promotion, version: ModelVersion, reason: str, results: list[dict[str, Any]]) -> str:
+    """Pause the flow run until a person answers; returns the reason for the record, with theirs.
 
-    To be called from a flow. Raises GateFailed if they say no, or nobody answers within `promotion.patience`."""
-    where, again = f"version {version.version} of {version.problem}", "truecourse promote, when it is agreed"
-    lines = [f"- {gate['gate']}: {gate['detail']}" for gate in verdicts]
-    told = f"Shall {where} be champion? {reason}\n\nEvery gate is open:\n\n" + "\n".join(lines)
+    Call it from a flow. Raises GateFailed if the person refuses, or does not answer within `promotion.patience`."""
+    where, hint = f"version {version.version} of {version.problem}", "run truecourse promote again once it is agreed"
+    lines = [f"- {gate['gate']}: {gate['detail']}" for gate in results]
+    question = f"Promote {where} to champion? {reason}\n\nGate results:\n\n" + "\n".join(lines)
     log.warning("%s awaits approval: %s", where, _address())
     try:
         answer = pause_flow_run(
-            wait_for_input=Approval.with_initial_data(description=told),
+            wait_for_input=Approval.with_initial_data(description=question),
             timeout=round(promotion.patience.total_seconds()),
             poll_interval=_POLL,
         )
     except FlowPauseTimeout:
-        what = f"nobody approved it within {promotion.patience}"
-        raise GateFailed(what, where=where, hint=again, gates=verdicts) from None
+        what = f"it was not approved within {promotion.patience}"
+        raise GateFailed(what, where=where, hint=hint, gates=results) from None
     if not answer.approve:
-        raise GateFailed(f"not approved: {answer.reason}", where=where, hint=again, gates=verdicts)
+        raise GateFailed(f"not approved: {answer.reason}", where=where, hint=hint, gates=results)
     return f"{reason}; approved: {answer.reason}"
 
 

@@ -1,4 +1,4 @@
-"""Deploy a packaged model version: verify its Bento, put it to work as the environment says, and keep the record."""
+"""Deploy a packaged model version: verify its Bento, start it in the environment, and record the deployment."""
 
 import logging
 from collections.abc import Callable
@@ -23,28 +23,30 @@ from truecourse.registry import versions as registry
 from truecourse.storage.object_store import get_artifact, open_store
 
 log = logging.getLogger("truecourse.deploy")
-Work = Callable[[DeploymentConfig, ModelVersion, ArtifactRef, Path], str]
-"""Puts an unpacked Bento to work; what it did, in a few words."""
+Target = Callable[[DeploymentConfig, ModelVersion, ArtifactRef, Path], str]
+"""Deploys an unpacked Bento; returns a short description of the result."""
 
 
 @task(name="deploy")
 def deploy_version(environment: str, problem: str | None, number: int | None, reason: str) -> Deployment:
-    """Raises IntegrityError for a Bento whose bytes were changed, and what the target raises: the version before it is
-    then still in place, and the record says why."""
+    """Deploy a version, by default the champion, and record the deployment.
+
+    Raises IntegrityError for a Bento whose bytes were changed, and what the target raises. The previous version then
+    stays deployed, and the record has the reason."""
     config = load_deployment(environment)
     name = load_problem(problem or config.problem).name
     version = find_version(name, number)
     bento = _verify_bento(version)
     with deployments.alone(environment):
-        began = _record_start(config, version, bento, reason)
+        started = _record_start(config, version, bento, reason)
         try:
             folder = launch.prepare(name, version.version)
             detail = TARGETS[config.target](config, version, bento, folder)
         except BaseException as error:
-            told = error.what if isinstance(error, TruecourseError) else f"{type(error).__name__}: {error}"
-            _record_end(began, "rolled back", told.splitlines()[0])
+            what = error.what if isinstance(error, TruecourseError) else f"{type(error).__name__}: {error}"
+            _record_end(started, "rolled back", what.splitlines()[0])
             raise
-        entry = _record_end(began, "deployed", detail)
+        entry = _record_end(started, "deployed", detail)
     split_traffic(config, name)
     log.info("version %d of %s in %s: %s", version.version, name, environment, detail)
     return entry
@@ -52,27 +54,27 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
 
 @task(name="stop deployment")
 def stop_deployment(environment: str, problem: str | None, reason: str) -> Deployment:
-    """Raises PlatformError if nothing is deployed there, or nothing that runs here."""
+    """Stop the deployment in an environment. Raises PlatformError if there is none, or if it runs elsewhere."""
     config = load_deployment(environment)
     name = load_problem(problem or config.problem).name
     newest = deployments.standing(environment, name)
     if newest is None or newest.target == "container":
-        what = "nothing is deployed" if newest is None else "runs where its files were taken to"
-        raise PlatformError(what, where=f"{name} in {environment}", hint="look at `truecourse status`")
+        what = "nothing is deployed" if newest is None else "it does not run on this machine"
+        raise PlatformError(what, where=f"{name} in {environment}", hint="see `truecourse status`")
     with deployments.alone(environment):
         if newest.target == "process":
             _stop_server(environment, name)
         else:
             unschedule(environment, name)
-        began = newest.model_copy(update={"number": _next(environment, name)})
-        return _append_entry(began, "stop", reason, "stopped", "")
+        entry = newest.model_copy(update={"number": _next(environment, name)})
+        return _append_entry(entry, "stop", reason, "stopped", "")
 
 
 def _stop_server(environment: str, problem: str) -> None:
     now = deployments.running(environment)
     if now is not None and now.version.problem != problem:
-        what = f"its server was given to {now.version.problem}"
-        raise PlatformError(what, where=f"{problem} in {environment}", hint="name that problem")
+        what = f"its server runs {now.version.problem} now"
+        raise PlatformError(what, where=f"{problem} in {environment}", hint="stop the deployment of that problem")
     blue_green.stop(environment)
 
 
@@ -91,7 +93,7 @@ def _next(environment: str, problem: str) -> int:
 
 
 def _record_start(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, reason: str) -> Deployment:
-    """The first of a deployment's two entries: one that has no second was cut short."""
+    """Append the first of a deployment's two entries; one without a second entry was interrupted."""
     before = deployments.standing(config.environment, version.problem)
     entry = Deployment(
         number=_next(config.environment, version.problem), action="deploy", reason=reason, **aliases.signature(),
@@ -101,9 +103,9 @@ def _record_start(config: DeploymentConfig, version: ModelVersion, bento: Artifa
     return deployments.ledger(config.environment, version.problem).append(entry)
 
 
-def _record_end(began: Deployment, outcome: str, detail: str) -> Deployment:
-    following = began.model_copy(update={"number": began.number + 1})
-    return _append_entry(following, "deploy", began.reason, outcome, detail)
+def _record_end(started: Deployment, outcome: str, detail: str) -> Deployment:
+    entry = started.model_copy(update={"number": started.number + 1})
+    return _append_entry(entry, "deploy", started.reason, outcome, detail)
 
 
 def _append_entry(base: Deployment, action: str, reason: str, outcome: str, detail: str) -> Deployment:
@@ -113,14 +115,15 @@ def _append_entry(base: Deployment, action: str, reason: str, outcome: str, deta
 
 
 def split_traffic(config: DeploymentConfig, problem: str) -> None:
-    """What the configuration says of the challenger, where there is one and something else is said now. A canary's
-    share is the guard's to move, and one that was withdrawn does not come back with a deployment."""
+    """Apply the configured traffic weight and shadow mode to the challenger, if they differ from the current ones.
+
+    A canary in progress is not changed: only `guard` does that. A canary that was rolled back gets no traffic."""
     entries, wanted = aliases.history(problem), config.traffic
     if wanted is None or not entries or entries[-1].challenger is None or aliases.canary_in_progress(entries[-1]):
         return
     now, share = entries[-1], wanted.share
     if share and (lost := aliases.withdrawal(entries)):
-        log.warning("version %d gets no share: it was withdrawn, %s", entries[-1].challenger.version, lost.reason)
+        log.warning("version %d gets no traffic: it was rolled back, %s", entries[-1].challenger.version, lost.reason)
         share = 0.0
     if (now.shadow, now.share) != (wanted.shadow, share):
         reason = f"deployment to {config.environment}"
@@ -131,4 +134,4 @@ def _serve(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, 
     return f"serves at {blue_green.swap(config, version, bento, folder).url}"
 
 
-TARGETS: dict[str, Work] = {"process": _serve, "batch": schedule, "container": write_manifests}
+TARGETS: dict[str, Target] = {"process": _serve, "batch": schedule, "container": write_manifests}

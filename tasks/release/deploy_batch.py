@@ -1,4 +1,4 @@
-"""The target `batch`: the score flow as a Prefect deployment on a schedule, with the version that was deployed."""
+"""The target `batch`: a scheduled Prefect deployment of the score flow with the deployed version."""
 
 import subprocess
 import sys
@@ -21,15 +21,16 @@ POOL = "truecourse"
 
 
 def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:
-    """Test the Bento's script, and let Prefect run `score` at the configured times. Raises PlatformError if either
-    fails; the schedule is then as it was."""
+    """Test the Bento's scoring script, and schedule `score` in Prefect at the configured times.
+
+    Raises PlatformError if either fails; the schedule is not changed then."""
     smoke_test.examples(folder, launch.environment(folder, get_settings().endpoint_port))
     place = deployments.place(config.environment)
     place.mkdir(parents=True, exist_ok=True)
     file = place / "prefect.yaml"
     file.write_text(yaml.safe_dump(document(config, version), sort_keys=False))
     api, title = _api(), f"score/{name(config.environment, version.problem)}"
-    if api.pool(POOL) is None:  # limits that people gave it stay
+    if api.pool(POOL) is None:  # an existing pool keeps its limits
         api.create_pool(POOL)
     before = api.deployments().get(title)
     _prefect(file, "deploy", "--all", "--prefect-file", str(file))
@@ -38,16 +39,16 @@ def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef
 
 
 def _keep_stopped(api: Api, title: str, before: Mapping[str, Any]) -> str:
-    """What a person stopped in Prefect stays stopped: the deployment, or its schedule; what that is, in words."""
+    """Keep a deployment, or its schedule, stopped if a person stopped it in Prefect; returns a note for the user."""
     now = api.deployments()[title]
     active = any(schedule["active"] for schedule in before["schedules"])
     api.stop(now, paused=before["paused"], schedules=not active)
-    stopped = [word for word, is_so in (("paused", before["paused"]), ("its schedule is off", not active)) if is_so]
-    return f"; in Prefect it is {' and '.join(stopped)}, and stays so" if stopped else ""
+    stopped = [part for part, is_off in (("the deployment", before["paused"]), ("its schedule", not active)) if is_off]
+    return f"; still paused in Prefect: {' and '.join(stopped)}" if stopped else ""
 
 
 def unschedule(environment: str, problem: str) -> None:
-    """Raises PlatformError if Prefect has no such deployment."""
+    """Delete the environment's Prefect deployment. Raises PlatformError if Prefect has no such deployment."""
     place = deployments.place(environment)
     _prefect(place / "prefect.yaml", "deployment", "delete", f"score/{name(environment, problem)}")
     (place / "prefect.yaml").unlink(missing_ok=True)
@@ -58,7 +59,7 @@ def name(environment: str, problem: str) -> str:
 
 
 def document(config: DeploymentConfig, version: ModelVersion) -> dict[str, Any]:
-    """The prefect.yaml of the environment: the parameters are the score flow's."""
+    """The content of the environment's prefect.yaml: a deployment of the score flow."""
     parameters = {"problem": version.problem, "version": version.version, "explain": config.batch.explain}
     deployment = {
         "name": name(config.environment, version.problem),
@@ -72,21 +73,21 @@ def document(config: DeploymentConfig, version: ModelVersion) -> dict[str, Any]:
 
 
 def _api() -> Api:
-    """The server that this run reports to."""
+    """The API of this flow run's Prefect server."""
     from prefect.settings import PREFECT_API_URL
 
     return Api(PREFECT_API_URL.value() or "")
 
 
-def _prefect(file: Path, *words: str) -> None:
-    """Prefect's own command, against the server that this run reports to."""
+def _prefect(file: Path, *arguments: str) -> None:
+    """Run the `prefect` command against this flow run's server. Raises PlatformError if it fails."""
     from prefect.settings import PREFECT_API_URL
 
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "prefect", "--no-prompt", *words], cwd=file.parent, stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=file.parent, stdin=subprocess.DEVNULL,
         env=child_environment(PREFECT_API_URL=PREFECT_API_URL.value() or ""), capture_output=True, text=True,
         check=False, start_new_session=True,
     )  # fmt: skip
     if done.returncode:
-        said = (done.stdout + done.stderr)[-1500:]
-        raise PlatformError(f"`prefect {' '.join(words)}` failed\n{said}", where="Prefect")
+        output = (done.stdout + done.stderr)[-1500:]
+        raise PlatformError(f"`prefect {' '.join(arguments)}` failed\n{output}", where="Prefect")

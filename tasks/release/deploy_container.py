@@ -1,4 +1,4 @@
-"""The target `container`: the files of an image, a compose stack and a cluster, to be taken where they run."""
+"""The target `container`: write the files for an image, a compose stack and a Kubernetes cluster."""
 
 import shutil
 from pathlib import Path
@@ -14,8 +14,9 @@ from truecourse.storage.object_store import open_store
 
 
 def write_manifests(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:
-    """The files go to `<home>/deployments/<environment>/<version>`, beside the Bento to build the image from, and to
-    object storage, `manifests/<environment>/<problem>/<version>`."""
+    """Write the files, and the Bento for the image, to `<home>/deployments/<environment>/<version>`.
+
+    The files also go to object storage, under `manifests/<environment>/<problem>/<version>`."""
     place = deployments.place(config.environment) / str(version.version)
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place / "bento")

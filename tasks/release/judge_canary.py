@@ -1,4 +1,4 @@
-"""Watch over the canary: judge what it answered, and widen its share, promote it, or take its share back."""
+"""Evaluate the running canary, and increase its traffic, promote it, or roll it back."""
 
 import logging
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ log = logging.getLogger("truecourse.problem.promotion")
 
 @task(name="judge canary", **RETRY)
 def evaluate_canary(problem: str) -> tuple[Aliases, Decision]:
-    """The aliases as they stand, and what the log says is to become of their challenger."""
+    """The current aliases, and the decision about their challenger from the prediction log."""
     entries = aliases.history(problem)
     return (
         entries[-1] if entries else aliases.current(problem),
@@ -35,58 +35,58 @@ def evaluate_canary(problem: str) -> tuple[Aliases, Decision]:
 
 
 def reevaluate_gates(problem: str, decision: Decision) -> Decision:
-    """The decision to promote once the gates were asked about the cohorts that are closed by now: what labels that came
-    meanwhile say of its quality. Where those are too few, what the gates said before counts. To be called from a flow.
-    """
+    """Confirm a decision to promote with the gates, evaluated on the cohorts that have closed since the canary started.
+
+    If there are too few labelled rows, the earlier gate results count. Call it from a flow."""
     step = decision.step
     assert step is not None
     try:
-        verdicts = evaluate_version(problem, step.challenger, step.champion, take_snapshot(problem))
+        results = evaluate_version(problem, step.challenger, step.champion, take_snapshot(problem))
     except ModelError as error:
-        log.warning("the gates' earlier verdicts count: %s", error)
-        verdicts = registry.gates(step.challenger)
-        if not verdicts:
+        log.warning("using the earlier gate results: %s", error)
+        results = registry.gates(step.challenger)
+        if not results:
             raise
-    return apply_gates(decision, verdicts)
+    return apply_gates(decision, results)
 
 
 @task(name="move canary", **RETRY)
-def apply_canary_decision(problem: str, seen: Aliases, decision: Decision) -> Report:
-    """Make the one move that was decided, unless the aliases have moved since `seen`; the report of it is kept."""
+def apply_canary_decision(problem: str, before: Aliases, decision: Decision) -> Report:
+    """Apply the decision, unless the aliases changed since `before`; stores and returns the report."""
     store, overtaken = open_store(), None
     try:
-        _move(problem, seen, decision)
+        _move_aliases(problem, before, decision)
     except ModelError as error:
         overtaken = aliases.current(problem)
-        if overtaken.number == seen.number:
+        if overtaken.number == before.number:
             raise
         log.warning("%s", error)
     entries = aliases.history(problem)
-    _mirror(store, problem, entries)
+    _mirror_aliases(store, problem, entries)
     report = guarding.report(load_problem(problem), decision, entries, datetime.now(UTC))
     if overtaken is not None:
-        said = f"The aliases were moved meanwhile ({overtaken.action}): {overtaken.reason}."
-        report = report.model_copy(update={"sentence": said})
-    keep = report_store.refresh if decision.action in ("rest", "wait") else report_store.save
-    keep(store, report)
+        sentence = f"The aliases were changed meanwhile ({overtaken.action}): {overtaken.reason}."
+        report = report.model_copy(update={"sentence": sentence})
+    save_report = report_store.refresh if decision.action in ("rest", "wait") else report_store.save
+    save_report(store, report)
     log.info("%s", report.sentence)
     return report
 
 
-def _move(problem: str, seen: Aliases, decision: Decision) -> None:
+def _move_aliases(problem: str, before: Aliases, decision: Decision) -> None:
     if decision.step is None or decision.action in ("rest", "wait"):
         return
-    told = f"{decision.reason} (at {decision.step.share:.0%})"
+    reason = f"{decision.reason} (at {decision.step.share:.0%})"
     if decision.action == "promote":
-        registry.promote(seen, decision.step.challenger, told)
+        registry.promote(before, decision.step.challenger, reason)
     elif decision.action == "widen":
-        registry.move_aliases(seen, problem, WIDEN, told, share=decision.share)
+        registry.move_aliases(before, problem, WIDEN, reason, share=decision.share)
     else:
-        registry.move_aliases(seen, problem, WITHDRAW, told, share=0.0)
+        registry.move_aliases(before, problem, WITHDRAW, reason, share=0.0)
 
 
-def _mirror(store: ObjectStore, problem: str, entries: list[Aliases]) -> None:
-    """Make up for one that was killed between its move and MLflow's aliases: it left no report of that move."""
-    before = report_store.latest(store, problem, "canary")
-    if entries and (before is None or before.figures.get("entry") != entries[-1].number):
+def _mirror_aliases(store: ObjectStore, problem: str, entries: list[Aliases]) -> None:
+    """Copy the aliases to MLflow if the last change has no report: that run stopped before it copied them."""
+    newest = report_store.latest(store, problem, "canary")
+    if entries and (newest is None or newest.figures.get("entry") != entries[-1].number):
         registry.mirror_aliases(problem)

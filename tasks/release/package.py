@@ -1,4 +1,4 @@
-"""Package a model version as a Bento: model, vocabulary, contract, the problem, our code and the locked environment."""
+"""Package a model version as a Bento: model, vocabulary, contract, problem, code and locked environment."""
 
 import logging
 import subprocess
@@ -25,7 +25,7 @@ log = logging.getLogger("truecourse.package")
 
 
 def find_version(problem: str, number: int | None) -> ModelVersion:
-    """The version, by default the champion. Raises ModelError, with a hint, if there is none."""
+    """The model version `number`, by default the champion. Raises ModelError if there is none."""
     if number is not None:
         return registry.version(problem, number)
     champion = registry.champion(problem)
@@ -36,7 +36,7 @@ def find_version(problem: str, number: int | None) -> ModelVersion:
 
 
 def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
-    """Build, export and record the Bento, or give back the one that holds the same files already."""
+    """Build, export and record the Bento; returns the existing one if it has the same files."""
     store = open_store()
     files = bento_files(problem, version)
     inputs = sha256_json(
@@ -75,7 +75,7 @@ def _run_build(place: Path, archive: Path, version: ModelVersion, inputs: str) -
     (place / "tmp").mkdir()
     command = [sys.executable, "-m", "services.process.build", str(place / "context"), str(archive), version.problem]
     environment = child_environment(BENTOML_HOME=str(home), TMPDIR=str(place / "tmp"), PYTHONDONTWRITEBYTECODE="1")
-    done = subprocess.run(  # noqa: S603
+    process = subprocess.run(  # noqa: S603
         [*command, f"{version.version}-{inputs[:12]}"],
         cwd=place / "context",
         env=environment,
@@ -83,10 +83,10 @@ def _run_build(place: Path, archive: Path, version: ModelVersion, inputs: str) -
         text=True,
         check=False,
     )
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
+    if process.returncode:
+        lines = (process.stderr or process.stdout).strip().splitlines()
         where = f"version {version.version} of {version.problem}"
-        raise ModelError("the Bento does not build:\n" + "\n".join(lines[-20:]), where=where)
+        raise ModelError("building the Bento failed:\n" + "\n".join(lines[-20:]), where=where)
 
 
 @task(name="package", **RETRY)

@@ -1,4 +1,4 @@
-"""What we ask of a Prefect server about deployments, over its REST API: reading takes no import of Prefect."""
+"""Read and write deployments of a Prefect server over its REST API; reading does not import Prefect."""
 
 import importlib
 import json
@@ -9,18 +9,18 @@ from services.process.prefect_client import PrefectClient
 from truecourse.settings import prefect_environment
 
 Settings: TypeAlias = dict[str, Any]
-"""A deployment's settings by name. A schedule is two: `schedule SLUG`, when, and `schedule SLUG active`; an automation
-too: `automation NAME` and `automation NAME enabled`. None and absent are the same."""
+"""A deployment's settings by name. A schedule has two: `schedule SLUG` (its times) and `schedule SLUG active`.
+An automation has two: `automation NAME` and `automation NAME enabled`. None means absent."""
 _FIELDS = {
     "paused": "paused", "description": "description", "tags": "tags", "parameters": "parameters",
     "concurrency limit": "concurrency_limit", "work pool": "work_pool_name", "work queue": "work_queue_name",
     "job variables": "job_variables",
 }  # fmt: skip
-"""Settings that are fields of Prefect's deployments."""
+"""Settings and their fields in Prefect's deployments."""
 _WHEN = ("cron", "interval", "rrule", "timezone")
 
 
-class Wanted(Protocol):
+class DeclaredDeployment(Protocol):
     """A deployment as the repository declares it."""
 
     @property
@@ -36,39 +36,39 @@ class Wanted(Protocol):
 
 
 class Api:
-    """`url`: ends with /api. Its methods raise PlatformError where the server does not answer, or refuses."""
+    """Client of a Prefect server; `url` ends with /api. Methods raise PlatformError if a request fails."""
 
     def __init__(self, url: str, seconds: float = 30) -> None:
         client = PrefectClient(url, seconds)
         self._ask, self._all = client.ask, client.all
 
     def pool(self, name: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("GET", f"/work_pools/{name}", absent=True)
-        return found
+        pool: dict[str, Any] | None = self._ask("GET", f"/work_pools/{name}", absent=True)
+        return pool
 
     def create_pool(self, name: str) -> dict[str, Any]:
-        """Of the type `process`; its worker fills in the template of its jobs."""
-        made: dict[str, Any] = self._ask("POST", "/work_pools/", {"name": name, "type": "process"})
-        return made
+        """Create a work pool of type `process`; its worker adds the job template."""
+        pool: dict[str, Any] = self._ask("POST", "/work_pools/", {"name": name, "type": "process"})
+        return pool
 
     def reset_pool(self, name: str) -> None:
         self._ask("PATCH", f"/work_pools/{name}", {"is_paused": False, "concurrency_limit": None})
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        """By `<flow>/<name>`, each with its automations."""
+        """All deployments by `<flow>/<name>`, each with its automations."""
         flows = {flow["id"]: flow["name"] for flow in self._all("/flows/filter")}
         automations = self._all("/automations/filter")
         return {
-            f"{flows.get(one['flow_id'])}/{one['name']}": one | {"automations": _starting(one["id"], automations)}
+            f"{flows.get(one['flow_id'])}/{one['name']}": one | {"automations": _automations_of(one["id"], automations)}
             for one in self._all("/deployments/filter")
         }
 
     def read(self, id: str) -> dict[str, Any]:
         one = self._ask("GET", f"/deployments/{id}")
-        return {**one, "automations": _starting(id, self._all("/automations/filter"))}
+        return {**one, "automations": _automations_of(id, self._all("/automations/filter"))}
 
     def settings(self, one: Mapping[str, Any]) -> Settings:
-        """The settings of a deployment as deployments() or read() give it."""
+        """The settings of a deployment, given as returned by deployments() or read()."""
         found: Settings = {name: one.get(key) for name, key in _FIELDS.items()}
         found["tags"] = sorted(found["tags"] or [])
         limit = one.get("global_concurrency_limit") or {}
@@ -83,32 +83,32 @@ class Api:
             found[f"{name} enabled"] = automation["enabled"]
         return found
 
-    def create(self, one: Wanted) -> str:
-        """A new deployment; its id."""
+    def create(self, one: DeclaredDeployment) -> str:
+        """Create a deployment; returns its id."""
         flow = self._ask("POST", "/flows/", {"name": one.flow})
         body = {key: one.settings[name] for name, key in _FIELDS.items()}
         body |= {"name": one.name, "flow_id": flow["id"], "entrypoint": one.entrypoint, "pull_steps": []}
         body |= {"parameter_openapi_schema": _schema(one.entrypoint), "enforce_parameter_schema": True}
-        made = self._ask("POST", "/deployments/", body)
-        self.apply(self.read(made["id"]), one, one.settings, schema=False)
-        return str(made["id"])
+        created = self._ask("POST", "/deployments/", body)
+        self.apply(self.read(created["id"]), one, one.settings, schema=False)
+        return str(created["id"])
 
-    def apply(self, there: Mapping[str, Any], one: Wanted, changed: Settings, *, schema: bool) -> None:
-        """Change these settings of a deployment (as read() gives it) alone; with `schema`, the flow's form too."""
-        id, body = there["id"], {key: changed[name] for name, key in _FIELDS.items() if name in changed}
+    def apply(self, current: Mapping[str, Any], one: DeclaredDeployment, changed: Settings, *, schema: bool) -> None:
+        """Change only these settings of a deployment (as returned by read()); with `schema`, also the flow's form."""
+        id, body = current["id"], {key: changed[name] for name, key in _FIELDS.items() if name in changed}
         if schema:
             body |= {"entrypoint": one.entrypoint, "parameter_openapi_schema": _schema(one.entrypoint)}
         if body:
             self._ask("PATCH", f"/deployments/{id}", body)
-        target = self.settings(there) | changed
+        target = self.settings(current) | changed
         for name in _parts("schedule", changed):
-            self._schedule(there, name, target)
+            self._schedule(current, name, target)
         for name in _parts("automation", changed):
-            self._automate(there, one, name, target)
+            self._automate(current, one, name, target)
 
-    def _schedule(self, there: Mapping[str, Any], name: str, target: Settings) -> None:
-        place, slug = f"/deployments/{there['id']}/schedules", name.removeprefix("schedule ")
-        known = next((item["id"] for item in there["schedules"] if _slug(item) == slug), None)
+    def _schedule(self, current: Mapping[str, Any], name: str, target: Settings) -> None:
+        place, slug = f"/deployments/{current['id']}/schedules", name.removeprefix("schedule ")
+        known = next((item["id"] for item in current["schedules"] if _slug(item) == slug), None)
         wanted = {"slug": slug, "schedule": target.get(name), "active": target.get(f"{name} active")}
         if target.get(name) is None:
             if known is not None:
@@ -118,38 +118,38 @@ class Api:
         else:
             self._ask("POST", place, [wanted])
 
-    def _automate(self, there: Mapping[str, Any], one: Wanted, name: str, target: Settings) -> None:
-        """The declared trigger as an automation, in place of the one that there is."""
+    def _automate(self, current: Mapping[str, Any], one: DeclaredDeployment, name: str, target: Settings) -> None:
+        """Replace the existing automation of this name by the declared trigger."""
         prefect_environment()
         from prefect.events import DeploymentTriggerTypes
         from pydantic import TypeAdapter
 
         title = name.removeprefix("automation ")
-        for known in there["automations"]:
+        for known in current["automations"]:
             if known["name"] == title:
                 self._ask("DELETE", f"/automations/{known['id']}")
         for declared in one.triggers:
             if declared["name"] == title:
                 enabled = target.get(f"{name} enabled", True)
                 trigger: Any = TypeAdapter(DeploymentTriggerTypes).validate_python({**declared, "enabled": enabled})
-                trigger.set_deployment_id(there["id"])
+                trigger.set_deployment_id(current["id"])
                 self._ask("POST", "/automations/", trigger.as_automation().model_dump(mode="json"))
 
-    def replace(self, there: Mapping[str, Any], one: Wanted) -> None:
-        """Everything as the repository declares it, with no other schedule. Automations of other names stay."""
-        shown = self.settings(there)
+    def replace(self, current: Mapping[str, Any], one: DeclaredDeployment) -> None:
+        """Set everything as the repository declares it, and remove other schedules. Other automations stay."""
+        shown = self.settings(current)
         others = {name: None for name in shown if name.startswith("schedule ") and name not in one.settings}
-        self.apply(there, one, others | one.settings, schema=True)
+        self.apply(current, one, others | one.settings, schema=True)
 
-    def stop(self, there: Mapping[str, Any], *, paused: bool, schedules: bool) -> None:
+    def stop(self, current: Mapping[str, Any], *, paused: bool, schedules: bool) -> None:
         """Pause a deployment, or switch its schedules off."""
         if paused:
-            self._ask("PATCH", f"/deployments/{there['id']}", {"paused": True})
-        for schedule in there["schedules"] if schedules else ():
-            self._ask("PATCH", f"/deployments/{there['id']}/schedules/{schedule['id']}", {"active": False})
+            self._ask("PATCH", f"/deployments/{current['id']}", {"paused": True})
+        for schedule in current["schedules"] if schedules else ():
+            self._ask("PATCH", f"/deployments/{current['id']}/schedules/{schedule['id']}", {"active": False})
 
     def delete(self, id: str) -> None:
-        """With the automations that Prefect knows to be its own."""
+        """Delete a deployment and the automations that it owns."""
         self._ask("DELETE", f"/automations/owned-by/prefect.deployment.{id}")
         self._ask("DELETE", f"/deployments/{id}", absent=True)
 
@@ -164,20 +164,20 @@ def _slug(schedule: Mapping[str, Any]) -> str:
     return str(schedule.get("slug") or schedule["id"][:8])
 
 
-def _starting(id: str, automations: list[Any]) -> list[Any]:
+def _automations_of(id: str, automations: list[Any]) -> list[Any]:
     """The automations that start a deployment."""
     return [one for one in automations if any(action.get("deployment_id") == id for action in one["actions"])]
 
 
 def _plain(trigger: Any) -> Any:
-    """A trigger without the ids that the server gives it anew whenever it is written."""
+    """A trigger without its ids, which the server changes on every write."""
     if isinstance(trigger, dict):
         return {name: _plain(value) for name, value in trigger.items() if name != "id"}
     return [_plain(item) for item in trigger] if isinstance(trigger, list) else trigger
 
 
 def _schema(entrypoint: str) -> Any:
-    """The form of a flow's parameters."""
+    """The JSON schema of a flow's parameters, for Prefect's form."""
     prefect_environment()
     from prefect.utilities.callables import parameter_schema
 
@@ -186,7 +186,7 @@ def _schema(entrypoint: str) -> Any:
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as text for a person."""
+    """Format a setting's value for a person."""
     if isinstance(value, dict):
         return " ".join(str(part) for part in value.values()) if set(value) <= set(_WHEN) else json.dumps(value)
     return "none" if value is None else json.dumps(value) if isinstance(value, list | str) else str(value)

@@ -1,4 +1,4 @@
-"""Judge a version once more, on what is known now, and put it in office past its gates."""
+"""Evaluate a version on the data known now, and promote it if its gates pass."""
 
 import logging
 from typing import Any
@@ -27,22 +27,26 @@ from truecourse.wording import counted, counted_of
 log = logging.getLogger("truecourse.problem.promotion")
 
 
-def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
-    """The version to promote: `number`, or the challenger. Raises ModelError if there is none, or it is in office."""
-    version = registry.version(problem, number) if number is not None else seen.challenger
+def candidate(problem: str, before: Aliases, number: int | None) -> ModelVersion:
+    """The version to promote: `number`, or the challenger.
+
+    Raises ModelError if there is none, or if it is champion or a canary already."""
+    version = registry.version(problem, number) if number is not None else before.challenger
     where = f"model {problem}"
     if version is None:
         raise ModelError("there is no challenger", where=where, hint=f"truecourse run register --problem {problem}")
-    if version == seen.champion:
+    if version == before.champion:
         what = f"version {version.version} is champion already"
-        raise ModelError(what, where=where, hint="name another: truecourse promote VERSION")
+        raise ModelError(what, where=where, hint="name another version: truecourse promote VERSION")
     if (
-        version == seen.challenger
-        and aliases.canary_in_progress(seen)
+        version == before.challenger
+        and aliases.canary_in_progress(before)
         and load_problem(problem).promotion.canary is not None
     ):
-        what = f"version {version.version} is on its way: it answers {seen.share:.0%}"
-        raise ModelError(what, where=where, hint=f"truecourse run guard --problem {problem}, as requests come")
+        what = f"version {version.version} is a canary already, with {before.share:.0%} of the traffic"
+        raise ModelError(
+            what, where=where, hint=f"truecourse run guard --problem {problem}, once it has served requests"
+        )
     return version
 
 
@@ -50,30 +54,30 @@ def candidate(problem: str, seen: Aliases, number: int | None) -> ModelVersion:
 def evaluate_version(
     problem: str,
     version: ModelVersion,
-    office: ModelVersion | None,
+    champion: ModelVersion | None,
     snapshot: Snapshot,
     accept_unknown: bool = False,
 ) -> list[dict[str, Any]]:
-    """The gates' verdicts on the snapshot's test rows that the version did not learn from; of those, the comparison
-    with `office` takes the rows from which that one did not learn either. They are kept with the version.
+    """Evaluate the gates on the snapshot's test rows that the version was not trained on; store and return the results.
 
-    Raises ModelError if the version's features cannot be computed any more, or there are too few such rows; with
-    `accept_unknown` those of its registration stand where rows are too few."""
+    The comparison with `champion` uses the rows that neither was trained on. Raises ModelError if the version's
+    features cannot be computed any more, or if there are too few such rows. With `accept_unknown` and
+    too few rows, the results of its registration are returned."""
     spec = load_problem(problem)
     test = _held_out(spec, version, snapshot)
     if short := shortage(test.rows):
-        if accept_unknown and (verdicts := registry.gates(version)):
-            return verdicts
+        if accept_unknown and (results := registry.gates(version)):
+            return results
         hint = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
         raise ModelError(short, where=f"version {version.version} of {problem}", hint=hint)
-    rival = open_rival(office, spec, version.model_sha256) if office else None
+    rival = open_rival(champion, spec, version.model_sha256) if champion else None
     metrics = test.metrics({"model": test.judged["model"]})
-    verdicts = apply_gates(spec.gates, collect_evidence(test, metrics, test.slices(), rival))
-    registry.set_gates(version, verdicts)
+    results = apply_gates(spec.gates, collect_evidence(test, metrics, test.slices(), rival))
+    registry.set_gates(version, results)
     if FlowRunContext.get() is not None:
-        told = f"Version {version.version}, on {counted(len(test.rows), 'row')} of snapshot {snapshot.sha256[:12]}"
-        create_table_artifact(verdicts, key=artifact_key("promotion", problem), description=told)
-    return verdicts
+        title = f"Version {version.version}, on {counted(len(test.rows), 'row')} of snapshot {snapshot.sha256[:12]}"
+        create_table_artifact(results, key=artifact_key("promotion", problem), description=title)
+    return results
 
 
 def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> HeldOut:
@@ -83,33 +87,36 @@ def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> He
 
 
 def require_passed_gates(
-    version: ModelVersion, verdicts: list[dict[str, Any]], reason: str, accept_unknown: bool
+    version: ModelVersion, results: list[dict[str, Any]], reason: str, accept_unknown: bool
 ) -> str:
-    """The reason, with what was not judged. Raises GateFailed that carries the verdicts, and names each gate that
-    failed, or could not be judged and is not accepted so."""
-    failing, unknown = failed_gates(verdicts), unknown_gates(verdicts)
+    """Require that no gate failed; returns the reason with the gates that could not be evaluated.
+
+    Raises GateFailed, with the results, if a gate failed, or if one could not be evaluated and `accept_unknown` is
+    False."""
+    failing, unknown = failed_gates(results), unknown_gates(results)
     if not failing and (accept_unknown or not unknown):
         return f"{reason} ({summarize(unknown)})" if unknown else reason
-    told = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in [*failing, *unknown])
-    what = f"{counted_of(len(failing), len(verdicts), 'gate')} failed" if failing else ""
-    what += f"{' and ' if failing else ''}{len(unknown)} could not be judged" if unknown else ""
-    hint = "train a better one; there is no way around a failed gate but `truecourse rollback`"
+    details = "".join(f"\n  {gate['gate']}: {gate['detail']}" for gate in [*failing, *unknown])
+    what = f"{counted_of(len(failing), len(results), 'gate')} failed" if failing else ""
+    what += f"{' and ' if failing else ''}{len(unknown)} could not be evaluated" if unknown else ""
+    hint = "train a better model; a failed gate cannot be skipped, except with `truecourse rollback`"
     if not failing:
-        hint = "give it more labelled rows, or promote it in spite of that: --accept-unknown"
+        hint = "add labelled rows, or promote it anyway with --accept-unknown"
     raise GateFailed(
-        f"{what}{told}", where=f"version {version.version} of {version.problem}", hint=hint, gates=verdicts
+        f"{what}{details}", where=f"version {version.version} of {version.problem}", hint=hint, gates=results
     )
 
 
 @task(name="promote", **RETRY)
-def make_champion(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
-    """The version is champion. `seen`: the aliases as they were before it was judged.
+def make_champion(before: Aliases, version: ModelVersion, reason: str) -> Aliases:
+    """Promote the version to champion. `before`: the aliases from before its evaluation.
 
-    Raises ModelError if they have moved since: who won against another champion has proved nothing against this one."""
+    Raises ModelError if they changed since: the evaluation compared the version with another champion then."""
     now = aliases.current(version.problem)
-    if (now.number, now.champion, now.reason) == (seen.number + 1, version, reason):  # tried before, and cut off after
+    if (now.number, now.champion, now.reason) == (before.number + 1, version, reason):
+        # an earlier attempt was interrupted here
         registry.mirror_aliases(version.problem)
         return now
-    entry = registry.promote(seen, version, reason)
+    entry = registry.promote(before, version, reason)
     log.info("version %d is champion: %s", version.version, reason)
     return entry

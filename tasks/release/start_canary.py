@@ -1,4 +1,4 @@
-"""Let a version that came through its gates answer a share of the requests, before it is champion."""
+"""Start a version that passed its gates as a canary, with a part of the traffic."""
 
 import logging
 
@@ -19,30 +19,28 @@ from truecourse.registry.aliases import CANARY
 log = logging.getLogger("truecourse.problem.promotion")
 
 
-def starts_as_canary(problem: Problem, seen: Aliases, version: ModelVersion) -> bool:
-    """Whether the problem asks for a canary, and there is a champion to hold it against."""
-    return problem.promotion.canary is not None and seen.champion is not None and seen.champion != version
+def starts_as_canary(problem: Problem, before: Aliases, version: ModelVersion) -> bool:
+    """Whether the problem requires a canary, and there is a champion to compare it with."""
+    return problem.promotion.canary is not None and before.champion is not None and before.champion != version
 
 
 @task(name="start canary", **RETRY)
-def start_canary(seen: Aliases, version: ModelVersion, reason: str) -> Aliases:
-    """The version is challenger, and has the share of the first step. `seen`: the aliases as they were when it was
-    judged. It is packaged first, unless it was: an endpoint cannot follow otherwise.
+def start_canary(before: Aliases, version: ModelVersion, reason: str) -> Aliases:
+    """Make the version challenger with the traffic weight of the first step. `before`: the aliases at its evaluation.
 
-    Raises ModelError if the problem has changed since it was trained, the aliases have moved, or no endpoint logs what
-    it answers, which is all that a canary is judged by."""
+    The version is packaged first if needed, so that endpoints can load it. Raises ModelError if the problem changed
+    since training, if the aliases changed, or if no endpoint logs predictions: the log is the only input of a canary's
+    evaluation."""
     problem, now = load_problem(version.problem), aliases.current(version.problem)
-    if (now.number, now.challenger, now.action, now.reason) == (seen.number + 1, version, CANARY, reason):
-        registry.mirror_aliases(problem.name)  # tried before, and cut off after
+    if (now.number, now.challenger, now.action, now.reason) == (before.number + 1, version, CANARY, reason):
+        registry.mirror_aliases(problem.name)  # an earlier attempt was interrupted here
         return now
     if why := logging_off_reason(problem.name):
-        hint = "switch the prediction log on, or leave `canary` out of the problem's Promotion"
-        raise ModelError(
-            f"a canary is judged by the prediction log, which is off: {why}", where=problem.name, hint=hint
-        )
+        hint = "turn the prediction log on, or leave `canary` out of the problem's Promotion"
+        raise ModelError(f"a canary needs the prediction log, which is off: {why}", where=problem.name, hint=hint)
     package_version(problem, version)
     share = (problem.promotion.canary or Canary()).steps[0]
     changes = {"challenger": version, "shadow": False, "share": share}
-    entry = registry.move_aliases(seen, problem.name, CANARY, reason, **changes)
-    log.info("version %d answers %.0f%% of the entities: %s", version.version, 100 * share, reason)
+    entry = registry.move_aliases(before, problem.name, CANARY, reason, **changes)
+    log.info("version %d serves %.0f%% of the entities: %s", version.version, 100 * share, reason)
     return entry

@@ -151,11 +151,11 @@ def test_a_check_that_breaks_is_critical_and_one_without_data_is_unknown(home: P
     found = run_check("drift", broken, "diabetes")
     assert not found.made
     assert [(f.cause, f.page, f.sentence) for f in found.findings] == [
-        ("check broken", True, "The check of drift broke: ZeroDivisionError.")
+        ("check broken", True, "The check of drift failed: ZeroDivisionError.")
     ]
     assert found.state == "critical"
     assert report_store.latest(open_store(), "diabetes", "drift") == found, "no older report stands for it"
-    with pytest.raises(CheckBroken, match=r"The check of drift broke: ZeroDivisionError\."):
+    with pytest.raises(CheckBroken, match=r"The check of drift failed: ZeroDivisionError\."):
         require_unbroken("diabetes", [found])
     unknown = run_check("drift", early, "diabetes")
     assert (unknown.sentence, unknown.state) == ("Not checked: nothing was scored.", "unknown")

@@ -59,7 +59,7 @@ def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersio
         f"{100 * was:.0f}%, and {after:+.3f} on average, where it was {before:+.3f}."
     )
     assert after > before + 0.5
-    assert report.sentence.endswith("; contributions moved: distance.")
+    assert report.sentence.endswith("; attribution drift: distance.")
     assert told.sentence in open_store().get(report.page).decode()
 
 

@@ -161,7 +161,7 @@ def test_what_was_not_checked_is_grey_and_says_what_would_make_it_known(trained:
     assert len(states) == 7
     assert told["sentence"].startswith("Nothing found; unknown: drift, quality, ")
     page = control_page.page(store, problem, served=False, at=START + timedelta(days=4))
-    assert page.count("To make it known: ") == 7
+    assert page.count("Hint: ") == 7
     control_page.publish(store, problem)
     (entry,) = index.entries(store)
     assert entry.state == "ok"

@@ -167,7 +167,7 @@ def test_a_batch_is_scheduled_with_its_version(port: int, trained: Trained, tmp_
         assert found.parameters == {"problem": "deliveries", "version": 1, "explain": False}
         assert [schedule.schedule.cron for schedule in found.schedules] == ["5 4 * * *"]
         client.update_deployment_schedule(found.id, found.schedules[0].id, active=False)
-        assert "its schedule is off, and stays so" in deploy("nightly").detail
+        assert "still paused in Prefect: its schedule" in deploy("nightly").detail
         (schedule,) = client.read_deployment_by_name("score/nightly-deliveries").schedules
         assert (schedule.active, schedule.schedule.cron) == (False, "5 4 * * *")
         assert deploy("nightly", stop=True).outcome == "stopped"

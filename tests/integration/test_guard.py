@@ -162,7 +162,7 @@ def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world:
     register_model.fn(shuffled, {"gates": [], "champion": trained.version.version})
     assert aliases.current("deliveries") == now
     assert registry.tags(bad)[DONE] == f"registered, for version {good.version} is a canary"
-    with pytest.raises(ModelError, match=f"version {good.version} is on its way: it answers 30%"):
+    with pytest.raises(ModelError, match=f"version {good.version} is a canary already, with 30% of the traffic"):
         promote("at once")
     killed_after("withdraw", share=0.0)
     again = promote("tried again")
@@ -186,7 +186,7 @@ def moved_once(version: ModelVersion) -> None:
     assert (seen.action, seen.share, decision.action) == ("split", 0.5, "wait")
     found = [apply_canary_decision.fn("deliveries", seen, replace(decision, action="withdraw")) for _ in range(2)]
     assert aliases.current("deliveries").number == seen.number + 1
-    assert found[1].sentence.startswith("The aliases were moved meanwhile (withdraw): 0 of 50")
+    assert found[1].sentence.startswith("The aliases were changed meanwhile (withdraw): 0 of 50")
 
     killed_after("promote", champion=version)
     guard("deliveries")

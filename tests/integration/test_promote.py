@@ -129,7 +129,7 @@ def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(pro
     with get_client(sync_client=True) as client:
         run = started(version=1)
         (waiting,) = paused(client, 1)
-        assert "Shall version 1 of diabetes be champion? a trial" in form(waiting)
+        assert "Promote version 1 of diabetes to champion? a trial" in form(waiting)
         for untyped in ({"approve": "by all means", "reason": "why not"}, {"reason": "why not"}, {"approve": True}):
             assert client.resume_flow_run(waiting.id, run_input=untyped).status.value == "REJECT"
         client.resume_flow_run(waiting.id, run_input={"approve": False, "reason": "not on a Friday"})
@@ -151,7 +151,7 @@ def test_a_person_approves_or_refuses_in_the_ui_and_the_ledger_is_read_again(pro
 
 def test_a_promotion_that_nobody_approves_fails(problems: Path) -> None:
     registered(problems, 100, approval="approval=True, patience=minutes(0.05)")
-    with pytest.raises(GateFailed, match="nobody approved it within 0:00:03"):
+    with pytest.raises(GateFailed, match="it was not approved within 0:00:03"):
         promote("soon")
     assert registry.champion("diabetes") is None
 

@@ -278,7 +278,7 @@ def init(
 
     draft = scaffold(name, data, label)
     following = [f"truecourse check --problem {name} --data", f"truecourse run lifecycle --problem {name}"]
-    document = {"problem": name, "folder": draft.folder, "next": following, **draft.document()}
+    document = {"problem": name, "folder": draft.folder, "next": following, **draft.to_document()}
     guesses, inputs = draft.guesses, len(draft.guesses.inputs())
     shown = {
         "written": str(draft.folder),

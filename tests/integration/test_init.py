@@ -191,8 +191,8 @@ def test_the_kind_follows_the_label(values: list[str], kind: str, classes: tuple
         ("a,price\n1,2\n2,3\n", "prise", "drafted", "did you mean price"),
         ("a,y\n1,2\n2,2\n", "y", "drafted", "the same value"),
         ("a,y\n1,\n2,\n", "y", "drafted", "is empty"),
-        ("a,y\n1,2024-01-01\n2,2024-01-02\n", "y", "drafted", "moments"),
-        ("y\n1\n2\n", "y", "drafted", "nothing to predict"),
+        ("a,y\n1,2024-01-01\n2,2024-01-02\n", "y", "drafted", "holds times"),
+        ("y\n1\n2\n", "y", "drafted", "no column is left to predict"),
         ("a,y\n" + "\n".join(f"{n},word{n}" for n in range(99)), "y", "drafted", "99 different texts"),
         ("a,y\n1,2\n2,3\n", "y", "My Problem", "my_problem"),
         ("a,y\n1,2\n2,3\n", "y", "class", "problem_class"),
@@ -229,7 +229,7 @@ def test_a_folder_that_exists_is_left_alone(problems: Path, tmp_path: Path) -> N
     data.write_text("a,y\n1,2\n2,3\n")
     file = scaffold("drafted", data, "y").folder / "problem.py"
     file.write_text("mine")
-    with pytest.raises(ProblemError, match="exists already"):
+    with pytest.raises(ProblemError, match="already exists"):
         scaffold("drafted", data, "y")
     assert file.read_text() == "mine"
 

@@ -56,7 +56,7 @@ def test_decimal_commas_are_numbers(problems: Path) -> None:
     assert problem.kind == "regression"
     assert (source(problem).csv.delimiter, source(problem).csv.decimal) == (";", ",")
     assert kinds(problem) == {"weight": Float, "visits": Integer, "colour": Text, "bought": Integer, "price": Float}
-    assert any("',' before the decimals" in line for line in draft.noticed)
+    assert any("',' as decimal sign" in line for line in draft.noticed)
 
 
 def test_names_that_stand_twice_are_left_out_and_told(problems: Path) -> None:
@@ -64,10 +64,10 @@ def test_names_that_stand_twice_are_left_out_and_told(problems: Path) -> None:
     assert set(problem.tables[0].columns) == {"visits", "bought"}
     assert len(draft.guesses.left_out) == 4
     told = "\n".join(draft.noticed)
-    assert "`id (column 4)`: its name stands twice; rename one of the two in the file" in told
-    assert "its name stands twice" in (problems / "drafted" / "problem.py").read_text()
-    assert "its name stands twice" in (problems / "drafted" / "README.md").read_text()
-    with pytest.raises(ProblemError, match="stands twice"):
+    assert "`id (column 4)`: its name occurs twice; rename one of the two in the file" in told
+    assert "its name occurs twice" in (problems / "drafted" / "problem.py").read_text()
+    assert "its name occurs twice" in (problems / "drafted" / "README.md").read_text()
+    with pytest.raises(ProblemError, match="occurs twice"):
         scaffold("other", CASES / "03-duplicate-header" / "joined.csv", "amount")
 
 
@@ -125,7 +125,7 @@ def test_cells_that_differ_from_the_header_are_refused(file: str, problems: Path
 def test_a_few_short_rows_are_told(problems: Path) -> None:
     _, draft = drafted(CASES / "15-ragged" / "few.csv", "bought")
     assert (draft.file.rows, draft.file.malformed_lines) == (397, 3)
-    assert any("3 lines that are no rows, set aside" in line for line in draft.noticed)
+    assert any("3 malformed lines, set aside" in line for line in draft.noticed)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_too_many_odd_cells_leave_a_column_text_and_are_told(problems: Path, tmp
     lines = [f"{odd[n % 5] if n % 10 == 0 else n % 90},{n % 9},{n % 2}" for n in range(400)]
     problem, draft = drafted(written(tmp_path / "data.csv", ["a,b,y", *lines]), "y")
     assert kinds(problem)["a"] is Text
-    assert any("kept as text: 10.0% of its cells are no numbers" in line for line in draft.noticed)
+    assert any("kept as text: 10.0% of its cells are not numbers" in line for line in draft.noticed)
 
 
 def test_money_and_shares_are_numbers(problems: Path, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_an_ambiguous_order_of_day_and_month_is_told(problems: Path, tmp_path: P
     rows = [f"{n % 9 + 1:02d}/{n // 9 + 1:02d}/2024,{n % 7},{n % 2}" for n in range(90)]
     problem, draft = drafted(written(tmp_path / "sorted.csv", ["day,size,y", *rows]), "y")
     assert problem.tables[0].columns["day"] == Time(format="%d/%m/%Y")
-    assert any("so the rows are in order of time" in line for line in draft.noticed)
+    assert any("so that the rows are in order of time" in line for line in draft.noticed)
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y"])
@@ -392,7 +392,7 @@ def test_what_was_noticed_is_the_same_in_the_terminal_the_readme_and_json(proble
     answer = CliRunner().invoke(app, [*said, "--json"])
     assert answer.exit_code == 0
     document = json.loads(answer.stdout)
-    assert document["left_out"]["id (column 1)"].startswith("its name stands twice")
+    assert document["left_out"]["id (column 1)"].startswith("its name occurs twice")
     assert (document["kind"], document["features"], document["suspects"]) == ("binary", ["visits"], [])
     readme = (problems / "drafted" / "README.md").read_text()
     (problems / "drafted").rename(problems / "was")

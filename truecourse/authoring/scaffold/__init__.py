@@ -1,6 +1,6 @@
-"""`truecourse init`: profiles the user's tables, guesses types, keys and label, and writes a problem's folder.
+"""`truecourse init`: profile data files, guess types, key, time and label, and write a problem's folder.
 
-Depends on `data` for how files are read.
+Depends on `data` for reading files.
 """
 
 __all__ = ["create"]

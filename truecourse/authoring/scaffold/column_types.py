@@ -1,4 +1,4 @@
-"""Choosing each column's declaration: the narrowest by which the parser reads nearly all of its staged cells."""
+"""Choose each column's declaration: the narrowest one with which the parser reads nearly all of its cells."""
 
 import re
 from collections import Counter
@@ -32,7 +32,7 @@ _LONG = re.compile(r"(?<![\d.,])\d{19,}(?![\d.,])")
 
 @dataclass(frozen=True)
 class Choice:
-    """See ColumnProfile. `held`: cells that are not null."""
+    """The declaration chosen for a column; fields as in ColumnProfile. `held`: the number of non-null cells."""
 
     declared: AnyColumn | None
     held: int = 0
@@ -45,20 +45,23 @@ class Choice:
 
 @dataclass(frozen=True)
 class FileTypes:
+    """The CSV dialect of the files and the declaration of each column, by position."""
+
     csv: Csv
     choices: tuple[Choice, ...]
 
 
 def max_exceptions(held: int) -> int:
-    """How many of so many cells may fail to parse, if the column is to have a type: one in a hundred; in fewer than
-    300, three, though never more than one in ten."""
+    """The number of cells that may fail to parse in a typed column: 1%, or up to three if that is at most 10%."""
     return max(held // 100, min(3, held // 10))
 
 
 @dataclass
 class _Trial:
-    """One declaration tried on all cells of a column. `back`: times that lie before the one above them. `months`:
-    distinct months of times, since 1970; `days`: distinct days of the month."""
+    """One declaration, tried on all cells of a column.
+
+    `back` counts times that are earlier than the row before; `months` holds the distinct months since 1970, `days` the
+    distinct days of the month."""
 
     column: AnyColumn
     failed: Counter[str] = field(default_factory=Counter)
@@ -91,13 +94,13 @@ class _Trial:
 
     @property
     def is_monthly(self) -> bool:
-        """Whether the times are one fixed day of most months of more than a year."""
+        """Whether all times fall on the same day of the month, in more than 12 months."""
         return len(self.days) == 1 and len(self.months) > 12
 
 
 @dataclass
 class _Column:
-    """What is tried on one column. `zeros`: whole numbers with a leading zero."""
+    """A column with the declarations tried on it. `zeros` counts whole numbers with a leading zero."""
 
     name: str
     kind: pa.DataType
@@ -111,7 +114,7 @@ class _Column:
 
 
 def choose_types(staged: StagedFiles) -> FileTypes:
-    """The file's dialect and a choice for each column, every cell read."""
+    """Detect the files' dialect and choose a declaration for each column. Reads every cell."""
     samples = [_sample_texts(staged.sample(i), staged.csv) for i in range(len(staged.names))]
     columns = []
     is_csv = staged.format == "csv"
@@ -136,7 +139,7 @@ def choose_types(staged: StagedFiles) -> FileTypes:
 
 
 def _sample_texts(cells: pa.Array, csv: Csv) -> list[str]:
-    """Up to _SAMPLE of the values, as text."""
+    """Up to about _SAMPLE non-null values, as stripped texts."""
     if is_text(cells.type):
         cells, _ = read_cells(cells, Text(), csv)
     held = cells.drop_null()
@@ -154,22 +157,22 @@ def _undeclarable_reason(name: str, kind: pa.DataType, staged: StagedFiles) -> s
     if not name.strip():
         return "has no name; give it one in the file to keep it"
     if name in staged.twice:
-        return "its name stands twice; rename one of the two in the file to keep them"
+        return "its name occurs twice; rename one of the two in the file to keep them"
     if pa.types.is_null(kind):
         return "is empty"
     if not (is_text(kind) or is_plain(kind)):
         shown = str(kind).split("[")[0].split("<")[0]
-        return f"holds values of type {shown}, which no column can hold; write them as text or numbers to keep them"
+        return f"holds values of type {shown}, which is not supported; write them as text or numbers to keep them"
     return ""
 
 
 def _column_candidates(
     name: str, kind: pa.DataType, texts: Sequence[str], dialect: Dialect, staged: StagedFiles
 ) -> list[AnyColumn]:
-    """Declarations to try, the narrowest first; Text is always left."""
+    """Declarations to try, the narrowest first; without Text, which is the fallback."""
     if is_text(kind):
         found = candidates(name, texts, dialect)
-        if staged.format == "parquet":  # texts by intention: digits alone are codes
+        if staged.format == "parquet":  # stored as text on purpose: plain digits are codes
             found = [column for column in found if column != Integer()]
         return found
     if pa.types.is_boolean(kind):
@@ -198,32 +201,32 @@ def _read(column: _Column, cells: pa.Array, csv: Csv) -> None:
     else:
         column.held += len(cells) - cells.null_count
     for trial in column.trials:
-        if trial.count <= max_exceptions(column.held) + 200:  # the rest will not save it
+        if trial.count <= max_exceptions(column.held) + 200:  # after more failures it cannot pass
             trial.read(cells, csv)
         else:
             trial.count += len(cells)
 
 
 def _choose(column: _Column, csv: Csv, totals: set[str]) -> tuple[Choice, frozenset[str]]:
-    """The choice, and the texts that it takes for null."""
+    """The choice for a column, and the texts that are read as null."""
     found = frozenset[str]()
     if column.why_not:
         return Choice(None, column.held, why_not=column.why_not), found
     if not column.held:
         return Choice(None, 0, why_not="is empty"), column.markers
     for trial in column.trials if csv.null_values else ():
-        late = {text for text in trial.failed if text.lower() in MARKERS}
-        trial.count -= sum(trial.failed.pop(text) for text in late)
-        column.markers |= late
+        markers = {text for text in trial.failed if text.lower() in MARKERS}
+        trial.count -= sum(trial.failed.pop(text) for text in markers)
+        column.markers |= markers
     remarks: list[str] = []
     best = _best(column, remarks)
     if best is None:
         if not is_text(column.kind) and not column.trials:
-            return Choice(None, column.held, why_not="no declaration reads it"), found
+            return Choice(None, column.held, why_not="no type can read it"), found
         plain = frozenset(m for m in column.markers if m.lower() in PLAIN_MARKERS)
         remarks += _text_reason(column, csv)
-        said = sorted(totals)
-        return Choice(Text(), column.held, remarks=_with_marker_remark(plain, remarks), totals=tuple(said)), plain
+        remarks_with_markers = _with_marker_remark(plain, remarks)
+        return Choice(Text(), column.held, remarks=remarks_with_markers, totals=tuple(sorted(totals))), plain
     remarks += _format_remarks(best.column)
     marks = column.markers if is_text(column.kind) else found
     exceptions = tuple(best.failed.most_common(_MAX_SHOWN))
@@ -231,7 +234,7 @@ def _choose(column: _Column, csv: Csv, totals: set[str]) -> tuple[Choice, frozen
 
 
 def _best(column: _Column, remarks: list[str]) -> _Trial | None:
-    """The narrowest declaration with few enough exceptions; a wider one where that reads more cells."""
+    """The narrowest declaration within max_exceptions; a wider one if it reads more cells. None for Text."""
     most = max_exceptions(column.held)
     if not is_text(column.kind):
         return min(column.trials, key=lambda t: t.count) if any(t.count == 0 for t in column.trials) or (
@@ -245,7 +248,7 @@ def _best(column: _Column, remarks: list[str]) -> _Trial | None:
     best = passing[0]
     whole = next((t for t in column.trials if isinstance(t.column, Integer)), best)
     if isinstance(best.column, Integer | Float) and _LONG.search(" ".join(whole.failed)):
-        remarks.append("digits beyond 64 bits are kept as text, so that they stay exact")
+        remarks.append("kept as text: whole numbers of more than 64 bits")
         return None
     if isinstance(best.column, Integer):
         wider = next((t for t in passing if isinstance(t.column, Float) and t.count < best.count), None)
@@ -256,13 +259,13 @@ def _best(column: _Column, remarks: list[str]) -> _Trial | None:
 
 
 def _holds_codes(column: _Column, trial: _Trial, remarks: list[str]) -> bool:
-    """Digits that are no quantity: with leading zeros, or beside others with letters."""
+    """Whether the digits are codes, not quantities: some have leading zeros, or other values contain letters."""
     if column.zeros:
-        remarks.append(f"digits with leading zeros, such as {column.example!r}, are codes")
+        remarks.append(f"codes, because of leading zeros, such as {column.example!r}")
         return True
     codes = [text for text in trial.failed if is_code(text)]
     if codes:
-        remarks.append(f"digits beside {', '.join(map(repr, codes[:3]))} are codes")
+        remarks.append(f"codes, because of values such as {', '.join(map(repr, codes[:3]))}")
     return bool(codes)
 
 
@@ -277,18 +280,18 @@ def _best_time(times: list[_Trial], *, csv_day_first: bool, remarks: list[str]) 
         return first
     if first.is_monthly != rival.is_monthly:
         chosen = first if first.is_monthly else rival
-        why = "so the rows are of one day of each month"
+        why = "so that all rows are of one day of each month"
     elif first.back != rival.back:
         chosen = min((first, rival), key=lambda t: t.back)
-        why = "so the rows are in order of time"
+        why = "so that the rows are in order of time"
     else:
         day_first = "." in form or csv_day_first
         chosen = first if is_day_first(form) == day_first else rival
-        why = "as usual with points" if "." in form else "as usual with slashes and dashes in American files"
+        why = "as is usual with points" if "." in form else "as is usual with slashes and dashes in American files"
     assert isinstance(chosen.column, Time)
     order = "day before month" if is_day_first(str(chosen.column.format)) else "month before day"
-    turned = other if chosen is first else form
-    remarks.append(f"no day is above 12: read as {order}, {why}; if it is the other way, format={turned!r}")
+    swapped = other if chosen is first else form
+    remarks.append(f"no day is above 12: read as {order}, {why}; for the other order write format={swapped!r}")
     return chosen
 
 
@@ -296,26 +299,24 @@ def _format_remarks(declared: AnyColumn) -> list[str]:
     if isinstance(declared, Time) and declared.format:
         return [f"times are written as {declared.format}"]
     if isinstance(declared, Integer | Float) and declared.symbol:
-        return [f"numbers are written with {declared.symbol}, which is taken off"]
+        return [f"numbers are written with {declared.symbol}, which is removed"]
     return []
 
 
 def _text_reason(column: _Column, csv: Csv) -> list[str]:
-    """Why a column that holds many numbers is text all the same."""
+    """Why a column of many numbers is declared as text."""
     texts = list(dict.fromkeys(column.sample))
     found = parse_numbers(texts) if texts and not column.zeros else None
     if found is None or not is_text(column.kind) or any(map(is_code, (*texts, *_failures(column)))):
         return []
     if found.dialect.decimal != csv.decimal and found.dialect.certain:
-        return [
-            f"its numbers have a decimal {found.dialect.decimal!r}, those of the file {csv.decimal!r}: kept as text"
-        ]
+        return [f"kept as text: its decimal sign is {found.dialect.decimal!r}, that of the file {csv.decimal!r}"]
     tried = next((t for t in column.trials if isinstance(t.column, Float)), None)
     if tried is None or not tried.failed or len(column.trials[-1].failed) >= _MAX_KEPT:
         return []
     shown = ", ".join(f"{text!r} {count}" for text, count in tried.failed.most_common(_MAX_SHOWN))
     share = tried.count / column.held
-    return [f"kept as text: {share:.1%} of its cells are no numbers ({shown}); Float() sets those rows aside"]
+    return [f"kept as text: {share:.1%} of its cells are not numbers ({shown}); Float() sets those rows aside"]
 
 
 def _failures(column: _Column) -> list[str]:

@@ -1,4 +1,4 @@
-"""`truecourse init`: a first problem from a data file, every guess marked by a comment."""
+"""`truecourse init`: draft a problem from data files, with a comment on every guess."""
 
 import keyword
 import re
@@ -16,7 +16,7 @@ from truecourse.settings import get_settings
 
 @dataclass(frozen=True)
 class Draft:
-    """A problem's folder that was written, what it was guessed from, and the guesses."""
+    """A drafted problem: its folder, the profile of its data, and the guesses."""
 
     folder: Path
     file: FileProfile
@@ -26,8 +26,8 @@ class Draft:
     def noticed(self) -> list[str]:
         return list_findings(self.file, self.guesses)
 
-    def document(self) -> dict[str, Any]:
-        """What was guessed and noticed, as JSON can hold it."""
+    def to_document(self) -> dict[str, Any]:
+        """The guesses and findings as a JSON document."""
         guesses = self.guesses
         return {
             "kind": guesses.kind,
@@ -47,8 +47,8 @@ class Draft:
 def scaffold(name: str, data: str | Path, label: str) -> Draft:
     """Write `problems/<name>/` for the table in `data` (a path or a glob), to predict its column `label`.
 
-    Raises ProblemError for a name that cannot be used, a folder that exists, or a label that is no column, is
-    constant, or has too many texts to be classes; SourceError for a file that cannot be read. Then nothing is written.
+    Raises ProblemError for an invalid name, an existing folder, or a label that is not a column, is constant, or has
+    too many texts to be classes; SourceError for a file that cannot be read. Nothing is written in these cases.
     """
     folder = get_settings().problems / name
     _require_free(name, folder)
@@ -66,12 +66,10 @@ def scaffold(name: str, data: str | Path, label: str) -> Draft:
 
 def _require_free(name: str, folder: Path) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name):
-        known = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        proposed = (
-            known if re.match(r"[a-z]", known) and not keyword.iskeyword(known) else f"problem_{known}".strip("_")
-        )
-        hint = f"use small letters, digits and underscores, a letter first: {proposed[:60]}"
+        slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+        proposed = slug if re.match(r"[a-z]", slug) and not keyword.iskeyword(slug) else f"problem_{slug}".strip("_")
+        hint = f"use lower-case letters, digits and underscores, starting with a letter: {proposed[:60]}"
         raise ProblemError(name, [Fault("NAME", f"{name!r} cannot be a problem's name", hint)])
     if folder.exists():
         hint = "choose another name, or remove the folder first; nothing was changed"
-        raise ProblemError(name, [Fault(str(folder), "exists already", hint)])
+        raise ProblemError(name, [Fault(str(folder), "already exists", hint)])

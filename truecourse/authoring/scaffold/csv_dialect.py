@@ -1,4 +1,4 @@
-"""How a data file is written: its format, and for CSV its encoding, delimiter, title lines and header."""
+"""Detect a data file's format, and for CSV its encoding, delimiter, title lines and header."""
 
 import codecs
 import csv
@@ -20,6 +20,8 @@ _ROWS = 500
 
 @dataclass(frozen=True)
 class CsvForm:
+    """A CSV file's dialect, column names and title lines."""
+
     csv: Csv
     header: tuple[str, ...]
     titles: tuple[str, ...]
@@ -27,47 +29,49 @@ class CsvForm:
 
 
 def detect_format(file: Path, where: str) -> Format:
-    """Told by the file's first bytes. Raises SourceError for what is none of the formats."""
+    """Detect the format from the file's first bytes. Raises SourceError for an unsupported format."""
     with file.open("rb") as opened:
         head = opened.read(4096)
     if head[:4] == b"PAR1":
         return "parquet"
     if head[:4] == b"PK\3\4":
-        hint = "if it is a workbook, save its sheet as CSV; if it is an archive, name it .zip"
+        hint = "save a workbook's sheet as CSV; give an archive the suffix .zip"
         raise SourceError("is a zip archive or an Excel workbook", where=where, hint=hint)
     if marked_encoding(file) is None and _wide_encoding(head) is None and b"\0" in head:
         raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, hint="convert it to CSV or Parquet")
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith((b"[{", b"[\n", b"[ ", b"[\r")):
-        hint = "write one JSON object a line (JSON lines), or CSV"
+        hint = "write one JSON object per line (JSON lines), or CSV"
         raise SourceError("is one JSON array", where=where, hint=hint)
     return "jsonl" if text.startswith(b"{") and b'"' in text else "csv"
 
 
 def detect_csv_form(file: Path, where: str) -> CsvForm:
-    """Raises SourceError for a file with no text or no header line, bytes that are no text, or rows that all have
-    another number of cells than the header."""
+    """Detect how a CSV file is written.
+
+    Raises SourceError for a file without text or header line, for binary data, and if most rows have another number of
+    cells than the header."""
     encoding = _encoding(file, where)
     with file.open("rb") as opened:
         head = opened.read(HEAD_BYTES)
-    # the utf-16 codecs take a mark off; utf-8 leaves it
+    # the utf-16 codecs remove a byte order mark; utf-8 does not
     text = head.decode(encoding, errors="ignore").removeprefix("\ufeff")
     if "\0" in text[:HEAD_BYTES]:
         raise SourceError("is neither CSV, JSON lines nor Parquet", where=where, hint="convert it to CSV or Parquet")
     ended = max(text.rfind("\n"), text.rfind("\r")) + 1
-    whole = text[:ended] if len(head) == HEAD_BYTES and ended else text
-    best = _separator_line(whole) or max((_layout(whole, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
+    lines = text[:ended] if len(head) == HEAD_BYTES and ended else text
+    best = _separator_line(lines) or max((_layout(lines, sign) for sign in DELIMITERS), key=lambda layout: layout.rank)
     if not any(name.strip() for name in best.header):
         raise SourceError("has no header line", where=where, hint="name the columns in its first line")
     _require_same_width(best, where)
-    titles = tuple(line.strip() for line in islice(io.StringIO(whole, newline=""), best.skipped))
-    made = Csv(delimiter=best.delimiter, encoding=encoding, skip_lines=best.skipped)
-    return CsvForm(made, best.header, titles)
+    titles = tuple(line.strip() for line in islice(io.StringIO(lines, newline=""), best.skipped))
+    dialect = Csv(delimiter=best.delimiter, encoding=encoding, skip_lines=best.skipped)
+    return CsvForm(dialect, best.header, titles)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a delimiter makes of the first lines. `width`: the cells of most rows; `share` of the rows have so many."""
+    """The first lines, split by a delimiter; `share` of the rows have `width` cells, the most common number."""
 
     delimiter: str
     header: tuple[str, ...]
@@ -82,7 +86,7 @@ class _Layout:
 
 
 def _separator_line(text: str) -> _Layout | None:
-    """What a first line of `sep=;`, which Excel reads, says."""
+    """The layout given by a first line such as `sep=;`, which Excel supports; None without such a line."""
     first, _, rest = text.partition("\n")
     sign = first.strip().removeprefix("sep=")
     if not first.startswith("sep=") or len(sign) != 1:
@@ -111,7 +115,7 @@ def _layout(text: str, delimiter: str) -> _Layout:
 
 
 def _header_row(rows: list[list[str]], start: int, width: int) -> int:
-    """The first row that names its columns: spreadsheets fill title lines up with empty cells."""
+    """The index of the header: the first row with enough filled cells. Spreadsheets pad title lines with empty ones."""
     for place in range(start, min(start + 20, len(rows))):
         filled = sum(bool(cell.strip()) for cell in rows[place])
         if filled > width / 2 or width < 3:
@@ -120,7 +124,7 @@ def _header_row(rows: list[list[str]], start: int, width: int) -> int:
 
 
 def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The first rows, blank ones left out, each with the number of the line it begins on."""
+    """The first _ROWS rows that are not blank, each with the number of its first line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     begins, found = 1, 0
     try:
@@ -136,7 +140,7 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _require_same_width(layout: _Layout, where: str) -> None:
-    """Rows that all have one cell more or less than the header has names would all be set aside by ingest."""
+    """Raise SourceError if most rows have another number of cells than the header; ingest would set them aside."""
     names, cells = len(layout.header), layout.width
     if names == cells or len(layout.rows) < 2 or layout.share < 0.6:
         return
@@ -145,7 +149,7 @@ def _require_same_width(layout: _Layout, where: str) -> None:
     full = [row for row in layout.rows if len(row) == cells]
     if cells == names + 1 and not any(row[-1].strip() for row in full):
         what += f"; every row ends in {sign}"
-        hint = f"end the header line in {sign} too (a column with no name is left out), or take it off the rows"
+        hint = f"end the header line in {sign} too (a column without a name is left out), or remove it from the rows"
     elif cells == names + 1:
         what += f"; the first cell of each row ({full[0][0]!r}, {full[-1][0]!r}) may be a row name, as R writes it"
         hint = f"write a name and {sign} before the header, as in row{layout.delimiter}{layout.header[0]}, or "
@@ -156,7 +160,9 @@ def _require_same_width(layout: _Layout, where: str) -> None:
 
 
 def _encoding(file: Path, where: str) -> str:
-    """As detect_encoding finds it; UTF-16 without a mark too. Raises SourceError for UTF-8 with a few broken lines."""
+    """Detect the encoding, including UTF-16 without a byte order mark.
+
+    Raises SourceError for UTF-8 with a few invalid lines."""
     with file.open("rb") as opened:
         head = opened.read(4096)
     if marked_encoding(file) is None and (wide := _wide_encoding(head)):
@@ -164,16 +170,16 @@ def _encoding(file: Path, where: str) -> str:
     encoding = detect_encoding(file)
     if encoding in ("utf-8", "utf-16"):
         return encoding
-    broken, sound = _count_undecodable(file)
-    if broken is not None and sound >= 10 * broken[2]:
-        number, line, _ = broken
-        what = f"line {number} is not UTF-8, as the other lines are: {line[:60]!r}"
-        raise SourceError(what, where=where, hint="mend that line, or write the whole file in one encoding")
+    invalid, valid = _count_undecodable(file)
+    if invalid is not None and valid >= 10 * invalid[2]:
+        number, line, _ = invalid
+        what = f"line {number} is not UTF-8, unlike the other lines: {line[:60]!r}"
+        raise SourceError(what, where=where, hint="correct that line, or write the whole file in one encoding")
     return encoding
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 without a mark: every other byte of Latin text is zero."""
+    """Detect UTF-16 without a byte order mark: every other byte of Latin text is zero."""
     even, odd = head[0:2000:2], head[1:2000:2]
     if len(odd) < 4:
         return None
@@ -183,18 +189,19 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def _count_undecodable(file: Path) -> tuple[tuple[int, bytes, int] | None, int]:
-    """The first line that is not UTF-8 (its number and bytes) with how many there are, and how many lines are UTF-8
-    beyond ASCII."""
+    """Count the lines beyond ASCII.
+
+    Returns (number, bytes, count) of the invalid lines, by the first of them, or None; and the number of valid ones."""
     first: tuple[int, bytes] | None = None
-    broken = sound = 0
+    invalid = valid = 0
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
             if line.isascii():
                 continue
             try:
                 line.decode("utf-8")
-                sound += 1
+                valid += 1
             except UnicodeDecodeError:
-                broken += 1
+                invalid += 1
                 first = first or (number, line.strip())
-    return (None if first is None else (*first, broken)), sound
+    return (None if first is None else (*first, invalid)), valid

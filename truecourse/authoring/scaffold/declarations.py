@@ -1,6 +1,6 @@
-"""Declarations that a column of texts may have, from a sample of them: how its numbers and times are written.
+"""Propose declarations for a column of texts from a sample: how its numbers and times are written.
 
-What is proposed here is only a candidate: the profile tries each over the whole file, with the parser of ingest."""
+These are candidates only: the profile tries each over the whole file, with the parser of ingest."""
 
 import re
 import unicodedata
@@ -18,10 +18,10 @@ MARKERS = frozenset(
      "none", "(null)", "missing", "(missing)", "unknown", "not available", "not applicable", "no data", "#ref!",
      "#div/0!", "#value!", "#name?", "#num!", "#null!", "\\n", "nat"}
 )  # fmt: skip
-"""What people and programs write for "no value", in lower case, beside the empty text and NA."""
+"""Common texts for a missing value, in lower case, besides the empty text and NA."""
 PLAIN_MARKERS = frozenset({"?", "n/a", "#n/a", "<na>", "nan", "null", "<null>", "(null)", "nat", "\\n",
                            *(marker for marker in MARKERS if marker.startswith("#"))})  # fmt: skip
-"""Those that mean nothing else, not even among texts."""
+"""Markers that mean "missing" also in a column of texts."""
 _CURRENCIES = frozenset(
     [
         "USD",
@@ -63,7 +63,7 @@ _BIRTH = re.compile(r"birth|born|(^|[^a-z])dob", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How numbers are written. `certain`: the texts allow no other reading."""
+    """The decimal and thousands signs of numbers. `certain`: the texts allow no other reading."""
 
     decimal: str = "."
     thousands: str = ""
@@ -72,7 +72,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How a column's numbers are written, and the share of its texts that are numbers so written."""
+    """How a column's numbers are written, and the share of its texts that are such numbers."""
 
     dialect: Dialect
     symbol: str
@@ -84,18 +84,19 @@ def has_time_name(name: str) -> bool:
 
 
 def is_code(text: str) -> bool:
-    """Letters with digits, as D100 or 12B: among whole numbers it says that these are codes."""
+    """Whether a text mixes letters and digits, such as D100 or 12B. Whole numbers in such a column are codes."""
     return bool(_CODE.match(text)) and not re.fullmatch(r"\d+[eE]", text)
 
 
 def has_leading_zero(text: str) -> bool:
-    """As in zip codes and account numbers; 0 itself has none."""
+    """Whether digits start with zero, as in zip codes and account numbers; 0 itself does not."""
     return len(text) > 1 and text[0] == "0" and text.isdigit()
 
 
 def propose_markers(sample: Sequence[str]) -> frozenset[str]:
-    """Words that stand for "no value" in this sample of a column's texts: the known ones, or, in a column that is
-    numbers otherwise, up to three words that come again and again."""
+    """Texts of a column's sample that mark a missing value.
+
+    These are known markers, and in a column of numbers up to three words that occur repeatedly."""
     counts = Counter(sample)
     known = {text for text in counts if text.lower() in MARKERS}
     rest = {text: count for text, count in counts.items() if text not in known}
@@ -109,7 +110,7 @@ def propose_markers(sample: Sequence[str]) -> frozenset[str]:
 
 
 def parse_numbers(texts: Sequence[str]) -> Numbers | None:
-    """How at least half of these texts are written as numbers; None if they are not."""
+    """Detect how numbers are written, if at least half of these texts are numbers; else None."""
     found = [(match["before"], match["number"].strip(), match["after"]) for match in map(_affixes, texts) if match]
     if len(found) * 2 < len(texts) or not found:
         return None
@@ -127,7 +128,7 @@ def _affixes(text: str) -> "re.Match[str] | None":
 
 
 def _is_symbol(sign: str, count: int, total: int, texts: Sequence[str]) -> bool:
-    """A currency or per cent sign; or a unit that stands behind a space after most of the numbers ("74 bhp")."""
+    """Whether a sign is a currency, a per cent sign, or a unit that follows most numbers after a space ("74 bhp")."""
     if sign in ("%", "‰", "°") or sign.upper() in _CURRENCIES or sign in _CURRENCIES:
         return True
     if any(unicodedata.category(c) == "Sc" for c in sign):
@@ -137,7 +138,7 @@ def _is_symbol(sign: str, count: int, total: int, texts: Sequence[str]) -> bool:
 
 
 def _dialect(bodies: Sequence[str]) -> Dialect | None:
-    """The decimal sign and the sign between thousands of these numbers; None if they are no such thing."""
+    """Detect the decimal and thousands signs of these numbers; None if they are not numbers."""
     spaced = sum(bool(_SPACED.match(body)) for body in bodies)
     quoted = sum("'" in body or "’" in body for body in bodies)
     thousands = " " if spaced else "'" if quoted else ""
@@ -154,9 +155,7 @@ def _dialect(bodies: Sequence[str]) -> Dialect | None:
             grouped = all(_GROUPED["."].fullmatch(b) for b in points)
             return Dialect(",", ".") if grouped else None
         return Dialect(".", thousands, certain=not all(_GROUPED["."].fullmatch(b) for b in points))
-    if (
-        points and commas
-    ):  # some numbers with a point and some with a comma: groups where the one is, decimals elsewhere
+    if points and commas:  # each number has one of both signs: one groups thousands, the other marks decimals
         if all(_GROUPED[","].fullmatch(b) for b in commas):
             return Dialect(".", ",")
         if all(_GROUPED["."].fullmatch(b) for b in points):
@@ -166,8 +165,10 @@ def _dialect(bodies: Sequence[str]) -> Dialect | None:
 
 
 def _comma_dialect(sign: str, marked: Sequence[str], every: Sequence[str], thousands: str) -> Dialect | None:
-    """Commas and no points: decimals, unless they part groups of three. 1,234 can be both: numbers of which all have
-    one comma are decimals of three places, as groups would leave the small ones without."""
+    """The dialect of numbers with commas only: decimal signs, unless they separate groups of three digits.
+
+    1,234 can be both. If all of more than 20 numbers have one comma, it is the decimal sign: with groups, small numbers
+    would have none."""
     if sum(b.count(sign) > 1 for b in marked) * 2 > len(marked):
         return Dialect(".", ",") if all(_GROUPED[sign].fullmatch(b) for b in marked) else None
     grouped = all(_GROUPED[sign].fullmatch(b) and not b.lstrip("+-").startswith("0") for b in marked)
@@ -181,8 +182,7 @@ def _comma_dialect(sign: str, marked: Sequence[str], every: Sequence[str], thous
 
 
 def candidates(name: str, sample: Sequence[str], dialect: Dialect) -> list[AnyColumn]:
-    """Declarations worth trying on a column of these texts, the narrowest first; Text, which takes all, is not among
-    them. `dialect` is the file's."""
+    """Declarations to try on a column of these texts, the narrowest first, without Text. `dialect` is the file's."""
     texts = list(dict.fromkeys(sample))
     if not texts:
         return []
@@ -204,14 +204,14 @@ def candidates(name: str, sample: Sequence[str], dialect: Dialect) -> list[AnyCo
 
 
 def is_compatible(one: Dialect, file: Dialect) -> bool:
-    """Whether numbers of one dialect are read rightly by the file's."""
+    """Whether the file's dialect reads numbers of another dialect correctly."""
     if one.decimal != file.decimal and one.certain:
         return False
     return not one.thousands or one.thousands == file.thousands
 
 
 def _epochs(name: str, texts: Sequence[str]) -> list[AnyColumn]:
-    """Whole numbers are moments only if the column's name says so: an amount of a billion is no date."""
+    """Epoch times among whole numbers, only if the column's name suggests a time: an amount may be a billion."""
     whole = [int(text) for text in texts if re.fullmatch(r"\d{9,17}", text)]
     if not has_time_name(name) or len(whole) < 0.9 * len(texts):
         return []
@@ -230,7 +230,7 @@ def _times(forms: Iterable[str]) -> list[AnyColumn]:
 
 
 def detect_dialect(columns: Iterable[Sequence[str]]) -> Dialect:
-    """The one dialect of a file's numbers: what most columns need for certain; else what the uncertain ones suggest."""
+    """The dialect of a file's numbers: that of most certain columns, else of most uncertain ones."""
     certain: Counter[tuple[str, str]] = Counter()
     likely: Counter[tuple[str, str]] = Counter()
     grouped = False
@@ -251,5 +251,5 @@ def detect_dialect(columns: Iterable[Sequence[str]]) -> Dialect:
     decimal = decimals.most_common(1)[0][0]
     groups = [t for (d, t), _ in (certain + likely).most_common() if d == decimal and t and t != decimal]
     if not groups and decimal == "," and grouped:
-        groups = ["."]  # 1.234 beside 12,5 is a thousand and more
+        groups = ["."]  # 1.234 in a file with 12,5 is above a thousand
     return Dialect(decimal, groups[0] if groups else "", certain=bool(certain))

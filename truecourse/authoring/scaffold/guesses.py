@@ -1,4 +1,4 @@
-"""What a profile suggests about a prediction problem: kind, key, time, split and parameters, each with its reason."""
+"""Guess a prediction problem from a profile: kind, key, time, split and features, each with its reason."""
 
 import re
 from dataclasses import dataclass, replace
@@ -33,6 +33,8 @@ _UUID = re.compile(r"^\{?[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?
 
 @dataclass(frozen=True)
 class Guesses:
+    """What was guessed about a problem."""
+
     label: ColumnProfile
     kind: Kind
     classes: tuple[str, ...]
@@ -47,36 +49,39 @@ class Guesses:
     left_out: dict[str, str]
     """Columns that are not declared, and why."""
     no_feature: dict[str, str]
-    """Declared columns that the model is not given, why, and how to give them to it."""
+    """Declared columns that are not model inputs, and why."""
     suspects: tuple[Suspect, ...]
 
     def features(self) -> list[ColumnProfile]:
-        """Columns that a request has."""
+        """The columns of a request."""
         return [c for c in self.columns if c not in (self.label, self.key, self.time)]
 
     def sets_aside(self, column: ColumnProfile) -> bool:
-        """Whether a cell of the column that does not parse sends its row to quarantine: everywhere, but where the draft
-        has it reported only and a value may be missing."""
+        """Whether a cell that does not parse quarantines its row.
+
+        It does not if the draft only reports the column (severity info) and the column may be null."""
         return column in (self.label, self.key, self.time) or not column.nulls or bool(column.totals)
 
     def rows_set_aside(self, file: FileProfile) -> int:
-        """Rows that cannot be read in a column that is declared so."""
+        """The number of rows with an unreadable cell in a column for which sets_aside is true."""
         strict = {column.position for column in self.columns if self.sets_aside(column)}
         return sum(count for columns, count in file.unreadable.items() if columns & strict)
 
     def inputs(self) -> list[ColumnProfile]:
-        """Columns that the model is given."""
+        """The columns that are model inputs."""
         return [c for c in self.features() if c.name not in self.no_feature and c.type != "Time"]
 
 
 def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
-    """Raises ProblemError for a label that is no column, or that no model can learn."""
-    found = _label(name, file, label)
-    kind, classes = _kind(name, found)
+    """Guess the problem of predicting the column `label`.
+
+    Raises ProblemError for a label that is not a column or cannot be learned, and if no input is left."""
+    target = _label(name, file, label)
+    kind, classes = _kind(name, target)
     usable = [c for c in file.columns if c.declared is not None]
-    key, key_reason = _key([c for c in usable if c is not found], file)
-    time, time_reason = _time([c for c in usable if c not in (found, key)], file)
-    renamed = _rename_taken_columns(file, found, key, time)
+    key, key_reason = _key([c for c in usable if c is not target], file)
+    time, time_reason = _time([c for c in usable if c not in (target, key)], file)
+    renamed = _rename_taken_columns(file, target, key, time)
     file = replace(
         file,
         columns=tuple(renamed.get(c.position, c) for c in file.columns),
@@ -84,14 +89,14 @@ def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
     )
     left_out = _left_out(file)
     columns = tuple(c for c in file.columns if c.declared is not None and c.position not in left_out)
-    others = [c for c in columns if c not in (found, key, time)]
+    others = [c for c in columns if c not in (target, key, time)]
     no_feature = {c.name: reason for c in others if (reason := _no_feature(c, file))}
-    suspects = _suspects(file, found, kind, [c for c in others if c.name not in no_feature])
+    suspects = _suspects(file, target, kind, [c for c in others if c.name not in no_feature])
     certain = {column: suspect for suspect in suspects if suspect.determines for column in suspect.columns}
-    if {c.name for c in others if c.type != "Time"} - set(no_feature) - set(certain):  # else nothing would be left
+    if {c.name for c in others if c.type != "Time"} - set(no_feature) - set(certain):  # else no input would be left
         no_feature |= {column: f"suspected leak: {suspect}" for column, suspect in certain.items()}
     guesses = Guesses(
-        found, kind, classes, key, key_reason, time, time_reason, _split(file, time), columns,
+        target, kind, classes, key, key_reason, time, time_reason, _split(file, time), columns,
         {_with_position(file.columns[position]): reason for position, reason in left_out.items()}
         | dict.fromkeys(file.absent, "only some of the files have it; add it to all of them to keep it"),
         no_feature, tuple(suspects),
@@ -103,10 +108,10 @@ def guess_problem(name: str, file: FileProfile, label: str) -> Guesses:
 
 def _raise_no_inputs(name: str, file: FileProfile, label: str, guesses: Guesses) -> None:
     reasons = {**guesses.left_out, **guesses.no_feature}
-    reasons |= {c.name: "is a moment" for c in guesses.features() if c.type == "Time"}
+    reasons |= {c.name: "is a time" for c in guesses.features() if c.type == "Time"}
     shown = "".join(f"; {column}: {reason}" for column, reason in list(reasons.items())[:10])
-    hint = "give a file with more columns" + (", or mend these" if reasons else "")
-    raise ProblemError(name, [Fault(file.source, f"nothing to predict {label!r} from{shown}", hint)])
+    hint = "give a file with more columns" + (", or correct these" if reasons else "")
+    raise ProblemError(name, [Fault(file.source, f"no column is left to predict {label!r} from{shown}", hint)])
 
 
 def _with_position(column: ColumnProfile) -> str:
@@ -127,10 +132,10 @@ def _label(name: str, file: FileProfile, label: str) -> ColumnProfile:
     if infinite:
         rows = counted(sum(n for t, n in column.exceptions if t in infinite), "row")
         what = f"{label!r} holds {infinite[0]!r} in {rows}"
-        hint = "no model learns infinity: correct the file, or leave the cell empty there (a row without a label)"
+        hint = "a model cannot predict infinity: correct the file, or leave the cell empty (a row without a label)"
         raise ProblemError(name, [Fault(where, what, hint)])
     if column.type == "Time":
-        raise ProblemError(name, [Fault(where, f"{label!r} holds moments", "predict a number, a text or a boolean")])
+        raise ProblemError(name, [Fault(where, f"{label!r} holds times", "predict a number, a text or a boolean")])
     if is_reserved(label):
         what = f"names that begin with {RESERVED_PREFIX} are reserved for Truecourse's own columns"
         raise ProblemError(name, [Fault(where, what, "rename the column in its file")])
@@ -149,7 +154,7 @@ def _other_label(file: FileProfile, label: str) -> str:
     names = [column.name for column in file.columns]
     numeric = sum(bool(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name)) for name in names)
     if numeric * 2 >= len(names):
-        return f"its first line seems to be data, no header ({', '.join(names[:5])}): add a line that names the columns"
+        return f"the first line looks like data ({', '.join(names[:5])}): add a header line with the column names"
     if label in file.absent:
         return "only some of the files have it"
     return nearest(label, names)
@@ -161,7 +166,7 @@ def _kind(name: str, label: ColumnProfile) -> tuple[Kind, tuple[str, ...]]:
         return "binary", ("0", "1")
     if label.type == "Text" and label.distinct > MOST_CLASSES:
         what = f"{label.name!r} has {label.distinct} different texts, too many to be classes (at most {MOST_CLASSES})"
-        hint = "predict a column with fewer values, or join the rare ones in the file"
+        hint = "predict a column with fewer values, or merge the rare ones in the file"
         why = [remark for remark in label.remarks if remark.startswith("kept as text")]
         raise ProblemError(name, [Fault(place("label", "column"), "; ".join([what, *why]), hint)])
     if label.type != "Text" and not whole:
@@ -177,7 +182,7 @@ def _kind(name: str, label: ColumnProfile) -> tuple[Kind, tuple[str, ...]]:
 
 
 def _ordered(values: list[object], label: ColumnProfile) -> tuple[str, ...]:
-    """The positive class last: by its meaning, or the rarer one."""
+    """Order two classes, the positive one last: by its meaning, else the rarer one."""
     if label.type != "Text":
         return tuple(str(int(str(value).split(".")[0])) for value in values)
     common, rare = (str(value) for value in values)
@@ -187,18 +192,19 @@ def _ordered(values: list[object], label: ColumnProfile) -> tuple[str, ...]:
 
 
 def _key(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile | None, str]:
-    """A column whose name says that it identifies, with a value of its own in every row; and the reason for it, or for
-    none. That values differ is no evidence: row numbers, dates, measurements and short texts do as well."""
+    """Guess the key: a column with unique values and a name such as "id". Also returns the reason.
+
+    Unique values alone are no evidence: row numbers, dates, measurements and short texts are often unique."""
     unique = [c for c in columns if c.unique and c.type in ("Text", "Integer") and not is_reserved(c.name)]
     ranked = sorted((c for c in unique if _key_evidence(c, file)), key=lambda c: -_key_evidence(c, file))
     if ranked:
         key = ranked[0]
-        note = "; it counts the rows: if each file counts anew, remove key" if key.counts_rows else ""
-        return key, f"its name says that it identifies, and its values differ in every row{note}"
+        note = "; it counts the rows: if each file starts again, remove key" if key.counts_rows else ""
+        return key, f"its name is that of an identifier, and its values are unique{note}"
     if not unique:
-        return None, "no column has a value of its own in every row"
+        return None, "no column has unique values"
     shown = ", ".join(c.name for c in unique[:3])
-    what = "counts the rows" if unique[0].counts_rows else "differs in every row, but neither name nor values identify"
+    what = "counts the rows" if unique[0].counts_rows else "is unique, but neither name nor values identify rows"
     return None, f"{shown} {what}"
 
 
@@ -221,7 +227,9 @@ def _key_evidence(column: ColumnProfile, file: FileProfile) -> int:
 
 
 def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfile | None, str]:
-    """The moment of decision: a time that nearly every row has, on enough days to split by; the earliest of several."""
+    """Guess the decision time: a time that nearly every row has, on enough days to split by; the earliest of several.
+
+    Also returns the reason, or why there is none."""
     moments = [c for c in columns if c.type == "Time" and not is_reserved(c.name)]
     if not moments:
         return None, "no column holds times"
@@ -229,7 +237,7 @@ def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfil
     plausible = []
     for column in moments:
         if _BIRTH.search(column.name):
-            reasons.append(f"{column.name} is a birth")
+            reasons.append(f"{column.name} is a date of birth")
         elif column.nulls or column.unreadable > 0.01 * column.rows:
             reasons.append(f"{column.name} is missing in {counted(column.nulls + column.unreadable, 'row')}")
         elif _split(file, column) is None:
@@ -242,11 +250,11 @@ def _time(columns: list[ColumnProfile], file: FileProfile) -> tuple[ColumnProfil
         key=lambda c: (bool(_LATER.search(c.name)), not has_time_name(c.name), _lateness(c, plausible, file))
     )
     others = f"; not {', '.join(c.name for c in plausible[1:])}" if plausible[1:] else ""
-    return plausible[0], f"when the row happened, and what is predicted is not known yet{others}"
+    return plausible[0], f"the time of the decision, when the label is not known yet{others}"
 
 
 def _lateness(column: ColumnProfile, others: list[ColumnProfile], file: FileProfile) -> float:
-    """The share of rows in which other times come before this one."""
+    """The largest share of rows in which another time is earlier than this one."""
     own = file.sample.get(column.name)
     shares = [
         pc.mean(pc.less(theirs, own)).as_py() or 0.0
@@ -257,7 +265,7 @@ def _lateness(column: ColumnProfile, others: list[ColumnProfile], file: FileProf
 
 
 def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] | None:
-    """Days that leave about 60% of the labelled rows before the first and 20% between the two, and some in each."""
+    """Choose two days with about 60% of the labelled rows before the first and 20% between them."""
     if time is None:
         return None
     days = file.times[time.name]
@@ -273,7 +281,7 @@ def _split(file: FileProfile, time: ColumnProfile | None) -> tuple[date, date] |
 def _rename_taken_columns(
     file: FileProfile, label: ColumnProfile, key: ColumnProfile | None, time: ColumnProfile | None
 ) -> dict[int, ColumnProfile]:
-    """Columns, by position, whose name in the file is not free in a table, under a name that is."""
+    """Rename columns whose name is reserved or taken. Returns the renamed columns by position."""
     renamed: dict[int, ColumnProfile] = {}
     taken = {column.name.lower() for column in file.columns}
     used = {c.name.lower() for c in (label, key, time) if c is not None}
@@ -282,7 +290,7 @@ def _rename_taken_columns(
         if column.declared is None or column in (label, key, time) or _is_repeated(column, file):
             continue
         if is_reserved(name):
-            stem, why = name.strip("_") or "tc", f"names in {RESERVED_PREFIX} are Truecourse's own"
+            stem, why = name.strip("_") or "tc", f"names that begin with {RESERVED_PREFIX} are reserved"
         elif name in FRAME_NAMES:
             stem, why = f"{name}_value", f"the training frame has a column {name} of its own"
         elif name in used:
@@ -303,7 +311,7 @@ def _is_repeated(column: ColumnProfile, file: FileProfile) -> bool:
 
 
 def _left_out(file: FileProfile) -> dict[int, str]:
-    """Reasons by position, since a name may stand twice."""
+    """Why columns are not declared, by position (names may repeat)."""
     reasons: dict[int, str] = {}
     for column in file.columns:
         if column.declared is None:
@@ -314,11 +322,11 @@ def _left_out(file: FileProfile) -> dict[int, str]:
 
 
 def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
-    """Why a column is declared, and kept from the model."""
+    """Why a declared column is not a model input; empty if it is one."""
     if isinstance(column.declared, Text) and column.distinct > max(20, min(1000, column.held // 4)):
         return f"{column.distinct} different texts are too many for a category"
     if _is_row_number(column, file):
-        return "it counts the rows, which says nothing about a new one"
+        return "it counts the rows, which cannot predict new rows"
     if isinstance(column.declared, Integer | Text) and column.unique and _identifies(column.name):
         return "it identifies the row"
     if column.distinct == 1 and not column.nulls and not column.unreadable:
@@ -327,7 +335,7 @@ def _no_feature(column: ColumnProfile, file: FileProfile) -> str:
 
 
 def _is_row_number(column: ColumnProfile, file: FileProfile) -> bool:
-    """Row numbers: of all rows, one after the other, or of each file's where the name says it."""
+    """Whether the column holds row numbers: of all rows, or of each file if its name suggests it."""
     named = _ROW_NUMBER.match(column.name.lower())
     if column.counts_rows:
         values = file.sample[column.name]
@@ -338,7 +346,7 @@ def _is_row_number(column: ColumnProfile, file: FileProfile) -> bool:
 
 
 def _suspects(file: FileProfile, label: ColumnProfile, kind: Kind, features: list[ColumnProfile]) -> list[Suspect]:
-    """Leak suspects among the features, by the sample of the profile."""
+    """Leak suspects among the features, from the profile's sample."""
     given = {
         c.name: file.sample[c.name] for c in features if not isinstance(c.declared, Time) and c.name in file.sample
     }

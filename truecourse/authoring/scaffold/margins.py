@@ -1,4 +1,4 @@
-"""Ranges that a column's values may be expected to keep, with a margin around those seen."""
+"""Ranges for a column's values: the observed range plus a margin."""
 
 import sys
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -8,9 +8,9 @@ _FLOAT = sys.float_info.max
 
 
 def with_margin(low: float, high: float) -> tuple[float, float]:
-    """A range as wide again on either side, at round numbers; not below zero if nothing seen is.
+    """Extend a range by its width on either side, to round numbers; not across zero if no observed value is.
 
-    Integers in, integers out; within 64 bits, as every value is."""
+    Integers stay integers. The result fits in 64 bits."""
     least, most = Decimal(low), Decimal(high)
     span = (most - least) or abs(most) or Decimal(1)
     under = Decimal(0) if least >= 0 and least - span <= 0 else _rounded(least - span, ROUND_FLOOR)
@@ -21,7 +21,7 @@ def with_margin(low: float, high: float) -> tuple[float, float]:
 
 
 def _rounded(value: Decimal, mode: str) -> Decimal:
-    """To two significant digits, away from the values seen; whole numbers stay whole."""
+    """Round to two significant digits, away from the observed values; whole numbers stay whole."""
     if not value:
         return value
     step = Decimal(1).scaleb(value.adjusted() - 1)

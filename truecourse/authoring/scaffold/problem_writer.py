@@ -17,16 +17,16 @@ from truecourse.wording import counted, counted_of
 
 _FEW_ONE_OF = 10
 _CROSS_VALIDATED = 5000
-"""Rows; of more, a fifth is enough to choose the rounds by."""
+"""Number of rows from which a validation set suffices to choose the rounds."""
 NO_KEY = (
-    'combine="replace" (default): the newest content of a file stands for it; write combine="append" if each new '
+    'combine="replace" (default): the newest content of a file replaces its rows; write combine="append" if each new '
     "content of a file holds only new rows"
 )
-WITH_KEY = 'combine="upsert" (default): by key, the row of the latest delivery wins; no row goes'
+WITH_KEY = 'combine="upsert" (default): by key, the row of the latest delivery wins; no row is removed'
 
 
 def render_problem(name: str, file: FileProfile, guesses: Guesses) -> str:
-    """Python source, formatted, that says what was guessed and why."""
+    """Render problem.py: formatted Python source, with comments that explain each guess."""
     problem = _problem(name, file, guesses)
     imports = "".join(f"    {imported},\n" for imported in sorted(call_names(problem)))
     docstring = "A first draft by `truecourse init`: correct what is marked as guessed, then run `truecourse check`."
@@ -61,16 +61,15 @@ def _notes(guesses: Guesses, slices: bool) -> dict[str, str]:
     )
     notes = {
         "kind": f"guessed: {label.name} has {values}",
-        "split": "guessed: no time says when a row was decided; TimeSplit is more honest if one does "
-        f"({guesses.time_reason})"
+        "split": f"guessed: no decision time ({guesses.time_reason}); if there is one, use TimeSplit"
         if guesses.split is None
-        else "guessed: days that part the labelled rows at about 60% and 80%",
+        else "guessed: days that split the labelled rows at about 60% and 80%",
         "model": f"guessed: usual values for {counted(label.held, 'row')}; `truecourse run tune` searches `search`",
     }
     if len(guesses.classes) == 2:
         notes["label"] = f"guessed: {guesses.classes[-1]} is the positive class, whose probability is predicted"
     if slices:
-        notes["monitoring"] = "guessed: fields of few values, to break quality down by"
+        notes["monitoring"] = "guessed: fields with few values, for quality by slice"
     return notes
 
 
@@ -80,9 +79,7 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
     notes |= {f"\0{name}": f"left out: {name}: {reason}" for name, reason in guesses.left_out.items()}
     keywords: dict[str, Any] = {"source": _source(file)}
     written = "".join(f"; {line}" for line in file_lines(file))
-    why = {
-        "source": f"an absolute path: to share the problem, copy the file to data/ here, and write data/...{written}"
-    }
+    why = {"source": f"an absolute path; to share the problem, copy the file to data/ here and write data/...{written}"}
     if guesses.key is not None:
         keywords["key"] = [guesses.key.name]
         why["key"] = f"guessed: {guesses.key_reason}; {WITH_KEY}"
@@ -93,17 +90,17 @@ def _table(file: FileProfile, guesses: Guesses) -> Call:
     if guesses.key is None:
         why["columns"] = f"no key: {guesses.key_reason}; {NO_KEY}"
     keywords["rows"] = (max(1, file.rows // 2), None)
-    why["rows"] = f"guessed: there are {counted(file.rows, 'row')}, and half as many would be suspicious"
+    why["rows"] = f"guessed: there are {counted(file.rows, 'row')}; fewer than half would be suspicious"
     others = file.malformed_lines + len(file.totals)
-    aside = (guesses.rows_set_aside(file) + others) / (file.rows + others)
-    if aside > 0.025:
-        keywords["max_quarantined"] = min(1.0, math.ceil(200 * aside) / 100)
-        why["max_quarantined"] = f"guessed: {aside:.1%} of the rows seen cannot be read, and twice as many may be so"
+    share = (guesses.rows_set_aside(file) + others) / (file.rows + others)
+    if share > 0.025:
+        keywords["max_quarantined"] = min(1.0, math.ceil(200 * share) / 100)
+        why["max_quarantined"] = f"guessed: {share:.1%} of these rows cannot be read; twice the share is accepted"
     return Call("Table", (table_name(file.source),), keywords, why)
 
 
 def file_lines(file: FileProfile) -> list[str]:
-    """What was noticed about the files as such: title lines, encoding, dialect, rows of totals, lines that are none."""
+    """Findings about the files: title lines, encoding, dialect, rows of totals, malformed lines."""
     csv, lines = file.csv if file.format == "csv" else Csv(), []
     if len(file.files) > 1:
         lines.append(f"{counted(len(file.files), 'file')}")
@@ -113,13 +110,13 @@ def file_lines(file: FileProfile) -> list[str]:
         lines.append(f"not UTF-8: read as {csv.encoding}")
     if csv.decimal != "." or csv.thousands:
         groups = f" and {csv.thousands!r} between thousands" if csv.thousands else ""
-        lines.append(f"numbers have {csv.decimal!r} before the decimals{groups}")
+        lines.append(f"numbers have {csv.decimal!r} as decimal sign{groups}")
     if markers := [text for text in csv.null_values if text not in ("", "NA")]:
         lines.append(f"read as missing in every column: {', '.join(map(repr, markers))}")
     if file.totals:
         lines.append(f"{_row_count(len(file.totals))} of totals at the end, set aside ({file.totals[0]!r})")
     if file.malformed_lines:
-        lines.append(f"{file.malformed_lines} lines that are no rows, set aside ({file.malformed[0]!r})")
+        lines.append(f"{counted(file.malformed_lines, 'malformed line')}, set aside ({file.malformed[0]!r})")
     return lines
 
 
@@ -140,67 +137,67 @@ def _source(file: FileProfile) -> Call:
 
 
 def _column(column: ColumnProfile, guesses: Guesses) -> Call:
-    said: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     declared = column.declared
     if declared is not None and declared.source:
-        said["source"] = declared.source
+        keywords["source"] = declared.source
     if isinstance(declared, Time) and declared.format:
-        said["format"] = declared.format
+        keywords["format"] = declared.format
     if isinstance(declared, Integer | Float) and declared.symbol:
-        said["symbol"] = declared.symbol
+        keywords["symbol"] = declared.symbol
     if column is guesses.label and guesses.classes and column.type in ("Text", "Integer"):
-        said["one_of"] = [value if column.type == "Text" else int(value) for value in guesses.classes]
+        keywords["one_of"] = [value if column.type == "Text" else int(value) for value in guesses.classes]
     elif column is guesses.key:
-        said["unique"] = True
+        keywords["unique"] = True
     elif column.type in ("Integer", "Float") and column is not guesses.label:
-        said["ge"], said["le"] = with_margin(column.low, column.high)
+        keywords["ge"], keywords["le"] = with_margin(column.low, column.high)
     elif column.totals:
-        said["pattern"] = f"^(?!({'|'.join(map(re.escape, column.totals))})$)"
+        keywords["pattern"] = f"^(?!({'|'.join(map(re.escape, column.totals))})$)"
     elif column.type == "Text" and _one_of(column):
-        said["one_of"] = sorted(str(value) for value, _ in column.counts)
+        keywords["one_of"] = sorted(str(value) for value, _ in column.counts)
     if column.nulls:
-        said["nulls"] = True
+        keywords["nulls"] = True
     if column.unreadable > 0.025 * column.rows:
-        said["max_unreadable"] = min(1.0, math.ceil(200 * column.unreadable / column.rows) / 100)
+        keywords["max_unreadable"] = min(1.0, math.ceil(200 * column.unreadable / column.rows) / 100)
     if column not in (guesses.label, guesses.key, guesses.time):
         if column.name in guesses.no_feature:
-            said["feature"] = False
+            keywords["feature"] = False
         if not column.totals:
-            said["severity"] = "info"
-    return Call(str(column.type), (), said)
+            keywords["severity"] = "info"
+    return Call(str(column.type), (), keywords)
 
 
 def _one_of(column: ColumnProfile) -> bool:
-    """Whether the texts seen may well be all there are."""
+    """Whether the observed texts are probably all there are."""
     return 0 < len(column.counts) <= _FEW_ONE_OF and column.held >= 20 * column.distinct
 
 
 def _value_note(column: ColumnProfile, guesses: Guesses) -> str:
     if column.type == "Text" and not _one_of(column):
-        seen = f"{column.distinct} different texts of up to {counted(column.high, 'character')}"
+        values = f"{column.distinct} different texts of up to {counted(column.high, 'character')}"
     elif column.type == "Text" or column.type == "Boolean":
-        seen = ", ".join(f"{value} {count}" for value, count in column.counts)
+        values = ", ".join(f"{value} {count}" for value, count in column.counts)
     else:
-        seen = f"{column.low} to {column.high}"
-    return f"guessed: {'; '.join([seen, *column_lines(column, guesses)])}"
+        values = f"{column.low} to {column.high}"
+    return f"guessed: {'; '.join([values, *column_lines(column, guesses)])}"
 
 
 def column_lines(column: ColumnProfile, guesses: Guesses) -> list[str]:
-    """What was noticed about a column: missing and unreadable cells, its form, why the model is not given it."""
+    """Findings about a column: missing and unreadable cells, its format, why it is not a model input."""
     lines = [f"{column.nulls} of {column.rows} missing"] if column.nulls else []
     lines += column.remarks
     if column.unreadable:
-        kind = {"Time": "moment", "Boolean": "boolean"}.get(str(column.type), "number")
+        kind = {"Time": "time", "Boolean": "boolean"}.get(str(column.type), "number")
         shown = ", ".join(f"{text!r} {count}" for text, count in column.exceptions)
-        then = "set aside" if guesses.sets_aside(column) else "read as missing, and counted"
-        lines.append(f"no {kind} in {_row_count(column.unreadable)}, {then}: {shown}")
+        effect = "set aside" if guesses.sets_aside(column) else "read as missing, and counted"
+        lines.append(f"not a {kind} in {_row_count(column.unreadable)}, {effect}: {shown}")
     if column.totals:
         lines.append(f"rows of totals ({', '.join(map(repr, column.totals))}) are set aside")
     if column.name in guesses.no_feature:
-        lines.append(f"{guesses.no_feature[column.name]}; remove feature=False to give it to the model")
+        lines.append(f"{guesses.no_feature[column.name]}; remove feature=False to use it as an input")
     for suspect in guesses.suspects:
         if column.name in suspect.columns and column.name not in guesses.no_feature:
-            lines.append(f"suspected leak: {suspect}; if it is filled in later than the decision, add feature=False")
+            lines.append(f"suspected leak: {suspect}; if it is filled in after the decision, add feature=False")
     return lines
 
 
@@ -212,8 +209,9 @@ def _split(guesses: Guesses) -> Call:
 
 
 def _model(rows: int, timed: bool) -> Call:
-    """Slow, and the shallower the fewer rows there are. Cross-validation chooses the rounds of a small table without
-    time."""
+    """Model parameters for a number of rows: a low learning rate, and shallower trees for fewer rows.
+
+    For a small table without time, cross-validation chooses the rounds."""
     slow = {"rounds": 2000, "early_stopping_rounds": 60, "learning_rate": 0.03}
     sizes: list[tuple[float, dict[str, Any]]] = [
         (2000, {**slow, "max_depth": 2, "subsample": 0.5, "colsample_bytree": 0.8}),
@@ -246,14 +244,14 @@ def render_readme(name: str, file: FileProfile, guesses: Guesses) -> str:
 Predicts `{guesses.label.name}` ({guesses.kind}) from {columns} of \
 {data} ({counted(file.rows, "row")}).
 
-`problem.py` was drafted by `truecourse init` from a profile of that data. Every guess is marked by a comment; look at \
-these first:
+`problem.py` was drafted by `truecourse init` from a profile of that data. A comment marks every guess. Check these \
+first:
 
 - Is each column known when the prediction is made? A column that is filled in later leaks the label: remove it.
-- Ranges and sets come from the values seen, with a margin. They are reported (`severity="info"`); use `"warning"` to \
-quarantine a row that breaks them, `"critical"` to stop. The endpoint refuses requests outside them.
+- Ranges and sets come from the observed values, with a margin. Violations are reported (`severity="info"`); use \
+`"warning"` to quarantine such rows, `"critical"` to stop. The endpoint rejects requests outside them.
 
-What was noticed:
+Findings:
 
 {noticed}
 ```
@@ -265,20 +263,20 @@ truecourse serve --problem {name}
 
 
 def list_findings(file: FileProfile, guesses: Guesses) -> list[str]:
-    """One line for each thing that a careful reader would want to know: key, time, how the files are written, leak
-    suspects, columns that are left out or kept from the model, cells that do not parse."""
+    """One line for each finding: key, time, file format, leak suspects, columns that are not declared or not model
+    inputs, cells that do not parse."""
     key = f"`{guesses.key.name}`: {guesses.key_reason}; {WITH_KEY}" if guesses.key else None
     key = key or f"none: {guesses.key_reason}; {NO_KEY}"
     time = f"`{guesses.time.name}`: {guesses.time_reason}" if guesses.time else f"none: {guesses.time_reason}"
     lines = [f"Key: {key}.", f"Time: {time}.", *(f"The data: {line}." for line in file_lines(file))]
     for suspect in guesses.suspects:
         left = suspect.columns[0] in guesses.no_feature
-        what = "kept from the model; remove feature=False to give it" if left else "given to the model all the same"
+        what = "not a model input; remove feature=False to use it" if left else "still a model input"
         lines.append(f"Suspected leak: {suspect} ({what}).")
     lines += [f"Not declared: `{column}`: {reason}." for column, reason in guesses.left_out.items()]
     for column in guesses.columns:
-        told = column_lines(column, guesses)
-        quiet = [line for line in told if not line.startswith(("suspected leak",)) and not line.endswith("missing")]
-        if quiet:
-            lines.append(f"`{column.name}`: {'; '.join(quiet)}.")
+        notes = column_lines(column, guesses)
+        others = [line for line in notes if not line.startswith("suspected leak") and not line.endswith("missing")]
+        if others:
+            lines.append(f"`{column.name}`: {'; '.join(others)}.")
     return ["".join(c if c.isprintable() else "·" for c in line) for line in lines]

@@ -1,7 +1,7 @@
-"""What data files hold, column by column: the ground that `truecourse init` guesses from.
+"""Profile data files, column by column: the basis for the guesses of `truecourse init`.
 
-Every column is typed by the declaration that reads nearly all of its cells, tried over the whole data with the parser
-of ingest; the few exceptions are counted and kept. Memory is bounded: cells are staged on disk, and DuckDB spills."""
+Each column gets the declaration with which the parser of ingest reads nearly all of its cells. The exceptions are
+counted, and the most frequent ones kept. Memory is bounded: cells are staged on disk, and DuckDB spills."""
 
 import glob
 from collections import Counter
@@ -25,15 +25,16 @@ from truecourse.errors import SourceError
 from truecourse.problem.schema import AnyColumn, Csv, Format
 
 MAX_COUNTED = 51
-"""So many distinct values are counted one by one."""
+"""Columns with fewer distinct values get a count for each value."""
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
-    """`declared` is None for a column that no table can hold: a list, a struct, nothing but nulls. `why_not` says so.
+    """The profile of one column.
 
-    `unreadable` cells do not parse as what is declared; `exceptions` are the commonest of them with their counts, and
-    `remarks` are sentences about how the cells are written."""
+    `declared` is None for a column that no table can hold (a list, a struct, only nulls); `why_not` is the reason.
+    `unreadable` counts the cells that do not parse as declared, `exceptions` holds the most frequent of them with their
+    counts, and `remarks` are sentences about how the cells are written."""
 
     name: str
     position: int
@@ -69,14 +70,16 @@ class ColumnProfile:
 
     @property
     def counts_rows(self) -> bool:
-        """Whether the values are row numbers: 0 or 1 and on, each once."""
+        """Whether the values are consecutive row numbers from 0 or 1."""
         consecutive = self.type == "Integer" and self.unique and self.high - self.low == self.distinct - 1
         return consecutive and self.low in (0, 1)
 
 
 @dataclass(frozen=True)
 class FileProfile:
-    """`source`: the path or glob as an absolute one. `rows`: without lines that are no rows and rows of totals."""
+    """The profile of data files.
+
+    `source` is the absolute path or glob. `rows` does not count malformed lines and rows of totals."""
 
     source: str
     files: tuple[Path, ...]
@@ -90,7 +93,7 @@ class FileProfile:
     sample: dict[str, pa.Array]
     """Up to leakage.MAX_ROWS rows, evenly spaced, typed, by column."""
     malformed: tuple[str, ...]
-    """The first lines that are no rows."""
+    """The first malformed lines."""
     malformed_lines: int
     totals: tuple[str, ...]
     """Rows of totals at the end of the files, as text."""
@@ -105,14 +108,16 @@ class FileProfile:
 
 
 def table_name(data: str) -> str:
-    """The file's name as an identifier: `Sales 2024.csv.zip` is `sales_2024`, `sales-*.csv` is `sales`."""
+    """Turn a file name into an identifier: `Sales 2024.csv.zip` to `sales_2024`, `sales-*.csv` to `sales`."""
     stem = Path(data).name.split(".")[0].lower()
     name = "".join(c if c.isascii() and c.isalnum() else "_" for c in stem).strip("_")[:50].strip("_")
     return name if name[:1].isalpha() else f"table_{name}".rstrip("_")
 
 
 def find_files(data: str) -> tuple[str, tuple[Path, ...]]:
-    """The absolute path or glob, and its files in order. Raises SourceError if there are none."""
+    """Find the files of a path or glob. Returns it as an absolute one, and its files in order.
+
+    Raises SourceError if there are none."""
     path = Path(data).expanduser()
     absolute = str(path.absolute())
     if path.is_file():
@@ -128,9 +133,9 @@ def find_files(data: str) -> tuple[str, tuple[Path, ...]]:
 
 
 def profile_files(data: str | Path, label: str | None = None) -> FileProfile:
-    """Read all of the files that a path or glob names, in bounded memory; `times` counts rows that have a `label`.
+    """Profile all files of a path or glob, in bounded memory. `times` counts only rows with a `label`.
 
-    Raises SourceError for a file that cannot be read or has no rows, and files of different formats."""
+    Raises SourceError for a file that cannot be read or has no rows, and for files of different formats."""
     source, files = find_files(str(data))
     with ExitStack() as stack, connect() as connection:
         staged = stack.enter_context(staging.stage_files(files))
@@ -159,7 +164,7 @@ class _Loaded:
 def _load(
     connection: duckdb.DuckDBPyConnection, staged: staging.StagedFiles, csv: Csv, choices: Sequence[Choice]
 ) -> _Loaded:
-    """The typed rows as DuckDB's table `data`, columns by position."""
+    """Load the typed rows into DuckDB's table `data`, columns named by position (c0, c1, ...)."""
     declared = {i: c.declared for i, c in enumerate(choices) if c.declared is not None}
     schema = pa.schema([(f"c{i}", arrow_type(column)) for i, column in declared.items()] or [("none", pa.null())])
     loaded = _Loaded({}, Counter())
@@ -169,14 +174,14 @@ def _load(
         before = 0
         step = max(1, -(-staged.rows // MAX_ROWS))
         for batch in staged.batches():
-            bad: dict[int, list[int]] = {}
+            unreadable: dict[int, list[int]] = {}
             arrays = []
             for i, column in declared.items():
                 array, failed = read_cells(batch.column(i), column, csv)
                 arrays.append(array)
                 for row in failed:
-                    bad.setdefault(row, []).append(i)
-            loaded.unreadable.update(map(frozenset, bad.values()))
+                    unreadable.setdefault(row, []).append(i)
+            loaded.unreadable.update(map(frozenset, unreadable.values()))
             typed = pa.RecordBatch.from_arrays(arrays or [pa.nulls(len(batch))], schema=schema)
             kept.append(typed.take(pa.array(range(-before % step, len(typed), step), pa.int64())))
             before += len(typed)
@@ -196,15 +201,15 @@ def _column(
     connection: duckdb.DuckDBPyConnection, position: int, name: str, choice: Choice, rows: int
 ) -> ColumnProfile:
     column = f"c{position}"
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "unreadable": choice.unreadable, "exceptions": choice.exceptions, "remarks": choice.remarks,
         "why_not": choice.why_not, "totals": choice.totals,
     }  # fmt: skip
     if choice.declared is None:
-        return ColumnProfile(name, position, None, rows, rows - choice.held, 0, **said)
+        return ColumnProfile(name, position, None, rows, rows - choice.held, 0, **fields)
     held, distinct = _fetch_row(connection, f"SELECT count({column}), count(DISTINCT {column}) FROM data")  # noqa: S608
     if not held:
-        return ColumnProfile(name, position, None, rows, rows, 0, **(said | {"why_not": "is empty"}))
+        return ColumnProfile(name, position, None, rows, rows, 0, **(fields | {"why_not": "is empty"}))
     kind = type(choice.declared).__name__
     value = f"length({column})" if kind == "Text" else column
     low, high = _fetch_row(connection, f"SELECT min({value}), max({value}) FROM data")  # noqa: S608
@@ -215,7 +220,7 @@ def _column(
         counts = connection.execute(query).fetchall()
     nulls = rows - held - choice.unreadable
     return ColumnProfile(
-        name, position, choice.declared, rows, nulls, distinct, low, high, tuple(counts), bool(whole), **said
+        name, position, choice.declared, rows, nulls, distinct, low, high, tuple(counts), bool(whole), **fields
     )
 
 

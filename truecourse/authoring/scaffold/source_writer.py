@@ -1,4 +1,4 @@
-"""Writing values as Python source, laid out as ruff would: on one line if it fits, else one part a line."""
+"""Write values as Python source, formatted as ruff does: on one line if it fits, else one part per line."""
 
 import json
 import textwrap
@@ -12,7 +12,7 @@ STEP = "    "
 
 @dataclass(frozen=True)
 class Call:
-    """`name(*arguments, **keywords)`; `notes` are comments, by keyword, or by place in `arguments`."""
+    """A call `name(*arguments, **keywords)`, with comments by keyword in `notes`."""
 
     name: str
     arguments: tuple[Any, ...] = ()
@@ -22,14 +22,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Annotated:
-    """A dict or list, one entry a line, and comments over some of them (by key or position)."""
+    """A dict with one entry per line, and comments above some entries, by key."""
 
     entries: Mapping[Any, Any]
     notes: Mapping[Any, str]
 
 
 def call_names(value: Any) -> set[str]:
-    """The names of everything called in a value: what its source must import."""
+    """The names of all calls in a value, which its source must import."""
     if isinstance(value, Call):
         return {value.name}.union(*map(call_names, [*value.arguments, *value.keywords.values()]))
     if isinstance(value, Annotated):
@@ -39,7 +39,7 @@ def call_names(value: Any) -> set[str]:
 
 
 def literal(value: Any) -> str:
-    """A string with double quotes unless single ones spare it backslashes; anything else by its repr."""
+    """Write a string with double quotes, or single ones if that avoids backslashes; other values by their repr."""
     if not isinstance(value, str):
         return repr(value)
     written = json.dumps(value, ensure_ascii=False)
@@ -49,7 +49,8 @@ def literal(value: Any) -> str:
 
 
 def source(value: Any, indent: str = "", before: int = 0, after: int = 1) -> str:
-    """`before` and `after` are the characters that share the first and the last line with the value."""
+    """Write a value as source. `before` and `after` are the numbers of characters next to it on its first and last
+    line."""
     flat = _on_one_line(value)
     if flat is not None and len(indent) + before + len(flat) + after <= WIDTH:
         return flat
@@ -60,7 +61,7 @@ def source(value: Any, indent: str = "", before: int = 0, after: int = 1) -> str
 
 
 def _on_one_line(value: Any) -> str | None:
-    """On one line; None where a comment forbids it."""
+    """The value's source on one line; None if it has comments."""
     if isinstance(value, Annotated) or (isinstance(value, Call) and value.notes):
         return None
     if isinstance(value, Call):
@@ -81,8 +82,8 @@ def _pair(name: str, value: Any) -> str | None:
 
 
 def _joined(opening: str, parts: Iterable[str | None], closing: str) -> str | None:
-    known = list(parts)
-    return None if None in known else opening + ", ".join(str(part) for part in known) + closing
+    texts = list(parts)
+    return None if None in texts else opening + ", ".join(str(text) for text in texts) + closing
 
 
 def _parts(value: Any, indent: str) -> tuple[str, list[str], str]:
@@ -107,7 +108,7 @@ def _parts(value: Any, indent: str) -> tuple[str, list[str], str]:
 
 
 def _note(note: str | None, indent: str) -> list[str]:
-    """A comment on lines of its own, as wide as code may be; whatever the text holds, it stays a comment."""
+    """A comment as wrapped lines. Unprintable characters are replaced, so that no text can end the comment."""
     if not note:
         return []
     clean = "".join(c if c.isprintable() else "·" for c in note)

@@ -1,4 +1,4 @@
-"""Data files on their way into a profile: every column as ingest reads it, staged on disk, columns by position."""
+"""Stage data files on disk for the profile: rows as ingest reads them, columns by position."""
 
 import re
 from collections import Counter
@@ -27,8 +27,9 @@ _TOTAL = re.compile(
 
 @dataclass
 class StagedFiles:
-    """All rows of the files, in order: CSV and JSON lines as texts, as they are written; Parquet with its own types.
-    A column whose name stands twice in a file is null in `batches`. `kinds`: the columns' types in the file."""
+    """All rows of the files, in order: CSV and JSON lines as texts, Parquet with its own types.
+
+    A column whose name occurs twice in a file is null in `batches`. `kinds` holds the columns' types in the file."""
 
     names: list[str]
     format: Format
@@ -52,18 +53,19 @@ class StagedFiles:
                 yield file.get_batch(number)
 
     def sample(self, position: int) -> pa.Array:
-        """Some 2000 values of a column, from all over the files."""
+        """Evenly spaced values of a column, from all files."""
         return pa.concat_arrays([batch.column(position) for batch in self._samples])
 
-    def tell(self, lines: Sequence[str], count: int) -> None:
+    def add_malformed(self, lines: Sequence[str], count: int) -> None:
         self.malformed = (*self.malformed, *lines)[:_MAX_SHOWN]
         self.malformed_lines += count
 
 
 @contextmanager
 def stage_files(files: Sequence[Path]) -> Iterator[StagedFiles]:
-    """The files' rows, in a folder of <home>/tmp that is gone afterwards. Raises SourceError for a file that cannot be
-    read, or is written in another way than the first."""
+    """Stage the files' rows in a temporary folder of <home>/tmp.
+
+    Raises SourceError for a file that cannot be read, or whose format or dialect differs from the first."""
     with scratch() as folder:
         parts = [_open_part(path) for path in files]
         first = parts[0]
@@ -75,7 +77,7 @@ def stage_files(files: Sequence[Path]) -> Iterator[StagedFiles]:
         stage.twice = frozenset(n for part in parts for n, count in Counter(part.names).items() if count > 1)
         for path, part in zip(files[1:], parts[1:], strict=True):
             if (part.located.format, part.located.csv) != (first.located.format, first.located.csv):
-                what = f"is not written as {files[0].name} is: {part.located.format}, {part.located.csv!r}"
+                what = f"has another format than {files[0].name}: {part.located.format}, {part.located.csv!r}"
                 raise SourceError(what, where=str(path), hint="give files of one format, delimiter and encoding")
         _write(stage, [part.located for part in parts])
         yield stage
@@ -83,7 +85,7 @@ def stage_files(files: Sequence[Path]) -> Iterator[StagedFiles]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A file with its format and dialect, its title lines and column names."""
+    """One file with its format, dialect, title lines and column names."""
 
     located: Located
     titles: tuple[str, ...]
@@ -112,7 +114,7 @@ def _open_part(path: Path) -> _Part:
 
 
 def _write(stage: StagedFiles, parts: Sequence[Located]) -> None:
-    """All rows as one Arrow file: texts as they are written, other values in their own types."""
+    """Write all rows to one Arrow file: texts unparsed, other values in their own types."""
     writer: pa.RecordBatchFileWriter | None = None
     schema: pa.Schema | None = None
     try:
@@ -135,12 +137,13 @@ def _write(stage: StagedFiles, parts: Sequence[Located]) -> None:
 
 
 def _read(stage: StagedFiles, located: Located) -> Iterator[pa.RecordBatch]:
-    """Columns by position; those that no table can declare, for want of a name of their own, are null."""
+    """Read a file's batches, columns by position. Columns without a unique name are null."""
     with open_rows(located) as rows:
         wanted = {i: rows.names.index(n) for i, n in enumerate(stage.names) if n.strip() and n not in stage.twice}
         for chunk in rows.chunks(list(wanted.values())):
             if chunk.malformed:
-                stage.tell([f"line {m.line}: {m.fault}: {m.text}"[:200] for m in chunk.malformed], len(chunk.malformed))
+                lines = [f"line {m.line}: {m.fault}: {m.text}"[:200] for m in chunk.malformed]
+                stage.add_malformed(lines, len(lines))
             held = dict(zip(wanted, chunk.cells, strict=True))
             if not stage.kinds:
                 stage.kinds = [_value_type(held[i].type) if i in held else pa.null() for i in range(len(stage.names))]
@@ -148,16 +151,16 @@ def _read(stage: StagedFiles, located: Located) -> Iterator[pa.RecordBatch]:
             arrays = [_storable(held[i]) if i in held else empty for i in range(len(stage.names))]
             batch = pa.RecordBatch.from_arrays(arrays, [f"c{i}" for i in range(len(arrays))])
             if chunk.malformed:
-                sound = np.ones(chunk.rows, dtype=bool)
-                sound[[m.row for m in chunk.malformed]] = False
-                batch = batch.filter(pa.array(sound))
+                valid = np.ones(chunk.rows, dtype=bool)
+                valid[[m.row for m in chunk.malformed]] = False
+                batch = batch.filter(pa.array(valid))
             yield batch
 
 
 def _take_sample(stage: StagedFiles, batch: pa.RecordBatch) -> None:
     step = max(1, len(batch) // _SAMPLE)
     stage._samples.append(batch.take(pa.array(range(0, len(batch), step), pa.int64())))
-    if len(stage._samples) > 64:  # half of what there is, so that memory does not grow with the files
+    if len(stage._samples) > 64:  # keep every other row, so that memory does not grow with the files
         stage._samples = [sample.take(pa.array(range(0, len(sample), 2), pa.int64())) for sample in stage._samples]
         stage._samples = [pa.concat_batches(stage._samples)]
 
@@ -167,7 +170,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _storable(column: pa.Array) -> pa.Array:
-    """Plain values as they are; of what no column can hold, where there is one."""
+    """Plain values unchanged; for unsupported types, True where a value is present."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if is_text(column.type):
@@ -182,7 +185,7 @@ def is_plain(kind: pa.DataType) -> bool:
 
 
 def _without_totals(stage: StagedFiles, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows but for up to three at the end, of which a cell says that they are totals."""
+    """The rows without up to three rows of totals at the end, which a cell such as "Total" marks."""
     held: pa.RecordBatch | None = None
     for batch in batches:
         if held is not None:
@@ -190,18 +193,18 @@ def _without_totals(stage: StagedFiles, batches: Iterator[pa.RecordBatch]) -> It
         held = batch
     if held is None or not len(held):
         return
-    found = 0
-    while found < min(3, len(held) - 1):
-        row = held.slice(len(held) - 1 - found, 1)
+    dropped = 0
+    while dropped < min(3, len(held) - 1):
+        row = held.slice(len(held) - 1 - dropped, 1)
         marks = {i: text for i, cell in enumerate(row.columns) if _TOTAL.match(text := _text(cell))}
-        above = held.slice(0, len(held) - 1 - found)
+        above = held.slice(0, len(held) - 1 - dropped)
         if not marks or any(_occurs(above.column(i), text) for i, text in marks.items()):
             break
         for i, text in marks.items():
             stage.total_texts.setdefault(i, set()).add(text)
         stage.totals = (*stage.totals, ", ".join(_text(cell) for cell in row.columns))
-        found += 1
-    yield held.slice(0, len(held) - found)
+        dropped += 1
+    yield held.slice(0, len(held) - dropped)
 
 
 def _occurs(column: pa.Array, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Formats that written times may have, found from a sample of them; the parser itself decides over the whole file."""
+"""Detect candidate time formats from a sample of texts; the parser then tries them on the whole file."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _MONTH_NAME = re.compile(r"(?i)\b\d{0,2}(jan|feb|mar|apr|may|jun|jul|aug|sep|oct
 
 
 def detect_time_formats(sample: Iterable[str]) -> list[str]:
-    """strptime formats that nine in ten of these texts have, the likeliest first. ISO 8601 needs none."""
+    """strptime formats that at least 90% of these texts match, the most likely first. ISO 8601 needs none."""
     texts = list(dict.fromkeys(text.strip() for text in sample))[:300]
     looking = [text for text in texts if _looks_like_time(text)]
     if not texts or len(looking) < 0.9 * len(texts):
@@ -34,7 +34,7 @@ def detect_time_formats(sample: Iterable[str]) -> list[str]:
 
 
 def epoch_format(low: float, high: float) -> str | None:
-    """Seconds, milliseconds or microseconds since 1970, if numbers in this range are plausible moments."""
+    """The epoch format (seconds, milliseconds or microseconds) in which this range is a plausible time, if any."""
     for form, scale in _EPOCHS:
         if _PLAUSIBLE[0] * scale <= low <= high <= _PLAUSIBLE[1] * scale:
             return form
@@ -42,7 +42,7 @@ def epoch_format(low: float, high: float) -> str | None:
 
 
 def swap_day_month(form: str) -> str | None:
-    """The same format with day and month changed over; None where they cannot be mistaken for each other."""
+    """The format with day and month swapped; None where they cannot be confused."""
     if "%b" in form or "%B" in form or not ("%d" in form and "%m" in form) or form.startswith("%Y"):
         return None
     return form.replace("%d", "\0").replace("%m", "%d").replace("\0", "%m")

@@ -1,4 +1,4 @@
-"""Batch predictions of decisions and files, and the shipping of the endpoint's prediction log.
+"""Batch scoring of decisions and files, and shipping of the prediction log.
 
 Depends on `tasks.features` and `truecourse.serving`.
 """

@@ -1,4 +1,4 @@
-"""Batch scoring: decisions of the data, or rows of a file, into the predictions table."""
+"""Score the problem's decisions in batches, and write the predictions table."""
 
 import logging
 from datetime import UTC, datetime
@@ -30,8 +30,10 @@ Versions = dict[str, TableVersion]
 
 @task(name="score", **RETRY)
 def score_decisions(problem: str, number: int | None, window: Window, explain: bool) -> TableVersion:
-    """Predictions of the window's decisions, on features of the version's own definition. Raises FeatureError if there
-    are no decisions, ModelError if its features cannot be computed any more."""
+    """Score the window's decisions, with features as the version was trained on them.
+
+    Returns the version of the predictions table. Raises FeatureError if there are no decisions, ModelError if the
+    version's features cannot be computed any more."""
     spec, tables = load_problem(problem), Tables()
     version = find_version(problem, number)
     clean = clean_versions(spec, tables)
@@ -51,7 +53,7 @@ def score_decisions(problem: str, number: int | None, window: Window, explain: b
 def decisions_batch(
     problem: Problem, version: ModelVersion, clean: Versions, features: Versions, explain: bool
 ) -> Batch:
-    """All decisions of a problem by one model are one batch, whatever window of them is scored."""
+    """The batch of all decisions of a problem by one model; every window belongs to the same batch."""
     inputs = [training_digest(problem), *(str(v) for v in (*clean.values(), *features.values()))]
     read = (*clean.values(), *features.values())
     return Batch(batch_scoring.decisions_batch(version), sha256_json(inputs), version, explain, read)
@@ -78,7 +80,7 @@ def _score_times(
 
 
 def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, frame: pa.Table) -> None:
-    """Of a problem with no time: parts are slices of the canonical order."""
+    """Score a problem without time: parts are slices of the canonical row order."""
     done = Done(tables, problem.name, batch)
     frame = frame.append_column(batch_scoring.ROW, pa.array(range(len(frame)), pa.int64()))
     for span in batch_scoring.row_spans(len(frame)):
@@ -89,7 +91,7 @@ def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, 
 
 
 def write(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, span: Span, frame: pa.Table) -> None:
-    """One part of a batch as one commit, in place of what an earlier run wrote for it."""
+    """Score one part of a batch and write it in one commit, replacing an earlier run's rows."""
     scores = scoring_script.run(scorer, frame, batch.explain)
     rows = batch_scoring.scored(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
     name, commit = predictions_table(problem.name), batch.commit(span, len(rows))

@@ -1,4 +1,4 @@
-"""Batch scoring of files: every row is predicted, or kept with the reasons why not."""
+"""Score files in batches: every row is predicted, or stored as rejected with its reasons."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.score")
 FILE_ROWS = 50_000
-"""Rows held at once."""
+"""Rows in memory at a time."""
 _REJECTED = pa.schema(
     [(BATCH, pa.string()), (ROW, pa.int64()), ("reasons", pa.string()), ("values", pa.string()),
      ("rejected_at", UTC_TIME)]
@@ -52,7 +52,7 @@ _REJECTED = pa.schema(
 
 @dataclass(frozen=True)
 class FileScorer:
-    """What every part of a file is scored with."""
+    """The inputs to score every part of a file."""
 
     problem: Problem
     tables: Tables
@@ -64,7 +64,7 @@ class FileScorer:
 
 @task(name="score file", **RETRY)
 def score_file(problem: str, source: str, number: int | None, explain: bool) -> FileScores:
-    """Predict the rows of files. Raises SourceError for one that cannot be read, or if not one row can be predicted."""
+    """Score the rows of files. Raises SourceError if a file cannot be read, or if no row can be scored."""
     spec, tables = load_problem(problem), Tables()
     version = find_version(problem, number)
     features = feature_versions(spec, tables, clean_versions(spec, tables)) if spec.views else {}
@@ -86,16 +86,16 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
     written = tables.version(predictions_table(problem))
     log.info("%s: %s of %s rows scored, %s rejected", spec.name, f"{count - rejected:,}", f"{count:,}", f"{rejected:,}")
     if rejected == count or written is None:
-        told = "; ".join(f"{times:,} × {reason}" for reason, times in first_reasons(tables, spec, batch))
-        what = f"not one of {counted(count, 'row')} can be scored: {told}"
-        raise SourceError(what, where=source, hint=f"every row with its reasons is in {report}")
+        reasons = "; ".join(f"{times:,} × {reason}" for reason, times in first_reasons(tables, spec, batch))
+        what = f"none of {counted(count, 'row')} can be scored: {reasons}"
+        raise SourceError(what, where=source, hint=f"{report} has every row with its reasons")
     return FileScores(predictions=written, scored=count - rejected, rejected=rejected, rejected_file=report)
 
 
 def file_batch(
     problem: Problem, version: ModelVersion, files: list[Located], features: dict[str, TableVersion], explain: bool
 ) -> Batch:
-    """A batch is named by the bytes of its files, wherever they lie."""
+    """The batch of files; its id depends on their bytes, not on their location."""
     source = [file.sha256 for file in files]
     identity = {"source": source, "model": version.model_sha256, "version": version.version}
     inputs = [training_digest(problem), *source, *map(str, features.values())]
@@ -103,7 +103,7 @@ def file_batch(
 
 
 def _score(file: FileScorer, rows: Iterator[tuple[Row, str | None]]) -> int:
-    """Score what is not scored yet, span by span; how many rows there are."""
+    """Score the rows that are not scored yet, span by span; returns the number of all rows."""
     done, reader = Done(file.tables, file.problem.name, file.batch), RowReader(file.contract, times_required=True)
     count = 0
     for start, part, ids in _parts(rows):
@@ -112,7 +112,7 @@ def _score(file: FileScorer, rows: Iterator[tuple[Row, str | None]]) -> int:
         if done.has(span):
             continue
         read = reader.read(part, datetime.now(UTC))
-        # Rejected rows first: the predictions' commit says that the span is done.
+        # Rejected rows first: the commit of the predictions marks the span as done.
         _reject(file, span, part, read.faults)
         if not len(read):
             continue
@@ -131,8 +131,9 @@ def _parts(rows: Iterator[tuple[Row, str | None]]) -> Iterator[tuple[int, list[R
 
 
 def request_frame(problem: Problem, batch: Batch, rows: Rows, start: int, given: Sequence[str | None]) -> pa.Table:
-    """Accepted rows as a frame with their request features. ROW is the place in the source; the id of a row that the
-    file `given` none is the batch and that place, which no other row of any batch has."""
+    """A frame of the accepted rows with their request features; ROW is the row's position in the source.
+
+    `given`: row ids of the file. A row without one gets an id of batch and position, which is unique over batches."""
     places = [start + place for place in rows.accepted]
     ids = [given[place] or f"{batch.id[:16]}:{start + place}" for place in rows.accepted]
     columns: dict[str, Any] = {"id": pa.array(ids, pa.string())}
@@ -173,8 +174,9 @@ def _rejected(problem: Problem, tables: Tables, batch: Batch) -> pa.Table:
 
 
 def report_rejected(problem: Problem, tables: Tables, batch: Batch) -> tuple[int, str | None]:
-    """Write a batch's rejected rows among the reports, one JSON object a line: `row` (its place, from 0), `reasons` and
-    `values`. How many there are, and where they lie."""
+    """Write a batch's rejected rows to a file among the reports; returns their number and the file's path.
+
+    Each line is a JSON object: `row` (its position, from 0), `reasons` and `values`."""
     rows = _rejected(problem, tables, batch)
     if not len(rows):
         return 0, None
@@ -191,12 +193,12 @@ def report_rejected(problem: Problem, tables: Tables, batch: Batch) -> tuple[int
 
 
 def first_reasons(tables: Tables, problem: Problem, batch: Batch, most: int = 3) -> list[tuple[str, int]]:
-    """The commonest reasons of a batch's rejected rows, each with an example, and how many rows have it."""
+    """The most frequent reasons of a batch's rejected rows: an example of each, and its number of rows."""
     found: dict[tuple[str, str], list[str]] = {}
-    for text in _rejected(problem, tables, batch)["reasons"].to_pylist():
-        for reason in json.loads(text):
-            said = reason["problem"]
-            kind = (reason["field"] or "", re.split("; got|, not ", said)[0] if reason["field"] else "line")
-            found.setdefault(kind, []).append(" ".join(filter(None, (reason["field"], said))))
+    for document in _rejected(problem, tables, batch)["reasons"].to_pylist():
+        for reason in json.loads(document):
+            text = reason["problem"]
+            kind = (reason["field"] or "", re.split("; got|, not ", text)[0] if reason["field"] else "line")
+            found.setdefault(kind, []).append(" ".join(filter(None, (reason["field"], text))))
     commonest = sorted(found.values(), key=len, reverse=True)[:most]
     return [(examples[0][:200], len(examples)) for examples in commonest]

@@ -1,4 +1,4 @@
-"""Ship what endpoints logged on this machine, and gather the log's many small files."""
+"""Ship the predictions logged on this machine, and compact the log's small files."""
 
 import logging
 
@@ -14,7 +14,7 @@ log = logging.getLogger("truecourse.log")
 
 @task(name="ship", **RETRY)
 def ship_log(problem: str) -> int:
-    """The number of predictions shipped; 0 as well while a shipper beside an endpoint is at it."""
+    """Ship logged predictions; returns their number, 0 also while an endpoint's own shipper is running."""
     shipment = log_shipping.ship(problem)
     log.info("%s predictions shipped", f"{shipment.records:,}")
     return shipment.records
@@ -22,6 +22,6 @@ def ship_log(problem: str) -> int:
 
 @task(name="gather files", **RETRY)
 def gather_files(problem: str) -> int:
-    """Every shipment is a file of its own; the number of those that were put together. The rows stay as they are."""
+    """Merge the log's files, one per shipment; returns the number of merged files. Rows do not change."""
     tables, name = Tables(), log_table(problem)
     return tables.compact(name) if tables.exists(name) else 0

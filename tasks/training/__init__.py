@@ -1,4 +1,4 @@
-"""Snapshots, training, tuning, evaluation, and what proves them: traces and reproductions.
+"""Snapshots, training, tuning and evaluation of models, and their verification by tracing and reproduction.
 
 Depends on `tasks.features`, `truecourse.modeling` and `truecourse.evaluation`.
 """

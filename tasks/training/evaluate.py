@@ -1,4 +1,4 @@
-"""Judge a trained model on its snapshot's test rows: metrics, baselines, slices, gates, plots and the model's page."""
+"""Evaluate a trained model on its snapshot's test rows: metrics, baselines, slices, gates, plots and the model page."""
 
 import dataclasses
 import json
@@ -40,8 +40,9 @@ def page_key(run: TrainedRun) -> str:
 
 @task(name="evaluate", **RETRY)
 def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
-    """The report of a run, stored in it as report.json with its plots, and as a page. Its `sha256` is of that file.
+    """Evaluate a run; stores report.json and plots in the run, and the model page among the reports.
 
+    Returns the report, with the `sha256` of report.json:
     {"metrics": {model: {metric: {"value", "low", "high"}}}, "slices": [...], "gates": [...], "rows": {...},
     "champion": version compared with or None, "page": key}."""
     spec, store = load_problem(problem), open_store()
@@ -52,18 +53,19 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
     store.put(page_key(run), page)
     control_page.require_page(store, spec)
     files = {f"plots/{name}.png": plots.png(figure) for name, (_, figure) in images.items()}
-    _keep(run, report, files | {"model.html": remove_breadcrumbs(page.decode()).encode()})
+    _save(run, report, files | {"model.html": remove_breadcrumbs(page.decode()).encode()})
     show_page(page_key(run), "model", run.problem, "The model's evaluation")
     return report
 
 
 def evaluate_gates(problem: str, run: TrainedRun) -> dict[str, Any]:
-    """The report of a run that nobody will look at, stored in it as report.json: with no plots and no page, and a
-    linear baseline only where a gate asks for one. They take ten times as long as the verdicts."""
+    """Evaluate a run for its gates only, without plots and page; stores and returns report.json.
+
+    The linear baseline is fitted only if a gate needs it. All of this takes ten times as long as the gates."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.judged, run, store)
-    _keep(run, report, {})
+    _save(run, report, {})
     return report
 
 
@@ -73,24 +75,25 @@ def _held_out(problem: Problem, run: TrainedRun, store: ObjectStore) -> HeldOut:
 
 
 def _report(test: HeldOut, predictions: Mapping[str, Array], run: TrainedRun, store: ObjectStore) -> dict[str, Any]:
-    metrics, parts, office = test.metrics(predictions), test.slices(), registry.champion(run.problem)
-    rival = open_rival(office, test.problem, run.model_sha256) if office and office.run_id != run.run_id else None
-    verdicts = apply_gates(test.problem.gates, collect_evidence(test, metrics, parts, rival))
+    metrics, parts, champion = test.metrics(predictions), test.slices(), registry.champion(run.problem)
+    rival = open_rival(champion, test.problem, run.model_sha256) if champion and champion.run_id != run.run_id else None
+    results = apply_gates(test.problem.gates, collect_evidence(test, metrics, parts, rival))
     report = {
         "metrics": metrics,
         "slices": parts,
-        "gates": verdicts,
+        "gates": results,
         "rows": load_manifest(store, run.snapshot).rows,
-        "champion": office.version if office else None,
+        "champion": champion.version if champion else None,
     }
     loss = metrics["model"][test.problem.metric]["value"]
-    log.info("test rows: %s %.4f; %s", test.problem.metric, loss, summarize(verdicts))
+    log.info("test rows: %s %.4f; %s", test.problem.metric, loss, summarize(results))
     return report
 
 
 def open_rival(version: ModelVersion, problem: Problem, candidate: str = "") -> Champion:
-    """A version with its model and what it was trained on, each re-hashed. `candidate`: SHA-256 of the model that is
-    compared with it, which counts as tried."""
+    """Load a version's model and snapshot for a comparison, and verify their hashes.
+
+    `candidate`: SHA-256 of the model that is compared with it; it counts as a try against this champion."""
     snapshot = runs.trained_run(version.problem, version.run_id).snapshot
     store, own = open_store(), rows_as_trained_by(problem, version)
     rival = Champion(version.version, registry.open_model(version, problem.kind), load_frame(store, snapshot), own)
@@ -106,8 +109,8 @@ def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[st
     return model_page.render(problem, run, report, training, manifest, lineage, images).encode()
 
 
-def _keep(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> None:
-    """Store the report, which names the SHA-256 of the other files, after them."""
+def _save(run: TrainedRun, report: dict[str, Any], files: dict[str, bytes]) -> None:
+    """Store the files, then the report, which has their SHA-256."""
     report |= {"files": {name: sha256(data) for name, data in files.items()}}
     files |= {REPORT: seal(report)}
     report |= {SEAL: sha256(files[REPORT])}

@@ -1,7 +1,7 @@
-"""Make a model again in a home of its own, from an archived problem and the data that a reproduction put there.
+"""Rebuild a model in a separate home, from an archived problem and the data that a reproduction copied there.
 
-`python -m tasks.training.rebuild PLAN` is a process of its own (tasks/training/reproduce.py starts it): neither the
-problem's folder nor what was imported before is part of the result, which is written beside the plan.
+tasks/training/reproduce.py starts `python -m tasks.training.rebuild PLAN` as a separate process, so that the result
+depends neither on the problem's folder nor on imported modules. The result is written beside the plan.
 """
 
 import dataclasses
@@ -33,15 +33,17 @@ Start = Literal["source", "clean", "features"]
 
 
 class ValidatedDeliveries(Reference):
-    """Deliveries of a table that one commit of its clean table took."""
+    """Deliveries of a table that one commit of its clean table accepted."""
 
     table: str
     deliveries: tuple[int, ...]
 
 
 class Plan(Reference):
-    """What to rebuild. From `source`: `deliveries` by table, whose bytes lie in the home's storage, and the order in
-    which they were judged. From `clean` and `features`: the tables that are there already. `until`: naive UTC."""
+    """What to rebuild, and from which step.
+
+    From `source`: `deliveries` by table, whose bytes are in the home's storage, and `judgements`, the order in which
+    they were validated. From `clean` or `features`: the tables in the home's storage. `until`: naive UTC."""
 
     problem: str
     start: Start
@@ -52,9 +54,8 @@ class Plan(Reference):
     judgements: tuple[ValidatedDeliveries, ...] = ()
 
 
-class Rebuilt(Reference):
-    """What came of it. `clean` and `features`: the versions that it was made from, by table and view. `fault`: why it
-    came to nothing."""
+class RebuildResult(Reference):
+    """The result of a rebuild. `clean` and `features`: its table versions by table and view. `fault`: why it failed."""
 
     snapshot: Snapshot | None = None
     model_sha256: str = ""
@@ -68,8 +69,8 @@ def result_file(plan: Path) -> Path:
     return plan.with_name("rebuilt.json")
 
 
-def rebuild(plan: Plan) -> Rebuilt:
-    """Raises what reading, validating, computing and training raise."""
+def rebuild(plan: Plan) -> RebuildResult:
+    """Rebuild a model. Raises what reading, validating, computing and training raise."""
     problem, tables = load_problem(plan.problem), Tables()
     if plan.split is not None:
         problem = dataclasses.replace(problem, split=plan.split)
@@ -83,26 +84,28 @@ def rebuild(plan: Plan) -> Rebuilt:
     snapshot = build_snapshot(problem, tables, clean=clean, features=features, until=plan.until)
     trained = train(problem, load_frame(tables.store, snapshot), with_parameters(problem.model, plan.parameters))
     digest = sha256(trained.model.ubj())
-    return Rebuilt(snapshot=snapshot, model_sha256=digest, clean=clean, features=features, versions=library_versions())
+    return RebuildResult(
+        snapshot=snapshot, model_sha256=digest, clean=clean, features=features, versions=library_versions()
+    )
 
 
 def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
-    """Read the deliveries again, and judge them in the order in which they were judged."""
+    """Read the deliveries again, and validate them in their original order."""
     raw = {name: restore(problem, problem.table(name), tables, list(found)) for name, found in plan.deliveries.items()}
-    for judgement in plan.judgements:
-        known = plan.deliveries[judgement.table]
-        taken, _ = accepted_deliveries(tables, problem.name, judgement.table)
-        some = tuple(d for d in known if d.number in judgement.deliveries)
-        pending = PendingBatch(raw[judgement.table], some, known, frozenset(taken), revalidates_all=False)
-        for result in check_and_write(problem, problem.table(judgement.table), tables, pending):
+    for commit in plan.judgements:
+        known = plan.deliveries[commit.table]
+        taken, _ = accepted_deliveries(tables, problem.name, commit.table)
+        selected = tuple(d for d in known if d.number in commit.deliveries)
+        pending = PendingBatch(raw[commit.table], selected, known, frozenset(taken), revalidates_all=False)
+        for result in check_and_write(problem, problem.table(commit.table), tables, pending):
             if result.refused:
-                raise SourceError(result.sentence(), where=f"table {judgement.table}")
+                raise SourceError(result.sentence(), where=f"table {commit.table}")
 
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
     try:
-        made = rebuild(Plan.model_validate_json(file.read_bytes()))
+        result = rebuild(Plan.model_validate_json(file.read_bytes()))
     except TruecourseError as error:
-        made = Rebuilt(fault=str(error))
-    result_file(file).write_text(made.model_dump_json())
+        result = RebuildResult(fault=str(error))
+    result_file(file).write_text(result.model_dump_json())

@@ -1,4 +1,4 @@
-"""Make a version again from its run's archive, in a process and a home of its own, and compare every step."""
+"""Rebuild a version from its run's archive, in a separate process and home, and compare every step."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.training.rebuild import Plan, Rebuilt, Start, ValidatedDeliveries, result_file
+from tasks.training.rebuild import Plan, RebuildResult, Start, ValidatedDeliveries, result_file
 from tasks.training.trace import trace_model
 from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery, archive_key
@@ -32,8 +32,8 @@ SAME = "byte for byte the recorded one"
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What is known of a version's training. `lineage`: its lineage.json."""
+class TrainingRecord:
+    """The record of a version's training. `lineage`: its lineage.json."""
 
     version: ModelVersion
     run: TrainedRun
@@ -42,22 +42,22 @@ class Recorded:
 
 
 def reproduce(problem: str, number: int, start: Start = "features") -> dict[str, Any]:
-    """Verify everything that a version was made from, rebuild it from `start` on, and compare.
+    """Verify the lineage of a version, rebuild it from `start` on, and compare.
 
-    The problem is the one archived with the run: what has become of its folder since does not matter. Returns
+    The problem comes from the run's archive, so later changes of its folder do not matter. Returns
     {"state": "verified", "changed" or "unknown", "identical": whether snapshot and model are byte for byte the recorded
     ones, "start", "recorded_sha256", "rebuilt_sha256", "snapshot": {"identical", "recorded_sha256", "rebuilt_sha256"},
-    "links": those of trace_model() and one for each step that was rebuilt, "environment": {what: [then, now]} where
-    these differ}. Raises ModelError if there is no such version, it has no archive, or it cannot be rebuilt at all."""
+    "links": those of trace_model() and one for each rebuilt step, "environment": {name: [then, now]} for differences}.
+    Raises ModelError if there is no such version, if it has no archive, or if it cannot be rebuilt."""
     tables = Tables()
     traced = trace_model(problem, number)
     version = registry.version(problem, number)
-    recorded = _recorded(problem, version, tables)
+    recorded = _load_record(problem, version, tables)
     with scratch() as home:
-        rebuilt = _rebuilt(recorded, tables, home, start)
+        rebuilt = _rebuild(recorded, tables, home, start)
         assert rebuilt.snapshot is not None
-        made = Tables(_settings(home))
-        steps = [*_compared(recorded, tables, made, rebuilt, start)]
+        rebuilt_tables = Tables(_rebuild_settings(home))
+        steps = [*_compare_tables(recorded, tables, rebuilt_tables, rebuilt, start)]
     was, now = recorded.run.snapshot.sha256, rebuilt.snapshot.sha256
     steps.append(_step("rebuilt snapshot", was, now))
     steps.append(_step("rebuilt model", version.model_sha256, rebuilt.model_sha256))
@@ -70,7 +70,7 @@ def reproduce(problem: str, number: int, start: Start = "features") -> dict[str,
         "rebuilt_sha256": rebuilt.model_sha256,
         "snapshot": {"identical": now == was, "recorded_sha256": was, "rebuilt_sha256": now},
         "links": links,
-        "environment": _differences(recorded, rebuilt),
+        "environment": _environment_differences(recorded, rebuilt),
     }
 
 
@@ -79,39 +79,39 @@ def _step(kind: str, recorded: str, rebuilt: str) -> Link:
     return link(kind, rebuilt, same, SAME if same else f"recorded is SHA-256 {recorded}")
 
 
-def _recorded(problem: str, version: ModelVersion, tables: Tables) -> Recorded:
+def _load_record(problem: str, version: ModelVersion, tables: Tables) -> TrainingRecord:
     run = runs.trained_run(problem, version.run_id)
     try:
         manifest = load_manifest(tables.store, run.snapshot)
         document = json.loads(runs.artifact(run.run_id, "lineage.json"))
     except (TruecourseError, ValueError) as error:
         hint = f"truecourse trace model {version.version} --problem {problem}"
-        what = f"what it was made from cannot be read: {error}"
+        what = f"its lineage cannot be read: {error}"
         raise ModelError(what, where=f"version {version.version} of {problem}", hint=hint) from None
-    return Recorded(version, run, manifest, document)
+    return TrainingRecord(version, run, manifest, document)
 
 
-def _settings(home: Path) -> Settings:
-    """Those of the home that a model is rebuilt in."""
+def _rebuild_settings(home: Path) -> Settings:
+    """The settings of the home in which a model is rebuilt."""
     return Settings(home=home / "home", storage="")
 
 
-def _rebuilt(recorded: Recorded, tables: Tables, home: Path, start: Start) -> Rebuilt:
-    """Put everything that the rebuilding needs into a home, and run it there."""
+def _rebuild(recorded: TrainingRecord, tables: Tables, home: Path, start: Start) -> RebuildResult:
+    """Copy the inputs of the rebuild into a home, and run it there in a separate process."""
     version, problem = recorded.version, recorded.version.problem
     where = f"version {version.version} of {problem}"
     try:
         run_archive.unpack_folder(runs.artifact(version.run_id, run_archive.FOLDER), home / "problems" / problem)
     except NotFound:
         raise ModelError("no problem was archived with its run", where=where, hint="restore the run's files") from None
-    made = Tables(_settings(home))
+    rebuilt_tables = Tables(_rebuild_settings(home))
     if start == "source":
-        plan = _plan(recorded, start) | _from_source(recorded, tables, made)
+        plan = _plan(recorded, start) | _from_source(recorded, tables, rebuilt_tables)
     else:
         plan = _plan(recorded, start)
         for item in recorded.manifest.inputs:
             if item.role == "clean" or start == "features":
-                _copy(tables, made, item.table, recorded, features=item.role == "features")
+                _copy(tables, rebuilt_tables, item.table, recorded, features=item.role == "features")
     file = home / "plan.json"
     file.write_text(Plan.model_validate(plan).model_dump_json())
     environment = child_environment(
@@ -123,18 +123,18 @@ def _rebuilt(recorded: Recorded, tables: Tables, home: Path, start: Start) -> Re
         PREFECT_HOME=str(home / "prefect"),
     )
     command = [sys.executable, "-m", "tasks.training.rebuild", str(file)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        last = "\n".join(done.stderr.strip().splitlines()[-8:])
-        raise ModelError(f"the process that rebuilds it failed:\n{last}", where=where)
-    rebuilt = Rebuilt.model_validate_json(result_file(file).read_bytes())
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    if process.returncode:
+        last = "\n".join(process.stderr.strip().splitlines()[-8:])
+        raise ModelError(f"the rebuild process failed:\n{last}", where=where)
+    rebuilt = RebuildResult.model_validate_json(result_file(file).read_bytes())
     if rebuilt.fault:
-        hint = f"`truecourse trace model {version.version} --problem {problem}` says which link is broken"
+        hint = f"`truecourse trace model {version.version} --problem {problem}` shows the broken link"
         raise ModelError(f"it cannot be rebuilt from {start}: {rebuilt.fault}", where=where, hint=hint)
     return rebuilt
 
 
-def _plan(recorded: Recorded, start: Start) -> dict[str, Any]:
+def _plan(recorded: TrainingRecord, start: Start) -> dict[str, Any]:
     manifest = recorded.manifest
     training = json.loads(runs.artifact(recorded.run.run_id, "training.json"))
     return {
@@ -146,8 +146,10 @@ def _plan(recorded: Recorded, start: Start) -> dict[str, Any]:
     }
 
 
-def _copy(tables: Tables, made: Tables, reference: TableVersion, recorded: Recorded, *, features: bool) -> None:
-    """The rows of a version as the first version of a table of the other home."""
+def _copy(
+    tables: Tables, rebuilt_tables: Tables, reference: TableVersion, recorded: TrainingRecord, *, features: bool
+) -> None:
+    """Copy the rows of a table version into the rebuild's home, as the table's first version there."""
     commit: dict[str, Any] = {"flow": "rebuild"}
     if features:
         problem, used = recorded.manifest.problem, _inputs(recorded, reference)
@@ -155,17 +157,17 @@ def _copy(tables: Tables, made: Tables, reference: TableVersion, recorded: Recor
         commit["inputs"] = [{"name": name, "version": 0} for name in clean if name in used]
     dataset = tables.dataset(reference)
     rows = pa.RecordBatchReader.from_batches(dataset.schema, dataset.scanner().to_batches())
-    made.append(reference.name, rows, commit)
+    rebuilt_tables.append(reference.name, rows, commit)
 
 
-def _inputs(recorded: Recorded, reference: TableVersion) -> set[str]:
-    """Names of the tables that a feature table was computed from."""
+def _inputs(recorded: TrainingRecord, reference: TableVersion) -> set[str]:
+    """Names of the source tables of a feature table."""
     commits = recorded.lineage["tables"][str(reference)]["commits"]
     return {item["name"] for item in commits[-1][1].get("inputs", ())}
 
 
-def _from_source(recorded: Recorded, tables: Tables, made: Tables) -> dict[str, Any]:
-    """The deliveries behind a version, their bytes put into the other home, and the order in which they were judged."""
+def _from_source(recorded: TrainingRecord, tables: Tables, rebuilt_tables: Tables) -> dict[str, Any]:
+    """Copy the bytes of a version's deliveries into the rebuild's home; returns them and their order of validation."""
     problem, found, judged = recorded.manifest.problem, dict[str, tuple[Delivery, ...]](), []
     for name, clean in recorded.manifest.versions("clean").items():
         raw = _commits(recorded, raw_table(problem, name))
@@ -175,27 +177,29 @@ def _from_source(recorded: Recorded, tables: Tables, made: Tables) -> dict[str, 
             key = archive_key(problem, name, sha)
             with scratch() as folder:
                 tables.store.download(key, folder / "bytes")
-                LocalStore(Path(made.store.root)).upload(key, folder / "bytes")
+                LocalStore(Path(rebuilt_tables.store.root)).upload(key, folder / "bytes")
         newest = tables.version(clean.name) or clean
         moments = {version: at for version, at, _ in tables.recent(clean.name, newest.version + 1)}
-        taken: list[tuple[datetime, ValidatedDeliveries]] = []
+        commits: list[tuple[datetime, ValidatedDeliveries]] = []
         for version, commit in _commits(recorded, clean.name):
             if commit.get("rewritten"):
-                taken.clear()
+                commits.clear()
             if commit.get("deliveries"):
                 numbers = tuple(item["number"] for item in commit["deliveries"])
-                taken.append((moments[version], ValidatedDeliveries(table=name, deliveries=numbers)))
-        judged += taken
+                commits.append((moments[version], ValidatedDeliveries(table=name, deliveries=numbers)))
+        judged += commits
     return {"deliveries": found, "judgements": tuple(one for _, one in sorted(judged, key=lambda pair: pair[0]))}
 
 
-def _commits(recorded: Recorded, name: str) -> list[Any]:
+def _commits(recorded: TrainingRecord, name: str) -> list[Any]:
     found = [item["commits"] for key, item in recorded.lineage["tables"].items() if key.rpartition("@")[0] == name]
     return max(found, key=len) if found else []
 
 
-def _compared(recorded: Recorded, tables: Tables, made: Tables, rebuilt: Rebuilt, start: Start) -> Iterator[Link]:
-    """A link for each table that was made anew: are its rows those of the recorded version?"""
+def _compare_tables(
+    recorded: TrainingRecord, tables: Tables, rebuilt_tables: Tables, rebuilt: RebuildResult, start: Start
+) -> Iterator[Link]:
+    """Compare each rebuilt table with the recorded version; yields a link for each."""
     if start == "features":
         return
     for item in recorded.manifest.inputs:
@@ -203,18 +207,20 @@ def _compared(recorded: Recorded, tables: Tables, made: Tables, rebuilt: Rebuilt
             before, kind = item.table, "rebuilt clean table" if item.role == "clean" else "rebuilt feature table"
             now = rebuilt.clean[item.name] if item.role == "clean" else rebuilt.features[item.name]
             try:
-                differ, rows = _differing(tables, before, made, now)
+                differ, rows = _count_differences(tables, before, rebuilt_tables, now)
             except TruecourseError as error:
                 yield unknown(kind, str(before), f"cannot be compared: {error.what}")
                 continue
-            said = f"the same {counted(rows, 'row')}" if not differ else f"{counted(differ, 'row')} differ"
-            yield link(kind, str(before), not differ, said)
+            detail = f"the same {counted(rows, 'row')}" if not differ else f"{counted(differ, 'row')} differ"
+            yield link(kind, str(before), not differ, detail)
 
 
-def _differing(tables: Tables, before: TableVersion, made: Tables, now: TableVersion) -> tuple[int, int]:
-    """How many rows only one of two tables has, each counted on its side, and how many the first has."""
+def _count_differences(
+    tables: Tables, before: TableVersion, rebuilt_tables: Tables, now: TableVersion
+) -> tuple[int, int]:
+    """Number of rows that only one of the two tables has (multiset difference), and number of rows of the first."""
     with connect() as connection:
-        old, new = tables.dataset(before), made.dataset(now)
+        old, new = tables.dataset(before), rebuilt_tables.dataset(now)
         connection.register("before", old)
         connection.register("now", new)
         columns = ", ".join(f'"{name}"' for name in old.schema.names)
@@ -224,8 +230,8 @@ def _differing(tables: Tables, before: TableVersion, made: Tables, now: TableVer
         return int(differ), old.count_rows()
 
 
-def _differences(recorded: Recorded, rebuilt: Rebuilt) -> dict[str, list[Any]]:
-    """What the model was made with, and what it was rebuilt with, where they differ."""
+def _environment_differences(recorded: TrainingRecord, rebuilt: RebuildResult) -> dict[str, list[Any]]:
+    """Differences between the environments of training and rebuild: {name: [then, now]}."""
     then = json.loads(runs.artifact(recorded.run.run_id, run_archive.ENVIRONMENT))
     now = run_archive.environment_now()
     pairs = {f"library {name}": [version, rebuilt.versions.get(name)] for name, version in then["versions"].items()}

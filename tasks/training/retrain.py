@@ -1,4 +1,4 @@
-"""A retraining, from its claim in the record of findings to what came of it."""
+"""Start and finish a retraining in the record of findings."""
 
 import logging
 from datetime import UTC, datetime
@@ -18,16 +18,16 @@ log = logging.getLogger("truecourse.retraining")
 
 @task(name="begin retraining", **RETRY)
 def begin_retraining(problem: str, reason: str = "") -> Attempt | Decision:
-    """Claim the retraining that open findings, or a person's `reason`, make due; else why there is none."""
-    begun = retraining_runs.begin(open_store(), load_problem(problem), datetime.now(UTC), reason)
-    if isinstance(begun, Decision):
-        log.warning("no retraining: %s", begun.because)
-    return begun
+    """Start the retraining that open findings or a person's `reason` trigger; else return why it is skipped."""
+    attempt = retraining_runs.begin(open_store(), load_problem(problem), datetime.now(UTC), reason)
+    if isinstance(attempt, Decision):
+        log.warning("retraining skipped: %s", attempt.because)
+    return attempt
 
 
 @task(name="end retraining", **RETRY)
 def end_retraining(problem: str, number: int, version: ModelVersion) -> Attempt:
-    """Enter what came of it beside the findings that asked for it."""
+    """Record the outcome of a retraining with the findings that triggered it."""
     champion = registry.champion(problem) == version
     gates = registry.gates(version)
     return retraining_runs.end(open_store(), problem, number, datetime.now(UTC), version, gates, champion)
@@ -35,4 +35,5 @@ def end_retraining(problem: str, number: int, version: ModelVersion) -> Attempt:
 
 @task(name="fail retraining", **RETRY)
 def fail_retraining(problem: str, number: int, what: str) -> Attempt:
+    """Record the error that ended a retraining."""
     return retraining_runs.fail(open_store(), problem, number, datetime.now(UTC), what)

@@ -1,4 +1,4 @@
-"""Build the training frame, point in time, and freeze it as a snapshot."""
+"""Build the training frame point in time, and store it as a snapshot."""
 
 import logging
 from datetime import UTC, datetime
@@ -29,10 +29,10 @@ log = logging.getLogger("truecourse.modeling.snapshot")
 
 
 def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) -> tuple[pa.Table, dict[str, int]]:
-    """The labelled rows of closed cohorts with their split, and an account of every row.
+    """The labelled rows of closed cohorts with their split, and the number of rows of each kind.
 
-    A cohort is closed `closes_after` after its decision; what is not by `until` (naive UTC; by default the moment of
-    the newest label) is left out, since early labels are not a fair sample of all, and so is a label known later."""
+    A cohort closes `closes_after` after its decision. Cohorts still open at `until` (naive UTC; by default the time of
+    the newest label) are left out, since early labels are a biased sample; so are labels known later than `until`."""
     account = {"decisions": len(frame)}
     frame = _closed(problem, frame, until)
     account["open"] = account["decisions"] - len(frame)
@@ -46,9 +46,9 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
     account |= {side: sides.get(side, 0) for side in ("train", "validate", "test")}
     empty = [side for side in ("train", "validate", "test") if not account[side]]
     if empty:
-        hint = "check the split's dates, the label SQL and the account of rows: " + str(account)
+        hint = "check the split's dates, the label SQL and the numbers of rows: " + str(account)
         if isinstance(problem.split, RandomSplit):
-            hint = "of some class of the label there have to be three rows: to train, to choose a model and to test"
+            hint = "a class of the label needs at least three rows: one each for train, validate and test"
         raise FeatureError(f"no {' and no '.join(empty)}" + " rows", where=f"problem {problem.name}", hint=hint)
     order = ["id", *_present(used, "decision_time"), *dict.fromkeys([*problem.request_fields, *problem.features])]
     return used.select([*order, "label", *_present(used, "known_at"), "split"]), account
@@ -64,10 +64,10 @@ def _closed(problem: Problem, frame: pa.Table, until: datetime | None) -> pa.Tab
 
 
 def _known(frame: pa.Table, until: datetime | None) -> pa.ChunkedArray:
-    there = pc.is_valid(frame["label"])
+    labelled = pc.is_valid(frame["label"])
     if until is None or "known_at" not in frame.column_names:
-        return there
-    return pc.and_kleene(there, pc.less_equal(frame["known_at"], pa.scalar(until.replace(tzinfo=UTC), UTC_TIME)))
+        return labelled
+    return pc.and_kleene(labelled, pc.less_equal(frame["known_at"], pa.scalar(until.replace(tzinfo=UTC), UTC_TIME)))
 
 
 def _present(frame: pa.Table, name: str) -> list[str]:
@@ -78,10 +78,10 @@ def build_snapshot(
     problem: Problem, tables: Tables, *, clean: Versions, features: Versions, until: datetime | None = None,
     proof: Proof | None = None,
 ) -> Snapshot:  # fmt: skip
-    """The snapshot of exactly these table versions, and of labels of cohorts closed by `until` (naive UTC).
+    """Build the snapshot of exactly these table versions, with labels of cohorts closed by `until` (naive UTC).
 
-    `proof`: of an earlier snapshot made by the same SQL; without it the SQL is tried anew. Raises LookAheadError where
-    SQL reads what was not known yet."""
+    `proof`: the look-ahead proof of an earlier snapshot with the same SQL; without it the SQL is tested again. Raises
+    LookAheadError if SQL reads data that was not known yet."""
     decisions = decision_frame(problem, tables, clean, features)
     proof = proof or lookahead_proof.stored_proof(problem, tables, clean, features, decisions)
     frame, account = training_frame(problem, decisions, until)
@@ -104,33 +104,32 @@ def build_snapshot(
 
 @task(name="snapshot", **RETRY)
 def take_snapshot(problem: str, until: datetime | None = None, moved: datetime | None = None) -> Snapshot:
-    """Freeze the training frame of the newest clean tables and feature tables, unless it was frozen before.
+    """Store the training frame of the newest clean and feature tables as a snapshot, unless it exists already.
 
-    `until` (UTC if it has no zone): labels count that were known by then; with `clock="data"` by the data's end unless
-    given. `moved`: the moment that a split by time
-    moves to."""
+    `until` (UTC if it has no zone): only labels known by then count; by default all, or with `clock="data"` those known
+    by the data's end. `moved`: the time that a split by time moves to."""
     spec, tables = load_problem(problem), Tables()
     until = naive_utc(until or data_end(spec, tables))
     spec = problem_at(spec, moved) if moved else spec
     clean = clean_versions(spec, tables)
     features = feature_versions(spec, tables, clean)
-    said = [
+    inputs = [
         training_digest(spec),
         *map(str, (*clean.values(), *features.values())),
         str(until),
         method_digest(),
         library_versions(),
     ]
-    key = f"snapshots/{problem}/inputs/{sha256_json(said)}.json"
-    taken = _taken(tables, key)
-    if taken is None:
-        taken = build_snapshot(spec, tables, clean=clean, features=features, until=until)
-        tables.store.put(key, taken.model_dump_json().encode())
-    return taken
+    key = f"snapshots/{problem}/inputs/{sha256_json(inputs)}.json"
+    snapshot = _existing(tables, key)
+    if snapshot is None:
+        snapshot = build_snapshot(spec, tables, clean=clean, features=features, until=until)
+        tables.store.put(key, snapshot.model_dump_json().encode())
+    return snapshot
 
 
-def _taken(tables: Tables, key: str) -> Snapshot | None:
-    """What was built from these inputs, if it is still there."""
+def _existing(tables: Tables, key: str) -> Snapshot | None:
+    """The snapshot that was built from the same inputs, if it still exists."""
     try:
         snapshot = Snapshot.model_validate_json(tables.store.get(key))
     except NotFound:
@@ -140,8 +139,9 @@ def _taken(tables: Tables, key: str) -> Snapshot | None:
 
 @task(name="newest decision", **RETRY)
 def newest_decision(problem: str) -> datetime | None:
-    """When (UTC) the data's newest decision was taken, with `clock="data"` as truecourse.features.clock tells it; None
-    for a problem without time."""
+    """The time (UTC) of the data's newest decision; with `clock="data"` the data's end (see truecourse.features.clock).
+
+    None for a problem without time."""
     spec, tables = load_problem(problem), Tables()
     if not spec.has_time or spec.clock == "data":
         return data_end(spec, tables)

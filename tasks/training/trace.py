@@ -1,4 +1,4 @@
-"""From a model version, or a prediction, back to the bytes it was learned from, each link verified again."""
+"""Trace a model version or a prediction back to its source data, and verify each link."""
 
 import json
 from collections.abc import Mapping
@@ -22,9 +22,11 @@ from truecourse.storage.tables import Tables
 
 
 def trace_model(problem: str, number: int) -> dict[str, Any]:
-    """{"model": ..., "state": "verified", "changed" or "unknown", "verified": bool, "links":
-    [truecourse.storage.lineage_links.Link]}, from the version to its sources. A broken link does not end the walk as
-    long as the next can be found. Raises ModelError if there is no such version."""
+    """Verify the lineage of a version, from the version to its sources.
+
+    Returns {"model": ..., "state": "verified", "changed" or "unknown", "verified": bool, "links":
+    [truecourse.storage.lineage_links.Link]}. A broken link does not end the trace if the next one can be found. Raises
+    ModelError if there is no such version."""
     version, tables = registry.version(problem, number), Tables()
     links = version_links.run_links(tables.store, version)
     tags = _run_tags(version)
@@ -42,7 +44,7 @@ def trace_model(problem: str, number: int) -> dict[str, Any]:
 def _run_tags(version: ModelVersion) -> dict[str, str]:
     try:
         return runs.load_record(version.problem, version.run_id).tags
-    except (TruecourseError, ValueError):  # its own link says so
+    except (TruecourseError, ValueError):  # the link of the run reports it
         return {}
 
 
@@ -67,18 +69,18 @@ def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: M
         links += lineage_record.verify_validation(tables, recorded)
         return links + lineage_record.verify_sources(problem, tables, recorded)
     except (TruecourseError, ValueError, KeyError, TypeError) as error:
-        # A document that was changed may no longer be read: what lies behind it cannot be vouched for.
-        return [*links, unknown("inputs", snapshot.manifest_key, f"cannot be followed further: {error}")]
+        # A changed document may be unreadable; the links behind it are unknown then.
+        return [*links, unknown("inputs", snapshot.manifest_key, f"the next links cannot be read: {error}")]
 
 
 def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
-    """{"prediction": its record, "model", "state", "verified", "links"}: the record verified and computed again, then
-    all that trace_model() walks.
+    """Verify and recompute a prediction, then trace its model.
 
-    The prediction is looked for in the endpoints' log by its prediction_id, then among batch predictions by the row's
-    id. Raises ModelError if it is in neither."""
+    Returns {"prediction": its record, "model", "state", "verified", "links"}, with the links of trace_model(). The
+    prediction is looked up in the endpoints' log by its prediction_id, then among batch predictions by the row's id.
+    Raises ModelError if it is in neither."""
     tables = Tables()
-    record = _recorded(tables, problem, prediction)
+    record = _find_record(tables, problem, prediction)
     version = registry.version(problem, record["model_version"])
     links = prediction_links.prediction_links(tables, record, version)
     traced = trace_model(problem, version.version)
@@ -87,22 +89,22 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
     return {**traced, "prediction": record, "state": state, "verified": state == "verified", "links": links}
 
 
-def _recorded(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
-    """Raises IntegrityError where a file that it may lie in was changed so that it cannot be read."""
+def _find_record(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
+    """Find a prediction's record. Raises IntegrityError if a file that may contain it was changed and is unreadable."""
     try:
         found = prediction_log.find(tables, problem, prediction) or scored_by_id(tables, problem, prediction)
-        if not found and ship(problem).records:  # an answer of a moment ago
+        if not found and ship(problem).records:  # a very recent prediction
             found = prediction_log.find(tables, problem, prediction)
     except (StorageError, ValueError, pa.ArrowException) as error:
         names = (prediction_log.log_table(problem), predictions_table(problem))
         broken = [link for name in names for link in file_digests.broken(tables.store, name)]
         if not broken:
             raise
-        what = f"the prediction cannot be read, for a file of its table was changed: {broken[0]['detail']}"
+        what = f"the prediction cannot be read: a file of its table was changed, {broken[0]['detail']}"
         raise IntegrityError(what, where=broken[0]["id"], hint="restore it from a backup") from error
     if found:
         return found[0]
-    hint = "the id is `prediction_id` of an answer, or a scored row's id; `truecourse run ship` brings in the log"
+    hint = "give the `prediction_id` of a response, or a scored row's id; `truecourse run ship` ships the log"
     if damaged := damaged_segments(problem):
-        hint = f"log segments were damaged before they were shipped, and it may be in one: {damaged[0]}"
+        hint = f"it may be in a log segment that was damaged before it was shipped: {damaged[0]}"
     raise ModelError("no such prediction", where=prediction[:80], hint=hint)

@@ -1,4 +1,4 @@
-"""Train a model on a snapshot, as an MLflow run that holds everything needed to use, judge and repeat it."""
+"""Train a model on a snapshot, as an MLflow run with everything needed to use, evaluate and reproduce it."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def tuning_key(snapshot: Snapshot) -> str:
 
 
 def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) -> XGBoost:
-    """The problem's model with the parameters that tuning found on this snapshot. Raises NotFound if it never ran."""
+    """The problem's model with the best parameters of tuning on this snapshot. Raises NotFound if it was not tuned."""
     try:
         found = json.loads(store.get(tuning_key(snapshot)))
     except NotFound:
@@ -60,27 +60,27 @@ def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) 
 
 @task(name="train", **RETRY)
 def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> TrainedRun:
-    """The finished run of the same snapshot and parameters if there is one, else a new one."""
+    """Train a model; returns the finished run of the same snapshot and parameters if there is one."""
     store = open_store()
     spec = problem_of(load_problem(problem), load_manifest(store, snapshot))
     model = chosen_parameters(spec, store, snapshot) if tuned else spec.model
     key = training_key(training_digest(spec), model, snapshot)
     found = runs.run_of_key(problem, key)
     if found is not None:
-        log.info("run %s has trained this already", found.run_id[:8])
+        log.info("run %s already trained this model", found.run_id[:8])
         return found
     frame = load_frame(store, snapshot)
     rows, features = counted(snapshot.rows, "row"), counted(len(spec.features), "feature")
     note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()
-    shown = Shown(f"train {problem} {snapshot.sha256[:8]}", note, mlflow_runs.run_tags(spec, "train", note))
-    with _run(problem, shown) as (run_id, told):
+    entry = MlflowEntry(f"train {problem} {snapshot.sha256[:8]}", note, mlflow_runs.run_tags(spec, "train", note))
+    with _start_run(problem, entry) as (run_id, in_mlflow):
         trained = train(spec, frame, model)
-        return _keep(spec, run_id, told, shown, snapshot, key, model, trained, frame)
+        return _save_run(spec, run_id, in_mlflow, entry, snapshot, key, model, trained, frame)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How MLflow shows a run."""
+class MlflowEntry:
+    """A run's name, note and tags in MLflow."""
 
     name: str
     note: str
@@ -88,24 +88,24 @@ class Shown:
 
 
 @contextmanager
-def _run(problem: str, shown: Shown) -> Iterator[tuple[str, bool]]:
-    """The id of a new run, and whether MLflow shows it; there it is marked failed if the block raises."""
-    run_id, told = mlflow_runs.begin_run(problem, shown.name, shown.tags)
+def _start_run(problem: str, entry: MlflowEntry) -> Iterator[tuple[str, bool]]:
+    """Start a run; yields its id and whether MLflow has it. If the block raises, it is marked as failed in MLflow."""
+    run_id, in_mlflow = mlflow_runs.begin_run(problem, entry.name, entry.tags)
     try:
-        yield run_id, told
+        yield run_id, in_mlflow
     except BaseException:
-        if told:
+        if in_mlflow:
             with mlflow_runs.warn_on_failure("the failed run"):
                 mlflow_runs.connect_mlflow().set_terminated(run_id, "FAILED")
         raise
 
 
-def _keep(
-    problem: Problem, run_id: str, told: bool, shown: Shown, snapshot: Snapshot, key: str, spec: XGBoost,
+def _save_run(
+    problem: Problem, run_id: str, in_mlflow: bool, entry: MlflowEntry, snapshot: Snapshot, key: str, spec: XGBoost,
     trained: TrainingResult, frame: pa.Table,
 ) -> TrainedRun:  # fmt: skip
-    """Write the run's files, then its record, then what MLflow shows of it."""
-    ubj, tables, account = trained.model.ubj(), Tables(), _account(spec, trained)
+    """Write the run's files, then its record, then its copy in MLflow."""
+    ubj, tables, account = trained.model.ubj(), Tables(), _training_document(spec, trained)
     manifest = tables.store.get(snapshot.manifest_key)
     files = _mlflow_model(trained) | {
         "model/model.ubj": ubj,
@@ -134,16 +134,16 @@ def _keep(
     }
     run = TrainedRun(problem=problem.name, run_id=run_id, snapshot=snapshot, model_sha256=sha256(ubj))
     now = datetime.now(UTC)
-    runs.save_record(RunRecord(run=run, key=key, name=shown.name, note=shown.note, tags=tags, at=now))
-    if told:
+    runs.save_record(RunRecord(run=run, key=key, name=entry.name, note=entry.note, tags=tags, at=now))
+    if in_mlflow:
         with mlflow_runs.warn_on_failure("the training run"):
             mlflow_runs.copy_artifacts(run_id, files)
             mlflow_runs.log_training(run_id, snapshot, account, tags)
     return run
 
 
-def _account(spec: XGBoost, trained: TrainingResult) -> dict[str, Any]:
-    """What repeating the training takes, and how it went."""
+def _training_document(spec: XGBoost, trained: TrainingResult) -> dict[str, Any]:
+    """The content of training.json: parameters, versions, loss and learning curve."""
     return {
         "parameters": parameters(spec),
         "metric": LOSSES[trained.model.kind],
@@ -156,13 +156,13 @@ def _account(spec: XGBoost, trained: TrainingResult) -> dict[str, Any]:
 
 
 def _mlflow_model(trained: TrainingResult) -> dict[str, bytes]:
-    """The files that make the folder a model in MLflow's own format, `mlflow.pyfunc.load_model()` and all."""
+    """The files of the model in MLflow's format, for `mlflow.pyfunc.load_model()`."""
     import mlflow.xgboost
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
     inputs = Schema([ColSpec("float", name, required=False) for name in trained.model.vocabulary.features])
-    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # warns that pip is not installed
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it warns that pip is not installed
     get_settings().temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=get_settings().temporary) as temporary:
         folder = Path(temporary) / "model"

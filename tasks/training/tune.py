@@ -32,11 +32,11 @@ log = logging.getLogger("truecourse.tuning")
 
 @task(name="tune", **RETRY)
 def search_parameters(problem: str, snapshot: Snapshot, trials: int | None = None) -> dict[str, Any]:
-    """Try `trials` parameter sets (the problem's number if None), the problem's own first, and store the best.
+    """Try `trials` parameter sets (the problem's number if None), starting with the problem's own, and store the best.
 
-    {"best": {name: value}, "loss": float, "metric": str, "trials": [...]} at tuning/<problem>/<snapshot>.json. A
-    search that was killed goes on where it was; one that is done is not repeated. Raises ModelError if no space is
-    declared."""
+    Returns {"best": {name: value}, "loss": float, "metric": str, "trials": [...]}, stored at
+    tuning/<problem>/<snapshot>.json. An interrupted search continues where it stopped; a finished one is not repeated.
+    Raises ModelError if the problem declares no search space."""
     spec, store = load_problem(problem), open_store()
     if not spec.model.search:
         hint = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
@@ -69,7 +69,7 @@ def _stored(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | None:
 
 
 def _study(problem: Problem, identity: str) -> Any:
-    """The study of this search: kept in <home>/tuning, so that a killed one goes on."""
+    """The Optuna study of this search; it is stored in <home>/tuning, so that an interrupted search continues."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -80,7 +80,7 @@ def _study(problem: Problem, identity: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(folder / f"{problem.name}-{identity[:16]}.log")))
     study = optuna.create_study(storage=storage, study_name=identity, load_if_exists=True)
-    # A seed for each number of trials done: going on must not draw what was drawn before.
+    # The seed depends on the number of trials: a continued search must not repeat earlier draws.
     study.sampler = optuna.samplers.TPESampler(seed=problem.model.seed + len(study.trials))
     if not study.trials:
         study.enqueue_trial({name: getattr(problem.model, name) for name in problem.model.search})
@@ -120,7 +120,7 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
 
 
 def evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tuple[list[float], list[int]]]:
-    """From parameters to the loss on each fold, and the rounds it took. The folds are binned once a `max_bin`."""
+    """A function from parameters to each fold's loss and boosting rounds. Folds are binned once per `max_bin`."""
     vocabulary = Vocabulary.learn(problem, rows)
     matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
     masks, binned = folds(problem, rows), dict[int, list[Fold]]()
@@ -158,7 +158,7 @@ def _suggest(trial: Any, name: str, space: Any) -> int | float | str:
 
 
 def _parent_run(problem: Problem, identity: str) -> str | None:
-    """The MLflow run of this search: the one there is, or a new one; None where MLflow cannot show it."""
+    """The id of this search's MLflow run, created if needed; None if MLflow fails."""
     note = "A search of the parameter space on training rows alone; each trial is a run below it."
     tags = mlflow_runs.run_tags(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
     with mlflow_runs.warn_on_failure("the search"):
@@ -184,8 +184,8 @@ def _log_trial(
     )
     metrics = [Metric(LOSSES[problem.kind], float(np.mean(losses)), now, 0), Metric("rounds", max(rounds), now, 0)]
     metrics += [Metric(f"fold_{LOSSES[problem.kind]}", loss, now, fold) for fold, loss in enumerate(losses)]
-    said = parameters(with_parameters(problem.model, found))
-    client.log_batch(run.info.run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in said.items()])
+    values = parameters(with_parameters(problem.model, found))
+    client.log_batch(run.info.run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in values.items()])
     client.set_terminated(run.info.run_id, "FINISHED")
 
 

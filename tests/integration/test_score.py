@@ -86,7 +86,7 @@ def test_a_file_of_which_no_row_can_be_scored_says_why(trained: Trained, tmp_pat
     file = tmp_path / "rows.csv"
     file.write_text(HEADER + "bad,c01,west,x,2.5,2024-02-27T10:00:00Z\n" * 3)
     with pytest.raises(
-        SourceError, match=r"not one of 3 rows can be scored: .*; 3 × promised must be a whole number, not x"
+        SourceError, match=r"none of 3 rows can be scored: .*; 3 × promised must be a whole number, not x"
     ):
         score("deliveries", source=str(file))
     file.write_text(HEADER)

@@ -62,7 +62,7 @@ def _scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch) -> pa
     from truecourse.serving import batch_scoring
 
     scores = prediction.scores(model, columns_of(frame, model.vocabulary.features), batch.explain)
-    return batch_scoring.scored(problem, model.vocabulary, frame, scores, batch, datetime.now(UTC))
+    return batch_scoring.prediction_rows(problem, model.vocabulary, frame, scores, batch, datetime.now(UTC))
 
 
 def ours(problem: str, count: int) -> Callable[[], int]:

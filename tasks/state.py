@@ -3,7 +3,7 @@
 from typing import Any
 
 from feature_repo.places import loaded_marks
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.features.definitions import feature_table
 from truecourse.problem import Problem
 from truecourse.registry import aliases, runs
@@ -20,7 +20,7 @@ def current_state(problem: Problem) -> dict[str, Any]:
     return {
         "tables": [str(tables.version(table)) for table in names],
         "runs": sorted(runs.run_ids(name)),
-        "versions": [(version.version, packaged(name, version.version)) for version in registry.versions(name)],
+        "versions": [(version.version, load_package(name, version.version)) for version in registry.versions(name)],
         "aliases": aliases.current(name),
         "online": loaded_marks(problem),
     }

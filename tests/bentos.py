@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xgboost
 
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.hashing import sha256
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem.loader import load_problem, problem_digest
@@ -21,7 +21,7 @@ Change = Callable[[Path], None]
 
 def variant(problem: str, number: int, place: Path, change: Change | None = None, code: str | None = None) -> Package:
     """Package version `number`: version 1 with a model of its own, its files `change`d; `place` is a new folder."""
-    store, first = open_store(), packaged(problem, 1)
+    store, first = open_store(), load_package(problem, 1)
     assert first is not None
     place.mkdir(parents=True)
     store.download(first.bento.key, place / "first")

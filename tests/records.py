@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from truecourse.serving.prediction_log import OF_ANSWER, OF_ENTRY, encoded, records
+from truecourse.serving.prediction_log import OF_ANSWER, OF_ENTRY, encode_entry, entry_records
 
 AT = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
 
@@ -48,7 +48,7 @@ def entry(*records: dict[str, Any]) -> dict[str, Any]:
 
 def recorded(told: Any) -> list[dict[str, Any]]:
     """The records of what a worker tells its log."""
-    return [record for entry in told.entries() for record in records(encoded(entry))]
+    return [record for entry in told.entries() for record in entry_records(encode_entry(entry))]
 
 
 @dataclass(frozen=True)

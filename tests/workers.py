@@ -37,7 +37,7 @@ class Worker:
         now = self.served.split
         assert now is not None
         at = datetime.now(UTC)
-        read = now.champion.rows.request(json.dumps({"rows": rows}).encode(), at)
+        read = now.champion.rows.read_request(json.dumps({"rows": rows}).encode(), at)
         document, parts = self.served.answer(now, read, at, explain=False)
         self.served.finish(now, parts)
         return document

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from truecourse import processes
-from truecourse.deployment.bento import package_key, packaged
+from truecourse.deployment.bento import load_package, package_key
 from truecourse.errors import MirrorError, ModelError, NotFound
 from truecourse.monitoring import report_store
 from truecourse.monitoring.alerts import history as record
@@ -176,7 +176,7 @@ def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[Run
 
 def _forget_version(store: ObjectStore, version: ModelVersion) -> None:
     problem, number = version.problem, version.version
-    if packaged(problem, number) is not None:
+    if load_package(problem, number) is not None:
         store.delete(package_key(problem, number))
     _delete(store, f"bentos/{problem}/{number}-")
     for key in (f"inference/{problem}/{number}.json", registry.tags_key(problem, number)):

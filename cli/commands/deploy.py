@@ -69,10 +69,10 @@ def _configuration(environment: str) -> Document | None:
 def _state(environment: str, problem: str) -> Document:
     from services.process import supervisor_client
 
-    now = deployments.running(environment)
+    now = deployments.running_server(environment)
     if now is None or now.version.problem != problem:
         return {"server": None}
-    keeper = supervisor_client.find(deployments.address_place(environment, now.host, now.port))
+    keeper = supervisor_client.find(deployments.server_folder(environment, now.host, now.port))
     servers = keeper.servers() if keeper else {}
     here = servers.get(now.server, {"alive": False, "pid": None, "restarts": 0})
     about = {name: here[name] for name in ("alive", "pid", "restarts")}
@@ -103,7 +103,7 @@ def _server(item: Document) -> str:
 
 def inference_config_of(version: ModelVersion | None) -> Document | None:
     """The inference configuration of a version that was packaged."""
-    found = inference_config.recorded(open_store(), version) if version else None
+    found = inference_config.load_inference_config(open_store(), version) if version else None
     return found.model_dump(mode="json") if found else None
 
 

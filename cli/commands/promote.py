@@ -10,7 +10,7 @@ from cli.terminal.output import Answer, Json, ProblemName, command, stderr
 from cli.terminal.progress import Progress
 from cli.terminal.tables import pairs, table
 from services.process.platform import running_platform
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.errors import ModelError, PlatformError
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
@@ -45,7 +45,7 @@ def promote(
     document = _moved(seen, entry) | {"gates": registry.gates(chosen)}
     if chosen == entry.challenger and chosen != entry.champion:
         document |= {"canary": chosen.version, "next": f"truecourse run guard --problem {spec.name}, as requests come"}
-    elif packaged(spec.name, chosen.version) is None:
+    elif load_package(spec.name, chosen.version) is None:
         document["next"] = f"truecourse run package --problem {spec.name}"
     return Answer(document, _promoted_view(document))
 

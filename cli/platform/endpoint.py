@@ -152,7 +152,7 @@ def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
     require_champion(problem)
     predictor = open_predictor(_model_folder(launch.prepare(problem)))
     try:
-        read = predictor.rows.request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
+        read = predictor.rows.read_request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
     except RequestError as error:
         raise _told(error) from None
     return predictor.predict(read) if path == "predict" else predictor.explain(read)

@@ -43,7 +43,7 @@ class EndpointParts:
         child = start_endpoint(self._folder, self._port, pinned=self._version is not None)
         if not self.url:
             self.url = endpoint_url(self._port)
-            self._stack.enter_context(endpoints.announced(self._problem, self.url))
+            self._stack.enter_context(endpoints.announce_endpoint(self._problem, self.url))
         return child
 
     def _prepared(self) -> Path:

@@ -62,7 +62,7 @@ class MicroBatcher:
     def _alone(self, split: TrafficSplit, one: PendingRequest) -> None:
         try:
             at = datetime.now(UTC)
-            self._tell(split, [one], split.champion.rows.accepted(one.rows, at), at)
+            self._tell(split, [one], split.champion.rows.accept_rows(one.rows, at), at)
         except Exception as error:
             if isinstance(error, RequestError):  # no fault of ours that anybody would look for
                 error.__traceback__ = None  # whose frames hold all that waits, and so this: a cycle

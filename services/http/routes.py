@@ -150,7 +150,7 @@ class Endpoint:
         router = self._router
         try:
             at = datetime.now(UTC)
-            rows = split.champion.rows.accepted(sent, at)
+            rows = split.champion.rows.accept_rows(sent, at)
             _count_rows(router, path, len(rows))
             document, parts = router.answer(split, rows, at, path == "/explain")
             return Reply(200, _encode(document), JSON, lambda: router.finish(split, parts))
@@ -194,7 +194,7 @@ class Endpoint:
 def _read_rows(split: TrafficSplit, task: Task) -> list[Any]:
     """The rows of the request. Raises RequestError."""
     _check_type(task.exchange.scope)
-    return split.champion.rows.sent(task.body)
+    return split.champion.rows.parse_body(task.body)
 
 
 def _path_hint(path: str) -> str:

@@ -9,7 +9,7 @@ from services.log.spool_types import Limits
 from services.model.model_router import ModelRouter
 from services.model.traffic_split import TrafficSplit
 from truecourse.serving.log_shipping import spool_folder
-from truecourse.serving.prediction_log import encoded
+from truecourse.serving.prediction_log import encode_entry
 from truecourse.serving.privacy import Masks
 from truecourse.settings import get_settings
 
@@ -29,13 +29,13 @@ class Masking:
         split = self._router.split
         if split is not None and split is not self._seen:
             self.learn(split)
-        return encoded(self._masks.masked(entry))
+        return encode_entry(self._masks.apply(entry))
 
     def learn(self, split: TrafficSplit) -> None:
         predictors = (split.champion, split.challenger)
         found = [Masks.of(predictor.problem, self._secret) for predictor in predictors if predictor is not None]
         for masks in found:
-            self._masks = self._masks.joined(masks)
+            self._masks = self._masks.merge(masks)
         self._seen = split
 
 

@@ -26,7 +26,7 @@ class SegmentAppender:
     def append(self, data: bytes) -> None:
         """Write and sync. Raises OSError, and none of `data` is kept, or Uncertain."""
         if self._file is None:
-            self._file, self.size, self.begun = log_segments.begin(self._segment), 0, time.time()
+            self._file, self.size, self.begun = log_segments.create_segment(self._segment), 0, time.time()
         try:
             rest = memoryview(data)
             while rest:

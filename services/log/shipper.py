@@ -11,7 +11,7 @@ import time
 from truecourse.errors import TruecourseError
 from truecourse.processes import interrupted_by_signals
 from truecourse.repeats import count_repeats
-from truecourse.serving.log_segments import OPEN, listed
+from truecourse.serving.log_segments import OPEN, list_segments
 from truecourse.serving.log_shipping import ship, spool_folder
 from truecourse.settings import get_settings
 
@@ -33,7 +33,7 @@ def run(problem: str) -> None:
                 time.sleep(pause)
     except KeyboardInterrupt:
         until = time.monotonic() + LAST
-        while _shipped(problem) and listed(spool_folder(problem), OPEN) and time.monotonic() < until:
+        while _shipped(problem) and list_segments(spool_folder(problem), OPEN) and time.monotonic() < until:
             time.sleep(0.2)
 
 

@@ -133,7 +133,8 @@ class Spool:
 
     def _entries(self, at: float, answered: Recordable) -> list[Entry]:
         return [
-            Entry(at, log_segments.framed(self._encode(entry)), len(entry["answers"])) for entry in answered.entries()
+            Entry(at, log_segments.frame_record(self._encode(entry)), len(entry["answers"]))
+            for entry in answered.entries()
         ]
 
     def _gone(self, written: int = 0, dropped: int = 0) -> None:

@@ -28,7 +28,7 @@ from truecourse.problem.loader import load_problem, problem_digest
 from truecourse.references import ModelVersion
 from truecourse.serving.contract import DECISION_TIME, ID, Contract
 from truecourse.serving.request_reader import RowReader
-from truecourse.serving.rows import Rows, column
+from truecourse.serving.rows import Rows, field_array
 from truecourse.wording import counted_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Predictor:
         declared = self.problem.request_features
         columns = rows.values
         if declared is not None:
-            inputs = {name: column(rows.types[name], columns[name]) for name in declared.inputs}
+            inputs = {name: field_array(rows.types[name], columns[name]) for name in declared.inputs}
             computed = request_features(self.problem, inputs, len(rows))
             kinds = self.model.vocabulary.kinds
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}

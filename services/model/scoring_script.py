@@ -89,7 +89,7 @@ def run(scorer: Scorer, data: Request | pa.Table, explain: bool = False) -> Answ
 
 
 def _read(predictor: Predictor, rows: Sequence[Mapping[str, Any]]) -> Rows:
-    return predictor.rows.request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
+    return predictor.rows.read_request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
 
 
 if __name__ == "__main__":

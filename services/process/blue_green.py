@@ -16,7 +16,7 @@ from services.process.supervisor_client import SupervisorClient
 from truecourse.addresses import local_url
 from truecourse.deployment import history as deployments
 from truecourse.deployment.config import DeploymentConfig
-from truecourse.deployment.history import Running
+from truecourse.deployment.history import RunningServer
 from truecourse.deployment.loader import server_variables
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.references import ArtifactRef, ModelVersion
@@ -29,16 +29,16 @@ FAILED = "Application startup failed"
 """uvicorn's message of a worker that does not start; BentoML restarts it for ever."""
 
 
-def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> Running:
+def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> RunningServer:
     """Serve the unpacked Bento in the environment.
 
     Raises PlatformError if it does not start, fails the smoke test or does not answer on the public port, SettingsError
     if its certificate is not usable; the server before it is then untouched."""
     if tls := config.authentication.tls:
         read_certificate(tls.certificate, tls.key)
-    before = deployments.running(config.environment)
+    before = deployments.running_server(config.environment)
     here = before if before and (before.host, before.port) == (config.host, config.port) else None
-    place = deployments.address_place(config.environment, config.host, config.port)
+    place = deployments.server_folder(config.environment, config.host, config.port)
     place.mkdir(parents=True, exist_ok=True)
     servers = supervisor_client.find(place) or supervisor_client.launch(place, config.host, config.port)
     left = _sweep(servers, here, config)
@@ -51,11 +51,11 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
         if not left:
             supervisor_client.shut_down(servers)  # else connections would wait on a socket without a server
         raise
-    now = Running(
+    now = RunningServer(
         server=number, version=version, bento=bento, config_sha256=config.digest, host=config.host, port=config.port,
         folder=folder, since=datetime.now(UTC),
     )  # fmt: skip
-    deployments.set_running(config.environment, now)
+    deployments.record_running_server(config.environment, now)
     _retire(config, before, here)
     if config.log.predictions:
         shipper = [sys.executable, "-m", "services.log.shipper", version.problem]
@@ -65,11 +65,11 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     return now
 
 
-def _retire(config: DeploymentConfig, before: Running | None, here: Running | None) -> None:
+def _retire(config: DeploymentConfig, before: RunningServer | None, here: RunningServer | None) -> None:
     """Let the previous server drain, then stop it; if it listened elsewhere, with its supervisor."""
     if before is None:
         return
-    servers = supervisor_client.find(deployments.address_place(config.environment, before.host, before.port))
+    servers = supervisor_client.find(deployments.server_folder(config.environment, before.host, before.port))
     if servers is None or before.server not in servers.servers():
         return
     (_admission(servers.place, before.server) / LEAVING).touch()
@@ -82,14 +82,14 @@ def _retire(config: DeploymentConfig, before: Running | None, here: Running | No
 
 def stop(environment: str) -> None:
     """Stop the environment's server and supervisor, and any that a killed deployment left at other addresses."""
-    for place in deployments.place(environment).glob("*/"):
+    for place in deployments.environment_folder(environment).glob("*/"):
         servers = supervisor_client.find(place)
         if servers is not None:
             supervisor_client.shut_down(servers)
-    deployments.set_running(environment, None)
+    deployments.record_running_server(environment, None)
 
 
-def _sweep(servers: SupervisorClient, here: Running | None, config: DeploymentConfig) -> list[int]:
+def _sweep(servers: SupervisorClient, here: RunningServer | None, config: DeploymentConfig) -> list[int]:
     """Stop servers that a killed deployment left, after draining those that were admitted.
 
     Returns the numbers of the servers that stay."""

@@ -12,7 +12,7 @@ from services.http.authentication import require_servable
 from services.process.client_url import address, open_url
 from truecourse import processes
 from truecourse.addresses import bind_address, listen
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.errors import IntegrityError, ModelError, PlatformError
 from truecourse.hashing import sha256_file
 from truecourse.processes import Child
@@ -41,7 +41,7 @@ def prepare(problem: str, number: int | None = None) -> Path:
 
 def find_package(problem: str, number: int) -> Package:
     """The package of a version. Raises ModelError for a version that was never packaged."""
-    package = packaged(problem, number)
+    package = load_package(problem, number)
     if package is None:
         hint = f"truecourse run package --problem {problem} --version {number}"
         raise ModelError("the version was never packaged", where=f"version {number} of {problem}", hint=hint)

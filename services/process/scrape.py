@@ -3,7 +3,7 @@
 import urllib.error
 
 from services.process.client_url import open_url
-from truecourse.deployment.endpoints import Expected
+from truecourse.deployment.endpoints import ExpectedEndpoint
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.monitoring.health import counters
 from truecourse.monitoring.health.endpoint import Probe
@@ -15,7 +15,7 @@ _HINTS = {
 }
 
 
-def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Probe:
+def scrape_endpoint(endpoint: ExpectedEndpoint, seconds: float = 5) -> Probe:
     """Read /metrics once. Never raises: a failure is part of the result."""
 
     def failed(error: str, answers: bool) -> Probe:
@@ -34,7 +34,7 @@ def scrape_endpoint(endpoint: Expected, seconds: float = 5) -> Probe:
         return failed(getattr(reason, "strerror", None) or str(reason), answers=False)
 
 
-def scrape_all(endpoints: list[Expected], problem: str) -> list[Probe]:
+def scrape_all(endpoints: list[ExpectedEndpoint], problem: str) -> list[Probe]:
     """Read every endpoint; leave out those that serve another problem."""
     found = [scrape_endpoint(endpoint) for endpoint in endpoints]
     return [one for one in found if one.reading is None or one.reading.problem in ("", problem)]

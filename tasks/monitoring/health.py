@@ -62,7 +62,7 @@ def check_endpoint(problem: str) -> Report:
     from services.process.scrape import scrape_all
 
     spec = load_problem(problem)
-    found = scrape_all(endpoints.expected(spec.name), spec.name)
+    found = scrape_all(endpoints.expected_endpoints(spec.name), spec.name)
     return _save(endpoint.check_endpoint(spec, open_store(), found, datetime.now(UTC)))
 
 

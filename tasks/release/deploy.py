@@ -12,7 +12,7 @@ from tasks.release.deploy_batch import schedule, unschedule
 from tasks.release.deploy_container import write_manifests
 from tasks.release.package import find_version
 from truecourse.deployment import history as deployments
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.deployment.config import DeploymentConfig
 from truecourse.deployment.loader import load_deployment
 from truecourse.errors import ModelError, PlatformError, TruecourseError
@@ -37,7 +37,7 @@ def deploy_version(environment: str, problem: str | None, number: int | None, re
     name = load_problem(problem or config.problem).name
     version = find_version(name, number)
     bento = _verify_bento(version)
-    with deployments.alone(environment):
+    with deployments.deployment_lock(environment):
         started = _record_start(config, version, bento, reason)
         try:
             folder = launch.prepare(name, version.version)
@@ -57,11 +57,11 @@ def stop_deployment(environment: str, problem: str | None, reason: str) -> Deplo
     """Stop the deployment in an environment. Raises PlatformError if there is none, or if it runs elsewhere."""
     config = load_deployment(environment)
     name = load_problem(problem or config.problem).name
-    newest = deployments.standing(environment, name)
+    newest = deployments.current_deployment(environment, name)
     if newest is None or newest.target == "container":
         what = "nothing is deployed" if newest is None else "it does not run on this machine"
         raise PlatformError(what, where=f"{name} in {environment}", hint="see `truecourse status`")
-    with deployments.alone(environment):
+    with deployments.deployment_lock(environment):
         if newest.target == "process":
             _stop_server(environment, name)
         else:
@@ -71,7 +71,7 @@ def stop_deployment(environment: str, problem: str | None, reason: str) -> Deplo
 
 
 def _stop_server(environment: str, problem: str) -> None:
-    now = deployments.running(environment)
+    now = deployments.running_server(environment)
     if now is not None and now.version.problem != problem:
         what = f"its server runs {now.version.problem} now"
         raise PlatformError(what, where=f"{problem} in {environment}", hint="stop the deployment of that problem")
@@ -79,7 +79,7 @@ def _stop_server(environment: str, problem: str) -> None:
 
 
 def _verify_bento(version: ModelVersion) -> ArtifactRef:
-    found = packaged(version.problem, version.version)
+    found = load_package(version.problem, version.version)
     if found is None:
         hint = f"truecourse run package --problem {version.problem} --version {version.version}"
         raise ModelError(f"version {version.version} was never packaged", where=version.problem, hint=hint)
@@ -94,7 +94,7 @@ def _next(environment: str, problem: str) -> int:
 
 def _record_start(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, reason: str) -> Deployment:
     """Append the first of a deployment's two entries; one without a second entry was interrupted."""
-    before = deployments.standing(config.environment, version.problem)
+    before = deployments.current_deployment(config.environment, version.problem)
     entry = Deployment(
         number=_next(config.environment, version.problem), action="deploy", reason=reason, **aliases.signature(),
         environment=config.environment, target=config.target, version=version, bento=bento,

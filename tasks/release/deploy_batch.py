@@ -25,7 +25,7 @@ def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef
 
     Raises PlatformError if either fails; the schedule is not changed then."""
     smoke_test.examples(folder, launch.environment(folder, get_settings().endpoint_port))
-    place = deployments.place(config.environment)
+    place = deployments.environment_folder(config.environment)
     place.mkdir(parents=True, exist_ok=True)
     file = place / "prefect.yaml"
     file.write_text(yaml.safe_dump(document(config, version), sort_keys=False))
@@ -49,7 +49,7 @@ def _keep_stopped(api: Api, title: str, before: Mapping[str, Any]) -> str:
 
 def unschedule(environment: str, problem: str) -> None:
     """Delete the environment's Prefect deployment. Raises PlatformError if Prefect has no such deployment."""
-    place = deployments.place(environment)
+    place = deployments.environment_folder(environment)
     _prefect(place / "prefect.yaml", "deployment", "delete", f"score/{name(environment, problem)}")
     (place / "prefect.yaml").unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ def write_manifests(config: DeploymentConfig, version: ModelVersion, bento: Arti
     """Write the files, and the Bento for the image, to `<home>/deployments/<environment>/<version>`.
 
     The files also go to object storage, under `manifests/<environment>/<problem>/<version>`."""
-    place = deployments.place(config.environment) / str(version.version)
+    place = deployments.environment_folder(config.environment) / str(version.version)
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place / "bento")
     for name, data in files(config, version, bento, folder).items():

@@ -11,7 +11,7 @@ from prefect import task
 
 from tasks.retry import RETRY
 from truecourse.deployment import inference_config
-from truecourse.deployment.bento import bento_files, code_digest, is_recorded, packaged, record_package
+from truecourse.deployment.bento import bento_files, code_digest, is_recorded, load_package, record_package
 from truecourse.errors import ModelError
 from truecourse.hashing import sha256, sha256_file, sha256_json
 from truecourse.problem import Problem
@@ -42,8 +42,8 @@ def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
     inputs = sha256_json(
         {name: sha256(data) for name, data in files.items()} | {"bentoml": metadata.version("bentoml")}
     )
-    inference_config.record(store, version, files[f"model/{inference_config.INFERENCE_FILE}"])
-    found = packaged(problem.name, version.version)
+    inference_config.save_inference_config(store, version, files[f"model/{inference_config.INFERENCE_FILE}"])
+    found = load_package(problem.name, version.version)
     if found is not None and found.inputs == inputs and store.exists(found.bento.key):
         log.info("version %d of %s is packaged already", version.version, problem.name)
         if not is_recorded(found):

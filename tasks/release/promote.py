@@ -71,7 +71,7 @@ def evaluate_version(
         hint = "promote it once more cohorts are closed, let the split keep more rows for testing, or --accept-unknown"
         raise ModelError(short, where=f"version {version.version} of {problem}", hint=hint)
     rival = open_rival(champion, spec, version.model_sha256) if champion else None
-    metrics = test.metrics({"model": test.judged["model"]})
+    metrics = test.metrics({"model": test.core_predictions["model"]})
     results = apply_gates(spec.gates, collect_evidence(test, metrics, test.slices(), rival))
     registry.set_gates(version, results)
     if FlowRunContext.get() is not None:
@@ -83,7 +83,7 @@ def evaluate_version(
 def _held_out(problem: Problem, version: ModelVersion, snapshot: Snapshot) -> HeldOut:
     it, frame = open_rival(version, problem), load_frame(open_store(), snapshot)
     rows = unseen_rows(problem, rows_of(frame, "test"), it.frame)
-    return HeldOut(problem, it.model, it.frame, rows, it.own)
+    return HeldOut(problem, it.model, it.frame, rows, it.lookup)
 
 
 def require_passed_gates(

@@ -14,14 +14,14 @@ from truecourse.features.compute import compute_view
 from truecourse.monitoring.findings import Finding
 from truecourse.problem import Objects, Problem
 from truecourse.replay.problem_copy import batch_key
-from truecourse.replay.world import World, delivered
+from truecourse.replay.world import SourceData, as_delivered
 from truecourse.storage.tables import Tables
 
 
 class Feed:
     """Delivers batches to a replayed problem. `reached`: up to when, UTC; None before the first."""
 
-    def __init__(self, problem: Problem, world: World, tables: Tables, worker: WorkerProcess) -> None:
+    def __init__(self, problem: Problem, world: SourceData, tables: Tables, worker: WorkerProcess) -> None:
         self._problem, self._world, self._tables, self._worker = problem, world, tables, worker
         self._number = 0
         self.reached: datetime | None = None
@@ -35,7 +35,7 @@ class Feed:
             rows = self._world.rows(table.name, self.reached, until)
             if len(rows):
                 key = batch_key(table.name, self._number)
-                self._tables.store.put(key, parquet(delivered(rows)))
+                self._tables.store.put(key, parquet(as_delivered(rows)))
                 ingest_sources(self._problem, replace(table, source=Objects(key)), self._tables)
                 self.rows += len(rows)
         self._number, self.reached = self._number + 1, until

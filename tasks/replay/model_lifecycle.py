@@ -165,7 +165,7 @@ class ModelLifecycle:
             return None
         times = np.concatenate([day.times for day in asked])[known]
         newer, older = (np.concatenate([day.outputs[version] for day in asked])[known] for version in (new, old))
-        return outcome.worse(self._problem.kind, labels[known], newer, older, times)
+        return outcome.loss_difference(self._problem.kind, labels[known], newer, older, times)
 
     def _labels(self, ids: list[str], now: datetime) -> Array:
         closed = now - self._problem.label.closes_after

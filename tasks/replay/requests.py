@@ -23,7 +23,7 @@ from truecourse.monitoring.drift.unit_changes import parse_change
 from truecourse.problem import Problem
 from truecourse.references import ModelVersion
 from truecourse.registry import versions as registry
-from truecourse.replay.faults import Planted
+from truecourse.replay.faults import PlantedFault
 from truecourse.replay.world import naive
 from truecourse.serving import log_shipping
 from truecourse.serving.contract import DECISION_TIME, example
@@ -51,7 +51,7 @@ class ServedRequests:
 class SkewedPredictor(Predictor):
     """A predictor whose code computes some features in another way than training does, from a planted moment on."""
 
-    faults: tuple[Planted, ...]
+    faults: tuple[PlantedFault, ...]
 
     def columns(self, rows: Rows) -> tuple[Columns, Events, list[str], Events]:
         columns, events, unavailable, unfit = super().columns(rows)
@@ -65,7 +65,7 @@ class SkewedPredictor(Predictor):
         return columns, events, unavailable, unfit
 
 
-def _apply_fault(fault: Planted, values: Array, now: Array) -> Array:
+def _apply_fault(fault: PlantedFault, values: Array, now: Array) -> Array:
     if fault.how == "missing":
         return np.where(now, np.array(None if values.dtype == object else np.nan, dtype=values.dtype), values)
     made = parse_change(fault.how)
@@ -76,7 +76,7 @@ def _apply_fault(fault: Planted, values: Array, now: Array) -> Array:
 class RequestSimulator:
     """Answers a day at a time, logs what it answered, and ships the log."""
 
-    def __init__(self, problem: Problem, reader: "HistoricReader", faults: tuple[Planted, ...]) -> None:
+    def __init__(self, problem: Problem, reader: "HistoricReader", faults: tuple[PlantedFault, ...]) -> None:
         self._problem, self._reader = problem, reader
         self._faults = tuple(fault for fault in faults if fault.kind == "skew")
         self._served = ModelRouter()

@@ -39,10 +39,10 @@ from truecourse.problem.definition import midnight
 from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 from truecourse.replay import outcome, timeline_plot
-from truecourse.replay.faults import Planted, planted
-from truecourse.replay.outcome import Alarm, Played
-from truecourse.replay.problem_copy import restage
-from truecourse.replay.world import World, as_clean, read_world
+from truecourse.replay.faults import PlantedFault, parse_faults
+from truecourse.replay.outcome import Alarm, ReplayedPredictions
+from truecourse.replay.problem_copy import write_problem_copy
+from truecourse.replay.world import SourceData, as_clean, read_source_data
 from truecourse.settings import get_settings, override_settings
 from truecourse.storage.object_store import open_store
 from truecourse.storage.tables import Tables, clean_table
@@ -102,11 +102,11 @@ def play(plan: Plan, tell: ProgressCallback = lambda progress: None) -> dict[str
 
     Raises ReplayError for a plan that cannot be played, and what the steps raise."""
     user = load_problem(plan.problem)
-    faults = planted(user, list(plan.inject), plan.first, plan.last)
+    faults = parse_faults(user, list(plan.inject), plan.first, plan.last)
     place = replay_home(user.name)
     shutil.rmtree(place, ignore_errors=True)
-    restage(user, place / "problems", plan.first, faults)
-    world = read_world(user, open_store(), faults)
+    write_problem_copy(user, place / "problems", plan.first, faults)
+    world = read_source_data(user, open_store(), faults)
     with isolated_settings(place), WorkerProcess(user.name) as worker:
         replay = Replay(load_problem(user.name), world, plan, faults, worker)
         replay.run(tell)
@@ -127,7 +127,7 @@ def isolated_settings(place: Path) -> Iterator[None]:
 
 class Replay:
     def __init__(
-        self, problem: Problem, world: World, plan: Plan, faults: tuple[Planted, ...], worker: WorkerProcess
+        self, problem: Problem, world: SourceData, plan: Plan, faults: tuple[PlantedFault, ...], worker: WorkerProcess
     ) -> None:
         from feature_repo.historic import HistoricReader  # Feast takes seconds to import
 
@@ -138,7 +138,7 @@ class Replay:
         self._desk = RequestSimulator(problem, self._reader, faults)
         self._office = ModelLifecycle(problem, self._tables, self._desk)
         self._decisions = _decisions(problem, world)
-        self._played = Played()
+        self._played = ReplayedPredictions()
         self._alarms: list[Alarm] = []
         self._drift: list[tuple[str, float]] = []
         self._refused = 0
@@ -227,14 +227,14 @@ class Replay:
                 self._drift.append((now.isoformat(), len(report.findings) / max(len(self.problem.features), 1)))
         settled = update_alerts(self._tables.store, self.problem, found, now)
         raised = [event.finding for event in settled.events if event.kind in ("opened", "escalated") and event.finding]
-        self._alarms += [outcome.alarm(now, finding, self._faults) for finding in raised if finding.page]
+        self._alarms += [outcome.match_alarm(now, finding, self._faults) for finding in raised if finding.page]
         return settled.open
 
     def document(self) -> dict[str, Any]:
         """Everything that came of it."""
         labels = self._labels()
-        told = outcome.months(self.problem.kind, self._played, labels)
-        means = outcome.averages(self.problem.kind, self.problem.metric, told, self._office.months())
+        told = outcome.monthly_metrics(self.problem.kind, self._played, labels)
+        means = outcome.summarize_months(self.problem.kind, self.problem.metric, told, self._office.months())
         document: dict[str, Any] = {
             "problem": self.problem.name,
             "from": self._plan.first.isoformat(),
@@ -244,10 +244,10 @@ class Replay:
             "refused": self._refused,
             "delivered": self._feed.rows,
             "months": told,
-            "weeks": outcome.weeks(self.problem.kind, self._played, labels),
+            "weeks": outcome.weekly_losses(self.problem.kind, self._played, labels),
             "means": means,
             "events": self._office.events,
-            "alarms": [alarm.told() for alarm in self._alarms],
+            "alarms": [alarm.to_document() for alarm in self._alarms],
             "detections": outcome.detections(self._alarms, self._faults),
             "checks": self._checked,
             "drift": self._drift,
@@ -268,7 +268,7 @@ def _moment(day: date) -> datetime:
     return midnight(day).replace(tzinfo=UTC)
 
 
-def _decisions(problem: Problem, world: World) -> pa.Table:
+def _decisions(problem: Problem, world: SourceData) -> pa.Table:
     """Every decision of the world outside, with its request fields, by the problem's own spine."""
     settings = get_settings()
     tables = Tables(settings.model_copy(update={"storage": str(settings.home / "world")}))

@@ -21,7 +21,7 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, training_digest
 from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.serving import batch_scoring
-from truecourse.serving.batch_scoring import Batch, Done, Span, predictions_table
+from truecourse.serving.batch_scoring import Batch, BatchProgress, Span, predictions_table
 from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.score")
@@ -68,7 +68,7 @@ def _score_times(
         raise FeatureError("no decisions in the window", where=f"problem {problem.name}", hint="widen start and end")
     ends = pc.min_max(times).as_py()
     first, last = (ends[side].replace(tzinfo=None) for side in ("min", "max"))
-    done = Done(tables, problem.name, batch)
+    done = BatchProgress(tables, problem.name, batch)
     for span in batch_scoring.time_spans(first, last, len(times), window):
         if done.has(span):
             continue
@@ -81,7 +81,7 @@ def _score_times(
 
 def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, frame: pa.Table) -> None:
     """Score a problem without time: parts are slices of the canonical row order."""
-    done = Done(tables, problem.name, batch)
+    done = BatchProgress(tables, problem.name, batch)
     frame = frame.append_column(batch_scoring.ROW, pa.array(range(len(frame)), pa.int64()))
     for span in batch_scoring.row_spans(len(frame)):
         if not done.has(span):
@@ -93,7 +93,7 @@ def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, 
 def write(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, span: Span, frame: pa.Table) -> None:
     """Score one part of a batch and write it in one commit, replacing an earlier run's rows."""
     scores = scoring_script.run(scorer, frame, batch.explain)
-    rows = batch_scoring.scored(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
+    rows = batch_scoring.prediction_rows(problem, scorer.model.vocabulary, frame, scores, batch, datetime.now(UTC))
     name, commit = predictions_table(problem.name), batch.commit(span, len(rows))
     tables.replace(name, rows, commit, where=span.predicate(batch.id) if tables.exists(name) else None, merge=True)
     log.info("%s: %s rows scored, %s to %s", problem.name, f"{len(rows):,}", span.start, span.end)

@@ -32,10 +32,19 @@ from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem, training_digest
 from truecourse.references import FileScores, ModelVersion, TableVersion
 from truecourse.registry import versions as registry
-from truecourse.serving.batch_scoring import BATCH, ROW, SCORED, Batch, Done, Span, predictions_table, rejected_table
+from truecourse.serving.batch_scoring import (
+    BATCH,
+    ROW,
+    SCORED,
+    Batch,
+    BatchProgress,
+    Span,
+    predictions_table,
+    rejected_table,
+)
 from truecourse.serving.contract import DECISION_TIME, Contract
 from truecourse.serving.request_reader import RowReader
-from truecourse.serving.row_files import Row, RowFiles, described, find
+from truecourse.serving.row_files import Row, RowFiles, find_files, row_json
 from truecourse.serving.rows import Rows
 from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
@@ -73,7 +82,7 @@ def score_file(problem: str, source: str, number: int | None, explain: bool) -> 
     temporary = get_settings().temporary
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary, prefix="score-") as place:
-        files = [reader.locate(uri, path) for uri, path in find(source, tables.store, Path(place))]
+        files = [reader.locate(uri, path) for uri, path in find_files(source, tables.store, Path(place))]
         for file in files:
             archive(tables.store, spec.name, SCORED, file.sha256, file.path)
         batch = file_batch(spec, version, files, features, explain)
@@ -104,7 +113,8 @@ def file_batch(
 
 def _score(file: FileScorer, rows: Iterator[tuple[Row, str | None]]) -> int:
     """Score the rows that are not scored yet, span by span; returns the number of all rows."""
-    done, reader = Done(file.tables, file.problem.name, file.batch), RowReader(file.contract, times_required=True)
+    done = BatchProgress(file.tables, file.problem.name, file.batch)
+    reader = RowReader(file.contract, times_required=True)
     count = 0
     for start, part, ids in _parts(rows):
         count = start + len(part)
@@ -159,7 +169,7 @@ def _reject(file: FileScorer, span: Span, part: Sequence[Row], faults: list[RowF
     at = datetime.now(UTC)
     rows = [
         {BATCH: batch.id, ROW: span.start + place, "reasons": json.dumps(why, ensure_ascii=False), "rejected_at": at,
-         "values": described(part[place])}
+         "values": row_json(part[place])}
         for place, why in reasons.items()
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, _REJECTED)

@@ -64,7 +64,7 @@ def evaluate_gates(problem: str, run: TrainedRun) -> dict[str, Any]:
     The linear baseline is fitted only if a gate needs it. All of this takes ten times as long as the gates."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
-    report = _report(test, test.judged, run, store)
+    report = _report(test, test.core_predictions, run, store)
     _save(run, report, {})
     return report
 
@@ -99,7 +99,7 @@ def open_rival(version: ModelVersion, problem: Problem, candidate: str = "") -> 
     rival = Champion(version.version, registry.open_model(version, problem.kind), load_frame(store, snapshot), own)
     if not candidate:
         return rival
-    return dataclasses.replace(rival, tried=partial(try_number, store, problem.name, version.version, candidate))
+    return dataclasses.replace(rival, count_tries=partial(try_number, store, problem.name, version.version, candidate))
 
 
 def _page(problem: Problem, run: TrainedRun, store: ObjectStore, report: dict[str, Any], images: plots.Images) -> bytes:

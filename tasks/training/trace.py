@@ -14,7 +14,7 @@ from truecourse.references import ModelVersion
 from truecourse.registry import lineage_record, runs
 from truecourse.registry import versions as registry
 from truecourse.serving import prediction_log
-from truecourse.serving.batch_scoring import predictions_table, scored_by_id
+from truecourse.serving.batch_scoring import find_scored_rows, predictions_table
 from truecourse.serving.log_shipping import damaged_segments, ship
 from truecourse.storage import file_digests
 from truecourse.storage.lineage_links import Link, combined_state, unknown, verify_object
@@ -92,9 +92,10 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
 def _find_record(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
     """Find a prediction's record. Raises IntegrityError if a file that may contain it was changed and is unreadable."""
     try:
-        found = prediction_log.find(tables, problem, prediction) or scored_by_id(tables, problem, prediction)
+        found = prediction_log.find_records(tables, problem, prediction)
+        found = found or find_scored_rows(tables, problem, prediction)
         if not found and ship(problem).records:  # a very recent prediction
-            found = prediction_log.find(tables, problem, prediction)
+            found = prediction_log.find_records(tables, problem, prediction)
     except (StorageError, ValueError, pa.ArrowException) as error:
         names = (prediction_log.log_table(problem), predictions_table(problem))
         broken = [link for name in names for link in file_digests.broken(tables.store, name)]

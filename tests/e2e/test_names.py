@@ -17,8 +17,8 @@ from truecourse.serving.batch_scoring import (
     ROW,
     SCORE,
     SCORED_AT,
+    find_scored_rows,
     rejected_table,
-    scored_by_id,
 )
 from truecourse.storage.tables import Tables
 
@@ -113,7 +113,7 @@ def test_columns_may_have_the_names_of_ours(
     rejected = tables.read(tables.version(rejected_table("named")))
     assert rejected[ROW].to_pylist() == [len(sent)]
 
-    found = scored_by_id(tables, "named", mine["id"][0].as_py())[0]
+    found = find_scored_rows(tables, "named", mine["id"][0].as_py())[0]
     assert (found["score"], found["values"]["score"]) == (online[0]["score"], sent[0]["score"])
     assert found["values"]["batch"] == sent[0]["batch"] != found["batch"]
 

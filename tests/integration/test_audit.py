@@ -27,7 +27,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import Window
 from truecourse.registry import versions as registry
 from truecourse.serving.log_shipping import ship, spool_folder
-from truecourse.serving.prediction_log import encoded
+from truecourse.serving.prediction_log import encode_entry
 from truecourse.serving.privacy import Masks
 from truecourse.storage.tables import Tables
 
@@ -44,7 +44,7 @@ class World:
     problem: Problem
     predictor: Predictor
     tables: Tables
-    encode: Any = encoded
+    encode: Any = encode_entry
 
     def load(self, until: datetime, views: Iterable[str] | None = None) -> None:
         from feature_repo.loading import load_online
@@ -57,7 +57,7 @@ class World:
         for i, courier in enumerate(COURIERS):
             row = {"id": i, "courier": courier, "depot": ("north", "south", "east")[i % 3]}
             rows.append(row | {"promised": 30 + i, "distance": i / 7})
-        read = self.predictor.rows.request(json.dumps({"rows": rows}).encode(), at)
+        read = self.predictor.rows.read_request(json.dumps({"rows": rows}).encode(), at)
         spool = Spool(spool_folder(self.problem.name), self.encode)
         spool.put(self.predictor.answer(read, at=at))
         spool.close()
@@ -194,13 +194,13 @@ def test_a_late_correction_is_nobodys_fault_and_unknown_until_it_came(world: Wor
 
 def test_a_request_long_after_its_decision_is_told_apart(world: World) -> None:
     world.load(MOMENTS[-1])
-    read = world.predictor.rows.request(
+    read = world.predictor.rows.read_request(
         json.dumps(
             {"rows": [{"courier": "c03", "depot": "north", "promised": 30, "distance": 2.5,
                        "decision_time": MOMENTS[0].isoformat()}]}
         ).encode(), MOMENTS[-1],
     )  # fmt: skip
-    spool = Spool(spool_folder("deliveries"), encoded)
+    spool = Spool(spool_folder("deliveries"), encode_entry)
     spool.put(world.predictor.answer(read, at=MOMENTS[-1]))
     spool.close()
     report = world.audit()
@@ -250,7 +250,7 @@ def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
     }
     world.problem = replace(world.problem, request={**fields, **hidden})
     masks = Masks.of(world.problem, b"secret")
-    world.encode = lambda entry: encoded(masks.masked(entry))
+    world.encode = lambda entry: encode_entry(masks.apply(entry))
     world.serve()
     report = world.audit()
     assert report.findings == ()

@@ -47,7 +47,7 @@ def logged(endpoint: Endpoint) -> str:
 
     def shipped() -> bool:  # other tests' answers may be on their way too
         log_shipping.ship("deliveries")
-        return bool(prediction_log.find(Tables(), "deliveries", asked))
+        return bool(prediction_log.find_records(Tables(), "deliveries", asked))
 
     wait_until(shipped, 20, "the answer's record")
     return asked

@@ -101,20 +101,20 @@ def test_servers_come_and_go_and_no_request_is_lost(
     first = deploy("here", reason="first")
     assert (first.outcome, first.author, first.reason) == ("deployed", "ann", "first")
     assert first.version == trained.version
-    servers = supervisor_client.find(deployments.address_place("here", "127.0.0.1", port))
+    servers = supervisor_client.find(deployments.server_folder("here", "127.0.0.1", port))
     assert servers is not None
     leave_behind(servers)
     with load(port) as failed:
         second = deploy("here")
         assert second.previous == trained.version
         (number,) = servers.servers()
-        now = deployments.running("here")
+        now = deployments.running_server("here")
         assert now is not None
         assert now.server == number == 2
         break_store(tmp_path, monkeypatch)
         with pytest.raises(PlatformError):
             deploy("here")
-        assert deployments.running("here") == now
+        assert deployments.running_server("here") == now
         assert list(servers.servers()) == [number]
     assert failed == []
     outcomes = [entry.outcome for entry in history()[start:]]
@@ -124,7 +124,7 @@ def test_servers_come_and_go_and_no_request_is_lost(
     assert stopped.outcome == "stopped"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/readyz")
-    assert deployments.running("here") is None
+    assert deployments.running_server("here") is None
     with pytest.raises(PlatformError, match="nothing is deployed"):
         deploy("here", stop=True)
 
@@ -137,13 +137,13 @@ def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(por
     file.write_text(f"{file.read_text()}log: {{access: true}}\n{tls}")
     with pytest.raises(SettingsError, match="expired"):
         deploy("here")
-    assert supervisor_client.find(deployments.address_place("here", "127.0.0.1", port)) is None, "nothing was started"
+    assert supervisor_client.find(deployments.server_folder("here", "127.0.0.1", port)) is None, "nothing was started"
     make("endpoint.example").write(tmp_path / "tls")
     deploy("here")
-    now, place = deployments.running("here"), deployments.address_place("here", "127.0.0.1", port)
+    now, place = deployments.running_server("here"), deployments.server_folder("here", "127.0.0.1", port)
     assert now is not None
-    assert [one.url for one in endpoints.expected("deliveries")] == [f"https://127.0.0.1:{port}"]
-    assert [one.answers for one in scrape_all(endpoints.expected("deliveries"), "deliveries")] == [True]
+    assert [one.url for one in endpoints.expected_endpoints("deliveries")] == [f"https://127.0.0.1:{port}"]
+    assert [one.answers for one in scrape_all(endpoints.expected_endpoints("deliveries"), "deliveries")] == [True]
     with httpx.Client(base_url=f"https://127.0.0.1:{port}", timeout=60, verify=False) as client:
 
         def ended() -> bool:
@@ -200,11 +200,11 @@ def test_a_bento_whose_bytes_were_changed_is_refused(port: int, trained: Trained
             deploy("here")
     finally:
         store.put(key, data)
-    assert supervisor_client.find(deployments.address_place("here", "127.0.0.1", port)) is None
+    assert supervisor_client.find(deployments.server_folder("here", "127.0.0.1", port)) is None
 
 
 def test_only_one_deploys_at_a_time(port: int, trained: Trained) -> None:
-    with deployments.alone("here"), pytest.raises(PlatformError, match="under way"):
+    with deployments.deployment_lock("here"), pytest.raises(PlatformError, match="under way"):
         deploy("here")
 
 
@@ -216,7 +216,7 @@ def test_wrong_words_are_clear_errors(port: int, trained: Trained) -> None:
 
 
 def test_the_inference_configuration_is_kept_with_the_version(port: int, trained: Trained) -> None:
-    config = inference_config.recorded(open_store(), trained.version)
+    config = inference_config.load_inference_config(open_store(), trained.version)
     assert config is not None
     assert config.model_sha256 == trained.version.model_sha256 == config.files["model.ubj"]
     assert config.features["courier_late_7d"].source == "view courier_history"
@@ -228,6 +228,6 @@ def test_the_inference_configuration_is_kept_with_the_version(port: int, trained
     open_store().put(key, before.replace(b'"request"', b'"elsewhere"'))
     try:
         with pytest.raises(IntegrityError):
-            inference_config.recorded(open_store(), trained.version)
+            inference_config.load_inference_config(open_store(), trained.version)
     finally:
         open_store().put(key, before)

@@ -110,9 +110,9 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
     assert all(len(found) == 1 for found in versions.values()), "an entity is answered alike by both workers"
     assert {version for found in versions.values() for version in found} == {1, 2}
 
-    servers = supervisor_client.find(deployments.address_place("here", "127.0.0.1", port))
+    servers = supervisor_client.find(deployments.server_folder("here", "127.0.0.1", port))
     assert servers is not None
-    before = deployments.running("here")
+    before = deployments.running_server("here")
     assert before is not None
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
@@ -127,7 +127,7 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
                 assert os.WTERMSIG(int(parent.stdout.readline())) == signal.SIGKILL, point
                 whole(tmp_path)
                 assert history()[-1].outcome == "began", point
-                now = deployments.running("here")
+                now = deployments.running_server("here")
                 assert now is not None
                 assert (now == before) is (call != "swap._retire"), point
                 assert servers.servers()[now.server]["alive"], point
@@ -139,7 +139,7 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
         parent.kill()
         parent.communicate()
     assert (again.outcome, again.previous, again.version) == ("deployed", first.version, first.version)
-    now = deployments.running("here")
+    now = deployments.running_server("here")
     assert now is not None
     assert list(servers.servers()) == [now.server]
     wait_until(lambda: follows(port), 30, "the shadow")

@@ -31,7 +31,7 @@ from truecourse.monitoring import report_store
 from truecourse.references import ModelVersion, TrainedRun
 from truecourse.registry import aliases, mlflow_runs
 from truecourse.registry import versions as registry
-from truecourse.serving.log_segments import OPEN, listed
+from truecourse.serving.log_segments import OPEN, list_segments
 from truecourse.serving.log_shipping import spool_folder
 from truecourse.storage.object_store import open_store
 
@@ -80,7 +80,7 @@ class World:
             wait_until(self.follows, 20, "the endpoint on the newest aliases")
             for _ in range(ROUND):
                 self.ask()
-            wait_until(lambda: not listed(spool_folder("deliveries"), OPEN), 20, "the log's last segment")
+            wait_until(lambda: not list_segments(spool_folder("deliveries"), OPEN), 20, "the log's last segment")
             self.opened = guard("deliveries")["settled"]["opened"]
             moves = aliases.history("deliveries")[began:]
             if moves and not moves[-1].share:

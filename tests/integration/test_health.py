@@ -15,7 +15,7 @@ from services.process.scrape import scrape_all
 from tests.conftest import free_ports, stop, valkey_server
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_service import ROW
-from truecourse.deployment.endpoints import Expected
+from truecourse.deployment.endpoints import ExpectedEndpoint
 from truecourse.monitoring.findings import Report
 from truecourse.monitoring.health.endpoint import check_endpoint
 from truecourse.problem import Problem, Serving, seconds
@@ -30,7 +30,7 @@ NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 class Watched:
     """A server, and looks at it five minutes apart by the check's clock."""
 
-    def __init__(self, problem: Problem, endpoint: Expected, store: LocalStore) -> None:
+    def __init__(self, problem: Problem, endpoint: ExpectedEndpoint, store: LocalStore) -> None:
         self.problem, self.store, self.at = problem, store, NOW
         self.endpoint = endpoint
 
@@ -74,7 +74,7 @@ def test_it_burns_when_its_store_is_gone_and_is_missed_when_it_is_dead(
     store_port, port = free_ports(2)
     problem, log = load_problem("deliveries"), tmp_path / "log"
     configure(online_store=f"redis://127.0.0.1:{store_port}")
-    local = Expected(name="local", url=f"http://127.0.0.1:{port}", problem="deliveries")
+    local = ExpectedEndpoint(name="local", url=f"http://127.0.0.1:{port}", problem="deliveries")
     watched = Watched(problem, local, LocalStore(tmp_path / "store"))
     with httpx.Client(base_url=local.url, timeout=30) as client:
         with valkey_server(tmp_path, store_port), served(endpoint.folder, port, log):

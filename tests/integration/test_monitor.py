@@ -139,7 +139,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
         )
         for i, row in enumerate([*told, *told[::6]])
     ]
-    table = prediction_log.rows(prediction_log.encoded(entry(one)) for one in logged)
+    table = prediction_log.entries_table(prediction_log.encode_entry(entry(one)) for one in logged)
     Tables().append(prediction_log.log_table("deliveries"), table, {}, partition_by=prediction_log.PARTITION)
     found = run_drift_check(at=LAST + timedelta(days=1))
     assert paged(found) == paged(batches) == [("courier_late_7d", "dead feed")]

@@ -86,7 +86,7 @@ def test_a_champion_is_scored_on_its_own_features_and_served_them_after_the_prob
     rival = open_rival(version, problem)
     challenger = registry.open_model(train_model.fn(NAME, now), problem.kind)
     fair = compare(problem, test, challenger, rival)
-    unfair = compare(problem, test, challenger, dataclasses.replace(rival, own=unchanged))
+    unfair = compare(problem, test, challenger, dataclasses.replace(rival, lookup=unchanged))
     assert (fair.reason, unfair.reason) == ("", "")
     assert fair.loss["high"] > 0  # the same information, told otherwise  # type: ignore[index, operator]
     assert unfair.loss["high"] < 0  # what was said before: much better  # type: ignore[index, operator]

@@ -159,8 +159,8 @@ def test_a_log_that_waits_is_told(problem: Problem, configure: Callable[..., Non
         return causes(check_pipelines(problem, Tables(), None, (), {}))
 
     folder = log_shipping.spool_folder("deliveries")
-    descriptor = log_segments.begin(segment := log_segments.Segment(folder, "a-stream", 1))
-    os.write(descriptor, log_segments.framed(b"{}"))
+    descriptor = log_segments.create_segment(segment := log_segments.Segment(folder, "a-stream", 1))
+    os.write(descriptor, log_segments.frame_record(b"{}"))
     log_segments.seal(segment)
     os.close(descriptor)
     assert found() == {}, "it has just come"

@@ -13,9 +13,9 @@ from tests.integration.conftest import Endpoint, Trained
 from tests.records import Answers, entry, record
 from truecourse.errors import ModelError, StorageError
 from truecourse.serving import log_segments, log_shipping, prediction_log
-from truecourse.serving.log_segments import SEALED, listed
+from truecourse.serving.log_segments import SEALED, list_segments
 from truecourse.serving.log_shipping import ship, spool_folder
-from truecourse.serving.prediction_log import encoded, log_table
+from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
 
@@ -27,25 +27,25 @@ def logged() -> list[str]:
 
 
 def put(ids: list[str], folder: Path | None = None) -> None:
-    spool = Spool(folder or spool_folder("deliveries"), encoded, Limits())
+    spool = Spool(folder or spool_folder("deliveries"), encode_entry, Limits())
     spool.put(Answers(tuple(ids)))
     spool.close()
 
 
 def test_a_shipper_that_died_after_its_commit_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(["a", "b"])
-    (segment,) = listed(spool_folder("deliveries"), SEALED)
+    (segment,) = list_segments(spool_folder("deliveries"), SEALED)
     data = segment.path(SEALED).read_bytes()
     assert ship("deliveries").records == 2
     segment.path(SEALED).write_bytes(data)
     assert ship("deliveries") == log_shipping.Shipment()
     assert sorted(logged()) == ["a", "b"]
-    assert listed(spool_folder("deliveries"), SEALED) == []
+    assert list_segments(spool_folder("deliveries"), SEALED) == []
 
 
 def test_a_log_from_before_a_column_goes_on_with_it(home: Path) -> None:
     names = [name for name in prediction_log.SCHEMA.names if name not in ("seconds", "batch", "error")]
-    older = prediction_log.rows([encoded(entry(record("a")))]).select(names)
+    older = prediction_log.entries_table([encode_entry(entry(record("a")))]).select(names)
     Tables().append(log_table("deliveries"), older, {"flow": "ship"}, partition_by=prediction_log.PARTITION)
     put(["b"])
     assert ship("deliveries").records == 1
@@ -60,7 +60,7 @@ def test_storage_that_is_down_is_caught_up_with(home: Path, configure: Callable[
     configure(**seaweed.settings("log") | {"s3_endpoint": "http://127.0.0.1:9"})
     with pytest.raises(StorageError):
         ship("deliveries")
-    spool = Spool(spool_folder("deliveries"), encoded)
+    spool = Spool(spool_folder("deliveries"), encode_entry)
     assert spool.status().shipping_error
     assert spool.status().lag_seconds > 0
     configure(**seaweed.settings("log"))
@@ -75,9 +75,9 @@ def test_storage_that_is_down_is_caught_up_with(home: Path, configure: Callable[
 
 def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
     put(["a"])
-    (segment,) = listed(spool_folder("deliveries"), SEALED)
+    (segment,) = list_segments(spool_folder("deliveries"), SEALED)
     whole = segment.path(SEALED).read_bytes()
-    segment.path(SEALED).write_bytes(whole + log_segments.framed(b"{}")[:-1] + b"x")
+    segment.path(SEALED).write_bytes(whole + log_segments.frame_record(b"{}")[:-1] + b"x")
     (damaged,) = ship("deliveries").damaged
     assert Path(damaged).read_bytes().startswith(whole)
     assert logged() == ["a"]
@@ -87,9 +87,9 @@ def test_a_damaged_segment_is_kept_and_told_of(home: Path) -> None:
 def test_a_record_is_found_with_all_it_says(home: Path) -> None:
     put(["a", "b"])
     ship("deliveries")
-    (found,) = prediction_log.find(Tables(), "deliveries", "b")
+    (found,) = prediction_log.find_records(Tables(), "deliveries", "b")
     assert (found["features"], found["day"], found["id"]) == ({"distance": 4.2, "hour": 12}, "2024-05-01", "7")
-    assert prediction_log.find(Tables(), "deliveries", "c") == []
+    assert prediction_log.find_records(Tables(), "deliveries", "c") == []
     assert get_settings().home in spool_folder("deliveries").parents
 
 
@@ -110,7 +110,7 @@ def test_every_answer_of_the_endpoint_is_logged_and_traced(endpoint: Endpoint, t
 
     def shipped() -> bool:
         ship("deliveries")
-        return bool(prediction_log.find(Tables(), "deliveries", answer["prediction_id"]))
+        return bool(prediction_log.find_records(Tables(), "deliveries", answer["prediction_id"]))
 
     wait_until(shipped, 60, "the record")
     traced = trace_prediction("deliveries", answer["prediction_id"])

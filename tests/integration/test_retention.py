@@ -26,7 +26,7 @@ from truecourse.references import ArtifactRef, Deployment, ModelVersion, Snapsho
 from truecourse.registry import aliases, mirror_check, mlflow_runs, runs
 from truecourse.registry import versions as registry
 from truecourse.serving import prediction_log
-from truecourse.serving.prediction_log import encoded, log_table
+from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.settings import prefect_retention
 from truecourse.storage.object_store import open_store
 from truecourse.storage.tables import Tables
@@ -93,7 +93,7 @@ def wines(tmp_path: Path, home: Path, configure: Callable[..., None]) -> Home:
     )  # fmt: skip
     logged = [record(str(day), at=(NOW - timedelta(days=day)).isoformat()) for day in (0, 5, 40)]
     told = [one | {"problem": "wine", "model_version": versions["answered"].version} for one in logged]
-    rows = prediction_log.rows(encoded(entry(one)) for one in told)
+    rows = prediction_log.entries_table(encode_entry(entry(one)) for one in told)
     Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
     return Home(versions, loose, failed, snapshot)
 
@@ -165,7 +165,7 @@ def test_reports_and_the_log_are_counted_back_from_their_newest(
     store.put("reports/wine/drift.html", b"")
     store.put("sketches/wine/abc/frozen.json", b"{}")
     logged = [record(str(day), at=(years - timedelta(days=day)).isoformat()) for day in (31, 29, 0)]
-    rows = prediction_log.rows(encoded(entry(one)) for one in logged)
+    rows = prediction_log.entries_table(encode_entry(entry(one)) for one in logged)
     Tables().append(log_table("wine"), rows, {}, partition_by="day", stats_columns=prediction_log.DATED, merge=True)
     removed = retention.clean("wine", NOW)
     assert removed is not None

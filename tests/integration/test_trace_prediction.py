@@ -22,7 +22,7 @@ from tests.frames import store_diabetes, store_wine
 from tests.integration.conftest import Endpoint, Trained
 from tests.integration.test_trace import flipped, only, stored
 from truecourse.deployment import history as deployments
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.errors import IntegrityError, ModelError
 from truecourse.problem.loader import load_problem
 from truecourse.references import Deployment, TableVersion, Window
@@ -31,7 +31,7 @@ from truecourse.registry import versions as registry
 from truecourse.serving.batch_scoring import predictions_table
 from truecourse.serving.log_segments import SEALED
 from truecourse.serving.log_shipping import ship, spool_folder
-from truecourse.serving.prediction_log import encoded, log_table
+from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.storage.tables import Tables
 
 ROW = {"id": 7, "courier": "c03", "depot": "north", "promised": 42, "distance": 6.5}
@@ -55,8 +55,10 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
     configure(home=tmp_path / "moved")
     problem, version = load_problem(), trained.version
     predictor = registered_predictor(version, registry.open_model(version, problem.kind))
-    answered = predictor.answer(predictor.rows.request(json.dumps({"rows": [ROW]}).encode(), AT), explain=True, at=AT)
-    spool = Spool(spool_folder(problem.name), encoded)
+    answered = predictor.answer(
+        predictor.rows.read_request(json.dumps({"rows": [ROW]}).encode(), AT), explain=True, at=AT
+    )
+    spool = Spool(spool_folder(problem.name), encode_entry)
     spool.put(answered)
     spool.close()
     window = Window(start=datetime(2024, 2, 25), end=datetime(2024, 2, 25, 6))
@@ -65,7 +67,7 @@ def world(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Calla
     file = tmp_path / "rows.csv"
     file.write_text("id,courier,depot,promised,distance,decision_time\nmine,c01,east,30,4.5,2024-02-20T10:00:00Z\n")
     score_file.fn(problem.name, str(file), version.version, explain=False)
-    package = packaged(problem.name, version.version)
+    package = load_package(problem.name, version.version)
     assert package is not None
     began = Deployment(
         number=1, action="deploy", reason="tried", environment="traced", target="process", version=version,
@@ -106,7 +108,7 @@ def test_each_byte_and_each_value_behind_a_prediction_is_verified(world: World) 
 def _flip_bytes(world: World) -> None:
     log, batch = log_table("deliveries"), predictions_table("deliveries")
     (bento,) = [path for path in stored("bentos/deliveries").iterdir() if path.suffix == ".bento"]
-    package = packaged("deliveries", 1)
+    package = load_package("deliveries", 1)
     assert package is not None
     (unpacked,) = (stored("").parent / "serving" / package.bento.sha256).rglob("model/vocabulary.json")
     file = trace_prediction("deliveries", world.decision)["prediction"]["file"]
@@ -177,8 +179,8 @@ def test_several_classes_a_number_and_no_time_are_computed_again_too(
     version = registry.create_version(train_model.fn(name, snapshot))
     predictor = registered_predictor(version, registry.open_model(version, problem.kind))
     rows = json.dumps({"rows": [predictor.contract.examples[0]]}).encode()
-    answered = predictor.answer(predictor.rows.request(rows, AT), explain=True, at=AT)
-    spool = Spool(spool_folder(name), encoded)
+    answered = predictor.answer(predictor.rows.read_request(rows, AT), explain=True, at=AT)
+    spool = Spool(spool_folder(name), encode_entry)
     spool.put(answered)
     spool.close()
     scored = score_decisions.fn(name, version.version, Window.all(), explain=True)
@@ -228,8 +230,8 @@ def _damage_a_segment() -> None:
     ship("deliveries")
     problem, version = load_problem(), registry.version("deliveries", 1)
     predictor = registered_predictor(version, registry.open_model(version, problem.kind))
-    answered = predictor.answer(predictor.rows.request(json.dumps({"rows": [ROW]}).encode(), AT), at=AT)
-    spool = Spool(folder, encoded)
+    answered = predictor.answer(predictor.rows.read_request(json.dumps({"rows": [ROW]}).encode(), AT), at=AT)
+    spool = Spool(folder, encode_entry)
     spool.put(answered)
     spool.close()
     (segment,) = folder.glob(f"*.{SEALED}")

@@ -51,7 +51,7 @@ def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make: Make, 
     sent = [row | {"distance": 1.5 + i} for i, row in enumerate(ENTITIES[:count])]
 
     def explained(*rows: dict[str, Any]) -> list[Any]:
-        document, parts = worker.served.answer(now, now.champion.rows.accepted(rows, at), at, explain=True)
+        document, parts = worker.served.answer(now, now.champion.rows.accept_rows(rows, at), at, explain=True)
         assert all(orjson.dumps(entry) for part in parts for entry in part.entries())
         return [told["contributions"] for told in orjson.loads(orjson.dumps(document))["predictions"]]
 
@@ -72,7 +72,7 @@ def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.Log
     assert (failed["model_version"], failed["role"], failed["error"]) == (2, "shadow", "AssertionError")
     assert failed["prediction_id"] == answered["prediction_id"] == document["predictions"][0]["prediction_id"]
     assert failed["prediction"] is failed["score"] is None
-    table = prediction_log.rows(map(prediction_log.encoded, worker.records[-1].entries()))
+    table = prediction_log.entries_table(map(prediction_log.encode_entry, worker.records[-1].entries()))
     assert table["prediction"].to_pylist() == [None]
     assert "version 2: challenger failed: AssertionError" in caplog.text
 

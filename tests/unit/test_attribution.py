@@ -104,9 +104,9 @@ def test_contributions_that_are_others_than_xgboosts_are_left_to_it(
 ) -> None:
     import truecourse.modeling.shap_values
 
-    made = truecourse.attribution.Attributions.__call__
+    made = truecourse.modeling.shap_values.Attributions.__call__
     monkeypatch.setattr(
-        truecourse.attribution.Attributions, "__call__", lambda self, matrix: made(self, matrix) + 0.001
+        truecourse.modeling.shap_values.Attributions, "__call__", lambda self, matrix: made(self, matrix) + 0.001
     )
     with caplog.at_level(logging.WARNING):
         forest = compile_forest(booster("binary:logistic"))

@@ -58,7 +58,7 @@ def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool
             "batch": 1,
             "error": None,
         }
-        records.append(prediction_log.encoded(entry(record(f"{i}", **values) | {"id": i})))
+        records.append(prediction_log.encode_entry(entry(record(f"{i}", **values) | {"id": i})))
     return records
 
 

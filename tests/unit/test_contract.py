@@ -25,12 +25,14 @@ def body(*rows: object) -> bytes:
 
 def refusal(data: bytes, unknown: str = "missing") -> RequestError:
     with pytest.raises(RequestError) as caught:
-        RowReader(contract(unknown)).request(data, NOW)
+        RowReader(contract(unknown)).read_request(data, NOW)
     return caught.value
 
 
 def test_a_good_row_becomes_arrays() -> None:
-    rows = RowReader(contract()).request(body(GOOD, GOOD | {"id": 5, "decision_time": "2024-01-01T00:00:00Z"}), NOW)
+    rows = RowReader(contract()).read_request(
+        body(GOOD, GOOD | {"id": 5, "decision_time": "2024-01-01T00:00:00Z"}), NOW
+    )
     assert rows.ids == [None, 5]
     assert rows.columns["city"].tolist() == ["Ulm", "Ulm"]
     assert rows.columns["size"].dtype == np.float64
@@ -42,7 +44,7 @@ def test_a_good_row_becomes_arrays() -> None:
 
 
 def test_integers_that_float64_cannot_hold_stay_exact() -> None:
-    rows = RowReader(contract()).request(body(GOOD | {"shop": 2**53 + 1}), NOW)
+    rows = RowReader(contract()).read_request(body(GOOD | {"shop": 2**53 + 1}), NOW)
     assert list(rows.values["shop"]) == [2**53 + 1]
 
 
@@ -128,7 +130,7 @@ def test_rows_that_are_no_objects_and_missing_fields_are_all_named() -> None:
 
 
 def test_an_unknown_category_is_taken_or_refused_as_the_problem_says() -> None:
-    assert len(RowReader(contract("missing")).request(body(GOOD | {"city": "Trier"}), NOW)) == 1
+    assert len(RowReader(contract("missing")).read_request(body(GOOD | {"city": "Trier"}), NOW)) == 1
     error = refusal(body(GOOD | {"city": "Trier"}), "reject")
     assert '"Trier" is no category' in error.faults[0].problem
 
@@ -164,7 +166,7 @@ def test_the_longest_request_fits() -> None:
     row["decision_time"] = "2024-01-01T00:00:00.123456+00:00"
     data = json.dumps({"rows": [row] * 3}).encode()
     assert len(data) <= contract().max_bytes
-    assert len(RowReader(contract()).request(data, NOW)) == 3
+    assert len(RowReader(contract()).read_request(data, NOW)) == 3
 
 
 JUNK = st.recursive(
@@ -180,7 +182,7 @@ def test_nothing_but_a_request_error_comes_of_junk(rows: object) -> None:
     """And whatever is taken can be encoded and looked up: text is Unicode, numbers are finite."""
     refused: RequestError | None = None
     try:
-        read = RowReader(contract()).request(json.dumps({"rows": rows}).encode(), NOW)
+        read = RowReader(contract()).read_request(json.dumps({"rows": rows}).encode(), NOW)
     except RequestError as error:
         refused = error
     if refused is not None:
@@ -205,7 +207,7 @@ def test_examples_come_from_the_data_and_keep_the_contract(tmp_path: Path) -> No
     made = Contract.from_json(contract_bytes(problem(), vocabulary, frame))
     assert len(made.examples) == 3
     assert all(example["size"] == 1.5 and "note" not in example for example in made.examples)
-    assert len(RowReader(made).request(body(*made.examples), NOW)) == 3
+    assert len(RowReader(made).read_request(body(*made.examples), NOW)) == 3
 
 
 def test_openapi_says_what_is_enforced() -> None:
@@ -217,7 +219,7 @@ def test_openapi_says_what_is_enforced() -> None:
     assert row["properties"]["size"]["minimum"] == 0
     assert row["additionalProperties"] is False
     examples = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    assert len(RowReader(contract()).request(json.dumps(examples["row 1"]["value"]).encode(), NOW)) == 1
+    assert len(RowReader(contract()).read_request(json.dumps(examples["row 1"]["value"]).encode(), NOW)) == 1
     references = set(_references(document))
     assert references <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
 

@@ -9,16 +9,16 @@ import pytest
 
 from services.log.spool import Spool
 from tests.records import Answers
-from truecourse.serving.log_segments import SEALED, Segment, listed
+from truecourse.serving.log_segments import SEALED, Segment, list_segments
 from truecourse.serving.log_shipping import ship, spool_folder
-from truecourse.serving.prediction_log import encoded, log_table
+from truecourse.serving.prediction_log import encode_entry, log_table
 from truecourse.storage.fsync import CHECKPOINT, LOG, remove_torn_commits
 from truecourse.storage.object_store import LocalStore
 from truecourse.storage.tables import Tables
 
 
 def put(*ids: str) -> None:
-    spool = Spool(spool_folder("deliveries"), encoded)
+    spool = Spool(spool_folder("deliveries"), encode_entry)
     spool.put(Answers(ids))
     spool.close()
 
@@ -70,7 +70,7 @@ def test_no_segment_goes_before_its_rows_survive_a_loss_of_power(
     for ids in (["a", "b"], ["c"]):
         put(*ids)
         ship("deliveries")
-    assert listed(spool_folder("deliveries"), SEALED) == []
+    assert list_segments(spool_folder("deliveries"), SEALED) == []
     for image, expected in zip(images, (["a", "b"], ["a", "b", "c"]), strict=True):
         configure(storage=image)
         assert logged() == expected
@@ -97,7 +97,7 @@ def test_what_a_loss_of_power_tore_is_shipped_again(home: Path, torn: str) -> No
     put("a")
     ship("deliveries")
     put("b", "c")
-    (segment,) = listed(spool_folder("deliveries"), SEALED)
+    (segment,) = list_segments(spool_folder("deliveries"), SEALED)
     kept = segment.path(SEALED).read_bytes()
     ship("deliveries")
     segment.path(SEALED).write_bytes(kept)  # it had not been removed yet
@@ -109,7 +109,7 @@ def test_what_a_loss_of_power_tore_is_shipped_again(home: Path, torn: str) -> No
         newest.write_bytes(bytes(newest.stat().st_size))  # as large as it was, and zeros
     assert ship("deliveries").records == (0 if torn == "neither" else 2)
     assert logged() == ["a", "b", "c"]
-    assert listed(spool_folder("deliveries"), SEALED) == []
+    assert list_segments(spool_folder("deliveries"), SEALED) == []
 
 
 def test_a_torn_checkpoint_is_done_without(home: Path) -> None:

@@ -9,26 +9,26 @@ import pytest
 from services.process.scrape import scrape_endpoint
 from tests.conftest import free_ports
 from truecourse.deployment import history as deployments
-from truecourse.deployment.endpoints import Expected, announced, expected
-from truecourse.deployment.history import Running
+from truecourse.deployment.endpoints import ExpectedEndpoint, announce_endpoint, expected_endpoints
+from truecourse.deployment.history import RunningServer
 from truecourse.errors import PlatformError
 from truecourse.references import ArtifactRef, ModelVersion
 
-LOCAL = Expected(name="local", url="http://127.0.0.1:3000", problem="deliveries")
+LOCAL = ExpectedEndpoint(name="local", url="http://127.0.0.1:3000", problem="deliveries")
 
 
 def test_one_that_is_stopped_is_not_missed_and_one_that_died_is(home: Path) -> None:
-    assert expected("deliveries") == []
-    with announced("deliveries", LOCAL.url):
-        assert expected("deliveries") == [LOCAL]
-        assert expected("wine") == []
-    assert expected("deliveries") == []
-    with pytest.raises(KeyboardInterrupt), announced("deliveries", LOCAL.url):
+    assert expected_endpoints("deliveries") == []
+    with announce_endpoint("deliveries", LOCAL.url):
+        assert expected_endpoints("deliveries") == [LOCAL]
+        assert expected_endpoints("wine") == []
+    assert expected_endpoints("deliveries") == []
+    with pytest.raises(KeyboardInterrupt), announce_endpoint("deliveries", LOCAL.url):
         raise KeyboardInterrupt
-    assert expected("deliveries") == []
-    with pytest.raises(PlatformError), announced("deliveries", LOCAL.url):
+    assert expected_endpoints("deliveries") == []
+    with pytest.raises(PlatformError), announce_endpoint("deliveries", LOCAL.url):
         raise PlatformError("ended with status -9")
-    assert expected("deliveries") == [LOCAL]
+    assert expected_endpoints("deliveries") == [LOCAL]
 
 
 def test_those_deployed_and_those_elsewhere_are_expected(home: Path, configure: Callable[..., None]) -> None:
@@ -36,18 +36,18 @@ def test_those_deployed_and_those_elsewhere_are_expected(home: Path, configure: 
     version = ModelVersion(problem="deliveries", version=1, run_id="r", model_sha256="s")
     bento = ArtifactRef(key="k", sha256="s", bytes=1)
     (home / "deployments" / "dev").mkdir(parents=True)
-    running = Running(
+    running = RunningServer(
         server=1, version=version, bento=bento, config_sha256="c", host="127.0.0.1", port=3100, folder=home,
         since=datetime(2024, 5, 6, tzinfo=UTC),
     )  # fmt: skip
-    deployments.set_running("dev", running)
-    found = {one.name: one.url for one in expected("deliveries")}
+    deployments.record_running_server("dev", running)
+    found = {one.name: one.url for one in expected_endpoints("deliveries")}
     assert found == {
         "dev": "http://127.0.0.1:3100",
         "a.example.com": "https://a.example.com",
         "b.example.com-3000": "http://b.example.com:3000",
     }
-    assert "dev" not in {one.name for one in expected("wine")}
+    assert "dev" not in {one.name for one in expected_endpoints("wine")}
 
 
 def test_nobody_there_is_no_answer() -> None:

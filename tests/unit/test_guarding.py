@@ -56,7 +56,9 @@ class Office:
 
     def decided(self, log: Log, canary: Canary | None = CANARY, after: timedelta = SOON) -> Decision:
         """What is decided once these records were added to the log, so long after the last move."""
-        Tables().append("predictions_log/deliveries", prediction_log.rows(log), {}, partition_by="day", merge=True)
+        Tables().append(
+            "predictions_log/deliveries", prediction_log.entries_table(log), {}, partition_by="day", merge=True
+        )
         return decide(problem(canary), Tables(), self.entries, self.entries[-1].at + after)
 
     def reported(self, after: timedelta = SOON) -> tuple[str, int]:
@@ -95,7 +97,7 @@ def asked(
         }
         if mine and theirs <= failing:
             values |= {"role": "shadow", "score": None, "prediction": None, "seconds": None, "error": "KeyError"}
-        records.append(prediction_log.encoded(entry(record(f"{seed}-{i}", **values))))
+        records.append(prediction_log.encode_entry(entry(record(f"{seed}-{i}", **values))))
     return records
 
 

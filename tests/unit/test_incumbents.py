@@ -29,7 +29,9 @@ def deliveries() -> Problem:
 
 def rows(problem: Problem, *sent: dict[str, object]) -> Rows:
     vocabulary = Vocabulary(kinds=dict.fromkeys(problem.features, "float"), categories={})
-    return RowReader(Contract.of(problem, vocabulary)).request(json.dumps({"rows": sent}).encode(), datetime.now(UTC))
+    return RowReader(Contract.of(problem, vocabulary)).read_request(
+        json.dumps({"rows": sent}).encode(), datetime.now(UTC)
+    )
 
 
 def test_an_entitys_place_never_changes(deliveries: Problem) -> None:

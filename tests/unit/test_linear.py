@@ -62,7 +62,9 @@ def table(kind: Kind, rows: int = 1500, seed: int = 0, bend: float = 0.0) -> tup
 
 def begun(kind: Kind, matrix: Array, labels: Array) -> Model:
     words = vocabulary(kind)
-    template, _ = boost(kind, words, XGBoost(rounds=1), Matrices(words, 256).fitted(matrix, labels), progress=False)
+    template, _ = boost(
+        kind, words, XGBoost(rounds=1), Matrices(words, 256).training_matrix(matrix, labels), progress=False
+    )
     booster = linear_booster(kind, words, matrix, labels, template)
     assert booster is not None
     return Model(booster, words, kind)
@@ -81,7 +83,7 @@ def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
     kind: Kind = request.param
     matrix, labels = table(kind, bend=1.0)
     start = begun(kind, matrix, labels)
-    data = Matrices(start.vocabulary, 256).fitted(matrix, labels)
+    data = Matrices(start.vocabulary, 256).training_matrix(matrix, labels)
     data.set_base_margin(start.margin(matrix))
     trees, _ = boost(kind, start.vocabulary, XGBoost(rounds=20), data, progress=False)
     return kind, Model(join_boosters(start.booster, trees, 20), start.vocabulary, kind), matrix, labels
@@ -180,7 +182,7 @@ def test_where_the_linear_model_is_worse_noise_is_no_reason_to_begin_with_it(
         return lambda *_, **__: {"value": (low := next(told)) + 1, "low": low, "high": low + 2}
 
     for alone, both, form in ((0.1, -1.1, TREES), (0.1, -2.1, LINEAR_AND_TREES), (-0.1, -1.1, LINEAR_AND_TREES)):
-        monkeypatch.setattr("truecourse.modeling.selection.paired", answers(alone, both))
+        monkeypatch.setattr("truecourse.modeling.selection.paired_difference", answers(alone, both))
         assert chosen("binary", bend=0.5).form == form
 
 
@@ -195,7 +197,7 @@ def test_folds_repeat_byte_for_byte_and_a_class_of_one_row_is_no_obstacle(
         configure(threads=threads)
         spec = XGBoost(**{**vars(SPEC), "linear": True})
         found = select("multiclass", vocabulary("multiclass"), spec, cross_validation(matrix, labels, 5)).chosen
-        models.append(bytes(found.fitted(spec, matrix, labels).save_raw("ubj")))
+        models.append(bytes(found.fit(spec, matrix, labels).save_raw("ubj")))
     assert models[0] == models[1]
 
 

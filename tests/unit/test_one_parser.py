@@ -142,7 +142,7 @@ def test_a_file_reads_alike_for_training_scoring_and_requests(data: st.DataObjec
             for row in records
         ]
         contract = Contract.of(problem, Vocabulary(kinds={}, categories={}, classes=()))
-        online = RowReader(contract).request(json.dumps({"rows": sent}).encode(), NOW)
+        online = RowReader(contract).read_request(json.dumps({"rows": sent}).encode(), NOW)
         asked = [dict(zip(online.values, r, strict=True)) for r in zip(*map(list, online.values.values()), strict=True)]
         assert all(same(a[n], b[n]) for a, b in zip(asked, found, strict=True) for n in a)
 

@@ -15,7 +15,7 @@ from tests.records import entry, record
 from truecourse.problem import Problem, Text
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Float
-from truecourse.serving.prediction_log import encoded, records
+from truecourse.serving.prediction_log import encode_entry, entry_records
 from truecourse.serving.privacy import HASHED, Masks, private_names
 
 REQUEST = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.25}
@@ -28,7 +28,7 @@ SENT = ENTRY | {"features": ENTRY["features"] | {"depot": "category", "promised"
 
 def told(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:
     """The one record of the entry, with private values hidden."""
-    (found,) = records(encoded(masks.masked(written)))
+    (found,) = entry_records(encode_entry(masks.apply(written)))
     return found
 
 
@@ -56,8 +56,8 @@ def test_hashed_values_can_be_told_equal_and_dropped_ones_are_gone(problem: Prob
     other = told(Masks.of(marked(problem), b"another"), SENT)
     assert found["request"]["courier"] != other["request"]["courier"]
     for written in (ENTRY, SENT):
-        assert b"c03" not in encoded(masks.masked(written))
-        assert b"4.25" not in encoded(masks.masked(written))
+        assert b"c03" not in encode_entry(masks.apply(written))
+        assert b"4.25" not in encode_entry(masks.apply(written))
 
 
 def test_a_feature_is_hashed_the_same_wherever_its_value_is_told(problem: Problem) -> None:
@@ -88,12 +88,12 @@ def test_without_a_secret_nothing_is_hashed(problem: Problem, caplog: pytest.Log
 
 def test_a_problem_that_marks_nothing_is_logged_whole(problem: Problem) -> None:
     assert private_names(problem) == {}
-    assert encoded(Masks.of(problem, b"").masked(SENT)) == encoded(SENT)
+    assert encode_entry(Masks.of(problem, b"").apply(SENT)) == encode_entry(SENT)
 
 
 def test_the_stricter_of_two_marks_holds() -> None:
     hashed, dropped = Masks({"a": "hash", "b": "hash"}, b"s"), Masks({"a": "drop"}, b"s")
-    assert hashed.joined(dropped).marks == dropped.joined(hashed).marks == {"a": "drop", "b": "hash"}
+    assert hashed.merge(dropped).marks == dropped.merge(hashed).marks == {"a": "drop", "b": "hash"}
 
 
 def test_a_mark_on_a_table_alone_is_a_fault(problem: Problem) -> None:

@@ -127,7 +127,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
 def taken(reader: RowReader, body: bytes) -> tuple[list[Any], dict[str, Any]] | None:
     """The ids and the first row's values, or None for a refusal."""
     try:
-        read = reader.request(body, NOW)
+        read = reader.read_request(body, NOW)
     except RequestError:
         return None
     return read.ids, {name: values[0] for name, values in read.values.items()}
@@ -158,7 +158,7 @@ def test_they_take_the_same_values(row: dict[str, Any], unknown: str) -> None:
     (row,) = json.loads(body)["rows"]  # two halves of a surrogate pair are one character in JSON
     found, documented = taken(reader, body), SCHEMAS[unknown].is_valid(row)
     assert (found is not None) is documented
-    many = reader.sent(body) * (2 * FEW)
+    many = reader.parse_body(body) * (2 * FEW)
     read = reader.read(many, NOW)
     assert len(read) == (len(many) if documented else 0), "read by column, they are as read one by one"
     if found is None:
@@ -222,7 +222,7 @@ def test_what_json_does_not_have_is_refused_by_row_and_field_before_it_is_sent(v
 def test_what_python_has_of_json_s_values_is_sent() -> None:
     at = datetime(2024, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     row = GOOD | {"shop": np.int64(7), "size": np.float32(1.5), "open": np.True_, "city": np.str_("Ulm"), "since": at}
-    read = READERS["missing"].request(encode([row]), NOW)
+    read = READERS["missing"].read_request(encode([row]), NOW)
     assert read.values["since"][0] == at.astimezone(UTC).replace(tzinfo=None)
     assert [read.values[name][0] for name in ("shop", "size", "open", "city")] == [7, 1.5, True, "Ulm"]
     for wrong in ({1: 2}, [1, 2], "row"):

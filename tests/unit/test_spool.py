@@ -14,18 +14,18 @@ import pytest
 from services.log.spool import Spool
 from services.log.spool_types import Limits
 from tests.records import Answers
-from truecourse.serving.log_segments import OPEN, REPORT, SEALED, listed, sizes, unframed
-from truecourse.serving.prediction_log import encoded
+from truecourse.serving.log_segments import OPEN, REPORT, SEALED, list_segments, parse_records, sizes
+from truecourse.serving.prediction_log import encode_entry
 
 
 def spool(folder: Path, **limits: Any) -> Spool:
-    return Spool(folder, encoded, Limits(**limits))
+    return Spool(folder, encode_entry, Limits(**limits))
 
 
 def ids(folder: Path) -> list[bytes]:
     """Of every record in the folder, in order."""
-    found = [segment.path(state) for state in (SEALED, OPEN) for segment in listed(folder, state)]
-    records = [record for path in sorted(found) for record in unframed(path.read_bytes())[0]]
+    found = [segment.path(state) for state in (SEALED, OPEN) for segment in list_segments(folder, state)]
+    records = [record for path in sorted(found) for record in parse_records(path.read_bytes())[0]]
     return [answer["prediction_id"].encode() for record in records for answer in json.loads(record)["answers"]]
 
 
@@ -50,11 +50,11 @@ def test_what_was_put_is_written_within_the_interval(tmp_path: Path) -> None:
     while spooling.status().waiting and time.monotonic() < deadline:
         time.sleep(0.01)
     assert ids(tmp_path) == [b"a", b"b"]
-    assert listed(tmp_path, OPEN)
+    assert list_segments(tmp_path, OPEN)
     spooling.put(Answers(("c",)))
     spooling.close()
     assert ids(tmp_path) == [b"a", b"b", b"c"]
-    assert listed(tmp_path, OPEN) == []
+    assert list_segments(tmp_path, OPEN) == []
     assert spooling.status().written == 3
 
 
@@ -63,13 +63,13 @@ def test_segments_are_sealed_by_size_and_by_age(tmp_path: Path) -> None:
     for id in ("a", "b"):
         spooling.put(Answers((id,)))
         spooling.flush()
-    assert [segment.number for segment in listed(tmp_path, SEALED)] == [1, 2]
+    assert [segment.number for segment in list_segments(tmp_path, SEALED)] == [1, 2]
     aged = spool(tmp_path / "aged", age=0.0)
     aged.flush()
-    assert listed(tmp_path / "aged", SEALED) == [], "nothing is sealed where nothing was written"
+    assert list_segments(tmp_path / "aged", SEALED) == [], "nothing is sealed where nothing was written"
     aged.put(Answers(("a",)))
     aged.flush()
-    assert len(listed(tmp_path / "aged", SEALED)) == 1
+    assert len(list_segments(tmp_path / "aged", SEALED)) == 1
 
 
 def test_two_workers_never_share_a_segment(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_two_workers_never_share_a_segment(tmp_path: Path) -> None:
     for spooling in (first, second):
         spooling.put(Answers(("a",)))
         spooling.flush()
-    assert len({segment.stream for segment in listed(tmp_path, OPEN)}) == 2
+    assert len({segment.stream for segment in list_segments(tmp_path, OPEN)}) == 2
 
 
 @pytest.mark.parametrize("room", [0, 1, 1500])
@@ -122,7 +122,7 @@ def test_unshipped_segments_have_a_limit(tmp_path: Path) -> None:
     assert status.unshipped_bytes <= 1200
     assert status.waiting == 5 - status.written > 0
     assert "wait to be shipped" in status.error
-    for segment in listed(tmp_path, SEALED):
+    for segment in list_segments(tmp_path, SEALED):
         segment.remove()
     spooling.close()
     assert spooling.status().written == status.written + len(ids(tmp_path)) == 4

@@ -128,11 +128,13 @@ def test_the_loss_of_rows_as_they_are_is_that_of_binned_ones(kind: Kind, home: o
         (matrix_of(vocabulary, part), vocabulary.labels(part)) for part in (rows_of(rows, s) for s in ("train", "test"))
     )
     made = Matrices(vocabulary, spec.model.max_bin)
-    data = made.fitted(fit, fitted)
+    data = made.training_matrix(fit, fitted)
     check[:5, vocabulary.features.index("size")] = [-1e9, 1e9, np.nan, -0.0, 1e-30]  # such as were never learned from
     described = {"feature_names": vocabulary.booster_names, "feature_types": vocabulary.feature_types}
     binned = xgboost.QuantileDMatrix(check, checked, ref=data, max_bin=spec.model.max_bin, **described)
-    boosted = [boost(kind, vocabulary, spec.model, data, side) for side in (made.measured(check, checked), binned)]
+    boosted = [
+        boost(kind, vocabulary, spec.model, data, side) for side in (made.evaluation_matrix(check, checked), binned)
+    ]
     assert boosted[0][1] == boosted[1][1]
     assert boosted[0][0].save_raw("ubj") == boosted[1][0].save_raw("ubj")
 
@@ -270,7 +272,10 @@ def test_the_loss_over_folds_is_that_of_the_rows_left_out(kind: Kind, home: obje
     matrix, labels = matrix_of(vocabulary, rows), vocabulary.labels(rows)
     data, part = Matrices(vocabulary, spec.model.max_bin), stratified_parts(labels, 3)
     masks = [part == fold for fold in range(3)]
-    pairs = [(data.fitted(matrix[~out], labels[~out]), data.measured(matrix[out], labels[out])) for out in masks]
+    pairs = [
+        (data.training_matrix(matrix[~out], labels[~out]), data.evaluation_matrix(matrix[out], labels[out]))
+        for out in masks
+    ]
     curve, _ = boost_folds(kind, vocabulary, spec.model, pairs)
     predicted = np.empty(len(labels))
     for out, (fit, _) in zip(masks, pairs, strict=True):

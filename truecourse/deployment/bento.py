@@ -26,7 +26,7 @@ UNSERVED = EVALUATION_PARTS | {"split", "model", "serving", "description"}
 """Parts of a problem that do not reach what its model answers (limits of serving are in the contract)."""
 
 
-def packaged(problem: str, number: int) -> Package | None:
+def load_package(problem: str, number: int) -> Package | None:
     """What object storage says of a version's Bento: an endpoint reads it, and needs no registry."""
     try:
         return Package.model_validate_json(open_store().get(package_key(problem, number)))

@@ -16,7 +16,7 @@ from truecourse.references import Reference
 from truecourse.settings import get_settings
 
 
-class Expected(Reference):
+class ExpectedEndpoint(Reference):
     """`name`: of its environment, `local` for what `truecourse serve` or `up` runs, or its host. `certificate`:
     the file of the one that it shows, where we serve it."""
 
@@ -27,12 +27,12 @@ class Expected(Reference):
 
 
 @contextmanager
-def announced(problem: str, url: str) -> Iterator[None]:
+def announce_endpoint(problem: str, url: str) -> Iterator[None]:
     """Leave word that an endpoint serves until the block ends. One that is killed, or ends by itself (PlatformError),
     leaves it behind, and is missed."""
     file = _place() / f"{urlsplit(url).port}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    local = Expected(name="local", url=url, problem=problem, certificate=get_settings().tls_certificate)
+    local = ExpectedEndpoint(name="local", url=url, problem=problem, certificate=get_settings().tls_certificate)
     file.write_text(local.model_dump_json())
     meant = True
     try:
@@ -45,11 +45,15 @@ def announced(problem: str, url: str) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
-def expected(problem: str) -> list[Expected]:
+def expected_endpoints(problem: str) -> list[ExpectedEndpoint]:
     """Those of one problem. An endpoint elsewhere counts for every problem: only it knows which it serves."""
     settings = get_settings()
     elsewhere = [url.strip().rstrip("/") for url in settings.endpoints.split(",") if url.strip()]
-    found = [*_local(), *_deployed(), *(Expected(name=_host(url), url=url, problem=problem) for url in elsewhere)]
+    found = [
+        *_local(),
+        *_deployed(),
+        *(ExpectedEndpoint(name=_host(url), url=url, problem=problem) for url in elsewhere),
+    ]
     return list({one.url: one for one in found if one.problem == problem}.values())
 
 
@@ -57,19 +61,19 @@ def _place() -> Path:
     return get_settings().home / "endpoints"
 
 
-def _local() -> Iterator[Expected]:
+def _local() -> Iterator[ExpectedEndpoint]:
     for file in sorted(_place().glob("*.json")):
         with suppress(OSError, ValidationError):  # ended meanwhile, or half-written as it began
-            yield Expected.model_validate_json(file.read_bytes())
+            yield ExpectedEndpoint.model_validate_json(file.read_bytes())
 
 
-def _deployed() -> Iterator[Expected]:
+def _deployed() -> Iterator[ExpectedEndpoint]:
     for environment in environment_names():
-        now = deployments.running(environment)
+        now = deployments.running_server(environment)
         if now is not None:
             certificate = _certificate(environment)
             url = local_url(now.host, now.port, "https" if certificate else "http")
-            yield Expected(name=environment, url=url, problem=now.version.problem, certificate=certificate)
+            yield ExpectedEndpoint(name=environment, url=url, problem=now.version.problem, certificate=certificate)
 
 
 def _certificate(environment: str) -> str:

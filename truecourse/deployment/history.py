@@ -16,7 +16,7 @@ from truecourse.storage.ledger import Ledger
 from truecourse.storage.object_store import open_store
 
 
-class Running(Reference):
+class RunningServer(Reference):
     """The server that an environment's requests are meant for: its number at the keeper, and what it serves since
     when (UTC). `folder`: the unpacked Bento."""
 
@@ -38,7 +38,7 @@ def ledger(environment: str, problem: str) -> Ledger[Deployment]:
     return Ledger(open_store(), f"deployments/{environment}/{problem}", Deployment)
 
 
-def standing(environment: str, problem: str) -> Deployment | None:
+def current_deployment(environment: str, problem: str) -> Deployment | None:
     """The deployment whose version is in place: the newest that neither failed nor was cut short nor was stopped."""
     for entry in reversed(ledger(environment, problem).entries()):
         if entry.outcome in ("deployed", "stopped"):
@@ -46,26 +46,26 @@ def standing(environment: str, problem: str) -> Deployment | None:
     return None
 
 
-def place(environment: str) -> Path:
+def environment_folder(environment: str) -> Path:
     """Where the state of an environment on this machine is kept."""
     return get_settings().home / "deployments" / environment
 
 
-def address_place(environment: str, host: str, port: int) -> Path:
+def server_folder(environment: str, host: str, port: int) -> Path:
     """Of the keeper that listens there, and its servers."""
-    return place(environment) / f"{host.replace(':', '_')}-{port}"
+    return environment_folder(environment) / f"{host.replace(':', '_')}-{port}"
 
 
-def running(environment: str) -> Running | None:
+def running_server(environment: str) -> RunningServer | None:
     """What was put to work last on this machine; whether it lives, its keeper knows."""
     try:
-        return Running.model_validate_json((place(environment) / "server.json").read_bytes())
+        return RunningServer.model_validate_json((environment_folder(environment) / "server.json").read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def set_running(environment: str, now: Running | None) -> None:
-    file = place(environment) / "server.json"
+def record_running_server(environment: str, now: RunningServer | None) -> None:
+    file = environment_folder(environment) / "server.json"
     if now is None:
         file.unlink(missing_ok=True)
         return
@@ -75,10 +75,10 @@ def set_running(environment: str, now: Running | None) -> None:
 
 
 @contextmanager
-def alone(environment: str) -> Iterator[None]:
+def deployment_lock(environment: str) -> Iterator[None]:
     """Raises PlatformError while another process deploys to the environment on this machine. A killed one holds
     nothing."""
-    folder = place(environment)
+    folder = environment_folder(environment)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:

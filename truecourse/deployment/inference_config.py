@@ -106,14 +106,14 @@ def document_key(version: ModelVersion) -> str:
     return f"inference/{version.problem}/{version.version}.json"
 
 
-def record(store: ObjectStore, version: ModelVersion, document: bytes) -> ArtifactRef:
+def save_inference_config(store: ObjectStore, version: ModelVersion, document: bytes) -> ArtifactRef:
     """Keep a version's configuration in object storage, and its digest on the version."""
     reference = put_artifact(store, document_key(version), document)
     registry.set_tags(version, {INFERENCE_SHA256: reference.sha256})
     return reference
 
 
-def recorded(store: ObjectStore, version: ModelVersion) -> InferenceConfig | None:
+def load_inference_config(store: ObjectStore, version: ModelVersion) -> InferenceConfig | None:
     """What record() kept. Raises IntegrityError if it was changed since."""
     digest = registry.tags(version).get(INFERENCE_SHA256)
     if digest is None:

@@ -32,11 +32,11 @@ class HeldOut:
     trained: pa.Table
     """The frame of the snapshot it was trained on."""
     rows: pa.Table
-    own: FeatureLookup = unchanged
+    lookup: FeatureLookup = unchanged
 
     @cached_property
     def matrix(self) -> Array:
-        return matrix_of(self.model.vocabulary, self.own(self.rows))
+        return matrix_of(self.model.vocabulary, self.lookup(self.rows))
 
     @cached_property
     def labels(self) -> Array:
@@ -47,29 +47,29 @@ class HeldOut:
         return blocks_of(self.rows)
 
     @cached_property
-    def fitted(self) -> pa.Table:
+    def training_rows(self) -> pa.Table:
         """The rows that the model was fitted to, and baselines are."""
         return rows_of(self.trained, *(("train", "validate") if self.problem.model.refit else ("train",)))
 
     @cached_property
-    def judged(self) -> dict[str, Array]:
+    def core_predictions(self) -> dict[str, Array]:
         """Predictions by model: "model" and "constant", the least that it must beat."""
         kind, vocabulary = self.problem.kind, self.model.vocabulary
-        constant = baselines.predict_constant(kind, vocabulary, vocabulary.labels(self.fitted), len(self.rows))
+        constant = baselines.predict_constant(kind, vocabulary, vocabulary.labels(self.training_rows), len(self.rows))
         return {"model": self.model.predict(self.matrix), "constant": constant}
 
     @cached_property
     def predictions(self) -> dict[str, Array]:
-        """`judged`, and "linear", which takes seconds to fit."""
+        """`core_predictions`, and "linear", which takes seconds to fit."""
         vocabulary = self.model.vocabulary
-        matrix, labels = matrix_of(vocabulary, self.fitted), vocabulary.labels(self.fitted)
-        return self.judged | {
+        matrix, labels = matrix_of(vocabulary, self.training_rows), vocabulary.labels(self.training_rows)
+        return self.core_predictions | {
             "linear": baselines.predict_linear(self.problem.kind, vocabulary, matrix, labels, self.matrix)
         }
 
     def difference(self, baseline: str) -> Estimate:
         """The model's loss minus that of "constant" or "linear", paired."""
-        said = self.judged if baseline in self.judged else self.predictions
+        said = self.core_predictions if baseline in self.core_predictions else self.predictions
         in_time = "decision_time" in self.rows.column_names
         return paired_difference(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks, in_time)
 
@@ -80,7 +80,7 @@ class HeldOut:
             return Sample(len(self.rows), blocks)
         learned, tested = (
             np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)).tolist()
-            for labels in (vocabulary.labels(self.fitted), self.labels)
+            for labels in (vocabulary.labels(self.training_rows), self.labels)
         )
         classes = zip(vocabulary.classes, zip(learned, tested, strict=True), strict=True)
         return Sample(len(self.rows), blocks, dict(classes))
@@ -99,13 +99,13 @@ class HeldOut:
         if absent:
             hint = "name request fields or features in Monitoring(slices=...) and SliceFloor(...)"
             raise ModelError(f"no column {', '.join(absent)}", where=f"problem {self.problem.name}: slices", hint=hint)
-        rest = (self.labels, self.judged["model"], self.blocks)
+        rest = (self.labels, self.core_predictions["model"], self.blocks)
         kind = self.problem.kind
         return [part for name, fewest in columns.items() for part in slices(kind, self.rows, name, *rest, fewest)]
 
 
 def collect_evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Champion | None) -> Evidence:
     """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
-    comparison = compare(test.problem, test.rows, test.model, rival, test.own) if rival else None
-    constant = loss(test.problem.kind, test.labels, test.judged["constant"])
+    comparison = compare(test.problem, test.rows, test.model, rival, test.lookup) if rival else None
+    constant = loss(test.problem.kind, test.labels, test.core_predictions["constant"])
     return Evidence(test.problem.metric, metrics["model"], test.difference, constant, parts, test.sample, comparison)

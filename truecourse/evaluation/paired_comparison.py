@@ -67,8 +67,8 @@ class Champion:
     version: int
     model: Model
     frame: pa.Table
-    own: FeatureLookup = unchanged
-    tried: Callable[[pa.Table], int] = first_try
+    lookup: FeatureLookup = unchanged
+    count_tries: Callable[[pa.Table], int] = first_try
     """The how-manieth version is compared with it on some rows: truecourse/evaluation/tries.py."""
 
 
@@ -113,13 +113,13 @@ def _timed(rows: pa.Table) -> bool:
 
 
 def compare(
-    problem: Problem, rows: pa.Table, model: Model, rival: Champion, own: FeatureLookup = unchanged
+    problem: Problem, rows: pa.Table, model: Model, rival: Champion, lookup: FeatureLookup = unchanged
 ) -> Comparison:
     """On those of the rows that the rival did not learn from either, each on features of its own definition. The caller
-    sees to it that the model did not learn from them. `own`: what gives the model its features."""
+    sees to it that the model did not learn from them. `lookup`: what gives the model its features."""
     rows = unseen_rows(problem, rows, rival.frame)
     try:
-        mine, theirs = own(rows), rival.own(rows)
+        mine, theirs = lookup(rows), rival.lookup(rows)
     except ModelError as error:
         return Comparison(rival.version, error.what)
     reason = obstacle(theirs, model, rival.model)
@@ -128,7 +128,7 @@ def compare(
     blocks, labels = blocks_of(rows), model.vocabulary.labels(rows)
     said = [m.predict(matrix_of(m.vocabulary, side)) for m, side in ((model, mine), (rival.model, theirs))]
     pair = Pair(problem, labels, said[0], said[1], _timed(rows))
-    tries = rival.tried(rows)
+    tries = rival.count_tries(rows)
     return Comparison(
         rival.version,
         rows=len(rows),

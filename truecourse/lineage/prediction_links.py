@@ -33,7 +33,7 @@ from truecourse.registry import run_archive, runs
 from truecourse.registry import versions as registry
 from truecourse.serving.prediction_log import log_table
 from truecourse.serving.privacy import HASHED
-from truecourse.serving.rows import objects
+from truecourse.serving.rows import object_array
 from truecourse.storage import file_digests
 from truecourse.storage.lineage_links import Link, link, unknown
 from truecourse.storage.tables import Tables
@@ -112,7 +112,7 @@ def _column(kind: str, value: Any) -> Array | None:
     if isinstance(value, str) and value.startswith(HASHED):
         return None
     if kind == "category":
-        return objects([value])
+        return object_array([value])
     if value is not None and not isinstance(value, int | float):
         return None
     return np.array([value], dtype=np.float64)
@@ -178,7 +178,7 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
             causes.setdefault(subject, []).append(f"{', '.join(names[:3])} by {mismatch.cause}")
     for subject in audit.compared:
         kind = "request features" if subject == "request" else f"features of view {subject}"
-        if subject in views and (why := redefined(tables, problem, subject)):
+        if subject in views and (why := redefinition_reason(tables, problem, subject)):
             yield unknown(kind, id, why)
         elif subject in wrong:
             features = ", ".join(wrong[subject][:5])
@@ -190,7 +190,7 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
         yield unknown("inputs", id, f"{', '.join(names[:5])}: {reason}")
 
 
-def redefined(tables: Tables, problem: Problem, view: str, version: int | None = None) -> str:
+def redefinition_reason(tables: Tables, problem: Problem, view: str, version: int | None = None) -> str:
     """Why a feature table's rows are not of the problem's own definition of a view; empty if they are."""
     name = feature_table(problem, view)
     if not tables.exists(name):

@@ -8,7 +8,7 @@ from typing import Any
 
 from truecourse.deployment import history as deployments
 from truecourse.deployment import inference_config
-from truecourse.deployment.bento import BENTO_SHA256, PACKAGE_SHA256, package_key, packaged
+from truecourse.deployment.bento import BENTO_SHA256, PACKAGE_SHA256, load_package, package_key
 from truecourse.errors import TruecourseError
 from truecourse.hashing import sha256, unseal
 from truecourse.references import ModelVersion, Package
@@ -104,7 +104,7 @@ def package_links(store: ObjectStore, version: ModelVersion, home: Path | None =
     place = package_key(version.problem, version.version)
     document = verify_object(store, "package", place, tags[PACKAGE_SHA256])
     yield document
-    package = packaged(version.problem, version.version) if document["verified"] else None
+    package = load_package(version.problem, version.version) if document["verified"] else None
     if package is None:
         return
     if package.bento.sha256 != tags[BENTO_SHA256]:

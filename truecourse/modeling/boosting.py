@@ -63,24 +63,24 @@ class Matrices:
     vocabulary: Vocabulary
     max_bin: int
 
-    def fitted(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
+    def training_matrix(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
         """From (n, d) float32 and n labels, on cut points of these rows."""
-        return self._binned(matrix, labels, self._binned(cut_points(matrix, self.vocabulary, self.max_bin)))
+        return self._bin(matrix, labels, self._bin(cut_points(matrix, self.vocabulary, self.max_bin)))
 
     def fold(self, part: Part) -> Fold:
-        return self.fitted(part.fit, part.labels), self.measured(part.out, part.out_labels)
+        return self.training_matrix(part.fit, part.labels), self.evaluation_matrix(part.out, part.out_labels)
 
-    def measured(self, matrix: Array, labels: Array) -> "xgboost.DMatrix":
+    def evaluation_matrix(self, matrix: Array, labels: Array) -> "xgboost.DMatrix":
         import xgboost
 
-        return xgboost.DMatrix(matrix, labels, enable_categorical=True, **self._described())
+        return xgboost.DMatrix(matrix, labels, enable_categorical=True, **self._options())
 
-    def _binned(self, matrix: Array, labels: Array | None = None, ref: Any = None) -> "xgboost.QuantileDMatrix":
+    def _bin(self, matrix: Array, labels: Array | None = None, ref: Any = None) -> "xgboost.QuantileDMatrix":
         import xgboost
 
-        return xgboost.QuantileDMatrix(matrix, labels, ref=ref, max_bin=self.max_bin, **self._described())
+        return xgboost.QuantileDMatrix(matrix, labels, ref=ref, max_bin=self.max_bin, **self._options())
 
-    def _described(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {
             "feature_names": self.vocabulary.booster_names,
             "feature_types": self.vocabulary.feature_types,

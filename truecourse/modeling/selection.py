@@ -51,7 +51,7 @@ class Candidate:
     starts: Sequence["xgboost.Booster"] = ()
 
     @classmethod
-    def boosted(
+    def boost(
         cls,
         kind: Kind,
         vocabulary: Vocabulary,
@@ -95,9 +95,9 @@ class Candidate:
         labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
         return paired_difference(self.kind, labels, self.predictions, other.predictions, blocks)
 
-    def fitted(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
+    def fit(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
         """The same form with as many rounds, fitted to these rows."""
-        data = Matrices(self.vocabulary, spec.max_bin).fitted(matrix, labels)
+        data = Matrices(self.vocabulary, spec.max_bin).training_matrix(matrix, labels)
         start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0]) if self.starts else None
         if start is not None:
             data.set_base_margin(Model(start, self.vocabulary, self.kind).margin(matrix))
@@ -162,20 +162,20 @@ def select(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, parts: Sequence[Pa
     data = Matrices(vocabulary, spec.max_bin)
     folds = [data.fold(part) for part in parts]
     if not all(len(part.out) for part in parts):
-        first = Candidate.boosted(kind, vocabulary, dataclasses.replace(spec, rounds=1), parts, folds)
+        first = Candidate.boost(kind, vocabulary, dataclasses.replace(spec, rounds=1), parts, folds)
         return Choice(first, {TREES: first.loss}, "there are no rows to choose rounds and form on")
-    trees = None if spec.linear else Candidate.boosted(kind, vocabulary, spec, parts, folds)
+    trees = None if spec.linear else Candidate.boost(kind, vocabulary, spec, parts, folds)
     if trees and spec.linear is False:
         return Choice(trees, {TREES: trees.loss}, "XGBoost(linear=False)")
     begun = [start_from_linear(kind, vocabulary, spec, part, *fold) for part, fold in zip(parts, folds, strict=True)]
     starts = [start for start in begun if start is not None]
     if len(starts) < len(parts):
-        trees = trees or Candidate.boosted(kind, vocabulary, spec, parts, folds)
+        trees = trees or Candidate.boost(kind, vocabulary, spec, parts, folds)
         return Choice(trees, {TREES: trees.loss}, "no linear model can be fitted to the rows of one class")
     alone = Candidate(kind, vocabulary, parts, starts, _losses_alone(kind, vocabulary, parts, starts), starts)
     if trees and not _promises(trees, alone):
         return Choice(trees, {TREES: trees.loss, LINEAR: alone.loss}, "a linear model explains too little")
-    linear = Candidate.boosted(kind, vocabulary, spec, parts, folds, alone)
+    linear = Candidate.boost(kind, vocabulary, spec, parts, folds, alone)
     if not trees:
         return Choice(linear, {LINEAR_AND_TREES: linear.loss, LINEAR: alone.loss}, "XGBoost(linear=True)")
     losses = {TREES: trees.loss, LINEAR_AND_TREES: linear.loss, LINEAR: alone.loss}

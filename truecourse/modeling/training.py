@@ -118,7 +118,7 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
     choice = select(problem.kind, vocabulary, spec, parts)
     chosen = choice.chosen
     log.info("%s", choice.sentence)
-    booster = chosen.fitted(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
+    booster = chosen.fit(spec, matrix, values) if spec.folds or spec.refit else chosen.booster(0)
     left_out = _out_of_fold(frame, chosen)
     return TrainingResult(
         Model(booster, vocabulary, problem.kind), chosen.rounds, chosen.curve, choice.document, left_out

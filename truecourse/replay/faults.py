@@ -22,7 +22,7 @@ _TEXT = re.compile(r"(?P<kind>[a-z]+)(?::(?P<rest>.*))?@(?P<first>[^@.]+)(?:\.\.
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedFault:
     """A fault that is planted. `table`, `column`: what it befalls, empty where the kind has none; the feature of a
     skew is its `column`. `start` <= t < `end`, UTC; no end: to the end of the replay."""
 
@@ -44,10 +44,10 @@ class Planted:
         return old, new
 
 
-def planted(problem: Problem, texts: list[str], first: date, last: date) -> tuple[Planted, ...]:
+def parse_faults(problem: Problem, texts: list[str], first: date, last: date) -> tuple[PlantedFault, ...]:
     """The faults, by their starts. Raises ReplayError that names every text that is wrong, and what it should be."""
     faults: list[Fault] = []
-    found: list[Planted] = []
+    found: list[PlantedFault] = []
     for text in texts:
         try:
             found.append(_parsed(problem, text, first, last))
@@ -64,7 +64,7 @@ class _Wrong(Exception):
         super().__init__(what)
 
 
-def _parsed(problem: Problem, text: str, first: date, last: date) -> Planted:
+def _parsed(problem: Problem, text: str, first: date, last: date) -> PlantedFault:
     match = _TEXT.fullmatch(text.strip())
     if match is None:
         raise _Wrong("is no fault", f"write {FORM}")
@@ -73,7 +73,7 @@ def _parsed(problem: Problem, text: str, first: date, last: date) -> Planted:
         raise _Wrong(f"there is no kind {match['kind']!r}", f"one of {', '.join(KINDS)}")
     start, end = _days(match["first"], match["last"], first, last)
     table, column, how = _target(problem, kind, match["rest"] or "")
-    return Planted(kind, table, column, how, start, end, text.strip())
+    return PlantedFault(kind, table, column, how, start, end, text.strip())
 
 
 def _days(start: str, end: str | None, first: date, last: date) -> tuple[datetime, datetime | None]:

@@ -11,7 +11,7 @@ from truecourse.arrays import Array
 from truecourse.hashing import sha256_json
 from truecourse.monitoring.findings import Finding
 from truecourse.problem.definition import Kind
-from truecourse.replay.faults import Planted
+from truecourse.replay.faults import PlantedFault
 from truecourse.statistics.metrics import losses, measure, paired_difference
 
 Document = dict[str, Any]
@@ -29,7 +29,7 @@ RANKING = {"binary": "auc", "multiclass": "auc", "regression": "r2"}
 
 
 @dataclass
-class Played:
+class ReplayedPredictions:
     """Everything served, in order: decision times, each row's maintained and frozen output, who answered, labels."""
 
     times: list[Array] = field(default_factory=list)
@@ -51,16 +51,16 @@ class Alarm:
 
     at: datetime
     finding: Finding
-    fault: Planted | None
+    fault: PlantedFault | None
     named: bool
 
-    def told(self) -> Document:
+    def to_document(self) -> Document:
         about = None if self.fault is None else self.fault.text
         told = self.finding.model_dump(mode="json", exclude={"figures"})
         return {"at": self.at.isoformat(), **told, "fault": about, "named": self.named}
 
 
-def alarm(at: datetime, finding: Finding, faults: Iterable[Planted]) -> Alarm:
+def match_alarm(at: datetime, finding: Finding, faults: Iterable[PlantedFault]) -> Alarm:
     """A page with the fault that it is about: one that is at work, or was lately, whose cause it names, or else any."""
     near = [f for f in faults if f.start <= at and (f.end is None or at < f.end + AFTERMATH)]
     named = [f for f in near if finding.cause in CAUSES[f.kind]]
@@ -68,7 +68,7 @@ def alarm(at: datetime, finding: Finding, faults: Iterable[Planted]) -> Alarm:
     return Alarm(at, finding, about[-1] if about else None, bool(named))
 
 
-def detections(alarms: list[Alarm], faults: Iterable[Planted]) -> list[Document]:
+def detections(alarms: list[Alarm], faults: Iterable[PlantedFault]) -> list[Document]:
     """For each fault: when it was first found at all, when named by its cause, and in how many days."""
     told = []
     for fault in faults:
@@ -87,7 +87,7 @@ def detections(alarms: list[Alarm], faults: Iterable[Planted]) -> list[Document]
     return told
 
 
-def months(kind: Kind, played: Played, labels: Array) -> list[Document]:
+def monthly_metrics(kind: Kind, played: ReplayedPredictions, labels: Array) -> list[Document]:
     """Metrics of both systems with 95% intervals from whole days, month by month. `labels`: NaN where there is none."""
     times = np.concatenate(played.times)
     outputs = {name: np.concatenate(parts) for name, parts in played.outputs.items()}
@@ -108,7 +108,7 @@ def _figures(kind: Kind, labels: Array, outputs: Array, times: Array) -> Documen
     return measure(kind, labels, outputs, blocks)
 
 
-def weeks(kind: Kind, played: Played, labels: Array) -> list[Document]:
+def weekly_losses(kind: Kind, played: ReplayedPredictions, labels: Array) -> list[Document]:
     """The loss of both systems by week, for the picture."""
     times, known = np.concatenate(played.times), ~np.isnan(labels)
     week = (times.astype("datetime64[D]").astype(np.int64) - 4) // 7
@@ -122,7 +122,7 @@ def weeks(kind: Kind, played: Played, labels: Array) -> list[Document]:
     return rows
 
 
-def averages(kind: Kind, metric: str, told: list[Document], retrained: set[str]) -> Document:
+def summarize_months(kind: Kind, metric: str, told: list[Document], retrained: set[str]) -> Document:
     """Means over the months, and in how many of the months after a promotion the maintained system lost less."""
     ranking = RANKING[kind]
     means = {
@@ -135,7 +135,7 @@ def averages(kind: Kind, metric: str, told: list[Document], retrained: set[str])
     return means | {"ranking": ranking, "metric": metric, "months_retrained": len(served), "months_better": len(better)}
 
 
-def worse(kind: Kind, labels: Array, new: Array, old: Array, times: Array) -> dict[str, float | None]:
+def loss_difference(kind: Kind, labels: Array, new: Array, old: Array, times: Array) -> dict[str, float | None]:
     """The loss of the new outputs minus that of the old ones, with its interval from whole days."""
     blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
     return paired_difference(kind, labels, new, old, blocks)

@@ -17,7 +17,7 @@ from truecourse.problem.definition import midnight
 from truecourse.problem.loader import load_problem
 from truecourse.problem.promotion import BeatsBaseline, BeatsChampion, EveryClass, NotWorseThanLinear
 from truecourse.registry.run_archive import packed_folder, unpack_folder
-from truecourse.replay.faults import Planted
+from truecourse.replay.faults import PlantedFault
 
 _PROBLEM = '''"""Written by `truecourse replay`: the problem of the folder below, its tables fed by the replay."""
 
@@ -37,7 +37,7 @@ def batch_key(table: str, number: int | str) -> str:
     return f"batches/{table}/{number if isinstance(number, str) else f'{number:04d}'}.parquet"
 
 
-def restage(problem: Problem, place: Path, first: date, faults: tuple[Planted, ...]) -> None:
+def write_problem_copy(problem: Problem, place: Path, first: date, faults: tuple[PlantedFault, ...]) -> None:
     """Write the problems folder of a replay that begins on `first`. Raises ReplayError for a problem that has no time
     to replay."""
     if not problem.has_spine or not isinstance(problem.split, TimeSplit):
@@ -52,7 +52,7 @@ def restage(problem: Problem, place: Path, first: date, faults: tuple[Planted, .
         shutil.copyfile(file, copy)
     rules = [fault for fault in faults if fault.kind == "label"]
     if rules:
-        (folder / LABEL).write_text(ruled(problem, rules))
+        (folder / LABEL).write_text(label_sql(problem, rules))
     stage = {"first": first.isoformat(), "rules": bool(rules)}
     unpack_folder(packed_folder(problem)[0], folder / ORIGINAL / problem.name)
     text = _PROBLEM.format(name=problem.name, original=ORIGINAL, stage=json.dumps(stage))
@@ -74,7 +74,7 @@ def restaged(name: str, problems: Path, stage: str) -> Problem:
     return problem_at(staged, midnight(date.fromisoformat(said["first"])))
 
 
-def ruled(problem: Problem, rules: list[Planted]) -> str:
+def label_sql(problem: Problem, rules: list[PlantedFault]) -> str:
     """The label's SQL with the rules that hold from their days on, by when the label became known."""
     column = "label"
     for rule in rules:
@@ -85,7 +85,7 @@ def ruled(problem: Problem, rules: list[Planted]) -> str:
     return f"SELECT id, {column} AS label, known_at FROM ({body}\n)\n"  # noqa: S608
 
 
-def _told(problem: Problem, rule: Planted, column: str) -> str:
+def _told(problem: Problem, rule: PlantedFault, column: str) -> str:
     if problem.kind == "regression":
         return f"{column} {rule.how}"
     classes = problem.label.classes or ("0", "1")

@@ -19,12 +19,12 @@ from truecourse.data.sources import locate, scratch
 from truecourse.monitoring.drift.unit_changes import parse_change
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table, Text
-from truecourse.replay.faults import Planted
+from truecourse.replay.faults import PlantedFault
 from truecourse.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)
-class World:
+class SourceData:
     """Tables by name, their rows in the order of the sources, under cells.batch_schema. `arrivals`: of a table without
     time, rows that are there only from a moment on."""
 
@@ -39,7 +39,7 @@ class World:
         if table.time is None:
             came = [new for at, new in self.arrivals.get(name, ()) if (start is None or start <= at) and at < end]
             return pa.concat_tables([*([rows] if start is None else []), *came]) if came or start is None else rows[:0]
-        times = moments(rows, table.time)
+        times = row_times(rows, table.time)
         mask = np.isnat(times) if start is None else times >= naive(start)
         before = times < naive(end)
         return rows.filter(pa.array((mask | before) if start is None else (mask & before)))
@@ -49,7 +49,7 @@ class World:
         return pa.concat_tables([self.tables[name], *(new for _, new in self.arrivals.get(name, ()))])
 
 
-def moments(rows: pa.Table, name: str) -> Array:
+def row_times(rows: pa.Table, name: str) -> Array:
     """(n,) datetime64[us]; NaT where there is none."""
     return columns_of(rows, [name])[name]
 
@@ -58,7 +58,7 @@ def naive(moment: datetime) -> np.datetime64:
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
-def read_world(problem: Problem, store: ObjectStore, faults: tuple[Planted, ...]) -> World:
+def read_source_data(problem: Problem, store: ObjectStore, faults: tuple[PlantedFault, ...]) -> SourceData:
     """Raises SourceError for a source that cannot be read."""
     tables: dict[str, pa.Table] = {}
     for table in problem.tables:
@@ -72,12 +72,12 @@ def read_world(problem: Problem, store: ObjectStore, faults: tuple[Planted, ...]
             tables[fault.table] = _befallen(problem.table(fault.table), tables[fault.table], fault)
         if fault.kind == "category":
             arrivals |= _newcomer(problem, tables, arrivals, fault)
-    return World(problem, tables, arrivals)
+    return SourceData(problem, tables, arrivals)
 
 
-def _befallen(table: Table, rows: pa.Table, fault: Planted) -> pa.Table:
+def _befallen(table: Table, rows: pa.Table, fault: PlantedFault) -> pa.Table:
     """The rows as a source delivers them that has the fault."""
-    times = moments(rows, str(table.time))
+    times = row_times(rows, str(table.time))
     mask = times >= naive(fault.start)
     if fault.end is not None:
         mask &= times < naive(fault.end)
@@ -99,7 +99,7 @@ def _befallen(table: Table, rows: pa.Table, fault: Planted) -> pa.Table:
 
 
 def _newcomer(
-    problem: Problem, tables: Mapping[str, pa.Table], arrivals: Mapping[str, Any], fault: Planted
+    problem: Problem, tables: Mapping[str, pa.Table], arrivals: Mapping[str, Any], fault: PlantedFault
 ) -> dict[str, tuple[tuple[datetime, pa.Table], ...]]:
     """A new value of a column that refers to another table is entered there too, as a copy of the value it replaces."""
     other = problem.table(fault.table).columns[fault.column].in_table
@@ -114,7 +114,7 @@ def _newcomer(
     return {other: (*arrivals.get(other, ()), (fault.start, row))}
 
 
-def delivered(rows: pa.Table) -> pa.Table:
+def as_delivered(rows: pa.Table) -> pa.Table:
     """The rows as a file holds them: a column with cells that could not be read holds their text again."""
     lost = rows[UNREADABLE]
     plain = rows.drop_columns([UNREADABLE])

@@ -49,7 +49,7 @@ def predictions_table(problem: str) -> str:
     return f"predictions/{problem}"
 
 
-def scored_by_id(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
+def find_scored_rows(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
     """The predictions of the rows with this id as records, the last scored first: our columns by their bare names,
     `scores` by class of a multiclass model, the row's own under `values`, and the key of the `file` that it lies in."""
     reference = tables.version(predictions_table(problem))
@@ -129,7 +129,7 @@ def decisions_batch(version: ModelVersion) -> str:
     return sha256_json({"source": "decisions", "model": version.model_sha256, "version": version.version})
 
 
-class Done:
+class BatchProgress:
     """What the predictions table's commits say of a batch."""
 
     def __init__(self, tables: Tables, problem: str, batch: Batch) -> None:
@@ -166,7 +166,7 @@ def row_spans(rows: int) -> Iterator[Span]:
         yield Span(start, min(start + CHUNK_ROWS, rows))
 
 
-def scored(
+def prediction_rows(
     problem: Problem, vocabulary: Vocabulary, frame: pa.Table, scores: Scores, batch: Batch, at: datetime
 ) -> pa.Table:
     """A frame's ids, times, fields and features, with scores, prediction and where they come from.

@@ -10,7 +10,7 @@ import numpy as np
 
 from truecourse.arrays import Array
 from truecourse.serving.contract import RequestField
-from truecourse.serving.value_checks import ABSENT, EXACT, Check, Refused
+from truecourse.serving.value_checks import ABSENT, EXACT, Check, InvalidValue
 
 BulkCheck = Callable[[Sequence[Any]], Sequence[Any]]
 """n values of a field, ABSENT where a row has none; the same values as its Check reads them, or Odd."""
@@ -19,16 +19,16 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 _FLOATS = -1.7e308, 1.7e308
 
 
-class Odd(ValueError):
+class Inconclusive(ValueError):
     """Some value may break the contract, or is not of the commonest form."""
 
 
-def one_by_one(check: Check) -> BulkCheck:
+def check_each(check: Check) -> BulkCheck:
     def checked(values: Sequence[Any]) -> Sequence[Any]:
         try:
             return [check(value) for value in values]
-        except Refused:
-            raise Odd from None
+        except InvalidValue:
+            raise Inconclusive from None
 
     return checked
 
@@ -37,7 +37,7 @@ def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
     """`check` is the field's own, for types whose values are looked at one by one. `reject`: unknown categories."""
     of_type = {"text": _text, "integer": _integer}.get(field.type)
     if of_type is None:
-        return one_by_one(check)
+        return check_each(check)
     accept, nulls = of_type(field, reject), field.nulls
 
     def checked(values: Sequence[Any]) -> Sequence[Any]:
@@ -46,16 +46,16 @@ def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
         present = values
         if None in values:
             if not nulls:
-                raise Odd
+                raise Inconclusive
             present = [value for value in values if value is not None]
         if present and not accept(present):
-            raise Odd
+            raise Inconclusive
         return values
 
     return checked
 
 
-def plain(field: RequestField) -> tuple[type | None, Any, Any]:
+def plain_range(field: RequestField) -> tuple[type | None, Any, Any]:
     """The values that surely keep the contract, as they are: those of exactly this type (None: there are none), from
     the least to the most."""
     if field.one_of or field.type not in ("float", "integer"):
@@ -63,7 +63,7 @@ def plain(field: RequestField) -> tuple[type | None, Any, Any]:
     return (float, *_bounds(field, *_FLOATS)) if field.type == "float" else (int, *_bounds(field, _LEAST, _MOST))
 
 
-class Floats:
+class FloatColumns:
     """The float fields, checked together; those that take a few values only are left to their own checks."""
 
     def __init__(self, fields: Sequence[RequestField]) -> None:
@@ -83,7 +83,7 @@ class Floats:
             values = given[name]
             found = set(map(type, values))
             if not found <= kinds:
-                raise Odd
+                raise Inconclusive
             if not found <= _NUMBERS:
                 values = [None if value is ABSENT else value for value in values]
                 missing += values.count(None)
@@ -91,13 +91,13 @@ class Floats:
         try:
             numbers = np.array(columns, dtype=np.float64)  # None becomes NaN
         except OverflowError:
-            raise Odd from None
+            raise Inconclusive from None
         if (numbers < self._least).any() or (numbers > self._most).any():
-            raise Odd
+            raise Inconclusive
         if (np.abs(numbers) >= EXACT).any():  # an integer may have been rounded into range
-            raise Odd
+            raise Inconclusive
         if np.count_nonzero(np.isnan(numbers)) != missing:  # a file may bring NaN
-            raise Odd
+            raise Inconclusive
         return numbers
 
 

@@ -30,12 +30,12 @@ def _checksum(payload: bytes) -> int:
     return crc32(payload, crc32(_LENGTH.pack(len(payload))))
 
 
-def framed(payload: bytes) -> bytes:
+def frame_record(payload: bytes) -> bytes:
     """A record as it stands in a segment: 4 bytes of length, 4 of a CRC-32 of both, the payload."""
     return _HEADER.pack(len(payload), _checksum(payload)) + payload
 
 
-def unframed(data: bytes) -> tuple[list[bytes], int]:
+def parse_records(data: bytes) -> tuple[list[bytes], int]:
     """The records up to the first that is not whole, and how many bytes they take: all of `data` if none is damaged."""
     records, place = [], 0
     while place + _HEADER.size <= len(data):
@@ -68,7 +68,7 @@ class Segment:
         return self.path(SEALED).rename(self.path("damaged"))
 
 
-def listed(folder: Path, state: str) -> list[Segment]:
+def list_segments(folder: Path, state: str) -> list[Segment]:
     """The segments of a state, each stream's by number. None if there is no such folder."""
     return sorted(segment for path in folder.glob(f"*.*.{state}") if (segment := _named(path)) is not None)
 
@@ -80,7 +80,7 @@ def _named(path: Path) -> Segment | None:
 
 def seal_abandoned(folder: Path) -> int:
     """Seal the open segments whose writer is dead, without what a death tore off their end; how many bytes that was."""
-    return sum(_seal_if_abandoned(segment) for segment in listed(folder, OPEN))
+    return sum(_seal_if_abandoned(segment) for segment in list_segments(folder, OPEN))
 
 
 def _seal_if_abandoned(segment: Segment) -> int:
@@ -90,10 +90,10 @@ def _seal_if_abandoned(segment: Segment) -> int:
     except FileNotFoundError:  # sealed by its writer meanwhile
         return 0
     with file:
-        if not owned(file.fileno()) or not _is_still(path, file.fileno()):
+        if not acquire_lock(file.fileno()) or not _is_still(path, file.fileno()):
             return 0
         data = file.read()
-        _, whole = unframed(data)
+        _, whole = parse_records(data)
         if not whole:
             path.unlink()
             return len(data)
@@ -103,7 +103,7 @@ def _seal_if_abandoned(segment: Segment) -> int:
         return len(data) - whole
 
 
-def owned(descriptor: int) -> bool:
+def acquire_lock(descriptor: int) -> bool:
     """Whether the flock on an open file is ours now. The kernel frees it when its holder dies, however it dies."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,12 +119,12 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def begin(segment: Segment) -> int:
+def create_segment(segment: Segment) -> int:
     """Create the segment and hold it; its file descriptor. Raises OSError, and leaves nothing."""
     segment.folder.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(segment.path(OPEN), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-        if owned(descriptor) and _is_still(segment.path(OPEN), descriptor):
+        if acquire_lock(descriptor) and _is_still(segment.path(OPEN), descriptor):
             break
         os.close(descriptor)  # a shipper took the newborn for abandoned, and removed it
     sync_file(segment.folder)
@@ -138,11 +138,11 @@ def seal(segment: Segment) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
+def shipping_lock(folder: Path) -> Iterator[bool]:
     """Whether this is the one process that ships from the folder; until the block ends, or the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "shipping").open("wb") as file:
-        yield owned(file.fileno())
+        yield acquire_lock(file.fileno())
 
 
 def sizes(folder: Path, states: Iterable[str] = (OPEN, SEALED)) -> list[tuple[int, float]]:

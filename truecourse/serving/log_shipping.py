@@ -16,7 +16,16 @@ from pathlib import Path
 
 from truecourse.errors import TruecourseError
 from truecourse.serving import prediction_log
-from truecourse.serving.log_segments import OPEN, REPORT, SEALED, Segment, alone, listed, seal_abandoned, unframed
+from truecourse.serving.log_segments import (
+    OPEN,
+    REPORT,
+    SEALED,
+    Segment,
+    list_segments,
+    parse_records,
+    seal_abandoned,
+    shipping_lock,
+)
 from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
 
@@ -48,7 +57,7 @@ def damaged_segments(problem: str) -> list[Path]:
 def ship(problem: str, tables: Tables | None = None) -> Shipment:
     """Ship every segment that is complete or whose writer is dead. Raises StorageError; nothing is lost by it."""
     folder = spool_folder(problem)
-    with alone(folder) as mine:
+    with shipping_lock(folder) as mine:
         if not mine:
             return Shipment(busy=True)
         try:
@@ -61,7 +70,7 @@ def ship(problem: str, tables: Tables | None = None) -> Shipment:
 
 
 def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
-    torn, segments, name = seal_abandoned(folder), listed(folder, SEALED), prediction_log.log_table(problem)
+    torn, segments, name = seal_abandoned(folder), list_segments(folder, SEALED), prediction_log.log_table(problem)
     if gone := tables.remove_torn_commits(name):  # its segments are there still: they go once a commit is synced
         log.warning("a loss of power left %s of %s torn; it is shipped again", ", ".join(gone), name)
     shipped = tables.transactions(name, {segment.stream for segment in segments})
@@ -83,7 +92,7 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
 
 def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> int:
     """Commit the entries of these segments; how many records they hold."""
-    rows = prediction_log.rows(payloads)
+    rows = prediction_log.entries_table(payloads)
     about = {"flow": "ship", "rows": len(rows), "segments": len(batch)}
     last = {segment.stream: segment.number for segment in batch}
     tables.append(
@@ -102,7 +111,7 @@ def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segmen
 def _read(segment: Segment) -> tuple[list[bytes], bool]:
     """Its records, and whether that is all of it."""
     data = segment.path(SEALED).read_bytes()
-    records, place = unframed(data)
+    records, place = parse_records(data)
     return records, place == len(data)
 
 

@@ -63,7 +63,7 @@ def log_table(problem: str) -> str:
     return f"predictions_log/{problem}"
 
 
-def encoded(entry: Mapping[str, Any]) -> bytes:
+def encode_entry(entry: Mapping[str, Any]) -> bytes:
     """An entry as a segment holds it: JSON, its moment in ISO 8601. One with a whole number of more than 64 bits, which
     orjson does not write and would read as a float, begins with a space."""
     try:
@@ -77,12 +77,12 @@ def _moment(value: Any) -> str:
     return value.astimezone(UTC).isoformat()
 
 
-def rows(entries: Iterable[bytes]) -> pa.Table:
+def entries_table(entries: Iterable[bytes]) -> pa.Table:
     """Entries of segments as rows of the table."""
-    return pa.Table.from_pylist([_row(record) for entry in entries for record in records(entry)], SCHEMA)
+    return pa.Table.from_pylist([_row(record) for entry in entries for record in entry_records(entry)], SCHEMA)
 
 
-def records(data: bytes) -> Iterator[dict[str, Any]]:
+def entry_records(data: bytes) -> Iterator[dict[str, Any]]:
     """A record of each answer of an entry, its moments in ISO 8601."""
     entry: dict[str, Any] = json.loads(data) if data[:1] == b" " else orjson.loads(data)
     features = _by_row({name: _values(name, told, entry["requests"]) for name, told in entry["features"].items()})
@@ -137,14 +137,14 @@ def _text(document: Any) -> str:
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
-def documents(column: pa.ChunkedArray) -> list[dict[str, Any]]:
+def parse_json_column(column: pa.ChunkedArray) -> list[dict[str, Any]]:
     """The JSON of a column of the table, read; an empty one where there is none. Of a whole number of more than 64 bits
     as near as a float comes to it."""
     found: list[dict[str, Any]] = orjson.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
     return found
 
 
-def find(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any]]:
+def find_records(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any]]:
     """The records of a prediction, what answered before what shadowed it, their JSON read, each with the key of the
     `file` that it lies in; none if it is not there."""
     reference = tables.version(log_table(problem))

@@ -34,12 +34,12 @@ class Masks:
             declared = dict.fromkeys(declared, "drop")
         return cls(declared, secret)
 
-    def joined(self, other: "Masks") -> "Masks":
+    def merge(self, other: "Masks") -> "Masks":
         """What either hides, as well hidden as the stricter of them hides it."""
         dropped = {name: mark for masks in (self, other) for name, mark in masks.marks.items() if mark == "drop"}
         return Masks({**self.marks, **other.marks, **dropped}, self.secret)
 
-    def masked(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    def apply(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """The log's entry with every private value hashed or gone, wherever in it the value is told."""
         if not self.marks:
             return entry

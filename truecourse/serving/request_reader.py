@@ -16,7 +16,7 @@ import orjson
 
 from truecourse.arrays import Values
 from truecourse.errors import RequestError, RowFault
-from truecourse.serving.column_checks import Floats, Odd, bulk_check, one_by_one, plain
+from truecourse.serving.column_checks import FloatColumns, Inconclusive, bulk_check, check_each, plain_range
 from truecourse.serving.contract import DECISION_TIME, ID, Contract, FieldType, RequestField
 from truecourse.serving.rows import Rows
 from truecourse.serving.value_checks import (
@@ -24,12 +24,12 @@ from truecourse.serving.value_checks import (
     CHECKS,
     EXACT,
     Check,
-    Refused,
+    InvalidValue,
     check_id,
     check_time,
+    json_type,
     nullable,
-    said,
-    short,
+    shorten,
 )
 from truecourse.wording import counted, plural, suggestion
 
@@ -60,7 +60,7 @@ class RowReader:
         }
         optionals = {ID} if times_required else {ID, DECISION_TIME}
         self._extras = [(name, nullable(offered[name], name in optionals)) for name in contract.extras]
-        quick = [plain(field) for field in contract.fields] + [(None, 0, 0)] * len(self._extras)
+        quick = [plain_range(field) for field in contract.fields] + [(None, 0, 0)] * len(self._extras)
         both = zip(self._checks + self._extras, quick, strict=True)
         self._each = [(name, check, *surely) for (name, check), surely in both]
         self._names = frozenset(contract.names + contract.extras)
@@ -71,18 +71,18 @@ class RowReader:
             self._types[DECISION_TIME] = "time"
         by_name = dict(self._checks)
         self._fields = contract.names + tuple(name for name, _ in self._extras)
-        self._floats = Floats(contract.fields)
+        self._floats = FloatColumns(contract.fields)
         others = [f for f in contract.fields if f.name not in self._floats.names]
         self._bulk = [(f.name, bulk_check(f, by_name[f.name], reject)) for f in others]
-        self._bulk += [(name, one_by_one(check)) for name, check in self._extras]
+        self._bulk += [(name, check_each(check)) for name, check in self._extras]
 
-    def request(self, body: bytes, now: datetime) -> Rows:
+    def read_request(self, body: bytes, now: datetime) -> Rows:
         """The rows of a request body, `now` the decision time of those that give none.
 
         Raises RequestError: 400 for what is no JSON, 413 for too much, 422 for what breaks the contract."""
-        return self.accepted(self.sent(body), now)
+        return self.accept_rows(self.parse_body(body), now)
 
-    def sent(self, body: bytes) -> list[Any]:
+    def parse_body(self, body: bytes) -> list[Any]:
         """The rows of a request body, not yet held against the contract. Raises RequestError: 400 for what is no JSON,
         413 for too much, 422 for what holds no rows."""
         if len(body) > self.contract.max_bytes:
@@ -101,8 +101,8 @@ class RowReader:
                         return True
         return False
 
-    def accepted(self, sent: Sequence[Any], now: datetime) -> Rows:
-        """Rows that were sent, as request() reads them. Raises RequestError (422) unless all keep the contract."""
+    def accept_rows(self, sent: Sequence[Any], now: datetime) -> Rows:
+        """Rows that were sent, as read_request() reads them. Raises RequestError (422) unless all keep the contract."""
         rows = self.read(sent, now)
         if rows.faults:
             count = len(rows.faults)
@@ -114,16 +114,16 @@ class RowReader:
     def _rows(self, document: Any) -> list[Any]:
         limit = self.contract.max_rows
         if not isinstance(document, dict):
-            _refuse(f"the body is {said(document)}, not an object")
+            _refuse(f"the body is {json_type(document)}, not an object")
         strange = sorted(set(document) - {"rows"})
         if strange:
-            named = f"{', '.join(map(short, strange[:10]))}"
+            named = f"{', '.join(map(shorten, strange[:10]))}"
             _refuse(f"the body has unknown {plural(len(strange), 'member')}: {named}")
         rows = document.get("rows", ABSENT)
         if rows is ABSENT:
             _refuse('the body has no "rows"')
         if not isinstance(rows, list):
-            _refuse(f'"rows" is {said(rows)}, not a list')
+            _refuse(f'"rows" is {json_type(rows)}, not a list')
         if not 1 <= len(rows) <= limit:
             _refuse(f'"rows" holds {counted(len(rows), "row")}; 1 to {limit:,} are taken')
         return rows
@@ -133,14 +133,14 @@ class RowReader:
         if len(rows) >= FEW:
             try:
                 return self._kept(list(rows), list(range(len(rows))), self._whole(rows), [], now)
-            except Odd:
+            except Inconclusive:
                 pass  # which row it is, and what is wrong with it, is found one by one
         return self._one_by_one(rows, now)
 
     def _whole(self, rows: Sequence[Any]) -> dict[str, Values]:
         """The values by field, checked by column. Raises Odd unless every row may well keep the contract."""
         if set(map(type, rows)) != {dict}:
-            raise Odd
+            raise Inconclusive
         given = self._by_field(rows)
         lists: dict[str, Values] = dict(zip(self._floats.names, self._floats.read(given), strict=True))
         return lists | {name: check(given[name]) for name, check in self._bulk}
@@ -155,7 +155,7 @@ class RowReader:
                 return dict.fromkeys(self._fields, (ABSENT,) * len(rows)) | dict(zip(named, values, strict=True))
         given: dict[str, Sequence[Any]] = {name: [row.get(name, ABSENT) for row in rows] for name in self._fields}
         if sum(len(rows) - values.count(ABSENT) for values in given.values()) != count:
-            raise Odd
+            raise Inconclusive
         return given
 
     def _one_by_one(self, rows: Sequence[Any], now: datetime) -> Rows:
@@ -165,7 +165,7 @@ class RowReader:
         hints: dict[str, str] = {}
         for place, row in enumerate(rows):
             if row.__class__ is not dict:
-                faults.append(RowFault(place, None, f"is {said(row)}, not an object"))
+                faults.append(RowFault(place, None, f"is {json_type(row)}, not an object"))
                 continue
             before, read = len(faults), []
             for name, check, kind, least, most in self._each:
@@ -175,11 +175,11 @@ class RowReader:
                     continue
                 try:
                     read.append(check(value))
-                except Refused as refused:
+                except InvalidValue as refused:
                     faults.append(RowFault(place, name, str(refused)))
             if not self._names.issuperset(row):
                 strange = sorted(set(row) - self._names)
-                faults.extend(RowFault(place, short(name), self._unknown_field(name, hints)) for name in strange)
+                faults.extend(RowFault(place, shorten(name), self._unknown_field(name, hints)) for name in strange)
             if len(faults) == before:
                 accepted.append(place)
                 values.append(read)

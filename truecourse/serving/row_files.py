@@ -45,7 +45,7 @@ Row = dict[str, Any] | str
 """The values by field; of a line that is no row, a sentence with its number, fault and text."""
 
 
-class Unreadable:
+class UnreadableCell:
     """A cell that is not of its column's type: no value of the contract's either, which says so with the text."""
 
     def __init__(self, text: str) -> None:
@@ -134,7 +134,7 @@ class RowFiles:
         values = {name: array.to_pylist() for name, array in arrays.items()}
         for name, texts in failed.items():
             for row, text in texts.items():
-                values[name][row] = Unreadable(text)
+                values[name][row] = UnreadableCell(text)
         if self.time in values and DECISION_TIME in self.contract.extras:
             values[DECISION_TIME] = values[self.time]
         fields = [name for name in (*self.contract.extras, *self.contract.names) if name in values and name != ID]
@@ -169,7 +169,7 @@ def _as_requested(column: AnyColumn) -> AnyColumn:
     return replace(column, format=None) if isinstance(column, Time) else column
 
 
-def find(source: str, store: ObjectStore, temporary: Path) -> list[tuple[str, Path]]:
+def find_files(source: str, store: ObjectStore, temporary: Path) -> list[tuple[str, Path]]:
     """The files of a path, a glob, or a key or glob of object storage, which are copied to `temporary`; each with what
     it is called.
 
@@ -189,6 +189,6 @@ def find(source: str, store: ObjectStore, temporary: Path) -> list[tuple[str, Pa
     return found
 
 
-def described(row: Row) -> str:
+def row_json(row: Row) -> str:
     """A row as JSON, for the table of rejected rows."""
     return json.dumps(row, default=str, ensure_ascii=False)

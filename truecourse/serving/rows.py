@@ -34,14 +34,14 @@ class Rows:
     def columns(self) -> dict[str, Array]:
         """The values in the convention of truecourse.modeling.encoding.columns_of: float64 holds no integer beyond
         2**53."""
-        made = {name: column(self.types[name], values) for name, values in self.values.items()}
+        made = {name: field_array(self.types[name], values) for name, values in self.values.items()}
         times = self.decision_times
         return made if times is None else made | {DECISION_TIME: times}
 
     @cached_property
     def decision_times(self) -> Array | None:
         """(n,) datetime64[us]; None for a problem with no time."""
-        return column("time", self.values[DECISION_TIME]) if self.timed else None
+        return field_array("time", self.values[DECISION_TIME]) if self.timed else None
 
     def part(self, places: Sequence[int]) -> "Rows":
         """Those at these places, in this order."""
@@ -59,18 +59,18 @@ def _part(values: Values, places: Sequence[int]) -> Values:
     return values[list(places)] if isinstance(values, np.ndarray) else [values[i] for i in places]
 
 
-def column(kind: FieldType, values: Values) -> Array:
+def field_array(kind: FieldType, values: Values) -> Array:
     """n values of a field, as an array."""
     if isinstance(values, np.ndarray):
         return values
     if kind == "text":
-        return objects(values)
+        return object_array(values)
     if kind == "time":
         return np.array([np.datetime64("NaT") if v is None else v for v in values], dtype="datetime64[us]")
     return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
-def objects(values: Sequence[Any]) -> Array:
+def object_array(values: Sequence[Any]) -> Array:
     """(n,) of objects, each as it is."""
     array = np.empty(len(values), dtype=object)
     array[:] = values

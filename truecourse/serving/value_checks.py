@@ -16,11 +16,11 @@ EXACT = 2**53
 """Floats from here on stand for several integers."""
 
 
-class Refused(ValueError):
+class InvalidValue(ValueError):
     """A value that breaks the contract, and how."""
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value as JSON would write it, cut at 40 characters, safe to put into an answer."""
     try:
         text = json.dumps(value)
@@ -29,7 +29,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def said(value: Any) -> str:
+def json_type(value: Any) -> str:
     kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "text"}
     return kinds.get(type(value), "a number")
 
@@ -40,9 +40,9 @@ def nullable(check: Check, nulls: bool) -> Check:
 
     def required(value: Any) -> Any:
         if value is ABSENT:
-            raise Refused("is missing")
+            raise InvalidValue("is missing")
         if value is None:
-            raise Refused("may not be null")
+            raise InvalidValue("may not be null")
         return check(value)
 
     return required
@@ -60,17 +60,17 @@ def _text(field: RequestField, reject: bool = False) -> Check:
 
     def check(value: Any) -> str:
         if value.__class__ is not str:
-            raise Refused(f"must be text, not {said(value)}")
+            raise InvalidValue(f"must be text, not {json_type(value)}")
         if allowed and value not in allowed:
-            raise Refused(f"must be one of {_listed(field.one_of)}; got {short(value)}")
+            raise InvalidValue(f"must be one of {_listed(field.one_of)}; got {shorten(value)}")
         if len(value) > limit:
-            raise Refused(f"has {counted(len(value), 'character')}; {limit} are the most")
+            raise InvalidValue(f"has {counted(len(value), 'character')}; {limit} are the most")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise Refused("holds half of a surrogate pair")
+            raise InvalidValue("holds half of a surrogate pair")
         if pattern and not pattern.search(value):
-            raise Refused(f"must match {field.pattern}; got {short(value)}")
+            raise InvalidValue(f"must match {field.pattern}; got {shorten(value)}")
         if known is not None and value not in known:
-            raise Refused(f"{short(value)} is no category that the model knows")
+            raise InvalidValue(f"{shorten(value)} is no category that the model knows")
         return str(value)
 
     return check
@@ -82,9 +82,9 @@ def _integer(field: RequestField, reject: bool = False) -> Check:
     def check(value: Any) -> int:
         value = _whole(value)
         if value.__class__ is not int:
-            raise Refused(f"must be a whole number, not {short(value)}")
+            raise InvalidValue(f"must be a whole number, not {shorten(value)}")
         if value not in INTEGERS:
-            raise Refused(f"is no 64-bit integer: {short(value)}")
+            raise InvalidValue(f"is no 64-bit integer: {shorten(value)}")
         within(value)
         return int(value)
 
@@ -101,9 +101,9 @@ def _float(field: RequestField, reject: bool = False) -> Check:
 
     def check(value: Any) -> float:
         if value.__class__ is not float and value.__class__ is not int:
-            raise Refused(f"must be a number, not {short(value)}")
+            raise InvalidValue(f"must be a number, not {shorten(value)}")
         if not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
-            raise Refused("is no finite 64-bit number")
+            raise InvalidValue("is no finite 64-bit number")
         within(value)
         return float(value)
 
@@ -115,11 +115,11 @@ def _bounds(field: RequestField) -> Check:
 
     def within(value: Any) -> None:
         if least is not None and value < least:
-            raise Refused(f"must be at least {least}; got {short(value)}")
+            raise InvalidValue(f"must be at least {least}; got {shorten(value)}")
         if most is not None and value > most:
-            raise Refused(f"must be at most {most}; got {short(value)}")
+            raise InvalidValue(f"must be at most {most}; got {shorten(value)}")
         if allowed and value not in allowed:
-            raise Refused(f"must be one of {_listed(field.one_of)}; got {short(value)}")
+            raise InvalidValue(f"must be one of {_listed(field.one_of)}; got {shorten(value)}")
 
     return within
 
@@ -127,7 +127,7 @@ def _bounds(field: RequestField) -> Check:
 def _boolean(field: RequestField, reject: bool = False) -> Check:
     def check(value: Any) -> bool:
         if value.__class__ is not bool:
-            raise Refused(f"must be true or false, not {short(value)}")
+            raise InvalidValue(f"must be true or false, not {shorten(value)}")
         return bool(value)
 
     return check
@@ -142,10 +142,10 @@ def check_time(field: RequestField, reject: bool = False) -> Check:
             if isinstance(value, datetime):
                 return naive(value)
         except OutOfRange:
-            raise Refused(f"must lie between the years 1678 and 2261; got {short(value)}") from None
+            raise InvalidValue(f"must lie between the years 1678 and 2261; got {shorten(value)}") from None
         except ValueError:
             pass
-        raise Refused(f"must be an ISO 8601 time, as 2024-05-01T12:30:00Z; got {short(value)}")
+        raise InvalidValue(f"must be an ISO 8601 time, as 2024-05-01T12:30:00Z; got {shorten(value)}")
 
     return check
 
@@ -156,9 +156,9 @@ def check_id(value: Any) -> Any:
     if value.__class__ is str:
         return _ID(value)
     if value.__class__ is not int:
-        raise Refused(f"must be text or a whole number, not {short(value)}")
+        raise InvalidValue(f"must be text or a whole number, not {shorten(value)}")
     if value not in INTEGERS:
-        raise Refused(f"is no 64-bit integer: {short(value)}")
+        raise InvalidValue(f"is no 64-bit integer: {shorten(value)}")
     return value
 
 

@@ -74,7 +74,7 @@ def logging_off_reason(problem: str) -> str:
     for name in environment_names():
         with suppress(DeploymentError):  # edited since, and wrong now
             config = load_deployment(name)
-            if config.target != "batch" and deployments.standing(name, problem) is not None:
+            if config.target != "batch" and deployments.current_deployment(name, problem) is not None:
                 places.append((name, config.log.predictions and log))
     if any(logs for _, logs in places) or (log and not places):
         return ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from truecourse.deployment.bento import packaged
+from truecourse.deployment.bento import load_package
 from truecourse.errors import MirrorError
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.wording import summarize
@@ -54,7 +54,7 @@ def _held(entries: list[Aliases]) -> list[tuple[str, ModelVersion]]:
 def _absent(store: ObjectStore, entries: list[Aliases]) -> Iterator[tuple[str, ModelVersion, str]]:
     """Files without which a version that is held cannot be judged, or not be served again."""
     for role, version in _held(entries):
-        package = packaged(version.problem, version.version)
+        package = load_package(version.problem, version.version)
         keys = [artifact_key(version.run_id, f"model/{name}") for name in ("model.ubj", "vocabulary.json")]
         for key in [*keys, *([package.bento.key] if package else [])]:
             if not store.exists(key):

@@ -19,7 +19,7 @@ from truecourse.monitoring.predictions.log_sample import newest_day_end
 from truecourse.problem import Problem
 from truecourse.problem.definition import midnight
 from truecourse.serving.batch_scoring import MODEL_VERSION, SCORE, SCORED_AT, predictions_table
-from truecourse.serving.prediction_log import documents, log_table
+from truecourse.serving.prediction_log import log_table, parse_json_column
 from truecourse.storage.tables import Limit, Tables
 
 ANSWERS = ("champion", "challenger")
@@ -135,13 +135,15 @@ def _columns(problem: Problem, found: pa.Table, whole: Sequence[date]) -> pa.Tab
     columns = {"id": found["id"], "decision_time": found["decision_time"]}
     mine = pc.is_in(found["decision_time"].cast(pa.timestamp("us")).cast(pa.date32()), pa.array(whole, pa.date32()))
     place = pc.if_else(mine, pc.subtract(pc.cumulative_sum(mine.cast(pa.int64())), 1), None)
-    told = [asked | seen for asked, seen in zip(*(documents(found[n].filter(mine)) for n in _TOLD), strict=True)]
+    told = [
+        asked | seen for asked, seen in zip(*(parse_json_column(found[n].filter(mine)) for n in _TOLD), strict=True)
+    ]
     declared = problem.request_fields | problem.features
     for name in _inputs(problem):
         values = pa.array([row.get(name) for row in told], arrow_type(declared[name]), from_pandas=True)
         columns[name] = values.take(place)
     if problem.kind == "multiclass":
-        scores = documents(found["scores"])
+        scores = parse_json_column(found["scores"])
         for name in dict.fromkeys(name for row in scores for name in row):
             columns[f"{SCORE}_{name}"] = pa.array([row.get(name) for row in scores], pa.float64())
     else:

@@ -19,7 +19,7 @@ from truecourse.problem import Problem
 from truecourse.problem.schema import AnyColumn, Text
 from truecourse.references import Window
 from truecourse.serving.contract import DECISION_TIME, Contract
-from truecourse.serving.prediction_log import PARTITION, documents, log_table
+from truecourse.serving.prediction_log import PARTITION, log_table, parse_json_column
 from truecourse.serving.privacy import private_names
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
@@ -78,7 +78,7 @@ class LogSample:
         hidden = self.hidden
         given = [
             {name: value for name, value in row.items() if name not in hidden}
-            for row in documents(self.table["request"])
+            for row in parse_json_column(self.table["request"])
         ]
         rows = RowReader(_lenient(self.problem, hidden)).read(given, datetime.now(UTC))
         if not rows.timed:
@@ -93,7 +93,7 @@ class LogSample:
 
     @cached_property
     def _features(self) -> list[dict[str, Any]]:
-        return documents(self.table["features"])
+        return parse_json_column(self.table["features"])
 
     def feature(self, name: str, kind: FeatureKind) -> Array:
         """n values as columns_of() gives them, not to be changed."""
@@ -115,7 +115,7 @@ class LogSample:
 
     @cached_property
     def _events(self) -> list[dict[str, Any]]:
-        return documents(self.table["event_times"])
+        return parse_json_column(self.table["event_times"])
 
     def events(self, feature: str) -> Array:
         """When the looked-up values came to be: (n,) datetime64[us] UTC, NaT where there was none."""
@@ -126,7 +126,7 @@ class LogSample:
         """What the model said: scores (n,), or (n, k) of the classes of a multiclass model."""
         if self.problem.kind != "multiclass":
             return np.asarray(self.table["score"].to_numpy(), dtype=np.float64)
-        told = documents(self.table["scores"])
+        told = parse_json_column(self.table["scores"])
         return np.array([[row.get(name, np.nan) for name in classes] for row in told], dtype=np.float64)
 
     def models(self) -> Iterator[tuple[tuple[int, str], Array]]:

@@ -17,7 +17,7 @@ from truecourse.problem import Problem
 from truecourse.problem.schema import RESERVED_PREFIX, AnyColumn, Text
 from truecourse.references import ModelVersion, TableVersion, naive_utc
 from truecourse.serving.batch_scoring import BATCH, MODEL_VERSION, ROW, SCORE, SCORED_AT, predictions_table
-from truecourse.serving.prediction_log import PARTITION, documents, log_table
+from truecourse.serving.prediction_log import PARTITION, log_table, parse_json_column
 from truecourse.serving.privacy import private_names
 from truecourse.storage.tables import Limit, Tables
 
@@ -172,14 +172,14 @@ class Predictions:
 
     def _told(self, rows: pa.Table) -> pa.Table:
         """Rows of the log, taken apart."""
-        told = documents(rows["features"])
+        told = parse_json_column(rows["features"])
         columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows["model_version"], ID: rows[ID]}
         for name, column in self._features.items():
             values = [row.get(name) for row in told]
             text = isinstance(column, Text)
             columns[name] = pa.array(values if text else np.array(values, np.float64), from_pandas=True)
         if self._problem.kind == "multiclass":
-            by_class = documents(rows["scores"])
+            by_class = parse_json_column(rows["scores"])
             columns |= {n: pa.array([row.get(n.removeprefix(f"{SCORE}_")) for row in by_class]) for n in self._scores}
         else:
             columns[SCORE] = rows["score"]

@@ -85,7 +85,7 @@ class World:
             expected=float(judged.expected.sum()), variance=float(judged.variance.sum()),
             residual=float((judged.outcome - judged.score).sum()),
             excess_squares=float(((judged.loss - judged.expected) ** 2).sum()), bins=(),
-            **told.summed(np.arange(rows)),
+            **told.sums(np.arange(rows)),
         )  # fmt: skip
 
     @staticmethod
@@ -105,7 +105,7 @@ def pages(reference: Sequence[Cohort], days: Sequence[Cohort]) -> list[tuple[int
     found = []
     for stream in build_streams(reference, reference, days, watch, scale, loss, 2):
         cause = "label rule" if stream.name in ("labels", "turned") else "concept drift"
-        found += [(page.day, cause) for page in stream.pages(threshold(watch, 2))]
+        found += [(shift.day, cause) for shift in stream.critical_shifts(threshold(watch, 2))]
     kept: list[tuple[int, str]] = []
     for day, cause in sorted(found):
         if not any(cause == other and day - before < 7 for before, other in kept):

@@ -93,7 +93,7 @@ def test_new_rows_of_a_table_without_time_are_watched(
     first = {check: report.state for check, report in summary["monitor"]["reports"].items()}
     assert (first["drift"], first["quality"]) == ("unknown", "unknown")
     assert first["pipelines"] == "ok"
-    assert "0 scored rows have a label that training did not have: too few to judge" in quality().sentence
+    assert "0 scored rows have a label that training did not have: too few, 30 are needed" in quality().sentence
 
     score(source=written(tmp_path / "few.csv", birds(5, 1000, shift=9.0), "ring", "species"))
     assert drift().state in ("unknown", "critical")  # never ok

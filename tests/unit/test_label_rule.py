@@ -54,7 +54,7 @@ def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
         judged,
         day,
         bins=((len(labels), judged.score.sum(), judged.outcome.sum()),),
-        **told.summed(np.arange(len(labels))),
+        **told.sums(np.arange(len(labels))),
     )
 
 
@@ -119,11 +119,11 @@ def test_while_labels_follow_what_is_foretold_nothing_contradicts_it(kind: Kind)
     random = np.random.default_rng(1)
     said, labels = world(kind, 200_000, random)
     clean = label_residuals(kind, said, labels)
-    assert clean.off.mean() == pytest.approx(0, abs=0.003)
-    assert (clean.turned[..., 0].mean(axis=0) <= 0.02).all()
+    assert clean.distance.mean() == pytest.approx(0, abs=0.003)
+    assert (clean.flips[..., 0].mean(axis=0) <= 0.02).all()
     other = label_residuals(kind, said, turned(kind, labels, random, 0.1))
     last = CLASSES[kind] - 1
-    before, after = (told.turned.sum(axis=0)[:, 0] / told.turned.sum(axis=0)[:, 1] for told in (clean, other))
+    before, after = (told.flips.sum(axis=0)[:, 0] / told.flips.sum(axis=0)[:, 1] for told in (clean, other))
     assert after[last] - before[last] == pytest.approx(0.1, abs=0.02)
     assert abs(after[0] - before[0]) < 0.03 if kind == "multiclass" else True
 
@@ -152,8 +152,8 @@ def test_hindsight_learns_three_classes_from_rows_and_the_time_that_labels_took(
     matrix = hint[:, None].astype(np.float32)
     hindsight = LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
     assert hindsight == LabelModel.fit("multiclass", vocabulary, matrix, rows, labels)
-    assert np.abs(hindsight.contradicted("multiclass", matrix, rows, labels).off).mean() < 0.02
-    swapped = hindsight.contradicted("multiclass", matrix, rows, np.where(labels == 2, 1, labels))
-    shares = swapped.turned.sum(axis=0)[:, 0] / swapped.turned.sum(axis=0)[:, 1]
+    assert np.abs(hindsight.residuals("multiclass", matrix, rows, labels).distance).mean() < 0.02
+    swapped = hindsight.residuals("multiclass", matrix, rows, np.where(labels == 2, 1, labels))
+    shares = swapped.flips.sum(axis=0)[:, 0] / swapped.flips.sum(axis=0)[:, 1]
     assert shares[2] > 0.9
     assert shares[:2].max() < 0.05

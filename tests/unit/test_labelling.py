@@ -69,7 +69,7 @@ def test_labels_that_positives_do_not_get_are_selective_and_the_figures_are_mark
         assert base_rate(days) == pytest.approx(0.28, abs=0.02)  # of 0.36
         (finding,) = check_selection(PROBLEM, days, base_rate(days))
         assert (finding.cause, finding.page) == ("selective labels", True)
-        assert finding.sentence.startswith("Decisions of high scores get a label less often, by ")
+        assert finding.sentence.startswith("Decisions with high scores get a label less often, by ")
         assert finding.figures["base_rate"] > base_rate(days)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.judged import FIRST, cohort_of
 from tests.unit.test_labelling import PROBLEM
 from truecourse.monitoring.quality.baseline import QualityBaseline
-from truecourse.monitoring.quality.check import _well
+from truecourse.monitoring.quality.check import _summary
 from truecourse.monitoring.quality.cohorts import Cohort, ScoredRows, sums_by_bin
 from truecourse.monitoring.quality.figures import closed_figures
 
@@ -57,8 +57,8 @@ def test_with_too_few_days_nothing_is_said_of_a_change_and_what_is_missing_is(ea
     assert told["now"]["value"] > 0
     assert figures["metrics"]["excess_loss"]["now"]["value"] == pytest.approx(0, abs=0.1)
     assert (told["difference"] is None) == (told["reference"] is None) == (earlier == 0)
-    sentence = _well(PROBLEM, figures | {"reference": "held-out days"}, earlier)
-    assert "no change of quality lasts" not in sentence
+    sentence = _summary(PROBLEM, figures | {"reference": "held-out days"}, earlier)
+    assert "no lasting change of quality" not in sentence
     assert "Whether it changed is unknown: " in sentence
     assert ("only 4 days of the 7" if earlier else "no day") in sentence
     assert date.fromisoformat(figures["window"][0]) == now[0].day

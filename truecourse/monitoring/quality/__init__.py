@@ -1,4 +1,4 @@
-"""Concept drift: the loss of closed cohorts beside its baseline, sequential detectors, and estimates before labels.
+"""Concept drift: closed cohorts compared with a baseline, a sequential degradation test, estimates before labels.
 
 Depends on `monitoring.predictions` and `truecourse.statistics`.
 """

@@ -1,4 +1,6 @@
-"""What a model version is measured by: its days on rows it never learned from, and its hindsight. Made once, kept."""
+"""The quality baseline of a model version: cohorts of rows that it was not trained on, and its label model.
+
+It is computed once from the version's training snapshot and stored."""
 
 import json
 from collections.abc import Iterator
@@ -39,21 +41,26 @@ FEWEST_DAYS = 7
 
 @dataclass(frozen=True)
 class QualityBaseline:
-    """`held_out`: days that the model never learned from. `out_of_fold`: days that chose it, with what models said of
-    them that had not learned from them. Hindsight learned from neither. `coverage`: the share of decisions that usually
-    get a label. `learned`: the last day that the model learned from."""
+    """The reference that a version's closed cohorts are compared with.
+
+    `edges`: of the score bins. `held_out`: cohorts of the test days, which the model was neither trained on nor chosen
+    by. `out_of_fold`: cohorts of the days that chose its form and rounds, with out-of-fold predictions of them. The
+    label model is trained on neither. `coverage`: the share of decisions that usually get a label. `learned_until`: the
+    last training day."""
 
     edges: Array
     held_out: tuple[Cohort, ...]
     out_of_fold: tuple[Cohort, ...]
     coverage: float
-    learned: date
+    learned_until: date
     model: Model
-    hindsight: LabelModel | None
+    label_model: LabelModel | None
 
     def reference(self, problem: Problem, first: date, at: datetime) -> tuple[tuple[Cohort, ...], str]:
-        """Days before `first` that were closed at `at` (naive UTC), and what they are in words. Too few held-out days
-        are made up for by out-of-fold predictions; never by days that the model was fitted to, of which it is surer."""
+        """Return the days before `first` that were closed at `at` (naive UTC), and a description of them.
+
+        If there are fewer than FEWEST_DAYS held-out days, days with out-of-fold predictions are added. Training days
+        are never used: a model's predictions of its training rows are optimistic."""
         after = problem.label.closes_after
         days = tuple(one for one in self.held_out if one.day < first and closing_time(one.day, after) <= at)
         if len(days) >= FEWEST_DAYS:
@@ -64,9 +71,9 @@ class QualityBaseline:
 
 
 def daily_cohorts(
-    problem: Problem, frame: pa.Table, labels: Array, output: Array, edges: Array, told: LabelResiduals | None
+    problem: Problem, frame: pa.Table, labels: Array, output: Array, edges: Array, residuals: LabelResiduals | None
 ) -> Iterator[Cohort]:
-    """The cohorts of labelled rows, by UTC day."""
+    """Yield the cohort of labelled rows of each UTC day."""
     judged = ScoredRows.of(problem.kind, labels, output)
     days = frame["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     for day in np.unique(days):
@@ -87,7 +94,7 @@ def daily_cohorts(
             bins=sums_by_bin(edges, part),
             slices=sums_by_slice(rows, columns, part),
             slice_bins=bins_by_slice(rows, columns, part, edges),
-            **(told.summed(mine) if told else {}),
+            **(residuals.sums(mine) if residuals else {}),
         )
 
 
@@ -96,70 +103,70 @@ def baseline_prefix(version: ModelVersion) -> str:
 
 
 def load_baseline(problem: Problem, tables: Tables, version: ModelVersion) -> QualityBaseline:
-    """Read, or made from the version's snapshot and kept."""
+    """Load the version's baseline, or compute it from the version's snapshot and store it."""
     store, key = tables.store, baseline_prefix(version)
     try:
         return _read(problem.kind, tables, version)
     except NotFound:
-        made = _make(problem, tables, version)
-    if made.hindsight is not None:
-        store.put(f"{key}/hindsight.ubj", made.hindsight.ubj)
+        baseline = _compute(problem, tables, version)
+    if baseline.label_model is not None:
+        store.put(f"{key}/hindsight.ubj", baseline.label_model.ubj)
     document: dict[str, Any] = {
-        "edges": made.edges.tolist(),
-        "held_out": [one.model_dump(mode="json") for one in made.held_out],
-        "out_of_fold": [one.model_dump(mode="json") for one in made.out_of_fold],
-        "coverage": made.coverage,
-        "learned": made.learned.isoformat(),
-        "hindsight": made.hindsight is not None,
+        "edges": baseline.edges.tolist(),
+        "held_out": [one.model_dump(mode="json") for one in baseline.held_out],
+        "out_of_fold": [one.model_dump(mode="json") for one in baseline.out_of_fold],
+        "coverage": baseline.coverage,
+        "learned": baseline.learned_until.isoformat(),
+        "hindsight": baseline.label_model is not None,
     }
     store.put(f"{key}/yardstick.json", json.dumps(document).encode())
-    return made
+    return baseline
 
 
-@lru_cache(maxsize=4)  # the same for as long as the version lives; a replay asks each day
+@lru_cache(maxsize=4)  # a stored baseline never changes, and a replay reads it every day
 def _read(kind: Kind, tables: Tables, version: ModelVersion) -> QualityBaseline:
     store, key = tables.store, baseline_prefix(version)
-    told = json.loads(store.get(f"{key}/yardstick.json"))
+    document = json.loads(store.get(f"{key}/yardstick.json"))
     model = registry.open_model(version, kind)
-    ubj = store.get(f"{key}/hindsight.ubj") if told["hindsight"] else None
+    ubj = store.get(f"{key}/hindsight.ubj") if document["hindsight"] else None
     return QualityBaseline(
-        np.array(told["edges"]),
-        held_out=tuple(map(Cohort.model_validate, told["held_out"])),
-        out_of_fold=tuple(map(Cohort.model_validate, told["out_of_fold"])),
-        coverage=told["coverage"],
-        learned=date.fromisoformat(told["learned"]),
+        np.array(document["edges"]),
+        held_out=tuple(map(Cohort.model_validate, document["held_out"])),
+        out_of_fold=tuple(map(Cohort.model_validate, document["out_of_fold"])),
+        coverage=document["coverage"],
+        learned_until=date.fromisoformat(document["learned"]),
         model=model,
-        hindsight=None if ubj is None else LabelModel(ubj, model.vocabulary),
+        label_model=None if ubj is None else LabelModel(ubj, model.vocabulary),
     )
 
 
-def _make(problem: Problem, tables: Tables, version: ModelVersion) -> QualityBaseline:
+def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> QualityBaseline:
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame, account = load_frame(tables.store, snapshot), load_manifest(tables.store, snapshot).rows
     model = registry.open_model(version, problem.kind)
     fitted, held_out = rows_of(frame, "train", "validate"), rows_of(frame, "test")
-    places, said = read_out_of_fold(runs.artifact(version.run_id, OUT_OF_FOLD))
+    places, predicted = read_out_of_fold(runs.artifact(version.run_id, OUT_OF_FOLD))
     chosen = frame.take(pa.array(places))
-    hindsight = None
+    label_model = None
     if "known_at" in frame.column_names:
         kept = rows_of(frame, "train") if len(chosen) else fitted
         matrix, labels = matrix_of(model.vocabulary, kept), model.vocabulary.labels(kept)
-        hindsight = LabelModel.fit(problem.kind, model.vocabulary, matrix, kept, labels)
-    # Edges of scores of rows that it learned from or was chosen by: no held-out row may say where it will be counted.
-    outputs = (model.vocabulary.labels(chosen), said) if len(chosen) else labels_and_output(model, fitted)
+        label_model = LabelModel.fit(problem.kind, model.vocabulary, matrix, kept, labels)
+    # The bin edges come from rows that trained or chose the model: held-out rows must not set the bins they fall into.
+    outputs = (model.vocabulary.labels(chosen), predicted) if len(chosen) else labels_and_output(model, fitted)
     edges = np.unique(np.quantile(ScoredRows.of(problem.kind, *outputs).score, np.linspace(0, 1, BINS + 1)[1:-1]))
     sides = []
     for rows, (labels, output) in ((held_out, labels_and_output(model, held_out)), (chosen, outputs)):
-        told = None
-        if hindsight is not None and len(rows):
-            told = hindsight.contradicted(problem.kind, matrix_of(model.vocabulary, rows), rows, labels)
-        sides.append(tuple(daily_cohorts(problem, rows, labels, output, edges, told)) if len(rows) else ())
+        residuals = None
+        if label_model is not None and len(rows):
+            residuals = label_model.residuals(problem.kind, matrix_of(model.vocabulary, rows), rows, labels)
+        sides.append(tuple(daily_cohorts(problem, rows, labels, output, edges, residuals)) if len(rows) else ())
     unlabelled, decided = account.get("unlabelled", 0), account.get("decisions", 0) - account.get("open", 0)
     coverage = 1 - unlabelled / decided if decided else 1.0
     last = pc.max(fitted["decision_time"]).as_py().date()
-    return QualityBaseline(edges, sides[0], sides[1], coverage, last, model, hindsight)
+    return QualityBaseline(edges, sides[0], sides[1], coverage, last, model, label_model)
 
 
 def labels_and_output(model: Model, rows: pa.Table) -> tuple[Array, Array]:
-    """Labels, and the model's output, float64."""
+    """Return the rows' labels and the model's output (float64)."""
     return model.vocabulary.labels(rows), model.predict(matrix_of(model.vocabulary, rows)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Closing cohorts: each day's predictions are joined with their labels once these are complete, counted, and kept."""
+"""Cohort closing: join each day's predictions with their labels once these are complete, and store their sums."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,101 +25,104 @@ from truecourse.references import ModelVersion, Window
 from truecourse.storage.tables import Tables
 
 HORIZON = timedelta(days=92)
-"""How far back predictions are looked for that were not counted yet."""
+"""How far back predictions that are not counted yet are searched."""
 _GRACE = timedelta(days=14)
-"""For so long after it closed a cohort with too few labels waits for the others: those that come first are biased."""
+"""How long a closed cohort with too few labels waits for more: the labels that come first are biased."""
 _DAY = timedelta(days=1)
 COHORTS = TypeAdapter(list[Cohort])
-"""A year of them is read and written each day, in a tenth of the time that json takes."""
+"""Reads and writes a year of cohorts in a tenth of the time that the json module takes."""
 
 
 @dataclass(frozen=True)
 class CohortClosing:
-    """A version's cohorts as they are known at a moment, naive UTC."""
+    """The closed and open cohorts of a model version, as known at `at` (naive UTC)."""
 
     problem: Problem
     tables: Tables
     version: ModelVersion
-    yardstick: QualityBaseline
+    baseline: QualityBaseline
     at: datetime
 
-    def look(self) -> tuple[list[Cohort], list[Cohort]]:
-        """The version's closed cohorts, oldest first, of which new ones are counted and kept; and its open ones, of
-        which nothing is known but how many decisions they have and the estimate of their loss."""
-        everything = self._kept()
-        # A check of an earlier moment counts for itself.
+    def cohorts(self) -> tuple[list[Cohort], list[Cohort]]:
+        """Return the closed and the open cohorts, oldest first; sum and store those that closed since the last call.
+
+        An open cohort has the number of its decisions and an estimate of their loss, and no other figure."""
+        everything = self._load()
+        # A check as of an earlier moment ignores what later checks stored.
         kept = {day: one for day, one in everything.items() if one.counted and one.counted <= self._moment}
         last = (self.at - _DAY - self.problem.label.closes_after).date()
-        first = max(self.yardstick.learned, (self.at - HORIZON).date()) + _DAY
-        due = [day for day in _days(first, last) if day not in kept or not self._is_final(kept[day])]
-        waiting = _days(max(first, last + _DAY), self.at.date())
-        said = read_served(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
-        new = self._counted(due, said)
+        first = max(self.baseline.learned_until, (self.at - HORIZON).date()) + _DAY
+        due = [day for day in _date_range(first, last) if day not in kept or not self._is_final(kept[day])]
+        waiting = _date_range(max(first, last + _DAY), self.at.date())
+        served = read_served(self.problem, self.tables, self.version.version, due, self._moment, outputs=waiting)
+        new = self._count(due, served)
         if new:
-            self._keep(everything | new)
+            self._store(everything | new)
         closed = [one for day, one in sorted((kept | new).items()) if day <= last]
-        return closed, [self._unlabelled(day, part, said) for day, part in _parts(said.rows) if day > last]
+        return closed, [self._open_cohort(day, part, served) for day, part in _rows_by_day(served.rows) if day > last]
 
     def _is_final(self, cohort: Cohort) -> bool:
-        """Whether nothing is left to count: a day is counted when it closes and, with what was corrected since, when no
-        labels are waited for any more."""
+        """Whether the stored cohort needs no new count.
+
+        A day is counted when it closes, and again, with the corrections since then, when its grace period ends."""
         assert cohort.counted is not None
-        if not self._waited(cohort.day):
-            return self.scored(cohort)
+        if not self._is_grace_over(cohort.day):
+            return self.is_scorable(cohort)
         return cohort.counted.replace(tzinfo=None) >= closing_time(cohort.day, self.problem.label.closes_after) + _GRACE
 
-    def scored(self, cohort: Cohort) -> bool:
-        """Whether it has about as many labels as usual, or no more are waited for."""
-        return self._enough(cohort.labelled, cohort.decisions - cohort.nameless) or self._waited(cohort.day)
+    def is_scorable(self, cohort: Cohort) -> bool:
+        """Whether the cohort has about as many labels as usual, or its grace period is over."""
+        enough = self._has_enough_labels(cohort.labelled, cohort.decisions - cohort.nameless)
+        return enough or self._is_grace_over(cohort.day)
 
-    def _enough(self, labelled: int, decisions: int) -> bool:
-        return labelled >= self.problem.monitoring.quality.coverage * self.yardstick.coverage * decisions
+    def _has_enough_labels(self, labelled: int, decisions: int) -> bool:
+        return labelled >= self.problem.monitoring.quality.coverage * self.baseline.coverage * decisions
 
-    def _waited(self, day: date) -> bool:
+    def _is_grace_over(self, day: date) -> bool:
         return closing_time(day, self.problem.label.closes_after) + _GRACE <= self.at
 
-    def _kept(self) -> dict[date, Cohort]:
+    def _load(self) -> dict[date, Cohort]:
         try:
-            told = self.tables.store.get(f"{baseline_prefix(self.version)}/days.json")
+            document = self.tables.store.get(f"{baseline_prefix(self.version)}/days.json")
         except NotFound:
             return {}
-        return {one.day: one for one in COHORTS.validate_json(told)}
+        return {one.day: one for one in COHORTS.validate_json(document)}
 
-    def _keep(self, cohorts: dict[date, Cohort]) -> None:
-        told = [one for _, one in sorted(cohorts.items())]
-        self.tables.store.put(f"{baseline_prefix(self.version)}/days.json", COHORTS.dump_json(told))
+    def _store(self, cohorts: dict[date, Cohort]) -> None:
+        rows = [one for _, one in sorted(cohorts.items())]
+        self.tables.store.put(f"{baseline_prefix(self.version)}/days.json", COHORTS.dump_json(rows))
 
     @property
     def _moment(self) -> datetime:
         return self.at.replace(tzinfo=UTC)
 
-    def _counted(self, days: Sequence[date], said: ServedPredictions) -> dict[date, Cohort]:
+    def _count(self, days: Sequence[date], served: ServedPredictions) -> dict[date, Cohort]:
         if not days:
             return {}
         window = Window(start=midnight(days[0]), end=midnight(days[-1]) + _DAY)
-        rows = said.rows.filter(pc.less(said.rows["decision_time"], pa.scalar(window.end, UTC_TIME)))
+        rows = served.rows.filter(pc.less(served.rows["decision_time"], pa.scalar(window.end, UTC_TIME)))
         labels = known_labels(self.problem, self.tables, rows["id"], window, self._moment)
         joined = pl.DataFrame(rows).join(pl.DataFrame(labels), on="id", how="left", maintain_order="left")
-        parts = _parts(joined.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        return {day: self._summed(day, part, said) for day, part in parts}
+        parts = _rows_by_day(joined.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        return {day: self._closed_cohort(day, part, served) for day, part in parts}
 
-    def _unlabelled(self, day: date, rows: pa.Table, said: ServedPredictions) -> Cohort:
-        nameless, measure = said.without_id.get(day, 0), self.yardstick
-        output = output_of(rows, measure.model.vocabulary)
+    def _open_cohort(self, day: date, rows: pa.Table, served: ServedPredictions) -> Cohort:
+        nameless, baseline = served.without_id.get(day, 0), self.baseline
+        output = output_of(rows, baseline.model.vocabulary)
         return Cohort(
             day=day, counted=self._moment, decisions=len(rows) + nameless, nameless=nameless,
-            labelled=0, loss=0, expected=0, variance=0, residual=0, bins=((0, 0.0, 0.0),) * (len(measure.edges) + 1),
-            estimate=estimate_loss(self.problem, measure, day, output),
-            decided=decisions_by_bin(self.problem.kind, measure.edges, output),
+            labelled=0, loss=0, expected=0, variance=0, residual=0, bins=((0, 0.0, 0.0),) * (len(baseline.edges) + 1),
+            estimate=estimate_loss(self.problem, baseline, day, output),
+            decided=decisions_by_bin(self.problem.kind, baseline.edges, output),
         )  # fmt: skip
 
-    def _summed(self, day: date, rows: pa.Table, said: ServedPredictions) -> Cohort:
-        empty, labelled, measure = self._unlabelled(day, rows, said), self._labelled(day, rows), self.yardstick
+    def _closed_cohort(self, day: date, rows: pa.Table, served: ServedPredictions) -> Cohort:
+        empty, labelled, baseline = self._open_cohort(day, rows, served), self._labelled(day, rows), self.baseline
         if not len(labelled):
             return empty
-        labels, output = measure.model.vocabulary.labels(labelled), output_of(labelled, measure.model.vocabulary)
-        told = self._hindsight(labelled, labels)
-        (sums,) = daily_cohorts(self.problem, labelled, labels, output, measure.edges, told)
+        labels, output = baseline.model.vocabulary.labels(labelled), output_of(labelled, baseline.model.vocabulary)
+        residuals = self._residuals(labelled, labels)
+        (sums,) = daily_cohorts(self.problem, labelled, labels, output, baseline.edges, residuals)
         lag: tuple[float, ...] = ()
         if "known_at" in labelled.column_names:
             lag = tuple(float(q) for q in np.quantile(label_delay_hours(labelled).to_numpy(), [0.25, 0.5, 0.75]))
@@ -128,28 +131,28 @@ class CohortClosing:
         return sums.model_copy(update=own | {"lag": lag, "corrected": corrected})
 
     def _labelled(self, day: date, rows: pa.Table) -> pa.Table:
-        """With the labels that were known when it closed; where those are too few, with all there are by now."""
+        """Return the rows whose label was known when the day closed; if those are too few, all that have one now."""
         labelled = rows.filter(pc.is_valid(rows["label"]))
         if "known_at" not in rows.column_names:
             return labelled
         closed = closing_time(day, self.problem.label.closes_after).replace(tzinfo=UTC)
         in_time = labelled.filter(pc.less_equal(labelled["known_at"], pa.scalar(closed, UTC_TIME)))
-        return in_time if self._enough(len(in_time), len(rows)) else labelled
+        return in_time if self._has_enough_labels(len(in_time), len(rows)) else labelled
 
-    def _hindsight(self, rows: pa.Table, labels: Array) -> LabelResiduals | None:
-        hindsight, vocabulary = self.yardstick.hindsight, self.yardstick.model.vocabulary
-        if hindsight is None or not all(name in rows.column_names for name in vocabulary.features):
+    def _residuals(self, rows: pa.Table, labels: Array) -> LabelResiduals | None:
+        label_model, vocabulary = self.baseline.label_model, self.baseline.model.vocabulary
+        if label_model is None or not all(name in rows.column_names for name in vocabulary.features):
             return None
         matrix = vocabulary.encode(columns_of(rows, vocabulary.features))
-        return hindsight.contradicted(self.problem.kind, matrix, rows, labels)
+        return label_model.residuals(self.problem.kind, matrix, rows, labels)
 
 
-def _days(first: date, last: date) -> list[date]:
+def _date_range(first: date, last: date) -> list[date]:
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
-def _parts(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
-    """The rows of each UTC day that has any."""
+def _rows_by_day(rows: pa.Table) -> Iterator[tuple[date, pa.Table]]:
+    """Yield each UTC day that has rows, with its rows."""
     days = rows["decision_time"].cast(pa.timestamp("us")).cast(pa.date32())
     for day in pc.unique(days).sort().to_pylist():
         yield day, rows.filter(pc.equal(days, day))

@@ -1,4 +1,4 @@
-"""Cohorts: the decisions of one UTC day, counted into sums that add up, so that no row is read twice."""
+"""Cohorts: the decisions of one UTC day, stored as additive sums, so that each row is read only once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +22,23 @@ _LOSSES = ("loss", "expected")
 
 
 class Cohort(Reference):
-    """Sums over the labelled decisions of a day, by one model. `score` is P(last class), the probability of the chosen
-    class (multiclass) or the predicted value; `outcome` the label, or whether the choice was right.
+    """Sums over the labelled decisions of one day by one model version.
 
-    `bins`: (rows, sum of scores, sum of outcomes) by score bin. `expected`: the loss that the scores themselves expect
-    (0 for a regression). `variance`: of outcomes, as the scores expect it. `residual`: outcomes minus scores.
-    `excess_squares`: of each row's loss minus what is expected. `hindsight`: (sum of how far labels contradict what is
-    known now, beyond what it expects; sum of labels minus what it says), `hindsight_squares`: both squared by row.
-    `turned`: by class, sums of the score and the information of a share of its labels that another rule
-    turned (hindsight.Contradiction). `slices`: (rows, outcome minus score, loss) by column and value; `slice_bins`:
-    their `bins` that are not empty, each after its place. `estimate`: the mean loss that was estimated before any label
-    was there. `decided`: how many decisions, labelled or not, fell into each score bin. `corrected`: how many labels
-    came again and were others.
-    `lag`: hours to the labels, by quartile. `counted`: when (UTC); None for days of a yardstick.
+    The score is P(last class) for a binary label, the probability of the predicted class for several classes, and the
+    predicted value for a regression. The outcome is the label; for several classes, whether the prediction was right.
+
+    `counted`: when the sums were computed (UTC); None for days of a baseline. `decisions`: all decisions of the day;
+    `nameless`: those logged without an id, which no label can be joined to. `labelled`: rows summed.
+    `loss`, `expected`: sums of the loss, and of its expectation under the scores (0 for a regression).
+    `variance`: sum of the outcomes' variance under the scores. `residual`: sum of outcomes minus scores.
+    `excess_squares`: sum of (loss - expected)².
+    `bins`: (rows, sum of scores, sum of outcomes) by score bin. `decided`: decisions, labelled or not, by score bin.
+    `corrected`: labels that were delivered again with another value.
+    `slices`: (rows, outcomes minus scores, loss) by column and value. `slice_bins`: the non-empty `bins` of each slice,
+    each preceded by its index.
+    `hindsight`: sums of LabelResiduals.distance and .difference; `hindsight_squares`: sums of their squares.
+    `turned`: by class, sums of the score statistic and of the information of LabelResiduals.flips.
+    `estimate`: the mean loss, estimated before any label was known. `lag`: hours to the labels, by quartile.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
@@ -63,7 +67,7 @@ class Cohort(Reference):
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """n labelled rows: what was said, what came, and what each cost."""
+    """n labelled rows: score, outcome, loss, and the loss and variance that the score expects; each (n,)."""
 
     score: Array
     outcome: Array
@@ -87,24 +91,24 @@ class ScoredRows:
 
 
 def closing_time(day: date, after: timedelta) -> datetime:
-    """When the labels of a day's decisions are complete, naive UTC."""
+    """Return when the labels of a day's decisions are complete (naive UTC)."""
     return midnight(day) + timedelta(days=1) + after
 
 
 def bin_index(edges: Array, score: Array) -> Array:
-    """The bin of each score."""
+    """Return the bin of each score (n,)."""
     return np.searchsorted(edges, score, side="right")
 
 
 def sums_by_bin(edges: Array, judged: ScoredRows) -> tuple[tuple[int, float, float], ...]:
     place, size = bin_index(edges, judged.score), len(edges) + 1
     rows = np.bincount(place, minlength=size)
-    said, came = (np.bincount(place, weights, size) for weights in (judged.score, judged.outcome))
-    return tuple((int(n), float(s), float(o)) for n, s, o in zip(rows, said, came, strict=True))
+    scores, outcomes = (np.bincount(place, weights, size) for weights in (judged.score, judged.outcome))
+    return tuple((int(n), float(s), float(o)) for n, s, o in zip(rows, scores, outcomes, strict=True))
 
 
 def decisions_by_bin(kind: Kind, edges: Array, output: Array) -> tuple[int, ...]:
-    """How many decisions fell into each score bin; no label is asked."""
+    """Count the decisions in each score bin; no labels are needed."""
     judged = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
     return tuple(np.bincount(bin_index(edges, judged.score), minlength=len(edges) + 1).tolist())
 
@@ -112,7 +116,9 @@ def decisions_by_bin(kind: Kind, edges: Array, output: Array) -> tuple[int, ...]
 def sums_by_slice(
     frame: pa.Table, columns: Sequence[str], judged: ScoredRows
 ) -> dict[str, dict[str, tuple[int, float, float]]]:
-    """By each column's values; a number is taken as it is, so that the parts are the same every day."""
+    """Sum rows, outcomes minus scores, and losses by the values of each column.
+
+    Numbers are not binned, so the slices are the same every day."""
     off = judged.outcome - judged.score
     found = {}
     for name in columns:
@@ -126,36 +132,37 @@ def sums_by_slice(
 def bins_by_slice(
     frame: pa.Table, columns: Sequence[str], judged: ScoredRows, edges: Array
 ) -> dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]]:
-    """By the same values: no more numbers than rows, whatever their number."""
+    """Sum the non-empty score bins of the same slices; there are at most as many bins as rows."""
     place, size = bin_index(edges, judged.score), len(edges) + 1
     found: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = {}
     for name in columns:
         for value, mask in parts_of(frame[name].cast(pa.string())):
             sides = (None, judged.score[mask], judged.outcome[mask])
-            rows, said, came = (np.bincount(place[mask], weights, size).tolist() for weights in sides)
-            kept = ((i, int(rows[i]), round(said[i], 6), round(came[i], 6)) for i in range(size) if rows[i])
+            rows, scores, outcomes = (np.bincount(place[mask], weights, size).tolist() for weights in sides)
+            kept = ((i, int(rows[i]), round(scores[i], 6), round(outcomes[i], 6)) for i in range(size) if rows[i])
             found.setdefault(name, {})[value] = tuple(kept)
     return found
 
 
 def slice_cohorts(cohorts: Sequence[Cohort], column: str, value: str) -> list[Cohort] | None:
-    """Each cohort's rows of a slice as a cohort of its own, for metrics() and curve(); None where any was counted
-    before bins of slices were kept."""
-    made = []
+    """Return each cohort restricted to a slice, for metrics() and calibration_curve().
+
+    None if any cohort was stored without slice bins (by an earlier release)."""
+    restricted = []
     for one in cohorts:
         rows, _, loss = one.slices.get(column, {}).get(value, (0, 0.0, 0.0))
         kept = one.slice_bins.get(column, {}).get(value, () if not rows else None)
         if kept is None:
             return None
         bins = [(0, 0.0, 0.0)] * len(one.bins)
-        for place, n, said, came in kept:
-            bins[place] = (n, said, came)
-        made.append(one.model_copy(update={"labelled": rows, "loss": loss, "bins": tuple(bins)}))
-    return made
+        for place, n, score, outcome in kept:
+            bins[place] = (n, score, outcome)
+        restricted.append(one.model_copy(update={"labelled": rows, "loss": loss, "bins": tuple(bins)}))
+    return restricted
 
 
 def slice_sums(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
-    """(column, value, (cohorts, 3) sums) of every slice, the largest of a column first."""
+    """List (column, value, (cohorts, 3) sums) of every slice, the largest slice of a column first."""
     zero = (0, 0.0, 0.0)
     found = []
     for column in dict.fromkeys(name for one in cohorts for name in one.slices):
@@ -167,43 +174,43 @@ def slice_sums(cohorts: Sequence[Cohort]) -> list[tuple[str, str, Array]]:
 
 
 def metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[str, Array]:
-    """Samples of each metric (b,) for `weights` (b, cohorts): how much each day counts. NaN where no row does. The
-    calibration error is no such metric: see calibration().
+    """Compute samples (b,) of each metric for `weights` (b, cohorts) of the days. NaN where no row has weight.
 
-    The AUC is that of the score bins, ties counted half; the excess loss what exceeds the scores' own expectation."""
+    The AUC is that of the score bins, with ties counted half. The excess loss is the loss minus its expectation under
+    the scores. The calibration error is computed by calibration_error()."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return _metrics(kind, cohorts, weights)
 
 
 def _metrics(kind: Kind, cohorts: Sequence[Cohort], weights: Array) -> Mapping[str, Array]:
     bins = np.array([one.bins for one in cohorts])  # (cohorts, bins, 3)
-    rows, said, came = np.moveaxis(np.tensordot(weights, bins, axes=1), -1, 0)
+    rows, scores, outcomes = np.moveaxis(np.tensordot(weights, bins, axes=1), -1, 0)
     total = rows.sum(axis=1)
     loss, expected = (weights @ np.array([getattr(one, name) for one in cohorts]) / total for name in _LOSSES)
     if kind == "regression":
-        return {"rmse": np.sqrt(loss), "bias": (said - came).sum(axis=1) / total}
-    share = came.sum(axis=1) / total
+        return {"rmse": np.sqrt(loss), "bias": (scores - outcomes).sum(axis=1) / total}
+    share = outcomes.sum(axis=1) / total
     if kind == "multiclass":
         return {"log_loss": loss, "excess_loss": loss - expected, "accuracy": share}
-    negative = rows - came
+    negative = rows - outcomes
     below = np.cumsum(negative, axis=1) - negative / 2
-    auc = (came * below).sum(axis=1) / (came.sum(axis=1) * negative.sum(axis=1))  # one class only: NaN
+    auc = (outcomes * below).sum(axis=1) / (outcomes.sum(axis=1) * negative.sum(axis=1))  # one class only: NaN
     return {"auc": auc, "log_loss": loss, "excess_loss": loss - expected, "base_rate": share}
 
 
 def calibration_error(cohorts: Sequence[Cohort], coverage: float = COVERAGE) -> Estimate:
-    """The expected calibration error over ten groups of scores, without what chance adds to it."""
-    held = [one for one in cohorts if one.labelled]
-    if not held:
+    """Estimate the expected calibration error over ten groups of scores, corrected for sampling noise."""
+    labelled = [one for one in cohorts if one.labelled]
+    if not labelled:
         return UNDEFINED
-    bins = np.array([one.bins for one in held])  # (cohorts, bins, 3)
+    bins = np.array([one.bins for one in labelled])  # (cohorts, bins, 3)
     groups = np.unique(np.linspace(0, bins.shape[1], _GROUPS + 1).astype(int)[:-1])
     sums = np.add.reduceat(bins[:, :, 2] - bins[:, :, 1], groups, axis=1)
     return sum_of_absolutes(*gaps_of(sums, bins[:, :, 0].sum(axis=1)), coverage=coverage)
 
 
 def calibration_curve(cohorts: Sequence[Cohort]) -> list[list[float]]:
-    """(rows, mean score, mean outcome) of ten groups of scores; empty groups are left out."""
+    """List (rows, mean score, mean outcome) of ten groups of scores, without empty groups."""
     sums = np.array([one.bins for one in cohorts]).sum(axis=0)
     groups = np.add.reduceat(sums, np.unique(np.linspace(0, len(sums), _GROUPS + 1).astype(int)[:-1]), axis=0)
     return [[int(n), float(s / n), float(o / n)] for n, s, o in groups if n]

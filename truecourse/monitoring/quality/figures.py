@@ -20,38 +20,39 @@ from truecourse.statistics.intervals import COVERAGE, Estimate, difference, simu
 from truecourse.statistics.metrics import influence, summary, weightings
 
 _SLICES = 12
-"""Of a column, in a report."""
+"""Slices of a column that a report shows."""
 _TIMELINE = 120
-"""Days in a report."""
+"""Days that a report shows."""
 _FEWEST_ROWS = 100
-_SAID_ALREADY = ("log_loss", "rmse", "excess_loss")
-"""A slice's mean loss says as much, or what the scores expect of it is not kept."""
+_NOT_BY_SLICE = ("log_loss", "rmse", "excess_loss")
+"""Metrics that slices do not repeat: they follow from the mean loss, or need the expected loss, which is not stored."""
 
 
 def open_figures(open: Sequence[Cohort]) -> dict[str, Any]:
-    """What is not scored yet: decisions, and the estimate of their loss."""
+    """List the open cohorts: their decisions and the estimate of their loss."""
     return {"open": [{"day": str(one.day), "decisions": one.decisions, "estimate": one.estimate} for one in open]}
 
 
 def closed_figures(
     problem: Problem, reference: Sequence[Cohort], days: Sequence[Cohort], scored: Sequence[Cohort]
 ) -> dict[str, Any]:
-    """Of all closed `days` a timeline, and the metrics of those that can be `scored`, with intervals over days: in the
-    problem's window, in the reference, and the difference of both."""
+    """Compute the figures of closed cohorts: a timeline of all `days`, and the metrics of the `scored` ones.
+
+    Metrics come with intervals over days: in the problem's window, in the reference, and for the difference of both."""
     first = days[-1].day - problem.monitoring.quality.window + timedelta(days=1)
     window = [one for one in scored if one.day >= first]
     figures: dict[str, Any] = {"days": len(days), "timeline": [_day(one) for one in days[-_TIMELINE:]]}
     estimates = [(one.estimate, one.loss / one.labelled) for one in window if one.estimate is not None]
     if estimates:
-        off = np.array([true - said for said, true in estimates])
+        off = np.array([actual - estimate for estimate, actual in estimates])
         figures["estimate"] = {"days": len(off), "error": float(off.mean()), "size": float(np.abs(off).mean())}
     if not window:
         return figures
     figures["window"] = [str(window[0].day), str(window[-1].day)]
     figures["rows"] = sum(one.labelled for one in window)
     figures["corrected"] = sum(one.corrected for one in window)
-    now, then = _measured(problem, window), _measured(problem, reference) if reference else {}
-    figures["metrics"] = {name: _held_against(figure, then.get(name)) for name, figure in now.items()}
+    now, then = _metrics(problem, window), _metrics(problem, reference) if reference else {}
+    figures["metrics"] = {name: _compared(figure, then.get(name)) for name, figure in now.items()}
     figures["calibration"] = calibration_curve(window)
     if not reference:
         return figures
@@ -59,14 +60,14 @@ def closed_figures(
     return figures
 
 
-def _measured(problem: Problem, days: Sequence[Cohort]) -> dict[str, Estimate]:
+def _metrics(problem: Problem, days: Sequence[Cohort]) -> dict[str, Estimate]:
     samples = metrics(problem.kind, days, _weightings(days))
-    found = {name: summary(drawn, name) for name, drawn in samples.items()}
-    return found if problem.kind == "regression" else found | {"calibration_error": calibration_error(days)}
+    results = {name: summary(drawn, name) for name, drawn in samples.items()}
+    return results if problem.kind == "regression" else results | {"calibration_error": calibration_error(days)}
 
 
-def _held_against(now: Estimate, then: Estimate | None) -> dict[str, Estimate | None]:
-    """Nothing is said of a difference from nothing."""
+def _compared(now: Estimate, then: Estimate | None) -> dict[str, Estimate | None]:
+    """Return the figures now and in the reference; the difference is None where there is no reference."""
     return {"now": now, "reference": then, "difference": difference(now, then) if then else None}
 
 
@@ -75,26 +76,27 @@ def _weightings(days: Sequence[Cohort]) -> Array:
 
 
 def _day(one: Cohort) -> dict[str, Any]:
-    told: dict[str, Any] = {"day": str(one.day), "decisions": one.decisions, "labelled": one.labelled}
+    row: dict[str, Any] = {"day": str(one.day), "decisions": one.decisions, "labelled": one.labelled}
     if one.corrected:
-        told["corrected"] = one.corrected
+        row["corrected"] = one.corrected
     if one.lag:
-        told["lag"] = round(one.lag[1], 2)
+        row["lag"] = round(one.lag[1], 2)
     if one.labelled:
-        told["loss"] = round(one.loss / one.labelled, 5)
-        told["expected"] = round(one.expected / one.labelled, 5)
-        told["outcome"] = round(sum(part[2] for part in one.bins) / one.labelled, 5)
+        row["loss"] = round(one.loss / one.labelled, 5)
+        row["expected"] = round(one.expected / one.labelled, 5)
+        row["outcome"] = round(sum(part[2] for part in one.bins) / one.labelled, 5)
     if one.estimate is not None:
-        told["estimate"] = round(one.estimate, 5)
-    return told
+        row["estimate"] = round(one.estimate, 5)
+    return row
 
 
 def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Cohort]) -> list[dict[str, Any]]:
-    """Mean loss and the kind's metrics of each slice now, before, and their difference, whose intervals hold for all
-    slices at once; and the slice's calibration curve."""
+    """Compute the mean loss, the metrics and the calibration curve of each slice, now and in the reference.
+
+    The intervals of the differences hold for all slices simultaneously."""
     before = {(column, value): sums for column, value, sums in slice_sums(reference)}
     weights = [_weightings(side) for side in (window, reference)]
-    found: list[dict[str, Any]] = []
+    slices: list[dict[str, Any]] = []
     drawn: dict[str, list[tuple[dict[str, Any], Array, Array]]] = {}
     shown = dict.fromkeys((column for column, _ in before), 0)
     for column, value, sums in slice_sums(window):
@@ -103,28 +105,29 @@ def _slices(problem: Problem, reference: Sequence[Cohort], window: Sequence[Coho
             continue
         shown[column] += 1
         part: dict[str, Any] = {"column": column, "value": value, "rows": int(sums[:, 0].sum()), "metrics": {}}
-        found.append(part)
+        slices.append(part)
         now, then = ((w @ s[:, 2]) / (w @ s[:, 0]) for w, s in zip(weights, (sums, earlier), strict=True))
         drawn.setdefault("loss", []).append((part, now, then))
         sides = [slice_cohorts(side, column, value) for side in (window, reference)]
         if sides[0] is None or sides[1] is None:
             continue
-        part["calibration"] = [[n, round(said, 4), round(came, 4)] for n, said, came in calibration_curve(sides[0])]
+        curve = calibration_curve(sides[0])
+        part["calibration"] = [[n, round(score, 4), round(outcome, 4)] for n, score, outcome in curve]
         here, there = (metrics(problem.kind, side, w) for side, w in zip(sides, weights, strict=True) if side)
         for name in here:
-            if name not in _SAID_ALREADY and np.isfinite([here[name][0], there[name][0]]).all():
+            if name not in _NOT_BY_SLICE and np.isfinite([here[name][0], there[name][0]]).all():
                 drawn.setdefault(name, []).append((part, here[name], there[name]))
-    for name, told in drawn.items():
-        both = [np.array(side) for side in ([now for _, now, _ in told], [then for _, _, then in told])]
+    for name, samples in drawn.items():
+        both = [np.array(side) for side in ([now for _, now, _ in samples], [then for _, _, then in samples])]
         differences = simultaneous(both[0][:, 0] - both[1][:, 0], *map(influence, both))
-        for (part, now, then), off in zip(told, differences, strict=True):
+        for (part, now, then), off in zip(samples, differences, strict=True):
             part["metrics"][name] = {"now": float(now[0]), "before": float(then[0]), "difference": off}
-    _add_calibration(found, window, reference)
-    return found
+    _add_calibration(slices, window, reference)
+    return slices
 
 
 def _add_calibration(parts: list[dict[str, Any]], window: Sequence[Cohort], reference: Sequence[Cohort]) -> None:
-    """The calibration error of slices whose bins were kept. The differences hold for all at once (Bonferroni)."""
+    """Add the calibration error of slices whose bins are stored, with simultaneous intervals (Bonferroni)."""
     shown = [part for part in parts if "calibration" in part]
     for part in shown:
         sides = [slice_cohorts(side, part["column"], part["value"]) or [] for side in (window, reference)]

@@ -1,8 +1,8 @@
-"""What is known of a row once its label is there: how its features and the time that the label took foretell it.
+"""The label model: predicts a label from the row's features and from the hours until the label was known.
 
-A surprise (a storm) changes how long labels take, as it changes the labels; a new rule for what counts as positive
-changes the labels alone. So a label that no longer follows from both was made by another rule, while one that follows
-from them, and not from the features alone, is the world's doing.
+It tells a new labelling rule from real change. An event such as a storm changes both the labels and how long they
+take; a new rule for what counts as positive changes the labels alone. Labels that the label model no longer predicts
+follow another rule. Labels that it predicts and the champion does not are a change of the source data.
 """
 
 from dataclasses import dataclass
@@ -19,31 +19,32 @@ from truecourse.problem.definition import Kind
 ROWS = 20_000
 _ROUNDS = 60
 _SEED = 0
-_SUREST = 0.9
-"""No row is held to be surer: one that hindsight is wrong about would outweigh all others."""
+_MAX_PROBABILITY = 0.9
+"""Predicted probabilities are cut here: otherwise one row that the label model gets wrong would outweigh all others."""
 
 
 @dataclass(frozen=True)
 class LabelResiduals:
-    """What hindsight says against n labels.
+    """How n labels differ from the label model's predictions.
 
-    `off`: (n,) how far each lies from what is foretold, beyond what is expected: of labels that follow probabilities it
-    has a mean of 0, and the labels of a share of rows turned around move it by about that share, whichever way. Of a
-    regression it is the plain distance. `sign`: (n,) the label minus what is foretold; 0 of a multiclass.
+    `distance`: (n,) how far each label lies from its prediction, minus the distance that is expected. The mean is 0
+    for labels that follow the predicted probabilities; if a share of the labels is flipped, in either direction, it
+    rises by about that share. For a regression it is the absolute difference.
+    `difference`: (n,) label minus prediction; 0 for several classes.
 
-    `turned`: (n, k, 2) by class, of a rule that turns a share of its labels into others: the score (of Rao's test) of
-    that share at 0, whose mean is 0 or less while nothing is turned, and how much more it is when all are. The ratio of
-    the sums estimates the share; it rests on rows that hindsight is sure of, which say most. Of a regression: how far
-    labels lie above and below what is foretold, and 1."""
+    `flips`: (n, k, 2) by class, for a rule that changes a share of the class's labels into others: the score statistic
+    (Rao 1948) of that share at 0, whose mean is 0 or less while no label is flipped, and the increase of its mean when
+    all are (the information). The ratio of the sums estimates the share. It rests mostly on rows that the label model
+    is sure of. For a regression (k = 2): how far labels lie above and below the prediction, and 1."""
 
-    off: Array
-    sign: Array
-    turned: Array
+    distance: Array
+    difference: Array
+    flips: Array
 
-    def summed(self, rows: Array) -> dict[str, Any]:
-        """Of some rows, as a cohort keeps it."""
-        turned = tuple((float(score), float(weight)) for score, weight in self.turned[rows].sum(axis=0))
-        both = [getattr(self, name)[rows] for name in ("off", "sign")]
+    def sums(self, rows: Array) -> dict[str, Any]:
+        """Sum the residuals of the selected rows into the fields of a Cohort."""
+        turned = tuple((float(score), float(weight)) for score, weight in self.flips[rows].sum(axis=0))
+        both = [getattr(self, name)[rows] for name in ("distance", "difference")]
         powers = {"hindsight": 1, "hindsight_squares": 2}
         sums = {name: tuple(float((side**power).sum()) for side in both) for name, power in powers.items()}
         return sums | {"turned": turned}
@@ -51,25 +52,25 @@ class LabelResiduals:
 
 @dataclass(frozen=True)
 class LabelModel:
-    """An XGBoost model of the label on the champion's inputs and the hours that the label took."""
+    """An XGBoost model of the label, from the champion's inputs and the hours until the label was known."""
 
     ubj: bytes
     vocabulary: Vocabulary
 
     @classmethod
     def fit(cls, kind: Kind, vocabulary: Vocabulary, matrix: Array, rows: pa.Table, labels: Array) -> "LabelModel":
-        """On at most ROWS of the rows, one thread: the same bytes for the same rows."""
+        """Fit the model to at most ROWS of the rows, in one thread: the same rows give the same bytes."""
         import xgboost
 
         spread = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), ROWS)).astype(np.int64))
-        made = cls(b"", vocabulary)
+        untrained = cls(b"", vocabulary)
         settings: dict[str, Any] = {
             "objective": _OBJECTIVES[kind],
             "max_depth": 5, "eta": 0.3, "max_bin": 64, "min_child_weight": 5, "nthread": 1, "seed": _SEED,
         }  # fmt: skip
         if kind == "multiclass":
             settings["num_class"] = len(vocabulary.classes)
-        data = made._data(matrix[spread], rows.take(pa.array(spread)), labels[spread])
+        data = untrained._data(matrix[spread], rows.take(pa.array(spread)), labels[spread])
         booster = xgboost.train(settings, data, _ROUNDS)
         return cls(bytes(booster.save_raw("ubj")), vocabulary)
 
@@ -81,28 +82,28 @@ class LabelModel:
         both = np.column_stack([matrix, hours])
         return xgboost.DMatrix(both, labels, feature_types=types, enable_categorical=True, nthread=1)
 
-    def contradicted(self, kind: Kind, matrix: Array, rows: pa.Table, labels: Array) -> LabelResiduals:
+    def residuals(self, kind: Kind, matrix: Array, rows: pa.Table, labels: Array) -> LabelResiduals:
         import xgboost
 
         booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(self.ubj))
-        said = booster.predict(self._data(matrix, rows)).astype(np.float64)
-        return label_residuals(kind, said, labels)
+        predicted = booster.predict(self._data(matrix, rows)).astype(np.float64)
+        return label_residuals(kind, predicted, labels)
 
 
 _OBJECTIVES = {"binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror"}
 
 
-def label_residuals(kind: Kind, said: Array, labels: Array) -> LabelResiduals:
-    """`said`: what hindsight foretells of n labels, in the form of a model's output."""
+def label_residuals(kind: Kind, predicted: Array, labels: Array) -> LabelResiduals:
+    """Compare n labels with the label model's predictions. `predicted`: (n,), or (n, classes) for several classes."""
     if kind == "regression":
-        sign = labels - said
-        one = np.ones(len(said))
-        turned = np.stack([np.column_stack([sign, one]), np.column_stack([-sign, one])], axis=1)
-        return LabelResiduals(np.abs(sign), sign, turned)
-    shares = np.column_stack([1 - said, said]) if kind == "binary" else said
-    there = labels.astype(np.int64)[:, None] == np.arange(shares.shape[1])
-    sign = labels - said if kind == "binary" else np.zeros(len(labels))
-    sure = np.minimum(shares, _SUREST)
-    odds = sure / (1 - sure)
-    turned = np.stack([np.where(there, -1.0, odds), shares * (1 + odds)], axis=-1)
-    return LabelResiduals((shares**2).sum(axis=1) - shares[there], sign, turned)
+        difference = labels - predicted
+        one = np.ones(len(predicted))
+        flips = np.stack([np.column_stack([difference, one]), np.column_stack([-difference, one])], axis=1)
+        return LabelResiduals(np.abs(difference), difference, flips)
+    shares = np.column_stack([1 - predicted, predicted]) if kind == "binary" else predicted
+    is_label = labels.astype(np.int64)[:, None] == np.arange(shares.shape[1])
+    difference = labels - predicted if kind == "binary" else np.zeros(len(labels))
+    capped = np.minimum(shares, _MAX_PROBABILITY)
+    odds = capped / (1 - capped)
+    flips = np.stack([np.where(is_label, -1.0, odds), shares * (1 + odds)], axis=-1)
+    return LabelResiduals((shares**2).sum(axis=1) - shares[is_label], difference, flips)

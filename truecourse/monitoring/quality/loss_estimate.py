@@ -1,4 +1,4 @@
-"""What a cohort's loss will be, as far as its scores tell before any label is there: an estimate, and named as one."""
+"""Estimate a cohort's mean loss from its scores, before any label is known."""
 
 from datetime import date, timedelta
 
@@ -12,14 +12,16 @@ from truecourse.problem.definition import midnight
 from truecourse.statistics.metrics import losses
 
 
-def estimate_loss(problem: Problem, yardstick: QualityBaseline, day: date, output: Array) -> float | None:
-    """Mean log loss of a day's decisions, if outcomes follow scores as on the yardstick's days that were closed when it
-    was over: no label of its own is asked, so that it is the same before they come and after.
+def estimate_loss(problem: Problem, baseline: QualityBaseline, day: date, output: Array) -> float | None:
+    """Estimate the mean log loss of a day's decisions, assuming that outcomes follow scores as in the baseline.
 
-    Binary: the expected loss under the probability of each score's bin (histogram binning, Zadrozny & Elkan 2001).
-    Multiclass: what the scores themselves expect, and what the yardstick's loss was beyond that. None for a regression,
-    whose predictions say nothing of their error."""
-    kind, (days, _) = problem.kind, yardstick.reference(problem, day, midnight(day) + timedelta(days=1))
+    Only baseline days that were closed at the end of the day are used, and no label of the day itself, so the estimate
+    is the same before and after its labels are known.
+
+    Binary: the expected loss under the outcome rate of each score's bin (histogram binning, Zadrozny & Elkan 2001).
+    Multiclass: the loss that the scores expect, plus the baseline's loss in excess of that expectation. None for a
+    regression, whose predictions carry no estimate of their error."""
+    kind, (days, _) = problem.kind, baseline.reference(problem, day, midnight(day) + timedelta(days=1))
     if kind == "regression" or not len(output) or not days:
         return None
     judged = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
@@ -27,6 +29,6 @@ def estimate_loss(problem: Problem, yardstick: QualityBaseline, day: date, outpu
         beyond = sum(one.loss - one.expected for one in days) / sum(one.labelled for one in days)
         return float(judged.expected.mean() + beyond)
     sums = np.array([one.bins for one in days]).sum(axis=0)
-    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[bin_index(yardstick.edges, judged.score)]
+    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[bin_index(baseline.edges, judged.score)]
     ones, zeros = (losses(kind, np.full(len(output), label), output) for label in (1, 0))
     return float((chance * ones + (1 - chance) * zeros).mean())

@@ -1,4 +1,4 @@
-"""A quality report as a page: days against their estimates, calibration, metrics with intervals, slices."""
+"""The quality page: daily loss and its estimates, calibration, metrics with intervals, slices."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,14 +15,14 @@ _FIGURES: dict[str, Any] = {
     "corrected": 0,
     "reference": "", "calibration": (), "slices": (), "open": (),
 }  # fmt: skip
-"""What a report may say. One of a problem without time, or from before the first cohort closes, says little of it."""
+"""Defaults of a report's figures: a problem without time has few of them, and so has one without closed cohorts."""
 
 
 def page(problem: Problem, report: Report) -> str:
-    """HTML, everything inline."""
+    """Render the report as one HTML file without external resources."""
     figures = _FIGURES | report.figures
     plots: dict[str, Any] = {}
-    if any("loss" in told for told in figures["timeline"]):
+    if any("loss" in day for day in figures["timeline"]):
         plots["days"] = svg(_days(report, figures), "Mean loss of each day, and its estimate before labels came")
     if figures["calibration"]:
         plots["calibration"] = svg(_calibration(figures["calibration"]), "Outcomes by score")
@@ -37,9 +37,9 @@ def page(problem: Problem, report: Report) -> str:
 
 def _days(report: Report, figures: dict[str, Any]) -> Any:
     drawn, axis = figure(9.0, 3.0)
-    told = [*figures["timeline"], *figures["open"]]
-    for name, colour, label in (("estimate", _SOFT, "estimate"), ("loss", PALETTE[0], "came true")):
-        points = [(datetime.fromisoformat(one["day"]), one[name]) for one in told if one.get(name) is not None]
+    days = [*figures["timeline"], *figures["open"]]
+    for name, colour, label in (("estimate", _SOFT, "estimate"), ("loss", PALETTE[0], "actual")):
+        points = [(datetime.fromisoformat(one["day"]), one[name]) for one in days if one.get(name) is not None]
         if points:
             at, values = zip(*points, strict=True)
             axis.plot(at, values, color=colour, label=label, linewidth=1.8, linestyle="-" if name == "loss" else ":")
@@ -52,13 +52,13 @@ def _days(report: Report, figures: dict[str, Any]) -> Any:
 
 
 def _by_column(slices: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
-    """Curves by column and value: of the largest slices, as many as there are colours."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+    """Group the calibration curves by column and value: the largest slices, as many as there are colours."""
+    by_column: dict[str, dict[str, list[list[float]]]] = {}
     for part in slices:
-        curves = found.setdefault(part["column"], {})
+        curves = by_column.setdefault(part["column"], {})
         if part.get("calibration") and len(curves) < len(PALETTE):
             curves[part["value"]] = part["calibration"]
-    return {column: curves for column, curves in found.items() if curves}
+    return {column: curves for column, curves in by_column.items() if curves}
 
 
 def _calibration(curve: list[list[float]]) -> Any:
@@ -70,8 +70,8 @@ def _curves(curves: dict[str, list[list[float]]]) -> Any:
     ends = [value for curve in curves.values() for _, *both in curve for value in both]
     axis.plot([min(ends), max(ends)], [min(ends), max(ends)], color=_SOFT, linewidth=1, linestyle=":")
     for colour, (name, curve) in zip(PALETTE, curves.items(), strict=False):
-        _, said, came = zip(*curve, strict=True)
-        axis.plot(said, came, "o-", color=colour, linewidth=1.8, markersize=5, label=name)
+        _, scores, outcomes = zip(*curve, strict=True)
+        axis.plot(scores, outcomes, "o-", color=colour, linewidth=1.8, markersize=5, label=name)
     if len(curves) > 1:
         axis.legend(loc="upper left", labelcolor=_SOFT, frameon=False)
     axis.set_xlabel("mean score")

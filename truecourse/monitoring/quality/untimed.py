@@ -1,7 +1,7 @@
-"""Quality of a problem without time: the champion on labelled rows that its training never had, against held-out rows.
+"""The quality check of a problem without time: the champion on newly labelled rows, compared with held-out rows.
 
-No cohort closes where decisions have no time. What can be said is said of rows that came after the snapshot: those
-that were scored since, and whose label the table holds under their id.
+Decisions without a time form no cohorts. The check uses rows that were scored after the training snapshot, and whose
+label the table holds under their id.
 """
 
 from datetime import UTC, datetime
@@ -33,41 +33,45 @@ from truecourse.statistics.metrics import measure, random_blocks
 from truecourse.storage.tables import Tables
 
 FEWEST_ROWS = 30
-"""Fewer labelled rows are too few to judge."""
+"""Labelled rows that the check needs."""
 QualityResult = tuple[str, list[Finding], dict[str, Any], bool]
-"""The sentence, what was found, the figures, and whether there was enough to judge."""
+"""The summary sentence, the findings, the figures, and whether there was enough data to decide."""
 
 
 def check_untimed(problem: Problem, tables: Tables, version: ModelVersion, moment: datetime) -> QualityResult:
-    """`moment`: naive UTC; no prediction that was made later is read."""
+    """Compare the champion's metrics on new labelled rows with those on its held-out rows.
+
+    `moment`: naive UTC; later predictions are not read."""
     frame = load_frame(tables.store, trained_run(problem.name, version.run_id).snapshot)
     model, held_out = registry.open_model(version, problem.kind), rows_of(frame, "test")
     decided, new = _labelled(problem, tables, version, model, frame["id"].combine_chunks(), moment)
-    strange, new = _strange(model, new)
-    strange += _selective(problem, model, decided, new)
+    findings, new = _check_classes(model, new)
+    findings += _check_selection(problem, model, decided, new)
     figures: dict[str, Any] = {"rows": len(new), "reference": f"the {len(held_out):,} held-out rows"}
     if len(new) < FEWEST_ROWS or not len(held_out):
         rows = f"{len(new):,} scored {'row has' if len(new) == 1 else 'rows have'} a label that training did not have"
-        said = f"{rows}: too few to judge, {FEWEST_ROWS} are needed. Quality is that of the training report."
-        return strange[0].sentence if strange else said, strange, figures, False
+        message = f"{rows}: too few, {FEWEST_ROWS} are needed. The training report has the quality on held-out rows."
+        return findings[0].sentence if findings else message, findings, figures, False
     sides = (
         (model.vocabulary.labels(new), output_of(new, model.vocabulary)),
         (model.vocabulary.labels(held_out), model.predict(matrix_of(model.vocabulary, held_out))),
     )
-    now, reference = (_measured(problem, *side) for side in sides)
+    now, reference = (_metrics(problem, *side) for side in sides)
     figures["metrics"] = {
         name: {"now": figure, "reference": reference[name], "difference": difference(figure, reference[name])}
         for name, figure in now.items()
     }
-    found = [*strange, *_lost(problem, figures)]
-    return found[0].sentence if found else _well(problem, figures), found, figures, True
+    findings += _degradation(problem, figures)
+    return findings[0].sentence if findings else _summary(problem, figures), findings, figures, True
 
 
 def _labelled(
     problem: Problem, tables: Tables, version: ModelVersion, model: Model, learned: pa.Array, moment: datetime
 ) -> tuple[pa.Table, pa.Table]:
-    """`id` and the scores of the version's predictions of rows that are not in the snapshot, the last of each id; and
-    those, with `label`, that have one in the table."""
+    """Return the version's predictions of rows outside the snapshot, and those of them with a label in the table.
+
+    Both have `id` and the scores, of the last prediction of each id; the second also has `label`. `learned`: the ids of
+    the snapshot."""
     scores = score_columns(problem.kind, model.vocabulary.classes)
     reference = tables.version(predictions_table(problem.name))
     names = ["id", *scores, "label"]
@@ -77,18 +81,18 @@ def _labelled(
     at = pa.scalar(moment.replace(tzinfo=UTC), UTC_TIME)
     mine = (pc.field(MODEL_VERSION) == version.version) & (pc.field(SCORED_AT) <= at)
     mine &= ~pc.field("id").isin(learned)
-    made = tables.read(reference, ["id", *scores, SCORED_AT], mine).sort_by([(SCORED_AT, "ascending")])
-    if not len(made):
+    predictions = tables.read(reference, ["id", *scores, SCORED_AT], mine).sort_by([(SCORED_AT, "ascending")])
+    if not len(predictions):
         return empty, empty
-    rows = pl.DataFrame(made).unique("id", keep="last", maintain_order=True)
-    labels = known_labels(problem, tables, made["id"], Window(), moment.replace(tzinfo=UTC))
+    rows = pl.DataFrame(predictions).unique("id", keep="last", maintain_order=True)
+    labels = known_labels(problem, tables, predictions["id"], Window(), moment.replace(tzinfo=UTC))
     joined = rows.join(pl.DataFrame(labels), on="id", how="inner", maintain_order="left")
     decided, labelled = (side.to_arrow(compat_level=pl.CompatLevel.oldest()) for side in (rows, joined))
     return decided, labelled.select(names)
 
 
-def _selective(problem: Problem, model: Model, decided: pa.Table, labelled: pa.Table) -> list[Finding]:
-    """Whether the rows that have a label are a fair sample of those decided."""
+def _check_selection(problem: Problem, model: Model, decided: pa.Table, labelled: pa.Table) -> list[Finding]:
+    """Check whether the labelled rows are an unbiased sample of the scored rows."""
     if not len(labelled):
         return []
     sides = [output_of(side, model.vocabulary) for side in (decided, labelled)]
@@ -99,8 +103,8 @@ def _selective(problem: Problem, model: Model, decided: pa.Table, labelled: pa.T
     return [found] if found else []
 
 
-def _strange(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:
-    """Labels outside the classes that the model knows, and the rows without them."""
+def _check_classes(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:
+    """Report labels of unseen classes; return the findings and the rows without these labels."""
     classes = model.vocabulary.classes
     if not classes or not len(rows):
         return [], rows
@@ -108,42 +112,42 @@ def _strange(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:
     known = pc.is_in(text, pa.array(classes, pa.string()))
     if pc.all(known).as_py():
         return [], rows
-    odd = text.filter(pc.invert(known))
-    names = sorted(pc.unique(odd).to_pylist())
-    said = f"{len(odd):,} of {len(rows):,} labels are of classes that training never saw: {', '.join(names[:5])}."
-    found = Finding(
-        check="quality", subject="label", cause="new class", page=True, sentence=said, figures={"classes": names[:50]}
-    )
-    return [found], rows.filter(known)
+    unseen = text.filter(pc.invert(known))
+    names = sorted(pc.unique(unseen).to_pylist())
+    message = f"{len(unseen):,} of {len(rows):,} labels are of classes unseen in training: {', '.join(names[:5])}."
+    figures = {"classes": names[:50]}
+    finding = Finding(check="quality", subject="label", cause="new class", page=True, sentence=message, figures=figures)
+    return [finding], rows.filter(known)
 
 
-def _measured(problem: Problem, labels: Array, output: Array) -> dict[str, Estimate]:
+def _metrics(problem: Problem, labels: Array, output: Array) -> dict[str, Estimate]:
     return measure(problem.kind, labels, output, random_blocks(len(labels)))
 
 
-def _lost(problem: Problem, figures: dict[str, Any]) -> list[Finding]:
-    told = figures["metrics"][problem.metric]
-    low, value = told["difference"]["low"], told["difference"]["value"]
-    held_out = told["reference"]["value"]
+def _degradation(problem: Problem, figures: dict[str, Any]) -> list[Finding]:
+    metric = figures["metrics"][problem.metric]
+    low, value = metric["difference"]["low"], metric["difference"]["value"]
+    held_out = metric["reference"]["value"]
     if low is None or low <= 0 or value <= problem.monitoring.quality.loss * held_out:
         return []
-    now, most = told["now"]["value"], told["difference"]["high"]
-    said = f"{_named(problem)} is {now:.4g} on {figures['rows']:,} labelled rows that training did not have, "
-    said += f"{held_out:.4g} on {figures['reference']}: more by {low:.4g} to {most:.4g}."
+    now, most = metric["now"]["value"], metric["difference"]["high"]
+    message = f"{_metric_name(problem)} is {now:.4g} on {figures['rows']:,} labelled rows that training did not have, "
+    message += f"{held_out:.4g} on {figures['reference']}: higher by {low:.4g} to {most:.4g} (95% interval)."
     return [
         Finding(
-            check="quality", subject=problem.metric, cause="concept drift", page=True, sentence=said,
-            figures={"difference": told["difference"]},
+            check="quality", subject=problem.metric, cause="concept drift", page=True, sentence=message,
+            figures={"difference": metric["difference"]},
         )
     ]  # fmt: skip
 
 
-def _well(problem: Problem, figures: dict[str, Any]) -> str:
-    told = figures["metrics"][problem.metric]
+def _summary(problem: Problem, figures: dict[str, Any]) -> str:
+    metric = figures["metrics"][problem.metric]
     rows = f"{figures['rows']:,} labelled rows that training did not have"
-    said = f"{_named(problem)} is {told['now']['value']:.4g} on {rows}, {told['reference']['value']:.4g} on"
-    return f"{said} {figures['reference']}; no loss of quality shows."
+    now, before = metric["now"]["value"], metric["reference"]["value"]
+    summary = f"{_metric_name(problem)} is {now:.4g} on {rows}, {before:.4g} on {figures['reference']}"
+    return f"{summary}; no loss of quality found."
 
 
-def _named(problem: Problem) -> str:
+def _metric_name(problem: Problem) -> str:
     return {"log_loss": "Log loss", "rmse": "RMSE"}[problem.metric]

@@ -113,7 +113,7 @@ def test_clean_traffic_gives_none_and_a_page(world: World) -> None:
     assert report.figures["mismatches"] == []
     compared = dict.fromkeys(("request", "score", *(view.name for view in world.problem.views)), 48)
     assert report.figures["compared"] == compared
-    assert report.sentence == "48 of 48 predictions were computed again: they agree with the offline tables."
+    assert report.sentence == "48 of 48 predictions were recomputed: they agree with the offline tables."
     assert report_store.latest(world.tables.store, "deliveries", "skew") == report
     assert report.sentence in world.tables.store.get(report.page).decode()
 
@@ -259,7 +259,7 @@ def test_what_the_log_hides_is_not_compared_and_not_told(world: World) -> None:
     assert closed["hidden in the log"] == ["distance", "hour", "km_a_minute", "weekend"]
     assert report.figures["compared"]["depot_history"] == 48
     assert report.figures["compared"]["score"] == 0
-    assert "as far as the log tells" in report.sentence
+    assert "recomputed, in part" in report.sentence
     assert not any(courier in report.model_dump_json() for courier in COURIERS)
 
 
@@ -283,4 +283,4 @@ def test_the_flow_runs_by_hand_over_a_window(world: World, prefect_server: str) 
     ship("deliveries")
     told = audit("deliveries", start=MOMENTS[1], end=END)
     assert (told["figures"]["asked"], told["findings"]) == (36, [])
-    assert audit("deliveries", end=MOMENTS[0])["sentence"].startswith("No prediction was logged")
+    assert audit("deliveries", end=MOMENTS[0])["sentence"].startswith("No data yet")

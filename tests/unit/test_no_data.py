@@ -26,7 +26,7 @@ def test_no_data_is_unknown(home: Path) -> None:
     assert {report.check: report.state for report in found} == dict.fromkeys(
         ("skew", "pipelines", "endpoint"), "unknown"
     )
-    assert "nothing to audit" in found[0].sentence
+    assert "No data yet" in found[0].sentence
     for report in found[1:]:
         report_store.save(store, report)
     assert healthpage.sentence(healthpage.newest(store, problem.name)) == "Nothing found; unknown: pipelines, endpoint."

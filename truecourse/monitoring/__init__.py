@@ -1,4 +1,4 @@
-"""Monitoring: checks of drift, quality, skew and health, the alerts they raise, and the pages that show them.
+"""Monitoring: checks of drift, quality, skew and health, their alerts, and the pages that show the results.
 
 Depends on everything below it in `truecourse`, and on neither Prefect nor BentoML.
 """

@@ -1,4 +1,4 @@
-"""What a check found: each finding one thing that is not as it should be, its cause, and a sentence."""
+"""The report of a check, and its findings: one problem each, with cause, severity and a sentence."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from truecourse.references import Reference, UtcTime
 Check = Literal["drift", "quality", "skew", "pipelines", "endpoint", "machine", "registry", "canary"]
 
 State = Literal["critical", "warning", "ok", "unknown"]
-"""A report in a word: something pages, something is found, nothing is, or nobody could look or tell."""
+"""`critical`: a finding notifies people; `warning`: other findings only; `ok`: no finding; `unknown`: the check could
+not run or had too little data."""
 PREREQUISITES: dict[Check, str] = {
     "drift": "predictions: `truecourse run score`, or an endpoint that logs; then `truecourse run monitor`",
     "quality": "predictions of the champion whose labels are complete; then `truecourse run monitor`",
@@ -21,17 +22,17 @@ PREREQUISITES: dict[Check, str] = {
     "registry": "a champion (`truecourse run lifecycle`), then `truecourse run health`",
     "canary": "a canary (Promotion(canary=...)) with enough requests, then `truecourse run guard`",
 }
-"""What makes a check known whose state is unknown."""
+"""What a check needs before its state is known."""
 BROKEN = "check broken"
-"""The cause of the finding that a check itself broke."""
+"""The cause of a finding about a check that failed with an error."""
 
 
 class Finding(Reference):
-    """One thing that is wrong, or worth knowing.
+    """One problem that a check found.
 
-    `subject`: what it is about: a column, a view, a flow, an objective. `cause`: a name for what is behind it, the same
-    each time ("unit change", "dead feed", "new category"). `page`: somebody should be told now; otherwise it is only
-    reported. `sentence`: for people, whole and by itself. `figures`: what it rests on, JSON.
+    `subject`: the column, view, flow or objective it concerns. `cause`: a fixed name such as "unit change", "dead feed"
+    or "new category". `page`: whether it is critical and notifies people at once; otherwise it is a warning.
+    `sentence`: a complete sentence for people. `figures`: the numbers behind it, JSON.
     """
 
     check: Check
@@ -43,23 +44,24 @@ class Finding(Reference):
 
     @property
     def sort_key(self) -> tuple[bool, bool]:
-        """Sorts what leads first: a check that broke, for nobody watches there, then what pages."""
+        """Sort key: failed checks first, then critical findings, then warnings."""
         return self.cause != BROKEN, not self.page
 
     @property
     def key(self) -> str:
-        """The same for the same trouble at another time: what alerts are told apart by."""
+        """Identifies the problem over time; alerts are keyed by it."""
         return f"{self.check}/{self.subject}/{self.cause}"
 
 
 class Report(Reference):
-    """What one check says at one moment. `at`: the moment that counted as now, UTC: of a check of data with
-    `clock="data"` the end of the data. `checked_at`: when the check was made, by the clock that alarms and runs go by;
-    None where that is `at`. `sentence`: all of it in one.
-    `made`: false where the check could not be made, or had too little to judge; what it does not find is then not gone.
-    `idle`: there was nothing to judge, so that its state is unknown; what it does not find is gone nevertheless.
-    `fresh`: false where it looked at nothing that had not been looked at before; then nothing is gone either.
-    `page`: the key in storage of the page that people open; empty where there is none. `figures`: JSON, by check."""
+    """The result of one check at one time.
+
+    `at`: the reference time (UTC); with `clock="data"` it is the end of the data. `checked_at`: the wall-clock time of
+    the check (UTC), which alerts and runs use; None where it equals `at`. `sentence`: a one-sentence summary.
+    `made`: false where the check could not run or had too little data; it then resolves no alert.
+    `idle`: there was nothing to check, so the state is unknown; alerts without a finding are resolved all the same.
+    `fresh`: false where the check saw no data that is newer than the last check's; it then resolves no alert.
+    `page`: the storage key of the HTML page, empty without one. `figures`: JSON; the keys depend on the check."""
 
     check: Check
     problem: str
@@ -75,12 +77,12 @@ class Report(Reference):
 
     @classmethod
     def unavailable(cls, check: Check, problem: str, at: datetime, why: str, *findings: Finding) -> "Report":
-        """The report of a check that could not be made at a moment (UTC), with what that itself is a finding of."""
+        """Build the report of a check that could not run at `at` (UTC). `why`: its sentence."""
         return cls(check=check, problem=problem, at=at, sentence=why, made=False, findings=findings)
 
     @property
     def is_broken(self) -> bool:
-        """Whether the check itself broke."""
+        """Whether the check failed with an error."""
         return any(finding.cause == BROKEN for finding in self.findings)
 
     @property

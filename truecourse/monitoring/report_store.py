@@ -1,5 +1,8 @@
-"""Reports of checks in object storage: the newest of each check for whoever looks, all of them for who asks, and their
-states in one object a check, so that a page costs the same after a year."""
+"""Store the reports of checks in object storage.
+
+Each check has an object for its newest report, one for each report, and one for its timeline of states. A page reads
+the timeline, so its cost does not grow with the number of reports.
+"""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -13,11 +16,11 @@ from truecourse.storage.object_store import ObjectStore
 
 log = logging.getLogger("truecourse.reports")
 TIMELINE_LENGTH = timedelta(days=120)
-_MARKS = 500
+_MAX_ENTRIES = 500
 
 
 class TimelineEntry(Reference):
-    """What is left of a report in a timeline. `largest`: the figure of that name, which is drawn."""
+    """A report in the timeline. `largest`: the report's figure of that name, which the page plots."""
 
     at: UtcTime
     state: State
@@ -25,37 +28,38 @@ class TimelineEntry(Reference):
 
 
 class Timeline(Reference):
-    """The reports of a check of the last SHOWN days, at most 500 of them, by the names of their moments."""
+    """A check's reports of the last TIMELINE_LENGTH, at most 500, keyed by report time."""
 
     marks: dict[str, TimelineEntry] = Field(default_factory=dict)
 
 
 def with_checked_at(report: Report, at: datetime | None) -> Report:
-    """The report with the moment at which it was made, if that is not the moment (`at`, UTC) that it was asked for."""
+    """Set `checked_at` to the present unless the caller named the reference time `at` (UTC)."""
     return report if at is not None else report.model_copy(update={"checked_at": datetime.now(UTC)})
 
 
 def save(store: ObjectStore, report: Report) -> None:
-    """Keep a report, in place of one of the same moment. It becomes the newest unless a later moment was reported: one
-    that was not made counts for no moment, for it may be dated by another clock; neither does one that lies in the
-    future, which a clock that jumped has left."""
+    """Save a report, replacing one of the same time.
+
+    It becomes the check's newest report unless the present newest one is later. Two kinds of report do not count as
+    later: one that was not made (it may be dated by another clock), and one in the future (left by a clock jump)."""
     data = report.model_dump_json(indent=1).encode()
-    store.put(f"{_place(report.problem, report.check)}{_name(report.at)}.json", data)
-    _mark(store, report)
+    store.put(f"{_prefix(report.problem, report.check)}{_timestamp(report.at)}.json", data)
+    _add_to_timeline(store, report)
     newest = latest(store, report.problem, report.check)
     later = newest is not None and report.at < newest.at <= datetime.now(UTC)
     if newest is None or not later or not (newest.made and report.made):
-        store.put(_latest(report.problem, report.check), data)
+        store.put(_latest_key(report.problem, report.check), data)
 
 
 def refresh(store: ObjectStore, report: Report) -> None:
-    """save(), for a check that is made every few minutes: of an hour in which it finds the same things, the timeline
-    gets one report alone."""
+    """Save the report of a check that runs every few minutes: of reports of one clock hour with the same findings, only
+    the first enters the timeline."""
     newest = latest(store, report.problem, report.check)
     if newest is None or _hour(newest) != _hour(report) or _keys(newest) != _keys(report):
         save(store, report)
     else:
-        store.put(_latest(report.problem, report.check), report.model_dump_json(indent=1).encode())
+        store.put(_latest_key(report.problem, report.check), report.model_dump_json(indent=1).encode())
 
 
 def _hour(report: Report) -> str:
@@ -67,18 +71,18 @@ def _keys(report: Report) -> set[str]:
 
 
 def latest(store: ObjectStore, problem: str, check: Check) -> Report | None:
-    """None where the check was never made, or was last made by an older Truecourse, whose reports had another form."""
+    """Return the newest report; None without one, or where an older version wrote it in another format."""
     try:
-        return Report.model_validate_json(store.get(_latest(problem, check)))
+        return Report.model_validate_json(store.get(_latest_key(problem, check)))
     except NotFound:
         return None
     except ValidationError:
-        log.warning("%s is no report of this form and is left out", _latest(problem, check))
+        log.warning("skipped %s: not a report of the current format", _latest_key(problem, check))
         return None
 
 
 def timeline(store: ObjectStore, problem: str, check: Check) -> list[TimelineEntry]:
-    """Oldest first, at the cost of one read."""
+    """Return the timeline, oldest first, in one read."""
     return [mark for _, mark in sorted(_timeline(store, problem, check).marks.items())]
 
 
@@ -89,36 +93,36 @@ def _timeline(store: ObjectStore, problem: str, check: Check) -> Timeline:
         return Timeline()
 
 
-def _mark(store: ObjectStore, report: Report) -> None:
+def _add_to_timeline(store: ObjectStore, report: Report) -> None:
     largest = report.figures.get("largest") if report.made else None
-    mark = TimelineEntry(at=report.at, state=report.state, largest=largest)
-    limit = max(report.at, datetime.now(UTC))  # a clock that jumped has left marks of the future
+    added = TimelineEntry(at=report.at, state=report.state, largest=largest)
+    limit = max(report.at, datetime.now(UTC))  # drops entries in the future, left by a clock jump
     before = _timeline(store, report.problem, report.check).marks
-    marks = {name: one for name, one in before.items() if one.at <= limit} | {_name(report.at): mark}
-    first = _name(max(one.at for one in marks.values()) - TIMELINE_LENGTH)
-    kept = dict(sorted((name, one) for name, one in marks.items() if name >= first)[-_MARKS:])
-    store.put(_timeline_key(report.problem, report.check), Timeline(marks=kept).model_dump_json().encode())
+    marks = {name: entry for name, entry in before.items() if entry.at <= limit} | {_timestamp(report.at): added}
+    first = _timestamp(max(entry.at for entry in marks.values()) - TIMELINE_LENGTH)
+    latest_marks = dict(sorted((name, entry) for name, entry in marks.items() if name >= first)[-_MAX_ENTRIES:])
+    store.put(_timeline_key(report.problem, report.check), Timeline(marks=latest_marks).model_dump_json().encode())
 
 
 def history(store: ObjectStore, problem: str, check: Check, since: datetime | None = None) -> list[Report]:
-    """Oldest first; from the moment `since` (UTC) on."""
-    place = _place(problem, check)
-    first = f"{place}{_name(since)}" if since else place
-    return [Report.model_validate_json(store.get(key)) for key in sorted(store.list(place)) if key >= first]
+    """Return all reports from `since` (UTC) on, oldest first."""
+    prefix = _prefix(problem, check)
+    first = f"{prefix}{_timestamp(since)}" if since else prefix
+    return [Report.model_validate_json(store.get(key)) for key in sorted(store.list(prefix)) if key >= first]
 
 
 def expire(store: ObjectStore, problem: str, check: Check, days: timedelta) -> int:
-    """Remove the reports that are older by so much than the check's newest; how many."""
-    newest, place = latest(store, problem, check), _place(problem, check)
+    """Delete reports older than the newest one by more than `days`. Returns how many."""
+    newest, prefix = latest(store, problem, check), _prefix(problem, check)
     if newest is None:
         return 0
-    gone = [key for key in store.list(place) if key < f"{place}{_name(newest.at - days)}"]
-    for key in gone:
+    expired = [key for key in store.list(prefix) if key < f"{prefix}{_timestamp(newest.at - days)}"]
+    for key in expired:
         store.delete(key)
-    return len(gone)
+    return len(expired)
 
 
-def _latest(problem: str, check: Check) -> str:
+def _latest_key(problem: str, check: Check) -> str:
     return f"reports/{problem}/{check}.json"
 
 
@@ -126,9 +130,9 @@ def _timeline_key(problem: str, check: Check) -> str:
     return f"checks/{problem}/{check}.json"
 
 
-def _place(problem: str, check: Check) -> str:
+def _prefix(problem: str, check: Check) -> str:
     return f"checks/{problem}/{check}/"
 
 
-def _name(at: datetime) -> str:
+def _timestamp(at: datetime) -> str:
     return f"{at:%Y%m%dT%H%M%S}"

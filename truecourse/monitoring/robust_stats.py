@@ -1,4 +1,4 @@
-"""What is usual, learned from a thing's own past: medians and ranges, which a few odd values do not move."""
+"""Robust statistics of past values: medians and ranges, which a few outliers do not move."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,20 +6,20 @@ from itertools import pairwise
 from statistics import median
 
 MIN_HISTORY = 7
-"""Fewer past values say nothing: of a daily feed, a week."""
+"""Past values needed for a comparison; a week of a daily feed."""
 _DEVIATIONS = 5.0
 _NORMAL = 1.4826
-"""A normal distribution's standard deviation is so many times its median absolute deviation."""
+"""Standard deviation of a normal distribution, in median absolute deviations."""
 LATE_FACTOR = 1.5
-"""Something is late once it took this much longer than it ever did."""
+"""A feed is late once its gap exceeds the longest past gap by this factor."""
 
 
 def is_unusual(value: float, past: Sequence[float], factor: float, margin: float = 0.0) -> bool:
-    """Whether a value is out of all that was seen, and by enough to matter.
+    """Whether a value lies outside the past values by enough to matter.
 
-    Statistically: beyond every past value, and more than five robust standard deviations (median absolute deviations,
-    scaled) from their median. Practically: more than `factor` times the median, or less than the median by that
-    factor, and at least `margin` away from it. Never, with fewer than LEAST past values."""
+    Statistically: beyond every past value, and more than five robust standard deviations (scaled median absolute
+    deviations) from the median. Practically: above `factor` times the median or below 1 / `factor` of it, and more than
+    `margin` away from it. Always false with fewer than LEAST past values."""
     if len(past) < MIN_HISTORY:
         return False
     middle = median(past)
@@ -30,6 +30,6 @@ def is_unusual(value: float, past: Sequence[float], factor: float, margin: float
 
 
 def longest_gap(moments: Sequence[datetime]) -> timedelta | None:
-    """The longest time between two neighbours (rising); None with fewer than LEAST gaps."""
+    """Return the longest gap between consecutive `moments` (sorted); None with fewer than LEAST gaps."""
     gaps = [after - before for before, after in pairwise(moments)]
     return max(gaps) if len(gaps) >= MIN_HISTORY else None

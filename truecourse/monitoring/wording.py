@@ -1,4 +1,4 @@
-"""Findings in words: one sentence for a whole report."""
+"""One-sentence summaries of findings."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from truecourse.monitoring.findings import Finding
 from truecourse.wording import counted
 
 
-def summarize(findings: Sequence[Finding], well: str) -> str:
-    """One sentence for a report: the one finding's, or the one that leads and how many others there are, or `well`."""
+def summarize(findings: Sequence[Finding], if_none: str) -> str:
+    """Summarize a report: the first finding's sentence and the number of others, or `if_none` without findings."""
     if not findings:
-        return well
+        return if_none
     first = min(findings, key=lambda finding: finding.sort_key)
     others = len(findings) - 1
-    return first.sentence if not others else f"{first.sentence} {counted(others, 'other thing').capitalize()} to see."
+    return first.sentence if not others else f"{first.sentence} {counted(others, 'more finding').capitalize()}."

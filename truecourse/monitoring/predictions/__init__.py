@@ -1,4 +1,4 @@
-"""Logged predictions as the checks read them, their labels, and silence.
+"""Predictions and labels as the checks read them, and the detection of silence.
 
 Depends on `truecourse.serving` and `truecourse.features`.
 """

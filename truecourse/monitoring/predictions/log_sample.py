@@ -1,4 +1,4 @@
-"""A sample of the prediction log, taken apart: what was asked, what the model saw, and what it said."""
+"""A sample of the prediction log: its requests, features and scores as columns."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ COLUMNS = [
 
 
 def newest_day_end(problem: Problem, tables: Tables) -> datetime | None:
-    """The end of the UTC day of the newest logged prediction; None where nothing is logged. It reads no row."""
+    """Return the end of the UTC day of the newest logged prediction; None without one. Reads partition names only."""
     reference = tables.version(log_table(problem.name))
     files = tables.files(reference) if reference is not None else []
     named = [part.removeprefix(f"{PARTITION}=") for key in files for part in key.split("/") if f"{PARTITION}=" in part]
@@ -41,7 +41,7 @@ def newest_day_end(problem: Problem, tables: Tables) -> datetime | None:
 
 @dataclass(frozen=True)
 class LogSample:
-    """n logged predictions, by id, of `asked` in the window. What the log hides is in none of the columns."""
+    """n logged predictions, sorted by id, of `total` in the window. Private values are missing in all columns."""
 
     problem: Problem
     table: pa.Table
@@ -57,30 +57,30 @@ class LogSample:
 
     @cached_property
     def hidden(self) -> frozenset[str]:
-        """Request fields and features that the log hashes or drops."""
+        """Private request fields and features, which the log hashes or drops."""
         return frozenset(private_names(self.problem))
 
     @cached_property
     def at(self) -> Array:
-        """When each was asked: (n,) datetime64[us] UTC."""
+        """Request times: (n,) datetime64[us] UTC."""
         return _moments(self.table["at"])
 
     @cached_property
     def decided(self) -> Array:
-        """Decision times, (n,) datetime64[us] UTC: where the problem has none, the moment of the request."""
+        """Decision times, (n,) datetime64[us] UTC; the request time where there is none."""
         decided = _moments(self.table["decision_time"])
         return np.where(np.isnat(decided), self.at, decided)
 
     @cached_property
     def request(self) -> Rows:
-        """The requests as the endpoint read them; a row that today's contract refuses is left out, and told of in its
-        `faults`. A hidden field is missing."""
+        """The requests as the endpoint parsed them. Rows that violate the present contract are left out and listed in
+        `faults`. Hidden fields are missing."""
         hidden = self.hidden
-        given = [
+        requests = [
             {name: value for name, value in row.items() if name not in hidden}
             for row in parse_json_column(self.table["request"])
         ]
-        rows = RowReader(_lenient(self.problem, hidden)).read(given, datetime.now(UTC))
+        rows = RowReader(_lenient_contract(self.problem, hidden)).read(requests, datetime.now(UTC))
         if not rows.timed:
             return rows
         decided = self.decided[rows.accepted].tolist()
@@ -88,7 +88,7 @@ class LogSample:
 
     @cached_property
     def _read(self) -> dict[tuple[str, FeatureKind], Array]:
-        """The features that were asked for so far: most are compared, and then scored."""
+        """Cache of feature(): most features are compared first and then scored."""
         return {}
 
     @cached_property
@@ -96,7 +96,7 @@ class LogSample:
         return parse_json_column(self.table["features"])
 
     def feature(self, name: str, kind: FeatureKind) -> Array:
-        """n values as columns_of() gives them, not to be changed."""
+        """Return n values in the form of columns_of(). Do not modify them."""
         if (name, kind) not in self._read:
             self._read[name, kind] = self._values(name, kind)
         return self._read[name, kind]
@@ -110,7 +110,7 @@ class LogSample:
         return texts
 
     def has_feature(self, name: str) -> bool:
-        """Whether the log has the feature at all, and does not hide it."""
+        """Whether the log holds the feature in the clear."""
         return name not in self.hidden and any(name in row for row in self._features)
 
     @cached_property
@@ -118,48 +118,50 @@ class LogSample:
         return parse_json_column(self.table["event_times"])
 
     def events(self, feature: str) -> Array:
-        """When the looked-up values came to be: (n,) datetime64[us] UTC, NaT where there was none."""
-        told = (row.get(feature) for row in self._events)
-        return np.array([np.datetime64("NaT") if t is None else t.rstrip("Z") for t in told], dtype="datetime64[us]")
+        """Return the event times of the looked-up values: (n,) datetime64[us] UTC, NaT without a value."""
+        texts = (row.get(feature) for row in self._events)
+        return np.array([np.datetime64("NaT") if t is None else t.rstrip("Z") for t in texts], dtype="datetime64[us]")
 
     def outputs(self, classes: Sequence[str]) -> Array:
-        """What the model said: scores (n,), or (n, k) of the classes of a multiclass model."""
+        """Return the logged scores: (n,), or (n, k) by class for a multiclass model."""
         if self.problem.kind != "multiclass":
             return np.asarray(self.table["score"].to_numpy(), dtype=np.float64)
-        told = parse_json_column(self.table["scores"])
-        return np.array([[row.get(name, np.nan) for name in classes] for row in told], dtype=np.float64)
+        scores = parse_json_column(self.table["scores"])
+        return np.array([[row.get(name, np.nan) for name in classes] for row in scores], dtype=np.float64)
 
     def models(self) -> Iterator[tuple[tuple[int, str], Array]]:
-        """Each model that answered, its version and SHA-256, and the places of its answers."""
-        told = list(zip(*(self.table[name].to_pylist() for name in ("model_version", "model_sha256")), strict=True))
-        for identity in sorted(set(told)):
-            yield identity, np.array([one == identity for one in told]).nonzero()[0]
+        """Iterate over the models that answered: (version, SHA-256) and the indices of their predictions."""
+        identities = list(
+            zip(*(self.table[name].to_pylist() for name in ("model_version", "model_sha256")), strict=True)
+        )
+        for identity in sorted(set(identities)):
+            yield identity, np.array([one == identity for one in identities]).nonzero()[0]
 
 
 def feature_kind(column: AnyColumn) -> FeatureKind:
-    """How feature() reads it: as text or as a number."""
+    """Return the kind under which feature() reads the column: text or number."""
     return "category" if isinstance(column, Text) else "float"
 
 
 def sample_log(problem: Problem, tables: Tables, window: Window, rows: int) -> LogSample:
-    """At most `rows` of the predictions that were asked for and decided in the window (naive UTC, `end` given).
+    """Sample at most `rows` predictions that were requested and decided in the window (naive UTC, with an `end`).
 
-    A shadow's records, which answered nobody, are left out. Which rows are taken goes by a checksum of their ids: the
-    same ones each time, and no kind of row rather than another."""
+    Shadow predictions are left out. Rows are chosen by a checksum of their ids, so that the sample is reproducible and
+    unbiased."""
     reference = tables.version(log_table(problem.name))
     empty = pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
     if reference is None:
         return LogSample(problem, empty, 0)
-    answered, limits = _answered(window), _limits(window)
-    ids = tables.read(reference, ["prediction_id"], answered, limits)["prediction_id"].to_pylist()
+    answers, limits = _answer_filter(window), _limits(window)
+    ids = tables.read(reference, ["prediction_id"], answers, limits)["prediction_id"].to_pylist()
     if len(ids) > rows:
         chosen = nsmallest(rows, ids, key=lambda one: (zlib.crc32(one.encode()), one))
-        answered &= pc.field("prediction_id").isin(chosen)
-    found = tables.read(reference, COLUMNS, answered, limits).sort_by("prediction_id")
-    return LogSample(problem, found, len(ids))
+        answers &= pc.field("prediction_id").isin(chosen)
+    records = tables.read(reference, COLUMNS, answers, limits).sort_by("prediction_id")
+    return LogSample(problem, records, len(ids))
 
 
-def _answered(window: Window) -> Any:
+def _answer_filter(window: Window) -> Any:
     decided = pc.field("decision_time")
     return (pc.field("role") != "shadow") & (decided.is_null() | (decided < pa.scalar(window.end, UTC_TIME)))
 
@@ -180,8 +182,8 @@ def _moments(column: pa.ChunkedArray) -> Array:
     return np.asarray(column.cast(pa.timestamp("us")).to_numpy(), dtype="datetime64[us]")
 
 
-def _lenient(problem: Problem, hidden: frozenset[str]) -> Contract:
-    """The problem's contract, by which a request that was accepted once is read again without what is hidden."""
+def _lenient_contract(problem: Problem, hidden: frozenset[str]) -> Contract:
+    """Return the problem's contract with hidden fields optional, to parse logged requests again."""
     contract = Contract.of(problem, Vocabulary(kinds={}, categories={}))
     fields = tuple(f.model_copy(update={"nulls": True}) if f.name in hidden else f for f in contract.fields)
     return contract.model_copy(update={"fields": fields})

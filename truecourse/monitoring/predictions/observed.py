@@ -1,4 +1,4 @@
-"""Predictions as they were made, from batches and from the log: the features that the models saw, and their scores."""
+"""Observed predictions from batches and the log: the features that the models read, and their scores."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,27 +22,27 @@ from truecourse.serving.privacy import private_names
 from truecourse.storage.tables import Limit, Tables
 
 MOMENT, VERSION, ID = f"{RESERVED_PREFIX}moment", MODEL_VERSION, "id"
-"""The columns beside features and scores: when a row was decided (logged: asked for), UTC, who answered, its id."""
+"""Columns besides features and scores: the decision time (of logged rows the request time; UTC), model version, id."""
 LOGGED = "log"
-"""Stands for a batch where the endpoint answered; see observed()."""
+"""The batch of the endpoint's predictions; see read_new_rows()."""
 PART_ROWS = 50_000
-"""About so many rows are held at once."""
+"""About how many rows are in memory at once."""
 _ROUNDED = timedelta(milliseconds=1)
 _ANSWER = ["at", "model_version", ID, "features", "score", "scores"]
 
 
 def monitored_features(problem: Problem) -> dict[str, AnyColumn]:
-    """The features that drift is looked for in: not private ones, which the log hides. Raises FeatureError if there is
-    no other."""
+    """Return the features that the drift check covers: all but private ones, which the log hides. Raises FeatureError
+    if every feature is private."""
     private = private_names(problem)
-    found = {name: column for name, column in problem.features.items() if name not in private}
-    if not found:
-        raise FeatureError("every feature is private", where="drift", hint="there is none that may be looked at")
-    return found
+    features = {name: column for name, column in problem.features.items() if name not in private}
+    if not features:
+        raise FeatureError("every feature is private", where="drift", hint="the drift check needs one that is not")
+    return features
 
 
 class Predictions:
-    """A problem's predictions. `scores`: the names of the columns of scores, one for each class of a multiclass."""
+    """A problem's predictions. `scores`: names of the score columns, one per class for a multiclass problem."""
 
     def __init__(self, problem: Problem, tables: Tables, scores: Sequence[str]) -> None:
         self._problem, self._tables, self._scores = problem, tables, tuple(scores)
@@ -63,19 +63,19 @@ class Predictions:
 
     @property
     def newest(self) -> datetime | None:
-        """The last moment (naive UTC) that any prediction is of; read from the tables' commits."""
+        """The latest time of a prediction (naive UTC), read from the tables' commits; None without predictions."""
         return max((last for _, _, last in self._files if last is not None), default=None)
 
     def newest_before(self, moment: datetime) -> datetime | None:
-        """The last moment up to `moment` (naive UTC) that a prediction may be of, as far as files tell: of one
-        that reaches beyond it, the moment itself."""
+        """Return the latest time up to `moment` (naive UTC) that a prediction may have, judged by the files' time
+        ranges: `moment` itself for a file that reaches beyond it."""
         known = ((first, last) for _, first, last in self._files if last is not None)
         return max((min(last, moment) for first, last in known if first is None or first <= moment), default=None)
 
     @property
     def arrivals(self) -> list[datetime]:
-        """When predictions were made (naive UTC, rising), a moment of each day at least: those of batches when they
-        were scored, the log's by their own time."""
+        """Times at which predictions were made (naive UTC, sorted), at least one per day: the scoring time of batches,
+        the request time of logged ones."""
         dated = ((self._batches, SCORED_AT), (self._log, "at"))
         files = [file for table, moment in dated if table for file in _files(self._tables, table, moment)]
         return sorted({moment for _, *ends in files for moment in ends if moment is not None})
@@ -85,8 +85,8 @@ class Predictions:
         return min((first for _, first, _ in self._files if first is not None), default=None)
 
     def digest(self, start: datetime, end: datetime) -> str | None:
-        """Of the files that hold what is from `start` to `end` (naive UTC): while it stays, so do these rows. None
-        where there are no such files."""
+        """Return a digest of the files with rows from `start` to `end` (naive UTC); it changes when these rows do. None
+        without such files."""
         names = [
             n
             for n, first, last in self._files
@@ -95,87 +95,87 @@ class Predictions:
         return sha256_json(sorted(names)) if names else None
 
     def read(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
-        """From `start` up to but without `end` (naive UTC), the last one of each row that was scored again, in parts of
-        about PART_ROWS rows: however many there are, what is held of them is those and their keys. Raises FeatureError
-        where they were made with features of other types."""
-        yield from self._scored(start, end)
-        yield from self._asked(start, end)
+        """Read predictions from `start` up to, but without, `end` (naive UTC), in parts of about PART_ROWS rows.
+
+        Of a row that was scored again the last prediction counts. Only one part and the keys are in memory. Raises
+        FeatureError if the predictions have features of other types."""
+        yield from self._read_batches(start, end)
+        yield from self._read_log(start, end)
 
     def concatenate(self, parts: Iterable[pa.Table]) -> pa.Table:
-        """Parts of parts() as one table, which has its columns also where there is no part: a day without decisions has
-        none."""
+        """Concatenate parts of read(). Without parts, the table is empty and has all columns."""
         return pa.concat_tables([self._schema.empty_table(), *parts])
 
     def count(self, start: datetime, end: datetime) -> int:
-        """How many the tables hold, rows that were scored again with them."""
-        batches, asked = _between("decision_time", start, end), _asked_for(start, end)
-        both = ((self._batches, batches), (self._log, asked))
+        """Count rows, including those that were scored again."""
+        batches, logged = _between("decision_time", start, end), _requested_between(start, end)
+        both = ((self._batches, batches), (self._log, logged))
         return sum(self._tables.count(table, where) for table, where in both if table is not None)
 
-    def read_new_rows(self, version: ModelVersion, learned: pa.Array, since: datetime, at: datetime) -> pa.Table:
-        """Of a problem without time, what a version predicted after `since` and by `at` (UTC) of rows that its snapshot
-        does not have: of files, of the table's newer rows, and the endpoint's answers.
+    def read_new_rows(self, version: ModelVersion, snapshot_ids: pa.Array, since: datetime, at: datetime) -> pa.Table:
+        """Read, for a problem without time, what a version predicted after `since` and by `at` (UTC) for rows that are
+        not in its snapshot: rows of files, newer rows of the table, and requests to the endpoint.
 
-        With BATCH (LOGGED for an answer), and MOMENT, when it was scored. A row is its place in its batch: no batch
-        takes the place of another's rows.
+        Adds BATCH (LOGGED for requests); MOMENT is the scoring time. Rows of different batches never replace each
+        other.
 
-        learned: the ids of the snapshot's rows, which the model was fitted to or judged by: they count in no batch."""
+        snapshot_ids: ids of the snapshot's rows, which are left out."""
         schema = self._schema.append(pa.field(BATCH, pa.string()))
         parts = [schema.empty_table()]
         if self._batches is not None:
-            mine = (pc.field(VERSION) == version.version) & (pc.field(SCORED_AT) <= pa.scalar(at, UTC_TIME))
-            mine &= pc.field(SCORED_AT) > pa.scalar(since, UTC_TIME)
-            mine &= pc.field(ID).is_null() | ~pc.field(ID).isin(learned)
-            there = self._tables.dataset(self._batches).schema.names
-            names = [name for name in self._schema.names if name in there]
-            rows = self._tables.read(self._batches, [*dict.fromkeys([*names, BATCH, SCORED_AT])], mine)
+            where = (pc.field(VERSION) == version.version) & (pc.field(SCORED_AT) <= pa.scalar(at, UTC_TIME))
+            where &= pc.field(SCORED_AT) > pa.scalar(since, UTC_TIME)
+            where &= pc.field(ID).is_null() | ~pc.field(ID).isin(snapshot_ids)
+            present = self._tables.dataset(self._batches).schema.names
+            names = [name for name in self._schema.names if name in present]
+            rows = self._tables.read(self._batches, [*dict.fromkeys([*names, BATCH, SCORED_AT])], where)
             rows = rows.append_column(MOMENT, rows[SCORED_AT])
             parts.append(self._cast(rows).append_column(BATCH, rows[BATCH].cast(pa.string())))
         if self._log is not None:
-            answered = (pc.field("role") != "shadow") & (pc.field("model_version") == version.version)
-            answered &= pc.field("at") <= pa.scalar(at, UTC_TIME)
+            answers = (pc.field("role") != "shadow") & (pc.field("model_version") == version.version)
+            answers &= pc.field("at") <= pa.scalar(at, UTC_TIME)
             limits: list[Limit] = [("at", ">", since), (PARTITION, ">=", f"{since:%Y-%m-%d}")]
-            for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answered, limits):
-                told = self._told(rows)
-                parts.append(told.append_column(BATCH, pa.repeat(pa.scalar(LOGGED), len(told))))
+            for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answers, limits):
+                columns = self._to_columns(rows)
+                parts.append(columns.append_column(BATCH, pa.repeat(pa.scalar(LOGGED), len(columns))))
         return pa.concat_tables(parts)
 
-    def _scored(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
+    def _read_batches(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         if self._batches is None:
             return
-        there = self._tables.dataset(self._batches).schema.names
+        present = self._tables.dataset(self._batches).schema.names
         within = _between("decision_time", start, end)
-        last, seen = self._last(there, within), 0
-        names = [n for n in ("decision_time", "id", BATCH, ROW, *self._schema.names) if n in there]
+        is_latest, read = self._is_latest(present, within), 0
+        names = [n for n in ("decision_time", "id", BATCH, ROW, *self._schema.names) if n in present]
         for part in self._tables.parts(self._batches, list(dict.fromkeys(names)), PART_ROWS, where=within):
-            rows = _named(part.filter(pa.array(last[seen : seen + len(part)])))
-            seen += len(part)
+            rows = _with_ids(part.filter(pa.array(is_latest[read : read + len(part)])))
+            read += len(part)
             yield self._cast(rows.append_column(MOMENT, rows["decision_time"]))
 
-    def _last(self, there: Sequence[str], within: Sequence[Limit]) -> Array:
-        """Of each row of the batches, whether it was not scored again later; of their keys alone."""
+    def _is_latest(self, present: Sequence[str], within: Sequence[Limit]) -> Array:
+        """Return for each batch row whether it was not scored again later. Reads the key columns only."""
         assert self._batches is not None
-        names = [n for n in ("decision_time", "id", BATCH, ROW, SCORED_AT) if n in there]
-        rows = pl.DataFrame(_named(self._tables.read(self._batches, names, where=within)))
+        names = [n for n in ("decision_time", "id", BATCH, ROW, SCORED_AT) if n in present]
+        rows = pl.DataFrame(_with_ids(self._tables.read(self._batches, names, where=within)))
         keys = ["decision_time", "id"]
         newest = rows.with_row_index("place").sort(SCORED_AT, maintain_order=True).unique(keys, keep="last")
-        last = np.zeros(len(rows), dtype=bool)
-        last[newest["place"].to_numpy()] = True
-        return last
+        is_latest = np.zeros(len(rows), dtype=bool)
+        is_latest[newest["place"].to_numpy()] = True
+        return is_latest
 
-    def _asked(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
+    def _read_log(self, start: datetime, end: datetime) -> Iterator[pa.Table]:
         if self._log is None:
             return
-        answered, within = pc.field("role") != "shadow", _asked_for(start, end)
-        for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answered, within):
-            yield self._told(rows)
+        answers, within = pc.field("role") != "shadow", _requested_between(start, end)
+        for rows in self._tables.parts(self._log, _ANSWER, PART_ROWS, answers, within):
+            yield self._to_columns(rows)
 
-    def _told(self, rows: pa.Table) -> pa.Table:
-        """Rows of the log, taken apart."""
-        told = parse_json_column(rows["features"])
+    def _to_columns(self, rows: pa.Table) -> pa.Table:
+        """Turn log records into columns."""
+        features = parse_json_column(rows["features"])
         columns: dict[str, Any] = {MOMENT: rows["at"], VERSION: rows["model_version"], ID: rows[ID]}
         for name, column in self._features.items():
-            values = [row.get(name) for row in told]
+            values = [row.get(name) for row in features]
             text = isinstance(column, Text)
             columns[name] = pa.array(values if text else np.array(values, np.float64), from_pandas=True)
         if self._problem.kind == "multiclass":
@@ -194,13 +194,15 @@ class Predictions:
                 for field in self._schema
             ]
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            hint = "the predictions were made with other features; score again"
-            raise FeatureError(f"not the problem's features: {error}", where="predictions", hint=hint) from None
+            hint = "the predictions were made with other feature types; score again"
+            raise FeatureError(
+                f"the features do not match the problem: {error}", where="predictions", hint=hint
+            ) from None
         return pa.Table.from_arrays(columns, schema=self._schema)
 
 
-def _named(rows: pa.Table) -> pa.Table:
-    """A row that came with no id is named by its place in its batch."""
+def _with_ids(rows: pa.Table) -> pa.Table:
+    """Fill a missing id with the row's position in its batch."""
     if ROW not in rows.column_names:
         return rows
     place = pc.binary_join_element_wise(rows[BATCH].cast(pa.string()), rows[ROW].cast(pa.string()), ":")
@@ -212,12 +214,12 @@ def _between(column: str, start: datetime, end: datetime) -> list[Limit]:
     return [(column, ">=", first), (column, "<", last)]
 
 
-def _asked_for(start: datetime, end: datetime) -> list[Limit]:
+def _requested_between(start: datetime, end: datetime) -> list[Limit]:
     return [*_between("at", start, end), (PARTITION, ">=", f"{start:%Y-%m-%d}"), (PARTITION, "<=", f"{end:%Y-%m-%d}")]
 
 
 def _files(tables: Tables, reference: TableVersion, moment: str) -> list[tuple[str, datetime | None, datetime | None]]:
-    """Each file with the first and the last moment (naive UTC) of its rows, as far as its commit tells. Commits keep
-    milliseconds, rounded down."""
-    found = tables.bounds(reference, moment)
-    return [(name, naive_utc(first), naive_utc(last)) for name, first, last in found]
+    """Return each file with the first and last time (naive UTC) of its rows, where its commit records them. Commits
+    round down to milliseconds."""
+    bounds = tables.bounds(reference, moment)
+    return [(name, naive_utc(first), naive_utc(last)) for name, first, last in bounds]

@@ -1,4 +1,4 @@
-"""Training/serving skew: the served features of logged predictions, computed again from the tables.
+"""Training/serving skew: logged features and scores, compared with values recomputed from the tables.
 
 Depends on `monitoring.predictions` and `truecourse.features`.
 """

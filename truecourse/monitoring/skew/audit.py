@@ -1,4 +1,4 @@
-"""Taking a sample of logged predictions apart and computing all of it again, part by part."""
+"""Recompute the request features, view features and scores of a sample of logged predictions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,19 +22,19 @@ from truecourse.wording import counted
 
 @dataclass
 class Audit:
-    """`compared`: rows by view, and of `request` and `score`. `closed`: by reason, what could not be compared."""
+    """`compared`: number of rows by view, and for `request` and `score`. `not_compared`: names by reason."""
 
     mismatches: list[Mismatch] = field(default_factory=list)
     compared: dict[str, int] = field(default_factory=dict)
     not_compared: dict[str, list[str]] = field(default_factory=dict)
 
     def exclude(self, reason: str, names: Iterable[str]) -> None:
-        if told := list(names):
-            self.not_compared.setdefault(reason, []).extend(told)
+        if excluded := list(names):
+            self.not_compared.setdefault(reason, []).extend(excluded)
 
 
 def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
-    """Everything of the sample that can be computed again; nothing recorded after `now` (naive UTC) is read."""
+    """Recompute the sample's features and scores. Reads nothing recorded after `now` (naive UTC)."""
     if not len(logged):
         return Audit()
     audit = audit_inputs(problem, tables, logged, now)
@@ -46,44 +46,44 @@ def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datet
 
 
 def audit_inputs(problem: Problem, tables: Tables, logged: LogSample, now: datetime) -> Audit:
-    """The features of the sample, at least one prediction, computed again; nothing recorded after `now` is read."""
+    """Recompute the features of a sample that is not empty. Reads nothing recorded after `now` (naive UTC)."""
     audit, rows = Audit(), logged.request
     refused = len(logged) - len(rows)
-    audit.exclude("the request breaks today's contract", [f"{counted(refused, 'prediction')}"] if refused else [])
+    audit.exclude("the request violates the present contract", [f"{counted(refused, 'prediction')}"] if refused else [])
     if len(rows):
-        wrong, hidden = request_mismatches(problem, logged)
-        audit.mismatches += wrong
+        mismatches, hidden = request_mismatches(problem, logged)
+        audit.mismatches += mismatches
         audit.compared["request"] = len(rows)
         audit.exclude("hidden in the log", hidden)
-        _views(problem, tables, logged, now, audit)
+        _compare_views(problem, tables, logged, now, audit)
     return audit
 
 
-def _views(problem: Problem, tables: Tables, logged: LogSample, now: datetime, audit: Audit) -> None:
-    read = [view for view in problem.views if _open(problem, logged, view, audit)]
-    if not read:
+def _compare_views(problem: Problem, tables: Tables, logged: LogSample, now: datetime, audit: Audit) -> None:
+    views = [view for view in problem.views if _is_comparable(problem, logged, view, audit)]
+    if not views:
         return
     places = np.array(logged.request.accepted, dtype=np.int64)
-    decided, asked = logged.decided[places], logged.at[places]
-    events = {view.name: logged.events(next(iter(view.features)))[places] for view in read}
-    loaded = _loaded(asked, list(events.values()))
-    first, last = decided.min().item(), max(decided.max(), asked.max()).item()
-    for view in read:
+    decided, requested = logged.decided[places], logged.at[places]
+    events = {view.name: logged.events(next(iter(view.features)))[places] for view in views}
+    loaded = _loaded_to(requested, list(events.values()))
+    first, last = decided.min().item(), max(decided.max(), requested.max()).item()
+    for view in views:
         history = read_history(problem, tables, view, first, last, now)
         if history is None:
             audit.exclude("never computed", [view.name])
             continue
-        told = {name: column for name, column in view.features.items() if logged.has_feature(name)}
-        values = {name: logged.feature(name, feature_kind(column))[places] for name, column in told.items()}
+        logged_features = {name: column for name, column in view.features.items() if logged.has_feature(name)}
+        values = {name: logged.feature(name, feature_kind(column))[places] for name, column in logged_features.items()}
         keys = _keys(problem, view, logged)
         audit.mismatches += find_mismatches(
-            history, ServedValues(keys, values, events[view.name], decided, asked, loaded, places)
+            history, ServedValues(keys, values, events[view.name], decided, requested, loaded, places)
         )
         audit.compared[view.name] = len(places)
 
 
-def _open(problem: Problem, logged: LogSample, view: View, audit: Audit) -> bool:
-    """Whether the log tells the view's keys."""
+def _is_comparable(problem: Problem, logged: LogSample, view: View, audit: Audit) -> bool:
+    """Whether the view can be compared: its keys are in the log."""
     if any(key in logged.hidden for key in key_columns(problem, view)):
         audit.exclude("its key is hidden in the log", [view.name])
         return False
@@ -92,15 +92,15 @@ def _open(problem: Problem, logged: LogSample, view: View, audit: Audit) -> bool
 
 
 def _keys(problem: Problem, view: View, logged: LogSample) -> pl.DataFrame:
-    """The keys that the requests looked up, under the types of the feature table."""
+    """Return the keys that the requests looked up, with the types of the feature table."""
     rows, columns = logged.request, {}
     for name, column in key_columns(problem, view).items():
         columns[name] = pa.array(rows.values[name], arrow_type(column), from_pandas=True)
     return pl.DataFrame(pa.table(columns))
 
 
-def _loaded(asked: Array, events: Sequence[Array]) -> Array:
-    """For each request the newest event that any answer up to it had: the online store was loaded to there at least."""
-    order = np.argsort(asked, kind="stable")
+def _loaded_to(requested: Array, events: Sequence[Array]) -> Array:
+    """Return for each request the newest event time served up to then: the online store was loaded at least so far."""
+    order = np.argsort(requested, kind="stable")
     newest = np.fmax.accumulate(np.fmax.reduce(np.stack(events))[order])
-    return np.asarray(newest[np.searchsorted(asked[order], asked, side="right") - 1])
+    return np.asarray(newest[np.searchsorted(requested[order], requested, side="right") - 1])

@@ -1,4 +1,4 @@
-"""Why served values are not what the offline tables say: each difference of a view's, row by row, with its cause."""
+"""Find differences between a view's served values and the offline tables, and classify their causes row by row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,15 +18,17 @@ STALE: Cause = "stale value"
 LATE: Cause = "late data"
 AFTERWARDS: Cause = "asked afterwards"
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
-"""Numbers are equal within this share of themselves, or of the column's largest: a few steps of the float32 that a
-model sees, and what is left of a sum that cancels."""
+"""Tolerances for equal numbers: RELATIVE to the value (a few float32 steps, the precision of model inputs), and
+ABSOLUTE per unit of the column's largest value (rounding left by sums that cancel)."""
 _NOT_A_TIME = np.datetime64("NaT")
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One subject's differences of one cause. `places`: in the sample; `features`: rows by feature. `overdue`: of
-    stale values, seconds for which a newer one had been known, as many as places; else empty."""
+    """Differences of one subject with one cause.
+
+    `places`: row indices in the sample; `features`: number of rows by feature. `overdue`: for stale values, the seconds
+    since a newer value was known, one per place; otherwise empty."""
 
     subject: str
     cause: Cause
@@ -42,8 +44,10 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class ServedValues:
-    """What the endpoint had of a view for n predictions: values by feature, their event times, the decisions, the
-    requests, and at each request the newest moment that the online store was certainly loaded to, all (n,)."""
+    """A view's served values for n predictions; arrays are (n,).
+
+    `values` by feature, their `event` times, decision times, request times, and `loaded`: the time up to which the
+    online store was at least loaded at the request. `places`: row indices in the sample."""
 
     keys: pl.DataFrame
     values: Mapping[str, Array]
@@ -55,7 +59,7 @@ class ServedValues:
 
 
 def equal_values(a: Array, b: Array) -> Array:
-    """Which of n values are equal as a model sees them, missing ones included; (n,) bool."""
+    """Compare n values in float32, as a model reads them; two missing values are equal. Returns (n,) bool."""
     if a.dtype == object or b.dtype == object:
         equal: Array = np.asarray(a == b, dtype=bool)
         return equal
@@ -72,25 +76,25 @@ def is_missing(values: Array) -> Array:
 
 
 def find_mismatches(history: ViewHistory, served: ServedValues) -> list[Mismatch]:
-    """All differences of a view between what was served and what the tables say was known at the decisions."""
+    """Find where the served values differ from those known at the decision times, with causes."""
     then = history.as_of(served.keys, served.decided)
     now = history.as_of(served.keys, served.decided, include_late=True) if history.has_late else then
-    wrong = {name: ~equal_values(values, then.values[name]) for name, values in served.values.items()}
-    rows = np.any(list(wrong.values()), axis=0).nonzero()[0] if wrong else np.empty(0, dtype=np.int64)
-    found = {name: np.full(len(served.places), "", dtype=object) for name in served.values}
+    differs = {name: ~equal_values(values, then.values[name]) for name, values in served.values.items()}
+    rows = np.any(list(differs.values()), axis=0).nonzero()[0] if differs else np.empty(0, dtype=np.int64)
+    causes_of = {name: np.full(len(served.places), "", dtype=object) for name in served.values}
     for name, values in served.values.items():
-        found[name][~wrong[name] & ~equal_values(then.values[name], now.values[name])] = LATE
-        found[name][wrong[name] & equal_values(values, now.values[name])] = LATE
+        causes_of[name][~differs[name] & ~equal_values(then.values[name], now.values[name])] = LATE
+        causes_of[name][differs[name] & equal_values(values, now.values[name])] = LATE
     if len(rows):
-        told = _rows(history, served, then, rows)
-        for name, causes in _values(history, served, then, rows, told).items():
-            open_ = wrong[name][rows] & (found[name][rows] == "")
-            found[name][rows[open_]] = causes[open_]
-    return _gathered(history, served, then, found)
+        event_causes = _causes_by_event(history, served, then, rows)
+        for name, causes in _causes_by_value(history, served, then, rows, event_causes).items():
+            open_ = differs[name][rows] & (causes_of[name][rows] == "")
+            causes_of[name][rows[open_]] = causes[open_]
+    return _build_mismatches(history, served, then, causes_of)
 
 
-def _rows(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
-    """The cause of each of these rows, where it shows in the event times alone; else "" ."""
+def _causes_by_event(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
+    """Return each row's cause where the event times alone show it; otherwise ""."""
     event, known, decided = served.event[rows], then.event[rows], served.decided[rows]
     gone = np.isnat(event)
     causes = np.full(len(rows), "", dtype=object)
@@ -99,13 +103,13 @@ def _rows(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Ar
         causes[~gone & np.isnat(known) & (event < decided - np.timedelta64(history.view.ttl, "us"))] = STALE
     places = rows[gone]
     if len(places):
-        causes[gone] = _absent(history, served, places)
+        causes[gone] = _absent_causes(history, served, places)
     return causes
 
 
-def _absent(history: ViewHistory, served: ServedValues, places: Array) -> Array:
-    """Of rows that were served nothing: had the store moved past the decision, or not been loaded for so long that
-    what it held had run out? Otherwise it is missing."""
+def _absent_causes(history: ViewHistory, served: ServedValues, places: Array) -> Array:
+    """Classify rows that were served no value: requested after newer values had replaced those of the decision time;
+    stale, if what the store was loaded with had expired; otherwise missing."""
     keys, decided, loaded = served.keys[places], served.decided[places], served.loaded[places]
     causes = np.full(len(places), MISSING, dtype=object)
     held = history.as_of(keys, loaded).event
@@ -115,69 +119,71 @@ def _absent(history: ViewHistory, served: ServedValues, places: Array) -> Array:
     return causes
 
 
-def _values(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array, told: Array) -> dict[str, Array]:
-    """Causes by feature of these rows. Where event times tell nothing, every version of the row served is looked up:
-    its values may be of before a correction, or after it; of no version, the code makes them otherwise."""
-    causes = {name: told.copy() for name in served.values}
-    _unexplained(history, served, rows, causes)
-    unclear = (told == "").nonzero()[0]
+def _causes_by_value(
+    history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array, event_causes: Array
+) -> dict[str, Array]:
+    """Classify these rows by feature. Where event times do not show the cause, look up every version of the served row:
+    its values may precede or follow a correction. A value of no version means that the code differs."""
+    causes = {name: event_causes.copy() for name in served.values}
+    _mark_code(history, served, rows, causes)
+    unclear = (event_causes == "").nonzero()[0]
     if not len(unclear):
         return causes
-    asked = rows[unclear]
-    at, versions = history.versions_at(served.keys[asked], served.event[asked])
-    there = np.isin(np.arange(len(asked)), at)
-    late = versions.created > served.decided[asked][at]
+    unclear_rows = rows[unclear]
+    at, versions = history.versions_at(served.keys[unclear_rows], served.event[unclear_rows])
+    has_version = np.isin(np.arange(len(unclear_rows)), at)
+    late = versions.created > served.decided[unclear_rows][at]
     if history.view.timeless:
-        places, earlier = history.earlier_at(served.keys[asked])
+        places, earlier = history.earlier_at(served.keys[unclear_rows])
     for name, values in served.values.items():
-        mine = np.full(len(asked), CODE, dtype=object)
-        equal = equal_values(values[asked][at], versions.values[name])
-        mine[at[equal & late]] = LATE
-        mine[at[equal & ~late]] = STALE
+        cause = np.full(len(unclear_rows), CODE, dtype=object)
+        equal = equal_values(values[unclear_rows][at], versions.values[name])
+        cause[at[equal & late]] = LATE
+        cause[at[equal & ~late]] = STALE
         if history.view.timeless:
-            mine[places[equal_values(values[asked][places], earlier.values[name])]] = LATE
-        mine[~there & (mine == CODE)] = MISSING
-        mine[is_missing(values[asked]) & (mine == CODE)] = MISSING
-        causes[name][unclear] = mine
+            cause[places[equal_values(values[unclear_rows][places], earlier.values[name])]] = LATE
+        cause[~has_version & (cause == CODE)] = MISSING
+        cause[is_missing(values[unclear_rows]) & (cause == CODE)] = MISSING
+        causes[name][unclear] = cause
     return causes
 
 
-def _unexplained(history: ViewHistory, served: ServedValues, rows: Array, causes: dict[str, Array]) -> None:
-    """Event times explain no value that has none, and none that its own event time never had."""
+def _mark_code(history: ViewHistory, served: ServedValues, rows: Array, causes: dict[str, Array]) -> None:
+    """Set the cause to code for a value without an event time, and for one that never existed at its event time."""
     event = served.event[rows]
     at, versions = history.versions_at(served.keys[rows], event)
-    there = np.isin(np.arange(len(rows)), at)
+    has_version = np.isin(np.arange(len(rows)), at)
     for name, values in served.values.items():
-        held = np.zeros(len(rows), dtype=bool)
-        held[at[equal_values(values[rows][at], versions.values[name])]] = True
+        is_held = np.zeros(len(rows), dtype=bool)
+        is_held[at[equal_values(values[rows][at], versions.values[name])]] = True
         causes[name][np.isnat(event) & ~is_missing(values[rows])] = CODE
-        causes[name][(causes[name] == STALE) & there & ~held] = CODE
+        causes[name][(causes[name] == STALE) & has_version & ~is_held] = CODE
 
 
-def _gathered(
-    history: ViewHistory, served: ServedValues, then: AsOfValues, found: Mapping[str, Array]
+def _build_mismatches(
+    history: ViewHistory, served: ServedValues, then: AsOfValues, causes_of: Mapping[str, Array]
 ) -> list[Mismatch]:
-    """One for each cause of the view; code is each feature's own."""
-    gathered: list[Mismatch] = []
+    """Build one mismatch per cause for the view; for code, one per feature."""
+    mismatches: list[Mismatch] = []
     compared = len(served.places)
     for cause in (MISSING, STALE, LATE, AFTERWARDS):
-        counts = {name: int(n) for name, causes in found.items() if (n := np.count_nonzero(causes == cause))}
+        counts = {name: int(n) for name, causes in causes_of.items() if (n := np.count_nonzero(causes == cause))}
         if counts:
-            rows = np.any([causes == cause for causes in found.values()], axis=0).nonzero()[0]
-            overdue = _overdue(history, served, then, rows) if cause == STALE else np.empty(0)
-            gathered.append(Mismatch(history.view.name, cause, compared, served.places[rows], counts, overdue))
-    for name, causes in found.items():
+            rows = np.any([causes == cause for causes in causes_of.values()], axis=0).nonzero()[0]
+            overdue = _overdue_seconds(history, served, then, rows) if cause == STALE else np.empty(0)
+            mismatches.append(Mismatch(history.view.name, cause, compared, served.places[rows], counts, overdue))
+    for name, causes in causes_of.items():
         rows = (causes == CODE).nonzero()[0]
         if len(rows):
-            gathered.append(Mismatch(name, CODE, compared, served.places[rows], {name: len(rows)}))
-    return gathered
+            mismatches.append(Mismatch(name, CODE, compared, served.places[rows], {name: len(rows)}))
+    return mismatches
 
 
-def _overdue(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
-    """Seconds for which these rows' values had been replaced by newer ones when they were served."""
+def _overdue_seconds(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
+    """Return for each row the seconds between the time its served value was replaced or expired and the decision."""
     event, decided = served.event[rows], served.decided[rows]
     replaced = history.replaced_at(served.keys[rows], np.where(np.isnat(event), served.loaded[rows], event))
-    run_out = event + np.timedelta64(history.view.ttl, "us") if history.view.ttl else np.full(len(rows), _NOT_A_TIME)
-    since = np.fmin(np.fmin(replaced, then.since[rows]), np.where(np.isnat(then.event[rows]), run_out, _NOT_A_TIME))
+    expired = event + np.timedelta64(history.view.ttl, "us") if history.view.ttl else np.full(len(rows), _NOT_A_TIME)
+    since = np.fmin(np.fmin(replaced, then.since[rows]), np.where(np.isnat(then.event[rows]), expired, _NOT_A_TIME))
     seconds = (decided - since) / np.timedelta64(1, "s")
     return np.asarray(np.maximum(np.nan_to_num(seconds), 0.0))

@@ -1,14 +1,14 @@
-"""Skew: do the features and scores that were served hold when they are computed again from the offline tables?
+"""The skew check: compare served features and scores with values recomputed from the offline tables.
 
-A sample of the logged predictions is taken apart. Features of views are joined again as of each decision, features of
-the request are computed again from what was asked, and scores from the logged features by the logged model. What
-differs is told with its cause:
+It recomputes a sample of the logged predictions: view features by a point-in-time join as of each decision, request
+features from the logged request, and scores from the logged features with the logged model. Each difference has a
+cause:
 
-- code: from the same inputs, or at the same event time, another value comes out
-- missing: there is a value on one side only
-- stale value: the online store answered with a value that had been replaced, or that had run out meanwhile
-- late data: what differs was recorded after the decision; what was known then agrees
-- asked afterwards: the request came after its decision time, when the store held newer values than the decision may see
+- code: the same inputs, or the same event time, give a different value
+- missing: only one side has a value
+- stale value: the online store served a value that had been replaced or had expired
+- late data: the differing value was recorded after the decision; the value known then agrees
+- asked afterwards: the request came after its decision time, when the store held values newer than the decision
 """
 
 from datetime import UTC, datetime
@@ -30,10 +30,10 @@ EXAMPLES = 3
 
 
 def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
-    """Audit predictions asked for in the window; by default the problem's `monitoring.window` before `at`.
+    """Check predictions requested in the window; by default the problem's `monitoring.window` before `at`.
 
-    at: the moment that counts as now, UTC; if None the end of the day of the newest prediction, or the present where
-    that is not over. Nothing asked, decided or recorded after it is read."""
+    at: the reference time (UTC); by default the end of the newest prediction's day, or the present if that is earlier.
+    Later requests, decisions and records are not read."""
     wall = datetime.now(UTC)
     now = naive_utc(at or min(newest_day_end(problem, tables) or wall, wall))
     assert now is not None
@@ -43,8 +43,8 @@ def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, win
     logged = sample_log(problem, tables, span, problem.monitoring.audit_rows)
     audit = audit_sample(problem, tables, logged, now)
     found = [_finding(problem, logged, mismatch) for mismatch in audit.mismatches]
-    weighty = [f for f in found if f.figures["share"] > problem.monitoring.audit_share]
-    weighty.sort(key=lambda f: (not f.page, -f.figures["share"], f.subject))
+    findings = [f for f in found if f.figures["share"] > problem.monitoring.audit_share]
+    findings.sort(key=lambda f: (not f.page, -f.figures["share"], f.subject))
     figures = {
         "window": span.model_dump(mode="json"),
         "asked": logged.total,
@@ -55,15 +55,15 @@ def check_skew(problem: Problem, tables: Tables, at: datetime | None = None, win
         "audit_share": problem.monitoring.audit_share,
         "audit_lag": problem.monitoring.audit_lag.total_seconds(),
     }
-    said = _summary(logged, weighty, audit)
-    moment = now.replace(tzinfo=UTC)
+    sentence = _summary(logged, findings, audit)
+    at_utc = now.replace(tzinfo=UTC)
     return Report(
         check="skew",
         problem=problem.name,
-        at=moment,
-        sentence=said,
+        at=at_utc,
+        sentence=sentence,
         made=any(audit.compared.values()),
-        findings=tuple(weighty),
+        findings=tuple(findings),
         figures=figures,
     )
 
@@ -93,24 +93,24 @@ def _finding(problem: Problem, logged: LogSample, mismatch: Mismatch) -> Finding
     )
 
 
-_WORDS: dict[Cause, str] = {
-    CODE: "code: the same inputs give another value offline",
-    MISSING: "missing: only one of the online store and the tables has a value",
-    STALE: "a stale value: what the online store held had been replaced {median} before at the median, {most} at most",
-    LATE: "late data: it was recorded after the decision, and what was known then agrees",
-    AFTERWARDS: "asked afterwards: the store had moved on past the decision when the request came",
+_CAUSE_TEXTS: dict[Cause, str] = {
+    CODE: "code (the same inputs give a different value offline)",
+    MISSING: "missing (only one of the online store and the tables has a value)",
+    STALE: "stale value (a newer one had been known for {median} at the median, {most} at most)",
+    LATE: "late data (the value was recorded after the decision, and the one known then agrees)",
+    AFTERWARDS: "request after its decision (the online store already held newer values)",
 }
-_SCORE = "code or model: the logged model gives another score for the logged features"
-_MODEL = "a model that the registry does not hold"
+_SCORE = "code or model (the logged model gives a different score for the logged features)"
+_MODEL = "a model that is not in the registry"
 
 
 def _sentence(mismatch: Mismatch, figures: dict[str, Any]) -> str:
     named = sorted(mismatch.features, key=lambda name: (-mismatch.features[name], name))
     of = f" ({', '.join(named[:3])}{' ...' if len(named) > 3 else ''})" if named != [mismatch.subject] else ""
     times = {what: _duration(figures.get(f"overdue_{what}", 0.0)) for what in ("median", "most")}
-    why = {SCORE: _SCORE, MODEL: _MODEL}.get(mismatch.subject, _WORDS[mismatch.cause].format(**times))
-    part = f"{100 * mismatch.share:.1f}% of {counted(mismatch.compared, 'prediction')} audited"
-    return f"{mismatch.subject}{of} differs in {part}, by {why}; for example in {figures['examples'][0]}."
+    why = {SCORE: _SCORE, MODEL: _MODEL}.get(mismatch.subject, _CAUSE_TEXTS[mismatch.cause].format(**times))
+    part = f"{100 * mismatch.share:.1f}% of {counted(mismatch.compared, 'audited prediction')}"
+    return f"{mismatch.subject}{of} differs in {part}. Cause: {why}. Example: {figures['examples'][0]}."
 
 
 def _duration(seconds: float) -> str:
@@ -122,14 +122,14 @@ def _duration(seconds: float) -> str:
 
 def _summary(logged: LogSample, findings: list[Finding], audit: Audit) -> str:
     if not len(logged):
-        return "No prediction was logged in the window: there is nothing to audit."
+        return "No data yet: no prediction was logged in the window."
     if not any(audit.compared.values()):
         why = "; ".join(f"{reason} ({', '.join(names[:3])})" for reason, names in audit.not_compared.items())
-        return f"None of {counted(len(logged), 'prediction')} could be computed again: {why or 'no reason'}."
-    of = f"{counted_of(len(logged), logged.total, 'prediction')} were computed again"
-    rest = ", as far as the log tells" if audit.not_compared else ""
+        return f"None of {counted(len(logged), 'prediction')} could be recomputed: {why or 'no reason given'}."
+    of = f"{counted_of(len(logged), logged.total, 'prediction')} were recomputed"
+    rest = ", in part" if audit.not_compared else ""
     if not findings:
         return f"{of}{rest}: they agree with the offline tables."
-    told = [f"{f.subject} ({f.cause}, {100 * f.figures['share']:.1f}%)" for f in findings]
-    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    return f"{of}{rest}: {', '.join(told[:3])}{more} differ{'s' if len(told) == 1 else ''}."
+    differences = [f"{f.subject} ({f.cause}, {100 * f.figures['share']:.1f}%)" for f in findings]
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return f"{of}{rest}: {', '.join(differences[:3])}{more} differ{'s' if len(differences) == 1 else ''}."

@@ -1,4 +1,4 @@
-"""Computing again what was logged: request features from the request, and scores from the features."""
+"""Recompute what was logged: request features from the request, and scores from the features."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,30 +19,30 @@ SCORE, MODEL = "score", "model"
 
 
 def request_mismatches(problem: Problem, logged: LogSample) -> tuple[list[Mismatch], list[str]]:
-    """Features that come from the request alone and are not what it gives; and those that cannot be compared, because
-    the log hides them or what they come from."""
+    """Compare features that depend on the request alone. Returns the mismatches, and the features that cannot be
+    compared because the log hides them or their inputs."""
     columns, places = logged.request.columns, np.array(logged.request.accepted, dtype=np.int64)
     declared = problem.request_features
     views = {name for view in problem.views for name in view.features}
-    closed = sorted(name for name in problem.features if name not in views and name in logged.hidden)
+    not_compared = sorted(name for name in problem.features if name not in views and name in logged.hidden)
     if declared is not None:
         if logged.hidden.isdisjoint(declared.inputs):
             inputs = {name: columns[name] for name in declared.inputs}
             columns = columns | dict(request_features(problem, inputs, len(places)))
         else:
-            closed = sorted({*closed, *declared.features})
-    found = []
+            not_compared = sorted({*not_compared, *declared.features})
+    mismatches = []
     for name, column in problem.features.items():
-        if name in views or name in closed or not logged.has_feature(name):
+        if name in views or name in not_compared or not logged.has_feature(name):
             continue
         kind = feature_kind(column)
-        wrong = ~equal_values(logged.feature(name, kind)[places], _plain(columns[name], kind))
-        if wrong.any():
-            found.append(Mismatch(name, CODE, len(places), places[wrong], {name: int(wrong.sum())}))
-    return found, closed
+        differs = ~equal_values(logged.feature(name, kind)[places], _normalize(columns[name], kind))
+        if differs.any():
+            mismatches.append(Mismatch(name, CODE, len(places), places[differs], {name: int(differs.sum())}))
+    return mismatches, not_compared
 
 
-def _plain(values: Array, kind: str) -> Array:
+def _normalize(values: Array, kind: str) -> Array:
     if kind != "category":
         return np.asarray(values, dtype=np.float64)
     texts = np.empty(len(values), dtype=object)
@@ -52,7 +52,7 @@ def _plain(values: Array, kind: str) -> Array:
 
 @dataclass(frozen=True)
 class ScoreComparison:
-    """`compared`: rows whose score was computed again; `hidden`: some were not, for the log hides what goes in."""
+    """`compared`: rows whose score was recomputed; `hidden`: whether some were not, because the log hides an input."""
 
     mismatches: list[Mismatch]
     compared: int
@@ -60,34 +60,36 @@ class ScoreComparison:
 
 
 def score_mismatches(problem: Problem, logged: LogSample) -> ScoreComparison:
-    """Scores that the logged model does not give for the logged features. A model whose inputs are hidden in the log
-    cannot be asked again. Raises IntegrityError for a model whose bytes were changed."""
-    registered = {(one.version, one.model_sha256): one for one in registry.versions(problem.name)}
-    wrong, unknown, compared, hidden = [], [], 0, False
+    """Find logged scores that the logged model does not give for the logged features. Models with inputs that the log
+    hides are skipped. Raises IntegrityError if a model's bytes were changed."""
+    registered = {(version.version, version.model_sha256): version for version in registry.versions(problem.name)}
+    differing, unknown, compared, hidden = [], [], 0, False
     for identity, places in logged.models():
         if identity not in registered:
             unknown.append(places)
             continue
-        model = _opened(registered[identity], problem.kind)
+        model = _open_model(registered[identity], problem.kind)
         kinds = model.vocabulary.kinds
         if not all(logged.has_feature(name) for name in kinds):
             hidden = True
             continue
         columns = {name: logged.feature(name, kind)[places] for name, kind in kinds.items()}
         output = model.predict(model.vocabulary.encode(columns)).astype(np.float64)
-        told = logged.outputs(model.vocabulary.classes)[places]
-        equal = np.isclose(output, told, rtol=1e-5, atol=1e-7, equal_nan=True).reshape(len(places), -1).all(axis=1)
-        wrong.append(places[~equal])
+        logged_output = logged.outputs(model.vocabulary.classes)[places]
+        equal = (
+            np.isclose(output, logged_output, rtol=1e-5, atol=1e-7, equal_nan=True).reshape(len(places), -1).all(axis=1)
+        )
+        differing.append(places[~equal])
         compared += len(places)
-    found = []
-    for subject, parts, of in ((SCORE, wrong, compared), (MODEL, unknown, len(logged))):
+    mismatches = []
+    for subject, parts, of in ((SCORE, differing, compared), (MODEL, unknown, len(logged))):
         rows = np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
         if len(rows):
-            found.append(Mismatch(subject, CODE, of, rows, {subject: len(rows)}))
-    return ScoreComparison(found, compared, hidden)
+            mismatches.append(Mismatch(subject, CODE, of, rows, {subject: len(rows)}))
+    return ScoreComparison(mismatches, compared, hidden)
 
 
 @lru_cache(maxsize=8)
-def _opened(version: ModelVersion, kind: Kind) -> Model:
-    """Its bytes are those of the digest: whichever registry it came from, it is the same model."""
+def _open_model(version: ModelVersion, kind: Kind) -> Model:
+    """Open a model. The cache is safe across registries because a version includes the model's digest."""
     return registry.open_model(version, kind)

@@ -1,4 +1,4 @@
-"""What the offline history of a view says of keys at moments: what was known then, and what is known now."""
+"""Look up a view's values as of past times in its offline history: as known then, and as known now."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from truecourse.references import TableVersion
 from truecourse.storage.tables import Limit, Tables
 
 _AT, _PLACE = "__moment", "__place"
-_TOLD = {EVENT: "__told_event", CREATED: "__told_created"}
+_MATCHED = {EVENT: "__matched_event", CREATED: "__matched_created"}
 _EARLIER = 8
-"""Earlier versions of a table without time that are looked through for a value."""
+"""How many earlier versions of a static table are searched for a value."""
 
 
 @dataclass(frozen=True)
 class AsOfValues:
-    """Values by feature as columns_of() gives them, n each; `event` and `created`: (n,) datetime64[us] UTC, NaT where
-    there is no row, or none that is fresh."""
+    """Values by feature in the form of columns_of(), n each. `event` and `created`: (n,) datetime64[us] UTC, NaT
+    without a row within the time to live."""
 
     values: Mapping[str, Array]
     event: Array
@@ -36,13 +36,13 @@ class AsOfValues:
 
     @property
     def since(self) -> Array:
-        """The moment from which each value could be used."""
+        """The time from which each value was available."""
         return np.maximum(self.event, self.created)
 
 
 @dataclass(frozen=True)
 class ViewHistory:
-    """The rows of a view's feature table that can matter, none of them created after the audit's moment."""
+    """The relevant rows of a view's feature table, none created after the reference time of the audit."""
 
     problem: Problem
     tables: Tables
@@ -55,46 +55,47 @@ class ViewHistory:
         return not self.rows.filter(pl.col(CREATED) > pl.col(EVENT)).is_empty()
 
     def as_of(self, keys: pl.DataFrame, moments: Array, *, include_late: bool = False) -> AsOfValues:
-        """What was known of n keys at n moments (datetime64[us] UTC). `include_late`: with what was recorded later."""
-        rows = self.rows.with_columns(pl.col(name).alias(alias) for name, alias in _TOLD.items())
+        """Look up n keys as of n `moments` (datetime64[us] UTC). `include_late`: include rows recorded later."""
+        rows = self.rows.with_columns(pl.col(name).alias(alias) for name, alias in _MATCHED.items())
         spine = keys.with_columns(pl.Series(_AT, moments))
-        found = asof_join(
+        joined = asof_join(
             spine, rows, keys.columns, ttl=self.view.ttl, at=_AT, filter_by_created=not include_late
         ).to_arrow(compat_level=pl.CompatLevel.oldest())
-        return AsOfValues(self._values(found), *(_times(found[alias]) for alias in _TOLD.values()))
+        return AsOfValues(self._values(joined), *(_times(joined[alias]) for alias in _MATCHED.values()))
 
-    def _values(self, found: pa.Table) -> dict[str, Array]:
-        typed = {name: found[name].cast(arrow_type(column)) for name, column in self.view.features.items()}
+    def _values(self, rows: pa.Table) -> dict[str, Array]:
+        typed = {name: rows[name].cast(arrow_type(column)) for name, column in self.view.features.items()}
         return columns_of(pa.table(typed), typed)
 
     def versions_at(self, keys: pl.DataFrame, events: Array) -> tuple[Array, AsOfValues]:
-        """All that the history says of n keys at exactly these event times: places in `keys`, and what is there."""
-        asked = _placed(keys).with_columns(pl.Series(EVENT, events).cast(self.rows[EVENT].dtype))
-        return self._matched(asked, self.rows, [*keys.columns, EVENT])
+        """Return all rows of n keys at exactly these event times: indices into `keys`, and the values."""
+        requested = _with_places(keys).with_columns(pl.Series(EVENT, events).cast(self.rows[EVENT].dtype))
+        return self._matched(requested, self.rows, [*keys.columns, EVENT])
 
     def earlier_at(self, keys: pl.DataFrame) -> tuple[Array, AsOfValues]:
-        """What earlier versions of a timeless view's table said of n keys: its corrections leave no other trace."""
+        """Return the values of n keys in earlier versions of a static view's table, the only record of its
+        corrections."""
         parts = [self.rows.clear()]
         for number in range(max(0, self.version.version - _EARLIER), self.version.version):
             try:
                 table = self.tables.read(TableVersion(name=self.version.name, version=number), self.rows.columns)
-            except (StorageError, pa.ArrowInvalid):  # its files are gone, or it had other columns
+            except (StorageError, pa.ArrowInvalid):  # its files were deleted, or it had other columns
                 continue
             parts.append(pl.DataFrame(table))
-        return self._matched(_placed(keys), pl.concat(parts), keys.columns)
+        return self._matched(_with_places(keys), pl.concat(parts), keys.columns)
 
-    def _matched(self, asked: pl.DataFrame, rows: pl.DataFrame, on: list[str]) -> tuple[Array, AsOfValues]:
-        joined = asked.join(rows, on=on)
-        found = joined.to_arrow(compat_level=pl.CompatLevel.oldest())
-        return joined[_PLACE].to_numpy(), AsOfValues(self._values(found), _times(found[EVENT]), _times(found[CREATED]))
+    def _matched(self, requested: pl.DataFrame, rows: pl.DataFrame, on: list[str]) -> tuple[Array, AsOfValues]:
+        joined = requested.join(rows, on=on)
+        table = joined.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return joined[_PLACE].to_numpy(), AsOfValues(self._values(table), _times(table[EVENT]), _times(table[CREATED]))
 
     def replaced_at(self, keys: pl.DataFrame, events: Array) -> Array:
-        """When the first newer value than those of n event times came in time: (n,) datetime64[us] UTC, NaT for none,
-        or for no event time."""
+        """Return the event time of the first newer row that was recorded in time: (n,) datetime64[us] UTC. NaT where
+        there is none, or no event time."""
         timely = self.rows.filter(pl.col(CREATED) <= pl.col(EVENT)).select(*keys.columns, EVENT).sort(EVENT)
         since = pl.Series(_AT, events).cast(self.rows[EVENT].dtype)
-        asked = _placed(keys).with_columns(since).drop_nulls(_AT).sort(_AT)
-        newer = asked.join_asof(
+        requested = _with_places(keys).with_columns(since).drop_nulls(_AT).sort(_AT)
+        newer = requested.join_asof(
             timely,
             left_on=_AT,
             right_on=EVENT,
@@ -109,7 +110,7 @@ class ViewHistory:
         return moments
 
 
-def _placed(keys: pl.DataFrame) -> pl.DataFrame:
+def _with_places(keys: pl.DataFrame) -> pl.DataFrame:
     return keys.with_columns(pl.Series(_PLACE, range(len(keys)), pl.Int64))
 
 
@@ -122,8 +123,8 @@ def read_history(
     at: datetime,
     version: TableVersion | None = None,
 ) -> ViewHistory | None:
-    """Rows for moments from `first` to `last` (naive UTC), as they were recorded by `at`; None for a view that was
-    never computed. `version`: of its table, the newest unless given."""
+    """Read the rows that matter for times from `first` to `last` (naive UTC), as recorded by `at`. None for a view that
+    was never computed. `version`: the table version, by default the newest."""
     version = version or tables.version(feature_table(problem, view.name))
     if version is None:
         return None

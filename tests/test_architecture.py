@@ -2,10 +2,13 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
@@ -135,6 +138,41 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert told["events"] == []
     assert list(tmp_path.iterdir()) == []
     assert not set(told["modules"]) & set(HEAVY)
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that another one happens to bring may be gone with that one's next release."""
+    document = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    declared = {distribution(line) for line in document["project"]["dependencies"]}
+    of_tests = declared | {distribution(line) for line in document["dependency-groups"]["dev"]}
+    installed = packages_distributions()
+    missing = {
+        package: name(path)
+        for room in (*ROOMS, "tests")
+        for path in files(room)
+        for package in imported_packages(path) - sys.stdlib_module_names - {*ROOMS, "tests"}
+        if not {distribution(found) for found in installed.get(package, [package])}
+        & (of_tests if room in ("tests", "benchmarks") else declared)
+    }
+    assert missing == {}
+
+
+def distribution(requirement: str) -> str:
+    """The normal form of a requirement's name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", requirement_name(requirement)).lower()
+
+
+def requirement_name(requirement: str) -> str:
+    found = re.match(r"[\w.-]+", requirement)
+    assert found, requirement
+    return found[0]
+
+
+def imported_packages(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules = plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {module.partition(".")[0] for module in modules}
 
 
 def test_nothing_of_ours_reads_a_pickle() -> None:

@@ -56,7 +56,7 @@ class ReplayProgress:
             disable=not self._console.is_terminal,
         )  # fmt: skip
         self._bar.start()
-        self._task = self._bar.add_task("the first model is trained", total=None)
+        self._task = self._bar.add_task("training the first model", total=None)
         return self._tell
 
     def __exit__(self, *error: object) -> None:

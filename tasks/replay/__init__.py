@@ -1,4 +1,4 @@
-"""History played forward in simulated time: deliveries, requests, checks and retraining, day by day.
+"""Replay of history in simulated time: deliveries, requests, checks and retraining, day by day.
 
 Depends on every other package of `tasks`.
 """

@@ -1,4 +1,4 @@
-"""What the world delivers, through the real ingestion, validation and feature views."""
+"""Deliver the replay's source data through the real ingestion, validation and feature views."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,9 @@ from truecourse.storage.tables import Tables
 
 
 class Feed:
-    """Delivers batches to a replayed problem. `reached`: up to when, UTC; None before the first."""
+    """Delivers batches to a replayed problem. `reached`: the end (UTC) of the last batch; None before the first.
+
+    `rows`: number of rows delivered so far."""
 
     def __init__(self, problem: Problem, world: SourceData, tables: Tables, worker: WorkerProcess) -> None:
         self._problem, self._world, self._tables, self._worker = problem, world, tables, worker
@@ -28,9 +30,9 @@ class Feed:
         self.rows = 0
 
     def deliver(self, until: datetime, now: datetime) -> list[Finding]:
-        """The rows of [reached, until) as one batch a table, all the way into the feature tables.
+        """Deliver the rows of [reached, until), one batch per table, and update the feature tables.
 
-        now: the moment that freshness is measured at. What validation refuses is found."""
+        now: the time at which freshness is measured. Returns findings of refused batches."""
         for table in self._problem.tables:
             rows = self._world.rows(table.name, self.reached, until)
             if len(rows):
@@ -46,7 +48,7 @@ class Feed:
         return found
 
     def _compute(self, views: list[str]) -> None:
-        """Two at a time: each has a table of its own."""
+        """Compute two views at a time: each has its own table."""
         others = [self._worker.submit(compute_view, name) for name in views[1::2]]
         for name in views[::2]:
             compute_view(self._problem, self._tables, name)
@@ -57,8 +59,8 @@ class Feed:
         result = validate_new(self._problem, self._problem.table(name), self._tables, now.replace(tzinfo=None))
         if not result.faults:
             return []
-        told = f"Validation of {name}: {'; '.join(result.faults)}."
-        return [Finding(check="pipelines", subject=name, cause="validation", page=True, sentence=told)]
+        sentence = f"Validation of {name}: {'; '.join(result.faults)}."
+        return [Finding(check="pipelines", subject=name, cause="validation", page=True, sentence=sentence)]
 
 
 def parquet(rows: pa.Table) -> bytes:

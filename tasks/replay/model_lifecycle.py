@@ -1,4 +1,4 @@
-"""Who answers in the replay: retraining on schedule and on findings, promotion, and rollback on closed cohorts."""
+"""The champion of a replay: scheduled and triggered retraining, promotion, and rollback on closed cohorts."""
 
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
@@ -29,23 +29,25 @@ from truecourse.replay import outcome
 from truecourse.storage.tables import Tables
 
 PROBATION = timedelta(days=28)
-"""So long after a promotion the model before it is scored beside it."""
+"""Time after a promotion during which the previous champion is scored as well."""
 FEWEST_DAYS = 7
-"""Of closed cohorts, before a model is judged by them, and between two looks."""
+"""Days of closed cohorts before a new champion is compared with the previous one, and between comparisons."""
 
 
 class ModelLifecycle:
-    """`events`: what was done to models, when and why. `frozen`: the version that was first."""
+    """Trains, promotes and rolls back models during a replay.
 
-    def __init__(self, problem: Problem, tables: Tables, desk: RequestSimulator) -> None:
-        self._problem, self._tables, self._desk = problem, tables, desk
+    `events`: the changes of models, with time and reason. `frozen`: the number of the first version."""
+
+    def __init__(self, problem: Problem, tables: Tables, requests: RequestSimulator) -> None:
+        self._problem, self._tables, self._requests = problem, tables, requests
         self.events: list[dict[str, Any]] = []
         self.frozen = 0
-        self._now: ModelVersion | None = None
-        self._before: ModelVersion | None = None
+        self._champion: ModelVersion | None = None
+        self._previous: ModelVersion | None = None
         self._since = datetime.min.replace(tzinfo=UTC)
-        self._asked: list[ServedRequests] = []
-        self._ahead: dict[datetime, Future[TrainedRun]] = {}
+        self._served: list[ServedRequests] = []
+        self._background: dict[datetime, Future[TrainedRun]] = {}
         self._proof: Proof | None = None
 
     @property
@@ -54,117 +56,119 @@ class ModelLifecycle:
 
     @property
     def champion(self) -> ModelVersion:
-        assert self._now is not None  # the replay began
-        return self._now
+        assert self._champion is not None  # set by begin()
+        return self._champion
 
     @property
     def watched(self) -> list[int]:
-        """The versions whose outputs are wanted beside the champion's."""
-        return [self.frozen, *([self._before.version] if self._before else [])]
+        """Versions that are scored beside the champion: the first one and, during probation, the previous champion."""
+        return [self.frozen, *([self._previous.version] if self._previous else [])]
 
     def begin(self, at: datetime) -> None:
-        """The first model. Raises ModelError if it passes not every gate: there would be nobody to answer."""
-        made = self._retrain(at, "the first model")
-        if not made.promoted:
-            told = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed_gates(made.gates))
-            raise ModelError(f"the first model failed its gates: {told}", where=f"problem {self._problem.name}")
-        self.frozen = made.version.version
-        self._enter(made.version, at)
+        """Train and promote the first model. Raises ModelError if it fails a gate: there would be no champion."""
+        result = self._retrain(at, "the first model")
+        if not result.promoted:
+            failures = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed_gates(result.gates))
+            raise ModelError(f"the first model failed its gates: {failures}", where=f"problem {self._problem.name}")
+        self.frozen = result.version.version
+        self._set_champion(result.version, at)
 
-    def remember(self, asked: ServedRequests) -> None:
-        if self._before is not None:
-            self._asked.append(asked)
+    def add_served(self, served: ServedRequests) -> None:
+        if self._previous is not None:
+            self._served.append(served)
 
-    def look_ahead(self, days: list[datetime], pool: Executor) -> None:
-        """Begin to train what the first of a month will ask for, beside the days that are played until then. `days`:
-        from a delivery up to the next one, so that nothing comes meanwhile that it would learn from."""
-        self._ahead |= {
+    def train_ahead(self, days: list[datetime], pool: Executor) -> None:
+        """Start the trainings that are due on the first of a month in the background, while earlier days are played.
+
+        `days`: from one delivery to the next, so that no new data arrives that the model would train on."""
+        self._background |= {
             day: pool.submit(train_candidate, self._problem, self._tables, day, self._proof)
             for day in days
             if day.day == 1
         }
 
     def close(self, now: datetime, alarms: tuple[Alarm, ...]) -> str:
-        """The morning's check is made, with these findings open; what was done, in a few words."""
-        said = self._judge_newest(now)
-        attempt = self._attempt(now, alarms)
+        """Roll back or retrain after the morning's checks, given the open findings; returns a short description."""
+        description = self._roll_back_if_worse(now)
+        attempt = self._start_retraining(now, alarms)
         if attempt is None:
-            return said
-        made = self._retrain(now, "the first of the month" if now.day == 1 else ", ".join(attempt.alarms))
+            return description
+        result = self._retrain(now, "the first of the month" if now.day == 1 else ", ".join(attempt.alarms))
         retraining_runs.end(
-            self._tables.store, self._problem.name, attempt.number, now, made.version, made.gates, made.promoted
+            self._tables.store, self._problem.name, attempt.number, now, result.version, result.gates, result.promoted
         )
-        if made.promoted:
+        if result.promoted:
             before = self.champion
-            self._enter(made.version, now)
-            self._before, self._asked = before, []
-        return f"version {made.version.version} {'is champion' if made.promoted else 'stays challenger'}"
+            self._set_champion(result.version, now)
+            self._previous, self._served = before, []
+        return f"version {result.version.version} {'is champion' if result.promoted else 'stays challenger'}"
 
-    def _attempt(self, now: datetime, alarms: tuple[Alarm, ...]) -> Attempt | None:
-        """The retraining that is due: on the first of a month, or because of what is open; not while data would be
-        learned that is known to be wrong."""
-        spoilers = [a for a in alarms if a.finding.cause in self._problem.monitoring.retraining.spoilers]
-        if now.day == 1 and not spoilers:
-            begun = retraining_runs.begin(self._tables.store, self._problem, now, "the first of the month")
+    def _start_retraining(self, now: datetime, alarms: tuple[Alarm, ...]) -> Attempt | None:
+        """Start a retraining if one is due: on the first of a month, or because of open findings.
+
+        None if it is not due, or if a blocker is open: data that is known to be wrong must not be trained on."""
+        blockers = [a for a in alarms if a.finding.cause in self._problem.monitoring.retraining.spoilers]
+        if now.day == 1 and not blockers:
+            started = retraining_runs.begin(self._tables.store, self._problem, now, "the first of the month")
         elif alarms:
-            begun = retraining_runs.begin(self._tables.store, self._problem, now)
+            started = retraining_runs.begin(self._tables.store, self._problem, now)
         else:
             return None
-        return begun if isinstance(begun, Attempt) else None
+        return started if isinstance(started, Attempt) else None
 
     def months(self) -> set[str]:
-        """Months, as 2024-05, that began under another model than the first, or saw one come into office."""
+        """Months, as 2024-05, in which a version other than the first became champion."""
         moves = [event for event in self.events if event["what"] != "kept"]
         return {event["at"][:7] for event in moves if event["version"] != self.frozen}
 
-    def _enter(self, version: ModelVersion, at: datetime) -> None:
-        self._now, self._since = version, at
-        self._desk.open(version)
+    def _set_champion(self, version: ModelVersion, at: datetime) -> None:
+        self._champion, self._since = version, at
+        self._requests.open(version)
 
     def _retrain(self, at: datetime, why: str) -> RetrainingResult:
-        begun = self._ahead.pop(at, None)
-        run = begun.result() if begun else train_candidate(self._problem, self._tables, at, self._proof)
+        training = self._background.pop(at, None)
+        run = training.result() if training else train_candidate(self._problem, self._tables, at, self._proof)
         self._proof = self._proof or load_manifest(self._tables.store, run.snapshot).look_ahead
-        made = evaluate_candidate(self._problem, run, at)
-        shut = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed_gates(made.gates))
-        what = "promoted" if made.promoted else "kept"
-        self._tell(at, made.version, what, f"{why}; {shut}" if shut else why)
-        return made
+        result = evaluate_candidate(self._problem, run, at)
+        failures = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed_gates(result.gates))
+        what = "promoted" if result.promoted else "kept"
+        self._add_event(at, result.version, what, f"{why}; {failures}" if failures else why)
+        return result
 
-    def _tell(self, at: datetime, version: ModelVersion, what: str, why: str) -> None:
+    def _add_event(self, at: datetime, version: ModelVersion, what: str, why: str) -> None:
         self.events.append({"at": at.isoformat(), "version": version.version, "what": what, "why": why})
 
-    def _judge_newest(self, now: datetime) -> str:
-        """Back to the model before, where closed cohorts show that the newer one is worse."""
-        if self._before is None or now - self._since > PROBATION:
-            self._before = None
+    def _roll_back_if_worse(self, now: datetime) -> str:
+        """Roll back to the previous champion if closed cohorts show that the new one is worse."""
+        if self._previous is None or now - self._since > PROBATION:
+            self._previous = None
             return ""
         days = (now - self._since - self._problem.label.closes_after).days
         if days < FEWEST_DAYS or days % FEWEST_DAYS:
             return ""
-        found = self._compared(now, self.champion.version, self._before.version)
+        found = self._compare(now, self.champion.version, self._previous.version)
         if found is None or found["low"] is None or found["low"] <= 0:
             return ""
         why = f"its loss was higher by {found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
-        entry = aliases.roll_back(self._problem.name, why, self._before.version)
+        entry = aliases.roll_back(self._problem.name, why, self._previous.version)
         registry.mirror_aliases(self._problem.name)
         retraining_runs.follow(self._tables.store, self._problem.name, aliases.history(self._problem.name), now)
         assert entry.champion is not None
-        self._enter(entry.champion, now)
-        self._before = None
-        self._tell(now, entry.champion, "rolled back", f"the newer one: {why}")
+        self._set_champion(entry.champion, now)
+        self._previous = None
+        self._add_event(now, entry.champion, "rolled back", f"the newer version: {why}")
         return f"rolled back to version {entry.champion.version}"
 
-    def _compared(self, now: datetime, new: int, old: int) -> dict[str, float | None] | None:
-        """On the decisions since the promotion whose cohorts are closed and whose labels were known by now."""
-        asked = [day for day in self._asked if day.ids and {new, old} <= set(day.outputs)]
-        ids = [i for day in asked for i in day.ids]
+    def _compare(self, now: datetime, new: int, old: int) -> dict[str, float | None] | None:
+        """Difference in loss, new minus old, on decisions since the promotion with closed cohorts and known labels."""
+        days_served = [day for day in self._served if day.ids and {new, old} <= set(day.outputs)]
+        ids = [i for day in days_served for i in day.ids]
         labels = self._labels(ids, now) if ids else np.empty(0)
         known = ~np.isnan(labels)
         if not known.any():
             return None
-        times = np.concatenate([day.times for day in asked])[known]
-        newer, older = (np.concatenate([day.outputs[version] for day in asked])[known] for version in (new, old))
+        times = np.concatenate([day.times for day in days_served])[known]
+        newer, older = (np.concatenate([day.outputs[version] for day in days_served])[known] for version in (new, old))
         return outcome.loss_difference(self._problem.kind, labels[known], newer, older, times)
 
     def _labels(self, ids: list[str], now: datetime) -> Array:

@@ -1,4 +1,4 @@
-"""Where the replay's requests are answered: the world's decisions in order of time, through the endpoint's own code."""
+"""Simulate the requests of a replay: decisions in order of time, predicted by the endpoint's own code."""
 
 import hashlib
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedRequests:
-    """What was answered in a day. `version`: who answered; `outputs`: by version, what each model in sight says of the
-    same rows as they were served, as Model.predict() gives it. `refused`: rows that broke the contract."""
+    """The predictions of one day. `version`: that served them. `outputs`: the output of Model.predict() by version, for
+    the same rows as served. `refused`: number of rows that broke the contract."""
 
     ids: list[str]
     times: Array
@@ -49,7 +49,7 @@ class ServedRequests:
 
 @dataclass(frozen=True)
 class SkewedPredictor(Predictor):
-    """A predictor whose code computes some features in another way than training does, from a planted moment on."""
+    """A predictor with injected skew: it computes some features differently from training while a fault is active."""
 
     faults: tuple[PlantedFault, ...]
 
@@ -68,23 +68,23 @@ class SkewedPredictor(Predictor):
 def _apply_fault(fault: PlantedFault, values: Array, now: Array) -> Array:
     if fault.how == "missing":
         return np.where(now, np.array(None if values.dtype == object else np.nan, dtype=values.dtype), values)
-    made = parse_change(fault.how)
-    assert made is not None
-    return np.where(now, made(values), values)
+    unit_change = parse_change(fault.how)
+    assert unit_change is not None
+    return np.where(now, unit_change(values), values)
 
 
 class RequestSimulator:
-    """Answers a day at a time, logs what it answered, and ships the log."""
+    """Predicts the requests of one day at a time, logs the predictions, and ships the log."""
 
     def __init__(self, problem: Problem, reader: "HistoricReader", faults: tuple[PlantedFault, ...]) -> None:
         self._problem, self._reader = problem, reader
         self._faults = tuple(fault for fault in faults if fault.kind == "skew")
-        self._served = ModelRouter()
+        self._router = ModelRouter()
         self._models: dict[int, Model] = {}
         self._predictor: Predictor | None = None
 
     def open(self, version: ModelVersion) -> None:
-        """From now on, this version answers. Its requests are read by the contract that it was trained under."""
+        """Serve this version from now on. Requests are read by the contract that it was trained with."""
         predictor = registered_predictor(version, registry.open_model(version, self._problem.kind, threads=1))
         predictor = replace(predictor, reader=cast("OnlineReader", self._reader))
         if self._faults:
@@ -92,15 +92,15 @@ class RequestSimulator:
             predictor = SkewedPredictor(**parts, faults=self._faults)
         self._models[version.version] = predictor.model
         self._predictor = predictor
-        self._served.split = TrafficSplit(predictor)
+        self._router.split = TrafficSplit(predictor)
 
-    def day(self, decisions: pa.Table, beside: list[int]) -> ServedRequests:
-        """Answer these decisions. `beside`: versions that were open before, whose outputs are wanted too."""
-        predictor, now = self._predictor, self._served.split
+    def serve_day(self, decisions: pa.Table, others: list[int]) -> ServedRequests:
+        """Predict a day's decisions. `others`: versions opened before, which are scored as well."""
+        predictor, now = self._predictor, self._router.split
         assert predictor is not None
         assert now is not None
         spool = self._spool()
-        answered: list[PredictionResult] = []
+        results: list[PredictionResult] = []
         refused = 0
         for request in requests(decisions, predictor.contract.max_rows):
             at = request[-1][1]
@@ -109,55 +109,55 @@ class RequestSimulator:
             if not len(rows):
                 continue
             part = predictor.answer(rows, at=at, ids=[prediction_id(self._problem.name, i) for i in rows.ids])
-            self._served.finish(now, [part])
-            answered.append(part)
+            self._router.finish(now, [part])
+            results.append(part)
             spool.flush()
         spool.flush(seal=True)
         log_shipping.ship(self._problem.name)
-        return self._asked(predictor, answered, beside, refused)
+        return self._collect(predictor, results, others, refused)
 
     def _spool(self) -> Spool:
-        """A spool with no thread of its own: it is written when the replay says so."""
-        masking = Masking(self._served, get_settings().log_secret.get_secret_value().encode())
+        """A spool without a thread; the replay flushes it."""
+        masking = Masking(self._router, get_settings().log_secret.get_secret_value().encode())
         spool = Spool(log_shipping.spool_folder(self._problem.name), masking, Limits())
-        self._served.record = spool.put
+        self._router.record = spool.put
         return spool
 
-    def _asked(
-        self, predictor: Predictor, answered: list[PredictionResult], beside: list[int], refused: int
+    def _collect(
+        self, predictor: Predictor, results: list[PredictionResult], others: list[int], refused: int
     ) -> ServedRequests:
         version = predictor.identity.version
-        ids = [str(i) for part in answered for i in part.rows.ids]
+        ids = [str(i) for part in results for i in part.rows.ids]
         if not ids:
             return ServedRequests([], np.empty(0, "datetime64[us]"), version, {}, refused)
-        times = np.concatenate([part.rows.decision_times for part in answered])
-        outputs = {version: outputs_of(predictor.model, answered)}
-        for other in (number for number in beside if number != version):
+        times = np.concatenate([part.rows.decision_times for part in results])
+        outputs = {version: outputs_of(predictor.model, results)}
+        for other in (number for number in others if number != version):
             model = self._models[other]
-            matrix = np.concatenate([model.vocabulary.encode(part.columns) for part in answered])
+            matrix = np.concatenate([model.vocabulary.encode(part.columns) for part in results])
             outputs[other] = model.predict(matrix)
         return ServedRequests(ids, times, version, outputs, refused)
 
 
-def outputs_of(model: Model, answered: list[PredictionResult]) -> Array:
-    """(n,) or (n, k): the scores as they were answered."""
-    answers = [answer for part in answered for answer in part.answers]
+def outputs_of(model: Model, results: list[PredictionResult]) -> Array:
+    """The scores as served, of shape (n,), or (n, k) for k classes."""
+    answers = [answer for part in results for answer in part.answers]
     if model.kind == "multiclass":
         return np.array([[answer["scores"][name] for name in model.vocabulary.classes] for answer in answers])
     return np.array([answer["score"] for answer in answers], dtype=np.float64)
 
 
 def requests(decisions: pa.Table, limit: int) -> Iterator[list[tuple[dict[str, Any], datetime]]]:
-    """Rows as a client sends them, with their decision times: those of three hours together, `limit` at most."""
+    """Requests of at most `limit` rows with their decision times; rows of the same three hours share requests."""
     hours = columns_of(decisions, [DECISION_TIME])[DECISION_TIME].astype("datetime64[h]").astype(np.int64) // 3
     cuts = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), len(decisions)]
     rows, times = decisions.to_pylist(), decisions[DECISION_TIME].to_pylist()
-    told = [(example(row), time.astimezone(UTC)) for row, time in zip(rows, times, strict=True)]
+    examples = [(example(row), time.astimezone(UTC)) for row, time in zip(rows, times, strict=True)]
     for start, end in pairwise(cuts):
         for first in range(start, end, limit):
-            yield told[first : min(first + limit, end)]
+            yield examples[first : min(first + limit, end)]
 
 
 def prediction_id(problem: str, id: Any) -> str:
-    """A prediction's id that is the same in every replay."""
+    """A prediction id that is the same in every replay."""
     return hashlib.sha256(f"{problem}:{id}".encode()).hexdigest()[:32]

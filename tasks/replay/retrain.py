@@ -1,4 +1,4 @@
-"""Retraining inside the replay: snapshot, training, judging, registry and gates, as of a simulated moment."""
+"""Retraining inside a replay: snapshot, training, evaluation and registration, as of a simulated time."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ from truecourse.storage.tables import Tables
 
 @dataclass(frozen=True)
 class RetrainingResult:
-    """What a retraining came to. `version`: registered, and `promoted` or not; `gates`: the verdicts."""
+    """The outcome of a retraining. `gates`: the gate results. `rows`: of the snapshot."""
 
     at: datetime
     version: ModelVersion
@@ -30,9 +30,9 @@ class RetrainingResult:
 
 
 def train_candidate(problem: Problem, tables: Tables, at: datetime, proof: Proof | None = None) -> TrainedRun:
-    """Train on what is known at `at` (UTC). The model is the same at any time after the last delivery before that.
+    """Train on the data known at `at` (UTC). The result is the same at any time after the last delivery before it.
 
-    `proof`: that the views do not look ahead, from an earlier model of the replay, whose SQL is the same."""
+    `proof`: the look-ahead proof of an earlier model of the replay, which has the same SQL."""
     clean = clean_versions(problem, tables)
     features = feature_versions(problem, tables, clean)
     until = at.replace(tzinfo=None)
@@ -42,7 +42,7 @@ def train_candidate(problem: Problem, tables: Tables, at: datetime, proof: Proof
 
 
 def evaluate_candidate(problem: Problem, run: TrainedRun, at: datetime) -> RetrainingResult:
-    """Judge the model at `at`, register it, and promote it past the gates."""
+    """Evaluate a model at `at`, register it, and promote it if its gates pass."""
     report = evaluate_gates(problem.name, run)
     version = register_model.fn(run, report)
     return RetrainingResult(at, version, registry.champion(problem.name) == version, report["gates"], run.snapshot.rows)

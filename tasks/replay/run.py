@@ -1,4 +1,4 @@
-"""A replay from its first day to its last, in simulated time."""
+"""Run a replay from its first day to its last, in simulated time."""
 
 import json
 import secrets
@@ -49,20 +49,20 @@ from truecourse.storage.tables import Tables, clean_table
 
 DAY = timedelta(days=1)
 MORNING = timedelta(hours=6)
-"""Checks are made at this hour (UTC), as `monitor` is scheduled in prefect.yaml: of the days that are over, and of the
-hours of the present one."""
+"""Time of day (UTC) of the checks, as `monitor` is scheduled in prefect.yaml. They cover finished days, and the first
+hours of the current one."""
 LEAD = DAY
-"""Rows are delivered so long before their own time: some facts, an early departure, are known before it. What a
-decision may see is decided by when each fact was known."""
+"""Rows are delivered this long before their event time: some facts, such as an early departure, are known earlier. What
+a decision may see depends on when each fact was known."""
 
 
 def check_skew_of_day(problem: Problem, tables: Tables, at: datetime) -> Report:
-    """Of the day that ends at `at`: the days before it were audited on theirs."""
+    """Check skew on the day that ends at `at`; earlier days were checked before."""
     return skew.check_skew(problem, tables, at, Window(start=at - DAY, end=at))
 
 
 def check_drift_as_of(problem: Problem, tables: Tables, at: datetime) -> Report:
-    """As of `at`; without requests it tells nothing."""
+    """Check drift as of `at`; the report is unknown if there were no requests."""
     try:
         return check_drift(problem, tables, at)
     except (NotFound, FeatureError) as error:
@@ -71,7 +71,7 @@ def check_drift_as_of(problem: Problem, tables: Tables, at: datetime) -> Report:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be played: days from `first` to `last`, faults as they were written, days between two deliveries."""
+    """A replay's parameters: days from `first` to `last`, faults to `inject`, `tick` days between deliveries."""
 
     problem: str
     first: date
@@ -82,7 +82,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a replay stands: `done` of `days`, the day being played, and what happened last."""
+    """Progress of a replay: `done` of `days`, the current day, and the last event's message."""
 
     done: int
     days: int
@@ -97,10 +97,10 @@ def replay_home(problem: str) -> Path:
     return get_settings().home / "replay" / problem
 
 
-def play(plan: Plan, tell: ProgressCallback = lambda progress: None) -> dict[str, Any]:
-    """Play it in a home of its own, `<home>/replay/<problem>`, which begins anew; the result, that is kept there too.
+def play(plan: Plan, report: ProgressCallback = lambda progress: None) -> dict[str, Any]:
+    """Run a replay in its own home, `<home>/replay/<problem>`, which is emptied first; returns the result document.
 
-    Raises ReplayError for a plan that cannot be played, and what the steps raise."""
+    The document is also written there. Raises ReplayError for an invalid plan, and what the steps raise."""
     user = load_problem(plan.problem)
     faults = parse_faults(user, list(plan.inject), plan.first, plan.last)
     place = replay_home(user.name)
@@ -109,15 +109,15 @@ def play(plan: Plan, tell: ProgressCallback = lambda progress: None) -> dict[str
     world = read_source_data(user, open_store(), faults)
     with isolated_settings(place), WorkerProcess(user.name) as worker:
         replay = Replay(load_problem(user.name), world, plan, faults, worker)
-        replay.run(tell)
+        replay.run(report)
         return _save(replay.problem, replay.document(), place)
 
 
 @contextmanager
 def isolated_settings(place: Path) -> Iterator[None]:
-    """The replay's own home, storage, registry and stores, and none of the user's, while the block lasts."""
+    """Use the replay's own home, storage, registry and stores inside the block, and none of the user's."""
     (database,) = list(place.glob("mlflow-*.db")) or (place / f"mlflow-{secrets.token_hex(4)}.db",)
-    # a name of its own: MLflow keeps databases that it has opened open, be they deleted meanwhile
+    # a unique name: MLflow keeps opened databases open, even deleted ones
     uri = f"sqlite:///{database}"
     with override_settings(
         home=place, problems=place / "problems", storage="", mlflow_uri=uri, online_store="sqlite", log_secret=""
@@ -135,8 +135,8 @@ class Replay:
         self._tables = Tables()
         self._feed = Feed(problem, world, self._tables, worker)
         self._reader = HistoricReader(problem)
-        self._desk = RequestSimulator(problem, self._reader, faults)
-        self._office = ModelLifecycle(problem, self._tables, self._desk)
+        self._requests = RequestSimulator(problem, self._reader, faults)
+        self._models = ModelLifecycle(problem, self._tables, self._requests)
         self._decisions = _decisions(problem, world)
         self._played = ReplayedPredictions()
         self._alarms: list[Alarm] = []
@@ -145,30 +145,30 @@ class Replay:
         self._checked: list[str] = []
         self._waiting: list[tuple[datetime, Finding]] = []
 
-    def run(self, tell: ProgressCallback) -> None:
+    def run(self, report: ProgressCallback) -> None:
         first, last = _moment(self._plan.first), _moment(self._plan.last)
         days = (last - first) // DAY + 1
         edges = self._edges(first, last + DAY)
         if not len(self._between(first, last + DAY)):
-            hint = "name days of which the data has decisions; a day among them may well be without"
+            hint = "give a range of days in which the data has decisions"
             what = f"no decision falls on {self._plan.first} to {self._plan.last}"
             raise ReplayError(self.problem.name, [Fault("--from, --to", what, hint)])
-        tell(Progress(0, days, self._plan.first, "the first model is trained"))
+        report(Progress(0, days, self._plan.first, "training the first model"))
         with ThreadPoolExecutor(1) as pool:
             for start, end in pairwise(edges):
                 self._deliver(start, end)
                 if start == first:
-                    self._office.begin(first)
-                    self._opened(start, end)
+                    self._models.begin(first)
+                    self._open_features(start, end)
                 coming = [start + number * DAY for number in range((end - start) // DAY)]
-                self._office.look_ahead([day + DAY + MORNING for day in coming if day < last], pool)
+                self._models.train_ahead([day + DAY + MORNING for day in coming if day < last], pool)
                 for day in coming:
-                    said = self._day(day)
-                    tell(Progress((day - first) // DAY + 1, days, day.date(), said))
-        self._deliver(last + DAY, last + 3 * DAY)  # the outcomes of the last decisions
+                    message = self._day(day)
+                    report(Progress((day - first) // DAY + 1, days, day.date(), message))
+        self._deliver(last + DAY, last + 3 * DAY)  # labels of the last decisions
 
     def _edges(self, first: datetime, end: datetime) -> list[datetime]:
-        """Deliveries: every `tick` days, and daily while a fault sets in, so that nothing is found before its day."""
+        """Times of deliveries: every `tick` days, and daily at the start of a fault, so that it is found on its day."""
         edges = {first, end, *(first + n * DAY for n in range(0, (end - first) // DAY, self._plan.tick))}
         for fault in self._faults:
             edges |= {fault.start + n * DAY for n in range(4)} | ({fault.end} if fault.end else set())
@@ -178,28 +178,29 @@ class Replay:
         found = self._feed.deliver(end + LEAD, start)
         self._waiting += [(end, finding) for finding in found]
         if start > _moment(self._plan.first):
-            self._opened(start, end)
+            self._open_features(start, end)
 
-    def _opened(self, start: datetime, end: datetime) -> None:
+    def _open_features(self, start: datetime, end: datetime) -> None:
         clean = clean_versions(self.problem, self._tables)
         self._reader.open(self._tables, feature_versions(self.problem, self._tables, clean), start, end + MORNING)
 
     def _day(self, day: datetime) -> str:
-        """The requests from one morning's check to the next, and what is done at that; the first day begins at midnight
-        and the last one ends there."""
+        """Serve the requests from one morning's check to the next, then check and retrain; returns a description.
+
+        The first day starts at midnight, and the last one ends at midnight."""
         first, last = (_moment(one) for one in (self._plan.first, self._plan.last))
         start, end = (
             day + (MORNING if day > first else timedelta(0)),
             day + DAY + (MORNING if day < last else timedelta(0)),
         )
-        now, asked = day + DAY + MORNING, self._desk.day(self._between(start, end), self._office.watched)
-        self._refused += asked.refused
-        if asked.ids:
-            frozen = asked.outputs[self._office.frozen]
-            self._played.add(asked.ids, asked.times, asked.version, asked.outputs[asked.version], frozen)
-        self._office.remember(asked)
+        now, served = day + DAY + MORNING, self._requests.serve_day(self._between(start, end), self._models.watched)
+        self._refused += served.refused
+        if served.ids:
+            frozen = served.outputs[self._models.frozen]
+            self._played.add(served.ids, served.times, served.version, served.outputs[served.version], frozen)
+        self._models.add_served(served)
         alarms = self._check(now)
-        return self._office.close(now, alarms) if day.date() < self._plan.last else ""
+        return self._models.close(now, alarms) if day.date() < self._plan.last else ""
 
     def _between(self, start: datetime, end: datetime) -> pa.Table:
         times = self._decisions["decision_time"]
@@ -207,19 +208,17 @@ class Replay:
         return self._decisions.filter(pc.and_(pc.greater_equal(times, first), pc.less(times, last)))
 
     def _check(self, now: datetime) -> tuple[record.Alarm, ...]:
-        """Look at what there is by now, and settle it; the findings that are open then.
+        """Run the checks and update the alerts; returns the open alerts.
 
-        None of the checks knows of the others. Quality takes about as long as the other two together."""
-        measured = self._worker.submit(quality.check_quality, now)
+        Quality runs in the worker process, since it takes about as long as skew and drift together."""
+        quality_report = self._worker.submit(quality.check_quality, now)
         late = tuple(finding for at, finding in self._waiting if at <= now)
         self._waiting = [(at, finding) for at, finding in self._waiting if at > now]
-        said = "; ".join(finding.sentence for finding in late) or "Every batch was taken."
-        found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=said, findings=late)]
-        audited, moved = (
-            check_skew_of_day(self.problem, self._tables, now),
-            check_drift_as_of(self.problem, self._tables, now),
-        )
-        found += [audited, measured.result(), moved]
+        sentence = "; ".join(finding.sentence for finding in late) or "Every batch was accepted."
+        found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=sentence, findings=late)]
+        skew_report = check_skew_of_day(self.problem, self._tables, now)
+        drift_report = check_drift_as_of(self.problem, self._tables, now)
+        found += [skew_report, quality_report.result(), drift_report]
         self._checked = [report.check for report in found]
         for report in found:
             report_store.save(self._tables.store, report)
@@ -231,10 +230,10 @@ class Replay:
         return settled.open
 
     def document(self) -> dict[str, Any]:
-        """Everything that came of it."""
+        """The result of the replay as a JSON document."""
         labels = self._labels()
-        told = outcome.monthly_metrics(self.problem.kind, self._played, labels)
-        means = outcome.summarize_months(self.problem.kind, self.problem.metric, told, self._office.months())
+        months = outcome.monthly_metrics(self.problem.kind, self._played, labels)
+        means = outcome.summarize_months(self.problem.kind, self.problem.metric, months, self._models.months())
         document: dict[str, Any] = {
             "problem": self.problem.name,
             "from": self._plan.first.isoformat(),
@@ -243,10 +242,10 @@ class Replay:
             "served": len(self._played.ids),
             "refused": self._refused,
             "delivered": self._feed.rows,
-            "months": told,
+            "months": months,
             "weeks": outcome.weekly_losses(self.problem.kind, self._played, labels),
             "means": means,
-            "events": self._office.events,
+            "events": self._models.events,
             "alarms": [alarm.to_document() for alarm in self._alarms],
             "detections": outcome.detections(self._alarms, self._faults),
             "checks": self._checked,
@@ -256,12 +255,12 @@ class Replay:
         return document | {"digest": outcome.digest(document)}
 
     def _labels(self) -> Array:
-        """Of every row that was served, NaN where the truth never became known."""
+        """The label of every served row; NaN if it never became known."""
         clean = clean_versions(self.problem, self._tables)
         window = Window(start=midnight(self._plan.first), end=midnight(self._plan.last) + DAY)
         truth = frames.spine(self.problem, self._tables, clean, window)
         places = pc.index_in(pa.array(self._played.ids, pa.string()), truth["id"].combine_chunks())
-        return self._office.vocabulary.labels(truth.select(["label"]).take(places))
+        return self._models.vocabulary.labels(truth.select(["label"]).take(places))
 
 
 def _moment(day: date) -> datetime:
@@ -269,7 +268,7 @@ def _moment(day: date) -> datetime:
 
 
 def _decisions(problem: Problem, world: SourceData) -> pa.Table:
-    """Every decision of the world outside, with its request fields, by the problem's own spine."""
+    """Every decision of the source data, with its request fields, from the problem's own spine query."""
     settings = get_settings()
     tables = Tables(settings.model_copy(update={"storage": str(settings.home / "world")}))
     versions = {}
@@ -282,18 +281,18 @@ def _decisions(problem: Problem, world: SourceData) -> pa.Table:
 def sentence(document: dict[str, Any]) -> str:
     means, faults = document["means"], document["detections"]
     ranking = means["ranking"]
-    said = (
+    text = (
         f"The maintained system reached a mean monthly {ranking} of {means[f'maintained_{ranking}']:.3f}, "
         f"the frozen champion {means[f'frozen_{ranking}']:.3f}"
     )
     if faults:
         quick = sum(found["days"] is not None and found["days"] <= 2 for found in faults)
-        said += f"; {quick} of {len(faults)} planted faults were named within two days"
-    return f"{said}."
+        text += f"; {quick} of {len(faults)} planted faults were named within two days"
+    return f"{text}."
 
 
 def _save(problem: Problem, document: dict[str, Any], place: Path) -> dict[str, Any]:
-    """The document, the page and the picture, into the replay's home."""
+    """Write the document, the page and the picture into the replay's home."""
     drawn = {"timeline": timeline_plot.timeline(document), "ranking": timeline_plot.ranking(document)}
     (place / "replay.png").write_bytes(png(drawn["timeline"]))
     plots = {"timeline": svg(drawn["timeline"], "The replay over time"), "ranking": svg(drawn["ranking"], "By month")}

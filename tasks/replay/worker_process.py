@@ -1,4 +1,4 @@
-"""A second process beside the replay, for what would hold the interpreter's lock while the replay has other work."""
+"""A second process for the replay, for work that would block the interpreter lock of the first."""
 
 import os
 import signal
@@ -15,18 +15,19 @@ from truecourse.storage.tables import Tables
 P = ParamSpec("P")
 T = TypeVar("T")
 _arguments: list[Any] = []
-"""In the second process: the problem and its tables, which keep open what they have read."""
+"""In the worker process: the problem and its tables, which cache opened tables."""
 
 
 class WorkerProcess:
-    """Lives as long as the block, under the settings that hold where it begins; without the block's process it ends
-    itself, however that ended. One thing is done at a time, in the order that it was asked for."""
+    """A worker process that runs submitted functions one at a time, in order.
+
+    It lives as long as the block, with the settings at the block's start. If the parent process dies, it exits."""
 
     def __init__(self, problem: str) -> None:
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (problem,))
 
     def __enter__(self) -> Self:
-        self.submit(_warm_up)  # the process starts, and imports what it needs
+        self.submit(_warm_up)  # starts the process, which imports its modules
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -35,19 +36,18 @@ class WorkerProcess:
     def submit(
         self, function: Callable[Concatenate[Problem, Tables, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        """Call it there with the problem, its tables, and these arguments. What is not there yet is waited for with
-        result(), which raises what the function raised."""
+        """Call the function in the worker process with the problem, its tables, and these arguments."""
         return self._pool.submit(_call, function, args, kwargs)
 
 
 def _start_worker(problem: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the first process ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the parent ends this one
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _arguments[:] = load_problem(problem), Tables()
 
 
 def _exit_with_parent() -> None:
-    """A first process that was killed sends nothing any more, and its second one must not write after it."""
+    """Exit when the parent process is gone, even if it was killed: the worker must not write after it."""
     first = parent_process()
     assert first is not None
     first.join()

@@ -1,4 +1,4 @@
-"""Feast, fed from a problem: its objects, its two stores, and reads for serving."""
+"""Feast for a problem: its objects, offline and online store, and feature reads for serving."""
 
 from typing import Any
 
@@ -8,9 +8,10 @@ _typechecked = typeguard.typechecked
 
 
 def typechecked(target: Any = None, **options: Any) -> Any:
-    """Typeguard's, which leaves Feast's classes as they are written. It would compile each anew, with checks of every
-    argument's type, in every process: 5 of the 7 CPU seconds that `import feast` takes. What we give Feast comes
-    from a checked problem."""
+    """Typeguard's decorator, skipping Feast's classes.
+
+    Typeguard recompiles each class with type checks of all arguments, in every process: 5 of the 7 CPU seconds of
+    `import feast`. Our arguments to Feast come from a checked problem."""
     if getattr(target, "__module__", "").startswith("feast."):
         return target
     return _typechecked(target, **options)

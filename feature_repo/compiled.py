@@ -11,7 +11,7 @@ from truecourse.settings import Settings
 
 
 def feast_objects(problem: Problem, settings: Settings) -> dict[str, Any]:
-    """Feast objects by a Python name: one entity for each join key, one source and one view for each view."""
+    """Feast objects by Python name: an entity for each join key, a source and a feature view for each view."""
     entities = {key: _entity(problem, key) for view in problem.views for key in join_keys(problem, view)}
     objects = {f"entity_{key}": entity for key, entity in entities.items()}
     for view in problem.views:
@@ -28,7 +28,9 @@ def key_column(problem: Problem, key: str) -> AnyColumn:
     """The declared column of an entity's key. Raises ProblemError if the request has no such field."""
     column = problem.request_fields.get(key)
     if column is None:
-        raise ProblemError(problem.name, [Fault(f"entity key {key}", "is no request field", "declare it in `request`")])
+        raise ProblemError(
+            problem.name, [Fault(f"entity key {key}", "is not a request field", "declare it in `request`")]
+        )
     return column
 
 
@@ -76,6 +78,6 @@ def _view(problem: Problem, view: View, entities: dict[str, Any], source: Any) -
         schema=[Field(name=n, dtype=_dtype(c), description=c.description) for n, c in columns.items()],
         source=source,
         online=True,
-        offline=False,  # with True, a materialize would write back to the source
+        offline=False,  # if True, materialize would write back to the source
         description=view.description,
     )

@@ -1,6 +1,6 @@
-"""What `feast apply` registers: the entities and views of the settings' problem, as module-level names.
+"""The objects that `feast apply` registers: entities and views of the settings' problem, as module-level names.
 
-Feast collects module-level objects only; one in a list or a dict would be left out without a word.
+Feast collects module-level objects only; it silently ignores objects in a list or a dict.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def _settings() -> Settings:
-    """The settings, with a relative home taken from the repository: the CLI runs in this folder."""
+    """The settings, with a relative home resolved from the repository root, since `feast` runs in this folder."""
     settings = get_settings()
     if settings.home.is_relative_to(_HERE):
         return settings.model_copy(update={"home": _HERE.parent / settings.home.relative_to(_HERE)})

@@ -1,4 +1,4 @@
-"""Reading features as an online store that is always up to date would have held them at each decision's moment."""
+"""Read features for past decisions, as an up-to-date online store would have returned them at the decision time."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,38 +16,37 @@ from truecourse.storage.tables import Limit, Tables
 
 
 class HistoricReader:
-    """In place of an OnlineReader, for decisions of the past. What a decision gets was known by its time, whatever the
-    feature tables hold beside it."""
+    """Replaces OnlineReader for past decisions. A decision gets only values that were known at its time."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
-        self._held: dict[str, AsOfIndex] = {}
+        self._indexes: dict[str, AsOfIndex] = {}
 
     def open(self, tables: Tables, versions: Mapping[str, TableVersion], start: datetime, end: datetime) -> None:
-        """Hold what decisions of [start, end] (UTC) can see of these versions."""
+        """Load the rows of these table versions that decisions in [start, end] (UTC) can see."""
         for view in self._problem.views:
             rows = tables.read(versions[view.name], where=_visible(view, start, end))
-            self._held[view.name] = AsOfIndex.of(rows, list(self._keys[view.name]))
+            self._indexes[view.name] = AsOfIndex.of(rows, list(self._keys[view.name]))
 
     def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
-        """Every view feature for `rows` requests, as OnlineReader.read() gives them."""
-        assert decision_times is not None  # what has no time is not played back
+        """Every view feature for `rows` requests, as returned by OnlineReader.read()."""
+        assert decision_times is not None  # only problems with time are replayed
         times = np.asarray(decision_times, "datetime64[us]")
-        found = OnlineFeatures({}, {}, [])
+        features = OnlineFeatures({}, {}, [])
         for view in self._problem.views:
-            asked = [plain_keys(column, columns[name]) for name, column in self._keys[view.name].items()]
-            values, events = self._held[view.name].at(list(zip(*asked, strict=True)), times, view.ttl)
-            found.values.update(values)
-            moments = events.astype("datetime64[us]").view(np.int64).tolist()
-            found.events.update(dict.fromkeys(view.features, moments))
-        assert all(len(values) == rows for values in found.values.values())
-        return found
+            keys = [plain_keys(column, columns[name]) for name, column in self._keys[view.name].items()]
+            values, events = self._indexes[view.name].at(list(zip(*keys, strict=True)), times, view.ttl)
+            features.values.update(values)
+            times_us = events.astype("datetime64[us]").view(np.int64).tolist()
+            features.events.update(dict.fromkeys(view.features, times_us))
+        assert all(len(values) == rows for values in features.values.values())
+        return features
 
 
 def _visible(view: View, start: datetime, end: datetime) -> list[Limit]:
-    """The rows that can be the newest of their key for a decision of [start, end]."""
-    known: list[Limit] = [(EVENT, "<=", end)]
+    """The filter of rows that can be the newest of their key for a decision in [start, end]."""
+    limits: list[Limit] = [(EVENT, "<=", end)]
     if view.timeless or not view.ttl:
-        return known
-    return [*known, (EVENT, ">=", start - view.ttl)]
+        return limits
+    return [*limits, (EVENT, ">=", start - view.ttl)]

@@ -1,4 +1,4 @@
-"""Loading the online store: for each key that changed since the last load, the newest value known by then."""
+"""Load the online store: for each key that changed since the last load, the newest known value."""
 
 import json
 import sqlite3
@@ -26,10 +26,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def load_online(problem: Problem, tables: Tables, view: str, until: datetime) -> int:
-    """Bring a view's online values to what was known at `until` (UTC); the number of keys written.
+    """Write a view's values as of `until` (UTC) to the online store; returns the number of keys written.
 
-    Keys are written again if a row of theirs was added, superseded, or became known since the last load, however
-    old its event: a late row is not missed. Going back in time loads all anew. Raises NotFound for a view never
+    A key is written if one of its rows was added, superseded, or became known since the last load, however old the
+    row's event is. An earlier `until` than the last load's rewrites all keys. Raises NotFound for a view that was never
     computed, StorageError for a store that cannot be written."""
     spec = problem.view(view)
     version = tables.version(feature_table(problem, view))
@@ -39,51 +39,51 @@ def load_online(problem: Problem, tables: Tables, view: str, until: datetime) ->
     until = until.astimezone(UTC) if until.tzinfo else until.replace(tzinfo=UTC)
     target = _Target(problem, spec)
     now = {"version": version.version, "until": until.isoformat(), "digest": view_digest(problem, spec)}
-    last = target.mark()
+    last = target.read_mark()
     if last == now:
         return 0
-    changed = _changed(tables, version, last, now)
+    changed = _changed_rows(tables, version, last, now)
     if changed is None:
         target.wipe()
     written = 0
-    for rows in _newest(problem, spec, tables.dataset(version), changed, until):
+    for rows in _newest_rows(problem, spec, tables.dataset(version), changed, until):
         written += target.write(rows, until)
-    target.set_mark(now)
+    target.write_mark(now)
     return written
 
 
-def _changed(
+def _changed_rows(
     tables: Tables, version: TableVersion, last: dict[str, Any] | None, now: dict[str, Any]
 ) -> list[ds.Dataset | pa.Table] | None:
-    """Rows, of either version, of every key that may have changed since the last load; None for all of them."""
+    """Rows, from either version, of every key that may have changed since the last load; None if all may have."""
     if last is None or last["digest"] != now["digest"] or last["until"] > now["until"]:
         return None
     dataset = tables.dataset(version)
     since, until = (pa.scalar(datetime.fromisoformat(m["until"]), pa.timestamp("us", tz="UTC")) for m in (last, now))
-    passed = [(ds.field(name) > since) & (ds.field(name) <= until) for name in (EVENT, CREATED)]
-    changed: list[ds.Dataset | pa.Table] = [dataset.filter(passed[0] | passed[1])]
+    between = [(ds.field(name) > since) & (ds.field(name) <= until) for name in (EVENT, CREATED)]
+    changed: list[ds.Dataset | pa.Table] = [dataset.filter(between[0] | between[1])]
     if last["version"] == version.version:
         return changed
     try:
         before = TableVersion(name=version.name, version=last["version"])
         old, new = set(tables.files(before)), set(tables.files(version))
-        return [*changed, *_only(tables, before, old - new), *_only(tables, version, new - old)]
-    except StorageError:  # the version of the last load is gone
+        return [*changed, *_select_files(tables, before, old - new), *_select_files(tables, version, new - old)]
+    except StorageError:  # the version of the last load was deleted
         return None
 
 
-def _only(tables: Tables, version: TableVersion, keys: set[str]) -> list[ds.Dataset]:
-    """Those fragments of a version that are the files of these keys."""
+def _select_files(tables: Tables, version: TableVersion, keys: set[str]) -> list[ds.Dataset]:
+    """The part of a version that lies in the files with these storage keys."""
     dataset = tables.dataset(version)
     names = {key.removeprefix(version.name).lstrip("/") for key in keys}
     chosen = [f for f in dataset.get_fragments() if f.path.lstrip("/") in names]
     if len(chosen) != len(names):
-        raise StorageError("a file of the version is not to be found", where=str(version))
+        raise StorageError("a file of the version is missing", where=str(version))
     return [ds.FileSystemDataset(chosen, dataset.schema, chosen[0].format, chosen[0].filesystem)] if chosen else []
 
 
-def _newest(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
-    """Batches of one row a key: the newest known at `until`, nulls for a changed key that has none."""
+def _newest_rows(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
+    """Batches with one row per key: the newest row known at `until`; nulls for a changed key without one."""
     keys = ", ".join(sql.quoted(key) for key in key_columns(problem, view))
     features = ", ".join(sql.quoted(name) for name in view.features)
     moment = f"TIMESTAMPTZ '{until.isoformat(sep=' ')}'"
@@ -102,8 +102,9 @@ def _newest(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] |
 
 
 class _Target:
-    """One view in the online store, and the mark of its last load, which lives in the store itself: a store that is
-    emptied forgets both."""
+    """One view in the online store, with the mark of its last load.
+
+    The mark is stored in the online store itself, so emptying the store removes both."""
 
     def __init__(self, problem: Problem, view: View) -> None:
         from feast.infra.online_stores.helpers import get_online_store_from_config
@@ -133,14 +134,14 @@ class _Target:
 
     def wipe(self) -> None:
         view = [self._feast_view]
-        self._set(None)
+        self._write_mark(None)
         if self._redis:
             self._store.delete_table(self._config, self._feast_view)
             return
         self._store.update(self._config, view, [], [], [], partial=True)
         self._store.update(self._config, [], view, [], [], partial=True)
 
-    def mark(self) -> dict[str, Any] | None:
+    def read_mark(self) -> dict[str, Any] | None:
         if self._redis:
             text = self._store._get_client(self._config.online_store).get(self._name)
         else:
@@ -150,10 +151,10 @@ class _Target:
         mark: dict[str, Any] | None = json.loads(text) if text else None
         return mark
 
-    def set_mark(self, mark: dict[str, Any]) -> None:
-        self._set(json.dumps(mark, sort_keys=True))
+    def write_mark(self, mark: dict[str, Any]) -> None:
+        self._write_mark(json.dumps(mark, sort_keys=True))
 
-    def _set(self, text: str | None) -> None:
+    def _write_mark(self, text: str | None) -> None:
         if self._redis:
             client = self._store._get_client(self._config.online_store)
             client.set(self._name, text) if text else client.delete(self._name)

@@ -1,4 +1,4 @@
-"""Feast's offline store of ours: historical features by an as-of join, all else as in the stock DuckDB store."""
+"""Our offline store for Feast: historical features by an as-of join; the rest is Feast's DuckDB store."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -27,13 +27,13 @@ from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
 
 BLOCK = 500_000
-"""Decisions joined at once, in order of time: each block reads only the feature rows that its own times can see."""
+"""Decisions per join, in order of time; each block reads only the feature rows that its times can see."""
 
 
 class AsofOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
     type: str = "feature_repo.offline.AsofOfflineStore"
     versions: dict[str, int] = {}  # noqa: RUF012  # pydantic copies it
-    """Delta version of a view's feature table, by view; the newest for views that are not named."""
+    """Delta version of the feature table by view; the newest version for other views."""
 
 
 class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
@@ -50,7 +50,7 @@ class AsofOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """A job whose table is `entity_df`, in its order, with the features of `feature_refs` beside it."""
+        """A job that returns `entity_df`, in its order, with the features of `feature_refs`."""
         if not isinstance(entity_df, pd.DataFrame):
             raise FeatureError("the entity rows are not a DataFrame", where="get_historical_features")
         at = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes.items()))
@@ -84,7 +84,7 @@ def _spine(entity_df: pd.DataFrame, at: str) -> pl.DataFrame:
 
 
 def _concatenated(parts: list[pa.Table], order: pa.Array | None) -> pa.Table:
-    """The parts' rows, in this order, a column after the other: the parts are let go, and never held twice."""
+    """Concatenate the parts and reorder the rows column by column, which keeps memory low; clears `parts`."""
     names, columns = parts[0].column_names, pa.concat_tables(parts).columns
     parts.clear()
     for i in range(len(columns) if order is not None else 0):
@@ -97,11 +97,11 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _names(view: FeatureView, feature_refs: list[str], full: bool) -> dict[str, str]:
-    """The asked features of a view, and the names they are given."""
+    """The requested features of a view, and their names in the result."""
     prefix = f"{view.projection.name_to_use()}:"
-    asked = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
+    requested = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
     base = view.projection.name_alias or view.name
-    return {name: f"{base}__{name}" if full else name for name in asked}
+    return {name: f"{base}__{name}" if full else name for name in requested}
 
 
 def _join(
@@ -124,7 +124,7 @@ def _join(
 
 
 def _read(config: RepoConfig, view: FeatureView, columns: list[str], at: pl.Series) -> pl.DataFrame:
-    """The rows of a view's source that can matter to decisions at these times."""
+    """The rows of a view's source that decisions at these times can see."""
     source = view.batch_source
     originals = {new: old for old, new in source.field_mapping.items()}
     dataset = _dataset(config, view)
@@ -145,7 +145,7 @@ def _dataset(config: RepoConfig, view: FeatureView) -> ds.Dataset:
     name = path.removeprefix(root)
     if not path.startswith(root):
         hint = "run `feast apply` again, with these settings"
-        raise FeatureError(f"its table {path} lies outside the storage root {root}", where=view.name, hint=hint)
+        raise FeatureError(f"its table {path} is outside the storage root {root}", where=view.name, hint=hint)
     pinned = config.offline_store.versions.get(view.name)
     version = TableVersion(name=name, version=pinned) if pinned is not None else tables.version(name)
     if version is None:
@@ -165,7 +165,7 @@ def _filter(field: pa.Field, view: FeatureView, at: pl.Series) -> Any:
 
 
 class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
-    """Runs the join when its result is asked for."""
+    """Runs the join when its result is read."""
 
     def __init__(
         self,
@@ -203,5 +203,5 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """Write the result as one Parquet file."""
         path = storage.to_data_source().path
         if not allow_overwrite and pa.fs.FileSystem.from_uri(path)[0].get_file_info(path).type:
-            raise FeatureError("there is a data set already", where=path, hint="allow_overwrite=True")
+            raise FeatureError("the data set exists already", where=path, hint="allow_overwrite=True")
         pq.write_table(self._join(), path)

@@ -1,4 +1,4 @@
-"""Reading features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
+"""Read features at prediction time: the newest value of each key, unless it is older than its view's ttl."""
 
 import math
 import time
@@ -21,74 +21,80 @@ from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text, 
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
 NEVER = -(2**63)
-"""No event: as a datetime64 it is NaT."""
-_NOTHING: Stored = (NEVER, {})
-REST = 0.5
-"""Seconds for which a store that did not answer is not asked again: requests must not queue behind its timeout."""
-_REMEMBERED = 50_000
-"""Keys whose bytes are kept, the latest used."""
-_NOBODY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False, Time: datetime(1970, 1, 1)}
+"""No event; as a datetime64 it is NaT."""
+_MISSING: Stored = (NEVER, {})
+PAUSE = 0.5
+"""Seconds without reads after the store did not answer, so that requests do not queue behind its timeout."""
+_CACHED_KEYS = 50_000
+"""Size of the cache of serialized keys (least recently used)."""
+_UNUSED_KEY: Mapping[type, Any] = {Text: "", Integer: 0, Float: 0.0, Boolean: False, Time: datetime(1970, 1, 1)}
 
 
 class ReadObserver(Protocol):
-    """Told of reads as they happen."""
+    """Receives the results of reads, for metrics."""
 
     def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
-        """So many keys of a view, of which so many had no value fresh enough. `oldest`: age of the oldest value that
-        was, seconds; None without one, and where the problem has no time."""
+        """Record a lookup of `keys` keys of a view, `missed` of them without a fresh value.
+
+        `oldest`: age of the oldest fresh value in seconds; None if there is none, or if the problem has no time."""
 
     def record_unavailable(self, views: Iterable[str]) -> None:
-        """The store did not answer for these."""
+        """Record that the store did not answer for these views."""
 
 
 @dataclass(frozen=True)
 class OnlineFeatures:
-    """n values of each feature, and of each the n event times: microseconds since 1970 UTC, NEVER where nothing was
-    found, or nothing fresh."""
+    """n values of each feature, and their n event times in microseconds since 1970 UTC.
+
+    An event time is NEVER if there is no value, or no fresh one."""
 
     values: dict[str, Values]
     events: dict[str, Sequence[int]]
     unavailable: list[str]
-    """The views that the store did not answer for, and that may be missing."""
+    """Optional views for which the store did not answer."""
     unfit: dict[str, Sequence[int]] = field(default_factory=dict)
-    """Of each view with a value too old or too new for its decision the n event times of such values, else NEVER."""
+    """By view, the n event times of values that are too old or too new for their decision, else NEVER.
+
+    Only views with such a value are listed."""
 
 
 class OnlineReader:
-    """Reads a problem's online store. Safe for threads."""
+    """Reads a problem's online store. Thread-safe."""
 
     def __init__(self, problem: Problem, watch: ReadObserver | None = None) -> None:
         config = repo_config(problem)
         self._problem = problem
-        self._watch = watch
+        self._observer = watch
         self._reader = store_reader(config, problem.views)
-        self._rests_until = 0.0
+        self._paused_until = 0.0
         self._keys = {view.name: key_columns(problem, view) for view in problem.views}
         self._entities: dict[tuple[str, ...], str] = {}
-        """The keys' columns, each once, with a view that is looked up by them."""
+        """Each distinct set of key columns, with one view that uses it."""
         for view, declared in self._keys.items():
             self._entities.setdefault(tuple(declared), view)
         self._names = {view: tuple(declared) for view, declared in self._keys.items()}
         self._limits = {v.name: v.ttl // _MICROSECOND if v.ttl else math.inf for v in problem.views}
-        self._serialised = lru_cache(_REMEMBERED)(partial(_serialised, self._keys, config))
+        self._serialize = lru_cache(_CACHED_KEYS)(partial(_serialize, self._keys, config))
 
     def read(self, columns: Mapping[str, Values], decision_times: Values | None, rows: int) -> OnlineFeatures:
-        """Every view feature for `rows` requests.
+        """Read every view feature for `rows` requests.
 
-        columns: the entity keys among them. decision_times: n of them, UTC, as datetime64[us] or naive datetimes; None
-        where the problem has no time. A value is missing for an unknown or null key, and where its event lies after the
-        decision or more than the ttl before it. Raises PlatformError if the store does not answer, unless every view
-        may then be missing.
+        columns: request columns, including the entity keys. decision_times: n times (UTC), as datetime64[us] or naive
+        datetimes; None if the problem has no time. A value is missing for an unknown or null key, and if its event is
+        after the decision, or before it by more than the ttl. Raises PlatformError if the store does not answer, unless
+        all views are optional then.
         """
-        made = self._keys_of(columns)
-        keys = {view: made[names] for view, names in self._names.items()}
+        serialized = self._keys_of(columns)
+        keys = {view: serialized[names] for view, names in self._names.items()}
         unavailable: list[str] = []
         try:
-            asked = {names: [key for key in dict.fromkeys(some) if key is not None] for names, some in made.items()}
-            known = self._fetch({view: asked[names] for view, names in self._names.items()})
+            present = {
+                names: [key for key in dict.fromkeys(some) if key is not None] for names, some in serialized.items()
+            }
+            known = self._fetch({view: present[names] for view, names in self._names.items()})
         except PlatformError:
-            if self._watch is not None:
-                self._watch.record_unavailable(keys)
+            if self._observer is not None:
+                self._observer.record_unavailable(keys)
             if self.required:
                 raise
             known = {view: {} for view in keys}
@@ -103,51 +109,53 @@ class OnlineReader:
 
     @property
     def required(self) -> bool:
-        """Whether there is no answer without the store."""
+        """Whether a prediction needs the store."""
         return any(view.when_unavailable == "fail" for view in self._problem.views)
 
     def reach(self) -> None:
-        """Look a key up that need not be there. Raises PlatformError if the store does not answer."""
+        """Test the connection by looking up any key. Raises PlatformError if the store does not answer."""
         view = self._problem.views[0]
-        nobody = tuple(_NOBODY[type(column)] for column in self._keys[view.name].values())
-        self._fetch({view.name: [self._serialised(view.name, nobody)]})
+        unused = tuple(_UNUSED_KEY[type(column)] for column in self._keys[view.name].values())
+        self._fetch({view.name: [self._serialize(view.name, unused)]})
 
     def _fetch(self, wanted: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
-        if time.monotonic() < self._rests_until:
-            raise PlatformError("the online store did not answer just now", hint="try again in a second")
+        if time.monotonic() < self._paused_until:
+            raise PlatformError("the online store did not answer a moment ago", hint="try again in a second")
         try:
             return self._reader.fetch(wanted)
-        except Exception as error:  # each store has its own kinds
-            self._rests_until = time.monotonic() + REST
+        except Exception as error:  # each store has its own error classes
+            self._paused_until = time.monotonic() + PAUSE
             hint = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
-            what = f"the online store does not answer: {type(error).__name__}"  # clients read it: no addresses
+            what = f"the online store does not answer: {type(error).__name__}"  # clients see it: no addresses
             raise PlatformError(what, hint=hint) from error
 
     def _keys_of(self, columns: Mapping[str, Values]) -> dict[tuple[str, ...], list[bytes | None]]:
-        """The keys of the requests, by their columns."""
-        made: dict[tuple[str, ...], list[bytes | None]] = {}
+        """The serialized keys of the requests, by key columns; None for a key with a missing value."""
+        serialized: dict[tuple[str, ...], list[bytes | None]] = {}
         for names, view in self._entities.items():
-            asked = [plain_keys(column, columns[name]) for name, column in self._keys[view].items()]
-            made[names] = [None if None in key else self._serialised(view, key) for key in zip(*asked, strict=True)]
-        return made
+            parts = [plain_keys(column, columns[name]) for name, column in self._keys[view].items()]
+            serialized[names] = [
+                None if None in key else self._serialize(view, key) for key in zip(*parts, strict=True)
+            ]
+        return serialized
 
     def _add(self, found: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None) -> None:
-        """What was stored of a view, where it is fresh at the `moments` of the decisions, in microseconds."""
+        """Add a view's values that are fresh at the decision times (`moments`, in microseconds) to `found`."""
         limit, fresh, missed, oldest = self._limits[view.name], [], 0, -1
         unfit: dict[int, int] = {}
         for place, answer in enumerate(answers):
             age = 0 if moments is None or answer is None else moments[place] - answer[0]
             if answer is None or not 0 <= age <= limit:
-                fresh.append(_NOTHING)
+                fresh.append(_MISSING)
                 missed += 1
                 if answer is not None:
                     unfit[place] = answer[0]
             else:
                 fresh.append(answer)
                 oldest = max(oldest, age)
-        if self._watch is not None:
-            told = None if moments is None or oldest < 0 else oldest / 1e6
-            self._watch.record_lookup(view.name, len(answers), missed, told)
+        if self._observer is not None:
+            seconds = None if moments is None or oldest < 0 else oldest / 1e6
+            self._observer.record_lookup(view.name, len(answers), missed, seconds)
         if unfit:
             found.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
         times, values, events = [event for event, _ in fresh], found.values, found.events
@@ -163,8 +171,8 @@ def _microseconds(times: Values) -> list[int]:
     return [(time - _EPOCH) // _MICROSECOND for time in times]
 
 
-def _serialised(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:
-    """A key as the store knows it: the same bytes for all views of an entity."""
+def _serialize(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: str, key: tuple[Any, ...]) -> bytes:
+    """The bytes of a key in the store, the same for all views of an entity."""
     from feast.infra.key_encoding_utils import serialize_entity_key
 
     fields = [field_of(column) for column in keys[view].values()]
@@ -182,5 +190,5 @@ def plain_keys(column: AnyColumn, values: Values) -> Sequence[Any]:
         return [None if np.isnat(value) else value.item() for value in values]
     kind = int if isinstance(column, Integer) else bool if isinstance(column, Boolean) else float
     numbers = np.asarray(values, dtype=np.float64)
-    whole = np.isnan(numbers) | (np.floor(numbers) != numbers) if not isinstance(column, Float) else np.isnan(numbers)
-    return [None if bad else kind(number) for bad, number in zip(whole.tolist(), numbers.tolist(), strict=True)]
+    invalid = np.isnan(numbers) | (np.floor(numbers) != numbers) if not isinstance(column, Float) else np.isnan(numbers)
+    return [None if bad else kind(number) for bad, number in zip(invalid.tolist(), numbers.tolist(), strict=True)]

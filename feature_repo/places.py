@@ -1,4 +1,4 @@
-"""Where the online store is, and what was last loaded into it: told without Feast, whose import takes seconds."""
+"""Location of the online store and its last loads, without importing Feast, which takes seconds."""
 
 import json
 import sqlite3
@@ -15,8 +15,10 @@ from truecourse.settings import Settings, get_settings
 
 
 def feast_project(problem: Problem) -> str:
-    """The Feast project of a problem's views as they are defined now. Each has its own registry and online values, so
-    that a model in use reads the features that it was trained on while another's are loaded."""
+    """The Feast project of a problem's current view definitions.
+
+    Each set of definitions has its own registry and online values, so that a running model reads the features it was
+    trained on while those of another model are loaded."""
     return f"{problem.name}_{views_digest(problem)[:12]}"
 
 
@@ -25,14 +27,14 @@ def feast_folder(problem: Problem) -> Path:
 
 
 def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
-    """Feast's configuration of the online store that the settings name. Raises SettingsError for one it has not."""
+    """Feast's configuration of the online store in the settings. Raises SettingsError for an unsupported store."""
     url = settings.online_store.get_secret_value()
     if url == "sqlite":
         return {"type": "sqlite", "path": str(feast_folder(problem) / "online.db")}
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         hint = "write sqlite, or redis://[:password@]host:port[/db]"
-        raise SettingsError("names no online store that we know", where="TRUECOURSE_ONLINE_STORE", hint=hint)
+        raise SettingsError("unsupported online store", where="TRUECOURSE_ONLINE_STORE", hint=hint)
     options = {"db": parts.path.strip("/") or "0"}
     options |= {"username": parts.username} if parts.username else {}
     options |= {"password": parts.password} if parts.password else {}
@@ -43,21 +45,22 @@ def online_config(problem: Problem, settings: Settings) -> dict[str, Any]:
 
 
 def mark_name(problem: Problem, view: str) -> str:
-    """The name, in the store itself, of what is known of a view's last load."""
+    """The key, in the online store, of the mark of a view's last load."""
     return f"truecourse:loaded:{feast_project(problem)}:{view}"
 
 
 def loaded_marks(problem: Problem) -> dict[str, dict[str, Any]]:
-    """Of each view that was loaded: the `version` of its feature table, and `until` when (ISO 8601, UTC) values were
-    known. Raises PlatformError if the store does not answer."""
+    """The mark of each loaded view: the `version` of its feature table, and the time `until` (ISO 8601, UTC).
+
+    Raises PlatformError if the store does not answer."""
     names = [mark_name(problem, view.name) for view in problem.views]
     settings = get_settings()
     config = online_config(problem, settings)
-    texts = _of_sqlite(Path(config["path"]), names) if config["type"] == "sqlite" else _of_redis(settings, names)
+    texts = _read_sqlite(Path(config["path"]), names) if config["type"] == "sqlite" else _read_redis(settings, names)
     return {view.name: json.loads(text) for view, text in zip(problem.views, texts, strict=True) if text}
 
 
-def _of_sqlite(path: Path, names: Sequence[str]) -> list[str | None]:
+def _read_sqlite(path: Path, names: Sequence[str]) -> list[str | None]:
     if not path.is_file():
         return [None] * len(names)
     try:
@@ -70,7 +73,7 @@ def _of_sqlite(path: Path, names: Sequence[str]) -> list[str | None]:
     return [known.get(name) for name in names]
 
 
-def _of_redis(settings: Settings, names: Sequence[str]) -> list[str | None]:
+def _read_redis(settings: Settings, names: Sequence[str]) -> list[str | None]:
     import redis
 
     try:

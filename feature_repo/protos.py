@@ -1,4 +1,4 @@
-"""Between columns and Feast's protocol messages, by declared type."""
+"""Convert between columns and Feast's protobuf messages, by declared type."""
 
 import struct
 import sys
@@ -13,8 +13,8 @@ from truecourse.modeling.encoding import json_number
 from truecourse.problem.schema import AnyColumn, Boolean, Float, Integer, Text
 
 EXACT_EVENT = "__event_us"
-"""A value beside the features: the event time in microseconds. The sqlite store keeps whole seconds only, and reads
-them by the clock of the machine's time zone."""
+"""The name of an extra value beside the features: the event time in microseconds. Feast's sqlite store keeps only whole
+seconds, in the machine's time zone."""
 _DOUBLE = struct.Struct("<xd")
 _DOUBLE_TAG = Value.DESCRIPTOR.fields_by_name["double_val"].number << 3 | 1
 _LEAST, _MOST = -sys.float_info.max, sys.float_info.max
@@ -22,7 +22,7 @@ _STRING_TAG = Value.DESCRIPTOR.fields_by_name["string_val"].number << 3 | 2
 
 
 def field_of(column: AnyColumn) -> str:
-    """The field of a Value that holds this type."""
+    """The field of Feast's Value for a column's type."""
     for kind, field in ((Text, "string_val"), (Integer, "int64_val"), (Float, "double_val"), (Boolean, "bool_val")):
         if isinstance(column, kind):
             return field
@@ -30,7 +30,7 @@ def field_of(column: AnyColumn) -> str:
 
 
 def value(field: str, given: Any) -> Value:
-    """A Value; one with nothing in it for None."""
+    """A Feast Value; an empty one for None."""
     if given is None:
         return Value()
     if field == "unix_timestamp_val":
@@ -39,7 +39,7 @@ def value(field: str, given: Any) -> Value:
 
 
 def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[EntityKey]:
-    """One key a row; `rows` hold the values of `names`, none of them missing."""
+    """One EntityKey per row; `rows` have the values of `names`, none missing."""
     return [
         EntityKey(
             join_keys=names, entity_values=[value(field, given) for field, given in zip(fields, row, strict=True)]
@@ -49,11 +49,11 @@ def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tupl
 
 
 def reader_of(field: str) -> Callable[[bytes], Any]:
-    """What gives, of the bytes of a Value, what they hold in this field, as Python's own: None for nothing, for NaN and
-    where another field is set; the largest float32 for infinity.
+    """A function from the bytes of a Value to the Python value of this field.
 
-    A number and a short text are read here, by the wire format of protocol buffers, in a fifth of the time that a
-    message takes: https://protobuf.dev/programming-guides/encoding"""
+    It returns None for an empty Value, for NaN, or if another field is set; the largest float32 for infinity. Numbers
+    and short texts are decoded directly from the wire format (https://protobuf.dev/programming-guides/encoding), in a
+    fifth of the time that parsing a message takes."""
     return {"double_val": _double, "string_val": _string}.get(field) or partial(_value, field)
 
 

@@ -1,7 +1,7 @@
-"""Reading an online store's own bytes, as Feast lays them out, for all views of a request at once.
+"""Read the bytes of Feast's online store directly, for all views of a request at once.
 
-Feast's online_read asks for one view a call, and makes a message of every value of a key, asked for or not. The
-layout: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md
+Feast's online_read reads one view per call, and parses every value of a key, requested or not. The layout of the store:
+https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md
 """
 
 import sqlite3
@@ -18,20 +18,20 @@ from feature_repo.protos import EXACT_EVENT, field_of, reader_of
 from truecourse.problem import View
 
 Key = bytes
-"""An entity key as Feast serialises it."""
+"""An entity key, serialized by Feast."""
 Stored = tuple[int, dict[str, Any]]
-"""Event time in microseconds, and the values that are there, as reader_of() reads them."""
-PATIENCE = 0.5
-"""Seconds to wait for a connection, and for an answer."""
+"""Event time in microseconds, and the stored values, decoded by reader_of()."""
+TIMEOUT = 0.5
+"""Timeout of a connection and of a response, in seconds."""
 _CHUNK = 10_000
-"""Keys asked for at once; sqlite takes 32,766 at most."""
+"""Keys per query; sqlite allows at most 32,766."""
 
 
 class StoreReader(Protocol):
-    """Safe for threads. Raises whatever its store's library raises."""
+    """Reader of an online store. Thread-safe; raises the errors of the store's client library."""
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
-        """By view, what is stored of each key that is known."""
+        """The stored values by view and key; unknown keys are left out."""
 
 
 def store_reader(config: Any, views: Sequence[View]) -> StoreReader:
@@ -40,7 +40,9 @@ def store_reader(config: Any, views: Sequence[View]) -> StoreReader:
 
 
 class _Sqlite:
-    """One table a view, one row a value; a connection a thread, for one shared by two gives wrong answers."""
+    """Reads Feast's sqlite store: one table per view, one row per value.
+
+    Each thread has its own connection: a shared one returns wrong results."""
 
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._path = config.online_store.path
@@ -61,7 +63,7 @@ class _Sqlite:
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             for key, name, value, event in self._connection.execute(query, part):
                 values, _ = found.setdefault(key, ({}, event))
-                if name in readers:  # it may hold features that were declared once
+                if name in readers:  # the table may have features that are no longer declared
                     values[name] = readers[name](value)
         return {key: _stored(values, partial(_parsed, event)) for key, (values, event) in found.items()}
 
@@ -74,7 +76,7 @@ class _Sqlite:
 
 
 class _Redis:
-    """One hash a key, with the values of all its views: views of one entity are read by one command."""
+    """Reads Feast's Redis store: one hash per key, with the values of all views of its entity."""
 
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._project = config.project.encode()
@@ -93,14 +95,14 @@ class _Redis:
                 views_of.setdefault(key, []).append(view)
         if not views_of:
             return {view: {} for view in wanted}
-        answers = self._asked(
+        responses = self._send(
             [("HMGET", key + self._project, *self._together(tuple(views))) for key, views in views_of.items()]
         )
         found: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
-        for (key, views), answer in zip(views_of.items(), answers, strict=True):
+        for (key, views), response in zip(views_of.items(), responses, strict=True):
             start = 0
             for view in views:
-                *values, moment = answer[start : start + len(self._fields[view])]
+                *values, moment = response[start : start + len(self._fields[view])]
                 start += len(values) + 1
                 if moment is not None:
                     both = zip(self._readers[view], values, strict=True)
@@ -111,18 +113,18 @@ class _Redis:
     def _fields_of(self, views: tuple[str, ...]) -> list[bytes]:
         return [field for view in views for field in self._fields[view]]
 
-    def _asked(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """The answers to commands that are sent together: a pipeline of redis-py, in four fifths of its time."""
+    def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands together and return their responses, in four fifths of the time of a redis-py pipeline."""
         pool = self._client.connection_pool
         connection = pool.get_connection()
 
-        def ask() -> list[Any]:
+        def send() -> list[Any]:
             connection.send_packed_command(connection.pack_commands(commands))
             return [connection.read_response() for _ in commands]
 
         try:
-            found: list[Any] = connection.retry.call_with_retry(ask, lambda error: connection.disconnect())
-        except BaseException:  # half an answer may be on its way
+            found: list[Any] = connection.retry.call_with_retry(send, lambda error: connection.disconnect())
+        except BaseException:  # a partial response may be pending
             connection.disconnect()
             raise
         finally:
@@ -131,26 +133,25 @@ class _Redis:
 
 
 def _redis_client(store: Any) -> Any:
-    """Feast's own, but for what a request can wait for: it would try four times, with pauses of seconds."""
+    """Feast's Redis client with short timeouts and one retry; its default is four attempts seconds apart."""
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    limits = f"socket_timeout={PATIENCE},socket_connect_timeout={PATIENCE}"
-    hasty = store.model_copy(update={"connection_string": f"{store.connection_string},{limits}"})
-    client = get_online_store_from_config(hasty)._get_client(hasty)
-    client.set_retry(Retry(NoBackoff(), 1))  # once, at once: a connection may have been idle for too long
+    limits = f"socket_timeout={TIMEOUT},socket_connect_timeout={TIMEOUT}"
+    config = store.model_copy(update={"connection_string": f"{store.connection_string},{limits}"})
+    client = get_online_store_from_config(config)._get_client(config)
+    client.set_retry(Retry(NoBackoff(), 1))  # one immediate retry: the connection may have been idle too long
     return client
 
 
 def _readers(view: View) -> dict[str, Callable[[bytes], Any]]:
-    """What is read of a key, and how."""
+    """The values to read of a key, each with its decoder."""
     readers = {name: reader_of(field_of(column)) for name, column in view.features.items()}
     return readers | {EXACT_EVENT: reader_of("int64_val")}
 
 
 def _stored(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:
-    """With the exact event time that our loading writes; what another wrote has the store's own, which may be
-    rounded."""
+    """The values with the exact event time that our loading writes, else with the store's, which may be rounded."""
     exact = values.pop(EXACT_EVENT, None)
     return rounded() if exact is None else exact, values
 

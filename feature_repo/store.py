@@ -40,7 +40,7 @@ def repo_config(problem: Problem, versions: Mapping[str, TableVersion] | None = 
 
 
 def open_feature_store(problem: Problem, versions: Mapping[str, TableVersion] | None = None) -> Any:
-    """A feast.FeatureStore whose registry knows the problem as it is now."""
+    """A feast.FeatureStore whose registry has the problem's current definitions."""
     from feast import FeatureStore
 
     store = FeatureStore(config=repo_config(problem, versions))
@@ -49,7 +49,7 @@ def open_feature_store(problem: Problem, versions: Mapping[str, TableVersion] | 
 
 
 def apply(problem: Problem) -> None:
-    """Register the problem's entities and views, if they are not."""
+    """Register the problem's entities and views, unless they are registered."""
     open_feature_store(problem)
 
 
@@ -70,9 +70,9 @@ def _apply(problem: Problem, store: Any) -> None:
 def historical_features(
     problem: Problem, tables: Tables, spine: pa.Table, versions: Mapping[str, TableVersion]
 ) -> pa.Table:
-    """The spine, row for row, with every view's features as they were known at its decision times.
+    """The spine, in its order, with every view's features as of its decision times.
 
-    Raises FeatureError for a spine that lacks a join key, and for views with no table."""
+    Raises FeatureError if the spine lacks a join key, or if a view has no table."""
     import pandas as pd
 
     keys = {key: None for view in problem.views for key in problem.entity(view.entity).join_keys}

@@ -30,7 +30,7 @@ def scheduled_flows(problem: str, now: datetime) -> list[ScheduledFlow]:
     """The problem's scheduled flows on this process's Prefect server.
 
     Without a server, the flows of prefect.yaml are returned, with no runs.
-    Raises PlatformError if the server cannot be reached."""
+    Raises PlatformError if the server does not answer."""
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():
@@ -43,7 +43,7 @@ def scheduled_flows(problem: str, now: datetime) -> list[ScheduledFlow]:
         with get_client(sync_client=True) as client:
             return list(_deployed(client, problem, now))
     except (httpx.HTTPError, PrefectException) as error:
-        what = f"the Prefect server cannot be reached: {type(error).__name__}"
+        what = f"the Prefect server does not answer: {type(error).__name__}"
         raise PlatformError(what, where=str(PREFECT_API_URL.value())) from error
 
 

@@ -23,8 +23,8 @@ class Feed:
 
     `rows`: number of rows delivered so far."""
 
-    def __init__(self, problem: Problem, world: SourceData, tables: Tables, worker: WorkerProcess) -> None:
-        self._problem, self._world, self._tables, self._worker = problem, world, tables, worker
+    def __init__(self, problem: Problem, source: SourceData, tables: Tables, worker: WorkerProcess) -> None:
+        self._problem, self._source, self._tables, self._worker = problem, source, tables, worker
         self._number = 0
         self.reached: datetime | None = None
         self.rows = 0
@@ -34,7 +34,7 @@ class Feed:
 
         now: the time at which freshness is measured. Returns findings of refused batches."""
         for table in self._problem.tables:
-            rows = self._world.rows(table.name, self.reached, until)
+            rows = self._source.rows(table.name, self.reached, until)
             if len(rows):
                 key = batch_key(table.name, self._number)
                 self._tables.store.put(key, parquet(as_delivered(rows)))

@@ -106,9 +106,9 @@ def play(plan: Plan, report: ProgressCallback = lambda progress: None) -> dict[s
     place = replay_home(user.name)
     shutil.rmtree(place, ignore_errors=True)
     write_problem_copy(user, place / "problems", plan.first, faults)
-    world = read_source_data(user, open_store(), faults)
+    source = read_source_data(user, open_store(), faults)
     with isolated_settings(place), WorkerProcess(user.name) as worker:
-        replay = Replay(load_problem(user.name), world, plan, faults, worker)
+        replay = Replay(load_problem(user.name), source, plan, faults, worker)
         replay.run(report)
         return _save(replay.problem, replay.document(), place)
 
@@ -127,17 +127,17 @@ def isolated_settings(place: Path) -> Iterator[None]:
 
 class Replay:
     def __init__(
-        self, problem: Problem, world: SourceData, plan: Plan, faults: tuple[PlantedFault, ...], worker: WorkerProcess
+        self, problem: Problem, source: SourceData, plan: Plan, faults: tuple[PlantedFault, ...], worker: WorkerProcess
     ) -> None:
         from feature_repo.historic import HistoricReader  # Feast takes seconds to import
 
-        self.problem, self._world, self._plan, self._faults, self._worker = problem, world, plan, faults, worker
+        self.problem, self._source, self._plan, self._faults, self._worker = problem, source, plan, faults, worker
         self._tables = Tables()
-        self._feed = Feed(problem, world, self._tables, worker)
+        self._feed = Feed(problem, source, self._tables, worker)
         self._reader = HistoricReader(problem)
         self._requests = RequestSimulator(problem, self._reader, faults)
         self._models = ModelLifecycle(problem, self._tables, self._requests)
-        self._decisions = _decisions(problem, world)
+        self._decisions = _decisions(problem, source)
         self._played = ReplayedPredictions()
         self._alarms: list[Alarm] = []
         self._drift: list[tuple[str, float]] = []
@@ -267,13 +267,13 @@ def _moment(day: date) -> datetime:
     return midnight(day).replace(tzinfo=UTC)
 
 
-def _decisions(problem: Problem, world: SourceData) -> pa.Table:
+def _decisions(problem: Problem, source: SourceData) -> pa.Table:
     """Every decision of the source data, with its request fields, from the problem's own spine query."""
     settings = get_settings()
     tables = Tables(settings.model_copy(update={"storage": str(settings.home / "world")}))
     versions = {}
     for table in problem.tables:
-        rows = as_clean(table, world.complete(table.name))
+        rows = as_clean(table, source.complete(table.name))
         versions[table.name] = tables.append(clean_table(problem.name, table.name), rows, {})
     return frames.spine(frames.unlabelled(problem), tables, versions)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from feature_repo.online import NEVER, REST
+from feature_repo.online import NEVER, PAUSE
 from tests.cleaned import write_clean
 from tests.conftest import free_ports, valkey_server
 from tests.deliveries import deliveries, install
@@ -198,14 +198,14 @@ def test_a_store_that_goes_and_comes_back(tmp_path: Path, configure: Callable[..
     features = {name for view in strict.views for name in view.features}
     for _ in range(2):
         with valkey_server(tmp_path, port):
-            time.sleep(REST)
+            time.sleep(PAUSE)
             for reader in readers:
                 assert reader.read(columns, times, 5).unavailable == []
         begun = time.monotonic()
         with pytest.raises(PlatformError, match="does not answer"):
             readers[0].read(columns, times, 5)
         found = readers[1].read(columns, times, 5)
-        assert time.monotonic() - begun < 2 * REST + 1
+        assert time.monotonic() - begun < 2 * PAUSE + 1
         assert found.unavailable == [view.name for view in strict.views]
         assert set(found.values) == features
         assert all(pd.isna(values).all() for values in found.values.values())

@@ -1,5 +1,5 @@
-"""Commands that are made from their source without importing it: what a command needs takes seconds to import, and its
-help, a wrong use of it, or a completion in a shell must not wait for that."""
+"""Lazy commands: built from their source without importing it. Imports take seconds, and help, usage errors and shell
+completion must not wait for them."""
 
 import ast
 import copy
@@ -21,11 +21,11 @@ OPTIONS: dict[str, Any] = {
     "pretty_exceptions_enable": False,
 }
 LIGHT = frozenset({"typing", "typer", "datetime", "pathlib", "collections.abc", "cli.terminal.output"})
-"""Modules that signatures are written with, and that are quick to import."""
+"""Modules that signatures use and that import quickly."""
 
 
 class LazyGroup(TyperGroup):
-    """Commands by name, each made when it is asked for. A name that does not exist gets a hint of what may be meant."""
+    """A group of commands that are built when used. An unknown name gets a suggestion."""
 
     loaders: Mapping[str, Callable[[], Any]] = {}
 
@@ -47,14 +47,14 @@ def lazy_group(loaders: Mapping[str, Callable[[], Any]]) -> type[LazyGroup]:
 
 
 def with_name(app: typer.Typer, name: str) -> Any:
-    """The command of an app, under this name."""
+    """The command of an app under another name."""
     command = typer.main.get_command(app)
     command.name = name
     return command
 
 
 def command_of(name: str, place: str) -> Any:
-    """The command of a function, by `module:function`; the module is imported when the command runs."""
+    """Build the command of a function `module:function`; the module is imported when the command runs."""
     module, _, function = place.partition(":")
     app = typer.Typer(**OPTIONS)
     app.command(name)(_deferred(module, function))
@@ -77,13 +77,13 @@ def _deferred(module: str, function: str) -> Callable[..., None]:
 
 
 def declaration(module: str, function: str) -> Callable[..., Any] | None:
-    """The function with its signature and docstring, and no body; None where the signature needs more than LIGHT."""
+    """The function's signature and docstring without its body; None where the signature needs modules beyond LIGHT."""
     tree = ast.parse(_source(module).read_text(encoding="utf-8"))
-    kept = [part for part in map(_light, tree.body) if part is not None]
-    kept += [_bodiless(part) for part in tree.body if isinstance(part, ast.FunctionDef) and part.name == function]
+    kept = [part for part in map(_keep_light, tree.body) if part is not None]
+    kept += [_without_body(part) for part in tree.body if isinstance(part, ast.FunctionDef) and part.name == function]
     space: dict[str, Any] = {"__name__": module}
     try:
-        exec(compile(ast.Module(kept, []), module, "exec"), space)  # noqa: S102  our own source, a part of it
+        exec(compile(ast.Module(kept, []), module, "exec"), space)  # noqa: S102  part of our own source
         found: Callable[..., Any] = space[function]
     except NameError:
         return None
@@ -94,8 +94,8 @@ def _source(module: str) -> Path:
     return REPOSITORY.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def _light(part: ast.stmt) -> ast.stmt | None:
-    """The imports of light modules, and names for annotations."""
+def _keep_light(part: ast.stmt) -> ast.stmt | None:
+    """The statement, if it imports a light module or names an annotation."""
     if isinstance(part, ast.Import):
         names = [alias for alias in part.names if alias.name in LIGHT]
         return ast.copy_location(ast.Import(names), part) if names else None
@@ -105,8 +105,8 @@ def _light(part: ast.stmt) -> ast.stmt | None:
     return part if annotation and ast.unparse(part.value).startswith("Annotated") else None  # type: ignore[attr-defined]
 
 
-def _bodiless(function: ast.FunctionDef) -> ast.FunctionDef:
-    said = [part for part in function.body[:1] if ast.get_docstring(function) is not None]
+def _without_body(function: ast.FunctionDef) -> ast.FunctionDef:
+    docstring = [part for part in function.body[:1] if ast.get_docstring(function) is not None]
     bare = copy.copy(function)
-    bare.body, bare.decorator_list, bare.returns = [*said, ast.copy_location(ast.Pass(), function)], [], None
+    bare.body, bare.decorator_list, bare.returns = [*docstring, ast.copy_location(ast.Pass(), function)], [], None
     return bare

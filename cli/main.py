@@ -17,30 +17,30 @@ from truecourse import __version__
 from truecourse.settings import quiet_environment
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-Version = Annotated[bool, typer.Option("--version", help="Say the version and exit.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version and exit.")]
 
 
 def group(commands: Mapping[str, Callable[[], Any]], help: str) -> typer.Typer:
     app = typer.Typer(cls=lazy_group(commands), help=help, **OPTIONS)
-    app.callback()(_nothing)
+    app.callback()(_do_nothing)
     return app
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _places(commands: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
+def _loaders(commands: Mapping[str, str]) -> dict[str, Callable[[], Any]]:
     return {name: partial(command_of, name, place) for name, place in commands.items()}
 
 
 run = group({name: partial(flow_command, name) for name in FLOWS}, "Run a flow by name.")
 trace = group(
-    _places({"prediction": "cli.commands.inspect:trace_prediction", "model": "cli.commands.inspect:trace_model"}),
-    "The line back to the source bytes, each link verified again.",
+    _loaders({"prediction": "cli.commands.inspect:trace_prediction", "model": "cli.commands.inspect:trace_model"}),
+    "Show the lineage back to the source bytes, and verify every link.",
 )
 key = group(
-    _places(
+    _loaders(
         {
             "create": "cli.commands.keys:create",
             "list": "cli.commands.keys:list_keys",
@@ -50,15 +50,15 @@ key = group(
     "API keys of the endpoint.",
 )
 mirror = group(
-    _places({"show": "cli.commands.mirror:show", "write": "cli.commands.mirror:write"}),
-    "MLflow beside our own record of models: what differs, and writing it anew.",
+    _loaders({"show": "cli.commands.mirror:show", "write": "cli.commands.mirror:write"}),
+    "Compare MLflow with the model registry, or write it again.",
 )
 schedules = group(
-    _places({"show": "cli.commands.schedules:show", "reset": "cli.commands.schedules:reset"}),
-    "Deployments and schedules in Prefect beside prefect.yaml: what people changed, and applying the file.",
+    _loaders({"show": "cli.commands.schedules:show", "reset": "cli.commands.schedules:reset"}),
+    "Compare deployments and schedules in Prefect with prefect.yaml, or apply the file.",
 )
 GROUPS = {"run": run, "key": key, "trace": trace, "mirror": mirror, "schedules": schedules}
-COMMANDS = _places(
+COMMANDS = _loaders(
     {
         "demo": "cli.commands.demo:demo",
         "up": "cli.commands.up:up",
@@ -98,12 +98,12 @@ def _root(context: typer.Context, version: Version = False) -> None:
         raise typer.Exit
 
 
-def execute(words: Sequence[str]) -> int:
-    """Run the command line; the exit status. What is wrong is said as the words ask for: with --json, in JSON."""
+def execute(arguments: Sequence[str]) -> int:
+    """Run the command line; the exit status. Errors are printed as JSON with --json."""
     command: TyperGroup = typer.main.get_command(app)  # type: ignore[assignment]
-    as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+    as_json = "--json" in arguments[: arguments.index("--")] if "--" in arguments else "--json" in arguments
     try:
-        status = command.main(list(words), prog_name="truecourse", standalone_mode=False)
+        status = command.main(list(arguments), prog_name="truecourse", standalone_mode=False)
     except UsageError as error:
         return explain_wrong_use(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -117,10 +117,10 @@ def main() -> None:
     quiet_environment()
     try:
         status = execute(sys.argv[1:])
-    except SystemExit as error:  # a shell's request for completions ends so
+    except SystemExit as error:  # shell completion exits this way
         status = error.code if isinstance(error.code, int) else WRONG_USE
-    # DuckDB's bindings report objects that outlive the interpreter, a page of them on stderr: exit without taking
-    # it apart. Whatever has to be finished was, in the commands themselves and in the exit handlers.
+    # At interpreter shutdown DuckDB's bindings print pages about leaked objects to stderr. So skip the shutdown:
+    # commands and exit handlers have finished their work.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The main job, once, end to end: from raw files to a served and explained prediction, and a summary."""
+"""`demo`: the whole lifecycle once, from raw files to a served and explained prediction."""
 
 import time
 from typing import Any
@@ -27,26 +27,26 @@ from truecourse.settings import get_settings, prefect_environment
 from truecourse.wording import counted
 
 SAME = 1e-6
-ASKED = ["serve", "predict", "explain", "trace"]
+ENDPOINT_STEPS = ["serve", "predict", "explain", "trace"]
 Document = dict[str, Any]
 
 
 @command
 def demo(problem: ProblemName = None, json: Json = False) -> Answer:
-    """Everything once: data to model, then served, predicted, explained and traced back. Nothing is left running."""
-    begun, spec = time.monotonic(), load_problem(problem)
+    """Run the lifecycle once: train, serve, predict, explain and trace. Nothing is left running."""
+    started, spec = time.monotonic(), load_problem(problem)
     stderr().print(Panel.fit(f"[bold]{spec.name}[/]\n{spec.description}".strip(), border_style="cyan"))
-    with Progress([*STEPS, *ASKED]) as progress:
+    with Progress([*STEPS, *ENDPOINT_STEPS]) as progress:
         run_flow("lifecycle", {"problem": spec.name}, progress)
         champion = _champion(spec.name)
-        document = _served(champion, progress)
+        document = _serve_once(champion, progress)
     document |= {
         "problem": spec.name,
         "tables": table_states(spec),
         "champion": version_summary(champion),
         "pages": [str(path) for path in pages(spec.name)],
-        "next": _following(spec.name, champion.version),
-        "seconds": round(time.monotonic() - begun, 1),
+        "next": _next_commands(spec.name, champion.version),
+        "seconds": round(time.monotonic() - started, 1),
     }
     return Answer(document, _view(document, spec))
 
@@ -56,38 +56,38 @@ def _champion(problem: str) -> ModelVersion:
 
     champion = registry.champion(problem)
     if champion is None:
-        hint = "its gates are on the model's page; `truecourse status` says which failed"
-        raise GateFailed("the model failed a gate, and there is no champion to serve", where=problem, hint=hint)
+        hint = "see the gates on the model's page or in `truecourse status`"
+        raise GateFailed("no champion to serve: the model failed a gate", where=problem, hint=hint)
     return champion
 
 
-def _served(champion: ModelVersion, progress: Progress) -> Document:
-    """Start the endpoint, ask it for an example, trace the model, stop the endpoint."""
+def _serve_once(champion: ModelVersion, progress: Progress) -> Document:
+    """Start the endpoint, send it one example, trace the model, and stop the endpoint."""
     prefect_environment()
     from tasks.training.trace import trace_model
 
     port, problem = free_port(get_settings().host), champion.problem
     url, rows = endpoint_url(port), example_rows(champion, 1)
     with supervised() as children:
-        with progress.step("serve") as tell:
+        with progress.step("serve") as set_result:
             folder = launch.prepare(problem, champion.version)
             children.append(start_endpoint(folder, port, pinned=True))
             launch.wait_ready(children[0], port)
-            tell(f"{url}, version {champion.version}")
+            set_result(f"{url}, version {champion.version}")
         answers = {}
         for path in ("predict", "explain"):
-            with progress.step(path) as tell:
-                begun = time.perf_counter()
+            with progress.step(path) as set_result:
+                started = time.perf_counter()
                 answers[path] = ask(problem, path, rows, url)
-                tell(f"POST {url}/{path}, answered in {1000 * (time.perf_counter() - begun):.0f} ms")
-    with progress.step("trace") as tell:
+                set_result(f"POST {url}/{path}, answered in {1000 * (time.perf_counter() - started):.0f} ms")
+    with progress.step("trace") as set_result:
         traced = trace_model(problem, champion.version)
         verified = sum(link["verified"] for link in traced["links"])
-        tell(f"{verified} of {counted(len(traced['links']), 'link')} verified, back to the source files")
+        set_result(f"{verified} of {counted(len(traced['links']), 'link')} verified, back to the source files")
     return {"endpoint": url, "asked": rows[0], **answers, "batch": batch_score(champion, rows[0]), "trace": traced}
 
 
-def _following(problem: str, version: int) -> list[str]:
+def _next_commands(problem: str, version: int) -> list[str]:
     return [
         f"truecourse explain --problem {problem} --example 2",
         f"truecourse reproduce {version} --problem {problem}",
@@ -95,7 +95,7 @@ def _following(problem: str, version: int) -> list[str]:
     ]
 
 
-def _compared(document: Document) -> str:
+def _compare_scores(document: Document) -> str:
     batch, online = document["batch"], document["predict"]["predictions"][0].get("score")
     if batch is None or online is None:
         return "not compared: the row was not scored in batch"
@@ -113,8 +113,8 @@ def _view(document: Document, problem: Problem) -> RenderableType:
         "data": f"{data}, {counted(quarantined, 'row')} in quarantine",
         "champion": f"version {champion['version']}, model {champion['model_sha256'][:12]}",
         "gates": f"{sum(g['passed'] for g in champion['gates'])} of {len(champion['gates'])} passed",
-        "endpoint": f"answered at {document['endpoint']}; stopped again",
-        "batch and online": _compared(document),
+        "endpoint": f"answered at {document['endpoint']}, then stopped",
+        "batch and online": _compare_scores(document),
         "lineage": f"{counted(len(document['trace']['links']), 'link')} back to the source bytes, each verified",
         "took": seconds(document["seconds"]),
     }

@@ -1,4 +1,4 @@
-"""`deploy`, and what `status` says of inference and of what is deployed."""
+"""`deploy`, and the deployments and inference configuration in `status`."""
 
 import json as jsonlib
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ def deploy(
     problem: ProblemName = None,
     version: Annotated[int | None, typer.Option(help="A model version; the champion if not given.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the record.")] = "deployed by hand",
-    stop: Annotated[bool, typer.Option("--stop", help="Take what is deployed out of work.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the deployed server.")] = False,
     print_schema: Annotated[bool, typer.Option("--print-schema", help="The JSON schema of a configuration.")] = False,
     json: Json = False,
 ) -> Answer:
-    """Put a packaged version to work as deployments/<ENV>.yaml says; whatever goes wrong, the one before it stays."""
+    """Deploy a packaged version with deployments/<ENV>.yaml. If a step fails, the version before it stays."""
     if print_schema:
         return Answer(schema(), jsonlib.dumps(schema(), indent=1))
-    load_deployment(env)  # before a server is started for nothing
+    load_deployment(env)  # fail before a server is started
     parameters = {"environment": env, "problem": problem, "version": version, "reason": reason, "stop": stop}
     with Progress(["deploy"]) as progress:
         entry = run_flow("deploy", parameters, progress)
@@ -48,15 +48,14 @@ def _number(version: ModelVersion | None) -> str:
 
 
 def list_deployments(problem: str) -> list[Document]:
-    """Of every environment where the problem was ever deployed: its last record, its configuration, and of a server
-    on this machine whether it lives."""
-    found = []
+    """The deployments of a problem, one an environment: last record, configuration, and state of a local server."""
+    documents = []
     for environment in environment_names():
         newest = deployments.ledger(environment, problem).newest()
         if newest is not None:
-            state = _state(environment, problem) if newest.target == "process" else {}
-            found.append({**newest.model_dump(mode="json"), **state, "configuration": _configuration(environment)})
-    return found
+            state = _server_state(environment, problem) if newest.target == "process" else {}
+            documents.append({**newest.model_dump(mode="json"), **state, "configuration": _configuration(environment)})
+    return documents
 
 
 def _configuration(environment: str) -> Document | None:
@@ -66,16 +65,16 @@ def _configuration(environment: str) -> Document | None:
         return None
 
 
-def _state(environment: str, problem: str) -> Document:
+def _server_state(environment: str, problem: str) -> Document:
     from services.process import supervisor_client
 
     now = deployments.running_server(environment)
     if now is None or now.version.problem != problem:
         return {"server": None}
-    keeper = supervisor_client.find(deployments.server_folder(environment, now.host, now.port))
-    servers = keeper.servers() if keeper else {}
-    here = servers.get(now.server, {"alive": False, "pid": None, "restarts": 0})
-    about = {name: here[name] for name in ("alive", "pid", "restarts")}
+    supervisor = supervisor_client.find(deployments.server_folder(environment, now.host, now.port))
+    servers = supervisor.servers() if supervisor else {}
+    server = servers.get(now.server, {"alive": False, "pid": None, "restarts": 0})
+    about = {name: server[name] for name in ("alive", "pid", "restarts")}
     return {"server": {"url": now.url, "version": now.version.version, "since": now.since, **about}}
 
 
@@ -90,7 +89,7 @@ def deployments_view(found: Sequence[Document]) -> RenderableType:
 
 def _outcome(item: Document) -> str:
     if item["outcome"] == "began":
-        return "under way, or cut short: deploy again"
+        return "in progress or interrupted: deploy again"
     return f"{item['outcome']}: {item['detail']}" if item["outcome"] == "rolled back" else str(item["outcome"])
 
 
@@ -98,11 +97,11 @@ def _server(item: Document) -> str:
     server = item.get("server")
     if server is None:
         return "–"
-    return f"{server['url']}, version {server['version']}" if server["alive"] else "gone: deploy again"
+    return f"{server['url']}, version {server['version']}" if server["alive"] else "not running: deploy again"
 
 
 def inference_config_of(version: ModelVersion | None) -> Document | None:
-    """The inference configuration of a version that was packaged."""
+    """The inference configuration of a packaged version; None if there is none."""
     found = inference_config.load_inference_config(open_store(), version) if version else None
     return found.model_dump(mode="json") if found else None
 
@@ -111,10 +110,10 @@ def inference_view(config: Document) -> RenderableType:
     sources: dict[str, int] = {}
     for feature in config["features"].values():
         sources[feature["source"]] = sources.get(feature["source"], 0) + 1
-    told = {
+    shown = {
         "model": config["model_sha256"],
         "features": ", ".join(f"{count} of {source}" for source, count in sources.items()),
         "environment": f"Python {config['environment']['python']}, {config['environment']['requirements_sha256'][:12]}",
         "script": config["script"],
     }
-    return pairs(told)
+    return pairs(shown)

@@ -1,4 +1,4 @@
-"""`status`, `summary`, `check`, `init`, `trace` and `reproduce`: what there is, and whether it is what it says."""
+"""`status`, `summary`, `check`, `init`, `trace` and `reproduce`: state, checks and lineage of a problem."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ Version = Annotated[int, typer.Argument(help="A version in the model registry.")
 
 @command
 def status(problem: ProblemName = None, json: Json = False) -> Answer:
-    """What there is: tables, champion and challenger, how they came there, endpoint, deployments, checks' pages."""
+    """Show tables, champion and challenger, promotion history, endpoint, deployments, checks and report pages."""
     spec = load_problem(problem)
     about = _endpoint(spec.name)
     document: dict[str, Any] = {
@@ -63,26 +63,27 @@ def status(problem: ProblemName = None, json: Json = False) -> Answer:
 
 
 def _health(problem: str) -> dict[str, Any]:
-    """What the newest checks of pipelines, endpoints and machine said, and all of them in one sentence."""
+    """The newest results of the pipeline, endpoint and machine checks, and a summary sentence."""
     found = healthpage.newest(open_store(), problem)
-    told: dict[str, str] = {check: report.sentence for check, report in found.items()}
-    return {"sentence": healthpage.sentence(found), **told, "at": max((r.at for r in found.values()), default=None)}
+    sentences: dict[str, str] = {check: report.sentence for check, report in found.items()}
+    newest = max((report.at for report in found.values()), default=None)
+    return {"sentence": healthpage.sentence(found), **sentences, "at": newest}
 
 
 def _canary(problem: str) -> dict[str, Any] | None:
-    """What the guard said last; None where it never looked."""
+    """The last result of the canary check; None if it never ran."""
     report = report_store.latest(open_store(), problem, "canary")
     return {"sentence": report.sentence, "at": report.at, **report.figures} if report else None
 
 
 def _problems() -> list[dict[str, Any]]:
-    """Every problem of the folder, and its champion's version."""
+    """The problems, each with its champion's version."""
     found = [(name, aliases.current(name).champion) for name in problem_names()]
     return [{"problem": name, "champion": version.version if version else None} for name, version in found]
 
 
 def _endpoint(problem: str) -> dict[str, Any] | None:
-    """What answers at the endpoint's address; `foreign` if it serves no version of this home."""
+    """The model that the endpoint's address serves; `foreign` if it is none of this home."""
     try:
         about = served_model(endpoint_url())
     except RequestError as error:
@@ -94,28 +95,28 @@ def _endpoint(problem: str) -> dict[str, Any] | None:
     return about if ours else {"foreign": True, "problem": serves, "version": about.get("version")}
 
 
-def _endpoint_told(document: dict[str, Any]) -> str:
+def _describe_endpoint(document: dict[str, Any]) -> str:
     endpoint, foreign = document["endpoint"], document["foreign_endpoint"]
     if endpoint and "refused" in endpoint:
-        return f"{endpoint['url']}, which refuses our key: {endpoint['refused']}"
+        return f"{endpoint['url']}, which refuses the key: {endpoint['refused']}"
     if endpoint:
         return f"{endpoint['url']}, {endpoint['problem']} version {endpoint['version']}"
-    there = f"; at {foreign['url']} another home serves {foreign['problem']}" if foreign else ""
+    there = f"; {foreign['url']} serves {foreign['problem']} from another TRUECOURSE_HOME" if foreign else ""
     return f"not running: truecourse serve{there}"
 
 
-def _mirror_told(found: list[dict[str, Any]] | str) -> str:
+def _describe_mirror(found: list[dict[str, Any]] | str) -> str:
     if isinstance(found, str):
-        return f"{found}; nothing that serves or judges needs it"
-    return f"{counted(len(found), 'difference')} from our record, below" if found else "shows what is recorded"
+        return f"{found}; serving and gates do not need it"
+    return f"{counted(len(found), 'difference')} from the registry, listed below" if found else "matches the registry"
 
 
-def _champion_told(version: int | None) -> str:
+def _describe_champion(version: int | None) -> str:
     return f"champion: version {version}" if version else "no champion"
 
 
-def _problems_told(found: list[dict[str, Any]]) -> str:
-    each = [f"{p['problem']} ({_champion_told(p['champion'])})" for p in found]
+def _describe_problems(found: list[dict[str, Any]]) -> str:
+    each = [f"{p['problem']} ({_describe_champion(p['champion'])})" for p in found]
     return ", ".join(each) or "none: truecourse init NAME --data FILE --label COLUMN"
 
 
@@ -126,18 +127,18 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
         pairs(
             {
                 "problem": document["problem"],
-                "problems": _problems_told(document["problems"]),
+                "problems": _describe_problems(document["problems"]),
                 "storage": document["storage"],
                 "champion": _short(champion),
                 "challenger": _short(document["challenger"]),
-                "endpoint": _endpoint_told(document),
-                "health": _told(document["health"], "health"),
-                "canary": _told(document["canary"], "guard"),
-                "MLflow": _mirror_told(document["mirror"]),
-                "platform": _platform_told(document["platform"]),
+                "endpoint": _describe_endpoint(document),
+                "health": _describe_check(document["health"], "health"),
+                "canary": _describe_check(document["canary"], "guard"),
+                "MLflow": _describe_mirror(document["mirror"]),
+                "platform": _describe_platform(document["platform"]),
             }
         ),
-        *_platform_faults(document["platform"]),
+        *_platform_warnings(document["platform"]),
         table("table", "version", "rows", rows=tables) if tables else Text("\nno data yet: truecourse run ingest"),
     ]
     parts += [Text(sentence, style="red") for sentence in document["refused"]]
@@ -155,36 +156,36 @@ def _status_view(document: dict[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(page, style="dim") for page in document["pages"]))
 
 
-def _platform_told(found: dict[str, Any] | None) -> str:
+def _describe_platform(found: dict[str, Any] | None) -> str:
     if found is None:
         return "not running: truecourse up"
     if not found["alive"]:
-        left = f"; it has left {', '.join(found['left'])} running" if found["left"] else ""
-        return f"killed{left}: truecourse up starts it again"
+        left = f"; still running: {', '.join(found['left'])}" if found["left"] else ""
+        return f"killed{left}: restart it with truecourse up"
     up = sum(part["standing"] == "up" for part in found["parts"])
     return f"{found['prefect']}, {counted_of(up, len(found['parts']), 'part')} up"
 
 
-def _platform_faults(found: dict[str, Any] | None) -> list[RenderableType]:
-    """Of each part that is down or was restarted, and of each run that is stuck, a sentence."""
+def _platform_warnings(found: dict[str, Any] | None) -> list[RenderableType]:
+    """A sentence for each part that is down or was restarted, and for each stuck run."""
     if found is None or not found["alive"]:
         return []
     now = datetime.now(UTC)
     shown = [part for part in found["parts"] if part["standing"] != "up" or part["restarts"]]
-    told: list[RenderableType] = [
+    lines: list[RenderableType] = [
         Text(platform.sentence(part, now), style="" if part["standing"] in ("up", "waiting") else "red")
         for part in shown
     ]
-    told += [Text(f"{one['sentence']} Free it: {one['command']}", style="red") for one in found["stuck"]]
+    lines += [Text(f"{one['sentence']} Free it: {one['command']}", style="red") for one in found["stuck"]]
     if found["stuck_unknown"]:
-        told.append(Text(f"Whether flow runs are stuck is unknown: {found['stuck_unknown']}", style="red"))
-    return told
+        lines.append(Text(f"Stuck flow runs are unknown: {found['stuck_unknown']}", style="red"))
+    return lines
 
 
-def _told(said: dict[str, Any] | None, flow: str) -> str:
-    if said is None or said["at"] is None:
+def _describe_check(check: dict[str, Any] | None, flow: str) -> str:
+    if check is None or check["at"] is None:
         return f"not checked yet: truecourse run {flow}"
-    return f"{said['sentence']} ({said['at']:%Y-%m-%d %H:%M} UTC)"
+    return f"{check['sentence']} ({check['at']:%Y-%m-%d %H:%M} UTC)"
 
 
 def _short(version: dict[str, Any] | None) -> str:
@@ -201,7 +202,7 @@ def summary(
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """A version in Markdown: figures beside the champion's, gates, drift. Exits 1 if a gate failed."""
+    """Summarize a version in Markdown: metrics beside the champion's, gates, drift. Exits 1 if a gate failed."""
     from truecourse.monitoring.dashboard.version_summary import markdown, summarize
 
     spec = load_problem(problem)
@@ -217,43 +218,43 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
-        raise SettingsError(what, where=str(path), hint="give --output a file in a folder of yours") from None
+        raise SettingsError(what, where=str(path), hint="set --output to a writable file") from None
 
 
 @command
 def check(
     problem: ProblemName = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Look at the rows too: leak suspects, and cells that do not parse.")
+        bool, typer.Option("--data", help="Check the rows too: suspected leakage, and values that do not parse.")
     ] = False,
     json: Json = False,
 ) -> Answer:
-    """Every fault of a problem's specification, each with its place and its hint; warnings about its rows too."""
+    """Check a problem's specification: every fault with place and hint; with --data, warnings about its rows too."""
     from truecourse.authoring.checks.run import require_valid
 
     spec = load_problem(problem)
     require_valid(spec)
     parts = {"table": spec.tables, "view": spec.views, "feature": spec.features}
-    told = f"{spec.name}: {', '.join(counted(len(part), noun) for noun, part in parts.items())}"
-    sound = f"[green]✓[/] no faults in {told}"
+    summary = f"{spec.name}: {', '.join(counted(len(part), noun) for noun, part in parts.items())}"
+    valid = f"[green]✓[/] no faults in {summary}"
     document: dict[str, Any] = {"problem": spec.name, "faults": []}
     if not data:
-        return Answer(document, sound)
-    looked = _check_data(spec)
-    warnings = looked.warnings()
+        return Answer(document, valid)
+    result = _check_data(spec)
+    warnings = result.warnings()
     document |= {
-        "rows": looked.rows,
-        "suspects": [{"columns": list(s.columns), "what": str(s)} for s in looked.suspects],
-        "unreadable": looked.unreadable,
+        "rows": result.rows,
+        "suspects": [{"columns": list(s.columns), "what": str(s)} for s in result.suspects],
+        "unreadable": result.unreadable,
         "warnings": warnings,
     }
     lines = [f"[yellow]![/] {escape(line)}" for line in warnings]
-    clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {counted(looked.rows, 'row')}"]
-    return Answer(document, "\n".join([sound, *lines, *clean]))
+    clean = [] if warnings else [f"[green]✓[/] nothing suspicious in {counted(result.rows, 'row')}"]
+    return Answer(document, "\n".join([valid, *lines, *clean]))
 
 
 def _check_data(spec: Problem) -> DataCheck:
-    """Look at the source rows of a plain problem; with a spine, at decisions from the clean tables and features."""
+    """Check the source rows of a problem without a spine; with one, decisions from clean tables and features."""
     if not spec.has_spine:
         return check_source(spec)
     prefect_environment()
@@ -273,18 +274,18 @@ def init(
     label: Annotated[str, typer.Option(help="The column to predict.")],
     json: Json = False,
 ) -> Answer:
-    """Write a first problem from data files: every guess is marked by a comment, and what was noticed is told."""
+    """Write a first problem from data files. Comments mark every guess; observations about the data are listed."""
     from truecourse.authoring.scaffold.create import scaffold
 
     draft = scaffold(name, data, label)
-    following = [f"truecourse check --problem {name} --data", f"truecourse run lifecycle --problem {name}"]
-    document = {"problem": name, "folder": draft.folder, "next": following, **draft.to_document()}
+    commands = [f"truecourse check --problem {name} --data", f"truecourse run lifecycle --problem {name}"]
+    document = {"problem": name, "folder": draft.folder, "next": commands, **draft.to_document()}
     guesses, inputs = draft.guesses, len(draft.guesses.inputs())
     shown = {
         "written": str(draft.folder),
         "predicts": f"{label} ({guesses.kind}) from {counted(inputs, 'column')}, {counted(draft.file.rows, 'row')}",
         "read": f"{draft.folder / 'problem.py'}: every guess has a comment",
-        "then": following[1],
+        "then": commands[1],
     }
     noticed = Text("\n" + "\n".join(f"• {line}" for line in draft.noticed))
     return Answer(document, Group(pairs(shown), noticed))
@@ -292,7 +293,7 @@ def init(
 
 @command
 def trace_model(version: Version, problem: ProblemName = None, json: Json = False) -> Answer:
-    """The lineage of a model version, back to the bytes of its sources, each link verified again."""
+    """Show the lineage of a model version back to the source bytes, and verify every link."""
     from tasks.training import trace
 
     traced = trace.trace_model(_recorded_problem(problem), version)
@@ -301,13 +302,11 @@ def trace_model(version: Version, problem: ProblemName = None, json: Json = Fals
 
 @command
 def trace_prediction(
-    prediction: Annotated[
-        str, typer.Argument(metavar="ID", help="A prediction_id, or the id of a row that was scored.")
-    ],
+    prediction: Annotated[str, typer.Argument(metavar="ID", help="A prediction_id, or the id of a scored row.")],
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """The lineage of one prediction: its record verified and computed again, then its model's, back to the sources."""
+    """Show the lineage of a prediction: verify and recompute its record, then trace its model back to the sources."""
     from tasks.training import trace
 
     traced = trace.trace_prediction(_recorded_problem(problem), prediction)
@@ -321,33 +320,33 @@ def reproduce(
     start: Annotated[
         str,
         typer.Option(
-            "--from", help="What is made again: source (everything), clean (from the clean tables on), features."
+            "--from", help="Where to start: source (rebuild everything), clean (from the clean tables), features."
         ),
     ] = "features",
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """Verify all that a version was made from, rebuild it from its archived problem, and compare the bytes."""
+    """Verify a version's inputs, rebuild it from its archived problem, and compare the bytes."""
     prefect_environment()
     from tasks.training import reproduce as reproducing
 
     if start not in ("source", "clean", "features"):
         raise SettingsError(
-            f"{start!r} is no start", where="--from", hint=nearest(start, ["source", "clean", "features"])
+            f"unknown start {start!r}", where="--from", hint=nearest(start, ["source", "clean", "features"])
         )
     rebuilt = reproducing.reproduce(_recorded_problem(problem), version, start)  # type: ignore[arg-type]
     same, state = bool(rebuilt["identical"]), rebuilt["state"]
-    said = Text("byte for byte the same", "bold green") if same else Text("not the same", "bold red")
+    result = Text("identical, byte for byte", "bold green") if same else Text("different", "bold red")
     shown = {"recorded": rebuilt["recorded_sha256"], "rebuilt": rebuilt["rebuilt_sha256"]}
     shown |= {name: f"{then} then, {now} now" for name, (then, now) in rebuilt["environment"].items()}
-    parts: list[RenderableType] = [said, pairs(shown)]
+    parts: list[RenderableType] = [result, pairs(shown)]
     if state != "verified":
         parts.append(links_view({**rebuilt, "links": [link for link in rebuilt["links"] if not link["verified"]]}))
     return Answer(rebuilt, Group(*parts), ok=same and state == "verified")
 
 
 def _recorded_problem(name: str | None) -> str:
-    """The problem that is meant, though its folder may be broken, or gone since its models were trained."""
+    """The problem's name, even if its folder is invalid or was deleted after its models were trained."""
     try:
         return load_problem(name).name
     except ProblemError:

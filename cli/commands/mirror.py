@@ -1,4 +1,4 @@
-"""`mirror show` and `mirror write`: what MLflow shows otherwise than our record says, and writing it anew."""
+"""`mirror show` and `mirror write`: differences between MLflow and the model registry, and writing MLflow again."""
 
 from typing import Any
 
@@ -14,34 +14,34 @@ from truecourse.registry.mirror_check import Difference
 
 @command
 def show(problem: ProblemName = None, json: Json = False) -> Answer:
-    """Where MLflow and our record of models differ, with what to do; 1 if they do."""
+    """Show differences between MLflow and the model registry, each with a hint. Exits 1 if there are any."""
     name = load_problem(problem).name
     return _answer(name, mirror_check.differences(name))
 
 
 @command
 def write(problem: ProblemName = None, json: Json = False) -> Answer:
-    """Let MLflow show what our record says: versions, aliases, tags, runs, artifacts. What others put there stays."""
+    """Write the registry to MLflow again: versions, aliases, tags, runs, artifacts. Entries of others stay."""
     spec = load_problem(problem)
     return _answer(spec.name, mirror_check.write(spec))
 
 
 def _answer(problem: str, found: list[Difference]) -> Answer:
-    return Answer({"problem": problem, "differences": documents(found)}, view(found), ok=not found)
+    return Answer({"problem": problem, "differences": to_documents(found)}, view(found), ok=not found)
 
 
-def documents(found: list[Difference]) -> list[dict[str, Any]]:
+def to_documents(found: list[Difference]) -> list[dict[str, Any]]:
     return [vars(one) for one in found]
 
 
 def mirror_differences(problem: str) -> list[dict[str, Any]] | str:
-    """For `status`: the differences, or why they are not known."""
+    """The differences for `status`, or why they are unknown."""
     try:
-        return documents(mirror_check.differences(problem))
+        return to_documents(mirror_check.differences(problem))
     except MirrorError as error:
         return error.what
 
 
 def view(found: list[Difference]) -> RenderableType:
     lines = [f"• {one.sentence}\n  → {one.hint}" for one in found]
-    return Text("\n".join(lines) if lines else "MLflow shows what is recorded")
+    return Text("\n".join(lines) if lines else "MLflow matches the registry")

@@ -24,7 +24,7 @@ from truecourse.processes import ignoring_interrupts, interrupted_by_signals, le
 from truecourse.settings import get_settings
 from truecourse.wording import counted
 
-Fields = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="One row; else an example's.")]
+Fields = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="One row; an example by default.")]
 RowsJson = Annotated[list[str] | None, typer.Option("--row", help="A row as a JSON object; may be given again.")]
 Example = Annotated[int | None, typer.Option(min=1, max=3, help="Start from this example; FIELD=VALUE changes it.")]
 PORT = "TRUECOURSE_ENDPOINT_PORT or --port"
@@ -52,7 +52,7 @@ def serve(
         supervisor = Supervisor([serving.endpoint(), serving.shipper()], lambda states: None)
         stack.callback(_stop, supervisor)
         supervisor.start()
-        pid = _served(supervisor)
+        pid = _wait_served(supervisor)
         shown = {"predict": f"POST {url}/predict", "explain": f"POST {url}/explain", "openapi": f"{url}/openapi.json"}
         if json:
             print_json({"url": url, "problem": name, "pid": pid})
@@ -61,17 +61,18 @@ def serve(
             time.sleep(3600)
 
 
-def _served(supervisor: Supervisor) -> int:
-    """The process of the endpoint, once it answers. Raises PlatformError, with the end of its log, if it does not come
-    up at first; later it is started again."""
+def _wait_served(supervisor: Supervisor) -> int:
+    """Wait for the endpoint's first start; its pid. Raises PlatformError, with the end of its log, if that fails.
+
+    Later failures are restarted by the supervisor."""
     while (state := supervisor.first_outcome("endpoint")) is None:
         time.sleep(0.1)
     if state.standing == "waiting":
         raise ModelError(state.cause, where="the endpoint", hint="truecourse run lifecycle, then serve again")
     if state.pid is None:
-        said = f"\n{tail(Path(state.log), 15)}" if state.log else ""
-        hint = f"the whole log is {state.log}" if state.log else ""
-        raise PlatformError(f"{state.cause}{said}", where="the endpoint", hint=hint)
+        last = f"\n{tail(Path(state.log), 15)}" if state.log else ""
+        hint = f"the full log is {state.log}" if state.log else ""
+        raise PlatformError(f"{state.cause}{last}", where="the endpoint", hint=hint)
     return state.pid
 
 
@@ -82,34 +83,35 @@ def _stop(supervisor: Supervisor) -> None:
 
 def _rows(problem: str, fields: list[str] | None, rows: list[str] | None, example: int | None) -> list[dict[str, Any]]:
     if rows:
-        return [_parsed(text) for text in rows]
+        return [_parse_row(text) for text in rows]
     champion = require_champion(problem)
-    given = row_of(contract_of(champion), fields or [])
+    row = row_of(contract_of(champion), fields or [])
     if fields and example is None:
-        return [given]
+        return [row]
     examples = example_rows(champion)
     if not examples:
-        raise RequestError("the model has no examples", status=422, hint="give the row's FIELD=VALUE words")
-    return [examples[min(example or 1, len(examples)) - 1] | given]
+        raise RequestError("the model has no examples", status=422, hint="give the row as FIELD=VALUE arguments")
+    return [examples[min(example or 1, len(examples)) - 1] | row]
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parse_row(text: str) -> dict[str, Any]:
     try:
         row = jsonlib.loads(text)
     except ValueError as error:
-        raise RequestError(f"--row is no JSON: {error}", status=422, hint="""--row '{"field": "value"}'""") from None
+        what = f"--row is not valid JSON: {error}"
+        raise RequestError(what, status=422, hint="""--row '{"field": "value"}'""") from None
     if not isinstance(row, dict):
-        raise RequestError("--row is no JSON object", status=422, hint="""--row '{"field": "value"}'""")
+        raise RequestError("--row is not a JSON object", status=422, hint="""--row '{"field": "value"}'""")
     return row
 
 
-def _asked(path: str, problem: str | None, rows: list[dict[str, Any]], url: str | None) -> dict[str, Any]:
-    begun = time.perf_counter()
+def _timed_answer(path: str, problem: str | None, rows: list[dict[str, Any]], url: str | None) -> dict[str, Any]:
+    started = time.perf_counter()
     answer = ask(load_problem(problem).name, path, rows, url)
-    return answer | {"milliseconds": round(1000 * (time.perf_counter() - begun), 2), "rows": rows}
+    return answer | {"milliseconds": round(1000 * (time.perf_counter() - started), 2), "rows": rows}
 
 
-def _sent(answer: dict[str, Any]) -> RenderableType:
+def _request_summary(answer: dict[str, Any]) -> RenderableType:
     return request_view(answer["rows"][0]) if len(answer["rows"]) == 1 else counted(len(answer["rows"]), "row")
 
 
@@ -122,12 +124,12 @@ def predict(
     url: Url = None,
     json: Json = False,
 ) -> Answer:
-    """Predict one row: one of the newest decisions that were scored, or the fields given."""
+    """Predict one row: an example from the newest scored decisions, or the given fields."""
     from rich.console import Group
 
     spec = load_problem(problem)
-    answer = _asked("predict", problem, _rows(spec.name, fields, row, example), url)
-    return Answer(answer, Group(_sent(answer), "", prediction_view(answer, spec.label_unit)))
+    answer = _timed_answer("predict", problem, _rows(spec.name, fields, row, example), url)
+    return Answer(answer, Group(_request_summary(answer), "", prediction_view(answer, spec.label_unit)))
 
 
 @command
@@ -137,12 +139,12 @@ def explain(
     example: Example = None,
     problem: ProblemName = None,
     url: Url = None,
-    top: Annotated[int, typer.Option(min=1, help="How many features to show by themselves.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of features to show one by one.")] = 10,
     json: Json = False,
 ) -> Answer:
-    """Predict one row, and say what pushed the prediction up and down (exact SHAP contributions)."""
+    """Predict one row, and show what pushed the prediction up and down (exact SHAP contributions)."""
     from rich.console import Group
 
     spec = load_problem(problem)
-    answer = _asked("explain", problem, _rows(spec.name, fields, row, example), url)
-    return Answer(answer, Group(_sent(answer), "", explanation_view(answer, top, spec)))
+    answer = _timed_answer("explain", problem, _rows(spec.name, fields, row, example), url)
+    return Answer(answer, Group(_request_summary(answer), "", explanation_view(answer, top, spec)))

@@ -1,4 +1,4 @@
-"""`promote` and `rollback`: into office past the gates, and the way back."""
+"""`promote` and `rollback`: gated promotion of a version, and the return to a former champion."""
 
 from typing import Annotated, Any
 
@@ -27,22 +27,22 @@ def promote(
     reason: Reason,
     version: Annotated[int | None, typer.Argument(help="A version in the registry; the challenger if empty.")] = None,
     accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="Promote it though gates could not be judged, for want of rows.")
+        bool, typer.Option("--accept-unknown", help="Promote it though gates are unknown for lack of rows.")
     ] = False,
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """Judge a version against the champion on the cohorts closed by now, and make it champion if every gate is open, or
-    a canary where the problem asks for one."""
+    """Evaluate a version against the champion on the closed cohorts. If every gate passes, promote it, or start a
+    canary where the problem has one."""
     spec = load_problem(problem)
-    _require_somebody(spec)
-    seen = aliases.current(spec.name)
+    _require_prefect_ui(spec)
+    before = aliases.current(spec.name)
     parameters = {"reason": reason, "problem": spec.name, "version": version, "accept_unknown": accept_unknown}
     with Progress(["promote"]) as progress:
         entry: Aliases = run_flow("promote", parameters, progress)
     chosen = entry.challenger if aliases.canary_in_progress(entry) else entry.champion
     assert chosen is not None
-    document = _moved(seen, entry) | {"gates": registry.gates(chosen)}
+    document = _promotion(before, entry) | {"gates": registry.gates(chosen)}
     if chosen == entry.challenger and chosen != entry.champion:
         document |= {"canary": chosen.version, "next": f"truecourse run guard --problem {spec.name}, as requests come"}
     elif load_package(spec.name, chosen.version) is None:
@@ -50,11 +50,11 @@ def promote(
     return Answer(document, _promoted_view(document))
 
 
-def _require_somebody(problem: Problem) -> None:
-    """A server that is started for the command alone has no UI in which a person could approve."""
+def _require_prefect_ui(problem: Problem) -> None:
+    """Raise PlatformError if approval is required and no Prefect UI runs: a temporary server has none."""
     if problem.promotion.approval and not prefect_api_url() and running_platform() is None:
-        hint = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
-        raise PlatformError("a person has to approve, and no Prefect UI is running", where=problem.name, hint=hint)
+        hint = "start `truecourse up`, or set PREFECT_API_URL to your Prefect server"
+        raise PlatformError("promotion requires approval, and no Prefect UI is running", where=problem.name, hint=hint)
 
 
 @command
@@ -64,35 +64,35 @@ def rollback(
     problem: ProblemName = None,
     json: Json = False,
 ) -> Answer:
-    """Put the champion before this one in office again, at once and past no gate. Repeated, it goes further back."""
+    """Make the champion before this one champion again, at once and without gates. Repeat it to go further back."""
     name = load_problem(problem).name
-    seen = aliases.current(name)
+    before = aliases.current(name)
     entry = aliases.roll_back(name, reason, to)
-    document = _moved(seen, entry)
+    document = _promotion(before, entry)
     stderr().print(f"version {document['champion']} is champion again, instead of {document['before']}")
-    # The ledger has decided, and endpoints follow it: MLflow, which may be what is down, can wait.
+    # The registry is updated and endpoints follow it. MLflow may be down, and is written last.
     document["mirrored"] = registry.mirror_aliases(name)
-    told: dict[str, object] = {"champion": f"version {document['champion']}", "before": f"version {document['before']}"}
+    shown: dict[str, object] = {name: f"version {document[name]}" for name in ("champion", "before")}
     if not document["mirrored"]:
-        told["MLflow"] = f"cannot be reached: truecourse mirror write --problem {name}, when it is back"
-    return Answer(document, pairs(told | {"why": reason}))
+        shown["MLflow"] = f"cannot be reached: truecourse mirror write --problem {name}, when it is back"
+    return Answer(document, pairs(shown | {"why": reason}))
 
 
-def _moved(seen: Aliases, entry: Aliases) -> dict[str, Any]:
+def _promotion(before: Aliases, entry: Aliases) -> dict[str, Any]:
     if entry.champion is None:
-        raise ModelError("nobody is in office", where="aliases")
+        raise ModelError("there is no champion", where="aliases")
     return {
         "problem": entry.champion.problem,
         "champion": entry.champion.version,
-        "before": seen.champion.version if seen.champion else None,
+        "before": before.champion.version if before.champion else None,
         "entry": entry.model_dump(),
     }
 
 
 def _promoted_view(document: dict[str, Any]) -> RenderableType:
     rows = [[gate["gate"], gate["detail"]] for gate in document["gates"]]
-    told = {"champion": f"version {document['champion']}", "before": document["before"] or "nobody"}
+    shown = {"champion": f"version {document['champion']}", "before": document["before"] or "none"}
     if "canary" in document:
-        told = {"canary": f"version {document['canary']} answers {document['entry']['share']:.0%}", **told}
-    told |= {"then": document["next"]} if "next" in document else {}
-    return Group(pairs(told), table("gate", "seen", rows=rows))
+        shown = {"canary": f"version {document['canary']} answers {document['entry']['share']:.0%}", **shown}
+    shown |= {"then": document["next"]} if "next" in document else {}
+    return Group(pairs(shown), table("gate", "result", rows=rows))

@@ -1,4 +1,4 @@
-"""`release`: free flow runs that are stuck, and what they hold."""
+"""`release`: free stuck flow runs and their concurrency slots."""
 
 from typing import Annotated, Any
 
@@ -16,12 +16,12 @@ from truecourse.wording import counted
 @command
 def release(
     run: Annotated[
-        str | None, typer.Argument(help="A flow run's id, or its name; every run whose process is dead if empty.")
+        str | None, typer.Argument(help="A flow run's id, or its name; by default every run whose process is dead.")
     ] = None,
     json: Json = False,
 ) -> Answer:
-    """Free a flow run that is stuck: its process on this machine is ended, it is marked crashed (cancelled, if it had
-    not begun), and its concurrency slot is free. Without a run: all whose process is dead, and slots nobody holds."""
+    """Free a stuck flow run: end its process on this machine, mark it crashed (cancelled, if it had not started), and
+    free its concurrency slot. Without a run: every run whose process is dead, and slots that no run holds."""
     runs = FlowRuns(_api())
     if run is not None:
         found = runs.find(run)
@@ -39,6 +39,6 @@ def _api() -> str:
     platform = running_platform()
     api = prefect_api_url() or (f"{platform.prefect}/api" if platform else "")
     if not api:
-        hint = "start `truecourse up`, which frees what is dead, or name your Prefect server in PREFECT_API_URL"
+        hint = "start `truecourse up`, which frees dead runs, or set PREFECT_API_URL to your Prefect server"
         raise PlatformError("no Prefect server is running", hint=hint)
     return api

@@ -1,4 +1,4 @@
-"""History played forward: a year of decisions served, watched, and retrained on, in minutes."""
+"""`replay`: replay past decisions through serving, monitoring and retraining, a year in minutes."""
 
 import logging
 import time
@@ -21,16 +21,16 @@ from truecourse.wording import counted
 
 @command
 def replay(
-    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day that is served, UTC.")],
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day to serve, UTC.")],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day.")],
     problem: ProblemName = None,
     inject: Annotated[
-        list[str] | None, typer.Option(help="A fault to plant, KIND:TARGET[:HOW]@FIRST[..LAST]; may be repeated.")
+        list[str] | None, typer.Option(help="A fault to inject, KIND:TARGET[:HOW]@FIRST[..LAST]; may be repeated.")
     ] = None,
     tick: Annotated[int, typer.Option(min=1, max=92, help="Days between two deliveries of data.")] = 14,
     json: Json = False,
 ) -> Answer:
-    """Train on what came before, play the days forward through the real parts, and compare with the frozen champion."""
+    """Train on the rows before, replay the days through the real components, and compare with the frozen champion."""
     spec = load_problem(problem)
     if last < first:
         raise ReplayError(spec.name, [Fault("--to", "is before --from", "name the first day, then the last")])
@@ -38,15 +38,15 @@ def replay(
     from tasks.replay.run import Plan, play
 
     plan = Plan(spec.name, first.date(), last.date(), tuple(inject or ()), tick)
-    begun = time.monotonic()
-    with log_to(logging.NullHandler()), ReplayProgress() as tell:
-        document = play(plan, tell)
-    document |= {"seconds": round(time.monotonic() - begun, 1)}
+    started = time.monotonic()
+    with log_to(logging.NullHandler()), ReplayProgress() as report:
+        document = play(plan, report)
+    document |= {"seconds": round(time.monotonic() - started, 1)}
     return Answer(document, _view(document))
 
 
 class ReplayProgress:
-    """A bar on a terminal, a line a month elsewhere."""
+    """Progress of a replay: a bar on a terminal, one line a month elsewhere."""
 
     def __enter__(self) -> Any:
         self._console, self._month = stderr(), ""
@@ -57,12 +57,12 @@ class ReplayProgress:
         )  # fmt: skip
         self._bar.start()
         self._task = self._bar.add_task("training the first model", total=None)
-        return self._tell
+        return self._report
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def _tell(self, now: Any) -> None:
+    def _report(self, now: Any) -> None:
         self._bar.update(self._task, total=now.days, completed=now.done, description=str(now.day))
         if now.message and now.done:
             self._bar.console.print(f"{now.day}  {now.message}")
@@ -71,8 +71,8 @@ class ReplayProgress:
             self._console.print(f"{now.day}  day {now.done} of {now.days}")
 
 
-def _named_after(days: float | None) -> str:
-    return "not named" if days is None else f"named after {days:g} {'day' if days == 1 else 'days'}"
+def _detection(days: float | None) -> str:
+    return "not detected" if days is None else f"detected after {days:g} {'day' if days == 1 else 'days'}"
 
 
 def _view(document: dict[str, Any]) -> RenderableType:
@@ -84,10 +84,10 @@ def _view(document: dict[str, Any]) -> RenderableType:
     for month in document["months"]:
         figures = [f"{month[s][f]['value']:.4f}" for f in (ranking, metric) for s in ("frozen", "maintained")]
         table.add_row(month["month"], f"{month['rows']:,}", ", ".join(map(str, month["versions"])), *figures)
-    found = [f"{item['fault']}: {_named_after(item['days'])}" for item in document["detections"]]
+    found = [f"{item['fault']}: {_detection(item['days'])}" for item in document["detections"]]
     unplanted = sum(alarm["fault"] is None for alarm in document["alarms"])
-    pages = f"{counted(len(document['alarms']), 'page')}, {unplanted} of them with no planted fault"
+    alerts = f"{counted(len(document['alarms']), 'critical alert')}, {unplanted} of them without an injected fault"
     return Group(
-        Text(document["sentence"], style="bold"), Text(), table, Text(), *map(Text, found), Text(pages),
+        Text(document["sentence"], style="bold"), Text(), table, Text(), *map(Text, found), Text(alerts),
         Text(f"digest {document['digest'][:16]}, {document['seconds']} s"), Text(document["page"]),
     )  # fmt: skip

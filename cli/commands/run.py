@@ -1,4 +1,4 @@
-"""Running flows by name, with the options that their signatures declare."""
+"""`run`: flows as commands, with the parameters of their signatures as options."""
 
 import importlib
 import inspect
@@ -30,7 +30,7 @@ def load_flow(name: str) -> Any:
 
 
 def run_flow(name: str, parameters: Mapping[str, Any], progress: "Progress") -> Any:
-    """Run the flow against the Prefect server that reports are sent to; what the flow returns, and raises."""
+    """Run the flow and report to the Prefect server; returns and raises what the flow does."""
     from cli.platform.prefect_server import prefect_api
     from cli.terminal.progress import report_runs
 
@@ -45,25 +45,25 @@ def _answer(name: str, parameters: Mapping[str, Any]) -> Answer:
     from cli.terminal.progress import Progress
     from truecourse.problem.loader import load_problem
 
-    problem = load_problem(parameters.get("problem")).name  # before a server is started for nothing
-    begun = time.monotonic()
+    problem = load_problem(parameters.get("problem")).name  # fail before a server is started
+    started = time.monotonic()
     with Progress(STEPS if name == "lifecycle" else [name]) as progress:
         result = run_flow(name, parameters, progress)
-    took = round(time.monotonic() - begun, 3)
+    took = round(time.monotonic() - started, 3)
     document = {"flow": name, "problem": problem, "seconds": took, "result": result}
     text = _lifecycle_result(result) if name == "lifecycle" else ""
-    # Not ok: rows of a file that could not be scored.
+    # Exit status 1 if rows of a file were rejected.
     return Answer(document, text, ok=not getattr(result, "rejected", 0))
 
 
 def _lifecycle_result(result: Mapping[str, Any]) -> str:
-    """What a person is told at the end besides the steps' own lines."""
+    """Notes on the lifecycle's result, besides the lines of its steps."""
     lines = [_nothing_new(result)] if result["nothing_new"] else []
     if changed := result["champion_outdated"]:
         lines.append(
-            f"version {result['register'].version} is not champion; version {result['champion'].version} is, and was "
-            f"trained before the change of {', '.join(changed)}: it goes on serving as it was packaged, and was not "
-            "packaged or scored anew. Improve the change until its version passes the gates, or undo it"
+            f"version {result['register'].version} is not champion. Champion version {result['champion'].version} was "
+            f"trained before the change of {', '.join(changed)}: its package still serves, and it was not packaged or "
+            "scored again. Improve the change until its version passes the gates, or undo it"
         )
     return "\n".join(lines)
 
@@ -71,11 +71,11 @@ def _lifecycle_result(result: Mapping[str, Any]) -> str:
 def _nothing_new(result: Mapping[str, Any]) -> str:
     run, version = result["train"], result["register"]
     snapshot, model = run.snapshot.sha256[:12], run.model_sha256[:12]
-    return f"nothing new: snapshot {snapshot}, model {model} and version {version.version} are as they were"
+    return f"nothing new: snapshot {snapshot}, model {model} and version {version.version} are unchanged"
 
 
 def flow_command(name: str) -> Any:
-    """The flow as a command: its parameters are options, its docstring is the help. Running it imports Prefect."""
+    """Build a command from a flow: its parameters are options, its docstring the help. Running it imports Prefect."""
     declared = declaration(f"flows.{name}", name)
     assert declared is not None, f"the signature of flows/{name}.py takes more than {', '.join(sorted(LIGHT))}"
     summary, helps = parse_docstring(declared.__doc__ or "")
@@ -104,9 +104,8 @@ def _annotation(parameter: inspect.Parameter, helps: Mapping[str, str]) -> Any:
 
 
 def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
-    """The docstring without its `Args:` section (Google's style, which Prefect's forms read too), and what that says of
-    each parameter."""
-    before, _, rest = inspect.cleandoc(docstring).partition("\nArgs:\n")
+    """Split a docstring (Google style, which Prefect's forms read too) into its text and the help of each parameter."""
+    text, _, rest = inspect.cleandoc(docstring).partition("\nArgs:\n")
     section, _, after = rest.partition("\n\n")
     found: dict[str, str] = {}
     name = ""
@@ -114,5 +113,5 @@ def parse_docstring(docstring: str) -> tuple[str, dict[str, str]]:
         match = re.match(r" {4}(\w+): (.*)", line)
         name = match[1] if match else name
         found[name] = match[2] if match else f"{found[name]} {line.strip()}"
-    paragraphs = [" ".join(part.split()) for part in f"{before}\n\n{after}".split("\n\n")]
+    paragraphs = [" ".join(part.split()) for part in f"{text}\n\n{after}".split("\n\n")]
     return "\n\n".join(filter(None, paragraphs)), found

@@ -1,4 +1,4 @@
-"""`schedules show` and `schedules reset`: deployments in Prefect beside those of prefect.yaml."""
+"""`schedules show` and `schedules reset`: deployments in Prefect compared with prefect.yaml."""
 
 from typing import Annotated
 
@@ -14,14 +14,14 @@ from truecourse.settings import prefect_api_url
 from truecourse.wording import counted, nearest
 
 _SECONDS = 5.0
-"""How long `status` waits for the Prefect server."""
+"""Seconds that `status` waits for the Prefect server."""
 
 
 @command
 def show(json: Json = False) -> Answer:
-    """What people set in Prefect otherwise than prefect.yaml says."""
+    """Show settings in Prefect that differ from prefect.yaml."""
     found = flow_deployments.differences(_api())
-    return Answer({"differences": found}, Text("\n".join(found) or "Prefect has what prefect.yaml says"))
+    return Answer({"differences": found}, Text("\n".join(found) or "Prefect matches prefect.yaml"))
 
 
 @command
@@ -29,13 +29,13 @@ def reset(
     flows: Annotated[list[str] | None, typer.Argument(metavar="[FLOW]...", help="All flows if empty.")] = None,
     json: Json = False,
 ) -> Answer:
-    """Apply what prefect.yaml says to the deployments in Prefect, whatever people set there."""
+    """Apply prefect.yaml to the deployments in Prefect, over changes that people made there."""
     known = sorted({one.flow for one in flow_deployments.load_declared()})
     for name in flows or ():
         if name not in known:
             raise SettingsError(f"no such flow {name!r}", where="prefect.yaml", hint=nearest(name, known))
     done = list(flow_deployments.reset(_api(), flows or ()))
-    return Answer({"reset": done}, Text(f"{counted(len(done), 'deployment')} as prefect.yaml says"))
+    return Answer({"reset": done}, Text(f"{counted(len(done), 'deployment')} reset to prefect.yaml"))
 
 
 def _url() -> str:
@@ -45,16 +45,16 @@ def _url() -> str:
 
 def _api() -> Api:
     if not _url():
-        hint = "start `truecourse up`, or name your Prefect server in PREFECT_API_URL"
+        hint = "start `truecourse up`, or set PREFECT_API_URL to your Prefect server"
         raise PlatformError("no Prefect server is running", where="schedules", hint=hint)
     return Api(_url())
 
 
 def schedule_differences() -> list[str]:
-    """For `status`: what differs, or why that is not known; nothing where no Prefect server is running."""
+    """The differences for `status`, or why they are unknown; empty if no Prefect server is running."""
     if not _url():
         return []
     try:
         return flow_deployments.differences(Api(_url(), _SECONDS))
     except PlatformError as error:
-        return [f"Prefect: {error.what}; its schedules are not known"]
+        return [f"Prefect: {error.what}; its schedules are unknown"]

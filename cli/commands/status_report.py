@@ -1,4 +1,4 @@
-"""What is known of a problem's model and data: for `status` and for the demo's summary."""
+"""Tables, metrics, history and report pages of a problem, for `status` and `demo`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def table_states(problem: Problem) -> list[Document]:
-    """Every table that there is: its name, version and rows."""
+    """The existing tables: name, version and number of rows."""
     tables = Tables()
     names = [place(problem.name, t.name) for t in problem.tables for place in (clean_table, quarantine_table)]
     names += [feature_table(problem, view.name) for view in problem.views]
@@ -36,7 +36,7 @@ def table_states(problem: Problem) -> list[Document]:
 
 
 def refusals(problem: Problem) -> list[str]:
-    """A sentence for every delivery that stands refused."""
+    """A sentence for every delivery that is refused."""
     tables = Tables()
     return [one.sentence() for t in problem.tables for one in standing_refusals(tables, problem.name, t.name)]
 
@@ -62,7 +62,7 @@ def _figure(metric: Any) -> str:
 
 
 def history_view(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The last moves of the aliases, the newest first."""
+    """The last changes of the aliases, newest first."""
     rows = [
         [
             f"{e['at']:%Y-%m-%d %H:%M}",
@@ -73,7 +73,7 @@ def history_view(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
         ]
         for e in reversed(entries[-_SHOWN:])
     ]
-    return table("when (UTC)", "done", "champion", "challenger", "by", "why", rows=rows)
+    return table("when (UTC)", "action", "champion", "challenger", "by", "why", rows=rows)
 
 
 def _number(version: Mapping[str, Any] | None) -> int | None:
@@ -81,21 +81,21 @@ def _number(version: Mapping[str, Any] | None) -> int | None:
 
 
 def pages(problem: str) -> list[Path]:
-    """The problem's report pages that are meant to be opened, as files below <home>/reports."""
+    """The problem's main report pages, as files below <home>/reports."""
     store, prefix = open_store(), f"reports/{problem}/"
     wanted = {f"{prefix}{name}.html" for name in ("control", "validation", "drift", "quality", "skew", "health")}
-    for entry in index.entries(store):  # the index leads to those of other problems
+    for entry in index.entries(store):  # the index links to pages of other problems
         wanted |= {f"reports/{entry.problem}/{file}" for file in ("control.html", *entry.pages.values())}
     wanted |= {index.INDEX}
     champion = registry.champion(problem) or registry.challenger(problem)
     if champion is not None:
         wanted.add(f"{prefix}model-{champion.run_id}.html")
-    files = {key: _copied(key) for key in sorted(wanted) if store.exists(key)}
+    files = {key: _copy_page(key) for key in sorted(wanted) if store.exists(key)}
     return [path for key, path in files.items() if key.startswith(prefix)]
 
 
-def _copied(key: str) -> Path:
-    """The page's file: itself in local storage, a copy of an object's bytes otherwise."""
+def _copy_page(key: str) -> Path:
+    """Copy a page from storage to the home; the file."""
     store = open_store()
     path = get_settings().home / key
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""The whole platform on this machine, in the foreground: Prefect with worker and deployments, MLflow, the endpoint, and
-the control page. Each is a part that is started again when it dies, and takes no other with it."""
+"""`up`: the platform on this machine, in the foreground: Prefect server, worker and deployments, MLflow, the endpoint
+and the control page. Each part is restarted when it dies; parts fail independently."""
 
 import json as jsonlib
 import logging
@@ -35,19 +35,19 @@ from truecourse.wording import counted
 
 log = logging.getLogger("truecourse.up")
 PERIOD = 15.0
-"""Seconds between two looks at flow runs whose process is dead."""
+"""Seconds between two checks for flow runs whose process is dead."""
 PARTS = ("prefect", "mlflow", "endpoint", "control", "worker", "shipper")
 
 
 @command
 def up(problem: ProblemName = None, json: Json = False) -> Answer:
-    """The platform until Ctrl-C: Prefect's server, UI, worker and deployments; MLflow's UI; the endpoint; the
-    control page."""
+    """Run the platform until Ctrl-C: Prefect's server, UI, worker and deployments; MLflow's UI; the endpoint;
+    the control page."""
     name = load_problem(problem).name
     require_writable(get_settings().home)
-    _require_alone()
+    _require_only_platform()
     _end_leftovers()
-    _require_room()
+    _require_ports()
     with ExitStack() as stack:
         stack.enter_context(processes.interrupted_by_signals())
         stack.enter_context(log_to_stderr("up"))
@@ -67,22 +67,22 @@ def up(problem: ProblemName = None, json: Json = False) -> Answer:
         _watch(supervisor, parts)
 
 
-def _require_alone() -> None:
+def _require_only_platform() -> None:
     running = running_platform()
     if running is not None:
-        what = f"truecourse up runs already, as process {running.pid}"
-        raise PlatformError(what, where=running.prefect, hint="stop that with Ctrl-C, or use another TRUECOURSE_HOME")
+        what = f"truecourse up already runs as process {running.pid}"
+        raise PlatformError(what, where=running.prefect, hint="stop it with Ctrl-C, or set another TRUECOURSE_HOME")
 
 
 def _end_leftovers() -> None:
-    """End what a killed `truecourse up` of this home has left running; endpoints of `serve` at other ports go on."""
+    """End processes that a killed `truecourse up` of this home left; endpoints of `serve` at other ports go on."""
     settings = get_settings()
     left = processes.leftovers(settings.home)
     end_leftovers([one for one in left if one.name != launch.NAME or one.port == settings.endpoint_port])
 
 
-def _require_room() -> None:
-    """Raises TruecourseError, before anything is started, for what would stop a part from ever starting."""
+def _require_ports() -> None:
+    """Check settings and ports before anything is started. Raises TruecourseError."""
     settings = get_settings()
     require_servable(settings)
     require_free(settings.host, settings.prefect_port, "Prefect", "TRUECOURSE_PREFECT_PORT")
@@ -92,7 +92,7 @@ def _require_room() -> None:
 
 
 class _Parts:
-    """How each part is started, and where it is."""
+    """The parts of the platform: how each is started, and its URL."""
 
     def __init__(self, problem: str, stack: ExitStack) -> None:
         settings = get_settings()
@@ -121,21 +121,21 @@ class _Parts:
         places = (self.prefect, self.mlflow, self.control, self.serving.url)
         return Platform(os.getpid(), started, *places, began=self._began, parts=states)
 
-    def place(self, part: str) -> str:
+    def location(self, part: str) -> str:
         places = {"prefect": self.prefect, "mlflow": self.mlflow, "control": self.control}
-        others = {"endpoint": self.serving.url, "worker": f"of the work pool {POOL}, flows deployed"}
+        others = {"endpoint": self.serving.url, "worker": f"work pool {POOL}, flows deployed"}
         return (places | others).get(part, "")
 
     def reconcile(self, *, starting: bool = False) -> None:
-        """Mark flow runs whose process died, and free what they held. Raises nothing: the next look is soon."""
+        """Mark flow runs whose process died, and free their slots. Raises nothing: the next check is soon."""
         try:
             self.runs.reconcile(POOL, starting=starting)
             if starting and (missed := self.runs.skip_missed(POOL, datetime.now(UTC))):
                 log.warning("%s missed while no worker ran; the newest of each flow runs", counted(missed, "run"))
         except PlatformError as error:  # the server may be dying just now
-            log.warning("flow runs are not looked at: %s", error.what)
-        except Exception:  # an answer of Prefect's that we do not understand stops no part
-            log.exception("flow runs cannot be looked at")
+            log.warning("flow runs were not checked: %s", error.what)
+        except Exception:  # an unexpected response of Prefect must not stop the platform
+            log.exception("checking flow runs failed")
 
     def _start_prefect(self) -> Child:
         settings = get_settings()
@@ -147,12 +147,12 @@ class _Parts:
         require_free(settings.host, settings.mlflow_port, "MLflow", "TRUECOURSE_MLFLOW_PORT")
         with warn_on_failure("the registry"):
             connect_mlflow()  # creates the database, under a lock
-        words, logging_variables = mlflow_logging()
+        arguments, logging_variables = mlflow_logging()
         command = [
             sys.executable, "-m", "mlflow", "server", "--backend-store-uri", settings.mlflow_tracking_uri,
-            "--host", bind_address(settings.host), "--port", str(settings.mlflow_port), "--workers", "1", *words,
+            "--host", bind_address(settings.host), "--port", str(settings.mlflow_port), "--workers", "1", *arguments,
         ]  # fmt: skip
-        # Its jobs judge answers of language models: eight processes, as heavy as all that is ours.
+        # MLflow's jobs evaluate language models: eight processes, as large as the rest of the platform.
         environment = child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **logging_variables)
         return start("the MLflow server", command, environment, self._logs / "mlflow.log")
 
@@ -171,52 +171,53 @@ class _Parts:
         return start("the control page", command, child_environment(), self._logs / "control.log")
 
     def _start_worker(self) -> Child:
-        """Deploy what there is to run, mark runs whose process is dead, and start the worker."""
+        """Deploy the flows, mark runs whose process is dead, and start the worker."""
         if not self._deployed:
-            for sentence in _deploy(f"{self.prefect}/api"):
+            for sentence in _deploy_flows(f"{self.prefect}/api"):
                 log.warning("%s", sentence)
             self._deployed = True
         self.reconcile(starting=True)
-        words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        words += ["--limit", "2", "--name", flow_runs.worker_name()]
-        told = prefect_logging() | {"PREFECT_LOGGING_LEVEL": "INFO"}
-        told["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # between two looks for a run; ten else
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        command += ["--limit", "2", "--name", flow_runs.worker_name()]
+        variables = prefect_logging() | {"PREFECT_LOGGING_LEVEL": "INFO"}
+        variables["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # polling interval; the default is 10
         reports = get_settings().reports_url or f"{self.control}/reports"
-        environment = child_environment(PREFECT_API_URL=f"{self.prefect}/api", TRUECOURSE_REPORTS_URL=reports, **told)
-        return start("the Prefect worker", words, environment, self._logs / "worker.log")
+        variables |= {"PREFECT_API_URL": f"{self.prefect}/api", "TRUECOURSE_REPORTS_URL": reports}
+        environment = child_environment(**variables)
+        return start("the Prefect worker", command, environment, self._logs / "worker.log")
 
 
 def _worker_started(worker: Child) -> bool:
-    said = worker.tail(200)
-    return "Worker" in said and "started" in said
+    text = worker.tail(200)
+    return "Worker" in text and "started" in text
 
 
-def _deploy(api: str) -> list[str]:
-    """Deploy what changed in the repository; in sentences, what people set otherwise in Prefect, which stays."""
+def _deploy_flows(api: str) -> list[str]:
+    """Deploy changes of the repository; a sentence for each setting that people changed in Prefect, which stays."""
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "cli.platform.flow_deployments", api], cwd=REPOSITORY,
         env=child_environment(PREFECT_API_URL=api),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True,
     )  # fmt: skip
     if done.returncode:
-        raise PlatformError(f"flows cannot be deployed\n{done.stderr[-2000:]}", where="prefect.yaml")
+        raise PlatformError(f"deploying the flows failed\n{done.stderr[-2000:]}", where="prefect.yaml")
     different: list[str] = jsonlib.loads(done.stdout.splitlines()[-1])
     return different
 
 
 def _await(supervisor: Supervisor, part: str, parts: _Parts, progress: Progress) -> None:
-    """Until the part's first start has come to an end; one that failed is started again, and the others go on."""
+    """Wait for the part's first start. A part that failed is restarted while the others go on."""
     progress.begin(part)
     while (state := supervisor.first_outcome(part)) is None:
         time.sleep(0.1)
-    well = state.standing in ("up", "waiting")
-    progress.end(part, parts.place(part) if state.standing == "up" else state.cause, failed=not well)
+    is_ok = state.standing in ("up", "waiting")
+    progress.end(part, parts.location(part) if state.standing == "up" else state.cause, failed=not is_ok)
 
 
 def _places(problem: str, platform: Platform) -> dict[str, object]:
-    none = "none: there is no packaged champion yet; it is served as soon as there is"
+    none = "none: no packaged champion yet; it is served as soon as there is one"
     return {
-        "control": f"{platform.control}  champion, checks, alarms, a prediction's line",
+        "control": f"{platform.control}  champion, checks, alerts, lineage of a prediction",
         "Prefect": f"{platform.prefect}  runs, deployments, artifacts",
         "MLflow": f"{platform.mlflow}  training runs, model versions",
         "endpoint": f"{platform.endpoint}  {problem}" if platform.endpoint else none,
@@ -226,7 +227,7 @@ def _places(problem: str, platform: Platform) -> dict[str, object]:
 
 
 def _watch(supervisor: Supervisor, parts: _Parts) -> NoReturn:
-    """Until Ctrl-C: look after flow runs whose process died."""
+    """Until Ctrl-C: check for flow runs whose process died."""
     while True:
         time.sleep(PERIOD)
         if supervisor.standing("prefect") == "up":
@@ -234,7 +235,7 @@ def _watch(supervisor: Supervisor, parts: _Parts) -> NoReturn:
 
 
 def _stop(supervisor: Supervisor, parts: _Parts) -> None:
-    """The worker first, so that the server, which lives, can be told what became of its runs."""
+    """Stop the worker first, while the server still runs and can record the end of its runs."""
     with processes.ignoring_interrupts():
         supervisor.stop("worker")
         if supervisor.standing("prefect") in ("up", "silent"):

@@ -1,4 +1,4 @@
-"""The control page as a small read-only server: the page, the reports that it leads to, the line of a prediction."""
+"""A read-only HTTP server of the control page, its reports, and the lineage of predictions."""
 
 import logging
 import sys
@@ -38,7 +38,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def application(problem: str, links: dict[str, str]) -> Starlette:
-    """`problem`: the one that `/` shows. `links`: pages of the platform beside it, by name."""
+    """Build the application. `problem`: the one that `/` shows. `links`: other pages of the platform, URL by name."""
 
     async def home(request: Request) -> Response:
         name = request.path_params.get("problem", problem)
@@ -63,22 +63,22 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
         name, id = request.query_params.get("problem", problem), request.query_params.get("id", "").strip()
         if not id:
             return RedirectResponse("/")
-        return HTMLResponse(await run_in_threadpool(_line, name, id))
+        return HTMLResponse(await run_in_threadpool(_trace_page, name, id))
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"alive": True})
 
     routes = [
         Route("/livez", alive),
-        Route("/", _guarded(home)),
-        Route("/problems/{problem}", _guarded(home)),
-        Route("/control.json", _guarded(document)),
-        *(Route(path, _guarded(listing)) for path in ("/reports", "/reports/", "/reports/index.html")),
-        Route("/reports/{problem}/control.html", _guarded(home)),
-        Route("/reports/{path:path}", _guarded(report)),
-        Route("/prediction", _guarded(prediction)),
+        Route("/", _handle_errors(home)),
+        Route("/problems/{problem}", _handle_errors(home)),
+        Route("/control.json", _handle_errors(document)),
+        *(Route(path, _handle_errors(listing)) for path in ("/reports", "/reports/", "/reports/index.html")),
+        Route("/reports/{problem}/control.html", _handle_errors(home)),
+        Route("/reports/{path:path}", _handle_errors(report)),
+        Route("/prediction", _handle_errors(prediction)),
     ]
-    # A page elsewhere may not read this one by a name that it made lead here.
+    # Against DNS rebinding: another site must not reach this server under its own host name.
     host = get_settings().host
     hosts = [
         host.strip("[]"),
@@ -92,8 +92,8 @@ def application(problem: str, links: dict[str, str]) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
 
 
-def _guarded(endpoint: Endpoint) -> Endpoint:
-    async def guarded(request: Request) -> Response:
+def _handle_errors(endpoint: Endpoint) -> Endpoint:
+    async def handler(request: Request) -> Response:
         try:
             response = await endpoint(request)
         except TruecourseError as error:
@@ -102,7 +102,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
         response.headers.update(HEADERS)
         return response
 
-    return guarded
+    return handler
 
 
 def _page(name: str, links: dict[str, str]) -> str:
@@ -118,7 +118,7 @@ def _document(name: str) -> Any:
 
 
 def _platform() -> dict[str, Any] | None:
-    """The platform beside this page as it is at this moment, with a sentence for each part that is not as it should."""
+    """The current state of the platform, with a sentence for each part that is not up or was restarted."""
     found = platform.state()
     if found is None:
         return None
@@ -127,7 +127,7 @@ def _platform() -> dict[str, Any] | None:
     return found | {"sentences": platform.sentences(faults, now)}
 
 
-def _line(name: str, id: str) -> str:
+def _trace_page(name: str, id: str) -> str:
     prefect_environment()
     from tasks.training.trace import trace_prediction
 
@@ -139,9 +139,9 @@ def main(problem: str, port: int, *links: str) -> None:
     import uvicorn
 
     count_repeats("uvicorn.error", "truecourse.control")
-    beside = dict(link.split("=", 1) for link in links)
+    pages = dict(link.split("=", 1) for link in links)
     uvicorn.run(
-        application(problem, beside), host=bind_address(get_settings().host), port=port, log_level="warning",
+        application(problem, pages), host=bind_address(get_settings().host), port=port, log_level="warning",
         access_log=False, server_header=False,
     )  # fmt: skip
 

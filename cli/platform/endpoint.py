@@ -1,4 +1,4 @@
-"""The endpoint from the command line: starting one, and asking one. Without one, the packaged model answers here."""
+"""The endpoint as a client sees it: start one and send requests. Without one, the packaged model answers in process."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ def endpoint_url(port: int | None = None) -> str:
 
 
 def start_endpoint(folder: Path, port: int, *, pinned: bool) -> Child:
-    """An endpoint process of an unpacked Bento (launch.prepare()); `launch.wait_ready()` waits for it.
+    """Start an endpoint process of an unpacked Bento (launch.prepare()); `launch.wait_ready()` waits for it.
 
-    `pinned`: it serves this version until it ends; else it follows the champion."""
+    `pinned`: it serves this version until it ends; otherwise it follows the champion."""
     return launch.start(folder, port, get_settings().home / "logs" / f"endpoint-{port}.log", pinned=pinned)
 
 
 def start_shipper(problem: str) -> Child:
-    """The process that ships what the problem's endpoints log to object storage."""
+    """Start the process that ships the problem's prediction logs to object storage."""
     return launch.start_shipper(problem, get_settings().home / "logs" / f"shipper-{problem}.log")
 
 
@@ -51,7 +51,7 @@ def client(url: str) -> Client:
 
 
 def served_model(url: str) -> dict[str, Any] | None:
-    """What the endpoint says that it serves, or None where none answers. Raises RequestError if it refuses our key."""
+    """What the endpoint serves, or None if none answers. Raises RequestError if it refuses the key."""
     try:
         return client(url).about()
     except PlatformError:
@@ -59,7 +59,7 @@ def served_model(url: str) -> dict[str, Any] | None:
 
 
 def is_ours(problem: str, about: Mapping[str, Any]) -> bool:
-    """Whether what an endpoint serves is a version of this home: another home's may listen at the same port."""
+    """Whether an endpoint serves a version of this home: another home's endpoint may use the same port."""
     run = about.get("run_id")
     entries = [version for e in aliases.history(problem) for version in (e.champion, e.challenger) if version]
     if any(version.run_id == run for version in entries):
@@ -68,18 +68,18 @@ def is_ours(problem: str, about: Mapping[str, Any]) -> bool:
 
 
 def require_champion(problem: str) -> ModelVersion:
-    """Raises ModelError that says why there is none: nothing was trained, or which gates the newest version met."""
+    """The champion. Raises ModelError with the reason if there is none: nothing trained, or gates not passed."""
     champion = registry.champion(problem)
     if champion is not None:
         return champion
     challenger, where = registry.challenger(problem), f"problem {problem}"
     if challenger is None:
         raise ModelError("there is no champion yet", where=where, hint=f"truecourse run lifecycle --problem {problem}")
-    verdicts = registry.gates(challenger)
-    shut = "; ".join(map(describe_gate, gates.failed_gates(verdicts) + gates.unknown_gates(verdicts)))
-    what = f"there is no champion: version {challenger.version} was not promoted" + (f": {shut}" if shut else "")
+    results = registry.gates(challenger)
+    reasons = "; ".join(map(describe_gate, gates.failed_gates(results) + gates.unknown_gates(results)))
+    what = f"there is no champion: version {challenger.version} was not promoted" + (f": {reasons}" if reasons else "")
     hint = "improve features or model and run lifecycle again; the model's page shows every gate"
-    if not gates.failed_gates(verdicts):
+    if not gates.failed_gates(results):
         hint = f"truecourse promote {challenger.version} --accept-unknown --problem {problem} --reason WHY"
     raise ModelError(what, where=where, hint=hint)
 
@@ -89,9 +89,9 @@ def contract_of(version: ModelVersion) -> Contract:
 
 
 def example_rows(version: ModelVersion, count: int = 3) -> list[dict[str, Any]]:
-    """Rows to try: the newest decisions that the version scored in batch, else the examples of its contract.
+    """Example rows: the newest decisions that the version scored in batch, else the examples of its contract.
 
-    The online store holds the newest features: it can answer the newest decisions as batch scoring did."""
+    The online store holds only the newest features, so only the newest decisions get the same answer as in batch."""
     contract = contract_of(version)
     scored = _newest_scored(version, [*contract.extras, *contract.names], count) if contract.has_time else []
     return scored or list(contract.examples)
@@ -113,7 +113,7 @@ def _newest_scored(version: ModelVersion, names: list[str], count: int) -> list[
 
 
 def batch_score(version: ModelVersion, row: Mapping[str, Any]) -> float | None:
-    """What batch scoring said of a row of example_rows(); None if it said nothing, or scores by class."""
+    """The batch score of a row of example_rows(); None if it was not scored, or is scored by class."""
     import pyarrow.compute as pc
 
     tables = Tables()
@@ -126,27 +126,27 @@ def batch_score(version: ModelVersion, row: Mapping[str, Any]) -> float | None:
 
 
 def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str, Any]:
-    """The endpoint's answer to `predict` or `explain`, and who gave it (`answered_by`): where no endpoint of this
-    home serves the problem, its packaged champion does in this process.
+    """The endpoint's answer to `predict` or `explain`, and `answered_by`. Where no endpoint of this home serves the
+    problem, its packaged champion answers in this process.
 
     Raises RequestError for rows that break the contract."""
     about = served_model(url or endpoint_url())
-    right = about is not None and about.get("problem") == problem
-    if about is not None and right and (url is not None or is_ours(problem, about)):
+    serves_problem = about is not None and about.get("problem") == problem
+    if about is not None and serves_problem and (url is not None or is_ours(problem, about)):
         return _post(url or endpoint_url(), path, rows) | {"answered_by": url or endpoint_url()}
     if url is not None:
         raise PlatformError(f"no endpoint of {problem} answers", where=url, hint="truecourse serve")
-    return _answered_here(problem, path, rows) | {"answered_by": "this process (no endpoint is running)"}
+    return _answer_in_process(problem, path, rows) | {"answered_by": "this process (no endpoint is running)"}
 
 
 def _post(url: str, path: str, rows: Rows) -> dict[str, Any]:
     try:
         return client(url).post(path, *rows)
     except RequestError as error:
-        raise _told(error) from None
+        raise _with_faults(error) from None
 
 
-def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
+def _answer_in_process(problem: str, path: str, rows: Rows) -> dict[str, Any]:
     from services.model.predictor import open_predictor
 
     require_champion(problem)
@@ -154,12 +154,12 @@ def _answered_here(problem: str, path: str, rows: Rows) -> dict[str, Any]:
     try:
         read = predictor.rows.read_request(json.dumps({"rows": list(rows)}).encode(), datetime.now(UTC))
     except RequestError as error:
-        raise _told(error) from None
+        raise _with_faults(error) from None
     return predictor.predict(read) if path == "predict" else predictor.explain(read)
 
 
-def _told(error: RequestError) -> RequestError:
-    """The same, with every fault in its text."""
+def _with_faults(error: RequestError) -> RequestError:
+    """The error with every fault in its text."""
     faults = [f"row {f.row}{f', {f.field}' if f.field else ''}: {f.problem}" for f in error.faults]
     return RequestError("\n  ".join([error.what, *faults]), status=error.status, where=error.where, hint=error.hint)
 
@@ -169,7 +169,7 @@ def _model_folder(bento: Path) -> Path:
 
 
 def row_of(contract: Contract, fields: Sequence[str]) -> dict[str, Any]:
-    """A row from FIELD=VALUE words, each value read by its field's type. Raises RequestError for other words."""
+    """Parse FIELD=VALUE arguments into a row, each value by its field's type. Raises RequestError."""
     types = {field.name: field for field in contract.fields}
     row: dict[str, Any] = {}
     known = [*types, *contract.extras]
@@ -193,4 +193,4 @@ def _value(field: RequestField, text: str) -> Any:
         readers: dict[str, Callable[[str], Any]] = {"integer": int, "float": float, "boolean": json.loads}
         return readers.get(field.type, str)(text)
     except ValueError:
-        raise RequestError(f"{field.name}={text!r} is no {field.type}", status=422) from None
+        raise RequestError(f"{field.name}={text!r} is not a valid {field.type}", status=422) from None

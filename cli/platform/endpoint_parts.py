@@ -1,4 +1,4 @@
-"""An endpoint and its shipper as parts that are kept alive, of `up` and of `serve`."""
+"""The endpoint and its log shipper as supervised parts, for `up` and `serve`."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -20,9 +20,9 @@ from truecourse.wording import counted
 
 
 class EndpointParts:
-    """`version`: the one to serve; None for the champion. `stack`: closed when nothing is to be served any longer.
+    """`version`: the version to serve; None for the champion. `stack`: closed when serving ends.
 
-    `url`: empty until there was something to serve."""
+    `url`: empty until a model was served."""
 
     def __init__(self, problem: str, port: int, version: int | None, stack: ExitStack, setting: str = "") -> None:
         self._problem, self._port, self._version = problem, port, version
@@ -39,15 +39,15 @@ class EndpointParts:
 
     def _start(self) -> Child:
         require_free(get_settings().host, self._port, "the endpoint", self._setting)
-        self._folder = self._prepared()
+        self._folder = self._prepare()
         child = start_endpoint(self._folder, self._port, pinned=self._version is not None)
         if not self.url:
             self.url = endpoint_url(self._port)
             self._stack.enter_context(endpoints.announce_endpoint(self._problem, self.url))
         return child
 
-    def _prepared(self) -> Path:
-        """The Bento to serve; where that cannot be told just now, the one that was served."""
+    def _prepare(self) -> Path:
+        """Unpack the Bento to serve; if that fails, reuse the last one."""
         try:
             return launch.prepare(self._problem, self._version)
         except (ModelError, PlatformError, StorageError):
@@ -57,7 +57,7 @@ class EndpointParts:
 
 
 def end_leftovers(left: Sequence[Leftover]) -> None:
-    """End what a killed command has left running, and say so."""
+    """End processes that a killed command left, and print which."""
     if left:
         names = ", ".join(sorted({one.name for one in left}))
         stderr().print(f"ending {counted(len(left), 'process')} that a killed command left running: {names}")
@@ -66,18 +66,18 @@ def end_leftovers(left: Sequence[Leftover]) -> None:
 
 @contextmanager
 def log_to_stderr(name: str) -> Iterator[None]:
-    """What is said of parts and of dead flow runs goes to stderr, and to `logs/<name>.log`, while the block lasts."""
+    """Log to stderr and to `logs/<name>.log` while the block lasts."""
     path = get_settings().home / "logs" / f"{name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     rotate(path)
-    file, screen, ours = logging.FileHandler(path), logging.StreamHandler(), logging.getLogger("truecourse")
+    file, screen, logger = logging.FileHandler(path), logging.StreamHandler(), logging.getLogger("truecourse")
     for handler in (file, screen):
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handler.addFilter(Repeats())
-        ours.addHandler(handler)
+        logger.addHandler(handler)
     try:
         yield
     finally:
         for handler in (file, screen):
-            ours.removeHandler(handler)
+            logger.removeHandler(handler)
         file.close()

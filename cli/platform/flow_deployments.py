@@ -1,8 +1,8 @@
-"""The deployments of prefect.yaml on a Prefect server, where people change them too.
+"""Deploy the flows of prefect.yaml to a Prefect server, and keep changes that people make there.
 
-What was deployed is kept in the home, by settings: as the repository declared each, and as the server then showed it.
-So a change tells whose it is. A setting that changed in the repository alone is applied; one that a person changed in
-Prefect stays, though the repository changed it too, until `truecourse schedules reset`.
+A file in the home stores each deployment's settings: as the repository declared them, and as the server then showed
+them. So a change is attributed: a setting that changed only in the repository is applied; one that a person changed in
+Prefect stays, even if the repository changed too, until `truecourse schedules reset`.
 """
 
 import hashlib
@@ -28,8 +28,7 @@ RESET = "truecourse schedules reset"
 
 @dataclass(frozen=True)
 class DeclaredDeployment:
-    """A deployment of prefect.yaml: its settings by name, its triggers as they are written, and what Prefect needs to
-    run the flow."""
+    """A deployment of prefect.yaml: its settings by name, its triggers as written, and the flow's entry point."""
 
     name: str
     flow: str
@@ -44,8 +43,8 @@ class DeclaredDeployment:
 
 @dataclass
 class KnownDeployment:
-    """What is known of a deployment that we made: `declared` as the repository had it, `stored` as the server showed
-    it afterwards, `code` the digest of the flow's source and triggers."""
+    """The stored record of a deployment. `declared`: by the repository; `stored`: as the server then showed it; `code`:
+    digest of the flow's source."""
 
     id: str
     declared: Settings
@@ -55,30 +54,30 @@ class KnownDeployment:
 
 @dataclass
 class DeploymentState:
-    """What we deployed to which server; `pool` is the id of its work pool, another server's is another."""
+    """The record of all deployments to one server; `pool`: the id of its work pool, which differs between servers."""
 
     pool: str = ""
     pool_settings: Settings = field(default_factory=dict)
     deployments: dict[str, KnownDeployment] = field(default_factory=dict)
 
 
-def _place() -> Path:
+def _state_file() -> Path:
     return get_settings().home / "flow-deployments.json"
 
 
 def load_state() -> DeploymentState:
     try:
-        found = json.loads(_place().read_text())
+        found = json.loads(_state_file().read_text())
         deployed = {title: KnownDeployment(**one) for title, one in found["deployments"].items()}
         return DeploymentState(found["pool"], found["pool_settings"], deployed)
     except (OSError, ValueError, KeyError, TypeError):
         return DeploymentState()
 
 
-def _remember(memory: DeploymentState) -> None:
-    aside = _place().with_suffix(".new")
-    aside.write_text(json.dumps(asdict(memory), indent=1, default=str))
-    aside.replace(_place())
+def _save_state(state: DeploymentState) -> None:
+    aside = _state_file().with_suffix(".new")
+    aside.write_text(json.dumps(asdict(state), indent=1, default=str))
+    aside.replace(_state_file())
 
 
 def load_declared(file: Path = FILE) -> list[DeclaredDeployment]:
@@ -108,56 +107,56 @@ def load_declared(file: Path = FILE) -> list[DeclaredDeployment]:
     return found
 
 
-def _code(one: DeclaredDeployment) -> str:
-    """Of what a flow's form in Prefect is made from."""
+def _code_digest(one: DeclaredDeployment) -> str:
+    """Digest of the flow's source and entry point, from which Prefect builds its form."""
     module = REPOSITORY.joinpath(*one.entrypoint.split(".")[:-1]).with_suffix(".py")
     return hashlib.sha256(module.read_bytes() + one.entrypoint.encode()).hexdigest()
 
 
 def deploy(api: Api, file: Path = FILE) -> list[str]:
-    """Apply what changed in the repository since the last time; what people set otherwise in Prefect, in sentences."""
-    memory, pool = load_state(), api.pool(POOL)
+    """Apply changes of the repository; a sentence for each setting that people changed in Prefect."""
+    state, pool = load_state(), api.pool(POOL)
     if pool is None:
         pool = api.create_pool(POOL)
-    fresh = memory.pool != pool["id"]
+    fresh = state.pool != pool["id"]
     if fresh:
-        memory = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
+        state = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
     wanted, there = load_declared(file), api.deployments()
-    for title in [title for title in memory.deployments if title not in {one.title for one in wanted}]:
+    for title in [title for title in state.deployments if title not in {one.title for one in wanted}]:
         if title in there:
             api.delete(there[title]["id"])
-        del memory.deployments[title]
-    said = _pool_differences(memory, pool)
+        del state.deployments[title]
+    sentences = _pool_differences(state, pool)
     for one in wanted:
-        said += _deploy_one(api, memory, one, there.get(one.title))
-        _remember(memory)
-    _remember(memory)
-    return said
+        sentences += _deploy_one(api, state, one, there.get(one.title))
+        _save_state(state)
+    _save_state(state)
+    return sentences
 
 
-def _deploy_one(api: Api, memory: DeploymentState, one: DeclaredDeployment, there: dict[str, Any] | None) -> list[str]:
-    known = memory.deployments.get(one.title)
+def _deploy_one(api: Api, state: DeploymentState, one: DeclaredDeployment, there: dict[str, Any] | None) -> list[str]:
+    known = state.deployments.get(one.title)
     if there is None:
         if known is not None:
             return [_deleted(one.title)]
-        _create(api, memory, one)
+        _create(api, state, one)
         return []
-    if known is None:  # deployed by hand: what differs counts as set by a person
+    if known is None:  # deployed by hand: differences count as a person's changes
         shown = api.settings(there)
         stored = {name: _adopted(name, value, shown) for name, value in one.settings.items()}
-        known = memory.deployments[one.title] = KnownDeployment(there["id"], dict(one.settings), stored, "")
+        known = state.deployments[one.title] = KnownDeployment(there["id"], dict(one.settings), stored, "")
     return _merge(api, known, one, there)
 
 
 def _adopted(name: str, value: Any, shown: Settings) -> Any:
-    """How the server would show a declared setting; triggers it shows in another form, and these count as declared."""
+    """The server's form of a declared setting. Automations have another form there, and count as declared."""
     return shown.get(name) if name.startswith("automation ") and not name.endswith(" enabled") else value
 
 
 def _merge(api: Api, known: KnownDeployment, one: DeclaredDeployment, there: dict[str, Any]) -> list[str]:
-    shown, changed, said = api.settings(there), dict[str, Any](), []
+    shown, changed, sentences = api.settings(there), dict[str, Any](), []
     for name, value in one.settings.items():
-        if shown.get(name) == value:  # applied already, by one who was killed before it was kept here, or by a person
+        if shown.get(name) == value:  # applied already, by a killed run of this or by a person
             known.stored[name] = value
             known.declared[name] = value
     for name in {**known.declared, **one.settings}:
@@ -167,35 +166,36 @@ def _merge(api: Api, known: KnownDeployment, one: DeclaredDeployment, there: dic
             changed[name] = one.settings.get(name)
         else:
             new = setting_text(one.settings.get(name))
-            said.append(f"deployment {one.title}: {name} was changed in the repository too, to {new}; Prefect's stays")
-    code = _code(one)
+            change = f"{name} also changed in the repository, to {new}; Prefect's value stays"
+            sentences.append(f"deployment {one.title}: {change}")
+    code = _code_digest(one)
     if changed or code != known.code:
         api.apply(there, one, changed, schema=code != known.code)
         again = api.settings(api.read(there["id"]))
         known.stored |= {name: again.get(name) for name in changed}
     known.declared, known.code, known.id = dict(one.settings), code, there["id"]
     now = api.read(there["id"]) if changed else there
-    return said + _differences(one.title, known, now, api.settings(now))
+    return sentences + _differences(one.title, known, now, api.settings(now))
 
 
-def _create(api: Api, memory: DeploymentState, one: DeclaredDeployment) -> None:
-    made = api.create(one)
-    stored = api.settings(api.read(made))
-    memory.deployments[one.title] = KnownDeployment(made, dict(one.settings), stored, _code(one))
+def _create(api: Api, state: DeploymentState, one: DeclaredDeployment) -> None:
+    identifier = api.create(one)
+    stored = api.settings(api.read(identifier))
+    state.deployments[one.title] = KnownDeployment(identifier, dict(one.settings), stored, _code_digest(one))
 
 
 def differences(api: Api) -> list[str]:
-    """What Prefect has otherwise than we deployed it, in sentences; none where we deployed nothing to this server."""
-    memory, pool = load_state(), api.pool(POOL)
-    if pool is None or memory.pool != pool["id"]:
+    """A sentence for each setting in Prefect that differs from the last deployment; empty if there was none."""
+    state, pool = load_state(), api.pool(POOL)
+    if pool is None or state.pool != pool["id"]:
         return []
-    there, said = api.deployments(), _pool_differences(memory, pool)
-    for title, known in memory.deployments.items():
+    there, sentences = api.deployments(), _pool_differences(state, pool)
+    for title, known in state.deployments.items():
         if title not in there:
-            said.append(_deleted(title))
+            sentences.append(_deleted(title))
         else:
-            said += _differences(title, known, there[title], api.settings(there[title]))
-    return said
+            sentences += _differences(title, known, there[title], api.settings(there[title]))
+    return sentences
 
 
 def _deleted(title: str) -> str:
@@ -204,18 +204,18 @@ def _deleted(title: str) -> str:
 
 def _differences(title: str, known: KnownDeployment, there: Mapping[str, Any], shown: Settings) -> list[str]:
     schedules = [name for name in shown if name.startswith("schedule ")]
-    names = list(dict.fromkeys([*known.stored, *schedules]))  # other automations are people's own
+    names = list(dict.fromkeys([*known.stored, *schedules]))  # other automations are not ours
     apply = f"`{RESET} {title.partition('/')[0]}`"
     return [
-        f"deployment {title}: {_said(name, shown.get(name), known.stored.get(name), known.declared.get(name))}"
-        f" (last changed {_changed(name, there)} UTC); {apply} applies the repository's"
+        f"deployment {title}: {_describe(name, shown.get(name), known.stored.get(name), known.declared.get(name))}"
+        f" (last changed {_changed_at(name, there)} UTC); {apply} applies the repository's"
         for name in names
         if shown.get(name) != known.stored.get(name) and not _part_of_absent(name, names, shown, known.stored)
     ]
 
 
-def _changed(name: str, there: Mapping[str, Any]) -> str:
-    """When what the setting belongs to was last written in Prefect, to the minute."""
+def _changed_at(name: str, there: Mapping[str, Any]) -> str:
+    """When the setting's schedule, automation or deployment last changed in Prefect, to the minute."""
     parts = [*there["schedules"], *there["automations"]]
     whole = name.removesuffix(" active").removesuffix(" enabled").partition(" ")[2]
     of = next((one for one in parts if whole and whole in (one.get("slug"), one.get("name"), one["id"][:8])), there)
@@ -223,12 +223,12 @@ def _changed(name: str, there: Mapping[str, Any]) -> str:
 
 
 def _part_of_absent(name: str, names: Iterable[str], shown: Settings, stored: Settings) -> bool:
-    """Whether a schedule or automation that is only in one place, which is said once, is what it belongs to."""
+    """Whether the setting belongs to a schedule or automation that is reported as missing as a whole."""
     whole = name.removesuffix(" active").removesuffix(" enabled")
     return whole != name and whole in names and (shown.get(whole) is None) != (stored.get(whole) is None)
 
 
-def _said(name: str, now: Any, stored: Any, repository: Any) -> str:
+def _describe(name: str, now: Any, stored: Any, repository: Any) -> str:
     if name == "paused":
         return f"{'paused' if now else 'not paused'} in Prefect, repository says {'paused' if stored else 'active'}"
     if name.endswith((" active", " enabled")):
@@ -245,24 +245,25 @@ def _said(name: str, now: Any, stored: Any, repository: Any) -> str:
     return f"{name} is {setting_text(now)} in Prefect, repository says {setting_text(repository)}"
 
 
-def _pool_differences(memory: DeploymentState, pool: Mapping[str, Any]) -> list[str]:
+def _pool_differences(state: DeploymentState, pool: Mapping[str, Any]) -> list[str]:
     shown = {"paused": pool["is_paused"], "concurrency limit": pool["concurrency_limit"]}
     return [
-        f"work pool {POOL}: {_said(name, shown[name], value, value)}; `{RESET}` applies the repository's"
-        for name, value in memory.pool_settings.items()
+        f"work pool {POOL}: {_describe(name, shown[name], value, value)}; `{RESET}` applies the repository's"
+        for name, value in state.pool_settings.items()
         if shown[name] != value
     ]
 
 
 def reset(api: Api, flows: Sequence[str] = (), file: Path = FILE) -> Iterator[str]:
-    """Apply the repository's settings on purpose, to the deployments of these flows, or to all and the work pool; what
-    was done. Schedules that people added to them go."""
-    memory, pool = load_state(), api.pool(POOL) or api.create_pool(POOL)
-    if memory.pool != pool["id"]:
-        memory = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
+    """Apply prefect.yaml to the deployments of these flows, by default all and the work pool; the titles done.
+
+    Schedules that people added are removed."""
+    state, pool = load_state(), api.pool(POOL) or api.create_pool(POOL)
+    if state.pool != pool["id"]:
+        state = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
     if not flows:
         api.reset_pool(POOL)
-        memory.pool_settings = dict(_POOL_SETTINGS)
+        state.pool_settings = dict(_POOL_SETTINGS)
     there = api.deployments()
     for one in load_declared(file):
         if flows and one.flow not in flows:
@@ -270,16 +271,16 @@ def reset(api: Api, flows: Sequence[str] = (), file: Path = FILE) -> Iterator[st
         if one.title in there:
             api.replace(there[one.title], one)
             stored = api.settings(api.read(there[one.title]["id"]))
-            known = KnownDeployment(there[one.title]["id"], dict(one.settings), stored, _code(one))
-            memory.deployments[one.title] = known
+            known = KnownDeployment(there[one.title]["id"], dict(one.settings), stored, _code_digest(one))
+            state.deployments[one.title] = known
         else:
-            _create(api, memory, one)
-        _remember(memory)
+            _create(api, state, one)
+        _save_state(state)
         yield one.title
 
 
 def main(url: str) -> None:
-    """deploy() in a process of its own, which may import flows and Prefect; a JSON list of what differs on stdout."""
+    """Run deploy() as a process, which imports flows and Prefect; prints a JSON list of differences."""
     sys.stdout.write(json.dumps(deploy(Api(url))))
 
 

@@ -1,4 +1,4 @@
-"""The Prefect server that a command's flows report to: one that is named or running, else one of the command's own."""
+"""The Prefect server of a command's flows: the configured or running one, else a temporary one."""
 
 import sys
 import time
@@ -22,11 +22,11 @@ from truecourse.settings import (
 )
 
 RESTARTS = 120.0
-"""Seconds within which `truecourse up` has its Prefect server up again, on a busy machine."""
+"""Seconds within which `truecourse up` restarts its Prefect server, on a busy machine."""
 
 
 def answers(url: str, seconds: float = 5) -> bool:
-    """Whether a GET is answered with success."""
+    """Whether a GET returns status 200."""
     try:
         with open_url(urllib.request.Request(url), seconds) as answer:  # noqa: S310
             return bool(answer.status == 200)
@@ -35,7 +35,7 @@ def answers(url: str, seconds: float = 5) -> bool:
 
 
 def start_prefect(port: int, *, ui: bool) -> Child:
-    """A server with its database in our home; not ready yet."""
+    """Start a Prefect server with its database in our home, without waiting for it."""
     host = get_settings().host
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", bind_address(host), "--port", str(port)]
     prefect_environment()
@@ -47,7 +47,7 @@ def start_prefect(port: int, *, ui: bool) -> Child:
         PREFECT_SERVER_LOGGING_LEVEL="WARNING",
         **prefect_retention(),
         **prefect_logging(),
-        # In memory, as it is else, leases die with the server: slots stay taken, and runs that renew theirs are ended.
+        # The default keeps leases in memory: after a restart slots stay taken, and runs that renew leases are ended.
         PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
     )
     return start("the Prefect server", command, environment, get_settings().home / "logs" / f"prefect-{port}.log")
@@ -55,7 +55,7 @@ def start_prefect(port: int, *, ui: bool) -> Child:
 
 @contextmanager
 def prefect_api() -> Iterator[str]:
-    """The API URL that this process's flows report to, until the block ends. Raises PlatformError if there is none."""
+    """Provide the API URL that this process's flows report to. Raises PlatformError if no server answers."""
     require_writable(get_settings().home)
     prefect_environment()
     platform = running_platform()
@@ -73,7 +73,7 @@ def prefect_api() -> Iterator[str]:
     with supervised() as children:
         port = free_port(get_settings().host)
         children.append(start_prefect(port, ui=False))
-        import prefect.main  # noqa: F401  its import takes as long as the server takes to start
+        import prefect.main  # noqa: F401  import it while the server starts
 
         url = f"{local_url(get_settings().host, port)}/api"
         children[0].wait_ready(lambda: answers(f"{url}/health"))
@@ -82,7 +82,7 @@ def prefect_api() -> Iterator[str]:
 
 
 def _require_answer(url: str) -> None:
-    """Wait for the server: one of a running `truecourse up` is started again if it dies.
+    """Wait for the server: a running `truecourse up` restarts it if it dies.
 
     Raises PlatformError if it does not answer in time."""
     ours = serving_since(url) is not None
@@ -90,12 +90,12 @@ def _require_answer(url: str) -> None:
     waiting = False
     while not answers(f"{url}/health"):
         if time.monotonic() > deadline or (ours and serving_since(url) is None):
-            hint = "start it, or unset PREFECT_API_URL to have one started for the command"
+            hint = "start it, or unset PREFECT_API_URL: the command then starts one"
             if ours:
-                hint = "`truecourse status` says what is wrong with it"
+                hint = "see `truecourse status`"
             raise PlatformError("the Prefect server does not answer", where=url, hint=hint)
         if ours and not waiting:
-            sys.stderr.write("the Prefect server of `truecourse up` does not answer: waiting for it\n")
+            sys.stderr.write("waiting for the Prefect server of `truecourse up`\n")
             waiting = True
         time.sleep(0.5)
 
@@ -114,11 +114,11 @@ def _reporting_to(url: str) -> Iterator[None]:
             hint = "run the command again once it is up: every step is safe to repeat"
             raise PlatformError("the Prefect server stopped answering during the run", where=url, hint=hint) from error
         finally:
-            APILogHandler().flush()  # or the last lines would look for a server that is gone
+            APILogHandler().flush()  # while the server still runs
 
 
 def _is_unreachable(error: Exception, url: str) -> bool:
-    """Whether it is how Prefect's client says that its server does not answer."""
+    """Whether the error means that the Prefect server does not answer."""
     import httpx
 
     if isinstance(error, httpx.TransportError):

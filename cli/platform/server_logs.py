@@ -1,4 +1,4 @@
-"""Logging of the servers that are not ours, Prefect's and MLflow's: one traceback of each cause there too."""
+"""Logging of third-party servers (Prefect, MLflow): repeated tracebacks are counted there too."""
 
 import importlib.util
 import json
@@ -14,19 +14,18 @@ _FILTER = {"repeats": {"()": "truecourse.repeats.Repeats"}}
 
 
 def prefect_logging() -> dict[str, str]:
-    """The variable that names Prefect's own logging configuration, with our filter on what goes to the log file."""
+    """The variable with Prefect's logging configuration, with our filter on console handlers."""
     spec = importlib.util.find_spec("prefect")
     assert spec is not None
     assert spec.origin is not None
     config = yaml.safe_load((Path(spec.origin).parent / "logging" / "logging.yml").read_text())
-    for name in ("console", "debug"):  # the others go to the server's database, where runs have logs of their own
+    for name in ("console", "debug"):  # other handlers write to the server's database
         config["handlers"][name]["filters"] = ["repeats"]
-    return {"PREFECT_LOGGING_CONFIG_PATH": str(_written("prefect-logging.yml", config | {"filters": _FILTER}))}
+    return {"PREFECT_LOGGING_CONFIG_PATH": str(_write("prefect-logging.yml", config | {"filters": _FILTER}))}
 
 
 def mlflow_logging() -> tuple[list[str], dict[str, str]]:
-    """The words for `mlflow server`, and the variables: all of its logs go through one handler, without a line for each
-    request."""
+    """Arguments and variables for `mlflow server`: one handler for all of its logs, and no access log."""
     config = {
         "version": 1,
         "disable_existing_loggers": False,
@@ -36,11 +35,11 @@ def mlflow_logging() -> tuple[list[str], dict[str, str]]:
         "root": {"level": "INFO", "handlers": ["all"]},
         "loggers": {"uvicorn.access": {"level": "WARNING"}, "alembic": {"level": "WARNING"}},
     }
-    file = _written("mlflow-logging.json", config)
+    file = _write("mlflow-logging.json", config)
     return ["--uvicorn-opts", f"--log-config {shlex.quote(str(file))}"], {"MLFLOW_CONFIGURE_LOGGING": "false"}
 
 
-def _written(name: str, config: dict[str, Any]) -> Path:
+def _write(name: str, config: dict[str, Any]) -> Path:
     file = get_settings().home / "logs" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".new")

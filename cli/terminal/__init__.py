@@ -1,4 +1,4 @@
-"""What is printed: tables, progress, results of flows, and JSON for programs.
+"""Terminal output: tables, progress, results of flows, and JSON for programs.
 
 Depends on `truecourse.wording` only.
 """

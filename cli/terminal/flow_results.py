@@ -1,4 +1,4 @@
-"""What a finished flow achieved, in one line for a person."""
+"""One-line summaries of flow results."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,13 +14,13 @@ from truecourse.wording import counted
 
 
 def describe(flow: str, result: Any) -> str:
-    """A line for the flow's result; nothing for a flow without one. Never the reason for a command to fail."""
-    teller = DESCRIBERS.get(flow)
-    if teller is None or result is None:
+    """Summarize a flow's result in a line; empty for a flow without one. Never raises."""
+    summarize = DESCRIBERS.get(flow)
+    if summarize is None or result is None:
         return ""
     try:
-        return teller(result)
-    except Exception:  # the result is there, only its telling is not
+        return summarize(result)
+    except Exception:  # the result is valid; only its summary failed
         return ""
 
 
@@ -36,7 +36,7 @@ def _rows(version: TableVersion) -> int:
 
 
 def _ingest(versions: Mapping[str, TableVersion]) -> str:
-    """The rows that the sources hold now; the raw tables keep those of replaced deliveries as well."""
+    """Rows in the sources now; raw tables also keep rows of replaced deliveries."""
     from truecourse.data import deliveries
     from truecourse.storage.tables import Tables
 
@@ -59,12 +59,12 @@ def _validate(versions: Mapping[str, TableVersion]) -> str:
         for key, count in tables.commits(version.name)[-1][1]["rows"].items():
             total[key] = total.get(key, 0) + count
         refused += len(validation_report.standing_refusals(tables, problem, name))
-    told = [f"{counted(total['in'] - total['quarantined'], 'row')} valid", f"{total['quarantined']:,} quarantined"]
-    told += [f"{total['corrected']:,} corrected"] if total["corrected"] else []
-    told += [f"{total['removed']:,} taken away"] if total["removed"] else []
-    told += [f"{counted(total['unreadable'], 'cell')} unreadable"] if total["unreadable"] else []
-    told += ["1 delivery stands refused" if refused == 1 else f"{refused} deliveries stand refused"] if refused else []
-    return ", ".join(told)
+    parts = [f"{counted(total['in'] - total['quarantined'], 'row')} valid", f"{total['quarantined']:,} quarantined"]
+    parts += [f"{total['corrected']:,} corrected"] if total["corrected"] else []
+    parts += [f"{total['removed']:,} removed"] if total["removed"] else []
+    parts += [f"{counted(total['unreadable'], 'cell')} unreadable"] if total["unreadable"] else []
+    parts += ["1 delivery refused" if refused == 1 else f"{refused} deliveries refused"] if refused else []
+    return ", ".join(parts)
 
 
 def _materialize(versions: Mapping[str, TableVersion]) -> str:
@@ -82,15 +82,15 @@ def _train(run: TrainedRun) -> str:
 
 
 def _register(version: ModelVersion) -> str:
-    verdicts = registry.gates(version)
-    passed = sum(gate["passed"] for gate in verdicts)
+    results = registry.gates(version)
+    passed = sum(gate["passed"] for gate in results)
     champion = version == registry.champion(version.problem)
-    said = f"version {version.version}, {'champion' if champion else 'not champion'}, "
-    said += f"{passed} of {counted(len(verdicts), 'gate')} passed"
+    summary = f"version {version.version}, {'champion' if champion else 'not champion'}, "
+    summary += f"{passed} of {counted(len(results), 'gate')} passed"
     return (
-        said
+        summary
         if champion
-        else "; ".join([said, *map(describe_gate, gates.failed_gates(verdicts) + gates.unknown_gates(verdicts))])
+        else "; ".join([summary, *map(describe_gate, gates.failed_gates(results) + gates.unknown_gates(results))])
     )
 
 

@@ -1,4 +1,4 @@
-"""What a command says: progress on stderr as it goes, its answer on stdout, one JSON object with --json."""
+"""Output of commands: progress on stderr, the answer on stdout, one JSON object with --json."""
 
 import functools
 import json as jsonlib
@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object 
 
 
 def complete_problem(incomplete: str) -> list[str]:
-    """The problems whose names begin so, for a shell."""
+    """Shell completion: problems whose names start with the text."""
     from truecourse.problem.loader import problem_names
 
     return [name for name in problem_names() if name.startswith(incomplete)]
@@ -61,7 +61,7 @@ def stdout() -> Console:
 
 
 def command(function: Callable[P, Answer]) -> Callable[P, None]:
-    """A function that returns an Answer, as a command: prints the answer, or the error with its hint, and exits so."""
+    """Make a command of a function that returns an Answer: print the answer or error, and set the exit status."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -73,7 +73,7 @@ def command(function: Callable[P, Answer]) -> Callable[P, None]:
         if as_json:
             print_json(answer.document)
         elif answer.view:
-            stdout().print(answer.view, soft_wrap=isinstance(answer.view, str | Text))  # a file takes lines as they are
+            stdout().print(answer.view, soft_wrap=isinstance(answer.view, str | Text))  # no line breaks in a file
         if not answer.ok:
             raise typer.Exit(1)
 
@@ -86,7 +86,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """Plain JSON values of what flows return: references by their fields, times as ISO 8601."""
+    """Convert what flows return to JSON values: references by their fields, times as ISO 8601."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
@@ -99,29 +99,28 @@ def jsonable(value: Any) -> Any:
 
 
 def explain(error: BaseException, as_json: bool) -> int:
-    """Say what was wrong, and the exit status for it."""
+    """Print an error; the exit status for it."""
     if isinstance(error, KeyboardInterrupt):
         stderr().print("interrupted")
         return INTERRUPTED
-    told = _described(error)
+    document = _error_document(error)
     if as_json:
-        print_json({"error": told})
-    stderr().print(f"[bold red]✗[/] {escape(_text(error, told))}", soft_wrap=True)
+        print_json({"error": document})
+    stderr().print(f"[bold red]✗[/] {escape(_text(error, document))}", soft_wrap=True)
     return 1
 
 
 def explain_wrong_use(error: Any, as_json: bool) -> int:
-    """Say how a command was used wrongly (an error of Typer's), and the exit status for it. A group that was named
-    alone shows its help."""
+    """Print a usage error of Typer; the exit status for it. A group without a command shows its help."""
     context = error.ctx
     where = context.command_path if context else "truecourse"
     alone = type(error).__name__ == "NoArgsIsHelpError"
     what = "no command is named" if alone else _wrong_use(error)
-    told = {"kind": "UsageError", "what": what, "where": where, "hint": f"{where} --help says what it takes"}
+    document = {"kind": "UsageError", "what": what, "where": where, "hint": f"{where} --help shows its arguments"}
     if as_json:
-        print_json({"error": told})
-    if not alone:  # else Typer has printed the help when it made the error
-        stderr().print(f"[bold red]✗[/] {escape(f'{where}: {what}')}\n  → {escape(told['hint'])}", soft_wrap=True)
+        print_json({"error": document})
+    if not alone:  # of a group alone Typer has printed the help
+        stderr().print(f"[bold red]✗[/] {escape(f'{where}: {what}')}\n  → {escape(document['hint'])}", soft_wrap=True)
     return WRONG_USE
 
 
@@ -134,24 +133,25 @@ def _wrong_use(error: Any) -> str:
     return f"{what[:1].lower()}{what[1:].rstrip('.')}"
 
 
-def _described(error: BaseException) -> dict[str, Any]:
+def _error_document(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, TruecourseError):
         hint = f"the traceback is in {_traceback_log(error)}"
         return {"what": f"{type(error).__name__}: {error}"[:400], "where": "", "hint": hint}
-    told: dict[str, Any] = {"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint}
+    kind, what, where, hint = type(error).__name__, error.what, error.where, error.hint
+    document: dict[str, Any] = {"kind": kind, "what": what, "where": where, "hint": hint}
     if isinstance(error, FaultsError):
-        told["faults"] = [{"where": f.where, "what": f.what, "hint": f.hint} for f in error.faults]
+        document["faults"] = [{"where": f.where, "what": f.what, "hint": f.hint} for f in error.faults]
     if isinstance(error, GateFailed):
-        told["gates"] = list(error.gates)
-    return told
+        document["gates"] = list(error.gates)
+    return document
 
 
-def _text(error: BaseException, told: Mapping[str, Any]) -> str:
-    return str(error) if isinstance(error, TruecourseError) else f"{told['what']}\n  → {told['hint']}"
+def _text(error: BaseException, document: Mapping[str, Any]) -> str:
+    return str(error) if isinstance(error, TruecourseError) else f"{document['what']}\n  → {document['hint']}"
 
 
 def _traceback_log(error: BaseException) -> Path:
-    """A file with the traceback, in our home; in a temporary folder if that cannot be written."""
+    """Write the traceback to a file in the home, or in a temporary folder if that cannot be written; the file."""
     name = f"error-{os.getpid()}.log"
     for folder in _log_folders():
         try:
@@ -164,6 +164,6 @@ def _traceback_log(error: BaseException) -> Path:
 
 
 def _log_folders() -> Iterator[Path]:
-    with suppress(TruecourseError):  # the settings are what may be wrong
+    with suppress(TruecourseError):  # the settings may be invalid
         yield get_settings().home / "logs"
     yield Path(tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""The steps of a run as a person sees them: what is done, in what time and with what result, and what runs now."""
+"""Progress of a run's steps on the terminal: finished steps with time and result, and the running step."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ from truecourse.settings import get_settings
 @dataclass
 class Step:
     name: str
-    begun: float | None = None
+    started: float | None = None
     took: float | None = None
     failed: bool = False
     result: str = ""
@@ -47,15 +47,15 @@ class Progress(logging.Handler):
         self._over = Event()
         self._spinner = Spinner("dots", style="cyan")
         shown = self._console.is_terminal and not quiet
-        self._live = Live(console=self._console, get_renderable=self._picture, refresh_per_second=8) if shown else None
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=8) if shown else None
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         elif not self._quiet:
             self._over.clear()
-            self._teller = Thread(target=self._tell, name="progress", daemon=True)
-            self._teller.start()
+            self._printer = Thread(target=self._print_running, name="progress", daemon=True)
+            self._printer.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -64,13 +64,13 @@ class Progress(logging.Handler):
         if self._live:
             self._live.stop()
         elif not self._quiet:
-            self._teller.join()
+            self._printer.join()
 
-    def _tell(self) -> None:
+    def _print_running(self) -> None:
         while not self._over.wait(self.EVERY):
             for step in list(self.steps.values()):
-                if step.begun is not None and step.took is None:
-                    passed = time.monotonic() - step.begun
+                if step.started is not None and step.took is None:
+                    passed = time.monotonic() - step.started
                     if passed >= self.EVERY:
                         line = f"… {step.name:<12} {seconds(passed):>10}  {escape(self._now)}".rstrip()
                         self._console.print(line, soft_wrap=True)
@@ -79,11 +79,11 @@ class Progress(logging.Handler):
         self._now = record.getMessage().splitlines()[0][:160]
 
     def begin(self, name: str) -> None:
-        self.steps.setdefault(name, Step(name)).begun = time.monotonic()
+        self.steps.setdefault(name, Step(name)).started = time.monotonic()
 
     def end(self, name: str, result: str = "", *, failed: bool = False) -> None:
         step = self.steps[name]
-        step.took, step.result, step.failed = time.monotonic() - (step.begun or time.monotonic()), result, failed
+        step.took, step.result, step.failed = time.monotonic() - (step.started or time.monotonic()), result, failed
         self._now = ""
         if self._live is None and not self._quiet:
             mark = "✗" if failed else "✓"
@@ -91,17 +91,17 @@ class Progress(logging.Handler):
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """A step that is no flow; the block calls what it gets with the step's result."""
-        told: list[str] = []
+        """Run the block as a step; the block calls what it gets with the step's result."""
+        results: list[str] = []
         self.begin(name)
         try:
-            yield told.append
+            yield results.append
         except BaseException:
             self.end(name, failed=True)
             raise
-        self.end(name, told[-1] if told else "")
+        self.end(name, results[-1] if results else "")
 
-    def _picture(self) -> RenderableType:
+    def _render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
         table.add_column(width=2)
         table.add_column(min_width=12)
@@ -115,25 +115,25 @@ class Progress(logging.Handler):
         if step.took is not None:
             mark = Text(" ✗", style="bold red") if step.failed else Text(" ✓", style="bold green")
             return mark, Text(step.name), Text(seconds(step.took), style="dim"), Text(step.result)
-        if step.begun is not None:
-            passed = seconds(time.monotonic() - step.begun)
+        if step.started is not None:
+            passed = seconds(time.monotonic() - step.started)
             return self._spinner, Text(step.name, style="bold"), Text(passed, style="cyan"), Text("")
         return Text(" ·", style="dim"), Text(step.name, style="dim"), Text(""), Text("")
 
 
 @contextmanager
 def report_runs(progress: Progress, flows: list[Any]) -> Iterator[None]:
-    """Report the runs of these flows to the progress, and logs to it and to a file, while the block lasts."""
+    """Show runs of these flows in the progress, and log to it and to a file, while the block lasts."""
     with ExitStack() as stack:
         for flow in flows:
-            stack.enter_context(_hooked(progress, flow))
+            stack.enter_context(_flow_hooks(progress, flow))
         stack.enter_context(log_to(progress))
         yield
 
 
 @contextmanager
-def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
-    def begun(flow: Any, run: Any, state: Any) -> None:
+def _flow_hooks(progress: Progress, flow: Any) -> Iterator[None]:
+    def started(flow: Any, run: Any, state: Any) -> None:
         progress.begin(flow.name)
 
     def completed(flow: Any, run: Any, state: Any) -> None:
@@ -144,7 +144,7 @@ def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
         progress.end(flow.name, failed=True)
 
     hooks = [
-        (flow.on_running_hooks, begun),
+        (flow.on_running_hooks, started),
         (flow.on_completion_hooks, completed),
         (flow.on_failure_hooks, failed),
         (flow.on_crashed_hooks, failed),
@@ -160,24 +160,24 @@ def _hooked(progress: Progress, flow: Any) -> Iterator[None]:
 
 @contextmanager
 def log_to(progress: logging.Handler) -> Iterator[None]:
-    """Our own log lines to the display; everything to a file instead of the terminal."""
+    """Send our log lines to the handler, and all log lines to a file instead of the terminal, while the block lasts."""
     path = get_settings().home / "logs" / "truecourse.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     rotate(path)
     file = logging.FileHandler(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     file.addFilter(Repeats())
-    root, ours = logging.getLogger(), logging.getLogger("truecourse")
-    before, level = root.handlers[:], ours.level
+    root, logger = logging.getLogger(), logging.getLogger("truecourse")
+    before, level = root.handlers[:], logger.level
     root.handlers[:] = [file]
-    ours.addHandler(progress)
-    ours.setLevel(logging.INFO)
+    logger.addHandler(progress)
+    logger.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
         root.handlers[:] = before
-        ours.removeHandler(progress)
-        ours.setLevel(level)
+        logger.removeHandler(progress)
+        logger.setLevel(level)
         file.close()

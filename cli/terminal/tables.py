@@ -1,4 +1,4 @@
-"""Answers as a person reads them."""
+"""Tables, predictions and explanations for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ BAR = 24
 
 
 def table(*headers: str, rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
-    """Columns of text; those whose every cell is a number are set right."""
+    """A table of text columns; columns of numbers are right-aligned."""
     drawn = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for i, header in enumerate(headers):
         numbers = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
@@ -45,43 +45,46 @@ def pairs(items: Mapping[str, object]) -> Table:
 
 
 def request_view(row: Mapping[str, object]) -> Table:
-    """A row as it is sent: 1830 may be a clock, and takes no thousands separator."""
+    """A request row as sent, without thousands separators: 1830 may be a time of day."""
     return pairs({name: str(value) for name, value in row.items()})
 
 
 def prediction_view(answer: Mapping[str, Any], unit: str = "") -> RenderableType:
-    """`unit`: of a regression's predictions."""
+    """Predictions of an answer. `unit`: of a regression's predictions."""
     version = answer["model"]["version"]
     lines: list[RenderableType] = []
-    for told in answer["predictions"]:
-        lines.append(Text.assemble((str(told.get("id", "prediction")), "dim"), "  ", (_said(told, unit), "bold")))
+    for prediction in answer["predictions"]:
+        name, value = str(prediction.get("id", "prediction")), _value_text(prediction, unit)
+        lines.append(Text.assemble((name, "dim"), "  ", (value, "bold")))
         lines += [
-            Text(f"  {what}: {', '.join(told[what])}", style="dim") for what in ("missing", "unknown") if told.get(what)
+            Text(f"  {what}: {', '.join(prediction[what])}", style="dim")
+            for what in ("missing", "unknown")
+            if prediction.get(what)
         ]
-        if told.get("warning"):
-            lines.append(Text(f"  ! {told['warning']}", style="yellow"))
+        if prediction.get("warning"):
+            lines.append(Text(f"  ! {prediction['warning']}", style="yellow"))
     return Group(*lines, Text(f"model version {version}, answered by {answer['answered_by']}", style="dim"))
 
 
-def _said(told: Mapping[str, Any], unit: str) -> str:
-    if "scores" in told:
-        scores = ", ".join(f"{name} {share:.1%}" for name, share in told["scores"].items())
-        return f"{told['prediction']}  ({scores})"
-    if isinstance(told["prediction"], int | float):
-        return f"{told['prediction']:.4g} {unit}".rstrip()
-    return f"{told['prediction']}  (score {told['score']:.1%})"
+def _value_text(prediction: Mapping[str, Any], unit: str) -> str:
+    if "scores" in prediction:
+        scores = ", ".join(f"{name} {share:.1%}" for name, share in prediction["scores"].items())
+        return f"{prediction['prediction']}  ({scores})"
+    if isinstance(prediction["prediction"], int | float):
+        return f"{prediction['prediction']:.4g} {unit}".rstrip()
+    return f"{prediction['prediction']}  (score {prediction['score']:.1%})"
 
 
 def explanation_view(answer: Mapping[str, Any], top: int, problem: Problem) -> RenderableType:
     return Group(
         prediction_view(answer, problem.label_unit),
-        *(part for told in answer["predictions"] for part in (Text(), contributions(told, top, problem))),
+        *(part for prediction in answer["predictions"] for part in (Text(), contributions(prediction, top, problem))),
     )
 
 
-def contributions(told: Mapping[str, Any], top: int, problem: Problem) -> RenderableType:
-    """Bars of the largest contributions; the rest in one line, so that all add up to the margin."""
-    shown, rest = told["contributions"][:top], told["contributions"][top:]
+def contributions(prediction: Mapping[str, Any], top: int, problem: Problem) -> RenderableType:
+    """Bars of the largest contributions; one line for the rest, so that all add up to the margin."""
+    shown, rest = prediction["contributions"][:top], prediction["contributions"][top:]
     scale = max((abs(item["contribution"]) for item in shown), default=1.0) or 1.0
     rows: list[list[object]] = [
         [
@@ -96,7 +99,7 @@ def contributions(told: Mapping[str, Any], top: int, problem: Problem) -> Render
         total = sum(item["contribution"] for item in rest)
         rows.append([counted(len(rest), "other"), "", _bar(total / scale), f"{total:+.3f}"])
     unit = problem.contribution_unit
-    ends = f"base {told['base']:+.3f}, and all contributions: margin {told['margin']:+.3f} {unit}"
+    ends = f"base {prediction['base']:+.3f}, and all contributions: margin {prediction['margin']:+.3f} {unit}"
     return Group(table("feature", "value", "pushes down · up", f"by, {unit}", rows=rows), Text(ends, style="dim"))
 
 
@@ -124,6 +127,6 @@ def links_view(traced: Mapping[str, Any]) -> RenderableType:
     ]
     end = {
         "verified": Text("every link verified", "bold green"),
-        "unknown": Text("nothing is changed, and not everything can be proven", "bold yellow"),
+        "unknown": Text("nothing was changed, but not every link can be verified", "bold yellow"),
     }.get(traced["state"], Text("the lineage is broken", "bold red"))
     return Group(table("", "link", "id", "what was verified", rows=rows), end)

@@ -150,7 +150,7 @@ def test_up_runs_deployments_and_leaves_nothing(world: World, platform: Any, con
         os.kill(parts[name]["pid"], signal.SIGKILL)
     second = run(world, "up", "--json")
     assert second.returncode == 1
-    assert "runs already" in json.loads(second.stdout)["error"]["what"]
+    assert "already runs" in json.loads(second.stdout)["error"]["what"]
     prefect = [sys.executable, "-m", "prefect", "deployment", "run", "validate/validate", "--watch"]
     environment = world | {"PREFECT_API_URL": places["prefect"] + "/api"}
     done = subprocess.run(prefect, env=environment, capture_output=True, text=True, timeout=240)

@@ -126,7 +126,7 @@ def test_a_change_of_the_repository_is_applied_beside_a_persons(server: Server) 
     assert server.shown("ship")["schedule every-hour"]["cron"] == "41 * * * *"
     assert server.shown("ship")["schedule every-hour active"] is False
     assert (server.shown("health")["description"], server.shown("health")["tags"]) == ("ours", ["new", "truecourse"])
-    assert has(found, "health: description was changed in the repository too, to", "new words", "Prefect's stays")
+    assert has(found, "health: description also changed in the repository, to", "new words", "Prefect's value stays")
     assert not has(server.deploy(), "too"), "it is said once, and the difference each time"
     assert has(server.deploy(), "health/health: description is", "ours", "new words")
 

@@ -61,7 +61,7 @@ def test_a_server_that_is_being_started_again_is_waited_for(
     url: str, late: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prefect_server._require_answer(url)
-    assert "waiting for it" in capsys.readouterr().err
+    assert "waiting for the Prefect server" in capsys.readouterr().err
 
 
 def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,13 +224,13 @@ def _refuse_if_too_few(table: Table, outcome: TableCheck) -> TableCheck:
 def _split(
     connection: duckdb.DuckDBPyConnection, table: Table, reasons: dict[int, list[dict[str, str | None]]]
 ) -> None:
-    """Create the relations `bad`, rows for quarantine with their reasons, and `good`, the delivery's other rows."""
+    """Create the relations `bad`, rows for quarantine with reasons, and `valid_rows`, the delivery's other rows."""
     documents = [json.dumps(items, ensure_ascii=False) for items in reasons.values()]
     bad = pa.table({ROW: pa.array(reasons, pa.int64()), "_tc_reasons": pa.array(documents, pa.string())})
     connection.register("bad", bad)
     declared = ", ".join(map(sql.quoted, table.columns))
     without_bad = f"ANTI JOIN bad USING ({ROW})" if reasons else ""
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW good AS SELECT {declared}, {ROW} FROM batch {without_bad}")  # noqa: S608
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW valid_rows AS SELECT {declared}, {ROW} FROM batch {without_bad}")  # noqa: S608
 
 
 def _counts(delivery: Delivery, merge: Merge, quarantined: int, tallies: Tallies) -> Counts:

@@ -158,7 +158,7 @@ def test_limits_are_of_each_delivery(world: World) -> None:
     world.feed(lines(*range(21_340)), "sales-1.csv")
     bad = "".join("1.5,none,red,1\n" for _ in range(160))
     result = world.feed(lines(*range(140)) + bad, "sales-2.csv")
-    assert "160 of 300 rows are bad (53.3%)" in result.faults[0]
+    assert "160 of 300 rows are invalid (53.3%)" in result.faults[0]
     assert result.judged[0].share == pytest.approx(160 / 300)
 
 

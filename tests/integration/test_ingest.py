@@ -94,9 +94,9 @@ def test_an_object_that_names_a_member_twice_is_kept(home, tmp_path):
     first, *bad = rows_of(ingest(tmp_path, Files("t.jsonl")))
     assert (first["id"], first["name"], first["_tc_unreadable"]) == (1, "a: b", None)
     said = [unreadable_texts(row["_tc_unreadable"])["_tc_line"] for row in bad]
-    assert said[0].startswith("line 3: is no JSON object: it names 'id' twice: {")
-    assert said[1] == "line 4: is no JSON object: [1]"
-    assert said[2].startswith("line 5: is no JSON object: ")
+    assert said[0].startswith("line 3: is not a JSON object: duplicate member 'id': {")
+    assert said[1] == "line 4: is not a JSON object: [1]"
+    assert said[2].startswith("line 5: is not a JSON object: ")
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "parquet"])
@@ -141,7 +141,7 @@ def test_a_file_as_its_csv_says(home, tmp_path):
         ("t.csv.gz", gzip.compress(ROWS.encode(), mtime=0)[:-9], "archive is broken"),
         ("t.csv.zip", b"no zip", "archive is broken"),
         ("t.parquet", b"no parquet", "cannot be read as parquet"),
-        ("t.xyz", b"", "tells no format"),
+        ("t.xyz", b"", "unknown file format"),
     ],
 )
 def test_a_bad_file_is_named_and_nothing_is_written(home, tmp_path, name, content, says):

@@ -116,7 +116,7 @@ def test_a_critical_failure_writes_nothing_but_the_report(home, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"max_quarantined": 0.4}, "1 of 2 rows are bad"),
+        ({"max_quarantined": 0.4}, "1 of 2 rows are invalid"),
         ({"rows": (2, None)}, "would have 1 row,"),
         ({"rows": (0, 0)}, "would have 1 row,"),
         ({"freshness": hours(1)}, "the newest is 2024-01-01"),

@@ -97,7 +97,7 @@ def test_blocks_may_be_cut_anywhere(block):
 
 
 def test_a_file_larger_than_the_buffer(monkeypatch):
-    monkeypatch.setattr(records, "LONGEST", 4096)
+    monkeypatch.setattr(records, "MAX_ROW_BYTES", 4096)
     rows = [f'{n},"cell {n}, of {"many " * (n % 7)}\nlines",x' for n in range(2_000)]
     rows[700], rows[1500] = '700,"oops,x', "1500,12,x,y"
     found, malformed = read("\n".join(["n,t,x", *rows]), Csv(), 1000)

@@ -1,4 +1,4 @@
-"""Rows from their source to clean tables: readers, parsing, deliveries, expectations and SQL over tables.
+"""Ingest and validation, from sources to clean tables: readers, parsing, deliveries, expectations, SQL over tables.
 
 Depends on `storage` and `problem`.
 """

@@ -1,4 +1,4 @@
-"""The Arrow type of each declared type of column."""
+"""The Arrow type of each column type."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,7 @@
-"""Deliveries of a table: (place, content, moment), recorded in the raw table's commits, and their source bytes."""
+"""Deliveries of a table, recorded in the raw table's commits, and the archive of their source bytes.
+
+A delivery is one content of one place (a file, an object, a connection), read at one time.
+"""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,29 +18,29 @@ from truecourse.storage.tables import Tables, clean_table, raw_table
 
 
 class Delivery(Reference):
-    """One content of one place, as it was read at a moment."""
+    """One content of one place, as it was read at the time `at`."""
 
     number: int
     """Running number within the table, from 0."""
     uri: str
     """Where the bytes came from, without secrets."""
     place: str
-    """What a later delivery of the same place is known by: a path relative to the problem's folder, an object's key, a
+    """Identifies later deliveries of the same source: a path relative to the problem's folder, an object's key or a
     connection. A file that was moved keeps its first place."""
     sha256: str
     bytes: int
     rows: int
     start: int
-    """`_tc_row` of its first row; the others follow without a gap."""
+    """`_tc_row` of its first row. The rows are numbered without gaps."""
     group: int
-    """Number of the first delivery that the same run of ingest brought."""
+    """Number of the first delivery of the same ingest run."""
     at: UtcTime
     copy_of: int | None = None
-    """The delivery with the same bytes whose rows stand for this one too: a table without key takes them once."""
+    """The delivery with the same bytes that holds the rows of this one. The rows of equal files are stored once."""
     beginning_of: int | None = None
-    """The delivery before, of the same place, if its bytes begin with these and go on: an upload that broke off."""
+    """The previous delivery of the same place, if its bytes start with these: this is a truncated upload."""
     fault: str = ""
-    """Why its bytes could not be read; then it has no rows."""
+    """Why its bytes could not be read. Such a delivery has no rows."""
 
     @property
     def end(self) -> int:
@@ -45,43 +48,43 @@ class Delivery(Reference):
 
 
 def place_of(problem: Problem, table: Table, uri: str) -> str:
-    """The place that a source's address stands for."""
+    """The place of a source's address."""
     return os.path.relpath(uri, problem.folder) if isinstance(table.source, Files) else uri
 
 
 def shape_digest(table: Table) -> str:
-    """What the stored rows of a table depend on in its declaration: columns and their types, how the source is
-    written, key, time and `combine`. Where it changes, rows are read again from the archived bytes."""
+    """Digest of the parts of a table's declaration on which its stored rows depend: columns and types, the source's
+    format, key, time and `combine`. When it changes, the rows are read again from the archived bytes."""
     columns = [
         [name, c.source, type(c).__name__, getattr(c, "format", None), getattr(c, "symbol", None), c.nulls]
         for name, c in table.columns.items()
     ]
     source = table.source
-    written = [repr(getattr(source, name, None)) for name in ("csv", "format")]
-    return sha256_json([columns, written, table.key, table.time, table.combines])
+    formats = [repr(getattr(source, name, None)) for name in ("csv", "format")]
+    return sha256_json([columns, formats, table.key, table.time, table.combines])
 
 
 def read_deliveries(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
-    """Every delivery of a table in order, and the shape digest that they were read by (None: never ingested)."""
+    """All deliveries of a table in order, and the shape digest they were read with (None: never ingested)."""
     name = raw_table(problem, table)
     return parse_commits(tables.commits(name)) if tables.exists(name) else ([], None)
 
 
 def parse_commits(commits: Iterable[Sequence[Any]]) -> tuple[list[Delivery], str | None]:
-    """recorded() of a raw table's (version, commit), oldest first."""
-    found: list[Delivery] = []
+    """The deliveries and the shape digest recorded in a raw table's (version, commit), oldest first."""
+    deliveries: list[Delivery] = []
     shape = None
     for _, commit in commits:
         if "deliveries" not in commit:
             continue
-        found = [] if commit.get("rewritten") else found
-        found += map(Delivery.model_validate, commit["deliveries"])
+        deliveries = [] if commit.get("rewritten") else deliveries
+        deliveries += map(Delivery.model_validate, commit["deliveries"])
         shape = commit["shape"]
-    return found, shape
+    return deliveries, shape
 
 
 def is_copy(delivery: Delivery, known: Sequence[Delivery]) -> bool:
-    """Whether its rows are those of another place. A file that was moved is no copy."""
+    """Whether the delivery has the bytes of another place. A file that was moved is not a copy."""
     return delivery.copy_of is not None and known[delivery.copy_of].place != delivery.place
 
 
@@ -92,7 +95,7 @@ def newest_by_place(deliveries: Iterable[Delivery]) -> dict[str, Delivery]:
 def accepted_deliveries(
     tables: Tables, problem: str, table: str
 ) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
-    """By number, what the clean table's commits say of the deliveries that it holds, and the newest such commit."""
+    """The accepted deliveries of a clean table: their records in its commits by number, and the newest such commit."""
     name = clean_table(problem, table)
     if not tables.exists(name):
         return {}, None
@@ -112,8 +115,8 @@ def archive_key(problem: str, table: str, sha256: str) -> str:
 
 
 def archive(store: ObjectStore, problem: str, table: str, sha256: str, path: Path) -> bool:
-    """Keep a source's bytes, named by their digest; before the commit that acknowledges them. Return False if they
-    were kept already."""
+    """Store a source's bytes under their digest, before the commit that records the delivery. Return False if they are
+    already stored."""
     key = archive_key(problem, table, sha256)
     if store.exists(key):
         return False
@@ -122,7 +125,7 @@ def archive(store: ObjectStore, problem: str, table: str, sha256: str, path: Pat
 
 
 def is_beginning(store: ObjectStore, problem: str, table: str, last: Delivery, path: Path, folder: Path) -> bool:
-    """Whether a file is the beginning of what the delivery before it held. `folder`: a place for a temporary file."""
+    """Whether a file's bytes are a proper prefix of the last delivery's. `folder`: for a temporary file."""
     size = path.stat().st_size
     key = archive_key(problem, table, last.sha256)
     if not 0 < size < last.bytes or not store.exists(key):
@@ -136,11 +139,11 @@ def is_beginning(store: ObjectStore, problem: str, table: str, last: Delivery, p
 def delete_expired(
     tables: Tables, problem: Problem, table: Table, deliveries: list[Delivery], retention: float, now: datetime
 ) -> list[str]:
-    """Delete archived bytes of deliveries that no longer stand, `retention` days after a newer one took their place;
-    the keys. Zero keeps all for ever.
+    """Delete the archived bytes of replaced deliveries, `retention` days after they were replaced. Return their keys.
+    A `retention` of 0 keeps all.
 
-    A delivery stands as long as it is its place's newest, its place's newest accepted one, or, in a table that is
-    appended or upserted, accepted at all: rows of the table may be its own."""
+    Deliveries that are not replaced: the newest of each place, the newest accepted one of each place, and, in a table
+    with `append` or `upsert`, every accepted one, because the table may hold its rows."""
     if not retention:
         return []
     taken, _ = accepted_deliveries(tables, problem.name, table.name)

@@ -1,4 +1,4 @@
-"""What a table's declared schema expects of each row, compiled, and Great Expectations run on a chunk of rows."""
+"""Expectations compiled from a table's declared schema, and Great Expectations run on chunks of rows."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ TYPES = {"Text": "text", "Integer": "whole number", "Float": "number", "Boolean"
 
 @dataclass(frozen=True)
 class Expectation:
-    """One rule of one column; of the whole line or table where `column` is empty."""
+    """One rule of one column, or of the whole line or table if `column` is empty."""
 
     column: str
     name: str
@@ -31,7 +31,7 @@ class Expectation:
 
 @dataclass
 class Tally:
-    """What became of an expectation so far. `failures`: (row, value) of every failing row, unless it is only told."""
+    """Counts of an expectation so far. `failures`: (row, value) of each failing row, if these are quarantined."""
 
     checked: int = 0
     failed: int = 0
@@ -40,7 +40,7 @@ class Tally:
 
     def add(self, expectation: Expectation, failures: list[tuple[int, str | None]]) -> None:
         self.failed += len(failures)
-        for row, value in failures[:1000]:  # different values say more than one value many times
+        for row, value in failures[:1000]:  # distinct values are better examples than repeated ones
             if len(self.examples) < EXAMPLES and value not in [seen for _, seen in self.examples]:
                 self.examples.append((row, value))
         if expectation.quarantines:
@@ -52,7 +52,7 @@ READABLE_LINE = Expectation("", "line", "a line has the declared number of field
 
 
 class TalliesByRange:
-    """What became of each expectation, for each of several ranges of rows: `starts` <= row < `ends`, both rising."""
+    """Tallies of each expectation for each of several row ranges: `starts` <= row < `ends`, both ascending."""
 
     def __init__(self, expectations: list[Expectation], starts: Sequence[int], ends: Sequence[int]) -> None:
         self.expectations = expectations
@@ -71,15 +71,15 @@ class TalliesByRange:
 
 
 def compile_expectations(table: Table) -> list[Expectation]:
-    found = [READABLE_LINE]
+    expectations = [READABLE_LINE]
     for name, column in table.columns.items():
-        found += [_expectation(name, column, kind, rule) for kind, rule in _rules(column)]
-    return found
+        expectations += [_expectation(name, column, kind, rule) for kind, rule in _rules(column)]
+    return expectations
 
 
 def _expectation(name: str, column: AnyColumn, kind: str, rule: str) -> Expectation:
-    """A cell that cannot be read is never `info`: the row goes to quarantine, or, in an `info` column that may be null,
-    stays with null and is counted as a warning."""
+    """An unreadable cell has at least severity `warning`: its row is quarantined. In an `info` column that may be null,
+    the row stays, with null, and is counted as a warning."""
     if kind == "type" and column.severity == "info":
         return Expectation(name, kind, rule, "warning", quarantines=not column.nulls)
     return Expectation(name, kind, rule, column.severity, quarantines=column.severity == "warning")
@@ -106,7 +106,7 @@ def _rules(column: AnyColumn) -> list[tuple[str, str]]:
 
 
 def check_unreadable(chunk: pa.Table, tallies: TalliesByRange) -> set[tuple[int, str]]:
-    """Count cells and lines that did not parse; the (row, column) of such cells."""
+    """Count cells and lines that did not parse. Return the (row, column) of these cells."""
     lost = chunk.filter(pc.is_valid(chunk.column(UNREADABLE)))
     cells: dict[tuple[int, str], str] = {}
     for row, text in zip(lost.column("_tc_row").to_pylist(), lost.column(UNREADABLE).to_pylist(), strict=True):
@@ -121,7 +121,7 @@ def check_unreadable(chunk: pa.Table, tallies: TalliesByRange) -> set[tuple[int,
 
 
 def check_references(chunk: pa.Table, keys: Mapping[str, pa.Array], tallies: TalliesByRange) -> None:
-    """`keys`: by column, the values that its `in_table` has."""
+    """Check the foreign keys of a chunk. `keys`: the allowed values by column, from its `in_table`."""
     for expectation in tallies.expectations:
         if expectation.name == "in_table":
             values = chunk.column(expectation.column)
@@ -139,38 +139,38 @@ def _text(value: Any) -> str | None:
 
 
 class Suite:
-    """The Great Expectations suite of a table. GX is imported when one is made."""
+    """The Great Expectations suite of a table. The library is imported when a suite is created."""
 
     def __init__(self, table: Table, expectations: list[Expectation]) -> None:
         import great_expectations as gx
         from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
-        stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)  # or it leaves a folder in /tmp
+        stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)  # otherwise it leaves a folder in /tmp
         config = DataContextConfig(store_backend_defaults=stores, analytics_enabled=False)
         context = gx.get_context(mode="ephemeral", project_config=config)
         context.variables.progress_bars = {"globally": False}
         asset = context.data_sources.add_pandas("chunks").add_dataframe_asset(table.name)
         self._batches = asset.add_batch_definition_whole_dataframe("chunk")
         self._new_suite: Callable[..., Any] = gx.ExpectationSuite
-        self._compiled = {e: made for e in expectations if (made := _compiled(e, table)) is not None}
+        self._compiled = {e: form for e in expectations if (form := _gx_expectation(e, table)) is not None}
 
     def check(self, chunk: pa.Table, unreadable: set[tuple[int, str]], tallies: TalliesByRange) -> None:
-        """Run every expectation on the chunk; the rows of those that fail are then asked for, and tallied."""
+        """Run every expectation on the chunk, then find the failing rows of those that fail, and tally them."""
         import pandas as pd
 
         nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
         frame = chunk.to_pandas(types_mapper=nullable.get)
         failing = [e for e, result in self._run(frame, list(self._compiled), "BOOLEAN_ONLY") if not result.success]
         for expectation, result in self._run(frame, failing, "COMPLETE") if failing else ():
-            places = result.result.get("unexpected_index_list")
-            if places is None:
+            positions = result.result.get("unexpected_index_list")
+            if positions is None:
                 raise ValidationFailed(
-                    f"Great Expectations could not check it: {result.exception_info}",
+                    f"Great Expectations could not evaluate it: {result.exception_info}",
                     where=f"{expectation.column}: {expectation.rule}",
                     hint="correct the expectation in problem.py",
                 )
-            failures = failures_of(chunk.take(pa.array(places, pa.int64())), expectation.column)
-            if expectation.name == "not_null":  # an unreadable cell is counted once, as unreadable
+            failures = failures_of(chunk.take(pa.array(positions, pa.int64())), expectation.column)
+            if expectation.name == "not_null":  # count an unreadable cell once, as unreadable
                 failures = [(row, value) for row, value in failures if (row, expectation.column) not in unreadable]
             tallies.add(expectation, failures)
 
@@ -181,25 +181,25 @@ class Suite:
             compiled.id, compiled.meta = None, {"number": number}
             suite.add_expectation(compiled)
         batch = self._batches.get_batch(batch_parameters={"dataframe": frame})
-        answer = batch.validate(suite, result_format={"result_format": form})
-        return [(expectations[r.expectation_config.meta["number"]], r) for r in answer.results]
+        results = batch.validate(suite, result_format={"result_format": form}).results
+        return [(expectations[r.expectation_config.meta["number"]], r) for r in results]
 
 
-def _compiled(expectation: Expectation, table: Table) -> Any:
-    """Great Expectations' own form of a rule; None for the rules that span chunks or tables."""
+def _gx_expectation(expectation: Expectation, table: Table) -> Any:
+    """Create the Great Expectations form of a rule; None for rules that span chunks or tables."""
     import great_expectations.expectations as gxe
 
     name, column = expectation.column, table.columns.get(expectation.column)
-    said: dict[str, Any] = {"column": name, "severity": expectation.severity}
-    made: dict[str, Callable[[], Any]] = {
-        "not_null": lambda: gxe.ExpectColumnValuesToNotBeNull(**said),
+    common: dict[str, Any] = {"column": name, "severity": expectation.severity}
+    factories: dict[str, Callable[[], Any]] = {
+        "not_null": lambda: gxe.ExpectColumnValuesToNotBeNull(**common),
         "range": lambda: gxe.ExpectColumnValuesToBeBetween(
-            **said, min_value=getattr(column, "ge", None), max_value=getattr(column, "le", None)
+            **common, min_value=getattr(column, "ge", None), max_value=getattr(column, "le", None)
         ),
-        "one_of": lambda: gxe.ExpectColumnValuesToBeInSet(**said, value_set=list(getattr(column, "one_of", ()))),
-        "pattern": lambda: gxe.ExpectColumnValuesToMatchRegex(**said, regex=getattr(column, "pattern", "")),
+        "one_of": lambda: gxe.ExpectColumnValuesToBeInSet(**common, value_set=list(getattr(column, "one_of", ()))),
+        "pattern": lambda: gxe.ExpectColumnValuesToMatchRegex(**common, regex=getattr(column, "pattern", "")),
         "max_length": lambda: gxe.ExpectColumnValueLengthsToBeBetween(
-            **said, max_value=getattr(column, "max_length", None)
+            **common, max_value=getattr(column, "max_length", None)
         ),
     }
-    return made[expectation.name]() if expectation.name in made else None
+    return factories[expectation.name]() if expectation.name in factories else None

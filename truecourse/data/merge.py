@@ -1,10 +1,10 @@
-"""How a delivery's valid rows meet the rows there are: what is new, late, corrected, unchanged, gone.
+"""Merge a delivery's valid rows into the clean table: rows are new, late, corrected, unchanged or removed.
 
-Two times are kept. `_tc_recorded_at`: a late row or a correction is known only from then on (null: from its own time).
-`_tc_superseded_at`: until then the row was held to be true (null: it still is).
+The clean table is bitemporal. `_tc_recorded_at`: when a late row or a correction became known (null: at the row's own
+time). `_tc_superseded_at`: when the row was replaced (null: it is current).
 
-Relations of the connection: `stored`, the clean table as it lies in storage; `state`, its rows held to be true, after
-the deliveries that were merged so far; `added` and `closed`, what these changed; `good`, a delivery's valid rows.
+Relations of the connection: `stored`, the stored clean table; `state`, its current rows after the deliveries merged so
+far; `added` and `closed`, rows that these added and superseded; `valid_rows`, a delivery's valid rows.
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ _OLD, _SAME, _NUMBER = "_tc_old", "_tc_same", "_tc_number"
 
 @dataclass(frozen=True)
 class Merge:
-    """Counts of a merge that is ready to be applied; `watermark` is naive UTC, after the delivery."""
+    """Counts of a planned merge. `watermark`: the newest time after the delivery, naive UTC."""
 
     inserted: int
     corrected: int
     unchanged: int
     removed: int
-    """Rows held to be true that the delivery takes away."""
+    """Current rows that the delivery removes."""
     before: int
-    """Rows held to be true that came from the delivery's place."""
+    """Current rows that earlier deliveries of the same place brought."""
     watermark: datetime | None
 
 
@@ -45,8 +45,8 @@ def clean_schema(table: Table) -> pa.Schema:
 
 
 def create_relations(connection: duckdb.DuckDBPyConnection, table: Table, stored: Any, *, several: bool) -> None:
-    """Make the relations. `stored`: a dataset of the clean table; None where there is none. `several`: more than one
-    delivery is to be merged, so that the table is read once."""
+    """Create the relations. `stored`: a dataset of the clean table, or None. `several`: more than one delivery will be
+    merged, so the table is read into memory once."""
     connection.register("empty", clean_schema(table).empty_table())
     connection.register("stored", clean_schema(table).empty_table() if stored is None else stored)
     kind = "TABLE" if several else "VIEW"
@@ -63,21 +63,21 @@ def plan_merge(
     standing: Sequence[Delivery],
     watermark: datetime | None,
 ) -> Merge:
-    """Compare `good` (declared columns and `_tc_row`) with `state`. `known`: every delivery of the table; `standing`:
-    the newest accepted one of every other place.
+    """Compare `valid_rows` (declared columns and `_tc_row`) with `state`. `known`: every delivery of the table.
+    `standing`: the newest accepted delivery of every other place.
 
-    Leaves the relations `merged`, the rows to compare (`_tc_old`: the row they meet, `_tc_same`: it says the same), and
-    `gone`, the numbers of rows that are no longer held to be true."""
-    different, equal = _winners(connection, table)
+    Creates the relations `merged`, the rows with their match (`_tc_old`: its number, `_tc_same`: whether it is equal),
+    and `gone`, the numbers of rows that are no longer current."""
+    different, equal = _keep_last_of_key(connection, table)
     _place_rows(connection, table, delivery, known)
     if table.combines == "replace" and not table.key:
-        _meet_multiset(connection, table)
+        _match_multiset(connection, table)
     else:
-        _meet(connection, table)
+        _match(connection, table)
         if table.combines == "replace":
-            _meet_vanished(connection, table, standing)
-    _gone(connection, table, delivery, known)
-    own = f"{ROW} >= {delivery.start} AND {ROW} < {delivery.end}"  # not those that another place has instead
+            _match_vanished(connection, table, standing)
+    _find_gone(connection, table, delivery, known)
+    own = f"{ROW} >= {delivery.start} AND {ROW} < {delivery.end}"  # excludes rows taken over from another place
     new, changed, same, superseded = _one(
         connection,
         f"SELECT count(*) FILTER ({_OLD} IS NULL), count(*) FILTER ({_OLD} IS NOT NULL AND NOT {_SAME} AND {own}), "  # noqa: S608
@@ -93,18 +93,19 @@ def plan_merge(
     )
 
 
-def _winners(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, int]:
-    """Of several rows of one key the last wins. How many lost to a different row, and to an equal one."""
+def _keep_last_of_key(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, int]:
+    """Create the relation `winners`: the last row of each key. Return how many dropped rows differ from it, and how
+    many are equal to it."""
     if not table.key:
-        connection.execute("CREATE OR REPLACE TEMP VIEW winners AS SELECT * FROM good")
+        connection.execute("CREATE OR REPLACE TEMP VIEW winners AS SELECT * FROM valid_rows")
         return 0, 0
     keys = ", ".join(map(quoted, table.key))
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE last_rows AS SELECT max({ROW}) AS {ROW}, count(*) AS _tc_times "  # noqa: S608
-        f"FROM good GROUP BY {keys}"
+        f"FROM valid_rows GROUP BY {keys}"
     )
     connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW winners AS SELECT good.* FROM good SEMI JOIN last_rows USING ({ROW})"  # noqa: S608
+        f"CREATE OR REPLACE TEMP VIEW winners AS SELECT valid_rows.* FROM valid_rows SEMI JOIN last_rows USING ({ROW})"  # noqa: S608
     )
     if not _one(connection, "SELECT count(*) FROM last_rows WHERE _tc_times > 1")[0]:
         return 0, 0
@@ -112,7 +113,7 @@ def _winners(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, 
         connection,
         f"SELECT count(*) FILTER (NOT ({_equal(table, 'loser', 'winner')})), "  # noqa: S608
         f"count(*) FILTER ({_equal(table, 'loser', 'winner')}) "
-        f"FROM (SELECT good.* FROM good ANTI JOIN last_rows USING ({ROW})) AS loser "
+        f"FROM (SELECT valid_rows.* FROM valid_rows ANTI JOIN last_rows USING ({ROW})) AS loser "
         f"JOIN winners AS winner ON {_equal(table, 'loser', 'winner', table.key)}",
     )
     return different, equal
@@ -121,7 +122,7 @@ def _winners(connection: duckdb.DuckDBPyConnection, table: Table) -> tuple[int, 
 def _place_rows(
     connection: duckdb.DuckDBPyConnection, table: Table, delivery: Delivery, known: Sequence[Delivery]
 ) -> None:
-    """Relation `mine`: the rows held to be true that earlier deliveries of the same place brought."""
+    """Create the relation `mine`: the current rows that earlier deliveries of the same place brought."""
     ranges = [(d.start, d.end) for d in known if d.place == delivery.place and d.number < delivery.number and d.rows]
     where = " OR ".join(f"({ROW} >= {start} AND {ROW} < {end})" for start, end in ranges)
     if table.combines != "replace" or not ranges:
@@ -129,8 +130,8 @@ def _place_rows(
     connection.execute(f"CREATE OR REPLACE TEMP TABLE mine AS SELECT {ROW} FROM state WHERE {where}")  # noqa: S608
 
 
-def _meet(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """A row meets the one of its key. One that a later delivery brought stays."""
+def _match(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Match each row with the current row of its key. A current row of a later delivery is kept."""
     if not table.key:
         old, same, joined = "CAST(NULL AS BIGINT)", "false", ""
     else:
@@ -143,8 +144,8 @@ def _meet(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     )
 
 
-def _meet_multiset(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
-    """Without a key, a row meets an equal one of its place's earlier content; of n equal rows each meets one."""
+def _match_multiset(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    """Without key, match each row with an equal row of its place's earlier content, one to one."""
 
     def counted(query: str) -> str:
         return (
@@ -153,7 +154,7 @@ def _meet_multiset(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
         )
 
     if not _one(connection, "SELECT count(*) FROM mine")[0]:
-        _meet(connection, table)
+        _match(connection, table)
         return
     mine = counted(f"SELECT state.* FROM state SEMI JOIN mine USING ({ROW})")  # noqa: S608
     met = f"{_equal(table, 'winner', 'there')} AND winner.{_NUMBER} = there.{_NUMBER}"
@@ -164,9 +165,9 @@ def _meet_multiset(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     )
 
 
-def _meet_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standing: Sequence[Delivery]) -> None:
-    """With a key, a row that its place no longer has is that of another place which still has the key, if there is one:
-    the latest."""
+def _match_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standing: Sequence[Delivery]) -> None:
+    """With a key, replace a row that its place no longer has by the latest row of that key from another place, if there
+    is one."""
     ranges = [f"({ROW} >= {d.start} AND {ROW} < {d.end})" for d in standing if d.rows]
     if not ranges or not _one(connection, "SELECT count(*) FROM mine")[0]:
         return
@@ -181,7 +182,10 @@ def _meet_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standing
     )
 
 
-def _gone(connection: duckdb.DuckDBPyConnection, table: Table, delivery: Delivery, known: Sequence[Delivery]) -> None:
+def _find_gone(
+    connection: duckdb.DuckDBPyConnection, table: Table, delivery: Delivery, known: Sequence[Delivery]
+) -> None:
+    """Create the relation `gone`: rows that are changed, and, with `replace`, rows that the new content lacks."""
     changed = f"SELECT {_OLD} AS {ROW} FROM merged WHERE {_OLD} IS NOT NULL AND NOT {_SAME}"  # noqa: S608
     moved = delivery.copy_of is not None and not is_copy(delivery, known)
     vanished = f"SELECT {ROW} FROM mine ANTI JOIN (SELECT {_OLD} FROM merged) ON {ROW} = {_OLD}"  # noqa: S608
@@ -197,8 +201,8 @@ def _gone(connection: duckdb.DuckDBPyConnection, table: Table, delivery: Deliver
 def apply_merge(
     connection: duckdb.DuckDBPyConnection, table: Table, merge: Merge, before: datetime | None, *, several: bool
 ) -> None:
-    """Carry a planned merge out on the relations. `before`: the watermark before the delivery's group came; rows not
-    beyond it are late."""
+    """Apply a planned merge to the relations. `before`: the watermark before the delivery's group; rows up to it are
+    late."""
     recorded = _literal(merge.watermark) if table.time is not None else "NULL"
     late = f"{quoted(table.time)} <= {_literal(before)}" if table.time is not None and before is not None else "false"
     closed = _literal(merge.watermark if table.time is not None and merge.watermark is not None else EPOCH)
@@ -219,17 +223,17 @@ def apply_merge(
 
 
 def supersedes_rows(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether stored rows are superseded; if not, what was added can simply be appended."""
+    """Whether the merge supersedes stored rows; if not, the new rows can be appended."""
     return bool(_one(connection, "SELECT count(*) FROM closed")[0])
 
 
 def new_rows(table: Table) -> str:
-    """SQL of the rows to append, in order."""
+    """SQL of the rows to append, sorted."""
     return _in_order(table, "SELECT * FROM added")
 
 
 def all_rows(table: Table) -> str:
-    """SQL of the whole table after the merges: what was there, superseded rows closed, and the new rows, in order."""
+    """SQL of the whole table after the merges: stored rows, with superseded ones closed, and new rows, sorted."""
     declared = ", ".join(f"stored.{quoted(name)}" for name in table.columns)
     return _in_order(
         table,
@@ -240,7 +244,7 @@ def all_rows(table: Table) -> str:
 
 
 def _in_order(table: Table, query: str) -> str:
-    """By time, then by source order: equal inputs give equal files, and a scan of a window reads little."""
+    """Sort by time, then by source order: equal inputs give equal files, and a scan of a time range reads little."""
     order = f"{quoted(table.time)}, {ROW}" if table.time is not None else ROW
     return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
 
@@ -266,5 +270,5 @@ def _literal(moment: datetime | None) -> str:
 
 
 def _one(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    rows: list[tuple[Any, ...]] = connection.execute(query).fetchall()  # fetchone would keep the connection busy
+    rows: list[tuple[Any, ...]] = connection.execute(query).fetchall()  # fetchone() would leave the result open
     return rows[0]

@@ -1,7 +1,7 @@
-"""Texts to numbers and booleans: decimal signs, groups of digits, currency and per cent signs.
+"""Parse text to numbers and booleans: decimal signs, digit groups, currency and per cent signs.
 
-Every function takes n texts (string array with nulls) and gives n values, null where a text is null or does not read as
-one. A quick cast is tried first where the characters alone show that it accepts exactly what the patterns below do.
+Every function takes n texts (string array with nulls) and returns n values, null if a text is null or does not parse.
+A fast cast is tried first if the characters show that it accepts exactly what the patterns below accept.
 """
 
 import re
@@ -19,21 +19,21 @@ _BOOLEANS = ("true", "false", "t", "f", "1", "0", "1.0", "0.0")
 
 
 def read_integer(texts: pa.Array, csv: Csv, symbol: str = "") -> pa.Array:
-    """int64. "3.0" is 3; "3.5" and what int64 cannot hold are null."""
+    """Parse to int64. "3.0" is 3; "3.5" and values beyond int64 are null."""
     if not symbol and only(texts, "0123456789-"):
         try:
             return texts.cast(pa.int64())
         except pa.ArrowInvalid:
             pass
     if not symbol and csv.decimal == "." and only(texts, "0123456789-."):
-        found = _whole_floats(texts)
-        if found is not None:
-            return found
+        integers = _whole_floats(texts)
+        if integers is not None:
+            return integers
     return by_halves(_canonical(texts, csv, symbol, whole=True), pa.int64())
 
 
 def _whole_floats(texts: pa.Array) -> pa.Array | None:
-    """Integers as pandas writes them beside missing ones, "3.0", if all of them are exact as floats."""
+    """Parse integers written as floats ("3.0", as pandas writes a column with missing values), if all are exact."""
     if any(pc.any(pc.starts_with(texts, begin)).as_py() for begin in (".", "-.")):
         return None
     try:
@@ -45,8 +45,7 @@ def _whole_floats(texts: pa.Array) -> pa.Array | None:
 
 
 def read_float(texts: pa.Array, csv: Csv, symbol: str = "") -> tuple[pa.Array, pa.Array | None]:
-    """float64, the nearest to what is written; infinite numbers are null. With it a mask of the texts that say
-    not-a-number, which are null too, or None."""
+    """Parse to the nearest float64; infinity and NaN are null. Also return a mask of the NaN texts, or None."""
     if not symbol and csv.decimal == "." and only(texts, "0123456789-+.eE"):
         try:
             return _finite(texts.cast(pa.float64())), None
@@ -57,19 +56,19 @@ def read_float(texts: pa.Array, csv: Csv, symbol: str = "") -> tuple[pa.Array, p
 
 
 def read_boolean(texts: pa.Array) -> pa.Array:
-    """bool, of true, false, t, f, 1 and 0 in any case."""
-    words = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
-    places = pc.index_in(words, value_set=pa.array(_BOOLEANS))
+    """Parse true, false, t, f, 1 and 0, in any case, to bool."""
+    lowered = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    places = pc.index_in(lowered, value_set=pa.array(_BOOLEANS))
     return pc.equal(pc.bit_wise_and(places, 1), 0)
 
 
 def only(texts: pa.Array, characters: str) -> bool:
-    """Whether the texts are made of these ASCII characters alone. Where there are nulls it may say no."""
+    """Whether the texts consist only of these ASCII characters. With nulls it may return False."""
     return not used_bytes(texts).tobytes().translate(None, characters.encode())
 
 
 def used_bytes(texts: pa.Array) -> np.ndarray:
-    """The bytes of all texts one after another, (k,) uint8; of nulls there may be some too."""
+    """The concatenated bytes of all texts, (k,) uint8. They may include bytes of nulls."""
     _, offsets, data = texts.buffers()
     if data is None or not len(texts):
         return np.empty(0, np.uint8)
@@ -78,7 +77,7 @@ def used_bytes(texts: pa.Array) -> np.ndarray:
 
 
 def by_halves(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A cast that makes null of what cannot be cast. Quick where few texts cannot."""
+    """Cast texts by bisection; those that cannot be cast become null. Fast if few cannot."""
     try:
         return texts.cast(kind)
     except pa.ArrowInvalid:
@@ -95,9 +94,9 @@ def _finite(numbers: pa.Array) -> pa.Array:
 
 
 def _canonical(texts: pa.Array, csv: Csv, symbol: str, whole: bool) -> pa.Array:
-    """Numbers as Arrow casts them: "−1.234,50 €" as "-1234.50", and whole ones without fraction. Null for others."""
+    """Rewrite numbers for Arrow's cast: "−1.234,50 €" as "-1234.50", integers without fraction. Null for others."""
     texts = pc.utf8_trim_whitespace(texts)
-    found = None
+    numbers = None
     for pattern in _patterns(csv.decimal, csv.thousands, symbol, whole):
         parts = pc.extract_regex(texts, pattern)
         minus = pc.if_else(pc.match_substring_regex(pc.struct_field(parts, "sign"), f"[{_MINUS}]"), "-", "")
@@ -106,9 +105,9 @@ def _canonical(texts: pa.Array, csv: Csv, symbol: str, whole: bool) -> pa.Array:
             digits = pc.replace_substring_regex(digits, _GROUPED[csv.thousands], "")
         if csv.decimal == "," and not whole:
             digits = pc.replace_substring(digits, ",", ".")
-        made = pc.binary_join_element_wise(minus, digits, "")
-        found = made if found is None else pc.coalesce(found, made)
-    return found
+        matched = pc.binary_join_element_wise(minus, digits, "")
+        numbers = matched if numbers is None else pc.coalesce(numbers, matched)
+    return numbers
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Deliveries of a table without a key that hold the same rows as another one, so that both count."""
+"""Find deliveries of a table without key that repeat rows of another delivery, so that these rows count twice."""
 
 from collections.abc import Sequence
 
@@ -10,23 +10,23 @@ from truecourse.data.sql import ROW, quoted
 from truecourse.problem.schema import Table
 
 SAMPLE = 500
-"""Rows of a delivery that are looked for in the others."""
+"""Rows of a delivery that are searched for in the others."""
 LEAST = 20
-"""Rows, below which equal rows say nothing."""
+"""Fewest rows for a comparison."""
 SHARED = 0.5
-"""The share of a delivery's rows in another one that is reported."""
+"""Share of a delivery's rows in another delivery from which it is reported."""
 REPEATED = 0.1
-"""Where a larger share of rows repeats within one delivery, equal rows are usual in this table."""
+"""If a larger share of rows repeats within one delivery, repeated rows are normal in this table."""
 
 
 def overlaps(
     connection: duckdb.DuckDBPyConnection, table: Table, standing: Sequence[Delivery], fresh: set[int]
 ) -> dict[int, str]:
-    """A sentence for each delivery among `fresh` (numbers) of which a large part of the rows is in another delivery
-    among `standing`, or that holds a large part of another one's rows.
+    """A warning for each delivery in `fresh` (numbers) that shares a large part of its own rows, or of another
+    delivery's rows, with another delivery in `standing`.
 
-    Needs the relation `raw`, the rows of all deliveries. Rows are compared by a hash of all columns, up to SAMPLE rows
-    of each delivery, evenly spaced; the raw table is scanned once."""
+    Reads the relation `raw`, the rows of all deliveries. Rows are compared by a hash of all columns, for up to SAMPLE
+    evenly spaced rows of each delivery; the raw table is scanned once."""
     known = [d for d in standing if d.rows]
     if table.key or len(known) < 2 or not fresh & {d.number for d in known}:
         return {}
@@ -46,7 +46,7 @@ def overlaps(
         WHERE {ROW} < places.end
         """  # noqa: S608 - quoted names
     )
-    found = connection.execute(
+    pairs = connection.execute(
         """
         WITH chosen AS MATERIALIZED (SELECT number, place, digest FROM hashed WHERE chosen),
         sizes AS (SELECT number, count(*) AS size FROM chosen GROUP BY number)
@@ -57,16 +57,16 @@ def overlaps(
         """
     ).fetchall()
     connection.unregister("places")
-    shares = {(one, other): share for one, other, share, size in found if size >= LEAST}
-    usual = {one for (one, other), share in shares.items() if one == other and share > REPEATED}
+    shares = {(one, other): share for one, other, share, size in pairs if size >= LEAST}
+    repetitive = {one for (one, other), share in shares.items() if one == other and share > REPEATED}
     uris = {d.number: d.uri for d in known}
-    sentences: dict[int, str] = {}
+    warnings: dict[int, str] = {}
     for (one, other), share in sorted(shares.items(), key=lambda item: -item[1]):
         newer = max(one, other)
-        if one != other and share >= SHARED and newer in fresh and newer not in sentences and one not in usual:
-            sentences[newer] = (
+        if one != other and share >= SHARED and newer in fresh and newer not in warnings and one not in repetitive:
+            warnings[newer] = (
                 f"{share:.0%} of the rows of delivery {one} ({uris[one]}) are in delivery {other} ({uris[other]}) too, "
-                "and count twice: a table without a key keeps both. If each file holds all rows so far, name only the "
-                "newest as the source; or declare a key"
+                "and count twice: a table without a key keeps both. If each file holds all rows so far, use only the "
+                "newest file as the source, or declare a key"
             )
-    return sentences
+    return warnings

@@ -1,7 +1,7 @@
-"""Cells to declared types: the one parser, of ingest, profile, scoring and the times of requests.
+"""Parse cells to declared types, for ingest, profile, scoring and the times of requests.
 
-What a cell reads as depends on the cell, its column and the file's dialect alone, never on the cells beside it. What
-does not parse becomes null and is kept, as text, beside the row: nothing is lost.
+The result for a cell depends only on the cell, its column and the file's dialect, not on other cells. A cell that does
+not parse becomes null, and its text is kept in another column of the row.
 """
 
 import json
@@ -21,17 +21,16 @@ from truecourse.data.times import IN_RANGE, read_epoch, read_time
 from truecourse.problem.schema import EPOCHS, AnyColumn, Boolean, Columns, Csv, Float, Integer, Text, Time
 
 UNREADABLE = "_tc_unreadable"
-"""The column that holds, as a JSON object, the text of every cell of a row that did not parse, by column."""
+"""The column with the text of every cell of a row that did not parse, as a JSON object by column name."""
 LINE, LINE_NUMBER, LINE_FAULT = "_tc_line", "_tc_line_number", "_tc_line_fault"
-"""The keys of that object under which a line that is no row is kept: its text, its number in the file (from 1, as
-text) and what is wrong with it."""
+"""Keys of that object for a malformed line: its text, its number in the file (from 1, as text) and its fault."""
 PLAIN = Csv(null_values=(), trim=False)
-"""The dialect of texts in files that are no CSV: no text stands for null, numbers have a decimal point."""
+"""The dialect of texts in other formats than CSV: no text means null, numbers have a decimal point."""
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A physical line that is no row. `row`: its place among the rows of its chunk; `line`: its number in the file."""
+    """A physical line that is not a valid row. `row`: its position in its chunk; `line`: its number in the file."""
 
     row: int
     line: int
@@ -47,27 +46,27 @@ def batch_schema(columns: Columns) -> pa.Schema:
 def parse_batch(
     cells: Mapping[str, pa.Array], columns: Columns, csv: Csv = PLAIN, malformed: Sequence[Malformed] = ()
 ) -> pa.RecordBatch:
-    """One batch of `cells` (an array of text, or of any Arrow type, by column) under batch_schema. The rows of
+    """Parse `cells` (by column: an array of text or of any Arrow type) to one batch with batch_schema(). The rows of
     `malformed` lines are null in every column."""
     arrays: list[pa.Array] = []
-    bad: dict[int, dict[str, str]] = {}
+    unparsed: dict[int, dict[str, str]] = {}
     for name, column in columns.items():
         array, failed = read_cells(cells[name], column, csv)
         arrays.append(array)
         for row, text in failed.items():
-            bad.setdefault(row, {})[name] = text
+            unparsed.setdefault(row, {})[name] = text
     for line in malformed:
-        bad[line.row] = {LINE: line.text, LINE_NUMBER: str(line.line), LINE_FAULT: line.fault}
+        unparsed[line.row] = {LINE: line.text, LINE_NUMBER: str(line.line), LINE_FAULT: line.fault}
     rows = len(arrays[0])
-    lost = [None] * rows if bad else pa.nulls(rows, pa.string())
-    for row, texts in bad.items():
-        lost[row] = json.dumps(texts, ensure_ascii=False)
-    return pa.record_batch([*arrays, pa.array(lost, pa.string())], schema=batch_schema(columns))
+    unreadable = [None] * rows if unparsed else pa.nulls(rows, pa.string())
+    for row, texts in unparsed.items():
+        unreadable[row] = json.dumps(texts, ensure_ascii=False)
+    return pa.record_batch([*arrays, pa.array(unreadable, pa.string())], schema=batch_schema(columns))
 
 
 def unreadable_texts(kept: str) -> dict[str, str]:
-    """By column the text of a row's unreadable cells, from its UNREADABLE value; of a line that is no row, under LINE,
-    one sentence with its number, fault and text."""
+    """The texts of a row's unreadable cells by column, from its UNREADABLE value. For a malformed line: under LINE, a
+    sentence with its number, fault and text."""
     texts: dict[str, str] = json.loads(kept)
     if LINE in texts:
         return {LINE: f"line {texts[LINE_NUMBER]}: {texts[LINE_FAULT]}: {texts[LINE]}"}
@@ -75,26 +74,25 @@ def unreadable_texts(kept: str) -> dict[str, str]:
 
 
 def read_cells(cells: pa.Array, column: AnyColumn, csv: Csv = PLAIN) -> tuple[pa.Array, dict[int, str]]:
-    """Parse n cells: the typed array (null where a cell is missing or did not parse) and, by row, the text of those
-    that did not parse.
+    """Parse n cells. Return the typed array (null if a cell is missing or did not parse), and the text of each cell
+    that did not parse, by row.
 
-    `cells` are texts as the file writes them, or values of any Arrow type. A text that `csv` names as null is missing,
-    and so is not-a-number in a Float column. Integers are exact; infinity is no Float; times lie in the years 1678 to
-    2261."""
+    `cells`: texts from the file, or values of any Arrow type. A text in the null values of `csv` is missing, and so is
+    NaN in a Float column. Integers are exact; infinity does not parse; times lie in the years 1678 to 2261."""
     if pa.types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
     if is_text(cells.type):
         cells = _without_nulls(cells.cast(pa.string()), csv)
-        return _failed(*_parsed(cells, column, csv), cells)
+        return _with_failures(*_parsed(cells, column, csv), cells)
     if pa.types.is_floating(cells.type):
         cells = pc.if_else(pc.is_nan(cells), None, cells)
     array = _direct(cells, column)
     if array is not None:
         return array, {}
     texts = as_text(cells)
-    if isinstance(column, Time) and pa.types.is_floating(cells.type):  # so pandas holds integers beside missing ones
+    if isinstance(column, Time) and pa.types.is_floating(cells.type):  # pandas stores integers with nulls as floats
         texts = pc.replace_substring_regex(texts, r"\.0$", "")
-    return _failed(*_parsed(texts, _standard(column, cells.type), PLAIN), texts)
+    return _with_failures(*_parsed(texts, _standard(column, cells.type), PLAIN), texts)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -103,8 +101,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 def _without_nulls(texts: pa.Array, csv: Csv) -> pa.Array:
     if csv.trim:
-        signs = used_bytes(texts)
-        if ((signs <= ord(" ")) | (signs >= 128)).any():  # space, or a character that may be one
+        codes = used_bytes(texts)
+        if ((codes <= ord(" ")) | (codes >= 128)).any():  # white space, or a character that may be
             texts = pc.utf8_trim_whitespace(texts)
     for value in csv.null_values:
         null = pc.equal(texts, value)
@@ -113,7 +111,7 @@ def _without_nulls(texts: pa.Array, csv: Csv) -> pa.Array:
 
 
 def _parsed(texts: pa.Array, column: AnyColumn, csv: Csv) -> tuple[pa.Array, pa.Array | None]:
-    """The typed array, and a mask of nulls that are no failures (None: there are none but those of `texts`)."""
+    """Parse to the typed array and a mask of nulls that are not failures (None: only the nulls of `texts`)."""
     if isinstance(column, Text):
         return texts, None
     if isinstance(column, Integer):
@@ -127,7 +125,7 @@ def _parsed(texts: pa.Array, column: AnyColumn, csv: Csv) -> tuple[pa.Array, pa.
     return read_time(texts, column.format), None
 
 
-def _failed(array: pa.Array, missing: pa.Array | None, texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+def _with_failures(array: pa.Array, missing: pa.Array | None, texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     if array.null_count == texts.null_count:
         return array, {}
     failed = pc.and_(pc.is_valid(texts), pc.is_null(array))
@@ -138,8 +136,8 @@ def _failed(array: pa.Array, missing: pa.Array | None, texts: pa.Array) -> tuple
 
 
 def _standard(column: AnyColumn, given: pa.DataType) -> AnyColumn:
-    """The column that reads values which were no text, once they are written out. A whole number in a Time column may
-    be an epoch or 20240131; times have no other format than their own."""
+    """The column to parse values with that were not text and were converted to it. A whole number in a Time column may
+    be an epoch or 20240131; other values of a Time column are ISO 8601."""
     if isinstance(column, Integer | Float) and column.symbol:
         return replace(column, symbol="")
     return Time() if isinstance(column, Time) and not _is_number(given) else column
@@ -150,7 +148,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _direct(cells: pa.Array, column: AnyColumn) -> pa.Array | None:
-    """The cells converted as they are, if every value is kept (save nanoseconds); None: write them out and parse."""
+    """Cast the cells directly, if every value is preserved (except nanoseconds); None: convert to text and parse."""
     kind, given = arrow_type(column), cells.type
     if pa.types.is_null(given):
         return pa.nulls(len(cells), kind)
@@ -172,7 +170,7 @@ def _direct(cells: pa.Array, column: AnyColumn) -> pa.Array | None:
 
 
 def _moments(cells: pa.Array) -> pa.Array | None:
-    """Timestamps and dates as microseconds of UTC; None where one lies out of range."""
+    """Convert timestamps and dates to UTC microseconds; None if one is out of range."""
     zone = getattr(cells.type, "tz", None)
     seconds = cells.cast(pa.timestamp("s", zone), safe=False)
     numbers = np.asarray(pc.fill_null(seconds.cast(pa.int64()), 0))
@@ -184,9 +182,9 @@ def _moments(cells: pa.Array) -> pa.Array | None:
 
 
 def as_text(cells: pa.Array) -> pa.Array:
-    """Every value as text that a column of its type reads back: numbers in full, lists and structs as JSON."""
+    """Convert values to text that a column of their type can parse: numbers in full, lists and structs as JSON."""
     kind = cells.type
-    if pa.types.is_timestamp(kind):  # Python's datetime and Arrow's text end in 9999
+    if pa.types.is_timestamp(kind):  # Python's datetime and Arrow's text conversion end in 9999
         moments = np.asarray(cells.cast(pa.timestamp(kind.unit)))
         return pa.array(np.datetime_as_string(moments), mask=np.isnat(moments))
     if is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
@@ -195,8 +193,8 @@ def as_text(cells: pa.Array) -> pa.Array:
 
 
 def value_text(value: Any) -> str | None:
-    """A value of Parquet, a database or JSON as text that a column of its type reads back. Bytes that are not UTF-8
-    are written as 0x and their digits."""
+    """Convert a value of Parquet, a database or JSON to text that a column of its type can parse. Bytes that are not
+    UTF-8 become 0x and hexadecimal digits."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):

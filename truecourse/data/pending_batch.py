@@ -1,4 +1,4 @@
-"""The deliveries of a raw table that are to be judged, and the check of their rows in chunks of bounded memory."""
+"""Deliveries of a raw table that wait for validation, and the check of their rows in chunks of bounded memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,30 +46,31 @@ class PendingBatch:
 
     @property
     def selected(self) -> Any:
-        """The filter of their rows."""
+        """Filter expression for the rows of the deliveries."""
         ranges = [(d.start, d.end) for d in self.deliveries if d.rows]
-        joined: list[tuple[int, int]] = []
+        merged: list[tuple[int, int]] = []
         for start, end in ranges:
-            if joined and joined[-1][1] == start:
-                joined[-1] = (joined[-1][0], end)
+            if merged and merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], end)
             else:
-                joined.append((start, end))
-        parts = [(pc.field(ROW) >= start) & (pc.field(ROW) < end) for start, end in joined]
+                merged.append((start, end))
+        parts = [(pc.field(ROW) >= start) & (pc.field(ROW) < end) for start, end in merged]
         return reduce(or_, parts) if parts else pc.field(ROW) < 0
 
 
 def check(
     problem: Problem, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
 ) -> list[Tallies]:
-    """Every expectation of one row, on every row of the pending deliveries; the tallies of each delivery. `clean`: the
-    table so far, for references to itself."""
-    expectations, judged = compile_expectations(table), pending.deliveries
-    tallies = TalliesByRange(expectations, [d.start for d in judged], [d.end for d in judged])
-    if not any(delivery.rows for delivery in judged):
+    """Check every row-level expectation on the pending deliveries. Return the tallies of each delivery.
+
+    `clean`: the current clean table, for foreign keys that refer to the table itself."""
+    expectations, batch = compile_expectations(table), pending.deliveries
+    tallies = TalliesByRange(expectations, [d.start for d in batch], [d.end for d in batch])
+    if not any(delivery.rows for delivery in batch):
         return tallies.ranges
     suite = Suite(table, expectations)
     dataset = tables.dataset(pending.raw)
-    keys = _referred(problem, table, tables, pending, clean)
+    keys = _referenced_keys(problem, table, tables, pending, clean)
     for chunk in _chunks(dataset, pending):
         unreadable = check_unreadable(chunk, tallies)
         if lines := [row for row, column in unreadable if column == LINE]:
@@ -92,25 +93,25 @@ def _chunks(dataset: ds.Dataset, pending: PendingBatch) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(waiting).combine_chunks()
 
 
-def _referred(
+def _referenced_keys(
     problem: Problem, table: Table, tables: Tables, pending: PendingBatch, clean: TableVersion | None
 ) -> dict[str, pa.Array]:
-    """By column that has an `in_table`: the keys there are in that table."""
-    found: dict[str, pa.Array] = {}
+    """The existing keys of the referenced table, for each column with an `in_table`."""
+    keys: dict[str, pa.Array] = {}
     for name, column in table.columns.items():
         if column.in_table is None:
             continue
         other = problem.table(column.in_table)
         key = other.key_column
-        assert key is not None, f"{other.name} has no key of one column"  # `truecourse check` says so first
+        assert key is not None, f"{other.name} has no key of one column"  # `truecourse check` reports it first
         if other.name == table.name:
             values = [tables.read(pending.raw, [key], pending.selected).column(key)]
             values += [_current(tables, clean, key)] if clean else []
             chunks = [chunk for value in values for chunk in value.chunks]
         else:
             chunks = _current(tables, _newest(tables, clean_table(problem.name, other.name)), key).chunks
-        found[name] = pa.chunked_array(chunks, arrow_type(other.columns[key])).combine_chunks().unique()
-    return found
+        keys[name] = pa.chunked_array(chunks, arrow_type(other.columns[key])).combine_chunks().unique()
+    return keys
 
 
 def _newest(tables: Tables, name: str) -> TableVersion:
@@ -122,8 +123,8 @@ def _current(tables: Tables, version: TableVersion, column: str) -> pa.ChunkedAr
 
 
 def check_unique(connection: duckdb.DuckDBPyConnection, table: Table, tallies: Tallies) -> None:
-    """A value of a `unique` column twice in one delivery (relation `batch`) is a fault (two equal rows are one row); so
-    is one that a row of another key has in the table so far (relation `state`). The same key there is a correction."""
+    """Check `unique` columns. A value is at fault if it appears twice in one delivery (relation `batch`; equal rows
+    count once), or in a current row of the table with another key (relation `state`)."""
     declared = ", ".join(map(quoted, table.columns))
     for expectation, tally in tallies.items():
         if expectation.name != "unique":

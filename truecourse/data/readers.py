@@ -1,9 +1,8 @@
-"""Reading a file of rows, of whatever format: for ingest, profile and scoring alike.
+"""Read files of rows in any format, for ingest, profile and scoring.
 
-`open_rows` gives columns as the file has them, by position; `read_batches` the declared columns of a table, parsed by
-truecourse/data/parsing.py. Every format answers alike: an empty file, a column that is absent or stands twice, and
-bytes that cannot be read are errors that name the file; a line that is no row is kept with its number, and reading goes
-on.
+`open_rows` returns the file's columns by position; `read_batches` returns the declared columns of a table, parsed by
+truecourse/data/parsing.py. All formats behave alike: an empty file, a missing or duplicate column, and bytes that
+cannot be read are errors that name the file. A malformed line is kept with its number, and reading continues.
 """
 
 import json
@@ -28,33 +27,33 @@ from truecourse.problem.schema import Columns, Csv, Table, source_names
 
 log = logging.getLogger("truecourse.ingest")
 BATCH = 50_000
-"""Rows of a chunk, at most, of the formats that tell them."""
+"""Most rows of a chunk, for all formats except CSV."""
 
 
 class Rows(Protocol):
-    """An open file: the names of its columns by position, as written (one may stand twice), and its rows."""
+    """An open file: its column names by position, as written (possibly with duplicates), and its rows."""
 
     names: tuple[str, ...]
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
-        """All rows in order, with the columns at these positions: texts, or the types of a Parquet file."""
+        """Yield all rows in order, with the columns at these positions: texts, or a Parquet file's types."""
 
 
 @contextmanager
 def open_rows(located: Located) -> Iterator[Rows]:
-    """The rows of a file as it has them. Memory is bounded: about 4 MiB of text or 50,000 rows at once.
+    """Open a file's rows, unparsed. Memory is bounded: about 4 MiB of text or 50,000 rows at a time.
 
-    Raises SourceError, also while the rows are read, that names the file, and the line and byte where there is one."""
+    Raises SourceError, also while the rows are read, with the file and, if known, the line and byte."""
     with _errors(located), unpacked(located) as path:
         if not path.stat().st_size:
-            hint = "a file has at least a header line; fetch it again"
+            hint = "a file needs at least a header line; fetch it again"
             raise SourceError("the file is empty", where=located.uri, hint=hint)
         if located.format == "csv":
             yield Records(utf8_blocks(path, located.csv.encoding, located.uri), located.csv, located.uri)
         elif located.format == "jsonl":
             yield JsonLines(path, located.uri)
         elif located.format == "parquet":
-            # Spark's int96 times would be read as nanoseconds, and wrap beyond 2262.
+            # Spark's int96 times would be read as nanoseconds, which overflow after 2262.
             with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
                 yield ParquetRows(file)
         else:
@@ -63,38 +62,39 @@ def open_rows(located: Located) -> Iterator[Rows]:
 
 
 def dialect(located: Located) -> Csv:
-    """The dialect that the file's texts are parsed by: the source's own for CSV; others have none."""
+    """The dialect to parse the file's texts with: the source's for CSV, PLAIN for other formats."""
     return located.csv if located.format == "csv" else PLAIN
 
 
 def read_batches(located: Located, table: Table) -> Iterator[pa.RecordBatch]:
-    """The declared columns of the source's rows in order, under cells.batch_schema; lines that are no rows among them.
+    """Read the declared columns of a source's rows in order, with batch_schema(), including malformed lines.
 
-    Raises SourceError that names the file and what is wrong with it: nothing that cannot be read is passed over."""
+    Raises SourceError with the file and its fault; nothing unreadable is skipped."""
     with open_rows(located) as rows:
         yield from parse_batches(located, rows, table.columns, table.name)
 
 
 def parse_batches(located: Located, rows: Rows, columns: Columns, name: str) -> Iterator[pa.RecordBatch]:
-    """An open file's rows as these columns. `name` is the table's, for messages. Raises SourceError."""
-    named = source_names(columns)
-    absent = {column for column, source in named.items() if source not in rows.names}
-    if located.format == "jsonl":  # JSON leaves out what is null
+    """Parse an open file's rows to these columns. `name`: the table's, for messages. Raises SourceError."""
+    names = source_names(columns)
+    absent = {column for column, source in names.items() if source not in rows.names}
+    if located.format == "jsonl":  # JSON objects omit nulls
         absent = {column for column in absent if not columns[column].nulls}
-    declared, missing = dict.fromkeys(named.values()), {named[column] for column in absent}
+    declared, missing = dict.fromkeys(names.values()), {names[column] for column in absent}
     require_columns(f"{name}: {located.uri}", declared, rows.names, missing)
-    held = {column: rows.names.index(source) for column, source in named.items() if source in rows.names}
+    positions = {column: rows.names.index(source) for column, source in names.items() if source in rows.names}
     csv = dialect(located)
-    for chunk in rows.chunks(list(held.values())):
+    for chunk in rows.chunks(list(positions.values())):
         if chunk.rows:
             nulls = pa.nulls(chunk.rows, pa.string())
-            cells = dict.fromkeys(columns, nulls) | dict(zip(held, chunk.cells, strict=True))
+            cells = dict.fromkeys(columns, nulls) | dict(zip(positions, chunk.cells, strict=True))
             yield parse_batch(cells, columns, csv, chunk.malformed)
 
 
 def require_columns(where: str, columns: Mapping[str, Any], present: Sequence[str], absent: set[str]) -> None:
-    """Raises SourceError for declared columns that are `absent`, with those that may have taken their place, or stand
-    twice; logs the columns of the file that are not declared."""
+    """Raise SourceError for declared columns that are in `absent` or appear twice in `present`; log undeclared ones.
+
+    The message lists the file's undeclared columns, because a column may have been renamed."""
     others = [name for name in dict.fromkeys(present) if name not in columns]
     if missing := [name for name in columns if name in absent]:
         what = f"has no column {', '.join(map(repr, missing))}"
@@ -105,10 +105,10 @@ def require_columns(where: str, columns: Mapping[str, Any], present: Sequence[st
         raise SourceError(what, where=where, hint=hint)
     if twice := [name for name in columns if list(present).count(name) > 1]:
         what = f"has {', '.join(map(repr, twice))} twice"
-        hint = f"rename one of them in the source, or leave the column out; its columns: {', '.join(present[:50])}"
+        hint = f"rename one of them in the source, or remove the column; its columns: {', '.join(present[:50])}"
         raise SourceError(what, where=where, hint=hint)
     if others:
-        log.info("%s: not declared, ignored: %s", where, ", ".join(others))
+        log.info("%s: undeclared columns are ignored: %s", where, ", ".join(others))
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _first_line(error: Exception) -> str:
 
 
 class ParquetRows:
-    """Top-level columns of a Parquet file, of its own Arrow types."""
+    """Top-level columns of a Parquet file, with the file's Arrow types."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file = file
@@ -133,14 +133,14 @@ class ParquetRows:
         self.names = tuple(self.schema.names)
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
-        names = [self.names[place] for place in wanted]
+        names = [self.names[position] for position in wanted]
         for batch in self._file.iter_batches(BATCH, columns=list(dict.fromkeys(names))):
-            # By name, for `a.b` is both a column and the field of a struct: then both are read.
+            # By name: `a.b` may be a column and the field of a struct, and then both are read.
             yield Chunk([batch.column(batch.schema.names.index(name)) for name in names], batch.num_rows)
 
 
 class QueryRows:
-    """The result of a query: texts in an Arrow file."""
+    """The result of a SQL query: texts in an Arrow file."""
 
     def __init__(self, file: pa.ipc.RecordBatchFileReader) -> None:
         self._file = file
@@ -149,12 +149,12 @@ class QueryRows:
     def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
         for number in range(self._file.num_record_batches):
             batch = self._file.get_batch(number)
-            yield Chunk([batch.column(place) for place in wanted], batch.num_rows)
+            yield Chunk([batch.column(position) for position in wanted], batch.num_rows)
 
 
 class JsonLines:
-    """One JSON object a line; its members are the columns, in the order in which the file first names them. An object
-    that names a member twice is no row."""
+    """One JSON object per line. Its members are the columns, in order of first appearance in the file. An object with a
+    duplicate member is malformed."""
 
     def __init__(self, path: Path, where: str) -> None:
         self._path, self._where = path, where
@@ -165,20 +165,20 @@ class JsonLines:
         self.names = tuple(names)
 
     def chunks(self, wanted: Sequence[int]) -> Iterator[Chunk]:
-        names = [self.names[place] for place in wanted]
+        names = [self.names[position] for position in wanted]
         objects = self._objects()
         while part := list(islice(objects, BATCH)):
             rows = [row if isinstance(row, dict) else {} for _, _, row in part]
             cells = [pa.array([value_text(row.get(name)) for row in rows], pa.string()) for name in names]
             malformed = (
-                Malformed(place, line, text.decode().rstrip("\r"), row)
-                for place, (line, text, row) in enumerate(part)
+                Malformed(number, line, text.decode().rstrip("\r"), row)
+                for number, (line, text, row) in enumerate(part)
                 if isinstance(row, str)
             )
             yield Chunk(cells, len(rows), tuple(malformed))
 
     def _objects(self) -> Iterator[tuple[int, bytes, dict[str, Any] | str]]:
-        """Each line's number, text and object, or what is wrong with it."""
+        """Yield each line's number, text, and object or fault."""
         rest, line = b"", 1
         for block in utf8_blocks(self._path, "utf-8", self._where):
             *lines, rest = (rest + block).split(b"\n")
@@ -194,10 +194,10 @@ def _object(text: bytes) -> dict[str, Any] | str:
     try:
         row = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _strict_object(text)  # NaN, and a better message
+        return _strict_object(text)  # accepts NaN, and has better messages
     if row.__class__ is not dict:
-        return "is no JSON object"
-    # orjson keeps the last of two members of one name: where a line has no more colons than members, there are none.
+        return "is not a JSON object"
+    # orjson keeps the last of duplicate members. A line with no more colons than members has no duplicates.
     pairs = text.count(b'":')
     if pairs == len(row) and not re.search(rb'"\s+:', text):
         return dict(row)
@@ -208,13 +208,13 @@ def _strict_object(text: bytes) -> dict[str, Any] | str:
     try:
         row = json.loads(text, object_pairs_hook=_members)
     except (ValueError, RecursionError) as error:
-        return f"is no JSON object: {error}"
-    return row if isinstance(row, dict) else "is no JSON object"
+        return f"is not a JSON object: {error}"
+    return row if isinstance(row, dict) else "is not a JSON object"
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
-        raise ValueError(f"it names {twice!r} twice")
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"duplicate member {twice!r}")
     return members

@@ -1,4 +1,4 @@
-"""Read a raw table's deliveries again from their kept bytes, after its declaration changed."""
+"""Read a raw table's deliveries again from their archived bytes, after its declaration changed."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def raw_schema(table: Table) -> pa.Schema:
 
 
 def write_ipc(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> int:
-    """Write batches into an Arrow file; the number of rows."""
+    """Write batches to an Arrow file. Return the number of rows."""
     rows = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=_PACKED) as writer:
         for batch in batches:
@@ -40,7 +40,7 @@ def write_ipc(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) 
 
 
 def numbered(path: Path, schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file with `_tc_row`, which counts from `start`."""
+    """Read the batches of an Arrow file, with `_tc_row` counted from `start`."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
         for number in range(file.num_record_batches):
             batch = file.get_batch(number)
@@ -50,22 +50,22 @@ def numbered(path: Path, schema: pa.Schema, start: int) -> Iterator[pa.RecordBat
 
 
 def reread(problem: Problem, table: Table, tables: Tables, known: list[Delivery]) -> list[Delivery]:
-    """Under the raw table's lock: write all of it anew, as the table is declared now; its deliveries.
+    """Rewrite a raw table under its current declaration, with the table's lock held. Return its deliveries.
 
-    A delivery keeps its number, and its rows theirs as long as there are as many. Where the bytes are no longer kept,
-    the stored rows are converted. Raises SourceError, having written nothing, where a newly declared column that may
-    not be null has no values in an earlier delivery."""
+    A delivery keeps its number, and its rows keep theirs if their count is unchanged. If the bytes are no longer
+    archived, the stored rows are converted. Raises SourceError, before anything is written, if an earlier delivery has
+    no values for a newly declared column that may not be null."""
     name, schema = raw_table(problem.name, table.name), raw_schema(table)
     old = tables.version(name)
     assert old is not None
-    made: list[Delivery] = []
+    reread_deliveries: list[Delivery] = []
     with scratch() as folder:
         paths = []
         for delivery in known:
             path = folder / f"{delivery.number}.arrow"
             rows, fault = _reread_one(problem, table, tables, old, delivery, path)
-            start = made[-1].end if made else 0
-            made.append(delivery.model_copy(update={"rows": rows, "start": start, "fault": fault}))
+            start = reread_deliveries[-1].end if reread_deliveries else 0
+            reread_deliveries.append(delivery.model_copy(update={"rows": rows, "start": start, "fault": fault}))
             paths.append(path)
         commit = {
             "flow": "ingest",
@@ -73,20 +73,21 @@ def reread(problem: Problem, table: Table, tables: Tables, known: list[Delivery]
             "rewritten": True,
             "shape": deliveries.shape_digest(table),
             "combine": table.combines,
-            "deliveries": [delivery.model_dump(mode="json") for delivery in made],
-            "rows": sum(delivery.rows for delivery in made),
+            "deliveries": [delivery.model_dump(mode="json") for delivery in reread_deliveries],
+            "rows": sum(delivery.rows for delivery in reread_deliveries),
             "schema": {field.name: str(field.type) for field in schema},
         }
-        batches = (b for d, path in zip(made, paths, strict=True) if d.rows for b in numbered(path, schema, d.start))
+        pairs = zip(reread_deliveries, paths, strict=True)
+        batches = (b for d, path in pairs if d.rows for b in numbered(path, schema, d.start))
         tables.rewrite(name, pa.RecordBatchReader.from_batches(schema, batches), commit)
-    log.info("%s: the declaration changed: %d deliveries were read again", table.name, len(made))
-    return made
+    log.info("%s: the declaration changed: %d deliveries were read again", table.name, len(reread_deliveries))
+    return reread_deliveries
 
 
 def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery]) -> TableVersion:
-    """Write a raw table that is not there from the kept bytes of its deliveries, each under its number and rows.
+    """Write a missing raw table from the archived bytes of its deliveries, with their numbers and row numbers.
 
-    Raises SourceError where they cannot be read as declared, or hold another number of rows than was recorded."""
+    Raises SourceError if they cannot be read as declared, or hold another number of rows than recorded."""
     name, schema = raw_table(problem.name, table.name), raw_schema(table)
     with scratch() as folder:
         for delivery in known:
@@ -115,14 +116,14 @@ def _restore_one(problem: Problem, table: Table, tables: Tables, delivery: Deliv
     located = stored(table, delivery.uri, kept)
     try:
         return write_ipc(path, read_batches(located, table), schema)
-    except SourceError:  # columns that may be null were declared after it was delivered
+    except SourceError:  # nullable columns were declared after the delivery
         return write_ipc(path, _read(located, table, set()), schema)
 
 
 def _reread_one(
     problem: Problem, table: Table, tables: Tables, old: TableVersion, delivery: Delivery, path: Path
 ) -> tuple[int, str]:
-    """The number of rows that `path` now holds, and the fault of a delivery that could not be read before either."""
+    """Write a delivery's rows to `path`. Return their number, and the fault of a delivery that still cannot be read."""
     if delivery.copy_of is not None:
         return 0, ""
     schema = batch_schema(table.columns)
@@ -142,21 +143,21 @@ def _reread_one(
         if delivery.fault:
             return 0, f"{error.what}, in {error.where}"
         hint = "declare new columns with nulls=True, or deliver the source again with the column"
-        what = f"delivery {delivery.number}, which was accepted or judged before, cannot be read as declared now: "
+        what = f"delivery {delivery.number}, which was read before, cannot be read under the new declaration: "
         raise SourceError(what + error.what, where=error.where, hint=hint) from None
 
 
 def _read(located: Located, table: Table, before: set[str]) -> Iterator[pa.RecordBatch]:
-    """The source's rows; of newly declared columns that may be null, those it lacks are null."""
+    """Read the source's rows. Newly declared nullable columns that the source lacks are null."""
     new = [name for name, column in table.columns.items() if column.nulls and name not in before]
-    lacks = [name for name in new if not _has(located, table, name)]
-    there = {name: column for name, column in table.columns.items() if name not in lacks}
+    lacking = [name for name in new if not _has(located, table, name)]
+    present = {name: column for name, column in table.columns.items() if name not in lacking}
     schema = batch_schema(table.columns)
-    if lacks:
-        log.info("%s: %s has no column %s: null", table.name, located.uri, ", ".join(lacks))
-    for batch in read_batches(located, replace(table, columns=there)):
+    if lacking:
+        log.info("%s: %s has no column %s: null", table.name, located.uri, ", ".join(lacking))
+    for batch in read_batches(located, replace(table, columns=present)):
         arrays = [
-            pa.nulls(batch.num_rows, field.type) if field.name in lacks else batch.column(field.name)
+            pa.nulls(batch.num_rows, field.type) if field.name in lacking else batch.column(field.name)
             for field in schema
         ]
         yield pa.record_batch(arrays, schema=schema)
@@ -171,20 +172,20 @@ def _has(located: Located, table: Table, name: str) -> bool:
 
 
 def _converted(table: Table, tables: Tables, old: TableVersion, delivery: Delivery) -> Iterator[pa.RecordBatch]:
-    """The stored rows of a delivery, each cell as its text says under the new declaration."""
+    """Convert the stored rows of a delivery: parse each cell's text under the new declaration."""
     rows = (pc.field("_tc_row") >= delivery.start) & (pc.field("_tc_row") < delivery.end)
-    found = tables.read(old, filter=rows).sort_by("_tc_row").combine_chunks()
-    for batch in found.to_batches():
+    stored_rows = tables.read(old, filter=rows).sort_by("_tc_row").combine_chunks()
+    for batch in stored_rows.to_batches():
         lost_texts = [json.loads(text) if text else {} for text in batch.column(UNREADABLE).to_pylist()]
         cells = {name: _texts(batch, name, lost_texts) for name in table.columns}
-        made = parse_batch(cells, table.columns)
+        converted = parse_batch(cells, table.columns)
         lines = pc.if_else(pa.array([LINE in texts for texts in lost_texts]), batch.column(UNREADABLE), None)
-        lost = pc.coalesce(lines, made.column(UNREADABLE))
-        yield pa.record_batch([*made.columns[:-1], lost], schema=made.schema)
+        unreadable = pc.coalesce(lines, converted.column(UNREADABLE))
+        yield pa.record_batch([*converted.columns[:-1], unreadable], schema=converted.schema)
 
 
 def _texts(batch: pa.RecordBatch, name: str, lost: list[dict[str, str]]) -> pa.Array:
-    """A column's cells as text, those that could not be read among them."""
+    """A column's cells as text, including those that could not be parsed."""
     if name not in batch.schema.names:
         return pa.array([texts.get(name) for texts in lost], pa.string())
     texts = as_text(batch.column(name))

@@ -1,4 +1,4 @@
-"""Where a table's rows come from: every source as a local file, its bytes counted and digested, ready to be read."""
+"""Fetch each source of a table as a local file, with its size and digest."""
 
 import fnmatch
 import glob
@@ -31,20 +31,20 @@ FORMATS: dict[str, Format] = {
 
 @dataclass(frozen=True)
 class Located:
-    """One source file on this machine. `uri` says where it is from, without secrets; `sha256` is of its own bytes."""
+    """A source file on this machine. `uri`: its origin, without secrets. `sha256`: of its bytes."""
 
     uri: str
     path: Path
     sha256: str
     bytes: int
     format: Format | None = None
-    """None: an Arrow file of text cells, the result of a query."""
+    """None: an Arrow file of text cells, the result of a SQL query."""
     csv: Csv = field(default_factory=Csv)
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder below <home>/tmp that is gone afterwards."""
+    """Create a folder below <home>/tmp, and remove it after the block."""
     temporary = get_settings().temporary
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary, prefix="ingest-") as folder:
@@ -52,25 +52,25 @@ def scratch() -> Iterator[Path]:
 
 
 def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> Iterator[Located]:
-    """Every source file of a table, in order of name, one at a time: objects and query results are fetched into
-    `folder`. Raises SourceError where there is none."""
+    """Yield the source files of a table, sorted by name. Objects and query results are fetched into `folder`. Raises
+    SourceError if there is none."""
     source, where = table.source, f"{problem.name}.{table.name}"
     if isinstance(source, Files):
-        found = [(path.as_posix(), path) for path in _files(problem.folder, source.path, where)]
+        files = [(path.as_posix(), path) for path in _files(problem.folder, source.path, where)]
     elif isinstance(source, PackageData):
-        found = [(f"package:{source.package}/{source.path}", _package_file(source, where))]
+        files = [(f"package:{source.package}/{source.path}", _package_file(source, where))]
     elif isinstance(source, Objects):
         yield from _objects(source, store, folder, where)
         return
     else:
         yield _query_result(source, folder, where)
         return
-    for uri, path in found:
+    for uri, path in files:
         yield _located(uri, path, source)
 
 
 def stored(table: Table, uri: str, path: Path) -> Located:
-    """A source's bytes as they were kept, to be read as the table says now."""
+    """A source's archived bytes, to be read under the table's current declaration."""
     if isinstance(table.source, Sql):
         return Located(uri, path, sha256_file(path), path.stat().st_size)
     return _located(uri, path, table.source)
@@ -81,21 +81,21 @@ def _located(uri: str, path: Path, source: Files | PackageData | Objects) -> Loc
 
 
 def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | None = None) -> Located:
-    """A file at hand. Its format follows its name, in capitals too, or that of the one file in a zip, unless given; so
-    does the tab as delimiter.
+    """Describe a local file. Unless given, the format follows the file's name (case-insensitive), or that of the only
+    file in a zip. A `.tsv` file has tabs as delimiter.
 
-    Raises SourceError for a file that is not there or may not be read, or whose name tells no format."""
+    Raises SourceError if the file is missing or unreadable, or its format is unknown."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise SourceError(what, where=uri, hint="give the path of a file")
     format = format or named_format(uri, path)
     if format is None:
         known = ", ".join(FORMATS)
-        hint = 'name it so, or give format="csv", for example, in its source'
-        raise SourceError(f"its name tells no format (known: {known})", where=uri, hint=hint)
-    named = _name_inside(uri, path)
+        hint = 'rename it, or declare the format in its source, for example format="csv"'
+        raise SourceError(f"unknown file format (known: {known})", where=uri, hint=hint)
+    name = _name_inside(uri, path)
     csv = csv or Csv()
-    if re.search(r"\.tsv(\.gz|\.zip)?$", named, re.IGNORECASE) and csv.delimiter == ",":
+    if re.search(r"\.tsv(\.gz|\.zip)?$", name, re.IGNORECASE) and csv.delimiter == ",":
         csv = replace(csv, delimiter="\t")
     try:
         return Located(uri, path, sha256_file(path), path.stat().st_size, format, csv)
@@ -104,14 +104,14 @@ def locate_file(uri: str, path: Path, format: Format | None = None, csv: Csv | N
 
 
 def named_format(uri: str, path: Path | None = None) -> Format | None:
-    """The format that a file's name tells, or that of the one file in a zip; None if it tells none."""
+    """The format by the file's name, or by that of the only file in a zip; None if unknown."""
     name = uri if path is None else _name_inside(uri, path)
     suffixes = [s for s in PurePosixPath(name.lower()).suffixes if s not in (".gz", ".zip")]
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def _name_inside(uri: str, path: Path) -> str:
-    """The name that tells the format: that of the one file in a zip whose own name does not."""
+    """The name that determines the format: of the file, or of the only file in a zip without format in its name."""
     suffixes = PurePosixPath(uri.lower()).suffixes
     if suffixes[-1:] == [".zip"] and not {*suffixes} & {*FORMATS}:
         with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
@@ -127,8 +127,8 @@ def _files(base: Path, pattern: str, where: str) -> list[Path]:
             what = "is a folder" if path.is_dir() else "no such file"
             raise SourceError(what, where=f"{where}: {path}", hint="correct the table's source, or put the file there")
         return [path]
-    found = sorted(Path(name) for name in glob.glob(str(base / pattern), recursive=True))  # noqa: PTH207 (absolute too)
-    files = [path for path in found if path.is_file()]
+    matching = sorted(Path(name) for name in glob.glob(str(base / pattern), recursive=True))  # noqa: PTH207 (absolute too)
+    files = [path for path in matching if path.is_file()]
     if not files:
         raise SourceError(
             "no file matches", where=f"{where}: {base / pattern}", hint="correct the glob, or put files there"
@@ -177,7 +177,8 @@ def _query_result(source: Sql, folder: Path, where: str) -> Located:
 
 @contextmanager
 def unpacked(located: Located) -> Iterator[Path]:
-    """The file itself, or what its .zip or .gz holds. Raises SourceError for a broken or ambiguous archive."""
+    """Yield the file's path, or that of its unpacked .zip or .gz content. Raises SourceError if the archive is broken
+    or holds several files."""
     name = located.uri.lower()
     if not name.endswith((".zip", ".gz")) or located.format is None:
         yield located.path
@@ -187,7 +188,7 @@ def unpacked(located: Located) -> Iterator[Path]:
         try:
             _unpack_zip(located, target) if name.endswith(".zip") else _unpack_gzip(located, target)
         except (zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError, NotImplementedError) as error:
-            _broken(located, error)
+            _raise_broken(located, error)
         yield target
 
 
@@ -202,7 +203,7 @@ def _unpack_zip(located: Located, target: Path) -> None:
         if len(members) != 1:
             names = ", ".join(m.filename for m in members[:10]) or "none"
             what = f"holds {counted(len(members), 'file')}, not one: {names}"
-            raise SourceError(what, where=located.uri, hint="pack one file an archive, or unpack it and name a glob")
+            raise SourceError(what, where=located.uri, hint="pack one file per archive, or unpack it and use a glob")
         with archive.open(members[0]) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file, 1 << 20)
 
@@ -211,6 +212,6 @@ def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
 
 
-def _broken(located: Located, error: Exception) -> NoReturn:
+def _raise_broken(located: Located, error: Exception) -> NoReturn:
     what = f"the archive is broken: {error}"
     raise SourceError(what, where=located.uri, hint="fetch the file again") from None

@@ -1,6 +1,6 @@
-"""Running a problem's SQL: DuckDB over exact versions of the clean tables.
+"""Run a problem's SQL in DuckDB over exact versions of the clean tables.
 
-Authors see each table under its own name, with its declared columns only; every time is a naive TIMESTAMP in UTC.
+SQL sees each table under its own name, with its declared columns only; every time is a naive TIMESTAMP in UTC.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,14 +21,15 @@ from truecourse.storage.tables import Tables, clean_table
 ROW, RECORDED, SUPERSEDED = "_tc_row", "_tc_recorded_at", "_tc_superseded_at"
 CURRENT = f"{SUPERSEDED} IS NULL"
 BASE = f"{RECORDED} IS NULL AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > TIMESTAMPTZ '1970-01-01 00:00:00+00')"
-"""Row versions known from their own time: no late row, no correction."""
+"""Row versions that were known at their own time: no late rows and no corrections."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Only what can be known at a moment (naive UTC): rows and values by their `time` and `known_ahead`, and of `table`
-    those `columns` whose row became known by then; `known`: the moment (known_at, UTC) by row number (_tc_cell).
-    Values that cannot be known are null."""
+    """Restricts the tables to what can be known at `moment` (naive UTC), by `time` and `known_ahead`.
+
+    In `table`, the `columns` of a row are null until the row's outcome is known. `known`: that time (known_at, UTC) by
+    row number (_tc_cell). Other values that cannot be known are null too."""
 
     moment: datetime
     table: str = ""
@@ -37,7 +38,7 @@ class Cut:
 
 
 def as_of(recorded: datetime) -> str:
-    """Row versions that were known at `recorded` (naive UTC)."""
+    """The condition for row versions that were known at `recorded` (naive UTC)."""
     moment = f"TIMESTAMPTZ '{recorded.isoformat(sep=' ')}+00'"
     return f"({RECORDED} IS NULL OR {RECORDED} <= {moment}) AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > {moment})"
 
@@ -47,8 +48,8 @@ def quoted(name: str) -> str:
 
 
 def row_id(table: Table) -> str:
-    """The SQL of a row's id: the key's value; of several key columns, their values with | between them, and \\ before
-    each | and \\ of a value, so that no two keys have one id. A table without key has the row's number."""
+    """SQL of a row's id: the key's value, or the values of several key columns joined by |. | and \\ in a value are
+    escaped by \\, so that ids are unique. Without key, the row's number."""
     texts = [f"CAST({quoted(name)} AS VARCHAR)" for name in table.key]
     if len(texts) > 1:
         texts = [rf"replace(replace({text}, '\', '\\'), '|', '\|')" for text in texts]
@@ -57,7 +58,7 @@ def row_id(table: Table) -> str:
 
 @contextmanager
 def connect() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection in UTC, bounded in memory; beyond the bound it spills to <home>/tmp."""
+    """Open a DuckDB connection in UTC with a memory limit; above it, DuckDB spills to <home>/tmp."""
     settings = get_settings()
     settings.temporary.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(
@@ -76,7 +77,7 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def clean_versions(problem: Problem, tables: Tables) -> dict[str, TableVersion]:
-    """The newest version of every clean table. Raises NotFound for a table that was never validated."""
+    """The newest version of every clean table. Raises NotFound if a table was never validated."""
     versions: dict[str, TableVersion] = {}
     for table in problem.tables:
         version = tables.version(clean_table(problem.name, table.name))
@@ -97,10 +98,10 @@ def bind(
     window: Window | None = None,
     cut: Cut | None = None,
 ) -> None:
-    """Put every clean table, at `versions`, under its name, then the problem's relations.
+    """Create a view of each clean table at `versions`, under its name, and of each of the problem's relations.
 
-    `rows`: which row versions are seen (CURRENT, BASE or as_of(t)). `window`: only rows whose `time` lies in it,
-    for tables that have one (naive UTC).
+    `rows`: the visible row versions (CURRENT, BASE or as_of(t)). `window`: for tables with a `time`, only rows in this
+    time range (naive UTC). `cut`: only what can be known at a moment.
     """
     for table in problem.tables:
         connection.register(f"{table.name}__rows", tables.dataset(versions[table.name]))
@@ -119,7 +120,7 @@ def bind(
 
 
 def selected(table: Table, cut: Cut | None = None) -> str:
-    """A table's declared columns as SQL sees them."""
+    """The select list of a table's declared columns."""
     return ", ".join(f"{_value(table, name, column, cut)} AS {quoted(name)}" for name, column in table.columns.items())
 
 
@@ -132,7 +133,7 @@ def _value(table: Table, name: str, column: AnyColumn, cut: Cut | None) -> str:
 
 
 def _known(table: Table, ahead: timedelta, cut: Cut | None) -> list[str]:
-    """The condition that something so far ahead of its row's time can be known at the cut."""
+    """The condition that a value known `ahead` of its row's time is known at the cut."""
     if cut is None or table.time is None:
         return []
     time = quoted(table.time)
@@ -153,18 +154,18 @@ def _within(table: Table, window: Window | None) -> list[str]:
 
 
 def statement(problem: Problem, file: str) -> str:
-    """A SQL file's one statement, with no trailing semicolon."""
+    """The statement of a SQL file, without trailing semicolon."""
     return problem.text(file).strip().rstrip(";")
 
 
 def run(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> duckdb.DuckDBPyConnection:
-    """Run SQL of a problem. Raises FeatureError that names its file."""
-    with _told(where):
+    """Run a problem's SQL. Raises FeatureError with `where`, its file."""
+    with _errors(where):
         return connection.execute(sql)
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
+def _errors(where: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
@@ -172,8 +173,8 @@ def _told(where: str) -> Iterator[None]:
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> pa.Table:
-    """The rows of a query, its naive times marked as UTC microseconds."""
-    with _told(where):
+    """Fetch the rows of a query. Naive times become UTC microseconds."""
+    with _errors(where):
         result = connection.sql(sql).to_arrow_table()
     fields = [
         pa.field(f.name, pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(f.type) else _plain(f)
@@ -183,7 +184,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> pa.Tab
 
 
 def _plain(field: pa.Field) -> pa.Field:
-    """Types that every reader knows: 64-bit numbers and strings."""
+    """Widen a field's type to a common one: 64-bit numbers and strings."""
     kind = field.type
     if pa.types.is_integer(kind):
         return pa.field(field.name, pa.int64())

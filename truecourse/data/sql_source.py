@@ -1,4 +1,4 @@
-"""Rows of a SQL query, streamed into an Arrow file of text cells: equal rows give equal bytes."""
+"""Stream the rows of a SQL query into an Arrow file of text cells: equal rows give equal bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +15,9 @@ ROWS = 20_000
 
 
 def run_query(source: Sql, path: Path, where: str) -> None:
-    """Write the query's rows to `path`, in the order they come: an ORDER BY makes their digest repeatable.
+    """Write the query's rows to `path`, in the order of the database: an ORDER BY makes their digest repeatable.
 
-    Raises SourceError for a connection that the settings do not name, or that does not answer; never shows its URL."""
+    Raises SourceError, without the URL, if the connection is not in the settings or the database does not answer."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -26,12 +26,12 @@ def run_query(source: Sql, path: Path, where: str) -> None:
     if url is None:
         known = ", ".join(get_settings().connections) or "none"
         hint = f"set TRUECOURSE_CONNECTIONS__{source.connection.upper()} to its URL (known: {known})"
-        raise SourceError("the settings do not name it", where=place, hint=hint)
+        raise SourceError("it is not in the settings", where=place, hint=hint)
     try:
         engine = create_engine(url.get_secret_value())
     except (ArgumentError, ImportError) as error:
         what = f"{type(error).__name__}: the URL is malformed, or its driver is not installed"
-        raise SourceError(what, where=place, hint="write it as SQLAlchemy does: dialect+driver://...") from None
+        raise SourceError(what, where=place, hint="write it in SQLAlchemy's form: dialect+driver://...") from None
     try:
         with engine.connect().execution_options(stream_results=True, yield_per=ROWS) as connection:
             result = connection.execute(text(source.query))

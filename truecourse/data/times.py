@@ -1,6 +1,6 @@
-"""Texts to moments: ISO 8601, formats of strptime, and numbers since 1970. All are UTC in microseconds.
+"""Parse text to times: ISO 8601, strptime formats, and numbers since 1970. Times are UTC in microseconds.
 
-Moments lie in the years 1678 to 2261, which every library that we hand them to can tell (nanoseconds in 64 bits).
+Times lie in the years 1678 to 2261, the range of 64-bit nanoseconds, which other libraries use.
 """
 
 import re
@@ -14,7 +14,7 @@ from truecourse.data.numbers import by_halves, only
 from truecourse.problem.schema import Csv
 
 IN_RANGE = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
-"""The first moment that is in range, and the first after it that is not."""
+"""The first time in range, and the first time after the range."""
 _UTC = pa.timestamp("us", tz="UTC")
 _CLOCK = (
     r"(?:[Tt ](?:[01][0-9]|2[0-3])(?::[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?)?"
@@ -31,21 +31,21 @@ _DATE = (
     f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|{_LEAP_YEAR}-02-29)"
 )
 TIME_PATTERN = rf"^(?!1678-01-01.*\+)(?!2261-12-31[^-]*-){_DATE}{_CLOCK}(?![\s\S])"
-"""The times that a request may hold, as a regular expression of JSON Schema: ISO 8601 of a day that exists, in the
-years 1678 to 2261 as written and in UTC. On the first and the last of these days no offset may lead out of them."""
+"""The times allowed in requests, as a regular expression for JSON Schema: ISO 8601 with an existing day, in the years
+1678 to 2261 as written and in UTC. On the first and last day, no offset may lead out of this range."""
 _EDGES = {1678, 2261}
 _IN_REQUESTS = re.compile(TIME_PATTERN)
 _EPOCH = r"^(?P<sign>[+-]?)(?P<whole>\d{1,18})(?:POINT(?P<part>\d*))?$"
 
 
 class OutOfRange(ValueError):
-    """A moment of no year from 1678 to 2261."""
+    """The time is not in the years 1678 to 2261."""
 
 
 def parse_time(text: str) -> datetime:
-    """One moment in ISO 8601, as naive UTC: what read_time makes of the same text. Raises ValueError, OutOfRange."""
+    """Parse one ISO 8601 time to naive UTC, as read_time() does. Raises ValueError, OutOfRange."""
     if not _ISO_TEXT.fullmatch(text):
-        raise ValueError(f"no ISO 8601 time: {text}")
+        raise ValueError(f"not an ISO 8601 time: {text}")
     if text[-1] in "CT":  # UTC, GMT
         text = text[:-3].rstrip() + "Z"
     elif len(text) > 10:
@@ -54,7 +54,7 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_request_time(text: str) -> datetime:
-    """parse_time(), of the texts that match TIME_PATTERN alone. Raises ValueError, OutOfRange."""
+    """Parse a time that matches TIME_PATTERN, as parse_time() does. Raises ValueError, OutOfRange."""
     moment = parse_time(text)
     if moment.year in _EDGES and not _IN_REQUESTS.match(text):
         raise OutOfRange
@@ -62,7 +62,7 @@ def parse_request_time(text: str) -> datetime:
 
 
 def naive(moment: datetime) -> datetime:
-    """The moment in UTC, without zone; one that has none is UTC already. Raises OutOfRange."""
+    """Convert a time to UTC without zone. A time without zone is UTC. Raises OutOfRange."""
     try:
         moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except OverflowError:
@@ -73,7 +73,7 @@ def naive(moment: datetime) -> datetime:
 
 
 def read_time(texts: pa.Array, format: str | None = None) -> pa.Array:
-    """n texts as moments, null where a text is none, or lies out of range. `format`: of strptime; None is ISO 8601."""
+    """Parse n texts to times; null if a text is invalid or out of range. `format`: of strptime; None is ISO 8601."""
     if format is not None:
         return _in_range(_by_format(pc.utf8_trim_whitespace(texts), format))
     if only(texts, "0123456789-:.T "):
@@ -90,8 +90,7 @@ def read_time(texts: pa.Array, format: str | None = None) -> pa.Array:
 
 
 def read_epoch(texts: pa.Array, csv: Csv, unit: int) -> pa.Array:
-    """n numbers since 1970 as moments. `unit`: microseconds in one of them; fractions count, below a microsecond they
-    are cut."""
+    """Parse n numbers since 1970 to times. `unit`: microseconds per unit. Fractions are truncated to microseconds."""
     parts = pc.extract_regex(pc.utf8_trim_whitespace(texts), _EPOCH.replace("POINT", re.escape(csv.decimal)))
     whole = pc.struct_field(parts, "whole").cast(pa.int64())
     part = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.struct_field(parts, "part"), 6, "0"), 0, 6).cast(pa.int64())
@@ -105,14 +104,14 @@ def _in_range(moments: pa.Array) -> pa.Array:
     if not len(moments) or moments.null_count == len(moments):
         return moments
     first, end = (pa.scalar(bound, _UTC) for bound in IN_RANGE)
-    bounds = pc.min_max(moments)  # Python's datetimes do not reach as far
+    bounds = pc.min_max(moments)  # Arrow's times reach further than Python's datetimes
     if pc.greater_equal(bounds["min"], first).as_py() and pc.less(bounds["max"], end).as_py():
         return moments
     return pc.if_else(pc.and_(pc.greater_equal(moments, first), pc.less(moments, end)), moments, None)
 
 
 def _canonical(texts: pa.Array) -> pa.Array:
-    """ISO times as Arrow casts them to UTC: "2024-05-01" as "2024-05-01T00:00:00Z". Null for other texts."""
+    """Rewrite ISO times for Arrow's cast to UTC: "2024-05-01" as "2024-05-01T00:00:00Z". Null for other texts."""
     texts = pc.if_else(pc.match_substring_regex(texts, f"^{_ISO}$"), texts, None)
     parts = pc.extract_regex(
         pc.utf8_upper(texts),
@@ -127,7 +126,7 @@ def _canonical(texts: pa.Array) -> pa.Array:
 
 
 def _tail(clock: pa.Array) -> pa.Array:
-    """What a clock of "", "10", "10:30" or "10:30:00" lacks."""
+    """The missing end of a clock time: of "", "10", "10:30" or "10:30:00"."""
     length = pc.utf8_length(clock)
     return pc.case_when(
         pc.make_struct(pc.equal(length, 0), pc.equal(length, 2), pc.equal(length, 5)), "00:00:00", ":00:00", ":00", ""
@@ -137,25 +136,25 @@ def _tail(clock: pa.Array) -> pa.Array:
 def _by_format(texts: pa.Array, format: str) -> pa.Array:
     import pandas as pd
 
-    # pandas takes "2024013" for %Y%m%d and shorter ISO forms than the format: the pattern does not.
+    # pandas accepts "2024013" for %Y%m%d, and ISO forms shorter than the format; the pattern does not.
     texts = pc.if_else(pc.match_substring_regex(texts, _pattern(format)), texts, None)
-    found = pd.to_datetime(pd.Series(texts.to_pylist(), dtype=object), format=format, errors="coerce", utc=True)
-    return pa.array(found, pa.timestamp("ns", tz="UTC"), from_pandas=True).cast(_UTC, safe=False)
+    times = pd.to_datetime(pd.Series(texts.to_pylist(), dtype=object), format=format, errors="coerce", utc=True)
+    return pa.array(times, pa.timestamp("ns", tz="UTC"), from_pandas=True).cast(_UTC, safe=False)
 
 
 @cache
 def _pattern(format: str) -> str:
     pieces = re.findall(r"%.|\s+|.", format)
-    made = []
-    for place, piece in enumerate(pieces):
-        beside = [*pieces[max(0, place - 1) : place], *pieces[place + 1 : place + 2]]
-        tight = any(other[:1] == "%" and other[1:] in "YymdHIMSjf" for other in beside)
-        made.append(_piece(piece, tight))
-    return f"^(?i:{''.join(made)})$"
+    patterns = []
+    for number, piece in enumerate(pieces):
+        neighbours = [*pieces[max(0, number - 1) : number], *pieces[number + 1 : number + 2]]
+        tight = any(other[:1] == "%" and other[1:] in "YymdHIMSjf" for other in neighbours)
+        patterns.append(_piece(piece, tight))
+    return f"^(?i:{''.join(patterns)})$"
 
 
 def _piece(piece: str, tight: bool) -> str:
-    """A pattern of one directive or character; `tight`: digits of another stand right beside it."""
+    """The pattern of one directive or character. `tight`: it is adjacent to the digits of another directive."""
     if piece.isspace():
         return r"\s+"
     if piece[0] != "%" or piece == "%%":

@@ -1,4 +1,4 @@
-"""What validation found in the deliveries of a table: the documents, where they are kept, the page made of them."""
+"""Validation results of a table's deliveries: documents, their storage, and the HTML page."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ from truecourse.wording import counted, counted_of
 
 
 class Example(Reference):
-    """A failing row: `row` is its `_tc_row`, the running number in the raw table."""
+    """A failing row. `row`: its `_tc_row`, the row number in the raw table."""
 
     row: int
     value: str | None
 
 
 class Outcome(Reference):
-    """One expectation over a whole delivery. `quarantines`: a row that fails it goes to quarantine."""
+    """The result of one expectation over a delivery. `quarantines`: rows that fail it are quarantined."""
 
     column: str
     name: str
@@ -39,9 +39,10 @@ class Outcome(Reference):
 
 
 class Counts(Reference):
-    """Every row of a delivery is in exactly one of `inserted` to `quarantined`; physical lines that are no row count as
-    rows. `unchanged`: the table says the same already, or something newer. `removed`: rows of the table that the
-    delivery takes away. `unreadable`: cells, and lines, that could not be read."""
+    """Row counts of a delivery. Every row, malformed lines included, is in exactly one of `inserted` to `quarantined`.
+
+    `unchanged`: the table already holds the same or a newer row. `removed`: rows that the delivery removes from the
+    table. `unreadable`: cells and lines that could not be read."""
 
     rows_in: int
     inserted: int = 0
@@ -58,7 +59,7 @@ class Counts(Reference):
 
 
 class ValidationResult(Reference):
-    """What validation found in one delivery. `refused` says why nothing of it was taken."""
+    """The validation result of one delivery. `refused`: why the delivery was rejected; empty if it was accepted."""
 
     problem: str
     table: str
@@ -66,18 +67,18 @@ class ValidationResult(Reference):
     raw: TableVersion
     rows: Counts
     total: int
-    """Rows held to be true after the delivery."""
+    """Current rows of the table after the delivery."""
     watermark: datetime | None
     validated_at: datetime
     outcomes: tuple[Outcome, ...]
     refused: tuple[str, ...] = ()
     judged_by: str = ""
-    """Digest of what it was judged by: the table's declaration, the tables it refers to. When that changes, a refused
-    delivery is judged again."""
+    """Digest of the rules: the table's declaration and the tables it refers to. When it changes, a refused delivery is
+    validated again."""
     because_of_table: bool = False
-    """Refused for what the table would have become: it is judged again with the next delivery."""
+    """Whether it was refused for its effect on the table; then it is validated again with the next delivery."""
     warnings: tuple[str, ...] = ()
-    """What a person should look at, and what refuses nothing."""
+    """Findings that do not reject the delivery."""
 
     @property
     def failing(self) -> list[Outcome]:
@@ -85,11 +86,11 @@ class ValidationResult(Reference):
 
     @property
     def share(self) -> float:
-        """Of the delivery's rows those that went to quarantine."""
+        """Share of the delivery's rows that were quarantined."""
         return self.rows.quarantined / self.rows.rows_in if self.rows.rows_in else 0.0
 
     def sentence(self) -> str:
-        """Why it was refused, for a person."""
+        """The reasons for the refusal, as a sentence."""
         return (
             f"{self.problem}.{self.table}: delivery {self.delivery.number} ({self.delivery.uri}) is refused: "
             + "; ".join(self.refused)
@@ -97,8 +98,8 @@ class ValidationResult(Reference):
 
 
 class TableResult(Reference):
-    """What a run of validation did to one table. `judged`: the deliveries judged by it; `refused`: every delivery that
-    stands refused after it; `stale`: why the table is too old."""
+    """The result of a validation run for one table. `judged`: deliveries validated in this run. `refused`: all
+    deliveries that are refused after it. `stale`: why the table is too old."""
 
     problem: str
     table: str
@@ -109,16 +110,16 @@ class TableResult(Reference):
 
     @property
     def faults(self) -> list[str]:
-        """Why the run fails; deliveries that were refused before are no new fault."""
+        """Why the run fails. Deliveries refused in earlier runs do not count."""
         return [*(result.sentence() for result in self.judged if result.refused), *self.stale]
 
 
 def require_accepted(problem: str, results: Sequence[TableResult]) -> None:
-    """Raises ValidationFailed for deliveries that this run refused, and for stale tables."""
+    """Raise ValidationFailed for deliveries that this run refused, and for stale tables."""
     faults = [fault for result in results for fault in result.faults]
     if faults:
-        hint = f"see {page_key(problem)} in storage. Correct the file and run again: what comes to the same place is "
-        hint += "judged by itself; or change the declaration in problem.py, and it is judged again"
+        hint = f"see {page_key(problem)} in storage. Correct the file in the same place and run again; or change the "
+        hint += "declaration in problem.py, and the delivery is validated again"
         raise ValidationFailed("\n  ".join(faults), where=f"problem {problem}", hint=hint)
 
 
@@ -139,7 +140,7 @@ def summarize_tallies(tallies: Tallies) -> tuple[Outcome, ...]:
 
 
 def reasons_by_row(tallies: Tallies) -> dict[int, list[dict[str, str | None]]]:
-    """Why each bad row goes to quarantine: every expectation it fails that sends it there."""
+    """The quarantining expectations that each invalid row fails, by row number."""
     reasons: dict[int, list[dict[str, str | None]]] = defaultdict(list)
     for expectation, tally in tallies.items():
         for row, value in tally.failures:
@@ -148,19 +149,21 @@ def reasons_by_row(tallies: Tallies) -> dict[int, list[dict[str, str | None]]]:
 
 
 def refusals(table: Table, tallies: Tallies, delivery: Delivery, quarantined: int) -> list[str]:
-    """Why a delivery's own rows do not let it in."""
+    """Why a delivery is refused for its own rows; empty if it is not."""
     if delivery.fault:
         return [delivery.fault]
-    faults = [fault for expectation, tally in tallies.items() for fault in _refused_by(table, expectation, tally)]
+    faults = [fault for expectation, tally in tallies.items() for fault in _faults_of(table, expectation, tally)]
     if quarantined > table.max_quarantined * delivery.rows:
         share = f"{quarantined / delivery.rows:.1%}"
         allowed = f"max_quarantined={table.max_quarantined:g}"
-        faults.append(f"{counted_of(quarantined, delivery.rows, 'row')} are bad ({share}), more than {allowed} allows")
+        faults.append(
+            f"{counted_of(quarantined, delivery.rows, 'row')} are invalid ({share}), more than {allowed} allows"
+        )
     return faults
 
 
-def _refused_by(table: Table, expectation: Expectation, tally: Tally) -> Iterator[str]:
-    """Great Expectations' own `success` knows no severity: each expectation is read."""
+def _faults_of(table: Table, expectation: Expectation, tally: Tally) -> Iterator[str]:
+    """Why one expectation refuses the delivery. Great Expectations' `success` ignores severity."""
     if not tally.failed:
         return
     row, value = tally.examples[0]
@@ -180,26 +183,26 @@ def count_unreadable(tallies: Tallies) -> int:
 
 
 def freshness_faults(table: Table, watermark: datetime | None, as_of: datetime) -> list[str]:
-    """`as_of` and `watermark` naive UTC."""
+    """Why the table is too old at `as_of`; empty if it is not. Times are naive UTC."""
     if table.freshness is None or (watermark is not None and as_of - watermark <= table.freshness):
         return []
     return [f"{table.time}: the newest is {watermark}, more than {table.freshness} before {as_of:%Y-%m-%d %H:%M} UTC"]
 
 
 def in_order_of_reference(problem: Problem) -> list[Table]:
-    """Tables such that each comes after those its `in_table` columns refer to. Raises ProblemError for a cycle."""
-    waiting = {
+    """Sort tables so that each follows those that its `in_table` columns refer to. Raises ProblemError for a cycle."""
+    remaining = {
         table.name: {c.in_table for c in table.columns.values() if c.in_table} - {table.name}
         for table in problem.tables
     }
     ordered: list[str] = []
-    while waiting:
-        ready = [name for name, needs in waiting.items() if needs <= set(ordered)]
+    while remaining:
+        ready = [name for name, needs in remaining.items() if needs <= set(ordered)]
         if not ready:
-            what = f"refer to each other, or to no table: {', '.join(sorted(waiting))}"
+            what = f"cyclic references, or references to a missing table: {', '.join(sorted(remaining))}"
             raise ProblemError(problem.name, [Fault("tables", what, "remove one in_table")])
         ordered += ready
-        waiting = {name: needs for name, needs in waiting.items() if name not in ready}
+        remaining = {name: needs for name, needs in remaining.items() if name not in ready}
     return [problem.table(name) for name in ordered]
 
 
@@ -212,7 +215,7 @@ def page_key(problem: str) -> str:
 
 
 def result_keys(problem: str, table: str, delivery: int, digest: str) -> list[str]:
-    """Where the report of this SHA-256 on a delivery lies: as its newest one, or set aside by a newer one."""
+    """The possible keys of a delivery's result with this SHA-256: as the newest one, and as a replaced one."""
     newest = result_key(problem, table, delivery)
     return [newest, f"{newest.removesuffix('.json')}-{digest[:16]}.json"]
 
@@ -222,7 +225,7 @@ def result_bytes(result: ValidationResult) -> bytes:
 
 
 def save_result(store: ObjectStore, result: ValidationResult) -> None:
-    """Keep a report as the delivery's newest. One that was there before is set aside: a commit may name it."""
+    """Store a result as the delivery's newest. Keep the previous one under another key: a commit may refer to it."""
     key, data = result_key(result.problem, result.table, result.delivery.number), result_bytes(result)
     if store.exists(key) and (before := store.get(key)) != data:
         store.put(result_keys(result.problem, result.table, result.delivery.number, sha256(before))[1], before)
@@ -237,32 +240,32 @@ def read_result(store: ObjectStore, problem: str, table: str, delivery: int) -> 
 
 
 def standing_refusals(tables: Tables, problem: str, table: str) -> list[ValidationResult]:
-    """The newest delivery of each place, where it was refused."""
+    """Results of the refused deliveries that are the newest of their place."""
     known, _ = deliveries.read_deliveries(tables, problem, table)
     taken, _ = deliveries.accepted_deliveries(tables, problem, table)
-    waiting = [d for d in deliveries.newest_by_place(known).values() if d.number not in taken]
-    found = (read_result(tables.store, problem, table, d.number) for d in waiting)
-    return [result for result in found if result is not None and result.refused]
+    refused = [d for d in deliveries.newest_by_place(known).values() if d.number not in taken]
+    results = (read_result(tables.store, problem, table, d.number) for d in refused)
+    return [result for result in results if result is not None and result.refused]
 
 
 def newest_results(tables: Tables, problem: Problem) -> list[ValidationResult]:
-    """Of every table that was ever validated, in the problem's order: the newest accepted delivery, and each that
-    stands refused."""
-    found = []
+    """For every validated table, in the problem's order: the result of the newest accepted delivery, and those of its
+    refused ones."""
+    results = []
     for table in problem.tables:
         taken, _ = deliveries.accepted_deliveries(tables, problem.name, table.name)
         if taken and (result := read_result(tables.store, problem.name, table.name, max(taken))) is not None:
-            found.append(result)
-        found += standing_refusals(tables, problem.name, table.name)
-    return found
+            results.append(result)
+        results += standing_refusals(tables, problem.name, table.name)
+    return results
 
 
 def save_page(tables: Tables, problem: Problem) -> str:
-    """Write the page of all tables; its key."""
+    """Write the page of all tables to storage. Return its key."""
     tables.store.put(page_key(problem.name), render_page(problem.name, newest_results(tables, problem)).encode())
     return page_key(problem.name)
 
 
 def render_page(problem: str, results: list[ValidationResult], root: str = "") -> str:
-    """`root`: the way from the page's folder to that of the problem's reports."""
+    """Render the page. `root`: the relative path from the page's folder to the problem's reports."""
     return render("validation.html", problem=problem, results=results, root=root)

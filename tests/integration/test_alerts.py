@@ -49,7 +49,7 @@ def settle(*reports: Report) -> dict[str, Any]:
 
 
 def test_a_finding_is_told_once_and_its_recovery_too(hook: Webhook) -> None:
-    assert settle(report(0, "wind", "temp"))["told"] == {"webhook": "2 notices delivered"}
+    assert settle(report(0, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
     assert settle(report(1, "wind", "temp"))["told"] == {}
     settle(report(2, "temp"))
     settle(report(3, "temp"))
@@ -71,14 +71,14 @@ def test_a_receiver_out_of_order_gets_all_of_it_later(
     hook.status = 500
     with caplog.at_level(logging.INFO):
         found = settle(report(0, "wind"))
-    assert found["told"] == {"webhook": "0 notices delivered, 1 waiting: it answered with status 500"}
+    assert found["told"] == {"webhook": "0 notifications delivered, 1 pending: the receiver answered with status 500"}
     working = hook.url
     configure(webhook=f"http://127.0.0.1:{free_ports(1)[0]}/SECRET")
     with caplog.at_level(logging.INFO):
-        assert "2 waiting: Connection refused" in settle(report(1, "wind", "temp"))["told"]["webhook"]
+        assert "2 pending: Connection refused" in settle(report(1, "wind", "temp"))["told"]["webhook"]
     configure(webhook=working)
     hook.status = 200
-    assert settle(report(2, "wind", "temp"))["told"] == {"webhook": "2 notices delivered"}
+    assert settle(report(2, "wind", "temp"))["told"] == {"webhook": "2 notifications delivered"}
     assert len(hook.texts) == 2
     assert "SECRET" not in caplog.text
     told = "".join(event.model_dump_json() for event in record.history(open_store(), "diabetes"))
@@ -94,18 +94,18 @@ def test_a_receiver_that_never_ends_its_answer_holds_nobody_and_is_told_of_once(
         began = time.monotonic()
         told = deliver(open_store(), load_problem("diabetes"), channels(), START + timedelta(minutes=minute), 0.3)
         assert time.monotonic() - began < 1.5
-        assert told == {"webhook": "0 notices delivered, 1 waiting: it was not done within 300 ms"}
+        assert told == {"webhook": "0 notifications delivered, 1 pending: the channel did not finish within 300 ms"}
     hook.drip = 0
-    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notice delivered"}
+    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
     kinds = [event.kind for event in record.history(open_store(), "diabetes")]
     assert kinds == ["opened", "not now", "undelivered", "delivered"]
 
 
 def test_a_receiver_that_sends_elsewhere_has_taken_nothing(hook: Webhook) -> None:
     hook.status = 302
-    assert settle(report(0, "wind"))["told"]["webhook"].endswith("1 waiting: it answered with status 302")
+    assert settle(report(0, "wind"))["told"]["webhook"].endswith("1 pending: the receiver answered with status 302")
     hook.status = 200
-    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notice delivered"}
+    assert settle(report(1, "wind"))["told"] == {"webhook": "1 notification delivered"}
 
 
 def test_mail_goes_to_everybody_named(hook: Webhook, configure: Configure) -> None:
@@ -113,7 +113,7 @@ def test_mail_goes_to_everybody_named(hook: Webhook, configure: Configure) -> No
         configure(mail_host="127.0.0.1", mail_port=box.port, mail_security="none")
         assert "MAIL_FROM" in settle(report(0, "wind"))["told"]["mail"]
         configure(mail_from="truecourse@example.org", mail_to="ann@example.org, bob@example.org")
-        assert settle(report(1, "wind"))["told"] == {"mail": "1 notice delivered"}
+        assert settle(report(1, "wind"))["told"] == {"mail": "1 notification delivered"}
     _told_by_mail(box)
     configure(mail_user="ann", mail_password="hunter2")
     assert "not sent unencrypted" in settle(report(2, "wind", "temp"))["told"]["mail"]

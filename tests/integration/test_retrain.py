@@ -45,7 +45,7 @@ def look(hours: float) -> dict[str, object]:
 
 
 def test_it_trains_once_and_ties_the_outcome_to_the_finding(problems: Path) -> None:
-    assert retrain()["because"] == "no open finding asks for it"
+    assert retrain()["because"] == "no open finding triggers it"
     found = look(0)
     assert found["retraining"]["retrain"]  # type: ignore[index]
     file = problems / "diabetes" / "problem.py"

@@ -51,7 +51,7 @@ def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
     assert decide(problem(), None, START) is None
     assert record_decision(store, problem(), START) is None
     assert retraining_runs.begin(store, problem(), START) == Decision(
-        retrain=False, because="no open finding asks for it", alarms=()
+        retrain=False, because="no open finding triggers it", alarms=()
     )
     assert kinds(store) == []
 
@@ -59,8 +59,8 @@ def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "causes", "because"),
     [
-        (POLICY, ["label rule"], "newer data fixes no label rule"),
-        (POLICY, ["concept drift", "unit change"], "first mend the unit change of metric_1"),
+        (POLICY, ["label rule"], "retraining does not fix: label rule"),
+        (POLICY, ["concept drift", "unit change"], "fix the unit change of metric_1 first"),
         (Retraining(causes=["concept drift"], budget=0), ["concept drift"], "budget of retrainings is 0"),
     ],
 )
@@ -105,7 +105,10 @@ def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:
             retraining_runs.fail(store, "plain", answer.number, at, "out of memory")
             begun.append(day)
         elif day in (6, 13):
-            assert f"2 of 2 are spent within a week; the next may be from {at + days(1):%Y-%m-%d}" in answer.because
+            assert (
+                f"2 of 2 retrainings a week are used; the next is possible from {at + days(1):%Y-%m-%d}"
+                in answer.because
+            )
         else:
             assert "cool-down ends" in answer.because
     assert begun == [0, 3, 7, 10, 14]
@@ -135,7 +138,7 @@ def test_a_person_may_always(tmp_path: Path) -> None:
     at = found(store, 0, "concept drift", "unit change")
     attempt = retraining_runs.begin(store, problem(), at, reason="the feed is mended")
     assert isinstance(attempt, Attempt)
-    assert record.history(store, "plain")[-1].sentence == "Retraining begins: the feed is mended."
+    assert record.history(store, "plain")[-1].sentence == "Retraining started: the feed is mended."
 
 
 def test_a_training_that_is_due_is_asked_for_until_it_begins(tmp_path: Path) -> None:

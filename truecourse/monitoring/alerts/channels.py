@@ -1,4 +1,4 @@
-"""The ways to people: a webhook that takes Slack's JSON, and e-mail. What goes out names no secret and no row."""
+"""Notification channels: a webhook that takes Slack's JSON, and e-mail. Messages contain no secret and no row."""
 
 import http.client
 import json
@@ -21,72 +21,75 @@ from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.alerts")
 TIMEOUT = 10.0
-"""Seconds that a receiver may take for each step of its answer."""
+"""Seconds that a receiver may take for each step of a request."""
 LABELS: dict[Kind, str] = {
     "opened": "Alarm", "escalated": "Alarm", "reminded": "Still open", "recovered": "Recovered",
 }  # fmt: skip
-_LONGEST = 1000
+_MAX_LENGTH = 1000
 
 
 def configured_channels(settings: Settings) -> dict[str, Channel]:
-    """The channels that the settings describe, by name."""
+    """Return the channels that the settings configure, by name."""
     channels: dict[str, Channel] = {}
     if settings.webhook.get_secret_value():
-        channels["webhook"] = lambda problem, notices: post(settings, problem, notices)
+        channels["webhook"] = lambda problem, notifications: post(settings, problem, notifications)
     if settings.mail_host:
-        channels["mail"] = lambda problem, notices: send_mail(settings, problem, notices)
+        channels["mail"] = lambda problem, notifications: send_mail(settings, problem, notifications)
     return channels
 
 
-def headline(problem: str, notices: Sequence[Notification]) -> str:
-    """All of a message in a line: "deliveries: 2 alarms, 1 recovered"."""
-    counts = Counter(LABELS[notice.kind].lower() for notice in notices)
+def headline(problem: str, notifications: Sequence[Notification]) -> str:
+    """Summarize notifications in one line: "deliveries: 2 alarms, 1 recovered"."""
+    counts = Counter(LABELS[notification.kind].lower() for notification in notifications)
     return f"{problem}: " + ", ".join(
         f"{count} {word}{'s' if word == 'alarm' and count > 1 else ''}" for word, count in counts.items()
     )
 
 
-def message_id(notices: Sequence[Notification]) -> str:
-    """The same for the same notices, however often they are sent."""
-    return sha256("\n".join(notice.id for notice in notices).encode())[:32]
+def message_id(notifications: Sequence[Notification]) -> str:
+    """Return an id that is the same each time the same notifications are sent."""
+    return sha256("\n".join(notification.id for notification in notifications).encode())[:32]
 
 
-def post(settings: Settings, problem: str, notices: Sequence[Notification]) -> None:
-    """One POST. Raises DeliveryFailed, which does not name the address: in Slack's there is a secret."""
+def post(settings: Settings, problem: str, notifications: Sequence[Notification]) -> None:
+    """Send the notifications in one POST request.
+
+    Raises DeliveryFailed, without the URL: Slack's webhook URLs contain a secret."""
     url = settings.webhook.get_secret_value()
     if not url.startswith(("http://", "https://")):
-        raise DeliveryFailed("TRUECOURSE_WEBHOOK is no http(s) address")
-    body = json.dumps({"text": headline(problem, notices), "blocks": [_block(notice) for notice in notices]})
-    headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notices)}
+        raise DeliveryFailed("TRUECOURSE_WEBHOOK is not an http(s) URL")
+    body = json.dumps({"text": headline(problem, notifications), "blocks": [_block(one) for one in notifications]})
+    headers = {"Content-Type": "application/json", "Idempotency-Key": message_id(notifications)}
     request = urllib.request.Request(url, body.encode(), headers, method="POST")  # noqa: S310
     try:
-        with urllib.request.build_opener(_Straight, *proxy_bypass(url)).open(request, timeout=TIMEOUT):
+        with urllib.request.build_opener(_NoRedirects, *proxy_bypass(url)).open(request, timeout=TIMEOUT):
             return
     except urllib.error.HTTPError as error:
-        raise DeliveryFailed(f"it answered with status {error.code}") from None
+        raise DeliveryFailed(f"the receiver answered with status {error.code}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DeliveryFailed(_why(error)) from None
+        raise DeliveryFailed(_reason(error)) from None
 
 
-class _Straight(urllib.request.HTTPRedirectHandler):
-    """Follows nobody: a POST that is sent elsewhere arrives there as a GET, without what it had to say."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects: a redirected POST would become a GET without its body."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
-def _block(notice: Notification) -> dict[str, object]:
-    told = _escaped(notice.sentence[:_LONGEST])
-    head = f"*{LABELS[notice.kind]}* · {_escaped(notice.finding.check)} · {_escaped(notice.finding.subject)}"
-    return {"type": "section", "text": {"type": "mrkdwn", "text": f"{head}\n{told}\n_{_escaped(notice.id)}_"}}
+def _block(notification: Notification) -> dict[str, object]:
+    text = _escape(notification.sentence[:_MAX_LENGTH])
+    finding = notification.finding
+    head = f"*{LABELS[notification.kind]}* · {_escape(finding.check)} · {_escape(finding.subject)}"
+    return {"type": "section", "text": {"type": "mrkdwn", "text": f"{head}\n{text}\n_{_escape(notification.id)}_"}}
 
 
-def _escaped(text: str) -> str:
-    """What Slack takes for links, mentions and channels is text here."""
+def _escape(text: str) -> str:
+    """Escape what Slack would read as links, mentions and channels."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, Exception) else error
     if isinstance(cause, TimeoutError):
@@ -94,27 +97,30 @@ def _why(error: Exception) -> str:
     return getattr(cause, "strerror", None) or type(cause).__name__
 
 
-def send_mail(settings: Settings, problem: str, notices: Sequence[Notification]) -> None:
-    """One message to all addresses. Raises DeliveryFailed; where some were refused it counts as sent, and is logged."""
+def send_mail(settings: Settings, problem: str, notifications: Sequence[Notification]) -> None:
+    """Send one message to all addresses.
+
+    Raises DeliveryFailed. If the server refuses only some addresses, the message counts as sent and a warning is
+    logged."""
     user, password = settings.mail_user, settings.mail_password.get_secret_value()
     if not (settings.mail_from and settings.mail_to):
         raise DeliveryFailed("TRUECOURSE_MAIL_FROM or TRUECOURSE_MAIL_TO is empty")
     if user and settings.mail_security == "none":
         raise DeliveryFailed("a password is not sent unencrypted: set TRUECOURSE_MAIL_SECURITY")
     try:
-        with _connected(settings) as server:
+        with _connect(settings) as server:
             if user:
                 server.login(user, password)
-            refused = server.send_message(_mail(settings, problem, notices))
+            refused = server.send_message(_build_mail(settings, problem, notifications))
         if refused:
             log.warning("%d of the addresses of TRUECOURSE_MAIL_TO were refused by the mail server", len(refused))
     except smtplib.SMTPResponseException as error:
         raise DeliveryFailed(f"the mail server answered with {error.smtp_code}") from None
     except (OSError, ValueError) as error:
-        raise DeliveryFailed(_why(error)) from None
+        raise DeliveryFailed(_reason(error)) from None
 
 
-def _connected(settings: Settings) -> smtplib.SMTP:
+def _connect(settings: Settings) -> smtplib.SMTP:
     place = (settings.mail_host, settings.mail_port)
     if settings.mail_security == "tls":
         return smtplib.SMTP_SSL(*place, timeout=TIMEOUT, context=ssl.create_default_context())
@@ -128,12 +134,12 @@ def _connected(settings: Settings) -> smtplib.SMTP:
     return server
 
 
-def _mail(settings: Settings, problem: str, notices: Sequence[Notification]) -> EmailMessage:
+def _build_mail(settings: Settings, problem: str, notifications: Sequence[Notification]) -> EmailMessage:
     mail = EmailMessage()
     mail["From"], mail["To"] = settings.mail_from, settings.mail_to
-    mail["Subject"] = f"[truecourse] {headline(problem, notices)}"
-    mail["Date"], mail["Message-ID"] = formatdate(), f"<{message_id(notices)}@truecourse>"
+    mail["Subject"] = f"[truecourse] {headline(problem, notifications)}"
+    mail["Date"], mail["Message-ID"] = formatdate(), f"<{message_id(notifications)}@truecourse>"
     mail["Auto-Submitted"] = "auto-generated"
-    parts = [f"{LABELS[n.kind]}: {n.finding.check}, {n.finding.subject}\n{n.sentence}\n({n.id})" for n in notices]
+    parts = [f"{LABELS[n.kind]}: {n.finding.check}, {n.finding.subject}\n{n.sentence}\n({n.id})" for n in notifications]
     mail.set_content("\n\n".join(parts) + "\n")
     return mail

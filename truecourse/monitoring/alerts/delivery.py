@@ -1,7 +1,7 @@
-"""Messages about findings reach people, or wait: whatever a channel fails at is told, and tried again next time.
+"""Delivery of notifications: at least once per channel; failures are recorded and retried at the next check.
 
-A notice stays in the record until each channel that it is owed to has taken it. Whoever is killed between sending and
-writing so down sends it again: a receiver may see a notice twice, with the same id, and misses none.
+A pending notification stays in the record until each of its channels has accepted it. A process that is killed after
+sending and before recording sends again: a receiver may get a notification twice, with the same id, but misses none.
 """
 
 import logging
@@ -22,37 +22,36 @@ from truecourse.wording import counted, format_duration
 
 log = logging.getLogger("truecourse.alerts")
 Channel = Callable[[str, Sequence[Notification]], None]
-"""Gives notices of a problem, by name, to a receiver. Raises DeliveryFailed."""
+"""Sends the notifications of a problem, by name, to a receiver. Raises DeliveryFailed."""
 PER_MESSAGE = 20
-"""Notices in one message: Slack takes fifty blocks, and nobody reads more."""
+"""Notifications in one message: Slack accepts fifty blocks, and longer messages are not read."""
 TIMEOUT = 30.0
-"""Seconds that all channels together may take of a run of checks."""
+"""Seconds that all channels together may take in a run of checks."""
 
 
 def deliver(
     store: ObjectStore, problem: Problem, channels: Mapping[str, Channel], at: datetime, patience: float = TIMEOUT
 ) -> dict[str, str]:
-    """Give every channel the notices that it is owed; by its name, what came of it. Raises nothing: a channel that
-    fails keeps its notices waiting, and the others go on. `at`: now, UTC.
+    """Send every channel its pending notifications, and return a sentence about the result by channel name.
 
-    Channels are asked side by side, and all of them together hold the caller for `patience` seconds at most: what is
-    not taken by then waits for the next time. That a channel fails is written down once, until it fails otherwise or
-    works again."""
-    seen = load_record(store, problem.name)
-    if seen is None or not seen.outbox:
+    `at`: now, UTC. Nothing is raised: the notifications of a channel that fails stay pending. Channels run in parallel
+    and delay the caller by at most `patience` seconds; what is not delivered by then stays pending. A failure is
+    recorded once, until its reason changes or the channel works again."""
+    record = load_record(store, problem.name)
+    if record is None or not record.outbox:
         return {}
-    waiting = {name: [redact(problem, one) for one in seen.outbox if name in one.owed] for name in channels}
+    waiting = {name: [redact(problem, one) for one in record.outbox if name in one.owed] for name in channels}
     sendings = [_Sending(problem.name, channels[name], name, tuple(owed)) for name, owed in waiting.items() if owed]
     _send(sendings, patience)
     taken = {one.name: set(one.taken) for one in sendings}
     outages = {one.name: one.failure for one in sendings if one.failure}
-    told = {one.name: one.sentence for one in sendings}
+    sentences = {one.name: one.sentence for one in sendings}
 
     def change(now: Record | None) -> dict[str, Any] | None:
         assert now is not None
         news = [one for one in sendings if one.taken or one.failure != now.outages.get(one.name, "")]
-        kept = [_left(notice, channels, taken) for notice in now.outbox]
-        outbox = tuple(notice for notice in kept if notice.owed)
+        kept = [_pending(notification, channels, taken) for notification in now.outbox]
+        outbox = tuple(notification for notification in kept if notification.owed)
         if not news and outbox == now.outbox:
             return None
         still = {name: why for name, why in now.outages.items() if name in channels and name not in taken} | outages
@@ -61,49 +60,51 @@ def deliver(
     write(store, problem.name, at, "delivered", change)
     for one in sendings:
         log.log(logging.WARNING if one.failure else logging.INFO, "%s: %s", one.name, one.sentence)
-    return told
+    return sentences
 
 
 @dataclass
 class _Sending:
-    """What one channel is given, in a thread of its own: a receiver that never ends its answer ends nobody's wait.
+    """One channel's notifications, sent in a thread of its own, so that a receiver that hangs delays no other.
 
-    `taken`: ids of notices; `failure`: what stopped the others."""
+    `taken`: ids of the notifications delivered. `failure`: why the others were not. `over`: set when the caller no
+    longer waits."""
 
     problem: str
     send: Channel
     name: str
-    notices: tuple[Notification, ...]
+    notifications: tuple[Notification, ...]
     taken: set[str] = field(default_factory=set)
     failure: str = ""
     over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        for first in range(0, len(self.notices), PER_MESSAGE):
-            message = self.notices[first : first + PER_MESSAGE]
+        for first in range(0, len(self.notifications), PER_MESSAGE):
+            message = self.notifications[first : first + PER_MESSAGE]
             if self.over.is_set():
                 return
-            failure = self._failure(message)
-            if self.over.is_set():  # nobody waits any more: what was taken after all is sent again, with the same id
+            failure = self._try_send(message)
+            if self.over.is_set():  # the caller no longer waits: this message will be sent again, with the same ids
                 return
             if failure:
                 self.failure = failure
                 return
-            self.taken |= {notice.id for notice in message}
+            self.taken |= {notification.id for notification in message}
 
-    def _failure(self, message: Sequence[Notification]) -> str:
+    def _try_send(self, message: Sequence[Notification]) -> str:
         try:
             self.send(self.problem, message)
         except DeliveryFailed as error:
             return error.what
-        except Exception as error:  # the others go on; what it says may hold an address or a password
-            return f"it broke: {type(error).__name__}"
+        except Exception as error:  # other channels continue; the error's text may contain an address or a password
+            return f"the channel failed: {type(error).__name__}"
         return ""
 
     @property
     def sentence(self) -> str:
-        said = f"{counted(len(self.taken), 'notice')} delivered"
-        return f"{said}, {len(self.notices) - len(self.taken)} waiting: {self.failure}" if self.failure else said
+        message = f"{counted(len(self.taken), 'notification')} delivered"
+        pending = len(self.notifications) - len(self.taken)
+        return f"{message}, {pending} pending: {self.failure}" if self.failure else message
 
     def event(self, at: datetime) -> Event:
         kind: Kind = "undelivered" if self.failure else "delivered"
@@ -112,7 +113,7 @@ class _Sending:
 
 def _send(sendings: Sequence[_Sending], patience: float) -> None:
     end = time.monotonic() + patience
-    # Daemons, each in a copy of this context (Prefect's channel finds its flow run there).
+    # Daemon threads, each with a copy of the context: Prefect's channel reads its flow run from it.
     threads = [threading.Thread(target=copy_context().run, args=(one.run,), daemon=True) for one in sendings]
     for thread in threads:
         thread.start()
@@ -120,20 +121,22 @@ def _send(sendings: Sequence[_Sending], patience: float) -> None:
         thread.join(max(0.0, end - time.monotonic()))
         one.over.set()
         if thread.is_alive():
-            one.failure = f"it was not done within {format_duration(patience)}"
+            one.failure = f"the channel did not finish within {format_duration(patience)}"
 
 
-def redact(problem: Problem, notice: Notification) -> Notification:
-    """The notice without what it may tell of the values of a private field: it leaves the house."""
-    finding = notice.finding
+def redact(problem: Problem, notification: Notification) -> Notification:
+    """Remove what a notification may reveal about the values of a private field, before it leaves the system."""
+    finding = notification.finding
     if finding.subject not in private_names(problem):
-        return notice
+        return notification
     hidden = f"{finding.subject}, a private field: {finding.cause}."
     bare = finding.model_copy(update={"sentence": hidden, "figures": {}})
-    return notice.model_copy(update={"sentence": hidden, "finding": bare})
+    return notification.model_copy(update={"sentence": hidden, "finding": bare})
 
 
-def _left(notice: Notification, channels: Mapping[str, Channel], taken: Mapping[str, set[str]]) -> Notification:
-    """What is still owed of a notice; nothing to a channel that was taken out of the settings."""
-    owed = tuple(name for name in notice.owed if name in channels and notice.id not in taken.get(name, ()))
-    return notice.model_copy(update={"owed": owed})
+def _pending(
+    notification: Notification, channels: Mapping[str, Channel], taken: Mapping[str, set[str]]
+) -> Notification:
+    """Keep the channels that have not accepted the notification and are still configured."""
+    owed = tuple(name for name in notification.owed if name in channels and notification.id not in taken.get(name, ()))
+    return notification.model_copy(update={"owed": owed})

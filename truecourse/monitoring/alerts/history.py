@@ -1,10 +1,10 @@
-"""The record of findings: when each was first seen, who was told, what was done about it, and when it was gone again.
+"""The alert record of a problem: when each finding was opened, notified, acted on, and recovered.
 
-The history is a ledger in object storage, `alarms/<problem>/`: an entry for every change, with what happened and all
-that stands after it. The state is one object, `alarms/<problem>.json`: the newest entry, and what checks have confirmed
-since then. A change is in the history before it is in the state, so whoever is killed in between loses nothing: the
-reader of a state that is behind finds the entries that follow it. Of two checks that confirm open alarms at the same
-moment, what the first one confirmed may be overwritten, which costs a recovery one check; a change is never lost.
+The history is a ledger in object storage, `alarms/<problem>/`. Each change appends an entry with its events and the
+complete state after it. The state is also one object, `alarms/<problem>.json`: the newest entry, plus what checks have
+confirmed since then. An entry is appended before the state object is written, so a killed process loses nothing: a
+reader of an outdated state object reads the entries that follow it. If two checks confirm open alarms at the same
+moment, the second may overwrite the first, which delays a recovery by one check; changes are never lost.
 """
 
 import getpass
@@ -27,21 +27,21 @@ Kind = Literal[
     "delivered", "undelivered",
     "due", "not now", "retraining", "retrained", "promoted", "rolled back",
 ]  # fmt: skip
-"""What can happen: to a finding; to messages about it; to the model because of it."""
-_ENOUGH = 20
-"""Attempts that an entry tells of: all that cool-down and budget ask for."""
+"""Kinds of events: of a finding; of its notifications; of retraining and promotion because of it."""
+_ATTEMPTS = 20
+"""Retraining attempts in an entry: enough for the cool-down and the budget."""
 _RECENT = 20
-"""Events that the state itself tells of, for pages."""
+"""Newest events in an entry, for pages."""
 _CONFIRMED = {"open", "checked"}
-"""What changes with every check, and is no news unless an event comes with it."""
+"""Fields that change with every check; they are written to the history only together with an event."""
 log = logging.getLogger("truecourse.alerts")
 
 
 class Alarm(Reference):
-    """A finding from when it was first seen until it has recovered.
+    """A finding, from the check that first found it until it has recovered.
 
-    `opened`, `seen`: when it was found first and last. `told`: when people were last told; None for a finding that
-    pages nobody. `clean`: how many checks in a row no longer found it."""
+    `opened`, `seen`: when it was found first and last. `told`: when its last notification was created; None for a
+    finding that is not critical. `clean`: how many consecutive checks have not found it."""
 
     finding: Finding
     opened: datetime
@@ -55,12 +55,12 @@ class Alarm(Reference):
 
     @property
     def id(self) -> str:
-        """The same trouble at another time has the same key and another id."""
+        """Identifies this alarm; a later alarm about the same finding has the same key and another id."""
         return f"{self.key}@{self.opened:%Y%m%dT%H%M%S}"
 
 
 class Notification(Reference):
-    """A message that is owed to channels, by name. Each gets it at least once; its `id` tells the same from another."""
+    """A message to the channels in `owed` (names), delivered to each at least once. Duplicates have the same `id`."""
 
     id: str
     kind: Kind
@@ -71,15 +71,15 @@ class Notification(Reference):
 
     @property
     def about(self) -> str:
-        """The problem, the alarm and the kind: the same for every reminder of an alarm."""
+        """The problem, the alarm and the kind; equal for all reminders of an alarm."""
         return self.id.rpartition("/")[0]
 
 
 class Attempt(Reference):
-    """A training begun because of findings, by their alarms' ids. `number`: of the entry that it began with.
+    """A retraining that was started because of alarms (ids). `number`: of the ledger entry that started it.
 
-    `outcome`: "challenger" came through no gate, or waits for its canary or a person; "champion" came into office;
-    "failed" with an error. `promoted`, `rolled_back`: when the version came into office, and out of it again."""
+    `outcome`: "challenger" if a gate failed, or if it waits for its canary or for approval; "champion" if it was
+    promoted; "failed" if it ended with an error."""
 
     number: int
     alarms: tuple[str, ...]
@@ -93,7 +93,7 @@ class Attempt(Reference):
 
 
 class Decision(Reference):
-    """Whether to train because of open findings, by their alarms' ids, and why, or why not."""
+    """Whether to retrain because of open alarms (ids), and the reason."""
 
     retrain: bool
     because: str
@@ -101,8 +101,8 @@ class Decision(Reference):
 
 
 class Event(Reference):
-    """One thing that happened, in a sentence. `alarm`: the id of what it happened to, `finding` that alarm's; `attempt`
-    the training it is about."""
+    """An event, described by a sentence. `alarm`: the id of its alarm, `finding`: that alarm's finding. `attempt`: the
+    retraining it is about."""
 
     kind: Kind
     at: datetime
@@ -113,9 +113,11 @@ class Event(Reference):
 
 
 class Record(Entry):
-    """An entry: `events` since the one before; the rest is what stands. `checked`: of which moment each check's newest
-    report was; `decision` the last one about retraining, and `decided` when it was last told. `outages`: what channels
-    fail at, by name. `recent`: the newest events, without their findings and attempts."""
+    """An entry of the ledger: the `events` since the previous entry, and the state after them.
+
+    `checked`: the moment of each check's newest report. `outbox`: pending notifications. `decision`: the last one about
+    retraining; `decided`: when it was last recorded. `outages`: why channels fail, by name. `recent`: the newest
+    events, without their findings and attempts."""
 
     events: tuple[Event, ...] = ()
     open: tuple[Alarm, ...] = ()
@@ -132,7 +134,7 @@ class Record(Entry):
 
 
 Change = Callable[[Record | None], dict[str, Any] | None]
-"""The next entry's fields, of the newest entry that there is; None for no next entry."""
+"""Computes the fields of the next entry from the newest entry; None for no new entry."""
 
 
 def open_ledger(store: ObjectStore, problem: str) -> Ledger[Record]:
@@ -140,18 +142,18 @@ def open_ledger(store: ObjectStore, problem: str) -> Ledger[Record]:
 
 
 def state_key(problem: str) -> str:
-    """Where the state lies: beside the history, and not in it."""
+    """Return the key of the state object; it is not part of the ledger."""
     return f"alarms/{problem}.json"
 
 
 def load_record(store: ObjectStore, problem: str) -> Record | None:
-    """What stands, at the cost of two reads, however long the history is; None where nothing was ever found."""
-    seen, ledger = _state(store, problem), open_ledger(store, problem)
-    if seen is None:
-        seen = ledger.newest()
-    while (later := ledger.after(seen.number if seen else 0)) is not None:
-        seen = later
-    return seen
+    """Load the current record, in two reads however long the history is; None if there never was a finding."""
+    record, ledger = _state(store, problem), open_ledger(store, problem)
+    if record is None:
+        record = ledger.newest()
+    while (later := ledger.after(record.number if record else 0)) is not None:
+        record = later
+    return record
 
 
 def _state(store: ObjectStore, problem: str) -> Record | None:
@@ -160,45 +162,45 @@ def _state(store: ObjectStore, problem: str) -> Record | None:
     except NotFound:
         return None
     except ValidationError:
-        log.warning("%s is no state of this form: the history is read instead", state_key(problem))
+        log.warning("%s cannot be parsed: reading the history instead", state_key(problem))
         return None
 
 
 def history(store: ObjectStore, problem: str) -> list[Event]:
-    """All that happened, oldest first."""
+    """Return all events, oldest first."""
     return [event for entry in open_ledger(store, problem).entries() for event in entry.events]
 
 
 def write(store: ObjectStore, problem: str, at: datetime, action: str, change: Change) -> Record | None:
-    """Enter what `change` makes of what stands; nothing, and what stands is returned, where that is None.
+    """Apply `change` to the current record, and return the new record; the current one if `change` returns None.
 
-    An entry of the history is made where something happened; what a check has only confirmed (`seen`, `clean`,
-    `checked`) is kept in the state alone. `change` returns fields and is asked again if somebody else wrote meanwhile.
-    `at`: now, UTC."""
+    An entry is appended to the history if there are events or other changes. What a check only confirms (`seen`,
+    `clean`, `checked`) is written to the state object alone. `change` is called again if another process wrote in
+    between. `at`: now, UTC."""
     ledger = open_ledger(store, problem)
     while True:
-        seen = load_record(store, problem)
-        changes = change(seen)
+        record = load_record(store, problem)
+        changes = change(record)
         if changes is None:
-            return seen
-        entry = _following(seen, at, action, changes)
+            return record
+        entry = _next_entry(record, at, action, changes)
         if changes.get("events") or set(changes) - {"events"} - _CONFIRMED:
             try:
                 entry = ledger.append(entry)
             except ModelError:
-                continue  # they were first: look at what they wrote
+                continue  # another process was first: start again from its entry
         else:
             entry = entry.model_copy(update={"number": entry.number - 1})
         store.put(state_key(problem), entry.model_dump_json().encode())
         return entry
 
 
-def _following(seen: Record | None, at: datetime, action: str, changes: dict[str, Any]) -> Record:
+def _next_entry(record: Record | None, at: datetime, action: str, changes: dict[str, Any]) -> Record:
     events = changes.get("events", ())
-    kept = dict(seen) if seen else {}
-    kept |= {"number": seen.number + 1 if seen else 1, "action": action, "at": aware_utc(at), "events": ()}
-    kept |= {"reason": events[0].sentence if events else "", "author": get_settings().author or getpass.getuser()}
-    told = [event.model_copy(update={"finding": None, "attempt": None}) for event in events]
-    kept["recent"] = (*(seen.recent if seen else ()), *told)[-_RECENT:]
-    entry = Record.model_validate(kept | changes)
-    return entry.model_copy(update={"attempts": entry.attempts[-_ENOUGH:]})
+    fields = dict(record) if record else {}
+    fields |= {"number": record.number + 1 if record else 1, "action": action, "at": aware_utc(at), "events": ()}
+    fields |= {"reason": events[0].sentence if events else "", "author": get_settings().author or getpass.getuser()}
+    short = [event.model_copy(update={"finding": None, "attempt": None}) for event in events]
+    fields["recent"] = (*(record.recent if record else ()), *short)[-_RECENT:]
+    entry = Record.model_validate(fields | changes)
+    return entry.model_copy(update={"attempts": entry.attempts[-_ATTEMPTS:]})

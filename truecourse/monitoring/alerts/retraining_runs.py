@@ -1,4 +1,4 @@
-"""Retrainings, as the record of findings tells them: claimed by one, ended, and followed into office or out of it."""
+"""Retraining attempts in the alert record: claim one, record how it ended, and follow its promotion or rollback."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,25 +15,25 @@ from truecourse.storage.object_store import ObjectStore
 
 
 def begin(store: ObjectStore, problem: Problem, at: datetime, reason: str = "") -> Attempt | Decision:
-    """Claim the retraining that is due: of any number who ask, one gets the attempt, and the others why not.
+    """Claim the triggered retraining. Of concurrent callers one gets the attempt, the others the decision against it.
 
-    `reason`: a person's, who wants one whatever the rules say."""
+    `reason`: of a person who starts one regardless of the policy."""
     claimed: Attempt | Decision
 
-    def change(seen: Record | None) -> dict[str, Any] | None:
+    def change(record: Record | None) -> dict[str, Any] | None:
         nonlocal claimed
-        decision = decide(problem, seen, at) or Decision(retrain=False, because="no open finding asks for it")
+        decision = decide(problem, record, at) or Decision(retrain=False, because="no open finding triggers it")
         if reason:
             decision = decision.model_copy(update={"retrain": True, "because": reason})
         if not decision.retrain:
             claimed = decision
-            if seen is None or decision == seen.decision or not decision.alarms:
+            if record is None or decision == record.decision or not decision.alarms:
                 return None
-            return {"events": (decision_event(decision, seen, at),), "decision": decision}
-        number = seen.number + 1 if seen else 1
+            return {"events": (decision_event(decision, record, at),), "decision": decision}
+        number = record.number + 1 if record else 1
         claimed = Attempt(number=number, alarms=decision.alarms, at=aware_utc(at))
-        event = Event(kind="retraining", at=at, sentence=f"Retraining begins: {decision.because}.", attempt=claimed)
-        return {"events": (event,), "attempts": (*(seen.attempts if seen else ()), claimed), "decision": None}
+        event = Event(kind="retraining", at=at, sentence=f"Retraining started: {decision.because}.", attempt=claimed)
+        return {"events": (event,), "attempts": (*(record.attempts if record else ()), claimed), "decision": None}
 
     write(store, problem.name, at, "retraining", change)
     return claimed
@@ -48,21 +48,21 @@ def end(
     gates: Sequence[dict[str, Any]],
     champion: bool,
 ) -> Attempt:
-    """What came of an attempt: the version, its gates, and whether it came into office."""
-    said = summarize(list(gates))
+    """Record the result of an attempt: the version, its gates, and whether it is champion."""
+    summary = summarize(list(gates))
     changes = {
         "outcome": "champion" if champion else "challenger",
         "run_id": version.run_id,
         "version": version.version,
         "gates": tuple(gates),
-        "detail": said,
+        "detail": summary,
     }
     stays = "is champion" if champion else "stays challenger"
-    return _ended(store, problem, number, at, f"Version {version.version} {stays}: {said}.", changes)
+    return _ended(store, problem, number, at, f"Version {version.version} {stays}: {summary}.", changes)
 
 
 def fail(store: ObjectStore, problem: str, number: int, at: datetime, what: str) -> Attempt:
-    """An attempt that ended with an error."""
+    """Record that an attempt ended with an error."""
     return _ended(store, problem, number, at, f"Retraining failed: {what}", {"outcome": "failed", "detail": what})
 
 
@@ -76,9 +76,9 @@ def _ended(
 
 
 def _change(number: int, at: datetime, kind: Kind, sentence: str, changes: dict[str, Any]) -> Change:
-    def change(seen: Record | None) -> dict[str, Any]:
-        assert seen is not None  # the attempt was begun
-        attempts = tuple(a.model_copy(update=changes) if a.number == number else a for a in seen.attempts)
+    def change(record: Record | None) -> dict[str, Any]:
+        assert record is not None  # the attempt was begun
+        attempts = tuple(a.model_copy(update=changes) if a.number == number else a for a in record.attempts)
         changed = next(attempt for attempt in attempts if attempt.number == number)
         return {"attempts": attempts, "events": (Event(kind=kind, at=at, sentence=sentence, attempt=changed),)}
 
@@ -86,32 +86,34 @@ def _change(number: int, at: datetime, kind: Kind, sentence: str, changes: dict[
 
 
 def follow(store: ObjectStore, problem: str, history: Sequence[Aliases], at: datetime) -> list[Event]:
-    """Tell of versions of attempts that came into office since they ended, past a canary or a person, or were rolled
-    back or withdrawn. `history`: of the aliases, oldest first."""
-    seen, events = load_record(store, problem), list[Event]()
-    for attempt in seen.attempts if seen else ():
-        entry = _fate(attempt, history)
+    """Record which versions of ended attempts were promoted (by a canary or a person) or rolled back since.
+
+    `history`: of the aliases, oldest first."""
+    record, events = load_record(store, problem), list[Event]()
+    for attempt in record.attempts if record else ():
+        entry = _last_change(attempt, history)
         if entry is None:
             continue
-        into_office = entry.champion is not None and entry.champion.version == attempt.version
-        kind: Kind = "promoted" if into_office else "rolled back"
-        said = f"Version {attempt.version} {'came into office' if into_office else 'was rolled back'}: {entry.reason}."
-        changes = {"outcome": "champion" if into_office else "rolled back", "detail": entry.reason}
-        written = write(store, problem, at, kind, _change(attempt.number, at, kind, said, changes))
+        is_promoted = entry.champion is not None and entry.champion.version == attempt.version
+        kind: Kind = "promoted" if is_promoted else "rolled back"
+        message = f"Version {attempt.version} was {kind}: {entry.reason}."
+        changes = {"outcome": "champion" if is_promoted else "rolled back", "detail": entry.reason}
+        written = write(store, problem, at, kind, _change(attempt.number, at, kind, message, changes))
         events += written.events if written else ()
     return events
 
 
-def _fate(attempt: Attempt, history: Sequence[Aliases]) -> Aliases | None:
-    """The last entry that changed what is told of the attempt; None if none did."""
-    found = None
+def _last_change(attempt: Attempt, history: Sequence[Aliases]) -> Aliases | None:
+    """Return the last entry that promoted the attempt's version or rolled it back; None if there is none."""
+    last = None
     if attempt.outcome not in ("challenger", "champion"):
         return None
     for before, entry in pairwise(history):
-        office, challenger = (v.version if v else None for v in (before.champion, before.challenger))
-        came = entry.champion is not None and entry.champion.version == attempt.version
-        exposed = challenger == attempt.version and (before.shadow or before.share > 0)
-        fell = entry.action in (ROLLBACK, WITHDRAW) and not came and (office == attempt.version or exposed)
-        if fell or (came and attempt.outcome == "challenger"):
-            found = entry
-    return found
+        champion, challenger = (v.version if v else None for v in (before.champion, before.challenger))
+        is_champion = entry.champion is not None and entry.champion.version == attempt.version
+        had_traffic = challenger == attempt.version and (before.shadow or before.share > 0)
+        undone = entry.action in (ROLLBACK, WITHDRAW) and not is_champion
+        rolled_back = undone and (champion == attempt.version or had_traffic)
+        if rolled_back or (is_champion and attempt.outcome == "challenger"):
+            last = entry
+    return last

@@ -159,7 +159,7 @@ BAD_BODIES: list[tuple[bytes, int]] = [
 
 
 @pytest.mark.parametrize(("body", "status"), BAD_BODIES, ids=range(len(BAD_BODIES)))
-def test_a_bad_body_is_refused(endpoint: Endpoint, body: bytes, status: int) -> None:
+def test_an_invalid_body_is_rejected(endpoint: Endpoint, body: bytes, status: int) -> None:
     response = endpoint.client.post("/predict", content=body, headers={"content-type": "application/json"})
     assert response.status_code == status
     assert response.json()["error"]

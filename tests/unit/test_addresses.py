@@ -69,12 +69,12 @@ def server() -> Iterator[Callable[[str], tuple[int, list[str]]]]:
         ("10.1.2.3", "10.1.2.3", "http://10.1.2.3:80"),
     ],
 )
-def test_a_host_is_bound_as_an_address_and_reached_where_it_listens(host: str, bound: str, reached: str) -> None:
+def test_a_host_is_resolved_to_one_address_and_reachable(host: str, bound: str, reached: str) -> None:
     assert bind_address(host) == bound
     assert local_url(host, 80) == reached
 
 
-def test_names_and_what_is_no_name() -> None:
+def test_valid_and_invalid_host_names() -> None:
     assert bind_address(socket.gethostname()).count(".") == 3 or ":" in bind_address(socket.gethostname())
     assert [is_loopback(host) for host in ("localhost", "127.0.0.2", "::1", "0.0.0.0", "10.0.0.1")] == [
         True, True, True, False, False,
@@ -86,7 +86,7 @@ def test_names_and_what_is_no_name() -> None:
 
 
 @pytest.mark.parametrize(("taken", "asked"), [(a, a) for a in HERE] + [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
-def test_a_port_that_is_taken_is_named_with_who_has_it(taken: str, asked: str) -> None:
+def test_a_taken_port_is_reported_with_its_process(taken: str, asked: str) -> None:
     with listen(taken, 0) as busy:
         port = busy.getsockname()[1]
         with pytest.raises(
@@ -97,7 +97,7 @@ def test_a_port_that_is_taken_is_named_with_who_has_it(taken: str, asked: str) -
     assert free_port(asked) > 0
 
 
-def test_an_address_of_another_machine_is_no_busy_port() -> None:
+def test_an_address_of_another_machine_is_not_reported_as_a_taken_port() -> None:
     with pytest.raises(PlatformError, match=r"Cannot assign requested address[\s\S]*an address of this machine"):
         require_free("192.0.2.1", 8080, "Prefect", "TRUECOURSE_PREFECT_PORT")
 
@@ -126,9 +126,7 @@ for url in sys.argv[1:]:
 
 
 @pytest.mark.parametrize("proxies", PROXIES, ids=lambda proxies: " ".join(proxies))
-def test_our_own_servers_are_reached_past_any_proxy(
-    proxies: dict[str, str], server: Callable[[str], tuple[int, list[str]]]
-) -> None:
+def test_own_servers_bypass_the_proxy(proxies: dict[str, str], server: Callable[[str], tuple[int, list[str]]]) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     urls = [url(address, server(address)[0]) for address in HERE]
     words = [sys.executable, "-c", ASK, *urls]
@@ -136,7 +134,7 @@ def test_our_own_servers_are_reached_past_any_proxy(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_client_in_a_process_that_is_not_ours_reaches_this_machine(
+def test_child_processes_bypass_the_proxy_for_this_machine(
     server: Callable[[str], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
@@ -148,7 +146,7 @@ def test_a_client_in_a_process_that_is_not_ours_reaches_this_machine(
         assert asked == ["/model"]
 
 
-def test_a_webhook_elsewhere_goes_through_the_proxy_and_one_here_does_not(
+def test_remote_webhooks_use_the_proxy_and_local_ones_do_not(
     server: Callable[[str], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     proxy, through = server("127.0.0.1")
@@ -167,7 +165,7 @@ def test_a_webhook_elsewhere_goes_through_the_proxy_and_one_here_does_not(
 
 
 @pytest.mark.parametrize("value", ["http://", "foo:bar", "ftp://proxy:1", "http://proxy:99999"])
-def test_a_proxy_that_is_none_is_named_without_its_password(
+def test_an_invalid_proxy_is_reported_without_its_password(
     value: str, monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     monkeypatch.setenv("http_proxy", value.replace("proxy", "me:secret@proxy"))
@@ -177,7 +175,7 @@ def test_a_proxy_that_is_none_is_named_without_its_password(
     assert "secret" not in str(caught.value)
 
 
-def test_object_storage_on_this_machine_is_asked_directly(
+def test_local_object_storage_bypasses_the_proxy(
     monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
 ) -> None:
     from truecourse.storage.object_store import S3Store

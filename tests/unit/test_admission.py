@@ -78,7 +78,7 @@ def ask(port: int) -> Any:
         return json.load(answer)
 
 
-def test_it_answers_on_its_own_port_until_it_is_let_in(tmp_path: Path) -> None:
+def test_a_worker_answers_on_its_own_port_until_admitted(tmp_path: Path) -> None:
     async def run() -> None:
         worker = Worker(tmp_path)
         starting = asyncio.create_task(worker.start())
@@ -95,20 +95,20 @@ def test_it_answers_on_its_own_port_until_it_is_let_in(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_one_that_comes_later_goes_straight_in(tmp_path: Path) -> None:
+def test_a_later_worker_is_admitted_at_once(tmp_path: Path) -> None:
     (tmp_path / OPEN).touch()
     worker = Worker(tmp_path)
     asyncio.run(worker.start())
     assert worker.started
 
 
-def test_with_no_folder_nothing_is_held_back(tmp_path: Path) -> None:
+def test_without_a_gate_folder_workers_start_at_once(tmp_path: Path) -> None:
     worker = Worker(None)
     asyncio.run(worker.start())
     assert worker.started
 
 
-def test_one_that_is_stopped_meanwhile_never_starts(tmp_path: Path) -> None:
+def test_a_worker_stopped_before_admission_never_starts(tmp_path: Path) -> None:
     async def run() -> None:
         worker = Worker(tmp_path)
         starting = asyncio.create_task(worker.start())
@@ -127,7 +127,7 @@ def test_one_that_is_stopped_meanwhile_never_starts(tmp_path: Path) -> None:
     assert told == [signal.SIGTERM], "whoever runs the worker learns of the signal too"
 
 
-def test_one_that_leaves_ends_its_connections(tmp_path: Path) -> None:
+def test_a_stopping_worker_closes_its_connections(tmp_path: Path) -> None:
     async def run() -> None:
         (tmp_path / OPEN).touch()
         worker = Worker(tmp_path)

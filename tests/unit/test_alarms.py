@@ -45,7 +45,7 @@ def told(found: AlertChanges) -> list[tuple[str, str]]:
     return [(event.kind, event.alarm.split("/")[1]) for event in found.events]
 
 
-def test_a_finding_is_told_once_reminded_of_and_recovers_after_two_clean_checks(tmp_path: Path) -> None:
+def test_a_finding_is_notified_once_reminded_and_recovers_after_two_clean_checks(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert settled(store, report(-1)).events == ()
     assert record.load_record(store, "plain") is None
@@ -64,7 +64,7 @@ def test_a_finding_is_told_once_reminded_of_and_recovers_after_two_clean_checks(
     assert kinds == ["opened", "opened", "reminded", "recovered", "reminded", "recovered"]
 
 
-def test_what_was_not_looked_at_is_not_gone(tmp_path: Path) -> None:
+def test_unchecked_findings_do_not_recover(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     settled(store, report(0, "wind"))
     other = Report(check="quality", problem="plain", at=START + days(1), sentence="")
@@ -73,7 +73,7 @@ def test_what_was_not_looked_at_is_not_gone(tmp_path: Path) -> None:
     assert told(settled(store, report(3))) == [("recovered", "wind")]
 
 
-def test_a_finding_that_pages_nobody_is_recorded_and_owed_to_events_alone(tmp_path: Path) -> None:
+def test_a_warning_is_recorded_and_notified_through_events_only(tmp_path: Path) -> None:
     store, channels = LocalStore(tmp_path), ("webhook", "prefect")
     settled(store, report(0, "wind", page=False), channels=channels)
     settled(store, report(4, "wind", page=False), channels=channels)
@@ -86,7 +86,7 @@ def test_a_finding_that_pages_nobody_is_recorded_and_owed_to_events_alone(tmp_pa
     ]
 
 
-def test_of_many_that_settle_the_same_reports_one_tells(tmp_path: Path) -> None:
+def test_concurrent_checks_of_the_same_reports_notify_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: settled(store, report(0, "wind", "temp")), range(16)))
@@ -116,7 +116,7 @@ class Counting(LocalStore):
         super().put(key, data)
 
 
-def test_an_alarm_that_stays_open_is_confirmed_in_one_object_and_enters_history_on_change_alone(tmp_path: Path) -> None:
+def test_an_open_alarm_updates_one_object_and_history_only_on_change(tmp_path: Path) -> None:
     store = Counting(tmp_path)
     for minutes in range(0, 4 * 1440, 30):
         settled(store, report(minutes / 1440, "wind"))
@@ -130,7 +130,7 @@ def test_an_alarm_that_stays_open_is_confirmed_in_one_object_and_enters_history_
     assert store.asked == {"get": 2}
 
 
-def test_a_change_is_in_the_history_before_it_is_in_the_state(tmp_path: Path) -> None:
+def test_history_is_written_before_state(tmp_path: Path) -> None:
     store = Counting(tmp_path)
     settled(store, report(0, "wind"))
     store.lost = record.state_key("plain")
@@ -148,7 +148,7 @@ def test_a_change_is_in_the_history_before_it_is_in_the_state(tmp_path: Path) ->
     assert told(settled(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
 
 
-def test_a_receiver_that_is_down_is_owed_one_reminder_of_an_alarm(tmp_path: Path) -> None:
+def test_a_failing_channel_has_one_pending_reminder_per_alarm(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for day in range(30):
         settled(store, report(day, "wind"), channels=["webhook"])
@@ -159,7 +159,7 @@ def test_a_receiver_that_is_down_is_owed_one_reminder_of_an_alarm(tmp_path: Path
     ]  # fmt: skip
 
 
-def test_what_there_was_nothing_to_judge_of_is_unknown_and_gone(tmp_path: Path) -> None:
+def test_a_check_without_data_is_unknown_and_clears_its_findings(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     settled(store, report(0, "wind"))
     nothing = report(1).model_copy(update={"idle": True})
@@ -170,7 +170,7 @@ def test_what_there_was_nothing_to_judge_of_is_unknown_and_gone(tmp_path: Path) 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.booleans()), max_size=12))
 @settings(max_examples=60)
-def test_openings_and_recoveries_alternate_by_the_count_of_clean_checks(days: list[tuple[set[str], bool]]) -> None:
+def test_openings_and_recoveries_alternate(days: list[tuple[set[str], bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store, open_, clean = LocalStore(Path(folder)), set[str](), dict[str, int]()
         for day, (subjects, made) in enumerate(days):

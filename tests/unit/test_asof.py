@@ -72,7 +72,7 @@ def _may_answer(row: Row, decision: Row, keys: list[str], ttl: timedelta, known_
 
 @settings(max_examples=400, deadline=None)
 @given(versions, questions, ttls, st.integers(1, 2), st.booleans(), st.booleans())
-def test_equals_a_loop_over_rows(
+def test_the_join_equals_a_loop_over_rows(
     rows: list[Any], asked: list[Any], ttl: timedelta, key_count: int, created: bool, known_only: bool
 ) -> None:
     spine, features, keys = frame(asked, SPINE), frame(rows, FEATURES), NAMES[:key_count]
@@ -88,7 +88,9 @@ def test_equals_a_loop_over_rows(
 
 @settings(max_examples=400, deadline=None)
 @given(versions, questions, ttls, st.integers(1, 2))
-def test_steps_equal_a_loop_over_rows(rows: list[Any], asked: list[Any], ttl: timedelta, key_count: int) -> None:
+def test_the_as_of_index_equals_a_loop_over_rows(
+    rows: list[Any], asked: list[Any], ttl: timedelta, key_count: int
+) -> None:
     spine, features, keys = frame(asked, SPINE), frame(rows, FEATURES), NAMES[:key_count]
     wanted = expected(spine, features, keys, ttl, created=True, known_only=True)
     steps = AsOfIndex.of(features.select(*keys, "event_timestamp", "created_timestamp", "x").to_arrow(), keys)
@@ -101,7 +103,7 @@ late = st.tuples(st.sampled_from("ab"), st.integers(0, 8), st.integers(0, 8), st
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(late, min_size=1, max_size=20), st.integers(0, 4))
-def test_late_versions_are_seen_from_when_they_are_known(rows: list[Any], ttl: int) -> None:
+def test_late_versions_count_from_when_they_are_known(rows: list[Any], ttl: int) -> None:
     """Every decision time of every key, so that each moment at which a version becomes known is looked at."""
     times = [(k, 1, START + timedelta(hours=e), START + timedelta(hours=e + delay), x) for k, e, delay, x in rows]
     asked = [(key, 1, START + timedelta(hours=hour)) for key in "ab" for hour in range(18)]
@@ -118,7 +120,7 @@ def one_row() -> pl.DataFrame:
     return pl.DataFrame({"k": ["a"], "event_timestamp": at(0), "created_timestamp": at(0), "x": [5]})
 
 
-def test_the_ttl_holds_to_its_last_microsecond() -> None:
+def test_the_ttl_is_exact_to_the_microsecond() -> None:
     hour = timedelta(hours=1)
     times = [START, START + hour, START + hour + timedelta(microseconds=1), START - timedelta(microseconds=1)]
     spine = pl.DataFrame({"k": ["a"] * 4, "decision_time": times})
@@ -136,7 +138,7 @@ def test_keys_by_another_name_and_times_of_another_zone() -> None:
         assert joined["x"].to_list() == [None, 5]
 
 
-def test_a_number_that_is_no_key_meets_none() -> None:
+def test_a_number_that_is_not_a_key_matches_no_row() -> None:
     features = one_row().with_columns(k=pl.lit(1))
     spine = pl.DataFrame({"k": [1.0, 1.5, float("nan"), None], "decision_time": at(1, 1, 1, 1)})
     assert asof_join(spine, features, ["k"])["x"].to_list() == [5, None, None, None]
@@ -160,7 +162,7 @@ GOOD = pl.DataFrame({"k": ["a"], "decision_time": at(1)})
         (GOOD, one_row().with_columns(event_timestamp=pl.lit(1)), "the feature table", "event_timestamp is Int32"),
     ],
 )
-def test_what_cannot_be_joined(spine: pl.DataFrame, features: pl.DataFrame, where: str, what: str) -> None:
+def test_invalid_joins_are_rejected(spine: pl.DataFrame, features: pl.DataFrame, where: str, what: str) -> None:
     with pytest.raises(FeatureError) as caught:
         asof_join(spine, features, ["k"])
     assert caught.value.where == where

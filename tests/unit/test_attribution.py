@@ -36,7 +36,7 @@ def told(model: Any, matrix: Array) -> Array:
 
 @pytest.mark.parametrize("depth", [1, 2, 6, 11])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_contributions_are_xgboosts_and_add_up_to_the_margin(objective: str, depth: int) -> None:
+def test_contributions_equal_xgboosts_and_sum_to_the_margin(objective: str, depth: int) -> None:
     model = trained(objective, max_depth=depth)
     matrix = inputs(60, seed=3, codes=CATEGORIES + 5)
     found, wanted = explaining(model)(matrix), told(model, matrix)
@@ -48,7 +48,7 @@ def test_contributions_are_xgboosts_and_add_up_to_the_margin(objective: str, dep
     assert np.abs(found.sum(axis=2) - margin).max() < 3e-5 * max(1.0, np.abs(margin).max())
 
 
-def test_a_feature_that_is_asked_several_times_on_a_way_counts_once() -> None:
+def test_a_feature_repeated_on_a_path_counts_once() -> None:
     """Checked by hand: over all subsets of the two features, as Shapley defines it."""
     random = np.random.default_rng(7)
     matrix = random.normal(size=(400, 2)).astype(np.float32)
@@ -85,13 +85,13 @@ def mean(model: Any, row: Array, known: set[int]) -> float:
     return below("0-0")
 
 
-def test_rows_one_by_one_are_as_all_of_them_together() -> None:
+def test_single_rows_equal_a_batch() -> None:
     attributions, matrix = explaining(booster("multi:softprob")), inputs(50, seed=4, codes=CATEGORIES)
     alone = np.concatenate([attributions(matrix[i : i + 1]) for i in range(50)])
     assert alone.tobytes() == attributions(matrix).tobytes()
 
 
-def test_a_model_of_leaves_alone_has_no_contributions() -> None:
+def test_a_model_without_splits_has_no_contributions() -> None:
     matrix = np.zeros((10, len(TYPES)), np.float32)
     model = xgboost.train({"nthread": 1}, xgboost.DMatrix(matrix, np.arange(10), feature_types=TYPES), 2)
     found = explaining(model)(matrix)
@@ -99,7 +99,7 @@ def test_a_model_of_leaves_alone_has_no_contributions() -> None:
     assert np.abs(found - told(model, matrix)).max() < 1e-5
 
 
-def test_contributions_that_are_others_than_xgboosts_are_left_to_it(
+def test_contributions_fall_back_to_xgboost_when_they_differ(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import truecourse.modeling.shap_values

@@ -29,12 +29,12 @@ HOT = [day(number, 640 if number % 3 else 0, "c_to_f", 40) for number in range(2
 
 
 @pytest.mark.parametrize("before", [[], HOT], ids=["mild weeks", "the first hot weeks"])
-def test_a_unit_is_known_by_what_brings_its_values_back_whatever_the_weather_was(before: list[DayCounts]) -> None:
+def test_a_unit_change_is_identified_by_the_conversion_that_reverts_it(before: list[DayCounts]) -> None:
     assert told(before, day(35, 990, "f_to_c", 990)) == [("temp", "unit change")]
     assert told(before, day(35, 700, "c_to_f", 41)) == []
 
 
-def test_what_was_there_before_is_no_finding() -> None:
+def test_a_pre_existing_condition_is_not_a_finding() -> None:
     converted = [day(number, 900, "f_to_c", 900) for number in range(28)]
     assert told(converted, day(35, 990, "f_to_c", 990)) == []
     assert told([], day(35, 990, "f_to_c", 990), held_out=0.5) == []
@@ -44,7 +44,7 @@ def test_what_was_there_before_is_no_finding() -> None:
     assert told([day(3, 20, "ZZ", 20, "carrier")], new) == []
 
 
-def test_what_is_computed_from_a_missing_value_is_told_with_it() -> None:
+def test_features_computed_from_a_missing_value_share_its_finding() -> None:
     dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
     one = breakage._missing_finding("pressure", list(dead), dead, "dead feed", START)
     said = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, where 100% had one."
@@ -66,7 +66,7 @@ def test_a_category_in_half_a_percent_of_rows_is_found_on_any_day_of_its_week() 
     assert told(strong[:-1], strong[-1]) == [("carrier", "new category")]
 
 
-def test_days_are_looked_at_once_each_and_few_rows_together() -> None:
+def test_each_day_is_checked_once_and_small_days_are_merged() -> None:
     def of(*rows: int) -> list[DayCounts]:
         return [day(number, 0, "", 0).model_copy(update={"rows": count}) for number, count in enumerate(rows)]
 
@@ -81,7 +81,7 @@ def test_days_are_looked_at_once_each_and_few_rows_together() -> None:
     assert [(unit.rows, again.fresh, again.until) for unit in again.units] == [(920, False, None)]
 
 
-def test_lost_volume_is_told_of_whole_days_alone_and_of_days_with_none() -> None:
+def test_lost_volume_is_reported_for_whole_days_and_empty_days() -> None:
     usual = [day(number, 0, "", 0) for number in range(30)]
 
     def told_of(counts: dict[int, int], hours: int) -> list[str]:
@@ -98,7 +98,7 @@ def test_lost_volume_is_told_of_whole_days_alone_and_of_days_with_none() -> None
     assert told_of({25: 0}, 29 * 24) == ["2024-04-26"]
 
 
-def test_a_category_that_is_known_of_hides_no_other() -> None:
+def test_a_reported_category_does_not_hide_another() -> None:
     both = UnseenValues(rows=9, like="TVC", alike=5, values={"TVC": 5, "ZZ": 4})
     before = [day(number, 5, "TVC", 5, "carrier") for number in range(28)]
     newest = day(28, 9, "TVC", 5, "carrier").model_copy(update={"odd": {"carrier": both}})

@@ -20,7 +20,7 @@ CHANGES = st.lists(st.tuples(st.integers(0, FEW), st.sampled_from(NAMES), ODD), 
 @example([(3, "size", float("nan"))], "missing", None)
 @example([(3, "size", -1.0)], "missing", None)
 @given(CHANGES, st.sampled_from(["missing", "reject"]), st.sampled_from([None, *GOOD]))
-def test_rows_read_by_column_are_those_read_one_by_one(
+def test_columnar_reading_equals_row_by_row_reading(
     changes: list[tuple[int, str, object]], unknown: str, left_out: str | None
 ) -> None:
     """Many rows at once are read another way: the same arrays, the same faults. Few are odd, for one that surely is
@@ -44,7 +44,7 @@ def test_rows_read_by_column_are_those_read_one_by_one(
 
 
 @pytest.mark.parametrize("kind", ["float", "integer", "text", "time", "boolean"])
-def test_many_rows_are_read_of_a_contract_without_fields_of_a_kind(kind: str) -> None:
+def test_columnar_reading_works_without_fields_of_some_type(kind: str) -> None:
     whole = contract()
     fields = tuple(field for field in whole.fields if field.type != kind)
     row = {field.name: GOOD[field.name] for field in fields if field.name in GOOD}

@@ -62,7 +62,7 @@ def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool
     return records
 
 
-def test_worse_answers_are_found_out_once_their_labels_are_complete(office: Office, late: np.ndarray[Any, Any]) -> None:
+def test_a_worse_challenger_is_detected_when_labels_are_complete(office: Office, late: np.ndarray[Any, Any]) -> None:
     log = asked(office.entries[-1].at, late, STEPS[0], wrong=True)
     before = office.decided(log, after=timedelta(hours=23))
     assert (before.action, before.figures["quality"]) == ("widen", {"labelled": 0}), "by the log alone nothing is wrong"
@@ -72,7 +72,7 @@ def test_worse_answers_are_found_out_once_their_labels_are_complete(office: Offi
     assert "labelled answers, the champion's" in found.reason
 
 
-def test_labels_of_a_step_that_is_over_count_at_the_last(office: Office, late: np.ndarray[Any, Any]) -> None:
+def test_labels_of_earlier_steps_count_at_the_last_step(office: Office, late: np.ndarray[Any, Any]) -> None:
     first = office.entries[-1].at
     office.decided(asked(first, late, STEPS[0], wrong=True)[:700])
     last = office.move("widen", share=1.0)
@@ -82,7 +82,7 @@ def test_labels_of_a_step_that_is_over_count_at_the_last(office: Office, late: n
     assert (found.action, found.cause) == ("withdraw", "quality")
 
 
-def test_answers_as_good_are_let_on(office: Office, late: np.ndarray[Any, Any]) -> None:
+def test_an_equally_good_challenger_continues(office: Office, late: np.ndarray[Any, Any]) -> None:
     found = office.decided(asked(office.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
     assert found.action == "widen"
     assert "; its answers are no worse on" in found.sentence
@@ -99,13 +99,13 @@ def drawn(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
     return Labelled(np.arange(rows), step, random.integers(0, 400, rows), mine, loss)
 
 
-def test_alarms_are_as_rare_as_is_said() -> None:
+def test_the_false_alarm_rate_holds() -> None:
     alarms = sum(bool(compare_losses(problem(), drawn(seed), 0.2)[0]) for seed in range(60))
     assert alarms <= 12, "at one chance in five: the looks share it"
     assert all(compare_losses(problem(), drawn(seed, worse=0.2), ALPHA / TESTS)[0] for seed in range(10))
 
 
-def test_a_margin_of_the_gates_is_allowed() -> None:
+def test_the_gates_margin_is_allowed() -> None:
     worse = drawn(0, worse=0.2)
     allowing = replace(problem(), gates=[BeatsChampion(margin=0.2)])
     fault, figures = compare_losses(allowing, worse, ALPHA / TESTS)

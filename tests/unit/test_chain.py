@@ -26,7 +26,7 @@ def ledger_of(tmp_path: Path, entries: int) -> Ledger[Aliases]:
     return ledger
 
 
-def test_every_byte_of_a_ledger_counts(tmp_path: Path) -> None:
+def test_a_change_of_any_byte_of_a_ledger_is_detected(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, 3)
     assert ledger.faults() == []
     second, third = ledger.entry(2), ledger.entry(3)
@@ -42,7 +42,7 @@ def test_every_byte_of_a_ledger_counts(tmp_path: Path) -> None:
     assert ledger.faults() == []
 
 
-def test_what_retention_removes_is_no_fault_and_a_gap_is(tmp_path: Path) -> None:
+def test_retention_is_no_fault_but_a_gap_is(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, 4)
     (tmp_path / ledger.key(1)).unlink()
     assert ledger.faults() == []
@@ -51,7 +51,7 @@ def test_what_retention_removes_is_no_fault_and_a_gap_is(tmp_path: Path) -> None
     assert ledger.faults(gaps=True) == []
 
 
-def test_an_entry_says_what_it_follows_whoever_wrote_it(home: Path) -> None:
+def test_every_entry_holds_the_hash_of_its_predecessor(home: Path) -> None:
     seen = aliases.current("wine")
     first = aliases.move(seen, "wine", "promote", "one")
     second = aliases.move(first, "wine", "promote", "two")
@@ -60,7 +60,7 @@ def test_an_entry_says_what_it_follows_whoever_wrote_it(home: Path) -> None:
 
 
 @pytest.mark.parametrize("document", [{"a": 1, "b": [1.5, None, "ü"]}, {"n": float("nan")}, {}])
-def test_every_byte_of_a_sealed_document_counts(document: dict[str, object]) -> None:
+def test_a_change_of_any_byte_of_a_sealed_document_is_detected(document: dict[str, object]) -> None:
     data = seal(document)
     assert json.dumps(unseal(data)) == json.dumps(document)
     for place in range(len(data)):
@@ -68,7 +68,7 @@ def test_every_byte_of_a_sealed_document_counts(document: dict[str, object]) -> 
     assert unseal(json.dumps(document).encode()) is None
 
 
-def test_a_moved_home_takes_mlflows_places_along(tmp_path: Path) -> None:
+def test_moving_a_home_updates_mlflows_paths(tmp_path: Path) -> None:
     old, new = "/old place/it's/storage", tmp_path / "new" / "storage"
     database = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection, connection:

@@ -192,7 +192,7 @@ def test_a_valid_problem_has_no_faults(name: str, tmp_path: Path, configure: Cal
     assert check_problem(load_problem(name)) == []
 
 
-def test_the_shipped_problem_has_no_faults() -> None:
+def test_the_bundled_problem_has_no_faults() -> None:
     assert check_problem(load_problem()) == []
 
 
@@ -253,6 +253,6 @@ BY_TIME = TimeSplit(train_until="2024-01-01", validate_until="2024-02-01")
         (Problem("plain", kind="binary", tables=[], label=Label(column="y")), "tables", "no table"),
     ],
 )  # fmt: skip
-def test_faults_of_a_static_are_reported(problem: Problem, where: str, what: str) -> None:
+def test_faults_of_a_problem_without_spine_are_reported(problem: Problem, where: str, what: str) -> None:
     faults = check_problem(problem)
     assert any(where in fault.where and what in fault.what and fault.hint for fault in faults), faults

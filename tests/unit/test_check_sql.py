@@ -128,7 +128,7 @@ def test_an_outcome_at_the_decision_time_is_a_leak(moment: str, leaks: int, fold
     assert all("deliveries.took" in f.what and "a leak" in f.what and "known_at" in f.hint for f in faults)
 
 
-def test_tomorrows_value_may_be_predicted_from_todays(folder: Path) -> None:
+def test_predicting_tomorrows_value_from_todays_is_no_leak(folder: Path) -> None:
     """A label computed by a window may share its column with valid fields."""
     label = "lead(took) OVER (PARTITION BY courier ORDER BY ordered_at)"
     query = f"SELECT delivery AS id, CAST({label} > 30 AS INTEGER) AS label, ordered_at AS known_at FROM deliveries"

@@ -22,7 +22,7 @@ def report(at: datetime, *findings: Finding) -> Report:
     return Report(check="drift", problem="flight_delays", at=at, sentence="Looked.", findings=findings)
 
 
-def test_a_moment_without_zone_is_utc_and_one_in_the_future_is_refused() -> None:
+def test_a_time_without_zone_is_utc_and_a_future_time_is_rejected() -> None:
     assert require_past(None) is None
     assert require_past(datetime(2024, 5, 6)) == datetime(2024, 5, 6, tzinfo=UTC)
     for ahead in (timedelta(minutes=1), timedelta(days=400)):
@@ -35,7 +35,7 @@ def test_a_moment_without_zone_is_utc_and_one_in_the_future_is_refused() -> None
         assert ended < moment
 
 
-def test_what_a_clock_that_jumped_has_left_silences_nothing(home: Path) -> None:
+def test_a_clock_jump_suppresses_no_finding(home: Path) -> None:
     store, problem, now = open_store(), load_problem("flight_delays"), datetime.now(UTC)
     ahead = report(now + timedelta(days=300), FOUND)
     report_store.save(store, ahead)
@@ -47,6 +47,6 @@ def test_what_a_clock_that_jumped_has_left_silences_nothing(home: Path) -> None:
     assert report_store.latest(store, "flight_delays", "drift") == clean[1]
 
 
-def test_pipelines_are_checked_as_of_a_moment_without_zone(home: Path) -> None:
+def test_pipelines_are_checked_as_of_a_time_without_zone(home: Path) -> None:
     found = check_pipelines(load_problem("flight_delays"), Tables(), datetime(2013, 11, 5))
     assert (found.at, found.state) == (datetime(2013, 11, 5, tzinfo=UTC), "unknown")

@@ -49,7 +49,9 @@ def written(tmp_path: Path, configure: Callable[..., None]) -> Path:
 
 
 @pytest.mark.parametrize("name", list(CHANGES))
-def test_a_change_of_what_a_function_reaches_is_seen(name: str, tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_a_change_of_reachable_code_changes_the_digest(
+    name: str, tmp_path: Path, configure: Callable[..., None]
+) -> None:
     old, new, seen = CHANGES[name]
     file = written(tmp_path, configure) / "problem.py"
     before = problem_digest(load_problem())

@@ -124,7 +124,7 @@ def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
-def test_what_lasts_is_alarmed_and_what_is_over_is_not(kind: Kind) -> None:
+def test_a_lasting_shift_raises_an_alarm_and_a_past_one_does_not(kind: Kind) -> None:
     assert not any(said(kind, [0.0] * 60, seed) for seed in range(5))
     for seed in range(5):
         (first, *_) = said(kind, [0.0] * 30 + [0.4] * 10, seed)
@@ -133,7 +133,7 @@ def test_what_lasts_is_alarmed_and_what_is_over_is_not(kind: Kind) -> None:
     assert not any(said(kind, [0.4] * 10 + [0.0] * 20, seed) for seed in range(5))
 
 
-def test_cohorts_come_back_from_json_as_they_were_be_there_numbers_that_are_none() -> None:
+def test_cohorts_survive_json_even_with_nan() -> None:
     days = [cohort("binary", day, *rows("binary", 200, np.random.default_rng(day))) for day in range(3)]
     days.append(days[0].model_copy(update={"loss": float("nan"), "lag": (1.5, float("nan"), float("inf"))}))
     kept = COHORTS.dump_json(days)

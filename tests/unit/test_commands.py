@@ -36,7 +36,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
         (("predict", "--example", "4"), "truecourse predict", "less than or equal to 3"),
     ],
 )
-def test_a_wrong_use_is_one_json_object_and_status_2(
+def test_a_usage_error_is_one_json_object_and_status_2(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], where: str, what: str
 ) -> None:
     status, out, _ = said(capsys, *words, "--json")
@@ -48,7 +48,7 @@ def test_a_wrong_use_is_one_json_object_and_status_2(
     assert error["hint"].startswith(where)
 
 
-def test_a_wrong_use_without_json_is_a_sentence_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_without_json_is_a_sentence_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = said(capsys, "predct")
     assert (status, out) == (2, "")
     assert "did you mean predict?" in err
@@ -56,13 +56,13 @@ def test_a_wrong_use_without_json_is_a_sentence_on_stderr(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("words", [(), ("run",), ("trace",)])
-def test_a_group_alone_shows_its_help(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+def test_a_group_without_command_shows_its_help(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
     status, out, err = said(capsys, *words)
     assert (status, err) == (2, "")
     assert out.count("Usage:") == 1
 
 
-def test_wrong_settings_are_an_error_with_json_too(
+def test_invalid_settings_are_an_error_with_json_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from truecourse.settings import get_settings
@@ -88,7 +88,7 @@ def test_the_version_and_the_short_help(capsys: pytest.CaptureFixture[str]) -> N
         assert out == said(capsys, *words, "--help")[1]
 
 
-def test_the_declared_commands_are_the_real_ones() -> None:
+def test_the_lazy_command_list_equals_the_real_commands() -> None:
     """Help and completion come from the source without importing it: they may not say something else."""
     places = {name: load for name, load in COMMANDS.items() if name not in GROUPS}
     for name, load in places.items():
@@ -100,7 +100,7 @@ def test_the_declared_commands_are_the_real_ones() -> None:
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_every_option_of_a_flow_has_its_text(name: str) -> None:
+def test_every_flow_option_has_a_help_text(name: str) -> None:
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     declared = declaration(f"flows.{name}", name)
     assert declared is not None
@@ -133,7 +133,7 @@ def test_help_shows_the_whole_text_of_an_option(capsys: pytest.CaptureFixture[st
         ("truecourse trace mo", {"model"}),
     ],
 )
-def test_a_shell_completes(tmp_path: Path, line: str, wanted: set[str]) -> None:
+def test_shell_completion_works(tmp_path: Path, line: str, wanted: set[str]) -> None:
     for name in ("alpha", "beta"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "problem.py").write_text("raise RuntimeError('completion imports no problem')")
@@ -162,7 +162,7 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     assert not loaded & {"prefect", "mlflow", "feast", "duckdb", "pyarrow", "bentoml", "pandas", "deltalake"}
 
 
-def test_the_script_of_a_shell_is_shown(tmp_path: Path) -> None:
+def test_the_completion_script_is_printed(tmp_path: Path) -> None:
     environment = os.environ | {"SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = subprocess.run(
         [TRUECOURSE, "--show-completion", "bash"], env=environment, capture_output=True, text=True, timeout=60

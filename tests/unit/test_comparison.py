@@ -32,7 +32,7 @@ def ids(rows: pa.Table) -> list[int]:
     return [int(place) for place in rows["id"].to_pylist()]
 
 
-def test_no_row_that_either_model_learned_from_is_compared() -> None:
+def test_rows_that_either_model_was_trained_on_are_excluded() -> None:
     rows = frame(10)
     earlier = frame(6, split=["train", "train", "validate", "validate", "test", "test"])
     later = frame(8, split=["train"] * 5 + ["validate"] + ["test"] * 2)
@@ -41,19 +41,19 @@ def test_no_row_that_either_model_learned_from_is_compared() -> None:
     assert ids(unseen_rows(PROBLEM, rows)) == ids(rows)
 
 
-def test_in_time_nothing_from_before_is_compared_even_if_it_was_left_out_then() -> None:
+def test_with_time_earlier_rows_are_excluded_even_if_unused_in_training() -> None:
     trained = frame(6, split=["train"] * 4 + ["validate"] + ["test"]).take([0, 2, 4, 5])
     assert ids(unseen_rows(PROBLEM, frame(8), trained)) == [5, 6, 7]
     assert ids(unseen_rows(AT_RANDOM, frame(8), trained)) == [1, 3, 5, 6, 7]
 
 
-def test_without_time_rows_are_told_by_their_ids() -> None:
+def test_without_time_rows_are_identified_by_their_ids() -> None:
     rows = frame(6).drop_columns(["decision_time"])
     trained = frame(3, split=["train", "test", "validate"]).drop_columns(["decision_time"])
     assert ids(unseen_rows(AT_RANDOM, rows, trained)) == [1, 3, 4, 5]
 
 
-def test_a_few_days_are_no_sample() -> None:
+def test_a_few_days_are_not_enough() -> None:
     assert shortage(frame(FEWEST_BLOCKS)) == ""
     assert "of 6 days" in shortage(frame(6, per_day=1000))
     assert "of 0 days" in shortage(frame(0))
@@ -89,7 +89,7 @@ def test_a_model_with_less_noise_is_better_everywhere_and_not_worse_calibrated(
     assert all(part["difference"]["high"] < 0 for part in better.slices)
 
 
-def test_a_model_that_is_better_on_the_whole_is_caught_where_it_is_worse(
+def test_a_better_model_fails_on_a_slice_where_it_is_worse(
     world: tuple[pa.Table, np.ndarray, np.ndarray],
 ) -> None:
     rows, _, truth = world
@@ -109,7 +109,7 @@ def test_a_model_is_not_better_than_itself(world: tuple[pa.Table, np.ndarray, np
     assert all(part["difference"] == nothing for part in same.slices)
 
 
-def test_equal_models_seldom_differ_though_days_hang_together() -> None:
+def test_equal_models_rarely_differ_despite_autocorrelated_days() -> None:
     """Two models that are equally far off, each on days of its own: a difference is found in about 2.5% each way."""
     found = 0
     for seed in range(60):
@@ -123,7 +123,7 @@ def test_equal_models_seldom_differ_though_days_hang_together() -> None:
     assert found <= 6
 
 
-def test_slices_of_too_few_days_or_rows_say_nothing() -> None:
+def test_slices_with_too_few_days_or_rows_give_no_result() -> None:
     rows = frame(40, 10)
     values = ["rare"] * 60 + ["common"] * 340  # six days of it
     rows = rows.append_column("depot", pa.array(values))

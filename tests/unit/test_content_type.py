@@ -26,18 +26,18 @@ def check(kind: str, coding: bytes = b"identity") -> None:
 
 
 @pytest.mark.parametrize("kind", JSON)
-def test_json_is_taken(kind: str) -> None:
+def test_json_is_accepted(kind: str) -> None:
     check(kind)
 
 
 @pytest.mark.parametrize("kind", OTHER)
-def test_another_is_refused_with_the_cause(kind: str) -> None:
+def test_another_content_type_is_rejected_with_the_cause(kind: str) -> None:
     with pytest.raises(RequestError) as refused:
         check(kind)
     assert refused.value.status == 415
     assert refused.value.what == OTHER[kind]
 
 
-def test_a_coding_is_refused_with_the_cause() -> None:
+def test_a_content_encoding_is_rejected_with_the_cause() -> None:
     with pytest.raises(RequestError, match="the content encoding is gzip"):
         check("application/json", b"GZIP")

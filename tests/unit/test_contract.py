@@ -29,7 +29,7 @@ def refusal(data: bytes, unknown: str = "missing") -> RequestError:
     return caught.value
 
 
-def test_a_good_row_becomes_arrays() -> None:
+def test_a_valid_row_becomes_arrays() -> None:
     rows = RowReader(contract()).read_request(
         body(GOOD, GOOD | {"id": 5, "decision_time": "2024-01-01T00:00:00Z"}), NOW
     )
@@ -84,7 +84,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("field", "value", "said"), VALUES)
-def test_a_bad_value_is_refused_by_name(field: str, value: object, said: str) -> None:
+def test_an_invalid_value_is_rejected_with_its_field(field: str, value: object, said: str) -> None:
     error = refusal(body(GOOD, GOOD | {field: value}))
     assert error.status == 422
     assert [(fault.row, fault.field.strip('"')) for fault in error.faults] == [(1, field)]
@@ -115,13 +115,13 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("data", "status", "said"), BODIES, ids=range(len(BODIES)))
-def test_a_bad_body_is_refused(data: bytes, status: int, said: str) -> None:
+def test_an_invalid_body_is_rejected(data: bytes, status: int, said: str) -> None:
     error = refusal(data)
     assert error.status == status
     assert said in str(error)
 
 
-def test_rows_that_are_no_objects_and_missing_fields_are_all_named() -> None:
+def test_all_invalid_rows_and_missing_fields_are_reported() -> None:
     error = refusal(body([1], {}, GOOD))
     assert [(fault.row, fault.field) for fault in error.faults] == [
         (0, None), (1, "shop"), (1, "city"), (1, "size"), (1, "count"), (1, "open"), (1, "since"),
@@ -129,13 +129,13 @@ def test_rows_that_are_no_objects_and_missing_fields_are_all_named() -> None:
     assert error.count == 7
 
 
-def test_an_unknown_category_is_taken_or_refused_as_the_problem_says() -> None:
+def test_an_unknown_category_is_accepted_or_rejected_as_declared() -> None:
     assert len(RowReader(contract("missing")).read_request(body(GOOD | {"city": "Trier"}), NOW)) == 1
     error = refusal(body(GOOD | {"city": "Trier"}), "reject")
     assert '"Trier" is no category' in error.faults[0].problem
 
 
-def test_a_file_s_rows_are_parted_and_none_is_lost() -> None:
+def test_a_files_rows_are_split_into_valid_and_rejected() -> None:
     rows = RowReader(contract()).read([GOOD, {"city": 3}, GOOD | {"size": -1.0}, GOOD], NOW)
     assert rows.accepted == [0, 3]
     assert {fault.row for fault in rows.faults} == {1, 2}
@@ -145,12 +145,12 @@ def test_a_file_s_rows_are_parted_and_none_is_lost() -> None:
 @pytest.mark.parametrize(
     "middle", ['"a":1,"a":2', '"a":1,"a" :2', '"a" :1,"a":2', '"a":1,"a"\n:2', '"a":1,"\\u0061":2']
 )
-def test_a_name_given_twice_is_found_however_it_is_written(middle: str) -> None:
+def test_a_duplicate_member_is_found_in_any_spelling(middle: str) -> None:
     with pytest.raises(RequestError, match="twice"):
         decode(f'{{"rows":[{{{middle},"t":"12:30"}}]}}'.encode())
 
 
-def test_what_a_text_holds_is_not_taken_for_a_member() -> None:
+def test_the_content_of_a_text_is_not_mistaken_for_a_member() -> None:
     text = '{"rows": [{"a": "x\\":y", "b": "12:30", "c": 1.0, "d": 18446744073709551615}]}'
     assert decode(text.encode()) == json.loads(text)
 
@@ -178,7 +178,7 @@ NAMES = st.sampled_from([*GOOD, "note", "id", "decision_time"]) | st.text(max_si
 
 
 @given(st.lists(st.dictionaries(NAMES, JUNK, max_size=9).map(lambda row: GOOD | row) | JUNK, max_size=4) | JUNK)
-def test_nothing_but_a_request_error_comes_of_junk(rows: object) -> None:
+def test_junk_raises_only_request_errors(rows: object) -> None:
     """And whatever is taken can be encoded and looked up: text is Unicode, numbers are finite."""
     refused: RequestError | None = None
     try:
@@ -193,11 +193,11 @@ def test_nothing_but_a_request_error_comes_of_junk(rows: object) -> None:
     assert all(text.encode() for text in read.columns["city"] if text)
 
 
-def test_it_survives_storage() -> None:
+def test_a_contract_survives_storage() -> None:
     assert Contract.from_json(contract().to_json()) == contract()
 
 
-def test_examples_come_from_the_data_and_keep_the_contract(tmp_path: Path) -> None:
+def test_examples_come_from_the_data_and_satisfy_the_contract(tmp_path: Path) -> None:
     at = [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in range(5)]
     rows = [GOOD | {"id": str(i), "decision_time": at[i], "since": at[i], "note": None} for i in range(5)]
     rows[4]["size"] = 99.0  # in the data, but outside the contract
@@ -210,7 +210,7 @@ def test_examples_come_from_the_data_and_keep_the_contract(tmp_path: Path) -> No
     assert len(RowReader(made).read_request(body(*made.examples), NOW)) == 3
 
 
-def test_openapi_says_what_is_enforced() -> None:
+def test_openapi_matches_what_is_enforced() -> None:
     document = openapi.document(contract("reject"), "4")
     row = document["components"]["schemas"]["Row"]
     assert row["required"] == ["shop", "city", "size", "count", "open", "since"]

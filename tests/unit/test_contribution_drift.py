@@ -47,7 +47,7 @@ def test_false_alarms_keep_the_rate_over_all_features() -> None:
 
 
 @pytest.mark.parametrize("by", [-0.7, 0.7])
-def test_a_contribution_that_moved_is_named_with_what_it_was(by: float) -> None:
+def test_a_drifted_contribution_is_reported_with_its_former_size(by: float) -> None:
     parts = found(moved_by(contributions(7, PAST, 10_000), "x3", by), 0)
     (part,) = parts.drifted
     assert part.name == parts.parts[0].name == "x3"
@@ -56,7 +56,7 @@ def test_a_contribution_that_moved_is_named_with_what_it_was(by: float) -> None:
     assert parts.rows == (100 * PAST, 700)
 
 
-def test_a_sure_change_of_what_weighs_nothing_is_none() -> None:
+def test_a_significant_change_of_a_negligible_contribution_is_no_finding() -> None:
     parts = found(moved_by(contributions(7, PAST, 10_000), "x9", 0.01), 0)
     (part,) = (one for one in parts.parts if one.name == "x9")
     assert part.p_value <= 0.05
@@ -64,5 +64,5 @@ def test_a_sure_change_of_what_weighs_nothing_is_none() -> None:
     assert not parts.drifted
 
 
-def test_the_same_answer_every_time() -> None:
+def test_results_are_deterministic() -> None:
     assert found(contributions(7, PAST, 1), 0) == found(contributions(7, PAST, 1), 0)

@@ -36,7 +36,7 @@ def write(folder: Path, name: str, text: str) -> None:
     (folder / name / "problem.py").write_text(text)
 
 
-def test_an_error_says_what_where_and_what_to_do() -> None:
+def test_an_error_has_what_where_and_hint() -> None:
     error = TruecourseError("is empty", where="flights.csv", hint="export it again")
     assert str(error) == "flights.csv: is empty\n  → export it again"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
@@ -44,7 +44,7 @@ def test_an_error_says_what_where_and_what_to_do() -> None:
     assert pickle.loads(pickle.dumps(faults)).faults == faults.faults
 
 
-def test_a_wrong_setting_is_named_by_its_variable(configure: Callable[..., None]) -> None:
+def test_an_invalid_setting_is_reported_by_its_variable(configure: Callable[..., None]) -> None:
     configure(mlflow_port="many", threads="0")
     with pytest.raises(SettingsError) as caught:
         get_settings()
@@ -80,13 +80,13 @@ def test_a_fault_in_a_problem_file_has_a_place(problems: Path, text: str, said: 
         load_problem("p")
 
 
-def test_an_unknown_problem_names_those_there_are(problems: Path) -> None:
+def test_an_unknown_problem_lists_the_existing_ones(problems: Path) -> None:
     write(problems, "plain", PLAIN.format(name="plain", least=0))
     with pytest.raises(ProblemError, match="known problems: plain"):
         load_problem("plane")
 
 
-def test_the_digest_follows_what_the_problem_says(problems: Path) -> None:
+def test_the_digest_follows_the_specification(problems: Path) -> None:
     write(problems, "plain", PLAIN.format(name="plain", least=0))
     first = problem_digest(load_problem("plain"))
     write(problems, "plain", "# a comment\n" + PLAIN.format(name="plain", least=0))
@@ -96,7 +96,7 @@ def test_the_digest_follows_what_the_problem_says(problems: Path) -> None:
     assert problem_document(load_problem("plain"))["tables"][0]["columns"]["x"]["ge"] == 1.0
 
 
-def test_an_edit_right_after_a_load_counts(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_right_after_a_load_is_noticed(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the same size in the same second, which is all that Python's bytecode cache compares."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     found = []
@@ -112,7 +112,7 @@ def test_equal_documents_have_equal_bytes() -> None:
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
 
 
-def test_the_problem_that_is_meant(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_the_default_problem(tmp_path: Path, configure: Callable[..., None]) -> None:
     """The settings' if it is there or was named, else the only one; never a guess among several."""
 
     def there(*names: str) -> None:

@@ -51,7 +51,7 @@ def expressions() -> Iterator[str]:
     yield from (target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"])
 
 
-def test_every_series_and_label_that_is_asked_for_exists(told: dict[str, dict[str, set[str]]]) -> None:
+def test_every_queried_series_and_label_exists(told: dict[str, dict[str, set[str]]]) -> None:
     asked = {(name, chosen) for expr in expressions() for name, chosen in SELECTOR.findall(expr)}
     assert len(asked) > 20
     for name, chosen in asked:
@@ -69,7 +69,7 @@ def test_every_series_and_label_that_is_asked_for_exists(told: dict[str, dict[st
             assert {label.strip() for label in labels.split(",")} <= known, expr
 
 
-def test_alerts_stand_on_series_that_are_recorded_and_all_brackets_close() -> None:
+def test_alerts_use_recorded_series_and_brackets_match() -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     asked = {name for rule in rules() for name in re.findall(r"truecourse:[\w:]+", rule["expr"])}
     assert asked == recorded
@@ -79,7 +79,7 @@ def test_alerts_stand_on_series_that_are_recorded_and_all_brackets_close() -> No
     assert all(rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["summary"] for rule in alerts)
 
 
-def test_panels_lie_side_by_side() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         place = panel["gridPos"]

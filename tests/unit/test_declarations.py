@@ -41,7 +41,7 @@ def test_numbers(texts: list[str], decimal: str, thousands: str, symbol: str) ->
 @pytest.mark.parametrize(
     "texts", [["C001", "C002"], ["12-34", "1-2"], ["red", "blue"], ["2024-01-01"], ["1.2.3", "1.2.4"]]
 )
-def test_what_is_no_number(texts: list[str]) -> None:
+def test_texts_that_are_not_numbers(texts: list[str]) -> None:
     assert parse_numbers(texts) is None
 
 
@@ -69,11 +69,11 @@ def test_a_file_has_one_dialect() -> None:
         (["12.5", "13.5"], []),
     ],
 )
-def test_written_times(texts: list[str], formats: list[str]) -> None:
+def test_time_formats_are_detected(texts: list[str], formats: list[str]) -> None:
     assert detect_time_formats(texts) == formats
 
 
-def test_epochs_need_a_name_that_says_time() -> None:
+def test_epochs_need_a_time_like_name() -> None:
     texts = [str(1700000000 + n) for n in range(50)]
     assert candidates("created_at", texts, Dialect())[0] == Time(format="epoch_s")
     assert candidates("amount", texts, Dialect()) == [Integer(), Float()]

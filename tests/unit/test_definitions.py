@@ -37,7 +37,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", list(CHANGES))
-def test_a_change_is_seen_in_the_features_that_it_reaches(
+def test_a_change_affects_the_digests_of_dependent_features_only(
     name: str, tmp_path: Path, configure: Callable[..., None]
 ) -> None:
     file, old, new, reached, label = CHANGES[name]
@@ -58,9 +58,7 @@ def test_a_change_is_seen_in_the_features_that_it_reaches(
     assert moved == {view.name for view in problem.views if set(view.features) & reached}
 
 
-def test_a_function_beside_the_problem_defines_what_is_computed_by_it(
-    tmp_path: Path, configure: Callable[..., None]
-) -> None:
+def test_a_helper_function_is_part_of_the_definition(tmp_path: Path, configure: Callable[..., None]) -> None:
     configure(home=tmp_path / "home", problems=tmp_path, problem="deliveries")
     folder = install(tmp_path)
     (folder / "helpers.py").write_text("def twice(x):\n    return 2 * x\n")

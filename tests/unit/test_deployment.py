@@ -27,7 +27,7 @@ def faults(text: str, folder: Path, configure: Configure) -> dict[str, str]:
     return {fault.where.removeprefix(start): f"{fault.what} → {fault.hint}" for fault in caught.value.faults}
 
 
-def test_the_environments_that_ship_are_sound() -> None:
+def test_the_bundled_environments_are_valid() -> None:
     assert environment_names() == ["dev", "prod", "staging"]
     configs = [load_deployment(name) for name in environment_names()]
     assert {config.target for config in configs} == {"process", "batch", "container"}
@@ -35,11 +35,11 @@ def test_the_environments_that_ship_are_sound() -> None:
         jsonschema.validate(yaml.safe_load((REPOSITORY / "deployments" / f"{name}.yaml").read_text()), schema())
 
 
-def test_the_schema_is_in_step() -> None:
+def test_the_schema_is_up_to_date() -> None:
     assert json.loads((REPOSITORY / "deployments" / "schema.json").read_text()) == schema()
 
 
-def test_every_fault_is_named_at_once_with_its_line(tmp_path: Path, configure: Configure) -> None:
+def test_all_faults_are_reported_at_once_with_lines(tmp_path: Path, configure: Configure) -> None:
     text = "environment: here\ntarget: boat\nworkers: 0\ntimeouts:\n  redy_seconds: 3\n  drain_seconds: long\n"
     found = faults(text, tmp_path, configure)
     assert set(found) == {"2 target", "3 workers", "5 timeouts.redy_seconds", "6 timeouts.drain_seconds"}
@@ -60,35 +60,37 @@ def test_every_fault_is_named_at_once_with_its_line(tmp_path: Path, configure: C
         ('workers: "2"', "3 workers", "valid integer"),
     ],
 )
-def test_what_makes_no_sense_is_refused(line: str, place: str, said: str, tmp_path: Path, configure: Configure) -> None:
+def test_inconsistent_configurations_are_rejected(
+    line: str, place: str, said: str, tmp_path: Path, configure: Configure
+) -> None:
     found = faults(f"environment: here\ntarget: process\n{line}\n", tmp_path, configure)
     assert list(found) == [place]
     assert said in found[place]
 
 
-def test_a_value_of_a_secret_is_not_told_to_anybody(tmp_path: Path, configure: Configure) -> None:
+def test_a_secrets_value_is_never_shown(tmp_path: Path, configure: Configure) -> None:
     found = faults("environment: here\ntarget: process\nsettings: {s3_secret_access_key: hush}\n", tmp_path, configure)
     assert "hush" not in str(found)
 
 
 @pytest.mark.parametrize(("text", "said"), [("a: [", "no YAML"), ("- a\n", "no fields"), ("", "no fields")])
-def test_a_file_of_another_kind(text: str, said: str, tmp_path: Path, configure: Configure) -> None:
+def test_a_file_of_another_kind_is_rejected(text: str, said: str, tmp_path: Path, configure: Configure) -> None:
     (tmp_path / "here.yaml").write_text(text)
     configure(deployments=tmp_path)
     with pytest.raises(DeploymentError, match=said):
         load_deployment("here")
 
 
-def test_an_environment_that_is_not_there_names_those_that_are(tmp_path: Path, configure: Configure) -> None:
+def test_an_unknown_environment_lists_the_existing_ones(tmp_path: Path, configure: Configure) -> None:
     with pytest.raises(DeploymentError, match="known environments: dev, prod, staging"):
         load_deployment("moon")
 
 
-def test_the_file_and_the_environment_have_one_name(tmp_path: Path, configure: Configure) -> None:
+def test_the_file_name_must_equal_the_environment_name(tmp_path: Path, configure: Configure) -> None:
     assert list(faults("environment: there\ntarget: process\n", tmp_path, configure)) == ["1 environment"]
 
 
-def test_a_server_is_told_what_the_configuration_says(tmp_path: Path, configure: Configure) -> None:
+def test_the_configuration_becomes_the_servers_settings(tmp_path: Path, configure: Configure) -> None:
     (tmp_path / "here.yaml").write_text(
         "environment: here\ntarget: process\nport: 3210\nworkers: 3\nmetrics: {enabled: false}\n"
         "settings: {s3_region: eu-north-1}\n"

@@ -117,7 +117,7 @@ def test_the_trees_that_a_row_walks_are_counted(objective: str) -> None:
 
 
 @pytest.mark.parametrize("parameters", [{"booster": "dart"}, {"objective": "count:poisson"}, {"booster": "gblinear"}])
-def test_trees_that_are_not_known_how_to_walk_are_left_to_xgboost(parameters: dict[str, str]) -> None:
+def test_unsupported_trees_fall_back_to_xgboost(parameters: dict[str, str]) -> None:
     matrix = inputs(500, seed=1, codes=CATEGORIES)
     data = xgboost.DMatrix(matrix[:, :5], matrix[:, 5] == 1)
     trained = xgboost.train({"objective": "binary:logistic", "nthread": 1, **parameters}, data, 3)
@@ -125,7 +125,7 @@ def test_trees_that_are_not_known_how_to_walk_are_left_to_xgboost(parameters: di
 
 
 @pytest.mark.parametrize("rows", [range(1, 8), range(8, 1000)])
-def test_a_walk_that_differs_in_a_bit_is_left_to_xgboost(
+def test_a_walk_that_differs_in_a_bit_falls_back_to_xgboost(
     rows: range, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     predict, trained = Forest.predict, booster("binary:logistic")
@@ -164,7 +164,7 @@ def test_matrices_of_any_layout_are_walked_alike() -> None:
     assert len(walk.signatures) == known, "nothing is compiled while a request waits"
 
 
-def test_trees_that_point_beyond_their_features_or_outputs_are_not_walked(caplog: pytest.LogCaptureFixture) -> None:
+def test_trees_with_invalid_indices_are_rejected(caplog: pytest.LogCaptureFixture) -> None:
     saved = json.loads(booster("multi:softprob").save_raw("json"))
 
     class Altered:

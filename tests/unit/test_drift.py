@@ -56,7 +56,7 @@ def test_false_alarms_keep_the_rate_over_all_columns() -> None:
     assert alarms(200) <= 18 / 200
 
 
-def test_rows_taken_as_independent_would_cry_wolf() -> None:
+def test_assuming_independent_rows_would_raise_false_alarms() -> None:
     """The same data without its days: what the block permutation is for."""
     raised = 0
     for seed in range(20):
@@ -66,14 +66,14 @@ def test_rows_taken_as_independent_would_cry_wolf() -> None:
     assert raised >= 18
 
 
-def test_a_shift_is_caught_and_its_column_named() -> None:
+def test_a_shift_is_detected_with_its_column() -> None:
     reference, window = days(60, 0, 1), days(7, 60, 2)
     shifted = changed(window, "x3", window["x3"].to_numpy() + 1.0)
     assert [column.name for column in check(reference, shifted).drifted] == ["x3"]
     assert not check(reference, window).drifted
 
 
-def test_missing_values_are_seen() -> None:
+def test_missing_values_are_detected() -> None:
     reference, window = days(60, 0, 1), days(7, 60, 2)
     values = window["x5"].to_numpy().copy()
     values[::4] = np.nan
@@ -83,14 +83,14 @@ def test_missing_values_are_seen() -> None:
     assert found.labels[-1] == MISSING
 
 
-def test_a_new_category_is_caught() -> None:
+def test_a_new_category_is_detected() -> None:
     reference, window = days(60, 0, 1), days(7, 60, 2)
     kinds = window["kind"].to_numpy(zero_copy_only=False).copy()
     kinds[::5] = "never seen"
     assert [column.name for column in check(reference, changed(window, "kind", kinds)).drifted] == ["kind"]
 
 
-def test_both_the_test_and_the_threshold_must_hold() -> None:
+def test_a_finding_needs_significance_and_size() -> None:
     reference, window = days(60, 0, 1), days(7, 60, 2)
     shifted = changed(window, "x3", window["x3"].to_numpy() + 1.0)
     assert check(reference, shifted, threshold=100.0).drifted == ()
@@ -102,7 +102,7 @@ def test_both_the_test_and_the_threshold_must_hold() -> None:
     assert not found.drifted
 
 
-def test_too_few_days_cannot_tell_and_say_so() -> None:
+def test_too_few_days_are_unknown() -> None:
     found = check(days(3, 0, 1), changed(days(1, 3, 2), "x0", np.full(100, 9.0)))
     assert (found.decidable, found.least_p, found.drifted) == (False, 0.25, ())
 
@@ -129,7 +129,7 @@ def test_false_alarms_without_time() -> None:
 
 
 @pytest.mark.parametrize("constant", [0.0, 7.0])
-def test_a_constant_that_moves_either_way_is_caught(constant: float) -> None:
+def test_a_constant_that_moves_either_way_is_detected(constant: float) -> None:
     reference = pa.table({"c": np.full(500, constant)})
     for moved in (constant - 1, constant + 1):
         assert permutation_test.compare(reference, pa.table({"c": np.full(200, moved)}), ["c"]).drifted
@@ -166,18 +166,18 @@ def test_a_number_falls_behind_as_many_edges_as_a_search_finds(edges: list[float
     assert np.array_equal(codes, wanted)
 
 
-def test_psi_is_the_textbooks() -> None:
+def test_psi_equals_the_textbook_formula() -> None:
     reference, window = np.array([300.0, 700.0]) * 1e6, np.array([500.0, 500.0]) * 1e6
     expected = 0.2 * np.log(0.5 / 0.3) - 0.2 * np.log(0.5 / 0.7)
     assert permutation_test.psi(reference, window, np.array([0]))[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_same_answer_every_time() -> None:
+def test_results_are_deterministic() -> None:
     reference, window = days(30, 0, 1), days(7, 30, 2)
     assert check(reference, window) == check(reference, window)
 
 
-def test_an_empty_window_is_refused() -> None:
+def test_an_empty_window_is_rejected() -> None:
     frame = days(3, 0, 1)
     with pytest.raises(FeatureError, match="window has no rows"):
         check(frame, frame.slice(0, 0))

@@ -56,7 +56,7 @@ class Disk:
                 (place / name).write_bytes(self.files.get(path.stat().st_ino, b""))
 
 
-def test_no_segment_goes_before_its_rows_survive_a_loss_of_power(
+def test_no_segment_is_removed_before_its_rows_are_synced(
     home: Path, tmp_path: Path, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, remove, images = Disk(monkeypatch), Segment.remove, list[Path]()
@@ -93,7 +93,7 @@ def test_an_object_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("torn", ["commit", "rows", "both", "neither"])
-def test_what_a_loss_of_power_tore_is_shipped_again(home: Path, torn: str) -> None:
+def test_a_torn_commit_is_shipped_again(home: Path, torn: str) -> None:
     put("a")
     ship("deliveries")
     put("b", "c")
@@ -112,7 +112,7 @@ def test_what_a_loss_of_power_tore_is_shipped_again(home: Path, torn: str) -> No
     assert list_segments(spool_folder("deliveries"), SEALED) == []
 
 
-def test_a_torn_checkpoint_is_done_without(home: Path) -> None:
+def test_a_torn_checkpoint_is_ignored(home: Path) -> None:
     put("a")
     ship("deliveries")
     table = home / "storage" / log_table("deliveries")
@@ -128,7 +128,7 @@ def test_a_torn_checkpoint_is_done_without(home: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\u0085", "\x1c", "\v"])
-def test_a_commit_whose_statistics_hold_a_line_separator_is_whole(home: Path, sign: str) -> None:
+def test_a_line_separator_in_statistics_does_not_tear_a_commit(home: Path, sign: str) -> None:
     store = Tables()
     version = store.append("tables/small/notes", pa.table({"note": [f"z{sign}last"]}), {"flow": "test"})
     assert store.remove_torn_commits("tables/small/notes") == []

@@ -17,7 +17,7 @@ from truecourse.references import ArtifactRef, ModelVersion
 LOCAL = ExpectedEndpoint(name="local", url="http://127.0.0.1:3000", problem="deliveries")
 
 
-def test_one_that_is_stopped_is_not_missed_and_one_that_died_is(home: Path) -> None:
+def test_a_stopped_endpoint_is_not_expected_and_a_dead_one_is(home: Path) -> None:
     assert expected_endpoints("deliveries") == []
     with announce_endpoint("deliveries", LOCAL.url):
         assert expected_endpoints("deliveries") == [LOCAL]
@@ -31,7 +31,7 @@ def test_one_that_is_stopped_is_not_missed_and_one_that_died_is(home: Path) -> N
     assert expected_endpoints("deliveries") == [LOCAL]
 
 
-def test_those_deployed_and_those_elsewhere_are_expected(home: Path, configure: Callable[..., None]) -> None:
+def test_deployed_and_configured_endpoints_are_expected(home: Path, configure: Callable[..., None]) -> None:
     configure(endpoints="https://a.example.com, http://b.example.com:3000/")
     version = ModelVersion(problem="deliveries", version=1, run_id="r", model_sha256="s")
     bento = ArtifactRef(key="k", sha256="s", bytes=1)
@@ -50,7 +50,7 @@ def test_those_deployed_and_those_elsewhere_are_expected(home: Path, configure: 
     assert "dev" not in {one.name for one in expected_endpoints("wine")}
 
 
-def test_nobody_there_is_no_answer() -> None:
+def test_an_endpoint_that_is_not_running_does_not_answer() -> None:
     (port,) = free_ports(1)
     found = scrape_endpoint(LOCAL.model_copy(update={"url": f"http://127.0.0.1:{port}"}))
     assert (found.reading, found.answers, found.error) == (None, False, "Connection refused")

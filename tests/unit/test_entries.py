@@ -41,7 +41,7 @@ def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: A
 
 
 @pytest.mark.parametrize("computed", [False, True])
-def test_a_value_is_told_as_the_model_saw_it(computed: bool) -> None:
+def test_values_are_logged_as_the_model_reads_them(computed: bool) -> None:
     other = {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1.0, "open": False, "since": GOOD["since"]}
     rows = read(GOOD | {"size": 2, "id": 2**60}, other | {"note": None})
     first, second = recorded(answered(rows, [math.inf, math.nan], computed))
@@ -58,14 +58,14 @@ def test_a_value_is_told_as_the_model_saw_it(computed: bool) -> None:
     assert (first["batch"], first["seconds"], first["at"]) == (2, 0.001, NOW.isoformat())
 
 
-def test_event_times_are_told_to_the_microsecond() -> None:
+def test_event_times_are_logged_to_the_microsecond() -> None:
     known, unknown = recorded(answered(read(GOOD, GOOD), [1.0, math.nan]))
     assert known["event_times"] == {"sold": "2024-05-01T11:00:00.500000Z"}
     assert unknown["event_times"] == {"sold": None}
 
 
 @pytest.mark.parametrize("count", [1, ENTRY, ENTRY + 1])
-def test_a_request_of_many_rows_is_kept_in_parts(count: int) -> None:
+def test_a_large_request_is_logged_in_parts(count: int) -> None:
     rows = read(*[GOOD | {"shop": i} for i in range(count)])
     told = answered(rows, [float(i) for i in range(count)])
     assert len(list(told.entries())) == math.ceil(count / ENTRY)
@@ -76,7 +76,7 @@ def test_a_request_of_many_rows_is_kept_in_parts(count: int) -> None:
     assert {record["batch"] for record in found} == {count}
 
 
-def test_one_that_failed_is_kept_under_the_answers_ids_and_says_nothing() -> None:
+def test_a_failed_challenger_is_logged_under_the_answers_ids() -> None:
     rows = read(GOOD)
     given = answered(rows, [1.0], base=0.5, contributions=[{"feature": "size", "value": 1.5, "contribution": 0.1}])
     (record,) = recorded(ChallengerFailure(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))

@@ -91,7 +91,7 @@ class Worker:
 
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from([1.5, 3.0, 10.0]), st.integers(0, 1000), st.sampled_from([0.0004, 0.001, 0.004]))
-def test_under_overload_answers_go_on_and_are_in_time(times: float, seed: int, took: float) -> None:
+def test_under_overload_admitted_requests_are_in_time(times: float, seed: int, took: float) -> None:
     """Each turn but a few takes what it is expected to, and 20 ms more if another process has the processor."""
     chance = random.Random(seed)
     worker = Worker(took, reading=0.00002, stall=lambda: 0.02 if chance.random() < 0.05 else 0.0)
@@ -105,7 +105,7 @@ def test_under_overload_answers_go_on_and_are_in_time(times: float, seed: int, t
     assert worker.longest <= 1.5 * LIMIT / took
 
 
-def test_a_worker_that_has_answered_nothing_yet_learns_under_overload() -> None:
+def test_a_new_worker_learns_service_times_under_overload() -> None:
     worker = Worker(0.004)
     worker.open({"a": 1000}, 2.0, random.Random(1))
     assert np.quantile(worker.latencies(after=1001.0), 0.99) <= LIMIT + 2 * TURN
@@ -115,7 +115,7 @@ def test_a_worker_that_has_answered_nothing_yet_learns_under_overload() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 256), st.floats(0.0001, 0.02))
-def test_clients_whose_queue_is_short_are_never_refused(clients: int, took: float) -> None:
+def test_a_short_queue_rejects_nothing(clients: int, took: float) -> None:
     worker = Worker(took)
     worker.closed(1, 0.5)
     clients = max(1, min(clients, int(0.65 * LIMIT / (took + READ))))
@@ -126,7 +126,7 @@ def test_clients_whose_queue_is_short_are_never_refused(clients: int, took: floa
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
-def test_whoever_is_refused_would_have_waited_about_as_long_as_the_limit(seed: int) -> None:
+def test_rejected_requests_would_have_waited_about_the_limit(seed: int) -> None:
     worker = Worker()
     worker.closed(1, 0.5)
     worker.open({"a": 2000}, 1.0, random.Random(seed))
@@ -137,13 +137,13 @@ def test_whoever_is_refused_would_have_waited_about_as_long_as_the_limit(seed: i
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
-def test_below_its_capacity_nothing_is_refused(seed: int) -> None:
+def test_below_capacity_nothing_is_rejected(seed: int) -> None:
     worker = Worker()
     worker.open({"a": 0.8 * worker.capacity}, 2.0, random.Random(seed))
     assert not worker.refused
 
 
-def test_one_stall_refuses_nobody_after_it() -> None:
+def test_a_single_stall_causes_no_later_rejections() -> None:
     stalls = [0.5]
     worker = Worker(0.0001, stall=lambda: stalls.pop() if stalls and worker.now > 1000.5 else 0.0)
     worker.closed(16, 2.0)
@@ -151,7 +151,7 @@ def test_one_stall_refuses_nobody_after_it() -> None:
     assert not worker.refused
 
 
-def test_who_sends_little_is_answered_soon_whatever_others_send() -> None:
+def test_light_callers_are_answered_soon_whatever_others_send() -> None:
     worker = Worker()
     worker.open({"hog": 2000, "small": 50}, 3.0, random.Random(1))
     assert "small" not in {caller for caller, _ in worker.refused}
@@ -159,14 +159,14 @@ def test_who_sends_little_is_answered_soon_whatever_others_send() -> None:
     assert len(worker.latencies("hog")) > 100
 
 
-def test_two_who_send_too_much_get_the_same() -> None:
+def test_two_heavy_callers_get_equal_shares() -> None:
     worker = Worker()
     worker.open({"a": 600, "b": 1200}, 3.0, random.Random(1))
     shares = [len(worker.latencies(caller)) for caller in "ab"]
     assert min(shares) > 0.8 * max(shares)
 
 
-def test_when_an_overload_is_over_nobody_is_refused_within_the_limit() -> None:
+def test_after_an_overload_rejections_end_within_the_limit() -> None:
     worker = Worker()
     worker.open({"a": 5000}, 2.0, random.Random(1))
     while worker.load.light.queue:
@@ -177,13 +177,13 @@ def test_when_an_overload_is_over_nobody_is_refused_within_the_limit() -> None:
     assert not worker.refused
 
 
-def test_without_a_limit_nobody_is_refused() -> None:
+def test_without_a_limit_nothing_is_rejected() -> None:
     worker = Worker(limit=0.0)
     worker.open({"a": 3000}, 1.0, random.Random(1))
     assert not worker.refused
 
 
-def test_long_bodies_are_expected_to_take_as_long_as_they_took() -> None:
+def test_expected_times_depend_on_body_length() -> None:
     now = [0.0]
     load = Load(lambda: LIMIT, lambda: now[0])
 
@@ -211,7 +211,7 @@ def test_long_bodies_are_expected_to_take_as_long_as_they_took() -> None:
             load.light.queue.pop()
 
 
-def test_a_kind_that_takes_no_time_is_learned_too() -> None:
+def test_request_kinds_that_take_no_time_are_learned_too() -> None:
     kind = Kind(REQUEST)
     for _ in range(5):
         kind.learn(0.0)
@@ -221,7 +221,7 @@ def test_a_kind_that_takes_no_time_is_learned_too() -> None:
     assert kind.seconds > 0.009
 
 
-def test_what_threads_work_on_is_waited_for_by_what_needs_them_alone() -> None:
+def test_only_requests_that_need_threads_wait_for_threads() -> None:
     load = Load(lambda: LIMIT, lambda: 0.0)
 
     def ask(path: str) -> Exchange:
@@ -242,7 +242,7 @@ def test_what_threads_work_on_is_waited_for_by_what_needs_them_alone() -> None:
     assert not load.admits(ask("/explain")), "what was begun is not done"
 
 
-def test_while_others_are_refused_what_waited_too_long_gives_way() -> None:
+def test_during_rejections_overdue_requests_are_rejected_too() -> None:
     now = [0.0]
     load = Load(lambda: LIMIT, lambda: now[0])
     exchange = Exchange({"path": "/predict", "headers": []})
@@ -260,7 +260,7 @@ def test_while_others_are_refused_what_waited_too_long_gives_way() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.0001, 0.1), st.floats(0.0001, 3)), max_size=50), st.floats(0, 0.0499))
-def test_a_queue_of_nothing_is_always_short_enough(waits: list[tuple[float, float]], work: float) -> None:
+def test_an_empty_queue_rejects_nothing(waits: list[tuple[float, float]], work: float) -> None:
     learned = Waits()
     for reckoned, took in waits:
         learned.learn(reckoned, took)
@@ -270,7 +270,7 @@ def test_a_queue_of_nothing_is_always_short_enough(waits: list[tuple[float, floa
 
 
 @given(st.floats(0.8, 6))
-def test_how_much_longer_waits_take_is_learned(times: float) -> None:
+def test_the_correction_of_expected_waits_is_learned(times: float) -> None:
     learned = Waits()
     for _ in range(200):
         learned.learn(0.03, 0.03 * times)
@@ -282,7 +282,7 @@ def test_how_much_longer_waits_take_is_learned(times: float) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.00005, 0.001))
-def test_few_refusals_are_sent_at_once_and_many_in_their_turn(took: float) -> None:
+def test_few_rejections_are_sent_at_once_and_many_are_paced(took: float) -> None:
     now = [5.0]
     pace = Pace(lambda: now[0])
 
@@ -302,7 +302,7 @@ def test_few_refusals_are_sent_at_once_and_many_in_their_turn(took: float) -> No
     assert refuse() == 0.0
 
 
-def test_a_stall_is_not_taken_for_the_time_that_a_refusal_takes() -> None:
+def test_a_stall_does_not_count_as_rejection_time() -> None:
     now = [0.0]
     pace = Pace(lambda: now[0])
     before = pace.rate
@@ -310,7 +310,7 @@ def test_a_stall_is_not_taken_for_the_time_that_a_refusal_takes() -> None:
     assert pace.rate > before / 5
 
 
-def test_what_waits_unread_is_counted_too() -> None:
+def test_unread_requests_count_as_waiting() -> None:
     load = Load(lambda: LIMIT, lambda: 0.0)
     exchange = Exchange({"path": "/predict", "headers": []})
     load.put(exchange, b"", lambda reply: None)

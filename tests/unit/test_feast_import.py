@@ -10,7 +10,7 @@ def doubled(number: int) -> int:
     return number * 2
 
 
-def test_only_feasts_own_classes_go_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_feasts_classes_skip_type_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(typeguard.TypeCheckError):
         typeguard.typechecked(doubled)("2")
     monkeypatch.setattr(doubled, "__module__", "feast.somewhere")

@@ -23,25 +23,25 @@ def problem() -> Problem:
     return load_problem("flight_delays")
 
 
-def test_it_is_sound_and_large_enough(problem: Problem) -> None:
+def test_the_flights_problem_is_valid_and_large_enough(problem: Problem) -> None:
     assert check_problem(problem) == []
     assert len(problem.tables) == 5
     assert len(problem.views) >= 5
     assert len(problem.features) >= 25
 
 
-def test_every_view_with_time_forgets_and_can_be_computed_incrementally(problem: Problem) -> None:
+def test_every_timed_view_has_a_ttl_and_a_lookback(problem: Problem) -> None:
     for view in problem.views:
         assert view.timeless or (view.ttl and view.lookback), view.name
 
 
-def test_nothing_of_the_outcome_is_requested_or_returned_by_the_spine(problem: Problem) -> None:
+def test_no_outcome_column_is_in_the_request_or_the_spine(problem: Problem) -> None:
     assert not LATER & set(problem.request_fields)
     assert not LATER & set(problem.features)
     assert not LATER & set(sql.statement(problem, str(problem.spine)).replace(",", " ").split())
 
 
-def test_outcomes_reach_features_only_with_their_moment(problem: Problem) -> None:
+def test_outcomes_reach_features_only_with_their_known_at(problem: Problem) -> None:
     for view in problem.views:
         statement = sql.statement(problem, view.sql)
         assert "FROM flights" not in statement, view.name
@@ -101,7 +101,7 @@ def test_an_outcome_is_known_when_the_flight_has_landed(
     assert label == (late >= 15)
 
 
-def test_the_decision_falls_two_hours_before_departure_and_a_departure_is_known_when_it_happens(
+def test_decisions_are_two_hours_before_departure_and_departures_known_when_they_happen(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     add_flight(connection, time_hour="2013-01-01 10:00", minute=15, dest="IAH", dep_delay=20)
@@ -136,7 +136,7 @@ def test_the_queue_holds_a_flight_from_its_schedule_until_it_leaves(
     ]
 
 
-def test_weather_counts_as_known_when_its_hour_is_over(connection: duckdb.DuckDBPyConnection, problem: Problem) -> None:
+def test_weather_is_known_after_its_hour(connection: duckdb.DuckDBPyConnection, problem: Problem) -> None:
     for hour, pressure, precip in ((0, 1010.0, 0.01), (1, 1011.0, 0.02), (3, 1008.0, 0.0), (6, 1001.0, 0.4)):
         connection.execute(
             "INSERT INTO weather (origin, time_hour, pressure, precip) VALUES ('JFK', ?, ?, ?)",
@@ -174,16 +174,16 @@ def schedule(problem: Problem, decision: str, departs: float, arrives: float) ->
         ("2013-11-03T08:30", 530, 6),
     ],
 )
-def test_the_weekday_is_that_of_new_york(problem: Problem, decision: str, departs: float, weekday: int) -> None:
+def test_the_weekday_is_in_new_york_time(problem: Problem, decision: str, departs: float, weekday: int) -> None:
     assert schedule(problem, decision, departs, 1000)["weekday"] == weekday
 
 
-def test_clocks_are_read_as_minutes_and_over_midnight(problem: Problem) -> None:
+def test_clock_times_are_minutes_and_cross_midnight(problem: Problem) -> None:
     features = schedule(problem, "2013-01-02T01:30", 2230, 15)
     assert (features["departs_minute"], features["arrives_minute"], features["clock_minutes"]) == (1350, 15, 105)
 
 
-def test_a_missing_clock_is_missing_and_no_error(problem: Problem) -> None:
+def test_a_missing_clock_time_is_missing(problem: Problem) -> None:
     features = schedule(problem, "2013-01-02T01:30", np.nan, 15)
     assert [name for name, value in features.items() if np.isnan(value)] == [
         "departs_minute", "clock_minutes", "weekday",

@@ -28,13 +28,13 @@ def causes(found: ScheduledFlow) -> list[tuple[str, bool]]:
     return [(finding.cause, finding.page) for finding in found.findings(NOW)]
 
 
-def test_what_ran_when_it_was_due_is_well() -> None:
+def test_flows_that_ran_when_due_are_ok() -> None:
     assert causes(flow(run(3), run(27))) == []
     assert causes(flow(run(2), run(27))) == [], "late, and there"
     assert causes(flow(run(3, "running", 30), run(27))) == [], "under way"
 
 
-def test_what_did_not_run_is_overdue_and_says_why() -> None:
+def test_a_flow_that_did_not_run_is_overdue_with_the_cause() -> None:
     waiting = run(3, "waiting")
     (finding,) = flow(waiting, run(27)).findings(NOW)
     assert (finding.key, finding.page) == ("pipelines/flow nightly/overdue", True)
@@ -55,7 +55,7 @@ def test_nothing_is_overdue_before_its_time() -> None:
     assert causes(ScheduledFlow("nightly", "0 9 * * *")) == [], "no server tells"
 
 
-def test_a_failure_pages_where_the_next_chance_is_far_or_was_missed_too() -> None:
+def test_a_failure_is_critical_if_repeated_or_the_next_run_is_far() -> None:
     failed = run(0.2, "failed", message="ValidationFailed: 9% of rows are bad\nTraceback")
     (finding,) = flow(failed, run(1), due=0.2, period=0.5).findings(NOW)
     assert (finding.cause, finding.page) == ("failed", False)
@@ -66,7 +66,7 @@ def test_a_failure_pages_where_the_next_chance_is_far_or_was_missed_too() -> Non
     assert causes(flow(run(0.1, "cancelled"), run(1), due=0.2)) == [], "somebody wanted that"
 
 
-def test_slower_than_usual_is_sure_and_matters() -> None:
+def test_slowness_needs_significance_and_size() -> None:
     usual = [run(24 * day, seconds=60 + day) for day in range(1, 12)]
     assert causes(flow(run(3, seconds=200), *usual)) == [("slow", False)]
     assert causes(flow(run(3, "running", 200), *usual)) == [("slow", False)]
@@ -78,7 +78,7 @@ def test_slower_than_usual_is_sure_and_matters() -> None:
 
 
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40), st.floats(1, 1e6), st.floats(1.1, 5))
-def test_what_was_seen_before_is_never_unusual(past: list[float], value: float, factor: float) -> None:
+def test_observed_durations_are_never_unusual(past: list[float], value: float, factor: float) -> None:
     assert not any(is_unusual(one, past, factor) for one in past)
     if is_unusual(value, past, factor):
         assert len(past) >= MIN_HISTORY
@@ -86,7 +86,7 @@ def test_what_was_seen_before_is_never_unusual(past: list[float], value: float, 
         assert not is_unusual(value, [*past, value], factor), "once it has happened, it is known"
 
 
-def test_a_rhythm_needs_a_week() -> None:
+def test_usual_intervals_need_a_week_of_history() -> None:
     daily = [NOW + timedelta(days=day) for day in range(MIN_HISTORY + 1)]
     assert longest_gap(daily) == timedelta(days=1)
     assert longest_gap([*daily, daily[-1] + timedelta(days=3)]) == timedelta(days=3)

@@ -48,7 +48,7 @@ def frame(rows: dict[str, list[object]], split: list[str] | None = None) -> pa.T
     return table.append_column("split", pa.array(split or ["train"] * len(table)))
 
 
-def test_a_category_seen_only_outside_training_is_unknown() -> None:
+def test_a_category_outside_training_is_unknown() -> None:
     rows = {"colour": ["red", "blue", "green", None], "size": [1.5, None, 2, 3], "n": [1, 2, None, 4]}
     made = frame(
         {**rows, "ok": [True, False, None, True], "y": ["a", "b", "a", "b"]}, ["train", "train", "test", "train"]
@@ -116,7 +116,7 @@ def test_the_order_is_canonical() -> None:
     assert in_order(made)["id"].to_pylist() == ["c", "a", "b"]
 
 
-def test_a_request_function_that_breaks_its_word_is_named() -> None:
+def test_a_request_function_that_violates_its_declaration_is_reported() -> None:
     def halves(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"other": columns["size"] / 2}
 
@@ -125,7 +125,7 @@ def test_a_request_function_that_breaks_its_word_is_named() -> None:
         request_features(problem(request_features=declared), {"size": np.ones(2)}, 2)
 
 
-def test_a_snapshot_is_named_by_its_bytes_and_notices_a_changed_one(home: Path) -> None:
+def test_a_snapshot_is_named_by_its_digest_and_detects_a_changed_byte(home: Path) -> None:
     store = open_store()
     made = frame({"colour": ["red"], "y": ["a"]})
     manifest = Manifest(

@@ -40,7 +40,7 @@ def passes(gate: Gate, **changes: object) -> bool:
     return bool(verdict["passed"])
 
 
-def test_a_metric_gate_keeps_both_bounds_inclusive() -> None:
+def test_a_metric_gates_bounds_are_inclusive() -> None:
     assert passes(MetricGate("auc", min=0.75))
     assert not passes(MetricGate("auc", min=0.7501))
     assert passes(MetricGate("log_loss", max=0.48, min=0.1))
@@ -50,14 +50,14 @@ def test_a_metric_gate_keeps_both_bounds_inclusive() -> None:
         passes(MetricGate("ap", max=1))
 
 
-def test_the_baseline_is_beaten_with_the_whole_interval() -> None:
+def test_beating_the_baseline_needs_the_whole_interval() -> None:
     assert passes(BeatsBaseline())
     assert not passes(BeatsBaseline(), differences=lambda _: interval(-0.06, 0.0))
     assert not passes(BeatsBaseline(), differences=lambda _: interval(0.01, 0.03))
     assert not passes(BeatsBaseline(), differences=lambda _: figure(None))
 
 
-def test_a_linear_baseline_that_is_better_for_sure_shuts_the_gate() -> None:
+def test_a_significantly_better_linear_baseline_fails_the_gate() -> None:
     assert passes(NotWorseThanLinear())
     assert passes(NotWorseThanLinear(), differences=lambda _: interval(0.0053, 0.03))
     assert not passes(NotWorseThanLinear(), differences=lambda _: interval(0.0054, 0.03))
@@ -75,7 +75,7 @@ def test_a_linear_baseline_that_is_better_for_sure_shuts_the_gate() -> None:
         (Sample(90, 90, {"a": (90, 87), "b": (9, 2), "c": (9, 1)}), "3 test rows of other classes than a"),
     ],
 )
-def test_too_few_rows_neither_pass_nor_fail(sample: Sample, said: str) -> None:
+def test_too_few_rows_are_unknown(sample: Sample, said: str) -> None:
     for gate in (BeatsBaseline(), NotWorseThanLinear()):
         (verdict,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, sample=sample))
         assert (verdict["result"], verdict["passed"]) == ("unknown", False)
@@ -84,7 +84,7 @@ def test_too_few_rows_neither_pass_nor_fail(sample: Sample, said: str) -> None:
         assert summarize([verdict]) == f"not judged: {verdict['gate']}"
 
 
-def test_every_class_is_learned_and_tested() -> None:
+def test_every_class_must_be_trained_and_tested() -> None:
     def said(**classes: tuple[int, int]) -> list[tuple[str, str]]:
         found = apply_gates((EveryClass(),), dataclasses.replace(EVIDENCE, sample=Sample(90, 90, classes)))
         return [(verdict["result"], verdict["detail"]) for verdict in found]
@@ -117,7 +117,7 @@ def passed(verdicts: list[dict[str, object]]) -> list[object]:
     return [verdict["passed"] for verdict in verdicts]
 
 
-def test_only_a_clearly_better_model_ousts_the_champion_and_a_margin_asks_for_less() -> None:
+def test_the_champion_loses_only_to_a_significantly_better_model_or_within_a_margin() -> None:
     def opens(low: float, high: float, margin: float = 0.0) -> object:
         return passed(against(BeatsChampion(margin=margin), loss=interval(low, high)))[0]
 
@@ -130,7 +130,7 @@ def test_only_a_clearly_better_model_ousts_the_champion_and_a_margin_asks_for_le
     assert not opens(-0.03, -0.001, margin=-0.01)
 
 
-def test_a_better_model_must_keep_calibration_and_every_slice() -> None:
+def test_a_better_model_must_not_lose_calibration_or_a_slice() -> None:
     north = {"column": "depot", "value": "north", "rows": 300, "difference": interval(-0.05, -0.01)}
     south = {"column": "depot", "value": "south", "rows": 200, "difference": interval(-0.01, 0.02)}
     worse = {"column": "carrier", "value": "bike", "rows": 100, "difference": interval(0.005, 0.02)}
@@ -145,7 +145,7 @@ def test_a_better_model_must_keep_calibration_and_every_slice() -> None:
     assert "depot, carrier" in str(slices["gate"])
 
 
-def test_without_a_champion_the_gate_is_open_and_with_one_that_cannot_be_compared_it_is_shut() -> None:
+def test_the_gate_passes_without_champion_and_fails_if_it_cannot_be_compared() -> None:
     assert passes(BeatsChampion())
     shut = dataclasses.replace(EVIDENCE, comparison=Comparison(3, "its inputs x are missing"))
     (verdict,) = apply_gates((BeatsChampion(),), shut)
@@ -153,7 +153,7 @@ def test_without_a_champion_the_gate_is_open_and_with_one_that_cannot_be_compare
     assert "version 3 cannot be compared: its inputs x are missing" in str(verdict["detail"])
 
 
-def test_a_floor_holds_on_every_large_slice() -> None:
+def test_a_slice_floor_applies_to_every_large_slice() -> None:
     assert passes(SliceFloor("depot", "auc", min=0.7))
     assert not passes(SliceFloor("depot", "auc", min=0.71))
     assert passes(SliceFloor("depot", "auc", min=0.71, rows=600))

@@ -101,7 +101,7 @@ def asked(
     return records
 
 
-def test_without_fault_it_is_widened_and_comes_into_office(office: Office) -> None:
+def test_a_canary_without_faults_is_increased_and_promoted(office: Office) -> None:
     began = office.entries[-1].at
     few = office.decided(asked(began, STEPS[0], 100))
     assert few.action == "wait"
@@ -124,34 +124,36 @@ def test_without_fault_it_is_widened_and_comes_into_office(office: Office) -> No
         ({"shift": 0.5}, "distribution", r"its scores are distributed otherwise: PSI"),
     ],
 )
-def test_a_fault_is_named_and_ends_it(office: Office, fault: dict[str, Any], cause: str, said: str) -> None:
+def test_a_fault_ends_the_canary_with_its_name(office: Office, fault: dict[str, Any], cause: str, said: str) -> None:
     found = office.decided(asked(office.entries[-1].at, STEPS[0], 400, **fault))
     assert (found.action, found.cause, found.share) == ("withdraw", cause, 0.0)
     assert found.sentence.startswith("Version 2 is withdrawn from 20%: ")
     assert re.search(said, found.reason), found.reason
 
 
-def test_a_busier_hour_is_no_fault_of_one_that_answers_everything(office: Office) -> None:
+def test_a_busier_hour_is_no_fault_at_full_traffic(office: Office) -> None:
     """There is nobody left of the same time to compare it with; a slow one is found at the steps before."""
     office.decided(asked(office.entries[-1].at, STEPS[0], 400))
     last = office.move("widen", share=1.0)
     assert office.decided(asked(last.at, 1.0, 100, slow=0.02, seed=1)).action == "promote"
 
 
-def test_one_that_the_endpoint_refuses_is_withdrawn(office: Office) -> None:
+def test_a_canary_rejected_by_the_endpoint_is_rolled_back(office: Office) -> None:
     silent = asked(office.entries[-1].at + GRACE, 0.0, 100)
     assert office.decided(silent[:5]).action == "wait"
     assert office.decided(silent[5:]).cause == "refused"
 
 
-def test_one_of_which_nothing_is_logged_is_told_of(office: Office) -> None:
+def test_a_canary_without_logged_requests_is_reported(office: Office) -> None:
     assert office.reported() == ("Version 2 answers 20%: 0 of 60 requests that this step needs.", 0)
     said, findings = office.reported(2 * SILENCE)
     assert findings == 1
     assert said.startswith("Version 2 answers 20%: nothing was logged since 2024-05-01 14:00 UTC: no request came, or")
 
 
-def test_one_that_no_endpoint_logs_is_withdrawn(office: Office, configure: Callable[..., None], tmp_path: Path) -> None:
+def test_a_canary_without_prediction_log_is_rolled_back(
+    office: Office, configure: Callable[..., None], tmp_path: Path
+) -> None:
     office.decided(asked(office.entries[-1].at, STEPS[0], 400))
     configure(log=False, problems=REPOSITORY / "tests" / "problems")
     off = office.decided([])
@@ -178,7 +180,7 @@ def deployed() -> Deployment:
 
 
 @pytest.mark.parametrize("canary", [CANARY, None])
-def test_a_share_set_by_hand_is_only_taken_back(office: Office, canary: Canary | None) -> None:
+def test_a_manual_share_is_rolled_back_but_never_increased(office: Office, canary: Canary | None) -> None:
     by_hand = office.move("split", share=0.3)
     good = office.decided(asked(by_hand.at, 0.3, 3000), canary)
     assert (good.action, good.share) == ("wait", 0.3)
@@ -187,7 +189,7 @@ def test_a_share_set_by_hand_is_only_taken_back(office: Office, canary: Canary |
     assert office.decided(asked(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "withdraw"
 
 
-def test_a_shut_gate_is_a_withdrawal() -> None:
+def test_a_failed_gate_rolls_back_the_canary() -> None:
     going = Decision("promote", "60 requests")
     gate = {"gate": "loss below the champion's", "detail": "difference 0.1", "result": "passed", "passed": True}
     assert apply_gates(going, [gate]).action == "promote"
@@ -195,7 +197,7 @@ def test_a_shut_gate_is_a_withdrawal() -> None:
     assert (shut.action, shut.cause, shut.reason) == ("withdraw", "gates", "loss below the champion's: difference 0.1")
 
 
-def test_a_withdrawal_is_told_of_until_the_challenger_is_another(office: Office) -> None:
+def test_a_rollback_is_reported_until_the_challenger_changes(office: Office) -> None:
     assert office.reported()[1] == 0
     office.move("withdraw", share=0.0)
     said = "Version 2 was withdrawn at 2024-05-01 15:00 UTC: a test."
@@ -206,7 +208,7 @@ def test_a_withdrawal_is_told_of_until_the_challenger_is_another(office: Office)
     assert office.reported() == ("No challenger answers requests.", 0)
 
 
-def test_one_that_has_a_share_again_is_not_withdrawn(office: Office) -> None:
+def test_a_challenger_with_a_new_share_is_not_rolled_back(office: Office) -> None:
     assert aliases.canary_in_progress(office.entries[-1])
     office.move("withdraw", share=0.0)
     assert aliases.withdrawal(office.entries) == office.entries[-1]

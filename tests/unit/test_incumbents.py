@@ -34,12 +34,12 @@ def rows(problem: Problem, *sent: dict[str, object]) -> Rows:
     )
 
 
-def test_an_entitys_place_never_changes(deliveries: Problem) -> None:
+def test_an_entitys_hash_position_never_changes(deliveries: Problem) -> None:
     """Were this figure another, a deploy would move entities from model to model."""
     assert traffic_position(deliveries, rows(deliveries, ROW), 0) == pytest.approx(0.38652970532423936)
 
 
-def test_it_depends_on_the_keys_alone(deliveries: Problem) -> None:
+def test_the_position_depends_on_the_keys_alone(deliveries: Problem) -> None:
     later = {"promised": 20, "distance": 9.0, "decision_time": "2024-05-01T06:30:00Z", "id": "x"}
     same = rows(deliveries, ROW, ROW | later)
     assert traffic_position(deliveries, same, 0) == traffic_position(deliveries, same, 1)
@@ -59,7 +59,7 @@ def test_it_depends_on_the_keys_alone(deliveries: Problem) -> None:
         ("since", ["2020-02-29T10:00:00+02:00"], ["2020-02-29T08:00:00.000000"]),
     ],
 )
-def test_a_key_of_any_type_is_said_alike_alone_and_among_many(key: str, values: list[Any], said: list[Any]) -> None:
+def test_keys_of_any_type_hash_alike_in_single_rows_and_batches(key: str, values: list[Any], said: list[Any]) -> None:
     """Were what is hashed another, a deploy would move entities from model to model, and a request's size too."""
     whole = contract()
     fields = tuple(f.model_copy(update={"nulls": True, "one_of": None, "ge": None, "le": None}) for f in whole.fields)
@@ -71,7 +71,7 @@ def test_a_key_of_any_type_is_said_alike_alone_and_among_many(key: str, values: 
         assert json.dumps(told) == json.dumps([exact] * 3)
 
 
-def test_places_are_spread_evenly(deliveries: Problem) -> None:
+def test_positions_are_uniform(deliveries: Problem) -> None:
     many = rows(deliveries, *(ROW | {"courier": f"courier {i}"} for i in range(1000)))
     places = np.array([traffic_position(deliveries, many, i) for i in range(1000)])
     counts = np.histogram(places, bins=10, range=(0, 1))[0]
@@ -79,7 +79,7 @@ def test_places_are_spread_evenly(deliveries: Problem) -> None:
     assert ((counts - 100) ** 2 / 100).sum() < 27.9
 
 
-def test_a_part_of_rows_is_those_rows(deliveries: Problem) -> None:
+def test_a_subset_of_rows_keeps_their_positions(deliveries: Problem) -> None:
     all_rows = rows(deliveries, *(ROW | {"id": i, "distance": float(i), "promised": 10 + i} for i in range(5)))
     part = all_rows.part([3, 1])
     assert (part.ids, part.accepted) == ([3, 1], [3, 1])

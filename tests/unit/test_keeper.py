@@ -54,7 +54,7 @@ def test_a_connection_waits_for_a_server(servers: tuple[SupervisorClient, int]) 
         assert waiting.makefile().read().startswith("1 ")
 
 
-def test_two_share_the_socket_and_one_can_leave(servers: tuple[SupervisorClient, int]) -> None:
+def test_two_servers_share_the_socket_and_one_can_leave(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     assert ask(port)[0] == 1
@@ -65,7 +65,7 @@ def test_two_share_the_socket_and_one_can_leave(servers: tuple[SupervisorClient,
     assert list(keeper.servers()) == [2]
 
 
-def test_a_kept_server_that_dies_is_started_again(servers: tuple[SupervisorClient, int]) -> None:
+def test_a_supervised_server_is_restarted(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     _, pid = ask(port)
@@ -76,7 +76,7 @@ def test_a_kept_server_that_dies_is_started_again(servers: tuple[SupervisorClien
     assert keeper.servers()[1]["restarts"] == 1
 
 
-def test_one_that_is_not_kept_stays_dead(servers: tuple[SupervisorClient, int]) -> None:
+def test_an_unsupervised_server_is_not_restarted(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     os.kill(ask(port)[1], signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_one_that_is_not_kept_stays_dead(servers: tuple[SupervisorClient, int]) 
     assert keeper.servers()[1]["restarts"] == 0
 
 
-def test_the_keeper_takes_its_servers_with_it(servers: tuple[SupervisorClient, int]) -> None:
+def test_stopping_the_supervisor_stops_its_servers(servers: tuple[SupervisorClient, int]) -> None:
     keeper, port = servers
     start(keeper, 1)
     _, pid = ask(port)
@@ -95,14 +95,14 @@ def test_the_keeper_takes_its_servers_with_it(servers: tuple[SupervisorClient, i
         ask(port)
 
 
-def test_one_that_was_killed_is_not_found(servers: tuple[SupervisorClient, int]) -> None:
+def test_a_killed_supervisor_is_not_found(servers: tuple[SupervisorClient, int]) -> None:
     keeper, _ = servers
     os.kill(keeper.pid, signal.SIGKILL)
     wait_until(lambda: find(keeper.place) is None, 20, "its death")
     assert (keeper.place / "keeper.json").exists(), "it left word, which nobody believes"
 
 
-def test_a_stranger_gives_no_orders(servers: tuple[SupervisorClient, int]) -> None:
+def test_an_unauthorised_client_cannot_send_commands(servers: tuple[SupervisorClient, int]) -> None:
     keeper, _ = servers
     with pytest.raises(PlatformError, match="does not answer"):
         SupervisorClient(keeper.place, keeper.pid, keeper.address, "another key").servers()
@@ -110,7 +110,7 @@ def test_a_stranger_gives_no_orders(servers: tuple[SupervisorClient, int]) -> No
     assert (keeper.place / "keeper.json").stat().st_mode & 0o077 == 0
 
 
-def test_a_port_that_is_taken_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_taken_port_is_a_clear_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PlatformError, match="needs port"):
         launch(tmp_path, "127.0.0.1", taken.getsockname()[1])
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):

@@ -12,7 +12,7 @@ def told(registry: CollectorRegistry, name: str, **labels: str) -> float:
     return registry.get_sample_value(f"truecourse_{name}", labels) or 0
 
 
-def test_numbers_of_many_threads_add_up() -> None:
+def test_counts_of_many_threads_add_up() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(["/predict"], registry)
     before = told(registry, "requests_total", path="/predict", status="2xx")
@@ -39,7 +39,7 @@ def test_numbers_of_many_threads_add_up() -> None:
     assert told(registry, "feature_age_seconds_sum", view="a view") == 20 * rounds
 
 
-def test_few_numbers_are_kept_until_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_counts_are_flushed_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "services.telemetry.metrics.multiprocess_folder", lambda: None
     )  # another test's server may have one

@@ -40,7 +40,7 @@ def test_only_the_hash_of_a_key_is_stored(home: Path) -> None:
     assert key.sha256 in stored(home)
 
 
-def test_keys_hold_until_they_are_revoked_or_expire(access: Access) -> None:
+def test_keys_are_valid_until_revoked_or_expired(access: Access) -> None:
     first, old = api_keys.create("before", ("predict",))
     _, new = api_keys.create("after", ("predict", "admin"), days=1)
     _, gone = api_keys.create("short", ("predict",), days=0)
@@ -67,7 +67,7 @@ def test_keys_hold_until_they_are_revoked_or_expire(access: Access) -> None:
         ("/model", "admin"),
     ],
 )
-def test_a_path_takes_its_scope_and_no_other(access: Access, path: str, scope: str) -> None:
+def test_a_path_accepts_only_its_scope(access: Access, path: str, scope: str) -> None:
     texts = {each: api_keys.create(each, (each,))[1] for each in api_keys.SCOPES}
     access.refresh()
     for each, text in texts.items():
@@ -80,7 +80,7 @@ def test_a_path_takes_its_scope_and_no_other(access: Access, path: str, scope: s
     assert access.holder("/openapi.json", bearer(texts["predict"])) is not None
 
 
-def test_what_is_no_single_key_is_refused(access: Access) -> None:
+def test_anything_but_a_single_key_is_rejected(access: Access) -> None:
     _, text = api_keys.create("ours", ("predict",))
     access.refresh()
     known = text.encode()
@@ -105,7 +105,7 @@ def test_what_is_no_single_key_is_refused(access: Access) -> None:
 
 
 @given(st.text(max_size=80), st.integers(0, 60), st.characters())
-def test_no_other_text_is_the_key(text: str, place: int, other: str) -> None:
+def test_no_other_text_matches_the_key(text: str, place: int, other: str) -> None:
     right = "tc_0a1b2c3d_" + "k" * 43
     key = _key(right)
     ring = Keyring([key])
@@ -122,20 +122,20 @@ def _key(text: str) -> ApiKey:
 
 
 @given(st.timedeltas(timedelta(0), timedelta(days=1000)), st.timedeltas(timedelta(0), timedelta(days=1000)))
-def test_a_key_holds_just_until_it_expires(life: timedelta, age: timedelta) -> None:
+def test_a_key_expires_exactly_on_time(life: timedelta, age: timedelta) -> None:
     text = "tc_0a1b2c3d_" + "k" * 43
     made = datetime(2024, 1, 1, tzinfo=UTC)
     ring = Keyring([_key(text).model_copy(update={"created": made, "expires": made + life})])
     assert (ring.holder(text, (made + age).timestamp()) is not None) == (age < life)
 
 
-def test_nobody_is_let_in_before_the_keys_are_read(access: Access) -> None:
+def test_nobody_is_authenticated_before_the_keys_are_loaded(access: Access) -> None:
     _, text = api_keys.create("ours", ("predict",))
     with pytest.raises(PlatformError, match="cannot be read yet"):
         access.holder("/predict", bearer(text))
 
 
-def test_keys_that_were_read_hold_while_storage_is_away(access: Access, configure: Callable[..., None]) -> None:
+def test_loaded_keys_stay_valid_while_storage_is_unavailable(access: Access, configure: Callable[..., None]) -> None:
     _, text = api_keys.create("ours", ("predict",))
     access.refresh()
     configure(storage="s3://nowhere/at-all", s3_endpoint="http://127.0.0.1:1", s3_access_key_id="a")
@@ -144,7 +144,7 @@ def test_keys_that_were_read_hold_while_storage_is_away(access: Access, configur
     assert access.holder("/predict", bearer(text)) is not None
 
 
-def test_two_changes_at_once_both_come_to_hold(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_changes_both_apply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process is first, between the reading and the writing."""
     append, raced = Ledger.append, []
 
@@ -159,7 +159,7 @@ def test_two_changes_at_once_both_come_to_hold(home: Path, monkeypatch: pytest.M
     assert [key.name for key in api_keys.current().keys] == ["the other", "ours"]
 
 
-def test_an_endpoint_that_others_reach_asks_for_keys() -> None:
+def test_a_public_endpoint_requires_keys() -> None:
     require_keys_beyond_loopback(Settings(host="127.0.0.1"))
     require_keys_beyond_loopback(Settings(host="0.0.0.0", authentication="keys"))
     for host in ("0.0.0.0", "192.0.2.1", "::"):
@@ -167,7 +167,7 @@ def test_an_endpoint_that_others_reach_asks_for_keys() -> None:
             require_keys_beyond_loopback(Settings(host=host))
 
 
-def test_the_page_that_asks_for_a_key_needs_none(access: Access) -> None:
+def test_the_documentation_page_needs_no_key(access: Access) -> None:
     for path in docs.PATHS:
         assert access.holder(path, []) is None
     with pytest.raises(PlatformError):

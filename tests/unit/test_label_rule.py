@@ -75,7 +75,7 @@ def history(kind: Kind, seed: int, clean: int, planted: int = 0) -> list[Cohort]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_rule_is_named_on_its_first_day_and_a_clean_season_has_none(kind: Kind) -> None:
+def test_a_new_label_rule_is_detected_on_its_first_day_without_false_alarms(kind: Kind) -> None:
     for seed in range(10):
         days = history(kind, seed, clean=60, planted=1)
         assert found(kind, days[:-1]) == []
@@ -88,7 +88,7 @@ def test_another_rule_is_named_on_its_first_day_and_a_clean_season_has_none(kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_world_that_changes_is_no_new_rule(kind: Kind) -> None:
+def test_concept_drift_is_no_new_label_rule(kind: Kind) -> None:
     random = np.random.default_rng(5)
     days = [cohort(kind, day, *world(kind, A_DAY, random, moved=0.6 * (day >= 60))) for day in range(75)]
     streams = {alarm.stream for alarm in found(kind, days)}
@@ -97,7 +97,7 @@ def test_a_world_that_changes_is_no_new_rule(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_clean_cohort_of_ten_rows_among_days_of_hundreds_is_no_new_rule(kind: Kind) -> None:
+def test_a_small_clean_cohort_is_no_new_label_rule(kind: Kind) -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)
         days = [cohort(kind, day, *world(kind, A_DAY, random)) for day in range(50)]
@@ -105,7 +105,7 @@ def test_a_clean_cohort_of_ten_rows_among_days_of_hundreds_is_no_new_rule(kind: 
         assert not {"labels", "turned"} & {alarm.stream for alarm in found(kind, days)}
 
 
-def test_what_the_bench_promises_of_worlds_with_storms() -> None:
+def test_benchmark_results_with_storms_hold() -> None:
     """A short version of `make bench-truth`: a threshold moved a little, a loss a fifth higher, and small cohorts."""
     for seed in range(3):
         assert truth_quality.found(seed, "label rule", 10, {"moved": truth_quality.MOVED})
@@ -115,7 +115,7 @@ def test_what_the_bench_promises_of_worlds_with_storms() -> None:
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
-def test_while_labels_follow_what_is_foretold_nothing_contradicts_it(kind: Kind) -> None:
+def test_labels_that_follow_the_label_model_do_not_contradict_it(kind: Kind) -> None:
     random = np.random.default_rng(1)
     said, labels = world(kind, 200_000, random)
     clean = label_residuals(kind, said, labels)
@@ -128,7 +128,7 @@ def test_while_labels_follow_what_is_foretold_nothing_contradicts_it(kind: Kind)
     assert abs(after[0] - before[0]) < 0.03 if kind == "multiclass" else True
 
 
-def test_a_class_that_is_hardly_ever_sure_tells_nothing() -> None:
+def test_a_rarely_certain_class_gives_no_result() -> None:
     """Two such rows a day: one surprise would look like half of the class's labels."""
     random = np.random.default_rng(2)
     days = []
@@ -141,7 +141,7 @@ def test_a_class_that_is_hardly_ever_sure_tells_nothing() -> None:
     assert found("binary", days) == []
 
 
-def test_hindsight_learns_three_classes_from_rows_and_the_time_that_labels_took() -> None:
+def test_the_label_model_learns_three_classes_from_features_and_label_delay() -> None:
     random, n = np.random.default_rng(4), 6000
     hint, hours = random.normal(size=n), random.uniform(1, 24, n)
     labels = (hours > 8).astype(np.int64) + (hours > 16)

@@ -35,11 +35,11 @@ def told(days: list[Cohort]) -> list[Finding]:
 USUAL = [5.0, 5.5, 4.5, 5.2, 4.8, 6.0, 5.1, 5.0]
 
 
-def test_labels_that_come_as_they_always_did_are_no_finding() -> None:
+def test_labels_with_usual_delay_are_no_finding() -> None:
     assert told(cohorts([*USUAL, 5.3])) == []
 
 
-def test_labels_that_are_late_are_told_and_wake_nobody() -> None:
+def test_late_labels_are_a_warning() -> None:
     (found,) = told(cohorts([*USUAL, 9.5]))
     assert (found.check, found.subject, found.cause, found.page) == ("quality", "labels", "labels late", False)
     assert found.sentence == "Half of the labels of 2024-01-09 took 9.5 hours or more, 5.0 hours is usual."
@@ -55,7 +55,7 @@ def test_labels_that_are_late_are_told_and_wake_nobody() -> None:
     ],
     ids=lambda one: one if isinstance(one, str) else "",
 )
-def test_what_is_not_late_enough_is_no_finding(hours: list[float], why: str) -> None:
+def test_slightly_late_labels_are_no_finding(hours: list[float], why: str) -> None:
     assert told(cohorts(hours)) == [], why
 
 
@@ -63,7 +63,7 @@ def base_rate(days: list[Cohort]) -> float:
     return sum(part[2] for one in days for part in one.bins) / sum(one.labelled for one in days)
 
 
-def test_labels_that_positives_do_not_get_are_selective_and_the_figures_are_marked() -> None:
+def test_labels_missing_for_positives_are_selective_and_mark_the_figures() -> None:
     for seed in range(5):
         days = labelled_days(lambda score, came: 1 - 0.3 * came, seed)
         assert base_rate(days) == pytest.approx(0.28, abs=0.02)  # of 0.36
@@ -79,25 +79,25 @@ def test_labels_that_are_missing_at_random_are_not_selective() -> None:
             assert check_selection(PROBLEM, labelled_days(lambda score, _: 0.7 + 0 * score, seed, count, a_day)) == []
 
 
-def test_a_storm_whose_decisions_get_no_label_is_no_selection() -> None:
+def test_unlabelled_storm_days_are_not_selective() -> None:
     calm = labelled_days(lambda score, _: 1 - 0.02 * score, seed=1)
     storm = labelled_days(lambda score, _: 1 - 0.8 * score, seed=2, days=1)
     for days in (storm, [*calm[:3], *storm], [*calm[:9], *storm], [*calm, *storm]):
         assert check_selection(PROBLEM, days) == []
 
 
-def test_reweighting_by_score_takes_back_what_goes_by_the_score_alone() -> None:
+def test_reweighting_by_score_corrects_selection_by_score_only() -> None:
     days = labelled_days(lambda score, _: 1 - 0.6 * score, seed=1)
     (finding,) = check_selection(PROBLEM, days, base_rate(days))
     assert base_rate(days) < 0.33
     assert finding.figures["base_rate"] == pytest.approx(0.357, abs=0.015)
 
 
-def test_what_took_long_five_weeks_ago_no_longer_excuses() -> None:
+def test_delays_of_five_weeks_ago_no_longer_count() -> None:
     assert told(cohorts([9.6, *USUAL * 4, 9.5]))[0].cause == "labels late"
 
 
-def test_missing_labels_come_before_late_ones() -> None:
+def test_missing_labels_take_precedence_over_late_ones() -> None:
     days = cohorts([*USUAL, 9.5])
     few = days[-1].model_copy(update={"labelled": 60})
     (found,) = told([*days[:-1], few])

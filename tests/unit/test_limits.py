@@ -31,7 +31,7 @@ def test_no_caller_gets_more_than_the_burst_and_the_rate(rate: float, burst: int
 
 
 @given(st.floats(0.1, 50), st.integers(1, 20), waits)
-def test_after_the_told_wait_there_is_a_token(rate: float, burst: int, steps: list[float]) -> None:
+def test_after_retry_after_a_token_is_available(rate: float, burst: int, steps: list[float]) -> None:
     clock = Clock()
     buckets = Buckets(rate, burst, clock=clock)
     for step in steps:
@@ -53,12 +53,12 @@ def test_all_workers_together_grant_no_more(count: int, rate: float, burst: int,
     assert taken <= burst + rate * sum(steps) + 1e-6
 
 
-def test_callers_do_not_pay_for_each_other() -> None:
+def test_callers_have_separate_budgets() -> None:
     buckets = Buckets(1, 2, clock=Clock())
     assert [buckets.take(caller) == 0 for caller in "aaabbb"] == [True, True, False, True, True, False]
 
 
-def test_callers_are_forgotten_by_how_long_they_were_quiet() -> None:
+def test_the_longest_idle_callers_are_forgotten_first() -> None:
     buckets = Buckets(1, 1, most=100, clock=Clock())
     for i in range(1000):
         assert buckets.take("busy") == 0 or i
@@ -67,7 +67,7 @@ def test_callers_are_forgotten_by_how_long_they_were_quiet() -> None:
     assert buckets.take("busy") > 0
 
 
-def test_without_a_rate_nobody_is_counted() -> None:
+def test_without_a_rate_limit_callers_are_not_tracked() -> None:
     buckets = Buckets(0, 1)
     assert not any(buckets.take("a") for _ in range(100))
     assert len(buckets) == 0

@@ -90,7 +90,7 @@ def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_trees_answer_as_the_linear_model_does(kind: Kind, home: object) -> None:
+def test_the_trees_predict_like_the_linear_model(kind: Kind, home: object) -> None:
     matrix, labels = table(kind)
     model, others = begun(kind, matrix, labels), table(kind, seed=1)[0]
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
@@ -105,7 +105,7 @@ def test_the_trees_answer_as_the_linear_model_does(kind: Kind, home: object) -> 
     assert loss == pytest.approx(linear, rel=0.003)
 
 
-def test_beyond_what_was_fitted_the_answer_stays(home: object) -> None:
+def test_beyond_the_fitted_range_predictions_are_constant(home: object) -> None:
     matrix, labels = table("regression")
     model = begun("regression", matrix, labels)
     row = np.array([[0, 0, 20, 3, 1, np.nan]], np.float32)
@@ -154,7 +154,7 @@ def test_one_row_and_many_compiled_or_not_are_equal_to_the_bit(both: tuple[Kind,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boosting_goes_on_from_the_linear_model(kind: Kind, home: object) -> None:
+def test_boosting_continues_from_the_linear_model(kind: Kind, home: object) -> None:
     found = chosen(kind, bend=3.0, linear=True)
     part = found.chosen.parts[0]
     loss = losses(kind, part.out_labels.astype(np.float64), found.chosen.predictions).mean()
@@ -164,7 +164,7 @@ def test_boosting_goes_on_from_the_linear_model(kind: Kind, home: object) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_rows_left_out_choose(kind: Kind, home: object) -> None:
+def test_held_out_rows_choose_the_form(kind: Kind, home: object) -> None:
     straight, bent = chosen(kind, bend=0.0), chosen(kind, bend=8.0)
     assert straight.form in {LINEAR, LINEAR_AND_TREES}
     assert straight.chosen.loss < straight.losses[TREES]
@@ -174,9 +174,7 @@ def test_the_rows_left_out_choose(kind: Kind, home: object) -> None:
     assert "375 validation rows" in straight.sentence
 
 
-def test_where_the_linear_model_is_worse_noise_is_no_reason_to_begin_with_it(
-    home: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worse_linear_model_is_not_chosen_by_noise(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
     def answers(alone: float, both: float) -> Callable[..., dict[str, float]]:
         told = iter([alone, both])
         return lambda *_, **__: {"value": (low := next(told)) + 1, "low": low, "high": low + 2}
@@ -209,7 +207,7 @@ def test_rows_of_one_class_have_no_linear_model(home: object) -> None:
     assert "no linear model" in found.sentence
 
 
-def test_without_rows_to_choose_on_there_is_one_round_and_the_reason(home: object) -> None:
+def test_without_validation_rows_there_is_one_round_with_the_reason(home: object) -> None:
     matrix, labels = table("binary", 60)
     part = Part(matrix, labels, matrix[:0], labels[:0], np.arange(0))
     found = select("binary", vocabulary("binary"), SPEC, [part])

@@ -13,7 +13,7 @@ from truecourse.processes import start
 from truecourse.repeats import Repeats
 
 
-def test_a_restart_appends_and_tells_only_what_was_said_since(home: Path, tmp_path: Path) -> None:
+def test_a_restart_appends_and_the_tail_shows_only_new_lines(home: Path, tmp_path: Path) -> None:
     for word in ("first", "second"):
         child = start(word, [sys.executable, "-c", f"print('{word} words')"], os.environ, tmp_path / "log")
         child.process.wait(30)
@@ -66,7 +66,7 @@ def test_a_cause_is_written_once_and_counted() -> None:
     assert counted.count("[again 1 times") == 4
 
 
-def test_different_causes_and_what_is_no_fault_are_all_written() -> None:
+def test_different_causes_and_ordinary_lines_are_all_written() -> None:
     assert written(600, 3, lambda logger, n: logger.warning("%s is down", "abc"[n])).count("is down") == 3
     assert written(600, 3, lambda logger, n: logger.warning("port %d is taken", n)).count("taken") == 1
     assert written(600, 3, lambda logger, n: logger.info("the same")).count("the same") == 3

@@ -24,7 +24,7 @@ def checked(home: Path, tmp_path: Path, configure: Callable[..., None]) -> Calla
     return check
 
 
-def test_within_wide_limits_it_has_room(checked: Callable[..., Report]) -> None:
+def test_wide_limits_give_no_finding(checked: Callable[..., Report]) -> None:
     report = checked(machine_cpu=1e6, machine_memory=0.9999, machine_disk=0.9999)
     assert not report.findings
     assert report.sentence.startswith("The machine has room")
@@ -32,7 +32,7 @@ def test_within_wide_limits_it_has_room(checked: Callable[..., Report]) -> None:
     assert len(report.figures["disks"]) == 1, "home and storage are on one disk"
 
 
-def test_what_is_beyond_its_limit_is_named_and_pages_when_it_is_nearly_full(checked: Callable[..., Report]) -> None:
+def test_an_exceeded_limit_is_reported_and_critical_when_nearly_full(checked: Callable[..., Report]) -> None:
     used = checked(machine_memory=1e-6, machine_disk=1e-6).figures
     memory, disk = used["used"]["memory"], next(iter(used["disks"].values()))["used"]
     far = checked(machine_cpu=1e6, machine_memory=memory * 0.5, machine_disk=disk * 0.5)
@@ -44,7 +44,7 @@ def test_what_is_beyond_its_limit_is_named_and_pages_when_it_is_nearly_full(chec
         assert finding.page == (used_share >= 1 - (1 - finding.figures["limit"]) / 2)
 
 
-def test_processors_that_have_too_much_to_do_do_not_page(checked: Callable[..., Report]) -> None:
+def test_processor_load_is_never_critical(checked: Callable[..., Report]) -> None:
     report = checked(machine_cpu=1e-9, machine_memory=0.9999, machine_disk=0.9999)
     if report.figures["used"]["processors"] == 0:
         pytest.skip("nothing has run here for five minutes")

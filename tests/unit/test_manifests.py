@@ -32,7 +32,7 @@ def named(config: DeploymentConfig, kind: str) -> Any:
     return found
 
 
-def test_every_manifest_keeps_to_its_schema(config: DeploymentConfig) -> None:
+def test_every_manifest_matches_its_schema(config: DeploymentConfig) -> None:
     documents = manifests(config, VERSION, BENTO)
     kinds = {document["kind"] for document in documents}
     assert {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"} <= kinds
@@ -71,7 +71,7 @@ def test_secrets_are_references_everywhere(config: DeploymentConfig) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parser is built for Linux alone")
-def test_the_compose_file_keeps_to_the_specification(config: DeploymentConfig) -> None:
+def test_the_compose_file_matches_the_specification(config: DeploymentConfig) -> None:
     from compose_spec import PyCompose
 
     text = yaml.safe_dump(compose(config, VERSION, BENTO), sort_keys=False)
@@ -81,7 +81,7 @@ def test_the_compose_file_keeps_to_the_specification(config: DeploymentConfig) -
         PyCompose.from_yaml(text.replace("image:", "imagee:", 1))
 
 
-def test_what_a_service_depends_on_is_there(config: DeploymentConfig) -> None:
+def test_the_dependencies_of_services_exist(config: DeploymentConfig) -> None:
     document = compose(config, VERSION, BENTO)
     services = document["services"]
     for service in services.values():
@@ -94,7 +94,7 @@ def test_what_a_service_depends_on_is_there(config: DeploymentConfig) -> None:
         assert volumes <= set(document["volumes"])
 
 
-def test_the_files_are_those_that_they_name(config: DeploymentConfig, tmp_path: Any) -> None:
+def test_the_named_files_exist(config: DeploymentConfig, tmp_path: Any) -> None:
     dockerfile = tmp_path / "env" / "docker" / "Dockerfile"
     dockerfile.parent.mkdir(parents=True)
     dockerfile.write_text("FROM scratch\n")

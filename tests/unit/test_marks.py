@@ -15,7 +15,7 @@ DAY = timedelta(days=1)
 START = datetime(2024, 5, 6, tzinfo=UTC)
 
 
-def test_a_mark_goes_on_and_never_back_and_one_in_the_future_counts_for_nothing(home: Path) -> None:
+def test_a_mark_only_advances_and_a_future_one_is_ignored(home: Path) -> None:
     store = open_store()
     assert checked_to.read(store, "flights", START).oldest(["a"]) is None
     checked_to.advance(store, "flights", ["a", "b"], START)
@@ -37,7 +37,7 @@ def silent_for(days: float, known: list[date]) -> bool:
     return found is not None
 
 
-def test_silence_is_a_finding_where_the_rhythm_says_there_should_be_some() -> None:
+def test_silence_is_a_finding_if_predictions_were_expected() -> None:
     daily = [date(2024, 5, 1) + n * DAY for n in range(30)]
     assert (silent_for(1, daily), silent_for(2, daily), silent_for(20, daily)) == (False, True, True)
     weekdays = [day for day in daily if day.weekday() < 5]
@@ -47,7 +47,7 @@ def test_silence_is_a_finding_where_the_rhythm_says_there_should_be_some() -> No
     assert not silent_for(400, daily[:7]), "six gaps are no rhythm"
 
 
-def test_the_replay_checks_when_the_schedule_does() -> None:
+def test_the_replay_checks_at_the_schedules_times() -> None:
     deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
     (monitor,) = (one for one in deployments if one["name"] == "monitor")
     assert [one["cron"] for one in monitor["schedules"]] == [f"0 {MORNING // timedelta(hours=1)} * * *"]

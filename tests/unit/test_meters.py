@@ -16,7 +16,7 @@ MONTH = timedelta(days=30)
 DAY = timedelta(days=1)
 
 
-def test_the_meters_of_the_service_are_understood() -> None:
+def test_the_services_metrics_are_parsed() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(["/predict", "/explain", "/livez"], registry)
     before = parse_metrics(generate_latest(registry).decode()).counters  # other tests of this process may have counted
@@ -42,7 +42,7 @@ def test_the_meters_of_the_service_are_understood() -> None:
     assert not [name for name in grown if "livez" in name], "objectives are of predictions"
 
 
-def test_what_is_no_exposition_is_refused() -> None:
+def test_invalid_exposition_is_rejected() -> None:
     with pytest.raises(PlatformError, match="Prometheus"):
         parse_metrics("<html>{\n")
 
@@ -77,7 +77,7 @@ def test_one_counter_that_falls_restarts_all() -> None:
     assert meters.since(NOW + timedelta(minutes=5), DAY).values == {PROBES: 1, "a": 4, "b": 2}
 
 
-def test_a_silence_is_counted_and_forgets_nothing() -> None:
+def test_a_gap_between_samples_loses_nothing() -> None:
     meters = CounterHistory().add(NOW, {"a": 5.0}, MONTH)
     meters = meters.add(NOW + timedelta(minutes=5), None, MONTH)
     meters = meters.add(NOW + timedelta(minutes=10), {"a": 9.0}, MONTH)
@@ -86,7 +86,7 @@ def test_a_silence_is_counted_and_forgets_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 900), min_size=2, max_size=60), st.integers(1, 72 * 60))
-def test_thinning_changes_no_sum_and_begins_where_it_should(gaps: list[int], asked: int) -> None:
+def test_thinning_preserves_sums_and_recent_samples(gaps: list[int], asked: int) -> None:
     """A window's growth is that of all looks between its ends, and it begins where it should: not later than asked,
     and at most as much earlier as sums are kept apart."""
     meters, at, count, all_looks = CounterHistory(), NOW, 0, {}
@@ -103,7 +103,7 @@ def test_thinning_changes_no_sum_and_begins_where_it_should(gaps: list[int], ask
     assert wanted - timedelta(hours=6) < first <= wanted
 
 
-def test_a_year_of_looks_stays_small_and_reaches_a_month_back() -> None:
+def test_a_year_of_samples_stays_small_and_reaches_a_month_back() -> None:
     meters = CounterHistory()
     for step in range(3000):
         at = NOW + step * timedelta(minutes=15)
@@ -116,6 +116,6 @@ def test_a_year_of_looks_stays_small_and_reaches_a_month_back() -> None:
     assert hour.span == timedelta(hours=1)
 
 
-def test_a_look_from_before_the_newest_is_not_added() -> None:
+def test_an_older_sample_is_not_added() -> None:
     meters = CounterHistory().add(NOW, {"a": 5.0}, MONTH)
     assert meters.add(NOW - DAY, {"a": 1.0}, MONTH) == meters

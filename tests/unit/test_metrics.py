@@ -70,7 +70,7 @@ def test_a_weighted_metric_is_the_metric_of_the_repeated_rows(seed: int) -> None
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
-def test_influence_is_what_a_day_more_does_to_a_metric(kind: str) -> None:
+def test_influence_equals_the_effect_of_one_more_day(kind: str) -> None:
     """Of very many days, one more of a kind changes the metric by its influence."""
     draw = np.random.default_rng(1)
     labels = draw.integers(0, 2, 4000).astype(float)
@@ -91,7 +91,7 @@ def test_a_perfectly_calibrated_score_has_no_calibration_error_and_a_shifted_one
     assert np.abs(gaps("binary", labels, scores + 0.05, blocks)[0]).sum() == pytest.approx(0.05)
 
 
-def test_the_calibration_error_of_a_true_score_is_not_what_chance_makes_of_it() -> None:
+def test_the_calibration_error_of_a_true_score_has_no_chance_part() -> None:
     """The mean size of ten gaps, of which each is only noise, is never 0: it is no estimate."""
     draw, held, plain, found = np.random.default_rng(4), 0, [], []
     for _ in range(40):
@@ -107,7 +107,7 @@ def test_the_calibration_error_of_a_true_score_is_not_what_chance_makes_of_it() 
 
 
 @pytest.mark.parametrize(("correlation", "days"), [(0.0, 14), (0.4, 28), (0.7, 61)])
-def test_intervals_cover_the_truth_when_one_day_is_like_the_next(correlation: float, days: int) -> None:
+def test_intervals_cover_the_truth_with_autocorrelated_days(correlation: float, days: int) -> None:
     """90 to 98.5 of a hundred, for the chance of 400 trials. Whole days drawn one by one cover 81% at .4: see
     benchmarks/truth_compare.py."""
     draw, held = np.random.default_rng(5), 0
@@ -120,7 +120,7 @@ def test_intervals_cover_the_truth_when_one_day_is_like_the_next(correlation: fl
     assert 360 <= held <= 394
 
 
-def test_of_one_day_there_is_no_interval_and_of_two_a_wide_one() -> None:
+def test_one_day_has_no_interval_and_two_have_a_wide_one() -> None:
     labels, said = np.array([1.0, 2, 3, 5]), np.array([1.5, 2, 3, 4])
     one = measure("regression", labels, said, np.zeros(4, dtype=int))["rmse"]
     assert one["value"] is not None
@@ -129,7 +129,7 @@ def test_of_one_day_there_is_no_interval_and_of_two_a_wide_one() -> None:
     assert two["high"] - two["low"] > 3  # type: ignore[operator]
 
 
-def test_of_many_equal_slices_none_differs_and_a_lone_interval_is_the_usual_one() -> None:
+def test_simultaneous_intervals_of_equal_slices_do_not_differ() -> None:
     draw = np.random.default_rng(5)
     alone = together = 0
     for _ in range(60):
@@ -158,7 +158,7 @@ def test_the_difference_of_two_samples_is_as_uncertain_as_both_together() -> Non
     assert difference(one, {"value": None, "low": None, "high": None})["value"] is None
 
 
-def test_blocks_are_utc_days_or_rows_dealt_out() -> None:
+def test_blocks_are_utc_days_or_random_groups_of_rows() -> None:
     times = np.array(["2024-01-01T00:00", "2024-01-01T23:59", "2024-01-03T00:00"], "datetime64[us]")
     timed = pa.table({"decision_time": pa.array(times, pa.timestamp("us", tz="UTC"))})
     assert blocks_of(timed).tolist() == [0, 0, 1]

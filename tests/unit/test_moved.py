@@ -41,13 +41,13 @@ NOW = side("2013-12-30", WEEK)
     [([0.9, 0.89, 0.91, 0.9] * 3, True), ([0.5, 0.51, 0.49, 0.5] * 3, False), ([1.0, 0.0, 1.0, 0.9] * 3, False)],
     ids=["as now", "as ever", "too wild to tell"],
 )
-def test_what_was_so_a_year_before_is_within_its_seasonal_range(then: list[float], excused: bool) -> None:
+def test_drift_that_recurs_yearly_is_within_seasonal_range(then: list[float], excused: bool) -> None:
     moved = compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), side("2013-01-01", then))
     assert moved.seasonal == (("sky",) if excused else ())
     assert bool(findings(moved, "drift")) != excused
 
 
-def test_a_move_further_than_ever_from_the_weeks_before_wakes_somebody() -> None:
+def test_an_unprecedented_move_is_critical() -> None:
     (found,) = findings(compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
     assert found.page
     assert "times as far from the days before as it ever did" in found.sentence
@@ -58,7 +58,7 @@ def test_a_move_further_than_ever_from_the_weeks_before_wakes_somebody() -> None
 
 
 @pytest.mark.parametrize("rows", [0, MIN_ROWS - 1])
-def test_too_few_rows_or_days_are_unknown_and_counted(rows: int) -> None:
+def test_too_few_rows_or_days_are_unknown_with_their_count(rows: int) -> None:
     few = DailyHistograms(BINS, NOW.days[:1], Counts(np.array([[rows, 0, 0, 0]])))
     tested = compare_windows(Days(STEADY), Days(few), 0.1, 0.05)
     assert tested.columns == {}
@@ -107,7 +107,7 @@ def changed(rows: pa.Table, name: str, by: object) -> pa.Table:
     return rows.set_column(rows.column_names.index(name), name, pa.array(values))
 
 
-def test_a_relation_that_breaks_is_seen_where_no_column_moves() -> None:
+def test_a_broken_relation_is_detected_without_column_drift() -> None:
     rows = world(1)
     assert drifted_in(rows) == {}
     random = np.random.default_rng(2)
@@ -120,11 +120,11 @@ def test_a_relation_that_breaks_is_seen_where_no_column_moves() -> None:
     assert "three: spread" in " ".join(drifted_in(changed(rows, "three", lambda values: 2 * values)))
 
 
-def test_clean_weeks_are_seldom_found() -> None:
+def test_clean_weeks_rarely_have_findings() -> None:
     assert sum(bool(drifted_in(world(seed))) for seed in range(40)) <= 2
 
 
-def test_sums_of_a_day_are_the_same_in_any_parts() -> None:
+def test_sums_of_a_day_do_not_depend_on_its_parts() -> None:
     rows = world(3, days=1, a_day=9999)
     relations = Relations.learn(rows, learn_bins(rows, ["one", "two", "three", "kind"]), "at")
     taken, parts = RowSampler(len(rows)), [rows.slice(first, 777) for first in range(0, len(rows), 777)]

@@ -37,7 +37,7 @@ def hourly(start: datetime, end: datetime) -> pa.Table:
 
 
 @given(at=MOMENTS, validate=st.integers(1, 30), test=st.integers(1, 30), history=st.none() | st.integers(1, 60))
-def test_sides_follow_each_other_up_to_the_last_closed_day(
+def test_the_sides_of_the_split_end_at_the_last_closed_day(
     problem: Problem, at: datetime, validate: int, test: int, history: int | None
 ) -> None:
     policy = Retraining(validate=days(validate), test=days(test), history=days(history) if history else None)
@@ -54,7 +54,7 @@ def test_sides_follow_each_other_up_to_the_last_closed_day(
     assert spans["train"][0] == first
 
 
-def test_every_moment_of_a_day_gives_the_same_split(problem: Problem) -> None:
+def test_every_time_of_a_day_gives_the_same_split(problem: Problem) -> None:
     morning, evening = datetime(2024, 5, 6), datetime(2024, 5, 6, 23, 59, 59, tzinfo=UTC)
     assert problem_at(problem, morning) == problem_at(problem, evening)
     assert problem_at(problem, evening + timedelta(seconds=1)) != problem_at(problem, evening)

@@ -16,7 +16,7 @@ def test_every_flow_names_its_runs(name: str) -> None:
     assert getattr(importlib.import_module(f"flows.{name}"), name).flow_run_name is run_name
 
 
-def test_a_name_says_flow_problem_and_what_was_asked_for() -> None:
+def test_a_run_name_has_flow_problem_and_parameters() -> None:
     plain = {"problem": "wine", "until": None, "tune": False}
     assert format_run_name("train", plain, AT) == "train wine 2024-05-06 07:08 UTC"
     assert format_run_name("package", {"problem": "wine", "version": 3}, AT).endswith("UTC, version 3")

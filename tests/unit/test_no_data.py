@@ -32,7 +32,7 @@ def test_no_data_is_unknown(home: Path) -> None:
     assert healthpage.sentence(healthpage.newest(store, problem.name)) == "Nothing found; unknown: pipelines, endpoint."
 
 
-def test_an_endpoint_that_nobody_has_asked_keeps_no_objective_yet(home: Path) -> None:
+def test_an_endpoint_without_requests_has_no_objective_result(home: Path) -> None:
     look = Probe("local", "http://127.0.0.1:1", Reading({}, {}, ""))
     report = check_endpoint(load_problem("flight_delays"), open_store(), [look], AT)
     assert report.sentence == "The endpoint local answers; nobody has asked it yet, so its objectives are unknown."

@@ -148,7 +148,7 @@ def test_a_file_reads_alike_for_training_scoring_and_requests(data: st.DataObjec
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "arrow.csv"])
-def test_what_pandas_and_arrow_write_reads_back(form: str, tmp_path: Path) -> None:
+def test_files_of_pandas_and_arrow_are_read_exactly(form: str, tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
             "key": [1, 2, 1234567890123456789],

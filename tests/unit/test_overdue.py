@@ -49,7 +49,7 @@ def ran(at: datetime) -> Run:
     st.integers(-600, 1200),
     st.integers(1, 1440),
 )
-def test_it_is_what_a_count_of_all_moments_says(name: str, began: list[int], since: int, minute: int) -> None:
+def test_overdue_equals_a_count_of_all_scheduled_times(name: str, began: list[int], since: int, minute: int) -> None:
     schedule, period = SCHEDULES[name]
     now, start = START + minute * MINUTE, START + since * MINUTE
     begun = [START + one * MINUTE for one in began if START + one * MINUTE <= now]
@@ -64,7 +64,7 @@ def test_it_is_what_a_count_of_all_moments_says(name: str, began: list[int], sin
 
 
 @pytest.mark.parametrize("name", ["*/5", "hourly", "7 min"])
-def test_silent_days_are_overdue_but_for_the_first_minutes(name: str) -> None:
+def test_silent_days_are_overdue_except_in_the_grace_period(name: str) -> None:
     schedule, period = SCHEDULES[name]
     runs, since = [ran(START)], START - timedelta(days=30)
     flagged = [
@@ -76,13 +76,13 @@ def test_silent_days_are_overdue_but_for_the_first_minutes(name: str) -> None:
     assert all(flagged[first:])
 
 
-def test_a_flow_that_never_ran_is_overdue_once_its_schedule_has_asked() -> None:
+def test_a_flow_that_never_ran_is_overdue_after_its_first_scheduled_time() -> None:
     schedule, now = SCHEDULES["hourly"][0], START + timedelta(hours=5, minutes=30)
     assert flow(schedule, now, [], START).overdue(now)
     assert not flow(schedule, now, [], now - timedelta(minutes=20)).overdue(now), "asked for nothing yet"
 
 
-def test_a_run_that_runs_excuses_those_behind_it_only_as_long_as_it_may_take() -> None:
+def test_a_running_run_delays_overdue_only_within_its_time_limit() -> None:
     schedule, now = SCHEDULES["*/5"][0], START + timedelta(hours=5)
     past = [ran(START + minute * MINUTE) for minute in (15, 10, 5)]
 

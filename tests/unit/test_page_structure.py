@@ -53,7 +53,7 @@ def test_every_class_is_defined_and_used_once_in_one_meaning() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_a_table_stands_in_a_box_that_scrolls_and_names_its_columns(path: Path) -> None:
+def test_tables_scroll_and_have_headers(path: Path) -> None:
     page = text(path)
     assert "<table" not in page, "use {% call table(...) %}"
     assert page.count("{% call table(") == page.count("{% endcall %}")
@@ -61,7 +61,7 @@ def test_a_table_stands_in_a_box_that_scrolls_and_names_its_columns(path: Path) 
     assert "display: none" not in STYLE
 
 
-def test_the_box_of_a_table_can_be_reached_and_scrolled() -> None:
+def test_table_boxes_are_focusable_and_scroll() -> None:
     assert re.search(
         r'<div class="card scroll" role="region" aria-label="[^"]*" tabindex="0"><table', text(TEMPLATES / "parts.html")
     )
@@ -69,7 +69,7 @@ def test_the_box_of_a_table_can_be_reached_and_scrolled() -> None:
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_leads_back_to_its_problem_and_to_the_index(name: str) -> None:
+def test_a_report_links_to_its_problem_and_the_index(name: str) -> None:
     assert re.search(r"\{% block crumb %\}\{\{ way\(", text(TEMPLATES / f"{name}.html"))
     page = render("validation.html", problem="p", results=[], root="../../") if name == "validation" else ""
     if page:
@@ -100,14 +100,14 @@ PAIRS = [
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: " on ".join(pair))
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_that_wcag_asks_for(scheme: str, pair: tuple[str, str]) -> None:
+def test_text_has_wcag_contrast(scheme: str, pair: tuple[str, str]) -> None:
     light, dark = STYLE.split("@media (prefers-color-scheme: dark)")
     colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]+)", light if scheme == "light" else dark.split("* {")[0]))
     first, second = sorted((luminance(colours[name]) for name in pair), reverse=True)
     assert (first + 0.05) / (second + 0.05) >= 4.5
 
 
-def test_the_index_lists_every_problem_and_leads_to_it(tmp_path: Path) -> None:
+def test_the_index_links_to_every_problem(tmp_path: Path) -> None:
     from truecourse.monitoring.dashboard import index
 
     store = LocalStore(tmp_path)

@@ -263,7 +263,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 @pytest.mark.parametrize("most", [False, True], ids=["least", "most"])
 @pytest.mark.parametrize("page", [*PAGES.values(), unchecked_health])
-def test_a_page_is_whole(page: Callable[[LocalStore, bool], str], most: bool, store: LocalStore) -> None:
+def test_a_page_is_complete_html(page: Callable[[LocalStore, bool], str], most: bool, store: LocalStore) -> None:
     html = page(store, most)
     assert html.rstrip().endswith("</html>")
     assert LONG not in html  # as text alone, never as tags
@@ -276,7 +276,7 @@ def test_every_template_is_rendered_somewhere() -> None:
 
 
 @pytest.mark.parametrize("asked", [None, NOW])
-def test_one_clock_says_when_and_data_until_is_said_as_such(asked: datetime | None, store: LocalStore) -> None:
+def test_pages_show_the_wall_clock_and_the_end_of_the_data(asked: datetime | None, store: LocalStore) -> None:
     """Two times by two clocks stood beside each other, both as "as of"."""
     report = Report(check="drift", problem="p", at=NOW, sentence="Nothing drifted.")
     report_store.save(store, report_store.with_checked_at(report, asked))
@@ -292,12 +292,12 @@ def test_one_clock_says_when_and_data_until_is_said_as_such(asked: datetime | No
         assert "data of" not in html
 
 
-def test_commands_in_a_sentence_stand_as_code() -> None:
+def test_commands_in_sentences_are_rendered_as_code() -> None:
     assert marked("run `a <b>`, then `c`") == "run <code>a &lt;b&gt;</code>, then <code>c</code>"
     assert marked("<i>") == "&lt;i&gt;"
 
 
-def test_a_check_that_broke_leads(store: LocalStore) -> None:
+def test_a_failed_check_comes_first(store: LocalStore) -> None:
     Store(store).save(True)
     broken = Finding(check="quality", subject="check", cause=BROKEN, page=True, sentence="The check of quality broke.")
     report_store.save(store, Report.unavailable("quality", "p", NOW, broken.sentence, broken))

@@ -45,7 +45,7 @@ REMOTE: tuple[tuple[Any, Any], ...] = (
 
 
 @pytest.mark.parametrize(("ends", "local"), [(e, True) for e in LOCAL] + [(e, False) for e in REMOTE])
-def test_a_connection_is_of_this_machine_or_not(ends: tuple[Any, Any], local: bool) -> None:
+def test_local_connections_are_recognised(ends: tuple[Any, Any], local: bool) -> None:
     assert is_local(*ends) is local
 
 
@@ -75,12 +75,12 @@ ASKED = post(b"abc", last=False)
 
 
 @pytest.mark.parametrize("ends", LOCAL)
-def test_this_machine_is_answered(ends: tuple[Any, Any], home: Path) -> None:
+def test_local_clients_are_served(ends: tuple[Any, Any], home: Path) -> None:
     assert answered(*ends, ASKED).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("ends", REMOTE)
-def test_others_are_not_without_keys(ends: tuple[Any, Any], home: Path) -> None:
+def test_remote_clients_are_rejected_without_keys(ends: tuple[Any, Any], home: Path) -> None:
     found = answered(*ends, ASKED)
     assert found.startswith(b"HTTP/1.1 403")
     assert b"TRUECOURSE_AUTHENTICATION=keys" in found
@@ -88,7 +88,7 @@ def test_others_are_not_without_keys(ends: tuple[Any, Any], home: Path) -> None:
     assert answered(*ends, ASKED, authentication="keys").startswith(b"HTTP/1.1 401")
 
 
-def test_only_what_stands_for_a_client_is_counted() -> None:
+def test_only_client_connections_are_checked() -> None:
     assert counted_as(("2001:db8:1:2:3::4", 9)) == counted_as(("2001:db8:1:2:ffff::", 9)) == "2001:db8:1:2::"
     assert counted_as(("::ffff:192.0.2.7", 9)) == counted_as(("192.0.2.7", 1)) == "192.0.2.7"
     assert counted_as("") == counted_as(None) == ""
@@ -99,7 +99,7 @@ def test_only_what_stands_for_a_client_is_counted() -> None:
         require_servable(Settings(trusted_proxies="10.0.0.1, proxy.example"))
 
 
-def test_an_address_that_others_reach_is_not_listened_on_without_keys() -> None:
+def test_a_public_address_requires_keys() -> None:
     for host in ("127.0.0.1", "localhost", "::1", "[::1]"):
         require_keys_beyond_loopback(Settings(host=host))
     for host in ("0.0.0.0", "::", "192.0.2.1", "2001:db8::1"):
@@ -113,7 +113,7 @@ def test_an_address_that_others_reach_is_not_listened_on_without_keys() -> None:
     ("settings", "starts"),
     [({}, False), ({"AUTHENTICATION": "keys"}, True), ({"ALLOW_ANONYMOUS": "true", "TLS_KEY": "/nothing"}, False)],
 )
-def test_a_container_without_keys_refuses_to_start(settings: dict[str, str], starts: bool, tmp_path: Path) -> None:
+def test_a_container_without_keys_does_not_start(settings: dict[str, str], starts: bool, tmp_path: Path) -> None:
     """`bentoml serve`, its entrypoint, imports the service before anything else."""
     environment = os.environ | {"BENTOML_CONTAINERIZED": "true", "TRUECOURSE_HOME": str(tmp_path)}
     environment |= {f"TRUECOURSE_{name}": value for name, value in settings.items()}

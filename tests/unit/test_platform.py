@@ -42,11 +42,11 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
          'mlflow is down for 3.0 minutes: ended by signal 9, restarted 1 time; last log line: "no database".'),
     ],
 )  # fmt: skip
-def test_each_state_is_a_sentence(told: dict[str, Any], sentence: str) -> None:
+def test_each_state_is_described_by_a_sentence(told: dict[str, Any], sentence: str) -> None:
     assert platform.sentence(told, NOW) == sentence.replace("3.0 minutes", "3 minutes")
 
 
-def test_parts_that_are_down_or_silent_are_findings_and_the_others_are_none(home: Path) -> None:
+def test_only_parts_that_are_down_or_silent_are_findings(home: Path) -> None:
     faults = [part("down", cause="ended with status 1"), part("silent", cause="it does not answer")]
     running(home, *faults, part("up", restarts=3), part("waiting"), part("starting"))
     found = platform.findings(NOW, "")
@@ -56,7 +56,7 @@ def test_parts_that_are_down_or_silent_are_findings_and_the_others_are_none(home
     assert found[0].figures["restarts"] == 0
 
 
-def test_a_platform_that_was_killed_is_told_and_one_that_runs_is_known_by_its_server(home: Path) -> None:
+def test_killed_and_running_platforms_are_recognised(home: Path) -> None:
     assert platform.state() is None
     made = running(home, part("up"))
     assert platform.running_platform() == made

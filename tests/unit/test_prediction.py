@@ -39,7 +39,7 @@ def test_numbers_are_whole_missing_or_finite(kind: FeatureKind, values: list[flo
     assert json.loads(json.dumps(found, allow_nan=False)) == expected
 
 
-def test_categories_are_told_as_they_are() -> None:
+def test_categories_are_shown_unchanged() -> None:
     assert original_values("category", np.array(["north", None, ""], dtype=object)) == ["north", None, ""]
 
 
@@ -52,14 +52,14 @@ def test_categories_are_told_as_they_are() -> None:
         ("category", ("north", None)),
     ],
 )
-def test_values_that_are_pythons_own_are_told_as_they_are(kind: FeatureKind, values: tuple[Any, ...]) -> None:
+def test_python_values_are_shown_unchanged(kind: FeatureKind, values: tuple[Any, ...]) -> None:
     assert original_values(kind, values) == values
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
 @example([[0.5, 0.25, 0.5]])
 @example([[0.5, 0.5, 0.25]])
-def test_a_row_is_predicted_as_many_are(outputs: list[list[float]]) -> None:
+def test_single_row_prediction_equals_batch_prediction(outputs: list[list[float]]) -> None:
     several = np.array(outputs, dtype=np.float32)
     for kind, classes, output in (
         ("multiclass", ("a", "b", "c"), several),
@@ -85,7 +85,7 @@ def overflowing() -> Model:
 
 
 @pytest.mark.parametrize("of", [predict_rows, explanations])
-def test_a_model_that_puts_out_no_number_is_an_error(of: Callable[..., object]) -> None:
+def test_a_model_with_nan_output_is_an_error(of: Callable[..., object]) -> None:
     model, values = overflowing(), np.array([0.5])
     with pytest.raises(ModelError, match="no finite number"):
         of(model, {"x": values}, model.vocabulary.encode({"x": values}))

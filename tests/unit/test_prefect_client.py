@@ -50,7 +50,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         made.shutdown()
 
 
-def test_a_busy_server_is_asked_again_and_not_for_ever(server: Server) -> None:
+def test_a_busy_server_is_retried_a_limited_number_of_times(server: Server) -> None:
     server.statuses = [503, 503]
     assert PrefectClient(server.url).ask("GET", "/x") == []
     assert len(server.asked) == 3
@@ -60,7 +60,7 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(server: Server) -> None:
     assert len(server.asked) == 6
 
 
-def test_what_is_absent_is_none_only_where_that_is_an_answer(server: Server) -> None:
+def test_absence_is_none_only_where_expected(server: Server) -> None:
     server.statuses = [404, 404]
     assert PrefectClient(server.url).ask("GET", "/x", absent=True) is None
     with pytest.raises(PlatformError, match="GET /x with 404"):
@@ -71,13 +71,13 @@ def test_every_page_is_read(server: Server) -> None:
     assert PrefectClient(server.url).all("/deployments/filter") == [1, 2]
 
 
-def test_the_key_of_the_settings_is_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configured_api_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading deployments went without it, and failed at a server that asks for one."""
     monkeypatch.setenv("PREFECT_API_KEY", "a-key")
     PrefectClient(server.url).ask("GET", "/x")
     assert server.asked[0][2] == "Bearer a-key"
 
 
-def test_a_server_that_is_away_is_said_so(configure: Callable[..., None]) -> None:
+def test_an_unreachable_server_is_reported(configure: Callable[..., None]) -> None:
     with pytest.raises(PlatformError, match="does not answer"):
         PrefectClient("http://127.0.0.1:9/api", seconds=1).ask("GET", "/x")

@@ -57,14 +57,12 @@ def late(url: str) -> Iterator[None]:
         made[0].server_close()
 
 
-def test_a_server_that_is_being_started_again_is_waited_for(
-    url: str, late: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_waits_for_a_restarting_server(url: str, late: None, capsys: pytest.CaptureFixture[str]) -> None:
     prefect_server._require_answer(url)
     assert "waiting for the Prefect server" in capsys.readouterr().err
 
 
-def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_return_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefect_server, "RESTARTS", 0.1)
     with pytest.raises(PlatformError, match="does not answer") as raised:
         prefect_server._require_answer(url)
@@ -81,7 +79,7 @@ def test_one_that_does_not_come_back_is_an_error(url: str, monkeypatch: pytest.M
         (RuntimeError("dictionary changed size"), False),
     ],
 )
-def test_a_server_that_dies_during_a_run_is_an_error_of_ours(home: Path, error: Exception, ours: bool) -> None:
+def test_a_server_that_dies_during_a_run_is_a_platform_error(home: Path, error: Exception, ours: bool) -> None:
     expected = PlatformError if ours else type(error)
     with pytest.raises(expected) as raised, prefect_server._reporting_to("http://127.0.0.1:9/api"):
         raise error
@@ -90,7 +88,7 @@ def test_a_server_that_dies_during_a_run_is_an_error_of_ours(home: Path, error: 
         assert "safe to repeat" in str(raised.value)
 
 
-def test_one_of_somebody_else_s_is_not_waited_for(home: Path) -> None:
+def test_a_foreign_server_is_not_waited_for(home: Path) -> None:
     began = time.monotonic()
     with pytest.raises(PlatformError, match="does not answer"):
         prefect_server._require_answer("http://127.0.0.1:9/api")

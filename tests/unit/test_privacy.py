@@ -47,7 +47,7 @@ def marked(problem: Problem) -> Problem:
     return dataclasses.replace(problem, request=request)
 
 
-def test_hashed_values_can_be_told_equal_and_dropped_ones_are_gone(problem: Problem) -> None:
+def test_hashed_values_are_comparable_and_dropped_ones_absent(problem: Problem) -> None:
     masks = Masks.of(marked(problem), b"secret")
     found = told(masks, SENT)
     assert found["request"].keys() == {"courier", "depot", "promised"}
@@ -60,7 +60,7 @@ def test_hashed_values_can_be_told_equal_and_dropped_ones_are_gone(problem: Prob
         assert b"4.25" not in encode_entry(masks.apply(written))
 
 
-def test_a_feature_is_hashed_the_same_wherever_its_value_is_told(problem: Problem) -> None:
+def test_a_feature_is_hashed_alike_everywhere(problem: Problem) -> None:
     masks = Masks({"depot": "hash", "promised": "hash"}, b"secret")
     sent, looked_up = told(masks, SENT), told(masks, ENTRY)
     assert sent["features"]["depot"] == sent["request"]["depot"] == looked_up["features"]["depot"]
@@ -68,7 +68,7 @@ def test_a_feature_is_hashed_the_same_wherever_its_value_is_told(problem: Proble
     assert sent["features"]["distance"] == 4.25
 
 
-def test_what_is_computed_from_a_private_field_is_dropped_too(problem: Problem) -> None:
+def test_features_of_a_private_field_are_dropped_too(problem: Problem) -> None:
     names = private_names(marked(problem))
     assert names == {
         "courier": "hash", "distance": "drop", "hour": "drop", "weekend": "drop", "km_a_minute": "drop"
@@ -86,12 +86,12 @@ def test_without_a_secret_nothing_is_hashed(problem: Problem, caplog: pytest.Log
     assert "courier" not in told(masks, SENT)["request"]
 
 
-def test_a_problem_that_marks_nothing_is_logged_whole(problem: Problem) -> None:
+def test_a_problem_without_private_fields_is_logged_in_full(problem: Problem) -> None:
     assert private_names(problem) == {}
     assert encode_entry(Masks.of(problem, b"").apply(SENT)) == encode_entry(SENT)
 
 
-def test_the_stricter_of_two_marks_holds() -> None:
+def test_the_stricter_of_two_marks_applies() -> None:
     hashed, dropped = Masks({"a": "hash", "b": "hash"}, b"s"), Masks({"a": "drop"}, b"s")
     assert hashed.merge(dropped).marks == dropped.merge(hashed).marks == {"a": "drop", "b": "hash"}
 
@@ -105,6 +105,6 @@ def test_a_mark_on_a_table_alone_is_a_fault(problem: Problem) -> None:
     assert 'private="drop"' in fault.hint
 
 
-def test_a_mark_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_mark_is_rejected() -> None:
     with pytest.raises(ValidationError, match="private"):
         Text(private="encrypt")  # type: ignore[arg-type]

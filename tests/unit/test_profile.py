@@ -14,7 +14,7 @@ from truecourse.modeling.encoding import Vocabulary
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1), st.integers(-(2**63) + 1, 2**63 - 1))
-def test_a_margin_of_integers_holds_what_was_seen(one: int, other: int) -> None:
+def test_an_integer_range_includes_the_observed_values(one: int, other: int) -> None:
     low, high = sorted((one, other))
     least, most = with_margin(low, high)
     assert isinstance(least, int)
@@ -26,7 +26,7 @@ REAL = st.floats(allow_nan=False, allow_infinity=False)
 
 @example(1e307, 1.7e308)  # a margin would leave what a float can hold
 @given(REAL, REAL)
-def test_a_margin_of_floats_holds_what_was_seen(one: float, other: float) -> None:
+def test_a_float_range_includes_the_observed_values(one: float, other: float) -> None:
     low, high = sorted((one, other))
     least, most = with_margin(low, high)
     assert -math.inf < least <= low <= high <= most < math.inf
@@ -62,7 +62,7 @@ def test_any_comment_stays_a_comment(key: str, note: str) -> None:
     assert call_names(Annotated({key: Call("Text")}, {})) == {"Text"}
 
 
-def test_names_that_xgboost_refuses_are_encoded_and_stay_apart() -> None:
+def test_names_that_xgboost_rejects_are_encoded_uniquely() -> None:
     names = ["a", "a[1]", "a<1>", "a%5B1]", "größe"]
     encoded = Vocabulary(kinds=dict.fromkeys(names, "float"), categories={}).booster_names
     assert encoded[0] == "a"

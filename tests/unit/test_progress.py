@@ -8,7 +8,7 @@ import pytest
 from cli.terminal.progress import Progress
 
 
-def test_a_long_step_says_something_every_few_seconds(
+def test_a_long_step_prints_progress_every_few_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Progress.EVERY <= 10
@@ -30,7 +30,7 @@ def test_a_long_step_says_something_every_few_seconds(
     assert capsys.readouterr().err == "", "nothing after the end"
 
 
-def test_a_quiet_run_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_run_prints_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Progress, "EVERY", 0.02)
     with Progress(["train"], quiet=True) as progress, progress.step("train"):
         time.sleep(0.1)

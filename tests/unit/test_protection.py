@@ -73,13 +73,13 @@ WHOLE: Message = {"type": "http.request", "body": b"{}", "more_body": False}
 
 
 @pytest.mark.parametrize(("body", "status"), [([WHOLE], 504), ([], 408)])
-def test_what_is_late_is_given_up(home: Path, body: list[Message], status: int) -> None:
+def test_late_requests_time_out(home: Path, body: list[Message], status: int) -> None:
     start, told = asked(layer(Patient()), scope("/predict"), list(body))
     assert start["status"] == status
     assert b"0.05 s" in told["body"]
 
 
-def test_each_is_given_up_at_its_own_time(home: Path) -> None:
+def test_each_request_times_out_at_its_own_time(home: Path) -> None:
     made = layer(Patient(), max_delay=0)
     made._guard.deadlines = Deadlines(1.0)
     waited: list[float] = []
@@ -109,7 +109,7 @@ def test_each_is_given_up_at_its_own_time(home: Path) -> None:
     assert not made._guard.deadlines._open
 
 
-def test_giving_up_may_begin_another(home: Path) -> None:
+def test_a_timeout_handler_may_start_another_request(home: Path) -> None:
     """There is one timer still."""
 
     async def one_after_the_other() -> int:
@@ -132,7 +132,7 @@ def test_giving_up_may_begin_another(home: Path) -> None:
     assert asyncio.run(one_after_the_other()) <= 2, "deadlines' own, and the sleep's"
 
 
-def test_what_is_late_is_given_up_once(home: Path) -> None:
+def test_a_late_request_times_out_once(home: Path) -> None:
     async def later_others() -> int:
         deadlines, given_up = Deadlines(0.02), []
         for number in range(4):
@@ -145,14 +145,14 @@ def test_what_is_late_is_given_up_once(home: Path) -> None:
     assert asyncio.run(later_others()) == 0
 
 
-def test_what_was_given_up_on_its_way_here_is_not_answered_again(home: Path) -> None:
+def test_a_cancelled_request_is_not_answered_again(home: Path) -> None:
     made = layer(Quick())
     exchange = Exchange(scope("/predict"))
     exchange.status = 408
     assert asked(made, scope("/predict") | {EXCHANGE: exchange}, []) == []
 
 
-def test_what_is_cut_off_from_outside_is_not_answered(home: Path) -> None:
+def test_an_externally_cancelled_request_is_not_answered(home: Path) -> None:
     made = layer(Patient())
     sent: list[Message] = []
 
@@ -178,7 +178,7 @@ def test_a_websocket_is_closed(home: Path) -> None:
     assert asked(layer(Quick()), scope("/predict", "websocket"), [])[0]["type"] == "websocket.close"
 
 
-def test_a_caller_beyond_its_rate_waits(home: Path) -> None:
+def test_a_caller_above_its_rate_gets_retry_after(home: Path) -> None:
     limited = layer(Quick(), rate_limit=0.5, rate_burst=1)
     assert asked(limited, scope("/predict"), [])[0]["status"] == 200
     refused = asked(limited, scope("/predict"), [])[0]
@@ -187,7 +187,7 @@ def test_a_caller_beyond_its_rate_waits(home: Path) -> None:
     assert asked(limited, scope("/model", method="GET"), [])[0]["status"] == 200, "documents cost nothing"
 
 
-def test_a_refusal_leaves_no_cycle_behind(home: Path) -> None:
+def test_a_rejection_leaves_no_reference_cycle(home: Path) -> None:
     """The collector looks for cycles rarely; under overload there are thousands of refusals a second."""
     limited = layer(Quick(), rate_limit=0.1, rate_burst=1)
 
@@ -216,7 +216,7 @@ def test_a_refusal_leaves_no_cycle_behind(home: Path) -> None:
         gc.enable()
 
 
-def test_where_keys_are_asked_for_and_unknown_nobody_gets_in(home: Path) -> None:
+def test_nobody_is_served_before_required_keys_are_loaded(home: Path) -> None:
     closed = layer(Quick(), authentication="keys")
     assert asked(closed, scope("/predict"), [])[0]["status"] == 401
     keyed = scope("/predict") | {"headers": [(b"x-api-key", b"tc_0a1b2c3d_k")]}
@@ -224,7 +224,7 @@ def test_where_keys_are_asked_for_and_unknown_nobody_gets_in(home: Path) -> None
     assert asked(closed, scope("/livez"), [])[0]["status"] == 200
 
 
-def test_a_path_that_is_not_ours_is_one_label() -> None:
+def test_unknown_paths_share_one_label() -> None:
     registry = CollectorRegistry()  # read as it is: what all workers tell together is the integration test's
     metrics = Metrics(["/predict"], registry)
     for i in range(100):
@@ -235,7 +235,7 @@ def test_a_path_that_is_not_ours_is_one_label() -> None:
     assert paths <= {None, "other"}
 
 
-def test_a_log_names_an_exception_by_its_kind_and_place(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_is_logged_with_type_and_place(caplog: pytest.LogCaptureFixture) -> None:
     before = logging.getLogRecordFactory()
     log_redaction.install()
     try:

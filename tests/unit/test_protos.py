@@ -30,7 +30,7 @@ STORED = st.one_of(
 @example(("int64_val", 1))
 @example(("double_val", math.nan))
 @example(("double_val", -math.inf))
-def test_a_value_is_read_as_the_messages_library_reads_it(stored: tuple[str, Any]) -> None:
+def test_values_are_parsed_like_protobuf(stored: tuple[str, Any]) -> None:
     field, given_value = stored
     message = Value(**{field: given_value})
     expected = getattr(message, field)
@@ -42,11 +42,11 @@ def test_a_value_is_read_as_the_messages_library_reads_it(stored: tuple[str, Any
     assert reader_of(other)(message.SerializeToString()) is None, "as its feature is declared now, it has no value"
 
 
-def test_of_a_value_that_was_written_twice_the_last_holds() -> None:
+def test_the_last_of_repeated_values_wins() -> None:
     for field, values in (("string_val", ("a", "bc")), ("double_val", (1.5, 2.5))):
         data = b"".join(Value(**{field: one}).SerializeToString() for one in values)
         assert reader_of(field)(data) == getattr(Value.FromString(data), field) == values[1]
 
 
-def test_a_value_with_nothing_in_it_is_none() -> None:
+def test_an_empty_value_is_none() -> None:
     assert reader_of("double_val")(Value().SerializeToString()) is None

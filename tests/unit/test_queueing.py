@@ -21,7 +21,7 @@ def filled(requests: Sent) -> FairQueue[tuple[str, int, float]]:
 
 
 @given(sent)
-def test_all_are_served_and_those_of_a_caller_in_their_order(requests: Sent) -> None:
+def test_all_requests_are_served_in_order_per_caller(requests: Sent) -> None:
     queue = filled(requests)
     served = [queue.pop() for _ in range(len(queue))]
     assert sorted(number for _, number, _ in served) == list(range(len(requests)))
@@ -33,7 +33,7 @@ def test_all_are_served_and_those_of_a_caller_in_their_order(requests: Sent) -> 
 
 
 @given(sent)
-def test_while_two_wait_neither_gets_more_than_the_other_by_over_a_request_of_each(requests: Sent) -> None:
+def test_two_waiting_callers_get_equal_time_up_to_one_request(requests: Sent) -> None:
     queue, got = filled(requests), dict.fromkeys("ab", 0.0)
     longest = {one: max((took for caller, took in requests if caller == one), default=0.0) for one in "ab"}
     while all(queue._flows[one].requests if one in queue._flows else 0 for one in "ab"):
@@ -44,7 +44,7 @@ def test_while_two_wait_neither_gets_more_than_the_other_by_over_a_request_of_ea
 
 
 @given(sent, callers)
-def test_the_work_ahead_is_what_is_served_before_the_next(requests: Sent, caller: str) -> None:
+def test_the_work_ahead_equals_what_is_served_before(requests: Sent, caller: str) -> None:
     queue = filled(requests)
     told, done = queue.ahead(caller), 0.0
     queue.push(caller, 0.001, (caller, -1, 0.001))
@@ -56,7 +56,7 @@ def test_the_work_ahead_is_what_is_served_before_the_next(requests: Sent, caller
         assert abs(told - done) < 1e-9
 
 
-def test_who_sends_little_is_served_before_the_rest_of_who_sends_much() -> None:
+def test_light_callers_are_served_before_a_heavy_callers_backlog() -> None:
     queue = filled([("hog", 0.01)] * 500)
     for _ in range(100):
         queue.pop()
@@ -66,7 +66,7 @@ def test_who_sends_little_is_served_before_the_rest_of_who_sends_much() -> None:
         queue.push("hog", 0.01, ("hog", 0, 0.01))
 
 
-def test_a_caller_of_long_requests_gets_no_more_time_than_one_of_short_ones() -> None:
+def test_long_requests_do_not_get_more_time() -> None:
     queue, got = filled([("short", 0.001)] * 1000 + [("long", 0.1)]), {"short": 0.0, "long": 0.0}
     for _ in range(500):
         caller, _, took = queue.pop()
@@ -76,7 +76,7 @@ def test_a_caller_of_long_requests_gets_no_more_time_than_one_of_short_ones() ->
     assert got["long"] <= got["short"] + 0.2
 
 
-def test_of_many_callers_who_left_few_are_remembered() -> None:
+def test_few_departed_callers_are_remembered() -> None:
     queue = filled([("hog", 0.01)] * 20)
     for number in range(5000):
         queue.push(f"once {number}", 0.01, ("", 0, 0.01))

@@ -52,7 +52,7 @@ def test_what_python_writes_is_read_back_exactly(rows, delimiter, end, quoting):
 
 @settings(max_examples=400)
 @given(body=st.text(st.sampled_from('ab1 ,,,"""\n\n\r'), max_size=60), trim=st.booleans(), width=st.integers(1, 3))
-def test_arrow_and_the_careful_way_agree_on_any_text(body, trim, width):
+def test_the_arrow_and_the_python_reader_agree_on_any_text(body, trim, width):
     names = [f"n{place}" for place in range(width)]
     dialect = Csv(names=names, trim=trim)
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def test_arrow_and_the_careful_way_agree_on_any_text(body, trim, width):
 
 
 @given(bad=st.sampled_from(['1,"green,0', '1,"green" big,0', "1,2", "1,2,3,4", 'x,"1,2']), at=st.integers(0, 40))
-def test_a_bad_line_costs_itself_alone(bad, at):
+def test_a_malformed_line_loses_only_itself(bad, at):
     lines = [f'{n},"a, {n}",{n % 2}' for n in range(40)]
     lines.insert(at, bad)
     rows, malformed = read("\n".join(["a,b,c", *lines]), Csv())
@@ -75,7 +75,7 @@ def test_a_bad_line_costs_itself_alone(bad, at):
     assert [row[0] for row in rows if row] == [str(n) for n in range(40)]
 
 
-def test_two_stray_quotes_swallow_no_rows_between_them():
+def test_rows_between_two_stray_quotes_are_kept():
     lines = [f"{n},red,{n % 2}" for n in range(50)]
     lines[10], lines[30] = '10,"red,0', '30,12",1'
     rows, malformed = read("\n".join(["a,b,c", *lines]), Csv())
@@ -83,14 +83,14 @@ def test_two_stray_quotes_swallow_no_rows_between_them():
     assert rows[30] == ["30", '12"', "1"]
 
 
-def test_texts_of_several_lines_are_cells():
+def test_multi_line_texts_are_cells():
     letter = "Dear Sir,\n\nyes, no, and perhaps.\nYours"
     rows, malformed = read(f'n,text,y\n1,"{letter}",0\n2,"""so""",1\n', Csv())
     assert (rows, malformed) == ([["1", letter, "0"], ["2", '"so"', "1"]], [])
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
-def test_blocks_may_be_cut_anywhere(block):
+def test_block_boundaries_do_not_matter(block):
     text = 'a,b\r\n1,"x\r\ny"\r\n2,é€"\r\n3\r\n"4",z'
     assert read(text, Csv(), block) == read(text, Csv())
     assert read(text, Csv(), block) == ([["1", "x\r\ny"], ["2", 'é€"'], None, ["4", "z"]], [(5, "3")])
@@ -130,7 +130,7 @@ CASES = Path(__file__).parents[1] / "data" / "cases"
         ("36-quotes/inside.csv", []), ("15-ragged/few.csv", [6, 51, 78]),
     ],
 )  # fmt: skip
-def test_the_rest_of_a_file_is_read(name, lines):
+def test_reading_can_resume_in_the_middle(name, lines):
     text = (CASES / name).read_text()
     rows, malformed = read(text, Csv())
     assert len(rows) == 400

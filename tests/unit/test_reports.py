@@ -16,7 +16,7 @@ def report(day: int, sentence: str) -> Report:
     return Report(check="drift", problem="deliveries", at=at, sentence=sentence, findings=(finding,))
 
 
-def test_the_newest_is_the_latest_moment_and_not_the_last_written(tmp_path: Path) -> None:
+def test_the_newest_report_is_the_one_of_the_latest_time(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert report_store.latest(store, "deliveries", "drift") is None
     for day, sentence in ((1, "a"), (3, "b"), (2, "c"), (3, "d")):
@@ -28,7 +28,7 @@ def test_the_newest_is_the_latest_moment_and_not_the_last_written(tmp_path: Path
     assert report_store.history(store, "deliveries", "quality") == []
 
 
-def test_a_timeline_keeps_the_state_of_every_moment_and_forgets_what_is_not_shown(tmp_path: Path) -> None:
+def test_a_timeline_keeps_every_state_and_drops_details(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert report_store.timeline(store, "deliveries", "drift") == []
     for day, well in ((1, False), (3, False), (2, False), (3, True), (122, False)):
@@ -39,7 +39,7 @@ def test_a_timeline_keeps_the_state_of_every_moment_and_forgets_what_is_not_show
     assert told == [(2, "critical", 1.0), (3, "ok", 1.5), (122, "critical", 61.0)]
 
 
-def test_a_check_every_few_minutes_leaves_one_report_an_hour_unless_it_finds_something_else(tmp_path: Path) -> None:
+def test_frequent_checks_keep_one_report_an_hour_unless_findings_change(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     first = report(1, "a")
     other = first.findings[0].model_copy(update={"subject": "wind"})

@@ -32,7 +32,7 @@ def counted(folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True)
 
 
-def test_no_meter_grows_beyond_the_room_that_was_taken(tmp_path: Path) -> None:
+def test_no_metrics_file_grows_beyond_its_reserved_space(tmp_path: Path) -> None:
     assert int(counted(tmp_path).stdout) > 10
     files = list(tmp_path.glob("*.db"))
     assert files
@@ -41,7 +41,7 @@ def test_no_meter_grows_beyond_the_room_that_was_taken(tmp_path: Path) -> None:
         assert file.stat().st_blocks * 512 >= SIZE
 
 
-def test_without_room_meters_are_kept_in_memory() -> None:
+def test_without_disk_space_metrics_are_kept_in_memory() -> None:
     counting = counted(Path("/proc"))  # where nobody can make a file
     assert "told by nobody" in counting.stderr
     assert counting.stdout.strip() == "0"

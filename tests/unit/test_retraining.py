@@ -46,7 +46,7 @@ def kinds(store: LocalStore) -> list[str]:
     return [event.kind for event in record.history(store, "plain")]
 
 
-def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
+def test_without_open_findings_no_retraining_is_triggered(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert decide(problem(), None, START) is None
     assert record_decision(store, problem(), START) is None
@@ -64,7 +64,7 @@ def test_nothing_open_asks_for_nothing(tmp_path: Path) -> None:
         (Retraining(causes=["concept drift"], budget=0), ["concept drift"], "budget of retrainings is 0"),
     ],
 )
-def test_what_must_not_be_learned_is_not(tmp_path: Path, policy: Retraining, causes: list[str], because: str) -> None:
+def test_blockers_prevent_retraining(tmp_path: Path, policy: Retraining, causes: list[str], because: str) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, *causes)
     decision = record_decision(store, problem(policy), at)
@@ -76,7 +76,7 @@ def test_what_must_not_be_learned_is_not(tmp_path: Path, policy: Retraining, cau
     assert record.history(store, "plain")[-1].finding is not None
 
 
-def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(tmp_path: Path) -> None:
+def test_many_findings_trigger_one_retraining_recorded_with_them(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, *["concept drift"] * 5)
     with ThreadPoolExecutor(8) as pool:
@@ -96,7 +96,7 @@ def test_a_storm_is_one_training_and_what_came_of_it_stands_beside_the_findings(
     assert told.sentence == "Version 2 is champion: its gate passed."
 
 
-def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:
+def test_cool_down_and_weekly_budget_apply(tmp_path: Path) -> None:
     store, begun = LocalStore(tmp_path), []
     for day in range(15):
         at = found(store, day, "concept drift")
@@ -116,7 +116,7 @@ def test_cool_down_and_budget_of_a_week(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.floats(0.01, 5), min_size=1, max_size=30), st.floats(0.1, 4), st.integers(1, 4))
-def test_rules_hold_for_any_rhythm_of_asking(steps: list[float], cooldown: float, budget: int) -> None:
+def test_the_rules_hold_for_any_check_schedule(steps: list[float], cooldown: float, budget: int) -> None:
     policy = dataclasses.replace(POLICY, cooldown=days(cooldown), budget=budget)
     alarm = Alarm(finding=finding("concept drift"), opened=START, seen=START, told=START)
     begun: list[datetime] = []
@@ -133,7 +133,7 @@ def test_rules_hold_for_any_rhythm_of_asking(steps: list[float], cooldown: float
         begun += [at] * free
 
 
-def test_a_person_may_always(tmp_path: Path) -> None:
+def test_a_manual_retraining_is_always_allowed(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, "concept drift", "unit change")
     attempt = retraining_runs.begin(store, problem(), at, reason="the feed is mended")
@@ -141,7 +141,7 @@ def test_a_person_may_always(tmp_path: Path) -> None:
     assert record.history(store, "plain")[-1].sentence == "Retraining started: the feed is mended."
 
 
-def test_a_training_that_is_due_is_asked_for_until_it_begins(tmp_path: Path) -> None:
+def test_a_triggered_retraining_is_requested_until_it_starts(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for day in range(2):
         at = found(store, day, "concept drift")
@@ -173,7 +173,7 @@ def office(champion: int, challenger: int, action: str = "register", share: floa
         ([office(1, 2), office(1, 2, share=0.1), office(1, 3, "register")], []),
     ],
 )
-def test_the_version_is_followed(tmp_path: Path, history: Sequence[Aliases], told: list[str]) -> None:
+def test_the_outcome_follows_the_version(tmp_path: Path, history: Sequence[Aliases], told: list[str]) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, "concept drift")
     attempt = retraining_runs.begin(store, problem(), at)

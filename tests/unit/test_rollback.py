@@ -42,7 +42,7 @@ def test_each_rollback_goes_one_champion_further_back(home: Path) -> None:
     assert len(aliases.history("wine")) == 5
 
 
-def test_what_was_rolled_back_is_not_gone_back_to(home: Path) -> None:
+def test_a_rolled_back_version_is_skipped(home: Path) -> None:
     promote(1)
     promote(2)
     back()
@@ -50,7 +50,7 @@ def test_what_was_rolled_back_is_not_gone_back_to(home: Path) -> None:
     assert [back(), aliases.current("wine").champion] == [1, version(1)]
 
 
-def test_a_named_version_must_have_been_in_office_and_a_rollback_can_be_undone(home: Path) -> None:
+def test_a_given_version_must_be_a_former_champion_and_a_rollback_can_be_undone(home: Path) -> None:
     promote(1)
     aliases.move(aliases.current("wine"), "wine", "register", "a gate failed", challenger=version(2))
     promote(3)
@@ -61,7 +61,7 @@ def test_a_named_version_must_have_been_in_office_and_a_rollback_can_be_undone(h
     assert [back(to=1), back(to=3), back()] == [1, 3, 1]
 
 
-def test_the_challenger_stays_and_sees_no_traffic(home: Path, configure: Callable[..., None]) -> None:
+def test_the_challenger_stays_without_traffic(home: Path, configure: Callable[..., None]) -> None:
     configure(author="ann")
     promote(1)
     promote(2, challenger=version(3), shadow=True, share=0.25)
@@ -80,7 +80,7 @@ def entries(moves: list[tuple[str, int]]) -> list[Aliases]:
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
-def test_rolling_back_walks_the_promotions_in_reverse_and_ends(promoted: list[int]) -> None:
+def test_repeated_rollbacks_reverse_the_promotions(promoted: list[int]) -> None:
     moves = [("promote", number) for number in promoted]
     line = [number for i, number in enumerate(promoted) if i == 0 or promoted[i - 1] != number]
     walked = []

@@ -153,7 +153,7 @@ def _meant(value: Any, type: str) -> Any:
 @example(row=GOOD | {"size": 10**400}, unknown="missing")
 @example(row=GOOD | {"any_text": "x" * (TEXT_LENGTH + 1)}, unknown="missing")
 @example(row=GOOD | {"city": "\ud800\udfff"}, unknown="missing")
-def test_they_take_the_same_values(row: dict[str, Any], unknown: str) -> None:
+def test_all_readers_accept_the_same_values(row: dict[str, Any], unknown: str) -> None:
     reader, body = READERS[unknown], encode([row])
     (row,) = json.loads(body)["rows"]  # two halves of a surrogate pair are one character in JSON
     found, documented = taken(reader, body), SCHEMAS[unknown].is_valid(row)
@@ -172,7 +172,7 @@ def test_they_take_the_same_values(row: dict[str, Any], unknown: str) -> None:
 
 
 @given(row=rows())
-def test_a_file_s_rows_are_held_to_the_same(row: dict[str, Any]) -> None:
+def test_a_files_rows_are_checked_alike(row: dict[str, Any]) -> None:
     """They come as Python's values, without a text in between."""
     assert bool(READERS["missing"].read([row], NOW).accepted) is SCHEMAS["missing"].is_valid(row)
 
@@ -188,7 +188,7 @@ NUMBERS = st.builds(
 
 
 @given(text=NUMBERS, field=st.sampled_from(["any_integer", "id"]))
-def test_an_integer_is_exact_however_it_is_written(text: str, field: str) -> None:
+def test_an_integer_is_exact_in_any_notation(text: str, field: str) -> None:
     """What is none is a float, as JSON's numbers are, and an integer only where the float is one."""
     number = Decimal(text)
     is_integer = number.adjusted() < 25 and number == number.to_integral_value()
@@ -204,7 +204,7 @@ def test_an_integer_is_exact_however_it_is_written(text: str, field: str) -> Non
 
 
 @given(value=st.integers(-(2**63), 2**63 - 1) | st.text(max_size=9))
-def test_the_client_gives_an_id_back_as_it_was_sent(value: int | str) -> None:
+def test_the_client_returns_ids_unchanged(value: int | str) -> None:
     one = {"prediction_id": "p", "id": value, "prediction": "1"}
     answer = Answer.model_validate(
         orjson.loads(json.dumps({"model": {"version": 1, "sha256": "s"}, "predictions": [one]}).encode())
@@ -213,13 +213,13 @@ def test_the_client_gives_an_id_back_as_it_was_sent(value: int | str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"x", object(), np.array([1, 2]), Decimal("1")])
-def test_what_json_does_not_have_is_refused_by_row_and_field_before_it_is_sent(value: object) -> None:
+def test_non_json_values_are_rejected_with_row_and_field_before_sending(value: object) -> None:
     with pytest.raises(RequestError) as refused:
         encode([GOOD, GOOD | {"size": value}])
     assert [(fault.row, fault.field) for fault in refused.value.faults] == [(1, "size")]
 
 
-def test_what_python_has_of_json_s_values_is_sent() -> None:
+def test_python_values_with_a_json_form_are_sent() -> None:
     at = datetime(2024, 5, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     row = GOOD | {"shop": np.int64(7), "size": np.float32(1.5), "open": np.True_, "city": np.str_("Ulm"), "since": at}
     read = READERS["missing"].read_request(encode([row]), NOW)
@@ -230,7 +230,7 @@ def test_what_python_has_of_json_s_values_is_sent() -> None:
             encode([wrong])  # type: ignore[list-item]
 
 
-def test_a_text_without_a_limit_has_one_that_is_stated() -> None:
+def test_a_text_without_max_length_has_a_documented_limit() -> None:
     field = next(field for field in CONTRACTS["missing"].fields if field.name == "any_text")
     assert field.max_length == TEXT_LENGTH
     assert SCHEMAS["missing"].schema["properties"]["any_text"]["maxLength"] == TEXT_LENGTH

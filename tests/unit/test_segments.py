@@ -21,7 +21,7 @@ PAYLOADS = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 
 
 @given(PAYLOADS, st.data())
-def test_of_a_torn_segment_every_whole_record_is_read(payloads: list[bytes], data: st.DataObject) -> None:
+def test_every_complete_record_of_a_torn_segment_is_read(payloads: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(map(frame_record, payloads))
     cut = data.draw(st.integers(0, len(whole)))
     ends = [sum(len(frame_record(payload)) for payload in payloads[: i + 1]) for i in range(len(payloads))]
@@ -30,7 +30,7 @@ def test_of_a_torn_segment_every_whole_record_is_read(payloads: list[bytes], dat
 
 
 @given(PAYLOADS.filter(bool), st.data())
-def test_of_a_flipped_byte_nothing_is_invented(payloads: list[bytes], data: st.DataObject) -> None:
+def test_a_flipped_byte_yields_no_false_record(payloads: list[bytes], data: st.DataObject) -> None:
     whole = bytearray(b"".join(map(frame_record, payloads)))
     place, flip = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
     whole[place] ^= flip
@@ -39,13 +39,13 @@ def test_of_a_flipped_byte_nothing_is_invented(payloads: list[bytes], data: st.D
 
 
 @given(PAYLOADS, st.binary(max_size=200))
-def test_what_follows_the_last_record_is_no_record(payloads: list[bytes], rest: bytes) -> None:
+def test_bytes_after_the_last_record_are_ignored(payloads: list[bytes], rest: bytes) -> None:
     whole = b"".join(map(frame_record, payloads))
     assert parse_records(whole + rest) == (payloads, len(whole))
     assert parse_records(whole + bytes(len(rest))) == (payloads, len(whole))  # what a file system may leave
 
 
-def test_a_segment_is_sealed_by_another_only_when_its_writer_is_gone(tmp_path: Path) -> None:
+def test_a_segment_is_sealed_by_another_process_only_after_its_writer_died(tmp_path: Path) -> None:
     segment = Segment(tmp_path, "stream", 1)
     descriptor = log_segments.create_segment(segment)
     os.write(descriptor, frame_record(b"one") + frame_record(b"two")[:-1])
@@ -58,7 +58,7 @@ def test_a_segment_is_sealed_by_another_only_when_its_writer_is_gone(tmp_path: P
     assert parse_records(segment.path(SEALED).read_bytes())[0] == [b"one"]
 
 
-def test_an_abandoned_segment_with_nothing_whole_in_it_goes(tmp_path: Path) -> None:
+def test_an_abandoned_segment_without_records_is_removed(tmp_path: Path) -> None:
     os.close(log_segments.create_segment(Segment(tmp_path, "stream", 1)))
     assert seal_abandoned(tmp_path) == 0
     assert list(tmp_path.iterdir()) == []
@@ -71,7 +71,7 @@ def test_one_process_ships_at_a_time(tmp_path: Path) -> None:
         assert again
 
 
-def test_the_sizes_are_those_of_segments_in_the_states_asked_for(tmp_path: Path) -> None:
+def test_sizes_are_of_segments_in_the_given_states(tmp_path: Path) -> None:
     for name, size in (("a.000000001.sealed", 3), ("a.000000002.open", 5), ("shipping", 7)):
         (tmp_path / name).write_bytes(b"x" * size)
     assert sorted(size for size, _ in log_segments.sizes(tmp_path)) == [3, 5]

@@ -17,7 +17,7 @@ def fired(z: Array, most: float) -> Array:
 
 
 @pytest.mark.parametrize("most", [2.5, 5.0])
-def test_a_season_of_daily_looks_alarms_falsely_no_more_often_than_allowed(most: float) -> None:
+def test_the_false_alarm_rate_of_daily_checks_holds(most: float) -> None:
     z = np.random.default_rng(1).normal(size=(TRIALS, DAYS))
     share = fired(z, most).mean()
     assert share <= RATE + 2 * np.sqrt(RATE * (1 - RATE) / TRIALS)
@@ -31,7 +31,7 @@ def test_a_shift_is_found(shift: float, within: int) -> None:
     assert fired(z, 5.0).mean() > 0.8
 
 
-def test_one_wild_day_is_no_shift() -> None:
+def test_a_single_outlier_day_is_no_shift() -> None:
     quiet = np.zeros(30)
     quiet[20] = 50.0
     assert not fired(quiet[None], 2.5)[0]
@@ -58,7 +58,7 @@ def persistent_series(memory: float, n: int, seed: int = 3) -> Array:
     return np.array(off)
 
 
-def test_what_lasts_from_day_to_day_is_no_news() -> None:
+def test_autocorrelation_adds_no_evidence() -> None:
     off = series(persistent_series(0.7, 4000))
     usual = DailyVariation.of(off)
     assert usual is not None
@@ -69,7 +69,7 @@ def test_what_lasts_from_day_to_day_is_no_news() -> None:
     assert z.std() == pytest.approx(1, abs=0.1)
 
 
-def test_days_that_are_far_apart_tell_nothing_of_each_other() -> None:
+def test_distant_days_are_independent() -> None:
     usual = DailyVariation.of(series(persistent_series(0.7, 400)))
     assert usual is not None
     pair = usual.standardised(Series(np.array([0.0, 1.0, 31.0]), np.array([3.0, 3.0, 3.0]), np.zeros(3)), 0.0)
@@ -77,7 +77,7 @@ def test_days_that_are_far_apart_tell_nothing_of_each_other() -> None:
     assert pair[2] == pytest.approx(pair[0], rel=0.01)
 
 
-def test_a_storm_is_no_spread_and_heavy_tails_cost_evidence() -> None:
+def test_a_storm_does_not_widen_the_scale_and_heavy_tails_reduce_evidence() -> None:
     values = np.random.default_rng(4).normal(size=400)
     calm = DailyVariation.of(series(values))
     values[::25] = 12.0
@@ -90,7 +90,7 @@ def test_a_storm_is_no_spread_and_heavy_tails_cost_evidence() -> None:
     assert (e_values(z, 2.5).mean(axis=1) <= mean_e_values(z, 2.5)).all()
 
 
-def test_a_day_of_few_rows_is_wild_no_more_often_than_others() -> None:
+def test_small_days_are_not_outliers_more_often() -> None:
     """One in eight has ten rows and the others 900: a row varies by 5, a day by 0.05."""
     random = np.random.default_rng(5)
     rows = np.where(np.arange(4000) % 8 == 3, 10, 900)
@@ -103,6 +103,6 @@ def test_a_day_of_few_rows_is_wild_no_more_often_than_others() -> None:
     assert z[rows == 900].std() == pytest.approx(1, abs=0.15)
 
 
-def test_few_days_tell_nothing() -> None:
+def test_few_days_give_no_evidence() -> None:
     assert DailyVariation.of(series(np.arange(6.0))) is None
     assert DailyVariation.of(series(np.array([*np.arange(6.0), np.nan]))) is None

@@ -24,7 +24,7 @@ objectives = st.floats(0.5, 0.9999)
 counts = st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(lambda c: RequestCounts(max(c), min(c)))
 
 
-def test_the_rates_are_those_of_the_workbook() -> None:
+def test_the_burn_rates_equal_the_sre_workbooks() -> None:
     assert [(alert.long, alert.short, round(alert.rate(MONTH), 9), alert.page) for alert in ALERTS] == [
         (timedelta(hours=1), timedelta(minutes=5), 14.4, True),
         (timedelta(hours=6), timedelta(minutes=30), 6.0, True),
@@ -33,7 +33,7 @@ def test_the_rates_are_those_of_the_workbook() -> None:
 
 
 @given(st.lists(counts, min_size=1, max_size=20), objectives)
-def test_what_is_burnt_and_what_is_left_are_the_whole_budget(parts: list[RequestCounts], objective: float) -> None:
+def test_burnt_and_remaining_budget_sum_to_one(parts: list[RequestCounts], objective: float) -> None:
     """Burn rates of parts, weighted by their requests, are the whole's; and the whole's leaves what is left."""
     whole = RequestCounts(sum(part.total for part in parts), sum(part.bad for part in parts))
     assume(whole.total)

@@ -48,19 +48,19 @@ def test_cells_that_do_not_parse_are_kept(column, texts, values, lost):
         (Time(), pa.array([0], pa.timestamp("s", "Europe/Rome")), [moment(1970, 1, 1)]),
     ],
 )
-def test_arrow_types_are_taken_for_what_they_mean(column, array, values):
+def test_arrow_types_are_mapped_by_meaning(column, array, values):
     found, failed = read_cells(array, column)
     assert found.to_pylist() == values
     assert not failed
 
 
-def test_a_fraction_is_not_cut_to_a_whole_number():
+def test_a_fraction_is_not_truncated_to_an_integer():
     found, failed = read_cells(pa.array([1.0, 2.5]), Integer())
     assert found.to_pylist() == [1, None]
     assert failed == {1: "2.5"}
 
 
-def test_one_bad_cell_among_many_costs_only_itself():
+def test_one_invalid_cell_loses_only_itself():
     texts = [str(n) for n in range(50_000)]
     texts[31_337] = str(2**64)
     batch = parse_batch({"n": pa.array(texts)}, {"n": Integer()})

@@ -30,7 +30,7 @@ def by_class(labels: list[str], found: list[str]) -> dict[str, Counter[str]]:
     st.floats(0.05, 0.35),
     st.integers(0, 9),
 )
-def test_every_class_is_learned_and_of_three_rows_also_tested(
+def test_every_class_is_trained_and_with_three_rows_also_tested(
     labels: list[str], test: float, validate: float, seed: int
 ) -> None:
     split = RandomSplit(test=test, validate=validate, seed=seed)
@@ -71,7 +71,7 @@ def test_a_regression_is_split_by_quantiles_of_its_label() -> None:
     assert [(found[quantile == part] == "test").sum() for part in range(5)] == [4] * 5
 
 
-def test_rows_of_a_large_class_stay_for_ever_and_few_of_a_small_one_move() -> None:
+def test_rows_of_large_classes_never_change_sides_and_few_of_small_ones_do() -> None:
     large, larger = sides(["a"] * SMALL), sides(["a"] * (5 * SMALL))
     assert larger[:SMALL] == large
     moved = []

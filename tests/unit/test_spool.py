@@ -42,7 +42,7 @@ def full_disk(room: int = 0) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_what_was_put_is_written_within_the_interval(tmp_path: Path) -> None:
+def test_records_are_written_within_the_sync_interval(tmp_path: Path) -> None:
     spooling = spool(tmp_path, sync=0.05)
     spooling.start()
     spooling.put(Answers(("a", "b")))
@@ -81,7 +81,7 @@ def test_two_workers_never_share_a_segment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 1500])
-def test_a_full_disk_loses_nothing_while_memory_lasts(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_loses_nothing_within_the_memory_limit(tmp_path: Path, room: int) -> None:
     """With some room, the write is cut off in the middle of a record."""
     spooling = spool(tmp_path)
     spooling.put(Answers(("before",)))
@@ -102,7 +102,7 @@ def test_a_full_disk_loses_nothing_while_memory_lasts(tmp_path: Path, room: int)
     assert (spooling.status().written, spooling.status().waiting, spooling.status().dropped) == (21, 0, 0)
 
 
-def test_what_finds_no_room_in_memory_either_is_counted(tmp_path: Path) -> None:
+def test_records_beyond_the_memory_limit_are_counted_as_dropped(tmp_path: Path) -> None:
     spooling = spool(tmp_path, memory=10)
     with full_disk():
         for i in range(9):
@@ -129,7 +129,7 @@ def test_unshipped_segments_have_a_limit(tmp_path: Path) -> None:
     assert spooling.status().waiting == 1
 
 
-def test_several_workers_share_what_there_is(tmp_path: Path) -> None:
+def test_workers_share_the_limits(tmp_path: Path) -> None:
     spools = [spool(tmp_path, disk=20_000, size=1) for _ in range(4)]
     for i in range(150):
         for number, spooling in enumerate(spools):
@@ -138,7 +138,7 @@ def test_several_workers_share_what_there_is(tmp_path: Path) -> None:
     assert 15_000 < sum(size for size, _ in sizes(tmp_path)) <= 20_000
 
 
-def test_an_answer_that_no_record_can_be_made_of_is_counted_and_stops_no_other(tmp_path: Path) -> None:
+def test_an_unencodable_record_is_counted_and_blocks_no_other(tmp_path: Path) -> None:
     spooling = spool(tmp_path)
     spooling.put(Answers(("a", object())))  # type: ignore[arg-type]
     spooling.put(Answers(("b",)))
@@ -149,7 +149,7 @@ def test_an_answer_that_no_record_can_be_made_of_is_counted_and_stops_no_other(t
     assert "AssertionError" in status.error
 
 
-def test_the_workers_know_what_stops_the_shipper(tmp_path: Path) -> None:
+def test_workers_report_why_the_shipper_is_blocked(tmp_path: Path) -> None:
     spooling = spool(tmp_path)
     assert spooling.status().healthy
     (tmp_path / REPORT).write_text('{"at": 1.0, "error": "the storage is down"}')

@@ -79,7 +79,7 @@ def up(of: Supervisor, *names: str) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_part_that_dies_comes_back_and_takes_no_other_with_it(
+def test_a_dead_process_is_restarted_without_affecting_others(
     number: signal.Signals, run: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
     ports, told = free_ports(2), []
@@ -99,7 +99,7 @@ def test_a_part_that_dies_comes_back_and_takes_no_other_with_it(
     assert f"listening as {state(of, 'one')['pid']}" in log
 
 
-def test_a_part_that_keeps_ending_is_told_with_what_it_said_and_starts_ever_later(
+def test_a_crash_looping_process_is_reported_with_its_log_and_backs_off(
     run: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
     (port,) = free_ports(1)
@@ -113,7 +113,7 @@ def test_a_part_that_keeps_ending_is_told_with_what_it_said_and_starts_ever_late
     assert state(of, "well")["restarts"] == 0
 
 
-def test_the_pause_grows_with_each_short_life_and_ends_with_a_long_one() -> None:
+def test_the_backoff_grows_and_resets_after_a_long_life() -> None:
     backoff = Backoff()
     pauses = [backoff.pause(0.1) for _ in range(12)]
     assert pauses[:4] == [0.5, 1, 2, 4]
@@ -122,9 +122,7 @@ def test_the_pause_grows_with_each_short_life_and_ends_with_a_long_one() -> None
     assert backoff.pause(0.1) == 0.5
 
 
-def test_a_port_that_was_taken_meanwhile_is_named_and_comes_back(
-    run: Callable[..., Supervisor], tmp_path: Path
-) -> None:
+def test_a_taken_port_is_reported_and_the_process_recovers(run: Callable[..., Supervisor], tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with socket.create_server(("127.0.0.1", port)) as taken:
         of = run(serving("server", port, tmp_path))
@@ -135,7 +133,7 @@ def test_a_port_that_was_taken_meanwhile_is_named_and_comes_back(
     wait_until(lambda: up(of, "server"), 20, "the server")
 
 
-def test_what_needs_another_waits_for_it(run: Callable[..., Supervisor], tmp_path: Path) -> None:
+def test_dependent_processes_wait(run: Callable[..., Supervisor], tmp_path: Path) -> None:
     ports, there = free_ports(2), []
     first = serving("first", ports[0], tmp_path)
 
@@ -152,9 +150,7 @@ def test_what_needs_another_waits_for_it(run: Callable[..., Supervisor], tmp_pat
     wait_until(lambda: up(of, "first", "second"), 30, "both")
 
 
-def test_children_of_a_part_that_was_killed_do_not_hold_its_port(
-    run: Callable[..., Supervisor], tmp_path: Path
-) -> None:
+def test_children_of_a_killed_process_release_its_port(run: Callable[..., Supervisor], tmp_path: Path) -> None:
     (port,) = free_ports(1)
     of = run(serving("forking", port, tmp_path, FORKING))
     wait_until(lambda: up(of, "forking"), 20, "it")
@@ -165,7 +161,7 @@ def test_children_of_a_part_that_was_killed_do_not_hold_its_port(
     assert started_at(worker.pid) is None
 
 
-def test_what_lives_and_does_not_answer_is_silent(run: Callable[..., Supervisor], tmp_path: Path) -> None:
+def test_an_unresponsive_process_is_silent(run: Callable[..., Supervisor], tmp_path: Path) -> None:
     (port,) = free_ports(1)
     answering = [True]
     part = serving("server", port, tmp_path)
@@ -178,7 +174,7 @@ def test_what_lives_and_does_not_answer_is_silent(run: Callable[..., Supervisor]
     assert state(of, "server")["restarts"] == 0
 
 
-def test_what_a_killed_command_left_is_found_and_what_was_to_outlive_it_is_not(home: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_command_are_found_except_detached_ones(home: Path, tmp_path: Path) -> None:
     code = f"""
 import os, sys
 from pathlib import Path

@@ -26,9 +26,7 @@ def day(number: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("few", [0, 6])
-def test_limits_leave_out_files_and_no_row_that_is_wanted(
-    tables: Tables, few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filters_skip_files_but_no_matching_row(tables: Tables, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of few files is kept open whole; then it is the reading that leaves files out."""
     monkeypatch.setattr("truecourse.storage.tables._FEW_FILES", few)
     for number in range(6):
@@ -50,7 +48,7 @@ def test_limits_leave_out_files_and_no_row_that_is_wanted(
     assert both["day"].to_pylist() == [2, 2]
 
 
-def test_a_version_stays_what_it_was_and_the_newest_is_told(tables: Tables) -> None:
+def test_versions_are_immutable_and_the_newest_is_reported(tables: Tables) -> None:
     assert tables.version("log") is None
     first = tables.append("log", day(0), {})
     assert (first.version, tables.version("log")) == (0, first)
@@ -63,7 +61,7 @@ def test_a_version_stays_what_it_was_and_the_newest_is_told(tables: Tables) -> N
     assert tables.open("log").version() == 2
 
 
-def test_a_log_is_summed_up_every_few_commits(tables: Tables, tmp_path: Path) -> None:
+def test_the_log_is_checkpointed_every_few_commits(tables: Tables, tmp_path: Path) -> None:
     for number in range(2 * CHECKPOINT_EVERY + 1):
         version = tables.append("log", day(number), {"number": number})
     sums = list((tmp_path / "storage" / "log" / "_delta_log").glob("*.checkpoint.parquet"))
@@ -72,7 +70,7 @@ def test_a_log_is_summed_up_every_few_commits(tables: Tables, tmp_path: Path) ->
     assert [said["number"] for _, said in tables.commits("log")] == list(range(2 * CHECKPOINT_EVERY + 1))
 
 
-def test_what_differs_between_two_versions_is_read_and_nothing_else(tables: Tables) -> None:
+def test_only_the_changes_between_two_versions_are_read(tables: Tables) -> None:
     old = tables.append("log", day(0), {})
     middle = tables.append("log", day(1), {})
     new = tables.replace("log", day(1).slice(1), {}, where="day = 1")
@@ -83,7 +81,7 @@ def test_what_differs_between_two_versions_is_read_and_nothing_else(tables: Tabl
     assert not any(len(side.to_table()) for side in tables.changed_files(new, new))
 
 
-def test_a_day_of_a_long_file_is_read_at_a_days_cost(tables: Tables) -> None:
+def test_reading_one_day_of_a_large_file_costs_one_day(tables: Tables) -> None:
     moments = [FIRST + timedelta(seconds=second) for second in range(3 * ROW_GROUP)]
     version = tables.append("log", pa.table({"at": pa.array(moments, pa.timestamp("us", "UTC"))}), {})
     (file,) = tables.dataset(version).get_fragments()
@@ -92,7 +90,7 @@ def test_a_day_of_a_long_file_is_read_at_a_days_cost(tables: Tables) -> None:
     assert file.metadata.row_group(0).column(0).compression == "SNAPPY"
 
 
-def test_parts_are_the_whole_in_its_order(tables: Tables) -> None:
+def test_the_parts_make_up_the_table_in_order(tables: Tables) -> None:
     for number in range(5):
         version = tables.append("log", day(number), {})
     parts = list(tables.parts(version, ["at", "day"], 4, filter=pc.field("day") > 0))

@@ -38,12 +38,12 @@ def one(text: str) -> datetime | None:
     )
 )
 @example(texts=["9999-12-31T23:59-12:00", "0001-01-01T00:00+05:00", "0000-01-01", "2024-05-01"])
-def test_a_column_reads_as_its_texts_do_one_by_one(texts):
+def test_a_column_is_parsed_like_its_single_texts(texts):
     assert read_time(pa.array(texts, pa.string())).to_pylist() == [one(text.strip()) for text in texts]
 
 
 @given(moment=MOMENTS, zone=st.integers(-14 * 60, 14 * 60))
-def test_what_python_writes_in_iso_is_read_exactly(moment, zone):
+def test_pythons_iso_times_are_read_exactly(moment, zone):
     told = moment.replace(tzinfo=UTC)
     for text in (moment.isoformat(), moment.isoformat(" "), f"{moment.isoformat()}Z"):
         assert one(text) == told
@@ -75,7 +75,7 @@ def test_a_format_reads_what_it_writes(format, moments):
      ("%d/%m/%Y", "2024-01-31"), ("%d/%m/%Y", "31/12/9999"), ("%d/%m/%Y", "31/12/2024 10:00"),
      ("%H %Y-%m-%d", "24 2024-01-01")],
 )  # fmt: skip
-def test_what_is_written_otherwise_is_kept_as_text(format, text):
+def test_unparsable_times_are_kept_as_text(format, text):
     assert read_cells(pa.array([text]), Time(format=format)) == (pa.nulls(1, pa.timestamp("us", "UTC")), {0: text})
 
 
@@ -96,6 +96,6 @@ def test_numbers_since_1970(moment, unit):
 
 
 @pytest.mark.parametrize("format", ["%d/%m", "%H:%M", "%Y", "%Q %Y-%m-%d", "epoch"])
-def test_a_format_that_tells_no_day_is_refused(format):
+def test_a_format_without_a_day_is_rejected(format):
     with pytest.raises(ValueError, match=r"time format names|unknown directive"):
         Time(format=format)

@@ -46,7 +46,7 @@ def written(folder: Path, files: Files) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_is_named_before_anything_starts(
+def test_faults_are_reported_before_anything_starts(
     kind: str, tmp_path: Path, home: Path, configure: Callable[..., None]
 ) -> None:
     files, setting, what = WRONG[kind]
@@ -61,7 +61,7 @@ def test_what_is_wrong_is_named_before_anything_starts(
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("kind", OVER)
-def test_a_certificate_has_to_be_valid_now_and_so_do_its_issuers(kind: str, which: int, tmp_path: Path) -> None:
+def test_the_certificate_and_its_issuers_must_be_valid_now(kind: str, which: int, tmp_path: Path) -> None:
     days, what = OVER[kind]
     issuer = make("issuer", days=days if which else (-1, 1))
     leaf = make("endpoint.example", issuer, days=(-1, 1) if which else days)
@@ -69,7 +69,7 @@ def test_a_certificate_has_to_be_valid_now_and_so_do_its_issuers(kind: str, whic
         read_certificate(*map(str, leaf.write(tmp_path, issuer)))
 
 
-def test_a_file_that_is_not_there_and_one_of_two_settings_are_named(tmp_path: Path) -> None:
+def test_missing_files_and_incomplete_settings_are_reported(tmp_path: Path) -> None:
     certificate, key = map(str, LEAF.write(tmp_path))
     for files, setting, what in (
         ((certificate, ""), "KEY", "is not set"),
@@ -83,11 +83,11 @@ def test_a_file_that_is_not_there_and_one_of_two_settings_are_named(tmp_path: Pa
 
 
 @pytest.mark.parametrize("chain", [(), (MIDDLE,), (MIDDLE, ROOT)])
-def test_a_whole_chain_and_a_part_of_one_are_taken(chain: tuple[Made, ...], tmp_path: Path) -> None:
+def test_complete_and_partial_chains_are_accepted(chain: tuple[Made, ...], tmp_path: Path) -> None:
     assert read_certificate(*map(str, LEAF.write(tmp_path, *chain))).expires > datetime.now(UTC)
 
 
-def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure: Callable[..., None]) -> None:
+def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[..., None]) -> None:
     certificate, key = map(str, LEAF.write(tmp_path / "ours", MIDDLE))
     other, _ = map(str, OTHER.write(tmp_path / "other"))
     with served(True, certificates=Certificates(certificate, key)) as server:
@@ -106,7 +106,7 @@ def test_our_probes_know_the_server_by_its_certificate(tmp_path: Path, configure
     assert not launch.is_ready(server.port), "nobody listens"
 
 
-def test_a_link_that_is_exchanged_is_a_change(tmp_path: Path) -> None:
+def test_a_replaced_symlink_is_a_change(tmp_path: Path) -> None:
     """As Kubernetes exchanges the files of a secret."""
     for name in ("first", "second"):
         make(f"{name}.example").write(tmp_path / name)

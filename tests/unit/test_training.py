@@ -98,7 +98,7 @@ def test_bytes_repeat_whatever_the_threads(
     assert len(set(models)) == 1
 
 
-def test_the_order_of_rows_does_not_matter_as_their_cut_points_are_frozen(home: object) -> None:
+def test_row_order_does_not_matter_with_fixed_cut_points(home: object) -> None:
     spec = problem(refit=False)
     rows = frame(spec)
     shuffled = rows.take(np.random.default_rng(1).permutation(len(rows)))
@@ -120,7 +120,7 @@ def test_rounds_are_chosen_on_validation_rows_and_the_refit_uses_them(linear: bo
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
-def test_the_loss_of_rows_as_they_are_is_that_of_binned_ones(kind: Kind, home: object) -> None:
+def test_the_loss_of_raw_rows_equals_that_of_binned_rows(kind: Kind, home: object) -> None:
     spec = problem(kind, rounds=40, max_bin=16)
     rows = frame(spec)
     vocabulary = Vocabulary.learn(spec, rows)
@@ -140,7 +140,7 @@ def test_the_loss_of_rows_as_they_are_is_that_of_binned_ones(kind: Kind, home: o
 
 
 @pytest.mark.parametrize("folds", [0, 4])
-def test_what_is_kept_of_validation_rows_is_of_models_that_did_not_learn_from_them(folds: int, home: object) -> None:
+def test_stored_validation_predictions_are_out_of_fold(folds: int, home: object) -> None:
     spec = problem(rounds=60, learning_rate=0.3, folds=folds)
     rows = frame(spec)
     trained = train(spec, rows)
@@ -154,7 +154,7 @@ def test_what_is_kept_of_validation_rows_is_of_models_that_did_not_learn_from_th
     assert np.corrcoef(said, fitted)[0, 1] > 0.8
 
 
-def test_test_rows_never_count(home: object) -> None:
+def test_test_rows_are_never_used(home: object) -> None:
     spec = problem()
     rows = frame(spec)
     spoilt = rows.set_column(
@@ -181,7 +181,7 @@ def test_a_hundred_rows_are_enough_to_run(kind: Kind, home: object) -> None:
     assert trained.model.booster.num_boosted_rounds() >= max(trained.rounds, 1)
 
 
-def test_the_grid_holds_few_values_whole_and_many_as_quantiles() -> None:
+def test_the_grid_has_all_of_few_values_and_quantiles_of_many() -> None:
     vocabulary = Vocabulary(
         kinds={"c": "category", "few": "float", "many": "float", "void": "float"}, categories={"c": ("a",)}
     )
@@ -195,7 +195,7 @@ def test_the_grid_holds_few_values_whole_and_many_as_quantiles() -> None:
     assert np.isnan(made[:, 3]).all()
 
 
-def test_the_key_names_what_moves_the_bytes() -> None:
+def test_the_training_key_covers_what_changes_the_bytes() -> None:
     snapshot = Snapshot(problem="made", sha256="a" * 64, rows=1)
     key = training_key("digest", XGBoost(), snapshot)
     assert key == training_key("digest", XGBoost(trials=99), snapshot)
@@ -204,13 +204,13 @@ def test_the_key_names_what_moves_the_bytes() -> None:
     assert key != training_key("digest", XGBoost(), snapshot.model_copy(update={"sha256": "b" * 64}))
 
 
-def test_parameters_are_those_of_xgboost_and_no_others() -> None:
+def test_only_xgboosts_parameters_are_accepted() -> None:
     assert parameters(with_parameters(XGBoost(), {"max_depth": 3}))["max_depth"] == 3
     with pytest.raises(ModelError, match="no parameter depth"):
         with_parameters(XGBoost(), {"depth": 3})
 
 
-def test_rolling_folds_fit_on_what_was_known_and_score_what_came_after() -> None:
+def test_rolling_folds_fit_on_the_past_and_score_the_future() -> None:
     spec = problem()
     rows = frame(spec).filter(pa.compute.field("split") == "train")
     times = rows["decision_time"].to_numpy()
@@ -286,7 +286,7 @@ def test_the_loss_over_folds_is_that_of_the_rows_left_out(kind: Kind, home: obje
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(2, 7))
-def test_like_parts_share_every_class_and_differ_by_a_row_at_most(classes: list[int], count: int) -> None:
+def test_folds_are_stratified_and_differ_by_one_row_at_most(classes: list[int], count: int) -> None:
     labels = np.array(classes, dtype=np.float32)
     parts = stratified_parts(labels, count)
     sizes = np.bincount(parts, minlength=count)

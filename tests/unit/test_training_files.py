@@ -77,7 +77,7 @@ def test_no_row_of_the_training_file_is_rejected(home: Path, tmp_path: Path, pat
         assert found == naive, name
 
 
-def test_the_label_and_unused_columns_may_be_absent(home: Path, tmp_path: Path) -> None:
+def test_the_label_and_unused_columns_are_optional(home: Path, tmp_path: Path) -> None:
     problem = drafted(CASES / "08-score-the-training-file" / "long.csv", "bought")
     assert "notes" not in problem.needed_fields
     (tmp_path / "rows.csv").write_text("visits,weight,colour\n3,4.5,red\n")
@@ -110,7 +110,7 @@ def test_order_and_extra_columns_change_no_value(home: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("d4-renamed.csv", "'visits'; its 'Visits'"), ("d5-dropped.csv", "'visits'")]
 )
-def test_a_renamed_or_dropped_column_is_refused(home: Path, name: str, says: str) -> None:
+def test_a_renamed_or_missing_column_is_rejected(home: Path, name: str, says: str) -> None:
     folder = CASES / "21-schema-evolution"
     problem = drafted(folder / "d1.csv", "bought")
     with pytest.raises(SourceError, match=f"has no column {says}"):

@@ -51,7 +51,7 @@ def test_every_decision_is_used_or_accounted_for(problem: Problem) -> None:
     }  # fmt: skip
 
 
-def test_a_cohort_that_is_not_closed_is_left_out_whole(problem: Problem) -> None:
+def test_an_open_cohort_is_left_out_entirely(problem: Problem) -> None:
     waits: list[timedelta | None] = [timedelta(hours=1)] * 7
     late = DAYS[-1].replace(tzinfo=None) + timedelta(days=1)
     assert ids(training_frame(problem, decisions(problem, waits), until=late)[0]) == "0123456"
@@ -59,7 +59,7 @@ def test_a_cohort_that_is_not_closed_is_left_out_whole(problem: Problem) -> None
     assert ids(training_frame(problem, decisions(problem, waits), until=earlier)[0]) == "012345"
 
 
-def test_a_label_that_was_not_known_by_then_does_not_count(problem: Problem) -> None:
+def test_a_label_not_known_yet_does_not_count(problem: Problem) -> None:
     waits: list[timedelta | None] = [timedelta(hours=1)] * 7
     waits[2] = timedelta(days=30)
     late = DAYS[-1].replace(tzinfo=None) + timedelta(days=1)
@@ -70,7 +70,7 @@ def test_a_label_that_was_not_known_by_then_does_not_count(problem: Problem) -> 
     assert ids(frame) == "0123456"
 
 
-def test_a_side_without_rows_is_named(problem: Problem) -> None:
+def test_an_empty_side_is_reported(problem: Problem) -> None:
     waits: list[timedelta | None] = [timedelta(hours=1)] * 7
     with pytest.raises(FeatureError, match="no test rows"):
         training_frame(problem, decisions(problem, waits), until=datetime(2024, 2, 20))

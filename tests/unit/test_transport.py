@@ -65,7 +65,7 @@ LARGE: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("behind", [b"", post(b"abc", last=False)], ids=["first", "behind another"])
-def test_a_large_header_is_refused_and_holds_nobody_up(ours: Asked, kind: str, behind: bytes) -> None:
+def test_a_large_header_is_rejected_without_delaying_others(ours: Asked, kind: str, behind: bytes) -> None:
     data, status = LARGE[kind]
     done = threading.Event()
     waits: list[float] = []
@@ -119,7 +119,7 @@ SLOW = {
 
 @pytest.mark.parametrize("kind", SLOW)
 @pytest.mark.parametrize("dripping", [False, True])
-def test_a_header_that_does_not_come_in_is_a_408(ours: Asked, kind: str, dripping: bool) -> None:
+def test_a_slow_header_is_a_408(ours: Asked, kind: str, dripping: bool) -> None:
     began = time.monotonic()
     with connected(ours) as connection:
         connection.sendall(SLOW[kind])
@@ -142,7 +142,7 @@ def test_a_header_that_does_not_come_in_is_a_408(ours: Asked, kind: str, drippin
 
 
 @pytest.mark.parametrize(("sent", "seconds"), [(b"", SOON), (post(b"abc", last=False), 2), (KEPT + b"\r\n", 2)])
-def test_a_connection_that_asks_nothing_is_closed_without_a_word(ours: Asked, sent: bytes, seconds: float) -> None:
+def test_an_idle_connection_is_closed_silently(ours: Asked, sent: bytes, seconds: float) -> None:
     with connected(ours) as connection:
         connection.sendall(sent)
         if sent:
@@ -154,7 +154,7 @@ def test_a_connection_that_asks_nothing_is_closed_without_a_word(ours: Asked, se
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("framing", [("content-length: 100", b"a"), ("transfer-encoding: chunked", b"1\r\na\r\n")])
-def test_a_body_that_does_not_come_in_is_a_408(ours: Asked, path: str, framing: tuple[str, bytes]) -> None:
+def test_a_slow_body_is_a_408(ours: Asked, path: str, framing: tuple[str, bytes]) -> None:
     began = time.monotonic()
     with connected(ours) as connection:
         connection.sendall(head(None, framing[0], *PATHS[path], last=False))
@@ -170,7 +170,7 @@ def test_a_body_that_does_not_come_in_is_a_408(ours: Asked, path: str, framing: 
     assert 0.9 < time.monotonic() - began < 2.5
 
 
-def test_a_body_that_nobody_waits_for_is_not_taken_for_ever(ours: Asked) -> None:
+def test_an_unwanted_body_is_not_read_for_ever(ours: Asked) -> None:
     """It was answered before it came in."""
     began = time.monotonic()
     with connected(ours) as connection:
@@ -209,7 +209,7 @@ class Held:
         self.dropped = True
 
 
-def test_who_does_not_read_is_dropped() -> None:
+def test_a_client_that_does_not_read_is_dropped() -> None:
     connections, held = Connections(Settings(request_timeout=1), None), Held()  # type: ignore[arg-type]
 
     async def hold() -> None:
@@ -222,7 +222,7 @@ def test_who_does_not_read_is_dropped() -> None:
     assert held.dropped
 
 
-def test_thousands_of_idle_connections_of_one_address_leave_room(home: Path) -> None:
+def test_idle_connections_of_one_address_are_limited(home: Path) -> None:
     with served(True, max_connections_per_address=50, header_timeout=60) as server, ExitStack() as idle:
         for sent in (b"", b"POST /pre", head(5)) * 100:
             connection = idle.enter_context(connected(server))
@@ -233,7 +233,7 @@ def test_thousands_of_idle_connections_of_one_address_leave_room(home: Path) -> 
     assert not len(server.guard.connections)
 
 
-def test_there_is_a_limit_in_all_and_what_is_being_answered_stays(home: Path) -> None:
+def test_the_total_limit_spares_active_connections(home: Path) -> None:
     with served(True, max_connections=3, max_connections_per_address=0) as server, ExitStack() as open_ones:
         waiting = [open_ones.enter_context(connected(server)) for _ in range(3)]
         for connection in waiting:
@@ -247,7 +247,7 @@ def test_there_is_a_limit_in_all_and_what_is_being_answered_stays(home: Path) ->
         assert [statuses(rest(connection)) for connection in waiting] == [[200]] * 3
 
 
-def test_the_limit_by_address_holds_for_no_trusted_proxy(home: Path) -> None:
+def test_trusted_proxies_are_exempt_from_the_address_limit(home: Path) -> None:
     settings = {"max_connections_per_address": 2, "trusted_proxies": "10.0.0.0/8, 127.0.0.1", "header_timeout": 60}
     with served(True, **settings) as server, ExitStack() as several:
         for _ in range(10):
@@ -256,7 +256,7 @@ def test_the_limit_by_address_holds_for_no_trusted_proxy(home: Path) -> None:
         assert len(server.guard.connections) == 10
 
 
-def test_where_the_system_allows_fewer_files_there_are_fewer_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_descriptor_limit_lowers_the_connection_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (300, 400))
@@ -270,7 +270,7 @@ def test_where_the_system_allows_fewer_files_there_are_fewer_connections(monkeyp
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", [b"abc", b"later"])
-def test_a_client_that_has_sent_all_gets_its_answer(ours: Asked, path: str, body: bytes) -> None:
+def test_a_half_closed_client_gets_its_answer(ours: Asked, path: str, body: bytes) -> None:
     for parts in (
         (post(body, *PATHS[path], last=False),),
         (post(body, *PATHS[path], last=False), post(b"ab", last=False)),
@@ -281,7 +281,7 @@ def test_a_client_that_has_sent_all_gets_its_answer(ours: Asked, path: str, body
             assert statuses(rest(connection)) == [200] * len(parts)
 
 
-def test_one_that_ends_amid_a_request_gets_the_answers_to_those_before(ours: Asked) -> None:
+def test_a_client_that_ends_mid_request_gets_the_earlier_answers(ours: Asked) -> None:
     for half in (b"POST /pre", head(5, last=False) + b"ab"):
         with connected(ours) as connection:
             connection.sendall(post(b"later", last=False) + half)
@@ -290,7 +290,7 @@ def test_one_that_ends_amid_a_request_gets_the_answers_to_those_before(ours: Ask
     wait_until(lambda: not len(ours.guard.connections), 5, "the end of the connections")
 
 
-def test_what_is_on_its_way_when_the_server_stops_is_answered(home: Path) -> None:
+def test_in_flight_requests_are_answered_on_shutdown(home: Path) -> None:
     with ExitStack() as several:
         with served(True) as server:
             idle, half, silent = (several.enter_context(connected(server)) for _ in range(3))
@@ -320,7 +320,7 @@ def secure(server: Asked, loop: str = "") -> Iterator[ssl.SSLSocket]:
         yield wrapped
 
 
-def test_requests_are_answered_over_tls_and_held_to_the_same(encrypted: tuple[Asked, Certificates]) -> None:
+def test_tls_connections_have_the_same_limits(encrypted: tuple[Asked, Certificates]) -> None:
     server, _ = encrypted
     with secure(server) as connection:
         connection.sendall(post(b"abc", last=False) + post(b"later"))
@@ -334,7 +334,7 @@ def test_requests_are_answered_over_tls_and_held_to_the_same(encrypted: tuple[As
     assert server.echo.direct == 1
 
 
-def test_handshakes_that_are_never_finished_hold_nothing(encrypted: tuple[Asked, Certificates]) -> None:
+def test_unfinished_handshakes_time_out(encrypted: tuple[Asked, Certificates]) -> None:
     server, _ = encrypted
     with ExitStack() as several:
         for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 40:
@@ -349,7 +349,7 @@ def test_handshakes_that_are_never_finished_hold_nothing(encrypted: tuple[Asked,
         assert statuses(rest(connection)) == []
 
 
-def test_a_certificate_is_read_again_and_a_broken_one_is_not_used(
+def test_a_certificate_is_reloaded_and_an_invalid_one_ignored(
     encrypted: tuple[Asked, Certificates], tmp_path: Path
 ) -> None:
     server, certificates = encrypted

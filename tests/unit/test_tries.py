@@ -17,7 +17,7 @@ def days(first: int, last: int) -> pa.Table:
     return pa.table({"decision_time": pa.array(times, pa.timestamp("us", tz="UTC"))})
 
 
-def test_versions_are_counted_on_the_same_rows_alone_and_each_once(tmp_path: Path) -> None:
+def test_only_versions_on_the_same_rows_count_each_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert [try_number(store, "p", 1, sha, days(0, 30)) for sha in "abca"] == [1, 2, 3, 1]
     assert try_number(store, "p", 1, "d", days(5, 35)) == 4  # most of its days were seen before
@@ -26,17 +26,17 @@ def test_versions_are_counted_on_the_same_rows_alone_and_each_once(tmp_path: Pat
     assert try_number(store, "p", 1, "b", days(0, 31)) == 2  # judged again, when others were tried since
 
 
-def test_without_time_rows_are_the_same_but_for_new_ones(tmp_path: Path) -> None:
+def test_without_time_old_rows_count_as_the_same(tmp_path: Path) -> None:
     store, rows = LocalStore(tmp_path), pa.table({"id": [str(n) for n in range(100)]})
     assert [try_number(store, "p", 1, sha, rows) for sha in "ab"] == [1, 2]
     grown = pa.table({"id": [str(n) for n in range(300)]})
     assert try_number(store, "p", 1, "c", grown) == 1
 
 
-def test_the_first_is_judged_as_if_alone_and_all_together_seldom_pass_by_chance() -> None:
+def test_the_first_try_has_no_penalty_and_the_total_error_is_bounded() -> None:
     assert coverage_of(1) == 0.95
     assert sum((1 - coverage_of(k)) / 2 for k in range(1, 1000)) < 0.042
 
 
-def test_one_of_five_equal_versions_is_promoted_in_at_most_one_of_twenty_trials() -> None:
+def test_one_of_five_equal_versions_is_promoted_in_at_most_5_percent() -> None:
     assert best_of_five(28, 0.4, 100) <= 5 < best_of_five(28, 0.4, 100, corrected=False) + 3

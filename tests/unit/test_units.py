@@ -35,7 +35,7 @@ def shown(what: RenderableType) -> str:
     return console.file.getvalue()
 
 
-def test_a_regression_is_told_in_its_labels_unit() -> None:
+def test_a_regression_has_its_labels_unit() -> None:
     text = shown(explanation_view(ANSWER, 10, problem(Label(column="took"))))
     assert "47.25 minutes" in text
     assert "by, minutes" in text
@@ -63,12 +63,12 @@ def test_classes_are_explained_in_log_odds() -> None:
         (Label(column="took"), Float(), ""),
     ],
 )
-def test_the_unit_of_a_label_is_declared_or_its_columns(label: Label, took: AnyColumn, unit: str) -> None:
+def test_a_labels_unit_is_declared_or_its_columns(label: Label, took: AnyColumn, unit: str) -> None:
     assert problem(label, took=took).label_unit == unit
     assert problem(label, took=took).contribution_unit == (unit or "label units")
 
 
-def test_what_has_no_unit_is_told_without() -> None:
+def test_values_without_unit_have_none() -> None:
     assert (unit_of("rmse", "km"), unit_of("log_loss", ""), unit_of("auc", "km")) == ("km", "nats", "")
     assert (with_unit("RMSE", ""), with_unit("", "km"), with_unit("", "")) == ("RMSE", "km", "")
     assert (shown_unit(Text()), shown_unit(None)) == ("", "")

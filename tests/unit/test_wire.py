@@ -70,7 +70,7 @@ def uvicorns() -> Iterator[Asked]:
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
-def test_an_ordinary_request_is_answered_as_by_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
+def test_the_fast_path_answers_like_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
     before, asked = ours.echo.direct, ORDINARY[kind]
     found = ours.ask(*asked)
     assert found == uvicorns.ask(*asked)
@@ -80,7 +80,7 @@ def test_an_ordinary_request_is_answered_as_by_the_application(kind: str, ours: 
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_not_goes_to_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
+def test_other_requests_go_to_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
     before, asked = ours.echo.direct, OTHERS[kind]
     assert ours.ask(*asked) == uvicorns.ask(*asked) != b""
     assert ours.echo.direct == before
@@ -88,7 +88,7 @@ def test_what_is_not_goes_to_the_application(kind: str, ours: Asked, uvicorns: A
 
 
 @pytest.mark.parametrize("kind", NO_HTTP)
-def test_what_is_no_http_is_refused_as_all_else_is(kind: str, ours: Asked) -> None:
+def test_invalid_http_is_rejected(kind: str, ours: Asked) -> None:
     found = ours.ask(*NO_HTTP[kind])
     assert found.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
     assert b'"error":"the request is no HTTP"' in found
@@ -101,7 +101,7 @@ def test_pipelined_requests_are_answered_in_their_order(ours: Asked, uvicorns: A
     assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
 
 
-def test_what_comes_while_one_is_answered_asks_for_it_no_second_time(home: Path) -> None:
+def test_data_during_an_answer_does_not_repeat_it(home: Path) -> None:
     with served(True) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         for part in (post(b"never", last=False), post(b"abc")):
             connection.sendall(part)
@@ -112,7 +112,7 @@ def test_what_comes_while_one_is_answered_asks_for_it_no_second_time(home: Path)
     assert re.findall(rb'"length": (\d)', found) == [b"5", b"3"]
 
 
-def test_one_that_is_half_sent_behind_another_is_looked_at_too(home: Path) -> None:
+def test_a_partial_pipelined_request_is_handled(home: Path) -> None:
     found = []
     for by_us in (True, False):
         with served(by_us) as server:
@@ -123,7 +123,7 @@ def test_one_that_is_half_sent_behind_another_is_looked_at_too(home: Path) -> No
 
 
 @pytest.mark.parametrize("body", [b"abc", b"later"])
-def test_what_comes_before_no_http_is_answered_and_nothing_is_held(home: Path, body: bytes) -> None:
+def test_requests_before_invalid_http_are_answered(home: Path, body: bytes) -> None:
     broken = head(None, "transfer-encoding: chunked") + b"zz\r\n"
     with served(True) as server:
         found = server.ask(head(len(body), last=False), body + broken)
@@ -132,7 +132,7 @@ def test_what_comes_before_no_http_is_answered_and_nothing_is_held(home: Path, b
         assert not server.guard.deadlines._open
 
 
-def test_a_crowd_of_pipelined_requests_is_answered(ours: Asked) -> None:
+def test_many_pipelined_requests_are_answered(ours: Asked) -> None:
     found = ours.ask(post(b"abc", last=False) * 2_000 + post(b"abcd"))
     assert found.count(b'"length": 3') == 2_000
 
@@ -140,7 +140,7 @@ def test_a_crowd_of_pipelined_requests_is_answered(ours: Asked) -> None:
 @pytest.mark.parametrize(
     ("settings", "status"), [({"authentication": "keys"}, 401), ({"rate_limit": 0.1, "rate_burst": 1}, 429)]
 )
-def test_who_is_refused_is_told_before_the_body_is_read(home: Path, settings: dict[str, Any], status: int) -> None:
+def test_rejections_are_sent_before_the_body_is_read(home: Path, settings: dict[str, Any], status: int) -> None:
     found = []
     for by_us in (True, False):
         with served(by_us, **settings) as server:
@@ -164,7 +164,7 @@ def late(server: Asked, *parts: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("parts", "status"), [((head(3),), 408), ((head(3), b"a"), 408), ((post(b"never"),), 504)])
-def test_what_is_late_is_given_up(home: Path, parts: tuple[bytes, ...], status: int) -> None:
+def test_late_requests_time_out(home: Path, parts: tuple[bytes, ...], status: int) -> None:
     found = []
     for by_us in (True, False):
         with served(by_us) as server:
@@ -178,7 +178,7 @@ def test_what_is_late_is_given_up(home: Path, parts: tuple[bytes, ...], status: 
 
 
 @pytest.mark.parametrize("body", [b"", b"ab", b"later"])
-def test_a_client_that_leaves_is_counted_once_and_holds_nothing(home: Path, body: bytes) -> None:
+def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes) -> None:
     with served(True) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(head(5) + body)
@@ -189,7 +189,7 @@ def test_a_client_that_leaves_is_counted_once_and_holds_nothing(home: Path, body
         assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
 
 
-def test_where_every_answer_is_the_last_the_application_says_so(ours: Asked) -> None:
+def test_connection_close_is_set_when_draining(ours: Asked) -> None:
     before = ours.echo.direct
     ours.guard.leaving = True
     try:
@@ -234,7 +234,7 @@ def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transpor
     return connect
 
 
-def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path) -> None:
+def test_head_and_body_are_one_write(home: Path) -> None:
     guard, order = Guard(Settings(max_delay=0, allow_anonymous=True), ModelRouter()), []
 
     class Told(Echo):
@@ -254,7 +254,7 @@ def test_head_and_body_are_one_write_and_what_follows_comes_after_it(home: Path)
 
 
 @pytest.mark.parametrize("how", ["answered", "refused", "left", "answered and left"])
-def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_request_leaves_no_reference_cycle(home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     guard = Guard(Settings(max_delay=0, allow_anonymous=True), ModelRouter())
     if how == "refused":
         monkeypatch.setattr(guard, "refusal", lambda exchange: Refusal("rate", 429, "too many", "slow down", 1))
@@ -280,7 +280,7 @@ def test_a_request_leaves_no_cycle_behind(home: Path, monkeypatch: pytest.Monkey
         gc.enable()
 
 
-def test_it_is_what_uvicorn_takes_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uvicorn_uses_this_protocol_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
     for name in ("guard", "endpoint"):
         monkeypatch.setattr(fast_path.FastPathProtocol, name, None, raising=False)

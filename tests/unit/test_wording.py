@@ -20,7 +20,7 @@ from truecourse.wording import counted, counted_of, nearest, suggestion
     [(0, "row", "0 rows"), (1, "row", "1 row"), (1204, "row", "1,204 rows"), (2, "query", "2 queries"),
      (2, "day", "2 days"), (2, "class", "2 classes"), (3, "batch", "3 batches"), (2, "link back", "2 link backs")],
 )  # fmt: skip
-def test_a_count_has_the_right_number(number: int, noun: str, said: str) -> None:
+def test_nouns_agree_with_their_count(number: int, noun: str, said: str) -> None:
     assert counted(number, noun) == said
 
 
@@ -30,7 +30,7 @@ def test_a_part_of_a_whole() -> None:
 
 
 @given(st.lists(st.text("abcdefgh_", min_size=3, max_size=12), min_size=1, unique=True), st.data())
-def test_a_name_with_one_letter_too_few_is_recognised(names: list[str], data: st.DataObject) -> None:
+def test_a_misspelt_name_is_suggested(names: list[str], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(names))
     place = data.draw(st.integers(0, len(name) - 1))
     wrong = name[:place] + name[place + 1 :]
@@ -91,13 +91,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["TRUECOURSE_HOEM", "truecourse_hoem"])
-def test_an_unknown_setting_is_refused_with_the_nearest(fresh: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unknown_setting_is_rejected_with_a_suggestion(fresh: pytest.MonkeyPatch, name: str) -> None:
     fresh.setenv(name, "/tmp")
     with pytest.raises(SettingsError, match="did you mean TRUECOURSE_HOME"):
         get_settings()
 
 
-def test_an_unknown_setting_of_the_file_is_refused_with_its_place(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unknown_setting_in_the_file_is_rejected_with_its_place(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OTHER=1\nTRUECOURSE_TREADS=2\nTRUECOURSE_PORT_OF=x\n")
     with pytest.raises(SettingsError) as raised:
         get_settings()
@@ -108,7 +108,7 @@ def test_an_unknown_setting_of_the_file_is_refused_with_its_place(fresh: pytest.
     assert "OTHER" not in str(raised.value)
 
 
-def test_what_is_no_setting_of_ours_is_left_alone(fresh: pytest.MonkeyPatch) -> None:
+def test_foreign_variables_are_ignored(fresh: pytest.MonkeyPatch) -> None:
     """Nested names, and what Kubernetes tells every pod of a service that is called truecourse."""
     fresh.setenv("TRUECOURSE_CONNECTIONS__WAREHOUSE", "sqlite:///x.db")
     fresh.setenv("TRUECOURSE_SERVICE_HOST", "10.0.0.1")

@@ -35,7 +35,7 @@ def reference(measure: QualityBaseline, first: int) -> tuple[list[int], str]:
     return [(one.day - FIRST).days for one in found], words
 
 
-def test_held_out_days_before_the_window_come_first_and_days_that_chose_the_model_make_up_for_them() -> None:
+def test_the_baseline_uses_held_out_days_first_then_validation_days() -> None:
     measure = yardstick(days(40, 14), days(10, 30))
     assert reference(measure, 60) == (list(range(40, 54)), "held-out days")
     assert reference(measure, 47)[0] == list(range(40, 47))
@@ -49,7 +49,7 @@ def test_held_out_days_before_the_window_come_first_and_days_that_chose_the_mode
 
 
 @pytest.mark.parametrize("earlier", [0, 4])
-def test_with_too_few_days_nothing_is_said_of_a_change_and_what_is_missing_is(earlier: int) -> None:
+def test_too_few_days_are_unknown_with_the_missing_number(earlier: int) -> None:
     """Decisions of the first of each month: two of them chose the model, and two were held out."""
     before, now = days(0, earlier, every=30), days(150, 1)
     figures = closed_figures(PROBLEM, before, now, now)

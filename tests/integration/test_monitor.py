@@ -72,7 +72,7 @@ def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: Model
     assert (moved(report), moved(report, "prediction drift")) == (["distance"], ["score"])
     # It has been so for two weeks: of the four before the window that moves but one.
     assert paged(report) == [("distance", "drift"), ("score", "prediction drift")]
-    assert "times as far from the days before as it ever did" in report.sentence
+    assert "times the largest past change" in report.sentence
     assert report.sentence.endswith("and 1 more; attribution drift: distance.")
     store = open_store()
     assert report_store.latest(store, "deliveries", "drift") == Report.model_validate_json(report.model_dump_json())

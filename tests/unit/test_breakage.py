@@ -47,7 +47,7 @@ def test_a_pre_existing_condition_is_not_a_finding() -> None:
 def test_features_computed_from_a_missing_value_share_its_finding() -> None:
     dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
     one = breakage._missing_finding("pressure", list(dead), dead, "dead feed", START)
-    said = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, where 100% had one."
+    said = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, 100% usually do."
     assert one.sentence == said
     whole = ["temp", "dewp", "wind_dir", "wind_speed"]
     view = breakage._missing_finding("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
@@ -72,13 +72,13 @@ def test_each_day_is_checked_once_and_small_days_are_merged() -> None:
 
     now = START + timedelta(days=4, hours=6)
     look = breakage.select_days(of(900, 30, 10, 900, 20), START + timedelta(days=1), now)
-    assert [(unit.day.day, unit.rows) for unit in look.units] == [(4, 940)]
+    assert [(unit.day.day, unit.rows) for unit in look.groups] == [(4, 940)]
     assert (look.until, look.fresh, look.missing) == (START + timedelta(days=4), True, 30)
     part = breakage.select_days(of(900, 900, 900, 900, 200), START + timedelta(days=2), now)
-    assert [(unit.day.day, unit.rows) for unit in part.units] == [(3, 900), (4, 900), (5, 200)]
+    assert [(unit.day.day, unit.rows) for unit in part.groups] == [(3, 900), (4, 900), (5, 200)]
     assert part.until == START + timedelta(days=4)
     again = breakage.select_days(of(900, 900, 900, 900, 20), START + timedelta(days=4), now)
-    assert [(unit.rows, again.fresh, again.until) for unit in again.units] == [(920, False, None)]
+    assert [(unit.rows, again.fresh, again.until) for unit in again.groups] == [(920, False, None)]
 
 
 def test_lost_volume_is_reported_for_whole_days_and_empty_days() -> None:

@@ -1,4 +1,4 @@
-"""Data drift: daily counts, reference profiles, the tests of a window, and the causes of what they find.
+"""Data drift: daily counts, reference profiles, tests of a window of predictions, and causes of findings.
 
 Depends on `monitoring.predictions` and `monitoring.robust_stats`.
 """

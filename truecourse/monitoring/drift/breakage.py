@@ -1,8 +1,8 @@
-"""What broke: feeds that died, values that are missing, categories that are new, units that changed, volume.
+"""Find breakage: dead feeds, missing values, new categories, changed units, unusual volume.
 
-Every whole UTC day since the last check is looked at by itself, and so is the part of the current day that there is:
-days of few rows are taken together until they are enough. Each is held against the days before it and against what the
-champion's snapshot shows of such days: what was seen before is no finding."""
+Each whole UTC day since the last check is checked, and so is the present part of the current day. Days with few rows
+are pooled until they have enough. Each is compared with the days before it and with the days of the champion's
+snapshot; what occurred there is no finding."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,80 +21,86 @@ from truecourse.problem.schema import Text
 from truecourse.wording import counted
 
 MIN_ROWS = 50
-"""Of fewer rows nothing is said."""
+"""Rows that a check of a day needs."""
 DEAD = 0.25
-"""A feed is dead when less than this part of its usual values is there."""
+"""A feed is dead when the share of values present falls below this fraction of the usual share."""
 _LEAST_SHARE = 0.05
-_ODD_DAYS = 0.02
-"""So many of the snapshot's days may have been faulty themselves."""
-MISSING, PAGES = 0.1, 0.2
-"""Values are missing when so much more of them is than on almost all days; from this on somebody is told at once."""
-NEW, LEAST_NEW, NEW_PAGES, TIMES = 0.002, 3, 0.01, 3.0
-"""A new value counts from this share and number of the rows on, and from so many times what was seen of such."""
+_FAULTY_DAYS = 0.02
+"""Share of the snapshot's days that may themselves be faulty."""
+MISSING, CRITICAL_MISSING = 0.1, 0.2
+"""Increase of the share of missing values, over that on almost all days, for a finding and for a critical one."""
+MIN_NEW_SHARE, MIN_NEW_ROWS, CRITICAL_NEW_SHARE, MIN_NEW_RATIO = 0.002, 3, 0.01, 3.0
+"""Minimum share and number of rows for a new value, share for a critical one, and ratio to the usual share."""
 OFF_SCALE, LANDED = 0.1, 0.9
-"""A unit changed when this share of the values is unknown, and this part of those is known once converted back."""
+"""A unit changed when OFF_SCALE of the values are unseen, and LANDED of those are seen values after conversion back."""
 _SIGMAS = 4.0
 MAX_LOOKBACK_DAYS = 92
-"""Days that a check looks back on, where nobody checked for long."""
+"""How many days a check looks back after a long pause."""
 
 
 @dataclass(frozen=True)
 class CheckedDays:
-    """`units`: days, or few of them together, with rows enough, oldest first; the last may be a part of a day.
-    `until`: the end of the last whole day that was looked at (naive UTC); None where there was none. `fresh`: whether
-    any row was looked at for the first time. `missing`: rows that the newest days lack to be looked at."""
+    """The days that a check covers.
 
-    units: list[DayCounts]
+    `groups`: days with enough rows, or several pooled ones, oldest first; the last may be part of a day. `until`: the
+    end of the last whole day (naive UTC), None without one. `fresh`: whether any row is checked for the first time.
+    `missing`: how many rows the newest days lack to be checked."""
+
+    groups: list[DayCounts]
     until: datetime | None
     fresh: bool
     missing: int
 
 
 def select_days(days: Sequence[DayCounts], since: datetime, now: datetime) -> CheckedDays:
-    """`days`: rising, naive UTC, from before `since`, up to which all was looked at before, to `now`. Where nothing is
-    newer, the newest days that are enough are looked at again: what is wrong with them still is."""
-    units: list[DayCounts] = []
+    """Select the days to check: those after `since`, up to which everything was checked, checked_until `now` (naive
+    UTC).
+
+    `days`: sorted, including days before `since`. Without newer days, the newest ones are checked pooled, because their
+    problems persist."""
+    groups: list[DayCounts] = []
     waiting: list[DayCounts] = []
-    until = None
+    checked_until = None
     for day in (day for day in days if day.day + DAY > since):
         waiting.append(day)
         if sum(one.rows for one in waiting) >= MIN_ROWS:
-            units.append(pool(waiting))
-            until = day.day + DAY if day.day + DAY <= now else until
+            groups.append(pool(waiting))
+            checked_until = day.day + DAY if day.day + DAY <= now else checked_until
             waiting = []
-    fresh = bool(units)
-    if not units:
-        again: list[DayCounts] = []
+    fresh = bool(groups)
+    if not groups:
+        pooled: list[DayCounts] = []
         for day in reversed(days):
-            again.insert(0, day)
-            if sum(one.rows for one in again) >= MIN_ROWS:
-                # Together with days that were looked at, rows that are too few by themselves are looked at, too.
-                units = [pool(again)]
+            pooled.insert(0, day)
+            if sum(one.rows for one in pooled) >= MIN_ROWS:
+                # Rows that are too few on their own are checked together with days that were checked before.
+                groups = [pool(pooled)]
                 break
-    there = sum(one.rows for one in waiting)
-    return CheckedDays(units, until, fresh, MIN_ROWS - there if there else 0)
+    waiting_rows = sum(one.rows for one in waiting)
+    return CheckedDays(groups, checked_until, fresh, MIN_ROWS - waiting_rows if waiting_rows else 0)
 
 
 def find_breakage(
-    problem: Problem, profile: ReferenceProfile, days: Sequence[DayCounts], units: Iterable[DayCounts]
+    problem: Problem, profile: ReferenceProfile, days: Sequence[DayCounts], groups: Iterable[DayCounts]
 ) -> list[Finding]:
-    """`days`: all there are, rising; `units` of them. Each trouble once, as it was last seen."""
+    """Find breakage in the `groups` of `days` (all days there are, sorted). Returns each problem once, as last
+    found."""
     found: dict[str, Finding] = {}
-    for unit in units:
-        before = [day for day in days if unit.day - TRAILING_DAYS * DAY <= day.day < unit.day]
-        recent = [day for day in days if unit.day - MIN_HISTORY * DAY < day.day < unit.day]
+    for group in groups:
+        before = [day for day in days if group.day - TRAILING_DAYS * DAY <= day.day < group.day]
+        recent = [day for day in days if group.day - MIN_HISTORY * DAY < day.day < group.day]
         usual = feature_histograms(profile, before) if len(before) >= 2 * MIN_HISTORY else profile.features
         named = [
-            *_missing(problem, profile, usual, unit),
-            *find_unseen_values(problem, before, recent, profile.unseen_shares, unit),
+            *_missing(problem, profile, usual, group),
+            *find_unseen_values(problem, before, recent, profile.unseen_shares, group),
         ]
         found |= {one.key: one for one in named}
     return list(found.values())
 
 
 def find_volume_changes(problem: Problem, days: Sequence[DayCounts], since: datetime, now: datetime) -> list[Finding]:
-    """Whole days, from the moment `since` on, with far fewer predictions than usual, or far more; days with none too,
-    where each day before had some."""
+    """Find the last whole day from `since` on with far fewer or far more predictions than usual. A day without
+    predictions counts if each of the 14 days before had some."""
     counts = {day.day: float(day.rows) for day in days}
     if not counts:
         return []
@@ -106,56 +112,58 @@ def find_volume_changes(problem: Problem, days: Sequence[DayCounts], since: date
         known = [count for count in past if count is not None]
         steady = None not in past[: 2 * MIN_HISTORY]
         if (day in counts or steady) and is_unusual(counts.get(day, 0.0), known, 2.0):
-            found.append(_volume(problem, day, int(counts.get(day, 0.0)), float(np.median(known))))
+            found.append(_volume_finding(problem, day, int(counts.get(day, 0.0)), float(np.median(known))))
         day += DAY
     return found[-1:]
 
 
-def _volume(problem: Problem, day: datetime, rows: int, middle: float) -> Finding:
-    told = f"{counted(rows, 'prediction')} on {day:%Y-%m-%d}, where {middle:,.0f} a day are usual."
-    return _finding(problem.name, "volume", True, told, rows=rows, usual=middle, day=f"{day:%Y-%m-%d}")
+def _volume_finding(problem: Problem, day: datetime, rows: int, middle: float) -> Finding:
+    sentence = f"{counted(rows, 'prediction')} on {day:%Y-%m-%d}; {middle:,.0f} a day are usual."
+    return _finding(problem.name, "volume", True, sentence, rows=rows, usual=middle, day=f"{day:%Y-%m-%d}")
 
 
 def _present(side: DailyHistograms) -> Array:
-    """The share of values that are not missing, by day and column, of days with rows enough."""
+    """Return the share of values present by day and column, for days with at least MIN_ROWS rows."""
     rows = side.rows()
     return 1 - side.missing()[rows >= MIN_ROWS] / rows[rows >= MIN_ROWS, None]
 
 
-def _missing(problem: Problem, profile: ReferenceProfile, usual: DailyHistograms, unit: DayCounts) -> list[Finding]:
-    past, ever, now = _present(usual), _present(profile.every), _present(feature_histograms(profile, [unit]))[0]
+def _missing(problem: Problem, profile: ReferenceProfile, usual: DailyHistograms, group: DayCounts) -> list[Finding]:
+    past, ever, now = _present(usual), _present(profile.every), _present(feature_histograms(profile, [group]))[0]
     if not len(past) or not len(ever):
         return []
-    middle, least = np.median(past, axis=0), np.quantile(ever, _ODD_DAYS, axis=0, method="lower")
-    return find_missing_values(problem, list(profile.features.bins), middle, least, now, unit)
+    middle, least = np.median(past, axis=0), np.quantile(ever, _FAULTY_DAYS, axis=0, method="lower")
+    return find_missing_values(problem, list(profile.features.bins), middle, least, now, group)
 
 
 def find_missing_values(
-    problem: Problem, columns: Sequence[str], middle: Array, least: Array, now: Array, unit: DayCounts
+    problem: Problem, columns: Sequence[str], middle: Array, least: Array, now: Array, group: DayCounts
 ) -> list[Finding]:
-    """`middle`, `least`, `now`: by column the share of values that are there usually, on almost any day, and in the
-    unit."""
+    """Find columns with missing values. `middle`, `least`, `now`: by column the share of values present at the median,
+    on almost any day, and in the `group`."""
     dead = (middle >= _LEAST_SHARE) & (now < DEAD * middle) & (now < least / 2)
-    # What is missing on almost no day, and now is: by more than chance makes of so many rows.
+    # Missing values must exceed those of almost all days, and sampling error for so many rows.
     base = np.clip(np.minimum(middle, least), 0.0, 1.0)
-    chance = np.sqrt(np.maximum(base * (1 - base), 1 / unit.rows) / unit.rows)
+    chance = np.sqrt(np.maximum(base * (1 - base), 1 / group.rows) / group.rows)
     gone = ~dead & (base - now > MISSING) & (base - now > _SIGMAS * chance) & (1 - now > 2 * (1 - base))
     found: list[Finding] = []
     for cause, chosen in (("dead feed", dead), ("missing values", gone)):
         shares = {name: (float(middle[i]), float(now[i])) for i, name in enumerate(columns) if chosen[i]}
-        found += _by_view(problem, shares, cause, unit)
+        found += _group_by_view(problem, shares, cause, group)
     return found
 
 
-def _by_view(problem: Problem, shares: dict[str, tuple[float, float]], cause: str, unit: DayCounts) -> list[Finding]:
+def _group_by_view(
+    problem: Problem, shares: dict[str, tuple[float, float]], cause: str, group: DayCounts
+) -> list[Finding]:
     found = []
     for view in problem.views:
         mine = [name for name in view.features if name in shares]
-        if mine:  # what is computed from a missing value is missing with it: one trouble, one page
+        if mine:  # features of a view tend to be missing together: one finding for the view
             whole = len(mine) > len(view.features) / 2
-            found.append(_missing_finding(view.name if whole else mine[0], mine, shares, cause, unit.day))
+            found.append(_missing_finding(view.name if whole else mine[0], mine, shares, cause, group.day))
             shares = {name: pair for name, pair in shares.items() if name not in mine}
-    return found + [_missing_finding(name, [name], shares, cause, unit.day) for name in shares]
+    return found + [_missing_finding(name, [name], shares, cause, group.day) for name in shares]
 
 
 def _missing_finding(
@@ -164,10 +172,10 @@ def _missing_finding(
     was, now = (float(np.median([shares[name][i] for name in names])) for i in (0, 1))
     listed = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
     what = listed if subject in names else f"{subject} ({listed})"
-    told = f"{what} {'is' if len(names) == 1 else 'are'} missing on {day:%Y-%m-%d}: "
-    told += f"{100 * now:.1f}% of rows have a value, where {100 * was:.0f}% had one."
-    page = cause == "dead feed" or was - now >= PAGES
-    return _finding(subject, cause, page, told, present=now, usual=was, features=names, day=f"{day:%Y-%m-%d}")
+    sentence = f"{what} {'is' if len(names) == 1 else 'are'} missing on {day:%Y-%m-%d}: "
+    sentence += f"{100 * now:.1f}% of rows have a value, {100 * was:.0f}% usually do."
+    page = cause == "dead feed" or was - now >= CRITICAL_MISSING
+    return _finding(subject, cause, page, sentence, present=now, usual=was, features=names, day=f"{day:%Y-%m-%d}")
 
 
 def find_unseen_values(
@@ -175,89 +183,99 @@ def find_unseen_values(
     before: Sequence[DayCounts],
     recent: Sequence[DayCounts],
     held_out: Mapping[str, float],
-    unit: DayCounts,
+    group: DayCounts,
 ) -> list[Finding]:
-    """Unknown values that are all of one kind, where they never were: the first hot days of a year are unknown too.
-    `recent`: the days of the week before, in which few rows may become enough. `held_out`: by column, the greatest
-    share of such values on a day that the model never saw."""
+    """Find unseen values of one kind (one category, or one unit conversion) that are more frequent than ever before.
+    Unseen values alone are no finding: the first hot days of a year have some.
+
+    `recent`: the days of the week before, with which rare values are pooled. `held_out`: by column, the greatest share
+    of such values on a held_out_share-out day."""
     found = []
-    for name, odd in unit.odd.items():
+    for name, unseen in group.odd.items():
         old = [one for one in before if one not in recent]
         past = [one for one in old if one.rows >= MIN_ROWS]
-        held = held_out.get(name, 0.0)
+        held_out_share = held_out.get(name, 0.0)
         if isinstance(problem.features[name], Text):
-            # A category is known by itself: one that has come for weeks hides no other.
-            many = [
-                one for one in odd.split() if one.alike / unit.rows >= TIMES * max(held, _usual(name, one.like, past))
+            # Each category is compared on its own: one that has occurred for weeks must not hide another.
+            frequent = [
+                one
+                for one in unseen.split()
+                if one.alike / group.rows >= MIN_NEW_RATIO * max(held_out_share, _usual_share(name, one.like, past))
             ]
-            found += [one for each in many if (one := _new_category(name, each, recent, old, unit)) is not None][:1]
-        elif odd.alike / unit.rows >= TIMES * max(held, _usual(name, None, past)) and (one := _unit(name, odd, unit)):
+            found += [one for each in frequent if (one := _new_category(name, each, recent, old, group)) is not None][
+                :1
+            ]
+        elif unseen.alike / group.rows >= MIN_NEW_RATIO * max(held_out_share, _usual_share(name, None, past)) and (
+            one := _unit_finding(name, unseen, group)
+        ):
             found.append(one)
     return found
 
 
-def _usual(name: str, like: str | None, past: Sequence[DayCounts]) -> float:
-    """The usual share of rows with the value, or with the commonest unknown one. After two weeks of it a value is
-    known, though training has not seen it."""
+def _usual_share(name: str, like: str | None, past: Sequence[DayCounts]) -> float:
+    """Return the usual share of rows with the value `like`, or with the commonest unseen value. A value that training
+    lacks becomes usual after two weeks."""
 
-    def alike(odd: UnseenValues) -> int:
-        return odd.alike if like is None else odd.rows_like(like)
+    def alike(unseen: UnseenValues) -> int:
+        return unseen.alike if like is None else unseen.rows_like(like)
 
     earlier = [alike(one.odd[name]) / one.rows if name in one.odd else 0.0 for one in past]
     return float(np.median(earlier)) if len(earlier) >= MIN_HISTORY else max(earlier, default=0.0)
 
 
 def _new_category(
-    name: str, odd: UnseenValues, recent: Sequence[DayCounts], old: Sequence[DayCounts], unit: DayCounts
+    name: str, unseen: UnseenValues, recent: Sequence[DayCounts], old: Sequence[DayCounts], group: DayCounts
 ) -> Finding | None:
-    """In few rows it is news for a week; in many somebody should see to it."""
-    one = _category(name, odd, unit) or _category(name, *_together(name, odd, recent, unit))
-    if one is not None and not one.page and any(_told_of(name, odd.like, day) for day in old):
+    """Return a finding: for a week if the value is rare, and for as long as it lasts if it is frequent."""
+    one = _category_finding(name, unseen, group) or _category_finding(name, *_pool_week(name, unseen, recent, group))
+    if one is not None and not one.page and any(_was_found(name, unseen.like, day) for day in old):
         return None
     return one
 
 
-def _told_of(name: str, like: str, day: DayCounts) -> bool:
-    """Whether that day had enough of the same new value."""
+def _was_found(name: str, like: str, day: DayCounts) -> bool:
+    """Whether the value was frequent enough for a finding on that day."""
     alike = day.odd[name].rows_like(like) if name in day.odd else 0
-    return alike >= LEAST_NEW and alike / day.rows >= NEW
+    return alike >= MIN_NEW_ROWS and alike / day.rows >= MIN_NEW_SHARE
 
 
-def _together(
-    name: str, odd: UnseenValues, recent: Sequence[DayCounts], unit: DayCounts
+def _pool_week(
+    name: str, unseen: UnseenValues, recent: Sequence[DayCounts], group: DayCounts
 ) -> tuple[UnseenValues, DayCounts]:
-    """The same new value in the days of a week."""
-    alike = odd.alike + sum(one.odd[name].rows_like(odd.like) for one in recent if name in one.odd)
-    rows = unit.rows + sum(one.rows for one in recent)
-    return odd.model_copy(update={"alike": alike}), unit.model_copy(update={"rows": rows})
+    """Pool the value's rows with those of the week before."""
+    alike = unseen.alike + sum(one.odd[name].rows_like(unseen.like) for one in recent if name in one.odd)
+    rows = group.rows + sum(one.rows for one in recent)
+    return unseen.model_copy(update={"alike": alike}), group.model_copy(update={"rows": rows})
 
 
-def _category(name: str, odd: UnseenValues, unit: DayCounts) -> Finding | None:
-    share = odd.alike / unit.rows
-    if share < NEW or odd.alike < LEAST_NEW:
+def _category_finding(name: str, unseen: UnseenValues, group: DayCounts) -> Finding | None:
+    share = unseen.alike / group.rows
+    if share < MIN_NEW_SHARE or unseen.alike < MIN_NEW_ROWS:
         return None
-    told = f"{name} has a new category: {odd.like!r}, which training never saw, is in {100 * share:.1f}% of rows"
-    told += f" on {unit.day:%Y-%m-%d}."
-    figures = {"value": odd.like, "share": share, "day": f"{unit.day:%Y-%m-%d}"}
-    return _finding(name, "new category", share >= NEW_PAGES, told, **figures)
+    sentence = f"{name} has a new category: {unseen.like!r}, absent from training, is in {100 * share:.1f}% of rows"
+    sentence += f" on {group.day:%Y-%m-%d}."
+    figures = {"value": unseen.like, "share": share, "day": f"{group.day:%Y-%m-%d}"}
+    return _finding(name, "new category", share >= CRITICAL_NEW_SHARE, sentence, **figures)
 
 
-def _unit(name: str, odd: UnseenValues, unit: DayCounts) -> Finding | None:
-    share = odd.rows / unit.rows
-    if share < OFF_SCALE or odd.alike < LANDED * odd.rows:
+def _unit_finding(name: str, unseen: UnseenValues, group: DayCounts) -> Finding | None:
+    share = unseen.rows / group.rows
+    if share < OFF_SCALE or unseen.alike < LANDED * unseen.rows:
         return None
-    told = (
-        f"The unit of {name} changed: {100 * share:.0f}% of rows on {unit.day:%Y-%m-%d} have values that training "
-        f"never saw, and {100 * odd.alike / odd.rows:.0f}% of those are known ones after {odd.like.replace('_', ' ')}."
+    sentence = (
+        f"The unit of {name} changed: {100 * share:.0f}% of rows on {group.day:%Y-%m-%d} have values absent from "
+        f"training; undoing the conversion {unseen.like.replace('_', ' ')} gives training values for "
+        f"{100 * unseen.alike / unseen.rows:.0f}% of those."
     )
-    figures = {"conversion": odd.like, "share": share, "day": f"{unit.day:%Y-%m-%d}"}
-    return _finding(name, "unit change", True, told, **figures)
+    figures = {"conversion": unseen.like, "share": share, "day": f"{group.day:%Y-%m-%d}"}
+    return _finding(name, "unit change", True, sentence, **figures)
 
 
-def _finding(subject: str, cause: str, page: bool, told: str, **figures: object) -> Finding:
-    return Finding(check="drift", subject=subject, cause=cause, page=page, sentence=told, figures=figures)
+def _finding(subject: str, cause: str, page: bool, sentence: str, **figures: object) -> Finding:
+    return Finding(check="drift", subject=subject, cause=cause, page=page, sentence=sentence, figures=figures)
 
 
 def first_unchecked(mark: datetime | None, start: datetime) -> datetime:
-    """From where days are to be looked at (naive UTC): the mark, or the window's `start` at the first check."""
+    """Return the time from which days are to be checked (naive UTC): the watermark, or the window's `start` at the
+    first check."""
     return max(mark, start - timedelta(days=MAX_LOOKBACK_DAYS)) if mark is not None else start

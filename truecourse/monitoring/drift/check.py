@@ -1,4 +1,4 @@
-"""The drift check: have the data or the predictions moved, and did something break on the way?"""
+"""The drift check: drift of features and scores, and breakage such as dead feeds or changed units."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ DATA, SCORES = "drift", "prediction drift"
 
 @dataclass(frozen=True)
 class DriftCheck:
-    """A report, and all that its page shows. `scores`: None where the champion made no predictions in the window;
-    `against`: what they are compared with."""
+    """A report and the results that its page shows. `scores`: None if the champion made no predictions in the window;
+    `against`: the rows that the scores are compared with."""
 
     report: Report
     data: DriftResult
@@ -57,12 +57,13 @@ class DriftCheck:
 
 
 def check_drift(problem: Problem, tables: Tables, at: datetime | None = None, window: Window | None = None) -> Report:
-    """Features and scores of a window of predictions, by default the problem's `monitoring.window` of whole UTC days
-    before the present one, and what broke in all days since the last check.
+    """Test a window of predictions for drift, and all days since the last check for breakage.
 
-    at: the moment that counts as now, UTC; the problem's clock if None. Nothing decided or asked for after it is read.
-    A problem without time is checked on what came since the last check. Raises ModelError if there is no champion,
-    NotFound if nothing was predicted yet, FeatureError if the named window is empty."""
+    at: the reference time (UTC), by default by the problem's clock; later decisions and requests are not read. window:
+    by default the last whole UTC days, as many as the problem's `monitoring.window`. For a problem without time, the
+    predictions since the last check are tested.
+
+    Raises ModelError without a champion, NotFound without predictions, FeatureError if a given window is empty."""
     return run_check(problem, tables, at, window).report
 
 
@@ -72,130 +73,150 @@ def run_check(problem: Problem, tables: Tables, at: datetime | None = None, wind
         hint = f"truecourse run lifecycle --problem {problem.name}"
         raise ModelError("there is no champion to monitor", where=f"problem {problem.name}", hint=hint)
     if not problem.has_time:
-        return _plainly(problem, tables, version, at or datetime.now(UTC))
+        return _run_untimed_check(problem, tables, version, at or datetime.now(UTC))
     profile, now = load_profile(problem, version), naive_utc(at or reference_time(problem, tables))
     assert now is not None
     predictions = Predictions(problem, tables, list(profile.scores.bins))
-    named = window is not None and (window.start is not None or window.end is not None)
-    span, seen = _seen(problem, tables, profile, predictions, now, window or Window(), named)
+    is_named = window is not None and (window.start is not None or window.end is not None)
+    span, days = _select_window(problem, tables, profile, predictions, now, window or Window(), is_named)
     assert span.start is not None
     assert span.end is not None
-    data, made = feature_drift(problem, profile, seen), score_drift(problem, profile, seen)
-    drifted = [*findings(data, DATA), *(findings(made, SCORES) if made else [])]
-    if named:
-        broken, look = find_breakage(problem, profile, [*seen.before, *seen.now], seen.now[-1:]), None
+    data, scores = feature_drift(problem, profile, days), score_drift(problem, profile, days)
+    drifted = [*findings(data, DATA), *(findings(scores, SCORES) if scores else [])]
+    if is_named:
+        breakage, checked_days = find_breakage(problem, profile, [*days.before, *days.now], days.now[-1:]), None
     else:
-        broken, look = _broken(problem, tables, profile, seen, span, now)
-        silent = _silent(problem, profile, seen, predictions, now, at)
-        broken = [*silent, *broken]
-    told = _page_once(broken, drifted)
+        breakage, checked_days = _check_new_days(problem, tables, profile, days, span, now)
+        silence = _check_silence(problem, profile, days, predictions, now, at)
+        breakage = [*silence, *breakage]
+    all_findings = _page_once(breakage, drifted)
     report = _report(
-        problem, version, profile.snapshot.sha256, now.replace(tzinfo=UTC), span, data, made, told, profile.against
+        problem,
+        version,
+        profile.snapshot.sha256,
+        now.replace(tzinfo=UTC),
+        span,
+        data,
+        scores,
+        all_findings,
+        profile.against,
     )
-    return DriftCheck(report.model_copy(update=_looked_at(report, look)), data, made, profile.against)
+    return DriftCheck(
+        report.model_copy(update=_checked_days_fields(report, checked_days)), data, scores, profile.against
+    )
 
 
-def _page_once(broken: list[Finding], drifted: list[Finding]) -> list[Finding]:
-    """What broke moves its columns too: one trouble, one page."""
-    named = {name for one in broken for name in (one.subject, *one.figures.get("features", ()))}
-    quiet = [
-        one.model_copy(update={"page": one.page and (one.cause == SCORES or one.subject not in named)})
+def _page_once(breakage: list[Finding], drifted: list[Finding]) -> list[Finding]:
+    """Make drift of columns that broke a warning: one problem notifies once."""
+    broken_columns = {name for one in breakage for name in (one.subject, *one.figures.get("features", ()))}
+    demoted = [
+        one.model_copy(update={"page": one.page and (one.cause == SCORES or one.subject not in broken_columns)})
         for one in drifted
     ]
-    return [*broken, *quiet]
+    return [*breakage, *demoted]
 
 
-def _broken(
-    problem: Problem, tables: Tables, profile: ReferenceProfile, seen: WindowDays, span: Window, now: datetime
+def _check_new_days(
+    problem: Problem, tables: Tables, profile: ReferenceProfile, days: WindowDays, span: Window, now: datetime
 ) -> tuple[list[Finding], CheckedDays]:
-    """What broke in the days since the last check, which then counts up to the last whole one of them."""
+    """Find breakage in the days since the last check, and advance the watermark to the end of the last whole day."""
     assert span.start is not None
     assert span.end is not None
     columns = list(profile.features.bins)
     mark = naive_utc(checked_to.read(tables.store, problem.name, now.replace(tzinfo=UTC)).oldest(columns))
     since = first_unchecked(mark, span.start)
-    days = [*seen.before, *seen.now]
-    first = min(days[0].day, since - TRAILING_DAYS * DAY)
-    if first < days[0].day:
-        days = [*read_daily_counts(problem, tables, profile, first, days[0].day), *days]
+    all_days = [*days.before, *days.now]
+    first = min(all_days[0].day, since - TRAILING_DAYS * DAY)
+    if first < all_days[0].day:
+        all_days = [*read_daily_counts(problem, tables, profile, first, all_days[0].day), *all_days]
     if span.end < now:
-        days += read_daily_counts(problem, tables, profile, span.end, now)
-    days = [day for day in days if day.rows]
-    look = select_days(days, since, now)
-    again = min(since, look.units[-1].day) if look.units and not look.fresh else since
-    found = [*find_breakage(problem, profile, days, look.units), *find_volume_changes(problem, days, again, now)]
-    if look.until is not None:
-        checked_to.advance(tables.store, problem.name, columns, look.until.replace(tzinfo=UTC))
-    return found, look
+        all_days += read_daily_counts(problem, tables, profile, span.end, now)
+    all_days = [day for day in all_days if day.rows]
+    checked_days = select_days(all_days, since, now)
+    volume_since = min(since, checked_days.groups[-1].day) if checked_days.groups and not checked_days.fresh else since
+    breakage = [
+        *find_breakage(problem, profile, all_days, checked_days.groups),
+        *find_volume_changes(problem, all_days, volume_since, now),
+    ]
+    if checked_days.until is not None:
+        checked_to.advance(tables.store, problem.name, columns, checked_days.until.replace(tzinfo=UTC))
+    return breakage, checked_days
 
 
-def _silent(
+def _check_silence(
     problem: Problem,
     profile: ReferenceProfile,
-    seen: WindowDays,
+    days: WindowDays,
     predictions: Predictions,
     now: datetime,
     at: datetime | None,
 ) -> list[Finding]:
-    """By the days that predictions are of, where time is that of the data or a moment was named; by the days that they
-    were made on, where it is the wall clock's."""
+    """Detect silence: by decision dates if the reference time is given or the clock is that of the data; otherwise by
+    the dates on which predictions were made."""
     if at is not None or problem.clock == "data":
-        known = {day.item() for day in profile.every.days} | {one.day.date() for one in (*seen.before, *seen.now)}
+        known = {day.item() for day in profile.every.days} | {one.day.date() for one in (*days.before, *days.now)}
         newest = predictions.newest_before(now) or now
-        last = seen.now[-1].day
+        last = days.now[-1].day
         newest = min(newest, last + DAY) if newest < now else min(now, last + DAY)
-        days = sorted(day for day in known if day <= last.date())
+        dates = sorted(day for day in known if day <= last.date())
     else:
         arrivals = [moment for moment in predictions.arrivals if moment <= now]
-        days, newest = sorted({moment.date() for moment in arrivals}), arrivals[-1] if arrivals else now
-    found = detect_silence(problem.name, days, newest, now)
-    return [found] if found else []
+        dates, newest = sorted({moment.date() for moment in arrivals}), arrivals[-1] if arrivals else now
+    silence = detect_silence(problem.name, dates, newest, now)
+    return [silence] if silence else []
 
 
-def _looked_at(report: Report, look: CheckedDays | None) -> dict[str, Any]:
-    """What a report says of the days since the last check."""
-    if look is None:
+def _checked_days_fields(report: Report, checked_days: CheckedDays | None) -> dict[str, Any]:
+    """Return the report fields about the days since the last check."""
+    if checked_days is None:
         return {}
-    days = [f"{unit.day:%Y-%m-%d}" for unit in look.units]
-    figures = {"looked_at": {"days": days, "rows": sum(unit.rows for unit in look.units), "missing": look.missing}}
-    # Where days were looked at, and are too few to tell drift, what broke in them and is not found any more is gone.
-    idle = not report.made and bool(look.units)
-    return {"figures": report.figures | figures, "fresh": look.fresh, "made": report.made or idle, "idle": idle}
+    days = [f"{unit.day:%Y-%m-%d}" for unit in checked_days.groups]
+    figures = {
+        "looked_at": {
+            "days": days,
+            "rows": sum(unit.rows for unit in checked_days.groups),
+            "missing": checked_days.missing,
+        }
+    }
+    # Days that are too few for the drift test were still checked for breakage: alerts about it may be resolved.
+    idle = not report.made and bool(checked_days.groups)
+    return {"figures": report.figures | figures, "fresh": checked_days.fresh, "made": report.made or idle, "idle": idle}
 
 
-def _plainly(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> DriftCheck:
+def _run_untimed_check(problem: Problem, tables: Tables, version: ModelVersion, at: datetime) -> DriftCheck:
     at, columns = aware_utc(at), list(monitored_features(problem))
-    plain = compare_untimed(
+    result = compare_untimed(
         problem, tables, version, at, checked_to.read(tables.store, problem.name, at).oldest(columns)
     )
     arrivals = [moment for moment in Predictions(problem, tables, []).arrivals if moment <= naive(at)]
-    silent = detect_silence(problem.name, sorted({moment.date() for moment in arrivals}), arrivals[-1], naive(at))
-    drifted = [*findings(plain.data, DATA), *findings(plain.scores, SCORES)]
-    drifted = [one.model_copy(update={"page": True}) for one in drifted]  # with no time, no season excuses it
-    found = _page_once([*([silent] if silent else []), *plain.breakage], drifted)
+    silence = detect_silence(problem.name, sorted({moment.date() for moment in arrivals}), arrivals[-1], naive(at))
+    drifted = [*findings(result.data, DATA), *findings(result.scores, SCORES)]
+    drifted = [one.model_copy(update={"page": True}) for one in drifted]  # without time, no season explains the drift
+    all_findings = _page_once([*([silence] if silence else []), *result.breakage], drifted)
     report = _report(
-        problem, version, plain.snapshot, at, Window(), plain.data, plain.scores, found, plain.against
+        problem, version, result.snapshot, at, Window(), result.data, result.scores, all_findings, result.against
     )  # fmt: skip
-    said = report.sentence
-    if not found and not plain.is_enough:
-        said = f"{counted(plain.rows, 'new row')}: too few to judge drift, {MIN_ROWS} are needed."
-    elif found:
-        said = f"{said.rstrip('.')}, in {counted(plain.rows, 'new row')}{' of one batch' if plain.batch else ''}."
-    if plain.is_enough:
-        checked_to.advance(tables.store, problem.name, columns, plain.until)
-    told = {
-        "sentence": said,
-        "made": bool(found) or plain.is_enough,
-        "fresh": plain.fresh,
-        "figures": report.figures | {"batch": plain.batch, "new_rows": plain.rows},
+    summary = report.sentence
+    if not all_findings and not result.is_enough:
+        summary = f"{counted(result.rows, 'new row')}: too few to test for drift, {MIN_ROWS} are needed."
+    elif all_findings:
+        summary = (
+            f"{summary.rstrip('.')}, in {counted(result.rows, 'new row')}{' of one batch' if result.batch else ''}."
+        )
+    if result.is_enough:
+        checked_to.advance(tables.store, problem.name, columns, result.until)
+    update = {
+        "sentence": summary,
+        "made": bool(all_findings) or result.is_enough,
+        "fresh": result.fresh,
+        "figures": report.figures | {"batch": result.batch, "new_rows": result.rows},
     }
-    return DriftCheck(report.model_copy(update=told), plain.data, plain.scores, plain.against)
+    return DriftCheck(report.model_copy(update=update), result.data, result.scores, result.against)
 
 
 def update_daily_counts(problem: Problem, tables: Tables) -> int:
-    """Bring up to date the sketches of the days that a check would read now, and what explains those of the window: to
-    be called when predictions arrived, so that the check itself reads no rows. Returns how many days have a sketch; 0
-    without a champion, time or predictions."""
+    """Update the daily counts and attributions that the next check reads. Call it when predictions arrive, so that the
+    check itself reads no rows. Returns the number of days with counts; 0 without a champion, time or predictions."""
     version = registry.champion(problem.name) if problem.has_time else None
     if version is None:
         return 0
@@ -204,48 +225,50 @@ def update_daily_counts(problem: Problem, tables: Tables) -> int:
     if newest is None:
         return 0
     start, end = default_window(newest, problem.monitoring.window)
-    seen, explainer = read_windows(problem, tables, profile, start, end), Explainer.of(problem, tables, profile)
+    days, explainer = read_windows(problem, tables, profile, start, end), Explainer.of(problem, tables, profile)
     if explainer is not None:
         explainer.days(start - TRAILING_DAYS * DAY, end)
-    return len({one.day for one in (*seen.now, *seen.before, *seen.season)})
+    return len({one.day for one in (*days.now, *days.before, *days.season)})
 
 
-def _seen(
+def _select_window(
     problem: Problem,
     tables: Tables,
     profile: ReferenceProfile,
     predictions: Predictions,
     now: datetime,
     window: Window,
-    named: bool,
+    is_named: bool,
 ) -> tuple[Window, WindowDays]:
-    """The window (naive UTC), which ends by `now`, and its days. One that nobody named hangs on the newest prediction:
-    that there is none since is for silence() to say. Raises NotFound where nothing was predicted."""
+    """Return the window (naive UTC), which ends by `now`, and its days.
+
+    The default window ends with the newest prediction; detect_silence() covers the time since. Raises NotFound without
+    predictions."""
     length = problem.monitoring.window
-    if named:
+    if is_named:
         end = min(naive_utc(window.end) or now, now)
         span = Window(start=naive_utc(window.start) or end - length, end=end)
-        return span, _days_of(problem, tables, profile, predictions, span)
+        return span, _read_days(problem, tables, profile, predictions, span)
     newest = predictions.newest_before(now)
     if newest is None:
-        raise _empty(problem, predictions, Window(start=now - length, end=now))
+        raise _no_predictions(problem, predictions, Window(start=now - length, end=now))
     span = _last_days(newest, now, length)
     assert span.start is not None
     assert span.end is not None
-    seen = read_windows(problem, tables, profile, span.start, span.end)
-    if not seen.now:  # a file that reaches beyond them has none of these days
+    days = read_windows(problem, tables, profile, span.start, span.end)
+    if not days.now:  # the file's time range covers these days, but it has no rows in them
         earlier = (
-            seen.before or read_windows(problem, tables, profile, span.start - MAX_LOOKBACK_DAYS * DAY, span.start).now
+            days.before or read_windows(problem, tables, profile, span.start - MAX_LOOKBACK_DAYS * DAY, span.start).now
         )
         if not earlier:
-            raise _empty(problem, predictions, span)
+            raise _no_predictions(problem, predictions, span)
         span = _last_days(earlier[-1].day + DAY - timedelta(microseconds=1), now, length)
-        seen = _days_of(problem, tables, profile, predictions, span)
-    return span, seen
+        days = _read_days(problem, tables, profile, predictions, span)
+    return span, days
 
 
 def _last_days(newest: datetime, now: datetime, length: timedelta) -> Window:
-    """The last whole days up to the newest prediction. Where the present day has all there is, it is taken as it is."""
+    """Return the last whole days up to the newest prediction; the present day only if there is no other."""
     start, end = default_window(newest, length)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if length >= DAY and end > now and start < today:
@@ -253,24 +276,24 @@ def _last_days(newest: datetime, now: datetime, length: timedelta) -> Window:
     return Window(start=start, end=min(end, now))
 
 
-def _days_of(
+def _read_days(
     problem: Problem, tables: Tables, profile: ReferenceProfile, predictions: Predictions, span: Window
 ) -> WindowDays:
     assert span.start is not None
     assert span.end is not None
-    seen = read_windows(problem, tables, profile, span.start, span.end)
-    if not seen.now:
-        raise _empty(problem, predictions, span)
-    return seen
+    days = read_windows(problem, tables, profile, span.start, span.end)
+    if not days.now:
+        raise _no_predictions(problem, predictions, span)
+    return days
 
 
-def _empty(problem: Problem, there: Predictions, span: Window) -> NotFound | FeatureError:
+def _no_predictions(problem: Problem, predictions: Predictions, span: Window) -> NotFound | FeatureError:
     where = predictions_table(problem.name)
-    if there.newest is None or there.oldest is None:
+    if predictions.newest is None or predictions.oldest is None:
         hint = f"truecourse run score --problem {problem.name}"
         return NotFound("there are no predictions yet", where=where, hint=hint)
     what = f"no predictions from {span.start:%Y-%m-%d %H:%M} to {span.end:%Y-%m-%d %H:%M} UTC"
-    hint = f"there are some from {there.oldest:%Y-%m-%d %H:%M} to {there.newest:%Y-%m-%d %H:%M}"
+    hint = f"there are predictions from {predictions.oldest:%Y-%m-%d %H:%M} to {predictions.newest:%Y-%m-%d %H:%M}"
     return FeatureError(what, where=where, hint=hint)
 
 
@@ -300,16 +323,16 @@ def _report(
         check="drift",
         problem=problem.name,
         at=at,
-        sentence=sentence(data, scores, found),
+        sentence=summarize(data, scores, found),
         made=data.snapshot.decidable or bool(found),
         findings=tuple(found),
         figures=figures,
     )
 
 
-def _figures(moved: DriftResult) -> dict[str, Any]:
-    """By column what its PSI is; the shares of its bins are on the page alone."""
-    trailing = {} if moved.trailing is None else {c.name: c.psi for c in moved.trailing.columns}
+def _figures(result: DriftResult) -> dict[str, Any]:
+    """Return the figures of each column; only the page has the shares of the bins."""
+    trailing = {} if result.trailing is None else {c.name: c.psi for c in result.trailing.columns}
     columns = [
         {
             "name": c.name,
@@ -319,36 +342,36 @@ def _figures(moved: DriftResult) -> dict[str, Any]:
             "missing": [round(share, 4) for share in c.missing],
             "trailing_psi": round(trailing[c.name], 4) if c.name in trailing else None,
         }
-        for c in moved.snapshot.columns
+        for c in result.snapshot.columns
     ]
-    blocks, rows = moved.snapshot.blocks, moved.snapshot.rows
-    told = {"blocks": blocks, "rows": rows, "decidable": moved.snapshot.decidable, "columns": columns}
-    return told | {"seasonal": list(moved.seasonal), "missing": moved.missing}
+    blocks, rows = result.snapshot.blocks, result.snapshot.rows
+    figures = {"blocks": blocks, "rows": rows, "decidable": result.snapshot.decidable, "columns": columns}
+    return figures | {"seasonal": list(result.seasonal), "missing": result.missing}
 
 
-def sentence(data: DriftResult, scores: DriftResult | None, found: Iterable[Finding]) -> str:
-    """What was found, in one sentence."""
+def summarize(data: DriftResult, scores: DriftResult | None, found: Iterable[Finding]) -> str:
+    """Summarize the findings in one sentence."""
     found = list(found)
     urgent = [one.sentence for one in found if one.page]
     if urgent:
         return urgent[0] if len(urgent) == 1 else f"{urgent[0].rstrip('.')}; and {len(urgent) - 1} more."
     if data.missing and not found:
-        return f"Too little to tell drift: {data.missing}."
+        return f"Too little data to test for drift: {data.missing}."
     names, total = [column.name for column in data.snapshot.drifted], len(data.snapshot.columns)
     others = [one.sentence for one in found if one.cause not in (DATA, SCORES, RELATION)]
     if others and not names:
         return others[0] if len(others) == 1 else f"{others[0].rstrip('.')}; and {len(others) - 1} more."
-    said = f"{counted_of(len(names), total, 'feature')} drifted: {list_names(names)}" if names else "No feature drifted"
+    text = f"{counted_of(len(names), total, 'feature')} drifted: {list_names(names)}" if names else "No feature drifted"
     if scores is None:
-        said = f"{said}; the champion made no predictions"
+        text = f"{text}; the champion made no predictions"
     elif scores.snapshot.drifted:
-        said = f"{said}; {'so did' if names else 'but'} the predictions{'' if names else ' did'}"
+        text = f"{text}; {'so did' if names else 'but'} the predictions{'' if names else ' did'}"
     else:
-        said = f"{said}; {'the predictions did not' if names else 'nor did the predictions'}"
+        text = f"{text}; {'the predictions did not' if names else 'nor did the predictions'}"
     many = len(data.seasonal)
-    return f"{said}; {counted(many, 'feature')} moved within seasonal range." if many else f"{said}."
+    return f"{text}; {counted(many, 'feature')} changed within seasonal range." if many else f"{text}."
 
 
 def list_names(names: list[str]) -> str:
-    """The first three by name, and how many others there are."""
+    """List the first three names and the number of others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,12 +1,12 @@
-"""The test of consecutive windows: did a window move further from the four weeks before it than such windows ever did?
+"""The test of consecutive windows: did a window change more against the four weeks before it than past windows did?
 
-Days that follow each other resemble each other, and weather and season move them: a window is held against all earlier
-windows of as many days, each with the four weeks before it, and not against days drawn at random. By column the test
-looks at the shares of the bins (the root of the PSI, less what chance alone makes), at level and spread of the values,
-and at level and spread of the residuals on all other columns, which is the joint check: it sees a column that no longer
-goes with the others. Each is put on the scale of its own past, and all of them together exceed Student's t with a
-probability of the false-alarm rate at most (Bonferroni). Because seasons are not stationary, a finding must also be
-further away than any past window was, by BEYOND.
+Days that follow each other are alike, and weather and season shift them. So a window is compared with all earlier
+windows of the same length, each against the four weeks before it, and not with days drawn at random. For each column
+the test looks at the shares of the bins (the square root of the PSI, less its expectation under sampling error), at the
+level and spread of the values, and at the level and spread of the residuals on all other columns. The residuals are the
+joint check: they show that a column's relation to the others changed. Each statistic is scaled by its own past values,
+and Student's t bounds the false-alarm rate over all of them (Bonferroni). Because seasons are not stationary, a finding
+must also exceed the largest past change by FINDING_FACTOR.
 """
 
 import math
@@ -22,22 +22,24 @@ from truecourse.monitoring.drift.reference_profile import TRAILING_DAYS, DailyHi
 Aspect = Literal["shares", "level", "spread", "relation", "relation's spread"]
 JOINT = ("relation", "relation's spread")
 FINDING_FACTOR, CRITICAL_FACTOR = 1.6, 2.0
-"""How many times further than ever before a column has to move to be a finding, and to wake somebody."""
+"""Multiples of the largest past change from which a change is a finding, and a critical one."""
 MIN_REFERENCE_DAYS, MIN_WINDOWS = 7, 4
-"""With less history the days before are fewer, SHORT at least; with fewer than so many windows nothing can be told."""
+"""Minimum days before a window to compare it with (fewer than four weeks if the history is short), and minimum number
+of past windows for a test."""
 MIN_ROWS = 100
-"""Rows of a window that shares and means are taken of."""
+"""Minimum rows of a window."""
 MIN_VALUES = 30
 PRIOR = 4.0
-"""Few windows tell little of how far a column moves: what all columns tell together counts for so many of them."""
+"""Weight of the pooled variance of all columns, in windows: few past windows estimate a column's variance poorly."""
 _TINY = 1e-9
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How far one column moved. `z`: of the aspect that moved most, in standard deviations of the past windows;
-    `times`: how many times the furthest of them; `size`: PSI, or standard deviations of the column; `p_value`: adjusted
-    for everything that is tested."""
+    """The change of one column in its most changed aspect.
+
+    `z`: in standard deviations of the past windows' changes; `times`: as a multiple of the largest past change; `size`:
+    PSI, or standard deviations of the column; `p_value`: adjusted for all tests."""
 
     aspect: Aspect
     z: float
@@ -50,8 +52,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Days:
-    """Consecutive days: rows counted by bins, and moments() by day, (days, SUMS, p), of the numbers `names`; None where
-    only bins were kept."""
+    """Consecutive days: rows counted by bins, and the moments() by day of the numeric columns `names`, (days, SUMS, p);
+    None where only bins were stored."""
 
     side: DailyHistograms
     moments: Array | None = None
@@ -63,8 +65,8 @@ class Days:
 
 @dataclass(frozen=True)
 class WindowTestResult:
-    """What was found, by column: of the column by itself, and of its `relations` with the others. Empty where it cannot
-    be told: then `missing` says what for."""
+    """Evidence by column: for the column itself, and for its relation to the other columns. Empty with too little data;
+    then `missing` names what is needed."""
 
     columns: dict[str, Evidence]
     relations: dict[str, Evidence]
@@ -72,7 +74,7 @@ class WindowTestResult:
 
 
 def reference_days(past: int, window: int) -> int:
-    """Days before each window that it is held against, of `past` days in all; 0 where they are too few."""
+    """Return the number of days before each window to compare it with, given `past` days; 0 if they are too few."""
     for days in (TRAILING_DAYS, 2 * MIN_REFERENCE_DAYS, MIN_REFERENCE_DAYS):
         if past >= days + MIN_WINDOWS * window:
             return days
@@ -80,31 +82,30 @@ def reference_days(past: int, window: int) -> int:
 
 
 def compare_windows(past: Days, now: Days, threshold: float, rate: float) -> WindowTestResult:
-    """`past`: the days before the window `now`, in order. `threshold`: the PSI that matters; of what creeps half is in
-    the days before already, so half of it counts against them. `rate`: of false alarms, over all columns."""
+    """Test the window `now` against the `past` days before it (in order).
+
+    `threshold`: the PSI that matters. Half of it counts against the days before, which already contain half of a slow
+    change. `rate`: false-alarm rate over all columns."""
     window, rows = len(now), int(now.side.rows().sum())
     if rows < MIN_ROWS:
-        return WindowTestResult({}, {}, f"{MIN_ROWS - rows} more rows: a window needs {MIN_ROWS}")
+        return WindowTestResult({}, {}, f"{MIN_ROWS - rows} more rows needed (a window needs {MIN_ROWS})")
     before = reference_days(len(past), window)
     if not before:
-        needed = MIN_REFERENCE_DAYS + MIN_WINDOWS * window - len(past)
-        return WindowTestResult(
-            {},
-            {},
-            f"{needed} more days of history: a window of {window} needs {MIN_REFERENCE_DAYS + MIN_WINDOWS * window}",
-        )
-    # Windows that reach into the days that this one is held against may have drifted with it.
+        least = MIN_REFERENCE_DAYS + MIN_WINDOWS * window
+        missing = f"{least - len(past)} more days of history needed (a window of {window} needs {least})"
+        return WindowTestResult({}, {}, missing)
+    # Windows that overlap the days before this one may have drifted with it: left out if enough others remain.
     last = max(len(past) - before, before + MIN_WINDOWS * window)
     ends = np.arange(before + window, last + 1)
-    aspects = [_shares(past, now, ends, before, window)]
+    aspects = [_share_aspect(past, now, ends, before, window)]
     if past.moments is not None and now.moments is not None:
-        aspects += _moved(past, now, ends, before, window)
-    return _judged(past.side, aspects, (last - before) / window, threshold, rate)
+        aspects += _moment_aspects(past, now, ends, before, window)
+    return _collect_evidence(past.side, aspects, (last - before) / window, threshold, rate)
 
 
 @dataclass(frozen=True)
 class _Aspect:
-    """By column of `names`: z, times and size; NaN where it cannot be told. `needs`: the size that counts, of a PSI."""
+    """One aspect by column of `names`: z, times and size as in Evidence; z is NaN with too few values."""
 
     name: Aspect
     names: tuple[str, ...]
@@ -112,99 +113,109 @@ class _Aspect:
     times: Array
     size: Array
 
-    def needs(self, threshold: float) -> float:
-        """A normal column that moves by d standard deviations has a PSI of d squared."""
+    def required_size(self, threshold: float) -> float:
+        """Return the size that matches a PSI threshold: a shift of a normal column by d standard deviations has PSI
+        d²."""
         return threshold if self.name == "shares" else math.sqrt(threshold)
 
 
-def _judged(
+def _collect_evidence(
     side: DailyHistograms, aspects: list[_Aspect], windows: float, threshold: float, rate: float
 ) -> WindowTestResult:
     from scipy.special import stdtr  # all of scipy.stats takes seconds to import
 
     tests = 2 * sum(len(one.names) for one in aspects)
-    found: dict[bool, dict[str, Evidence]] = {False: {}, True: {}}
+    evidence: dict[bool, dict[str, Evidence]] = {False: {}, True: {}}
     for one in aspects:
         p_values = np.minimum(1.0, tests * stdtr(windows - 1 + (0.0 if one.name == "shares" else PRIOR), -one.z))
-        unlikely = (p_values <= rate) & (one.times > FINDING_FACTOR)
-        drifted = unlikely & (one.size > one.needs(threshold / 2))
-        far = drifted & (one.times > CRITICAL_FACTOR) & (one.size > one.needs(threshold))
-        mine = found[one.name in JOINT]
+        significant = (p_values <= rate) & (one.times > FINDING_FACTOR)
+        drifted = significant & (one.size > one.required_size(threshold / 2))
+        critical = drifted & (one.times > CRITICAL_FACTOR) & (one.size > one.required_size(threshold))
+        by_column = evidence[one.name in JOINT]
         for i, name in enumerate(one.names):
             if np.isfinite(one.z[i]):
                 figures = (float(one.z[i]), float(one.times[i]), float(one.size[i]), float(p_values[i]))
-                told = Evidence(one.name, *figures, bool(drifted[i]), bool(far[i]))
-                mine[name] = max(mine.get(name, told), told, key=_weight)
-    return WindowTestResult({name: found[False][name] for name in side.bins if name in found[False]}, found[True])
+                candidate = Evidence(one.name, *figures, bool(drifted[i]), bool(critical[i]))
+                by_column[name] = max(by_column.get(name, candidate), candidate, key=_evidence_rank)
+    return WindowTestResult(
+        {name: evidence[False][name] for name in side.bins if name in evidence[False]}, evidence[True]
+    )
 
 
-def _weight(one: Evidence) -> Any:
+def _evidence_rank(one: Evidence) -> Any:
     return one.critical, one.drifted, one.z
 
 
-def _rolled(values: Array, ends: Array, before: int, window: int) -> tuple[Array, Array]:
-    """Sums of the windows that end at `ends`, and of the days before each; days come first."""
+def _rolling_sums(values: Array, ends: Array, before: int, window: int) -> tuple[Array, Array]:
+    """Return sums over the windows that end at `ends`, and over the days before each; the first axis is days."""
     sums = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
     return sums[ends] - sums[ends - window], sums[ends - window] - sums[ends - window - before]
 
 
-def _shares(past: Days, now: Days, ends: Array, before: int, window: int) -> _Aspect:
+def _share_aspect(past: Days, now: Days, ends: Array, before: int, window: int) -> _Aspect:
     side = past.side
     widths = np.diff([*side.starts, side.counts.matrix.shape[1]])
     counts = side.counts.matrix.astype(np.float64)
 
-    def moved(after: Array, earlier: Array) -> tuple[Array, Array, Array]:
+    def change(after: Array, earlier: Array) -> tuple[Array, Array, Array]:
         rows = [side.rows_of(part)[..., None] for part in (after, earlier)]
         chance = (widths - 1) * (1 / np.maximum(rows[0], 1) + 1 / np.maximum(rows[1], 1))
         value = psi(earlier, after, side.starts)
         return value, np.sqrt(np.maximum(value - chance, 0.0)), chance
 
-    _, roots, usual = moved(*_rolled(counts, ends, before, window))
-    size, root, chance = moved(now.side.counts.matrix.sum(axis=0).astype(np.float64), counts[-before:].sum(axis=0))
-    # A smaller window than those of the past moves more by chance: its PSI has the spread of a chi-square.
-    more = np.sqrt(2 / np.maximum(widths - 1, 1)) * np.maximum(chance - np.median(usual, axis=0), 0.0)
-    spread = np.sqrt(roots.var(axis=0) + more) + math.sqrt(_TINY)
-    times = root / (roots.max(axis=0) + np.sqrt(more) + _TINY)
-    # A column with no value at all in the days before was not there yet, and has not drifted.
+    _, past_changes, past_chance = change(*_rolling_sums(counts, ends, before, window))
+    size, change_now, chance = change(
+        now.side.counts.matrix.sum(axis=0).astype(np.float64), counts[-before:].sum(axis=0)
+    )
+    # A window with fewer rows than past ones has more sampling error: its PSI varies like a chi-square variable.
+    extra_variance = np.sqrt(2 / np.maximum(widths - 1, 1)) * np.maximum(chance - np.median(past_chance, axis=0), 0.0)
+    spread = np.sqrt(past_changes.var(axis=0) + extra_variance) + math.sqrt(_TINY)
+    times = change_now / (past_changes.max(axis=0) + np.sqrt(extra_variance) + _TINY)
+    # A column without any value in the days before is new and has not drifted.
     last = np.append(side.starts[1:], counts.shape[1]) - 1
     empty = counts[-before:, last].sum(axis=0) >= side.rows_of(counts[-before:]).sum()
-    z = np.where(empty, np.nan, (root - roots.mean(axis=0)) / spread)
+    z = np.where(empty, np.nan, (change_now - past_changes.mean(axis=0)) / spread)
     return _Aspect("shares", tuple(side.bins), z, times, size)
 
 
-def _moved(past: Days, now: Days, ends: Array, before: int, window: int) -> list[_Aspect]:
-    """Level and spread, of values and of residuals."""
+def _moment_aspects(past: Days, now: Days, ends: Array, before: int, window: int) -> list[_Aspect]:
+    """Return the aspects level and spread, of values and of residuals."""
     assert past.moments is not None
     assert now.moments is not None
-    after, earlier = _rolled(past.moments, ends, before, window)
+    after, earlier = _rolling_sums(past.moments, ends, before, window)
     this, recent = now.moments.sum(axis=0), past.moments[-before:].sum(axis=0)
-    whole = past.moments.sum(axis=0)
-    few = np.minimum(this[0], recent[0]) < MIN_VALUES
+    total = past.moments.sum(axis=0)
+    too_few = np.minimum(this[0], recent[0]) < MIN_VALUES
     count = np.maximum(this[0], 1)
     fewer = np.maximum(1 / count - 1 / np.maximum(np.median(after[:, 0], axis=0), 1), 0.0)
-    # Values and residuals are in the same units: both are measured by the spread of the values, of all days together.
-    unit = _deviation(whole, 1, past.moments)
-    found = []
-    alike = 1 / window + 1 / before
+    # Both values and residuals are measured in standard deviations of the values over all days.
+    unit = _overall_spread(total, 1, past.moments)
+    aspects = []
+    mean_variance_factor = 1 / window + 1 / before
     for first, level, spread in ((1, "level", "spread"), (3, "relation", "relation's spread")):
         variance = this[first + 1] / count
-        for name, by, chance in ((level, _mean, variance * fewer), (spread, _within, variance * fewer / 2)):
-            was = by(after, first) - by(earlier, first)
-            moved = np.abs(by(this, first) - by(recent, first))
-            days = by(past.moments, first)
-            own = _moderated((was**2).mean(axis=0), days.var(axis=0) * alike, (ends[-1] - before) / window)
+        for name, statistic, chance in (
+            (level, _mean, variance * fewer),
+            (spread, _daily_spread, variance * fewer / 2),
+        ):
+            past_changes = statistic(after, first) - statistic(earlier, first)
+            change = np.abs(statistic(this, first) - statistic(recent, first))
+            days = statistic(past.moments, first)
+            own = _shrink_variance(
+                (past_changes**2).mean(axis=0), days.var(axis=0) * mean_variance_factor, (ends[-1] - before) / window
+            )
             scale = np.sqrt(own + chance) + _TINY
-            times = moved / (np.abs(was).max(axis=0) + np.sqrt(chance) + _TINY)
-            z = np.where(few, np.nan, moved / scale)
-            found.append(_Aspect(name, past.names, z, times, moved / unit))  # type: ignore[arg-type]
-    return found
+            times = change / (np.abs(past_changes).max(axis=0) + np.sqrt(chance) + _TINY)
+            z = np.where(too_few, np.nan, change / scale)
+            aspects.append(_Aspect(name, past.names, z, times, change / unit))  # type: ignore[arg-type]
+    return aspects
 
 
-def _moderated(variance: Array, expected: Array, windows: float) -> Array:
-    """Variances of p columns, drawn to what is `expected` of them, as far as they exceed it on the whole (an empirical
-    Bayes estimate; Smyth, Linear models and empirical Bayes methods, 2004)."""
-    known = (expected > _TINY) & (variance > 0)
-    inflation = float(np.median(variance[known] / expected[known])) if known.any() else 0.0
+def _shrink_variance(variance: Array, expected: Array, windows: float) -> Array:
+    """Shrink the variances of p columns toward the `expected` ones, scaled by their median ratio (empirical Bayes;
+    Smyth, Linear models and empirical Bayes methods, 2004)."""
+    usable = (expected > _TINY) & (variance > 0)
+    inflation = float(np.median(variance[usable] / expected[usable])) if usable.any() else 0.0
     return np.asarray(((windows - 1) * variance + PRIOR * inflation * expected) / (windows - 1 + PRIOR))
 
 
@@ -212,20 +223,20 @@ def _mean(sums: Array, first: int) -> Array:
     return np.asarray(sums[..., first, :] / np.maximum(sums[..., 0, :], 1))
 
 
-def _within(sums: Array, first: int) -> Array:
-    """The standard deviation around the days' own means."""
+def _daily_spread(sums: Array, first: int) -> Array:
+    """Return the standard deviation around the daily means."""
     return np.asarray(np.sqrt(sums[..., first + 1, :] / np.maximum(sums[..., 0, :], 1)))
 
 
-def _deviation(whole: Array, first: int, days: Array) -> Array:
-    """The standard deviation around one mean."""
-    count = np.maximum(whole[0], 1)
-    between = (days[:, 0] * (_mean(days, first) - whole[first] / count) ** 2).sum(axis=0)
-    return np.asarray(np.maximum(np.sqrt((whole[first + 1] + between) / count), math.sqrt(_TINY)))
+def _overall_spread(total: Array, first: int, days: Array) -> Array:
+    """Return the standard deviation around the overall mean."""
+    count = np.maximum(total[0], 1)
+    between = (days[:, 0] * (_mean(days, first) - total[first] / count) ** 2).sum(axis=0)
+    return np.asarray(np.maximum(np.sqrt((total[first + 1] + between) / count), math.sqrt(_TINY)))
 
 
 def concatenate(*parts: Days) -> Days:
-    """Days one after another."""
+    """Concatenate days."""
     side = parts[0].side
     days = np.concatenate([one.side.days for one in parts])
     counts = Counts(np.concatenate([one.side.counts.matrix for one in parts]))

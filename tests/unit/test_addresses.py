@@ -1,4 +1,4 @@
-"""Names, ports and proxies: our own servers are reached whatever the environment says, or the true cause is named."""
+"""Host names, ports and proxies: own servers are always reachable, and faults are reported with their cause."""
 
 import http.server
 import os
@@ -40,7 +40,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Callable[[str], tuple[int, list[str]]]]:
-    """Serves at an address; the port, and what it is asked for: whole URLs where it is asked as a proxy."""
+    """An HTTP server; yields its port and the paths requested, full URLs if it was used as a proxy."""
     running = []
 
     def begin(address: str) -> tuple[int, list[str]]:

@@ -1,4 +1,4 @@
-"""A worker that is let in: it answers on a port of its own first, and starts only when it is told to."""
+"""The rollout gate: a worker first answers on a port of its own, and serves only once it is admitted."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: C
 
 
 class Worker:
-    """An application as uvicorn would run it: started, and asked without a socket."""
+    """An application as uvicorn runs it: started, and called without a socket."""
 
     def __init__(self, folder: Path | None) -> None:
         self.admission = RolloutGate(app, folder, Guard(Settings(), ModelRouter()))
@@ -69,7 +69,7 @@ async def port_of(folder: Path) -> int:
 
 @pytest.fixture(autouse=True)
 def _own_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker changes uvicorn's for its whole process; here it is put back."""
+    """Restore uvicorn's shutdown method, which a worker replaces for its whole process."""
     monkeypatch.setattr(uvicorn.Server, "shutdown", uvicorn.Server.shutdown)
 
 

@@ -1,4 +1,4 @@
-"""Findings over time: told once, reminded of, over only when they stay away, whoever else looks at the same moment."""
+"""Alarms over time: notification, reminders and recovery, also with concurrent checks."""
 
 import tempfile
 from collections import Counter
@@ -95,7 +95,7 @@ def test_concurrent_checks_of_the_same_reports_notify_once(tmp_path: Path) -> No
 
 
 class Counting(LocalStore):
-    """Counts what is asked of it by operation. `lost`: a key whose next write is killed."""
+    """A store that counts its operations. `lost`: the key whose next write fails."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

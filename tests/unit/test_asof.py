@@ -1,4 +1,4 @@
-"""The as-of join equals, on every generated case, a loop over rows that is plain enough to be seen right."""
+"""The as-of join equals a simple loop over rows on every generated case."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,7 +37,7 @@ def frame(rows: list[Any], schema: dict[str, Any]) -> pl.DataFrame:
 def expected(
     spine: pl.DataFrame, features: pl.DataFrame, keys: list[str], ttl: timedelta, created: bool, known_only: bool
 ) -> list[Any]:
-    """One `x` for each decision, by looking at every row for every decision."""
+    """The value `x` of each decision, by a loop over all rows."""
     found = []
     for decision in spine.iter_rows(named=True):
         best: tuple[datetime, datetime, int] | None = None
@@ -53,7 +53,7 @@ def expected(
 
 
 def _rank(row: Row, number: int, created: bool) -> tuple[datetime, datetime, int] | None:
-    """By event, then created (unknown is oldest), then the place in the table."""
+    """Order by event time, then created time (unknown first), then position in the table."""
     if row["event_timestamp"] is None:
         return None
     second = row["created_timestamp"] if created else None
@@ -104,7 +104,7 @@ late = st.tuples(st.sampled_from("ab"), st.integers(0, 8), st.integers(0, 8), st
 @settings(max_examples=200, deadline=None)
 @given(st.lists(late, min_size=1, max_size=20), st.integers(0, 4))
 def test_late_versions_count_from_when_they_are_known(rows: list[Any], ttl: int) -> None:
-    """Every decision time of every key, so that each moment at which a version becomes known is looked at."""
+    """Checks every time at which a version of a key becomes known."""
     times = [(k, 1, START + timedelta(hours=e), START + timedelta(hours=e + delay), x) for k, e, delay, x in rows]
     asked = [(key, 1, START + timedelta(hours=hour)) for key in "ab" for hour in range(18)]
     spine, features, limit = frame(asked, SPINE), frame(times, FEATURES), timedelta(hours=ttl)

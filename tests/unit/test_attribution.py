@@ -1,4 +1,4 @@
-"""The compiled contributions are XGBoost's, but for its rounding, for every kind of model, depth and input."""
+"""Compiled contributions equal XGBoost's, up to its rounding, for every kind of model, depth and input."""
 
 import logging
 from itertools import combinations
@@ -49,7 +49,7 @@ def test_contributions_equal_xgboosts_and_sum_to_the_margin(objective: str, dept
 
 
 def test_a_feature_repeated_on_a_path_counts_once() -> None:
-    """Checked by hand: over all subsets of the two features, as Shapley defines it."""
+    """Expected values follow Shapley's definition, over all subsets of the two features."""
     random = np.random.default_rng(7)
     matrix = random.normal(size=(400, 2)).astype(np.float32)
     data = xgboost.DMatrix(matrix, np.sin(3 * matrix[:, 0]) + matrix[:, 1])
@@ -69,7 +69,7 @@ def test_a_feature_repeated_on_a_path_counts_once() -> None:
 
 
 def mean(model: Any, row: Array, known: set[int]) -> float:
-    """What the one tree is expected to say of a row of which some features are known."""
+    """The expected output of the single tree for a row of which only some features are known."""
     nodes = model.trees_to_dataframe().set_index("ID")
 
     def below(place: str) -> float:

@@ -1,4 +1,4 @@
-"""What broke is told by values of one kind that never were: not by the first hot days, and in spite of them."""
+"""Broken data is detected by value types that never occurred before, whatever the weather does."""
 
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ START = datetime(2024, 4, 1)
 
 
 def day(number: int, rows: int, like: str, alike: int, name: str = "temp") -> DayCounts:
-    """Of a thousand rows so many have a value of `name` that training never saw, and one kind tells of `alike`."""
+    """A thousand rows; a given number has an unseen value in `name`, and one type of value occurs in `alike`."""
     odd = {name: UnseenValues(rows=rows, like=like, alike=alike)} if rows else {}
     return DayCounts(digest="", day=START + timedelta(days=number), rows=1000, features=(), scores=(), sums=(), odd=odd)
 

@@ -1,4 +1,4 @@
-"""Many rows at once are read by the column, and come out as those read one by one."""
+"""Reading many rows by column equals reading them one by one."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ CHANGES = st.lists(st.tuples(st.integers(0, FEW), st.sampled_from(NAMES), ODD), 
 def test_columnar_reading_equals_row_by_row_reading(
     changes: list[tuple[int, str, object]], unknown: str, left_out: str | None
 ) -> None:
-    """Many rows at once are read another way: the same arrays, the same faults. Few are odd, for one that surely is
-    has all of them read one by one."""
+    """Arrays and faults are equal. Few rows are invalid, since one certainly invalid row makes all be read one by
+    one."""
     rows: list[dict[str, object]] = [dict(GOOD) for _ in range(FEW + 1)]
     for place, name, value in changes:
         rows[place][name] = value

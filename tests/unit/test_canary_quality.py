@@ -1,4 +1,4 @@
-"""A canary whose answers are worse is found out as labels come, and by nothing else; one that is as good is not."""
+"""A canary with worse predictions is detected as labels come; an equally good one is not."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ CLOSED = timedelta(days=3)
 
 @pytest.fixture
 def late(office: Office) -> np.ndarray[Any, Any]:
-    """Of deliveries 0 to COUNT, decided one every minute from the canary's first step on: whether each came late."""
+    """Labels of deliveries 0 to COUNT, one decided per minute from the canary's first step."""
     rows = deliveries(days=1, a_day=COUNT)
     began = office.entries[-1].at
     rows["ordered_at"] = [(began + timedelta(minutes=i)).isoformat() for i in range(COUNT)]
@@ -36,8 +36,8 @@ def late(office: Office) -> np.ndarray[Any, Any]:
 
 
 def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool, skip: int = 0) -> Log:
-    """A request a minute, each about its own delivery. Both sides' scores are distributed alike; those of a `wrong`
-    challenger have nothing to do with the labels."""
+    """One request per minute, each for its own delivery. Both models' scores have the same distribution; those of a
+    `wrong` challenger are independent of the labels."""
     pick = np.random.default_rng(1)
     records = []
     for i in range(skip, COUNT):
@@ -90,8 +90,7 @@ def test_an_equally_good_challenger_continues(office: Office, late: np.ndarray[A
 
 
 def drawn(seed: int, worse: float = 0.0, rows: int = 2000) -> Labelled:
-    """Two steps with other shares, which differ more than the models do: losses of the same distribution, but for what
-    the challenger's are worse."""
+    """Losses of two steps with different shares; the challenger's have the same distribution, shifted by `worse`."""
     random = np.random.default_rng(seed)
     step = np.repeat([1, 2], rows // 2)
     mine = random.random(rows) < np.where(step == 1, 0.1, 0.5)

@@ -1,4 +1,4 @@
-"""Whichever byte of a ledger, or of a sealed document, is changed: it is found."""
+"""A change of any byte of a ledger or of a sealed document is detected."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""`truecourse check` finds every wrong declaration, at its place, with its hint; a valid problem has no faults."""
+"""`truecourse check` reports every invalid declaration with its place and hint; a valid problem has no faults."""
 
 import dataclasses
 from collections.abc import Callable

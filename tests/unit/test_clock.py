@@ -1,4 +1,4 @@
-"""The moment that counts as now is never in the future, nor is what stands of one that was."""
+"""The reference time is never in the future, and records of a future time are ignored."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""A change in anything that a request function reaches is another problem, and modules beside problem.py are part of
-it: they are imported as they are written, digested, and packaged."""
+"""The digest covers all code that a request function reaches, and modules next to problem.py, which are imported,
+digested and packaged."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sums of days give the metrics of their rows, for every kind of problem; a loss that lasts is told from a storm."""
+"""Daily sums give the metrics of their rows for every kind of problem; a lasting loss differs from a storm."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ EDGES = np.linspace(0, 1, 41)[1:-1]
 
 
 def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> tuple[Array, Array]:
-    """Labels and what a good model says of them; labels `off` from it, in chance or in value."""
+    """Labels and the scores of a good model; `off` shifts the labels, in probability or in value."""
     said = random.random(n)
     if kind == "regression":
         return said + random.normal(off, 0.3, n), said
@@ -112,7 +112,7 @@ def test_a_day_without_a_slice_counts_for_nothing_in_it() -> None:
 
 
 def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
-    """What is alarmed after 30 usual days and then days whose labels are off by these."""
+    """The alarms after 30 usual days and then days whose labels are shifted by `off`."""
     random = np.random.default_rng(seed)
     days = [cohort(kind, day, *rows(kind, 300, random, off)) for day, off in enumerate((*[0.0] * 30, *shifts))]
     reference = days[:30]

@@ -1,4 +1,4 @@
-"""The command line before anything runs: help, wrong uses, near misses, completion."""
+"""The command line without running anything: help, usage errors, suggestions, completion."""
 
 import importlib
 import inspect
@@ -89,7 +89,7 @@ def test_the_version_and_the_short_help(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_lazy_command_list_equals_the_real_commands() -> None:
-    """Help and completion come from the source without importing it: they may not say something else."""
+    """Help and completion read the source without importing it, so they must agree with it."""
     places = {name: load for name, load in COMMANDS.items() if name not in GROUPS}
     for name, load in places.items():
         module, _, function = load.args[1].partition(":")  # type: ignore[attr-defined]

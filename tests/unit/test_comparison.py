@@ -1,4 +1,4 @@
-"""Models are compared on rows that neither learned from, and chance does not pass for a difference."""
+"""Models are compared on rows that neither was trained on, and chance is not taken for a difference."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ AT_RANDOM = dataclasses.replace(PROBLEM, split=RandomSplit())
 
 
 def frame(days: int, per_day: int = 1, *, split: list[str] | None = None, first: int = 0) -> pa.Table:
-    """`per_day` rows a day, from day `first`, with their places in time for ids."""
+    """`per_day` rows a day from day `first`, with their positions as ids."""
     places = np.arange(first * per_day, (first + days) * per_day)
     times = FIRST + (places // per_day) * np.timedelta64(1, "D")
     return pa.table(
@@ -62,7 +62,7 @@ def test_a_few_days_are_not_enough() -> None:
 
 @pytest.fixture
 def world() -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """Forty days of a hundred rows: labels, and the probability that each truly had, which swings by day."""
+    """Forty days of a hundred rows: labels and their true probabilities, which vary by day."""
     random, rows = np.random.default_rng(1), frame(40, 100)
     truth = np.clip(0.5 + 0.3 * np.sin(np.arange(len(rows)) // 100) + random.normal(0, 0.15, len(rows)), 0.05, 0.95)
     depot = np.where(np.arange(len(rows)) % 4 == 0, "north", "south")
@@ -110,7 +110,7 @@ def test_a_model_is_not_better_than_itself(world: tuple[pa.Table, np.ndarray, np
 
 
 def test_equal_models_rarely_differ_despite_autocorrelated_days() -> None:
-    """Two models that are equally far off, each on days of its own: a difference is found in about 2.5% each way."""
+    """Two equally bad models, each on its own days, differ in about 2.5% of cases in each direction."""
     found = 0
     for seed in range(60):
         random = np.random.default_rng(seed)

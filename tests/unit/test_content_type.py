@@ -1,4 +1,4 @@
-"""What is JSON in UTF-8 by its content type, however that is written, and what is said of any other."""
+"""Which content types count as JSON in UTF-8, and the message for any other."""
 
 import pytest
 

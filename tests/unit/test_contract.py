@@ -1,4 +1,4 @@
-"""The request contract: what is taken, what is refused and how it is said, and what clients are told."""
+"""The request contract: what it accepts and rejects, with which messages."""
 
 import json
 from datetime import UTC, datetime
@@ -179,7 +179,7 @@ NAMES = st.sampled_from([*GOOD, "note", "id", "decision_time"]) | st.text(max_si
 
 @given(st.lists(st.dictionaries(NAMES, JUNK, max_size=9).map(lambda row: GOOD | row) | JUNK, max_size=4) | JUNK)
 def test_junk_raises_only_request_errors(rows: object) -> None:
-    """And whatever is taken can be encoded and looked up: text is Unicode, numbers are finite."""
+    """Whatever is accepted can be encoded and looked up: text is Unicode, numbers are finite."""
     refused: RequestError | None = None
     try:
         read = RowReader(contract()).read_request(json.dumps({"rows": rows}).encode(), NOW)

@@ -1,4 +1,4 @@
-"""Contributions by days: quiet when nothing moved, and what moved is named, if it weighs anything."""
+"""Contribution drift: no false alarms, and drifted contributions are reported unless negligible."""
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ FEATURES, PAST = 10, 88
 
 
 def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Table:
-    """Of FEATURES features, each with a mean of its own on each day; the last weighs next to nothing."""
+    """FEATURES contributions, each with its own mean per day; the last is negligible."""
     random = np.random.default_rng(seed)
     day = np.repeat(np.arange(first, first + days), a_day).astype("datetime64[D]").astype("datetime64[us]")
     made = random.normal(size=(days * a_day, FEATURES))

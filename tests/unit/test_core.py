@@ -1,4 +1,4 @@
-"""Settings, errors, loading, digests: the edges where a person's mistake must be named."""
+"""Settings, errors, loading and digests: users' mistakes are reported."""
 
 import os
 import pickle
@@ -97,7 +97,7 @@ def test_the_digest_follows_the_specification(problems: Path) -> None:
 
 
 def test_an_edit_right_after_a_load_is_noticed(problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same size in the same second, which is all that Python's bytecode cache compares."""
+    """An edit of the same size in the same second, which Python's bytecode cache would miss."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     found = []
     for least in (0, 1):
@@ -113,7 +113,7 @@ def test_equal_documents_have_equal_bytes() -> None:
 
 
 def test_the_default_problem(tmp_path: Path, configure: Callable[..., None]) -> None:
-    """The settings' if it is there or was named, else the only one; never a guess among several."""
+    """The configured problem if it exists or was named, else the only one; never a guess among several."""
 
     def there(*names: str) -> None:
         for name in names:

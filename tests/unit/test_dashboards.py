@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana are told to look for is what the service tells."""
+"""Prometheus rules and the Grafana dashboard use series that the service exports."""
 
 import json
 import re
@@ -20,7 +20,7 @@ SELECTOR = re.compile(r"(truecourse_\w+)(?:\{([^}]*)\})?")
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, dict[str, set[str]]]:
-    """Every sample of a service that has seen everything once: its labels and their values."""
+    """All samples of a service that has counted everything once: labels and their values."""
     registry = CollectorRegistry()
     metrics = Metrics(["/predict", "/explain"], registry)
     for path in ("/predict", "/explain"):

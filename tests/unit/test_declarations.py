@@ -1,4 +1,4 @@
-"""How numbers and times in a column of texts are written."""
+"""Detection of number and time formats in a column of texts."""
 
 import pytest
 

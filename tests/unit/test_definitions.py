@@ -1,4 +1,4 @@
-"""A change of what defines features is seen in those that it reaches, and in no other."""
+"""A change of a definition affects dependent features only."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Deployment configurations: those that ship are sound, the schema is in step, every fault is named with its line."""
+"""Deployment configurations: the bundled ones are valid, the schema is current, faults have lines."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Configure = Callable[..., None]
 
 
 def faults(text: str, folder: Path, configure: Configure) -> dict[str, str]:
-    """The faults of the file `here.yaml`, by `line field`."""
+    """The faults of the file `here.yaml`, by line and field."""
     (folder / "here.yaml").write_text(text)
     configure(deployments=folder)
     with pytest.raises(DeploymentError) as caught:

@@ -1,5 +1,5 @@
-"""The direct call and the compiled walk answer as Booster.inplace_predict does, bit for bit, for every kind of model
-and of input."""
+"""The direct call and the compiled walk equal Booster.inplace_predict bit for bit, for every kind of model and
+input."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ OBJECTIVES = {
 
 
 def inputs(rows: int, seed: int, codes: int) -> Array:
-    """float32; a tenth of all values missing, as unknown categories are too; category codes below `codes`."""
+    """A float32 matrix with a tenth of the values missing, like unknown categories; category codes below `codes`."""
     random = np.random.default_rng(seed)
     matrix = random.normal(size=(rows, len(TYPES))).astype(np.float32)
     matrix[:, 5:8] = random.integers(0, 2, (rows, 3))

@@ -1,4 +1,4 @@
-"""Drift: quiet when nothing changed, though rows cluster by day; loud when something did."""
+"""Drift detection: no false alarms with rows clustered by day; real changes are found."""
 
 import time
 
@@ -16,7 +16,7 @@ UTC = pa.timestamp("us", tz="UTC")
 
 
 def days(count: int, first: int, seed: int, a_day: int = 100, columns: int = 12, clustered: float = 0.5) -> pa.Table:
-    """Rows of whole days; each day has a mean of its own in every number, and a usual mix of categories."""
+    """Rows of whole days; each day has its own mean in every number, and the usual mix of categories."""
     random = np.random.default_rng(seed)
     n = count * a_day
     day = np.repeat(np.arange(first, first + count), a_day).astype("datetime64[D]").astype("datetime64[us]")
@@ -57,7 +57,7 @@ def test_false_alarms_keep_the_rate_over_all_columns() -> None:
 
 
 def test_assuming_independent_rows_would_raise_false_alarms() -> None:
-    """The same data without its days: what the block permutation is for."""
+    """The same data without days shows why a block permutation is needed."""
     raised = 0
     for seed in range(20):
         reference, window = days(30, 0, seed), days(7, 30, seed + 10_000)

@@ -1,4 +1,4 @@
-"""A loss of power: what was never synced is gone, and with it no object that was stored and no record shipped."""
+"""After a loss of power, only unsynced data is lost: no stored object and no shipped record."""
 
 import os
 from collections.abc import Callable
@@ -29,8 +29,7 @@ def logged() -> list[str]:
 
 
 class Disk:
-    """What a disk is sure to hold, by the fsyncs of this process: of a file the bytes it had then, of a folder the
-    names. What was written since, or never synced, is not there."""
+    """A simulated disk that holds only what this process has synced: bytes of files, names of folders."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.files, self.folders = dict[int, bytes](), dict[int, dict[str, Path]]()
@@ -47,7 +46,7 @@ class Disk:
         monkeypatch.setattr(os, "fsync", recorded)
 
     def restore(self, folder: Path, place: Path) -> None:
-        """What `folder` holds after a loss of power at this moment, as `place`."""
+        """Write what `folder` would hold after a loss of power to `place`."""
         place.mkdir()
         for name, path in self.folders.get(folder.stat().st_ino, {}).items():
             if path.is_dir():

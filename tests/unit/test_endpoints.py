@@ -1,4 +1,4 @@
-"""Which endpoints should answer: those at work, those that died at work, and no others."""
+"""Which endpoints are expected to answer: running ones and dead ones, but not stopped ones."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

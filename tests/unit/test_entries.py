@@ -1,4 +1,4 @@
-"""What the log keeps of an answer reads as the same record, whether a value was sent, computed, or looked up."""
+"""Log records are the same whether a value was sent, computed or looked up."""
 
 import math
 from datetime import UTC, datetime

@@ -1,5 +1,4 @@
-"""What is let in and what is refused, on a clock that the test moves: one worker whose event loop reads what has come,
-then works for a turn, and so on."""
+"""Admission and rejection on a simulated clock: one worker whose event loop alternates between reading and working."""
 
 import math
 import random
@@ -22,7 +21,7 @@ READ = 0.0002
 
 @dataclass
 class Worker:
-    """`took`: seconds to answer a request. `refused`: for each the seconds of work before it, or that it waited."""
+    """`took`: seconds to answer a request. `refused`: per rejection, the seconds of work ahead, or that it waited."""
 
     took: float = 0.001
     limit: float = LIMIT
@@ -64,7 +63,7 @@ class Worker:
             task.done(None)  # type: ignore[arg-type]
 
     def open(self, rates: dict[str, float], seconds: float, chance: random.Random) -> None:
-        """Requests that come at these rates by chance, whatever was answered."""
+        """Open loop: requests arrive at random at these rates, whatever was answered."""
         due = dict.fromkeys(rates, self.now)
         end = self.now + seconds
         while self.now < end:
@@ -77,7 +76,7 @@ class Worker:
                 self.now = max(self.now, min(due.values()))
 
     def closed(self, clients: int, seconds: float, caller: str = "a") -> None:
-        """Each asks again as soon as it is answered."""
+        """Closed loop: each client sends again as soon as it is answered."""
         end, ready = self.now + seconds, deque([self.now] * clients)
         while self.now < end:
             for _ in range(len(ready)):
@@ -92,7 +91,7 @@ class Worker:
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from([1.5, 3.0, 10.0]), st.integers(0, 1000), st.sampled_from([0.0004, 0.001, 0.004]))
 def test_under_overload_admitted_requests_are_in_time(times: float, seed: int, took: float) -> None:
-    """Each turn but a few takes what it is expected to, and 20 ms more if another process has the processor."""
+    """Most turns take their expected time; a few take 20 ms more, as with a busy processor."""
     chance = random.Random(seed)
     worker = Worker(took, reading=0.00002, stall=lambda: 0.02 if chance.random() < 0.05 else 0.0)
     worker.closed(1, 0.5)

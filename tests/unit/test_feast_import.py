@@ -1,4 +1,4 @@
-"""What the import of Feast is spared, and nobody else."""
+"""Feast's import skips type checks, and only for Feast's classes."""
 
 import pytest
 import typeguard

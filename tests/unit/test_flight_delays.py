@@ -1,4 +1,4 @@
-"""The flights problem: what it declares, and its arithmetic with time, on flights whose times can be looked up."""
+"""The flights problem: its declarations, and its time arithmetic on flights with known times."""
 
 from collections.abc import Iterator
 from datetime import datetime

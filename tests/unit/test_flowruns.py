@@ -1,4 +1,4 @@
-"""Scheduled flows judged by their runs, and what is usual learned from the past."""
+"""Checks of scheduled flows by their runs; usual values are learned from the past."""
 
 from datetime import UTC, datetime, timedelta
 from statistics import median

@@ -1,4 +1,4 @@
-"""Frames: encoding, splits, canonical order, snapshots that notice a changed byte."""
+"""Frames: encoding, splits, canonical order, snapshots that detect a changed byte."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_one_row_and_many_rows_get_the_same_codes(values: list[str | None]) -> N
 
 
 def test_numbers_beyond_float32_are_its_largest() -> None:
-    """XGBoost refuses infinities, and a request function may divide by zero."""
+    """XGBoost rejects infinities, and a request function may divide by zero."""
     vocabulary = Vocabulary(kinds={"x": "float", "ok": "boolean"}, categories={})
     values = np.array([1e308, -1e308, np.inf, -np.inf, np.nan, 1.5])
     (encoded, _) = vocabulary.encode({"x": values, "ok": np.zeros(6)}).T

@@ -1,4 +1,4 @@
-"""A gate is open exactly when what it asks is so."""
+"""A gate passes exactly if its condition holds."""
 
 import dataclasses
 

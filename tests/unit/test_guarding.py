@@ -1,4 +1,4 @@
-"""What becomes of a canary, decided from a real log: each fault is found and named, and without one it goes on."""
+"""Decisions about a canary from a real log: each fault is found and named; without faults it continues."""
 
 import re
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Office:
         return self.entries[-1]
 
     def decided(self, log: Log, canary: Canary | None = CANARY, after: timedelta = SOON) -> Decision:
-        """What is decided once these records were added to the log, so long after the last move."""
+        """The decision after these records were added to the log, the given time after the last move."""
         Tables().append(
             "predictions_log/deliveries", prediction_log.entries_table(log), {}, partition_by="day", merge=True
         )
@@ -79,7 +79,7 @@ def office(home: Path) -> Office:
 def asked(
     since: datetime, share: float, count: int, *, slow: float = 0.0, shift: float = 0.0, failing: int = 0, seed: int = 0
 ) -> Log:
-    """`count` requests since then, of which the challenger answers its share; the first `failing` of those fail."""
+    """`count` requests since then, of which the challenger answers its share; its first `failing` requests fail."""
     pick, records, theirs = np.random.default_rng(seed), [], 0
     for i in range(count):
         mine = bool(pick.random() < share)
@@ -132,7 +132,7 @@ def test_a_fault_ends_the_canary_with_its_name(office: Office, fault: dict[str, 
 
 
 def test_a_busier_hour_is_no_fault_at_full_traffic(office: Office) -> None:
-    """There is nobody left of the same time to compare it with; a slow one is found at the steps before."""
+    """At full traffic there is no concurrent champion to compare with; earlier steps detect a slow challenger."""
     office.decided(asked(office.entries[-1].at, STEPS[0], 400))
     last = office.move("widen", share=1.0)
     assert office.decided(asked(last.at, 1.0, 100, slow=0.02, seed=1)).action == "promote"

@@ -1,4 +1,4 @@
-"""Who answers: an entity's place is the same for ever, evenly spread, and owed to its keys alone."""
+"""Traffic split: an entity's hash position is stable, uniform, and depends only on its keys."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def rows(problem: Problem, *sent: dict[str, object]) -> Rows:
 
 
 def test_an_entitys_hash_position_never_changes(deliveries: Problem) -> None:
-    """Were this figure another, a deploy would move entities from model to model."""
+    """Another position would move entities between models at a deployment."""
     assert traffic_position(deliveries, rows(deliveries, ROW), 0) == pytest.approx(0.38652970532423936)
 
 
@@ -60,7 +60,7 @@ def test_the_position_depends_on_the_keys_alone(deliveries: Problem) -> None:
     ],
 )
 def test_keys_of_any_type_hash_alike_in_single_rows_and_batches(key: str, values: list[Any], said: list[Any]) -> None:
-    """Were what is hashed another, a deploy would move entities from model to model, and a request's size too."""
+    """Otherwise a deployment, or the size of a request, would move entities between models."""
     whole = contract()
     fields = tuple(f.model_copy(update={"nulls": True, "one_of": None, "ge": None, "le": None}) for f in whole.fields)
     reader = RowReader(whole.model_copy(update={"fields": fields}))

@@ -1,4 +1,4 @@
-"""The keeper with real processes: one socket, servers that come and go, and are started again when they die."""
+"""The socket supervisor with real processes: one socket, servers that come and go, restarts."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Numbers that are kept for a while before the meters are moved: none is lost, and none counts twice."""
+"""Buffered metrics: no count is lost or counted twice."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""API keys: what is stored, what holds, and two changes at once."""
+"""API keys: what is stored, which are valid, and concurrent changes."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -145,7 +145,7 @@ def test_loaded_keys_stay_valid_while_storage_is_unavailable(access: Access, con
 
 
 def test_two_concurrent_changes_both_apply(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process is first, between the reading and the writing."""
+    """Another process writes between the read and the write."""
     append, raced = Ledger.append, []
 
     def late(self: Ledger[Keys], entry: Keys) -> None:

@@ -1,4 +1,4 @@
-"""A new rule for the label is told from a change of the world, for every kind, and named on its first day."""
+"""A changed label rule is distinguished from concept drift, for every kind of problem, on its first day."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,8 +23,8 @@ A_DAY, TURNED = 400, 0.4
 
 
 def world(kind: Kind, n: int, random: np.random.Generator, moved: float = 0.0) -> tuple[Array, Array]:
-    """What hindsight foretells of n rows, and labels that follow it. `moved`: the world itself, towards the last
-    class (a regression: up)."""
+    """Predictions of the label model for n rows, and labels that follow them. `moved`: drift of the world towards the
+    last class (a regression: up)."""
     if kind == "regression":
         said = random.normal(moved, 1.0, n)
         return said, said + random.normal(0, 0.5, n)
@@ -34,7 +34,8 @@ def world(kind: Kind, n: int, random: np.random.Generator, moved: float = 0.0) -
 
 
 def turned(kind: Kind, labels: Array, random: np.random.Generator, share: float = TURNED) -> Array:
-    """By another rule: a share of the last class's labels goes to the one before it (a regression: all, by 0.6)."""
+    """Labels by another rule: a share of the last class becomes the class before it (a regression: all change by
+    0.6)."""
     if kind == "regression":
         return labels + 0.6
     last = CLASSES[kind] - 1
@@ -42,7 +43,7 @@ def turned(kind: Kind, labels: Array, random: np.random.Generator, share: float 
 
 
 def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
-    """The model, which decided before, is half as sure as hindsight."""
+    """The model, which decided earlier, is half as certain as the label model."""
     if kind == "regression":
         output = 0.5 * said
     elif kind == "binary":
@@ -59,7 +60,7 @@ def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
 
 
 def found(kind: Kind, days: Sequence[Cohort]) -> list[Alarm]:
-    """After 30 usual days."""
+    """The findings after 30 usual days."""
     reference, rows = days[:30], sum(one.labelled for one in days[:30])
     loss = sum(one.loss for one in reference) / rows
     scale = loss if kind == "regression" else sum(one.variance for one in reference) / rows
@@ -106,7 +107,7 @@ def test_a_small_clean_cohort_is_no_new_label_rule(kind: Kind) -> None:
 
 
 def test_benchmark_results_with_storms_hold() -> None:
-    """A short version of `make bench-truth`: a threshold moved a little, a loss a fifth higher, and small cohorts."""
+    """A short version of `make bench-truth`: a slightly moved threshold, a loss a fifth higher, and small cohorts."""
     for seed in range(3):
         assert truth_quality.found(seed, "label rule", 10, {"moved": truth_quality.MOVED})
         assert truth_quality.found(seed, "concept drift", 15, {"noise": truth_quality.NOISE})

@@ -1,4 +1,4 @@
-"""Labels that do not come are told, and so are those that come later than they ever did."""
+"""Missing and late labels are reported."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -18,7 +18,7 @@ PROBLEM = Problem(
 
 
 def cohorts(hours: Sequence[float], labelled: int = 98) -> list[Cohort]:
-    """A day each, whose labels took so many hours: a quarter of them half as long, a quarter twice as long."""
+    """One cohort per day, whose labels took so many hours: a quarter half as long, a quarter twice as long."""
     return [
         Cohort(
             day=date(2024, 1, 1) + timedelta(days=number), decisions=100, labelled=labelled, loss=40.0, expected=40.0,

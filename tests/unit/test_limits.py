@@ -1,4 +1,4 @@
-"""Rates of callers, on a clock that the test moves."""
+"""Rate limits of callers, on a simulated clock."""
 
 from dataclasses import dataclass
 

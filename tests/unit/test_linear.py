@@ -1,5 +1,5 @@
-"""A linear model as trees: equal to the baseline within the range it was fitted to, exact to explain, chosen where the
-rows left out say so."""
+"""A linear model as trees: equal to the baseline within the fitted range, explained exactly, chosen on held-out
+rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,8 +42,8 @@ def vocabulary(kind: Kind) -> Vocabulary:
 
 
 def table(kind: Kind, rows: int = 1500, seed: int = 0, bend: float = 0.0) -> tuple[Array, Array]:
-    """A linear truth with missing numbers, missing and rare categories, and a column that is missing throughout;
-    `bend`: so much of what no linear model sees."""
+    """A linear truth with missing numbers, missing and rare categories, and an empty column; `bend`: the size of a non-
+    linear part."""
     random = np.random.default_rng(seed)
     place = random.choice(8, rows, p=[0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.01, 0.01]).astype(np.float32)
     x, wide = random.normal(size=rows), random.lognormal(3, 1, rows)
@@ -79,7 +79,7 @@ def chosen(kind: Kind, bend: float, linear: bool | None = None, rows: int = 1500
 
 @pytest.fixture(params=KINDS)
 def both(request: Any, home: object) -> tuple[Kind, Model, Array, Array]:
-    """A linear model and twenty rounds for what it leaves over, and the rows it was fitted to."""
+    """A linear model and twenty rounds of boosting on its residuals, and the rows it was fitted to."""
     kind: Kind = request.param
     matrix, labels = table(kind, bend=1.0)
     start = begun(kind, matrix, labels)

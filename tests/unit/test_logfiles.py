@@ -1,4 +1,4 @@
-"""Logs of servers: kept across restarts, rotated by size, and with one traceback of each cause."""
+"""Logs of servers: kept across restarts, rotated by size, with one traceback per cause."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""The machine's room: real figures of this machine, against limits that it keeps or breaks."""
+"""The machine check: real figures of this machine against wide and narrow limits."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

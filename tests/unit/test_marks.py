@@ -1,4 +1,4 @@
-"""How far each column was looked at, and when silence is a finding."""
+"""How far each column was checked, and when silence is a finding."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path

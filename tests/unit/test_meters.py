@@ -1,4 +1,4 @@
-"""An endpoint's meters over time: what was counted is counted once, whatever restarts and however often one looks."""
+"""An endpoint's metrics over time: each count is counted once, whatever restarts and however often it is sampled."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -49,8 +49,8 @@ def test_invalid_exposition_is_rejected() -> None:
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[list[int]]:
-    """A server's lives: how much one counter grows between looks, in each; every life sees something at once, since
-    one that restarts and counts past what was seen before cannot be told."""
+    """A server's lives: the growth of one counter between samples, in each life. Every life counts something at once; a
+    restart that passes the former count cannot be detected."""
     return draw(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6), min_size=1, max_size=5))
 
 
@@ -87,8 +87,8 @@ def test_a_gap_between_samples_loses_nothing() -> None:
 
 @given(st.lists(st.integers(1, 900), min_size=2, max_size=60), st.integers(1, 72 * 60))
 def test_thinning_preserves_sums_and_recent_samples(gaps: list[int], asked: int) -> None:
-    """A window's growth is that of all looks between its ends, and it begins where it should: not later than asked,
-    and at most as much earlier as sums are kept apart."""
+    """The growth of a window equals that of all samples in it. It starts no later than requested, and at most one
+    thinning interval earlier."""
     meters, at, count, all_looks = CounterHistory(), NOW, 0, {}
     for gap in gaps:
         at += timedelta(minutes=gap)

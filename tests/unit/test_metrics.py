@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and intervals that know that days hang together."""
+"""Metrics compared with scikit-learn, and intervals for autocorrelated days."""
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +71,7 @@ def test_a_weighted_metric_is_the_metric_of_the_repeated_rows(seed: int) -> None
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
 def test_influence_equals_the_effect_of_one_more_day(kind: str) -> None:
-    """Of very many days, one more of a kind changes the metric by its influence."""
+    """With very many days, one more day changes the metric by its influence."""
     draw = np.random.default_rng(1)
     labels = draw.integers(0, 2, 4000).astype(float)
     said = np.clip(0.4 + 0.3 * labels + draw.normal(0, 0.2, 4000), 0.01, 0.99)
@@ -92,7 +92,7 @@ def test_a_perfectly_calibrated_score_has_no_calibration_error_and_a_shifted_one
 
 
 def test_the_calibration_error_of_a_true_score_has_no_chance_part() -> None:
-    """The mean size of ten gaps, of which each is only noise, is never 0: it is no estimate."""
+    """The mean size of ten gaps that are only noise is never 0, so it is not an estimate."""
     draw, held, plain, found = np.random.default_rng(4), 0, [], []
     for _ in range(40):
         scores = draw.uniform(0.05, 0.95, 900)
@@ -108,7 +108,7 @@ def test_the_calibration_error_of_a_true_score_has_no_chance_part() -> None:
 
 @pytest.mark.parametrize(("correlation", "days"), [(0.0, 14), (0.4, 28), (0.7, 61)])
 def test_intervals_cover_the_truth_with_autocorrelated_days(correlation: float, days: int) -> None:
-    """90 to 98.5 of a hundred, for the chance of 400 trials. Whole days drawn one by one cover 81% at .4: see
+    """The coverage is 90 to 98.5% in 400 trials. A bootstrap of whole days covers 81% at .4: see
     benchmarks/truth_compare.py."""
     draw, held = np.random.default_rng(5), 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""Drift is a move further from the weeks before than ever: a season is none, and a broken relation is."""
+"""Drift is a larger move from the weeks before than ever: a season is none, a broken relation is one."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ BINS = learn_bins(pa.table({"sky": ["clear", "grey"] * 50}), ["sky"])
 
 
 def side(first: str, clear: Sequence[float]) -> DailyHistograms:
-    """Days from `first` on, with these shares of clear skies."""
+    """Days from `first`, with these shares of clear skies."""
     frames = [["clear"] * round(share * A_DAY) + ["grey"] * round((1 - share) * A_DAY) for share in clear]
     rows = pa.table({"sky": [sky for day in frames for sky in day]})
     counts = Counts.of(BINS, rows, np.repeat(np.arange(len(clear)), A_DAY))
@@ -69,7 +69,7 @@ def test_too_few_rows_or_days_are_unknown_with_their_count(rows: int) -> None:
 
 
 def world(seed: int, days: int = 84, a_day: int = 120) -> pa.Table:
-    """Two numbers that go together, with a common weather of days, and a third that is their own."""
+    """Two related numbers with common daily weather, and an independent third."""
     random = np.random.default_rng(seed)
     n = days * a_day
     weather = np.repeat(random.normal(size=days), a_day)
@@ -82,7 +82,7 @@ def world(seed: int, days: int = 84, a_day: int = 120) -> pa.Table:
 
 
 def drifted_in(rows: pa.Table, window: int = 7) -> dict[str, str]:
-    """What drifted in the last days, by column: the aspect."""
+    """The columns that drifted in the last days, with the aspect."""
     names = ["one", "two", "three", "kind"]
     of = rows["at"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     days, blocks = np.unique(of, return_inverse=True)

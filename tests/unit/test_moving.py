@@ -1,4 +1,4 @@
-"""A split that moves with the moment: what a retraining learns from, is chosen on and is judged by."""
+"""A split that moves with the reference time: the rows of a retraining's training, validation and test sets."""
 
 import dataclasses
 from datetime import UTC, date, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Where there is nothing to look at, a check is unknown."""
+"""Without data, a check is unknown."""
 
 from datetime import UTC, datetime
 from pathlib import Path

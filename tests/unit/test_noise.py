@@ -1,4 +1,4 @@
-"""A model of pure noise is not promoted, however few rows judge it; a good one is, on as few as a small table has."""
+"""A model of pure noise is not promoted, however few test rows there are; a good one is, even on a small table."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TRIALS = 120
 
 
 def result(kind: str, labels: Array, model: Array, constant: Array, linear: Array) -> tuple[str, str]:
-    """What BeatsBaseline and NotWorseThanLinear say of rows drawn one by one."""
+    """The results of BeatsBaseline and NotWorseThanLinear on independent rows."""
     rows, said = np.arange(len(labels)), {"constant": constant, "linear": linear}
     classes = {} if kind == "regression" else {str(c): (50, int((labels == c).sum())) for c in (0, 1)}
     evidence = Evidence(
@@ -54,7 +54,7 @@ def test_noise_of_a_skewed_regression_passes_as_rarely(rows: int) -> None:
 
 @pytest.mark.parametrize(("rows", "least"), [(30, 0.75), (70, 0.95)])
 def test_a_good_model_passes_on_a_small_table(rows: int, least: float) -> None:
-    """Its log loss is that of a score with an AUC of about 0.9, and so is the linear baseline's."""
+    """The log losses of the model and of the linear baseline correspond to an AUC of about 0.9."""
     random, passed = np.random.default_rng(0), 0
     for _ in range(TRIALS):
         margin = random.normal(0, 3, rows)

@@ -1,4 +1,4 @@
-"""One parser: what a table's file holds reads alike for training, for scoring the same file, and as a JSON request."""
+"""One parser: a file's values are read alike for training, for scoring and as a JSON request."""
 
 import csv
 import io
@@ -52,13 +52,13 @@ def dialects(draw: st.DrawFn) -> Csv:
 
 
 def grouped(text: str, sign: str) -> str:
-    """Digits in threes with this sign between."""
+    """Digits in groups of three, separated by this sign."""
     minus, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
     return minus + f"{int(digits):,}".replace(",", sign) if sign else text
 
 
 def written(value: Any, dialect: Csv, column: Any, group: bool) -> str:
-    """A value as a file of the dialect has it."""
+    """A value as written in a file of the dialect."""
     if value is None:
         return dialect.null_values[0]
     if isinstance(column, Boolean):

@@ -1,5 +1,5 @@
-"""A flow is overdue by the last moment that it was due and whose grace is over, however often it is due: cron and
-interval schedules, as Prefect counts them, minute by minute."""
+"""A flow is overdue by the last scheduled time whose grace period is over: cron and interval schedules, compared with
+Prefect minute by minute."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every page keeps to: one stylesheet, tables that scroll in a box of their own, a way back, enough contrast."""
+"""Rules for every page: one stylesheet, tables in scrollable boxes, links back, sufficient contrast."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ def text(path: Path) -> str:
 
 
 def used(page: str) -> set[str]:
-    """Classes that a template gives, the words of its conditional ones too."""
+    """The classes that a template uses, including conditional ones."""
     found: set[str] = set()
     for value in re.findall(r'class="([^"]*)"', re.sub(r"\{%.*?%\}", " ", page)):
         found |= set(re.findall(r"[a-z][a-z-]*", re.sub(r"\{\{.*?\}\}", " ", value)))

@@ -1,4 +1,4 @@
-"""Every page with the least that it can get and with the most: it is whole HTML, and nothing is left undefined."""
+"""Every page with minimal and with maximal data is complete HTML without undefined values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def figure(value: float | None = 0.5) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of reports, as the control and the health page read them."""
+    """A folder of reports, as the control and health pages read them."""
 
     store: LocalStore
 
@@ -112,7 +112,7 @@ def health(store: LocalStore, most: bool) -> str:
 
 
 def unchecked_health(store: LocalStore, most: bool) -> str:
-    """With reports of checks that could not be made: they have no figures."""
+    """Includes reports of checks that failed, which have no figures."""
     for check in healthpage.CHECKS:
         report_store.save(store, report(check, False))
     return store.get(healthpage.publish(store, PROBLEM)).decode()
@@ -277,7 +277,7 @@ def test_every_template_is_rendered_somewhere() -> None:
 
 @pytest.mark.parametrize("asked", [None, NOW])
 def test_pages_show_the_wall_clock_and_the_end_of_the_data(asked: datetime | None, store: LocalStore) -> None:
-    """Two times by two clocks stood beside each other, both as "as of"."""
+    """Pages used to show times of two clocks, both as "as of"."""
     report = Report(check="drift", problem="p", at=NOW, sentence="Nothing drifted.")
     report_store.save(store, report_store.with_checked_at(report, asked))
     shown = next(one for one in control_page.document(store, PROBLEM)["checks"] if one["check"] == "drift")

@@ -1,4 +1,4 @@
-"""Without keys an endpoint answers its own machine alone, whatever bound the socket that it accepts from."""
+"""Without keys an endpoint serves only its own machine, whatever bound its socket."""
 
 import asyncio
 import os
@@ -114,7 +114,7 @@ def test_a_public_address_requires_keys() -> None:
     [({}, False), ({"AUTHENTICATION": "keys"}, True), ({"ALLOW_ANONYMOUS": "true", "TLS_KEY": "/nothing"}, False)],
 )
 def test_a_container_without_keys_does_not_start(settings: dict[str, str], starts: bool, tmp_path: Path) -> None:
-    """`bentoml serve`, its entrypoint, imports the service before anything else."""
+    """`bentoml serve`, its entrypoint, imports the service first."""
     environment = os.environ | {"BENTOML_CONTAINERIZED": "true", "TRUECOURSE_HOME": str(tmp_path)}
     environment |= {f"TRUECOURSE_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-c", "import services.service"]

@@ -1,4 +1,4 @@
-"""What is said of the parts of `truecourse up`: each state in a sentence, and a finding of each fault."""
+"""Descriptions of the processes of `truecourse up`: a sentence for each state, a finding for each fault."""
 
 import os
 from dataclasses import asdict

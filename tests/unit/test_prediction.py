@@ -1,4 +1,4 @@
-"""Values are told as a person wrote them and as JSON has them, and what is no number is not told at all."""
+"""Values are shown as written and as JSON; non-finite numbers are left out."""
 
 import json
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def test_single_row_prediction_equals_batch_prediction(outputs: list[list[float]
 
 
 def overflowing() -> Model:
-    """A regression whose two trees each say the largest number, so that their sum is none."""
+    """A regression whose two trees return the largest number, so that their sum overflows."""
     values = np.linspace(0, 1, 20, dtype=np.float32).reshape(-1, 1)
     rows = xgboost.DMatrix(values, values[:, 0], feature_names=["x"], feature_types=["q"])
     trained = xgboost.train({"objective": "reg:squarederror", "max_depth": 1}, rows, 2)

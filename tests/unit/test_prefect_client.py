@@ -1,4 +1,4 @@
-"""The client of Prefect's API: what it sends, tries again, and says where it is refused."""
+"""The client of Prefect's API: requests, retries and error messages."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from truecourse.errors import PlatformError
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with these statuses, one after another, then 200; keeps what was asked."""
+    """Answers with these statuses in turn, then 200, and records the requests."""
 
     statuses: list[int]
     asked: list[tuple[str, str, str | None]]
@@ -72,7 +72,7 @@ def test_every_page_is_read(server: Server) -> None:
 
 
 def test_the_configured_api_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading deployments went without it, and failed at a server that asks for one."""
+    """Reading deployments used to omit it, and failed at a server that requires it."""
     monkeypatch.setenv("PREFECT_API_KEY", "a-key")
     PrefectClient(server.url).ask("GET", "/x")
     assert server.asked[0][2] == "Bearer a-key"

@@ -1,4 +1,4 @@
-"""A command waits for the Prefect server of a running `truecourse up`, which is started again if it dies."""
+"""A command waits for the Prefect server of a running `truecourse up`, which is restarted if it dies."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ class Healthy(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url(home: Path) -> str:
-    """Of a Prefect server that `up` has word of, and that does not answer."""
+    """The URL of a Prefect server that `up` has recorded and that does not answer."""
     (port,) = free_ports(1)
     home.mkdir(exist_ok=True)
     place = f"http://127.0.0.1:{port}"
@@ -40,7 +40,7 @@ def url(home: Path) -> str:
 
 @pytest.fixture
 def late(url: str) -> Iterator[None]:
-    """The server comes after a second."""
+    """A server that starts after a second."""
     port = int(url.removesuffix("/api").rpartition(":")[2])
     made: list[ThreadingHTTPServer] = []
 

@@ -1,4 +1,4 @@
-"""No private value is in the bytes that reach the spool."""
+"""No private value is in the bytes that are written to the spool."""
 
 import dataclasses
 import logging
@@ -27,7 +27,7 @@ SENT = ENTRY | {"features": ENTRY["features"] | {"depot": "category", "promised"
 
 
 def told(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:
-    """The one record of the entry, with private values hidden."""
+    """The single record of the entry, with private values hidden."""
     (found,) = entry_records(encode_entry(masks.apply(written)))
     return found
 

@@ -1,4 +1,4 @@
-"""What `truecourse init` stands on: ranges with a margin, names, and values written as Python source."""
+"""Building blocks of `truecourse init`: ranges with a margin, table names, values as Python source."""
 
 import ast
 import math

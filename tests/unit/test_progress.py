@@ -1,4 +1,4 @@
-"""What a run says where there is no terminal."""
+"""The output of a run without a terminal."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""The layer before the endpoint, asked as a server asks it."""
+"""The protection layer in front of the endpoint, called like a server calls it."""
 
 import asyncio
 import gc
@@ -39,13 +39,13 @@ def asked(app: Any, asked_for: Message, body: list[Message]) -> list[Message]:
 
 
 async def bentos(scope: Message, receive: Receive, send: Send) -> None:
-    """Bento's application."""
+    """The Bento's application."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"{}"})
 
 
 class Patient:
-    """Reads the body and then takes its time."""
+    """An application that reads the body and then waits."""
 
     async def reply(self, exchange: Exchange) -> Reply:
         await exchange.receive()
@@ -110,7 +110,7 @@ def test_each_request_times_out_at_its_own_time(home: Path) -> None:
 
 
 def test_a_timeout_handler_may_start_another_request(home: Path) -> None:
-    """There is one timer still."""
+    """There is still only one timer."""
 
     async def one_after_the_other() -> int:
         deadlines, given_up = Deadlines(0.02), []
@@ -188,7 +188,7 @@ def test_a_caller_above_its_rate_gets_retry_after(home: Path) -> None:
 
 
 def test_a_rejection_leaves_no_reference_cycle(home: Path) -> None:
-    """The collector looks for cycles rarely; under overload there are thousands of refusals a second."""
+    """Garbage collection is rare; under overload there are thousands of rejections a second."""
     limited = layer(Quick(), rate_limit=0.1, rate_burst=1)
 
     async def many() -> int:

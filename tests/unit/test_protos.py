@@ -1,4 +1,4 @@
-"""What the online store's bytes hold, read as the protocol's own library reads them."""
+"""The online store's bytes are parsed like the protobuf library parses them."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The queue: fair between callers, first come first served for each, and true about what comes before the next."""
+"""The queue: fair between callers, first come first served for each, with a correct amount of work ahead."""
 
 import string
 

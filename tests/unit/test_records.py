@@ -1,4 +1,4 @@
-"""Delimited text to rows: the quick way and the careful one agree, and both with Python's csv."""
+"""Delimited text to rows: the Arrow and the Python reader agree with each other and with Python's csv module."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ CELLS = st.text(st.sampled_from("ab1 ,;\t|\"'\n\ré€\u2028\u0085"), max_size=6
 
 
 def read(text: str, dialect: Csv, block: int = 1 << 20) -> tuple[list[list[str] | None], list[tuple[int, str]]]:
-    """All rows (None for a line that is none), and the number and text of those lines."""
+    """All rows (None for a malformed line), and the number and text of the malformed lines."""
     data = text.encode()
     blocks = (data[start : start + block] for start in range(0, len(data), block))
     reader = Records(blocks, dialect, "here")

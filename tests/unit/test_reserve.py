@@ -1,4 +1,4 @@
-"""The meters' files have all the room they ever take, before a disk is full."""
+"""The files of the metrics reserve all the space they will need, before the disk is full."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""When findings start a training, when not and why, and that what came of it stands beside them."""
+"""When findings trigger a retraining, what blocks it, and the recorded outcome."""
 
 import dataclasses
 from collections.abc import Sequence

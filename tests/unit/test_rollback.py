@@ -1,4 +1,4 @@
-"""The way back leads through those who were in office, step by step, and never round in a circle."""
+"""Rollback goes back through the former champions, step by step, and never in a cycle."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
-"""The contract, its OpenAPI document, the reader of requests (row by row and by column) and the Python client take the
-same values, and refuse the same; what is taken is given back."""
+"""The contract, its OpenAPI document, the request readers (by row and by column) and the Python client accept and
+reject the same values, and return accepted ones unchanged."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -116,7 +116,7 @@ TYPES = {field.name: field.type for field in CONTRACTS["missing"].fields} | {"de
 
 @st.composite
 def rows(draw: st.DrawFn) -> dict[str, Any]:
-    """A row that keeps the contract but for one or two values, most of them of their field's type."""
+    """A valid row except for one or two values, most of them of their field's type."""
     row = dict(GOOD)
     for name in draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=2)):
         own = OF_TYPE.get(TYPES.get(name, ""), INTEGERS | TEXTS)
@@ -125,7 +125,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def taken(reader: RowReader, body: bytes) -> tuple[list[Any], dict[str, Any]] | None:
-    """The ids and the first row's values, or None for a refusal."""
+    """The ids and the first row's values, or None for a rejection."""
     try:
         read = reader.read_request(body, NOW)
     except RequestError:
@@ -134,7 +134,7 @@ def taken(reader: RowReader, body: bytes) -> tuple[list[Any], dict[str, Any]] | 
 
 
 def _meant(value: Any, type: str) -> Any:
-    """The value of a JSON number: exact for an integer, whatever way it is written, and the nearest float."""
+    """The value of a JSON number: exact for an integer in any notation, else the nearest float."""
     if type == "float":
         return float(value)
     return int(Decimal(repr(value))) if isinstance(value, float) else value
@@ -173,7 +173,7 @@ def test_all_readers_accept_the_same_values(row: dict[str, Any], unknown: str) -
 
 @given(row=rows())
 def test_a_files_rows_are_checked_alike(row: dict[str, Any]) -> None:
-    """They come as Python's values, without a text in between."""
+    """They are Python values and never serialised."""
     assert bool(READERS["missing"].read([row], NOW).accepted) is SCHEMAS["missing"].is_valid(row)
 
 
@@ -189,7 +189,7 @@ NUMBERS = st.builds(
 
 @given(text=NUMBERS, field=st.sampled_from(["any_integer", "id"]))
 def test_an_integer_is_exact_in_any_notation(text: str, field: str) -> None:
-    """What is none is a float, as JSON's numbers are, and an integer only where the float is one."""
+    """Other numbers are floats, as in JSON, and integers only if the float is one."""
     number = Decimal(text)
     is_integer = number.adjusted() < 25 and number == number.to_integral_value()
     double = float(text)

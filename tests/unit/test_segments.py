@@ -1,4 +1,4 @@
-"""Segments tell a whole record from a torn or a flipped one."""
+"""Segments distinguish complete records from torn or corrupted ones."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""However often one looks: false alarms stay below what was allowed, and a shift is found soon."""
+"""Sequential detection: the false-alarm rate holds however often one checks, and a shift is found soon."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ DAYS, TRIALS, RATE = 100, 2000, 0.05
 
 
 def fired(z: Array, most: float) -> Array:
-    """(trials,) whether the detector that is looked at on each day ever reached its threshold."""
+    """(trials,) whether a detector that is checked every day ever reached its threshold."""
     return np.array([(e_detector(one, most) >= DAYS / RATE).any() for one in z])
 
 
@@ -91,7 +91,7 @@ def test_a_storm_does_not_widen_the_scale_and_heavy_tails_reduce_evidence() -> N
 
 
 def test_small_days_are_not_outliers_more_often() -> None:
-    """One in eight has ten rows and the others 900: a row varies by 5, a day by 0.05."""
+    """One day in eight has ten rows, the others 900: a row varies by 5, a day by 0.05."""
     random = np.random.default_rng(5)
     rows = np.where(np.arange(4000) % 8 == 3, 10, 900)
     noise = 25.0 / rows

@@ -1,4 +1,4 @@
-"""Error budgets, burn rates, alerts and quantiles: their laws."""
+"""Invariants of error budgets, burn rates, alerts and quantiles."""
 
 import math
 from datetime import timedelta
@@ -34,7 +34,7 @@ def test_the_burn_rates_equal_the_sre_workbooks() -> None:
 
 @given(st.lists(counts, min_size=1, max_size=20), objectives)
 def test_burnt_and_remaining_budget_sum_to_one(parts: list[RequestCounts], objective: float) -> None:
-    """Burn rates of parts, weighted by their requests, are the whole's; and the whole's leaves what is left."""
+    """The burn rates of parts, weighted by requests, average to that of the whole."""
     whole = RequestCounts(sum(part.total for part in parts), sum(part.bad for part in parts))
     assume(whole.total)
     burnt = sum(burn_rate(part, objective) * part.total for part in parts) / whole.total

@@ -1,4 +1,4 @@
-"""Cells to types, and where files are found."""
+"""Parsing of cells, and finding files."""
 
 from datetime import UTC, date, datetime
 

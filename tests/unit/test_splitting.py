@@ -1,4 +1,4 @@
-"""Random splits: shares that are exact where luck would decide, and rows that stay on their side."""
+"""Random splits: exact shares for small classes, and rows that keep their side."""
 
 from collections import Counter
 

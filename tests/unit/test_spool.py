@@ -1,4 +1,4 @@
-"""The spool answers for every record it took: on disk, waiting, or counted as dropped."""
+"""The spool accounts for every record: on disk, in memory, or counted as dropped."""
 
 import json
 import resource
@@ -23,7 +23,7 @@ def spool(folder: Path, **limits: Any) -> Spool:
 
 
 def ids(folder: Path) -> list[bytes]:
-    """Of every record in the folder, in order."""
+    """The ids of all records in the folder, in order."""
     found = [segment.path(state) for state in (SEALED, OPEN) for segment in list_segments(folder, state)]
     records = [record for path in sorted(found) for record in parse_records(path.read_bytes())[0]]
     return [answer["prediction_id"].encode() for record in records for answer in json.loads(record)["answers"]]
@@ -31,7 +31,7 @@ def ids(folder: Path) -> list[bytes]:
 
 @contextmanager
 def full_disk(room: int = 0) -> Iterator[None]:
-    """No file of this process may grow beyond `room` bytes."""
+    """Limit the files of this process to `room` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
@@ -82,7 +82,7 @@ def test_two_workers_never_share_a_segment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 1, 1500])
 def test_a_full_disk_loses_nothing_within_the_memory_limit(tmp_path: Path, room: int) -> None:
-    """With some room, the write is cut off in the middle of a record."""
+    """With little space left, a write ends in the middle of a record."""
     spooling = spool(tmp_path)
     spooling.put(Answers(("before",)))
     spooling.flush()

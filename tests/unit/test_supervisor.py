@@ -1,4 +1,4 @@
-"""Parts with real processes: one that dies is started again, whatever killed it, and touches no other."""
+"""Supervision with real processes: a dead process is restarted without affecting others."""
 
 import os
 import signal

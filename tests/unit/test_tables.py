@@ -1,4 +1,4 @@
-"""Versioned tables: a version holds what it held, its log opens quickly, and a read asks only the files that matter."""
+"""Versioned tables: versions are immutable, logs open quickly, and reads open only relevant files."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def day(number: int) -> pa.Table:
-    """Three rows of one day, the last of them 999 999 microseconds past its second."""
+    """Three rows of one day, the last 999,999 microseconds past its second."""
     start = FIRST + timedelta(days=number)
     moments = [start, start + timedelta(hours=12), start + timedelta(hours=23, seconds=1, microseconds=999_999)]
     return pa.table({"at": pa.array(moments, pa.timestamp("us", "UTC")), "day": [number] * 3})
@@ -27,7 +27,7 @@ def day(number: int) -> pa.Table:
 
 @pytest.mark.parametrize("few", [0, 6])
 def test_filters_skip_files_but_no_matching_row(tables: Tables, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table of few files is kept open whole; then it is the reading that leaves files out."""
+    """A table of few files is kept open entirely; then the read skips the files."""
     monkeypatch.setattr("truecourse.storage.tables._FEW_FILES", few)
     for number in range(6):
         version = tables.append("log", day(number), {})

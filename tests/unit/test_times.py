@@ -1,4 +1,4 @@
-"""One moment, one column of moments, and Python's own strptime say the same."""
+"""Parsing a single time, a column of times, and Python's strptime agree."""
 
 from datetime import UTC, datetime, timedelta
 

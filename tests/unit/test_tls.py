@@ -1,4 +1,4 @@
-"""Certificates that cannot be served with are named before anything starts; our own probes know ours by its bytes."""
+"""Unusable certificates are reported before anything starts; own probes pin the server's certificate."""
 
 import urllib.error
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[
 
 
 def test_a_replaced_symlink_is_a_change(tmp_path: Path) -> None:
-    """As Kubernetes exchanges the files of a secret."""
+    """Kubernetes replaces the files of a secret in this way."""
     for name in ("first", "second"):
         make(f"{name}.example").write(tmp_path / name)
     link = tmp_path / "now"

@@ -1,4 +1,4 @@
-"""Training repeats byte for byte, copes with small and poor data, and tunes on training rows alone."""
+"""Training is reproducible byte for byte, handles small and poor data, and tunes on training rows alone."""
 
 import datetime as dt
 from collections.abc import Callable

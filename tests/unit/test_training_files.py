@@ -1,4 +1,4 @@
-"""The very file that `init` made a problem from is scored with no row rejected but those that ingest sets aside too."""
+"""The file that `init` drafted a problem from can be scored; only rows that ingest sets aside are rejected."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from truecourse.storage.tables import Tables
 
 @pytest.fixture(autouse=True)
 def problems(home: Path, configure: Callable[..., None]) -> None:
-    """Problems are written into the test's own folder."""
+    """Write problems into the test's own folder."""
     configure(home=home, problems=home / "problems")
 
 

@@ -1,4 +1,4 @@
-"""Which decisions become training rows, and that every one is accounted for."""
+"""Which decisions become training rows, with an account of all others."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def problem(tmp_path: Path, configure: Callable[..., None]) -> Problem:
 
 
 def decisions(problem: Problem, known_after: list[timedelta | None]) -> pa.Table:
-    """One decision a day; its label is known so long after it, or never."""
+    """One decision a day; its label becomes known the given time after it, or never."""
     rows = {
         "id": [str(n) for n in range(len(DAYS))],
         "label": [None if wait is None else n % 2 for n, wait in enumerate(known_after)],

@@ -1,4 +1,4 @@
-"""What a client may hold of a worker before it has asked for anything, or without ever asking."""
+"""Limits on what clients can hold of a worker before and without a request."""
 
 import asyncio
 import re
@@ -34,7 +34,7 @@ def connected(server: Asked) -> Iterator[socket.socket]:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """All that comes until the end."""
+    """All bytes until the end of the connection."""
     found = []
     try:
         while part := connection.recv(65536):
@@ -171,7 +171,7 @@ def test_a_slow_body_is_a_408(ours: Asked, path: str, framing: tuple[str, bytes]
 
 
 def test_an_unwanted_body_is_not_read_for_ever(ours: Asked) -> None:
-    """It was answered before it came in."""
+    """The request was answered before its body arrived."""
     began = time.monotonic()
     with connected(ours) as connection:
         connection.sendall(head(None, "transfer-encoding: chunked", path="/livez", method="GET", last=False))

@@ -1,4 +1,4 @@
-"""The more versions are tried against a champion on the same rows, the surer one of them must be."""
+"""The more versions are tried against a champion on the same rows, the stricter the test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A number stands with its unit: in answers, explanations, metrics and the contract."""
+"""Units of numbers in predictions, explanations, metrics and the contract."""
 
 from io import StringIO
 

@@ -1,5 +1,4 @@
-"""What is answered where it is read is answered as the application would, byte for byte; what is out of the ordinary
-goes there."""
+"""The fast HTTP path answers like the application, byte for byte; other requests go to the application."""
 
 import asyncio
 import gc
@@ -200,7 +199,7 @@ def test_connection_close_is_set_when_draining(ours: Asked) -> None:
 
 
 class Transport:
-    """What a connection writes."""
+    """Records what a connection writes."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -220,7 +219,7 @@ class Transport:
 
 
 def connections(guard: Guard, endpoint: Any) -> Callable[[], tuple[Any, Transport]]:
-    """Makes them, without a socket."""
+    """Create connections without a socket."""
     config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
     config.load()
     made = type("Ours", (fast_path.FastPathProtocol,), {"guard": guard, "endpoint": endpoint})

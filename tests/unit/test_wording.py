@@ -1,4 +1,4 @@
-"""Counts, durations and near misses, as messages and pages say them."""
+"""Counts, durations and suggestions in messages and pages."""
 
 import re
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def test_an_unknown_setting_in_the_file_is_rejected_with_its_place(fresh: pytest
 
 
 def test_foreign_variables_are_ignored(fresh: pytest.MonkeyPatch) -> None:
-    """Nested names, and what Kubernetes tells every pod of a service that is called truecourse."""
+    """Nested names, and the variables that Kubernetes sets for a service called truecourse."""
     fresh.setenv("TRUECOURSE_CONNECTIONS__WAREHOUSE", "sqlite:///x.db")
     fresh.setenv("TRUECOURSE_SERVICE_HOST", "10.0.0.1")
     fresh.setenv("TRUECOURSE_SERVICE_PORT_HTTP", "3000")

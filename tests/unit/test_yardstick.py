@@ -1,4 +1,4 @@
-"""What quality is compared with: days that no model had learned from, and nothing else."""
+"""The quality baseline: only days on which no model was trained."""
 
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -50,7 +50,7 @@ def test_the_baseline_uses_held_out_days_first_then_validation_days() -> None:
 
 @pytest.mark.parametrize("earlier", [0, 4])
 def test_too_few_days_are_unknown_with_the_missing_number(earlier: int) -> None:
-    """Decisions of the first of each month: two of them chose the model, and two were held out."""
+    """Decisions on the first of each month: two chose the model, and two were held out."""
     before, now = days(0, earlier, every=30), days(150, 1)
     figures = closed_figures(PROBLEM, before, now, now)
     told = figures["metrics"]["log_loss"]

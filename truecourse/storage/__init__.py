@@ -1,6 +1,6 @@
 """Durable storage: objects, tables of Delta Lake, ledgers, locks and file digests.
 
-What is written is complete or absent. Depends on `settings` and `references`.
+Writes are atomic. Depends on `settings` and `references`.
 """
 
 __all__ = ["file_digests", "fsync", "ledger", "lineage_links", "locks", "object_store", "tables"]

@@ -1,4 +1,4 @@
-"""How Delta tables are reached under a storage root: options of delta-rs, the file system of Arrow, limits of rows."""
+"""Access to Delta tables: storage options of delta-rs, the Arrow file system, and row filters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,24 +10,24 @@ from truecourse.settings import Settings
 
 
 def options(settings: Settings) -> dict[str, str]:
-    """deltalake's storage options."""
+    """The storage options of deltalake."""
     if not settings.storage_root.startswith("s3://"):
         return {}
-    found = {"aws_region": settings.s3_region, "aws_conditional_put": "etag"}
+    storage_options = {"aws_region": settings.s3_region, "aws_conditional_put": "etag"}
     if settings.s3_endpoint:
-        found |= {
+        storage_options |= {
             "aws_endpoint": settings.s3_endpoint,
             "aws_allow_http": str(settings.s3_endpoint.startswith("http:")).lower(),
         }
     if settings.s3_access_key_id.get_secret_value():
-        found["aws_access_key_id"] = settings.s3_access_key_id.get_secret_value()
-        found["aws_secret_access_key"] = settings.s3_secret_access_key.get_secret_value()
-    return found
+        storage_options["aws_access_key_id"] = settings.s3_access_key_id.get_secret_value()
+        storage_options["aws_secret_access_key"] = settings.s3_secret_access_key.get_secret_value()
+    return storage_options
 
 
 def filesystem(settings: Settings, uri: str) -> pyarrow.fs.SubTreeFileSystem:
-    """Of a table. Arrow's own: deltalake's is written in Python, and a scan of it that outlives the interpreter by a
-    moment aborts the process."""
+    """The Arrow file system of a table. deltalake's own is written in Python, and aborts the process if a scan is still
+    open when the interpreter exits."""
     if not settings.storage_root.startswith("s3://"):
         return pyarrow.fs.SubTreeFileSystem(uri, pyarrow.fs.LocalFileSystem())
     s3 = pyarrow.fs.S3FileSystem(
@@ -40,7 +40,7 @@ def filesystem(settings: Settings, uri: str) -> pyarrow.fs.SubTreeFileSystem:
 
 
 def selected(where: Sequence[tuple[str, str, Any]], filter: Any = None) -> Any:
-    """The rows that keep all limits and the filter, as an expression; None where there is neither."""
+    """Combine limits and a filter into one expression; None if there are neither."""
     if not where:
         return filter
     limits = pq.filters_to_expression(list(where))

@@ -1,7 +1,7 @@
-"""The digest of every file that predictions are kept in, recorded as soon as its commit has added it.
+"""Digests of the files of prediction tables, recorded right after the commit that adds a file.
 
-`digests/<key of the file>.json` holds the SHA-256 of the file and of the commit that added it. Delta writes a file's
-name into its commit and never its digest, and what a commit says of itself is given before its files are written.
+`digests/<key of the file>.json` holds the SHA-256 of the file and of the commit that added it. Delta commits hold the
+names of files and not their digests, and a commit's metadata is fixed before its files are written.
 """
 
 import json
@@ -17,9 +17,9 @@ from truecourse.storage.lineage_links import Link, failed, link, unknown
 from truecourse.storage.object_store import ObjectStore
 
 RECORDED = ("predictions/", "predictions_log/")
-"""Tables, by the beginning of their names."""
+"""Prefixes of the names of tables whose files are recorded."""
 LATE = 60.0
-"""Seconds after its commit beyond which a digest proves nothing: who wrote the file was killed before recording it."""
+"""Seconds after the commit beyond which a digest proves nothing: the writer was killed before recording the digest."""
 
 
 def digest_key(file: str) -> str:
@@ -27,12 +27,12 @@ def digest_key(file: str) -> str:
 
 
 def record(store: ObjectStore, table: str, version: int) -> None:
-    """Record the files that the commits up to `version` added, the newest first, until one whose files are recorded."""
+    """Record the files added by commits up to `version`, newest first, until a commit whose files are recorded."""
     while version >= 0:
         key = f"{table}/{LOG}/{version:020d}.json"
         try:
             data = store.get(key)
-        except NotFound:  # an old log was cleaned up
+        except NotFound:  # old log entries were cleaned up
             return
         actions = [json.loads(line) for line in data.splitlines()]
         added = [f"{table}/{unquote(action['add']['path'])}" for action in actions if "add" in action]
@@ -46,8 +46,8 @@ def record(store: ObjectStore, table: str, version: int) -> None:
 
 def _record_one(store: ObjectStore, file: str, key: str, commit: bytes, actions: Sequence[dict[str, Any]]) -> None:
     table = key.partition(f"/{LOG}/")[0]
-    told: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-    committed = datetime.fromtimestamp(told.get("timestamp", 0) / 1000, UTC)
+    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    committed = datetime.fromtimestamp(info.get("timestamp", 0) / 1000, UTC)
     replaced = [f"{table}/{unquote(action['remove']['path'])}" for action in actions if "remove" in action]
     try:
         document = {
@@ -56,11 +56,11 @@ def _record_one(store: ObjectStore, file: str, key: str, commit: bytes, actions:
             "commit": key,
             "commit_sha256": sha256(commit),
             "seconds_after": round((datetime.now(UTC) - committed).total_seconds(), 3),
-            # Its rows may be theirs: a changed byte must not be made good by writing it again.
+            # Its rows may come from these files: rewriting a changed file must not hide the change.
             "changed_before": [old for old in replaced if store.exists(old) and _is_changed(store, old)],
         }
         store.put_new(digest_key(file), seal(document))
-    except (NotFound, AlreadyExists):  # it was replaced meanwhile, or another process was first
+    except (NotFound, AlreadyExists):  # it was replaced, or another process recorded it first
         return
 
 
@@ -69,25 +69,25 @@ def _is_changed(store: ObjectStore, file: str) -> bool:
 
 
 def broken(store: ObjectStore, table: str) -> list[Link]:
-    """The links of those files of a table that are not what was recorded: of a table that cannot be read."""
+    """Links of the table's files that are changed or missing, for a table that cannot be read."""
     files = (key.removeprefix("digests/").removesuffix(".json") for key in store.list(f"digests/{table}/"))
-    return [found for file in files if (found := verify(store, file))["state"] in ("changed", "missing")]
+    return [result for file in files if (result := verify(store, file))["state"] in ("changed", "missing")]
 
 
 def forget(store: ObjectStore, table: str, files: Sequence[str]) -> None:
-    """Remove the digests of files (paths in the table) that are gone."""
+    """Delete the digests of removed files (paths in the table)."""
     for file in files:
         store.delete(digest_key(f"{table}/{unquote(file)}"))
 
 
 def verify(store: ObjectStore, file: str) -> Link:
-    """Whether a file has the bytes that it had when it was committed."""
+    """Check whether a file has the bytes that it had when it was committed."""
     kind, key = "prediction file", digest_key(file)
     try:
         document = unseal(store.get(key))
     except NotFound:
-        said = "no digest was recorded with its commit: whoever wrote it was killed, or is none of ours"
-        return unknown(kind, file, said)
+        detail = "no digest was recorded with its commit: the writer was killed, or is not Truecourse"
+        return unknown(kind, file, detail)
     if document is None:
         return link(kind, file, False, f"its digest was changed: {key}")
     try:
@@ -100,9 +100,9 @@ def verify(store: ObjectStore, file: str) -> Link:
     if commit != document["commit_sha256"]:
         return link(kind, file, False, f"its commit was changed: {document['commit']}")
     if document["changed_before"]:
-        said = f"it was written anew from a file that had been changed: {document['changed_before'][0]}"
-        return link(kind, file, False, said)
+        detail = f"it was rewritten from a changed file: {document['changed_before'][0]}"
+        return link(kind, file, False, detail)
     if document["seconds_after"] > LATE:
-        said = f"its digest was recorded {document['seconds_after']:.0f} s after its commit, by another process"
-        return unknown(kind, file, said)
+        detail = f"its digest was recorded {document['seconds_after']:.0f} s after its commit, by another process"
+        return unknown(kind, file, detail)
     return link(kind, file, True, f"SHA-256 {actual}, as recorded with its commit")

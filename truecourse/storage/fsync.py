@@ -1,7 +1,7 @@
-"""What survives a loss of power: files and names that were synced, and nothing else.
+"""Durability of local files: only synced files and names survive a loss of power.
 
-delta-rs syncs nothing that it writes to a folder. A commit is synced here before anybody is told of it; one that was
-not, and that a loss of power left torn, is taken back.
+delta-rs does not sync the files that it writes to a folder. A commit is synced here before it is acknowledged; an
+unsynced commit that a loss of power left incomplete is removed.
 """
 
 import json
@@ -12,11 +12,11 @@ from urllib.parse import unquote
 
 LOG, CHECKPOINT = "_delta_log", "_last_checkpoint"
 _MAGIC = b"PAR1"
-"""A Parquet file begins and ends with it."""
+"""The first and last bytes of a Parquet file."""
 
 
 def sync_file(path: Path) -> None:
-    """What is written in it, or, of a folder, the names that were given or taken in it."""
+    """Sync a file's content, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,7 +25,7 @@ def sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder, and those above it, so that their names survive a loss of power. Raises OSError."""
+    """Create a folder and its parents, and sync their names. Raises OSError."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -33,18 +33,18 @@ def make_folder(folder: Path) -> None:
 
 
 def newest_commit(table: Path) -> int:
-    """The version of a Delta table in a folder, by the names of its commits; -1 where there is none."""
+    """The newest version of a Delta table in a folder, by the names of its commits; -1 if there is none."""
     log = table / LOG
     if not log.is_dir():
         return -1
-    with os.scandir(log) as found:  # asked often, of many: names are quicker than paths
-        names = [entry.name for entry in found]
+    with os.scandir(log) as entries:  # called often: names are faster than paths
+        names = [entry.name for entry in entries]
     return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()), default=-1)
 
 
 def sync_commits(table: Path, after: int, root: Path) -> None:
-    """Sync every commit above the version `after` with the files that it adds, and all folders on the way down from
-    `root`. Raises OSError."""
+    """Sync every commit after version `after`, the files that it adds, and all folders from `root` down to them. Raises
+    OSError."""
     log = table / LOG
     folders = {log}
     for path in log.iterdir():
@@ -61,22 +61,22 @@ def sync_commits(table: Path, after: int, root: Path) -> None:
 
 
 def remove_torn_commits(table: Path) -> list[str]:
-    """Remove the newest commits as long as they, or files that they add, are not whole; their names.
+    """Remove the newest commits that are incomplete or whose files are. Return their names. Raises OSError.
 
-    A commit is given its name when all of it is written, so one that is torn was cut off by a loss of power before it
-    was synced, and whoever made it was told of nothing. Raises OSError."""
-    gone: list[str] = []
+    A commit gets its name after it is written, so an incomplete one was cut off by a loss of power before it was synced
+    and acknowledged."""
+    removed: list[str] = []
     while (version := newest_commit(table)) >= 0:
         commit = table / LOG / f"{version:020d}.json"
         for path in commit.parent.glob(f"{commit.stem}.checkpoint*.parquet"):
             if not _is_parquet(path):
                 (commit.parent / CHECKPOINT).unlink(missing_ok=True)
                 path.unlink()
-        if _whole(table, commit):
+        if _is_complete(table, commit):
             break
         commit.unlink()
-        gone.append(commit.name)
-    return gone
+        removed.append(commit.name)
+    return removed
 
 
 def _commits(table: Path) -> Iterator[Path]:
@@ -84,14 +84,14 @@ def _commits(table: Path) -> Iterator[Path]:
 
 
 def _added(table: Path, commit: Path) -> Iterator[tuple[Path, int]]:
-    """The files that a commit adds, each with its size in bytes. Raises ValueError for a torn commit."""
-    for line in commit.read_bytes().splitlines():  # of bytes: texts hold U+2028 and others that end a line in str
+    """The files that a commit adds, with their sizes in bytes. Raises ValueError if the commit is incomplete."""
+    for line in commit.read_bytes().splitlines():  # as bytes: str.splitlines() also splits at U+2028 and others
         added = json.loads(line).get("add")
         if added is not None:
             yield table / unquote(added["path"]), added["size"]
 
 
-def _whole(table: Path, commit: Path) -> bool:
+def _is_complete(table: Path, commit: Path) -> bool:
     try:
         added = list(_added(table, commit))
     except (ValueError, AttributeError):

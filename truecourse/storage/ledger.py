@@ -1,9 +1,9 @@
-"""Ledgers in object storage: numbered entries that are written once, and never changed. Retention may remove old ones.
+"""Append-only ledgers in object storage: numbered entries that are written once. Retention may remove old entries.
 
-Each entry holds its own SHA-256 and that of the entry before it: a hash chain, which no changed byte fits into.
+Each entry holds its own SHA-256 and that of the previous entry. This hash chain reveals every changed byte.
 
-Entry `n + 1` is created only if it is absent (a conditional put), by somebody who has read entry `n`: of any number
-of racers exactly one writes it, and the others learn of it. No lock is held, so no dead process holds one.
+Entry `n + 1` is created by a conditional put, after its author has read entry `n`. Of concurrent authors exactly one
+succeeds, and the others get an error. No lock is needed, so a dead process cannot block the ledger.
 """
 
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ E = TypeVar("E", bound=Entry)
 
 
 class Ledger(Generic[E]):
-    """The entries below `place`, oldest first, numbered from 1."""
+    """A ledger of entries of type `kind` under the key prefix `place`, numbered from 1."""
 
     def __init__(self, store: ObjectStore, place: str, kind: type[E]) -> None:
         self._store = store
@@ -27,34 +27,36 @@ class Ledger(Generic[E]):
         self._kind = kind
 
     def newest(self) -> E | None:
+        """The newest entry; None if the ledger is empty."""
         keys = self._keys()
         return self._read(keys[-1]) if keys else None
 
     def entries(self, after: int = 0) -> list[E]:
+        """The entries with numbers above `after`, oldest first."""
         return [self._read(key) for key in self._keys() if key > self.key(after)]
 
     def last(self, count: int) -> list[E]:
-        """The newest entries, oldest of them first, whatever number of others there are."""
+        """The newest `count` entries, oldest first."""
         return [self._read(key) for key in self._keys()[-count:]]
 
     def numbers(self) -> list[int]:
         return [int(key.rpartition("/")[2].removesuffix(".json")) for key in self._keys()]
 
     def entry(self, number: int) -> E | None:
-        """None where there is no such number."""
+        """The entry of this number; None if it does not exist."""
         return self.after(number - 1)
 
     def after(self, number: int) -> E | None:
-        """The entry that follows `number`, at the cost of one read; None while there is none."""
+        """The entry after `number`, at the cost of one read; None if it does not exist yet."""
         try:
             return self._read(self.key(number + 1))
         except NotFound:
             return None
 
     def append(self, entry: E) -> E:
-        """Write an entry whose number is one above the newest that its author has read; it, as it was written.
+        """Write an entry. Its number must be one above the newest that its author has read. Return it with its digests.
 
-        Raises ModelError if somebody else wrote that number first."""
+        Raises ModelError if another author wrote that number first."""
         before = self.entry(entry.number - 1)
         entry = entry.model_copy(update={"follows": before.sha256 if before else ""})
         entry = entry.model_copy(update={"sha256": _digest(entry)})
@@ -63,35 +65,36 @@ class Ledger(Generic[E]):
         except AlreadyExists:
             first = self._read(self.key(entry.number))
             what = f"{first.author} was first, at {first.at:%Y-%m-%d %H:%M:%S} UTC: {first.action}, {first.reason}"
-            raise ModelError(what, where=self._place, hint="look at what has changed, and try again") from None
+            raise ModelError(what, where=self._place, hint="check what changed, and try again") from None
         return entry
 
     def faults(self, *, gaps: bool = False) -> list[str]:
-        """What of the hash chain does not hold, a sentence for each entry; none where every byte is as it was written.
+        """Check the hash chain. Return a sentence for each fault; empty if every byte is as it was written.
 
-        An entry that is gone is a fault too, unless all before it are gone, or `gaps` are what retention leaves."""
-        found: list[str] = []
+        A missing entry is a fault, unless all entries before it are missing too, or `gaps` are allowed (after
+        retention)."""
+        faults: list[str] = []
         before: E | None = None
         for key in self._keys():
             data, name = self._store.get(key), key.rpartition("/")[2]
             try:
                 entry = self._kind.model_validate_json(data)
             except ValidationError:
-                found.append(f"entry {name} was changed: it cannot be read")
+                faults.append(f"entry {name} was changed: it cannot be read")
                 before = None
                 continue
             if _digest(entry) != entry.sha256 or _bytes(entry) != data or self.key(entry.number) != key:
-                found.append(f"entry {name} was changed: its bytes are not of its SHA-256")
+                faults.append(f"entry {name} was changed: its bytes do not match its SHA-256")
             elif before is not None and entry.number != before.number + 1:
                 if not gaps:
-                    found.append(f"entries {before.number + 1} to {entry.number - 1} are gone")
+                    faults.append(f"entries {before.number + 1} to {entry.number - 1} are gone")
             elif before is not None and entry.follows != before.sha256:
-                found.append(f"entry {name} does not follow from the one before it")
+                faults.append(f"entry {name} does not follow from the one before it")
             before = entry
-        return found
+        return faults
 
     def key(self, number: int) -> str:
-        """Where the entry lies."""
+        """The key of an entry in object storage."""
         return f"{self._place}/{number:09d}.json"
 
     def _keys(self) -> list[str]:
@@ -101,7 +104,7 @@ class Ledger(Generic[E]):
         try:
             return self._kind.model_validate_json(self._store.get(key))
         except ValidationError:
-            what = "the ledger's entry was changed, and cannot be read"
+            what = "the ledger's entry was changed and cannot be read"
             raise IntegrityError(what, where=key, hint="restore it from a backup") from None
 
 

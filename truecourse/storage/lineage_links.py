@@ -1,4 +1,4 @@
-"""Links of a lineage: what was verified, and what came of it."""
+"""Links of a lineage: each is one verified artifact and its state."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
@@ -8,14 +8,14 @@ from truecourse.storage.object_store import ObjectStore
 
 State = Literal["verified", "changed", "missing", "unknown"]
 Link: TypeAlias = dict[str, Any]
-"""{"link": what kind, "id": which one, "state": State, "verified": bool, "detail": why, or why not}.
+"""{"link": kind, "id": identifier, "state": State, "verified": bool, "detail": reason}.
 
-`changed`: it is not what was recorded. `missing`: it is gone. `unknown`: nothing was recorded that would prove it, or
-what would prove it cannot be asked."""
+`changed`: it differs from the record. `missing`: it is gone. `unknown`: no record proves it, or the record cannot be
+read."""
 
 
 def link(kind: str, id: str, state: State | bool, detail: str) -> Link:
-    """`state`: True for verified, False for changed."""
+    """Create a link. `state`: True means verified, False means changed."""
     if isinstance(state, bool):
         state = "verified" if state else "changed"
     return {"link": kind, "id": id, "state": state, "verified": state == "verified", "detail": detail}
@@ -26,18 +26,18 @@ def unknown(kind: str, id: str, detail: str) -> Link:
 
 
 def failed(kind: str, id: str, error: TruecourseError) -> Link:
-    """Of what cannot be read."""
+    """Create the link of something that cannot be read."""
     return link(kind, id, "missing" if isinstance(error, NotFound) else "changed", error.what)
 
 
 def combined_state(links: Iterable[Link]) -> State:
-    """The state of them all: changed where one is changed or missing, else unknown where one is unknown."""
+    """The state of several links: changed if one is changed or missing, else unknown if one is unknown."""
     states = {item["state"] for item in links}
     return "changed" if states & {"changed", "missing"} else "unknown" if "unknown" in states else "verified"
 
 
 def verify_object(store: ObjectStore, kind: str, key: str, expected: str) -> Link:
-    """Whether the object's bytes are the recorded ones."""
+    """Check whether an object's SHA-256 is the recorded one."""
     try:
         actual = store.digest(key)
     except TruecourseError as error:

@@ -1,9 +1,9 @@
-"""Locks in object storage, built on create-if-absent alone.
+"""Locks in object storage, built on create-if-absent.
 
-A lock is a run of numbered tickets, `locks/<name>/<number>`. The highest ticket holds the lock until it is marked
-released or its time is up; whoever creates the next number first holds it then. Taking over from a dead owner is
-therefore as safe as taking a free lock: of any number of racers exactly one creates a ticket. A live owner renews its
-ticket, however long its work takes; that of a dead one is over within `expiry` seconds.
+A lock is a sequence of numbered tickets, `locks/<name>/<number>`. The highest ticket holds the lock until it is
+released or expires; then the process that creates the next ticket holds it. Only one of several processes can create a
+ticket, so taking over from a dead owner is as safe as taking a free lock. A running owner renews its ticket; the ticket
+of a dead owner expires within `expiry` seconds.
 """
 
 import json
@@ -22,11 +22,11 @@ log = logging.getLogger("truecourse.storage.locks")
 
 @contextmanager
 def locked(store: ObjectStore, name: str, *, expiry: float = 30, patience: float = 90) -> Iterator[None]:
-    """Hold the lock. Raises StorageError after `patience` seconds of waiting for it."""
+    """Hold a lock in the block. Raises StorageError after waiting for `patience` seconds."""
     owner, deadline = secrets.token_hex(8), time.monotonic() + patience
     while (ticket := _take(store, f"locks/{name}", owner, expiry)) is None:
         if time.monotonic() > deadline:
-            hint = "another process holds it; wait for it, or stop it: the lock of a dead process frees itself"
+            hint = "another process holds it: wait for that process, or stop it; the lock of a dead process expires"
             raise StorageError(f"waited {patience:.0f} s for a lock", where=f"locks/{name}", hint=hint)
         time.sleep(0.1)
     key, done = _key(f"locks/{name}", ticket), threading.Event()
@@ -44,15 +44,15 @@ def _renew(store: ObjectStore, key: str, owner: str, expiry: float, done: thread
     while not done.wait(expiry / 5):
         try:
             store.put(key, _document(owner, expires=time.time() + expiry))
-        except StorageError as error:  # there are four more tries before the ticket is over
+        except StorageError as error:  # there are four more tries before the ticket expires
             log.warning("the lock was not renewed: %s", error)
 
 
 def _take(store: ObjectStore, place: str, owner: str, expiry: float) -> int | None:
-    """The number of our new ticket, or None while another's holds."""
+    """Create a ticket. Return its number, or None while another process holds the lock."""
     numbers = [int(key.rsplit("/", 1)[1]) for key in store.list(f"{place}/")]
     newest = max(numbers, default=0)
-    if newest and not _is_over(store, _key(place, newest)):
+    if newest and not _is_expired(store, _key(place, newest)):
         return None
     try:
         store.put_new(_key(place, newest + 1), _document(owner, expires=time.time() + expiry))
@@ -63,11 +63,11 @@ def _take(store: ObjectStore, place: str, owner: str, expiry: float) -> int | No
     return newest + 1
 
 
-def _is_over(store: ObjectStore, key: str) -> bool:
+def _is_expired(store: ObjectStore, key: str) -> bool:
     try:
         return bool(json.loads(store.get(key))["expires"] < time.time())
     except NotFound:
-        return False  # a newer ticket swept it away: look again
+        return False  # it was deleted after a newer ticket was created: look again
 
 
 def _key(place: str, number: int) -> str:

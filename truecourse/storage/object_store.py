@@ -1,7 +1,7 @@
-"""Object storage: one port, a local folder by default, S3 through boto3 when the root is `s3://`.
+"""Object storage behind one interface: a local folder by default, S3 through boto3 if the root is `s3://`.
 
-Keys are relative, `/`-separated. A write is whole or not there. `put_new` creates only what is absent, so that
-two racing writers have one winner.
+Keys are relative and `/`-separated. Writes are atomic. `put_new` creates an object only if it is absent, so of two
+concurrent writers one succeeds.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from truecourse.storage.fsync import make_folder, sync_file
 
 
 class ObjectStore(Protocol):
-    """What every storage can do. Raises NotFound, AlreadyExists, AccessDenied or StorageError."""
+    """The interface of all stores. Methods raise NotFound, AlreadyExists, AccessDenied or StorageError."""
 
     root: str
 
@@ -39,8 +39,8 @@ class ObjectStore(Protocol):
 
 
 class LocalStore:
-    """A folder. Objects appear by rename or link, after an fsync, so that a reader never sees half of one; their names
-    are synced before anybody is told."""
+    """Objects as files in a folder. A write syncs a temporary file, then renames or links it, so that readers never see
+    a partial object; the name is synced before the call returns."""
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
@@ -60,7 +60,7 @@ class LocalStore:
         except (FileNotFoundError, IsADirectoryError):
             raise NotFound("no such object", where=where) from None
         except FileExistsError:
-            raise AlreadyExists("the object is there already", where=where) from None
+            raise AlreadyExists("the object already exists", where=where) from None
         except PermissionError:
             raise AccessDenied(
                 "the folder may not be read or written", where=where, hint="check its owner and mode"
@@ -70,7 +70,7 @@ class LocalStore:
 
     @contextmanager
     def _temporary(self, path: Path, data: bytes | Path) -> Iterator[Path]:
-        """A file that holds the data; whoever names it `path` has the name synced at the end of the block."""
+        """Write the data to a temporary file. The caller renames it to `path`; the name is synced after the block."""
         make_folder(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
@@ -128,7 +128,7 @@ class LocalStore:
                     file.write(chunk)
 
     def digest(self, key: str) -> str:
-        """The SHA-256 of an object, which need not fit into memory."""
+        """The SHA-256 of an object, computed in constant memory."""
         with self._errors(key):
             return sha256_file(self._path(key))
 
@@ -179,7 +179,7 @@ class S3Store:
         if code in ("404", "NoSuchKey", "NoSuchBucket"):
             raise NotFound("no such bucket" if code == "NoSuchBucket" else "no such object", where=where) from None
         if code in ("412", "PreconditionFailed", "ConditionalRequestConflict"):
-            raise AlreadyExists("the object is there already", where=where) from None
+            raise AlreadyExists("the object already exists", where=where) from None
         if code in ("401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             hint = "check TRUECOURSE_S3_ACCESS_KEY_ID, TRUECOURSE_S3_SECRET_ACCESS_KEY and the bucket's policy"
             raise AccessDenied("the storage refuses these credentials", where=where, hint=hint) from None
@@ -229,19 +229,20 @@ class S3Store:
 
     def digest(self, key: str) -> str:
         with self._errors(key):
-            body, found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"], hashlib.sha256()
+            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            sha = hashlib.sha256()
             for chunk in body.iter_chunks(1 << 20):
-                found.update(chunk)
-            return found.hexdigest()
+                sha.update(chunk)
+            return sha.hexdigest()
 
 
 def open_store(settings: Settings | None = None) -> ObjectStore:
-    """The store of the settings' storage root. Touches nothing until used."""
+    """Open the store of the settings' storage root. Nothing is accessed before the first call."""
     settings = settings or get_settings()
     root = settings.storage_root
     if root.startswith("s3://"):
         if not root.removeprefix("s3://").split("/")[0]:
-            raise SettingsError("names no bucket", where=f"TRUECOURSE_STORAGE={root}", hint="write s3://bucket/prefix")
+            raise SettingsError("has no bucket", where=f"TRUECOURSE_STORAGE={root}", hint="write s3://bucket/prefix")
         return S3Store(settings)
     if "://" in root:
         raise SettingsError("is neither a folder nor s3://", where=f"TRUECOURSE_STORAGE={root}")
@@ -259,10 +260,10 @@ def upload_artifact(store: ObjectStore, key: str, path: Path) -> ArtifactRef:
 
 
 def get_artifact(store: ObjectStore, reference: ArtifactRef) -> bytes:
-    """The object's bytes. Raises IntegrityError if they are not the bytes that were recorded."""
+    """Read an object's bytes. Raises IntegrityError if their SHA-256 differs from the recorded one."""
     data = store.get(reference.key)
     if sha256(data) != reference.sha256:
         raise IntegrityError(
-            f"SHA-256 is not {reference.sha256}", where=reference.key, hint="restore it, or rebuild it"
+            f"SHA-256 is not {reference.sha256}", where=reference.key, hint="restore or rebuild the object"
         )
     return data

@@ -84,8 +84,8 @@ def _select_files(tables: Tables, version: TableVersion, keys: set[str]) -> list
 
 def _newest_rows(problem: Problem, view: View, rows: ds.Dataset, changed: list[Any] | None, until: datetime) -> Any:
     """Batches with one row per key: the newest row known at `until`; nulls for a changed key without one."""
-    keys = ", ".join(sql.quoted(key) for key in key_columns(problem, view))
-    features = ", ".join(sql.quoted(name) for name in view.features)
+    keys = ", ".join(sql.quote(key) for key in key_columns(problem, view))
+    features = ", ".join(sql.quote(name) for name in view.features)
     moment = f"TIMESTAMPTZ '{until.isoformat(sep=' ')}'"
     with sql.connect() as connection:
         connection.register("__rows", rows)

@@ -228,7 +228,7 @@ def _split(
     documents = [json.dumps(items, ensure_ascii=False) for items in reasons.values()]
     bad = pa.table({ROW: pa.array(reasons, pa.int64()), "_tc_reasons": pa.array(documents, pa.string())})
     connection.register("bad", bad)
-    declared = ", ".join(map(sql.quoted, table.columns))
+    declared = ", ".join(map(sql.quote, table.columns))
     without_bad = f"ANTI JOIN bad USING ({ROW})" if reasons else ""
     connection.execute(f"CREATE OR REPLACE TEMP VIEW valid_rows AS SELECT {declared}, {ROW} FROM batch {without_bad}")  # noqa: S608
 

@@ -186,7 +186,7 @@ def _quarantine(
     left = before is not None and tables.dataset(before).count_rows(filter=pc.field("_tc_delivery").isin(numbers))
     if not outcome.quarantined and not left and not (pending.revalidates_all and before):
         return
-    declared = ", ".join(map(sql.quoted, table.columns))
+    declared = ", ".join(map(sql.quote, table.columns))
     query = (
         f"SELECT {declared}, {ROW}, _tc_unreadable, _tc_delivery, _tc_reasons "  # noqa: S608
         f"FROM raw_rows JOIN quarantined_now USING ({ROW}) ORDER BY {ROW}"

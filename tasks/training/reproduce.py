@@ -23,7 +23,7 @@ from truecourse.references import ModelVersion, TableVersion, TrainedRun
 from truecourse.registry import run_archive, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import REPOSITORY, Settings, child_environment
-from truecourse.storage.lineage_links import Link, combined_state, link, unknown
+from truecourse.storage.lineage_links import Link, combined_state, link, unknown_link
 from truecourse.storage.object_store import LocalStore
 from truecourse.storage.tables import Tables, clean_table, raw_table
 from truecourse.wording import counted
@@ -209,7 +209,7 @@ def _compare_tables(
             try:
                 differ, rows = _count_differences(tables, before, rebuilt_tables, now)
             except TruecourseError as error:
-                yield unknown(kind, str(before), f"cannot be compared: {error.what}")
+                yield unknown_link(kind, str(before), f"cannot be compared: {error.what}")
                 continue
             detail = f"the same {counted(rows, 'row')}" if not differ else f"{counted(differ, 'row')} differ"
             yield link(kind, str(before), not differ, detail)

@@ -17,7 +17,7 @@ from truecourse.serving import prediction_log
 from truecourse.serving.batch_scoring import find_scored_rows, predictions_table
 from truecourse.serving.log_shipping import damaged_segments, ship
 from truecourse.storage import file_digests
-from truecourse.storage.lineage_links import Link, combined_state, unknown, verify_object
+from truecourse.storage.lineage_links import Link, combined_state, unknown_link, verify_object
 from truecourse.storage.tables import Tables
 
 
@@ -57,7 +57,7 @@ def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: M
     try:
         snapshot = runs.trained_run(problem, version.run_id).snapshot
     except (TruecourseError, ValueError) as error:
-        return [unknown("snapshot", version.run_id, f"its run's record cannot be read: {error}")]
+        return [unknown_link("snapshot", version.run_id, f"its run's record cannot be read: {error}")]
     links = [
         verify_object(tables.store, "snapshot", snapshot.frame_key, snapshot.sha256),
         verify_object(tables.store, "manifest", snapshot.manifest_key, tags.get("truecourse.manifest", "")),
@@ -70,7 +70,7 @@ def _snapshot_links(problem: str, tables: Tables, version: ModelVersion, tags: M
         return links + lineage_record.verify_sources(problem, tables, recorded)
     except (TruecourseError, ValueError, KeyError, TypeError) as error:
         # A changed document may be unreadable; the links behind it are unknown then.
-        return [*links, unknown("inputs", snapshot.manifest_key, f"the next links cannot be read: {error}")]
+        return [*links, unknown_link("inputs", snapshot.manifest_key, f"the next links cannot be read: {error}")]
 
 
 def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from truecourse.data.arrow_types import arrow_type
 from truecourse.data.deliveries import Delivery, is_copy
-from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
+from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quote
 from truecourse.problem.schema import Table
 
 EPOCH = datetime(1970, 1, 1)
@@ -99,7 +99,7 @@ def _keep_last_of_key(connection: duckdb.DuckDBPyConnection, table: Table) -> tu
     if not table.key:
         connection.execute("CREATE OR REPLACE TEMP VIEW winners AS SELECT * FROM valid_rows")
         return 0, 0
-    keys = ", ".join(map(quoted, table.key))
+    keys = ", ".join(map(quote, table.key))
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE last_rows AS SELECT max({ROW}) AS {ROW}, count(*) AS _tc_times "  # noqa: S608
         f"FROM valid_rows GROUP BY {keys}"
@@ -171,7 +171,7 @@ def _match_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standin
     ranges = [f"({ROW} >= {d.start} AND {ROW} < {d.end})" for d in standing if d.rows]
     if not ranges or not _one(connection, "SELECT count(*) FROM mine")[0]:
         return
-    keys = ", ".join(map(quoted, table.key))
+    keys = ", ".join(map(quote, table.key))
     connection.execute(
         f"INSERT INTO merged SELECT other.*, there.{ROW}, {_equal(table, 'other', 'there')} "  # noqa: S608
         f"FROM (SELECT state.* FROM state SEMI JOIN mine USING ({ROW})) AS there "
@@ -204,7 +204,7 @@ def apply_merge(
     """Apply a planned merge to the relations. `before`: the watermark before the delivery's group; rows up to it are
     late."""
     recorded = _literal(merge.watermark) if table.time is not None else "NULL"
-    late = f"{quoted(table.time)} <= {_literal(before)}" if table.time is not None and before is not None else "false"
+    late = f"{quote(table.time)} <= {_literal(before)}" if table.time is not None and before is not None else "false"
     closed = _literal(merge.watermark if table.time is not None and merge.watermark is not None else EPOCH)
     connection.execute(
         f"INSERT INTO closed SELECT {ROW}, {closed} FROM gone ANTI JOIN added USING ({ROW})"  # noqa: S608
@@ -234,7 +234,7 @@ def new_rows(table: Table) -> str:
 
 def all_rows(table: Table) -> str:
     """SQL of the whole table after the merges: stored rows, with superseded ones closed, and new rows, sorted."""
-    declared = ", ".join(f"stored.{quoted(name)}" for name in table.columns)
+    declared = ", ".join(f"stored.{quote(name)}" for name in table.columns)
     return _in_order(
         table,
         f"SELECT {declared}, stored.{ROW}, stored.{RECORDED}, "  # noqa: S608
@@ -245,24 +245,24 @@ def all_rows(table: Table) -> str:
 
 def _in_order(table: Table, query: str) -> str:
     """Sort by time, then by source order: equal inputs give equal files, and a scan of a time range reads little."""
-    order = f"{quoted(table.time)}, {ROW}" if table.time is not None else ROW
+    order = f"{quote(table.time)}, {ROW}" if table.time is not None else ROW
     return f"SELECT * FROM ({query}) ORDER BY {order}"  # noqa: S608
 
 
 def _equal(table: Table, one: str, other: str, columns: tuple[str, ...] = ()) -> str:
     names = columns or tuple(table.columns)
-    return " AND ".join(f"{one}.{quoted(name)} IS NOT DISTINCT FROM {other}.{quoted(name)}" for name in names)
+    return " AND ".join(f"{one}.{quote(name)} IS NOT DISTINCT FROM {other}.{quote(name)}" for name in names)
 
 
 def _watermark(connection: duckdb.DuckDBPyConnection, table: Table, so_far: datetime | None) -> datetime | None:
     if table.time is None:
         return None
-    newest = _one(connection, f"SELECT CAST(max({quoted(table.time)}) AS TIMESTAMP) FROM merged")[0]  # noqa: S608
+    newest = _one(connection, f"SELECT CAST(max({quote(table.time)}) AS TIMESTAMP) FROM merged")[0]  # noqa: S608
     return max((moment for moment in (so_far, newest) if moment is not None), default=None)
 
 
 def _declared(table: Table) -> str:
-    return ", ".join(map(quoted, table.columns))
+    return ", ".join(map(quote, table.columns))
 
 
 def _literal(moment: datetime | None) -> str:

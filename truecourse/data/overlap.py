@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 
 from truecourse.data.deliveries import Delivery
-from truecourse.data.sql import ROW, quoted
+from truecourse.data.sql import ROW, quote
 from truecourse.problem.schema import Table
 
 SAMPLE = 500
@@ -37,7 +37,7 @@ def overlaps(
         "step": [max(1, d.rows // SAMPLE) for d in known],
     }
     connection.register("places", pa.table(places))
-    columns = ", ".join(f"raw.{quoted(name)}" for name in table.columns)
+    columns = ", ".join(f"raw.{quote(name)}" for name in table.columns)
     connection.execute(
         f"""
         CREATE OR REPLACE TEMP VIEW hashed AS

@@ -23,7 +23,7 @@ from truecourse.data.expectations import (
     failures_of,
 )
 from truecourse.data.parsing import LINE, UNREADABLE
-from truecourse.data.sql import ROW, quoted
+from truecourse.data.sql import ROW, quote
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table
 from truecourse.references import TableVersion
@@ -125,11 +125,11 @@ def _current(tables: Tables, version: TableVersion, column: str) -> pa.ChunkedAr
 def check_unique(connection: duckdb.DuckDBPyConnection, table: Table, tallies: Tallies) -> None:
     """Check `unique` columns. A value is at fault if it appears twice in one delivery (relation `batch`; equal rows
     count once), or in a current row of the table with another key (relation `state`)."""
-    declared = ", ".join(map(quoted, table.columns))
+    declared = ", ".join(map(quote, table.columns))
     for expectation, tally in tallies.items():
         if expectation.name != "unique":
             continue
-        column = quoted(expectation.column)
+        column = quote(expectation.column)
         rows = (
             f"SELECT max({ROW}) AS {ROW}, {column} FROM batch "  # noqa: S608
             f"WHERE {UNREADABLE} IS NULL AND {column} IS NOT NULL GROUP BY {declared}"
@@ -137,7 +137,7 @@ def check_unique(connection: duckdb.DuckDBPyConnection, table: Table, tallies: T
         rows = f"SELECT *, count(*) OVER (PARTITION BY {column}) AS _tc_times FROM ({rows})"  # noqa: S608
         query = f"SELECT {ROW}, {column} FROM ({rows}) WHERE _tc_times > 1"  # noqa: S608
         if table.key and table.key != (expectation.column,):
-            other = " OR ".join(f"b.{quoted(k)} IS DISTINCT FROM c.{quoted(k)}" for k in table.key)
+            other = " OR ".join(f"b.{quote(k)} IS DISTINCT FROM c.{quote(k)}" for k in table.key)
             query += (
                 f" UNION SELECT b.{ROW}, b.{column} FROM batch AS b JOIN state AS c "  # noqa: S608
                 f"ON b.{column} = c.{column} WHERE {other}"

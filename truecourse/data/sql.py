@@ -43,14 +43,14 @@ def as_of(recorded: datetime) -> str:
     return f"({RECORDED} IS NULL OR {RECORDED} <= {moment}) AND ({SUPERSEDED} IS NULL OR {SUPERSEDED} > {moment})"
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
 def row_id(table: Table) -> str:
     """SQL of a row's id: the key's value, or the values of several key columns joined by |. | and \\ in a value are
     escaped by \\, so that ids are unique. Without key, the row's number."""
-    texts = [f"CAST({quoted(name)} AS VARCHAR)" for name in table.key]
+    texts = [f"CAST({quote(name)} AS VARCHAR)" for name in table.key]
     if len(texts) > 1:
         texts = [rf"replace(replace({text}, '\', '\\'), '|', '\|')" for text in texts]
     return " || '|' || ".join(texts) or "CAST(_tc_row AS VARCHAR)"
@@ -106,26 +106,26 @@ def bind(
     for table in problem.tables:
         connection.register(f"{table.name}__rows", tables.dataset(versions[table.name]))
         conditions = [rows, *_within(table, window), *_known(table, table.known_ahead, cut)]
-        source = quoted(f"{table.name}__rows")
+        source = quote(f"{table.name}__rows")
         if cut is not None and cut.known is not None and cut.table == table.name:
             connection.register("__cells", cut.known)
             later = f"SELECT _tc_cell FROM __cells WHERE known_at > {_literal(cut.moment)}"  # noqa: S608
             source += f" LEFT JOIN ({later}) AS later ON later._tc_cell = {ROW}"
         connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW {quoted(table.name)} AS SELECT {selected(table, cut)} "  # noqa: S608
+            f"CREATE OR REPLACE TEMP VIEW {quote(table.name)} AS SELECT {select_list(table, cut)} "  # noqa: S608
             f"FROM {source} WHERE {' AND '.join(conditions)}"
         )
     for name, file in problem.relations.items():
-        run(connection, f"CREATE OR REPLACE TEMP VIEW {quoted(name)} AS {statement(problem, file)}", where=file)
+        run(connection, f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {statement(problem, file)}", where=file)
 
 
-def selected(table: Table, cut: Cut | None = None) -> str:
+def select_list(table: Table, cut: Cut | None = None) -> str:
     """The select list of a table's declared columns."""
-    return ", ".join(f"{_value(table, name, column, cut)} AS {quoted(name)}" for name, column in table.columns.items())
+    return ", ".join(f"{_value(table, name, column, cut)} AS {quote(name)}" for name, column in table.columns.items())
 
 
 def _value(table: Table, name: str, column: AnyColumn, cut: Cut | None) -> str:
-    value = f"CAST({quoted(name)} AS TIMESTAMP)" if isinstance(column, Time) else quoted(name)
+    value = f"CAST({quote(name)} AS TIMESTAMP)" if isinstance(column, Time) else quote(name)
     known = _known(table, column.known_ahead, cut) if column.known_ahead is not None else []
     if cut is not None and cut.known is not None and cut.table == table.name and name in cut.columns:
         known.append("later._tc_cell IS NULL")
@@ -136,7 +136,7 @@ def _known(table: Table, ahead: timedelta, cut: Cut | None) -> list[str]:
     """The condition that a value known `ahead` of its row's time is known at the cut."""
     if cut is None or table.time is None:
         return []
-    time = quoted(table.time)
+    time = quote(table.time)
     return [f"({time} IS NULL OR {time} <= {_literal(cut.moment + ahead)})"]
 
 
@@ -149,7 +149,7 @@ def _within(table: Table, window: Window | None) -> list[str]:
         return []
     bounds = (("<=", window.start), (">", window.end))
     return [
-        f"TIMESTAMPTZ '{t.isoformat(sep=' ')}+00' {sign} {quoted(table.time)}" for sign, t in bounds if t is not None
+        f"TIMESTAMPTZ '{t.isoformat(sep=' ')}+00' {sign} {quote(table.time)}" for sign, t in bounds if t is not None
     ]
 
 

@@ -107,7 +107,7 @@ def _changed_times(
     connection: duckdb.DuckDBPyConnection, tables: Tables, table: Table, old: TableVersion, new: TableVersion
 ) -> Any:
     """Times of rows that only one of two versions of a clean table has: added, or superseded since."""
-    columns = f"{sql.quoted(str(table.time))} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
+    columns = f"{sql.quote(str(table.time))} AS time, _tc_row, _tc_recorded_at, _tc_superseded_at"
     for name, rows in zip(("__old", "__new"), tables.changed_files(old, new), strict=True):
         connection.register(name, rows)
     sides = [f"SELECT {columns} FROM {side}" for side in ("__old", "__new")]  # noqa: S608

@@ -7,7 +7,7 @@ from itertools import pairwise
 import duckdb
 
 from truecourse.data import sql
-from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quoted
+from truecourse.data.sql import CURRENT, RECORDED, ROW, SUPERSEDED, quote
 from truecourse.features.view_sql import tables_read
 from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window
@@ -49,16 +49,16 @@ def _plain_query(connection: duckdb.DuckDBPyConnection, problem: Problem) -> str
     """A row of the label's table is a decision at its own time, so what was known then is its first version; a table
     without time has no history, and one without key no versions."""
     table = problem.label_table
-    rows = quoted(f"{table.name}__rows")
+    rows = quote(f"{table.name}__rows")
     id = sql.row_id(table)
-    columns = [f"{id} AS id", *map(quoted, problem.request_fields)]
+    columns = [f"{id} AS id", *map(quote, problem.request_fields)]
     if table.time:
-        columns.append(f"CAST({quoted(table.time)} AS TIMESTAMP) AS decision_time")
-    label = f"{quoted(problem.label.column)} AS label" if problem.label.column else ""
+        columns.append(f"CAST({quote(table.time)} AS TIMESTAMP) AS decision_time")
+    label = f"{quote(problem.label.column)} AS label" if problem.label.column else ""
     corrected = connection.execute(f"SELECT count(*) FROM {rows} WHERE NOT ({CURRENT})").fetchall() != [(0,)]  # noqa: S608
     if not table.time or not table.key or not corrected:
         return f"SELECT {', '.join([*columns, *([label] if label else [])])} FROM {rows} WHERE {CURRENT}"  # noqa: S608
-    keys = ", ".join(map(quoted, table.key))
+    keys = ", ".join(map(quote, table.key))
     first = f"FROM {rows} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {ROW}) = 1"
     now = ", ".join([f"{id} AS id", *([label] if label else [])])
     return (

@@ -57,9 +57,9 @@ def find_outcome_columns(
     columns = {name.lower(): name for name in table.columns}
     with sql.connect() as connection:
         sql.bind(connection, problem, tables, versions)
-        rows = sql.quoted(f"{table.name}__rows")
+        rows = sql.quote(f"{table.name}__rows")
         connection.execute(
-            f"CREATE OR REPLACE TEMP VIEW {sql.quoted(table.name)} AS SELECT {_declared(problem, table.name)}, "  # noqa: S608
+            f"CREATE OR REPLACE TEMP VIEW {sql.quote(table.name)} AS SELECT {_declared(problem, table.name)}, "  # noqa: S608
             f"{sql.ROW} AS {_CELL} FROM {rows}"
         )
         statement = f"SELECT {_CELL}, max(known_at) AS known_at FROM ({query}) WHERE {_CELL} IS NOT NULL GROUP BY ALL"  # noqa: S608
@@ -68,7 +68,7 @@ def find_outcome_columns(
 
 
 def _declared(problem: Problem, table: str) -> str:
-    return sql.selected(problem.table(table))
+    return sql.select_list(problem.table(table))
 
 
 def _tagged(query: exp.Expression, table: str) -> str | None:

@@ -191,8 +191,8 @@ class _Subject:
         """What the feature table said at the moment, but for rows that a correction or a late row had touched: those
         are dated by when they came in."""
         self.connection.register("__stored", self.tables.dataset(self.version))
-        names = ", ".join(map(sql.quoted, [*self.keys, EVENT, *self.view.features]))
-        identity = ", ".join(map(sql.quoted, [*self.keys, EVENT]))
+        names = ", ".join(map(sql.quote, [*self.keys, EVENT, *self.view.features]))
+        identity = ", ".join(map(sql.quote, [*self.keys, EVENT]))
         within = "true" if self.view.timeless else f"{self._range(moment)} AND {CREATED} <= {_literal(moment)}"
         self._do(
             f"CREATE OR REPLACE TEMP TABLE __late AS SELECT DISTINCT {identity} FROM __stored "  # noqa: S608
@@ -215,7 +215,7 @@ class _Subject:
         query = checked_query(self.connection, self.problem, self.view)
         within = "true" if self.view.timeless else self._range(moment)
         self._do(f"CREATE OR REPLACE TEMP TABLE {target} AS SELECT * FROM ({query}) WHERE {within}")  # noqa: S608
-        identity = ", ".join(map(sql.quoted, [*self.keys, EVENT]))
+        identity = ", ".join(map(sql.quote, [*self.keys, EVENT]))
         self._do(f"DELETE FROM {target} WHERE ({identity}) IN (SELECT ({identity}) FROM __late)")  # noqa: S608
         self._keep_decided(target, moment)
 
@@ -227,7 +227,7 @@ class _Subject:
         """Of a view without time, the keys of decisions so far: a key that comes later need not be known yet."""
         if not self.view.timeless:
             return
-        names = ", ".join(map(sql.quoted, self.keys))
+        names = ", ".join(map(sql.quote, self.keys))
         past = pc.less_equal(self.decisions["decision_time"], pa.scalar(moment.replace(tzinfo=UTC), UTC_TIME))
         self.connection.register("__decided", self.decisions.select(self.keys).filter(past))
         self._do(f"DELETE FROM {target} WHERE ({names}) NOT IN (SELECT ({names}) FROM __decided)")  # noqa: S608
@@ -318,21 +318,21 @@ def _first_difference(
 ) -> _Difference | None:
     """The last row in time that only one side has, or whose values differ: it lies nearest to the cut. Floats may
     differ by what another order of addition makes of them."""
-    on = " AND ".join(f"f.{sql.quoted(name)} IS NOT DISTINCT FROM c.{sql.quoted(name)}" for name in identity)
-    same = {name: f"f.{sql.quoted(name)} IS NOT DISTINCT FROM c.{sql.quoted(name)}" for name in columns}
+    on = " AND ".join(f"f.{sql.quote(name)} IS NOT DISTINCT FROM c.{sql.quote(name)}" for name in identity)
+    same = {name: f"f.{sql.quote(name)} IS NOT DISTINCT FROM c.{sql.quote(name)}" for name in columns}
     for name in floats:
-        one, other = f"f.{sql.quoted(name)}", f"c.{sql.quoted(name)}"
+        one, other = f"f.{sql.quote(name)}", f"c.{sql.quote(name)}"
         same[name] = f"({same[name]} OR abs({one} - {other}) <= 1e-9 * greatest(abs({one}), abs({other})))"
     names = list(dict.fromkeys([*identity, clock, *columns]))
-    both = ", ".join(f"f.{sql.quoted(n)}, c.{sql.quoted(n)}" for n in names)
+    both = ", ".join(f"f.{sql.quote(n)}, c.{sql.quote(n)}" for n in names)
     equal = ", ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
     all_equal = " AND ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
     rows = connection.execute(
         f"SELECT f.there, c.there, {both}, {equal} FROM (SELECT true AS there, * FROM {full}) AS f "  # noqa: S608
         f"FULL OUTER JOIN (SELECT true AS there, * FROM {cut}) AS c ON {on} "
         f"WHERE f.there IS NULL OR c.there IS NULL OR NOT ({all_equal}) "
-        f"ORDER BY coalesce(f.{sql.quoted(clock)}, c.{sql.quoted(clock)}) DESC, "
-        f"{', '.join(f'coalesce(f.{sql.quoted(n)}, c.{sql.quoted(n)})' for n in identity)} LIMIT 1"
+        f"ORDER BY coalesce(f.{sql.quote(clock)}, c.{sql.quote(clock)}) DESC, "
+        f"{', '.join(f'coalesce(f.{sql.quote(n)}, c.{sql.quote(n)})' for n in identity)} LIMIT 1"
     ).fetchall()
     if not rows:
         return None

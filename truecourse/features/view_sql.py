@@ -82,9 +82,9 @@ def checked_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view:
         _check_type(view, name, column, returned[name])
     if not view.timeless and not returned[EVENT].startswith(_TIMES):
         raise FeatureError(f"{EVENT} is {returned[EVENT]}", where=view.sql, hint="return a TIMESTAMP in UTC")
-    columns = [f"CAST({sql.quoted(n)} AS {duckdb_type(c)}) AS {sql.quoted(n)}" for n, c in wanted.items()]
+    columns = [f"CAST({sql.quote(n)} AS {duckdb_type(c)}) AS {sql.quote(n)}" for n, c in wanted.items()]
     moment = f"CAST({EVENT} AS TIMESTAMPTZ)" if times else "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
-    known = " AND ".join(f"{sql.quoted(key)} IS NOT NULL" for key in keys)
+    known = " AND ".join(f"{sql.quote(key)} IS NOT NULL" for key in keys)
     return f"SELECT {', '.join(columns)}, {moment} AS {EVENT} FROM ({body}\n) WHERE {known}"  # noqa: S608
 
 

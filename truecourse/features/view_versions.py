@@ -46,11 +46,11 @@ class History:
 
     @property
     def keys(self) -> list[str]:
-        return [sql.quoted(key) for key in self.problem.entity(self.view.entity).join_keys]
+        return [sql.quote(key) for key in self.problem.entity(self.view.entity).join_keys]
 
     @property
     def features(self) -> list[str]:
-        return [sql.quoted(name) for name in self.view.features]
+        return [sql.quote(name) for name in self.view.features]
 
     def build(self, spans: list[TimeRange]) -> None:
         """Raises FeatureError that names the SQL file."""
@@ -106,7 +106,7 @@ class History:
         return [(epoch, both) for epoch, both in found if both]
 
     def _changes(self, table: Table) -> list[tuple[datetime, Any]]:
-        time, rows = sql.quoted(str(table.time)), sql.quoted(f"{table.name}__rows")
+        time, rows = sql.quote(str(table.time)), sql.quote(f"{table.name}__rows")
         found = sql.run(
             self.connection,
             f"SELECT CAST(epoch AS TIMESTAMP) AS epoch, CAST({time} AS TIMESTAMP) AS time FROM ("  # noqa: S608

@@ -23,7 +23,7 @@ from truecourse.problem import Problem
 from truecourse.references import TableVersion, Window, naive_utc
 from truecourse.serving import batch_scoring
 from truecourse.serving.batch_scoring import Span, predictions_table
-from truecourse.storage.lineage_links import Link, link, unknown, verify_object
+from truecourse.storage.lineage_links import Link, link, unknown_link, verify_object
 from truecourse.storage.tables import Tables, clean_table
 
 Record = Mapping[str, Any]
@@ -35,7 +35,7 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
     try:
         commit = _commit(tables, problem, record)
         if commit is None:
-            yield unknown("inputs", id, "no commit of the table says what the row was scored from")
+            yield unknown_link("inputs", id, "no commit of the table says what the row was scored from")
             return
         versions = {item.name: item for item in map(TableVersion.model_validate, commit["tables"])}
         if commit["source"]:
@@ -47,7 +47,7 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
             yield _decision_link(tables, problem, record, versions)
         yield from _feature_links(tables, problem, record, versions)
     except (TruecourseError, pa.ArrowInvalid) as error:
-        yield unknown("inputs", id, f"cannot be computed again: {error}")
+        yield unknown_link("inputs", id, f"cannot be computed again: {error}")
 
 
 def _commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] | None:
@@ -123,11 +123,11 @@ def _feature_links(
     for view in problem.views:
         kind, version = f"features of view {view.name}", versions.get(feature_table(problem, view.name))
         if version is None:
-            yield unknown(kind, id, "the problem defined the view otherwise when it was scored")
+            yield unknown_link(kind, id, "the problem defined the view otherwise when it was scored")
             continue
         history = read_history(problem, tables, view, moment, moment, datetime(9999, 1, 1), version)
         if history is None:
-            yield unknown(kind, id, "its table is gone")
+            yield unknown_link(kind, id, "its table is gone")
             continue
         columns = key_columns(problem, view)
         keys = {name: pa.array([record["values"].get(name)], arrow_type(column)) for name, column in columns.items()}

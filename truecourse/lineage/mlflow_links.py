@@ -12,7 +12,7 @@ from truecourse.references import ModelVersion
 from truecourse.registry import mirror, mlflow_runs, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
-from truecourse.storage.lineage_links import Link, link, unknown
+from truecourse.storage.lineage_links import Link, link, unknown_link
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
@@ -36,21 +36,21 @@ def mirror_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     is changed."""
     kind, name = "MLflow version", f"{version.problem} {version.version}"
     if mlflow_runs.is_new():
-        yield unknown("MLflow run", version.run_id, f"MLflow's database is not there; {_WRITE}")
+        yield unknown_link("MLflow run", version.run_id, f"MLflow's database is not there; {_WRITE}")
         return
     try:
         shown = _shown(version)
         wanted = mirror.expected_tags(version, registry.tags(version))
     except TruecourseError as error:
-        yield unknown("MLflow run", version.run_id, error.what)
+        yield unknown_link("MLflow run", version.run_id, error.what)
         return
     if shown is None:
-        yield unknown("MLflow run", version.run_id, f"MLflow shows no such run; {_WRITE}")
+        yield unknown_link("MLflow run", version.run_id, f"MLflow shows no such run; {_WRITE}")
         return
     yield _compared("MLflow run", version.run_id, [*_run_differences(shown, version)])
     yield _copies(store, shown.run_id, version)
     if shown.version_tags is None:
-        yield unknown(kind, name, f"MLflow shows no such version; {_WRITE}")
+        yield unknown_link(kind, name, f"MLflow shows no such version; {_WRITE}")
     else:
         yield _compared(kind, name, _unequal("tag", wanted, shown.version_tags))
 
@@ -152,7 +152,7 @@ def _copies(store: ObjectStore, place: str, version: ModelVersion) -> Link:
     copies = {name: mlflow_runs.run_artifact_key(place, name) for name in ours}
     there = set(store.list(mlflow_runs.run_artifact_key(place, "")))
     if missing := [name for name, key in copies.items() if key not in there]:
-        return unknown(kind, place, f"{counted(len(missing), 'copy')} not there: {missing[0]}; {_WRITE}")
+        return unknown_link(kind, place, f"{counted(len(missing), 'copy')} not there: {missing[0]}; {_WRITE}")
     for name, key in copies.items():
         if store.digest(key) != store.digest(ours[name]):
             return link(kind, place, False, f"{name} is not the run's file")

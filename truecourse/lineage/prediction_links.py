@@ -35,7 +35,7 @@ from truecourse.serving.prediction_log import log_table
 from truecourse.serving.privacy import HASHED
 from truecourse.serving.rows import object_array
 from truecourse.storage import file_digests
-from truecourse.storage.lineage_links import Link, link, unknown
+from truecourse.storage.lineage_links import Link, link, unknown_link
 from truecourse.storage.tables import Tables
 
 Record = Mapping[str, Any]
@@ -51,7 +51,7 @@ def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> l
             model = registry.open_model(version, problem.kind)
         except TruecourseError as error:
             said = f"its model or the problem archived with it cannot be opened: {error.what}"
-            return [*links, unknown("score", _id(record), said), unknown("inputs", _id(record), said)]
+            return [*links, unknown_link("score", _id(record), said), unknown_link("inputs", _id(record), said)]
         links += answer_links(problem, model, record)
         inputs = batch_input_links if "batch" in record and "values" in record else _logged_input_links
         links += inputs(tables, problem, record)
@@ -79,12 +79,12 @@ def answer_links(problem: Problem, model: Model, record: Record) -> list[Link]:
     id, vocabulary = _id(record), model.vocabulary
     given = record["values"] if "values" in record else record["features"]
     if record.get("score") is None and not record.get("scores"):
-        return [unknown("score", id, f"nothing was answered: {record.get('error') or 'no score is recorded'}")]
+        return [unknown_link("score", id, f"nothing was answered: {record.get('error') or 'no score is recorded'}")]
     if absent := [name for name in vocabulary.features if name not in given]:
-        return [unknown("score", id, f"the record does not tell the model's inputs {', '.join(absent[:3])}")]
+        return [unknown_link("score", id, f"the record does not tell the model's inputs {', '.join(absent[:3])}")]
     columns = {name: _column(kind, given[name]) for name, kind in vocabulary.kinds.items()}
     if masked := [name for name, values in columns.items() if values is None]:
-        return [unknown("score", id, f"the record hides the model's inputs {', '.join(masked[:3])}")]
+        return [unknown_link("score", id, f"the record hides the model's inputs {', '.join(masked[:3])}")]
     matrix = vocabulary.encode({name: values for name, values in columns.items() if values is not None})
     output = model.predict(matrix).astype(np.float64)
     told = np.array([_output(problem, vocabulary, record)], dtype=np.float64)
@@ -158,7 +158,7 @@ def _logged_input_links(tables: Tables, problem: Problem, record: Record) -> Ite
     try:
         audit = audit_inputs(problem, tables, logged, now)
     except (TruecourseError, pa.ArrowInvalid, KeyError) as error:
-        yield unknown("inputs", _id(record), f"cannot be computed again: {error}")
+        yield unknown_link("inputs", _id(record), f"cannot be computed again: {error}")
         return
     yield from _audited(tables, problem, record, audit)
 
@@ -179,7 +179,7 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
     for subject in audit.compared:
         kind = "request features" if subject == "request" else f"features of view {subject}"
         if subject in views and (why := redefinition_reason(tables, problem, subject)):
-            yield unknown(kind, id, why)
+            yield unknown_link(kind, id, why)
         elif subject in wrong:
             features = ", ".join(wrong[subject][:5])
             yield link(kind, id, False, f"not what they are computed to again: {features}")
@@ -187,7 +187,7 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
             said = f"computed again, the same but {'; '.join(causes[subject])}" if subject in causes else ""
             yield link(kind, id, True, said or "computed again, the same")
     for reason, names in audit.not_compared.items():
-        yield unknown("inputs", id, f"{', '.join(names[:5])}: {reason}")
+        yield unknown_link("inputs", id, f"{', '.join(names[:5])}: {reason}")
 
 
 def redefinition_reason(tables: Tables, problem: Problem, view: str, version: int | None = None) -> str:

@@ -16,7 +16,7 @@ from truecourse.registry import aliases, runs
 from truecourse.registry import versions as registry
 from truecourse.settings import get_settings
 from truecourse.storage.ledger import Ledger
-from truecourse.storage.lineage_links import Link, failed, link, unknown, verify_object
+from truecourse.storage.lineage_links import Link, link, unknown_link, unreadable_link, verify_object
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
@@ -69,14 +69,14 @@ def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     try:
         data = store.get(key)
     except TruecourseError as error:
-        yield failed("gate report", key, error)
+        yield unreadable_link("gate report", key, error)
         return
     report = unseal(data)
     if report is None:
         yield link("gate report", key, False, "its bytes are not of the SHA-256 that it holds")
         return
     if told is not None and sha256(data) not in told:
-        yield unknown("gate report", key, "its version was judged by another report than this one")
+        yield unknown_link("gate report", key, "its version was judged by another report than this one")
     else:
         yield link("gate report", key, True, f"SHA-256 {sha256(data)}, as the gate results name it")
     for name, digest in report["files"].items():
@@ -92,7 +92,7 @@ def package_links(store: ObjectStore, version: ModelVersion, home: Path | None =
     try:
         tags = registry.tags(version)
     except TruecourseError as error:
-        yield failed("version's tags", key, error)
+        yield unreadable_link("version's tags", key, error)
         return
     if tags:
         yield link("version's tags", key, True, f"{counted(len(tags), 'tag')}, as their SHA-256 says")

@@ -13,7 +13,7 @@ from truecourse.hashing import sha256_file
 from truecourse.modeling.snapshot import Manifest
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
-from truecourse.storage.lineage_links import Link, failed, link, verify_object
+from truecourse.storage.lineage_links import Link, link, unreadable_link, verify_object
 from truecourse.storage.object_store import ObjectStore, open_store
 from truecourse.storage.tables import Tables, quarantine_table
 from truecourse.wording import counted
@@ -110,7 +110,7 @@ def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str
     try:
         found = tables.digests_of(wanted)
     except TruecourseError as error:
-        return failed(kind, str(reference), error)
+        return unreadable_link(kind, str(reference), error)
     if lost := sorted(wanted.keys() - found.keys()):
         return link(kind, str(reference), "missing", f"{counted(len(lost), 'file')} lost: {lost[0]}")
     if changed := [key for key, digest in wanted.items() if found[key] != digest]:

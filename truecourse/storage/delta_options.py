@@ -39,7 +39,7 @@ def filesystem(settings: Settings, uri: str) -> pyarrow.fs.SubTreeFileSystem:
     return pyarrow.fs.SubTreeFileSystem(uri.removeprefix("s3://"), s3)
 
 
-def selected(where: Sequence[tuple[str, str, Any]], filter: Any = None) -> Any:
+def filter_expression(where: Sequence[tuple[str, str, Any]], filter: Any = None) -> Any:
     """Combine limits and a filter into one expression; None if there are neither."""
     if not where:
         return filter

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from truecourse.errors import AlreadyExists, NotFound, TruecourseError
 from truecourse.hashing import seal, sha256, unseal
 from truecourse.storage.fsync import LOG
-from truecourse.storage.lineage_links import Link, failed, link, unknown
+from truecourse.storage.lineage_links import Link, link, unknown_link, unreadable_link
 from truecourse.storage.object_store import ObjectStore
 
 RECORDED = ("predictions/", "predictions_log/")
@@ -87,14 +87,14 @@ def verify(store: ObjectStore, file: str) -> Link:
         document = unseal(store.get(key))
     except NotFound:
         detail = "no digest was recorded with its commit: the writer was killed, or is not Truecourse"
-        return unknown(kind, file, detail)
+        return unknown_link(kind, file, detail)
     if document is None:
         return link(kind, file, False, f"its digest was changed: {key}")
     try:
         actual = store.digest(file)
         commit = store.digest(document["commit"]) if store.exists(document["commit"]) else document["commit_sha256"]
     except TruecourseError as error:
-        return failed(kind, file, error)
+        return unreadable_link(kind, file, error)
     if actual != document["file_sha256"]:
         return link(kind, file, False, f"SHA-256 is {actual}, recorded {document['file_sha256']}")
     if commit != document["commit_sha256"]:
@@ -104,5 +104,5 @@ def verify(store: ObjectStore, file: str) -> Link:
         return link(kind, file, False, detail)
     if document["seconds_after"] > LATE:
         detail = f"its digest was recorded {document['seconds_after']:.0f} s after its commit, by another process"
-        return unknown(kind, file, detail)
+        return unknown_link(kind, file, detail)
     return link(kind, file, True, f"SHA-256 {actual}, as recorded with its commit")

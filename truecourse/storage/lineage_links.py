@@ -21,11 +21,11 @@ def link(kind: str, id: str, state: State | bool, detail: str) -> Link:
     return {"link": kind, "id": id, "state": state, "verified": state == "verified", "detail": detail}
 
 
-def unknown(kind: str, id: str, detail: str) -> Link:
+def unknown_link(kind: str, id: str, detail: str) -> Link:
     return link(kind, id, "unknown", detail)
 
 
-def failed(kind: str, id: str, error: TruecourseError) -> Link:
+def unreadable_link(kind: str, id: str, error: TruecourseError) -> Link:
     """Create the link of something that cannot be read."""
     return link(kind, id, "missing" if isinstance(error, NotFound) else "changed", error.what)
 
@@ -41,6 +41,6 @@ def verify_object(store: ObjectStore, kind: str, key: str, expected: str) -> Lin
     try:
         actual = store.digest(key)
     except TruecourseError as error:
-        return failed(kind, key, error)
+        return unreadable_link(kind, key, error)
     same = actual == expected
     return link(kind, key, same, f"SHA-256 {expected}" if same else f"SHA-256 is {actual}, recorded {expected}")

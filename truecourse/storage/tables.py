@@ -157,7 +157,7 @@ class Tables:
         many files, `where` is faster: files without such rows are not opened."""
         with self._errors(reference.name):
             return self.dataset(reference, where).to_table(
-                columns=columns, filter=delta_options.selected(where, filter)
+                columns=columns, filter=delta_options.filter_expression(where, filter)
             )
 
     def read_with_files(self, reference: TableVersion, filter: Any) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ class Tables:
         held, few = [], {"batch_size": rows, "batch_readahead": 1, "fragment_readahead": 1}
         with self._errors(reference.name):
             scanner = self.dataset(reference, where).scanner(
-                columns=columns, filter=delta_options.selected(where, filter), **few
+                columns=columns, filter=delta_options.filter_expression(where, filter), **few
             )
             for batch in scanner.to_batches():
                 held.append(batch)
@@ -187,7 +187,7 @@ class Tables:
     def count(self, reference: TableVersion, where: Sequence[Limit]) -> int:
         """Count the rows that the limits select."""
         with self._errors(reference.name):
-            return int(self.dataset(reference, where).count_rows(filter=delta_options.selected(where)))
+            return int(self.dataset(reference, where).count_rows(filter=delta_options.filter_expression(where)))
 
     def append(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from truecourse.data.sql import quoted, statement
+from truecourse.data.sql import quote, statement
 from truecourse.errors import Fault
 from truecourse.problem import Problem
 from truecourse.problem.schema import Boolean, Float, Integer, Text, Time
@@ -36,15 +36,15 @@ class Binding:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET errors_as_json = true")
         for table in problem.tables:
-            columns = {name.lower(): f"{quoted(name)} {SQL_TYPES[type(c)]}" for name, c in table.columns.items()}
+            columns = {name.lower(): f"{quote(name)} {SQL_TYPES[type(c)]}" for name, c in table.columns.items()}
             if columns:
-                connection.execute(f"CREATE OR REPLACE TABLE {quoted(table.name)} ({', '.join(columns.values())})")
+                connection.execute(f"CREATE OR REPLACE TABLE {quote(table.name)} ({', '.join(columns.values())})")
 
     def add_relation(self, name: str, file: str) -> None:
         """Add a relation as a view. On failure, mark it as broken and raise BindingError."""
         try:
             self.types(file)
-            self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(name)} AS {statement(self.problem, file)}")
+            self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {quote(name)} AS {statement(self.problem, file)}")
             self.names.append(name)
         except BindingError:
             self.broken.add(name.lower())

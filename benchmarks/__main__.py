@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME...]`: measure, print a table, write JSON; exits 1 if a promise does not hold."""
+"""`python -m benchmarks [NAME...]`: measure, print a table, write JSON; exits 1 if a limit is exceeded."""
 
 import importlib
 from typing import Annotated, Any
@@ -11,22 +11,22 @@ from benchmarks import harness
 from truecourse.errors import SettingsError, TruecourseError
 
 NAMES = ("pit_join", "score", "tables", "flows", "scale", "drift", "alarms", "truth")
-ALSO = ("serve", "overload", "replay", "soak")
-"""Measured by name only: servers of their own, or many minutes."""
+ON_REQUEST = ("serve", "overload", "replay", "soak")
+"""Measured only if named: they start servers, or take many minutes."""
 
 
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"of {', '.join(NAMES + ALSO)}; if none, {len(NAMES)}")
+        list[str] | None, typer.Argument(help=f"of {', '.join(NAMES + ON_REQUEST)}; by default the first {len(NAMES)}")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="samples instead of all rows: a look, not a figure")] = False,
-    minutes: Annotated[float, typer.Option(min=0.5, help="minutes of faults, of soak alone")] = 30,
+    quick: Annotated[bool, typer.Option(help="use samples of the rows; the figures are not exact")] = False,
+    minutes: Annotated[float, typer.Option(min=0.5, help="minutes of faults, for soak only")] = 30,
 ) -> None:
-    console, kept = Console(), True
+    console, all_hold = Console(), True
     for name in names or NAMES:
         try:
-            if name not in NAMES + ALSO:
-                raise SettingsError(f"no benchmark {name!r}", hint=f"there are {', '.join(NAMES + ALSO)}")
+            if name not in NAMES + ON_REQUEST:
+                raise SettingsError(f"no benchmark {name!r}", hint=f"choose from {', '.join(NAMES + ON_REQUEST)}")
             with console.status(f"measuring {name}"):
                 options = {"minutes": minutes} if name == "soak" else {}
                 rows = importlib.import_module(f"benchmarks.{name}").rows(quick, **options)
@@ -35,23 +35,23 @@ def main(
             raise typer.Exit(2) from None
         document = harness.report(name, rows, quick)
         console.print(table(document))
-        kept = kept and all(row["holds"] for row in document["rows"])
-    raise typer.Exit(0 if kept else 1)
+        all_hold = all_hold and all(row["holds"] for row in document["rows"])
+    raise typer.Exit(0 if all_hold else 1)
 
 
 def table(document: dict[str, Any]) -> Table:
-    about = document["machine"]
-    caption = f"{about['cores']} cores, {about['memory_gb']} GB, {about['cpu']}, Python {about['python']}"
-    drawn = Table(title=document["name"] + (" (quick)" if document["quick"] else ""), caption=caption)
+    machine = document["machine"]
+    caption = f"{machine['cores']} cores, {machine['memory_gb']} GB, {machine['cpu']}, Python {machine['python']}"
+    grid = Table(title=document["name"] + (" (quick)" if document["quick"] else ""), caption=caption)
     for name in ("what", "value", "reference", "ratio", "limit", ""):
-        drawn.add_column(name, justify="left" if name == "what" else "right")
+        grid.add_column(name, justify="left" if name == "what" else "right")
     for row in document["rows"]:
         reference = "" if row["reference"] is None else f"{row['reference']:,.4g}  {row['reference_is']}"
         limit = "" if row["limit"] is None else f"{row['sense']} {row['limit']:g}"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.3g}"
-        verdict = "" if not limit else "[green]holds[/]" if row["holds"] else "[red]broken[/]"
-        drawn.add_row(row["what"], f"{row['value']:,.4g} {row['unit']}", reference, ratio, limit, verdict)
-    return drawn
+        result = "" if not limit else "[green]holds[/]" if row["holds"] else "[red]broken[/]"
+        grid.add_row(row["what"], f"{row['value']:,.4g} {row['unit']}", reference, ratio, limit, result)
+    return grid
 
 
 if __name__ == "__main__":

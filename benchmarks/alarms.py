@@ -1,9 +1,9 @@
-"""How often drift alarms where nothing drifted, and how often where something did, on the problem's own rows.
+"""False alarm rate and power of the drift test, on the problem's own rows.
 
-Nothing has drifted between two random halves of the days of one month: an alarm there is a false one. Evidently's drift
-preset, with its defaults, sees some of the same halves. Power: one column of a window is shifted by a part of its
-standard deviation; the alarm counts where it names that column. Its rows say so both for the test alone and with the
-practical threshold (`monitoring.psi`), below which a shift is not worth an alarm.
+False alarms: two random halves of the days of one month do not differ, so every alarm is false. Evidently's drift
+preset, with its defaults, is measured on some of the same halves. Power: one column of the window is shifted by a part
+of its standard deviation; an alarm counts if it names that column. Both are measured for the test alone, and with the
+practical threshold (`monitoring.psi`), below which a shift raises no alarm.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ready
+from benchmarks.home import ensure_steps
 from truecourse.monitoring.drift import permutation_test
 from truecourse.monitoring.drift.permutation_test import Drift
 from truecourse.problem.loader import load_problem
@@ -26,20 +26,20 @@ RATE = 0.05
 
 @dataclass(frozen=True)
 class Alarm:
-    """What the test alone says, and what it says together with the practical threshold."""
+    """Columns that drifted by the test alone (`tested`), and by test and practical threshold (`raised`)."""
 
     tested: set[str]
     raised: set[str]
 
 
 def rows(quick: bool) -> list[Row]:
-    problem = ready("register")
+    problem = ensure_steps("register")
     trials, few, planted = (10, 2, 4) if quick else (TRIALS, EVIDENTLYS, PLANTED)
     ours = measure("benchmarks.alarms:ours", problem=problem.name, trials=trials)
     theirs = measure("benchmarks.alarms:evidently", problem=problem.name, trials=few)
     power = measure("benchmarks.alarms:power", problem=problem.name, trials=planted)
     about = f"of {trials} trials where nothing drifted, {ours.result['columns']} columns"
-    made = [
+    measured = [
         Row(what=f"false alarms {about}", value=100 * ours.result["raised"], unit="%", limit=100 * RATE),
         Row(what=f"false alarms {about}: the test alone", value=100 * ours.result["tested"], unit="%"),
         Row(what=f"of {few} of these trials: Evidently, any column", value=100 * theirs.result["any"], unit="%"),
@@ -50,9 +50,9 @@ def rows(quick: bool) -> list[Row]:
     for shift in SHIFTS:
         tested, raised = power.result[str(shift)]
         what = f"a shift of {shift} sd in one column is found, of {planted}"
-        made.append(Row(what=f"{what}: the test alone", value=100 * tested, unit="%"))
-        made.append(Row(what=f"{what}: and is worth an alarm", value=100 * raised, unit="%"))
-    return made
+        measured.append(Row(what=f"{what}: the test alone", value=100 * tested, unit="%"))
+        measured.append(Row(what=f"{what}: test and threshold", value=100 * raised, unit="%"))
+    return measured
 
 
 def ours(problem: str, trials: int) -> Callable[[], dict[str, float]]:
@@ -68,7 +68,7 @@ def ours(problem: str, trials: int) -> Callable[[], dict[str, float]]:
 
 
 def power(problem: str, trials: int) -> Callable[[], dict[str, list[float]]]:
-    """By shift, the share of trials in which the shifted column is named: by the test, and by test and threshold."""
+    """By shift, the share of trials that name the shifted column: by the test, and by test and threshold."""
     frame, names = _frame(problem)
     threshold = load_problem(problem).monitoring.psi
     numbers = [name for name in names if pa.types.is_floating(frame.schema.field(name).type)]
@@ -95,7 +95,7 @@ def evidently(problem: str, trials: int) -> Callable[[], dict[str, float]]:
         drifted = []
         for reference, window in halves(frame, trials):
             before, after = (side.select(names).to_pandas() for side in (reference, window))
-            # A column with no value at all on one side stops Evidently.
+            # Evidently fails for a column without values on one side.
             full = [name for name in names if before[name].notna().any() and after[name].notna().any()]
             counted = Report([DataDriftPreset()]).run(after[full], before[full]).dict()["metrics"][0]["value"]
             drifted.append(counted)
@@ -106,7 +106,7 @@ def evidently(problem: str, trials: int) -> Callable[[], dict[str, float]]:
 
 
 def _frame(problem: str) -> tuple[pa.Table, list[str]]:
-    """The champion's snapshot, and the problem's features."""
+    """The champion's snapshot, and the names of the problem's features."""
     from truecourse.modeling.snapshot import load_frame
     from truecourse.registry import versions as registry
     from truecourse.registry.runs import trained_run
@@ -120,7 +120,7 @@ def _frame(problem: str) -> tuple[pa.Table, list[str]]:
 
 
 def halves(frame: pa.Table, trials: int) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Random halves of the days of a month, the frame's months in turn: `trials` references and windows."""
+    """Random halves of the days of a month, cycling through the months: `trials` pairs of reference and window."""
     days = frame["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     month_of = days.astype("datetime64[M]")
     months = [month for month in np.unique(month_of) if len(np.unique(days[month_of == month])) >= 20]
@@ -139,7 +139,7 @@ def alarm(reference: pa.Table, window: pa.Table, names: list[str], threshold: fl
 
 
 def shifted(window: pa.Table, name: str, by: float) -> pa.Table:
-    """`by`: in standard deviations of the window's own values of the column. Missing ones stay missing."""
+    """Shift a column by `by` standard deviations of its own values; missing values stay missing."""
     values = window[name].cast(pa.float64())
     moved = pc.add(values, by * pc.stddev(values).as_py())
     return window.set_column(window.column_names.index(name), name, moved)

@@ -1,5 +1,6 @@
-"""Drift of 100,000 rows against 336,776 with 30 columns: ours, and Evidently's drift preset on the same data. And the
-check itself, from predictions in storage to its report, where the problem's own predictions are repeated many times."""
+"""The drift test on 100,000 rows against 336,776 with 30 columns, compared with Evidently's drift preset.
+
+Then the whole drift check, from stored predictions to its report, on many copies of the problem's own predictions."""
 
 import tempfile
 from collections.abc import Callable
@@ -10,8 +11,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.harness import Measured, Row, measure
-from benchmarks.home import ready
+from benchmarks.harness import Measurement, Row, measure
+from benchmarks.home import ensure_steps
 from truecourse.problem.loader import load_problem
 from truecourse.serving.batch_scoring import CHUNK_ROWS, predictions_table
 from truecourse.settings import override_settings
@@ -41,14 +42,14 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _checks(most: int) -> list[Row]:
-    """The check on so many predictions, beside a tenth of them."""
-    few, many = _checked(most // 10), _checked(most)
-    tenth = f"{few['arrive'].result['rows']:,}"
-    of = f"{many['arrive'].result['rows']:,} predictions of {many['arrive'].result['days']} days"
+    """The check on `most` predictions, compared with a tenth of them."""
+    few, many = _measure_check(most // 10), _measure_check(most)
+    tenth = f"{few['count_days'].result['rows']:,}"
+    of = f"{many['count_days'].result['rows']:,} predictions of {many['count_days'].result['days']} days"
     return [
-        Row(what=f"peak memory of counting {of}", value=many["arrive"].peak_bytes / 1e9, unit="GB",
-            reference=few["arrive"].peak_bytes / 1e9, reference_is=tenth, limit=2),
-        Row(what=f"counting {of}", value=many["arrive"].cpu, unit="CPU s", reference=few["arrive"].cpu,
+        Row(what=f"peak memory of counting {of}", value=many["count_days"].peak_bytes / 1e9, unit="GB",
+            reference=few["count_days"].peak_bytes / 1e9, reference_is=tenth, limit=2),
+        Row(what=f"counting {of}", value=many["count_days"].cpu, unit="CPU s", reference=few["count_days"].cpu,
             reference_is=tenth),
         Row(what="peak memory of a check of these", value=many["check"].peak_bytes / 1e9, unit="GB",
             reference=few["check"].peak_bytes / 1e9, reference_is=tenth, limit=2),
@@ -57,25 +58,26 @@ def _checks(most: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _checked(count: int) -> dict[str, Measured]:
-    problem = ready("score")
+def _measure_check(count: int) -> dict[str, Measurement]:
+    problem = ensure_steps("score")
     with tempfile.TemporaryDirectory(prefix="truecourse-drift-") as folder:
         measure("benchmarks.drift:fill", problem=problem.name, storage=folder, count=count)
         return {
             name: measure(f"benchmarks.drift:{name}", problem=problem.name, storage=folder)
-            for name in ("arrive", "check")
+            for name in ("count_days", "check")
         }
 
 
 def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
-    """A storage with the champion and its newest predictions, of the days that a check reads, repeated with ids of
-    their own until they are about `count`, in commits like those of `score`."""
+    """Fill a storage with the champion and about `count` predictions, in commits like those of `score`.
+
+    The predictions are copies, with new ids, of those of the newest days, which a check reads."""
     spec, store, tables = load_problem(problem), open_store(), Tables()
     reference = tables.version(predictions_table(problem))
     assert reference is not None
-    made = pl.DataFrame(tables.read(reference)).with_columns(day=pl.col("decision_time").dt.date())
-    chosen = made["day"].unique().sort().tail(spec.monitoring.window.days + 28)
-    days = made.filter(pl.col("day").is_in(chosen.implode())).partition_by("day", include_key=False)
+    predictions = pl.DataFrame(tables.read(reference)).with_columns(day=pl.col("decision_time").dt.date())
+    chosen = predictions["day"].unique().sort().tail(spec.monitoring.window.days + 28)
+    days = predictions.filter(pl.col("day").is_in(chosen.implode())).partition_by("day", include_key=False)
     times = max(1, round(count / sum(map(len, days))))
 
     def run() -> None:
@@ -89,21 +91,21 @@ def fill(problem: str, storage: str, count: int) -> Callable[[], None]:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(store.get(key))
         with override_settings(storage=storage):
-            filled, version = Tables(), registry.champion(problem)
+            target, version = Tables(), registry.champion(problem)
             assert version is not None
-            Explainer.of(spec, filled, load_profile(spec, version))  # what is made once for a champion is not measured
+            Explainer.of(spec, target, load_profile(spec, version))  # built once per champion: not measured
             for day in days:
                 a_commit = max(1, CHUNK_ROWS // len(day))
                 for first in range(0, times, a_commit):
                     copies = range(first, min(first + a_commit, times))
                     rows = pl.concat([day.with_columns(pl.col("id") + f"-{copy}") for copy in copies])
-                    filled.append(predictions_table(problem), rows.sort("decision_time").to_arrow(), {"flow": "score"})
+                    target.append(predictions_table(problem), rows.sort("decision_time").to_arrow(), {"flow": "score"})
 
     return run
 
 
-def arrive(problem: str, storage: str) -> Callable[[], dict[str, int]]:
-    """What `score` and `ship` end with."""
+def count_days(problem: str, storage: str) -> Callable[[], dict[str, int]]:
+    """Update the daily histograms, as `score` and `ship` do at their end."""
     from truecourse.monitoring.drift.check import update_daily_counts
 
     def run() -> dict[str, int]:
@@ -127,7 +129,7 @@ def check(problem: str, storage: str) -> Callable[[], str]:
 
 
 def frame(rows: int, first: int, seed: int) -> pa.Table:
-    """Days of A_DAY rows, 26 numbers and 4 categories, each day with a mean of its own."""
+    """Rows of 26 numbers and 4 categories, A_DAY rows per day; each day has its own means."""
     random = np.random.default_rng(seed)
     day = first + np.arange(rows) // A_DAY
     shift = random.normal(size=(rows // A_DAY + 1, COLUMNS)) / 2

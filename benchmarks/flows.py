@@ -1,6 +1,6 @@
-"""Each flow's wall time, under a Prefect server that is up, against its steps run bare: what the orchestration costs.
+"""The cost of orchestration: each flow's wall time with a running Prefect server, compared with its bare steps.
 
-Flows and steps start from an empty home each, and each runs in a process of its own, so both import what they need.
+Flows and steps start from separate empty homes, each in its own process, so both import what they need.
 """
 
 import os
@@ -20,7 +20,7 @@ from truecourse.problem.loader import load_problem
 from truecourse.settings import child_environment, get_settings
 
 MOST = 3.0
-"""Seconds that a flow may add: Prefect's own cost of a flow run is about 1.1 s, of a task run some milliseconds."""
+"""Maximum seconds that a flow may add. Prefect itself takes about 1.1 s per flow run, and milliseconds per task."""
 
 
 def rows(quick: bool) -> list[Row]:
@@ -29,22 +29,25 @@ def rows(quick: bool) -> list[Row]:
     problem = get_settings().problem
     names = list(STEPS)[:2] if quick else list(STEPS)
     folder = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
-    made: list[Row] = []
+    measured: list[Row] = []
     try:
         with prefect_server(folder / "server") as url:
             for name in names:
                 arguments: dict[str, Any] = {"problem": problem, "name": name}
                 bare = measure("benchmarks.flows:bare", home=folder / "bare", **arguments)
-                flown = measure("benchmarks.flows:flown", home=folder / "flown", url=url, **arguments)
-                made += _rows(name, flown.result, bare.result)
+                as_flow = measure("benchmarks.flows:as_flow", home=folder / "as_flow", url=url, **arguments)
+                measured += _rows(name, as_flow.result, bare.result)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return made
+    return measured
 
 
-def _rows(name: str, flown: float, bare: float) -> list[Row]:
-    added = Row(what=f"{name}: seconds that the flow adds", value=flown - bare, unit="s", limit=MOST)
-    return [Row(what=f"{name}: wall time", value=flown, unit="s", reference=bare, reference_is="its steps bare"), added]
+def _rows(name: str, as_flow: float, bare: float) -> list[Row]:
+    added = Row(what=f"{name}: seconds added by the flow", value=as_flow - bare, unit="s", limit=MOST)
+    return [
+        Row(what=f"{name}: wall time", value=as_flow, unit="s", reference=bare, reference_is="its bare steps"),
+        added,
+    ]
 
 
 def bare(problem: str, name: str) -> Callable[[], float]:
@@ -55,7 +58,7 @@ def bare(problem: str, name: str) -> Callable[[], float]:
     return lambda: _seconds(lambda: STEPS[name](spec))
 
 
-def flown(problem: str, name: str, url: str) -> Callable[[], float]:
+def as_flow(problem: str, name: str, url: str) -> Callable[[], float]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from benchmarks.steps import first_unseen
@@ -79,7 +82,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[str]:
-    """A Prefect server in a folder of its own; its API address. Raises PlatformError if it does not come up."""
+    """Run a Prefect server in its own folder; yields its API URL. Raises PlatformError if it does not start."""
     import socket
 
     folder.mkdir(parents=True)
@@ -112,4 +115,4 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float 
                 return
         except (httpx.HTTPError, ValueError):
             time.sleep(0.2)
-    raise PlatformError(f"did not come up:\n{log.read_text()[-1000:]}", where="the Prefect server")
+    raise PlatformError(f"did not start:\n{log.read_text()[-1000:]}", where="the Prefect server")

@@ -1,8 +1,7 @@
-"""Clients that never pause, in a process of their own that spends ten microseconds on a request:
-`python -m benchmarks.hammer OPTIONS`, as JSON; it prints what came back, as JSON.
+"""A load generator in a separate process, which spends ten microseconds per request.
 
-It imports nothing but the standard library, reads no more of an answer than its status and length, and ignores
-Retry-After: it stands for clients that do not back off.
+`python -m benchmarks.hammer OPTIONS` takes options as JSON and prints the result as JSON. It imports only the standard
+library, reads only status and length of a response, and ignores Retry-After: it simulates clients that never back off.
 """
 
 import json
@@ -15,15 +14,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-SETTLED = 0.5
+SETTLE = 0.5
 """Seconds between connecting and the load."""
 PATIENCE = 10.0
-"""Seconds after the load for which the endpoint is asked whether it has recovered."""
+"""Seconds after the load during which the recovery of the endpoint is measured."""
 
 
 @dataclass(eq=False)
 class Connection:
-    """`sent`: when its request was, or was due to be; 0 while it is free."""
+    """A connection. `sent`: when its request was sent or due; 0 while the connection is free."""
 
     socket: socket.socket
     sent: float = 0.0
@@ -31,11 +30,14 @@ class Connection:
 
 
 @dataclass
-class Hammer:
-    """`rate`: requests a second that come by chance, over at most `connections`; None: each connection asks again once
-    it is answered. `warm`: seconds that are not counted. What comes of it: `counts` of answers by status, of
-    connections that the endpoint `closed` before it answered, of requests that were `due` and `unsent`; the seconds of
-    answers (`latencies`) and of refusals (`refused`); how many seconds too `late` the generator itself was at most."""
+class LoadGenerator:
+    """Sends requests and counts responses.
+
+    `rate`: requests per second of a Poisson process, over at most `connections` (open loop). None: each connection
+    sends its next request after a response (closed loop). `warm`: seconds that are not counted. Results: `counts` of
+    responses by status, of connections `closed` by the endpoint before a response, of `due` and `unsent` requests; the
+    seconds of responses (`latencies`) and of refusals (`refused`); the generator's own maximum delay (`late`), in
+    seconds."""
 
     port: int
     request: bytes
@@ -55,10 +57,10 @@ class Hammer:
         self._free: list[Connection] = []
         for _ in range(self.connections):
             self._connect()
-        time.sleep(SETTLED)  # until the endpoint has accepted all of them
-        begun = time.perf_counter()
-        self._from, end = begun + self.warm, begun + self.warm + self.seconds
-        self._again = self.rate is None
+        time.sleep(SETTLE)  # until the endpoint has accepted all of them
+        started = time.perf_counter()
+        self._counted_from, end = started + self.warm, started + self.warm + self.seconds
+        self._closed_loop = self.rate is None
         if self.rate is None:
             for connection in self._free:
                 self._send(connection, time.perf_counter())
@@ -66,8 +68,8 @@ class Hammer:
             while (now := time.perf_counter()) < end:
                 self._receive(end - now)
         else:
-            self._come(self.rate, begun, end)
-        self._again = False
+            self._send_at_rate(self.rate, started, end)
+        self._closed_loop = False
         recovered = self._recovery(end)
         return {
             "seconds": self.seconds,
@@ -78,30 +80,30 @@ class Hammer:
             "late": self.late,
         }
 
-    def _come(self, rate: float, begun: float, end: float) -> None:
-        chance, due = random.Random(self.seed), begun  # noqa: S311
+    def _send_at_rate(self, rate: float, started: float, end: float) -> None:
+        chance, due = random.Random(self.seed), started  # noqa: S311
         while due < end:
             now = time.perf_counter()
             while due <= now and due < end:
-                if due >= self._from:
+                if due >= self._counted_from:
                     self.counts["due"] += 1
                 if self._free:
                     self._send(self._free.pop(), now)
                     self.late = max(self.late, now - due)
-                elif due >= self._from:
+                elif due >= self._counted_from:
                     self.counts["unsent"] += 1
                 due += chance.expovariate(rate)
             self._receive(max(0.0, due - now))
 
     def _recovery(self, end: float) -> float:
-        """Seconds from the end of the load until answers come at once: within 20 ms, ten times in a row."""
+        """Seconds from the end of the load until ten responses in a row take less than 20 ms."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             good, since = 0, end
             while good < 10 and time.perf_counter() < end + PATIENCE:
-                began = time.perf_counter()
+                started = time.perf_counter()
                 connection.sendall(self.request)
                 answer = connection.recv(65536)
-                took = time.perf_counter() - began
+                took = time.perf_counter() - started
                 if answer.startswith(b"HTTP/1.1 200") and took < 0.02:
                     good += 1
                 else:
@@ -109,11 +111,11 @@ class Hammer:
         return since - end if good == 10 else float("inf")
 
     def _connect(self) -> None:
-        made = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        made.setblocking(False)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = self._all[made.fileno()] = Connection(made)
-        self._poll.register(made.fileno(), select.EPOLLIN)
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = self._all[client.fileno()] = Connection(client)
+        self._poll.register(client.fileno(), select.EPOLLIN)
         self._free.append(connection)
 
     def _send(self, connection: Connection, due: float) -> None:
@@ -121,19 +123,19 @@ class Hammer:
         try:
             connection.socket.send(self.request)
         except OSError:
-            self._lost(connection)
+            self._replace(connection)
 
-    def _lost(self, connection: Connection) -> None:
-        """The endpoint closed it; another takes its place."""
+    def _replace(self, connection: Connection) -> None:
+        """Replace a connection that the endpoint closed."""
         if connection in self._free:
             self._free.remove(connection)
-        elif connection.sent >= self._from:
+        elif connection.sent >= self._counted_from:
             self.counts["closed"] += 1
         self._poll.unregister(connection.socket.fileno())
         del self._all[connection.socket.fileno()]
         connection.socket.close()
         self._connect()
-        if self._again:
+        if self._closed_loop:
             self._send(self._free.pop(), time.perf_counter())
 
     def _receive(self, seconds: float) -> None:
@@ -144,7 +146,7 @@ class Hammer:
             except OSError:
                 data = b""
             if not data:
-                self._lost(connection)
+                self._replace(connection)
                 continue
             if connection.received:
                 data = connection.received + data
@@ -154,17 +156,17 @@ class Hammer:
                 connection.received = data
                 continue
             connection.received = b""
-            self._answered(connection, data)
+            self._count_response(connection, data)
 
-    def _answered(self, connection: Connection, data: bytes) -> None:
+    def _count_response(self, connection: Connection, data: bytes) -> None:
         now, status = time.perf_counter(), data[9:12]
-        if connection.sent >= self._from:
+        if connection.sent >= self._counted_from:
             if status == b"200":
                 self.latencies.append(now - connection.sent)
             else:
                 self.refused.append(now - connection.sent)
             self.counts[status.decode()] += 1
-        if self._again:
+        if self._closed_loop:
             self._send(connection, now)
         else:
             connection.sent = 0.0
@@ -174,4 +176,4 @@ class Hammer:
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     options["request"] = options["request"].encode()
-    json.dump(Hammer(**options).run(), sys.stdout)
+    json.dump(LoadGenerator(**options).run(), sys.stdout)

@@ -1,4 +1,4 @@
-"""Measuring in a process of its own, rows that hold or do not, and the report."""
+"""Measure functions in fresh processes, compare the results with limits, and write the report."""
 
 import importlib
 import json
@@ -21,8 +21,8 @@ from truecourse.settings import REPOSITORY, child_environment, get_settings
 _MARK = "@@measured "
 
 
-class Measured(BaseModel):
-    """One run: wall and CPU seconds (all threads and children), the process's peak memory, what the call returned."""
+class Measurement(BaseModel):
+    """One measured run: wall and CPU seconds (all threads and children), peak memory, and the function's result."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,20 +32,22 @@ class Measured(BaseModel):
     result: Any = None
 
 
-def measure(function: str, home: Path | None = None, problems: Path | None = None, **arguments: Any) -> Measured:
-    """Run `module:function` in a fresh process. The function is called with the arguments to get ready, and returns a
-    function of no arguments, which is measured; its result must be JSON. Raises PlatformError if it fails."""
+def measure(function: str, home: Path | None = None, problems: Path | None = None, **arguments: Any) -> Measurement:
+    """Run `module:function` in a fresh process and measure it.
+
+    The function does the setup with the arguments and returns a function without arguments, which is measured. Its
+    result must be JSON. Raises PlatformError if the process fails."""
     environment = child_environment(PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore", PYTHONWARNINGS="ignore")
     if problems is not None:
         environment |= {"TRUECOURSE_PROBLEMS": str(problems)}
     if home is not None:
         environment |= {"TRUECOURSE_HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
     command = [sys.executable, "-m", "benchmarks.harness", function, json.dumps(arguments, default=str)]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)  # noqa: S603
-    marked = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
-    if done.returncode or not marked:
-        raise PlatformError(f"the measured process failed:\n{done.stderr[-3000:]}", where=function)
-    return Measured.model_validate_json(marked[-1].removeprefix(_MARK))
+    process = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)  # noqa: S603
+    lines = [line for line in process.stdout.splitlines() if line.startswith(_MARK)]
+    if process.returncode or not lines:
+        raise PlatformError(f"the measured process failed:\n{process.stderr[-3000:]}", where=function)
+    return Measurement.model_validate_json(lines[-1].removeprefix(_MARK))
 
 
 def _child(function: str, arguments: str) -> None:
@@ -53,15 +55,15 @@ def _child(function: str, arguments: str) -> None:
     run = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     wall, cpu = time.perf_counter(), _cpu()
     result = run()
-    seconds, used = time.perf_counter() - wall, _cpu() - cpu
-    made = Measured(seconds=seconds, cpu=used, peak_bytes=_peak(), result=result)
-    sys.stdout.write(f"\n{_MARK}{made.model_dump_json()}\n")
+    seconds, cpu_used = time.perf_counter() - wall, _cpu() - cpu
+    measurement = Measurement(seconds=seconds, cpu=cpu_used, peak_bytes=_peak(), result=result)
+    sys.stdout.write(f"\n{_MARK}{measurement.model_dump_json()}\n")
     sys.stdout.flush()
-    os._exit(0)  # no time for goodbyes: servers' heartbeats would delay them
+    os._exit(0)  # exit at once: heartbeats of servers would delay a normal exit
 
 
 def _peak() -> int:
-    """Bytes. On Linux ru_maxrss starts at what the parent held when it started us: the kernel's own mark does not."""
+    """Peak memory in bytes. On Linux ru_maxrss starts at the parent's memory; VmHWM does not, so it is read instead."""
     unit = 1 if sys.platform == "darwin" else 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     status = Path("/proc/self/status")
@@ -77,8 +79,10 @@ def _cpu() -> float:
 
 
 class Row(BaseModel):
-    """A promise and whether it holds. `ratio` is of `value` to `reference`, or the other way round where `times` says
-    how many times less (or more) it is; without a reference the value itself is held against `limit`."""
+    """A measured value and whether it keeps its limit.
+
+    `limit` applies to `ratio`, which is `value` over `reference`, or the inverse if `inverse`; without a reference it
+    applies to `value`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -104,19 +108,19 @@ class Row(BaseModel):
     def holds(self) -> bool:
         if self.limit is None:
             return True
-        held = self.value if self.reference is None else self.ratio
-        if held is None:
+        compared = self.value if self.reference is None else self.ratio
+        if compared is None:
             return False
-        return held <= self.limit if self.sense == "at most" else held >= self.limit
+        return compared <= self.limit if self.sense == "at most" else compared >= self.limit
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent e of values ~ sizes ** e, by least squares on logarithms: 1 is linear."""
+    """The exponent e of values ~ sizes ** e, by least squares on logarithms; 1 is linear growth."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def machine() -> dict[str, Any]:
-    """Cores, memory and software: enough to judge a figure by, and no names."""
+    """Cores, memory and software of this machine, without its name."""
     model = platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -133,7 +137,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(name: str, rows: Sequence[Row], quick: bool = False) -> dict[str, Any]:
-    """Write `<home>/benchmarks/<name>.json`, and return it."""
+    """Write `<home>/benchmarks/<name>.json`; returns its content."""
     document = {"name": name, "quick": quick, "machine": machine(), "rows": [row.model_dump() for row in rows]}
     folder = get_settings().home / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The home that benchmarks read: the settings' own if it has what is needed, and made ready once if not."""
+"""The home that benchmarks read: the settings' own, with missing steps run first."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from truecourse.registry import versions as registry
 from truecourse.storage.tables import Tables
 
 
-def ready(until: str) -> Problem:
-    """The settings' problem with every step up to and with `until` done (`materialize`, `register` or `score`)."""
+def ensure_steps(until: str) -> Problem:
+    """The settings' problem, after running every missing step up to `until` (`materialize`, `register` or `score`)."""
     problem = load_problem()
     if not _has(problem, until):
         measure("benchmarks.home:prepare", problem=problem.name, until=until)

@@ -1,6 +1,6 @@
-/* A wall clock that jumps, for `make soak`: preloaded (LD_PRELOAD), it adds the seconds that stand in the file named by
-   JUMPING_CLOCK to what clock_gettime(CLOCK_REALTIME), gettimeofday and time give. Monotonic clocks and sleeps are left
-   alone, as they are when somebody sets a machine's clock. The file is read five times a second at most. */
+/* A wall clock with an offset, for `make soak`. Preloaded (LD_PRELOAD), it adds the seconds in the file JUMPING_CLOCK to
+   the results of clock_gettime(CLOCK_REALTIME), gettimeofday and time. Monotonic clocks and sleeps do not change, as when
+   a machine's clock is set. The file is read at most five times per second. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 """The point-in-time join of every decision with every view: ours, a bare Polars join_asof, and Feast's stock store.
 
-All three read the same Delta feature tables. The bare join knows no corrections, created timestamps or null keys: it
-is the least that such a join can cost, and no substitute."""
+All three read the same Delta feature tables. The bare join ignores corrections, created timestamps and null keys: it is
+a lower bound of the cost, not an alternative."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ready
+from benchmarks.home import ensure_steps
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.definitions import feature_table
@@ -29,7 +29,7 @@ Versions = dict[str, TableVersion]
 
 
 def rows(quick: bool) -> list[Row]:
-    problem = ready("materialize")
+    problem = ensure_steps("materialize")
     every: Any = 10 if quick else 1
     ours, bare, stock = (
         measure(f"benchmarks.pit_join:{name}", problem=problem.name, every=every) for name in ("ours", "bare", "stock")
@@ -44,14 +44,14 @@ def rows(quick: bool) -> list[Row]:
     what = f"point-in-time join of {count:,} decisions and {features} features"
     return [
         Row(what=what, value=ours.cpu, unit="CPU s", reference=bare.cpu, reference_is="Polars join_asof", limit=2.5),
-        Row(what=f"{what}, times less CPU than Feast's stock store", value=ours.cpu, unit="CPU s",
+        Row(what=f"{what}, CPU of Feast's stock store over ours", value=ours.cpu, unit="CPU s",
             reference=stock.cpu, reference_is="Feast duckdb store", inverse=True, limit=50, sense="at least"),
         Row(what="its wall time", value=ours.seconds, unit="s", reference=stock.seconds,
             reference_is="Feast duckdb store"),
         Row(what=f"peak memory of the join of {prepared.result:,} decisions", value=large.peak_bytes / 1e9, unit="GB",
             limit=4),
         Row(what=f"time of the join of {prepared.result:,} decisions", value=large.cpu, unit="CPU s",
-            reference=ours.cpu * prepared.result / count, reference_is="ours, in proportion"),
+            reference=ours.cpu * prepared.result / count, reference_is="ours, scaled linearly"),
     ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def feature_versions(problem: Problem, tables: Tables) -> Versions:
     return {name: version for name, version in found.items() if version is not None}
 
 
-def _thinned(frame: pa.Table, every: int) -> pa.Table:
+def _every_nth(frame: pa.Table, every: int) -> pa.Table:
     return frame if every == 1 else frame.take(pa.array(range(0, len(frame), every)))
 
 
@@ -84,9 +84,9 @@ def ours(problem: str, every: int) -> Callable[[], list[int]]:
     from feature_repo.store import historical_features, open_feature_store
 
     spec, tables = load_problem(problem), Tables()
-    spine, versions = _thinned(spine_of(spec, tables), every), feature_versions(spec, tables)
+    spine, versions = _every_nth(spine_of(spec, tables), every), feature_versions(spec, tables)
     open_feature_store(spec, versions)
-    historical_features(spec, tables, spine.slice(0, 100), versions)  # imports, once
+    historical_features(spec, tables, spine.slice(0, 100), versions)  # warm-up: imports
 
     def run() -> list[int]:
         return [len(spine), historical_features(spec, tables, spine, versions).num_columns - spine.num_columns]
@@ -98,7 +98,7 @@ def bare(problem: str, every: int) -> Callable[[], list[int]]:
     import polars as pl
 
     spec, tables = load_problem(problem), Tables()
-    spine, versions = _thinned(spine_of(spec, tables), every), feature_versions(spec, tables)
+    spine, versions = _every_nth(spine_of(spec, tables), every), feature_versions(spec, tables)
 
     def run() -> list[int]:
         left: Any = pl.from_arrow(spine)
@@ -118,14 +118,14 @@ def bare(problem: str, every: int) -> Callable[[], list[int]]:
 
 
 def stock(problem: str, every: int) -> Callable[[], int]:
-    """Feast's own duckdb store over the same views, on Parquet files of their tables."""
+    """Feast's stock duckdb store on the same views, with their tables as Parquet files."""
     import pandas as pd
     from feast import FeatureStore, RepoConfig
 
     from feature_repo.compiled import feast_objects
 
     spec, tables = load_problem(problem), Tables()
-    spine = _thinned(spine_of(spec, tables), every).drop_columns("id")
+    spine = _every_nth(spine_of(spec, tables), every).drop_columns("id")
     get_settings().temporary.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="stock-feast-", dir=get_settings().temporary))
     config = RepoConfig(
@@ -148,25 +148,26 @@ def stock(problem: str, every: int) -> Callable[[], int]:
 
 
 def _on_parquet(problem: Problem, tables: Tables, folder: Path, objects: Mapping[str, Any]) -> dict[str, Any]:
-    """Our definitions with Parquet sources: the stock store's quickest."""
+    """Our definitions with Parquet sources, the fastest sources of the stock store."""
     import pyarrow.parquet as pq
     from feast import FeatureView, FileSource
 
-    made = {name: item for name, item in objects.items() if name.startswith("entity_")}
+    compiled_objects = {name: item for name, item in objects.items() if name.startswith("entity_")}
     for view in problem.views:
         compiled, path = objects[f"view_{view.name}"], folder / f"{view.name}.parquet"
         pq.write_table(tables.read(feature_versions(problem, tables)[view.name]), path)
         source = FileSource(path=str(path), timestamp_field=EVENT, created_timestamp_column=CREATED)
-        entities = [made[f"entity_{key}"] for key in problem.entity(view.entity).join_keys]
-        made[view.name] = FeatureView(
+        entities = [compiled_objects[f"entity_{key}"] for key in problem.entity(view.entity).join_keys]
+        compiled_objects[view.name] = FeatureView(
             name=view.name, entities=entities, ttl=view.ttl, schema=compiled.schema, source=source
         )
-    return made
+    return compiled_objects
 
 
 def replicate(problem: str, place: str, times: int) -> Callable[[], int]:
-    """Write `times` copies of the spine and the feature tables under another home, each later than the one before
-    and with keys of its own."""
+    """Write `times` copies of the spine and the feature tables to another home.
+
+    Each copy is later than the one before, and has its own keys."""
     spec, tables = load_problem(problem), Tables()
     spine = spine_of(spec, tables)
     limits = pc.min_max(spine["decision_time"]).as_py()
@@ -179,16 +180,16 @@ def replicate(problem: str, place: str, times: int) -> Callable[[], int]:
             rows = tables.read(version)
             timeless = spec.view(name).timeless
             for copy in range(times):
-                moved = _moved(rows, keys, copy, step * (0 if timeless else copy))
-                other.append(feature_table(spec, name), moved, {"flow": "benchmark"})
+                shifted = _shift_copy(rows, keys, copy, step * (0 if timeless else copy))
+                other.append(feature_table(spec, name), shifted, {"flow": "benchmark"})
         for copy in range(times):
-            other.append(f"spine/{spec.name}", _moved(spine, keys, copy, step * copy), {"flow": "benchmark"})
+            other.append(f"spine/{spec.name}", _shift_copy(spine, keys, copy, step * copy), {"flow": "benchmark"})
         return len(spine) * times
 
     return run
 
 
-def _moved(rows: pa.Table, keys: set[str], copy: int, by: timedelta) -> pa.Table:
+def _shift_copy(rows: pa.Table, keys: set[str], copy: int, by: timedelta) -> pa.Table:
     for position, field in enumerate(rows.schema):
         values = rows[field.name]
         if pa.types.is_timestamp(field.type):

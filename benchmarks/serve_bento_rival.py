@@ -1,13 +1,13 @@
-"""BentoML as its guide shows it: a synchronous API method, the scikit-learn wrapper, pandas with categorical columns.
+"""A BentoML service as in its guide: a synchronous API method, XGBoost's scikit-learn wrapper, pandas categoricals.
 
-It serves the model of benchmarks/serve_world.py's problem `bare`."""
+It serves the model of the problem `bare` of benchmarks/serve_world.py."""
 
 from typing import Any
 
 import bentoml
 import pandas as pd
 
-from benchmarks.serve_world import place_of
+from benchmarks.serve_world import folder_of
 from truecourse.modeling.encoding import Vocabulary
 
 
@@ -15,17 +15,17 @@ class Rival:
     def __init__(self) -> None:
         import xgboost
 
-        model = place_of("bare") / "bento/src/model"
-        self.words = Vocabulary.from_json((model / "vocabulary.json").read_bytes())
+        model = folder_of("bare") / "bento/src/model"
+        self.vocabulary = Vocabulary.from_json((model / "vocabulary.json").read_bytes())
         self.model = xgboost.XGBClassifier(n_jobs=1)
         self.model.load_model(model / "model.ubj")
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, rows: list[dict[str, Any]]) -> list[float]:
-        frame = pd.DataFrame(rows, columns=list(self.words.features))
-        for name, kind in self.words.kinds.items():
+        frame = pd.DataFrame(rows, columns=list(self.vocabulary.features))
+        for name, kind in self.vocabulary.kinds.items():
             if kind == "category":
-                frame[name] = pd.Categorical(frame[name], categories=self.words.categories[name])
+                frame[name] = pd.Categorical(frame[name], categories=self.vocabulary.categories[name])
             else:
                 frame[name] = frame[name].astype("float32")
         scores: list[float] = self.model.predict_proba(frame)[:, 1].tolist()

@@ -1,5 +1,6 @@
-"""The servers that ours is measured against, as somebody would write them: `python -m benchmarks.serve_rivals NAME
-FOLDER PORT`. Each serves the same model from an unpacked Bento of benchmarks/serve_world.py."""
+"""Servers that the endpoint is compared with: `python -m benchmarks.serve_rivals NAME FOLDER PORT`.
+
+They follow common practice. Each serves the same model, from an unpacked Bento of benchmarks/serve_world.py."""
 
 import sys
 from pathlib import Path
@@ -16,14 +17,14 @@ from truecourse.settings import quiet_environment
 HOST = "127.0.0.1"
 
 
-def opened(folder: Path) -> Model:
-    """The same booster, walked by the same compiled code as ours."""
-    words = Vocabulary.from_json((folder / "src/model/vocabulary.json").read_bytes())
-    return Model.load((folder / "src/model/model.ubj").read_bytes(), words, "binary", threads=1).compiled()
+def load_compiled(folder: Path) -> Model:
+    """Load the booster, with the same compiled prediction code as ours."""
+    vocabulary = Vocabulary.from_json((folder / "src/model/vocabulary.json").read_bytes())
+    return Model.load((folder / "src/model/model.ubj").read_bytes(), vocabulary, "binary", threads=1).compiled()
 
 
 def row_model(folder: Path, name: str) -> Any:
-    """The request's fields as a pydantic model."""
+    """The request fields as a pydantic model."""
     from pydantic import create_model
 
     problem = load_problem(name, folder / "src/problems")
@@ -38,20 +39,20 @@ def fastapi_app(folder: Path, name: str) -> Any:
     from fastapi import FastAPI
     from pydantic import create_model
 
-    app, model = FastAPI(), opened(folder)
+    app, model = FastAPI(), load_compiled(folder)
     row: Any = row_model(folder, name)
     problem = load_problem(name, folder / "src/problems")
     body = create_model("Body", rows=(list[row], ...))
-    words = model.vocabulary
-    codes = {n: {value: i for i, value in enumerate(values)} for n, values in words.categories.items()}
-    looked_up = feast_lookup(problem) if problem.views else None
+    vocabulary = model.vocabulary
+    codes = {n: {value: i for i, value in enumerate(values)} for n, values in vocabulary.categories.items()}
+    look_up_features = feast_lookup(problem) if problem.views else None
 
     def predict(request: Any) -> dict[str, Any]:
         rows = [item.model_dump() for item in request.rows]
-        if looked_up is not None:
-            rows = looked_up(rows)
+        if look_up_features is not None:
+            rows = look_up_features(rows)
         matrix = np.array(
-            [[(codes[n].get(row[n], np.nan) if n in codes else row[n]) for n in words.features] for row in rows],
+            [[(codes[n].get(row[n], np.nan) if n in codes else row[n]) for n in vocabulary.features] for row in rows],
             dtype=np.float32,
         )
         return {"predictions": [{"score": score} for score in model.predict(matrix).tolist()]}
@@ -79,10 +80,12 @@ def feast_lookup(problem: Any) -> Any:
 
 
 def save_for_mlflow(folder: Path, place: Path) -> None:
-    """The booster as `mlflow models serve` takes it; requests are its own JSON, of codes."""
+    """Save the booster for `mlflow models serve`; its requests are MLflow's JSON, with category codes."""
     import mlflow.xgboost
 
-    mlflow.xgboost.save_model(opened(folder).booster, str(place), pip_requirements=["xgboost"], model_format="ubj")
+    mlflow.xgboost.save_model(
+        load_compiled(folder).booster, str(place), pip_requirements=["xgboost"], model_format="ubj"
+    )
 
 
 def main(rival: str, folder: Path, port: int) -> None:

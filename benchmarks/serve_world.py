@@ -1,4 +1,4 @@
-"""What `make bench-serve` serves: two Bentos of a model with 30 features and 300 trees, and their online store."""
+"""Test data of `make bench-serve`: two Bentos of a model with 30 features and 300 trees, and their online store."""
 
 import json
 import shutil
@@ -41,32 +41,34 @@ def vocabulary(problem: Problem) -> Vocabulary:
     )
 
 
-def sample(words: Vocabulary, rows: int, seed: int) -> Array:
-    """(n, d) float32 inputs: normal numbers, whole numbers below 50, codes of categories; 5% of all missing."""
+def sample(vocabulary: Vocabulary, rows: int, seed: int) -> Array:
+    """(n, d) float32 inputs: normal numbers, integers below 50, category codes; 5% of all values are missing."""
     random = np.random.default_rng(seed)
     draws: dict[str, Callable[[], Array]] = {
         "category": lambda: random.integers(0, len(KINDS), rows),
         "integer": lambda: random.integers(0, 50, rows),
         "float": lambda: random.normal(size=rows),
     }
-    matrix = np.stack([draws[kind]().astype(np.float32) for kind in words.kinds.values()], axis=1)
+    matrix = np.stack([draws[kind]().astype(np.float32) for kind in vocabulary.kinds.values()], axis=1)
     matrix[random.random(matrix.shape) < 0.05] = np.nan
     return np.ascontiguousarray(matrix)
 
 
-def booster(words: Vocabulary, trees: int = TREES) -> Any:
-    """Trees of depth 6 that have something to learn, so that none of them stays small."""
+def booster(vocabulary: Vocabulary, trees: int = TREES) -> Any:
+    """Train trees of depth 6 on labels with signal, so that all trees grow to full depth."""
     import xgboost
 
-    matrix, random = sample(words, ROWS, seed=1), np.random.default_rng(2)
+    matrix, random = sample(vocabulary, ROWS, seed=1), np.random.default_rng(2)
     signal = np.nan_to_num(matrix) @ random.normal(size=matrix.shape[1]) / 10
     labels = (signal + random.normal(size=ROWS) > np.median(signal)).astype(np.float32)
-    data = xgboost.DMatrix(matrix, labels, feature_names=words.booster_names, feature_types=words.feature_types)
+    data = xgboost.DMatrix(
+        matrix, labels, feature_names=vocabulary.booster_names, feature_types=vocabulary.feature_types
+    )
     return xgboost.train({"objective": "binary:logistic", "max_depth": 6, "eta": 0.05, "seed": 3}, data, trees)
 
 
 def rows_of(problem: Problem, count: int, seed: int) -> list[dict[str, Any]]:
-    """Rows as clients send them: of every key that the online store holds, and of every kind."""
+    """Request rows with random keys of the online store and random categories."""
     random, rows = np.random.default_rng(seed), []
     for _ in range(count):
         row: dict[str, Any] = {}
@@ -82,27 +84,27 @@ def rows_of(problem: Problem, count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def place_of(name: str) -> Path:
-    """Where the Bento of a problem lies, as `bento/`, with all that belongs to its servers."""
+def folder_of(name: str) -> Path:
+    """The folder of a problem's Bento (`bento/`) and of its servers' files."""
     return get_settings().home / "benchmarks" / "serve" / name
 
 
 def build(name: str) -> None:
-    """A real Bento, unpacked; one that an earlier run left is replaced, and what it logged, which nobody ships."""
-    problem, place = load_problem(name, PROBLEMS), place_of(name)
+    """Build and unpack a real Bento; replaces the Bento and the log of an earlier run."""
+    problem, place = load_problem(name, PROBLEMS), folder_of(name)
     shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(spool_folder(name), ignore_errors=True)
-    words, context, folder = vocabulary(problem), place / "context", place / "bento"
-    contract = Contract.of(problem, words, rows_of(problem, 3, seed=4))
+    encoder, context, folder = vocabulary(problem), place / "context", place / "bento"
+    contract = Contract.of(problem, encoder, rows_of(problem, 3, seed=4))
     model = {
-        "model.ubj": bytes(booster(words).save_raw("ubj")),
-        "vocabulary.json": words.to_json(),
+        "model.ubj": bytes(booster(encoder).save_raw("ubj")),
+        "vocabulary.json": encoder.to_json(),
         "contract.json": contract.to_json(),
         "problem.json": json.dumps(problem_document(problem)).encode(),
     }
     about = InferenceConfig(
         problem=name, kind="binary", version=1, run_id="", model_sha256=sha256(model["model.ubj"]), snapshot=None,
-        problem_digest=problem_digest(problem), form="", features=feature_sources(problem, words),
+        problem_digest=problem_digest(problem), form="", features=feature_sources(problem, encoder),
         environment=Environment(python="", requirements_sha256=sha256(b"")),
         files={n: sha256(data) for n, data in model.items()},
     )  # fmt: skip
@@ -128,7 +130,7 @@ def _bento(name: str, context: Path, place: Path) -> None:
 
 
 def fill_online() -> None:
-    """Every key's values, into the online store that the settings name."""
+    """Write the values of every key into the online store of the settings."""
     from feature_repo.loading import _Target
     from truecourse.features.asof import EVENT
 
@@ -141,8 +143,10 @@ def fill_online() -> None:
         columns: dict[str, Any] = {view.entity: keys[view.entity], EVENT: [now] * KEYS}
         for name, column in view.features.items():
             numbers = random.integers(0, len(KINDS), KEYS).tolist()
-            text, whole = isinstance(column, Text), isinstance(column, Integer)
-            columns[name] = [KINDS[n] for n in numbers] if text else numbers if whole else random.normal(size=KEYS)
+            is_text, is_integer = isinstance(column, Text), isinstance(column, Integer)
+            columns[name] = (
+                [KINDS[n] for n in numbers] if is_text else numbers if is_integer else random.normal(size=KEYS)
+            )
         _Target(problem, view).write(pa.RecordBatch.from_pydict(columns), now)
 
 

@@ -1,8 +1,8 @@
-"""`truecourse up` under faults: something is killed, stopped or edited every ten seconds, and predictions go on.
+"""Soak test of `truecourse up` under faults: every ten seconds something is killed, stopped or edited, under load.
 
-A home of its own is made from `init`'s template. Proxy variables that lead nowhere are set all the time. Where
-there is a C compiler, the clock of the platform jumps too. At the end it is asked what was answered,
-what was lost, what is stuck, and whether `status` reported the truth.
+The test runs in its own home with a problem written by `init`. Proxy variables point to a closed port. With a C
+compiler, the platform's clock jumps too. At the end it counts answered and lost predictions and stuck flow runs, and
+checks that `status` was correct.
 """
 
 import itertools
@@ -37,30 +37,30 @@ from truecourse.settings import child_environment, get_settings, override_settin
 
 NAME = "soak"
 EVERY = 10.0
-"""Seconds from one fault to the next."""
+"""Seconds between faults."""
 CALM = 180.0
-"""Seconds within which everything is up again after the last fault."""
+"""Maximum seconds until everything is up after the last fault."""
 SYNC = 2.0
-"""Seconds before the death of an endpoint's process in which its log may not have been synced yet, with room."""
+"""Seconds before a kill of the endpoint in which its log may not be synced yet; generous."""
 NOWHERE = "http://127.0.0.1:9"
 PLANS = ["basic", "plus", "max"]
 PROXIES = {"http_proxy": NOWHERE, "https_proxy": NOWHERE, "ALL_PROXY": NOWHERE}
 
 
 Command = tuple[float, float, str]
-"""When it began and ended, and what it failed with; empty if it did not."""
+"""Start and end of a command, and its error; empty if it succeeded."""
 
 
 @dataclass
-class Asked:
-    """Predictions of one client: when each was sent, and its id; or when it failed, and how."""
+class ClientLog:
+    """Requests of one client: time and prediction id of each answered one, time and error of each failed one."""
 
     answered: list[tuple[float, str]] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
 
 
 def rows(quick: bool, minutes: float = 30) -> list[Row]:
-    """`minutes`: of faults; one with `quick`."""
+    """Run the soak test with `minutes` of faults; one minute with `quick`."""
     folder = Path(tempfile.mkdtemp(prefix="truecourse-soak-"))
     host = get_settings().host
     ports = {f"{part}_port": free_port(host) for part in ("prefect", "mlflow", "control", "endpoint")}
@@ -73,7 +73,7 @@ def rows(quick: bool, minutes: float = 30) -> list[Row]:
 
 
 def _prepare(folder: Path) -> None:
-    """A problem that `init` writes from a file, and its champion."""
+    """Write a problem from a file with `init`, and train its champion."""
     chance = np.random.default_rng(7)
     lines = ["id,age,plan,calls,churned"]
     for number in range(3000):
@@ -86,23 +86,25 @@ def _prepare(folder: Path) -> None:
     _truecourse("run", "lifecycle")
 
 
-def _truecourse(*words: str) -> dict[str, Any]:
-    """The JSON that a command answers with. Raises PlatformError if it fails."""
-    done = subprocess.run(  # noqa: S603
-        [_program(), *words, "--json"], env=child_environment(**PROXIES), capture_output=True, text=True
+def _truecourse(*arguments: str) -> dict[str, Any]:
+    """Run a command; returns its JSON output. Raises PlatformError if it fails."""
+    process = subprocess.run(  # noqa: S603
+        [_program(), *arguments, "--json"], env=child_environment(**PROXIES), capture_output=True, text=True
     )
-    if done.returncode:
-        raise PlatformError(f"failed:\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}", where=f"truecourse {words[0]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    if process.returncode:
+        raise PlatformError(
+            f"failed:\n{process.stdout[-1000:]}\n{process.stderr[-2000:]}", where=f"truecourse {arguments[0]}"
+        )
+    document: dict[str, Any] = json.loads(process.stdout)
+    return document
 
 
 def _program() -> str:
     return str(Path(sys.executable).parent / "truecourse")
 
 
-def _jumping(clock: Path) -> dict[str, str]:
-    """The variables that make a process and its children read the clock's jump from a file."""
+def _clock_environment(clock: Path) -> dict[str, str]:
+    """Environment variables that make a process and its children add the offset in a file to their clock."""
     library = clock.with_name("jumping_clock.so")
     source = Path(__file__).with_name("jumping_clock.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)  # noqa: S603, S607
@@ -112,7 +114,7 @@ def _jumping(clock: Path) -> dict[str, str]:
 class _Soak:
     def __init__(self, minutes: float) -> None:
         self._clock = get_settings().home / "clock" if shutil.which("cc") else None
-        self._environment = PROXIES | (_jumping(self._clock) if self._clock else {})
+        self._environment = PROXIES | (_clock_environment(self._clock) if self._clock else {})
         self._minutes = minutes
         self._url = f"http://127.0.0.1:{get_settings().endpoint_port}"
         self._over = threading.Event()
@@ -122,25 +124,27 @@ class _Soak:
 
     def run(self) -> list[Row]:
         self._start()
-        asked = [Asked(), Asked()]
-        clients = [threading.Thread(target=self._predict, args=(one,), daemon=True) for one in asked]
+        requests = [ClientLog(), ClientLog()]
+        clients = [threading.Thread(target=self._predict, args=(one,), daemon=True) for one in requests]
         try:
             for client in clients:
                 client.start()
             with self._commands() as commands:
                 self._disturb()
-                calm = self._settle()
+                calm = self._wait_until_up()
             self._over.set()
             for client in clients:
                 client.join(30)
-            stuck, slots, untrue = self._state()
-            failed = self._failed()
+            stuck, slots, wrong_entries = self._state()
+            failed = self._failed_runs()
         finally:
             self._over.set()
             self._stop()
         left = len(processes.leftovers(get_settings().home))
-        everything = Asked([a for one in asked for a in one.answered], [f for one in asked for f in one.failed])
-        return self._rows(everything, calm, stuck, slots, untrue, left, commands, failed)
+        all_requests = ClientLog(
+            [a for one in requests for a in one.answered], [f for one in requests for f in one.failed]
+        )
+        return self._rows(all_requests, calm, stuck, slots, wrong_entries, left, commands, failed)
 
     def _start(self) -> None:
         if self._clock is not None:
@@ -157,7 +161,7 @@ class _Soak:
         deadline = time.monotonic() + 600
         while not self._all_up():
             if self._up.poll() is not None or time.monotonic() > deadline:
-                raise PlatformError(f"does not come up\n{self._log.read_text()[-3000:]}", where="truecourse up")
+                raise PlatformError(f"does not start\n{self._log.read_text()[-3000:]}", where="truecourse up")
             time.sleep(0.5)
 
     def _stop(self) -> None:
@@ -172,7 +176,7 @@ class _Soak:
         up = [part["standing"] == "up" for part in platform.parts] if platform and platform.alive else []
         return bool(up) and all(up)
 
-    def _predict(self, into: Asked) -> None:
+    def _predict(self, into: ClientLog) -> None:
         client = Client(self._url, timeout=10, tries=1)
         for number in itertools.count():
             if self._over.is_set():
@@ -187,7 +191,7 @@ class _Soak:
 
     @contextmanager
     def _commands(self) -> Iterator[list[Command]]:
-        """Flows that a person starts meanwhile; none may be taken for dead."""
+        """Start flows by hand meanwhile; none of them may be marked as dead."""
         ended: list[Command] = []
 
         def run() -> None:
@@ -195,12 +199,12 @@ class _Soak:
                 platform = last_platform()
                 if platform is None or not platform.is_up("prefect"):
                     continue
-                begun = time.time()
+                started = time.time()
                 try:
                     _truecourse("run", "ship")
-                    ended.append((begun, time.time(), ""))
+                    ended.append((started, time.time(), ""))
                 except PlatformError as error:
-                    ended.append((begun, time.time(), error.what[-300:]))
+                    ended.append((started, time.time(), error.what[-300:]))
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -210,32 +214,32 @@ class _Soak:
         faults = Faults(random.Random(7), self._restart, self._clock)  # noqa: S311
         until = time.monotonic() + self._minutes * 60
         while time.monotonic() < until:
-            begun = time.monotonic()
-            with suppress(PlatformError, ProcessLookupError):  # what it was to hit is down just now
+            started = time.monotonic()
+            with suppress(PlatformError, ProcessLookupError):  # the target is down at the moment
                 self._faults.append(faults.next())
-            self._over.wait(max(0.0, EVERY - (time.monotonic() - begun)))
+            self._over.wait(max(0.0, EVERY - (time.monotonic() - started)))
         faults.end()
 
     def _restart(self) -> None:
-        """Kill `up` itself, as a lack of memory does, and start it again: its next life ends what it left."""
+        """Kill `up` itself, like the out-of-memory killer, and start it again: it ends the processes that it left."""
         assert self._up is not None
         self._up.kill()
         self._up.wait(30)
         time.sleep(2)
         self._start()
 
-    def _settle(self) -> float:
-        """Seconds until everything is up after the last fault; infinite if that takes too long."""
-        begun = time.monotonic()
-        while time.monotonic() - begun < CALM:
+    def _wait_until_up(self) -> float:
+        """Seconds until everything is up after the last fault; infinite if it takes longer than CALM."""
+        started = time.monotonic()
+        while time.monotonic() - started < CALM:
             if self._all_up():
-                time.sleep(35)  # two looks of the reconciliation, and a run that waited for a slot has begun
-                return time.monotonic() - begun - 35 if self._all_up() else float("inf")
+                time.sleep(35)  # two reconciliations; a run that waited for a slot has started
+                return time.monotonic() - started - 35 if self._all_up() else float("inf")
             time.sleep(0.5)
         return float("inf")
 
     def _state(self) -> tuple[int, int, int]:
-        """Flow runs that are stuck or dead, slots that nobody holds, and untrue words of `status`."""
+        """Numbers of stuck or dead flow runs, of wrong concurrency slots, and of wrong entries of `status`."""
         status = _truecourse("status")
         runs = FlowRuns(f"{status['platform']['prefect']}/api")
         freed = runs.reconcile("truecourse")
@@ -243,69 +247,73 @@ class _Soak:
         limits, held = runs._limits(), runs.active()
         holders = Counter(run["deployment_id"] for run in held)
         slots = sum(abs(limit["active_slots"] - holders[name]) for name, limit in limits.items())
-        untrue = sum(not _is_true(part) for part in status["platform"]["parts"])
-        untrue += int((status["endpoint"] or {}).get("problem") != NAME)
-        return stuck, slots, untrue
+        wrong_entries = sum(not _is_true(part) for part in status["platform"]["parts"])
+        wrong_entries += int((status["endpoint"] or {}).get("problem") != NAME)
+        return stuck, slots, wrong_entries
 
-    def _failed(self) -> list[str]:
-        """What flow runs said that failed, which is another end than that of a killed process."""
+    def _failed_runs(self) -> list[str]:
+        """Messages of failed flow runs; a killed process does not count as failed."""
         platform = last_platform()
         runs = FlowRuns(f"{platform.prefect}/api").runs(state={"type": {"any_": ["FAILED"]}}) if platform else []
         return [f"{run['name']}: {(run['state'].get('message') or '').splitlines()[:1]}" for run in runs]
 
     def _rows(
         self,
-        asked: Asked,
+        requests: ClientLog,
         calm: float,
         stuck: int,
         slots: int,
-        untrue: int,
+        wrong_entries: int,
         left: int,
         commands: list[Command],
         failed: list[str],
     ) -> list[Row]:
         kinds = Counter(fault.kind for fault in self._faults)
         excused = [fault for fault in self._faults if fault.target in ("endpoint", "up")]
-        unexcused = [one for one in asked.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
-        lost, unsynced = self._lost(asked, excused)
+        unexcused = [one for one in requests.failed if not any(f.at - 1 <= one[0] <= f.until + 1 for f in excused)]
+        lost, unsynced = self._lost(requests, excused)
         killed = [fault for fault in self._faults if fault.target in ("prefect", "up")]
-        wrong = [why for begun, ended, why in commands if why and not any(begun - 60 < f.at < ended for f in killed)]
+        wrong = [
+            why for started, ended, why in commands if why and not any(started - 60 < f.at < ended for f in killed)
+        ]
         reportable = [fault for fault in self._faults if fault.target not in ("up", "flow run", "mlflow edit", "clock")]
         unseen = [
             f"not in status: {fault.kind}, {fault.until - fault.at:.1f} s" for fault in reportable if not fault.seen
         ]
-        for line in (*self._told(unexcused)[:6], *wrong[:3], *failed[:10], *unseen):
+        for line in (*self._describe_failures(unexcused)[:6], *wrong[:3], *failed[:10], *unseen):
             sys.stderr.write(f"soak: {line}\n")
         by_kind = [Row(what=f"faults: {kind}", value=count, unit="") for kind, count in sorted(kinds.items())]
         return [
             *by_kind,
-            Row(what="predictions answered", value=len(asked.answered), unit="", limit=1, sense="at least"),
-            Row(what="not answered while the endpoint was killed", value=len(asked.failed) - len(unexcused), unit=""),
+            Row(what="predictions answered", value=len(requests.answered), unit="", limit=1, sense="at least"),
+            Row(
+                what="not answered while the endpoint was killed", value=len(requests.failed) - len(unexcused), unit=""
+            ),
             Row(what="not answered at any other time", value=len(unexcused), unit="", limit=0),
-            Row(what="answered, and not in the log", value=lost, unit="", limit=0),
-            Row(what="answered just before a kill, not synced yet", value=unsynced, unit=""),
-            Row(what="faults that status did not tell of", value=len(unseen), unit="", limit=0),
+            Row(what="answered, but missing in the log", value=lost, unit="", limit=0),
+            Row(what="answered just before a kill, log not synced yet", value=unsynced, unit=""),
+            Row(what="faults that status did not report", value=len(unseen), unit="", limit=0),
             Row(what="seconds until all is up after the last fault", value=calm, unit="s", limit=CALM),
             Row(what="flow runs stuck or dead", value=stuck, unit="", limit=0),
             Row(what="flow runs that failed", value=len(failed), unit=""),
-            Row(what="slots that no run holds, or too few", value=slots, unit="", limit=0),
-            Row(what="untrue words of status", value=untrue, unit="", limit=0),
+            Row(what="concurrency slots without a run, or missing", value=slots, unit="", limit=0),
+            Row(what="wrong entries of status", value=wrong_entries, unit="", limit=0),
             Row(
                 what="flows started by hand that were disturbed", value=len(wrong), unit=f"of {len(commands)}", limit=0
             ),
             Row(what="processes left after Ctrl-C", value=left, unit="", limit=0),
         ]
 
-    def _told(self, failed: list[tuple[float, str]]) -> list[str]:
-        """What failed predictions said, each with the fault before it."""
-        said = []
+    def _describe_failures(self, failed: list[tuple[float, str]]) -> list[str]:
+        """Errors of failed predictions, each with the fault before it."""
+        lines = []
         for at, what in failed:
             before = max((f for f in self._faults if f.at <= at), key=lambda fault: fault.at, default=None)
-            said.append(f"{what}, {at - before.at:.1f} s after: {before.kind}" if before else what)
-        return said
+            lines.append(f"{what}, {at - before.at:.1f} s after: {before.kind}" if before else what)
+        return lines
 
-    def _lost(self, asked: Asked, excused: list[Fault]) -> tuple[int, int]:
-        """Answered predictions that the log does not have, in all, and just before the endpoint was killed."""
+    def _lost(self, requests: ClientLog, excused: list[Fault]) -> tuple[int, int]:
+        """Numbers of answered predictions missing in the log: in general, and shortly before a kill of the endpoint."""
         from truecourse.serving.log_shipping import ship
         from truecourse.serving.prediction_log import log_table
         from truecourse.storage.tables import Tables
@@ -314,12 +322,12 @@ class _Soak:
         tables = Tables()
         reference = tables.version(log_table(NAME))
         logged = set(tables.read(reference, ["prediction_id"])["prediction_id"].to_pylist()) if reference else set()
-        missing = [at for at, one in asked.answered if one not in logged]
+        missing = [at for at, one in requests.answered if one not in logged]
         near = [at for at in missing if any(fault.at - SYNC <= at <= fault.until for fault in excused)]
         return len(missing) - len(near), len(near)
 
 
 def _is_true(part: dict[str, Any]) -> bool:
-    """Whether a part's process is as `status` says."""
+    """Whether the state of a part's process matches `status`."""
     alive = part["pid"] is not None and processes.started_at(part["pid"]) is not None
     return alive if part["standing"] in ("up", "silent", "starting") else not alive

@@ -1,4 +1,4 @@
-"""The faults of a soak: kills of every part and of what they started, stops, taken ports, and edits by hand."""
+"""Faults of the soak test: kills of parts and their children, stopped processes, taken ports, and manual edits."""
 
 import json
 import os
@@ -25,16 +25,18 @@ from truecourse.errors import PlatformError
 from truecourse.settings import get_settings
 
 PATIENCE = 120.0
-"""Seconds that a part has for coming back before the next fault."""
+"""Maximum seconds until a part is up again."""
 JUMPS = (0, 60, -60, 3600, -3600, 86400, -86400)
-"""Seconds from the right time."""
+"""Offsets of the clock in seconds."""
 HELPERS = ("control", "mlflow", "prefect", "worker", "shipper")
 
 
 @dataclass
 class Fault:
-    """`at`, `until`: seconds since the epoch, from the fault until what it hit was up again. `seen`: whether the
-    platform reported it."""
+    """A fault of the soak test.
+
+    `at`, `until`: seconds since the epoch, from the fault until its target was up again. `seen`: whether the platform
+    reported it."""
 
     kind: str
     target: str
@@ -44,8 +46,10 @@ class Fault:
 
 
 class Faults:
-    """One after another, by chance. `restart`: kills `up` and starts it again. `clock`: the file that the
-    platform's clock reads its jump from (jumping_clock.c); None where the clock stays as it is."""
+    """Causes random faults one after another.
+
+    `restart`: kills `up` and starts it again. `clock`: the file with the offset of the platform's clock
+    (jumping_clock.c); None if the clock does not jump."""
 
     def __init__(self, chance: random.Random, restart: Callable[[], None], clock: Path | None) -> None:
         self._clock = clock
@@ -55,7 +59,7 @@ class Faults:
         self._watchers: list[threading.Thread] = []
 
     def next(self) -> Fault:
-        """Do the next one. Raises PlatformError where there is nothing to hit just now."""
+        """Cause the next fault. Raises PlatformError if its target is down at the moment."""
         self._number += 1
         if self._number % 18 == 9:
             return self._kill_all()
@@ -67,7 +71,7 @@ class Faults:
         return self._chance.choice(kinds)()
 
     def end(self) -> None:
-        """Wait until what was hit last is up again; the clock is right from now on."""
+        """Reset the clock, and wait until the last targets are up again."""
         if self._clock is not None:
             self._clock.write_text("0")
         for watcher in self._watchers:
@@ -78,19 +82,19 @@ class Faults:
         part = _part(self._chance.choice(HELPERS))
         fault = Fault(f"{part['part']} gets {number.name}", part["part"], time.time())
         os.kill(part["pid"], number)
-        return self._watched(fault, part)
+        return self._watch_recovery(fault, part)
 
     def _hit_endpoint(self) -> Fault:
-        """Its first process, or one that answers."""
+        """Kill the endpoint's first process, or one of its workers."""
         part = _part("endpoint")
-        family = processes.process_tree(part["pid"])
-        whole = self._chance.random() < 0.5 or len(family) < 2
-        victim = part["pid"] if whole else family[0].pid
-        fault = Fault(f"endpoint {'' if whole else 'worker '}gets SIGKILL", "endpoint", time.time())
+        tree = processes.process_tree(part["pid"])
+        is_first = self._chance.random() < 0.5 or len(tree) < 2
+        victim = part["pid"] if is_first else tree[0].pid
+        fault = Fault(f"endpoint {'' if is_first else 'worker '}gets SIGKILL", "endpoint", time.time())
         os.kill(victim, signal.SIGKILL)
-        if whole:
-            return self._watched(fault, part)
-        fault.seen = True  # the endpoint's first process sees to it
+        if is_first:
+            return self._watch_recovery(fault, part)
+        fault.seen = True  # the endpoint's first process restarts the worker
 
         def watch() -> None:
             deadline = time.monotonic() + PATIENCE
@@ -99,7 +103,7 @@ class Faults:
             fault.until = time.time()
 
         fault.until = time.time() + PATIENCE
-        self._begin(watch)
+        self._start_watcher(watch)
         return fault
 
     def _kill_all(self) -> Fault:
@@ -109,7 +113,7 @@ class Faults:
         return fault
 
     def _kill_flow_run(self) -> Fault:
-        """Start one, and kill its process as soon as it has one."""
+        """Start a flow run, and kill its process shortly after its start."""
         runs = FlowRuns(f"{_platform().prefect}/api")
         deployment = runs.ask("GET", "/deployments/name/monitor/monitor")["id"]
         body = {"state": {"type": "SCHEDULED"}}
@@ -125,28 +129,28 @@ class Faults:
         raise PlatformError("the run has no process yet", where=run)
 
     def _stop_helper(self) -> Fault:
-        """A process that lives and does nothing, for half a minute."""
+        """Suspend a process for half a minute."""
         part = _part(self._chance.choice(("control", "mlflow")))
         fault = Fault(f"{part['part']} gets SIGSTOP", part["part"], time.time())
-        family = processes.process_tree(part["pid"])  # MLflow's first process alone answers nothing
-        for one in family:
+        tree = processes.process_tree(part["pid"])  # stopping MLflow's first process alone has no effect
+        for one in tree:
             one.suspend()
 
-        def go_on() -> None:
+        def resume() -> None:
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
                 fault.seen = fault.seen or _standing(part["part"]) == "silent"
                 time.sleep(0.5)
-            for one in family:
-                with suppress(psutil.NoSuchProcess):  # another fault, or the supervisor, has ended it meanwhile
+            for one in tree:
+                with suppress(psutil.NoSuchProcess):  # another fault, or the supervisor, ended it meanwhile
                     one.resume()
             fault.until = time.time()
 
-        self._begin(go_on)
+        self._start_watcher(resume)
         return fault
 
     def _take_port(self) -> Fault:
-        """The control page dies, and somebody else listens on its port for ten seconds."""
+        """Kill the control server, and listen on its port for ten seconds."""
         part = _part("control")
         fault = Fault("control dies and its port is taken", "control", time.time())
         os.kill(part["pid"], signal.SIGKILL)
@@ -159,17 +163,17 @@ class Faults:
                 time.sleep(0.01)
         if taken is not None:
             threading.Timer(10, taken.close).start()
-        return self._watched(fault, part)
+        return self._watch_recovery(fault, part)
 
     def _jump(self) -> Fault:
-        """Of the clock of the platform and all that it starts, forwards or backwards, by a minute to a day."""
+        """Set the clock of the platform and its children forwards or backwards, by a minute to a day."""
         assert self._clock is not None
         by = self._chance.choice(JUMPS)
         self._clock.write_text(str(by))
         return Fault("clock jumps", "clock", time.time(), time.time())
 
     def _edit_mlflow(self) -> Fault:
-        """An alias set or deleted, a tag changed, or the version deleted, as anybody can do it in MLflow's UI."""
+        """Set or delete an alias, change a tag, or delete the version, as a user can in MLflow's UI."""
         problem, edit = get_settings().problem, self._chance.randrange(4)
         if edit == 0:
             _mlflow("POST", "registered-models/alias", name=problem, alias="somebody", version="1")
@@ -181,8 +185,8 @@ class Faults:
             _mlflow("DELETE", "model-versions/delete", name=problem, version="1")
         return Fault("edit in MLflow", "mlflow edit", time.time(), time.time())
 
-    def _watched(self, fault: Fault, part: dict[str, Any]) -> Fault:
-        """Look at what the platform says until the part is up again."""
+    def _watch_recovery(self, fault: Fault, part: dict[str, Any]) -> Fault:
+        """Watch the platform's status until the part is up again."""
 
         def watch() -> None:
             deadline = time.monotonic() + PATIENCE
@@ -196,10 +200,10 @@ class Faults:
             fault.until = time.time()
 
         fault.until = time.time() + PATIENCE
-        self._begin(watch)
+        self._start_watcher(watch)
         return fault
 
-    def _begin(self, watch: Callable[[], None]) -> None:
+    def _start_watcher(self, watch: Callable[[], None]) -> None:
         self._watchers.append(threading.Thread(target=watch, daemon=True))
         self._watchers[-1].start()
 
@@ -207,7 +211,7 @@ class Faults:
 def _platform() -> Platform:
     found = running_platform()
     if found is None:
-        raise PlatformError("truecourse up does not run")
+        raise PlatformError("truecourse up is not running")
     return found
 
 
@@ -217,15 +221,15 @@ def _find(name: str) -> dict[str, Any] | None:
 
 
 def _part(name: str) -> dict[str, Any]:
-    """A part that is up. Raises PlatformError where it is not."""
+    """A part of the platform. Raises PlatformError if it is not up."""
     found = _find(name)
     if found is None or found["standing"] != "up":
-        raise PlatformError("is not up just now", where=name)
+        raise PlatformError("is not up at the moment", where=name)
     return found
 
 
 def _is_live() -> bool:
-    """Whether the endpoint answers. Its socket stays open while no worker is there: a request then waits."""
+    """Whether the endpoint answers. Its socket stays open without workers; a request then waits."""
     try:
         with open_url(urllib.request.Request(f"{_platform().endpoint}/livez"), PATIENCE) as answer:  # noqa: S310
             return bool(answer.status == 200)
@@ -244,4 +248,4 @@ def _mlflow(method: str, path: str, **body: str) -> None:
     try:
         open_url(request, 10).close()
     except OSError as error:
-        raise PlatformError(f"MLflow does not take the edit: {error}", where=path) from None
+        raise PlatformError(f"MLflow refused the edit: {error}", where=path) from None

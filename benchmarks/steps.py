@@ -1,4 +1,4 @@
-"""Every flow's steps run bare: the tasks' own functions, with no Prefect around them."""
+"""The steps of every flow as plain functions: the tasks' own functions without Prefect."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -89,12 +89,12 @@ STEPS: dict[str, Step] = {
 
 
 def first_unseen(problem: Problem) -> datetime | None:
-    """The first decision time that neither trains nor chooses a model."""
+    """The first decision time that is used neither for training nor for model selection."""
     return midnight(problem.split.validate_until) if isinstance(problem.split, TimeSplit) else None
 
 
 def prepare(problem: str, until: str) -> None:
-    """Run, bare, every step up to and with `until`; what is there already is passed over by the steps themselves."""
+    """Run every step up to and including `until`, without Prefect; steps skip what is already done."""
     spec = load_problem(problem)
     for name, step in STEPS.items():
         step(spec)

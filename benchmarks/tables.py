@@ -1,8 +1,7 @@
-"""Real tables, as packages ship them, and a few made ones: the loss of what `init` and `train` give at their defaults,
-beside scikit-learn's HistGradientBoosting at its defaults and a linear model, fitted to the same rows and measured on
-the same test rows.
+"""Loss on real tables from packages and on synthetic ones: `init` and `train` with their defaults, compared with
+scikit-learn's HistGradientBoosting with its defaults and with a linear model, on the same training and test rows.
 
-The promise: on no table worse than the better of the two, beyond the noise of the test rows (a paired bootstrap).
+Limit: on no table significantly worse than the better of the two (paired bootstrap of the test rows).
 """
 
 import tempfile
@@ -40,7 +39,7 @@ class Source(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Found without importing the package."""
+        """The file's path, found without importing the package."""
         found = [entry for entry in files(self.package) or () if str(entry).endswith(self.file)]
         return Path(str(found[0].locate()))
 
@@ -61,50 +60,50 @@ TABLES: Mapping[str, Source] = {
     "juice": Source("islp", "OJ.csv", "Purchase"),
 }
 BUNDLED = ("breast_cancer", "diabetes", "iris", "wine")
-"""Of scikit-learn, which ships them as arrays."""
-MADE = ("linear_number", "linear_two_classes", "linear_three_classes", "bent_two_classes")
-"""Tables with a known truth: a linear one, or one of products and bends."""
+"""Tables of scikit-learn, which ships them as arrays."""
+SYNTHETIC = ("linear_number", "linear_two_classes", "linear_three_classes", "bent_two_classes")
+"""Synthetic tables with a known truth: linear, or with products and non-linear terms."""
 QUICK = ("titanic", "hitters", "iris")
 _FOLDS = 5
 _FOLDED = 10_000
-"""Rows."""
+"""Smaller tables, in rows, are split into folds."""
 
 
 def rows(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        names = QUICK if quick else (*TABLES, *BUNDLED, *MADE)
+        names = QUICK if quick else (*TABLES, *BUNDLED, *SYNTHETIC)
         home, problems = Path(folder) / ".truecourse", Path(folder) / "problems"
-        results = measure("benchmarks.tables:compared", home, problems, names=names, folder=folder)
+        results = measure("benchmarks.tables:compare_tables", home, problems, names=names, folder=folder)
     return [row for name, result in results.result.items() for row in _rows(name, result)]
 
 
 def _rows(name: str, result: Mapping[str, Any]) -> list[Row]:
     losses, unit = result["losses"], result["metric"].replace("_", " ")
     what = f"{name}: {unit} on {result['test_rows']:,} rows"
-    made = [
-        Row(what=what, value=losses["truecourse"], unit=unit, reference=losses[key], reference_is=said)
-        for key, said in (("boosting", "HistGradientBoosting"), ("linear", "linear"))
+    measured = [
+        Row(what=what, value=losses["truecourse"], unit=unit, reference=losses[key], reference_is=reference)
+        for key, reference in (("boosting", "HistGradientBoosting"), ("linear", "linear"))
     ]
-    least = "worse than the better one by at least (95%)"
-    made.append(Row(what=f"{name}: {least}", value=result["worse_by_at_least"], unit=unit, limit=0))
-    made.append(Row(what=f"{name}: training", value=result["seconds"], unit="s"))
-    return made
+    bound = "excess loss over the better one, lower bound (95%)"
+    measured.append(Row(what=f"{name}: {bound}", value=result["worse_by_at_least"], unit=unit, limit=0))
+    measured.append(Row(what=f"{name}: training", value=result["seconds"], unit="s"))
+    return measured
 
 
-def compared(names: Sequence[str], folder: str) -> Callable[[], dict[str, Any]]:
-    """Make a problem of each table by `init`; what is returned trains, and measures on test rows."""
-    made = {name: _file(name, Path(folder)) for name in names}
-    for name, (path, label) in made.items():
+def compare_tables(names: Sequence[str], folder: str) -> Callable[[], dict[str, Any]]:
+    """Write a problem for each table with `init`; returns a function that trains and compares the models."""
+    sources = {name: _file(name, Path(folder)) for name in names}
+    for name, (path, label) in sources.items():
         scaffold(name, path, label)
     return lambda: {name: compare(name) for name in names}
 
 
 def _file(name: str, folder: Path) -> tuple[Path, str]:
-    """A table's file, and the name of its label."""
+    """A table's file and the name of its label; synthetic and bundled tables are written to `folder`."""
     if name in TABLES:
         return TABLES[name].path, TABLES[name].label
-    if name in MADE:
-        made_table(name).to_csv(folder / f"{name}.csv", index=False)
+    if name in SYNTHETIC:
+        synthetic_table(name).to_csv(folder / f"{name}.csv", index=False)
         return folder / f"{name}.csv", "label"
     from sklearn import datasets
 
@@ -114,8 +113,8 @@ def _file(name: str, folder: Path) -> tuple[Path, str]:
     return folder / f"{name}.csv", "target"
 
 
-def made_table(name: str, rows: int = 3000) -> Any:
-    """A table of MADE: eight numbers, one of them missing now and then, and a category."""
+def synthetic_table(name: str, rows: int = 3000) -> Any:
+    """A synthetic table: eight numbers, one of them with missing values, and a category."""
     import pandas as pd
 
     random = np.random.default_rng(1)
@@ -136,7 +135,7 @@ def made_table(name: str, rows: int = 3000) -> Any:
 
 
 def compare(name: str) -> dict[str, Any]:
-    """The three losses on rows of the problem `name` that none was fitted to, and the least by which ours is worse."""
+    """Losses of the three models on test rows, and the lower bound (95%) of our excess over the better reference."""
     from tasks.training.snapshot import take_snapshot
 
     problem = load_problem(name)
@@ -146,9 +145,9 @@ def compare(name: str) -> dict[str, Any]:
     found: dict[str, list[Array]] = {"truecourse": [], "boosting": [], "linear": [], "blocks": []}
     seconds = 0.0
     for part in parts(problem, frame):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         model = train(problem, part).model
-        seconds = max(seconds, time.perf_counter() - begun)
+        seconds = max(seconds, time.perf_counter() - started)
         vocabulary, fitted, test = model.vocabulary, rows_of(part, "train", "validate"), rows_of(part, "test")
         fit, labels, matrix = matrix_of(vocabulary, fitted), vocabulary.labels(fitted), matrix_of(vocabulary, test)
         predictions = {
@@ -156,8 +155,8 @@ def compare(name: str) -> dict[str, Any]:
             "boosting": boosting(problem.kind, vocabulary, fit, labels, matrix),
             "linear": baselines.predict_linear(problem.kind, vocabulary, fit, labels, matrix),
         }
-        for key, said in predictions.items():
-            found[key].append(losses(problem.kind, vocabulary.labels(test), said))
+        for key, output in predictions.items():
+            found[key].append(losses(problem.kind, vocabulary.labels(test), output))
         found["blocks"].append(blocks_of(test) + sum(map(len, found["blocks"])))
     blocks = np.unique(np.concatenate(found.pop("blocks")), return_inverse=True)[1]
     weights = weightings(blocks)
@@ -174,8 +173,9 @@ def compare(name: str) -> dict[str, Any]:
 
 
 def parts(problem: Problem, frame: pa.Table) -> Iterator[pa.Table]:
-    """The frame with its own split; of a smaller one without time five, so that each row is tested once: of 70 test
-    rows the bootstrap does not see the one in a hundred that a model is sure of and wrong."""
+    """The frame with its own split; for a small table without time five folds, so that each row is tested once.
+
+    With only 70 test rows, the bootstrap misses rare confident errors."""
     if problem.has_time or len(frame) >= _FOLDED:
         yield frame
         return
@@ -189,15 +189,16 @@ def parts(problem: Problem, frame: pa.Table) -> Iterator[pa.Table]:
 
 
 def _loss(kind: Kind, rows: Array, blocks: Array, weights: Array) -> Array:
-    """Samples of the mean loss of the rows, or of its root for a regression, for these weights of blocks."""
+    """Bootstrap samples of the mean loss, or of its root for a regression, for these weights of blocks."""
     sums, counts = (np.bincount(blocks, weights=values, minlength=weights.shape[1]) for values in (rows, None))
     mean = (weights @ sums) / (weights @ counts)
     return np.sqrt(mean) if kind == "regression" else np.asarray(mean)
 
 
 def boosting(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array) -> Array:
-    """HistGradientBoosting at its defaults, fitted to `matrix` and `labels`: its predictions for `rows`. Categories are
-    categories to it; those beyond the 255 that it takes are one, the rarest."""
+    """Predictions for `rows` of HistGradientBoosting with its defaults, fitted to `matrix` and `labels`.
+
+    Categorical features are used as such; the rarest categories beyond its limit of 255 are merged."""
     from sklearn.compose import make_column_transformer
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.pipeline import make_pipeline

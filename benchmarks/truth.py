@@ -1,6 +1,6 @@
-"""Is what comparisons, monitoring and lineage say true? One row a promise, in worlds whose truth is known.
+"""Correctness of comparisons, monitoring and lineage, measured on data with a known truth.
 
-The rows come from the modules `benchmarks/truth_<part>.py`, those that there are, each with `rows(quick)`.
+The rows come from all modules `benchmarks/truth_<part>.py`, each with `rows(quick)`.
 """
 
 import importlib

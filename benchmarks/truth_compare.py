@@ -1,8 +1,8 @@
-"""What intervals cover, and how often equal models pass for different, in worlds whose truth is known.
+"""Coverage of confidence intervals, and false differences between equal models, in simulations with a known truth.
 
-A world has days of rows. What a day does to the figure of its rows (its mean loss, its share of positives) follows a
-first-order autoregression with a correlation of 0, .4 or .7 from one day to the next; flights have .41 in the log
-loss. The truth of a metric is its value over ten thousand days. Coverage is asked of 92 to 97 of 100 intervals.
+A simulation has days of rows. The effect of a day on its rows (on mean loss and share of positives) is a first-order
+autoregressive process with a correlation of 0, .4 or .7 from day to day; flights have .41 in the log loss. The true
+value of a metric is its value over ten thousand days. 92 to 97 of 100 intervals must cover it.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,14 +30,14 @@ from truecourse.statistics.ranking_metrics import roc_auc
 
 DAYS, CORRELATIONS = (14, 28, 61), (0.0, 0.4, 0.7)
 LEAST, MOST = 92.0, 97.0
-"""Of 100 intervals, but for the chance of a simulation: see _chance()."""
+"""Limits of coverage in percent, before the tolerance for simulation noise: see _tolerance()."""
 _A_DAY = 400
 _FEW_A_DAY = 100
 _TRUTH = 10_000
 
 
 def days(random: np.random.Generator, count: int, correlation: float) -> Array:
-    """(count,) a stationary autoregressive series of variance 1."""
+    """(count,) values of a stationary AR(1) process of variance 1."""
     noise = random.standard_normal(count) * np.sqrt(1 - correlation**2)
     noise[0] = random.standard_normal()
     for place in range(1, count):
@@ -45,17 +45,19 @@ def days(random: np.random.Generator, count: int, correlation: float) -> Array:
     return np.asarray(noise)
 
 
-def binary_world(random: np.random.Generator, effects: Array, calibrated: bool = False) -> tuple[Array, Array]:
-    """Labels and predictions of 400 rows a day. A day of effect e has log-odds more by e than the model knows; what the
-    model knows separates the classes with an AUC of .75. Unless `calibrated`, it is also too sure of itself."""
+def simulate_binary(random: np.random.Generator, effects: Array, calibrated: bool = False) -> tuple[Array, Array]:
+    """Labels and predictions of 400 rows per day.
+
+    A day of effect e adds 0.6 e to the log-odds, which the model does not know. The model's own log-odds separate the
+    classes with an AUC of .75. Unless `calibrated`, it is also overconfident."""
     known = random.normal(-0.7, 1.0, (len(effects), _A_DAY))
     labels = random.random(known.shape) < sigmoid(known + 0.6 * effects[:, None])
-    said = sigmoid(known * (1.0 if calibrated else 1.6))
-    return labels.astype(np.float64).ravel(), said.ravel()
+    predictions = sigmoid(known * (1.0 if calibrated else 1.6))
+    return labels.astype(np.float64).ravel(), predictions.ravel()
 
 
-def regression_world(random: np.random.Generator, effects: Array) -> tuple[Array, Array]:
-    """Errors whose size is a matter of the day, with a bias of .3."""
+def simulate_regression(random: np.random.Generator, effects: Array) -> tuple[Array, Array]:
+    """Labels and predictions with errors whose scale depends on the day, and a bias of .3."""
     off = random.standard_normal((len(effects), _A_DAY)) * np.exp(0.2 * effects[:, None]) + 0.3
     return np.zeros(off.size), -off.ravel()
 
@@ -65,74 +67,75 @@ def sigmoid(values: Array) -> Array:
     return np.asarray(1 / (1 + odds), dtype=np.float64)
 
 
-WORLDS: dict[str, tuple[Kind, Callable[..., tuple[Array, Array]], tuple[str, ...], dict[str, Any]]] = {
-    "binary": ("binary", binary_world, ("auc", "log_loss", "brier", "calibration_error"), {}),
-    "binary, calibrated": ("binary", binary_world, ("calibration_error",), {"calibrated": True}),
-    "regression": ("regression", regression_world, ("rmse",), {}),
+SIMULATIONS: dict[str, tuple[Kind, Callable[..., tuple[Array, Array]], tuple[str, ...], dict[str, Any]]] = {
+    "binary": ("binary", simulate_binary, ("auc", "log_loss", "brier", "calibration_error"), {}),
+    "binary, calibrated": ("binary", simulate_binary, ("calibration_error",), {"calibrated": True}),
+    "regression": ("regression", simulate_regression, ("rmse",), {}),
 }
 
 
 @lru_cache(maxsize=8)
 def truth(name: str) -> dict[str, float]:
-    """The metrics over very many days. They do not depend on the correlation of the days."""
-    kind, world, metrics, options = WORLDS[name]
+    """The true metrics, over ten thousand days. They do not depend on the correlation of the days."""
+    kind, simulate, metrics, options = SIMULATIONS[name]
     random = np.random.default_rng(1)
-    labels, said = world(random, random.standard_normal(_TRUTH), **options)
-    found = figures(kind, labels, said, np.repeat(np.arange(20), len(labels) // 20), metrics)
-    error = float(np.abs(gaps(kind, labels, said, np.zeros(len(labels), dtype=int))[0]).sum())
+    labels, predictions = simulate(random, random.standard_normal(_TRUTH), **options)
+    found = estimates(kind, labels, predictions, np.repeat(np.arange(20), len(labels) // 20), metrics)
+    error = float(np.abs(gaps(kind, labels, predictions, np.zeros(len(labels), dtype=int))[0]).sum())
     return {
         metric: error if metric == "calibration_error" else float(found[metric]["value"] or 0) for metric in metrics
     }
 
 
-def figures(kind: Kind, labels: Array, said: Array, blocks: Array, metrics: Sequence[str]) -> dict[str, Estimate]:
-    """As measure() gives them, without those that nobody asks for."""
+def estimates(
+    kind: Kind, labels: Array, predictions: Array, blocks: Array, metrics: Sequence[str]
+) -> dict[str, Estimate]:
+    """The estimates of measure(), for these metrics only."""
     weights, found = weightings(blocks), {}
     for name in metrics:
         if name == "calibration_error":
-            found[name] = sum_of_absolutes(*gaps(kind, labels, said, blocks))
+            found[name] = sum_of_absolutes(*gaps(kind, labels, predictions, blocks))
         elif name == "auc":
-            found[name] = summary(roc_auc(labels, said, blocks, weights), name)
+            found[name] = summary(roc_auc(labels, predictions, blocks, weights), name)
         elif name == "brier":
-            found[name] = summary(loss_samples("regression", labels, said, blocks, weights) ** 2, name)
+            found[name] = summary(loss_samples("regression", labels, predictions, blocks, weights) ** 2, name)
         else:
-            found[name] = summary(loss_samples(kind, labels, said, blocks, weights), name)
+            found[name] = summary(loss_samples(kind, labels, predictions, blocks, weights), name)
     return found
 
 
 def coverage(name: str, count: int, correlation: float, trials: int) -> dict[str, float]:
-    """Of 100 intervals those that hold the truth, by metric."""
-    kind, world, metrics, options = WORLDS[name]
+    """Percentage of intervals that cover the true value, by metric."""
+    kind, simulate, metrics, options = SIMULATIONS[name]
     random, true = np.random.default_rng([count, int(10 * correlation)]), truth(name)
-    held, blocks = dict.fromkeys(metrics, 0), np.repeat(np.arange(count), _A_DAY)
+    covered, blocks = dict.fromkeys(metrics, 0), np.repeat(np.arange(count), _A_DAY)
     for _ in range(trials):
-        labels, said = world(random, days(random, count, correlation), **options)
-        found = figures(kind, labels, said, blocks, metrics)
+        labels, predictions = simulate(random, days(random, count, correlation), **options)
+        found = estimates(kind, labels, predictions, blocks, metrics)
         for metric in metrics:
-            held[metric] += holds(found[metric], true[metric])
-    return {metric: 100 * times / trials for metric, times in held.items()}
+            covered[metric] += covers(found[metric], true[metric])
+    return {metric: 100 * times / trials for metric, times in covered.items()}
 
 
-def holds(figure: Estimate, value: float) -> bool:
+def covers(figure: Estimate, value: float) -> bool:
     low, high = figure["low"], figure["high"]
     return low is not None and high is not None and low <= value <= high
 
 
 def equal_models(random: np.random.Generator, count: int, correlation: float, models: int) -> tuple[Array, list[Array]]:
-    """Labels, and what so many models say that are equally good: each errs by a share of the days' effects of its own,
-    and by noise of its own."""
+    """Labels, and predictions of `models` equally good models, each with its own day effects and its own noise."""
     effects = days(random, count, correlation)
     known = random.normal(-0.7, 1.0, (count, _FEW_A_DAY))
     labels = random.random(known.shape) < sigmoid(known + 0.4 * effects[:, None])
-    said = []
+    predictions = []
     for _ in range(models):
         own = 0.25 * days(random, count, correlation)[:, None] + random.normal(0, 0.3, known.shape)
-        said.append(sigmoid(known + own).ravel())
-    return labels.astype(np.float64).ravel(), said
+        predictions.append(sigmoid(known + own).ravel())
+    return labels.astype(np.float64).ravel(), predictions
 
 
 def false_promotions(count: int, correlation: float, trials: int) -> float:
-    """Of 100 versions that are as good as the champion those that a gate would call better."""
+    """Percentage of versions as good as the champion that a gate would call better."""
     random, better = np.random.default_rng([7, count, int(10 * correlation)]), 0
     blocks = np.repeat(np.arange(count), _FEW_A_DAY)
     for _ in range(trials):
@@ -143,7 +146,7 @@ def false_promotions(count: int, correlation: float, trials: int) -> float:
 
 
 def best_of_five(count: int, correlation: float, trials: int, corrected: bool = True) -> float:
-    """Of 100 times those in which one of five versions, all as good as the champion, would be promoted."""
+    """Percentage of trials that promote one of five versions, all as good as the champion."""
     random, promoted = np.random.default_rng([10, count, int(10 * correlation)]), 0
     blocks = np.repeat(np.arange(count), _FEW_A_DAY)
     for _ in range(trials):
@@ -159,7 +162,7 @@ def best_of_five(count: int, correlation: float, trials: int, corrected: bool = 
 
 
 def calibration_alarms(count: int, correlation: float, trials: int) -> float:
-    """Of 100 versions as well calibrated as the champion those that a gate would call worse calibrated."""
+    """Percentage of versions as well calibrated as the champion that a gate would call worse calibrated."""
     random, worse = np.random.default_rng([8, count, int(10 * correlation)]), 0
     blocks = np.repeat(np.arange(count), _FEW_A_DAY)
     for _ in range(trials):
@@ -170,29 +173,30 @@ def calibration_alarms(count: int, correlation: float, trials: int) -> float:
 
 
 def without_time(rows: int, trials: int) -> float:
-    """coverage() of the log loss of rows that are drawn one by one, in a file that is sorted by the label."""
-    random, held = np.random.default_rng([9, rows]), 0
+    """coverage() of the log loss of independent rows, in a file sorted by the label."""
+    random, covered = np.random.default_rng([9, rows]), 0
     true = None
     for _ in range(trials):
-        labels, said = binary_world(random, np.zeros(max(rows // _A_DAY, 1)))
+        labels, predictions = simulate_binary(random, np.zeros(max(rows // _A_DAY, 1)))
         order = np.argsort(labels[:rows], kind="stable")
-        labels, said = labels[order], said[order]
+        labels, predictions = labels[order], predictions[order]
         true = _without_days() if true is None else true
-        held += holds(
-            summary(loss_samples("binary", labels, said, b := random_blocks(rows), weightings(b)), "log_loss"), true
+        covered += covers(
+            summary(loss_samples("binary", labels, predictions, b := random_blocks(rows), weightings(b)), "log_loss"),
+            true,
         )
-    return 100 * held / trials
+    return 100 * covered / trials
 
 
 @lru_cache(maxsize=1)
 def _without_days() -> float:
-    labels, said = binary_world(np.random.default_rng(1), np.zeros(_TRUTH))
-    return loss("binary", labels, said)
+    labels, predictions = simulate_binary(np.random.default_rng(1), np.zeros(_TRUTH))
+    return loss("binary", labels, predictions)
 
 
 def rows(quick: bool) -> list[Row]:
     trials, found = 60 if quick else 500, []
-    for name, (_, _, metrics, _) in WORLDS.items():
+    for name, (_, _, metrics, _) in SIMULATIONS.items():
         for count in DAYS:
             for correlation in CORRELATIONS:
                 covered = coverage(name, count, correlation, trials)
@@ -205,25 +209,25 @@ def rows(quick: bool) -> list[Row]:
             for correlation in CORRELATIONS:
                 about = f"equal models of which one is {what}, {count} days, correlation {correlation:g}"
                 value = alarms(count, correlation, 2 * trials)
-                found.append(Row(what=about, value=value, unit="%", limit=round(2.5 + _chance(2.5, 2 * trials), 1)))
+                found.append(Row(what=about, value=value, unit="%", limit=round(2.5 + _tolerance(2.5, 2 * trials), 1)))
     for count in DAYS:
         value, plain = (best_of_five(count, 0.4, 2 * trials, corrected) for corrected in (True, False))
-        limit = round(5 + _chance(5, 2 * trials), 1)
+        limit = round(5 + _tolerance(5, 2 * trials), 1)
         found.append(Row(what=f"one of five equal models promoted, {count} days", value=value, unit="%", limit=limit))
-        found.append(Row(what=f"the same, if tries were not counted, {count} days", value=plain, unit="%"))
+        found.append(Row(what=f"the same without correction for tries, {count} days", value=plain, unit="%"))
     return found
 
 
 def _between(what: str, value: float, trials: int) -> list[Row]:
-    low, high = LEAST - _chance(LEAST, trials), MOST + _chance(MOST, trials)
-    if "calibration_error" in what:  # of few days it ends where errors may hide a gap: it may hold more
+    low, high = LEAST - _tolerance(LEAST, trials), MOST + _tolerance(MOST, trials)
+    if "calibration_error" in what:  # with few days its interval is conservative and may cover more
         high = 100.0
     return [
         Row(what=f"coverage, {what}", value=value, unit="%", limit=round(low, 1), sense="at least"),
-        Row(what=f"and no more, {what}", value=value, unit="%", limit=round(high, 1)),
+        Row(what=f"coverage, upper limit, {what}", value=value, unit="%", limit=round(high, 1)),
     ]
 
 
-def _chance(percent: float, trials: int) -> float:
-    """Two standard errors of a share found in so many trials."""
+def _tolerance(percent: float, trials: int) -> float:
+    """Two standard errors of a percentage estimated from `trials` trials."""
     return float(2 * np.sqrt(percent * (100 - percent) / trials))

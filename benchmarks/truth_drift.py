@@ -1,7 +1,8 @@
-"""Is what the drift check says true as it is scheduled? The problem's own decisions, week after week, after a model
-that was fitted to the first months: a clean week with a finding is a false alarm. Then the same weeks with something
-planted in them. Columns differ in what weather and season do to them in a week, so many are tried, and the rows say how
-it is for the median column and for all of them together."""
+"""False alarm rate and power of the scheduled drift check, on the problem's own decisions.
+
+The reference model is fitted to the first months. The check runs week after week: a finding in an unchanged week is a
+false alarm. Then changes are planted in the same weeks. Season and weather affect columns differently, so many columns
+are tried, and the results are reported for the median column and for all."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ready
+from benchmarks.home import ensure_steps
 from truecourse.monitoring.drift import breakage
 from truecourse.monitoring.drift.check import DATA
 from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, count_day
@@ -31,55 +32,55 @@ from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, Snapshot
 
 FITTED = datetime(2013, 6, 1)
-"""The model is fitted to what comes before."""
+"""The model is fitted to the decisions before this time."""
 WEEK, PLANTED, TREND = timedelta(days=7), 13, 5
 RATE = 0.05
 CHANGES = ("shift 0.5", "shift 1", "spread", "shuffle")
 LIMITS = {"shift 0.5": 10, "shift 1": 13, "spread": 13, "shuffle": 10}
-SAID = {
+DESCRIPTIONS = {
     "shift 0.5": "a shift of 0.5 sd in one column", "shift 1": "a shift of 1 sd in one column",
-    "spread": "the spread of one column doubled", "shuffle": "one column shuffled: no margin changes",
+    "spread": "the spread of one column doubled", "shuffle": "one column shuffled: its distribution does not change",
 }  # fmt: skip
 
 
 def rows(quick: bool) -> list[Row]:
-    problem = ready("register")
+    problem = ensure_steps("register")
     clean = measure("benchmarks.truth_drift:clean", problem=problem.name).result
     power = measure("benchmarks.truth_drift:power", problem=problem.name, every=14 if quick else 3).result
     rest = measure("benchmarks.truth_drift:rest", problem=problem.name).result
     many = power["columns"]
-    told = [
+    measured = [
         Row(what=f"drift: of {clean['weeks']} clean consecutive weeks, with a finding",
             value=100 * clean["found"] / clean["weeks"], unit="%", limit=100 * RATE),
-        Row(what="drift: weeks among these in which the season moved columns, said so and no finding",
+        Row(what="drift: of these weeks, with columns within their seasonal range and no finding",
             value=clean["seasonal"], unit="weeks"),
     ]  # fmt: skip
     for name in CHANGES:
         windows = np.array(power[name])
-        what = f"drift: {SAID[name]}, found in windows of {PLANTED}"
-        told += [
+        what = f"drift: {DESCRIPTIONS[name]}, found in windows of {PLANTED}"
+        measured += [
             Row(what=f"{what}: the median of {many} columns", value=float(np.median(windows)), unit="",
                 limit=LIMITS[name], sense="at least"),
             Row(what=f"{what}: the mean of all columns", value=float(windows.mean()), unit=""),
-            Row(what=f"drift: {SAID[name]}, columns of {many} found in all windows",
+            Row(what=f"drift: {DESCRIPTIONS[name]}, columns of {many} found in all windows",
                 value=float((windows == PLANTED).sum()), unit=""),
         ]  # fmt: skip
-    return told + [
+    return measured + [
         Row(what=f"drift: {what}", value=value, unit=f"of {of}", limit=of, sense="at least")
         for what, (value, of) in rest.items()
     ]
 
 
 @dataclass(frozen=True)
-class World:
-    """Decisions of a year, with what a champion of FITTED is watched by."""
+class YearOfDecisions:
+    """Decisions of a year, and the reference profile of a champion fitted before FITTED."""
 
     problem: Any
     frame: pa.Table
-    frozen: ReferenceProfile
+    profile: ReferenceProfile
 
     @classmethod
-    def of(cls, name: str) -> "World":
+    def of(cls, name: str) -> "YearOfDecisions":
         from truecourse.modeling.snapshot import load_frame
         from truecourse.registry import versions as registry
         from truecourse.registry.runs import trained_run
@@ -104,33 +105,33 @@ class World:
         recent = fitted.filter(
             pc.greater(fitted["decision_time"], pa.scalar(FITTED - 4 * WEEK, pa.timestamp("us", tz="UTC")))
         )
-        frozen = ReferenceProfile(
+        profile = ReferenceProfile(
             version=ModelVersion(problem=name, version=1, run_id="", model_sha256=""),
             snapshot=Snapshot(problem=name, sha256="", rows=len(fitted)),
             key="", features=counted, every=counted, scores=counted, scored=counted, against="",
             seen_values=seen, unseen_shares=_unseen_shares(seen, recent), relations=relations,
             sums=_daily_sums(relations, fitted),
         )  # fmt: skip
-        return cls(problem, frame, frozen)
+        return cls(problem, frame, profile)
 
     @cached_property
     def places(self) -> dict[datetime, tuple[int, int]]:
-        """The first row of each day, and how many there are."""
+        """By day, the position of its first row and its number of rows."""
         days = self.frame["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
         found, first, count = np.unique(days, return_index=True, return_counts=True)
-        told = zip(found.astype("datetime64[us]").tolist(), first.tolist(), count.tolist(), strict=True)
-        return {day: (place, rows) for day, place, rows in told}
+        ranges = zip(found.astype("datetime64[us]").tolist(), first.tolist(), count.tolist(), strict=True)
+        return {day: (place, rows) for day, place, rows in ranges}
 
     def rows(self, day: datetime) -> pa.Table:
         return self.frame.slice(*self.places[day])
 
     @cached_property
-    def sketches(self) -> list[DayCounts]:
+    def daily_counts(self) -> list[DayCounts]:
         days = [day for day in self.places if day >= FITTED]
-        return [self.sketch(day, self.rows(day)) for day in days]
+        return [self.count(day, self.rows(day)) for day in days]
 
-    def sketch(self, day: datetime, rows: pa.Table) -> DayCounts:
-        return count_day(self.frozen, [rows.append_column("_tc_moment", rows["decision_time"])], len(rows), day)
+    def count(self, day: datetime, rows: pa.Table) -> DayCounts:
+        return count_day(self.profile, [rows.append_column("_tc_moment", rows["decision_time"])], len(rows), day)
 
     def weeks(self) -> list[datetime]:
         last = max(self.places) + DAY
@@ -140,38 +141,37 @@ class World:
     def check(
         self, start: datetime, planted: list[DayCounts] | None = None, days: int = 7
     ) -> tuple[list[Finding], bool]:
-        """As the check looks at the week from `start` on, or its first days; and whether the season moved a column."""
-        now = [one for one in self.sketches if start <= one.day < start + WEEK] if planted is None else planted
+        """Findings for the first `days` days of the week from `start`; and whether a column changed seasonally."""
+        now = [one for one in self.daily_counts if start <= one.day < start + WEEK] if planted is None else planted
         mine = {one.day for one in now}
-        before = [one for one in self.sketches if one.day < min(mine)]
+        before = [one for one in self.daily_counts if one.day < min(mine)]
         week = [one for one in [*before, *now] if one.day > now[days - 1].day - WEEK and one.day <= now[days - 1].day]
         earlier = [one for one in before if one.day < week[0].day]
-        data = feature_drift(self.problem, self.frozen, WindowDays(week, earlier, []))
-        broken = breakage.find_breakage(self.problem, self.frozen, [*before, *now[:days]], now[:days])
+        data = feature_drift(self.problem, self.profile, WindowDays(week, earlier, []))
+        broken = breakage.find_breakage(self.problem, self.profile, [*before, *now[:days]], now[:days])
         volume = breakage.find_volume_changes(self.problem, [*before, *now[:days]], start, now[days - 1].day + DAY)
         return [*findings(data, DATA), *broken, *volume], bool(data.seasonal)
 
     def changed(self, start: datetime, change: Callable[[pa.Table], pa.Table], name: str = "") -> list[DayCounts]:
-        """The days of the week from `start` on, their rows changed together; in the column `name` alone, if that is
-        given."""
+        """The daily counts of the week from `start`, after changing its rows; `name`: the only column that changes."""
         days = [day for day in self.places if start <= day < start + WEEK]
         first = self.places[days[0]][0]
         sizes = [self.places[day] for day in days]
         rows = change(self.frame.slice(first, sum(count for _, count in sizes)))
         parts = [rows.slice(place - first, count) for place, count in sizes]
         if name:
-            return [self._sketch_of_column(day, part, name) for day, part in zip(days, parts, strict=True)]
-        return [self.sketch(day, part) for day, part in zip(days, parts, strict=True)]
+            return [self._count_changed_column(day, part, name) for day, part in zip(days, parts, strict=True)]
+        return [self.count(day, part) for day, part in zip(days, parts, strict=True)]
 
-    def _sketch_of_column(self, day: datetime, rows: pa.Table, name: str) -> DayCounts:
-        """The clean day's sketch with what one column changes of it, which is quicker."""
-        bins, clean = self.frozen.features.bins, next(one for one in self.sketches if one.day == day)
-        place = int(self.frozen.features.starts[list(bins).index(name)])
+    def _count_changed_column(self, day: datetime, rows: pa.Table, name: str) -> DayCounts:
+        """The day's clean counts, updated for one changed column; faster than counting all columns."""
+        bins, clean = self.profile.features.bins, next(one for one in self.daily_counts if one.day == day)
+        place = int(self.profile.features.starts[list(bins).index(name)])
         counts = np.bincount(bins[name].codes(rows[name]), minlength=len(bins[name].labels)).tolist()
         odd = {other: found for other, found in clean.odd.items() if other != name}
-        if name in self.frozen.seen_values:
-            odd |= count_unseen({name: self.frozen.seen_values[name]}, rows)
-        sums = self.frozen.relations.sums(rows, "decision_time").ravel().tolist()
+        if name in self.profile.seen_values:
+            odd |= count_unseen({name: self.profile.seen_values[name]}, rows)
+        sums = self.profile.relations.sums(rows, "decision_time").ravel().tolist()
         features = (*clean.features[:place], *counts, *clean.features[place + len(counts) :])
         return clean.model_copy(update={"features": features, "odd": odd, "sums": tuple(sums)})
 
@@ -180,7 +180,7 @@ def with_values(rows: pa.Table, name: str, values: Array) -> pa.Table:
     return rows.set_column(rows.column_names.index(name), name, pa.array(values, from_pandas=True))
 
 
-def planted(name: str, how: str, seed: int) -> Callable[[pa.Table], pa.Table]:
+def plant(name: str, how: str, seed: int) -> Callable[[pa.Table], pa.Table]:
     def change(rows: pa.Table) -> pa.Table:
         values = numbers(rows[name])
         there = ~np.isnan(values)
@@ -196,35 +196,35 @@ def planted(name: str, how: str, seed: int) -> Callable[[pa.Table], pa.Table]:
     return change
 
 
-def windows_of(world: World, count: int = PLANTED, room: int = 0) -> list[datetime]:
-    weeks = world.weeks()
+def windows_of(year: YearOfDecisions, count: int = PLANTED, room: int = 0) -> list[datetime]:
+    weeks = year.weeks()
     return [weeks[int(place)] for place in np.linspace(0, len(weeks) - 1 - room, count)]
 
 
 def clean(problem: str) -> Callable[[], dict[str, Any]]:
-    world = World.of(problem)
+    year = YearOfDecisions.of(problem)
 
     def run() -> dict[str, Any]:
-        told = [world.check(start) for start in world.weeks()]
-        listed = [one.sentence for found, _ in told for one in found]
-        found = sum(bool(found) for found, _ in told)
-        return {"weeks": len(told), "found": found, "seasonal": sum(s for _, s in told), "said": listed}
+        checks = [year.check(start) for start in year.weeks()]
+        sentences = [one.sentence for found, _ in checks for one in found]
+        found = sum(bool(found) for found, _ in checks)
+        return {"weeks": len(checks), "found": found, "seasonal": sum(s for _, s in checks), "sentences": sentences}
 
     return run
 
 
 def power(problem: str, every: int) -> Callable[[], dict[str, Any]]:
-    """By change and column, in how many windows there is a finding of the data."""
-    world = World.of(problem)
-    names = list(world.frozen.relations.names)[::every]
+    """By change and column, the number of windows with an additional finding."""
+    year = YearOfDecisions.of(problem)
+    names = list(year.profile.relations.names)[::every]
 
     def run() -> dict[str, Any]:
-        starts = windows_of(world)
-        quiet = {start: {one.key for one in world.check(start)[0]} for start in starts}
+        starts = windows_of(year)
+        clean_findings = {start: {one.key for one in year.check(start)[0]} for start in starts}
 
         def found(name: str, how: str, start: datetime, seed: int) -> bool:
-            told, _ = world.check(start, world.changed(start, planted(name, how, seed), name))
-            return bool({one.key for one in told} - quiet[start])
+            found_now, _ = year.check(start, year.changed(start, plant(name, how, seed), name))
+            return bool({one.key for one in found_now} - clean_findings[start])
 
         counted = {
             how: [sum(found(name, how, start, seed) for seed, start in enumerate(starts)) for name in names]
@@ -236,19 +236,19 @@ def power(problem: str, every: int) -> Callable[[], dict[str, Any]]:
 
 
 def rest(problem: str) -> Callable[[], dict[str, tuple[int, int]]]:
-    world = World.of(problem)
+    year = YearOfDecisions.of(problem)
     return lambda: {
-        **dict(_categories(world)),
-        f"a trend of 0.1 sd a week in every column, by week {TREND}": _trends(world),
-        "a column that is never missing, missing in half of a week's rows, pages": _missing(world),
-        "20 days without a prediction, after daily ones": _silent(world),
-        "13 predictions made by hand, unknown with what is missing": _by_hand(world),
+        **dict(_categories(year)),
+        f"a trend of 0.1 sd a week in every column, by week {TREND}": _trends(year),
+        "a complete column, missing in half of a week's rows, is critical": _missing(year),
+        "20 days without a prediction, after daily ones": _silent(year),
+        "13 predictions of one day, unknown with the number of missing rows": _few_predictions(year),
     }
 
 
-def _categories(world: World) -> Iterator[tuple[str, tuple[int, int]]]:
-    starts = windows_of(world)
-    texts = [name for name, values in world.frozen.seen_values.items() if isinstance(values, pa.Array)]
+def _categories(year: YearOfDecisions) -> Iterator[tuple[str, tuple[int, int]]]:
+    starts = windows_of(year)
+    texts = [name for name, values in year.profile.seen_values.items() if isinstance(values, pa.Array)]
     for day in (1, 4, 7):
         found = 0
         for name in texts:
@@ -259,16 +259,16 @@ def _categories(world: World) -> Iterator[tuple[str, tuple[int, int]]]:
                     values[seed % 200 :: 200] = "never seen"
                     return with_values(rows, name, values)
 
-                told, _ = world.check(start, world.changed(start, change, name), day)
-                found += (name, "new category") in [(one.subject, one.cause) for one in told]
+                found_now, _ = year.check(start, year.changed(start, change, name), day)
+                found += (name, "new category") in [(one.subject, one.cause) for one in found_now]
         yield f"a new category in 0.5% of rows, found on day {day} of its week", (found, len(texts) * len(starts))
 
 
-def _trends(world: World) -> tuple[int, int]:
-    starts, found = windows_of(world, room=TREND), 0
-    deviations = {name: float(np.nanstd(numbers(world.frame[name]))) for name in world.frozen.relations.names}
+def _trends(year: YearOfDecisions) -> tuple[int, int]:
+    starts, found = windows_of(year, room=TREND), 0
+    deviations = {name: float(np.nanstd(numbers(year.frame[name]))) for name in year.profile.relations.names}
     for start in starts:
-        sketches = []
+        changed_days = []
         for week in range(TREND):
 
             def change(rows: pa.Table, by: float = 0.1 * (week + 1)) -> pa.Table:
@@ -276,48 +276,50 @@ def _trends(world: World) -> tuple[int, int]:
                     rows = with_values(rows, name, numbers(rows[name]) + by * deviation)
                 return rows
 
-            sketches += world.changed(start + week * WEEK, change)
-        kept = world.sketches
-        creeping = {one.day: one for one in sketches}
-        world.__dict__["sketches"] = [creeping.get(one.day, one) for one in kept]
-        found += any(world.check(start + week * WEEK)[0] for week in range(TREND))
-        world.__dict__["sketches"] = kept
+            changed_days += year.changed(start + week * WEEK, change)
+        kept = year.daily_counts
+        trending = {one.day: one for one in changed_days}
+        year.__dict__["daily_counts"] = [trending.get(one.day, one) for one in kept]
+        found += any(year.check(start + week * WEEK)[0] for week in range(TREND))
+        year.__dict__["daily_counts"] = kept
     return found, len(starts)
 
 
-def _missing(world: World) -> tuple[int, int]:
-    starts, names = windows_of(world), list(world.frozen.features.bins)
-    whole = [name for name, gone in zip(names, world.frozen.features.missing().sum(axis=0), strict=True) if gone == 0]
+def _missing(year: YearOfDecisions) -> tuple[int, int]:
+    starts, names = windows_of(year), list(year.profile.features.bins)
+    complete = [
+        name for name, gone in zip(names, year.profile.features.missing().sum(axis=0), strict=True) if gone == 0
+    ]
     found = 0
     for seed, start in enumerate(starts):
-        name = whole[seed % len(whole)]
+        name = complete[seed % len(complete)]
 
         def change(rows: pa.Table, name: str = name, seed: int = seed) -> pa.Table:
             gone = np.random.default_rng(seed).random(len(rows)) < 0.5
             place = rows.column_names.index(name)
             return rows.set_column(place, name, pc.if_else(pa.array(gone), None, rows[name]))
 
-        told, _ = world.check(start, world.changed(start, change, name))
-        found += any(one.page and one.subject == name and one.cause == "missing values" for one in told)
+        found_now, _ = year.check(start, year.changed(start, change, name))
+        found += any(one.page and one.subject == name and one.cause == "missing values" for one in found_now)
     return found, len(starts)
 
 
-def _silent(world: World) -> tuple[int, int]:
-    days: list[date] = [day.date() for day in world.places]
+def _silent(year: YearOfDecisions) -> tuple[int, int]:
+    days: list[date] = [day.date() for day in year.places]
     newest = datetime.combine(days[-1], datetime.max.time())
     return int(detect_silence("flights", days, newest, newest + timedelta(days=20)) is not None), 1
 
 
-def _by_hand(world: World) -> tuple[int, int]:
-    starts = windows_of(world)
+def _few_predictions(year: YearOfDecisions) -> tuple[int, int]:
+    starts = windows_of(year)
     unknown = 0
     for start in starts:
-        rows = self_made(world, start)
-        before = [one for one in world.sketches if one.day < start]
-        moved = feature_drift(world.problem, world.frozen, WindowDays([world.sketch(start, rows)], before, []))
-        unknown += moved.missing.startswith("87 more rows") and not findings(moved, DATA)
+        rows = first_predictions(year, start)
+        before = [one for one in year.daily_counts if one.day < start]
+        drift = feature_drift(year.problem, year.profile, WindowDays([year.count(start, rows)], before, []))
+        unknown += drift.missing.startswith("87 more rows") and not findings(drift, DATA)
     return unknown, len(starts)
 
 
-def self_made(world: World, start: datetime) -> pa.Table:
-    return world.rows(start).slice(0, 13)
+def first_predictions(year: YearOfDecisions, start: datetime) -> pa.Table:
+    return year.rows(start).slice(0, 13)

@@ -1,6 +1,6 @@
-"""Lineage and reproduction: what a trace finds, what it costs, and whether a version can be made again.
+"""Lineage and reproduction: completeness and cost of a trace, and reproduction of a version.
 
-All of it in a copy of the home at another path: a home moves as a folder.
+All of it runs in a copy of the home at another path, since a home can be moved as a folder.
 """
 
 import shutil
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Row, measure
-from benchmarks.home import ready
+from benchmarks.home import ensure_steps
 from truecourse.settings import get_settings
 
 TRACE_CPU = 6.0
-"""CPU seconds of a trace of the flights' model, in a process that has started."""
+"""Maximum CPU seconds of a trace of the flights model, without process start."""
 
 
 def rows(quick: bool) -> list[Row]:
-    """Quick: reproduced from the feature tables alone."""
-    problem = ready("score").name
+    """Trace and reproduce the champion; with `quick` from the feature tables only."""
+    problem = ensure_steps("score").name
     folder = Path(tempfile.mkdtemp(prefix="truecourse-bench-"))
     ignored = shutil.ignore_patterns("benchmarks", "bentoml-*", "prefect", "tmp")
     try:
@@ -28,25 +28,25 @@ def rows(quick: bool) -> list[Row]:
         traced = measure("benchmarks.truth_lineage:trace", home=home, problem=problem)
         broken = measure("benchmarks.truth_lineage:break_links", home=home, problem=problem).result
         starts = ("features",) if quick else ("features", "clean", "source")
-        made = {
+        reproductions = {
             start: measure("benchmarks.truth_lineage:reproduce", home=home, problem=problem, start=start)
             for start in starts
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return [*_trace_rows(traced.result, traced.cpu, broken), *_reproduced(made)]
+    return [*_trace_rows(traced.result, traced.cpu, broken), *_reproduction_rows(reproductions)]
 
 
 def _trace_rows(traced: dict[str, Any], cpu: float, broken: dict[str, list[str]]) -> Iterator[Row]:
     unverified = len(traced["unverified"])
     yield Row(what=f"links of {traced['links']} not verified in a moved home", value=unverified, unit="", limit=0)
     missed, kinds = len(broken["missed"]), len(broken["missed"]) + len(broken["found"])
-    yield Row(what=f"kinds of {kinds} links whose changed byte is not found and named", value=missed, unit="", limit=0)
+    yield Row(what=f"kinds of {kinds} links whose changed byte is not detected", value=missed, unit="", limit=0)
     yield Row(what="trace of a model, CPU", value=cpu, unit="s", limit=TRACE_CPU)
 
 
-def _reproduced(made: dict[str, Any]) -> Iterator[Row]:
-    for start, measured in made.items():
+def _reproduction_rows(reproductions: dict[str, Any]) -> Iterator[Row]:
+    for start, measured in reproductions.items():
         different = 0 if measured.result["identical"] else 1
         yield Row(what=f"not byte for byte the same, from {start}", value=different, unit="", limit=0)
         links = len(measured.result["unverified"])
@@ -68,7 +68,7 @@ def trace(problem: str) -> Callable[[], dict[str, Any]]:
 
 
 def reproduce(problem: str, start: Any) -> Callable[[], dict[str, Any]]:
-    from tasks.training.reproduce import reproduce as again
+    from tasks.training.reproduce import reproduce as reproduce_version
     from truecourse.registry import versions as registry
 
     champion = registry.champion(problem)
@@ -76,7 +76,7 @@ def reproduce(problem: str, start: Any) -> Callable[[], dict[str, Any]]:
     number = champion.version
 
     def run() -> dict[str, Any]:
-        found = again(problem, number, start)
+        found = reproduce_version(problem, number, start)
         return {"identical": found["identical"], "unverified": _unverified(found["links"])}
 
     return run
@@ -87,7 +87,7 @@ def _unverified(links: list[dict[str, Any]]) -> list[str]:
 
 
 def break_links(problem: str) -> Callable[[], dict[str, list[str]]]:
-    """Of each kind of link, change one byte of an object behind it, trace, and put it back."""
+    """For each kind of link, change one byte of its object, trace, and restore the object."""
     from tasks.training.trace import trace_model
     from truecourse.registry import versions as registry
 
@@ -115,7 +115,7 @@ def break_links(problem: str) -> Callable[[], dict[str, list[str]]]:
 
 
 def _object_of(problem: str, link: dict[str, Any]) -> Path | None:
-    """A file behind a link; None where it stands for others, or lies in MLflow's database."""
+    """A file of a link; None for a link without its own file, or in MLflow's database."""
     root, kind = Path(get_settings().storage_root), str(link["link"])
     folders = {
         "version": f"models/{problem}/versions",

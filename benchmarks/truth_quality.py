@@ -1,13 +1,13 @@
-"""What monitoring says of quality, labels and alarms, held against worlds whose truth is known.
+"""False alarms and power of quality monitoring and label checks, in simulations with a known truth; cost of the record.
 
-The record: a year of checks every five minutes beside one open alarm, in a store in memory that counts what is asked of
-it. The reports of an hour are one report, so that after the first days an hour is one check.
+The record: a year of checks every five minutes with one open alarm, in a store in memory that counts reads. After the
+first days only one check per hour is simulated.
 
-The detectors: worlds of days whose outcomes follow the scores but for an effect of the day, an AR(1) process as large
-as that of the flights, and storms of a day or two. A label is positive where a latent delay passes a threshold;
-hindsight sees the delay with a small error, which has an effect of the day too. What a clean world pages is false. In
-the others, from a day on, the threshold has moved so that a seventh of the positives are none (20 minutes instead of 15
-on the flights), or so many labels are noise that the loss is a fifth higher.
+The detectors: outcomes follow the scores, except for a day effect, an AR(1) process as large as that of the flights,
+and storms of one or two days. A label is positive if a latent delay exceeds a threshold. The label model sees the delay
+with a small error, which has a day effect too. Every critical finding of an unchanged simulation is false. In the
+others, from some day on, the threshold is higher so that a seventh of the positives become negative (20 minutes instead
+of 15 on the flights), or random label noise raises the loss by a fifth.
 """
 
 import time
@@ -42,7 +42,7 @@ DAILY: tuple[Check, ...] = ("drift", "quality", "skew")
 
 A_DAY, HELD_OUT, YEAR = 900, 42, 365
 MOVED, NOISE = 0.14, 0.056
-"""Of positives that another rule makes negative; of labels that are turned around at random."""
+"""Share of positives that the changed rule makes negative; share of labels that are flipped at random."""
 
 
 def rows(quick: bool) -> list[Row]:
@@ -50,8 +50,10 @@ def rows(quick: bool) -> list[Row]:
 
 
 @dataclass
-class World:
-    """Days of decisions. `memory`: of the effect of a day; `small`: days of ten rows among the others, every ninth."""
+class Simulation:
+    """Simulates days of decisions.
+
+    `memory`: autocorrelation of the day effect. `small`: every ninth day has ten rows only."""
 
     random: np.random.Generator
     memory: float = 0.3
@@ -66,39 +68,40 @@ class World:
 
     def _day(self, day: int, moved: float, noise: float) -> Cohort:
         random, fresh = self.random, np.sqrt(1 - self.memory**2)
-        here, seen = (self.memory * old + fresh * random.normal() for old in self._state)
-        self._state = (here, seen)
+        outcome_effect, delay_effect = (self.memory * old + fresh * random.normal() for old in self._state)
+        self._state = (outcome_effect, delay_effect)
         if self.storms and not self._storm and random.random() < 0.04:
             self._storm = int(random.integers(1, 3))
         stormy, self._storm = self._storm > 0, max(self._storm - 1, 0)
         rows = 10 if self.small and day % 9 == 4 else A_DAY
         known = random.normal(-1.0, 0.85, rows)
         score = norm.cdf(known / np.sqrt(1 + self.effect**2))
-        delay = known + self.effect * here + (0.6 if stormy else 0.0) + random.normal(size=rows)
-        said = norm.cdf((delay + 0.03 * seen + random.normal(0, 0.12, rows)) / 0.125)
+        delay = known + self.effect * outcome_effect + (0.6 if stormy else 0.0) + random.normal(size=rows)
+        estimate = norm.cdf((delay + 0.03 * delay_effect + random.normal(0, 0.12, rows)) / 0.125)
         label = (delay > self._threshold(moved)).astype(np.int64)
         label = np.where(random.random(rows) < noise, 1 - label, label)
-        judged = ScoredRows.of("binary", label, score)
-        told = label_residuals("binary", said, label)
+        scored = ScoredRows.of("binary", label, score)
+        residuals = label_residuals("binary", estimate, label)
         return Cohort(
-            day=date(2024, 1, 1) + timedelta(days=day), decisions=rows, labelled=rows, loss=float(judged.loss.sum()),
-            expected=float(judged.expected.sum()), variance=float(judged.variance.sum()),
-            residual=float((judged.outcome - judged.score).sum()),
-            excess_squares=float(((judged.loss - judged.expected) ** 2).sum()), bins=(),
-            **told.sums(np.arange(rows)),
+            day=date(2024, 1, 1) + timedelta(days=day), decisions=rows, labelled=rows, loss=float(scored.loss.sum()),
+            expected=float(scored.expected.sum()), variance=float(scored.variance.sum()),
+            residual=float((scored.outcome - scored.score).sum()),
+            excess_squares=float(((scored.loss - scored.expected) ** 2).sum()), bins=(),
+            **residuals.sums(np.arange(rows)),
         )  # fmt: skip
 
     @staticmethod
     def _threshold(moved: float) -> float:
-        """Of the latent delay, so that so large a share of the positives is below it."""
+        """The threshold of the latent delay that makes the share `moved` of the positives negative."""
         spread = np.sqrt(1 + 0.85**2)
         positive = norm.sf(1 / spread)
         return float(spread * norm.isf(positive * (1 - moved)) - 1)
 
 
-def pages(reference: Sequence[Cohort], days: Sequence[Cohort]) -> list[tuple[int, str]]:
-    """(day, cause) of every page that the detectors would have raised, looked at each day. Streams that page within a
-    week for the same cause are one page."""
+def critical_findings(reference: Sequence[Cohort], days: Sequence[Cohort]) -> list[tuple[int, str]]:
+    """(day, cause) of every critical finding of the detectors, checked each day.
+
+    Critical findings of the same cause within a week count once."""
     watch, total = QualityWatch(), sum(one.labelled for one in reference)
     loss = sum(one.loss for one in reference) / total
     scale = float(np.sqrt(sum(one.variance for one in reference) / total))
@@ -117,25 +120,26 @@ def _detector_rows(quick: bool) -> Iterator[Row]:
     years, trials = (6, 10) if quick else (60, 100)
     for memory in (0.0, 0.4, 0.7):
         count = sum(len(clean(seed, memory)) for seed in range(years))
-        yield Row(what=f"false pages in {years} clean years with storms, correlation {memory}", value=count / years,
-                  unit="a year", limit=1)  # fmt: skip
+        yield Row(what=f"false critical findings in {years} clean years with storms, correlation {memory}",
+                  value=count / years, unit="per year", limit=1)  # fmt: skip
     for what, cause, within, change in (
-        ("a rule that takes a seventh of the positives", "label rule", 10, {"moved": MOVED}),
-        ("labels so noisy that the loss is a fifth higher", "concept drift", 15, {"noise": NOISE}),
+        ("a rule that makes a seventh of the positives negative", "label rule", 10, {"moved": MOVED}),
+        ("label noise that raises the loss by a fifth", "concept drift", 15, {"noise": NOISE}),
     ):
         hits = [found(seed, cause, within, change) for seed in range(trials)]
-        yield Row(what=f"{what}: found within {within} days, of {trials} worlds", value=100 * np.mean(hits), unit="%",
-                  limit=80, sense="at least")  # fmt: skip
+        yield Row(what=f"{what}: found within {within} days, of {trials} simulations", value=100 * np.mean(hits),
+                  unit="%", limit=80, sense="at least")  # fmt: skip
     named = sum(
         any(cause == "label rule" for _, cause in clean(seed, 0.3, small=True, days=60)) for seed in range(trials)
     )
-    yield Row(what=f"label rule paged in 60 clean days with cohorts of ten rows, of {trials} worlds",
+    yield Row(what=f"label rule critical in 60 clean days with cohorts of ten rows, of {trials} simulations",
               value=100 * named / trials, unit="%", limit=100 * 60 / 365)  # fmt: skip
 
 
 def _label_rows(quick: bool) -> Iterator[Row]:
-    """Decisions with a base rate of 0.36, 300 a day for four weeks, of which 30% never get a label: of the positives
-    alone, or of all."""
+    """Missing labels: 300 decisions a day for four weeks with a base rate of 0.36.
+
+    30% of the positives, or 30% of all decisions, never get a label."""
     problem, trials = load_problem(), 20 if quick else 500
     named, rates, false = 0, [], 0
     for seed in range(trials):
@@ -143,47 +147,47 @@ def _label_rows(quick: bool) -> Iterator[Row]:
         named += bool(check_selection(problem, days))
         rates.append(sum(part[2] for one in days for part in one.bins) / sum(one.labelled for one in days))
         false += bool(check_selection(problem, labelled_days(lambda score, came: 0.7 + 0 * score, seed)))
-    yield Row(what=f"selective labels named (base rate {np.mean(rates):.2f} instead of 0.36), of {trials} worlds",
+    yield Row(what=f"selective labels named (base rate {np.mean(rates):.2f} instead of 0.36), of {trials} simulations",
               value=100 * named / trials, unit="%", limit=95, sense="at least")  # fmt: skip
-    yield Row(what=f"selective labels named where labels are missing at random, of {trials} worlds",
+    yield Row(what=f"selective labels named although labels are missing at random, of {trials} simulations",
               value=100 * false / trials, unit="%", limit=1)  # fmt: skip
 
 
 def labelled_days(share: Callable[[Array, Array], Array], seed: int, days: int = 28, a_day: int = 300) -> list[Cohort]:
-    """Decisions that get a label with a probability of their score and outcome."""
+    """Simulate days of decisions; `share`: the probability of a label, given score and outcome."""
     random, found, edges = np.random.default_rng(seed), [], np.linspace(0, 1, 41)[1:-1]
     for number in range(days):
         score = random.beta(1.0, 1.8, a_day)
         came = (random.random(a_day) < score).astype(np.int64)
         known = random.random(a_day) < share(score, came)
-        judged = ScoredRows.of("binary", came[known], score[known])
+        scored = ScoredRows.of("binary", came[known], score[known])
         found.append(
             Cohort(
                 day=date(2024, 1, 1) + timedelta(days=number), decisions=a_day, labelled=int(known.sum()),
-                loss=float(judged.loss.sum()), expected=float(judged.expected.sum()),
-                variance=float(judged.variance.sum()), residual=float((judged.outcome - judged.score).sum()),
-                bins=sums_by_bin(edges, judged), decided=decisions_by_bin("binary", edges, score),
+                loss=float(scored.loss.sum()), expected=float(scored.expected.sum()),
+                variance=float(scored.variance.sum()), residual=float((scored.outcome - scored.score).sum()),
+                bins=sums_by_bin(edges, scored), decided=decisions_by_bin("binary", edges, score),
             )
         )  # fmt: skip
     return found
 
 
 def clean(seed: int, memory: float, small: bool = False, days: int = YEAR) -> list[tuple[int, str]]:
-    world = World(np.random.default_rng([seed, round(10 * memory)]), memory, small=small)
-    return pages(world.days(0, HELD_OUT), world.days(HELD_OUT, days))
+    simulation = Simulation(np.random.default_rng([seed, round(10 * memory)]), memory, small=small)
+    return critical_findings(simulation.days(0, HELD_OUT), simulation.days(HELD_OUT, days))
 
 
 def found(seed: int, cause: str, within: int, change: dict[str, float]) -> bool:
-    """Whether it is named within so many days of its first, 30 clean days after the held-out ones."""
-    world = World(np.random.default_rng([seed, 99]))
-    reference, clean = world.days(0, HELD_OUT), world.days(HELD_OUT, 30)
-    told = pages(reference, [*clean, *world.days(HELD_OUT + 30, within, **change)])
-    return any(day >= 30 and said == cause for day, said in told)
+    """Whether a change is named within `within` days; it starts after 30 clean days."""
+    simulation = Simulation(np.random.default_rng([seed, 99]))
+    reference, clean = simulation.days(0, HELD_OUT), simulation.days(HELD_OUT, 30)
+    named = critical_findings(reference, [*clean, *simulation.days(HELD_OUT + 30, within, **change)])
+    return any(day >= 30 and other == cause for day, other in named)
 
 
 @dataclass
 class MemoryStore:
-    """An object store in memory. `reads`: by operation."""
+    """An object store in memory. `reads`: number of reads by operation."""
 
     root: str = "memory"
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -241,17 +245,23 @@ def _record_rows(quick: bool) -> Iterator[Row]:
             at += timedelta(minutes=5) if at < START + timedelta(days=days[0]) else timedelta(hours=1)
         if until == days[0]:
             kept = sum(key.startswith(f"alarms/{problem.name}/") for key in store.objects)
-            yield Row(what=f"entries that an open alarm makes in {until} days", value=kept, unit="", limit=until / 3)
+            yield Row(what=f"entries of an open alarm in {until} days", value=kept, unit="", limit=until / 3)
         store.reads.clear()
-        began = time.perf_counter()
+        started = time.perf_counter()
         control_page.page(store, problem, served=False, at=at)
-        figures.append((sum(store.reads.values()), time.perf_counter() - began))
+        figures.append((sum(store.reads.values()), time.perf_counter() - started))
     (few, quick_page), (many, slow_page) = figures
     yield Row(what=f"reads of storage for a control page after {days[1]} days", value=many, unit="", reference=few,
               reference_is=f"after {days[0]} days", limit=1.1)  # fmt: skip
     yield Row(what="reads of storage for that page", value=many, unit="", limit=60)
-    yield Row(what="the page", value=slow_page, unit="s", reference=quick_page, reference_is=f"after {days[0]} days")
+    yield Row(
+        what="time of the control page",
+        value=slow_page,
+        unit="s",
+        reference=quick_page,
+        reference_is=f"after {days[0]} days",
+    )
 
 
 def _report(problem: str, check: Check, at: datetime, findings: tuple[Finding, ...] = ()) -> Report:
-    return Report(check=check, problem=problem, at=at, sentence="Well.", findings=findings)
+    return Report(check=check, problem=problem, at=at, sentence="No findings.", findings=findings)

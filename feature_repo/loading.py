@@ -134,7 +134,7 @@ class _Target:
 
     def wipe(self) -> None:
         view = [self._feast_view]
-        self._write_mark(None)
+        self._write_text(None)
         if self._redis:
             self._store.delete_table(self._config, self._feast_view)
             return
@@ -152,9 +152,9 @@ class _Target:
         return mark
 
     def write_mark(self, mark: dict[str, Any]) -> None:
-        self._write_mark(json.dumps(mark, sort_keys=True))
+        self._write_text(json.dumps(mark, sort_keys=True))
 
-    def _write_mark(self, text: str | None) -> None:
+    def _write_text(self, text: str | None) -> None:
         if self._redis:
             client = self._store._get_client(self._config.online_store)
             client.set(self._name, text) if text else client.delete(self._name)

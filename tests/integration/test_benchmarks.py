@@ -121,7 +121,7 @@ def test_copies_have_keys_and_times_of_their_own(small: Path) -> None:
     spec, tables = load_problem(), Tables()
     name = raw_table("deliveries", "deliveries")
     rows = tables.read(TableVersion(name=name, version=0))
-    copies = pa.concat_tables([scale.moved(spec.table("deliveries"), rows, copy) for copy in range(3)])
+    copies = pa.concat_tables([scale.shift_copy(spec.table("deliveries"), rows, copy) for copy in range(3)])
     for column in ("delivery", "_tc_row"):
         assert len(set(copies[column].to_pylist())) == 3 * len(rows)
     days = (copies["ordered_at"][len(rows)].as_py() - rows["ordered_at"][0].as_py()).days
@@ -157,7 +157,7 @@ def test_scoring_is_measured_against_both_references(small: Path) -> None:
 
 def test_losses_on_a_real_table_stand_beside_others(tmp_path: Path, home: Path, configure: Callable[..., None]) -> None:
     configure(problems=tmp_path / "problems")
-    made = tables.compared(["hitters"], str(tmp_path))()["hitters"]
+    made = tables.compare_tables(["hitters"], str(tmp_path))()["hitters"]
     assert made["kind"] == "regression"
     assert made["test_rows"] == 263  # each row that has a salary, once
     assert all(100 < loss < 700 for loss in made["losses"].values())

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.hammer import Hammer
+from benchmarks.hammer import LoadGenerator
 from services.http.guard import Guard
 from services.http.routes import Endpoint
 from tests.echo import serving
@@ -20,7 +20,7 @@ def hammered(port: int, clients: int) -> dict[str, Any]:
     head = "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
     options = {"port": port, "connections": clients, "seconds": SECONDS, "warm": 0.2}
     options |= {"request": f"{head}content-length: {len(body)}\r\n\r\n{body}"}
-    command = [sys.executable, "-m", Hammer.__module__, json.dumps(options)]
+    command = [sys.executable, "-m", LoadGenerator.__module__, json.dumps(options)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -1,4 +1,4 @@
-"""For `make bench-serve`: 30 features, all of them sent."""
+"""For `make bench-serve`: 30 features, all sent in the request."""
 
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
 

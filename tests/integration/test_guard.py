@@ -142,7 +142,7 @@ def test_good_canaries_come_into_office_and_bad_ones_and_slow_ones_do_not(world:
     withdrawn = aliases.current("deliveries")
     split_traffic(load_deployment("here"), "deliveries")
     assert aliases.current("deliveries") == withdrawn
-    assert "scores are distributed otherwise" in aliases.current("deliveries").reason
+    assert "the distribution of its scores differs" in aliases.current("deliveries").reason
 
     (world.folder / "label.sql").write_text(sound["label.sql"])
     world.change("problem.py", "rounds=150", "rounds=140")

@@ -68,8 +68,8 @@ def test_a_worse_challenger_is_detected_when_labels_are_complete(office: Office,
     assert (before.action, before.figures["quality"]) == ("widen", {"labelled": 0}), "by the log alone nothing is wrong"
     found = office.decided([], after=CLOSED)
     assert (found.action, found.cause) == ("withdraw", "quality")
-    assert "it answers worse: its log loss is" in found.reason
-    assert "labelled answers, the champion's" in found.reason
+    assert "its quality is worse: its log loss is" in found.reason
+    assert "labelled predictions, the champion's" in found.reason
 
 
 def test_labels_of_earlier_steps_count_at_the_last_step(office: Office, late: np.ndarray[Any, Any]) -> None:
@@ -85,7 +85,7 @@ def test_labels_of_earlier_steps_count_at_the_last_step(office: Office, late: np
 def test_an_equally_good_challenger_continues(office: Office, late: np.ndarray[Any, Any]) -> None:
     found = office.decided(asked(office.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
     assert found.action == "widen"
-    assert "; its answers are no worse on" in found.sentence
+    assert "; its quality is no worse on" in found.sentence
     assert found.figures["quality"]["labelled"] > 2 * FIRST
 
 

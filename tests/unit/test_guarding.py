@@ -121,13 +121,13 @@ def test_a_canary_without_faults_is_increased_and_promoted(office: Office) -> No
     [
         ({"failing": 5}, "errors", r"it failed on \d of \d+ requests \(KeyError\)"),
         ({"slow": 0.02}, "latency", r"it is slower: \d+ of \d+ requests took more"),
-        ({"shift": 0.5}, "distribution", r"its scores are distributed otherwise: PSI"),
+        ({"shift": 0.5}, "distribution", r"the distribution of its scores differs: PSI"),
     ],
 )
 def test_a_fault_ends_the_canary_with_its_name(office: Office, fault: dict[str, Any], cause: str, said: str) -> None:
     found = office.decided(asked(office.entries[-1].at, STEPS[0], 400, **fault))
     assert (found.action, found.cause, found.share) == ("withdraw", cause, 0.0)
-    assert found.sentence.startswith("Version 2 is withdrawn from 20%: ")
+    assert found.sentence.startswith("Version 2 is rolled back from 20%: ")
     assert re.search(said, found.reason), found.reason
 
 
@@ -148,7 +148,9 @@ def test_a_canary_without_logged_requests_is_reported(office: Office) -> None:
     assert office.reported() == ("Version 2 answers 20%: 0 of 60 requests that this step needs.", 0)
     said, findings = office.reported(2 * SILENCE)
     assert findings == 1
-    assert said.startswith("Version 2 answers 20%: nothing was logged since 2024-05-01 14:00 UTC: no request came, or")
+    assert said.startswith(
+        "Version 2 answers 20%: nothing was logged since 2024-05-01 14:00 UTC: there was no request, its"
+    )
 
 
 def test_a_canary_without_prediction_log_is_rolled_back(
@@ -184,7 +186,7 @@ def test_a_manual_share_is_rolled_back_but_never_increased(office: Office, canar
     by_hand = office.move("split", share=0.3)
     good = office.decided(asked(by_hand.at, 0.3, 3000), canary)
     assert (good.action, good.share) == ("wait", 0.3)
-    assert "without more errors, delay or another distribution; set by hand" in good.sentence
+    assert "higher latency or a different score distribution; its traffic was set by hand" in good.sentence
     again = office.move("split", share=0.31)
     assert office.decided(asked(again.at, 0.31, 3000, slow=0.02, seed=1), canary).action == "withdraw"
 
@@ -200,7 +202,7 @@ def test_a_failed_gate_rolls_back_the_canary() -> None:
 def test_a_rollback_is_reported_until_the_challenger_changes(office: Office) -> None:
     assert office.reported()[1] == 0
     office.move("withdraw", share=0.0)
-    said = "Version 2 was withdrawn at 2024-05-01 15:00 UTC: a test."
+    said = "Version 2 was rolled back at 2024-05-01 15:00 UTC: a test."
     assert office.reported() == (said, 1)
     office.move("rollback", share=0.0)
     assert office.reported() == (said, 1)

@@ -1,4 +1,4 @@
-"""What becomes of a canary: at most one move, decided from the history of the aliases and the prediction log."""
+"""The canary decision: wait, increase traffic, promote, or roll back; from the alias history and the prediction log."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,13 +31,16 @@ _COLUMNS = [
     "error",
 ]  # fmt: skip
 SILENCE = timedelta(hours=1)
-"""A canary of which nothing is logged for so long is told of."""
+"""A canary without logged requests for this long is reported."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`reason`: as the history of the aliases is to have it. `share`: the challenger's afterwards. `cause`: of a
-    withdrawal: errors, latency, distribution, refused, quality, gates, or unlogged; silent where it waits for a log."""
+    """What to do with the canary: "rest" (there is none), "wait", "widen" (increase traffic), "promote" or "withdraw"
+    (roll back).
+
+    `reason`: for the alias history. `share`: the challenger's share of traffic afterwards. `cause`: of a rollback:
+    errors, latency, distribution, refused, quality, gates or unlogged; "silent" while nothing is logged."""
 
     action: Literal["rest", "wait", "widen", "promote", "withdraw"]
     reason: str
@@ -51,16 +54,16 @@ class Decision:
         if self.step is None:
             return self.reason
         before, who = f"{self.step.share:.0%}", f"Version {self.step.challenger.version}"
-        done = {
-            "widen": f"{who} answers {self.share:.0%} now, after {before}",
+        outcomes = {
+            "widen": f"{who} now answers {self.share:.0%}, up from {before}",
             "promote": f"{who} is champion",
-            "withdraw": f"{who} is withdrawn from {before}",
+            "withdraw": f"{who} is rolled back from {before}",
         }
-        return f"{done.get(self.action, f'{who} answers {before}')}: {self.reason}."
+        return f"{outcomes.get(self.action, f'{who} answers {before}')}: {self.reason}."
 
 
 def read_log(problem: Problem, tables: Tables, since: datetime) -> pa.Table:
-    """The records of the prediction log from the moment `since` (UTC) on, as evaluate_step() reads them."""
+    """Read the records of the prediction log since `since` (UTC), with the columns that evaluate_step() uses."""
     reference = tables.version(log_table(problem.name))
     if reference is None:
         return SCHEMA.empty_table()
@@ -69,10 +72,10 @@ def read_log(problem: Problem, tables: Tables, since: datetime) -> pa.Table:
 
 
 def logging_off_reason(problem: str) -> str:
-    """What keeps every endpoint of the problem from logging what it answers; empty if nothing does."""
+    """Return why no endpoint of the problem logs its predictions; empty if at least one does."""
     log, places = get_settings().log, []
     for name in environment_names():
-        with suppress(DeploymentError):  # edited since, and wrong now
+        with suppress(DeploymentError):  # the configuration was edited and is invalid now
             config = load_deployment(name)
             if config.target != "batch" and deployments.current_deployment(name, problem) is not None:
                 places.append((name, config.log.predictions and log))
@@ -82,77 +85,84 @@ def logging_off_reason(problem: str) -> str:
 
 
 def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetime | None = None) -> Decision:
-    """`entries`: the history of the aliases, oldest first. `at` (UTC): now, if None. A share that was set by hand is
-    only ever taken back. A canary that nobody logs is withdrawn, for it would wait for ever."""
+    """Decide the canary's next move. `entries`: the alias history, oldest first. `at` (UTC): now, if None.
+
+    A share of traffic that was set by hand is never increased, only rolled back. A canary whose predictions are not
+    logged is rolled back, because it would wait forever."""
     step, now = step_of(entries), at or datetime.now(UTC)
     if step is None:
-        return Decision("rest", _at_rest(entries))
+        return Decision("rest", _describe_rest(entries))
     guarded = entries[-1].action in GUARDED
     if guarded and (why := logging_off_reason(problem.name)):
-        reason = f"nothing that it answers can be judged, for the prediction log is off: {why}"
-        return _taken("withdraw", StepResult("withdraw", reason, "unlogged"), step, cause="unlogged")
+        reason = f"its predictions cannot be evaluated, because the prediction log is off: {why}"
+        return _decision("withdraw", StepResult("withdraw", reason, "unlogged"), step, cause="unlogged")
     canary, records = problem.promotion.canary, read_log(problem, tables, step.began)
-    verdict = _with_labels(
+    result = _combine(
         evaluate_step(problem, canary or Canary(), step, records), evaluate_quality(problem, step, tables, records, now)
     )
-    if verdict.action == "withdraw":
-        return _taken("withdraw", verdict, step, cause=verdict.cause)
+    if result.action == "withdraw":
+        return _decision("withdraw", result, step, cause=result.cause)
     if canary is None or not guarded:
-        stays = replace(verdict, sentence=f"{verdict.sentence}; set by hand, and widened by hand alone")
-        return _taken("wait", stays, step, step.share)
+        manual = replace(
+            result, sentence=f"{result.sentence}; its traffic was set by hand and is increased by hand only"
+        )
+        return _decision("wait", manual, step, step.share)
     if not len(records) and now - step.at > SILENCE:
-        hint = "no request came, or its endpoint does not log (TRUECOURSE_LOG), or nobody ships what it logs"
-        silent = replace(verdict, sentence=f"nothing was logged since {step.began:%Y-%m-%d %H:%M} UTC: {hint}")
-        return _taken("wait", silent, step, step.share, "silent")
-    if verdict.action == "wait":
-        return _taken("wait", verdict, step, step.share)
+        hint = "there was no request, its endpoint does not log (TRUECOURSE_LOG), or its log is not shipped"
+        silent = replace(result, sentence=f"nothing was logged since {step.began:%Y-%m-%d %H:%M} UTC: {hint}")
+        return _decision("wait", silent, step, step.share, "silent")
+    if result.action == "wait":
+        return _decision("wait", result, step, step.share)
     after = canary.after(step.share)
-    return _taken("promote", verdict, step) if after is None else _taken("widen", verdict, step, after)
+    return _decision("promote", result, step) if after is None else _decision("widen", result, step, after)
 
 
-def _with_labels(verdict: StepResult, quality: StepResult) -> StepResult:
-    """What labels say comes after what the log says by itself."""
-    figures = {**verdict.figures, **quality.figures}
-    if verdict.action == "withdraw" or quality.action == "withdraw":
-        return replace(verdict if verdict.action == "withdraw" else quality, figures=figures)
-    said = f"{verdict.sentence}; {quality.sentence}" if quality.sentence else verdict.sentence
-    return replace(verdict, sentence=said, figures=figures)
+def _combine(service: StepResult, quality: StepResult) -> StepResult:
+    """Combine the results of the service level and of quality; the service level comes first."""
+    figures = {**service.figures, **quality.figures}
+    if service.action == "withdraw" or quality.action == "withdraw":
+        return replace(service if service.action == "withdraw" else quality, figures=figures)
+    sentence = f"{service.sentence}; {quality.sentence}" if quality.sentence else service.sentence
+    return replace(service, sentence=sentence, figures=figures)
 
 
-def apply_gates(decision: Decision, verdicts: list[dict[str, Any]]) -> Decision:
-    """The decision to promote, now that the gates were asked once more: one that failed withdraws the version. Of one
-    that cannot be judged now, what it said before the canary began counts: it had passed."""
-    shut = failed_gates(verdicts)
-    if not shut:
-        return replace(decision, reason=f"{decision.reason}; {summarize(verdicts)}")
-    why = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in shut)
+def apply_gates(decision: Decision, results: list[dict[str, Any]]) -> Decision:
+    """Confirm a decision to promote with the newly evaluated gates: a failed gate turns it into a rollback.
+
+    A gate that cannot be evaluated now counts as passed, since it passed before the canary started."""
+    failed = failed_gates(results)
+    if not failed:
+        return replace(decision, reason=f"{decision.reason}; {summarize(results)}")
+    why = "; ".join(f"{gate['gate']}: {gate['detail']}" for gate in failed)
     return replace(decision, action="withdraw", cause="gates", reason=why)
 
 
-def _taken(action: Any, verdict: StepResult, step: Step, share: float = 0.0, cause: str = "") -> Decision:
-    return Decision(action, verdict.sentence, step, share, cause, verdict.figures)
+def _decision(action: Any, result: StepResult, step: Step, share: float = 0.0, cause: str = "") -> Decision:
+    return Decision(action, result.sentence, step, share, cause, result.figures)
 
 
-def _at_rest(entries: Sequence[Aliases]) -> str:
+def _describe_rest(entries: Sequence[Aliases]) -> str:
     lost = aliases.withdrawal(entries) if entries else None
     if lost is None or lost.challenger is None:
         return "No challenger answers requests."
-    return f"Version {lost.challenger.version} was withdrawn at {lost.at:%Y-%m-%d %H:%M} UTC: {lost.reason}."
+    return f"Version {lost.challenger.version} was rolled back at {lost.at:%Y-%m-%d %H:%M} UTC: {lost.reason}."
 
 
 def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at: datetime) -> Report:
-    """`entries`: with the move that the decision led to. A withdrawal is told of until the challenger is another, or
-    has a share again. Without a canary, or before its first look, there is nothing to judge."""
+    """Build the canary report. `entries`: the alias history, with the change that the decision led to.
+
+    A rollback is reported until there is another challenger or it gets traffic again. The report is idle without a
+    canary, or before the canary's first evaluation."""
     now, lost = (entries[-1], aliases.withdrawal(entries)) if entries else (None, None)
     findings = []
     if lost is not None and lost.challenger is not None:
         who, when = f"version {lost.challenger.version}", {"entry": lost.number, "at": lost.at.isoformat()}
-        said = _at_rest(entries)
-        findings.append(Finding(check="canary", subject=who, cause="withdrawn", page=True, sentence=said, figures=when))
+        why = _describe_rest(entries)
+        findings.append(Finding(check="canary", subject=who, cause="withdrawn", page=True, sentence=why, figures=when))
     if decision.cause == "silent" and decision.step is not None:
         who = f"version {decision.step.challenger.version}"
         findings.append(Finding(check="canary", subject=who, cause="silent", page=True, sentence=decision.sentence))
-    told = {
+    figures = {
         "entry": now.number if now else 0,
         "action": decision.action,
         "cause": decision.cause,
@@ -166,5 +176,5 @@ def report(problem: Problem, decision: Decision, entries: Sequence[Aliases], at:
         sentence=decision.sentence,
         idle=decision.step is None or not decision.figures.get("judged"),
         findings=tuple(findings),
-        figures=told,
+        figures=figures,
     )

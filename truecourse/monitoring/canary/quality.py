@@ -1,9 +1,9 @@
-"""Whether a canary answers worse than the champion, as labels come: from the prediction log and the labels alone.
+"""The canary's quality: the challenger's loss compared with the champion's, on predictions whose labels are known.
 
-Held against each other are answers that both gave at the same time: those of one step, over which the entities were
-dealt out by a hash. Days differ in how hard they are, so an answer of another step says nothing, and at the last step
-there is nobody to compare with; labels of the steps before come then still. A decision counts once its labels are
-complete (Label(closes_after=...)), for those that come early are no fair sample.
+Predictions of the same step are compared, because a hash assigns entities to one of the models at random within a step.
+Days differ in difficulty, so predictions of different steps are not comparable. At the last step the champion has no
+traffic; labels of earlier steps still arrive then. A decision counts once its labels are complete
+(Label(closes_after=...)), because labels that come early are a biased sample.
 """
 
 import json
@@ -29,7 +29,7 @@ from truecourse.references import Window, naive_utc
 from truecourse.storage.tables import Tables
 
 FIRST = 50
-"""So many labelled answers of the challenger are looked at first, and twice as many each time after."""
+"""Labelled predictions of the challenger at the first evaluation; each later one has twice as many."""
 MAX_LOOKS = 12
 ROLES = ("champion", "challenger")
 _EPSILON = 1e-7
@@ -37,8 +37,9 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.Table, at: datetime) -> StepResult:
-    """`records`: the prediction log from `step.began` on. `at` (UTC): until when labels count. It never asks to widen:
-    that takes requests, whether they have labels or not."""
+    """Evaluate the challenger's quality: roll back or wait. Only the service level increases traffic.
+
+    `records`: the prediction log since `step.began`. `at` (UTC): labels known by then are used."""
     rows = labelled(problem, tables, records, at)
     sides = pa.array([step.champion.model_sha256, step.challenger.model_sha256])
     rows = rows.filter(pc.is_in(rows["model_sha256"], sides))
@@ -49,15 +50,15 @@ def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.T
     answers = Labelled(
         given, step_numbers(given, step.moves), entity_groups(problem, rows), mine, losses(problem, rows)
     )
-    fault, figures = compare_losses(problem, answers, ALPHA / TESTS)
-    if fault:
-        return StepResult("withdraw", fault, "quality", {"quality": figures})
-    well = f"its answers are no worse on {figures['judged']} that have labels" if "judged" in figures else ""
-    return StepResult("wait", well, figures={"quality": figures})
+    failure, figures = compare_losses(problem, answers, ALPHA / TESTS)
+    if failure:
+        return StepResult("withdraw", failure, "quality", {"quality": figures})
+    success = f"its quality is no worse on {figures['judged']} labelled predictions" if "judged" in figures else ""
+    return StepResult("wait", success, figures={"quality": figures})
 
 
 def labelled(problem: Problem, tables: Tables, records: pa.Table, at: datetime) -> pa.Table:
-    """The answers among the records of a log whose label is known at `at` (UTC), and `label` with them."""
+    """Return the logged predictions whose label is known at `at` (UTC), with the column `label`."""
     given = pc.and_(pc.is_valid(records["id"]), pc.is_null(records["error"]))
     rows = records.filter(pc.and_(given, pc.is_in(records["role"], pa.array(ROLES))))
     window = Window()
@@ -73,7 +74,7 @@ def labelled(problem: Problem, tables: Tables, records: pa.Table, at: datetime) 
         return nothing
     try:
         known = known_labels(problem, tables, rows["id"], window, at)
-    except NotFound:  # no table of this problem was ever written
+    except NotFound:  # the problem has no tables yet
         return nothing
     labels = pl.DataFrame(
         {"id": pl.Series(known["id"].cast(pa.string())), "label": pl.Series(label_text(known["label"]))}
@@ -83,94 +84,101 @@ def labelled(problem: Problem, tables: Tables, records: pa.Table, at: datetime) 
 
 
 def losses(problem: Problem, rows: pa.Table) -> Array:
-    """(n,) the log loss of each labelled answer, or its squared error."""
+    """Return the log loss (n,) of each labelled prediction; for a regression its squared error."""
     if problem.kind == "regression":
         return np.asarray((rows["label"].cast(pa.float64()).to_numpy() - rows["score"].to_numpy()) ** 2)
     if problem.kind == "multiclass":
-        said = zip(rows["scores"].to_pylist(), rows["label"].to_pylist(), strict=True)
-        chance = np.array([json.loads(scores).get(label, 0.0) for scores, label in said])
-    else:  # the score is that of the last class, which is predicted from a half on
-        likelier = np.maximum(rows["score"].to_numpy(), 1 - rows["score"].to_numpy())
-        right = pc.equal(rows["prediction"], rows["label"]).to_numpy()
-        chance = np.where(right, likelier, 1 - likelier)
-    return np.asarray(-np.log(np.clip(chance, _EPSILON, 1)))
+        pairs = zip(rows["scores"].to_pylist(), rows["label"].to_pylist(), strict=True)
+        probability = np.array([json.loads(scores).get(label, 0.0) for scores, label in pairs])
+    else:  # the score is that of the last class, which is predicted from 0.5 on
+        larger = np.maximum(rows["score"].to_numpy(), 1 - rows["score"].to_numpy())
+        correct = pc.equal(rows["prediction"], rows["label"]).to_numpy()
+        probability = np.where(correct, larger, 1 - larger)
+    return np.asarray(-np.log(np.clip(probability, _EPSILON, 1)))
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """n labelled answers of both sides. `at`: microseconds; `step`, `group`: numbers; `mine`: the challenger's."""
+    """n labelled predictions of both models; each field is (n,).
+
+    `at`: time in microseconds. `step`, `group`: numbers. `is_challenger`: whether the challenger made it."""
 
     at: Array
     step: Array
     group: Array
-    mine: Array
+    is_challenger: Array
     loss: Array
 
     def part(self, rows: Array) -> "Labelled":
         return Labelled(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def shared(self) -> "Labelled":
-        """Of the steps at which both gave answers."""
-        both = [step for step in np.unique(self.step) if len(set(self.mine[self.step == step])) == 2]
+        """Return the predictions of those steps in which both models have some."""
+        both = [step for step in np.unique(self.step) if len(set(self.is_challenger[self.step == step])) == 2]
         return self.part(np.isin(self.step, both))
 
 
 def compare_losses(problem: Problem, answers: Labelled, alpha: float) -> tuple[str, dict[str, Any]]:
-    """What is wrong, empty if nothing is, and the figures. The chance of a false alarm is `alpha` over all looks: the
-    look k takes alpha / (k (k + 1)) of it. A look takes the first so many of the challenger's answers, and the
-    champion's of the same time: asked as often as one likes, the same answers give the same verdict."""
+    """Test whether the challenger's loss is higher; return why, or an empty string, and the figures.
+
+    The probability of a false alarm is `alpha` over all evaluations: evaluation k spends alpha / (k (k + 1)). It uses a
+    fixed number of the challenger's first predictions, and the champion's until the same time, so repeating it gives
+    the same result."""
     answers = answers.shared()
-    given = np.sort(answers.at[answers.mine])
+    given = np.sort(answers.at[answers.is_challenger])
     figures: dict[str, Any] = {"labelled": len(given)}
     if len(given) < FIRST:
         return "", figures
     look = min(int(np.log2(len(given) / FIRST)) + 1, MAX_LOOKS)
     answers = answers.part(answers.at <= given[FIRST * 2 ** (look - 1) - 1]).shared()
     level = alpha / (look * (look + 1))
-    mine, theirs = (float(answers.loss[side].mean()) for side in (answers.mine, ~answers.mine))
-    worse, p_value = difference(answers, _margin(problem, theirs), int(np.ceil(2 / level)))
-    count = int(answers.mine.sum())
-    figures |= {"judged": count, "rival": int((~answers.mine).sum()), "difference": worse, "p": p_value}
+    sides = (answers.is_challenger, ~answers.is_challenger)
+    challenger, champion = (float(answers.loss[side].mean()) for side in sides)
+    worse, p_value = difference(answers, _margin(problem, champion), int(np.ceil(2 / level)))
+    count, others = (int(side.sum()) for side in sides)
+    figures |= {"judged": count, "rival": others, "difference": worse, "p": p_value}
     if p_value > level:
         return "", figures
-    what = "mean squared error" if problem.kind == "regression" else "log loss"
-    sides = f"{mine:.4g} on {count} labelled answers, the champion's {theirs:.4g} on {figures['rival']}"
-    return f"it answers worse: its {what} is {sides} of the same time", figures
+    metric = "mean squared error" if problem.kind == "regression" else "log loss"
+    values = f"{challenger:.4g} on {count} labelled predictions, the champion's {champion:.4g} on {others}"
+    return f"its quality is worse: its {metric} is {values} of the same time", figures
 
 
 def difference(answers: Labelled, margin: float, permutations: int, seed: int = 0) -> tuple[float, float]:
-    """The challenger's mean loss minus the champion's, step by step, and how likely so much or more is if it is worse
-    by no more than `margin`: by permuting which groups of entities are the challenger's, within each step."""
+    """Return the challenger's mean loss minus the champion's, stratified by step, and its p-value.
+
+    The null hypothesis is that the challenger is worse by at most `margin`. Permutation test: it permutes, within each
+    step, which groups of entities are the challenger's."""
     random, total, weight = np.random.default_rng(seed), np.zeros(permutations + 1), 0.0
-    plain = 0.0
+    allowed = 0.0
     for step in np.unique(answers.step):
         part = answers.part(answers.step == step)
-        blocks, place = np.unique(2 * part.group + part.mine, return_inverse=True)
+        blocks, place = np.unique(2 * part.group + part.is_challenger, return_inverse=True)
         count = np.bincount(place).astype(np.float64)
-        loss = np.bincount(place, part.loss - margin * part.mine)
-        theirs = (blocks % 2).astype(bool)
+        loss = np.bincount(place, part.loss - margin * part.is_challenger)
+        challenger = (blocks % 2).astype(bool)
         drawn = np.zeros((permutations + 1, len(blocks)))
-        drawn[0, theirs] = 1
-        taken = int(theirs.sum())
+        drawn[0, challenger] = 1
+        taken = int(challenger.sum())
         ranks = random.random((permutations, len(blocks))).argpartition(taken - 1, axis=1)[:, :taken]
         np.put_along_axis(drawn[1:], ranks, 1.0, axis=1)
         inside, sums = drawn @ count, drawn @ loss
         off = sums / inside - (loss.sum() - sums) / (count.sum() - inside)
-        share = count[theirs].sum()
+        share = count[challenger].sum()
         total, weight = total + share * off, weight + share
-        plain += share * margin
+        allowed += share * margin
     # The observed split is one of the permutations: the p-value counts it, and is never 0.
     p_value = float(np.mean(total >= total[0] - 1e-12))
-    return float((total[0] + plain) / weight), p_value
+    return float((total[0] + allowed) / weight), p_value
 
 
-def _margin(problem: Problem, rival: float) -> float:
-    """What the gates allow, in units of the loss of a row. `rival`: the champion's mean loss."""
+def _margin(problem: Problem, champion: float) -> float:
+    """Return the margin that the gates allow, in units of a row's loss. `champion`: the champion's mean loss."""
     allowed = max((gate.margin for gate in problem.gates if isinstance(gate, BeatsChampion)), default=0.0)
-    return (np.sqrt(rival) + allowed) ** 2 - rival if problem.kind == "regression" else allowed
+    return (np.sqrt(champion) + allowed) ** 2 - champion if problem.kind == "regression" else allowed
 
 
 def step_numbers(at: Array, moves: Sequence[datetime]) -> Array:
-    """At which step each answer was given. `at`: microseconds; `moves`: when each step began, oldest first."""
-    began = np.array([(moment - _EPOCH) // timedelta(microseconds=1) for moment in moves])
-    return np.searchsorted(began, at, side="right")
+    """Return each prediction's step number. `at`: microseconds; `moves`: when each step started, oldest first."""
+    started = np.array([(moment - _EPOCH) // timedelta(microseconds=1) for moment in moves])
+    return np.searchsorted(started, at, side="right")

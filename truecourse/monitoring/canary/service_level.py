@@ -1,9 +1,9 @@
-"""Whether a canary may go on: the challenger's answers held against the champion's, from the prediction log alone.
+"""The canary's service level: the challenger's errors, latency and scores compared with the champion's.
 
-A request is one trial, however many rows it has: its rows fail, and are slow, together. A step is judged when the
-challenger has had a tenth, three tenths and all of the requests that it needs, on those alone: asked as often as one
-likes, the same requests give the same verdict. The chance of a false alarm is ALPHA for the whole canary, divided
-evenly over its steps, these looks and the tests (Bonferroni). What labels say is asked apart: canaryquality.py.
+All figures come from the prediction log. A request is one trial, however many rows it has, because its rows fail or are
+slow together. A step is evaluated three times: at a tenth, three tenths and all of the requests that it needs. Each
+evaluation uses exactly these requests, so repeating it gives the same result. The probability of a false alarm is ALPHA
+for the whole canary, divided evenly over steps, evaluations and tests (Bonferroni). Labels are used in quality.py.
 """
 
 import json
@@ -27,25 +27,27 @@ from truecourse.wording import counted, counted_of
 
 ALPHA = 0.05
 LOOKS = (0.1, 0.3, 1.0)
-"""Of a step's requests: when it is judged. It is widened at the last only."""
+"""Shares of a step's requests at which it is evaluated. Traffic is increased at the last one only."""
 QUANTILES = (0.5, 0.95)
 TESTS = 3 + len(QUANTILES)
-"""Errors, the quantiles of latency, distribution, and quality (canaryquality.py)."""
+"""Errors, the quantiles of latency, the distribution of scores, and quality (quality.py)."""
 LEEWAY = 0.05
-"""So much larger than by definition may the share above a quantile be, which is itself only estimated."""
+"""Tolerance on the share of requests above a quantile, because the champion's quantile is only estimated."""
 LEAST_SECONDS = 0.001
-"""A delay below this is nobody's, whatever its ratio."""
+"""Differences of latency below this are ignored, whatever their ratio."""
 FEWEST = 20
-"""Requests of the champion with as many rows, below which it has no quantile to be held to."""
+"""Requests of the champion with as many rows that a comparison needs."""
 MAX_GROUPS = 400
-"""Entities are put together into so many groups at most, which the permutations keep whole."""
+"""Entities are combined into at most this many groups, which permutations do not split."""
 GRACE = timedelta(seconds=60)
-"""An endpoint has followed the aliases by then, and tried again what it refused."""
+"""After this time every endpoint has read the new aliases, and has retried a version it refused."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`cause`: what is wrong where it is withdrawn: errors, latency, distribution, refused, or quality."""
+    """The result of evaluating a step: "widen" (increase traffic), "withdraw" (roll back) or "wait".
+
+    `cause` of a rollback: errors, latency, distribution, refused or quality."""
 
     action: Literal["widen", "withdraw", "wait"]
     sentence: str
@@ -55,7 +57,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """The step that a canary is at. `moves`: when each of its steps began, this one last."""
+    """The current step of a canary. `moves`: when each of its steps started, the current one last."""
 
     champion: ModelVersion
     challenger: ModelVersion
@@ -64,17 +66,17 @@ class Step:
 
     @property
     def began(self) -> datetime:
-        """When the canary did."""
+        """When the canary started."""
         return self.moves[0]
 
     @property
     def at(self) -> datetime:
-        """When this step did."""
+        """When this step started."""
         return self.moves[-1]
 
 
 def step_of(entries: list[Aliases]) -> Step | None:
-    """From the history of the aliases, oldest first. None where no challenger takes a share of the traffic."""
+    """Return the current step from the alias history (oldest first); None if no challenger has a share of traffic."""
     if not entries or entries[-1].champion is None or entries[-1].challenger is None or not entries[-1].share:
         return None
     now, moves = entries[-1], list[datetime]()
@@ -88,23 +90,23 @@ def step_of(entries: list[Aliases]) -> Step | None:
 
 
 def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) -> StepResult:
-    """`records`: the prediction log from `step.began` on.
+    """Evaluate a step. `records`: the prediction log since `step.began`.
 
-    The champion's side are its answers of the same step; where the challenger answers everything, those since the
-    canary began, but for latency: a machine has busier hours, and those are not the challenger's fault. Those that
-    failed are the challenger's, though the champion answered for them."""
+    The challenger is compared with the champion's predictions of the same step. At a share of 100% the champion has
+    none, so its predictions since the start of the canary are used, but not for latency, which varies with load over
+    the day. Requests that failed count for the challenger, although the champion answered them instead."""
     challenger, champion = _sides(step, records)
     given = np.unique(request_times(challenger))
     marks = [max(1, round(look * canary.requests)) for look in LOOKS]
     reached = max((mark for mark in marks if mark <= len(given)), default=0)
-    told: dict[str, Any] = {"share": step.share, "requests": len(given), "wanted": canary.requests, "judged": reached}
+    figures: dict[str, Any] = {"share": step.share, "requests": len(given)}
+    figures |= {"wanted": canary.requests, "judged": reached}
     if not len(given) and (why := _refused(problem, step, records)):
-        return StepResult("withdraw", why, "refused", told)
-    waits = StepResult(
-        "wait", f"{counted_of(len(given), canary.requests, 'request')} that this step needs", figures=told
-    )
+        return StepResult("withdraw", why, "refused", figures)
+    progress = f"{counted_of(len(given), canary.requests, 'request')} that this step needs"
+    wait = StepResult("wait", progress, figures=figures)
     if not reached:
-        return waits
+        return wait
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
     until = given[reached - 1]
     seen, rival = (side.filter(pa.array(request_times(side) <= until)) for side in (challenger, champion))
@@ -112,24 +114,23 @@ def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Tabl
     if step.share >= 1:
         del tests["latency"]
     for cause, test in tests.items():
-        fault, figures = test(problem, canary, seen, rival, alpha)
-        told |= {cause: figures}
-        if fault:
-            return StepResult("withdraw", fault, cause, told)
+        failure, test_figures = test(problem, canary, seen, rival, alpha)
+        figures |= {cause: test_figures}
+        if failure:
+            return StepResult("withdraw", failure, cause, figures)
     if reached < canary.requests:
-        return waits
-    return StepResult(
-        "widen", f"{counted(reached, 'request')} without more errors, delay or another distribution", figures=told
-    )
+        return wait
+    success = f"{counted(reached, 'request')} without more errors, higher latency or a different score distribution"
+    return StepResult("widen", success, figures=figures)
 
 
 def _sides(step: Step, records: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The challenger's records of the step, and the champion's that they are held against."""
+    """Return the challenger's records of the step, and the champion's records to compare them with."""
     failed = pc.and_(pc.equal(records["role"], "shadow"), pc.is_valid(records["error"]))
-    theirs = pc.and_(_of(records, step.challenger), pc.or_(pc.equal(records["role"], "challenger"), failed))
-    ours = pc.and_(_of(records, step.champion), pc.equal(records["role"], "champion"))
+    challenger = pc.and_(_of(records, step.challenger), pc.or_(pc.equal(records["role"], "challenger"), failed))
+    champion = pc.and_(_of(records, step.champion), pc.equal(records["role"], "champion"))
     since = step.began if step.share >= 1 else step.at
-    return _since(records.filter(theirs), step.at), _since(records.filter(ours), since)
+    return _since(records.filter(challenger), step.at), _since(records.filter(champion), since)
 
 
 def _of(records: pa.Table, version: ModelVersion) -> Any:
@@ -141,28 +142,30 @@ def _since(records: pa.Table, moment: datetime) -> pa.Table:
 
 
 def request_times(records: pa.Table) -> Array:
-    """Of each row's request: what tells requests apart, to the microsecond."""
+    """Return the time of each row's request in microseconds; it identifies the request."""
     return np.asarray(records["at"].cast(pa.int64()).to_numpy())
 
 
-def _requests(records: pa.Table) -> Array:
-    """The place of the first row of each request."""
+def _first_rows(records: pa.Table) -> Array:
+    """Return the index of the first row of each request."""
     return np.asarray(np.unique(request_times(records), return_index=True)[1])
 
 
 def _refused(problem: Problem, step: Step, records: pa.Table) -> str:
-    """Why it counts as refused: entities enough were answered since, of which the challenger should have had some."""
-    asked = set(_entities(problem, _since(records, step.at + GRACE)))
-    if not asked or (1 - step.share) ** len(asked) > ALPHA / TESTS:
+    """Return why the endpoint seems to refuse the challenger; empty if it does not.
+
+    It does if so many entities got predictions that the challenger should have answered some of them."""
+    entities = set(_entities(problem, _since(records, step.at + GRACE)))
+    if not entities or (1 - step.share) ** len(entities) > ALPHA / TESTS:
         return ""
-    return f"the endpoint answers without it ({len(asked)} entities, none of them by the challenger): it refuses it"
+    return f"the endpoint refuses it: {len(entities)} entities got predictions, none from the challenger"
 
 
 def _errors(
     problem: Problem, canary: Canary, seen: pa.Table, rival: pa.Table, alpha: float
 ) -> tuple[str, dict[str, Any]]:
-    """The exact binomial test of its failures against the rate that is allowed."""
-    first = seen.take(pa.array(_requests(seen)))
+    """Test the challenger's failures against the allowed rate (exact binomial test)."""
+    first = seen.take(pa.array(_first_rows(seen)))
     failed, count = first["error"].drop_null(), len(first)
     p_value = _at_least(len(failed), count, canary.errors)
     figures = {"failed": len(failed), "requests": count, "p": p_value}
@@ -178,14 +181,14 @@ def _errors(
 def _latency(
     problem: Problem, canary: Canary, seen: pa.Table, rival: pa.Table, alpha: float
 ) -> tuple[str, dict[str, Any]]:
-    """Of requests of as many rows: are more of them above what is allowed than lie above the champion's quantile?"""
+    """Test whether too many requests are slower than the champion's quantile, for requests with as many rows."""
     sizes, times = _timed(seen)
     rival_sizes, rival_times = _timed(rival)
-    known = [size for size in np.unique(sizes) if (rival_sizes == size).sum() >= FEWEST]
+    comparable = [size for size in np.unique(sizes) if (rival_sizes == size).sum() >= FEWEST]
     figures: dict[str, Any] = {}
     for quantile in QUANTILES:
         above = count = 0
-        for size in known:
+        for size in comparable:
             usual = float(np.quantile(rival_times[rival_sizes == size], quantile))
             here = times[sizes == size]
             above += int((here > max(canary.slower * usual, usual + LEAST_SECONDS)).sum())
@@ -201,13 +204,13 @@ def _latency(
 
 
 def _at_least(hits: int, trials: int, chance: float) -> float:
-    """The chance of so many hits or more: the exact upper tail of the binomial distribution."""
-    whole = math.lgamma(trials + 1)
+    """Return the probability of so many hits or more: the exact upper tail of the binomial distribution."""
+    log_factorial = math.lgamma(trials + 1)
     return min(
         1.0,
         math.fsum(
             math.exp(
-                whole
+                log_factorial
                 - math.lgamma(k + 1)
                 - math.lgamma(trials - k + 1)
                 + k * math.log(chance)
@@ -219,8 +222,8 @@ def _at_least(hits: int, trials: int, chance: float) -> float:
 
 
 def _timed(records: pa.Table) -> tuple[Array, Array]:
-    """(requests,) rows scored together, and the seconds that took, of the requests that were answered."""
-    first = records.take(pa.array(_requests(records)))
+    """Return the number of rows and the seconds of each answered request; both (requests,)."""
+    first = records.take(pa.array(_first_rows(records)))
     first = first.filter(pc.and_(pc.is_valid(first["seconds"]), pc.is_null(first["error"])))
     return np.asarray(first["batch"].to_numpy()), np.asarray(first["seconds"].to_numpy())
 
@@ -228,8 +231,9 @@ def _timed(records: pa.Table) -> tuple[Array, Array]:
 def _distribution(
     problem: Problem, canary: Canary, seen: pa.Table, rival: pa.Table, alpha: float
 ) -> tuple[str, dict[str, Any]]:
-    """PSI of the scores (of the classes, where there are several), and its significance over permutations that keep an
-    entity whole: who has a share of the entities has other scores for that alone."""
+    """Test the PSI of the scores (for several classes, of the predicted class) by a permutation test.
+
+    Permutations do not split entities, because two sets of entities have different scores by chance."""
     column = "prediction" if problem.kind == "multiclass" else "score"
     sides = [side.filter(pc.is_valid(side[column])) for side in (rival, seen)]
     if min(len(side) for side in sides) < FEWEST:
@@ -242,21 +246,21 @@ def _distribution(
     figures = {"psi": psi, "p": p, "entities": [len(before.matrix), len(after.matrix)]}
     if p > alpha or psi <= canary.psi:
         return "", figures
-    return f"its {column}s are distributed otherwise: PSI {psi:.2f}, and {canary.psi:g} is allowed", figures
+    return f"the distribution of its {column}s differs: PSI {psi:.2f}, {canary.psi:g} is allowed", figures
 
 
 def entity_groups(problem: Problem, records: pa.Table) -> Array:
-    """The group of each row, numbered from 0 without gaps; rows of an entity are of one group."""
+    """Return the group of each row, numbered from 0 without gaps; rows of an entity are in one group."""
     numbers = np.unique(_entities(problem, records), return_inverse=True)[1]
     return np.asarray(np.unique(numbers % MAX_GROUPS, return_inverse=True)[1])
 
 
 def _entities(problem: Problem, records: pa.Table) -> list[str]:
-    """Of each row: the keys of the problem's entities as the log has them, or the row's id, or all that was sent."""
+    """Return each row's entity: its join keys in the logged request, else the row's id, else the whole request."""
     keys = {key for entity in problem.entities for key in entity.join_keys}
-    found = []
+    entities = []
     for text, given in zip(records["request"].to_pylist(), records["id"].to_pylist(), strict=True):
         request = json.loads(text) if text else {}
         known = {key: request[key] for key in sorted(keys & request.keys())}
-        found.append(json.dumps(known) if known else str(given) if given is not None else text or "")
-    return found
+        entities.append(json.dumps(known) if known else str(given) if given is not None else text or "")
+    return entities

@@ -91,21 +91,21 @@ class OnlineReader:
             present = {
                 names: [key for key in dict.fromkeys(some) if key is not None] for names, some in serialized.items()
             }
-            known = self._fetch({view: present[names] for view, names in self._names.items()})
+            stored = self._fetch({view: present[names] for view, names in self._names.items()})
         except PlatformError:
             if self._observer is not None:
                 self._observer.record_unavailable(keys)
             if self.required:
                 raise
-            known = {view: {} for view in keys}
+            stored = {view: {} for view in keys}
             unavailable += keys
-        found = OnlineFeatures({}, {}, unavailable)
+        features = OnlineFeatures({}, {}, unavailable)
         moments = None if decision_times is None else _microseconds(decision_times)
         for view in self._problem.views:
-            answers = [None if key is None else known[view.name].get(key) for key in keys[view.name]]
+            answers = [None if key is None else stored[view.name].get(key) for key in keys[view.name]]
             assert len(answers) == rows
-            self._add(found, view, answers, moments)
-        return found
+            self._add(features, view, answers, moments)
+        return features
 
     @property
     def required(self) -> bool:
@@ -118,11 +118,11 @@ class OnlineReader:
         unused = tuple(_UNUSED_KEY[type(column)] for column in self._keys[view.name].values())
         self._fetch({view.name: [self._serialize(view.name, unused)]})
 
-    def _fetch(self, wanted: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
+    def _fetch(self, keys: Mapping[str, list[bytes]]) -> dict[str, dict[bytes, Stored]]:
         if time.monotonic() < self._paused_until:
             raise PlatformError("the online store did not answer a moment ago", hint="try again in a second")
         try:
-            return self._reader.fetch(wanted)
+            return self._reader.fetch(keys)
         except Exception as error:  # each store has its own error classes
             self._paused_until = time.monotonic() + PAUSE
             hint = f"truecourse run materialize --problem {self._problem.name}; or check TRUECOURSE_ONLINE_STORE"
@@ -139,8 +139,10 @@ class OnlineReader:
             ]
         return serialized
 
-    def _add(self, found: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None) -> None:
-        """Add a view's values that are fresh at the decision times (`moments`, in microseconds) to `found`."""
+    def _add(
+        self, features: OnlineFeatures, view: View, answers: list[Stored | None], moments: list[int] | None
+    ) -> None:
+        """Add a view's values that are fresh at the decision times (`moments`, in microseconds) to `features`."""
         limit, fresh, missed, oldest = self._limits[view.name], [], 0, -1
         unfit: dict[int, int] = {}
         for place, answer in enumerate(answers):
@@ -157,8 +159,8 @@ class OnlineReader:
             seconds = None if moments is None or oldest < 0 else oldest / 1e6
             self._observer.record_lookup(view.name, len(answers), missed, seconds)
         if unfit:
-            found.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
-        times, values, events = [event for event, _ in fresh], found.values, found.events
+            features.unfit[view.name] = [unfit.get(place, NEVER) for place in range(len(answers))]
+        times, values, events = [event for event, _ in fresh], features.values, features.events
         for name in view.features:
             values[name] = [stored.get(name) for _, stored in fresh]
             events[name] = times
@@ -166,8 +168,8 @@ class OnlineReader:
 
 def _microseconds(times: Values) -> list[int]:
     if isinstance(times, np.ndarray):
-        found: list[int] = times.astype("datetime64[us]").view(np.int64).tolist()
-        return found
+        microseconds: list[int] = times.astype("datetime64[us]").view(np.int64).tolist()
+        return microseconds
     return [(time - _EPOCH) // _MICROSECOND for time in times]
 
 

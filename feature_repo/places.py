@@ -65,12 +65,12 @@ def _read_sqlite(path: Path, names: Sequence[str]) -> list[str | None]:
         return [None] * len(names)
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            known = dict(database.execute("SELECT name, mark FROM truecourse_loaded"))
+            marks = dict(database.execute("SELECT name, mark FROM truecourse_loaded"))
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):
             return [None] * len(names)
         raise PlatformError(f"the online store does not answer: {error}", where=str(path)) from None
-    return [known.get(name) for name in names]
+    return [marks.get(name) for name in names]
 
 
 def _read_redis(settings: Settings, names: Sequence[str]) -> list[str | None]:

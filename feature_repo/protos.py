@@ -74,5 +74,5 @@ def _value(field: str, data: bytes) -> Any:
     message = Value.FromString(data)
     if not message.HasField(field):  # type: ignore[arg-type]
         return None
-    found = getattr(message, field)
-    return json_number(found) if field == "double_val" else found
+    content = getattr(message, field)
+    return json_number(content) if field == "double_val" else content

@@ -47,14 +47,14 @@ class _Sqlite:
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._path = config.online_store.path
         self._tables = {view.name: compute_table_id(config.project, view, False) for view in views}
-        self._readers = {view.name: _readers(view) for view in views}
+        self._readers = {view.name: _value_decoders(view) for view in views}
         self._local = threading.local()
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
         return {view: self._view(view, keys) for view, keys in wanted.items()}
 
     def _view(self, view: str, keys: Sequence[Key]) -> dict[Key, Stored]:
-        found: dict[Key, tuple[dict[str, Any], str]] = {}
+        rows: dict[Key, tuple[dict[str, Any], str]] = {}
         readers = self._readers[view]
         for start in range(0, len(keys), _CHUNK):
             part = keys[start : start + _CHUNK]
@@ -62,10 +62,10 @@ class _Sqlite:
             columns = "entity_key, feature_name, value, event_ts"
             query = f'SELECT {columns} FROM "{self._tables[view]}" WHERE entity_key IN ({marks})'  # noqa: S608
             for key, name, value, event in self._connection.execute(query, part):
-                values, _ = found.setdefault(key, ({}, event))
+                values, _ = rows.setdefault(key, ({}, event))
                 if name in readers:  # the table may have features that are no longer declared
                     values[name] = readers[name](value)
-        return {key: _stored(values, partial(_parsed, event)) for key, (values, event) in found.items()}
+        return {key: _with_exact_event(values, partial(_parse_time, event)) for key, (values, event) in rows.items()}
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -81,12 +81,12 @@ class _Redis:
     def __init__(self, config: Any, views: Sequence[View]) -> None:
         self._project = config.project.encode()
         self._client = _redis_client(config.online_store)
-        self._readers = {view.name: list(_readers(view).items()) for view in views}
+        self._readers = {view.name: list(_value_decoders(view).items()) for view in views}
         self._fields = {
             view: [*(_mmh3(f"{view}:{name}") for name, _ in readers), f"_ts:{view}".encode()]
             for view, readers in self._readers.items()
         }
-        self._together = lru_cache(len(views) + 1)(self._fields_of)
+        self._cached_fields = lru_cache(len(views) + 1)(self._field_names)
 
     def fetch(self, wanted: Mapping[str, Sequence[Key]]) -> dict[str, dict[Key, Stored]]:
         views_of: dict[Key, list[str]] = {}
@@ -96,9 +96,9 @@ class _Redis:
         if not views_of:
             return {view: {} for view in wanted}
         responses = self._send(
-            [("HMGET", key + self._project, *self._together(tuple(views))) for key, views in views_of.items()]
+            [("HMGET", key + self._project, *self._cached_fields(tuple(views))) for key, views in views_of.items()]
         )
-        found: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
+        stored: dict[str, dict[Key, Stored]] = {view: {} for view in wanted}
         for (key, views), response in zip(views_of.items(), responses, strict=True):
             start = 0
             for view in views:
@@ -107,10 +107,10 @@ class _Redis:
                 if moment is not None:
                     both = zip(self._readers[view], values, strict=True)
                     read = {name: reader(value) for (name, reader), value in both if value is not None}
-                    found[view][key] = _stored(read, partial(_moment, moment))
-        return found
+                    stored[view][key] = _with_exact_event(read, partial(_parse_timestamp, moment))
+        return stored
 
-    def _fields_of(self, views: tuple[str, ...]) -> list[bytes]:
+    def _field_names(self, views: tuple[str, ...]) -> list[bytes]:
         return [field for view in views for field in self._fields[view]]
 
     def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
@@ -123,13 +123,13 @@ class _Redis:
             return [connection.read_response() for _ in commands]
 
         try:
-            found: list[Any] = connection.retry.call_with_retry(send, lambda error: connection.disconnect())
+            responses: list[Any] = connection.retry.call_with_retry(send, lambda error: connection.disconnect())
         except BaseException:  # a partial response may be pending
             connection.disconnect()
             raise
         finally:
             pool.release(connection)
-        return found
+        return responses
 
 
 def _redis_client(store: Any) -> Any:
@@ -144,23 +144,23 @@ def _redis_client(store: Any) -> Any:
     return client
 
 
-def _readers(view: View) -> dict[str, Callable[[bytes], Any]]:
+def _value_decoders(view: View) -> dict[str, Callable[[bytes], Any]]:
     """The values to read of a key, each with its decoder."""
     readers = {name: reader_of(field_of(column)) for name, column in view.features.items()}
     return readers | {EXACT_EVENT: reader_of("int64_val")}
 
 
-def _stored(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:
+def _with_exact_event(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:
     """The values with the exact event time that our loading writes, else with the store's, which may be rounded."""
     exact = values.pop(EXACT_EVENT, None)
     return rounded() if exact is None else exact, values
 
 
-def _moment(data: bytes) -> int:
+def _parse_timestamp(data: bytes) -> int:
     return int(Timestamp.FromString(data).ToMicroseconds())
 
 
-def _parsed(text: str) -> int:
+def _parse_time(text: str) -> int:
     moment = datetime.fromisoformat(text)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1_000_000)

@@ -61,9 +61,9 @@ def _apply(problem: Problem, store: Any) -> None:
     if mark.is_file() and (folder / "registry.db").is_file() and mark.read_text() == digest:
         return
     objects = list(feast_objects(problem, settings).values())
-    known = {*(o.name for o in objects)}
-    gone = [o for o in [*store.list_feature_views(), *store.list_data_sources()] if o.name not in known]
-    store.apply(objects, objects_to_delete=gone, partial=False)
+    names = {*(o.name for o in objects)}
+    removed = [o for o in [*store.list_feature_views(), *store.list_data_sources()] if o.name not in names]
+    store.apply(objects, objects_to_delete=removed, partial=False)
     mark.write_text(digest)
 
 
@@ -89,9 +89,9 @@ def historical_features(
         features=[f"{view.name}:{name}" for view in problem.views for name in view.features],
         filter_by_created_timestamp=True,
     )
-    found = job.to_arrow()
+    joined = job.to_arrow()
     for name, column in features.items():
-        spine = spine.append_column(name, found[name].cast(arrow_type(column)))
+        spine = spine.append_column(name, joined[name].cast(arrow_type(column)))
     return spine
 
 

@@ -59,14 +59,14 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
     if raw is None or not known:
         hint = f"truecourse run ingest --problem {problem.name}"
         raise NotFound("the table was never ingested", where=f"{problem.name}.{table.name}", hint=hint)
-    taken, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
+    accepted, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
     if last is not None and last["shape"] != shape:
         return PendingBatch(raw, tuple(known), tuple(known), frozenset(), revalidates_all=True)
     digest = rules_digest(problem, table, tables)
     newest = {d.number for d in deliveries.newest_by_place(known).values()}
     new, again, waiting = [], [], []
     for delivery in known:
-        if delivery.number in taken:
+        if delivery.number in accepted:
             continue
         result = validation_report.read_result(tables.store, problem.name, table.name, delivery.number)
         if result is None or not result.refused:
@@ -78,7 +78,9 @@ def pending_deliveries(problem: Problem, table: Table, tables: Tables) -> Pendin
         elif result.because_of_table:
             waiting.append(delivery)
     pending = sorted([*new, *again, *(waiting if new or again else ())], key=lambda d: d.number)
-    return PendingBatch(raw, tuple(pending), tuple(known), frozenset(taken), revalidates_all=False) if pending else None
+    return (
+        PendingBatch(raw, tuple(pending), tuple(known), frozenset(accepted), revalidates_all=False) if pending else None
+    )
 
 
 def check_deliveries(
@@ -101,11 +103,11 @@ def check_deliveries(
     corrections.create_relations(connection, table, tables.dataset(clean) if clean else None, several=several)
     _bind(connection, problem, table, tables, pending)
     digest, before, group = rules_digest(problem, table, tables), outcome.watermark, -1
-    taken = set(pending.accepted)
+    accepted = set(pending.accepted)
     for delivery, tally in zip(pending.deliveries, tallies, strict=True):
         if delivery.group != group:
             group, before = delivery.group, outcome.watermark
-        standing = _other_places(pending.known, taken, delivery)
+        standing = _other_places(pending.known, accepted, delivery)
         merge, reasons, faults, of_table = _check_delivery(
             connection, table, outcome, delivery, pending.known, standing, tally
         )
@@ -114,7 +116,7 @@ def check_deliveries(
             outcome.total += merge.inserted - merge.removed
             outcome.watermark = merge.watermark
             outcome.quarantined += len(reasons)
-            taken.add(delivery.number)
+            accepted.add(delivery.number)
             connection.execute(f"INSERT INTO quarantined_now SELECT {ROW}, {delivery.number}, _tc_reasons FROM bad")  # noqa: S608
             connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM bad")  # noqa: S608
         outcome.results.append(
@@ -146,9 +148,9 @@ def _bind(
     rows = dataset.scanner(filter=pending.selected)
     connection.register("pending_rows", rows.to_reader())
     connection.execute("CREATE TEMP TABLE raw_rows AS SELECT * FROM pending_rows")
-    ((found,),) = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
-    wanted = sum(delivery.rows for delivery in pending.deliveries)
-    assert found == wanted, f"{pending.raw} has {found} rows, its deliveries list {wanted}"
+    ((count,),) = connection.execute("SELECT count(*) FROM raw_rows").fetchall()
+    expected = sum(delivery.rows for delivery in pending.deliveries)
+    assert count == expected, f"{pending.raw} has {count} rows, its deliveries list {expected}"
     connection.execute(f"CREATE TEMP TABLE quarantined ({ROW} BIGINT)")
     connection.execute(f"CREATE TEMP TABLE quarantined_now ({ROW} BIGINT, _tc_delivery BIGINT, _tc_reasons VARCHAR)")
     before = tables.version(quarantine_table(problem.name, table.name))
@@ -157,9 +159,9 @@ def _bind(
         connection.execute(f"INSERT INTO quarantined SELECT {ROW} FROM before")  # noqa: S608
 
 
-def _other_places(known: Sequence[Delivery], taken: set[int], delivery: Delivery) -> list[Delivery]:
+def _other_places(known: Sequence[Delivery], accepted: set[int], delivery: Delivery) -> list[Delivery]:
     """The newest accepted delivery of every other place."""
-    newest = deliveries.newest_by_place(d for d in known if d.number in taken)
+    newest = deliveries.newest_by_place(d for d in known if d.number in accepted)
     return [d for place, d in newest.items() if place != delivery.place]
 
 

@@ -81,15 +81,15 @@ def ingest_sources(problem: Problem, table: Table, tables: Tables) -> TableVersi
 
 def _read_deliveries(problem: Problem, table: Table, tables: Tables) -> list[Delivery]:
     """The deliveries so far; parses their rows again if the table's declaration changed."""
-    name, wanted = raw_table(problem.name, table.name), deliveries.shape_digest(table)
+    name, declared_shape = raw_table(problem.name, table.name), deliveries.shape_digest(table)
     known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
     if not known and tables.exists(name):
         hint = "an earlier version wrote it: choose another TRUECOURSE_HOME, or another storage root"
         raise SourceError("the stored table has no record of its deliveries", where=name, hint=hint)
-    if known and shape != wanted:
+    if known and shape != declared_shape:
         with locked(tables.store, name, patience=PATIENCE):
             known, shape = deliveries.read_deliveries(tables, problem.name, table.name)
-            if shape != wanted:
+            if shape != declared_shape:
                 known = reread(problem, table, tables, known)
     return known
 
@@ -114,12 +114,12 @@ def _stage(
         if last is not None and last.sha256 == one.sha256 and (owner is not None or table.key or not copied):
             continue
         if owner is not None and owner != place:
-            moved = owner not in now
+            owner_is_gone = owner not in now
             log.warning(
                 "%s: %s holds the same bytes as %s%s: its rows are ingested once",
-                table.name, one.uri, owner, ", which is gone" if moved else "",
+                table.name, one.uri, owner, ", which is gone" if owner_is_gone else "",
             )  # fmt: skip
-            staged.append(Staged(one, owner if moved and last is None else place))
+            staged.append(Staged(one, owner if owner_is_gone and last is None else place))
             continue
         staged.append(_parse(problem, table, tables, one, place, last, folder / f"{len(staged)}.arrow"))
         owners[one.sha256] = place

@@ -72,8 +72,8 @@ def publish_page(problem: str) -> str:
 def raw_versions(problem: Problem) -> dict[str, TableVersion]:
     """The raw version of every table that has one."""
     tables = Tables()
-    found = {table.name: tables.version(raw_table(problem.name, table.name)) for table in problem.tables}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {table.name: tables.version(raw_table(problem.name, table.name)) for table in problem.tables}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, TableVersion]:
@@ -81,13 +81,13 @@ def accepted_versions(problem: Problem, refused: ValidationFailed) -> dict[str, 
 
     Raises `refused` if the lifecycle cannot continue: a table has no accepted delivery, or none under its current
     declaration."""
-    tables, found = Tables(), dict[str, TableVersion]()
+    tables, versions = Tables(), dict[str, TableVersion]()
     for table in problem.tables:
         _, last = deliveries.accepted_deliveries(tables, problem.name, table.name)
         if last is None or last["shape"] != deliveries.shape_digest(table):
             raise refused
-        found[table.name] = TableVersion(name=clean_table(problem.name, table.name), version=last["version"])
-    return found
+        versions[table.name] = TableVersion(name=clean_table(problem.name, table.name), version=last["version"])
+    return versions
 
 
 def validate_new(problem: Problem, table: Table, tables: Tables, as_of: datetime) -> TableResult:
@@ -144,12 +144,14 @@ def _warn_of_overlaps(
     connection: duckdb.DuckDBPyConnection, table: Table, pending: PendingBatch, outcome: TableCheck
 ) -> None:
     fresh = {result.delivery.number for result in outcome.results if not result.refused}
-    taken = [d for d in pending.known if d.number in fresh | (set() if pending.revalidates_all else pending.accepted)]
-    standing = taken if table.combines == "append" else list(deliveries.newest_by_place(taken).values())
-    found = overlap.overlaps(connection, table, standing, fresh)
+    accepted = [
+        d for d in pending.known if d.number in fresh | (set() if pending.revalidates_all else pending.accepted)
+    ]
+    standing = accepted if table.combines == "append" else list(deliveries.newest_by_place(accepted).values())
+    overlapping = overlap.overlaps(connection, table, standing, fresh)
     outcome.results = [
-        result.model_copy(update={"warnings": (found[number],)})
-        if (number := result.delivery.number) in found
+        result.model_copy(update={"warnings": (overlapping[number],)})
+        if (number := result.delivery.number) in overlapping
         else result
         for result in outcome.results
     ]

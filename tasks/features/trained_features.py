@@ -65,11 +65,11 @@ def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, ro
             what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
             raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
         try:
-            found = _compute(own, rows, names)
+            features = _compute(own, rows, names)
         except TruecourseError as error:
             what = f"its features {list_names(names)} were redefined, and computing the old definition failed"
             raise ModelError(f"{what}: {error.what}", where=where) from error
-    return _replace_columns(rows, found, names, where)
+    return _replace_columns(rows, features, names, where)
 
 
 @contextmanager
@@ -105,17 +105,17 @@ def _compute(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
     return with_view_features(own, tables, frames.with_request_features(own, spine), versions)
 
 
-def _replace_columns(rows: pa.Table, found: pa.Table, names: Sequence[str], where: str) -> pa.Table:
-    places = pc.index_in(rows["id"], found["id"].combine_chunks())
+def _replace_columns(rows: pa.Table, features: pa.Table, names: Sequence[str], where: str) -> pa.Table:
+    places = pc.index_in(rows["id"], features["id"].combine_chunks())
     if places.null_count:
         what = f"the SQL it was trained on does not return {counted_of(places.null_count, len(rows), 'decision')}"
         raise ModelError(what, where=where, hint=f"its features {list_names(names)} were redefined")
-    found = found.take(places)
+    features = features.take(places)
     for name in names:
         if name in rows.column_names:
-            rows = rows.set_column(rows.column_names.index(name), name, found[name])
+            rows = rows.set_column(rows.column_names.index(name), name, features[name])
         else:
-            rows = rows.append_column(name, found[name])
+            rows = rows.append_column(name, features[name])
     return rows
 
 

@@ -40,13 +40,13 @@ def record_findings(problem: str, reports: Sequence[Report], at: datetime | None
     `at`: the reference time (UTC); the wall clock if None. Returns {"open", "opened", "recovered": ids of alarms,
     "retraining": the decision}."""
     spec, store, now, names = load_problem(problem), open_store(), at or datetime.now(UTC), channels()
-    settled = update_alerts(store, spec, reports, now, list(names))
+    changes = update_alerts(store, spec, reports, now, list(names))
     follow(store, problem, aliases.history(problem), now)
     decision = record_decision(store, spec, now, list(names))
-    for event in settled.events:
+    for event in changes.events:
         log.info("%s: %s", event.kind, event.sentence)
-    _create_artifact(problem, settled)
-    return _summary(settled, decision)
+    _create_artifact(problem, changes)
+    return _summary(changes, decision)
 
 
 @task(name="notify", **RETRY)
@@ -57,16 +57,16 @@ def notify(problem: str, at: datetime | None = None) -> dict[str, str]:
     return deliver(open_store(), load_problem(problem), channels(), at or datetime.now(UTC))
 
 
-def _summary(settled: AlertChanges, decision: Decision | None) -> dict[str, Any]:
+def _summary(changes: AlertChanges, decision: Decision | None) -> dict[str, Any]:
     return {
-        "open": [alarm.id for alarm in settled.open],
-        "opened": [event.alarm for event in settled.of("opened")],
-        "recovered": [event.alarm for event in settled.of("recovered")],
+        "open": [alarm.id for alarm in changes.open],
+        "opened": [event.alarm for event in changes.of("opened")],
+        "recovered": [event.alarm for event in changes.of("recovered")],
         "retraining": decision.model_dump(mode="json") if decision else None,
     }
 
 
-def _create_artifact(problem: str, settled: AlertChanges) -> None:
+def _create_artifact(problem: str, changes: AlertChanges) -> None:
     if FlowRunContext.get() is None:
         return
     rows = [
@@ -78,7 +78,7 @@ def _create_artifact(problem: str, settled: AlertChanges) -> None:
             "since (UTC)": f"{alarm.opened:%Y-%m-%d %H:%M}",
             "sentence": alarm.finding.sentence,
         }
-        for alarm in settled.open
+        for alarm in changes.open
     ]
     title = f"{problem}: open findings" if rows else f"{problem}: no open findings"
     create_table_artifact(rows, key=artifact_key("findings", problem), description=title)

@@ -36,26 +36,26 @@ def run_drift_check(
     evidently: bool = False,
 ) -> Report:
     """Run the check; store the report and two pages, the newest and one named after the window."""
-    found = run_check(problem, tables, at, window)
+    check = run_check(problem, tables, at, window)
     folder = f"reports/{problem.name}"
-    parts = _attribution_drift(problem, tables, found.report)
-    report = _with_parts(found.report, parts).model_copy(update={"page": f"{folder}/drift.html"})
+    attributions = _attribution_drift(problem, tables, check.report)
+    report = _with_attributions(check.report, attributions).model_copy(update={"page": f"{folder}/drift.html"})
     report = report_store.with_checked_at(report, at)
     if evidently:
-        report = _with_evidently(problem, tables, report, f"{folder}/evidently-{_name(report)}")
+        report = _with_evidently(problem, tables, report, f"{folder}/evidently-{_window_name(report)}")
     report_store.save(tables.store, report)
-    named = f"{folder}/drift-{_name(report)}.html"
-    drawn = _page(problem, found, report, parts)
+    named = f"{folder}/drift-{_window_name(report)}.html"
+    html = _render_page(problem, check, report, attributions)
     for key in (report.page, named):
-        tables.store.put(key, drawn)
+        tables.store.put(key, html)
     log.info("%s", report.sentence)
     show_page(named, "drift", problem.name, "Drift")
     return report
 
 
-def _page(problem: Problem, found: DriftCheck, report: Report, parts: AttributionDrift | None) -> bytes:
+def _render_page(problem: Problem, check: DriftCheck, report: Report, parts: AttributionDrift | None) -> bytes:
     return render(
-        "drift.html", problem=problem, report=report, data=found.data, scores=found.scores, parts=parts
+        "drift.html", problem=problem, report=report, data=check.data, scores=check.scores, parts=parts
     ).encode()
 
 
@@ -72,7 +72,7 @@ def _checked_window(problem: Problem, report: Report) -> tuple[ModelVersion, Win
     return version, Window.model_validate(report.figures["window"])
 
 
-def _with_parts(report: Report, parts: AttributionDrift | None) -> Report:
+def _with_attributions(report: Report, parts: AttributionDrift | None) -> Report:
     if parts is None:
         return report
     changes: dict[str, Any] = {"figures": report.figures | {"contributions": parts.figures()}}
@@ -83,7 +83,7 @@ def _with_parts(report: Report, parts: AttributionDrift | None) -> Report:
     return report.model_copy(update=changes)
 
 
-def _name(report: Report) -> str:
+def _window_name(report: Report) -> str:
     span = Window.model_validate(report.figures["window"])
     if span.start is None or span.end is None:
         return "all"

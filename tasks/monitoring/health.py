@@ -23,10 +23,10 @@ log = logging.getLogger("truecourse.health")
 
 
 def _save(report: Report) -> Report:
-    kept = report.model_copy(update={"page": healthpage.page_key(report.problem)})
-    report_store.refresh(open_store(), kept)
+    saved = report.model_copy(update={"page": healthpage.page_key(report.problem)})
+    report_store.refresh(open_store(), saved)
     log.info("%s: %s", report.check, report.sentence)
-    return kept
+    return saved
 
 
 @task(name="check pipelines", **RETRY)
@@ -62,8 +62,8 @@ def check_endpoint(problem: str) -> Report:
     from services.process.scrape import scrape_all
 
     spec = load_problem(problem)
-    found = scrape_all(endpoints.expected_endpoints(spec.name), spec.name)
-    return _save(endpoint.check_endpoint(spec, open_store(), found, datetime.now(UTC)))
+    scrapes = scrape_all(endpoints.expected_endpoints(spec.name), spec.name)
+    return _save(endpoint.check_endpoint(spec, open_store(), scrapes, datetime.now(UTC)))
 
 
 @task(name="check machine", **RETRY)

@@ -75,8 +75,8 @@ def _deployed(client: Any, problem: str, now: datetime) -> Iterator[ScheduledFlo
             continue
         pool = deployment.work_pool_name
         if pool and pool not in workers:
-            found = client.read_workers_for_work_pool(pool)
-            workers[pool] = sum(worker.status == "ONLINE" for worker in found)
+            online = client.read_workers_for_work_pool(pool)
+            workers[pool] = sum(worker.status == "ONLINE" for worker in online)
         moments = sorted(moment for one in active for moment in moments_before(one.schedule, now - GRACE))
         yield ScheduledFlow(
             name=deployment.name,
@@ -103,8 +103,8 @@ def moments_before(schedule: Any, end: datetime) -> Sequence[datetime]:
     exact = kind.model_validate(schedule.model_dump())
     moments: list[datetime] = []
     for back in _BACK:
-        found: Any = run_coro_as_sync(exact.get_dates(start=end - back, end=end))
-        moments = [datetime.fromtimestamp(moment.timestamp(), UTC) for moment in found]
+        dates: Any = run_coro_as_sync(exact.get_dates(start=end - back, end=end))
+        moments = [datetime.fromtimestamp(moment.timestamp(), UTC) for moment in dates]
         if len(moments) > 1:
             break
     return moments[-2:]
@@ -115,7 +115,7 @@ def _runs(client: Any, deployment: Any, problem: str, default: str | None, now: 
     from prefect.client.schemas.filters import FlowFilter, FlowFilterId, FlowRunFilter, FlowRunFilterExpectedStartTime
     from prefect.client.schemas.sorting import FlowRunSort
 
-    found = client.read_flow_runs(
+    runs = client.read_flow_runs(
         flow_filter=FlowFilter(id=FlowFilterId(any_=[deployment.flow_id])),
         flow_run_filter=FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=now)),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
@@ -123,7 +123,7 @@ def _runs(client: Any, deployment: Any, problem: str, default: str | None, now: 
     )
     return [
         _run(run, now)
-        for run in found
+        for run in runs
         if run.parent_task_run_id is None
         and run.deployment_id in (None, deployment.id)
         and ((run.parameters or {}).get("problem") or default) == problem
@@ -131,12 +131,14 @@ def _runs(client: Any, deployment: Any, problem: str, default: str | None, now: 
 
 
 def _run(run: Any, now: datetime) -> Run:
-    state, began = (run.state_type.value if run.state_type else ""), _utc(run.start_time)
+    state, started = (run.state_type.value if run.state_type else ""), _utc(run.start_time)
     return Run(
         outcome=_OUTCOMES.get(state, "waiting"),
         expected=_utc(run.expected_start_time) or now,
-        began=began,
-        seconds=(now - began).total_seconds() if began and state == "RUNNING" else run.total_run_time.total_seconds(),
+        began=started,
+        seconds=(now - started).total_seconds()
+        if started and state == "RUNNING"
+        else run.total_run_time.total_seconds(),
         message=(run.state.message or "") if run.state else "",
     )
 

@@ -47,25 +47,25 @@ def _save(report: Report) -> Report:
     return report
 
 
-def require_unbroken(problem: str, found: Sequence[Report]) -> None:
+def require_unbroken(problem: str, reports: Sequence[Report]) -> None:
     """Raise CheckBroken if a check itself failed: a flow run must not succeed without its checks."""
-    broken = [report for report in found if report.is_broken]
+    broken = [report for report in reports if report.is_broken]
     if broken:
         what = " ".join(report.sentence for report in broken)
         hint = "the tracebacks are in this run's log; the findings of the other checks are in their reports"
         raise CheckBroken(what, where=f"problem {problem}", hint=hint)
 
 
-def summary(problem: str, found: Sequence[Report]) -> dict[str, Any]:
+def summary(problem: str, reports: Sequence[Report]) -> dict[str, Any]:
     """Summary of the reports: one sentence, whether a finding is critical (`alarm`), and each report by its check."""
-    findings = [finding for report in found for finding in report.findings]
-    unknown = [report.check for report in found if report.state == "unknown"]
-    checked = [report.check for report in found if report.check not in unknown]
+    findings = [finding for report in reports for finding in report.findings]
+    unknown = [report.check for report in reports if report.state == "unknown"]
+    checked = [report.check for report in reports if report.check not in unknown]
     ok = f"No findings: {', '.join(checked)}" if checked else "Nothing could be checked"
     ok += f"; unknown: {', '.join(unknown)}." if unknown and checked else "."
     return {
         "problem": problem,
         "sentence": summarize(findings, ok),
         "alarm": any(finding.page for finding in findings),
-        "reports": {report.check: report for report in found},
+        "reports": {report.check: report for report in reports},
     }

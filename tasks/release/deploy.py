@@ -66,7 +66,7 @@ def stop_deployment(environment: str, problem: str | None, reason: str) -> Deplo
             _stop_server(environment, name)
         else:
             unschedule(environment, name)
-        entry = newest.model_copy(update={"number": _next(environment, name)})
+        entry = newest.model_copy(update={"number": _next_number(environment, name)})
         return _append_entry(entry, "stop", reason, "stopped", "")
 
 
@@ -79,15 +79,15 @@ def _stop_server(environment: str, problem: str) -> None:
 
 
 def _verify_bento(version: ModelVersion) -> ArtifactRef:
-    found = load_package(version.problem, version.version)
-    if found is None:
+    package = load_package(version.problem, version.version)
+    if package is None:
         hint = f"truecourse run package --problem {version.problem} --version {version.version}"
         raise ModelError(f"version {version.version} was never packaged", where=version.problem, hint=hint)
-    get_artifact(open_store(), found.bento)
-    return found.bento
+    get_artifact(open_store(), package.bento)
+    return package.bento
 
 
-def _next(environment: str, problem: str) -> int:
+def _next_number(environment: str, problem: str) -> int:
     newest = deployments.ledger(environment, problem).newest()
     return newest.number + 1 if newest else 1
 
@@ -96,7 +96,7 @@ def _record_start(config: DeploymentConfig, version: ModelVersion, bento: Artifa
     """Append the first of a deployment's two entries; one without a second entry was interrupted."""
     before = deployments.current_deployment(config.environment, version.problem)
     entry = Deployment(
-        number=_next(config.environment, version.problem), action="deploy", reason=reason, **aliases.signature(),
+        number=_next_number(config.environment, version.problem), action="deploy", reason=reason, **aliases.signature(),
         environment=config.environment, target=config.target, version=version, bento=bento,
         config_sha256=config.digest, previous=before.version if before else None, outcome="began",
     )  # fmt: skip
@@ -118,16 +118,16 @@ def split_traffic(config: DeploymentConfig, problem: str) -> None:
     """Apply the configured traffic weight and shadow mode to the challenger, if they differ from the current ones.
 
     A canary in progress is not changed: only `guard` does that. A canary that was rolled back gets no traffic."""
-    entries, wanted = aliases.history(problem), config.traffic
-    if wanted is None or not entries or entries[-1].challenger is None or aliases.canary_in_progress(entries[-1]):
+    entries, configured = aliases.history(problem), config.traffic
+    if configured is None or not entries or entries[-1].challenger is None or aliases.canary_in_progress(entries[-1]):
         return
-    now, share = entries[-1], wanted.share
+    now, share = entries[-1], configured.share
     if share and (lost := aliases.withdrawal(entries)):
         log.warning("version %d gets no traffic: it was rolled back, %s", entries[-1].challenger.version, lost.reason)
         share = 0.0
-    if (now.shadow, now.share) != (wanted.shadow, share):
+    if (now.shadow, now.share) != (configured.shadow, share):
         reason = f"deployment to {config.environment}"
-        registry.move_aliases(now, problem, "split", reason, shadow=wanted.shadow, share=share)
+        registry.move_aliases(now, problem, "split", reason, shadow=configured.shadow, share=share)
 
 
 def _serve(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, folder: Path) -> str:

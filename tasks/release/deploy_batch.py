@@ -34,8 +34,8 @@ def schedule(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef
         api.create_pool(POOL)
     before = api.deployments().get(title)
     _prefect(file, "deploy", "--all", "--prefect-file", str(file))
-    kept = _keep_stopped(api, title, before) if before else ""
-    return f"score is scheduled, {config.batch.cron} {config.batch.timezone}{kept}"
+    note = _keep_stopped(api, title, before) if before else ""
+    return f"score is scheduled, {config.batch.cron} {config.batch.timezone}{note}"
 
 
 def _keep_stopped(api: Api, title: str, before: Mapping[str, Any]) -> str:
@@ -83,11 +83,11 @@ def _prefect(file: Path, *arguments: str) -> None:
     """Run the `prefect` command against this flow run's server. Raises PlatformError if it fails."""
     from prefect.settings import PREFECT_API_URL
 
-    done = subprocess.run(  # noqa: S603
+    process = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=file.parent, stdin=subprocess.DEVNULL,
         env=child_environment(PREFECT_API_URL=PREFECT_API_URL.value() or ""), capture_output=True, text=True,
         check=False, start_new_session=True,
     )  # fmt: skip
-    if done.returncode:
-        output = (done.stdout + done.stderr)[-1500:]
+    if process.returncode:
+        output = (process.stdout + process.stderr)[-1500:]
         raise PlatformError(f"`prefect {' '.join(arguments)}` failed\n{output}", where="Prefect")

@@ -43,12 +43,12 @@ def package_version(problem: Problem, version: ModelVersion) -> ArtifactRef:
         {name: sha256(data) for name, data in files.items()} | {"bentoml": metadata.version("bentoml")}
     )
     inference_config.save_inference_config(store, version, files[f"model/{inference_config.INFERENCE_FILE}"])
-    found = load_package(problem.name, version.version)
-    if found is not None and found.inputs == inputs and store.exists(found.bento.key):
+    existing = load_package(problem.name, version.version)
+    if existing is not None and existing.inputs == inputs and store.exists(existing.bento.key):
         log.info("version %d of %s is packaged already", version.version, problem.name)
-        if not is_recorded(found):
-            record_package(found)
-        return found.bento
+        if not is_recorded(existing):
+            record_package(existing)
+        return existing.bento
     reference = _build(store, version, files, inputs)
     record_package(Package(version=version, bento=reference, inputs=inputs, code=code_digest(files)))
     log.info("packaged %s, %.1f MB", reference.key, reference.bytes / 1e6)

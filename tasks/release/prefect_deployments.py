@@ -69,19 +69,21 @@ class Api:
 
     def settings(self, one: Mapping[str, Any]) -> Settings:
         """The settings of a deployment, given as returned by deployments() or read()."""
-        found: Settings = {name: one.get(key) for name, key in _FIELDS.items()}
-        found["tags"] = sorted(found["tags"] or [])
+        settings: Settings = {name: one.get(key) for name, key in _FIELDS.items()}
+        settings["tags"] = sorted(settings["tags"] or [])
         limit = one.get("global_concurrency_limit") or {}
-        found["concurrency limit"] = limit.get("limit", found["concurrency limit"])
+        settings["concurrency limit"] = limit.get("limit", settings["concurrency limit"])
         for schedule in one["schedules"]:
             name = f"schedule {_slug(schedule)}"
-            found[name] = {key: schedule["schedule"][key] for key in _WHEN if schedule["schedule"].get(key) is not None}
-            found[f"{name} active"] = schedule["active"]
+            settings[name] = {
+                key: schedule["schedule"][key] for key in _WHEN if schedule["schedule"].get(key) is not None
+            }
+            settings[f"{name} active"] = schedule["active"]
         for automation in one["automations"]:
             name = f"automation {automation['name']}"
-            found[name] = {"trigger": _plain(automation["trigger"]), "actions": automation["actions"]}
-            found[f"{name} enabled"] = automation["enabled"]
-        return found
+            settings[name] = {"trigger": _without_ids(automation["trigger"]), "actions": automation["actions"]}
+            settings[f"{name} enabled"] = automation["enabled"]
+        return settings
 
     def create(self, one: DeclaredDeployment) -> str:
         """Create a deployment; returns its id."""
@@ -101,22 +103,22 @@ class Api:
         if body:
             self._ask("PATCH", f"/deployments/{id}", body)
         target = self.settings(current) | changed
-        for name in _parts("schedule", changed):
+        for name in _names_of_kind("schedule", changed):
             self._schedule(current, name, target)
-        for name in _parts("automation", changed):
+        for name in _names_of_kind("automation", changed):
             self._automate(current, one, name, target)
 
     def _schedule(self, current: Mapping[str, Any], name: str, target: Settings) -> None:
         place, slug = f"/deployments/{current['id']}/schedules", name.removeprefix("schedule ")
-        known = next((item["id"] for item in current["schedules"] if _slug(item) == slug), None)
-        wanted = {"slug": slug, "schedule": target.get(name), "active": target.get(f"{name} active")}
+        existing = next((item["id"] for item in current["schedules"] if _slug(item) == slug), None)
+        declared = {"slug": slug, "schedule": target.get(name), "active": target.get(f"{name} active")}
         if target.get(name) is None:
-            if known is not None:
-                self._ask("DELETE", f"{place}/{known}")
-        elif known is not None:
-            self._ask("PATCH", f"{place}/{known}", wanted)
+            if existing is not None:
+                self._ask("DELETE", f"{place}/{existing}")
+        elif existing is not None:
+            self._ask("PATCH", f"{place}/{existing}", declared)
         else:
-            self._ask("POST", place, [wanted])
+            self._ask("POST", place, [declared])
 
     def _automate(self, current: Mapping[str, Any], one: DeclaredDeployment, name: str, target: Settings) -> None:
         """Replace the existing automation of this name by the declared trigger."""
@@ -125,9 +127,9 @@ class Api:
         from pydantic import TypeAdapter
 
         title = name.removeprefix("automation ")
-        for known in current["automations"]:
-            if known["name"] == title:
-                self._ask("DELETE", f"/automations/{known['id']}")
+        for existing in current["automations"]:
+            if existing["name"] == title:
+                self._ask("DELETE", f"/automations/{existing['id']}")
         for declared in one.triggers:
             if declared["name"] == title:
                 enabled = target.get(f"{name} enabled", True)
@@ -154,7 +156,7 @@ class Api:
         self._ask("DELETE", f"/deployments/{id}", absent=True)
 
 
-def _parts(kind: str, changed: Settings) -> list[str]:
+def _names_of_kind(kind: str, changed: Settings) -> list[str]:
     """Names of the schedules or automations among the settings."""
     names = [n.removesuffix(" active").removesuffix(" enabled") for n in changed if n.startswith(f"{kind} ")]
     return list(dict.fromkeys(names))
@@ -169,11 +171,11 @@ def _automations_of(id: str, automations: list[Any]) -> list[Any]:
     return [one for one in automations if any(action.get("deployment_id") == id for action in one["actions"])]
 
 
-def _plain(trigger: Any) -> Any:
+def _without_ids(trigger: Any) -> Any:
     """A trigger without its ids, which the server changes on every write."""
     if isinstance(trigger, dict):
-        return {name: _plain(value) for name, value in trigger.items() if name != "id"}
-    return [_plain(item) for item in trigger] if isinstance(trigger, list) else trigger
+        return {name: _without_ids(value) for name, value in trigger.items() if name != "id"}
+    return [_without_ids(item) for item in trigger] if isinstance(trigger, list) else trigger
 
 
 def _schema(entrypoint: str) -> Any:

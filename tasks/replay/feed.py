@@ -41,11 +41,11 @@ class Feed:
                 ingest_sources(self._problem, replace(table, source=Objects(key)), self._tables)
                 self.rows += len(rows)
         self._number, self.reached = self._number + 1, until
-        found = [
+        findings = [
             finding for table in in_order_of_reference(self._problem) for finding in self._validate(table.name, now)
         ]
         self._compute([view.name for view in self._problem.views])
-        return found
+        return findings
 
     def _compute(self, views: list[str]) -> None:
         """Compute two views at a time: each has its own table."""

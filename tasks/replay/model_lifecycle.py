@@ -146,10 +146,10 @@ class ModelLifecycle:
         days = (now - self._since - self._problem.label.closes_after).days
         if days < FEWEST_DAYS or days % FEWEST_DAYS:
             return ""
-        found = self._compare(now, self.champion.version, self._previous.version)
-        if found is None or found["low"] is None or found["low"] <= 0:
+        difference = self._compare(now, self.champion.version, self._previous.version)
+        if difference is None or difference["low"] is None or difference["low"] <= 0:
             return ""
-        why = f"its loss was higher by {found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
+        why = f"its loss was higher by {difference['value']:.4f} ({difference['low']:.4f} to {difference['high']:.4f})"
         entry = aliases.roll_back(self._problem.name, why, self._previous.version)
         registry.mirror_aliases(self._problem.name)
         retraining_runs.follow(self._tables.store, self._problem.name, aliases.history(self._problem.name), now)

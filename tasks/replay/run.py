@@ -175,8 +175,8 @@ class Replay:
         return sorted(edge for edge in edges if first <= edge <= end)
 
     def _deliver(self, start: datetime, end: datetime) -> None:
-        found = self._feed.deliver(end + LEAD, start)
-        self._waiting += [(end, finding) for finding in found]
+        findings = self._feed.deliver(end + LEAD, start)
+        self._waiting += [(end, finding) for finding in findings]
         if start > _moment(self._plan.first):
             self._open_features(start, end)
 
@@ -215,19 +215,19 @@ class Replay:
         late = tuple(finding for at, finding in self._waiting if at <= now)
         self._waiting = [(at, finding) for at, finding in self._waiting if at > now]
         sentence = "; ".join(finding.sentence for finding in late) or "Every batch was accepted."
-        found = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=sentence, findings=late)]
+        reports = [Report(check="pipelines", problem=self.problem.name, at=now, sentence=sentence, findings=late)]
         skew_report = check_skew_of_day(self.problem, self._tables, now)
         drift_report = check_drift_as_of(self.problem, self._tables, now)
-        found += [skew_report, quality_report.result(), drift_report]
-        self._checked = [report.check for report in found]
-        for report in found:
+        reports += [skew_report, quality_report.result(), drift_report]
+        self._checked = [report.check for report in reports]
+        for report in reports:
             report_store.save(self._tables.store, report)
             if report.check == "drift":
                 self._drift.append((now.isoformat(), len(report.findings) / max(len(self.problem.features), 1)))
-        settled = update_alerts(self._tables.store, self.problem, found, now)
-        raised = [event.finding for event in settled.events if event.kind in ("opened", "escalated") and event.finding]
+        changes = update_alerts(self._tables.store, self.problem, reports, now)
+        raised = [event.finding for event in changes.events if event.kind in ("opened", "escalated") and event.finding]
         self._alarms += [outcome.match_alarm(now, finding, self._faults) for finding in raised if finding.page]
-        return settled.open
+        return changes.open
 
     def document(self) -> dict[str, Any]:
         """The result of the replay as a JSON document."""
@@ -286,7 +286,7 @@ def sentence(document: dict[str, Any]) -> str:
         f"the frozen champion {means[f'frozen_{ranking}']:.3f}"
     )
     if faults:
-        quick = sum(found["days"] is not None and found["days"] <= 2 for found in faults)
+        quick = sum(fault["days"] is not None and fault["days"] <= 2 for fault in faults)
         text += f"; {quick} of {len(faults)} planted faults were named within two days"
     return f"{text}."
 

@@ -68,9 +68,9 @@ def _score_times(
         raise FeatureError("no decisions in the window", where=f"problem {problem.name}", hint="widen start and end")
     ends = pc.min_max(times).as_py()
     first, last = (ends[side].replace(tzinfo=None) for side in ("min", "max"))
-    done = BatchProgress(tables, problem.name, batch)
+    progress = BatchProgress(tables, problem.name, batch)
     for span in batch_scoring.time_spans(first, last, len(times), window):
-        if done.has(span):
+        if progress.has(span):
             continue
         assert isinstance(span.start, datetime)
         assert isinstance(span.end, datetime)
@@ -81,10 +81,10 @@ def _score_times(
 
 def _score_rows(problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, frame: pa.Table) -> None:
     """Score a problem without time: parts are slices of the canonical row order."""
-    done = BatchProgress(tables, problem.name, batch)
+    progress = BatchProgress(tables, problem.name, batch)
     frame = frame.append_column(batch_scoring.ROW, pa.array(range(len(frame)), pa.int64()))
     for span in batch_scoring.row_spans(len(frame)):
-        if not done.has(span):
+        if not progress.has(span):
             assert isinstance(span.start, int)
             assert isinstance(span.end, int)
             write(problem, tables, scorer, batch, span, frame.slice(span.start, span.end - span.start))

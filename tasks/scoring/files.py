@@ -113,13 +113,13 @@ def file_batch(
 
 def _score(file: FileScorer, rows: Iterator[tuple[Row, str | None]]) -> int:
     """Score the rows that are not scored yet, span by span; returns the number of all rows."""
-    done = BatchProgress(file.tables, file.problem.name, file.batch)
+    progress = BatchProgress(file.tables, file.problem.name, file.batch)
     reader = RowReader(file.contract, times_required=True)
     count = 0
     for start, part, ids in _parts(rows):
         count = start + len(part)
         span = Span(start, count)
-        if done.has(span):
+        if progress.has(span):
             continue
         read = reader.read(part, datetime.now(UTC))
         # Rejected rows first: the commit of the predictions marks the span as done.
@@ -204,11 +204,11 @@ def report_rejected(problem: Problem, tables: Tables, batch: Batch) -> tuple[int
 
 def first_reasons(tables: Tables, problem: Problem, batch: Batch, most: int = 3) -> list[tuple[str, int]]:
     """The most frequent reasons of a batch's rejected rows: an example of each, and its number of rows."""
-    found: dict[tuple[str, str], list[str]] = {}
+    examples_by_kind: dict[tuple[str, str], list[str]] = {}
     for document in _rejected(problem, tables, batch)["reasons"].to_pylist():
         for reason in json.loads(document):
             text = reason["problem"]
             kind = (reason["field"] or "", re.split("; got|, not ", text)[0] if reason["field"] else "line")
-            found.setdefault(kind, []).append(" ".join(filter(None, (reason["field"], text))))
-    commonest = sorted(found.values(), key=len, reverse=True)[:most]
-    return [(examples[0][:200], len(examples)) for examples in commonest]
+            examples_by_kind.setdefault(kind, []).append(" ".join(filter(None, (reason["field"], text))))
+    most_frequent = sorted(examples_by_kind.values(), key=len, reverse=True)[:most]
+    return [(examples[0][:200], len(examples)) for examples in most_frequent]

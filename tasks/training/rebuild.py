@@ -91,12 +91,15 @@ def rebuild(plan: Plan) -> RebuildResult:
 
 def _validate(problem: Problem, tables: Tables, plan: Plan) -> None:
     """Read the deliveries again, and validate them in their original order."""
-    raw = {name: restore(problem, problem.table(name), tables, list(found)) for name, found in plan.deliveries.items()}
+    raw = {
+        name: restore(problem, problem.table(name), tables, list(table_deliveries))
+        for name, table_deliveries in plan.deliveries.items()
+    }
     for commit in plan.judgements:
         known = plan.deliveries[commit.table]
-        taken, _ = accepted_deliveries(tables, problem.name, commit.table)
+        accepted, _ = accepted_deliveries(tables, problem.name, commit.table)
         selected = tuple(d for d in known if d.number in commit.deliveries)
-        pending = PendingBatch(raw[commit.table], selected, known, frozenset(taken), revalidates_all=False)
+        pending = PendingBatch(raw[commit.table], selected, known, frozenset(accepted), revalidates_all=False)
         for result in check_and_write(problem, problem.table(commit.table), tables, pending):
             if result.refused:
                 raise SourceError(result.sentence(), where=f"table {commit.table}")

@@ -106,12 +106,12 @@ def _rebuild(recorded: TrainingRecord, tables: Tables, home: Path, start: Start)
         raise ModelError("no problem was archived with its run", where=where, hint="restore the run's files") from None
     rebuilt_tables = Tables(_rebuild_settings(home))
     if start == "source":
-        plan = _plan(recorded, start) | _from_source(recorded, tables, rebuilt_tables)
+        plan = _rebuild_plan(recorded, start) | _copy_deliveries(recorded, tables, rebuilt_tables)
     else:
-        plan = _plan(recorded, start)
+        plan = _rebuild_plan(recorded, start)
         for item in recorded.manifest.inputs:
             if item.role == "clean" or start == "features":
-                _copy(tables, rebuilt_tables, item.table, recorded, features=item.role == "features")
+                _copy_table(tables, rebuilt_tables, item.table, recorded, features=item.role == "features")
     file = home / "plan.json"
     file.write_text(Plan.model_validate(plan).model_dump_json())
     environment = child_environment(
@@ -134,7 +134,7 @@ def _rebuild(recorded: TrainingRecord, tables: Tables, home: Path, start: Start)
     return rebuilt
 
 
-def _plan(recorded: TrainingRecord, start: Start) -> dict[str, Any]:
+def _rebuild_plan(recorded: TrainingRecord, start: Start) -> dict[str, Any]:
     manifest = recorded.manifest
     training = json.loads(runs.artifact(recorded.run.run_id, "training.json"))
     return {
@@ -146,13 +146,13 @@ def _plan(recorded: TrainingRecord, start: Start) -> dict[str, Any]:
     }
 
 
-def _copy(
+def _copy_table(
     tables: Tables, rebuilt_tables: Tables, reference: TableVersion, recorded: TrainingRecord, *, features: bool
 ) -> None:
     """Copy the rows of a table version into the rebuild's home, as the table's first version there."""
     commit: dict[str, Any] = {"flow": "rebuild"}
     if features:
-        problem, used = recorded.manifest.problem, _inputs(recorded, reference)
+        problem, used = recorded.manifest.problem, _source_tables(recorded, reference)
         clean = [clean_table(problem, name) for name in recorded.manifest.versions("clean")]
         commit["inputs"] = [{"name": name, "version": 0} for name in clean if name in used]
     dataset = tables.dataset(reference)
@@ -160,19 +160,19 @@ def _copy(
     rebuilt_tables.append(reference.name, rows, commit)
 
 
-def _inputs(recorded: TrainingRecord, reference: TableVersion) -> set[str]:
+def _source_tables(recorded: TrainingRecord, reference: TableVersion) -> set[str]:
     """Names of the source tables of a feature table."""
     commits = recorded.lineage["tables"][str(reference)]["commits"]
     return {item["name"] for item in commits[-1][1].get("inputs", ())}
 
 
-def _from_source(recorded: TrainingRecord, tables: Tables, rebuilt_tables: Tables) -> dict[str, Any]:
+def _copy_deliveries(recorded: TrainingRecord, tables: Tables, rebuilt_tables: Tables) -> dict[str, Any]:
     """Copy the bytes of a version's deliveries into the rebuild's home; returns them and their order of validation."""
-    problem, found, judged = recorded.manifest.problem, dict[str, tuple[Delivery, ...]](), []
+    problem, deliveries_by_table, validations = recorded.manifest.problem, dict[str, tuple[Delivery, ...]](), []
     for name, clean in recorded.manifest.versions("clean").items():
         raw = _commits(recorded, raw_table(problem, name))
         known, _ = deliveries.parse_commits(raw)
-        found[name] = tuple(known)
+        deliveries_by_table[name] = tuple(known)
         for sha in {d.sha256 for d in known if d.copy_of is None and not d.fault}:
             key = archive_key(problem, name, sha)
             with scratch() as folder:
@@ -187,13 +187,16 @@ def _from_source(recorded: TrainingRecord, tables: Tables, rebuilt_tables: Table
             if commit.get("deliveries"):
                 numbers = tuple(item["number"] for item in commit["deliveries"])
                 commits.append((moments[version], ValidatedDeliveries(table=name, deliveries=numbers)))
-        judged += commits
-    return {"deliveries": found, "judgements": tuple(one for _, one in sorted(judged, key=lambda pair: pair[0]))}
+        validations += commits
+    return {
+        "deliveries": deliveries_by_table,
+        "judgements": tuple(one for _, one in sorted(validations, key=lambda pair: pair[0])),
+    }
 
 
 def _commits(recorded: TrainingRecord, name: str) -> list[Any]:
-    found = [item["commits"] for key, item in recorded.lineage["tables"].items() if key.rpartition("@")[0] == name]
-    return max(found, key=len) if found else []
+    commits = [item["commits"] for key, item in recorded.lineage["tables"].items() if key.rpartition("@")[0] == name]
+    return max(commits, key=len) if commits else []
 
 
 def _compare_tables(

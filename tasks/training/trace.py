@@ -92,10 +92,10 @@ def trace_prediction(problem: str, prediction: str) -> dict[str, Any]:
 def _find_record(tables: Tables, problem: str, prediction: str) -> dict[str, Any]:
     """Find a prediction's record. Raises IntegrityError if a file that may contain it was changed and is unreadable."""
     try:
-        found = prediction_log.find_records(tables, problem, prediction)
-        found = found or find_scored_rows(tables, problem, prediction)
-        if not found and ship(problem).records:  # a very recent prediction
-            found = prediction_log.find_records(tables, problem, prediction)
+        records = prediction_log.find_records(tables, problem, prediction)
+        records = records or find_scored_rows(tables, problem, prediction)
+        if not records and ship(problem).records:  # a very recent prediction
+            records = prediction_log.find_records(tables, problem, prediction)
     except (StorageError, ValueError, pa.ArrowException) as error:
         names = (prediction_log.log_table(problem), predictions_table(problem))
         broken = [link for name in names for link in file_digests.broken(tables.store, name)]
@@ -103,8 +103,8 @@ def _find_record(tables: Tables, problem: str, prediction: str) -> dict[str, Any
             raise
         what = f"the prediction cannot be read: a file of its table was changed, {broken[0]['detail']}"
         raise IntegrityError(what, where=broken[0]["id"], hint="restore it from a backup") from error
-    if found:
-        return found[0]
+    if records:
+        return records[0]
     hint = "give the `prediction_id` of a response, or a scored row's id; `truecourse run ship` ships the log"
     if damaged := damaged_segments(problem):
         hint = f"it may be in a log segment that was damaged before it was shipped: {damaged[0]}"

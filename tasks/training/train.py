@@ -51,11 +51,11 @@ def tuning_key(snapshot: Snapshot) -> str:
 def chosen_parameters(problem: Problem, store: ObjectStore, snapshot: Snapshot) -> XGBoost:
     """The problem's model with the best parameters of tuning on this snapshot. Raises NotFound if it was not tuned."""
     try:
-        found = json.loads(store.get(tuning_key(snapshot)))
+        tuning = json.loads(store.get(tuning_key(snapshot)))
     except NotFound:
         hint = f"truecourse run tune --problem {problem.name}"
         raise NotFound("this snapshot was not tuned", where=tuning_key(snapshot), hint=hint) from None
-    return with_parameters(problem.model, found["best"])
+    return with_parameters(problem.model, tuning["best"])
 
 
 @task(name="train", **RETRY)
@@ -65,10 +65,10 @@ def train_model(problem: str, snapshot: Snapshot, tuned: bool = False) -> Traine
     spec = problem_of(load_problem(problem), load_manifest(store, snapshot))
     model = chosen_parameters(spec, store, snapshot) if tuned else spec.model
     key = training_key(training_digest(spec), model, snapshot)
-    found = runs.run_of_key(problem, key)
-    if found is not None:
-        log.info("run %s already trained this model", found.run_id[:8])
-        return found
+    existing = runs.run_of_key(problem, key)
+    if existing is not None:
+        log.info("run %s already trained this model", existing.run_id[:8])
+        return existing
     frame = load_frame(store, snapshot)
     rows, features = counted(snapshot.rows, "row"), counted(len(spec.features), "feature")
     note = f"{spec.description}\n\n{rows} of snapshot `{snapshot.sha256}`, {features}.".strip()

@@ -41,31 +41,31 @@ def search_parameters(problem: str, snapshot: Snapshot, trials: int | None = Non
     if not spec.model.search:
         hint = "declare one: XGBoost(search={'max_depth': Range(3, 10), ...})"
         raise ModelError("there is no search space", where=f"problem {problem}", hint=hint)
-    count, identity = trials or spec.model.trials, _identity(spec, snapshot)
-    stored = _stored(store, snapshot)
+    count, identity = trials or spec.model.trials, _search_digest(spec, snapshot)
+    stored = _load_result(store, snapshot)
     if stored and stored["search"] == identity and len(stored["trials"]) >= count:
         log.info("this snapshot was tuned already: %s", stored["best"])
         return stored
     study = _study(spec, identity)
-    left = count - len(_done(study))
+    left = count - len(_finished_trials(study))
     if left > 0:
         _search(spec, study, load_frame(store, snapshot), identity, left)
-    found = _result(spec, study, identity)
-    store.put(tuning_key(snapshot), json.dumps(found, indent=1).encode())
-    return found
+    result = _result(spec, study, identity)
+    store.put(tuning_key(snapshot), json.dumps(result, indent=1).encode())
+    return result
 
 
-def _identity(problem: Problem, snapshot: Snapshot) -> str:
+def _search_digest(problem: Problem, snapshot: Snapshot) -> str:
     document = problem_document(problem)
     return sha256_json({"snapshot": snapshot.sha256, "model": document.get("model"), "split": document.get("split")})
 
 
-def _stored(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | None:
+def _load_result(store: ObjectStore, snapshot: Snapshot) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(store.get(tuning_key(snapshot)))
+        document: dict[str, Any] = json.loads(store.get(tuning_key(snapshot)))
     except NotFound:
         return None
-    return found
+    return document
 
 
 def _study(problem: Problem, identity: str) -> Any:
@@ -91,7 +91,7 @@ def _study(problem: Problem, identity: str) -> Any:
     return study
 
 
-def _done(study: Any) -> list[Any]:
+def _finished_trials(study: Any) -> list[Any]:
     from optuna.trial import TrialState
 
     return list(study.get_trials(states=(TrialState.COMPLETE,)))
@@ -103,14 +103,14 @@ def _search(problem: Problem, study: Any, frame: pa.Table, identity: str, left: 
 
     def objective(trial: Any) -> float:
         started = time.time()
-        found = {name: _suggest(trial, name, space) for name, space in problem.model.search.items()}
-        losses, rounds = evaluate(found)
+        chosen = {name: _suggest_value(trial, name, space) for name, space in problem.model.search.items()}
+        losses, rounds = evaluate(chosen)
         trial.set_user_attr("rounds", rounds)
         loss = float(np.mean(losses))
         if parent is not None:
             with mlflow_runs.warn_on_failure(f"trial {trial.number}"):
-                _log_trial(problem, parent, trial.number, found, losses, rounds, started)
-        log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, found)
+                _log_trial(problem, parent, trial.number, chosen, losses, rounds, started)
+        log.info("trial %d: %s %.5f with %s", trial.number, LOSSES[problem.kind], loss, chosen)
         return loss
 
     study.optimize(objective, n_trials=left)
@@ -138,8 +138,8 @@ def evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tu
                     start_from_linear(problem.kind, vocabulary, model, part, *fold)
         return binned[model.max_bin]
 
-    def evaluate(found: dict[str, Any]) -> tuple[list[float], list[int]]:
-        model = with_parameters(problem.model, found)
+    def evaluate(chosen: dict[str, Any]) -> tuple[list[float], list[int]]:
+        model = with_parameters(problem.model, chosen)
         boosted = [boost(problem.kind, vocabulary, model, *f, progress=False) for f in binned_folds(model)]
         curves = [curve["validate"] for _, curve in boosted]
         return [min(curve) for curve in curves], [int(np.argmin(curve)) + 1 for curve in curves]
@@ -147,7 +147,7 @@ def evaluator(problem: Problem, rows: pa.Table) -> Callable[[dict[str, Any]], tu
     return evaluate
 
 
-def _suggest(trial: Any, name: str, space: Any) -> int | float | str:
+def _suggest_value(trial: Any, name: str, space: Any) -> int | float | str:
     if not isinstance(space, Range):
         value: int | float | str = trial.suggest_categorical(name, list(space.values))
     elif isinstance(space.low, int) and isinstance(space.high, int):
@@ -163,16 +163,22 @@ def _parent_run(problem: Problem, identity: str) -> str | None:
     tags = mlflow_runs.run_tags(problem, "tune", note) | {"truecourse.step": "tune", "truecourse.search": identity}
     with mlflow_runs.warn_on_failure("the search"):
         client, place = mlflow_runs.connect_mlflow(), mlflow_runs.experiment(problem.name)
-        found = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
-        if not found:
+        existing = client.search_runs([place], f"tags.`truecourse.search` = '{identity}'")
+        if not existing:
             return str(client.create_run(place, run_name=f"tune {problem.name} {identity[:8]}", tags=tags).info.run_id)
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return str(found[0].info.run_id)
+        client.update_run(existing[0].info.run_id, status="RUNNING")
+        return str(existing[0].info.run_id)
     return None
 
 
 def _log_trial(
-    problem: Problem, parent: str, number: int, found: dict[str, Any], losses: list[float], rounds: list[int], at: float
+    problem: Problem,
+    parent: str,
+    number: int,
+    chosen: dict[str, Any],
+    losses: list[float],
+    rounds: list[int],
+    at: float,
 ) -> None:
     from mlflow.entities import Metric, Param
 
@@ -184,15 +190,15 @@ def _log_trial(
     )
     metrics = [Metric(LOSSES[problem.kind], float(np.mean(losses)), now, 0), Metric("rounds", max(rounds), now, 0)]
     metrics += [Metric(f"fold_{LOSSES[problem.kind]}", loss, now, fold) for fold, loss in enumerate(losses)]
-    values = parameters(with_parameters(problem.model, found))
+    values = parameters(with_parameters(problem.model, chosen))
     client.log_batch(run.info.run_id, metrics=metrics, params=[Param(k, str(v)) for k, v in values.items()])
     client.set_terminated(run.info.run_id, "FINISHED")
 
 
 def _result(problem: Problem, study: Any, identity: str) -> dict[str, Any]:
-    done = _done(study)
-    best = min(done, key=lambda trial: trial.value)
-    trials = [{"number": t.number, "loss": t.value, "parameters": t.params, **t.user_attrs} for t in done]
+    finished = _finished_trials(study)
+    best = min(finished, key=lambda trial: trial.value)
+    trials = [{"number": t.number, "loss": t.value, "parameters": t.params, **t.user_attrs} for t in finished]
     return {
         "best": best.params, "loss": best.value, "metric": LOSSES[problem.kind], "search": identity, "trials": trials,
     }  # fmt: skip

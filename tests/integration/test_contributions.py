@@ -55,8 +55,8 @@ def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersio
     (told,) = (one for one in report.findings if one.cause == "contribution drift")
     (was, now), (before, after) = told.figures["weight"], told.figures["push"]
     assert told.sentence == (
-        f"distance weighs otherwise in the predictions: {100 * now:.0f}% of all contributions, where it had "
-        f"{100 * was:.0f}%, and {after:+.3f} on average, where it was {before:+.3f}."
+        f"The attribution of distance drifted: {100 * now:.0f}% of all contributions ({100 * was:.0f}% before), "
+        f"{after:+.3f} on average ({before:+.3f} before)."
     )
     assert after > before + 0.5
     assert report.sentence.endswith("; attribution drift: distance.")

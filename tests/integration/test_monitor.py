@@ -62,7 +62,7 @@ def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
     assert tuple(data["blocks"]) == (50, 7)
     assert datetime.fromisoformat(window["start"]) == FIRST + timedelta(days=67)
     assert datetime.fromisoformat(window["end"]) == FIRST + timedelta(days=74)
-    assert scores["against"] == "held-out rows of before the window"
+    assert scores["against"] == "held-out rows before the window"
     assert report.figures["largest"] == data["columns"][0]["psi"]
 
 

@@ -1,9 +1,8 @@
-"""Contribution drift: which features push the predictions otherwise than they did in the weeks before.
+"""Attribution drift: features whose contributions to the predictions changed against the weeks before.
 
-The test is that of consecutive windows, as for drift itself, each day with the same number of rows: a feature has moved
-if it says so, and if its part in the predictions changed by a share that matters. It is a family of tests of its own,
-told of and never paged.
-"""
+It uses the test of consecutive windows, as data drift does, on the same number of rows for each day. A feature drifted
+if the test finds drift and its contribution changed by at least MIN_CHANGE. This is a separate family of tests, and its
+findings are warnings only."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,14 +20,16 @@ from truecourse.references import Window, naive_utc
 from truecourse.storage.tables import Tables
 
 MIN_CHANGE = 0.02
-"""A part in the predictions, as a share of all contributions, has to change by this much to matter."""
+"""Smallest change that matters, as a share of all contributions."""
 
 
 @dataclass(frozen=True)
 class FeatureAttribution:
-    """A feature's part in the predictions, each time in the reference and in the window. `weight`: its share of all
-    contributions' sizes. `push`: its mean contribution to the margin (of a multiclass, the mean size over classes).
-    `change`: the larger change of the two, as a share of all contributions. `p_value`: adjusted for all features."""
+    """A feature's contribution to the predictions; pairs are (reference, window).
+
+    `weight`: its share of the sum of absolute contributions. `push`: its mean contribution to the margin (for a
+    multiclass model, the mean absolute one over classes). `change`: the larger change of the two, as a share of all
+    contributions. `p_value`: adjusted for all features. `moved`: whether it drifted."""
 
     name: str
     weight: tuple[float, float]
@@ -41,7 +42,7 @@ class FeatureAttribution:
 
 @dataclass(frozen=True)
 class AttributionDrift:
-    """Of all features, those that moved first, then the weightiest. `rows`: in the reference, in the window."""
+    """All features: drifted ones first, then by weight. `rows`: in the reference and in the window."""
 
     parts: tuple[FeatureAttribution, ...]
     rows: tuple[int, int]
@@ -57,8 +58,8 @@ class AttributionDrift:
 def compute_attribution_drift(
     problem: Problem, tables: Tables, profile: ReferenceProfile, span: Window
 ) -> AttributionDrift | None:
-    """The champion's predictions of the window (both ends given) against held-out rows of before it, or of other days
-    where there are none. None where it cannot be told: features that the log hides, no predictions, too few days."""
+    """Compare the champion's attributions in the window (both ends given) with those of the days before it, and of the
+    snapshot's rows before it. None if the log hides a feature of the model, or with too little data."""
     start, end = naive_utc(span.start), naive_utc(span.end)
     assert start is not None
     assert end is not None
@@ -66,8 +67,8 @@ def compute_attribution_drift(
     if explainer is None:
         return None
     now, before = explainer.days(start, end), explainer.days(start - TRAILING_DAYS * DAY, start)
-    known = explainer.reference.select(explainer.reference.side.days < np.datetime64(start, "D"))
-    past = known.select(~np.isin(known.side.days, before.side.days)).append(before)
+    earlier = explainer.reference.select(explainer.reference.side.days < np.datetime64(start, "D"))
+    past = earlier.select(~np.isin(earlier.side.days, before.side.days)).append(before)
     if not now.rows or not past.rows:
         return None
     return compare(problem, past, now)
@@ -80,9 +81,9 @@ def compare(problem: Problem, before: DailyAttributions, now: DailyAttributions)
         return None
     columns = tested.columns
     (push, size), (pushes, sizes) = before.means(), now.means()
-    everything = max(float(size.sum()), 1e-12)
-    change = np.maximum(np.abs(pushes - push), np.abs(sizes - size)) / everything
-    weights = size / everything, sizes / max(float(sizes.sum()), 1e-12)
+    total = max(float(size.sum()), 1e-12)
+    change = np.maximum(np.abs(pushes - push), np.abs(sizes - size)) / total
+    weights = size / total, sizes / max(float(sizes.sum()), 1e-12)
     parts = [
         FeatureAttribution(
             name=name,
@@ -100,17 +101,17 @@ def compare(problem: Problem, before: DailyAttributions, now: DailyAttributions)
     return AttributionDrift(tuple(parts), (before.rows, now.rows))
 
 
-def findings(moved: Sequence[FeatureAttribution]) -> list[Finding]:
-    return [_finding(part) for part in moved]
+def findings(drifted: Sequence[FeatureAttribution]) -> list[Finding]:
+    return [_finding(part) for part in drifted]
 
 
 def _finding(part: FeatureAttribution) -> Finding:
     (was, now), (before, after) = part.weight, part.push
-    told = (
-        f"{part.name} weighs otherwise in the predictions: {100 * now:.0f}% of all contributions, where it had "
-        f"{100 * was:.0f}%, and {after:+.3f} on average, where it was {before:+.3f}."
+    sentence = (
+        f"The attribution of {part.name} drifted: {100 * now:.0f}% of all contributions ({100 * was:.0f}% before), "
+        f"{after:+.3f} on average ({before:+.3f} before)."
     )
     figures = {"weight": part.weight, "push": part.push, "change": round(part.change, 4), "p_value": part.p_value}
     return Finding(
-        check="drift", subject=part.name, cause="contribution drift", page=False, sentence=told, figures=figures
+        check="drift", subject=part.name, cause="contribution drift", page=False, sentence=sentence, figures=figures
     )

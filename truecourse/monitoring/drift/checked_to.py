@@ -1,4 +1,4 @@
-"""How far each column was looked at: the next check goes on from there, and what was not looked at is not clean."""
+"""Watermarks of the drift check: the time up to which each column was checked, from which the next check continues."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -13,31 +13,31 @@ log = logging.getLogger("truecourse.monitor")
 
 
 class Watermarks(Reference):
-    """`columns`: of each column the moment (UTC) up to which its rows were looked at."""
+    """`columns`: by column, the time (UTC) up to which its rows were checked."""
 
     columns: dict[str, UtcTime] = Field(default_factory=dict)
 
     def oldest(self, columns: list[str]) -> datetime | None:
-        """From where all of the columns are to be looked at; None where one of them never was."""
-        found = [self.columns.get(name) for name in columns]
-        return min((mark for mark in found if mark is not None), default=None) if all(found) else None
+        """Return the earliest watermark of the columns; None if one of them was never checked."""
+        marks = [self.columns.get(name) for name in columns]
+        return min((mark for mark in marks if mark is not None), default=None) if all(marks) else None
 
 
 def read(store: ObjectStore, problem: str, now: datetime) -> Watermarks:
-    """Marks that lie after `now` (UTC) are of a clock that jumped, or of a later check: they count for nothing."""
+    """Read the watermarks. Those after `now` (UTC), from a clock jump or a later check, are ignored."""
     try:
-        found = Watermarks.model_validate_json(store.get(_key(problem)))
+        watermarks = Watermarks.model_validate_json(store.get(_key(problem)))
     except NotFound:
         return Watermarks()
     except ValidationError:
-        log.warning("%s is no record of this form and is left out", _key(problem))
+        log.warning("skipped %s: not a record of the current format", _key(problem))
         return Watermarks()
-    return Watermarks(columns={name: mark for name, mark in found.columns.items() if mark <= now})
+    return Watermarks(columns={name: mark for name, mark in watermarks.columns.items() if mark <= now})
 
 
 def advance(store: ObjectStore, problem: str, columns: list[str], until: datetime) -> None:
-    """All rows of the columns before `until` (UTC) were looked at. A mark never goes back, unless it is in the
-    future."""
+    """Record that all rows of the columns before `until` (UTC) were checked. A watermark never moves back, unless it is
+    in the future."""
     before = read(store, problem, datetime.now(UTC) + timedelta(seconds=1)).columns
     after = {name: max(until, before.get(name, until)) for name in columns}
     if after != before:

@@ -1,6 +1,6 @@
-"""Contributions: a champion explains a sample of each day once, as predictions arrive, by bins of its snapshot.
+"""Daily attributions: contributions of a sample of each day's predictions, counted by the bins of the reference.
 
-They are exact SHAP values of the margin, computed again from the features that the model was given.
+They are exact SHAP values of the margin, recomputed from the logged features and stored per day.
 """
 
 import json
@@ -29,14 +29,14 @@ from truecourse.registry import versions as registry
 from truecourse.storage.tables import Tables
 
 MAX_ROWS_A_DAY = 100
-"""Rows of a day that are explained, at most: each costs about a millisecond."""
+"""Maximum rows per day that are explained; each takes about a millisecond."""
 MAX_REFERENCE_DAYS = 60
-"""The latest days of the reference, as many at most."""
+"""Maximum days of the reference: the latest ones of the snapshot."""
 
 
 class DayAttributions(Reference):
-    """One day's sample: `counts` of its contributions by the bins of all features, their `sums` and the sums of their
-    `sizes` by feature. `digest`: of the files that hold the day's rows."""
+    """Contributions of one day's sample: `counts` by the bins of all features; by feature the `sums` of contributions,
+    and `sizes`, the sums of their absolute values. `digest`: of the files with the day's rows."""
 
     digest: str
     counts: tuple[int, ...]
@@ -46,7 +46,8 @@ class DayAttributions(Reference):
 
 @dataclass(frozen=True)
 class DailyAttributions:
-    """Rows' contributions by day: `side` counts them by bins, `sums` and `sizes` (days, features) add them up."""
+    """Contributions by day: `side` counts them by bins; `sums` and `sizes`, (days, features), sum them and their
+    sizes."""
 
     side: DailyHistograms
     sums: Array
@@ -54,7 +55,7 @@ class DailyAttributions:
 
     @classmethod
     def of(cls, rows: pa.Table, like: DailyHistograms | None = None) -> Self:
-        """`rows`: contributions by feature, and MOMENT. By the bins of `like`, or by their own."""
+        """Aggregate `rows`: contributions by feature, and MOMENT. Uses the bins of `like`, or learns them."""
         names = [name for name in rows.column_names if name != MOMENT]
         counted = count_by_day(like.bins if like else learn_bins(rows, names), rows, MOMENT)
         place = np.searchsorted(counted.days, _days(rows))
@@ -69,7 +70,7 @@ class DailyAttributions:
         return DailyAttributions(kept, self.sums[chosen], self.sizes[chosen])
 
     def append(self, later: "DailyAttributions") -> "DailyAttributions":
-        """These days, and later ones."""
+        """Append later days."""
         days = np.concatenate([self.side.days, later.side.days])
         counts = Counts(np.concatenate([self.side.counts.matrix, later.side.counts.matrix]))
         sums, sizes = (np.concatenate([getattr(one, name) for one in (self, later)]) for name in ("sums", "sizes"))
@@ -80,22 +81,24 @@ class DailyAttributions:
         return int(self.side.rows().sum())
 
     def means(self) -> tuple[Array, Array]:
-        """Of each feature: the mean contribution, and its mean size."""
+        """Return the mean contribution and the mean absolute contribution of each feature."""
         return self.sums.sum(axis=0) / self.rows, self.sizes.sum(axis=0) / self.rows
 
     def dump(self) -> bytes:
-        told = {"side": self.side.to_document(), "sums": self.sums.tolist(), "sizes": self.sizes.tolist()}
-        return json.dumps(told, separators=(",", ":")).encode()
+        document = {"side": self.side.to_document(), "sums": self.sums.tolist(), "sizes": self.sizes.tolist()}
+        return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        told = json.loads(data)
-        return cls(DailyHistograms.from_document(told["side"]), np.array(told["sums"]), np.array(told["sizes"]))
+        document = json.loads(data)
+        return cls(
+            DailyHistograms.from_document(document["side"]), np.array(document["sums"]), np.array(document["sizes"])
+        )
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """A champion that explains its predictions, and `reference`: what it made of its snapshot's days."""
+    """Computes a champion's daily attributions. `reference`: those of its snapshot's days."""
 
     problem: Problem
     tables: Tables
@@ -105,59 +108,65 @@ class Explainer:
 
     @classmethod
     def of(cls, problem: Problem, tables: Tables, profile: ReferenceProfile) -> "Explainer | None":
-        """None where the log hides a feature of the model."""
+        """Return the champion's explainer; None if the log hides a feature of the model."""
         model = registry.open_model(profile.version, problem.kind)
         if set(model.vocabulary.features) - set(monitored_features(problem)):
             return None
         return cls(problem, tables, profile, model, _reference(tables, problem.kind, model, profile))
 
     def days(self, start: datetime, end: datetime) -> DailyAttributions:
-        """From `start` up to but without `end` (naive UTC). A whole day's line is kept for as long as the files that
-        hold its rows are the same ones."""
+        """Return attributions from `start` up to, but without, `end` (naive UTC). Those of a whole day are stored, and
+        computed anew only when the files with its rows change."""
         predictions = Predictions(self.problem, self.tables, [])
-        found = [(first, self._line(predictions, first, last)) for first, last in split_days(start, end)]
-        days = [(day, line) for day, line in found if line is not None and any(line.counts)]
+        attributions = [(first, self._day(predictions, first, last)) for first, last in split_days(start, end)]
+        days = [(day, sample) for day, sample in attributions if sample is not None and any(sample.counts)]
         like = self.reference.side
-        counts = np.array([line.counts for _, line in days], dtype=np.int64).reshape(-1, like.counts.matrix.shape[1])
-        counted = DailyHistograms(like.bins, np.array([day for day, _ in days], dtype="datetime64[D]"), Counts(counts))
+        counts = np.array([sample.counts for _, sample in days], dtype=np.int64).reshape(
+            -1, like.counts.matrix.shape[1]
+        )
+        histograms = DailyHistograms(
+            like.bins, np.array([day for day, _ in days], dtype="datetime64[D]"), Counts(counts)
+        )
         width = len(like.bins)
         sums, sizes = (
-            np.array([getattr(line, name) for _, line in days]).reshape(-1, width) for name in ("sums", "sizes")
+            np.array([getattr(sample, name) for _, sample in days]).reshape(-1, width) for name in ("sums", "sizes")
         )
-        return DailyAttributions(counted, sums, sizes)
+        return DailyAttributions(histograms, sums, sizes)
 
-    def _line(self, predictions: Predictions, start: datetime, end: datetime) -> DayAttributions | None:
+    def _day(self, predictions: Predictions, start: datetime, end: datetime) -> DayAttributions | None:
         digest = predictions.digest(start, end)
         if digest is None:
             return None
-        key = f"{_place(self.profile)}/{start:%Y%m%d}.json"
+        key = f"{_prefix(self.profile)}/{start:%Y%m%d}.json"
         if end - start == DAY:
-            kept = _kept(self.tables, key)
-            if kept is not None and kept.digest == digest:
-                return kept
-        made = self._made(predictions, start, end, digest)
+            stored = _read_stored(self.tables, key)
+            if stored is not None and stored.digest == digest:
+                return stored
+        computed = self._compute(predictions, start, end, digest)
         if end - start == DAY:
-            self.tables.store.put(key, made.model_dump_json().encode())
-        return made
+            self.tables.store.put(key, computed.model_dump_json().encode())
+        return computed
 
-    def _made(self, predictions: Predictions, start: datetime, end: datetime, digest: str) -> DayAttributions:
+    def _compute(self, predictions: Predictions, start: datetime, end: datetime, digest: str) -> DayAttributions:
         rows = explain(self.problem.kind, self.model, self._sample(predictions, start, end))
-        made = DailyAttributions.of(rows, self.reference.side)
-        counts, sums, sizes = (each.sum(axis=0).tolist() for each in (made.side.counts.matrix, made.sums, made.sizes))
+        total = DailyAttributions.of(rows, self.reference.side)
+        counts, sums, sizes = (
+            each.sum(axis=0).tolist() for each in (total.side.counts.matrix, total.sums, total.sizes)
+        )
         return DayAttributions(digest=digest, counts=tuple(counts), sums=tuple(sums), sizes=tuple(sizes))
 
     def _sample(self, predictions: Predictions, start: datetime, end: datetime) -> pa.Table:
-        """Of what the champion predicted, evenly spread, read part by part."""
-        step, read, taken = max(1, predictions.count(start, end) // MAX_ROWS_A_DAY), 0, []
+        """Sample the champion's predictions evenly, reading part by part."""
+        step, read, sampled = max(1, predictions.count(start, end) // MAX_ROWS_A_DAY), 0, []
         for rows in predictions.read(start, end):
-            mine = rows.filter(pc.equal(rows[VERSION], self.profile.version.version))
-            taken.append(mine.take(pa.array(np.arange(-read % step, len(mine), step))))
-            read += len(mine)
-        return thin(predictions.concatenate(taken), MAX_ROWS_A_DAY)
+            champion_rows = rows.filter(pc.equal(rows[VERSION], self.profile.version.version))
+            sampled.append(champion_rows.take(pa.array(np.arange(-read % step, len(champion_rows), step))))
+            read += len(champion_rows)
+        return thin(predictions.concatenate(sampled), MAX_ROWS_A_DAY)
 
 
 def explain(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
-    """Contributions of n rows by feature, and their MOMENT."""
+    """Compute the contributions of n rows by feature; keeps MOMENT."""
     names = model.vocabulary.features
     if not len(rows):
         return pa.table({name: pa.array([], pa.float64()) for name in names}).append_column(MOMENT, rows[MOMENT])
@@ -167,11 +176,11 @@ def explain(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     return pa.table(dict(zip(names, values.T, strict=True))).append_column(MOMENT, rows[MOMENT])
 
 
-def _place(profile: ReferenceProfile) -> str:
+def _prefix(profile: ReferenceProfile) -> str:
     return f"sketches/{profile.version.problem}/{profile.key[:24]}/contributions"
 
 
-def _kept(tables: Tables, key: str) -> DayAttributions | None:
+def _read_stored(tables: Tables, key: str) -> DayAttributions | None:
     try:
         return DayAttributions.model_validate_json(tables.store.get(key))
     except NotFound:
@@ -179,23 +188,25 @@ def _kept(tables: Tables, key: str) -> DayAttributions | None:
 
 
 def _reference(tables: Tables, kind: Kind, model: Model, profile: ReferenceProfile) -> DailyAttributions:
-    """Made once for each champion, of its snapshot's latest days: contributions rest on features alone, which are of
-    no other kind in rows that a model was fitted to."""
-    key = f"{_place(profile)}/reference.json"
+    """Load the attributions of the snapshot's latest days, computed once per champion. Training rows serve as well as
+    held-out ones, because contributions depend on the features alone."""
+    key = f"{_prefix(profile)}/reference.json"
     try:
         return DailyAttributions.load(tables.store.get(key))
     except NotFound:
         frame = load_frame(tables.store, profile.snapshot)
-        made = DailyAttributions.of(explain(kind, model, _by_day(frame.append_column(MOMENT, frame["decision_time"]))))
-        tables.store.put(key, made.dump())
-        return made
+        reference = DailyAttributions.of(
+            explain(kind, model, _by_day(frame.append_column(MOMENT, frame["decision_time"])))
+        )
+        tables.store.put(key, reference.dump())
+        return reference
 
 
 def _by_day(rows: pa.Table) -> pa.Table:
-    """Of each of the latest days A_DAY rows at most, evenly spread."""
-    of = _days(rows)
-    places = [np.flatnonzero(of == day) for day in np.unique(of)[-MAX_REFERENCE_DAYS:]]
-    return pa.concat_tables(thin(rows.take(pa.array(mine)), MAX_ROWS_A_DAY) for mine in places)
+    """Sample at most MAX_ROWS_A_DAY rows of each of the latest days, evenly spread."""
+    days = _days(rows)
+    places = [np.flatnonzero(days == day) for day in np.unique(days)[-MAX_REFERENCE_DAYS:]]
+    return pa.concat_tables(thin(rows.take(pa.array(places_of_day)), MAX_ROWS_A_DAY) for places_of_day in places)
 
 
 def _days(rows: pa.Table) -> Array:

@@ -1,4 +1,4 @@
-"""Sketches: a day's predictions counted by a champion's bins, written once: a check reads them, not the rows."""
+"""Daily counts: each day's predictions counted by the champion's bins, stored so that checks need not read the rows."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -22,9 +22,11 @@ DAY = timedelta(days=1)
 
 
 class DayCounts(Reference):
-    """Rows of one UTC day, or of a part of it. `features` and `scores`: rows by the bins of all columns, one after the
-    other; `scores` are those of the champion alone, `features` everybody's. `sums`: of the champion's relations, one
-    line after the other. `digest`: of the files they were in."""
+    """Counts of the predictions of one UTC day, or of a part of it.
+
+    `features` and `scores`: rows by bin, the columns concatenated; `scores` only of the champion's predictions,
+    `features` of all. `sums`: the sums of the profile's relations, flattened. `odd`: unseen values by column.
+    `digest`: of the files with the day's rows."""
 
     day: datetime
     digest: str
@@ -38,14 +40,14 @@ class DayCounts(Reference):
 def read_daily_counts(
     problem: Problem, tables: Tables, profile: ReferenceProfile, start: datetime, end: datetime
 ) -> list[DayCounts]:
-    """Of every day from `start` up to but without `end` (naive UTC) that has rows.
+    """Return the counts of every day with rows from `start` up to, but without, `end` (naive UTC).
 
-    A whole day's is kept, with the digest of the files that hold its rows. Files are never changed: while they are the
-    same ones the sketch holds, and once rows arrive late or are written again it is made anew, in its place. What has
-    none is read part by part, in bounded memory."""
+    The counts of whole days are stored with a digest of the files that hold their rows. Files are immutable: counts
+    are computed anew only when rows arrive late or are rewritten, so that the digest differs. Rows are read part by
+    part, in bounded memory."""
     predictions = Predictions(problem, tables, list(profile.scores.bins))
-    found = (_sketch(problem, tables, predictions, profile, *span) for span in split_days(start, end))
-    return [sketch for sketch in found if sketch is not None and sketch.rows]
+    days = (_read_day(problem, tables, predictions, profile, *span) for span in split_days(start, end))
+    return [day for day in days if day is not None and day.rows]
 
 
 def split_days(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
@@ -55,7 +57,7 @@ def split_days(start: datetime, end: datetime) -> Iterator[tuple[datetime, datet
         start = midnight
 
 
-def _sketch(
+def _read_day(
     problem: Problem,
     tables: Tables,
     predictions: Predictions,
@@ -67,24 +69,24 @@ def _sketch(
     if digest is None:
         return None
     if end - start < DAY:
-        return _read(profile, predictions, start, end, digest)
+        return _compute(profile, predictions, start, end, digest)
     key = f"sketches/{problem.name}/{profile.key[:24]}/{start:%Y%m%d}.json"
-    kept = _kept(tables, key)
-    if kept is not None and kept.digest == digest:
-        return kept
-    made = _read(profile, predictions, start, end, digest)
-    tables.store.put(key, made.model_dump_json().encode())
-    return made
+    stored = _read_stored(tables, key)
+    if stored is not None and stored.digest == digest:
+        return stored
+    computed = _compute(profile, predictions, start, end, digest)
+    tables.store.put(key, computed.model_dump_json().encode())
+    return computed
 
 
-def _kept(tables: Tables, key: str) -> DayCounts | None:
+def _read_stored(tables: Tables, key: str) -> DayCounts | None:
     try:
         return DayCounts.model_validate_json(tables.store.get(key))
     except NotFound:
         return None
 
 
-def _read(
+def _compute(
     profile: ReferenceProfile, predictions: Predictions, start: datetime, end: datetime, digest: str
 ) -> DayCounts:
     return count_day(profile, predictions.read(start, end), predictions.count(start, end), start, digest)
@@ -93,72 +95,74 @@ def _read(
 def count_day(
     profile: ReferenceProfile, parts: Iterable[pa.Table], rows_in_all: int, day: datetime, digest: str = ""
 ) -> DayCounts:
-    """Of the day's rows, in parts: about `rows_in_all` of them."""
-    count, odd, relations = 0, UnseenCounter(profile.seen_values), profile.relations
-    sums, taken = np.zeros((SUMS, len(relations.names)), dtype=np.int64), RowSampler(rows_in_all)
-    seen, scored = (
+    """Count a day's rows, given in parts. `rows_in_all`: about how many there are."""
+    row_count, unseen, relations = 0, UnseenCounter(profile.seen_values), profile.relations
+    sums, sampler = np.zeros((SUMS, len(relations.names)), dtype=np.int64), RowSampler(rows_in_all)
+    feature_counts, score_counts = (
         np.zeros(side.counts.matrix.shape[1], dtype=np.int64) for side in (profile.features, profile.scores)
     )
     for rows in parts:
-        count += len(rows)
-        sums += relations.sums(taken.take(rows), MOMENT)
-        seen += _line(profile.features, rows)
-        scored += _line(profile.scores, rows.filter(pc.equal(rows[VERSION], profile.version.version)))
-        odd.add(rows)
+        row_count += len(rows)
+        sums += relations.sums(sampler.take(rows), MOMENT)
+        feature_counts += _count_bins(profile.features, rows)
+        score_counts += _count_bins(profile.scores, rows.filter(pc.equal(rows[VERSION], profile.version.version)))
+        unseen.add(rows)
     return DayCounts(
         day=day,
         digest=digest,
-        rows=count,
-        features=tuple(seen.tolist()),
-        scores=tuple(scored.tolist()),
+        rows=row_count,
+        features=tuple(feature_counts.tolist()),
+        scores=tuple(score_counts.tolist()),
         sums=tuple(sums.ravel().tolist()),
-        odd=odd.counts,
+        odd=unseen.counts,
     )
 
 
-def _line(side: DailyHistograms, rows: pa.Table) -> Array:
+def _count_bins(side: DailyHistograms, rows: pa.Table) -> Array:
     counted = Counts.of(side.bins, rows, np.zeros(len(rows), dtype=np.int64)).matrix
     return np.asarray(counted.sum(axis=0))
 
 
-def pool(found: list[DayCounts]) -> DayCounts:
-    """Days taken together, under the last one's date. Of two kinds of unknown values in a column the commoner is
-    kept."""
-    if len(found) == 1:
-        return found[0]
-    odd: dict[str, UnseenValues] = {}
-    for name in sorted({name for one in found for name in one.odd}):
-        mine = [one.odd[name] for one in found if name in one.odd]
-        likes = dict.fromkeys(each.like for one in mine for each in one.split())
-        alike = {like: sum(one.rows_like(like) for one in mine) for like in likes}
+def pool(days: list[DayCounts]) -> DayCounts:
+    """Add up the counts of several days, under the date of the last. Of several unseen values in a column the commonest
+    counts."""
+    if len(days) == 1:
+        return days[0]
+    pooled_unseen: dict[str, UnseenValues] = {}
+    for name in sorted({name for day in days for name in day.odd}):
+        unseen = [day.odd[name] for day in days if name in day.odd]
+        likes = dict.fromkeys(each.like for one in unseen for each in one.split())
+        alike = {like: sum(one.rows_like(like) for one in unseen) for like in likes}
         values = dict(sorted(alike.items(), key=lambda pair: -pair[1]))
         like = next(iter(values))
-        odd[name] = UnseenValues(rows=sum(one.rows for one in mine), like=like, alike=values[like], values=values)
-    lines = {
-        n: tuple(np.sum([getattr(one, n) for one in found], axis=0).tolist()) for n in ("features", "scores", "sums")
+        pooled_unseen[name] = UnseenValues(
+            rows=sum(one.rows for one in unseen), like=like, alike=values[like], values=values
+        )
+    sums = {
+        n: tuple(np.sum([getattr(day, n) for day in days], axis=0).tolist()) for n in ("features", "scores", "sums")
     }
-    last = found[-1]
-    return last.model_copy(update={**lines, "odd": odd, "rows": sum(one.rows for one in found), "digest": ""})
+    last = days[-1]
+    return last.model_copy(update={**sums, "odd": pooled_unseen, "rows": sum(day.rows for day in days), "digest": ""})
 
 
-def to_days(profile: ReferenceProfile, found: list[DayCounts]) -> Days:
-    """The features of the days, with their moments."""
+def to_days(profile: ReferenceProfile, days: list[DayCounts]) -> Days:
+    """Return the feature histograms of the days with their moments."""
     names = profile.relations.names
-    sums = np.array([one.sums for one in found], dtype=np.int64).reshape(-1, SUMS, len(names))
-    return Days(feature_histograms(profile, found), moments(sums), names)
+    sums = np.array([one.sums for one in days], dtype=np.int64).reshape(-1, SUMS, len(names))
+    return Days(feature_histograms(profile, days), moments(sums), names)
 
 
-def feature_histograms(profile: ReferenceProfile, found: list[DayCounts]) -> DailyHistograms:
-    return _side(profile.features, found, [one.features for one in found])
+def feature_histograms(profile: ReferenceProfile, days: list[DayCounts]) -> DailyHistograms:
+    return _histograms(profile.features, days, [one.features for one in days])
 
 
-def score_histograms(profile: ReferenceProfile, found: list[DayCounts]) -> DailyHistograms:
-    """Of the days on which the champion scored."""
-    mine = [one for one in found if any(one.scores)]
-    return _side(profile.scores, mine, [one.scores for one in mine])
+def score_histograms(profile: ReferenceProfile, days: list[DayCounts]) -> DailyHistograms:
+    """Return score histograms of the days with the champion's predictions."""
+    scored_days = [one for one in days if any(one.scores)]
+    return _histograms(profile.scores, scored_days, [one.scores for one in scored_days])
 
 
-def _side(like: DailyHistograms, found: list[DayCounts], lines: list[tuple[int, ...]]) -> DailyHistograms:
-    days = np.array([one.day for one in found], dtype="datetime64[D]")
-    counts = np.array(lines, dtype=np.int64).reshape(len(lines), like.counts.matrix.shape[1])
-    return DailyHistograms(like.bins, days, Counts(counts))
+def _histograms(like: DailyHistograms, days: list[DayCounts], rows_of_counts: list[tuple[int, ...]]) -> DailyHistograms:
+    dates = np.array([one.day for one in days], dtype="datetime64[D]")
+    counts = np.array(rows_of_counts, dtype=np.int64).reshape(len(rows_of_counts), like.counts.matrix.shape[1])
+    return DailyHistograms(like.bins, dates, Counts(counts))

@@ -1,4 +1,4 @@
-"""Bins of columns, frozen from a reference, and counts of rows by block and bin: what drift is measured on."""
+"""Bins of columns, learned from a reference, and counts of rows by block and bin, the input of drift tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ MISSING, OTHER = "missing", "other"
 
 @dataclass(frozen=True)
 class Bins:
-    """The bins of one column, frozen from the reference.
+    """The bins of one column, learned from the reference.
 
-    A number's lie between its quantiles; values outside its range have a bin of their own only where it ends in a
-    value that many rows share (a constant, a zero). A category's are its commonest values and `other`: rare or never
-    seen. A bin that is empty by its making would make any window look new, and permutations less so. `missing` is
-    always the last.
+    Numbers are binned between quantiles. Values below the range have a bin of their own only if many rows share the
+    lowest value (a constant, a zero). Categories are the commonest values, and `other` for rare or unseen ones. No bin
+    is empty by construction, because any window would then look new, and permutations less so. `missing` is always
+    last.
     """
 
     kind: Literal["number", "category"]
@@ -58,8 +58,8 @@ class Bins:
 
 
 def _edges_below(values: Array, edges: Array) -> Array:
-    """(n,) int64: how many of the sorted edges are smaller than each value. Of a few edges each is compared with all
-    values, in a third of the time of a search for each value."""
+    """Count the sorted edges below each value, (n,) int64. With few edges, comparing each with all values takes a third
+    of the time of a binary search."""
     if len(edges) > FEW_EDGES:
         return np.asarray(np.searchsorted(edges, values, side="left"))
     below = np.zeros(len(values), dtype=np.int8)
@@ -69,13 +69,13 @@ def _edges_below(values: Array, edges: Array) -> Array:
 
 
 def numbers(values: pa.ChunkedArray) -> Array:
-    """float64, NaN where missing."""
+    """Convert to float64, NaN where missing."""
     kind = pa.int8() if pa.types.is_boolean(values.type) else values.type
     return np.asarray(values.cast(kind).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
 def learn_bins(reference: pa.Table, columns: list[str], bins: int = 10) -> dict[str, Bins]:
-    """Bins of the reference's columns: text as categories, everything else as numbers in `bins` quantiles."""
+    """Learn bins of the reference's columns: categories for text, `bins` quantiles for everything else."""
     return {name: _learn(reference[name], bins) for name in columns}
 
 
@@ -91,14 +91,15 @@ def _learn(values: pa.ChunkedArray, bins: int) -> Bins:
         return Bins("number", np.empty(0))
     sample = np.sort(found[:: len(found) // _SAMPLE + 1])
     edges = np.unique(sample[np.linspace(0, len(sample) - 1, bins + 1).astype(np.int64)[1:-1]])
-    # An atom at the least value: what lies below it was never seen.
+    # Many rows share the lowest value: values below it are new and get a bin of their own.
     low = [np.nextafter(edges[0], -np.inf)] if edges[0] == found.min() else []
     return Bins("number", np.concatenate([low, edges]))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows by block and bin, (blocks, all bins of all columns) int64. Counts of the same bins add up."""
+    """Number of rows by block and bin, (blocks, all bins of all columns) int64. Counts of the same bins are
+    additive."""
 
     matrix: Array
 
@@ -115,6 +116,6 @@ class Counts:
 
 
 def day_blocks(times: pa.ChunkedArray) -> Array:
-    """The UTC day of each row, numbered from 0 without gaps."""
+    """Number the UTC day of each row, from 0 without gaps."""
     days = times.cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     return np.asarray(np.unique(days, return_inverse=True)[1], dtype=np.int64)

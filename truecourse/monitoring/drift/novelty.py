@@ -1,4 +1,4 @@
-"""Values that training never saw: new categories, and numbers that lie off the scale they were always read from."""
+"""Values absent from training: new categories, and numbers off the grid of values in training."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,22 +14,23 @@ from truecourse.monitoring.drift.unit_changes import CONVERSIONS
 from truecourse.references import Reference
 
 SeenValues: TypeAlias = Mapping[str, pa.Array | Array]
-"""Every value that training saw, by column: of text, and of numbers that take few values."""
+"""All values in training by column, for text columns and for numbers with few distinct values."""
 
 MAX_NUMBERS = 2048
-"""A number with no more values than this is read off a scale, and one beside its marks is worth a look."""
+"""A number with at most this many distinct values counts as one on a grid, whose new values are tracked."""
 MAX_CATEGORIES = 20_000
-_REPEATED = 20
-"""So many rows a value, on average, make a scale."""
-_NEAR = 1e-6
-_TOLD_APART = 5
-"""So many new categories of a column are told apart; what is known of already hides no other."""
+_ROWS_PER_VALUE = 20
+"""Minimum average rows per distinct value of such a number."""
+_TOLERANCE = 1e-6
+_MAX_SEPARATE = 5
+"""How many new categories of a column are counted separately, so that a known one does not hide another."""
 
 
 class UnseenValues(Reference):
-    """A column's values that training never saw. `rows`: how many have one. `like`: the commonest of new categories;
-    of numbers the conversion of units that would bring most of them back to known values, empty where there is none.
-    `alike`: how many rows that is; `values`: the same of the commonest ones."""
+    """A column's values that are absent from training.
+
+    `rows`: number of rows with one. `like`: the commonest new category; for numbers the unit conversion that explains
+    most of them, empty if none does. `alike`: number of rows with it; `values`: the same for the commonest ones."""
 
     rows: int
     like: str
@@ -37,32 +38,32 @@ class UnseenValues(Reference):
     values: dict[str, int] = Field(default_factory=dict)
 
     def split(self) -> "list[UnseenValues]":
-        """One for each of the commonest, the commonest first."""
+        """Return one record per value, the commonest first."""
         values = self.values or {self.like: self.alike}
         return [UnseenValues(rows=self.rows, like=like, alike=alike) for like, alike in values.items()]
 
     def rows_like(self, like: str) -> int:
-        """How many rows have this one."""
+        """Return the number of rows with the value `like`."""
         return self.values.get(like, self.alike if like == self.like else 0)
 
 
 def seen_values(frame: pa.Table, columns: list[str]) -> SeenValues:
-    found = {name: _known(frame[name]) for name in columns}
-    return {name: values for name, values in found.items() if values is not None}
+    values_by_column = {name: _training_values(frame[name]) for name in columns}
+    return {name: values for name, values in values_by_column.items() if values is not None}
 
 
-def _known(values: pa.ChunkedArray) -> pa.Array | Array | None:
+def _training_values(values: pa.ChunkedArray) -> pa.Array | Array | None:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         names = pc.unique(values.drop_null().cast(pa.string()))
         return names if len(names) <= MAX_CATEGORIES else None
     present = numbers(values)
     distinct = np.unique(present[np.isfinite(present)])
-    few = 1 < len(distinct) <= min(MAX_NUMBERS, len(present) // _REPEATED)
-    return distinct if few else None
+    is_grid = 1 < len(distinct) <= min(MAX_NUMBERS, len(present) // _ROWS_PER_VALUE)
+    return distinct if is_grid else None
 
 
 class UnseenCounter:
-    """Values that training never saw, counted part by part."""
+    """Counts values absent from training, part by part."""
 
     def __init__(self, known: SeenValues) -> None:
         self._known = known
@@ -72,50 +73,56 @@ class UnseenCounter:
     def add(self, rows: pa.Table) -> None:
         for name, values in self._known.items():
             if name in rows.column_names:
-                count, alike = _new(values, rows[name]) if isinstance(values, pa.Array) else _off(values, rows[name])
+                count, alike = (
+                    _count_new_categories(values, rows[name])
+                    if isinstance(values, pa.Array)
+                    else _count_off_grid(values, rows[name])
+                )
                 self._rows[name] += count
                 self._alike.setdefault(name, Counter()).update(alike)
 
     @property
     def counts(self) -> dict[str, UnseenValues]:
-        """By column, where there are any."""
-        return {name: _strange(count, self._alike[name]) for name, count in self._rows.items() if count}
+        """Unseen values by column, where there are any."""
+        return {name: _summarize(count, self._alike[name]) for name, count in self._rows.items() if count}
 
 
 def count_unseen(known: SeenValues, rows: pa.Table) -> dict[str, UnseenValues]:
-    """By column, where there are any."""
+    """Count unseen values by column, where there are any."""
     tally = UnseenCounter(known)
     tally.add(rows)
     return tally.counts
 
 
-def _strange(count: int, alike: Counter[str]) -> UnseenValues:
+def _summarize(count: int, alike: Counter[str]) -> UnseenValues:
     like = max(alike, key=lambda name: alike[name])
-    values = {name: rows for name, rows in alike.most_common(_TOLD_APART) if rows}
+    values = {name: rows for name, rows in alike.most_common(_MAX_SEPARATE) if rows}
     return UnseenValues(rows=count, like=like if alike[like] else "", alike=alike[like], values=values)
 
 
-def _new(known: pa.Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
-    """How many there are, and how often each: of very many the commonest, so that memory is bounded."""
+def _count_new_categories(known: pa.Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
+    """Count new categories, in all and each; only the commonest ones are listed, to bound memory."""
     present = values.drop_null().cast(pa.string())
     new = present.filter(pc.invert(pc.is_in(present, known)))
     counted = sorted((-item["counts"], item["values"]) for item in pc.value_counts(new).to_pylist())
     return len(new), {value: -count for count, value in counted[:MAX_CATEGORIES]}
 
 
-def _off(known: Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
-    """How many lie off the scale, and how many of them each conversion would bring back."""
-    read = numbers(values)
-    odd = read[np.isfinite(read)]
-    odd = odd[~_among(known, odd)]
-    if not len(odd):
+def _count_off_grid(known: Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
+    """Count values off the grid, and how many of them each unit conversion explains."""
+    all_values = numbers(values)
+    unseen = all_values[np.isfinite(all_values)]
+    unseen = unseen[~_is_among(known, unseen)]
+    if not len(unseen):
         return 0, {}
-    back = {name: int(_among(known, (odd - offset) / factor).sum()) for name, (factor, offset) in CONVERSIONS.items()}
-    return len(odd), back
+    explained = {
+        name: int(_is_among(known, (unseen - offset) / factor).sum()) for name, (factor, offset) in CONVERSIONS.items()
+    }
+    return len(unseen), explained
 
 
-def _among(known: Array, values: Array) -> Array:
-    """Which of the values are known, but for the last digits that a conversion leaves."""
+def _is_among(known: Array, values: Array) -> Array:
+    """Return which values are in `known`, within the rounding error of a conversion."""
     place = np.searchsorted(known, values).clip(1, len(known) - 1)
     gap = np.minimum(np.abs(known[place] - values), np.abs(known[place - 1] - values))
-    return np.asarray(gap <= _NEAR * np.maximum(np.abs(values), 1))
+    return np.asarray(gap <= _TOLERANCE * np.maximum(np.abs(values), 1))

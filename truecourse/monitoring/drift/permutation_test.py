@@ -1,9 +1,9 @@
 """Drift of a window against a reference: binned counts, PSI, and a permutation of whole days.
 
-Rows of one day resemble each other (weather, a strike), so tests that take rows as independent alarm when nothing has
-changed. Here whole blocks (UTC days; for data with no time, runs of rows) change sides, which keeps what ties them
-together, and the largest statistic over all columns is compared with its own permutations (Westfall and Young,
-Resampling-Based Multiple Testing, 1993), so that the chance of any false alarm is the one that was set.
+Rows of one day are alike (weather, a strike), so tests that assume independent rows give false alarms. This test
+permutes whole blocks (UTC days; for data without time, runs of rows), which keeps the dependence within them. The
+largest statistic over all columns is compared with its own permutation distribution (Westfall and Young,
+Resampling-Based Multiple Testing, 1993), so that the family-wise false-alarm rate is the configured one.
 """
 
 import math
@@ -20,14 +20,14 @@ from truecourse.monitoring.drift.histograms import Array, Bins, Counts, day_bloc
 
 PERMUTATIONS = 999
 MAX_BLOCKS = 4000
-"""Blocks a side for data with no time: what a permutation of rows costs is bounded."""
+"""Maximum blocks per side for data without time, which bounds the cost of permutations."""
 
 
 def psi(reference: Array, window: Array, starts: Array) -> Array:
     """Population stability index of columns whose bins begin at `starts`: (…, bins) counts give (…, columns).
 
-    sum((w - r) * ln(w / r)) over shares; half a row is added to every bin, so that an empty one is finite. Both shares
-    of a column sum to 1, so the logarithms of its totals cancel, and ln(w / r) is that of the counts."""
+    sum((w - r) * ln(w / r)) over shares; half a row is added to every bin, so that empty bins give finite values. Both
+    shares of a column sum to 1, so the logarithms of the totals cancel, and ln(w / r) can use the counts."""
     before, after = reference + 0.5, window + 0.5
     ratio = np.log(after / before)
     sides = [np.add.reduceat(n * ratio, starts, axis=-1) / np.add.reduceat(n, starts, axis=-1) for n in (after, before)]
@@ -36,7 +36,8 @@ def psi(reference: Array, window: Array, starts: Array) -> Array:
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """`p_value` is adjusted for all columns tested together. Shares are of rows, by bin."""
+    """Drift of one column. `p_value`: adjusted for all columns tested together. `reference`, `window`: shares of rows
+    by bin."""
 
     name: str
     kind: Literal["number", "category"]
@@ -49,14 +50,16 @@ class ColumnDrift:
 
     @property
     def missing(self) -> tuple[float, float]:
-        """The share of missing values, in the reference and in the window."""
+        """The shares of missing values in the reference and in the window."""
         return self.reference[-1], self.window[-1]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Columns, the most changed first. `least_p` is the smallest p-value that so few blocks can give: above the
-    false-alarm rate, no alarm is possible and `decidable` is false."""
+    """Drift of all columns, the most changed first; pairs are (reference, window).
+
+    `least_p`: the smallest p-value that the number of blocks allows. If it exceeds the false-alarm rate, no finding is
+    possible and `decidable` is false."""
 
     columns: tuple[ColumnDrift, ...]
     blocks: tuple[int, int]
@@ -81,14 +84,14 @@ def compare(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Drift:
-    """Drift of `window` against `reference`. A column has drifted if its adjusted p-value is at most
-    `false_alarm_rate` and its PSI is above `threshold`. `time`: the column whose UTC days stay together; None
-    permutes rows. Raises FeatureError where either side is empty."""
+    """Test `window` for drift against `reference`. A column drifted if its adjusted p-value is at most
+    `false_alarm_rate` and its PSI is above `threshold`. `time`: the time column, whose UTC days are the blocks; None
+    for blocks of rows. Raises FeatureError if either side is empty."""
     for side, frame in (("reference", reference), ("window", window)):
         if len(frame) == 0:
-            raise FeatureError(f"the {side} has no rows", where="drift", hint="widen it")
+            raise FeatureError(f"the {side} has no rows", where="drift", hint=f"widen the {side}")
     profile = learn_bins(reference, columns, bins)
-    before, after = _counted(profile, reference, window, time)
+    before, after = _count_blocks(profile, reference, window, time)
     found = compare_counts(profile, before, after, threshold, false_alarm_rate, permutations, seed)
     return replace(found, rows=(len(reference), len(window)))
 
@@ -102,14 +105,14 @@ def compare_counts(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Drift:
-    """Drift of counted blocks against other counted blocks, by the same bins. Neither side may be empty."""
+    """Test counted blocks against other counted blocks with the same bins. Neither side may be empty."""
     starts = first_bins(bins)
     value, p_values = permutation_test(before, after, starts, permutations, seed)
     splits = math.comb(len(before.matrix) + len(after.matrix), len(after.matrix))
-    least = max(1 / (permutations + 1), 1 / splits)
-    decidable = least <= false_alarm_rate
+    least_p = max(1 / (permutations + 1), 1 / splits)
+    decidable = least_p <= false_alarm_rate
     drifted = decidable & (p_values <= false_alarm_rate) & (value > threshold)
-    return describe_drift(bins, before, after, p_values, drifted, least, decidable)
+    return describe_drift(bins, before, after, p_values, drifted, least_p, decidable)
 
 
 def describe_drift(
@@ -118,27 +121,27 @@ def describe_drift(
     after: Counts,
     p_values: Array,
     drifted: Array,
-    least: float = 0.0,
+    least_p: float = 0.0,
     decidable: bool = True,
 ) -> Drift:
-    """The shares of both sides with what a test said of each column, in the order of `bins`."""
+    """Combine the shares of both sides with test results, given by column in the order of `bins`."""
     starts = first_bins(bins)
     sums = [side.matrix.sum(axis=0).astype(np.float64) for side in (before, after)]
     value = psi(sums[0], sums[1], starts)
-    found = []
+    columns = []
     for i, (name, binning) in enumerate(bins.items()):
-        place = slice(starts[i], starts[i] + len(binning.labels))
-        shares = [_shares(side[place]) for side in sums]
-        told = float(value[i]), float(p_values[i]), bool(drifted[i])
-        found.append(ColumnDrift(name, binning.kind, *told, binning.labels, *shares))
-    found.sort(key=lambda column: (not column.drifted, -column.psi, column.name))
+        bins_of_column = slice(starts[i], starts[i] + len(binning.labels))
+        shares = [_shares(side[bins_of_column]) for side in sums]
+        result = float(value[i]), float(p_values[i]), bool(drifted[i])
+        columns.append(ColumnDrift(name, binning.kind, *result, binning.labels, *shares))
+    columns.sort(key=lambda column: (not column.drifted, -column.psi, column.name))
     width = len(next(iter(bins.values())).labels)
     rows = (int(before.matrix[:, :width].sum()), int(after.matrix[:, :width].sum()))
-    return Drift(tuple(found), (len(before.matrix), len(after.matrix)), rows, least, decidable)
+    return Drift(tuple(columns), (len(before.matrix), len(after.matrix)), rows, least_p, decidable)
 
 
 def first_bins(bins: Mapping[str, Bins]) -> Array:
-    """Where each column's bins begin in a matrix of counts."""
+    """Return the index of each column's first bin in a matrix of counts."""
     return np.cumsum([0, *(len(one.labels) for one in bins.values())])[:-1]
 
 
@@ -146,10 +149,10 @@ def _shares(counts: Array) -> tuple[float, ...]:
     return tuple((counts / counts.sum()).tolist())
 
 
-def _counted(bins: Mapping[str, Bins], reference: pa.Table, window: pa.Table, time: str | None) -> list[Counts]:
+def _count_blocks(bins: Mapping[str, Bins], reference: pa.Table, window: pa.Table, time: str | None) -> list[Counts]:
     if time is not None:
         return [Counts.of(bins, frame, day_blocks(frame[time])) for frame in (reference, window)]
-    # Blocks of equally many rows on both sides are exchangeable when rows are; the reference is thinned to fit.
+    # Blocks of equal size on both sides are exchangeable if rows are; the reference is thinned to MAX_BLOCKS.
     size = max(1, min(len(reference), len(window)) // 100)
     counted = []
     for frame in (reference, window):
@@ -163,31 +166,33 @@ def _counted(bins: Mapping[str, Bins], reference: pa.Table, window: pa.Table, ti
 def permutation_test(
     reference: Counts, window: Counts, starts: Array, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> tuple[Array, Array]:
-    """PSI of each column, and its p-value adjusted for all of them (single-step maximum).
+    """Compute each column's PSI and its p-value, adjusted for all columns (single-step maximum).
 
-    Columns differ in how much their days differ: the logarithm of each PSI is put on the scale of its own
-    permutations before the maximum is taken, so that a noisy column does not drown the others."""
+    The variation between days differs between columns. So the logarithm of each PSI is standardized by its own
+    permutations before the maximum is taken; a noisy column then does not mask the others."""
     blocks = np.concatenate([reference.matrix, window.matrix]).astype(np.float64)
-    height, taken = len(blocks), len(window.matrix)
+    height, window_size = len(blocks), len(window.matrix)
     random = np.random.default_rng(seed)
-    chosen = np.zeros((permutations + 1, height))
-    chosen[0, height - taken :] = 1
-    ranks = random.random((permutations, height)).argpartition(taken - 1, axis=1)[:, :taken]
-    np.put_along_axis(chosen[1:], ranks, 1.0, axis=1)
-    inside = chosen @ blocks
-    statistic = psi(blocks.sum(axis=0) - inside, inside, starts)
-    scaled = np.log(np.maximum(statistic, 1e-12))
-    spread = scaled.std(axis=0)
-    scaled = np.where(spread > 1e-9, (scaled - scaled.mean(axis=0)) / np.maximum(spread, 1e-9), -np.inf)
-    largest = np.sort(scaled.max(axis=1))
-    # The observed split is one of the permutations: the p-value counts it, and is never 0.
-    at_least = len(largest) - np.searchsorted(largest, scaled[0] - 1e-9, side="left")
-    return statistic[0], at_least / len(largest)
+    in_window = np.zeros((permutations + 1, height))
+    in_window[0, height - window_size :] = 1
+    ranks = random.random((permutations, height)).argpartition(window_size - 1, axis=1)[:, :window_size]
+    np.put_along_axis(in_window[1:], ranks, 1.0, axis=1)
+    window_counts = in_window @ blocks
+    statistic = psi(blocks.sum(axis=0) - window_counts, window_counts, starts)
+    standardized = np.log(np.maximum(statistic, 1e-12))
+    spread = standardized.std(axis=0)
+    standardized = np.where(
+        spread > 1e-9, (standardized - standardized.mean(axis=0)) / np.maximum(spread, 1e-9), -np.inf
+    )
+    maxima = np.sort(standardized.max(axis=1))
+    # The observed split counts as a permutation, so the p-value is never 0.
+    at_least = len(maxima) - np.searchsorted(maxima, standardized[0] - 1e-9, side="left")
+    return statistic[0], at_least / len(maxima)
 
 
 def default_window(newest: Any, length: timedelta) -> tuple[Any, Any]:
-    """The last `length` before the end of the newest moment's UTC day (naive), so that its days are whole ones; less
-    than a day ends at that moment itself."""
+    """Return the last `length` up to the end of the UTC day of `newest` (naive), so that it has whole days. A window of
+    less than a day ends at `newest`."""
     end = newest + timedelta(microseconds=1)
     if length >= timedelta(days=1):
         end = newest.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)

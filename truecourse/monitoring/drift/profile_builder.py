@@ -1,4 +1,4 @@
-"""Freezing: a champion's bins, and its training rows counted by them, made from its snapshot once and then kept."""
+"""Build and store a champion's reference profile from its training snapshot."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -27,33 +27,33 @@ from truecourse.settings import get_settings
 from truecourse.storage.object_store import open_store
 
 MIN_HELD_OUT = 200
-"""Fewer held-out rows than this are no reference for scores."""
+"""Held-out rows needed for the reference of the scores."""
 _SCORED = 50_000
-"""Of rows the model was fitted to, about so many are scored, for how much its scores swing."""
+"""About how many training rows are scored, to measure the variation of daily scores."""
 _METHOD = 6
-"""Raised when something else would be made of the same rows."""
+"""Version of the profile format: increase it when the same rows would give another profile."""
 
 
 def load_profile(problem: Problem, version: ModelVersion) -> ReferenceProfile:
-    """What is kept of the champion, read once in a process; made of its snapshot where nothing is kept yet. Only for
+    """Load the champion's reference profile, once per process; build and store it if there is none yet. Only for
     problems with time."""
-    asked = (problem.name, problem.kind, tuple(monitored_features(problem)), problem.monitoring.bins)
-    return _load(*asked, version, get_settings().storage_root)
+    cache_key = (problem.name, problem.kind, tuple(monitored_features(problem)), problem.monitoring.bins)
+    return _load(*cache_key, version, get_settings().storage_root)
 
 
 @lru_cache(maxsize=4)
 def _load(
     name: str, kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, storage: str
 ) -> ReferenceProfile:
-    """`storage` is part of what is asked: two homes may have champions of the same number."""
+    """Load or build. `storage` is part of the cache key: two storages may have champions with the same number."""
     store, key = open_store(), sha256_json([_METHOD, version.run_id, bins, columns])
     place = f"sketches/{name}/{key[:24]}/frozen.json"
     try:
         return ReferenceProfile.load(store.get(place), version, key)
     except NotFound:
-        made = _build(kind, columns, bins, version, key)
-        store.put(place, made.dump())
-        return made
+        profile = _build(kind, columns, bins, version, key)
+        store.put(place, profile.dump())
+        return profile
 
 
 def _build(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersion, key: str) -> ReferenceProfile:
@@ -61,64 +61,65 @@ def _build(kind: Kind, columns: tuple[str, ...], bins: int, version: ModelVersio
     frame = load_frame(open_store(), snapshot)
     fitted = frame.filter(pc.not_equal(frame["split"], "test"))
     held_out = frame.filter(pc.equal(frame["split"], "test"))
-    by = learn_bins(fitted, list(columns), bins)
-    seen, relations = seen_values(fitted, list(columns)), Relations.learn(fitted, by, "decision_time")
+    bins_by_column = learn_bins(fitted, list(columns), bins)
+    training_values = seen_values(fitted, list(columns))
+    relations = Relations.learn(fitted, bins_by_column, "decision_time")
     model = registry.open_model(version, kind)
-    thin = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
-    scored = pa.concat_tables([_timed(kind, model, part) for part in (thin, held_out)])
-    reference, against = _timed(kind, model, held_out), "held-out rows of before the window"
+    sampled = fitted.take(pa.array(np.arange(0, len(fitted), len(fitted) // _SCORED + 1)))
+    scored_rows = pa.concat_tables([_scores_with_time(kind, model, part) for part in (sampled, held_out)])
+    reference, against = _scores_with_time(kind, model, held_out), "held-out rows before the window"
     if len(held_out) < MIN_HELD_OUT:
-        reference, against = scored, "rows the model was fitted to, of which it is surer: there are no earlier others"
+        reference, against = scored_rows, "training rows (optimistic): there are too few held-out rows"
     score_bins = learn_bins(reference, [n for n in reference.column_names if n != "decision_time"], bins)
     return ReferenceProfile(
         version=version,
         snapshot=snapshot,
         key=key,
-        features=count_by_day(by, fitted),
-        every=count_by_day(by, frame),
+        features=count_by_day(bins_by_column, fitted),
+        every=count_by_day(bins_by_column, frame),
         scores=count_by_day(score_bins, reference),
-        scored=count_by_day(score_bins, scored),
+        scored=count_by_day(score_bins, scored_rows),
         against=against,
-        seen_values=seen,
-        unseen_shares=_unseen_shares(seen, held_out),
+        seen_values=training_values,
+        unseen_shares=_unseen_shares(training_values, held_out),
         relations=relations,
         sums=_daily_sums(relations, frame),
     )
 
 
 def count_by_day(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decision_time") -> DailyHistograms:
-    """Rows counted by UTC day."""
-    of = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
-    days, blocks = np.unique(of, return_inverse=True)
+    """Count rows by UTC day and bin."""
+    dates = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
+    days, blocks = np.unique(dates, return_inverse=True)
     return DailyHistograms(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
 
 
 def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
-    """The model's scores of n rows, a column each."""
+    """Score n rows; returns one column per score."""
     output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
     columns = output.reshape(len(rows), -1).T.astype(np.float64)
     return pa.table(dict(zip(score_columns(kind, model.vocabulary.classes), columns, strict=True)))
 
 
-def _timed(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+def _scores_with_time(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
 
 
 def _daily_sums(relations: Relations, rows: pa.Table) -> Array:
-    """By UTC day, (days, SUMS, p)."""
+    """Return the sums of the relations by UTC day, (days, SUMS, p)."""
     days = rows["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     order = np.argsort(days, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(days[order])) + 1) if len(order) else []
-    taken = (RowSampler(len(places)).take(rows.take(pa.array(places))) for places in parts)
-    found = [relations.sums(day, "decision_time") for day in taken]
-    return np.array(found, dtype=np.int64).reshape(-1, SUMS, len(relations.names))
+    places_by_day = np.split(order, np.flatnonzero(np.diff(days[order])) + 1) if len(order) else []
+    samples = (RowSampler(len(places)).take(rows.take(pa.array(places))) for places in places_by_day)
+    sums = [relations.sums(day, "decision_time") for day in samples]
+    return np.array(sums, dtype=np.int64).reshape(-1, SUMS, len(relations.names))
 
 
-def _unseen_shares(known: SeenValues, held_out: pa.Table) -> dict[str, float]:
+def _unseen_shares(seen: SeenValues, held_out: pa.Table) -> dict[str, float]:
     days = held_out["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
-    most: dict[str, float] = {}
+    greatest: dict[str, float] = {}
     for day in np.unique(days):
         rows = held_out.filter(pa.array(days == day))
-        for name, found in count_unseen(known, rows).items():
-            most[name] = max(most.get(name, 0.0), found.alike / len(rows))
-    return most
+        for name, unseen in count_unseen(seen, rows).items():
+            greatest[name] = max(greatest.get(name, 0.0), unseen.alike / len(rows))
+    return greatest

@@ -1,10 +1,10 @@
-"""Relations between columns: each number's regression on all other columns, and sums of values and residuals by day.
+"""Relations between columns: a regression of each number on all other columns, and daily sums of values and residuals.
 
-A column's own values say when its level or spread moves; its residuals, when it no longer goes with the others, also
-where every column by itself looks as ever. Coefficients come from the inverse of one covariance matrix (partial
-regression; Lauritzen, Graphical Models, 1996), of deviations from the mean of four weeks, so that a common season is no
-relation. Sums are fixed-point integers, which are the same however the rows were split into parts.
-"""
+The sums of a column's values show drift of its level and spread. The sums of its residuals show drift of its relation
+to the other columns, even where no column drifts on its own. The coefficients are partial regression coefficients from
+the inverse of one covariance matrix (Lauritzen, Graphical Models, 1996), of deviations from four-week means, so that a
+common season does not count as a relation. Sums are fixed-point integers, so they do not depend on how the rows were
+split into parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from truecourse.monitoring.drift.histograms import Array, Bins, numbers
 
 SUMS = 5
-"""By column: rows with a value, sum and sum of squares of the values, the same of the residuals."""
+"""Sums per column: rows with a value; sum and sum of squares of the values; the same two of the residuals."""
 ROWS_A_DAY = 5000
-"""About so many rows of a day are summed up, evenly spread: more would not make a mean much surer."""
+"""About how many rows of a day are summed, evenly spread; more would hardly improve the precision of a mean."""
 _FITTED = 50_000
 _RARE, _LEAST_SPREAD, _RIDGE, _WEEKS = 0.005, 0.02, 1e-3, 28
 _POINT, _FARTHEST = 10_000, 30.0
@@ -28,9 +28,11 @@ _DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Relations:
-    """p numbers, `names`, with the `center` and `scale` (p,) of their values; `sparse`: those whose being missing says
-    something of the others; `categories` of texts. `weights`: (inputs, p); inputs are numbers, missing marks,
-    categories and the time of day and week."""
+    """Regressions of p numeric columns `names` on all other columns.
+
+    `center` and `scale`, (p,), standardize the values; `mean`, (p,), is that of the standardized values. `sparse`:
+    columns with a missing-value indicator; `categories` by text column. `weights`: (inputs, p), where the inputs are
+    numbers, missing-value indicators, category indicators, and the time of day and of week."""
 
     names: tuple[str, ...]
     center: Array
@@ -42,38 +44,38 @@ class Relations:
 
     @classmethod
     def learn(cls, rows: pa.Table, bins: Mapping[str, Bins], moment: str) -> Self:
-        """From the rows that a model was fitted to; `moment` names the column of their decision times."""
+        """Fit the regressions on training rows. `moment`: the column of their decision times."""
         rows = rows.take(pa.array(np.arange(0, len(rows), len(rows) // _FITTED + 1)))
         names = tuple(name for name, one in bins.items() if one.kind == "number")
-        told = [_scale(numbers(rows[name])) for name in names]
-        center, scale = (np.array([pair[i] for pair in told], dtype=np.float64) for i in (0, 1))
+        scales = [_scale(numbers(rows[name])) for name in names]
+        center, scale = (np.array([pair[i] for pair in scales], dtype=np.float64) for i in (0, 1))
         categories = {name: one.edges for name, one in bins.items() if isinstance(one.edges, tuple)}
-        found = cls(names, center, scale, np.zeros(len(names)), (), categories, np.empty((0, 0)))
-        values = found.values(rows)
-        there = ~np.isnan(values)
-        mean = np.where(there, values, 0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
-        rare = (~there).mean(axis=0)
-        sparse = tuple(name for name, share in zip(names, rare, strict=True) if _RARE < share < 1)
-        found = cls(names, center, scale, mean, sparse, categories, np.empty((0, 0)))
-        weights = _weights(found.inputs(rows, values, moment), rows, moment, len(names))
-        return replace(found, weights=weights)
+        relations = cls(names, center, scale, np.zeros(len(names)), (), categories, np.empty((0, 0)))
+        values = relations.values(rows)
+        is_present = ~np.isnan(values)
+        mean = np.where(is_present, values, 0).sum(axis=0) / np.maximum(is_present.sum(axis=0), 1)
+        missing_share = (~is_present).mean(axis=0)
+        sparse = tuple(name for name, share in zip(names, missing_share, strict=True) if _RARE < share < 1)
+        relations = cls(names, center, scale, mean, sparse, categories, np.empty((0, 0)))
+        weights = _weights(relations.inputs(rows, values, moment), rows, moment, len(names))
+        return replace(relations, weights=weights)
 
     def values(self, rows: pa.Table) -> Array:
-        """(n, p): the inverse hyperbolic sine of the distance from the center, which is linear there and keeps far
-        values in bounds. NaN where missing."""
-        read = [numbers(rows[name]) for name in self.names]
-        if not read:
+        """Return standardized values, (n, p): the inverse hyperbolic sine of (value - center) / scale, which is linear
+        near 0 and bounds outliers. NaN where missing."""
+        columns = [numbers(rows[name]) for name in self.names]
+        if not columns:
             return np.empty((len(rows), 0))
-        return np.clip(np.arcsinh((np.column_stack(read) - self.center) / self.scale), -_FARTHEST, _FARTHEST)
+        return np.clip(np.arcsinh((np.column_stack(columns) - self.center) / self.scale), -_FARTHEST, _FARTHEST)
 
     def inputs(self, rows: pa.Table, values: Array, moment: str) -> Array:
-        """(n, inputs)."""
+        """Return the regression inputs, (n, inputs)."""
         filled = np.where(np.isnan(values), 0.0, values - self.mean)
         places = [self.names.index(name) for name in self.sparse]
         parts = [filled, np.isnan(values[:, places]).astype(np.float64)]
         for name, known in self.categories.items():
-            found = pc.fill_null(pc.index_in(rows[name].cast(pa.string()), pa.array(known, pa.string())), -1).to_numpy()
-            parts.append((found[:, None] == np.arange(len(known))).astype(np.float64))
+            codes = pc.fill_null(pc.index_in(rows[name].cast(pa.string()), pa.array(known, pa.string())), -1).to_numpy()
+            parts.append((codes[:, None] == np.arange(len(known))).astype(np.float64))
         seconds = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[s]").astype(np.int64) / _DAY
         day, week = 2 * np.pi * (seconds % 1), 2 * np.pi * ((seconds % 7) / 7)
         turns = [
@@ -82,15 +84,15 @@ class Relations:
         return np.column_stack([*parts, *turns])
 
     def sums(self, rows: pa.Table, moment: str) -> Array:
-        """(SUMS, p) int64."""
+        """Sum the rows, (SUMS, p) int64."""
         values = self.values(rows)
         if not values.size:
             return np.zeros((SUMS, len(self.names)), dtype=np.int64)
-        there = ~np.isnan(values)
+        is_present = ~np.isnan(values)
         residuals = self.inputs(rows, values, moment) @ self.weights
-        parts = [there.sum(axis=0)]
-        for of in (values, residuals):
-            kept = np.where(there, of, 0.0)
+        parts = [is_present.sum(axis=0)]
+        for part in (values, residuals):
+            kept = np.where(is_present, part, 0.0)
             parts += [
                 np.rint(kept * _POINT).astype(np.int64).sum(axis=0),
                 np.rint(kept**2 * _POINT).astype(np.int64).sum(axis=0),
@@ -98,7 +100,7 @@ class Relations:
         return np.stack(parts).astype(np.int64)
 
     def to_document(self) -> dict[str, Any]:
-        """JSON, that read() takes."""
+        """Return a JSON document for from_document()."""
         arrays = {name: getattr(self, name).tolist() for name in ("center", "scale", "mean", "weights")}
         return arrays | {
             "names": self.names,
@@ -111,12 +113,12 @@ class Relations:
         names = tuple(document["names"])
         center, scale, mean = (np.array(document[name], dtype=np.float64) for name in ("center", "scale", "mean"))
         weights = np.array(document["weights"], dtype=np.float64).reshape(-1, len(names))
-        categories = {name: tuple(known) for name, known in document["categories"].items()}
+        categories = {name: tuple(values) for name, values in document["categories"].items()}
         return cls(names, center, scale, mean, tuple(document["sparse"]), categories, weights)
 
 
 class RowSampler:
-    """About ROWS_A_DAY of `rows` rows, evenly spread, whatever the sizes of the parts that they come in."""
+    """Samples about ROWS_A_DAY of `rows` rows evenly, independent of how they are split into parts."""
 
     def __init__(self, rows: int) -> None:
         self._step, self._read = max(1, rows // ROWS_A_DAY), 0
@@ -128,18 +130,17 @@ class RowSampler:
 
 
 def moments(sums: Array) -> Array:
-    """(..., SUMS, p) sums as float64: of values and residuals the sums, and sums of squares around each line's own
-    mean."""
+    """Convert (..., SUMS, p) sums to float64, with sums of squares taken around the mean of each entry."""
     count = np.maximum(sums[..., 0, :], 1).astype(np.float64)
-    found = sums.astype(np.float64)
-    found[..., 1:, :] /= _POINT
+    result = sums.astype(np.float64)
+    result[..., 1:, :] /= _POINT
     for first in (1, 3):
-        found[..., first + 1, :] = np.maximum(found[..., first + 1, :] - found[..., first, :] ** 2 / count, 0.0)
-    return found
+        result[..., first + 1, :] = np.maximum(result[..., first + 1, :] - result[..., first, :] ** 2 / count, 0.0)
+    return result
 
 
 def _scale(values: Array) -> tuple[float, float]:
-    """Median, and the standard deviation that a normal distribution with the same 10% and 90% quantiles has."""
+    """Return the median, and the standard deviation of a normal distribution with the same 10% and 90% quantiles."""
     present = values[np.isfinite(values)]
     if not len(present):
         return 0.0, 1.0
@@ -149,7 +150,7 @@ def _scale(values: Array) -> tuple[float, float]:
 
 
 def _weights(inputs: Array, rows: pa.Table, moment: str, count: int) -> Array:
-    """(inputs, count): residuals are inputs @ weights."""
+    """Compute weights, (inputs, count), such that the residuals are inputs @ weights."""
     days = rows[moment].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]").astype(np.int64)
     group = (days - (days.min() if len(days) else 0)) // _WEEKS
     sizes = np.maximum(np.bincount(group), 1)

@@ -1,4 +1,4 @@
-"""How a planted fault changes numbers: a conversion of units, or plain arithmetic."""
+"""Changes of numeric values: unit conversions, and arithmetic with a constant for injected faults."""
 
 import math
 import re
@@ -17,7 +17,7 @@ CONVERSIONS: dict[str, tuple[float, float]] = {
     "min_to_s": (60.0, 0.0),
     "s_to_min": (1 / 60, 0.0),
 }
-"""Factor and offset of each conversion that has a name."""
+"""Factor and offset of each named conversion."""
 FORMS = f"{', '.join(CONVERSIONS)}, *NUMBER, /NUMBER, +NUMBER or -NUMBER"
 _ARITHMETIC = re.compile(r"([*/+-])(\d+(?:\.\d+)?)")
 
@@ -34,18 +34,18 @@ class UnitChange:
 
 
 def parse_change(text: str) -> UnitChange | None:
-    """The change that a text names; None if it names none, or one that changes nothing."""
+    """Parse a change; None for an invalid text, or for one that changes nothing."""
     if text in CONVERSIONS:
         return UnitChange(*CONVERSIONS[text])
-    found = _ARITHMETIC.fullmatch(text)
-    if found is None:
+    match = _ARITHMETIC.fullmatch(text)
+    if match is None:
         return None
-    number = float(found[2])
-    made: dict[str, Callable[[], UnitChange]] = {
+    number = float(match[2])
+    operations: dict[str, Callable[[], UnitChange]] = {
         "*": lambda: UnitChange(number, 0.0),
         "/": lambda: UnitChange(1 / number if number else math.inf, 0.0),
         "+": lambda: UnitChange(1.0, number),
         "-": lambda: UnitChange(1.0, -number),
     }
-    it = made[found[1]]()
-    return it if it != UnitChange(1.0, 0.0) and math.isfinite(it.factor) and it.factor else None
+    parsed = operations[match[1]]()
+    return parsed if parsed != UnitChange(1.0, 0.0) and math.isfinite(parsed.factor) and parsed.factor else None

@@ -1,8 +1,8 @@
-"""Drift of a problem without time: what was predicted of new rows, against the rows that the champion was fitted to.
+"""Drift of a problem without time: predictions on new rows, compared with the champion's training rows.
 
-New rows are those of files, rows of the table that came after the snapshot, and the endpoint's answers, that came since
-the last check by their own time. Each batch of them is held against the training rows by itself, and all of them
-together: one file that moved far is not diluted by many that did not.
+New rows are rows of files, rows of the table that are newer than the snapshot, and requests to the endpoint, made since
+the last check. Each batch is compared with the training rows on its own, and all of them together: a drifted file must
+not be diluted by others.
 """
 
 from dataclasses import dataclass
@@ -33,16 +33,18 @@ from truecourse.serving.batch_scoring import BATCH, predictions_table, score_col
 from truecourse.storage.tables import Tables
 
 MIN_ROWS = 20
-"""Of fewer rows, that nothing is found tells nothing."""
+"""Rows needed to conclude that nothing drifted."""
 SHIPPING_DELAY = timedelta(hours=2)
-"""The log is shipped every hour: so long before the last check rows may have come that it did not see."""
+"""The log is shipped every hour, so the last check may have missed requests of this period before it."""
 
 
 @dataclass(frozen=True)
 class UntimedDrift:
-    """What moved, of features and of scores, in the rows that show it most, and what broke in any. `rows`: how many
-    those are; `batch`: their batch, empty where they are of several. `against`: what the scores are compared with.
-    `until`: when the newest of them was scored (UTC); `fresh`: whether any came since the last check."""
+    """Drift of features and scores in the rows with the strongest drift, and breakage in any rows.
+
+    `rows`: number of these rows; `batch`: their batch, empty for several batches. `against`: the rows that the scores
+    are compared with. `until`: the scoring time of the newest row (UTC). `fresh`: whether any row is newer than the
+    last check."""
 
     data: DriftResult
     scores: DriftResult
@@ -62,25 +64,27 @@ class UntimedDrift:
 def compare_untimed(
     problem: Problem, tables: Tables, version: ModelVersion, at: datetime, mark: datetime | None
 ) -> UntimedDrift:
-    """`at` (UTC): nothing scored later is read. `mark` (UTC): up to where the last check looked, if there was
-    one. Raises NotFound where the champion scored no row that its snapshot does not have."""
+    """Compare the predictions since the last check with the training rows.
+
+    `at`: the reference time (UTC); later predictions are not read. `mark`: the watermark of the last check (UTC), None
+    without one. Raises NotFound if the champion scored no row besides those of its snapshot."""
     snapshot = trained_run(problem.name, version.run_id).snapshot
     frame = load_frame(tables.store, snapshot)
     model = registry.open_model(version, problem.kind)
-    made, fresh = _new_predictions(problem, tables, model, version, frame["id"].combine_chunks(), at, mark)
-    fitted = frame.filter(pc.not_equal(frame["split"], "test"))
-    unseen, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
-    if len(unseen) == 0:
-        unseen, against = fitted, "rows the model was fitted to, of which it is surer: there are no others"
-    reference = _reference(problem, model, fitted, unseen)
-    parts = _parts(problem, made)
+    predicted, fresh = _new_predictions(problem, tables, model, version, frame["id"].combine_chunks(), at, mark)
+    training_rows = frame.filter(pc.not_equal(frame["split"], "test"))
+    held_out, against = frame.filter(pc.equal(frame["split"], "test")), "held-out rows"
+    if len(held_out) == 0:
+        held_out, against = training_rows, "training rows (optimistic): there are no held-out rows"
+    reference = _reference(problem, model, training_rows, held_out)
+    parts = _parts(problem, predicted)
     rate = problem.monitoring.false_alarm_rate / 2 / len(parts)
-    judged = [(rows, tuple(_compared(problem, before, rows, rate) for before in reference)) for rows in parts.values()]
-    # What moved most is shown; where nothing did, all of it together, which is the first.
-    most = max(range(len(judged)), key=lambda place: _drifted(judged[place][1]))
-    rows, (data, scores) = judged[most]
+    results = [(rows, tuple(_compare(problem, before, rows, rate) for before in reference)) for rows in parts.values()]
+    # Report the part with the strongest drift; without drift the first one, which is all rows together.
+    strongest = max(range(len(results)), key=lambda place: _drift_rank(results[place][1]))
+    rows, (data, scores) = results[strongest]
     batches = pc.unique(rows[BATCH])
-    broken = {one.key: one for part in parts.values() for one in _broken(problem, reference[0], part)}
+    broken = {one.key: one for part in parts.values() for one in _find_breakage(problem, reference[0], part)}
     return UntimedDrift(
         DriftResult(data, None, None),
         with_public_names(DriftResult(scores, None, None)),
@@ -89,7 +93,7 @@ def compare_untimed(
         against,
         len(rows),
         batches[0].as_py() if len(batches) == 1 else "",
-        pc.max(made[MOMENT]).as_py(),
+        pc.max(predicted[MOMENT]).as_py(),
         fresh,
     )
 
@@ -99,70 +103,73 @@ def _new_predictions(
     tables: Tables,
     model: Model,
     version: ModelVersion,
-    learned: pa.Array,
+    snapshot_ids: pa.Array,
     at: datetime,
     mark: datetime | None,
 ) -> tuple[pa.Table, bool]:
-    """What came since the last check, and whether anything did. At the first check, and where it is too little, the
-    newest `monitoring.window` of all that came."""
+    """Return the rows predicted since the last check, and whether there are any. At the first check, or with too few
+    rows, return those of the last `monitoring.window` instead."""
     predictions = Predictions(problem, tables, score_columns(problem.kind, model.vocabulary.classes))
-    new = predictions.read_new_rows(version, learned, mark - SHIPPING_DELAY, at) if mark is not None else None
+    new = predictions.read_new_rows(version, snapshot_ids, mark - SHIPPING_DELAY, at) if mark is not None else None
     fresh = new is None or bool(pc.any(pc.greater(new[MOMENT], pa.scalar(mark, new[MOMENT].type))).as_py())
     if new is not None and fresh and len(new) >= MIN_ROWS:
         return new, True
-    made = predictions.read_new_rows(version, learned, IN_RANGE[0], at)
-    if len(made) == 0:
-        what = "the champion scored no rows but those of its training table, which are no news"
+    rows = predictions.read_new_rows(version, snapshot_ids, IN_RANGE[0], at)
+    if len(rows) == 0:
+        what = "the champion scored no rows besides those of its training snapshot"
         hint = f"truecourse run score --problem {problem.name} --source FILE"
         raise NotFound(what, where=predictions_table(problem.name), hint=hint)
-    first = pc.max(made[MOMENT]).as_py() - problem.monitoring.window
-    return made.filter(pc.greater_equal(made[MOMENT], pa.scalar(first, made[MOMENT].type))), fresh
+    first = pc.max(rows[MOMENT]).as_py() - problem.monitoring.window
+    return rows.filter(pc.greater_equal(rows[MOMENT], pa.scalar(first, rows[MOMENT].type))), fresh
 
 
-def _broken(problem: Problem, fitted: pa.Table, rows: pa.Table) -> list[Finding]:
-    """Values that are missing, new categories and changed units, against the training rows."""
+def _find_breakage(problem: Problem, training_rows: pa.Table, rows: pa.Table) -> list[Finding]:
+    """Find missing values, new categories and changed units, compared with the training rows."""
     if len(rows) < MIN_ROWS:
         return []
-    names = fitted.column_names
-    usual, now = (1 - np.array([part[name].null_count / len(part) for name in names]) for part in (fitted, rows))
+    names = training_rows.column_names
+    present_before, present_now = (
+        1 - np.array([part[name].null_count / len(part) for name in names]) for part in (training_rows, rows)
+    )
     newest = pc.max(rows[MOMENT]).as_py().replace(tzinfo=None)
-    odd = count_unseen(seen_values(fitted, names), rows)
-    unit = DayCounts(day=newest, digest="", rows=len(rows), features=(), scores=(), sums=(), odd=odd)
+    unseen = count_unseen(seen_values(training_rows, names), rows)
+    group = DayCounts(day=newest, digest="", rows=len(rows), features=(), scores=(), sums=(), odd=unseen)
     return [
-        *find_missing_values(problem, names, usual, usual, now, unit),
-        *find_unseen_values(problem, [], [], {}, unit),
+        *find_missing_values(problem, names, present_before, present_before, present_now, group),
+        *find_unseen_values(problem, [], [], {}, group),
     ]
 
 
-def _reference(problem: Problem, model: Model, fitted: pa.Table, unseen: pa.Table) -> tuple[pa.Table, pa.Table]:
-    return fitted.select(list(monitored_features(problem))), model_scores(problem.kind, model, unseen)
+def _reference(
+    problem: Problem, model: Model, training_rows: pa.Table, held_out: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    return training_rows.select(list(monitored_features(problem))), model_scores(problem.kind, model, held_out)
 
 
-def _parts(problem: Problem, made: pa.Table) -> dict[str, pa.Table]:
-    """All rows, then those of each of the newest batches with rows enough."""
-    recent = made
-    batches = recent.group_by(BATCH).aggregate([(MOMENT, "max"), (BATCH, "count")]).to_pylist()
+def _parts(problem: Problem, rows: pa.Table) -> dict[str, pa.Table]:
+    """Return all rows, then those of each of the newest batches with enough rows, by batch."""
+    batches = rows.group_by(BATCH).aggregate([(MOMENT, "max"), (BATCH, "count")]).to_pylist()
     batches = [one for one in batches if one[f"{BATCH}_count"] >= MIN_ROWS]
     batches.sort(key=lambda one: (one[f"{MOMENT}_max"], one[BATCH]), reverse=True)
-    if len(batches) == 1 and batches[0][f"{BATCH}_count"] == len(recent):
+    if len(batches) == 1 and batches[0][f"{BATCH}_count"] == len(rows):
         batches = []
-    # The newest are looked at by themselves: with more, each one's part of the false-alarm rate would be less than any
-    # p-value that so many permutations can give.
-    most = int(problem.monitoring.false_alarm_rate / 2 * permutation_test.PERMUTATIONS / 2)
-    single = {one[BATCH]: recent.filter(pc.equal(recent[BATCH], one[BATCH])) for one in batches[:most]}
-    return {"": recent, **single}
+    # Only the newest batches are tested on their own: with more, the false-alarm rate of each would be smaller than the
+    # smallest p-value that the permutations allow.
+    max_batches = int(problem.monitoring.false_alarm_rate / 2 * permutation_test.PERMUTATIONS / 2)
+    single = {one[BATCH]: rows.filter(pc.equal(rows[BATCH], one[BATCH])) for one in batches[:max_batches]}
+    return {"": rows, **single}
 
 
-def _drifted(found: tuple[Drift, ...]) -> tuple[int, float]:
-    columns = [column for part in found for column in part.drifted]
+def _drift_rank(results: tuple[Drift, ...]) -> tuple[int, float]:
+    columns = [column for part in results for column in part.drifted]
     return len(columns), max((column.psi for column in columns), default=0.0)
 
 
-def _compared(problem: Problem, reference: pa.Table, made: pa.Table, rate: float) -> Drift:
+def _compare(problem: Problem, reference: pa.Table, rows: pa.Table, rate: float) -> Drift:
     monitoring = problem.monitoring
     return permutation_test.compare(
         reference,
-        made.select(reference.column_names),
+        rows.select(reference.column_names),
         reference.column_names,
         bins=monitoring.bins,
         threshold=monitoring.psi,

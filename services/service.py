@@ -1,4 +1,4 @@
-"""The BentoML service. It is imported from inside a Bento, beside the packaged `model/` and `problems/`."""
+"""The BentoML service. It is imported from inside a Bento, next to the packaged `model/` and `problems/`."""
 
 import gc
 import logging
@@ -27,20 +27,20 @@ trust_proxies(SETTINGS)
 preallocated_metrics.install()
 GUARD = Guard(per_worker(SETTINGS), ROUTER)
 if is_container():
-    require_safe(SETTINGS)  # its entrypoint knows nothing of our settings
+    require_safe(SETTINGS)  # the container's entrypoint does not check our settings
 
 
 class Predictions:
-    """Predictions and explanations: of the packaged model, and then of whoever the aliases put in office."""
+    """Serves predictions and explanations: of the packaged model, then of the models that the aliases name."""
 
     def __init__(self) -> None:
         log_redaction.install()
-        logging.getLogger("uvicorn.access").propagate = False  # else each line is made up, which nobody reads
+        logging.getLogger("uvicorn.access").propagate = False  # else every request formats a line that nobody reads
         ROUTER.metrics = GUARD.metrics
         ROUTER.open(init(watch=GUARD.metrics).predictor)
         if SETTINGS.follow:
             follower = AliasFollower(ROUTER, SOURCE, SETTINGS.admission)
-            follower.step()  # before the first answer: a worker that is replaced may be behind its Bento
+            follower.step()  # before the first request: the aliases may name a newer model than the Bento's
             follower.start()
         self._log = open_log(ROUTER)
         if self._log is not None:
@@ -50,8 +50,8 @@ class Predictions:
         GUARD.connections.reserve_files()
         GUARD.health.watch()
         gc.collect()
-        gc.freeze()  # what is there now stays; to look through it would hold all requests up for tens of milliseconds
-        gc.set_threshold(10_000, 20, 50)  # requests leave no cycles: every 700 objects is too often to look
+        gc.freeze()  # these objects stay: collecting them would block requests for tens of milliseconds
+        gc.set_threshold(10_000, 20, 50)  # requests leave no cycles: the default of 700 objects is too often
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
@@ -68,6 +68,6 @@ service: Any = bentoml.service(
     workers=SETTINGS.workers,
     metrics={"enabled": False},  # ours have bounded labels
     logging={"access": {"enabled": False}},  # ours is services/http/guard.py's
-    tracing={"excluded_urls": ["."]},  # a span a request, exported to nobody, costs more than parsing it
+    tracing={"excluded_urls": ["."]},  # an unexported span for each request costs more than parsing it
 )(Predictions)
 protect(service, GUARD, Endpoint(ROUTER, GUARD.load), SETTINGS)

@@ -1,4 +1,4 @@
-"""Requests from the connection to the answer: limits, authentication, routes, batching, overload and health.
+"""HTTP requests, from the connection to the reply: limits, authentication, routes, batching, overload and health.
 
 Depends on `services.model` and `services.telemetry`; `truecourse.serving` defines the requests themselves.
 """

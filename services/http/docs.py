@@ -1,6 +1,6 @@
-"""`/docs`: Swagger UI over the endpoint's own contract, with nothing from the network.
+"""`/docs`: Swagger UI of the endpoint's contract, without files from the network.
 
-BentoML ships Swagger UI's files (Apache License 2.0) and serves them behind its own routes, which ours stand before.
+BentoML ships Swagger UI's files (Apache License 2.0) but serves them on its own routes, which ours precede.
 """
 
 from functools import lru_cache
@@ -17,13 +17,13 @@ _PAGE = b"""<!doctype html>
 <script src="/docs/start.js"></script>
 </body></html>
 """
-_START = b"""// The contract, with a key where the endpoint asks for one; the key lives as long as the page.
+_START = b"""// Load the contract, with a key if the endpoint requires one; the key is kept until the page is closed.
 let key = "";
 const withKey = (request) => { if (key) request.headers = { ...request.headers, "X-API-Key": key }; return request; };
 async function start() {
   const answer = await fetch("/openapi.json", withKey({}));
   if (answer.status === 401 || answer.status === 403) {
-    key = (window.prompt("This endpoint asks for an API key.") || "").trim();
+    key = (window.prompt("This endpoint requires an API key.") || "").trim();
     if (key) return start();
   }
   const place = document.getElementById("swagger-ui");
@@ -37,7 +37,7 @@ start();
 """
 _OWN = {"/docs": (b"text/html", _PAGE), "/docs/start.js": (b"text/javascript", _START)}
 PATHS = frozenset({*_OWN, *_SHIPPED})
-"""They say nothing of the model, and need no key: a browser has none when it opens a page."""
+"""They reveal nothing of the model and need no key, since a browser sends none when it opens a page."""
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -56,11 +56,11 @@ def headers(path: str) -> Headers:
 
 @lru_cache(maxsize=len(PATHS))
 def body(path: str) -> bytes:
-    """Raises RequestError (404) where this BentoML ships no Swagger UI."""
+    """The file of a path. Raises RequestError (404) if this BentoML ships no Swagger UI."""
     if path in _OWN:
         return _OWN[path][1]
     try:
         return (files("bentoml") / "_internal" / "server" / "static_content" / path.rpartition("/")[2]).read_bytes()
     except OSError:
-        hint = "the contract itself is at /openapi.json"
+        hint = "the contract is at /openapi.json"
         raise RequestError("this BentoML ships no Swagger UI", status=404, hint=hint) from None

@@ -1,4 +1,4 @@
-"""One request and its answer, as the layers of the endpoint hand them on."""
+"""A request and its reply, as the layers of the endpoint pass them on."""
 
 import asyncio
 import time
@@ -13,16 +13,15 @@ After = Callable[[], None]
 Headers = tuple[tuple[bytes, bytes], ...]
 JSON: Headers = ((b"content-type", b"application/json"),)
 LAST = (b"connection", b"close")
-"""The header of an answer that ends its connection."""
+"""The header of a reply that closes its connection."""
 LOCAL = "truecourse.local"
-"""The name by which a scope says whether its connection comes from this machine."""
+"""The key of a scope that holds whether the connection comes from this machine."""
 
 
 class Exchange:
-    """`begun`: by time.perf_counter(). `caller`: whose it is: the id of a key, or an address. `whole`: whether the body
-    has come in. `refused`: whether it is to be refused. `status`: of the answer, 0 while there is none. `late`: whether
-    it was given up for having taken too long. `gone`: whether nobody waits for the answer any more. `receive`: what is
-    left of the body comes from there."""
+    """One request. `begun`: start, by time.perf_counter(). `caller`: id of the key, or address. `status`: of the reply,
+    0 before there is one. `is_complete`: the body was received. `is_refused`: it will be refused. `is_late`: it took
+    too long and was given up. `is_gone`: nobody waits for the reply. `receive`: yields the rest of the body."""
 
     __slots__ = (
         "begun",
@@ -47,7 +46,7 @@ class Exchange:
 
 
 class Reply(NamedTuple):
-    """`after`: what is to be done once it is sent."""
+    """A response. `after`: called once it is sent."""
 
     status: int
     body: bytes
@@ -56,11 +55,11 @@ class Reply(NamedTuple):
 
     @property
     def last(self) -> "Reply":
-        """The same, as the last of its connection."""
+        """The reply with a header that closes the connection."""
         return self if LAST in self.headers else self._replace(headers=(*self.headers, LAST))
 
     async def send(self, send: Send, bare: bool) -> None:
-        """`bare`: the headers alone, as HEAD asks for."""
+        """Send the reply. `bare`: headers only, for HEAD."""
         headers = (*self.headers, (b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if bare else self.body})
@@ -70,8 +69,7 @@ Done = Callable[[Reply], None]
 
 
 class Deadlines:
-    """Gives up exchanges that take longer than so many seconds. One timer is kept for all of them: one for each would
-    cost seven microseconds."""
+    """Gives up exchanges that take longer than `seconds`. All share a timer: one each would cost seven microseconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -79,7 +77,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, exchange: Exchange, give_up: Callable[[], object]) -> None:
-        """`give_up` is called when it is late. To begin again keeps the time that it began at."""
+        """Watch an exchange; `give_up` is called when it is late. A second call keeps the first start time."""
         self._open[exchange] = give_up
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.seconds, self._look)
@@ -88,7 +86,7 @@ class Deadlines:
         self._open.pop(exchange, None)
 
     def _look(self) -> None:
-        """Give up what is late, and come back when the oldest of the others is."""
+        """Give up late exchanges, and set the timer for the oldest of the others."""
         now, self._timer, late = time.perf_counter(), None, []
         for exchange in self._open:
             left = exchange.begun + self.seconds - now

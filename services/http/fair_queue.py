@@ -1,4 +1,4 @@
-"""A queue that is fair between callers, and tells how much work comes before the next request of each."""
+"""A queue that is fair between callers, and estimates the wait of each caller's next request."""
 
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -6,14 +6,14 @@ from itertools import count
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-FORGOTTEN = 256
-"""So many callers with nothing in the queue are remembered, beside as many as have something."""
+MAX_IDLE = 256
+"""Idle callers that are remembered, beside as many as have requests in the queue."""
 
 
 @dataclass(slots=True)
 class _Flow:
-    """One caller's part of the queue: `requests` that are `work` seconds of work. `finish`: the virtual time at which
-    all that it sent will have been served."""
+    """One caller's requests in the queue, and their `work` in seconds. `finish`: virtual time at which the last of them
+    will have been served."""
 
     requests: int = 0
     work: float = 0.0
@@ -22,9 +22,8 @@ class _Flow:
 
 class FairQueue(Generic[Item]):
     """Weighted fair queueing by start times (Demers, Keshav and Shenker, SIGCOMM 1989; Goyal, Vin and Cheng, 1996):
-    while several callers have requests in the queue, each gets an equal part of the time, whatever it sends; what one
-    of them leaves, the others get. Requests of one caller are served in the order in which they came. To push and to
-    pop take logarithmic time."""
+    while several callers have requests in the queue, each gets an equal part of the time, and unused time goes to the
+    others. Requests of one caller are served in order. Push and pop take logarithmic time."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, _Flow, float, Item]] = []
@@ -32,16 +31,16 @@ class FairQueue(Generic[Item]):
         self._virtual, self._active = 0.0, 0
         self._numbers = count()
         self.work = 0.0
-        """Seconds of all that is in the queue."""
+        """Seconds of work of all requests in the queue."""
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def push(self, caller: str, seconds: float, item: Item) -> None:
-        """`seconds`: how long it is expected to be worked on."""
+        """Add a request. `seconds`: its expected work."""
         flow = self._flows.get(caller)
         if flow is None:
-            self._forget()
+            self._drop_idle()
             flow = self._flows[caller] = _Flow()
         self._active += not flow.requests
         start = max(self._virtual, flow.finish)
@@ -52,12 +51,12 @@ class FairQueue(Generic[Item]):
         heappush(self._heap, (start, next(self._numbers), flow, seconds, item))
 
     def pop(self) -> Item:
-        """The request whose turn it is. Raises IndexError where there is none."""
+        """Remove and return the next request. Raises IndexError if the queue is empty."""
         start, _, flow, seconds, item = heappop(self._heap)
         self._virtual = max(self._virtual, start) + seconds / self._active
         flow.requests -= 1
         self._active -= not flow.requests
-        flow.work = flow.work - seconds if flow.requests else 0.0  # no rounding is left over
+        flow.work = flow.work - seconds if flow.requests else 0.0  # drop rounding errors
         if self._heap:
             self.work -= seconds
         else:
@@ -66,15 +65,15 @@ class FairQueue(Generic[Item]):
         return item
 
     def ahead(self, caller: str) -> float:
-        """Seconds of the work in the queue that would be done before a request of the caller that came now."""
+        """Seconds of work that precede a request of the caller if it came now."""
         flow = self._flows.get(caller)
         if flow is not None and flow.requests == len(self._heap):
             return self.work
         start = max(0.0, flow.finish - self._virtual) if flow is not None else 0.0
         return sum(min(other.work, start) for other in self._flows.values() if other.requests)
 
-    def _forget(self) -> None:
-        if len(self._flows) > FORGOTTEN + 2 * len(self._heap):
+    def _drop_idle(self) -> None:
+        if len(self._flows) > MAX_IDLE + 2 * len(self._heap):
             kept = {
                 caller: flow for caller, flow in self._flows.items() if flow.requests or flow.finish > self._virtual
             }

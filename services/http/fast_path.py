@@ -1,8 +1,8 @@
-"""Predictions as nearly everybody asks for them, answered where their bytes are read, and in one write.
+"""The fast path: a prediction is answered in the connection's read callback, in one write.
 
-The server makes a task of every request, and messages of its parts, for an application to wait for and to send: a fifth
-of what one row costs. A prediction waits for nothing once its body is there. What is out of the ordinary goes to the
-application (services/http/middleware.py), as all would without this module.
+uvicorn makes a task of every request and messages of its parts, for an ASGI application to await and send; that is a
+fifth of the cost of a one-row prediction. A prediction awaits nothing once its body has been read. Every other request
+goes to the application (services/http/middleware.py), as all would without this module.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from services.http.protocol import BoundedProtocol
 from services.http.refusals import Refusal
 
 EXCHANGE = "truecourse.exchange"
-"""The name by which a scope holds an exchange that was begun here."""
-APART = frozenset({b"origin", b"x-forwarded-for"})
-"""Headers that middlewares before the application look at: CORS, and who asks through a proxy."""
+"""The key of a scope that holds an exchange that was started here."""
+APPLICATION_HEADERS = frozenset({b"origin", b"x-forwarded-for"})
+"""Headers that middlewares before the application handle: CORS, and addresses behind a proxy."""
 
 
 class Scoring(Protocol):
@@ -30,9 +30,10 @@ class Scoring(Protocol):
 
 
 class FastPathProtocol(BoundedProtocol):
-    """The protocol of a connection. `_pending`: the request that is answered here, while there is one, and what it
-    is handed to if it turns out not to be ordinary; `_exchange` from when it was looked at. `_began`: when what
-    came last began to be read."""
+    """The protocol of a connection.
+
+    `_pending`: the request that is answered here and the application that takes it over if it needs one. `_exchange`:
+    set when the request is first handled. `_began`: when reading of the last data began."""
 
     endpoint: Scoring
     _pending: tuple[RequestResponseCycle, App] | None = None
@@ -42,7 +43,7 @@ class FastPathProtocol(BoundedProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._reading and not self.flow.write_paused and self._is_ordinary(cycle):
-            self._pending = cycle, app  # it is looked at when all that was read has been parsed
+            self._pending = cycle, app  # handled when all data that was read has been parsed
         else:
             super()._start_asgi_task(cycle, app)
 
@@ -53,24 +54,24 @@ class FastPathProtocol(BoundedProtocol):
             and scope["method"] == "POST"
             and not cycle.waiting_for_100_continue
             and not self.guard.leaving
-            and APART.isdisjoint(dict(scope["headers"]))
+            and APPLICATION_HEADERS.isdisjoint(dict(scope["headers"]))
         )
 
     def data_received(self, data: bytes) -> None:
         self._began = self.guard.pace.clock()
-        self._reading = True  # one that waited behind another, and is begun by its answer, is the application's
+        self._reading = True  # a pipelined request, which the previous reply starts, goes to the application
         try:
             super().data_received(data)
         finally:
             self._reading = False
-        if self._pending is not None and not self.transport.is_closing():  # what followed may have been no HTTP
+        if self._pending is not None and not self.transport.is_closing():  # later data may have been malformed
             self._continue(*self._pending)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        held, exchange, self._pending, self._exchange = self._pending, self._exchange, None, None
-        if held is not None:
-            held[0].on_response = _do_nothing
+        pending, exchange, self._pending, self._exchange = self._pending, self._exchange, None, None
+        if pending is not None:
+            pending[0].on_response = _do_nothing
         if exchange is None:
             return
         exchange.is_gone = True
@@ -79,7 +80,7 @@ class FastPathProtocol(BoundedProtocol):
             self.guard.finish(exchange)
 
     def _continue(self, cycle: RequestResponseCycle, app: App) -> None:
-        """As far as what has been read allows."""
+        """Handle the pending request as far as the data that was read allows."""
         exchange = self._exchange or self._begin(cycle)
         if exchange.status or exchange.is_complete or exchange.is_refused:
             return
@@ -97,15 +98,15 @@ class FastPathProtocol(BoundedProtocol):
     def _begin(self, cycle: RequestResponseCycle) -> Exchange:
         scope: Any = cycle.scope
         exchange = self._exchange = Exchange(scope)
-        refused = self.guard.refusal(exchange)
-        if refused is not None:
-            self._refuse(cycle, exchange, refused)
+        refusal = self.guard.refusal(exchange)
+        if refusal is not None:
+            self._refuse(cycle, exchange, refusal)
         return exchange
 
-    def _refuse(self, cycle: RequestResponseCycle, exchange: Exchange, refused: Refusal) -> None:
-        """At once, or when it is its turn: until then nothing more is read of the connection."""
+    def _refuse(self, cycle: RequestResponseCycle, exchange: Exchange, refusal: Refusal) -> None:
+        """Refuse at once, or after the delay that Pace gives, in which the connection is not read."""
         exchange.is_refused = True
-        reply, delay = self.guard.refuse(refused), self.guard.pace.delay(self._began)
+        reply, delay = self.guard.refuse(refusal), self.guard.pace.delay(self._began)
         if delay:
             self.flow.pause_reading()
             self.loop.call_later(delay, self._answer, cycle, exchange, reply)
@@ -116,12 +117,12 @@ class FastPathProtocol(BoundedProtocol):
         self._answer(cycle, exchange, self.guard.refuse(self.guard.timeout_refusal(exchange)))
 
     def _answer(self, cycle: RequestResponseCycle, exchange: Exchange, reply: Reply) -> None:
-        """Unless it was given up before."""
+        """Send the reply, unless the exchange was given up before."""
         if exchange.status:
             return
         exchange.status = reply.status
         self._pending = self._exchange = None
-        cycle.on_response = _do_nothing  # it would hold the connection, which holds it
+        cycle.on_response = _do_nothing  # avoids a reference cycle with the connection
         try:
             if not self.transport.is_closing():
                 self._write(cycle, reply)
@@ -150,11 +151,11 @@ def _do_nothing() -> None:
 
 
 class PublicFastPathProtocol(FastPathProtocol):
-    """With TLS, where there is a certificate."""
+    """The protocol of the public socket, with TLS if there is a certificate."""
 
 
 def private_protocol() -> str:
-    """The name of the protocol without TLS, for a server that only this machine is to ask."""
+    """Name of the protocol without TLS, for a server on a loopback port."""
     return PRIVATE if PRIVATE in uvicorn.config.HTTP_PROTOCOLS else "auto"
 
 
@@ -162,14 +163,14 @@ PRIVATE = "private"
 
 
 def install(guard: Guard, endpoint: Scoring) -> None:
-    """For the connections of every server that this process sets up from now on, unless it names a protocol."""
+    """Use the fast path for every server that this process starts, unless it names another protocol."""
     FastPathProtocol.guard, FastPathProtocol.endpoint = guard, endpoint
     for name, protocol in (("auto", PublicFastPathProtocol), (PRIVATE, FastPathProtocol)):
         uvicorn.config.HTTP_PROTOCOLS[name] = f"{__name__}:{protocol.__name__}"  # type: ignore[index]
 
 
 def use_certificate(certificate: str, key: str) -> Certificates:
-    """Do TLS on public connections from now on. Raises SettingsError for files that are not usable."""
+    """Use TLS on public connections. Raises SettingsError for unusable files."""
     PublicFastPathProtocol.certificates = certificates = Certificates(certificate, key)
     certificates.watch()
     return certificates

@@ -1,6 +1,6 @@
-"""Keys, limits, a deadline and the meters: what every exchange passes, whichever way it came.
+"""The guard: authentication, rate limits, load, deadlines and metrics of every exchange.
 
-Whatever is refused is refused before its body is read.
+Requests are refused before their body is read.
 """
 
 import logging
@@ -15,7 +15,7 @@ from services.http.limits import Buckets
 from services.http.overload import Load, Pace
 from services.http.peers import is_local
 from services.http.refusals import OVERLOAD, Refusal
-from services.http.routes import OURS
+from services.http.routes import METHODS
 from services.http.transport import Connections
 from services.model.model_router import ModelRouter
 from services.telemetry.metrics import Metrics
@@ -24,19 +24,19 @@ from truecourse.settings import Settings
 
 access_log = logging.getLogger("truecourse.access")
 NO_KEYS = Refusal(
-    "anonymous", 403, "an endpoint without keys answers its own machine alone",
+    "anonymous", 403, "an endpoint without keys answers only its own machine",
     "set TRUECOURSE_AUTHENTICATION=keys where it runs, or TRUECOURSE_ALLOW_ANONYMOUS=true",
 )  # fmt: skip
 LIMITED_PATHS = {"/predict", "/explain"}
-"""The paths that cost something: a rate and the load are limits of these."""
+"""The paths that rate and load limits apply to."""
 
 
 class Guard:
-    """What a worker knows of its callers and its load. Makes no connection before health.watch()."""
+    """Checks a worker's callers and load. Makes no connection before health.watch()."""
 
     def __init__(self, settings: Settings, router: ModelRouter) -> None:
         self.access = Access(settings)
-        self.metrics = Metrics({*OURS, *OPEN})
+        self.metrics = Metrics({*METHODS, *OPEN})
         self.health = Health(router, self.access, self.metrics)
         self.load = Load(partial(_limit, settings.max_delay, router))
         self.pace = Pace()
@@ -46,12 +46,12 @@ class Guard:
         self.exposes_metrics = settings.metrics
         self.logs_requests = settings.access_log
         self.leaving = False
-        """Whether every answer is to be the last of its connection."""
+        """Whether every reply closes its connection."""
         if self.logs_requests:
             access_log.setLevel(logging.INFO)
 
     def refusal(self, exchange: Exchange) -> Refusal | None:
-        """Why it is not to be answered. Told, not raised: under overload most requests come to no more than this."""
+        """Why a request is refused; None if it is not. Returned, not raised: under overload most requests end here."""
         path, scope = exchange.path, exchange.scope
         if not (self.access.is_open or scope.get(LOCAL) or _is_local(scope)):
             return NO_KEYS
@@ -71,17 +71,17 @@ class Guard:
         return None if self.load.admits(exchange) else OVERLOAD
 
     def timeout_refusal(self, exchange: Exchange) -> Refusal:
-        """Why one that took too long is given up."""
-        status, what = (504, "was not answered") if exchange.is_complete else (408, "did not come in")
+        """The refusal of an exchange that took too long."""
+        status, what = (504, "was not answered") if exchange.is_complete else (408, "was not received")
         hint = "try again" if exchange.is_complete else "send the body at once"
         return Refusal("timeout", status, f"the request {what} in {self.deadlines.seconds} s", hint)
 
-    def refuse(self, refused: Refusal) -> Reply:
-        self.metrics.count_refusal(refused.reason)
-        return refused.reply
+    def refuse(self, refusal: Refusal) -> Reply:
+        self.metrics.count_refusal(refusal.reason)
+        return refusal.reply
 
     def finish(self, exchange: Exchange) -> None:
-        """It is answered, or its client is gone."""
+        """Record the end of an exchange: answered, or its client is gone."""
         self.deadlines.end(exchange)
         seconds = time.perf_counter() - exchange.begun
         self.metrics.count_request(exchange.path, exchange.status, seconds)
@@ -91,16 +91,16 @@ class Guard:
             access_log.info("%s %s %r %d in %.1f ms", *line)
 
 
-def _limit(said: float | None, router: ModelRouter) -> float:
-    """Seconds that a request may wait for its turn: as the settings say, or else the champion's latency objective."""
-    if said is not None:
-        return said
+def _limit(setting: float | None, router: ModelRouter) -> float:
+    """Longest wait of a request in seconds: the setting, or else the champion's latency objective."""
+    if setting is not None:
+        return setting
     if router.split is None:
         return 0.0
     return router.split.champion.problem.serving.objectives.latency.total_seconds()
 
 
 def _is_local(scope: Message) -> bool:
-    """Whether a request comes from this machine, whatever it says itself of proxies on its way."""
+    """Whether a request comes from this machine, whatever its proxy headers say."""
     found = scope.get(LOCAL)
     return is_local(scope.get("client"), scope.get("server")) if found is None else bool(found)

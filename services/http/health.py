@@ -1,7 +1,7 @@
-"""How the endpoint is: what it answers with, and whether what it stands on answers too.
+"""Health of the endpoint: the model it serves, and whether its dependencies answer.
 
-A thread of each worker asks every PERIOD seconds, the keys included, so that no request waits for it and nobody can
-have it asked more often.
+A thread of each worker checks every PERIOD seconds, and reloads the keys. So no request waits for a check, and callers
+cannot trigger one.
 """
 
 import logging
@@ -23,11 +23,11 @@ log = logging.getLogger("truecourse.serving")
 PERIOD = 2.0
 Check = Callable[[], None]
 LogStatus = Callable[[], Any]
-"""How the prediction log is: a frozen dataclass, with `healthy`, `lag_seconds` and `dropped` for the meters."""
+"""Returns the status of the prediction log: a frozen dataclass with `healthy`, `lag_seconds` and `dropped`."""
 
 
 class Health:
-    """What the last round of checks found."""
+    """The results of the last round of checks."""
 
     def __init__(self, router: ModelRouter, access: Access, metrics: Metrics) -> None:
         self._router, self._access, self._metrics = router, access, metrics
@@ -42,16 +42,16 @@ class Health:
         return None if self._router.split is None else self._router.split.champion
 
     def watch(self) -> None:
-        """Check once, then go on in a thread that ends with the process."""
+        """Check once, then periodically in a daemon thread."""
         self.check()
-        threading.Thread(target=self._forever, name="health", daemon=True).start()
+        threading.Thread(target=self._run, name="health", daemon=True).start()
 
-    def _forever(self) -> None:
+    def _run(self) -> None:
         while True:
             time.sleep(PERIOD)
             try:
                 self.check()
-            except Exception:  # the keys would no longer be followed, and nobody would know
+            except Exception:  # else the thread would end, and keys would no longer be reloaded
                 log.exception("checking the endpoint's health failed")
 
     def check(self) -> None:
@@ -87,12 +87,12 @@ class Health:
             self._metrics.up.labels("prediction_log").set(status.healthy)
 
     def document(self) -> dict[str, Any]:
-        """`status` is `ok`, `degraded` where something does not answer, or the log is not written, that answers do
-        without for a while, or `failing` where there is no answer without it."""
+        """The health document. `status`: `ok`; `degraded` if a dependency does not answer, or the log is not written,
+        while predictions are still possible; `failing` if they are not."""
         down = {name for name, found in self._checked.items() if not found["answers"]}
-        logged = None if self.log_status is None else self.log_status()
+        log_status = None if self.log_status is None else self.log_status()
         certificate = {} if self.certificate is None else {"certificate": self.certificate()}
-        degraded = bool(down) or (logged is not None and not logged.healthy)
+        degraded = bool(down) or (log_status is not None and not log_status.healthy)
         degraded |= any(not found["answers"] for found in certificate.values())
         predictor = self._predictor
         required = predictor is not None and predictor.reader is not None and predictor.reader.required
@@ -103,7 +103,7 @@ class Health:
             "model": {name: about.get(name) for name in ("problem", "version", "model_sha256")},
             **self._checked,
             **certificate,
-            "log": None if logged is None else asdict(logged),
+            "log": None if log_status is None else asdict(log_status),
             "worker": os.getpid(),
             "uptime_seconds": round(time.time() - self._began, 1),
         }
@@ -114,11 +114,11 @@ def _reach_storage() -> None:
 
 
 def _outcome(check: Check) -> dict[str, Any]:
-    """Whether it answered and how long that took; of an error its kind alone, since its text may name addresses."""
-    begun = time.perf_counter()
+    """Run a check: whether it answered, its duration, and the kind of its error, whose text may hold addresses."""
+    started = time.perf_counter()
     try:
         check()
         error = None
     except (TruecourseError, OSError) as failure:
         error = type(failure).__name__
-    return {"answers": error is None, "seconds": round(time.perf_counter() - begun, 4), "error": error}
+    return {"answers": error is None, "seconds": round(time.perf_counter() - started, 4), "error": error}

@@ -1,4 +1,4 @@
-"""The endpoint's front page: how to ask, and what a row holds. Bento's own would load its style from the network."""
+"""The endpoint's front page: how to call it, and a row's fields. BentoML's own page loads styles from the network."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from truecourse.serving.openapi import UNICODE
 from truecourse.wording import counted
 
 WIDEST = (INTEGERS[0], INTEGERS[-1], -LARGEST_FLOAT, LARGEST_FLOAT)
-"""Limits of the types themselves, which say nothing of a field."""
+"""Limits of the types themselves, which are not shown for a field."""
 
 
 def page(contract: Contract, about: dict[str, Any], address: str) -> str:

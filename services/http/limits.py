@@ -1,4 +1,4 @@
-"""How much the endpoint takes on of each caller."""
+"""Rate limits of the endpoint by caller."""
 
 import math
 import time
@@ -11,9 +11,9 @@ Clock = Callable[[], float]
 
 
 def per_worker(settings: Settings) -> Settings:
-    """The settings of each of several workers, so that all of them together grant a caller no more than is promised:
-    workers share no memory, and the kernel deals connections out to them. A burst of fewer requests than there are
-    workers leaves each of them one."""
+    """Divide the limits by the number of workers: workers share no memory, and the kernel distributes connections.
+
+    A burst smaller than the number of workers leaves each of them one request."""
     count, each = settings.workers, settings.max_connections_per_address
     return settings.model_copy(
         update={
@@ -26,10 +26,10 @@ def per_worker(settings: Settings) -> Settings:
 
 
 class Buckets:
-    """A token bucket for each caller: `burst` tokens, filled up again by `rate` a second. A rate of 0 limits nobody.
+    """A token bucket for each caller: `burst` tokens, refilled at `rate` a second. A rate of 0 limits nobody.
 
-    At most `most` are remembered. The one that has been quiet for longest is forgotten first, which gives it a full
-    bucket: exactly what it has earned, unless more than `most` callers came within the time that a bucket fills in."""
+    At most `most` callers are kept. The longest idle is dropped first: its bucket is full again, unless more than
+    `most` callers came within the time that a bucket takes to fill."""
 
     def __init__(self, rate: float, burst: int, most: int = 10_000, clock: Clock = time.monotonic) -> None:
         self._rate, self._burst, self._most, self._clock = rate, burst, most, clock
@@ -39,7 +39,7 @@ class Buckets:
         return len(self._levels)
 
     def take(self, caller: str) -> float:
-        """Take a token: 0, or the seconds until there will be one."""
+        """Take a token: 0, or the seconds until there is one."""
         if not self._rate:
             return 0.0
         now = self._clock()

@@ -1,5 +1,6 @@
-"""Requests that wait together are answered together: for sixteen of one row, the trees are called once, the online
-store is asked once, and the log gets one entry. Nobody waits for requests that have not come yet.
+"""Micro-batching: requests that wait at the same time are scored together, and none waits for later ones.
+
+Sixteen one-row requests take one call of the trees, one read of the online store and one log entry.
 """
 
 import asyncio
@@ -15,62 +16,63 @@ from truecourse.errors import RequestError
 from truecourse.serving.rows import Rows
 
 OnAnswer = Callable[[Answer | Exception], None]
-"""What is told the answer to a request, or why there is none."""
+"""Called with the answer to a request, or the error."""
 
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """The rows of one request as they were sent."""
+    """The rows of one request as sent."""
 
     rows: list[Any]
-    tell: OnAnswer
-    answered: bool = False
+    on_answer: OnAnswer
+    is_answered: bool = False
 
     def answer(self, answer: Answer | Exception) -> None:
-        self.answered = True
-        self.tell(answer)
+        self.is_answered = True
+        self.on_answer(answer)
 
 
 class MicroBatcher:
-    """The contract is asked of all rows together too. Requests that it refuses are set apart; where anything else
-    fails, each is answered for itself."""
+    """Validates and scores the rows of several requests together.
+
+    Requests with invalid rows are taken out and answered alone; after any other failure each request is."""
 
     def __init__(self, router: ModelRouter) -> None:
         self._router = router
 
     def answer(self, split: TrafficSplit, waiting: list[PendingRequest]) -> None:
-        """Every one is answered or refused when this returns."""
+        """Answer or refuse every request."""
         try:
-            refused = self._together(split, waiting)
+            refused = self._answer_together(split, waiting)
             rest = [one for one in waiting if one not in refused]
             if refused and rest:
-                self._together(split, rest)
+                self._answer_together(split, rest)
         except Exception:
-            refused = {one for one in waiting if not one.answered}
+            refused = {one for one in waiting if not one.is_answered}
         for one in waiting:
             if one in refused:
-                self._alone(split, one)
+                self._answer_alone(split, one)
 
-    def _together(self, split: TrafficSplit, waiting: list[PendingRequest]) -> set[PendingRequest]:
-        """Answer all of them, or none: those that hold the rows which the contract refuses."""
+    def _answer_together(self, split: TrafficSplit, waiting: list[PendingRequest]) -> set[PendingRequest]:
+        """Answer all requests, or none if some are invalid; the invalid ones."""
         at, owners = datetime.now(UTC), [one for one in waiting for _ in one.rows]
         rows = split.champion.rows.read([row for one in waiting for row in one.rows], at)
         if not rows.faults:
-            self._tell(split, waiting, rows, at)
+            self._score(split, waiting, rows, at)
         return {owners[fault.row] for fault in rows.faults}
 
-    def _alone(self, split: TrafficSplit, one: PendingRequest) -> None:
+    def _answer_alone(self, split: TrafficSplit, one: PendingRequest) -> None:
         try:
             at = datetime.now(UTC)
-            self._tell(split, [one], split.champion.rows.accept_rows(one.rows, at), at)
+            self._score(split, [one], split.champion.rows.accept_rows(one.rows, at), at)
         except Exception as error:
-            if isinstance(error, RequestError):  # no fault of ours that anybody would look for
-                error.__traceback__ = None  # whose frames hold all that waits, and so this: a cycle
+            if isinstance(error, RequestError):  # a client's error, whose traceback nobody needs
+                error.__traceback__ = None  # its frames hold this request: a reference cycle
             one.answer(error)
 
-    def _tell(self, split: TrafficSplit, waiting: list[PendingRequest], rows: Rows, at: datetime) -> None:
+    def _score(self, split: TrafficSplit, waiting: list[PendingRequest], rows: Rows, at: datetime) -> None:
         document, parts = self._router.answer(split, rows, at, explain=False)
-        asyncio.get_running_loop().call_soon(self._router.finish, split, parts)  # once the answers are sent
+        asyncio.get_running_loop().call_soon(self._router.finish, split, parts)  # after the replies are sent
         answers, start = document["predictions"], 0
         for one in waiting:
             stop = start + len(one.rows)

@@ -1,4 +1,4 @@
-"""What stands between the network and the endpoint, as an ASGI middleware before Bento's own application."""
+"""ASGI middleware before BentoML's application: the guard and our own endpoint."""
 
 import asyncio
 from typing import Any, Protocol
@@ -15,13 +15,13 @@ from services.http.routes import Endpoint
 from services.telemetry.metrics import CONTENT_TYPE
 from truecourse.settings import Settings
 
-OWN = {"/metrics", "/healthz"}
+GUARD_PATHS = {"/metrics", "/healthz"}
 
 
 class OutermostMiddleware:
-    """The outermost of our middlewares, which puts those behind it before Bento's own when the server starts.
+    """The outermost middleware. At startup it puts ours in front of BentoML's middlewares.
 
-    Those make a task and a timer of every request, and look for a trace: more work than to refuse it, under which an
+    Those create a task and a timer for every request and look for a trace. That costs more than a refusal, so an
     endpoint that refuses two of three requests would break down."""
 
     def __init__(self, app: App) -> None:
@@ -29,18 +29,18 @@ class OutermostMiddleware:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            scope["app"].middleware_stack = self._app  # Starlette's; what it stands for now has this lifespan only
+            scope["app"].middleware_stack = self._app  # Starlette's: requests bypass its own middlewares
         await self._app(scope, receive, send)
 
 
 class ReplyingEndpoint(Protocol):
-    """What is protected."""
+    """The endpoint behind the guard."""
 
     async def reply(self, exchange: Exchange) -> Reply: ...
 
 
 class GuardMiddleware:
-    """The middleware. Bento's application answers nothing but what a cluster's probes ask."""
+    """Guards and answers requests. BentoML's application answers only probes of a cluster."""
 
     def __init__(self, app: App, guard: Guard, endpoint: ReplyingEndpoint) -> None:
         self._app = app
@@ -51,15 +51,15 @@ class GuardMiddleware:
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http" or scope["path"] in OPEN:
             return await self._app(scope, receive, send)
-        guard, exchange, refused = self._guard, scope.pop(fast_path.EXCHANGE, None), None
+        guard, exchange, refusal = self._guard, scope.pop(fast_path.EXCHANGE, None), None
         if exchange is None:
             exchange = Exchange(scope)
-            refused = guard.refusal(exchange)
-        elif exchange.status:  # it was late before this came round
+            refusal = guard.refusal(exchange)
+        elif exchange.status:  # given up before this task ran
             return None
         exchange.receive = receive
         try:
-            reply = await self._reply(exchange) if refused is None else await self._refuse(exchange, refused)
+            reply = await self._reply(exchange) if refusal is None else await self._refuse(exchange, refusal)
             exchange.status = reply.status
             await reply.send(send, scope["method"] == "HEAD")
         finally:
@@ -71,8 +71,8 @@ class GuardMiddleware:
     async def _reply(self, exchange: Exchange) -> Reply:
         guard = self._guard
         if exchange.path == "/metrics" and not guard.exposes_metrics:
-            return guard.refuse(Refusal("hidden", 404, "the meters are not told", "set TRUECOURSE_METRICS=true"))
-        if exchange.path in OWN and exchange.scope["method"] in ("GET", "HEAD"):
+            return guard.refuse(Refusal("hidden", 404, "metrics are disabled", "set TRUECOURSE_METRICS=true"))
+        if exchange.path in GUARD_PATHS and exchange.scope["method"] in ("GET", "HEAD"):
             return await asyncio.to_thread(self._metrics if exchange.path == "/metrics" else self._health)
         task = asyncio.current_task()
         assert task is not None
@@ -80,12 +80,12 @@ class GuardMiddleware:
         try:
             return await self._endpoint.reply(exchange)
         except asyncio.CancelledError:
-            if not exchange.is_late or task.uncancel():  # somebody else wants it to end
+            if not exchange.is_late or task.uncancel():  # cancelled by somebody else
                 raise
             return guard.refuse(guard.timeout_refusal(exchange))
 
-    async def _refuse(self, exchange: Exchange, refused: Refusal) -> Reply:
-        reply, delay = self._guard.refuse(refused), self._guard.pace.delay(exchange.begun)
+    async def _refuse(self, exchange: Exchange, refusal: Refusal) -> Reply:
+        reply, delay = self._guard.refuse(refusal), self._guard.pace.delay(exchange.begun)
         if delay is None:
             return reply.last
         if delay:
@@ -101,8 +101,8 @@ class GuardMiddleware:
 
 
 def protect(service: Any, guard: Guard, endpoint: Endpoint, settings: Settings) -> None:
-    """Put the guard and the endpoint before a Bento service's own, CORS, which asks for no key, before them, and before
-    all of these what lets a server in and out."""
+    """Install the middlewares of a BentoML service, outermost first: BentoML bypass, rollout gate, CORS (which needs no
+    key), guard and endpoint."""
     fast_path.install(guard, endpoint)
     service.add_asgi_middleware(OutermostMiddleware)  # the first one is the outermost
     service.add_asgi_middleware(RolloutGate, folder=settings.admission, guard=guard)

@@ -1,8 +1,8 @@
-"""What a worker has to do, how long a request that comes now would wait for its turn, and whether that is too long.
+"""Load shedding: the work of a worker, the expected wait of a new request, and whether that is too long.
 
-A request is refused where its expected wait is longer than the limit, which is the problem's latency objective unless
-it is set. The expected wait is the work that comes before it, by what requests of its kind took lately, corrected by
-how long such waits took lately.
+A request is refused if its expected wait exceeds the limit, which is the setting or else the problem's latency
+objective. The expected wait is the work ahead of the request, from recent requests of each kind, times a factor learned
+from recent waits.
 """
 
 import math
@@ -15,31 +15,31 @@ from services.http.fair_queue import FairQueue
 
 Clock = Callable[[], float]
 REQUEST, BYTE = 50e-6, 20e-9
-"""Seconds that a request and a byte of its body are expected to take until one of its kind was answered."""
+"""Expected seconds for a request and for a byte of its body, until one of its kind was answered."""
 LEAST = 1e-6
-"""Seconds that any request is thought to take."""
+"""Least expected seconds of a request."""
 MEMORY = 100
-"""So many requests make up the moving mean of a kind."""
+"""Number of requests in the moving mean of a kind."""
 
 
 @dataclass(slots=True)
 class Kind:
-    """Requests to one path whose bodies are about as long. `seconds`: what one of them takes. `heavy`: whether the last
-    was worked on by a thread rather than in the event loop."""
+    """Requests to one path with bodies of about the same length. `seconds`: expected work of one; `heavy`: whether the
+    last one ran in a thread rather than in the event loop."""
 
     seconds: float
     heavy: bool = False
     answered: int = 0
 
     def learn(self, seconds: float) -> None:
-        """One took so many. Where it is far more than the others took, the machine did something else meanwhile."""
+        """Update the mean with one request's seconds, at most four times the mean: the machine may have been busy."""
         self.answered += 1
         within = min(max(seconds, LEAST), 4 * self.seconds)
         self.seconds += (within - self.seconds) / min(self.answered, MEMORY)
 
 
 class Kinds:
-    """By path and the power of two of the body's length: how many rows there are is not known before they are read."""
+    """Kinds by path and by the power of two of the body's length: the number of rows is unknown before parsing."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, int], Kind] = {}
@@ -53,12 +53,12 @@ class Kinds:
 
 
 class Waits:
-    """How long requests wait that have so much work before them: longer than the work is reckoned to take, for reading
-    and writing, other threads and other processes, by a factor; and then by chance.
+    """Predicts waits from the work ahead: real waits are longer by a factor, for reading, writing and other processes,
+    and vary at random.
 
-    The factor is learned by normalised least mean squares (Widrow and Hoff, 1960), drawn towards 1 by waits that are
-    too short to tell; the margin is twice the mean deviation, as TCP reckons when an answer is overdue (Jacobson,
-    SIGCOMM 1988): nineteen in twenty waits are shorter than the factor and the margin say."""
+    The factor is learned by normalised least mean squares (Widrow and Hoff, 1960), and shrinks to 1 where waits are too
+    short to be informative. The margin is twice the mean deviation, as in TCP's retransmission timeout (Jacobson,
+    SIGCOMM 1988): 19 of 20 waits are shorter than work times factor plus margin."""
 
     SHORT = 0.01
     """Seconds."""
@@ -67,11 +67,11 @@ class Waits:
         self.factor, self._deviation = 1.0, 0.0
 
     def expected(self, work: float, limit: float) -> float:
-        """Seconds. However much waits vary, a queue that is over in three quarters of the limit is short enough."""
+        """Expected wait in seconds. The margin is at most a quarter of the limit, however much waits vary."""
         return self.factor * work + min(2 * self._deviation, limit / 4)
 
     def learn(self, work: float, took: float) -> None:
-        """A request had so many seconds of work before it, its own among them, and was answered after so many."""
+        """Learn from a request with `work` seconds ahead, its own included, that was answered after `took` seconds."""
         error = took - self.factor * work
         self._deviation += (abs(error) - self._deviation) / 8
         change = error * work + (1 - self.factor) * self.SHORT**2 / 8
@@ -80,8 +80,8 @@ class Waits:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A request that came in whole. `done` is called with its reply. `seconds`: what it is expected to take, `ahead`:
-    what came before it when it `came`."""
+    """A request whose body was received. `done` is called with its reply. `seconds`: expected work; `ahead`: seconds of
+    work before it when it `came`."""
 
     exchange: Exchange
     body: bytes
@@ -93,7 +93,7 @@ class Task:
 
 
 class Lane:
-    """What the event loop does, or what threads do. `running`: seconds of the work that was begun."""
+    """The work of the event loop, or of the threads. `running`: seconds of started work."""
 
     def __init__(self) -> None:
         self.queue: FairQueue[Task] = FairQueue()
@@ -104,16 +104,16 @@ class Lane:
         return self.queue.ahead(caller) + self.running
 
     def fits(self, caller: str, limit: float) -> bool:
-        """Whether a request of the caller is expected to wait no longer than the limit."""
-        expected, all_of_it = self.waits.expected, self.queue.work + self.running
-        return expected(all_of_it, limit) <= limit or expected(self.ahead(caller), limit) <= limit
+        """Whether the expected wait of a request of the caller is within the limit."""
+        expected, total = self.waits.expected, self.queue.work + self.running
+        return expected(total, limit) <= limit or expected(self.ahead(caller), limit) <= limit
 
 
 class Load:
-    """`limit`: seconds that a request may wait; 0 refuses nobody."""
+    """The load of a worker. `limit`: longest wait in seconds; 0 refuses no request."""
 
     REMEMBERED = 1.0
-    """Seconds after a refusal in which the worker counts as overloaded."""
+    """Seconds after a refusal for which the worker counts as overloaded."""
 
     def __init__(self, limit: Callable[[], float], clock: Clock = time.perf_counter) -> None:
         self._limit, self.clock = limit, clock
@@ -123,9 +123,9 @@ class Load:
         self.light, self.heavy = Lane(), Lane()
 
     def admits(self, exchange: Exchange) -> bool:
-        """Asked when the header is there, before the body is read."""
+        """Whether to accept a request; called with its header, before the body is read."""
         light, heavy = self.light, self.heavy
-        if not (light.queue or heavy.queue or heavy.running):  # as nearly always
+        if not (light.queue or heavy.queue or heavy.running):  # the usual case
             return True
         kind = self._kinds.of(exchange.path, _length(exchange))
         return self.fits(heavy if kind.heavy else light, exchange.caller)
@@ -138,12 +138,11 @@ class Load:
         return False
 
     def learn_turn(self, seconds: float) -> None:
-        """The event loop has read what had come and done its turn of work: so long, at worst, did a request wait that
-        has not been read yet."""
+        """Learn how long a turn of the event loop takes: a request waits at most so long before it is read."""
         self._round += (seconds - self._round) / 4
 
     def _unread_wait(self, limit: float) -> float:
-        """Seconds that a request is thought to have waited before it was read."""
+        """Estimated seconds that a request waited before it was read."""
         return min(self._round, limit / 4)
 
     def put(self, exchange: Exchange, body: bytes, done: Done) -> None:
@@ -151,14 +150,15 @@ class Load:
         self.move(Task(exchange, body, done, kind, kind.seconds, 0.0, self.clock()), kind.heavy)
 
     def move(self, task: Task, heavy: bool) -> None:
-        """Into the one queue or the other, where it waits from now on."""
+        """Queue the task for the event loop, or for the threads if heavy."""
         lane, task.kind.heavy = self.heavy if heavy else self.light, heavy
         task.ahead = lane.ahead(task.exchange.caller)
         lane.queue.push(task.exchange.caller, task.seconds, task)
 
     def take(self, lane: Lane, seconds: float) -> tuple[list[Task], list[Task]]:
-        """What is to be answered next, for about so many seconds, and what is to be refused though it was let in: while
-        others are refused, what waited longer than the limit gives way to what can still be in time."""
+        """Take about `seconds` of work from a queue: the tasks to answer, and late tasks to refuse.
+
+        While other requests are refused, tasks that waited longer than the limit give way to those still in time."""
         limit, now = self._limit(), self.clock()
         overloaded = limit and now - self._refused <= self.REMEMBERED
         oldest = now - limit + self._unread_wait(limit) if overloaded else -math.inf
@@ -175,7 +175,7 @@ class Load:
         return taken, late
 
     def learn(self, lane: Lane, tasks: list[Task], began: float) -> None:
-        """They were worked on together since `began`, and have their replies."""
+        """Learn from tasks that were processed together since `began` and have their replies."""
         now = self.clock()
         ratio = (now - began) / sum(task.seconds for task in tasks)
         for task in tasks:
@@ -189,7 +189,7 @@ def _wait(task: Task) -> float:
 
 
 def _length(exchange: Exchange) -> int:
-    """The body's, as the header tells it; 0 where it comes in chunks."""
+    """Length of the body by its header; 0 for a chunked body."""
     for name, value in exchange.scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() else 0
@@ -197,16 +197,17 @@ def _length(exchange: Exchange) -> int:
 
 
 class Pace:
-    """Spreads refusals: a client that asks again as soon as it is refused would have the worker do nothing else. So
-    many at once are refused at once, and after that as many as take SHARE of the time; others get theirs when it is
-    their turn, and are not read from until then."""
+    """Paces refusals, since clients that retry at once would use all of the worker's time.
+
+    The first AT_ONCE are sent at once, then as many as take SHARE of the time. Others are delayed, and their
+    connections are not read until then."""
 
     SHARE, AT_ONCE = 0.1, 100
     LONGEST, TOGETHER = 5.0, 0.05
-    """Seconds. Those that wait are sent together, so many seconds apart: by itself each would wake the loop."""
-    BESIDES = 10.0
-    """How many times the processor time of reading the request a refusal takes: measured under load, with 1,000
-    connections, it is 6 to 12 times as long, for holding, waking, writing and the calls of the system."""
+    """Seconds: longest delay, and interval at which delayed refusals are sent together, to wake the loop less often."""
+    RELATIVE_COST = 10.0
+    """Cost of a refusal relative to the processor time of reading its request: 6 to 12, measured under load with 1,000
+    connections, for waiting, writing and system calls."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -215,12 +216,13 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Refusals a second."""
-        return self.SHARE / (self.BESIDES * self._kind.seconds)
+        """Refusals per second."""
+        return self.SHARE / (self.RELATIVE_COST * self._kind.seconds)
 
     def delay(self, began: float) -> float | None:
-        """Seconds until the next refusal may be sent, of a request that was read from `began` until now. None where too
-        many wait: then the connection is to be closed."""
+        """Seconds until a refusal may be sent, for a request that was read from `began` until now.
+
+        None if too many wait: the connection is to be closed."""
         now = self.clock()
         self._kind.learn(now - began)
         following = max(self._next, now - self.AT_ONCE / self.rate) + 1 / self.rate

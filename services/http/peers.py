@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: this machine, a proxy that is trusted, or another."""
+"""Addresses of peers: this machine, a trusted proxy, or another machine."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from truecourse.errors import SettingsError
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PREFIX = 64
-"""Bits of an IPv6 address that tell one subscriber from another: the rest is theirs to choose."""
+"""Bits of an IPv6 address that identify a subscriber, who chooses the other bits."""
 
 
 def parse_address(text: Any) -> Address | None:
-    """An IPv4 address that is written in IPv6 (`::ffff:192.0.2.1`) is that IPv4 address. None for what is none."""
+    """Parse an address; an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) becomes IPv4. None if invalid."""
     try:
         found = ipaddress.ip_address(str(text).partition("%")[0])
     except ValueError:
@@ -23,8 +23,8 @@ def parse_address(text: Any) -> Address | None:
 
 
 def is_local(peer: Any, own: Any) -> bool:
-    """Whether a connection comes from this machine, by the names of its two ends (`getpeername`, `getsockname`): over
-    loopback, by an address that both ends have, or through a Unix socket. Where one is unknown, it does not."""
+    """Whether a connection comes from this machine, by its two ends (`getpeername`, `getsockname`): loopback, the same
+    address at both ends, or a Unix socket. False if one end is unknown."""
     if isinstance(own, str | bytes) and not isinstance(peer, tuple | list):
         return True  # a Unix socket
     if not isinstance(peer, tuple | list) or not peer:
@@ -32,12 +32,12 @@ def is_local(peer: Any, own: Any) -> bool:
     address = parse_address(peer[0])
     if address is None:
         return False
-    here = parse_address(own[0]) if isinstance(own, tuple | list) and own else None
-    return address.is_loopback or address == here
+    own_address = parse_address(own[0]) if isinstance(own, tuple | list) and own else None
+    return address.is_loopback or address == own_address
 
 
 def counted_as(peer: Any) -> str:
-    """The name that a peer's connections are counted under: its address, of IPv6 the network of its subscriber."""
+    """The key under which a peer's connections are counted: its IPv4 address, or its IPv6 subscriber's network."""
     address = parse_address(peer[0]) if isinstance(peer, tuple | list) and peer else None
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address), PREFIX), strict=False).network_address)
@@ -45,14 +45,15 @@ def counted_as(peer: Any) -> str:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Addresses and networks by commas. Raises SettingsError."""
+    """Parse comma-separated addresses and networks. Raises SettingsError."""
     found: list[Network] = []
     for part in filter(None, map(str.strip, text.split(","))):
         try:
             found.append(ipaddress.ip_network(part, strict=False))
         except ValueError:
-            hint = "write addresses or networks by commas, as 10.0.0.7, 10.1.0.0/16"
-            raise SettingsError(f"{part} is no address", where="TRUECOURSE_TRUSTED_PROXIES", hint=hint) from None
+            hint = "separate addresses or networks by commas, such as 10.0.0.7, 10.1.0.0/16"
+            what = f"{part} is not an IP address or network"
+            raise SettingsError(what, where="TRUECOURSE_TRUSTED_PROXIES", hint=hint) from None
     return tuple(found)
 
 

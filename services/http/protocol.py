@@ -1,5 +1,4 @@
-"""uvicorn's protocol of a connection, held to the limits of services/http/transport.py, whoever answers its
-requests."""
+"""uvicorn's HTTP protocol with the limits of services/http/transport.py."""
 
 import asyncio
 import math
@@ -18,29 +17,28 @@ from services.http.guard import Guard
 from services.http.refusals import Refusal
 
 LONGEST_LINE = 8192
-"""Bytes of a request's target."""
+"""Most bytes of a request's target."""
 MOST_HEADERS = 100
 LINGER = 2.0
-"""Seconds for which what is still sent after a refusal is read and dropped: a connection that is closed before would
-take the refusal with it."""
+"""Seconds for which data is read and dropped after a refusal: closing the connection at once would lose the refusal."""
 SLACK = 2.0
-"""Seconds after a body's time that its exchange has to be given up with an answer, before the connection is dropped."""
+"""Seconds between a body's deadline, at which its exchange is answered with a refusal, and dropping the connection."""
 CLOSE = (b"connection", b"close")
 CROWDED = Refusal("connections", 503, "the endpoint has too many connections", "try again later", 1)
-MALFORMED = Refusal("malformed", 400, "the request is no HTTP", "send HTTP/1.1")
+MALFORMED = Refusal("malformed", 400, "the request is not valid HTTP", "send HTTP/1.1")
 LONG_LINE = Refusal(
-    "header", 414, f"the request line is longer than {LONGEST_LINE >> 10} KiB", "send what is asked in the body"
+    "header", 414, f"the request line is longer than {LONGEST_LINE >> 10} KiB", "send the data in the body"
 )
-MANY_LINES = Refusal("header", 431, f"the header has more than {MOST_HEADERS} lines", "send fewer")
+MANY_HEADERS = Refusal("header", 431, f"the request has more than {MOST_HEADERS} headers", "send fewer")
 
 
 HANDSHAKE, REQUEST, HEADER, BODY, NOTHING = range(5)
-"""What is expected of the client next: the end of a TLS handshake, a request, the rest of a header, the rest of a body;
-or nothing that is read. No Enum: to look up a member takes longer than all else that is done with it."""
+"""The phase of a connection: what the client has to send next, the end of a TLS handshake, a request, the rest of a
+header, the rest of a body; or NOTHING: its data is dropped. No Enum: a member lookup costs more than all other work."""
 
 
 class Flow(FlowControl):
-    """Reads on once what was read is answered: a client that never waits for an answer fills no memory."""
+    """Resumes reading once all read requests are answered: a client that never reads replies fills no memory."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Collection[Any]) -> None:
         super().__init__(transport)
@@ -52,20 +50,20 @@ class Flow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """`certificates`: with which it does TLS itself; None for plain HTTP, or where the server does TLS."""
+    """The protocol of a connection. `certificates`: for TLS here; None for plain HTTP, or where the server does TLS."""
 
     guard: Guard
     certificates: Certificates | None = None
     deadline = math.inf
     _phase = HEADER
     _is_new = False
-    """Whether the phase began in what is just parsed, and has no deadline yet."""
+    """Whether the phase began in the data that is being parsed, and has no deadline yet."""
     _accepted = _is_local = _is_last = False
     _header = _chunk = 0
     _refusal: Refusal | None = None
-    _farewell = url = b""
-    _carrier: Any
-    """The transport that was accepted, below TLS."""
+    _last_reply = url = b""
+    _accepted_transport: Any
+    """The accepted transport, below TLS."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if not self._accepted and not self._accept(transport):
@@ -75,8 +73,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._phase = HEADER if self._phase != NOTHING else self._phase
 
     def _accept(self, transport: asyncio.Transport) -> bool:
-        """Count the connection, and begin TLS. Whether its protocol is HTTP from here on."""
-        self._accepted, self._carrier = True, transport
+        """Count the connection, and start TLS. Whether HTTP starts here, without TLS in between."""
+        self._accepted, self._accepted_transport = True, transport
         peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self._is_local = peers.is_local(peer, own)
         connections = self.guard.connections
@@ -97,16 +95,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.connections.close(self)
-        if self.transport is not None:  # it may have been refused before
+        if self.transport is not None:  # None for a connection that was refused
             super().connection_lost(exc)
 
     def connection_ended(self) -> None:
-        """The carrier is gone, perhaps amid the handshake."""
+        """The accepted transport was closed, perhaps during the handshake."""
         self.guard.connections.close(self)
 
     @property
     def _is_answering(self) -> bool:
-        """Whether a request that has come in whole waits for its answer."""
+        """Whether a received request waits for its reply."""
         cycle = self.cycle
         return cycle is not None and not cycle.response_complete and (not cycle.more_body or bool(self.pipeline))
 
@@ -120,16 +118,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def is_stuck(self) -> bool:
-        return self._carrier.is_closing() or (self.flow is not None and self.flow.write_paused)
+        return self._accepted_transport.is_closing() or (self.flow is not None and self.flow.write_paused)
 
     def drop(self) -> None:
-        self._carrier.abort()
+        self._accepted_transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._phase == NOTHING:
             return
         if self._phase == REQUEST:
-            if len(data) < 3 and data in (b"\r\n", b"\n"):  # some clients send it after a body
+            if len(data) < 3 and data in (b"\r\n", b"\n"):  # some clients send a line break after a body
                 return
             self._begin_header()
         size = len(data)
@@ -139,20 +137,20 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._is_last, self.cycle.keep_alive = True, False  # another protocol is not spoken here
+            self._is_last, self.cycle.keep_alive = True, False  # no other protocol is supported
         except httptools.HttpParserError:
             self._reject(self._refusal or MALFORMED)
         else:
             if self._is_new:
                 self._begin_phase()
-            if self._phase == HEADER and (refused := self._find_excess(False)) is not None:
-                self._reject(refused)
+            if self._phase == HEADER and (refusal := self._find_excess(False)) is not None:
+                self._reject(refusal)
 
     def _begin_header(self) -> None:
         self._phase, self._header, self._is_new = HEADER, 0, True
 
     def _begin_phase(self) -> None:
-        """Of what began in what was parsed, and did not end there."""
+        """Set the deadline of a phase that began in the parsed data and did not end there."""
         self._is_new, connections = False, self.guard.connections
         if self._phase == HEADER:
             self.deadline = self.loop.time() + connections.header_seconds
@@ -160,7 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.deadline = self.loop.time() + connections.body_seconds + SLACK
 
     def on_message_begin(self) -> None:
-        if self._phase == REQUEST:  # behind another in what was read
+        if self._phase == REQUEST:  # pipelined behind another request
             self._begin_header()
             self._header = 1
         super().on_message_begin()
@@ -169,12 +167,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         limit = self.guard.connections.header_bytes
-        counted = self._chunk > limit or self._header > limit
-        if counted or len(self.headers) > MOST_HEADERS or len(self.url) > LONGEST_LINE:
-            refused = self._find_excess(counted)
-            if refused is not None:  # the parser goes no further
-                self._refusal = refused
-                raise ValueError(refused.what)
+        is_large = self._chunk > limit or self._header > limit
+        if is_large or len(self.headers) > MOST_HEADERS or len(self.url) > LONGEST_LINE:
+            refusal = self._find_excess(is_large)
+            if refusal is not None:  # stop the parser
+                self._refusal = refusal
+                raise ValueError(refusal.what)
         self._phase, self._is_new = BODY, True
         super().on_headers_complete()
         if self._is_last:
@@ -189,7 +187,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.deadline = math.inf
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, but for its timer of the pause until the next request."""
+        """Like uvicorn's method, without its keep-alive timer."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -199,7 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if following is not None:
             self._start_asgi_task(*following)
         elif self._is_last:
-            self.transport.write(self._farewell)
+            self.transport.write(self._last_reply)
             self.transport.close()
         elif self._phase == REQUEST:
             self._wait_for_request()
@@ -208,40 +206,40 @@ class BoundedProtocol(HttpToolsProtocol):
         self.deadline = self.loop.time() + self.guard.connections.idle_seconds
 
     def _find_excess(self, counted: bool) -> Refusal | None:
-        """Why the header, as far as it is there, is too large. `counted`: its parts are counted, not what came in,
-        which may hold more."""
+        """Why the header so far is too large; None if it is not. `counted`: measure its parts, not the data read, which
+        may hold more."""
         limit, lines = self.guard.connections.header_bytes, len(self.headers or ())
         if len(self.url) > LONGEST_LINE:
             return LONG_LINE
         if lines > MOST_HEADERS:
-            return MANY_LINES
+            return MANY_HEADERS
         size = sum(len(name) + len(value) + 4 for name, value in self.headers) if counted else 0
         if len(self.url) + size > limit or (self._phase == HEADER and not counted and self._header > limit):
             what = f"the header is longer than {limit // 1024} KiB"
             return Refusal("header", 431, what, "send less; see TRUECOURSE_HEADER_LIMIT")
         return None
 
-    def _reject(self, refused: Refusal) -> None:
-        """Answer what is no request, once those before it are answered, and end the connection."""
+    def _reject(self, refusal: Refusal) -> None:
+        """Refuse invalid data, after the replies to earlier requests, and close the connection."""
         self._phase, self._is_last, self.deadline = NOTHING, True, self.loop.time() + LINGER
-        answer = _serialize(self.guard.refuse(refused), self.server_state.default_headers)
+        answer = _serialize(self.guard.refuse(refusal), self.server_state.default_headers)
         if self._is_answering:
             self._drop_incomplete()
-            self._farewell, self.deadline = answer, math.inf
+            self._last_reply, self.deadline = answer, math.inf
             return
         self.transport.write(answer)
-        if refused.reason == "header" and self.transport.can_write_eof():
+        if refusal.reason == "header" and self.transport.can_write_eof():
             self.transport.write_eof()
-        elif refused.reason != "header":
+        elif refusal.reason != "header":
             self.transport.close()
 
     def expire(self) -> None:
-        """The client took too long."""
-        if self._is_answering:  # the client waits for us
+        """Handle an expired deadline."""
+        if self._is_answering:  # the client waits for the reply
             self.deadline = self.loop.time() + self.guard.connections.header_seconds
         elif self._phase == HEADER and self._header:
             seconds = self.guard.connections.header_seconds
-            what = f"the header did not come in within {seconds:g} s"
+            what = f"the header was not received within {seconds:g} s"
             self._reject(Refusal("timeout", 408, what, "send the header at once"))
         elif self._phase == REQUEST:
             self.transport.close()
@@ -249,7 +247,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.drop()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more. Whether it is still to get an answer."""
+        """The client closed its side. Whether to keep the connection open for a reply."""
         if is_ssl(self.transport) or self._phase == NOTHING or not self._is_answering:
             return False
         self._drop_incomplete()
@@ -257,12 +255,12 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def _drop_incomplete(self) -> None:
-        """Forget the last request, behind others, if the rest of it will never come in."""
+        """Drop the last pipelined request if the rest of it will never arrive."""
         if self.cycle.more_body:
             self.pipeline.popleft()
 
     def shutdown(self) -> None:
-        """The server stops: what is on its way is answered, and its answer is the last."""
+        """Shut down: answer requests that were received or are arriving, then close."""
         if self._phase in (REQUEST, HEADER) and not (self._is_answering or self._is_arriving):
             self.transport.close()
             return
@@ -278,8 +276,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return False
 
 
-def _serialize(reply: Reply, before: Any = ()) -> bytes:
-    headers = [*before, *reply.headers, (b"content-length", b"%d" % len(reply.body))]
+def _serialize(reply: Reply, default_headers: Any = ()) -> bytes:
+    headers = [*default_headers, *reply.headers, (b"content-length", b"%d" % len(reply.body))]
     headers += [CLOSE] if CLOSE not in headers else []
     lines = [b"%s: %s\r\n" % header for header in headers]
     return b"".join([STATUS_LINE[reply.status], *lines, b"\r\n", reply.body])

@@ -1,4 +1,4 @@
-"""Refusals of the endpoint's outer layer, in the form of all the others: JSON with what was wrong, and the hint."""
+"""Refusals of the endpoint's outer layer: JSON with the error and the hint, as for all errors."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from services.http.exchange import JSON, Reply
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not answered. `reason` is for the meters, `retry_after` in seconds."""
+    """Why a request is refused. `reason`: label of the metric; `retry_after`: seconds."""
 
     reason: str
     status: int
@@ -30,4 +30,4 @@ class Refusal:
         return Reply(self.status, orjson.dumps({"error": self.what, "hint": self.hint}), tuple(headers))
 
 
-OVERLOAD = Refusal("overload", 429, "the endpoint has more to do than it can", "try again later", 1)
+OVERLOAD = Refusal("overload", 429, "the endpoint is overloaded", "try again later", 1)

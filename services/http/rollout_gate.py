@@ -1,9 +1,9 @@
-"""Letting a new server in: before it takes its first connection it answers on a port that only the deploy flow knows.
+"""The rollout gate: a new server is tested on loopback ports before it accepts public connections.
 
-BentoML's workers inherit the public socket, and accept from it as soon as the application has started. This ASGI
-middleware holds the end of that start back: the worker listens on a loopback port of its own, `<pid>.port` in the
-admission folder, until the folder holds `open`. A worker that is started later, for one that died, goes straight in.
-When the folder holds `leaving`, every answer ends its connection, so that clients come back to the server that follows.
+BentoML's workers inherit the public socket and accept from it when the application has started. This ASGI middleware
+delays the end of that start: the worker listens on a loopback port of its own, written to `<pid>.port` in the gate's
+folder, until the folder holds `open`. A worker that starts later, in place of one that died, accepts at once. When the
+folder holds `leaving`, every reply closes its connection, so that clients reconnect to the next server.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from truecourse.errors import PlatformError
 
 OPEN, LEAVING = "open", "leaving"
 GRACE = 1.0
-"""Seconds for a connection that was just accepted to bring its request."""
+"""Seconds in which a connection that was just accepted can send its request."""
 PERIOD = 0.05
-"""Seconds between two looks at the folder."""
+"""Seconds between two checks of the folder."""
 
 
 class RolloutGate:
-    """The middleware. With no folder it does nothing."""
+    """The middleware of the gate. Without a folder it does nothing."""
 
     def __init__(self, app: App, folder: Path | None, guard: Guard) -> None:
         self._app = app
@@ -41,22 +41,22 @@ class RolloutGate:
         if self._folder is None:
             return await self._app(scope, receive, send)
         if scope["type"] == "lifespan":
-            return await self._app(scope, receive, self._held(send, self._folder))
-        return await self._app(scope, receive, self._last(send) if self._guard.leaving else send)
+            return await self._app(scope, receive, self._gate_startup(send, self._folder))
+        return await self._app(scope, receive, self._close_after_reply(send) if self._guard.leaving else send)
 
-    def _held(self, send: Send, folder: Path) -> Send:
-        async def held(message: Message) -> None:
+    def _gate_startup(self, send: Send, folder: Path) -> Send:
+        async def gated(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 if not (folder / OPEN).exists():
-                    await self._rehearse(folder)
+                    await self._serve_privately(folder)
                 self._watch = asyncio.create_task(self._follow(folder))
-                _finish_what_was_accepted()
+                _drain_accepted()
             await send(message)
 
-        return held
+        return gated
 
-    async def _rehearse(self, folder: Path) -> None:
-        """Answer on a port of our own until we are let in. Raises PlatformError if we are told to stop instead."""
+    async def _serve_privately(self, folder: Path) -> None:
+        """Answer on a loopback port until the gate opens. Raises PlatformError if the worker is stopped before that."""
         options: dict[str, Any] = {"lifespan": "off", "log_config": None, "http": fast_path.private_protocol()}
         config = uvicorn.Config(self._app, host="127.0.0.1", port=0, **options)
         server = uvicorn.Server(config)
@@ -67,39 +67,39 @@ class RolloutGate:
         port = server.servers[0].sockets[0].getsockname()[1] if server.started else 0
         aside = place.with_suffix(".new")
         aside.write_text(str(port))
-        aside.replace(place)  # whoever reads it never sees half of it
+        aside.replace(place)  # readers never see a partial file
         while not serving.done() and not server.should_exit and not (folder / OPEN).exists():
             await asyncio.sleep(PERIOD)
-        admitted = (folder / OPEN).exists()
+        is_open = (folder / OPEN).exists()
         server.should_exit = True
         with suppress(asyncio.CancelledError):
             await serving
         place.unlink(missing_ok=True)
-        if not admitted:
-            raise PlatformError("stopped before it was let in", where=str(folder))
+        if not is_open:
+            raise PlatformError("stopped before the rollout gate was opened", where=str(folder))
 
     async def _follow(self, folder: Path) -> None:
-        """Until we are told to leave, or are left alone: the keeper replaces a server whose leader died."""
-        leader = os.getppid()
+        """Watch for `leaving`, and stop with the parent: the supervisor replaces a server whose main process died."""
+        parent = os.getppid()
         while True:
             await asyncio.sleep(PERIOD)
             self._guard.leaving = (folder / LEAVING).exists()
-            if os.getppid() != leader:
+            if os.getppid() != parent:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    def _last(self, send: Send) -> Send:
-        async def last(message: Message) -> None:
+    def _close_after_reply(self, send: Send) -> Send:
+        async def closing(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
-        return last
+        return closing
 
 
-def _finish_what_was_accepted() -> None:
-    """Let uvicorn, when it is told to stop, first stop accepting and only then close what is idle: a connection whose
-    request is still on its way counts as idle."""
+def _drain_accepted() -> None:
+    """Make uvicorn stop accepting GRACE seconds before it closes idle connections: a connection whose request has not
+    arrived yet counts as idle."""
     shutdown = uvicorn.Server.shutdown
 
     async def finish(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:

@@ -1,7 +1,7 @@
-"""What the endpoint answers: our paths, and nothing else, always in JSON but for the front page.
+"""The routes of the endpoint. Replies are JSON, except the front page.
 
-It stands in front of Bento's application rather than behind it: that costs a third of the CPU of a Bento API method,
-and what pydantic would let pass for a number never gets that far.
+They precede BentoML's application: they take a third of the CPU time of a BentoML API method, and pydantic would accept
+values as numbers that the contract refuses.
 """
 
 import asyncio
@@ -32,23 +32,23 @@ from truecourse.wording import suggestion
 
 log = logging.getLogger("truecourse.serving")
 DOCUMENTS = ("/model", "/openapi.json", "/docs.json", "/")
-OURS = {
+METHODS = {
     "/predict": "POST",
     "/explain": "POST",
     **dict.fromkeys((*DOCUMENTS, *docs.PATHS, "/healthz", "/metrics"), "GET"),
 }
 HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 FEW = 4
-"""Up to so many rows are answered in the event loop, together with those of other requests that wait."""
+"""Requests of up to so many rows are answered in the event loop, together with others that wait."""
 INLINE_WALKS = 40_000
-"""And more, as long as no more trees are walked for them: that takes two milliseconds. What takes longer would keep
-health checks waiting, and goes to a thread, which costs a tenth more CPU time."""
+"""Larger requests are too, up to so many tree walks (rows times trees), which take two milliseconds. Longer ones would
+delay health checks, and go to a thread, which costs a tenth more CPU time."""
 DRAINED = 32 << 20
-"""So much of a body that is too long is read and dropped, for the client to come to read the refusal."""
+"""Bytes of a too long body that are read and dropped, so that the client reads the refusal."""
 
 
 class Documents:
-    """What GET answers of the champion in office, made when it is first asked for."""
+    """Documents about the champion, cached until the champion changes."""
 
     def __init__(self) -> None:
         self._cached: tuple[Predictor, dict[str, bytes]] | None = None
@@ -71,7 +71,7 @@ def _documents(predictor: Predictor) -> dict[str, bytes]:
 
 
 class Endpoint:
-    """Answers the exchanges that were let in."""
+    """Answers exchanges that the guard has accepted."""
 
     def __init__(self, router: ModelRouter, load: Load) -> None:
         self._router = router
@@ -86,14 +86,14 @@ class Endpoint:
             return _error_reply(exchange.path, error)
 
     async def _reply(self, exchange: Exchange, path: str) -> Reply:
-        method, asked = OURS.get(path), exchange.scope["method"]
+        method, requested = METHODS.get(path), exchange.scope["method"]
         if method is None:
-            raise RequestError(f"there is no {path[:80]}", status=404, hint=_path_hint(path))
-        if asked != method and not (asked == "HEAD" and method == "GET"):
-            raise RequestError(f"{path} takes {method}, not {asked}", status=405)
+            raise RequestError(f"no such path: {path[:80]}", status=404, hint=_path_hint(path))
+        if requested != method and not (requested == "HEAD" and method == "GET"):
+            raise RequestError(f"{path} takes {method}, not {requested}", status=405)
         if path in docs.PATHS:
             return Reply(200, docs.body(path), docs.headers(path))
-        split = self._now()
+        split = self._current_split()
         if method == "GET":
             return Reply(200, self._documents.get(path, self._router, split.champion), HTML if path == "/" else JSON)
         _check_type(exchange.scope)  # before the body is read
@@ -102,14 +102,13 @@ class Endpoint:
         self.score(exchange, body, partial(_set_result, reply))
         return await reply
 
-    def _now(self) -> TrafficSplit:
+    def _current_split(self) -> TrafficSplit:
         if self._router.split is None:
             raise PlatformError("the model is still loading")
         return self._router.split
 
     def score(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        """Answer what was sent to /predict or /explain when it is its turn. `done` is called with the reply: later,
-        from the event loop."""
+        """Queue a request to /predict or /explain. `done` is called with the reply, later, from the event loop."""
         exchange.is_complete = True
         self._scheduler.put(exchange, body, done)
 
@@ -120,7 +119,7 @@ class Endpoint:
         for task in tasks:
             path = task.exchange.path
             try:
-                split = split or self._now()
+                split = split or self._current_split()
                 sent = _read_rows(split, task)
             except Exception as error:
                 task.done(_error_reply(path, error))
@@ -138,9 +137,9 @@ class Endpoint:
 
     def answer_alone(self, task: Task) -> Reply:
         try:
-            if task.exchange.is_gone:  # while it waited for the thread
+            if task.exchange.is_gone:  # gave up while it waited for a thread
                 raise PlatformError("the request was given up")
-            split = self._now()
+            split = self._current_split()
             sent = _read_rows(split, task)
         except Exception as error:
             return _error_reply(task.exchange.path, error)
@@ -178,7 +177,7 @@ class Endpoint:
         while more:
             message = await exchange.receive()
             if message["type"] == "http.disconnect":
-                raise RequestError("the client went away", status=400)
+                raise RequestError("the client disconnected", status=400)
             part = message.get("body", b"")
             length += len(part)
             if length <= limit:
@@ -192,32 +191,32 @@ class Endpoint:
 
 
 def _read_rows(split: TrafficSplit, task: Task) -> list[Any]:
-    """The rows of the request. Raises RequestError."""
+    """Parse the rows of the request. Raises RequestError."""
     _check_type(task.exchange.scope)
     return split.champion.rows.parse_body(task.body)
 
 
 def _path_hint(path: str) -> str:
-    shown = sorted(set(OURS) - (docs.PATHS - {"/docs"}))
-    close = suggestion(path[:80], shown)
-    return f"{close} there are {', '.join(shown)}".strip()
+    paths = sorted(set(METHODS) - (docs.PATHS - {"/docs"}))
+    close = suggestion(path[:80], paths)
+    return f"{close} the paths are {', '.join(paths)}".strip()
 
 
-def _set_result(reply: "asyncio.Future[Reply]", found: Reply) -> None:
-    if not reply.done():  # it may have been given up
-        reply.set_result(found)
+def _set_result(future: "asyncio.Future[Reply]", reply: Reply) -> None:
+    if not future.done():  # it may have been given up
+        future.set_result(reply)
 
 
 def _error_reply(path: str, error: Exception) -> Reply:
-    """Of an answer, after an error."""
+    """The reply to an error."""
     if isinstance(error, RequestError):
-        allowed = ((b"allow", OURS[path].encode()),) if error.status == 405 else ()
+        allowed = ((b"allow", METHODS[path].encode()),) if error.status == 405 else ()
         return Reply(error.status, _error_body(error), JSON + allowed)
     if isinstance(error, PlatformError):
         body = _encode({"error": error.what, "hint": error.hint})
         return Reply(503, body, (*JSON, (b"retry-after", b"1")))
     log.error("%s failed", path, exc_info=error)
-    return Reply(500, _encode({"error": "the server failed; its log says why"}))
+    return Reply(500, _encode({"error": "internal error; see the server's log"}))
 
 
 def _count_rows(router: ModelRouter, path: str, rows: int) -> None:
@@ -231,11 +230,11 @@ def _header(scope: Message, name: bytes) -> str:
 
 def _check_type(scope: Message) -> None:
     kinds = [value for name, value in scope["headers"] if name in (b"content-type", b"content-encoding")]
-    if kinds == [b"application/json"]:  # what nearly everybody sends
+    if kinds == [b"application/json"]:  # the usual case
         return
     kind, *parameters = _header(scope, b"content-type").lower().split(";")
-    named = [parameter.partition("=") for parameter in parameters]
-    charsets = [value.strip().strip('"') for name, _, value in named if name.strip() == "charset"]
+    options = [parameter.partition("=") for parameter in parameters]
+    charsets = [value.strip().strip('"') for name, _, value in options if name.strip() == "charset"]
     coding = _header(scope, b"content-encoding").strip().lower()
     if kind.strip() != "application/json":
         what = f"the content type is {kind.strip() or 'none'}"
@@ -250,7 +249,7 @@ def _check_type(scope: Message) -> None:
 
 
 def _is_utf8(charset: str) -> bool:
-    """ASCII is a part of it."""
+    """Whether the charset is UTF-8, or ASCII, which is a subset."""
     try:
         return codecs.lookup(charset).name in ("utf-8", "ascii")
     except (LookupError, ValueError):

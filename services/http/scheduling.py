@@ -1,7 +1,7 @@
-"""When what waits is worked on: in the event loop, a few milliseconds of work at a time, or by a few threads.
+"""Scheduling of waiting requests: in the event loop, a few milliseconds at a time, or in a few threads.
 
-Between two such turns the loop reads what has come meanwhile, so that under load many requests are answered together,
-and the next turn is always the fairest choice of all that wait.
+Between two turns the event loop reads new requests. So under load many are answered together, and each turn takes the
+fairest choice of all that wait.
 """
 
 import asyncio
@@ -13,24 +13,24 @@ from services.http.exchange import Done, Exchange, Reply
 from services.http.overload import Lane, Load, Task
 
 TURN = 0.004
-"""Seconds of work, as it is expected, that the event loop does at a time. It is what a health check waits for."""
-ONE = 1e-9
-"""Seconds of work that one request is more than."""
+"""Expected seconds of work in one turn of the event loop; a health check waits at most about so long."""
+ONE_REQUEST = 1e-9
+"""A budget in seconds that any one request exceeds."""
 THREADS = 2
 GONE = Reply(499, b"")
-"""Of a request whose client went away; nobody gets it."""
+"""The reply to a request whose client disconnected; it is not sent."""
 
 
 class Work(Protocol):
     def answer_together(self, tasks: list[Task]) -> list[Task]:
-        """Answer them in the event loop. What would hold it up for too long is not answered, but returned."""
+        """Answer tasks in the event loop; return those that would block it for too long."""
 
     def answer_alone(self, task: Task) -> Reply:
-        """Called in a thread."""
+        """Answer one task, in a thread."""
 
 
 class Scheduler:
-    """`refuse`: the reply to what was let in, and could not be answered in time after all."""
+    """Runs tasks by fairness and load. `refuse`: makes the reply to accepted requests that become too late."""
 
     def __init__(self, load: Load, work: Work, threads: Executor, refuse: Callable[[], Reply]) -> None:
         self._load, self._work, self._threads, self._refuse = load, work, threads, refuse
@@ -39,7 +39,7 @@ class Scheduler:
         self._running = 0
 
     def put(self, exchange: Exchange, body: bytes, done: Done) -> None:
-        """`done` is called with the reply, later, from the event loop."""
+        """Queue a request; `done` is called with its reply, later, from the event loop."""
         self._load.put(exchange, body, done)
         self._wake()
 
@@ -75,7 +75,7 @@ class Scheduler:
                 task.done(self._refuse())
 
     def _next(self, lane: Lane, seconds: float) -> list[Task]:
-        """What somebody still waits for."""
+        """Take the next tasks, and refuse those that are late or whose client disconnected."""
         taken, late = self._load.take(lane, seconds)
         for task in late:
             task.done(GONE if task.exchange.is_gone else self._refuse())
@@ -85,13 +85,13 @@ class Scheduler:
         return [task for task in taken if not task.exchange.is_gone] if gone else taken
 
     def _start(self) -> None:
-        """Give the threads what they can begin."""
+        """Start tasks in idle threads."""
         lane = self._load.heavy
         while self._running < THREADS and lane.queue:
-            for task in self._next(lane, ONE):
-                self._begin(lane, task)
+            for task in self._next(lane, ONE_REQUEST):
+                self._run_in_thread(lane, task)
 
-    def _begin(self, lane: Lane, task: Task) -> None:
+    def _run_in_thread(self, lane: Lane, task: Task) -> None:
         began = self._load.clock()
         self._running += 1
         lane.running += task.seconds

@@ -1,8 +1,8 @@
-"""The connections of a worker: how many there may be, and how long and how large a request may be on its way.
+"""Connections of a worker: their number, and limits on the time and size of incoming requests.
 
-Limits of requests (services/http/guard.py) begin where a request is known. What holds a worker before that, or without
-ever sending one, is bounded here, for every request alike, whoever answers it: the bytes of a header, the time that a
-TLS handshake, a header and a body take, the pause between two requests, connections in all and of one address.
+The guard's limits (services/http/guard.py) apply once a request is known. These bound what occupies a worker before
+that, or without ever sending a request, whoever the caller is: bytes of a header; seconds of a TLS handshake, a header,
+a body and the pause between requests; connections in total and by address.
 """
 
 import asyncio
@@ -18,19 +18,18 @@ from truecourse.settings import Settings
 
 log = logging.getLogger("truecourse.serving")
 RESERVED = 256
-"""Open files that are no connections: models, logs, the store."""
+"""Open files besides connections: models, logs, the store."""
 PART = 16
-"""Where there are too many connections, a sixteenth of those that wait for their client is closed at once: to look for
-them takes as long for many as for one."""
-LOOKS = 4
-"""So many looks at the connections in the shortest of the times that they are held to, but one in PERIOD at least."""
+"""With too many connections, a sixteenth of the waiting ones is closed at once, since a search takes time."""
+CHECKS = 4
+"""Checks within the shortest time limit of a connection, but at least one in PERIOD seconds."""
 PERIOD = 1.0
 
 
 class Connection(Protocol):
-    """`deadline`: the moment of the event loop's clock at which it expires. `rank`: 0 for one that has sent nothing of
-    a request, 1 for one whose header is on its way, 2 whose body is, None for one that is being answered. `is_stuck`:
-    what was written to it, or its end, waits for the client."""
+    """A connection. `deadline`: when it expires, by the event loop's clock. `rank`: 0 before a request, 1 while a
+    header arrives, 2 while a body arrives, None while a request is answered. `is_stuck`: written data, or the close,
+    waits for the client."""
 
     deadline: float
 
@@ -43,7 +42,7 @@ class Connection(Protocol):
 
 
 class Connections:
-    """The open connections of this worker, and what they are held to. Times are in seconds."""
+    """The open connections of this worker, and their limits. Times are in seconds."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.header_bytes = settings.header_limit * 1024
@@ -64,7 +63,7 @@ class Connections:
         return len(self._open)
 
     def reserve_files(self) -> None:
-        """Have the system let this process open as many files; where it allows fewer, there may be no more."""
+        """Raise the process's limit of open files; where the system refuses, lower the number of connections."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.most + RESERVED
         if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -73,12 +72,13 @@ class Connections:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         if allowed < wanted:
             most = max(1, allowed - RESERVED)
-            log.warning("%d open files are allowed, and so %d connections rather than %d", allowed, most, self.most)
+            log.warning("the limit of %d open files allows %d connections, not %d", allowed, most, self.most)
             self.most = most
 
     def open(self, connection: Connection, peer: Any) -> bool:
-        """Count a new connection, unless there are too many that are being answered. Of the others the one that has
-        waited longest makes room: of its own address, or of the one that has the most."""
+        """Accept and count a new connection; False if there are too many that are being answered.
+
+        Otherwise the one that has waited longest is closed: of the same address, or of the address with the most."""
         self._watch()
         address = peers.counted_as(peer)
         own = self._by_address.get(address, {})
@@ -92,7 +92,7 @@ class Connections:
         return True
 
     def close(self, connection: Connection) -> None:
-        """It is closed, or about to be. To close it again changes nothing."""
+        """Stop counting a connection. Calling it twice is safe."""
         address = self._open.pop(connection, None)
         self._stuck.pop(connection, None)
         if address is not None:
@@ -111,22 +111,22 @@ class Connections:
         return bool(chosen)
 
     def _watch(self) -> None:
-        """Begin to look for what expires; it ends when nothing is open."""
+        """Start checking for expired connections; checks stop when none is open."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._next = loop, 0.0
-            self._schedule_look(loop)
+            self._schedule_check(loop)
 
-    def _schedule_look(self, loop: asyncio.AbstractEventLoop) -> None:
-        period = min(PERIOD, *(s / LOOKS for s in (self.header_seconds, self.body_seconds, self.idle_seconds)))
+    def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
+        period = min(PERIOD, *(s / CHECKS for s in (self.header_seconds, self.body_seconds, self.idle_seconds)))
         self._next = loop.time() + period
-        loop.call_later(period, self._look, loop)
+        loop.call_later(period, self._check, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        late = now - self._next > PERIOD  # we did not run: what clients sent meanwhile is not read yet
+        late = now - self._next > PERIOD  # the loop was blocked: data of clients has not been read yet
         if self._open:
-            self._schedule_look(loop)
+            self._schedule_check(loop)
         else:
             self._loop = None
         for connection in list(self._open) if not late else ():

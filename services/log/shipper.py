@@ -1,7 +1,7 @@
 """The process that ships prediction logs to object storage: `python -m services.log.shipper PROBLEM`.
 
-It stands beside the endpoint, not in a worker: a worker may be killed, replaced or busy. Several may run at once; one
-ships, and another takes over when that one is gone.
+It is a process of its own, not part of a worker, which may be killed, replaced or busy. Several may run at once: one
+ships, and another takes over when it ends.
 """
 
 import logging
@@ -17,31 +17,31 @@ from truecourse.settings import get_settings
 
 log = logging.getLogger("truecourse.log")
 LONGEST = 30.0
-"""Seconds between two attempts while storage is down."""
+"""Longest pause in seconds between two attempts while storage is down."""
 
 LAST = 5.0
-"""Seconds that it waits for that."""
+"""Seconds that it waits at its end for the endpoint's last segment."""
 
 
 def run(problem: str) -> None:
-    """Until SIGTERM, and then until the endpoint, which is stopped with it, has let go of its last segment."""
+    """Ship until SIGTERM, then until the endpoint, which stops at the same time, has closed its last segment."""
     pause = interval = get_settings().log_ship
     try:
         with interrupted_by_signals():
             while True:
-                pause = interval if _shipped(problem) else min(max(pause, interval) * 2, max(LONGEST, interval))
+                pause = interval if _try_ship(problem) else min(max(pause, interval) * 2, max(LONGEST, interval))
                 time.sleep(pause)
     except KeyboardInterrupt:
         until = time.monotonic() + LAST
-        while _shipped(problem) and list_segments(spool_folder(problem), OPEN) and time.monotonic() < until:
+        while _try_ship(problem) and list_segments(spool_folder(problem), OPEN) and time.monotonic() < until:
             time.sleep(0.2)
 
 
-def _shipped(problem: str) -> bool:
+def _try_ship(problem: str) -> bool:
     try:
         shipment = ship(problem)
     except (TruecourseError, OSError) as error:
-        log.error("nothing is shipped, and nothing is lost: %s", error)
+        log.error("shipping failed, and is retried: %s", error)
         return False
     if shipment.records:
         log.info("%d predictions shipped", shipment.records)

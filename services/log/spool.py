@@ -1,8 +1,8 @@
-"""A worker's prediction log on its way out: kept in memory for a moment, written and synced in batches.
+"""The spool of a worker's prediction log: entries wait in memory briefly, then are written and synced in batches.
 
-put() makes an entry of a few answers at once, and leaves many to a thread, which syncs all of them to the worker's own
-segments. What cannot be written waits in memory up to a limit, and what goes beyond it is dropped and counted: the
-endpoint answers on. Shipping to object storage is another process's work (truecourse/serving/log_shipping.py).
+put() encodes entries of few answers at once, and leaves large ones to a thread, which syncs all to the worker's own
+segments. Entries that cannot be written wait in memory up to a limit; those beyond it are dropped and counted, and the
+endpoint goes on answering. Another process ships segments to object storage (truecourse/serving/log_shipping.py).
 """
 
 import errno
@@ -26,23 +26,23 @@ from truecourse.serving import log_segments
 log = logging.getLogger("truecourse.log")
 Encode = Callable[[Mapping[str, Any]], bytes]
 BATCH = 4 << 20
-"""About as many bytes are synced at once."""
+"""Approximate bytes of one sync."""
 TURN = 16
-"""So many predictions are made entries of before others have a turn, which costs as much as one."""
+"""Predictions that are encoded before other threads get a turn, which costs as much as encoding one."""
 AT_ONCE = 128
-"""Of up to so many predictions the entry is made when they are put: another thread, whose core has none of it in its
-cache, would take three times as long."""
+"""Entries of up to so many predictions are encoded by put(): another thread, without the data in its cache, would
+take three times as long."""
 MEASURED = 2.0
-"""Seconds until what all workers have unshipped is measured again, unless a SHARE of the room is written before: where
-nobody ships, to look at every segment takes longer than to write one."""
+"""Seconds until the unshipped bytes of all workers are measured again, unless a SHARE of the room was written before.
+Without a shipper, measuring every segment takes longer than writing one."""
 SHARE = 16
-"""As many workers can write at once without taking more than there is."""
+"""Number of workers that can write at once within the limit."""
 WOKEN = 2_000
-"""As many waiting predictions are written at once, without waiting for the interval to end."""
+"""Waiting predictions that are written at once, before the interval ends."""
 
 
 class Entry(NamedTuple):
-    """When it was put, Unix seconds; its bytes as they stand in a segment; the predictions in it."""
+    """An encoded entry: when it was put (Unix seconds), its bytes in a segment, and its number of predictions."""
 
     at: float
     framed: bytes
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 class Spool:
-    """`encode` makes the bytes of an entry, and is where private values are hidden."""
+    """`encode`: makes the bytes of an entry, and masks private values."""
 
     def __init__(self, folder: Path, encode: Encode, limits: Limits | None = None) -> None:
         self._folder, self._encode, self._limits = folder, encode, limits or Limits()
@@ -68,24 +68,24 @@ class Spool:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, answered: Recordable) -> None:
-        """Never waits for the disk, and never raises for it."""
-        at, count = time.time(), len(answered.answers)
+    def put(self, results: Recordable) -> None:
+        """Add results. Never waits for the disk, and never raises for it."""
+        at, count = time.time(), len(results.answers)
         with self._lock:
             if self._waiting + count > self._limits.memory:
                 self._dropped += count
                 return
             self._waiting += count
-        waits: Recordable | list[Entry] = answered
+        item: Recordable | list[Entry] = results
         if count <= AT_ONCE:
-            with suppress(Exception):  # the thread comes to it, and tells
-                waits = self._entries(at, answered)
-        self._queue.append((at, waits))
+            with suppress(Exception):  # the thread tries again, and reports the error
+                item = self._encode_results(at, results)
+        self._queue.append((at, item))
         if self._waiting >= WOKEN and not self._error:
             self._wake.set()
 
     def close(self) -> None:
-        """Write what waits, and seal the segment."""
+        """Write all waiting entries, and seal the segment."""
         self._ended = True
         self._wake.set()
         if self._thread.is_alive():
@@ -99,9 +99,9 @@ class Spool:
             self.flush()
 
     def flush(self, seal: bool = False) -> None:
-        """Write and sync what waits; seal the segment if its time has come. Never raises for the disk."""
+        """Write and sync waiting entries; seal the segment if it is due. Never raises for the disk."""
         with self._flushing:
-            error = self._take()
+            error = self._encode_queue()
             try:
                 self._write()
                 if seal or self._due():
@@ -112,61 +112,61 @@ class Spool:
                 log.error("the prediction log is not written: %s", error)
             self._error = error
 
-    def _take(self) -> str:
-        """Make entries of what was put. What none can be made of is dropped; why, if there is such."""
-        error, made = "", 0
+    def _encode_queue(self) -> str:
+        """Encode queued results. Those that cannot be encoded are dropped; the error, or an empty string."""
+        error, encoded = "", 0
         while self._queue:
-            at, waits = self._queue.popleft()
-            if isinstance(waits, list):
-                self._encoded.extend(waits)
+            at, item = self._queue.popleft()
+            if isinstance(item, list):
+                self._encoded.extend(item)
                 continue
             try:
-                self._encoded.extend(self._entries(at, waits))
-            except Exception as failure:  # its message may tell what was sent
-                error = f"no entry can be made: {type(failure).__name__}"
-                self._gone(dropped=len(waits.answers))
-            made += len(waits.answers)
-            if made >= TURN:
-                made = 0
-                time.sleep(0)  # lets a request in
+                self._encoded.extend(self._encode_results(at, item))
+            except Exception as failure:  # its message may hold values of the request
+                error = f"encoding an entry failed: {type(failure).__name__}"
+                self._count(dropped=len(item.answers))
+            encoded += len(item.answers)
+            if encoded >= TURN:
+                encoded = 0
+                time.sleep(0)  # lets a request thread run
         return error
 
-    def _entries(self, at: float, answered: Recordable) -> list[Entry]:
+    def _encode_results(self, at: float, results: Recordable) -> list[Entry]:
         return [
             Entry(at, log_segments.frame_record(self._encode(entry)), len(entry["answers"]))
-            for entry in answered.entries()
+            for entry in results.entries()
         ]
 
-    def _gone(self, written: int = 0, dropped: int = 0) -> None:
+    def _count(self, written: int = 0, dropped: int = 0) -> None:
         with self._lock:
             self._waiting -= written + dropped
             self._written += written
             self._dropped += dropped
 
     def _write(self) -> None:
-        """Raises OSError; what could not be written goes on waiting."""
+        """Write encoded entries. Raises OSError; entries that were not written stay."""
         while self._encoded:
             batch = self._batch()
             count = sum(entry.predictions for entry in batch)
             try:
                 self._appender.append(b"".join(entry.framed for entry in batch))
-            except UncertainWriteError:  # to write it again might double it
-                self._forget(len(batch))
-                self._gone(dropped=count)
+            except UncertainWriteError:  # writing again might duplicate entries
+                self._drop_first(len(batch))
+                self._count(dropped=count)
                 raise
-            self._forget(len(batch))
+            self._drop_first(len(batch))
             self._trusted -= sum(len(entry.framed) for entry in batch)
-            self._gone(written=count)
+            self._count(written=count)
 
     def _batch(self) -> list[Entry]:
-        """The next entries, as many as the disk's share has room for. Raises OSError if that is none."""
+        """The next entries that fit into this worker's share of the disk. Raises OSError if none fits."""
         if time.monotonic() < self._until and (batch := self._fitting(self._trusted)):
             return batch
         room = self._limits.disk - sum(size for size, _ in log_segments.sizes(self._folder))
         self._trusted, self._until = room // SHARE, time.monotonic() + MEASURED
         if batch := self._fitting(room):
             return batch
-        raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped, the most that may")
+        raise OSError(errno.ENOSPC, f"{self._limits.disk >> 20} MiB wait to be shipped: the limit is reached")
 
     def _fitting(self, room: int) -> list[Entry]:
         batch: list[Entry] = []
@@ -178,7 +178,7 @@ class Spool:
             batch.append(entry)
         return batch
 
-    def _forget(self, count: int) -> None:
+    def _drop_first(self, count: int) -> None:
         for _ in range(count):
             self._encoded.popleft()
 
@@ -187,7 +187,7 @@ class Spool:
         return bool(appender.size) and (appender.size >= limits.size or time.time() - appender.begun >= limits.age)
 
     def status(self) -> SpoolStatus:
-        """To be asked now and then: it looks at the folder."""
+        """The status of the log. It reads the folder, so call it now and then only."""
         files = log_segments.sizes(self._folder)
         with self._lock:
             return SpoolStatus(
@@ -205,14 +205,14 @@ class Spool:
     def _lag(self, sealed: list[float]) -> float:
         waiting = []
         for queue in (self._queue, self._encoded):
-            with suppress(IndexError):  # the thread may empty it at this moment
+            with suppress(IndexError):  # the thread may empty the queue meanwhile
                 waiting.append(queue[0][0])
         oldest = min([*sealed, *waiting, *filter(None, [self._appender.begun])], default=0.0)
         return max(0.0, time.time() - oldest) if oldest else 0.0
 
 
 def _shipping_error(folder: Path) -> str:
-    """What the shipper left word of."""
+    """The shipper's last error, from its report; empty if there is none."""
     try:
         return str(json.loads((folder / log_segments.REPORT).read_bytes())["error"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a spool takes, what bounds it, and what it tells of itself."""
+"""Input, limits and status of a spool."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Recordable(Protocol):
-    """Answers that the log keeps; as many as `answers`."""
+    """Results for the log: `answers`, and entries that cover them all."""
 
     @property
     def answers(self) -> Sequence[Any]: ...
@@ -16,8 +16,8 @@ class Recordable(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """`sync`: seconds between syncs. `age`, `size`: seconds and bytes after which a segment is sealed. `memory`:
-    predictions that may wait. `disk`: bytes of all segments that may wait to be shipped."""
+    """`sync`: seconds between syncs. `age`, `size`: seconds and bytes after which a segment is sealed. `memory`: most
+    predictions that wait. `disk`: most bytes of unshipped segments of all workers."""
 
     sync: float = 0.2
     age: float = 2.0
@@ -28,9 +28,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class SpoolStatus:
-    """Predictions: `written` and synced, `waiting` in memory, `dropped` for want of room. `unshipped_bytes` of all
-    workers' segments. `lag_seconds`: how old the oldest prediction is that has not been shipped; 0 if all were.
-    `error`: why writing fails, `shipping_error`: why shipping does; empty if they do not."""
+    """Predictions: `written` and synced, `waiting` in memory, `dropped` for lack of room. `unshipped_bytes`: of all
+    workers' segments. `lag_seconds`: age of the oldest unshipped prediction; 0 if all are shipped. `error`: why
+    writing fails; `shipping_error`: why shipping fails; empty if they work."""
 
     written: int = 0
     waiting: int = 0

@@ -1,6 +1,6 @@
-"""Logs that give nothing away: an exception is named with its place in the code, without its text and its stack.
+"""Log redaction: an exception is logged by its kind and place in the code, without its text and stack.
 
-The text of an exception may quote what a caller sent, which belongs in no log.
+The text of an exception may quote values of a request, which must not be logged.
 """
 
 import logging
@@ -12,17 +12,17 @@ from truecourse.repeats import count_repeats
 
 
 def install() -> None:
-    """For every logger of this process, Bento's and the server's among them; what repeats is counted."""
+    """Redact every logger of this process, including BentoML's and uvicorn's, and count repeated lines."""
     make = logging.getLogRecordFactory()
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        made = make(*args, **kwargs)
-        if isinstance(made.exc_info, tuple) and made.exc_info[0] is not None:
-            kind, _, trace = made.exc_info
-            made.msg, made.args = f"{made.getMessage().strip()}: {kind.__name__} {_place(trace)}".strip(), ()
-            made.exc_info = None
-        made.stack_info = None
-        return made
+        entry = make(*args, **kwargs)
+        if isinstance(entry.exc_info, tuple) and entry.exc_info[0] is not None:
+            kind, _, trace = entry.exc_info
+            entry.msg, entry.args = f"{entry.getMessage().strip()}: {kind.__name__} {_place(trace)}".strip(), ()
+            entry.exc_info = None
+        entry.stack_info = None
+        return entry
 
     logging.setLogRecordFactory(record)
     count_repeats("truecourse.serving", "truecourse.log", "uvicorn.error", "asyncio")

@@ -1,6 +1,6 @@
-"""What Prometheus is told, of all workers together. Every label has few values: an unknown path is `other`.
+"""Prometheus metrics of all workers. Every label has few values: an unknown path is `other`.
 
-Bento's own request metrics are off: they label by whatever path a client sends, so that a scan fills the memory.
+BentoML's own request metrics are off: they label by any path that a client sends, so a scan would fill the memory.
 """
 
 import re
@@ -24,112 +24,113 @@ REASONS = (
     "unauthenticated", "forbidden", "anonymous", "keys", "rate", "overload", "timeout", "hidden", "connections",
     "header", "malformed",
 )  # fmt: skip
-TOGETHER = 256
-"""So many numbers are kept until the meters are moved: each by itself is a write into a file that workers share."""
+FLUSH_AT = 256
+"""Increments that are buffered before they are added to the metrics: each addition writes to a shared file."""
 
 
 class Metrics:
-    """The meters of this worker process. prometheus_client keeps them in files that all workers' answers are added
-    up from, as long as PROMETHEUS_MULTIPROC_DIR is set, which Bento does."""
+    """The metrics of this worker process. With PROMETHEUS_MULTIPROC_DIR, which BentoML sets, prometheus_client keeps
+    them in files, from which all workers' values are added up."""
 
     def __init__(self, paths: Iterable[str], registry: CollectorRegistry | None = None) -> None:
         self._paths = frozenset(paths)
         self._registry = registry or CollectorRegistry()
         self._labelled: dict[tuple[Any, ...], Any] = {}
         self._views: dict[str, tuple[Counter, Counter, Histogram]] = {}
-        self._kept: deque[tuple[Any, float]] = deque()
-        kept: dict[str, Any] = {"registry": self._registry, "namespace": "truecourse"}
-        latest: dict[str, Any] = kept | {"multiprocess_mode": "livemax"}
-        self.requests = Counter("requests", "requests answered", ["path", "status"], **kept)
-        self.latency = Histogram("request_seconds", "from header to answer", ["path"], buckets=SECONDS, **kept)
-        self.rows = Counter("rows", "rows that kept the contract", ["path"], **kept)
-        self.refused = Counter("refused", "requests refused before they were read", ["reason"], **kept)
-        self.reads = Counter("feature_reads", "keys looked up", ["view"], **kept)
-        self.misses = Counter("feature_misses", "keys that had no value fresh enough", ["view"], **kept)
+        self._buffer: deque[tuple[Any, float]] = deque()
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "truecourse"}
+        latest: dict[str, Any] = options | {"multiprocess_mode": "livemax"}
+        self.requests = Counter("requests", "requests answered", ["path", "status"], **options)
+        self.latency = Histogram("request_seconds", "from header to answer", ["path"], buckets=SECONDS, **options)
+        self.rows = Counter("rows", "valid rows", ["path"], **options)
+        self.refused = Counter("refused", "requests refused before they were read", ["reason"], **options)
+        self.reads = Counter("feature_reads", "keys looked up", ["view"], **options)
+        self.misses = Counter("feature_misses", "keys without a fresh value", ["view"], **options)
         self.age = Histogram(
-            "feature_age_seconds", "age of the oldest value of a request", ["view"], buckets=AGES, **kept
+            "feature_age_seconds", "age of the oldest value of a request", ["view"], buckets=AGES, **options
         )
-        self.failures = Counter("feature_failures", "reads that the online store did not answer", ["view"], **kept)
-        self.challenged = Counter("challenger_failures", "requests that it raised on", ["role"], **kept)
+        self.failures = Counter("feature_failures", "failed reads of the online store", ["view"], **options)
+        self.challenged = Counter("challenger_failures", "requests on which it raised", ["role"], **options)
         self.model = Gauge("model_info", "1 for the version that answers", ["problem", "version", "sha256"], **latest)
         self.log_lag = Gauge("log_lag_seconds", "age of the oldest record not yet shipped", **latest)
-        self.log_dropped = Gauge("log_dropped", "records dropped since the worker began", **latest)
-        self.up = Gauge("dependency_up", "1 if it answered when last asked", ["dependency"], **latest)
-        for reason in REASONS:  # a rate needs a zero to start from
+        self.log_dropped = Gauge("log_dropped", "records dropped since the worker started", **latest)
+        self.up = Gauge("dependency_up", "1 if it answered the last check", ["dependency"], **latest)
+        for reason in REASONS:  # so that rates start from zero
             self.refused.labels(reason)
         for role in CHALLENGERS:
             self.challenged.labels(role)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         label = path if path in self._paths else "other"
-        self._keep(self.requests, 1, label, f"{status // 100}xx")
-        self._keep(self.latency, seconds, label)
+        self._add(self.requests, 1, label, f"{status // 100}xx")
+        self._add(self.latency, seconds, label)
 
     def count_refusal(self, reason: str) -> None:
-        self._keep(self.refused, 1, reason)
+        self._add(self.refused, 1, reason)
 
     def count_rows(self, path: str, rows: int) -> None:
-        self._keep(self.rows, rows, path)
+        self._add(self.rows, rows, path)
 
     def record_lookup(self, view: str, keys: int, missed: int, oldest: float | None) -> None:
-        """So many keys of a view, of which so many had no value fresh enough. `oldest`: of those that had, seconds."""
+        """Count a read of a view: `keys` looked up, `missed` without a fresh value. `oldest`: age of the oldest value
+        in seconds."""
         found = self._views.get(view)
         if found is None:
-            meters = self.reads.labels(view), self.misses.labels(view), self.age.labels(view)
-            found = self._views.setdefault(view, meters)
+            metrics = self.reads.labels(view), self.misses.labels(view), self.age.labels(view)
+            found = self._views.setdefault(view, metrics)
         reads, misses, age = found
-        self._kept.append((reads, keys))
+        self._buffer.append((reads, keys))
         if missed:
-            self._kept.append((misses, missed))
+            self._buffer.append((misses, missed))
         if oldest is not None:
-            self._kept.append((age, oldest))
+            self._buffer.append((age, oldest))
 
-    def _keep(self, meter: Counter | Histogram, number: float, *labels: str) -> None:
-        key = (meter, *labels)
+    def _add(self, metric: Counter | Histogram, number: float, *labels: str) -> None:
+        key = (metric, *labels)
         found = self._labelled.get(key)
         if found is None:
-            found = self._labelled[key] = meter.labels(*labels)
-        self._kept.append((found, number))
-        if len(self._kept) >= TOGETHER:
+            found = self._labelled[key] = metric.labels(*labels)
+        self._buffer.append((found, number))
+        if len(self._buffer) >= FLUSH_AT:
             self.flush()
 
     def flush(self) -> None:
-        """Move the meters by what was kept; to be called every few seconds, from any thread."""
+        """Add the buffered increments to the metrics; called every few seconds, from any thread."""
         sums: dict[Any, float] = {}
         with suppress(IndexError):
             while True:
-                meter, number = self._kept.popleft()
-                if meter.__class__ is Histogram:  # isinstance() asks its metaclass, at ten times the cost
-                    meter.observe(number)
+                metric, number = self._buffer.popleft()
+                if metric.__class__ is Histogram:  # isinstance() is ten times slower: it calls the metaclass
+                    metric.observe(number)
                 else:
-                    sums[meter] = sums.get(meter, 0) + number
-        for meter, number in sums.items():
-            meter.inc(number)
+                    sums[metric] = sums.get(metric, 0) + number
+        for metric, number in sums.items():
+            metric.inc(number)
 
     def record_unavailable(self, views: Iterable[str]) -> None:
-        """The online store did not answer for these views."""
+        """Count a failed read of these views."""
         for view in views:
             self.failures.labels(view).inc()
 
     def count_challenger_failure(self, role: str) -> None:
-        """The challenger raised: where it was to answer, or as a shadow. The champion answered."""
+        """Count a failure of the challenger, or of the shadow; the champion answered instead."""
         if role in CHALLENGERS:
             self.challenged.labels(role).inc()
 
     def exposition(self) -> bytes:
-        """All workers' meters in Prometheus' text format; what the others keep is not in it yet."""
+        """All workers' metrics in Prometheus' text format, without what other workers have buffered."""
         self.flush()
         folder = multiprocess_folder()
         if folder is None:
             return generate_latest(self._registry)
-        _bury(folder)
-        everything = CollectorRegistry()
-        everything.register(_Ours(folder))
-        return generate_latest(everything)
+        _remove_dead_gauges(folder)
+        registry = CollectorRegistry()
+        registry.register(_OwnMetrics(folder))
+        return generate_latest(registry)
 
 
-class _Ours(Collector):
-    """Of all workers' meters ours: Feast, imported, adds dozens of its own that nobody moves."""
+class _OwnMetrics(Collector):
+    """Our metrics of all workers: importing Feast adds dozens that are never used."""
 
     def __init__(self, folder: Path) -> None:
         self._all = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
@@ -137,13 +138,13 @@ class _Ours(Collector):
     def collect(self) -> Iterator[Metric]:
         for metric in self._all.collect():  # type: ignore[no-untyped-call]
             if metric.name.startswith("truecourse_"):
-                # The format wants a histogram's buckets first; they come last.
+                # The format requires a histogram's buckets first.
                 metric.samples.sort(key=lambda sample: not sample.name.endswith("_bucket"))
                 yield metric
 
 
-def _bury(folder: Path) -> None:
-    """Forget the gauges of workers that were killed: nobody else does."""
+def _remove_dead_gauges(folder: Path) -> None:
+    """Remove the gauge files of killed workers, which prometheus_client keeps."""
     for file in folder.glob("gauge_live*_*.db"):
         found = re.search(r"_(\d+)\.db$", file.name)
         if found and not Path("/proc", found[1]).exists() and Path("/proc").is_dir():

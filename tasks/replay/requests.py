@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from services.log.recorder import Masking
+from services.log.recorder import MaskingEncoder
 from services.log.spool import Spool
 from services.log.spool_types import Limits
 from services.model.model_router import ModelRouter
@@ -118,7 +118,7 @@ class RequestSimulator:
 
     def _spool(self) -> Spool:
         """A spool without a thread; the replay flushes it."""
-        masking = Masking(self._router, get_settings().log_secret.get_secret_value().encode())
+        masking = MaskingEncoder(self._router, get_settings().log_secret.get_secret_value().encode())
         spool = Spool(log_shipping.spool_folder(self._problem.name), masking, Limits())
         self._router.record = spool.put
         return spool

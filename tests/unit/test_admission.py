@@ -114,7 +114,7 @@ def test_a_worker_stopped_before_admission_never_starts(tmp_path: Path) -> None:
         starting = asyncio.create_task(worker.start())
         await port_of(tmp_path)
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(PlatformError, match="before it was let in"):
+        with pytest.raises(PlatformError, match="before the rollout gate was opened"):
             await asyncio.wait_for(starting, 20)
         assert not worker.started
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.http.exchange import Exchange
 from services.http.overload import BYTE, REQUEST, Kind, Load, Pace, Task, Waits
-from services.http.scheduling import ONE, TURN
+from services.http.scheduling import ONE_REQUEST, TURN
 
 LIMIT = 0.1
 READ = 0.0002
@@ -193,7 +193,7 @@ def test_expected_times_depend_on_body_length() -> None:
 
     def take(length: int, took: float) -> None:
         load.put(ask(length), b"a" * length, lambda reply: None)
-        (task,), _ = load.take(load.light, ONE)
+        (task,), _ = load.take(load.light, ONE_REQUEST)
         now[0] += took
         load.learn(load.light, [task], now[0] - took)
 
@@ -236,7 +236,7 @@ def test_only_requests_that_need_threads_wait_for_threads() -> None:
     assert not load.admits(ask("/explain"))
     assert load.admits(ask("/predict"))
     assert not load.light.queue
-    tasks, _ = load.take(load.heavy, ONE)
+    tasks, _ = load.take(load.heavy, ONE_REQUEST)
     load.heavy.running += sum(task.seconds for task in tasks)
     assert not load.admits(ask("/explain")), "what was begun is not done"
 
@@ -253,7 +253,7 @@ def test_during_rejections_overdue_requests_are_rejected_too() -> None:
     def sizes(found: tuple[list[Task], list[Task]]) -> tuple[int, int]:
         return len(found[0]), len(found[1])
 
-    assert sizes(load.take(load.light, ONE)) == (1, 0), "where nobody is refused, it is answered late"
+    assert sizes(load.take(load.light, ONE_REQUEST)) == (1, 0), "where nobody is refused, it is answered late"
     load._refused = now[0]
     assert sizes(load.take(load.light, TURN)) == (1, 2)
 
@@ -294,7 +294,7 @@ def test_few_rejections_are_sent_at_once_and_many_are_paced(took: float) -> None
     told = [found for _ in range(int(2 / took)) if (found := refuse()) is not None]
     assert max(told) <= Pace.LONGEST + Pace.TOGETHER + 1e-9
     seconds = now[0] - 5.0
-    for_them = (len(told) - Pace.AT_ONCE) * Pace.BESIDES * took
+    for_them = (len(told) - Pace.AT_ONCE) * Pace.RELATIVE_COST * took
     assert for_them <= 1.1 * Pace.SHARE * (seconds + Pace.LONGEST)
     assert any(told), "some wait"
     now[0] += Pace.LONGEST + 1

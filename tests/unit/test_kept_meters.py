@@ -5,7 +5,7 @@ import threading
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.telemetry.metrics import TOGETHER, Metrics
+from services.telemetry.metrics import FLUSH_AT, Metrics
 
 
 def told(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -16,7 +16,7 @@ def test_counts_of_many_threads_add_up() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(["/predict"], registry)
     before = told(registry, "requests_total", path="/predict", status="2xx")
-    rounds = 10 * TOGETHER + 7
+    rounds = 10 * FLUSH_AT + 7
 
     def worker() -> None:
         for i in range(rounds):

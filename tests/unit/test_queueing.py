@@ -5,7 +5,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.http.fair_queue import FORGOTTEN, FairQueue
+from services.http.fair_queue import MAX_IDLE, FairQueue
 
 callers = st.sampled_from(string.ascii_lowercase[:4])
 seconds = st.floats(0.001, 0.1)
@@ -81,4 +81,4 @@ def test_few_departed_callers_are_remembered() -> None:
     for number in range(5000):
         queue.push(f"once {number}", 0.01, ("", 0, 0.01))
         queue.pop()
-    assert len(queue._flows) <= FORGOTTEN + 2 * (len(queue) + 1) + 1
+    assert len(queue._flows) <= MAX_IDLE + 2 * (len(queue) + 1) + 1

@@ -90,7 +90,7 @@ def test_other_requests_go_to_the_application(kind: str, ours: Asked, uvicorns: 
 def test_invalid_http_is_rejected(kind: str, ours: Asked) -> None:
     found = ours.ask(*NO_HTTP[kind])
     assert found.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
-    assert b'"error":"the request is no HTTP"' in found
+    assert b'"error":"the request is not valid HTTP"' in found
     assert not ours.guard.deadlines._open
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from feature_repo.places import mark_name
-from feature_repo.protos import EXACT_EVENT, entity_keys, field_of, value
+from feature_repo.protos import EXACT_EVENT, entity_keys, to_value, value_field
 from feature_repo.store import open_feature_store
 from truecourse.data import sql
 from truecourse.errors import NotFound, StorageError
@@ -113,8 +113,8 @@ class _Target:
         self._config = store.config
         self._feast_view = store.get_feature_view(view.name)
         self._store: Any = get_online_store_from_config(store.config.online_store)
-        self._keys = {name: field_of(column) for name, column in key_columns(problem, view).items()}
-        self._features = {name: field_of(column) for name, column in view.features.items()}
+        self._keys = {name: value_field(column) for name, column in key_columns(problem, view).items()}
+        self._features = {name: value_field(column) for name, column in view.features.items()}
         self._name = mark_name(problem, view.name)
         self._redis = store.config.online_store.type == "redis"
 
@@ -126,8 +126,8 @@ class _Target:
         data = []
         for i, key in enumerate(keys):
             event = columns[EVENT][i] or until
-            values = {name: value(field, columns[name][i]) for name, field in self._features.items()}
-            values[EXACT_EVENT] = value("int64_val", _microseconds(event))
+            values = {name: to_value(field, columns[name][i]) for name, field in self._features.items()}
+            values[EXACT_EVENT] = to_value("int64_val", _microseconds(event))
             data.append((key, values, event, None))
         self._store.online_write_batch(self._config, self._feast_view, data, None)
         return len(data)

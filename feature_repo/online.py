@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from feature_repo.protos import entity_keys, field_of
+from feature_repo.protos import entity_keys, value_field
 from feature_repo.reading import Stored, store_reader
 from feature_repo.store import repo_config
 from truecourse.arrays import Values
@@ -95,7 +95,7 @@ class OnlineReader:
         except PlatformError:
             if self._observer is not None:
                 self._observer.record_unavailable(keys)
-            if self.required:
+            if self.is_required:
                 raise
             stored = {view: {} for view in keys}
             unavailable += keys
@@ -108,11 +108,11 @@ class OnlineReader:
         return features
 
     @property
-    def required(self) -> bool:
+    def is_required(self) -> bool:
         """Whether a prediction needs the store."""
         return any(view.when_unavailable == "fail" for view in self._problem.views)
 
-    def reach(self) -> None:
+    def check_connection(self) -> None:
         """Test the connection by looking up any key. Raises PlatformError if the store does not answer."""
         view = self._problem.views[0]
         unused = tuple(_UNUSED_KEY[type(column)] for column in self._keys[view.name].values())
@@ -177,7 +177,7 @@ def _serialize(keys: Mapping[str, Mapping[str, AnyColumn]], config: Any, view: s
     """The bytes of a key in the store, the same for all views of an entity."""
     from feast.infra.key_encoding_utils import serialize_entity_key
 
-    fields = [field_of(column) for column in keys[view].values()]
+    fields = [value_field(column) for column in keys[view].values()]
     (message,) = entity_keys(list(keys[view]), fields, [key])
     return bytes(serialize_entity_key(message, config.entity_key_serialization_version))
 

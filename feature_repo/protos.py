@@ -21,7 +21,7 @@ _LEAST, _MOST = -sys.float_info.max, sys.float_info.max
 _STRING_TAG = Value.DESCRIPTOR.fields_by_name["string_val"].number << 3 | 2
 
 
-def field_of(column: AnyColumn) -> str:
+def value_field(column: AnyColumn) -> str:
     """The field of Feast's Value for a column's type."""
     for kind, field in ((Text, "string_val"), (Integer, "int64_val"), (Float, "double_val"), (Boolean, "bool_val")):
         if isinstance(column, kind):
@@ -29,7 +29,7 @@ def field_of(column: AnyColumn) -> str:
     return "unix_timestamp_val"
 
 
-def value(field: str, given: Any) -> Value:
+def to_value(field: str, given: Any) -> Value:
     """A Feast Value; an empty one for None."""
     if given is None:
         return Value()
@@ -42,13 +42,13 @@ def entity_keys(names: Sequence[str], fields: Sequence[str], rows: Iterable[tupl
     """One EntityKey per row; `rows` have the values of `names`, none missing."""
     return [
         EntityKey(
-            join_keys=names, entity_values=[value(field, given) for field, given in zip(fields, row, strict=True)]
+            join_keys=names, entity_values=[to_value(field, given) for field, given in zip(fields, row, strict=True)]
         )
         for row in rows
     ]
 
 
-def reader_of(field: str) -> Callable[[bytes], Any]:
+def value_decoder(field: str) -> Callable[[bytes], Any]:
     """A function from the bytes of a Value to the Python value of this field.
 
     It returns None for an empty Value, for NaN, or if another field is set; the largest float32 for infinity. Numbers

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from feast.infra.online_stores.helpers import _mmh3, compute_table_id, get_online_store_from_config
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feature_repo.protos import EXACT_EVENT, field_of, reader_of
+from feature_repo.protos import EXACT_EVENT, value_decoder, value_field
 from truecourse.problem import View
 
 Key = bytes
 """An entity key, serialized by Feast."""
 Stored = tuple[int, dict[str, Any]]
-"""Event time in microseconds, and the stored values, decoded by reader_of()."""
+"""Event time in microseconds, and the stored values, decoded by value_decoder()."""
 TIMEOUT = 0.5
 """Timeout of a connection and of a response, in seconds."""
 _CHUNK = 10_000
@@ -146,8 +146,8 @@ def _redis_client(store: Any) -> Any:
 
 def _value_decoders(view: View) -> dict[str, Callable[[bytes], Any]]:
     """The values to read of a key, each with its decoder."""
-    readers = {name: reader_of(field_of(column)) for name, column in view.features.items()}
-    return readers | {EXACT_EVENT: reader_of("int64_val")}
+    readers = {name: value_decoder(value_field(column)) for name, column in view.features.items()}
+    return readers | {EXACT_EVENT: value_decoder("int64_val")}
 
 
 def _with_exact_event(values: dict[str, Any], rounded: Callable[[], int]) -> Stored:

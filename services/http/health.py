@@ -61,7 +61,7 @@ class Health:
             checks["keys"] = self._access.refresh
         predictor = self._predictor
         if predictor is not None and predictor.reader is not None:
-            checks["online_store"] = predictor.reader.reach
+            checks["online_store"] = predictor.reader.check_connection
         for name, check in checks.items():
             self._checked[name] = found = _outcome(check)
             self._metrics.up.labels(name).set(found["answers"])
@@ -95,7 +95,7 @@ class Health:
         degraded = bool(down) or (log_status is not None and not log_status.healthy)
         degraded |= any(not found["answers"] for found in certificate.values())
         predictor = self._predictor
-        required = predictor is not None and predictor.reader is not None and predictor.reader.required
+        required = predictor is not None and predictor.reader is not None and predictor.reader.is_required
         failing = predictor is None or (required and "online_store" in down)
         about = {} if predictor is None else predictor.about
         return {

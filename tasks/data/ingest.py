@@ -34,7 +34,10 @@ PATIENCE = 600
 
 @dataclass(frozen=True)
 class Staged:
-    """New content of a place. `path`: an Arrow file of its rows; None for a copy, or if it cannot be read."""
+    """New content of a source.
+
+    `place`: the source's identity, see Delivery. `path`: an Arrow file of its rows; None for a copy, or if it cannot be
+    read. `beginning_of`: number of the delivery that its bytes are the first part of."""
 
     located: Located
     place: str

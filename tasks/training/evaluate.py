@@ -61,7 +61,7 @@ def evaluate_model(problem: str, run: TrainedRun) -> dict[str, Any]:
 def evaluate_gates(problem: str, run: TrainedRun) -> dict[str, Any]:
     """Evaluate a run for its gates only, without plots and page; stores and returns report.json.
 
-    The linear baseline is fitted only if a gate needs it. All of this takes ten times as long as the gates."""
+    The linear baseline is fitted only if a gate needs it. Plots, page and baselines take ten times as long as gates."""
     spec, store = load_problem(problem), open_store()
     test = _held_out(spec, run, store)
     report = _report(test, test.core_predictions, run, store)

@@ -159,12 +159,12 @@ def test_values_that_are_gone_are_missing(world: World) -> None:
 
 def push(world: World, **values: float | None) -> None:
     """Other values of courier_history for every courier, at the event times that the store holds."""
-    from feature_repo.protos import field_of, value
+    from feature_repo.protos import to_value, value_field
 
     view = world.problem.view("courier_history")
     with store(world.problem) as database, database:
         for name, pushed in values.items():
-            message = value(field_of(view.features[name]), pushed).SerializeToString()
+            message = to_value(value_field(view.features[name]), pushed).SerializeToString()
             place = table(database, view.name)
             database.execute(f"UPDATE {place} SET value = ? WHERE feature_name = ?", [message, name])
 

@@ -7,7 +7,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from feature_repo.protos import reader_of
+from feature_repo.protos import value_decoder
 from truecourse.modeling.encoding import LARGEST
 
 LONG = 2**63
@@ -36,17 +36,17 @@ def test_values_are_parsed_like_protobuf(stored: tuple[str, Any]) -> None:
     expected = getattr(message, field)
     if isinstance(expected, float) and not math.isfinite(expected):
         expected = None if math.isnan(expected) else math.copysign(float(LARGEST), expected)
-    found = reader_of(field)(message.SerializeToString())
+    found = value_decoder(field)(message.SerializeToString())
     assert (found, type(found)) == (expected, type(expected))
     other = "int64_val" if field == "double_val" else "double_val"
-    assert reader_of(other)(message.SerializeToString()) is None, "as its feature is declared now, it has no value"
+    assert value_decoder(other)(message.SerializeToString()) is None, "as its feature is declared now, it has no value"
 
 
 def test_the_last_of_repeated_values_wins() -> None:
     for field, values in (("string_val", ("a", "bc")), ("double_val", (1.5, 2.5))):
         data = b"".join(Value(**{field: one}).SerializeToString() for one in values)
-        assert reader_of(field)(data) == getattr(Value.FromString(data), field) == values[1]
+        assert value_decoder(field)(data) == getattr(Value.FromString(data), field) == values[1]
 
 
 def test_an_empty_value_is_none() -> None:
-    assert reader_of("double_val")(Value().SerializeToString()) is None
+    assert value_decoder("double_val")(Value().SerializeToString()) is None

@@ -55,9 +55,9 @@ def test_without_time_rows_are_identified_by_their_ids() -> None:
 
 def test_a_few_days_are_not_enough() -> None:
     assert shortage(frame(FEWEST_BLOCKS)) == ""
-    assert "of 6 days" in shortage(frame(6, per_day=1000))
-    assert "of 0 days" in shortage(frame(0))
-    assert "of 3 rows" in shortage(frame(3).drop_columns(["decision_time"]))
+    assert "only 6 days" in shortage(frame(6, per_day=1000))
+    assert "only 0 days" in shortage(frame(0))
+    assert "only 3 rows" in shortage(frame(3).drop_columns(["decision_time"]))
 
 
 @pytest.fixture

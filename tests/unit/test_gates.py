@@ -68,11 +68,11 @@ def test_a_significantly_better_linear_baseline_fails_the_gate() -> None:
 @pytest.mark.parametrize(
     ("sample", "said"),
     [
-        (Sample(29, 29, {"0": (90, 20), "1": (90, 9)}), "too few rows to judge: 29 test rows, 30 are needed"),
-        (Sample(1, 1), "too few rows to judge: 1 test row, 30 are needed"),
-        (Sample(500, 1), "too few rows to judge: all test rows are of one day"),
-        (Sample(90, 90, {"0": (90, 86), "1": (9, 4)}), "too few rows to judge: 4 test rows of class 1, 5 are needed"),
-        (Sample(90, 90, {"a": (90, 87), "b": (9, 2), "c": (9, 1)}), "3 test rows of other classes than a"),
+        (Sample(29, 29, {"0": (90, 20), "1": (90, 9)}), "too few rows: 29 test rows, 30 needed"),
+        (Sample(1, 1), "too few rows: 1 test row, 30 needed"),
+        (Sample(500, 1), "too few rows: all test rows are from one day"),
+        (Sample(90, 90, {"0": (90, 86), "1": (9, 4)}), "too few rows: 4 test rows of class 1, 5 needed"),
+        (Sample(90, 90, {"a": (90, 87), "b": (9, 2), "c": (9, 1)}), "3 test rows of classes other than a"),
     ],
 )
 def test_too_few_rows_are_unknown(sample: Sample, said: str) -> None:
@@ -81,7 +81,7 @@ def test_too_few_rows_are_unknown(sample: Sample, said: str) -> None:
         assert (verdict["result"], verdict["passed"]) == ("unknown", False)
         assert said in verdict["detail"]
         assert (failed_gates([verdict]), unknown_gates([verdict])) == ([], [verdict])
-        assert summarize([verdict]) == f"not judged: {verdict['gate']}"
+        assert summarize([verdict]) == f"unknown: {verdict['gate']}"
 
 
 def test_every_class_must_be_trained_and_tested() -> None:
@@ -90,11 +90,11 @@ def test_every_class_must_be_trained_and_tested() -> None:
         return [(verdict["result"], verdict["detail"]) for verdict in found]
 
     assert said() == []  # a regression has none
-    assert said(a=(10, 5), b=(10, 3)) == [("passed", "2 classes, 3 test rows or more of each")]
+    assert said(a=(10, 5), b=(10, 3)) == [("passed", "2 classes, at least 3 test rows of each")]
     assert said(a=(10, 5), b=(0, 3), c=(0, 0)) == [("failed", "no training row of class b, c")]
-    assert said(a=(10, 5), b=(10, 0)) == [("unknown", "too few rows to judge: no test row of class b")]
+    assert said(a=(10, 5), b=(10, 0)) == [("unknown", "too few rows: no test row of class b")]
     (verdict,) = said(a=(10, 5), b=(10, 0), c=(10, 3))
-    assert verdict == ("passed", "2 classes, 3 test rows or more of each; not judged, for want of a test row: class b")
+    assert verdict == ("passed", "2 classes, at least 3 test rows of each; not evaluated, without test rows: class b")
 
 
 def test_metrics_and_slices_need_rows_too() -> None:

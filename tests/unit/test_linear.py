@@ -212,7 +212,7 @@ def test_without_validation_rows_there_is_one_round_with_the_reason(home: object
     part = Part(matrix, labels, matrix[:0], labels[:0], np.arange(0))
     found = select("binary", vocabulary("binary"), SPEC, [part])
     assert (found.form, found.chosen.rounds) == (TREES, 1)
-    assert "no rows to choose" in found.sentence
+    assert "no validation rows to choose" in found.sentence
 
 
 def test_tuning_compares_what_training_will_train(home: object) -> None:

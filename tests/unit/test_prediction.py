@@ -87,5 +87,5 @@ def overflowing() -> Model:
 @pytest.mark.parametrize("of", [predict_rows, explanations])
 def test_a_model_with_nan_output_is_an_error(of: Callable[..., object]) -> None:
     model, values = overflowing(), np.array([0.5])
-    with pytest.raises(ModelError, match="no finite number"):
+    with pytest.raises(ModelError, match="not a finite number"):
         of(model, {"x": values}, model.vocabulary.encode({"x": values}))

@@ -206,7 +206,7 @@ def test_the_training_key_covers_what_changes_the_bytes() -> None:
 
 def test_only_xgboosts_parameters_are_accepted() -> None:
     assert parameters(with_parameters(XGBoost(), {"max_depth": 3}))["max_depth"] == 3
-    with pytest.raises(ModelError, match="no parameter depth"):
+    with pytest.raises(ModelError, match="unknown parameter depth"):
         with_parameters(XGBoost(), {"depth": 3})
 
 

@@ -1,4 +1,4 @@
-"""How good a version is: slices, paired comparisons with a champion, gates, plots and the model's page.
+"""Evaluation of model versions: slices, paired comparison with the champion, gates, plots and the model's page.
 
 Depends on `statistics`, `modeling` and `registry`.
 """

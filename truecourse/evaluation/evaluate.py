@@ -1,4 +1,4 @@
-"""A model on rows it never saw: metrics with intervals, beside baselines and the champion, and by slices."""
+"""Evaluation of a model on rows it was not trained on: metrics with intervals, baselines, the champion, slices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ Metrics = dict[str, dict[str, Estimate]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A model and rows it did not learn from. Nothing here is used for choosing."""
+    """A model and rows it was not trained on. None of these results is used to choose the model."""
 
     problem: Problem
     model: Model
     trained: pa.Table
-    """The frame of the snapshot it was trained on."""
+    """The frame of the snapshot that the model was trained on."""
     rows: pa.Table
     lookup: FeatureLookup = unchanged
 
@@ -48,19 +48,19 @@ class HeldOut:
 
     @cached_property
     def training_rows(self) -> pa.Table:
-        """The rows that the model was fitted to, and baselines are."""
+        """The rows that the model and the baselines are fitted to."""
         return rows_of(self.trained, *(("train", "validate") if self.problem.model.refit else ("train",)))
 
     @cached_property
     def core_predictions(self) -> dict[str, Array]:
-        """Predictions by model: "model" and "constant", the least that it must beat."""
+        """Predictions of "model" and "constant", for gates; they are quick to compute."""
         kind, vocabulary = self.problem.kind, self.model.vocabulary
         constant = baselines.predict_constant(kind, vocabulary, vocabulary.labels(self.training_rows), len(self.rows))
         return {"model": self.model.predict(self.matrix), "constant": constant}
 
     @cached_property
     def predictions(self) -> dict[str, Array]:
-        """`core_predictions`, and "linear", which takes seconds to fit."""
+        """`core_predictions` and "linear", which takes seconds to fit."""
         vocabulary = self.model.vocabulary
         matrix, labels = matrix_of(vocabulary, self.training_rows), vocabulary.labels(self.training_rows)
         return self.core_predictions | {
@@ -68,29 +68,32 @@ class HeldOut:
         }
 
     def difference(self, baseline: str) -> Estimate:
-        """The model's loss minus that of "constant" or "linear", paired."""
-        said = self.core_predictions if baseline in self.core_predictions else self.predictions
+        """Compute the model's loss minus that of "constant" or "linear", paired by row."""
+        outputs = self.core_predictions if baseline in self.core_predictions else self.predictions
         in_time = "decision_time" in self.rows.column_names
-        return paired_difference(self.problem.kind, self.labels, said["model"], said[baseline], self.blocks, in_time)
+        return paired_difference(
+            self.problem.kind, self.labels, outputs["model"], outputs[baseline], self.blocks, in_time
+        )
 
     @cached_property
     def sample(self) -> Sample:
         vocabulary, blocks = self.model.vocabulary, len(np.unique(self.blocks))
         if not vocabulary.classes:
             return Sample(len(self.rows), blocks)
-        learned, tested = (
+        trained, tested = (
             np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)).tolist()
             for labels in (vocabulary.labels(self.training_rows), self.labels)
         )
-        classes = zip(vocabulary.classes, zip(learned, tested, strict=True), strict=True)
+        classes = zip(vocabulary.classes, zip(trained, tested, strict=True), strict=True)
         return Sample(len(self.rows), blocks, dict(classes))
 
     def metrics(self, predictions: Mapping[str, Array]) -> Metrics:
-        """{model: {metric: {"value", "low", "high"}}}."""
-        return {name: measure(self.problem.kind, self.labels, said, self.blocks) for name, said in predictions.items()}
+        """Compute {model: {metric: {"value", "low", "high"}}}."""
+        kind = self.problem.kind
+        return {name: measure(kind, self.labels, output, self.blocks) for name, output in predictions.items()}
 
     def slices(self) -> list[dict[str, Any]]:
-        """By the columns that monitoring and the gates name."""
+        """Compute metrics by slice, for the columns that monitoring and the gates name."""
         columns = dict.fromkeys(self.problem.monitoring.slices, FEWEST_ROWS)
         for gate in self.problem.gates:
             if isinstance(gate, SliceFloor):
@@ -104,8 +107,10 @@ class HeldOut:
         return [part for name, fewest in columns.items() for part in slices(kind, self.rows, name, *rest, fewest)]
 
 
-def collect_evidence(test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], rival: Champion | None) -> Evidence:
-    """What the gates judge. `rival`: who is in office, None if nobody is, or the model itself."""
-    comparison = compare(test.problem, test.rows, test.model, rival, test.lookup) if rival else None
+def collect_evidence(
+    test: HeldOut, metrics: Metrics, parts: list[dict[str, Any]], champion: Champion | None
+) -> Evidence:
+    """Collect what the gates check. `champion`: None if there is none, or if it is the model itself."""
+    comparison = compare(test.problem, test.rows, test.model, champion, test.lookup) if champion else None
     constant = loss(test.problem.kind, test.labels, test.core_predictions["constant"])
     return Evidence(test.problem.metric, metrics["model"], test.difference, constant, parts, test.sample, comparison)

@@ -1,4 +1,4 @@
-"""Gates: may a model become champion?"""
+"""Gates: the conditions for a model to become champion."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,44 +21,46 @@ from truecourse.statistics.intervals import Estimate
 from truecourse.wording import counted
 
 Outcome = Literal["passed", "failed", "unknown"]
-"""`unknown`: there is too little to judge by. A version with such a gate is not promoted by itself; a person may."""
+"""`unknown`: too little data. A version with an unknown gate is not promoted automatically; a person may promote it."""
 GateResult = dict[str, Any]
-"""{"gate": what was asked, "result": Result, "passed": whether it is "passed", "detail": the figures}."""
-TOO_FEW = "too few rows to judge"
+"""{"gate": the condition, "result": an Outcome, "passed": whether that is "passed", "detail": the figures}."""
+TOO_FEW = "too few rows"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How many rows a version is judged on. `classes`: {class: (rows it was fitted to, test rows)}, none of a
-    regression. `blocks`: whole days, or rows where there is no time."""
+    """The size of an evaluation's data.
+
+    `rows`: test rows. `blocks`: whole days, or blocks of rows without time. `classes`: {class: (training rows, test
+    rows)}, empty for a regression."""
 
     rows: int
     blocks: int
     classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def shortage(self, rows: int, of_a_class: int = 0) -> str:
-        """What is too little; empty where nothing is."""
+        """Describe what is too few for a gate; empty if nothing is."""
         if self.rows < rows:
-            return f"{TOO_FEW}: {_counted(self.rows, 'test row')}, {rows} are needed"
+            return f"{TOO_FEW}: {counted(self.rows, 'test row')}, {rows} needed"
         if self.blocks < 2:
-            return f"{TOO_FEW}: all test rows are of one day"
+            return f"{TOO_FEW}: all test rows are from one day"
         test = sorted(((count, name) for name, (_, count) in self.classes.items()), reverse=True)
         if len(test) == 2 and test[1][0] < of_a_class:
             few, name = test[1]
-            return f"{TOO_FEW}: {_counted(few, 'test row')} of class {name}, {of_a_class} are needed"
+            return f"{TOO_FEW}: {counted(few, 'test row')} of class {name}, {of_a_class} needed"
         others = sum(count for count, _ in test[1:])
         if len(test) > 2 and others < of_a_class:
-            return (
-                f"{TOO_FEW}: {_counted(others, 'test row')} of other classes than {test[0][1]}, {of_a_class} are needed"
-            )
+            return f"{TOO_FEW}: {counted(others, 'test row')} of classes other than {test[0][1]}, {of_a_class} needed"
         return ""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What gates judge: metrics by name; paired differences of the loss, model minus "constant" or "linear", on the
-    same rows; the constant's loss; slices; the sample; and the comparison with the champion, None where no other
-    version is in office. `differences` is asked only for what a gate needs: a linear model takes seconds to fit."""
+    """What gates check.
+
+    `metrics`: by name. `differences`: computes the paired difference of the loss to "constant" or "linear", called only
+    for gates that need it, since a linear model takes seconds to fit. `constant`: the constant's loss. `comparison`:
+    with the champion, None without another champion."""
 
     metric: str
     metrics: Mapping[str, Mapping[str, float | None]]
@@ -70,35 +72,35 @@ class Evidence:
 
 
 def apply_gates(gates: tuple[Gate, ...], evidence: Evidence) -> list[GateResult]:
-    """The verdicts, in the gates' order. Raises ModelError for a gate on a metric that this kind of problem has not."""
-    return [verdict for gate in gates for verdict in _judge(gate, evidence)]
+    """Evaluate the gates in order. Raises ModelError for a metric that this kind of problem does not have."""
+    return [result for gate in gates for result in _apply(gate, evidence)]
 
 
-def failed_gates(verdicts: list[GateResult]) -> list[GateResult]:
-    return [verdict for verdict in verdicts if verdict["result"] == "failed"]
+def failed_gates(results: list[GateResult]) -> list[GateResult]:
+    return [result for result in results if result["result"] == "failed"]
 
 
-def unknown_gates(verdicts: list[GateResult]) -> list[GateResult]:
-    """Those that could be neither passed nor failed."""
-    return [verdict for verdict in verdicts if verdict["result"] == "unknown"]
+def unknown_gates(results: list[GateResult]) -> list[GateResult]:
+    """Return the gates for which there was too little data."""
+    return [result for result in results if result["result"] == "unknown"]
 
 
-def describe_gate(verdict: GateResult) -> str:
-    """What a gate that did not pass asked for, and what it met."""
-    return f"{verdict['gate']} ({verdict['result']}): {verdict['detail']}"
+def describe_gate(result: GateResult) -> str:
+    """Describe a gate that did not pass: its condition, its result and the figures."""
+    return f"{result['gate']} ({result['result']}): {result['detail']}"
 
 
-def summarize(verdicts: list[GateResult]) -> str:
-    """All verdicts in words: "all 4 gates passed", "failed: ...", "not judged: ..."."""
-    shut, unknown = failed_gates(verdicts), unknown_gates(verdicts)
-    parts = [f"failed: {', '.join(gate['gate'] for gate in shut)}"] if shut else []
-    parts += [f"not judged: {', '.join(gate['gate'] for gate in unknown)}"] if unknown else []
-    if parts or not verdicts:
+def summarize(results: list[GateResult]) -> str:
+    """Summarize all results: "all 4 gates passed", "failed: ...", "unknown: ..."."""
+    failed, unknown = failed_gates(results), unknown_gates(results)
+    parts = [f"failed: {', '.join(gate['gate'] for gate in failed)}"] if failed else []
+    parts += [f"unknown: {', '.join(gate['gate'] for gate in unknown)}"] if unknown else []
+    if parts or not results:
         return "; ".join(parts) or "there are no gates"
-    return "its gate passed" if len(verdicts) == 1 else f"all {counted(len(verdicts), 'gate')} passed"
+    return "its gate passed" if len(results) == 1 else f"all {counted(len(results), 'gate')} passed"
 
 
-def _judge(gate: Gate, evidence: Evidence) -> list[GateResult]:
+def _apply(gate: Gate, evidence: Evidence) -> list[GateResult]:
     if isinstance(gate, MetricGate):
         return [_metric(gate, evidence)]
     if isinstance(gate, SliceFloor):
@@ -112,13 +114,9 @@ def _judge(gate: Gate, evidence: Evidence) -> list[GateResult]:
     return _champion(gate, evidence.metric, evidence.comparison)
 
 
-def _verdict(gate: str, result: Outcome | bool, detail: str) -> GateResult:
-    said = result if isinstance(result, str) else "passed" if result else "failed"
-    return {"gate": gate, "result": said, "passed": said == "passed", "detail": detail}
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def _result(gate: str, result: Outcome | bool, detail: str) -> GateResult:
+    outcome = result if isinstance(result, str) else "passed" if result else "failed"
+    return {"gate": gate, "result": outcome, "passed": outcome == "passed", "detail": detail}
 
 
 def _bounds(gate: MetricGate | SliceFloor) -> str:
@@ -127,7 +125,7 @@ def _bounds(gate: MetricGate | SliceFloor) -> str:
 
 
 def _within(gate: MetricGate | SliceFloor, value: float | None) -> bool:
-    """An undefined metric keeps no bound."""
+    """Return whether the value is within the gate's bounds. An undefined metric is not."""
     return value is not None and (gate.max is None or value <= gate.max) and (gate.min is None or value >= gate.min)
 
 
@@ -137,98 +135,98 @@ def _value(metrics: Mapping[str, Mapping[str, float | None]], name: str) -> floa
     return metrics[name]["value"]
 
 
-def _told(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "undefined" if value is None else number(value, 2 if abs(value) >= 10 else 4)
 
 
 def _metric(gate: MetricGate, evidence: Evidence) -> GateResult:
     value = _value(evidence.metrics, gate.metric)
     if short := evidence.sample.shortage(gate.rows):
-        return _verdict(_bounds(gate), "unknown", f"{_told(value)}, {short}")
-    return _verdict(_bounds(gate), _within(gate, value), _told(value))
+        return _result(_bounds(gate), "unknown", f"{_format(value)}, {short}")
+    return _result(_bounds(gate), _within(gate, value), _format(value))
 
 
 def _slices(gate: SliceFloor, evidence: Evidence) -> GateResult:
-    held = [s for s in evidence.slices if s["column"] == gate.column and s["rows"] >= gate.rows]
-    asked = f"{_bounds(gate)} on every {gate.column}"
-    if not held:
-        return _verdict(asked, "unknown", f"{TOO_FEW}: no slice has {gate.rows:,} test rows")
-    failing = [s for s in held if not _within(gate, _value(s["metrics"], gate.metric))]
-    told = ", ".join(f"{s['value']}: {_told(s['metrics'][gate.metric]['value'])}" for s in (failing or held)[:8])
-    return _verdict(asked, not failing, f"fails on {told}" if failing else f"every slice: {told}")
+    large = [s for s in evidence.slices if s["column"] == gate.column and s["rows"] >= gate.rows]
+    condition = f"{_bounds(gate)} on every {gate.column}"
+    if not large:
+        return _result(condition, "unknown", f"{TOO_FEW}: no slice has {gate.rows:,} test rows")
+    failing = [s for s in large if not _within(gate, _value(s["metrics"], gate.metric))]
+    values = ", ".join(f"{s['value']}: {_format(s['metrics'][gate.metric]['value'])}" for s in (failing or large)[:8])
+    return _result(condition, not failing, f"fails on {values}" if failing else f"every slice: {values}")
 
 
 def _baseline(gate: BeatsBaseline, evidence: Evidence) -> GateResult:
-    asked = f"{evidence.metric} below the constant's"
+    condition = f"{evidence.metric} below the constant's"
     if short := evidence.sample.shortage(gate.rows, gate.of_a_class):
-        return _verdict(asked, "unknown", short)
+        return _result(condition, "unknown", short)
     difference = evidence.differences("constant")
     better = difference["high"] is not None and difference["high"] < 0
-    return _verdict(asked, better, _difference(difference))
+    return _result(condition, better, _difference(difference))
 
 
 def _linear(gate: NotWorseThanLinear, evidence: Evidence) -> GateResult:
-    asked = f"{evidence.metric} not above the linear baseline's"
+    condition = f"{evidence.metric} not above the linear baseline's"
     if short := evidence.sample.shortage(gate.rows, gate.of_a_class):
-        return _verdict(asked, "unknown", short)
+        return _result(condition, "unknown", short)
     difference = evidence.differences("linear")
     kept = difference["low"] is not None and difference["low"] <= gate.margin * evidence.constant
-    return _verdict(asked, kept, _difference(difference))
+    return _result(condition, kept, _difference(difference))
 
 
 def _classes(sample: Sample) -> list[GateResult]:
     if not sample.classes:
         return []
-    asked = "every class is learned, and two or more are tested"
-    unlearned = [name for name, (learned, _) in sample.classes.items() if not learned]
+    condition = "every class has training rows, and at least two have test rows"
+    untrained = [name for name, (trained, _) in sample.classes.items() if not trained]
     untested = [name for name, (_, tested) in sample.classes.items() if not tested]
-    if unlearned:
-        return [_verdict(asked, "failed", f"no training row of class {', '.join(unlearned[:8])}")]
+    if untrained:
+        return [_result(condition, "failed", f"no training row of class {', '.join(untrained[:8])}")]
     rest = [tested for _, tested in sample.classes.values() if tested]
-    if len(rest) < 2:  # a season without snow says nothing of snow, and enough of rain and sun
-        return [_verdict(asked, "unknown", f"{TOO_FEW}: no test row of class {', '.join(untested[:8])}")]
-    told = f"{counted(len(rest), 'class')}, {_counted(min(rest), 'test row')} or more of each"
-    told += f"; not judged, for want of a test row: class {', '.join(untested[:8])}" if untested else ""
-    return [_verdict(asked, "passed", told)]
+    if len(rest) < 2:  # a class may be out of season, as snow is in summer
+        return [_result(condition, "unknown", f"{TOO_FEW}: no test row of class {', '.join(untested[:8])}")]
+    detail = f"{counted(len(rest), 'class')}, at least {counted(min(rest), 'test row')} of each"
+    detail += f"; not evaluated, without test rows: class {', '.join(untested[:8])}" if untested else ""
+    return [_result(condition, "passed", detail)]
 
 
-def _champion(gate: BeatsChampion, metric: str, found: Comparison | None) -> list[GateResult]:
-    asked = f"{metric} below the champion's" + (f" {gate.margin:+g}" if gate.margin else "")
-    if found is None:
-        return [_verdict(asked, True, "no other version is in office")]
-    if found.loss is None or found.calibration is None:
-        return [_verdict(asked, "unknown", f"version {found.champion} cannot be compared: {found.reason}")]
-    high, days = found.loss["high"], f" of {counted(found.days, 'day')}" if found.days else ""
+def _champion(gate: BeatsChampion, metric: str, comparison: Comparison | None) -> list[GateResult]:
+    condition = f"{metric} below the champion's" + (f" {gate.margin:+g}" if gate.margin else "")
+    if comparison is None:
+        return [_result(condition, True, "there is no other champion")]
+    if comparison.loss is None or comparison.calibration is None:
+        return [_result(condition, "unknown", f"version {comparison.champion} cannot be compared: {comparison.reason}")]
+    high, days = comparison.loss["high"], f" of {counted(comparison.days, 'day')}" if comparison.days else ""
     better = high is not None and high < gate.margin
-    rows = f"{counted(found.rows, 'row')}{days} that neither learned from"
-    told = f"version {found.champion}: {_difference(found.loss)} on {rows}"
-    if found.tries > 1:
-        tried = counted(found.tries, "version")
-        told += f"; {tried} were tried on these rows, so that the interval is {_percent(found.tries)}"
+    rows = f"{counted(comparison.rows, 'row')}{days} that neither was trained on"
+    detail = f"version {comparison.champion}: {_difference(comparison.loss)} on {rows}"
+    if comparison.tries > 1:
+        tried = counted(comparison.tries, "version")
+        detail += f"; the interval is {_percent(comparison.tries)}, since {tried} were tried on these rows"
     calibration = "calibration not worse than the champion's"
-    verdicts = [
-        _verdict(asked, better, told),
-        _verdict(calibration, _kept(found.calibration), _difference(found.calibration)),
+    results = [
+        _result(condition, better, detail),
+        _result(calibration, _not_worse(comparison.calibration), _difference(comparison.calibration)),
     ]
-    return [*verdicts, _every_slice(metric, found.slices)] if found.slices else verdicts
+    return [*results, _every_slice(metric, comparison.slices)] if comparison.slices else results
 
 
 def _percent(tries: int) -> str:
     return f"{100 * coverage_of(tries):.4g}%"
 
 
-def _kept(difference: Estimate) -> bool:
-    """Not significantly above zero. An undefined difference keeps nothing."""
+def _not_worse(difference: Estimate) -> bool:
+    """Return whether the difference is not significantly above zero. An undefined difference is not."""
     return difference["low"] is not None and difference["low"] <= 0
 
 
 def _every_slice(metric: str, slices: tuple[dict[str, Any], ...]) -> GateResult:
-    worse = [part for part in slices if not _kept(part["difference"])]
+    worse = [part for part in slices if not _not_worse(part["difference"])]
     shown = worse or sorted(slices, key=lambda part: -part["difference"]["low"])[:1]
-    told = ", ".join(f"{part['column']} {part['value']}: {_difference(part['difference'])}" for part in shown[:8])
+    values = ", ".join(f"{part['column']} {part['value']}: {_difference(part['difference'])}" for part in shown[:8])
     columns = ", ".join(dict.fromkeys(part["column"] for part in slices))
-    said = f"worse on {told}" if worse else f"none of {len(slices)} is worse; the nearest to it is {told}"
-    return _verdict(f"{metric} on every {columns} not worse than the champion's", not worse, said)
+    detail = f"worse on {values}" if worse else f"none of {len(slices)} is worse; closest is {values}"
+    return _result(f"{metric} on every {columns} not worse than the champion's", not worse, detail)
 
 
 def _difference(difference: Mapping[str, float | None]) -> str:

@@ -1,4 +1,4 @@
-"""The page of a model: how good it is, against what, on whom it is weak, and what it was made from."""
+"""The HTML page of a model: its metrics, baselines, gates, slices and lineage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +39,7 @@ def render(
     lineage: Mapping[str, Any],
     images: Images,
 ) -> str:
-    """A whole HTML page."""
+    """Render the page."""
     return render_page(
         "model.html",
         problem=problem,
@@ -48,10 +48,10 @@ def render(
         training=training,
         manifest=manifest,
         sources=sources(lineage),
-        labels={name: with_unit(said, unit_of(name, problem.label_unit)) for name, said in _LABELS.items()},
+        labels={name: with_unit(label, unit_of(name, problem.label_unit)) for name, label in _LABELS.items()},
         linear={"regression": "Ridge regression"}.get(problem.kind, "Logistic regression"),
         tiles=[tile(name, report["metrics"], problem.label_unit) for name in _MAIN[problem.kind]],
-        rows=[(said, report["rows"][name]) for name, said in _ROWS.items() if report["rows"].get(name)],
+        rows=[(label, report["rows"][name]) for name, label in _ROWS.items() if report["rows"].get(name)],
         metrics=[(name, _direction(name)) for name in report["metrics"]["model"]],
         parts=_by_column(report["slices"], _MAIN[problem.kind][0]),
         main=_MAIN[problem.kind],
@@ -61,7 +61,7 @@ def render(
 
 
 def tile(name: str, metrics: Mapping[str, Any], label_unit: str = "") -> dict[str, Any]:
-    """A headline figure, with its unit, and that of the linear baseline."""
+    """Return a headline metric with its unit, and its value for the linear baseline."""
     label = with_unit(_LABELS[name], unit_of(name, label_unit))
     return {"label": label, "figure": metrics["model"][name], "linear": metrics["linear"][name]["value"]}
 
@@ -73,7 +73,7 @@ def _direction(name: str) -> str:
 
 
 def _by_column(slices: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """Slices a column, and the ends of the scale that their intervals are drawn on."""
+    """Group slices by column, with the limits of the scale for their intervals."""
     columns = dict.fromkeys(part["column"] for part in slices)
     return [_scaled(column, [p for p in slices if p["column"] == column][:_SLICES], metric) for column in columns]
 

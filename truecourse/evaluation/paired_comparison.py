@@ -1,4 +1,4 @@
-"""Two models on the same rows, which neither has learned from: paired differences with their intervals."""
+"""Paired comparison of two models on rows that neither was trained on: differences with intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,32 +24,33 @@ from truecourse.statistics.metrics import (
     paired_difference,
     weightings,
 )
+from truecourse.wording import counted
 
 FEWEST_BLOCKS = 7
-"""Fewer days (rows, without time) are no sample to draw from: the interval would be too narrow, one day's has no width.
-Seven have every weekday once."""
+"""With fewer days (rows, without time) the interval would be too narrow. Seven days have every weekday once."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model minus the champion: {"value", "low", "high"}, for each of which less is better. `reason`: why the two
-    cannot be compared, and then there are no figures."""
+    """Differences of a model to the champion, {"value", "low", "high"}; negative is better.
+
+    `reason`: why the two cannot be compared; there are then no figures."""
 
     champion: int
     reason: str = ""
     rows: int = 0
     tries: int = 1
-    """The how-manieth version that was compared with the champion on these rows; the loss is held to more for more."""
+    """Versions compared with the champion on these rows so far; the more, the wider the interval of the loss."""
     days: int | None = None
-    """None where rows have no time, and are drawn one by one."""
+    """None where rows have no time."""
     loss: Estimate | None = None
     calibration: Estimate | None = None
     slices: tuple[dict[str, Any], ...] = ()
-    """{"column", "value", "rows", "difference"}; the intervals hold for all of them at once."""
+    """{"column", "value", "rows", "difference"}; the intervals are simultaneous."""
 
 
 FeatureLookup = Callable[[pa.Table], pa.Table]
-"""Gives rows the features of a model's own definition. Raises ModelError that names those it cannot give."""
+"""Replaces rows' features by those of a model's own definitions. Raises ModelError that names unavailable features."""
 
 
 def first_try(rows: pa.Table) -> int:
@@ -62,36 +63,36 @@ def unchanged(rows: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version in office, its model, the frame of the snapshot it was trained on, and what gives it its features."""
+    """The champion's version, model, training frame, and feature lookup."""
 
     version: int
     model: Model
     frame: pa.Table
     lookup: FeatureLookup = unchanged
     count_tries: Callable[[pa.Table], int] = first_try
-    """The how-manieth version is compared with it on some rows: truecourse/evaluation/tries.py."""
+    """Counts the versions compared with it on the same rows, including this one: truecourse/evaluation/tries.py."""
 
 
 def unseen_rows(problem: Problem, rows: pa.Table, *trained: pa.Table) -> pa.Table:
-    """The rows from which no model learned that was trained on one of these frames, be it only when to stop.
+    """Exclude rows of these frames that were used for training or validation.
 
-    Where the split is by time, they also come after all that any of them learned from: an earlier row that was left
-    out then, for its label came late, is no fair sample, and a model knows the days around it."""
+    With a time split, rows before the last of them are excluded too: a row that was missing then because its label
+    came late is not a representative sample, and the model was trained on the days around it."""
     for frame in trained:
-        learned = rows_of(frame, "train", "validate")
-        rows = rows.filter(pc.invert(pc.is_in(rows["id"], learned["id"].combine_chunks())))
-        if isinstance(problem.split, TimeSplit) and "decision_time" in learned.column_names and len(learned):
-            rows = rows.filter(pc.greater(rows["decision_time"], pc.max(learned["decision_time"])))
+        used = rows_of(frame, "train", "validate")
+        rows = rows.filter(pc.invert(pc.is_in(rows["id"], used["id"].combine_chunks())))
+        if isinstance(problem.split, TimeSplit) and "decision_time" in used.column_names and len(used):
+            rows = rows.filter(pc.greater(rows["decision_time"], pc.max(used["decision_time"])))
     return rows
 
 
 def obstacle(rows: pa.Table, model: Model, champion: Model) -> str:
-    """Why the champion cannot be compared with the model on these rows; empty if it can."""
+    """Describe why the champion cannot be compared with the model on these rows; empty if it can."""
     absent = absent_inputs(champion, rows)
     if absent:
-        return f"its inputs {', '.join(absent[:5])} are not in this snapshot"
+        return f"its inputs {', '.join(absent[:5])} are missing from this snapshot"
     if champion.vocabulary.classes != model.vocabulary.classes:
-        return "it knows other classes"
+        return "its classes differ"
     return shortage(rows)
 
 
@@ -100,40 +101,42 @@ def absent_inputs(model: Model, rows: pa.Table) -> list[str]:
 
 
 def shortage(rows: pa.Table) -> str:
-    """What is said of rows that are too few to compare anything on; empty if they are not."""
-    found = len(np.unique(blocks_of(rows))) if _timed(rows) else len(rows)
-    if found >= FEWEST_BLOCKS:
+    """Describe the shortage where there are too few rows for a comparison; empty if there are enough."""
+    count = len(np.unique(blocks_of(rows))) if _has_time(rows) else len(rows)
+    if count >= FEWEST_BLOCKS:
         return ""
-    unit = "days" if _timed(rows) else "rows"
-    return f"closed cohorts of {found} {unit} are left that were not learned from, and {FEWEST_BLOCKS} are needed"
+    unit = "day" if _has_time(rows) else "row"
+    return f"only {counted(count, unit)} with closed cohorts were not used for training, {FEWEST_BLOCKS} needed"
 
 
-def _timed(rows: pa.Table) -> bool:
+def _has_time(rows: pa.Table) -> bool:
     return "decision_time" in rows.column_names
 
 
 def compare(
-    problem: Problem, rows: pa.Table, model: Model, rival: Champion, lookup: FeatureLookup = unchanged
+    problem: Problem, rows: pa.Table, model: Model, champion: Champion, lookup: FeatureLookup = unchanged
 ) -> Comparison:
-    """On those of the rows that the rival did not learn from either, each on features of its own definition. The caller
-    sees to it that the model did not learn from them. `lookup`: what gives the model its features."""
-    rows = unseen_rows(problem, rows, rival.frame)
+    """Compare a model with the champion on the rows that the champion was not trained on, each with its own features.
+
+    `rows`: the caller excludes rows that the model was trained on. `lookup`: returns the model's features."""
+    rows = unseen_rows(problem, rows, champion.frame)
     try:
-        mine, theirs = lookup(rows), rival.lookup(rows)
+        model_rows, champion_rows = lookup(rows), champion.lookup(rows)
     except ModelError as error:
-        return Comparison(rival.version, error.what)
-    reason = obstacle(theirs, model, rival.model)
+        return Comparison(champion.version, error.what)
+    reason = obstacle(champion_rows, model, champion.model)
     if reason:
-        return Comparison(rival.version, reason)
+        return Comparison(champion.version, reason)
     blocks, labels = blocks_of(rows), model.vocabulary.labels(rows)
-    said = [m.predict(matrix_of(m.vocabulary, side)) for m, side in ((model, mine), (rival.model, theirs))]
-    pair = Pair(problem, labels, said[0], said[1], _timed(rows))
-    tries = rival.count_tries(rows)
+    sides = ((model, model_rows), (champion.model, champion_rows))
+    outputs = [side.predict(matrix_of(side.vocabulary, frame)) for side, frame in sides]
+    pair = Pair(problem, labels, outputs[0], outputs[1], _has_time(rows))
+    tries = champion.count_tries(rows)
     return Comparison(
-        rival.version,
+        champion.version,
         rows=len(rows),
         tries=tries,
-        days=len(np.unique(blocks)) if _timed(rows) else None,
+        days=len(np.unique(blocks)) if _has_time(rows) else None,
         loss=pair.loss(blocks, coverage_of(tries)),
         calibration=pair.calibration(blocks),
         slices=pair.slices(rows, blocks),
@@ -142,14 +145,14 @@ def compare(
 
 @dataclass(frozen=True)
 class Pair:
-    """The labels of some rows, and what each model predicts for them. Figures are of the differences."""
+    """The labels of some rows, and both models' predictions. Estimates are of the differences, model minus champion."""
 
     problem: Problem
     labels: Array
     model: Array
     champion: Array
     in_time: bool = True
-    """Whether blocks are days in order of time, and not rows dealt out."""
+    """Whether blocks are days in order of time, not random groups of rows."""
 
     def loss(self, blocks: Array, coverage: float = COVERAGE) -> Estimate:
         return paired_difference(
@@ -160,8 +163,8 @@ class Pair:
         return calibration_difference(self.problem.kind, self.labels, self.model, self.champion, blocks)
 
     def slices(self, rows: pa.Table, blocks: Array) -> tuple[dict[str, Any], ...]:
-        """The loss on every slice of enough rows and days."""
-        found: list[dict[str, Any]] = []
+        """Compare the loss on every slice with enough rows and days."""
+        parts: list[dict[str, Any]] = []
         samples: list[Array] = []
         weights = weightings(blocks)
         for column in self.problem.monitoring.slices:
@@ -169,13 +172,13 @@ class Pair:
                 if mask.sum() < FEWEST_ROWS or len(np.unique(blocks[mask])) < FEWEST_BLOCKS:
                     continue
                 model, champion = (
-                    loss_samples(self.problem.kind, self.labels[mask], said[mask], blocks[mask], weights)
-                    for said in (self.model, self.champion)
+                    loss_samples(self.problem.kind, self.labels[mask], output[mask], blocks[mask], weights)
+                    for output in (self.model, self.champion)
                 )
                 samples.append(model - champion)
-                found.append({"column": column, "value": value, "rows": int(mask.sum())})
-        if not found:
+                parts.append({"column": column, "value": value, "rows": int(mask.sum())})
+        if not parts:
             return ()
-        drawn = np.array(samples)
-        figures = simultaneous(drawn[:, 0], influence(drawn))
-        return tuple(part | {"difference": figure} for part, figure in zip(found, figures, strict=True))
+        differences = np.array(samples)
+        estimates = simultaneous(differences[:, 0], influence(differences))
+        return tuple(part | {"difference": estimate} for part, estimate in zip(parts, estimates, strict=True))

@@ -1,4 +1,4 @@
-"""What a model does on its test rows, drawn."""
+"""Plots of a model's predictions on its test rows."""
 
 import io
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from truecourse.statistics.metrics import unit_of
 from truecourse.wording import with_unit
 
 Images: TypeAlias = dict[str, tuple[str, Any]]
-"""By name: (what is shown, a matplotlib figure)."""
+"""By name: (title, matplotlib figure)."""
 
 _POINTS = 300
 _EXPLAINED = 1000
@@ -22,7 +22,7 @@ _SOFT = "#8a9099"
 
 
 def draw(test: HeldOut, training: Mapping[str, Any]) -> Images:
-    """Every plot of this kind of problem. `training`: the run's training.json."""
+    """Draw every plot for this kind of problem. `training`: the run's training.json."""
     if test.problem.kind == "regression":
         images = {"predicted": _predicted(test), "residuals": _residuals(test)}
     else:
@@ -35,23 +35,23 @@ def draw(test: HeldOut, training: Mapping[str, Any]) -> Images:
 
 
 def png(drawn: Any) -> bytes:
-    """A figure as an image on white."""
+    """Render a figure as PNG on white."""
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=120, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _curves(test: HeldOut) -> list[tuple[str, Array, Array]]:
-    """(name, is positive, score): model and linear baseline, or each class of a multiclass model."""
+    """Return (name, is positive, score): of the model and the linear baseline, or of each class (multiclass)."""
     if test.problem.kind == "binary":
         names = {"model": "model", "linear": "logistic regression"}
-        return [(said, test.labels > 0, test.predictions[name]) for name, said in names.items()]
+        return [(title, test.labels > 0, test.predictions[name]) for name, title in names.items()]
     scores = test.predictions["model"]
     return [(name, test.labels == code, scores[:, code]) for code, name in enumerate(test.model.vocabulary.classes)]
 
 
 def _counts(positive: Array, scores: Array) -> tuple[Array, Array]:
-    """True and false positives at every threshold, from the highest, at the ends of ties, thinned for drawing."""
+    """Count true and false positives at every threshold, from the highest, at the ends of ties, thinned for drawing."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, _POINTS).astype(int))]
@@ -83,7 +83,7 @@ def _precision_recall(test: HeldOut) -> tuple[str, Any]:
 
 
 def _scores(test: HeldOut) -> tuple[str, Any]:
-    """Where the scores of each class lie, each class as shares of its own rows."""
+    """Draw the distribution of the scores of each class."""
     drawn, axis = figure(4.6, 3.6)
     positive = test.predictions["model"] if test.problem.kind == "binary" else test.predictions["model"].max(axis=1)
     bins = np.linspace(positive.min(), positive.max(), 41)
@@ -101,25 +101,25 @@ def _scores(test: HeldOut) -> tuple[str, Any]:
 
 
 def _calibration(test: HeldOut) -> tuple[str, Any]:
-    """Mean outcome against mean prediction, by tenths of the predictions."""
+    """Draw mean outcome against mean prediction, by deciles of the predictions."""
     kind, scores = test.problem.kind, test.predictions["model"].astype(np.float64)
     truth = test.labels.astype(np.float64)
     if kind == "multiclass":
         scores, truth = scores.max(axis=1), (scores.argmax(axis=1) == test.labels).astype(np.float64)
     parts = [part for part in np.array_split(np.argsort(scores, kind="stable"), 10) if len(part)]
-    said, seen = [scores[part].mean() for part in parts], [truth[part].mean() for part in parts]
+    predicted, actual = [scores[part].mean() for part in parts], [truth[part].mean() for part in parts]
     errors = [1.96 * truth[part].std() / np.sqrt(len(part)) for part in parts]
     drawn, axis = figure(4.6, 3.6)
-    ends = [min(*said, *seen), max(*said, *seen)]
+    ends = [min(*predicted, *actual), max(*predicted, *actual)]
     axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
-    axis.errorbar(said, seen, yerr=errors, marker="o", markersize=4, linewidth=1.2, elinewidth=1)
+    axis.errorbar(predicted, actual, yerr=errors, marker="o", markersize=4, linewidth=1.2, elinewidth=1)
     words = {"binary": "share of positives", "multiclass": "share right", "regression": "mean label"}
     axis.set(xlabel="mean prediction", ylabel=words[kind])
     return "Calibration: by tenths of the predictions, 95% bars", drawn
 
 
 def _contributions(test: HeldOut) -> tuple[str, Any]:
-    """Mean absolute SHAP value of each input over a spread of test rows."""
+    """Draw the mean absolute SHAP value of each input over evenly spaced test rows."""
     chosen = np.unique(np.linspace(0, len(test.matrix) - 1, _EXPLAINED).astype(int))
     values = np.abs(test.model.contributions(test.matrix[chosen])[..., :-1])
     mean = values.reshape(-1, values.shape[-1]).mean(axis=0)
@@ -134,7 +134,7 @@ def _contributions(test: HeldOut) -> tuple[str, Any]:
 
 
 def _learning_curve(training: Mapping[str, Any], unit: str) -> tuple[str, Any]:
-    """From the linear model, where the model begins with one: that is round 0."""
+    """Draw the loss by round; round 0 is the linear model, if the model begins with one."""
     drawn, axis = figure(4.6, 3.6)
     best = training["rounds"]
     for side, losses in training["curve"].items():
@@ -149,10 +149,10 @@ def _learning_curve(training: Mapping[str, Any], unit: str) -> tuple[str, Any]:
 def _predicted(test: HeldOut) -> tuple[str, Any]:
     drawn, axis = figure(4.6, 3.6)
     chosen = np.unique(np.linspace(0, len(test.labels) - 1, 3000).astype(int))
-    said, seen = test.predictions["model"][chosen], test.labels[chosen]
-    ends = [min(said.min(), seen.min()), max(said.max(), seen.max())]
+    predicted, actual = test.predictions["model"][chosen], test.labels[chosen]
+    ends = [min(predicted.min(), actual.min()), max(predicted.max(), actual.max())]
     axis.plot(ends, ends, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
-    axis.scatter(said, seen, s=9, alpha=0.5, linewidths=0)
+    axis.scatter(predicted, actual, s=9, alpha=0.5, linewidths=0)
     unit = test.problem.label_unit
     axis.set(xlabel=with_unit("prediction", unit), ylabel=with_unit("label", unit))
     return "Labels against predictions", drawn
@@ -160,8 +160,8 @@ def _predicted(test: HeldOut) -> tuple[str, Any]:
 
 def _residuals(test: HeldOut) -> tuple[str, Any]:
     drawn, axis = figure(4.6, 3.6)
-    for name, said in (("model", "model"), ("linear", "ridge regression")):
-        axis.hist(test.labels - test.predictions[name], bins=40, histtype="step", linewidth=1.4, label=said)
+    for name, title in (("model", "model"), ("linear", "ridge regression")):
+        axis.hist(test.labels - test.predictions[name], bins=40, histtype="step", linewidth=1.4, label=title)
     axis.set(xlabel=with_unit("label minus prediction", test.problem.label_unit), ylabel="test rows")
     axis.legend(loc="upper right", labelcolor=_SOFT, frameon=False)
     return "Errors", drawn

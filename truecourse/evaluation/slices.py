@@ -1,4 +1,4 @@
-"""Metrics by the values of a column: where a model is weaker than its average says."""
+"""Metrics by the values of a column, to find where a model is weaker than its average."""
 
 from itertools import pairwise
 from typing import Any
@@ -25,7 +25,7 @@ def slices(
     blocks: Array,
     fewest: int = FEWEST_ROWS,
 ) -> list[dict[str, Any]]:
-    """[{"column", "value", "rows", "metrics": {name: {"value", "low", "high"}}}], the largest slice first.
+    """Compute [{"column", "value", "rows", "metrics": {name: {"value", "low", "high"}}}], the largest slice first.
 
     A number with many values is cut at its quartiles. Slices below `fewest` rows are left out.
     """
@@ -40,7 +40,7 @@ def slices(
 
 
 def parts_of(values: pa.ChunkedArray) -> list[tuple[str, Array]]:
-    """(name, mask) of each slice."""
+    """Return (name, mask) of each slice."""
     if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
         distinct = pc.count_distinct(values).as_py()
         if distinct > _DISTINCT:

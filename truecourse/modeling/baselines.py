@@ -1,4 +1,4 @@
-"""What a model must be better than: the constant, and a linear model on the same features, fitted to the same rows."""
+"""Baselines fitted to the training rows: the constant prediction, and a linear model on the same features."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ from truecourse.modeling.encoding import Vocabulary
 from truecourse.problem.definition import Kind
 
 _RARE = 20
+"""Categories with fewer rows share one column."""
 _ITERATIONS = 100
-_ABSENT = -12.0
-"""The score of a class without a fitted row: e to the power of it is six in a million."""
+_UNTRAINED_SCORE = -12.0
+"""The score of a class without training rows: exp(-12) is six in a million."""
 
 
 def predict_constant(kind: Kind, vocabulary: Vocabulary, labels: Array, rows: int) -> Array:
-    """The mean of the fitted labels, or the shares of their classes, for every row: (rows,) or (rows, k)."""
+    """Predict the mean of the labels, or the frequencies of their classes, for every row: (rows,) or (rows, k)."""
     if kind == "multiclass":
         shares = np.bincount(labels.astype(np.int64), minlength=len(vocabulary.classes)) / len(labels)
         return np.tile(shares, (rows, 1))
@@ -26,58 +27,60 @@ def predict_constant(kind: Kind, vocabulary: Vocabulary, labels: Array, rows: in
 
 
 def predict_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array, rows: Array) -> Array:
-    """The predictions for `rows` of fit_linear() on `matrix` and `labels`."""
+    """Fit the linear baseline to `matrix` and `labels`, and predict `rows`."""
     return predict(kind, vocabulary, fit_linear(kind, vocabulary, matrix, labels), rows)
 
 
 def fit_linear(kind: Kind, vocabulary: Vocabulary, matrix: Array, labels: Array) -> Any:
-    """Logistic regression (L2, C=1), or ridge regression, fitted to `matrix` (n, d) and n labels, as scikit-learn's
-    pipeline. A classification needs rows of two classes or more.
+    """Fit logistic regression (L2, C=1) or ridge regression to `matrix` (n, d) and n labels.
 
-    Numbers: median for missing, a flag that they were, standardised. Categories: one column each, rare ones together.
-    On one thread: how many there are must not move the last digits of the sums.
+    Returns a scikit-learn pipeline. Classification needs rows of two classes or more. Numbers are imputed with the
+    median, flagged where missing, and standardised. Categories are one-hot encoded, rare ones in one column. It runs on
+    one thread, so that the result does not depend on the number of threads.
     """
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     pipeline = _pipeline(kind, vocabulary)
-    with _without_void_columns(), threadpool_limits(1, "blas"):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a last digit of the loss is not needed
+    with _ignore_empty_columns(), threadpool_limits(1, "blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a baseline need not converge to the last digit
         pipeline.fit(matrix, labels if kind == "regression" else labels.astype(np.int64))
     return pipeline
 
 
 def predict(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Array:
-    """Predictions for `rows` of a fitted scikit-learn model, in the form of Model.predict(): values (n,), P(last
-    class) (n,), or P(class) (n, k), 0 for a class with no fitted row."""
-    with _without_void_columns():
+    """Predict `rows` with a fitted scikit-learn model, in the form of Model.predict().
+
+    Returns values (n,), P(last class) (n,), or P(class) (n, k); 0 for a class without training rows."""
+    with _ignore_empty_columns():
         if kind == "regression":
             return np.asarray(fitted.predict(rows))
-        found = np.asarray(fitted.predict_proba(rows))
+        trained = np.asarray(fitted.predict_proba(rows))
     if kind == "binary":
-        return np.asarray(found[:, 1])
+        return np.asarray(trained[:, 1])
     probabilities = np.zeros((len(rows), len(vocabulary.classes)))
-    probabilities[:, fitted.classes_] = found
+    probabilities[:, fitted.classes_] = trained
     return probabilities
 
 
 def compute_scores(kind: Kind, vocabulary: Vocabulary, fitted: Any, rows: Array) -> Array:
-    """(n, 1) or (n, k) float64 raw scores for `rows` of fit_linear(): values, log-odds, or a score a class; for a class
-    with no fitted row as low as befits one that is not there."""
-    with _without_void_columns():
-        found = np.asarray(fitted.predict(rows) if kind == "regression" else fitted.decision_function(rows))
+    """Compute the raw scores of fit_linear() for `rows`: values, log-odds, or one score per class.
+
+    Returns (n, 1) or (n, k) float64. A class without training rows gets a very low score."""
+    with _ignore_empty_columns():
+        trained = np.asarray(fitted.predict(rows) if kind == "regression" else fitted.decision_function(rows))
     if kind != "multiclass":
-        return found[:, None]
+        return trained[:, None]
     if len(fitted.classes_) == 2:  # one column, of the second class
-        found = np.column_stack([-found / 2, found / 2])
-    raw = np.full((len(rows), len(vocabulary.classes)), _ABSENT)
-    raw[:, fitted.classes_] = found
+        trained = np.column_stack([-trained / 2, trained / 2])
+    raw = np.full((len(rows), len(vocabulary.classes)), _UNTRAINED_SCORE)
+    raw[:, fitted.classes_] = trained
     return raw
 
 
 @contextmanager
-def _without_void_columns() -> Iterator[None]:
-    """A column that is missing throughout tells nothing and is dropped."""
+def _ignore_empty_columns() -> Iterator[None]:
+    """Suppress the imputer's warning that it drops a column without any value."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Skipping features without any observed values")
         yield

@@ -1,7 +1,7 @@
-"""XGBoost `hist` on canonical cut points, frozen from each column's own quantiles before XGBoost sees the rows.
+"""XGBoost `hist` on canonical cut points, computed from each column's quantiles before XGBoost reads the rows.
 
-So neither the order of the rows nor the number of threads can move them; the trees keep raw thresholds, so inference
-knows nothing of it.
+The cut points therefore depend neither on the order of the rows nor on the number of threads. Trees hold raw
+thresholds, so inference needs no cut points.
 """
 
 import dataclasses
@@ -23,28 +23,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("truecourse.modeling.training")
 
 Fold: TypeAlias = tuple["xgboost.QuantileDMatrix", "xgboost.DMatrix"]
-"""XGBoost's matrices of a part: to fit, and to measure on."""
+"""XGBoost's matrices of one part: rows to fit, and rows to measure the loss on."""
 
 LOSSES: Mapping[Kind, str] = {"binary": "logloss", "multiclass": "mlogloss", "regression": "rmse"}
 OBJECTIVES: Mapping[Kind, str] = {
     "binary": "binary:logistic", "multiclass": "multi:softprob", "regression": "reg:squarederror",
 }  # fmt: skip
-_OURS = ("rounds", "early_stopping_rounds", "refit", "folds", "linear")
+_NOT_XGBOOST = ("rounds", "early_stopping_rounds", "refit", "folds", "linear")
+"""Fields of the problem's XGBoost() that are not parameters of XGBoost."""
 _LOG_EVERY = 50
 _ROUND = "round %d of at most %d%s"
 _ONE_THREAD = 5000
-"""Rows. On fewer, threads wait for each other for longer than they work; the model's bytes are the same."""
+"""Rows. With fewer, one thread is faster than several; the model's bytes are the same."""
 
 
 def parameters(spec: XGBoost) -> dict[str, Any]:
-    """Every parameter by name but the search space."""
+    """Return every parameter by name, without the search space."""
     names = [f.name for f in dataclasses.fields(spec) if f.name not in ("search", "trials")]
     return {name: getattr(spec, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Rows to fit, (n, d) float32 and n labels, and rows to measure on, with the number of each one's block."""
+    """Rows to fit, (n, d) float32 with n labels, and rows to measure on, each with the number of its block."""
 
     fit: Array
     labels: Array
@@ -55,16 +56,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Matrices:
-    """XGBoost's own matrices: rows to learn from, binned on canonical cut points, and rows to measure on as they are.
+    """XGBoost's matrices: rows to fit, binned on canonical cut points, and unbinned rows to measure on.
 
-    Of a binned row a tree first has to find the value again, for each split; measuring on plain ones takes a third of
-    the time, and gives the same loss: the trees split at cut points."""
+    Prediction on unbinned rows takes a third of the time, and gives the same loss, since trees split at cut points."""
 
     vocabulary: Vocabulary
     max_bin: int
 
     def training_matrix(self, matrix: Array, labels: Array) -> "xgboost.QuantileDMatrix":
-        """From (n, d) float32 and n labels, on cut points of these rows."""
+        """Bin (n, d) float32 with n labels on the cut points of these rows."""
         return self._bin(matrix, labels, self._bin(cut_points(matrix, self.vocabulary, self.max_bin)))
 
     def fold(self, part: Part) -> Fold:
@@ -89,8 +89,9 @@ class Matrices:
 
 
 def cut_points(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
-    """A small matrix whose sketch is the cut points: each number's quantiles, or all its values if they are few, and
-    every category's code; shorter columns are filled up with NaN."""
+    """Compute a small matrix whose columns hold the cut points: quantiles of each number, codes of each category.
+
+    A number with at most `max_bin` distinct values contributes all of them. Shorter columns are padded with NaN."""
     columns = []
     for position, name in enumerate(vocabulary.features):
         values = matrix[:, position]
@@ -102,10 +103,10 @@ def cut_points(matrix: Array, vocabulary: Vocabulary, max_bin: int) -> Array:
             ordered = np.sort(values[~np.isnan(values)])
             distinct = np.unique(np.quantile(ordered, np.linspace(0, 1, max_bin), method="inverted_cdf"))
         columns.append(distinct)
-    made = np.full((max([1, *map(len, columns)]), len(columns)), np.nan, dtype=np.float32)
+    padded = np.full((max([1, *map(len, columns)]), len(columns)), np.nan, dtype=np.float32)
     for position, values in enumerate(columns):
-        made[: len(values), position] = values
-    return made
+        padded[: len(values), position] = values
+    return padded
 
 
 def boost(
@@ -118,7 +119,7 @@ def boost(
 ) -> tuple["xgboost.Booster", dict[str, list[float]]]:
     """Boost for `spec.rounds`, or until the validation loss has not fallen for `early_stopping_rounds`.
 
-    Returns the booster and the loss by round of each side. `progress`: log the loss now and then."""
+    Returns the booster and the loss by round of each side. `progress`: log the loss every 50 rounds."""
     import xgboost
 
     settings = _settings(kind, vocabulary, spec, data.num_row())
@@ -144,11 +145,11 @@ def boost_folds(
     spec: XGBoost,
     folds: Sequence[Fold],
 ) -> tuple[dict[str, list[float]], list["xgboost.Booster"]]:
-    """Boost on every fold side by side, as boost() does on one: until the loss over all rows that were left out has
-    not fallen for `early_stopping_rounds`.
+    """Boost on all folds in step, until the pooled loss of the left-out rows has not fallen for
+    `early_stopping_rounds`.
 
-    `folds`: rows to fit and rows to measure on. Returns the loss by round of each side, {"train": [...], "validate":
-    [...]}, over the rows of all folds, and the boosters, of all rounds."""
+    Returns the loss by round of each side over the rows of all folds, {"train": [...], "validate": [...]}, and the
+    boosters with all their rounds."""
     import xgboost
 
     settings = _settings(kind, vocabulary, spec, max(fit.num_row() for fit, _ in folds))
@@ -168,7 +169,7 @@ def boost_folds(
 
 
 def _pooled(kind: Kind, boosters: Sequence["xgboost.Booster"], parts: Sequence["xgboost.DMatrix"]) -> float:
-    """The loss over the rows of all parts, each by its own booster."""
+    """Compute the loss over the rows of all parts, each predicted by its own booster."""
     if not any(part.num_row() for part in parts):
         return 0.0
     losses = [float(booster.eval(part).rpartition(":")[2]) for booster, part in zip(boosters, parts, strict=True)]
@@ -178,8 +179,8 @@ def _pooled(kind: Kind, boosters: Sequence["xgboost.Booster"], parts: Sequence["
 
 
 def _settings(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, rows: int) -> dict[str, Any]:
-    """XGBoost's own parameters, to fit on so many rows."""
-    settings = {name: value for name, value in parameters(spec).items() if name not in _OURS} | {
+    """Build XGBoost's parameters for a fit on this number of rows."""
+    settings = {name: value for name, value in parameters(spec).items() if name not in _NOT_XGBOOST} | {
         "objective": OBJECTIVES[kind],
         "eval_metric": LOSSES[kind],
         "tree_method": "hist",
@@ -195,8 +196,7 @@ def _progress(rounds: int) -> Any:
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             if (epoch + 1) % _LOG_EVERY == 0:
                 losses = {side: values[-1] for side, by_name in evals_log.items() for values in by_name.values()}
-                told = "".join(f", {side} {loss:.5f}" for side, loss in losses.items())
-                log.info(_ROUND, epoch + 1, rounds, told)
+                log.info(_ROUND, epoch + 1, rounds, "".join(f", {side} {loss:.5f}" for side, loss in losses.items()))
             return False
 
     return Progress()

@@ -1,8 +1,8 @@
-"""A booster's trees, laid out to be walked by compiled code: the answers of Booster.inplace_predict, bit for bit.
+"""A booster's trees in arrays for compiled code, which predicts the same bits as Booster.inplace_predict.
 
-For one row of 300 trees XGBoost's call takes 110 µs, and the walk 12. A forest is held against XGBoost's answers when
-it is made: a model that it does not know how to walk, or whose answers differ in a bit, is left to XGBoost. So are its
-explanations where they differ by more than XGBoost's own rounding to float32.
+For one row and 300 trees XGBoost's call takes 110 µs, the compiled walk 12 µs. Each compiled forest is compared with
+XGBoost on probe rows. XGBoost itself predicts where the trees are of an unsupported kind or any bit differs, and
+explains where contributions differ by more than XGBoost's rounding to float32.
 """
 
 import ctypes
@@ -24,81 +24,81 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("truecourse.modeling.model")
 PROBES = 512
-"""Rows that are held against XGBoost's answers when a forest is made."""
+"""Rows whose predictions are compared with XGBoost's."""
 EXPLAINED, ROUNDING = 32, 1e-4
-"""And rows that are held against its contributions, and how far these may differ, as a part of the largest."""
+"""Rows whose contributions are compared, and the largest allowed difference relative to the largest contribution."""
 _LINKS = {"reg:squarederror": "VALUE", "binary:logistic": "SIGMOID", "multi:softprob": "SOFTMAX"}
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Safe for threads. `nodes` and what goes with them are as truecourse.modeling.forest_kernel takes them.
-    `attributions`: None where XGBoost is to explain."""
+    """A compiled forest, safe for threads. truecourse.modeling.forest_kernel describes the arrays.
+
+    `attributions`: None where XGBoost explains."""
 
     features: int
     starts: Array
     depths: Array
     groups: Array
     nodes: Array
-    words: Array
+    category_bits: Array
     base: Array
     link: int
     attributions: "Attributions | None" = None
 
     def predict(self, matrix: Array, margin: bool = False) -> Array:
-        """As Direct.predict(). Raises ModelError for a matrix of another width."""
+        """Predict as NativeBooster.predict() does. Raises ModelError for a matrix of another width."""
         from truecourse.modeling.forest_kernel import VALUE, walk
 
         if matrix.shape[1] != self.features:
-            raise ModelError(
-                f"the model does not predict: it has {counted(self.features, 'feature')}, not {matrix.shape[1]}"
-            )
-        if matrix.dtype != np.float32 or not matrix.flags.carray:  # for another kind of array it would be compiled anew
+            expected = counted(self.features, "feature")
+            raise ModelError(f"prediction failed: the model has {expected}, the matrix {matrix.shape[1]}")
+        if matrix.dtype != np.float32 or not matrix.flags.carray:  # another type would trigger a new compilation
             matrix = np.array(matrix, np.float32, order="C")
         to = np.empty((len(matrix), len(self.base)), np.float32)
         link = VALUE if margin else self.link
-        walk(matrix, self.starts, self.depths, self.groups, self.nodes, self.words, self.base, link, to)
+        walk(matrix, self.starts, self.depths, self.groups, self.nodes, self.category_bits, self.base, link, to)
         return to[:, 0] if len(self.base) == 1 else to
 
 
 def compile_forest(booster: Any) -> Forest | None:
-    """None for a booster that is to be left to XGBoost."""
+    """Compile a booster's trees; None where XGBoost itself must predict."""
     why = ""
     try:
-        learner = json.loads(booster.save_raw("json"))["learner"]  # which may hold Infinity
-        forest = _laid_out(learner)
+        learner = json.loads(booster.save_raw("json"))["learner"]  # may contain Infinity
+        forest = _build_forest(learner)
         if forest is None:
-            why = "its trees are of a kind that is not walked here"
-        elif not _agrees(forest, NativeBooster(booster)):
-            why = "the compiled walk gave other answers"
+            why = "its trees are of an unsupported kind"
+        elif not _matches_xgboost(forest, NativeBooster(booster)):
+            why = "the compiled predictions differ"
         else:
-            forest = _explaining(forest, learner["gradient_booster"]["model"]["trees"], NativeBooster(booster))
-    except Exception as error:  # no Numba here, no place for its cache, a broken one: whatever it is, XGBoost answers
-        why = f"the walk could not be compiled ({type(error).__name__})"
+            forest = _with_attributions(forest, learner["gradient_booster"]["model"]["trees"], NativeBooster(booster))
+    except Exception as error:  # no Numba, no writable or a broken cache: XGBoost predicts instead
+        why = f"the trees could not be compiled ({type(error).__name__})"
     if why:
         log.warning("XGBoost itself predicts, which is slower: %s", why)
     return None if why else forest
 
 
-def _explaining(forest: Forest, trees: list[dict[str, Any]], direct: NativeBooster) -> Forest:
-    """With its attributions, unless they differ from XGBoost's."""
+def _with_attributions(forest: Forest, trees: list[dict[str, Any]], direct: NativeBooster) -> Forest:
+    """Add attributions to the forest, unless they differ from XGBoost's."""
     try:
         from truecourse.modeling.shap_values import Attributions
 
         attributions = Attributions(forest, trees)
         matrix = finite(_probes(forest)[:EXPLAINED])
-        wanted = direct.contributions(matrix).astype(np.float64).reshape(len(matrix), len(forest.base), -1)
-        far = np.abs(attributions(matrix) - wanted)
+        expected = direct.contributions(matrix).astype(np.float64).reshape(len(matrix), len(forest.base), -1)
+        differences = np.abs(attributions(matrix) - expected)
     except Exception as error:
-        log.warning("XGBoost itself explains, which is slower: it could not be compiled (%s)", type(error).__name__)
+        log.warning("XGBoost itself explains, which is slower: compilation failed (%s)", type(error).__name__)
         return forest
-    if not (far <= ROUNDING * max(1.0, np.abs(wanted).max())).all():
-        log.warning("XGBoost itself explains, which is slower: the compiled contributions were others")
+    if not (differences <= ROUNDING * max(1.0, np.abs(expected).max())).all():
+        log.warning("XGBoost itself explains, which is slower: the compiled contributions differ")
         return forest
     return replace(forest, attributions=attributions)
 
 
-def _laid_out(learner: dict[str, Any]) -> Forest | None:
+def _build_forest(learner: dict[str, Any]) -> Forest | None:
     from truecourse.modeling import forest_kernel
 
     booster, parameters = learner["gradient_booster"], learner["learner_model_param"]
@@ -107,37 +107,37 @@ def _laid_out(learner: dict[str, Any]) -> Forest | None:
     if link is None or not trees or any(int(tree["tree_param"]["size_leaf_vector"]) > 1 for tree in trees):
         return None
     features, base = int(parameters["num_feature"]), _base(parameters, link)
-    groups, split_by = np.array(booster["model"]["tree_info"], np.int32), _joined(trees, "split_indices", np.int64)
+    groups, split_by = np.array(booster["model"]["tree_info"], np.int32), _concatenate(trees, "split_indices", np.int64)
     if features > np.iinfo(np.uint16).max or split_by.max() >= features or groups.max() >= len(base):
-        return None  # the walk itself looks at no bounds
+        return None  # the compiled code does not check bounds
     sizes = np.array([len(tree["left_children"]) for tree in trees])
     starts = (np.cumsum(sizes) - sizes).astype(np.int32)
     nodes = np.zeros(sizes.sum(), forest_kernel.NODE)
-    left, right = _joined(trees, "left_children", np.int32), _joined(trees, "right_children", np.int32)
+    left, right = _concatenate(trees, "left_children", np.int32), _concatenate(trees, "right_children", np.int32)
     leaf, offsets = left < 0, np.repeat(starts, sizes)
     nodes["left"] = np.where(leaf, np.arange(len(nodes)), left + offsets)
     nodes["gap"] = np.where(leaf, 0, right - left)
     nodes["feature"] = np.where(leaf, 0, split_by)
-    nodes["value"] = _joined(trees, "split_conditions", np.float32)
-    nodes["missing"] = _joined(trees, "default_left", np.int32) == 0
+    nodes["value"] = _concatenate(trees, "split_conditions", np.float32)
+    nodes["missing"] = _concatenate(trees, "default_left", np.int32) == 0
     return Forest(
         features=features,
         starts=starts,
         depths=_depths(nodes, starts),
         groups=groups,
         nodes=nodes,
-        words=_categories(nodes, trees, starts),
+        category_bits=_categories(nodes, trees, starts),
         base=base,
         link=getattr(forest_kernel, link),
     )
 
 
-def _joined(trees: list[dict[str, Any]], name: str, kind: Any) -> Array:
+def _concatenate(trees: list[dict[str, Any]], name: str, kind: Any) -> Array:
     return np.concatenate([np.array(tree[name], kind) for tree in trees])
 
 
 def _depths(nodes: Array, starts: Array) -> Array:
-    """The levels below each root."""
+    """Count the levels below each root."""
     depths, level, trees = np.zeros(len(starts), np.int32), starts.astype(np.int64), np.arange(len(starts))
     while len(level):
         inner = nodes["gap"][level] != 0
@@ -149,8 +149,10 @@ def _depths(nodes: Array, starts: Array) -> Array:
 
 
 def _categories(nodes: Array, trees: list[dict[str, Any]], starts: Array) -> Array:
-    """Bits of the categories that go right, 32 a word, and where each split's begin. The first word is nobody's."""
-    words = [np.zeros(1, np.uint32)]
+    """Collect the bits of the categories that go right, 32 per word, and set in `nodes` where each split's bits start.
+
+    The first word belongs to no split."""
+    category_bits = [np.zeros(1, np.uint32)]
     first = 1
     for tree, start in zip(trees, starts.tolist(), strict=True):
         codes = np.array(tree["categories"], np.int64)
@@ -161,16 +163,16 @@ def _categories(nodes: Array, trees: list[dict[str, Any]], starts: Array) -> Arr
             np.bitwise_or.at(bits, mine >> 5, np.uint32(1) << (mine & 31).astype(np.uint32))
             node = nodes[start + place]
             node["category"], node["first"], node["limit"] = 1, first, 32 * len(bits)
-            words.append(bits)
+            category_bits.append(bits)
             first += len(bits)
-    return np.concatenate(words)
+    return np.concatenate(category_bits)
 
 
 def _base(parameters: dict[str, str], link: str) -> Array:
-    """What the sums begin with, before the link: XGBoost's, to the bit, by the logarithm that it takes."""
+    """Compute the base margins bit for bit as XGBoost does, with the same logarithm."""
     base = np.atleast_1d(np.array(json.loads(parameters["base_score"]), np.float32))
     if link == "SIGMOID":
-        logarithm = ctypes.CDLL(None).logf  # of the C library that this process runs with
+        logarithm = ctypes.CDLL(None).logf  # of this process's C library
         logarithm.argtypes, logarithm.restype = [ctypes.c_float], ctypes.c_float
         one = np.float32(1)
         base = np.array([-logarithm(one / score - one) for score in base], np.float32)
@@ -179,8 +181,7 @@ def _base(parameters: dict[str, str], link: str) -> Array:
 
 
 def _probes(forest: Forest) -> Array:
-    """(PROBES, d) rows of values at, below and above the splits, of categories known and unknown, and of missing
-    values."""
+    """Draw (PROBES, d) rows with values at, below and above the splits, seen and unseen categories, missing values."""
     random = np.random.default_rng(0)
     matrix = np.full((PROBES, forest.features), np.nan, np.float32)
     splits = forest.nodes[forest.nodes["gap"] != 0]
@@ -194,12 +195,15 @@ def _probes(forest: Forest) -> Array:
     return matrix
 
 
-def _agrees(forest: Forest, direct: NativeBooster) -> bool:
+def _matches_xgboost(forest: Forest, direct: NativeBooster) -> bool:
     matrix = _probes(forest)
     for margin in (False, True):
-        wanted, few = direct.predict(matrix, margin), range(0, PROBES, 5)  # fewer than LANES go down by themselves
-        parts = np.concatenate([forest.predict(matrix[i : i + 5], margin) for i in few])
-        whole = forest.predict(matrix, margin)
-        if not wanted.shape == parts.shape == whole.shape or not wanted.tobytes() == parts.tobytes() == whole.tobytes():
+        expected, starts = direct.predict(matrix, margin), range(0, PROBES, 5)
+        # Fewer than LANES rows take another path through the compiled code.
+        small = np.concatenate([forest.predict(matrix[i : i + 5], margin) for i in starts])
+        large = forest.predict(matrix, margin)
+        if not expected.shape == small.shape == large.shape:
+            return False
+        if not expected.tobytes() == small.tobytes() == large.tobytes():
             return False
     return True

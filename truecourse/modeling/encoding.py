@@ -1,7 +1,7 @@
-"""From columns to the float32 matrix a model sees, the same in training, in batch and for one request.
+"""Encoding of columns as a model's float32 matrix, the same for training, batch scoring and single requests.
 
-Categories are integer codes of a vocabulary learned from training rows only; a missing or unknown category is NaN, as
-is a missing number.
+Categories become integer codes of a vocabulary learned from training rows only. Missing numbers, and missing or unknown
+categories, become NaN.
 """
 
 import json
@@ -24,7 +24,7 @@ from truecourse.problem.schema import Boolean, Integer, Text
 LARGEST = np.finfo(np.float32).max
 _MOST = float(LARGEST)
 FEW = 128
-"""Up to so many rows it is quicker to spare calls than to work by column."""
+"""Rows up to which few calls over all columns are faster than one call per column."""
 FeatureKind = Literal["category", "integer", "float", "boolean"]
 XGBOOST_TYPES: Mapping[FeatureKind, str] = {"category": "c", "integer": "int", "float": "q", "boolean": "i"}
 
@@ -40,7 +40,9 @@ class Vocabulary(BaseModel):
 
     @classmethod
     def learn(cls, problem: Problem, frame: pa.Table) -> Self:
-        """From the training rows of a frame. Raises ModelError for labels that the kind of problem cannot have."""
+        """Learn categories and classes from a frame's training rows.
+
+        Raises ModelError for labels that do not fit the kind of problem."""
         rows = frame.filter(pc.equal(frame["split"], "train"))
         kinds: dict[str, FeatureKind] = {
             name: "category" if isinstance(c, Text) else "boolean" if isinstance(c, Boolean) else
@@ -67,7 +69,7 @@ class Vocabulary(BaseModel):
 
     @property
     def booster_names(self) -> list[str]:
-        """The features as XGBoost takes them: it refuses names that hold [, ] or <, so these are percent-encoded."""
+        """The features' names for XGBoost, which refuses [, ] and <: these are percent-encoded."""
         return [re.sub(r"[%<\[\]]", lambda c: f"%{ord(c[0]):02X}", name) for name in self.kinds]
 
     @property
@@ -76,12 +78,12 @@ class Vocabulary(BaseModel):
 
     @cached_property
     def _codes(self) -> list[dict[str, int] | None]:
-        """The codes of every feature's categories; None where it is a number."""
+        """The codes of every feature's categories; None for a number."""
         known = {name: {value: code for code, value in enumerate(values)} for name, values in self.categories.items()}
         return [known[name] if kind == "category" else None for name, kind in self.kinds.items()]
 
     def encode(self, columns: Mapping[str, Values]) -> Array:
-        """The (n, d) float32 matrix, C-contiguous, in the model's column order.
+        """Encode columns as a (n, d) float32 matrix, C-contiguous, in the model's column order.
 
         `columns`: n values for each feature. Raises ModelError if a feature is absent.
         """
@@ -89,43 +91,41 @@ class Vocabulary(BaseModel):
             given = list(map(columns.__getitem__, self.features))
         except KeyError:
             absent = [name for name in self.kinds if name not in columns]
-            raise ModelError(f"the frame lacks the features {', '.join(absent)}") from None
+            raise ModelError(f"missing features: {', '.join(absent)}") from None
         parts, rows = zip(given, self._codes, strict=True), len(given[0]) if given else 0
-        if rows == 1:  # each call of NumPy takes as long for one row as for a hundred
+        if rows == 1:  # a NumPy call takes as long for one row as for a hundred
             row = [
                 (math.nan if values[0] is None else values[0]) if codes is None else codes.get(values[0], math.nan)
                 for values, codes in parts
             ]
-            if max(0.0, *map(abs, row)) <= _MOST:  # NaN is never the greatest
+            if max(0.0, *map(abs, row)) <= _MOST:  # max() skips NaN
                 return np.array([row], dtype=np.float32)
             return finite(np.array([row], dtype=np.float64)).astype(np.float32)
-        if 0 < rows <= FEW:  # a copy of each column would cost more than what is in it
-            numbers = [values if codes is None else _coded(values, codes) for values, codes in parts]
+        if 0 < rows <= FEW:  # a NumPy call per column would take longer
+            numbers = [values if codes is None else _encode_categories(values, codes) for values, codes in parts]
             return np.ascontiguousarray(finite(np.array(numbers, dtype=np.float64)).T, dtype=np.float32)
         matrix = np.empty((rows, len(given)), dtype=np.float32)
         with np.errstate(over="ignore"):
             for position, (values, codes) in enumerate(parts):
-                found = values if codes is None else _coded(values, codes)
-                matrix[:, position] = found if isinstance(found, np.ndarray) else np.array(found, dtype=np.float64)
+                column = values if codes is None else _encode_categories(values, codes)
+                matrix[:, position] = column if isinstance(column, np.ndarray) else np.array(column, dtype=np.float64)
         return finite(matrix)
 
     def labels(self, frame: pa.Table) -> Array:
-        """The labels as float32: class codes, or the values of a regression; NaN where a row has no label.
+        """Return the labels as float32: class codes, or a regression's values; NaN where a row has no label.
 
         Raises ModelError for a label outside the classes."""
         if not self.classes:
             return np.asarray(frame["label"].cast(pa.float64()).to_numpy(), dtype=np.float32)
         text = label_text(frame["label"])
         codes = pc.index_in(text, pa.array(self.classes, pa.string()))
-        strange = pc.unique(text.filter(pc.and_(pc.is_null(codes), pc.is_valid(text)))).to_pylist()
-        if strange:
-            raise ModelError(
-                f"labels that training never saw: {', '.join(strange[:5])}", hint="declare Label(classes=...)"
-            )
+        unknown = pc.unique(text.filter(pc.and_(pc.is_null(codes), pc.is_valid(text)))).to_pylist()
+        if unknown:
+            raise ModelError(f"unknown labels: {', '.join(unknown[:5])}", hint="declare Label(classes=...)")
         return np.asarray(codes.cast(pa.float32()).to_numpy(), dtype=np.float32)
 
 
-def _coded(values: Values, codes: Mapping[str, int]) -> Values:
+def _encode_categories(values: Values, codes: Mapping[str, int]) -> Values:
     if len(values) <= FEW:
         return [codes.get(value, math.nan) for value in values]
     encoded = pc.index_in(pa.array(values, pa.string()), pa.array(list(codes), pa.string()))
@@ -133,21 +133,22 @@ def _coded(values: Values, codes: Mapping[str, int]) -> Values:
 
 
 def finite(values: Array) -> Array:
-    """Values with the largest float32 in place of infinities, which XGBoost refuses: to a tree it is the same.
-    In place; NaN is left alone."""
+    """Replace infinities, which XGBoost refuses, by the largest float32, in place; a tree treats both alike.
+
+    NaN stays."""
     np.minimum(values, LARGEST, out=values)
     return np.maximum(values, -LARGEST, out=values)
 
 
 def json_number(number: float) -> float | None:
-    """A float as JSON has it: None for NaN, which is a missing number, the largest float32 for infinity."""
+    """Convert a float to a JSON number: None for NaN (a missing number), the largest float32 for infinity."""
     if math.isfinite(number):
         return number
     return None if math.isnan(number) else math.copysign(float(LARGEST), number)
 
 
 def label_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Labels as text: 1.0, 1 and true of a binary label read "1"."""
+    """Convert labels to text; 1.0, 1 and true all become "1"."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int64())
     if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py() is not False:
@@ -165,12 +166,11 @@ def _distinct(values: pa.ChunkedArray) -> tuple[str, ...]:
 def _check_classes(problem: Problem, classes: tuple[str, ...], present: Iterable[str]) -> None:
     where = f"problem {problem.name}: label"
     if problem.kind == "binary" and len(classes) != 2:
-        raise ModelError(
-            f"a binary label has two classes, this one {len(classes)}: {', '.join(classes[:6])}", where=where
-        )
+        found = f"{len(classes)}: {', '.join(classes[:6])}"
+        raise ModelError(f"a binary label needs two classes, found {found}", where=where)
     if len(classes) < 2:
-        raise ModelError("the training rows have one class only", where=where, hint="widen the training split")
-    strange = sorted(set(present) - set(classes))
-    if strange:
+        raise ModelError("the training rows have only one class", where=where, hint="widen the training split")
+    unknown = sorted(set(present) - set(classes))
+    if unknown:
         hint = "declare Label(classes=...), or widen the training split"
-        raise ModelError(f"classes outside the training rows: {', '.join(strange[:5])}", where=where, hint=hint)
+        raise ModelError(f"classes without training rows: {', '.join(unknown[:5])}", where=where, hint=hint)

@@ -1,5 +1,5 @@
-"""How training rows are split once more: to choose parameters, by rolling origin in time, by hash without it; to
-choose rounds of boosting on few rows, in parts of like labels."""
+"""Splits of the training rows: for tuning, rolling-origin folds in time or hashed folds without time; for choosing the
+boosting rounds on few rows, parts stratified by label."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +15,14 @@ _HORIZON = 1 / 6
 
 
 def folds(problem: Problem, rows: pa.Table) -> list[tuple[Array, Array]]:
-    """(rows to fit, rows to score) as masks over training rows.
+    """Return FOLDS pairs of masks over training rows: (rows to fit, rows to score).
 
-    In time: expanding windows, each scored on the stretch after it, as a model would be used; a label counts in a
-    window only if it was known at its end. Without time: FOLDS parts by a hash of the id. Raises ModelError where a
-    part is empty."""
+    With time: expanding windows, each scored on the period after it; a window uses only labels known at its end.
+    Without time: parts by a hash of the id. Raises ModelError where a part is empty."""
     masks = _rolling(rows) if isinstance(problem.split, TimeSplit) else _hashed(rows, problem.split.seed)
     if any(not fit.any() or not score.any() for fit, score in masks):
-        hint = "train on more rows, or a longer time"
-        raise ModelError("too few training rows to tune on", where=f"problem {problem.name}", hint=hint)
+        hint = "train on more rows, or on a longer period"
+        raise ModelError("too few training rows for tuning", where=f"problem {problem.name}", hint=hint)
     return masks
 
 
@@ -42,8 +41,9 @@ def _hashed(rows: pa.Table, seed: int) -> list[tuple[Array, Array]]:
 
 
 def stratified_parts(labels: Array, count: int) -> Array:
-    """(n,) the part of each row, from 0, for `count` parts of equal size and of nearly equal labels, drawn at random:
-    of a rare class, or of the largest values, each part gets its share. Reproducible for the same labels in order."""
+    """Assign each of n rows to one of `count` random parts of equal size, stratified by label; (n,) from 0.
+
+    Each part gets its share of a rare class, or of the largest values. Equal labels in equal order give equal parts."""
     drawn = np.random.default_rng(0).permutation(len(labels))
     ordered = drawn[np.argsort(labels[drawn], kind="stable")]
     parts = np.empty(len(labels), dtype=np.int64)

@@ -1,9 +1,8 @@
-"""The walk through a forest, compiled. To be imported only where it is needed: Numba takes a quarter of a second.
+"""Compiled prediction of a forest. Import it lazily: importing Numba takes a quarter of a second.
 
-Eight rows go down a tree side by side, as many levels as it has, with no branch that the processor could guess wrong;
-of rows that are left over each goes down eight trees side by side. It is predication and interleaving as Asadi, Lin and
-de Vries describe them (Runtime Optimizations for Tree-Based Machine Learning Models, IEEE TKDE 26(9), 2014). What is
-added up is float32, and in XGBoost's order.
+Eight rows descend a tree in parallel, level by level, without branches to mispredict; each remaining row descends eight
+trees in parallel. This is predication and interleaving as in Asadi, Lin and de Vries (Runtime Optimizations for
+Tree-Based Machine Learning Models, IEEE TKDE 26(9), 2014). Sums are float32, in XGBoost's order.
 """
 
 from math import exp
@@ -26,9 +25,11 @@ NODE = np.dtype(
         ("limit", "i4"),
     ]
 )
-"""A split, or a leaf, which is its own child. `left`: its left child's place, `gap`: from there to the right one (0: a
-leaf). `value`: rows below it go left; a leaf's weight. `first`: where the bits of the categories that go right begin,
-`limit`: how many there are bits for. `missing`: 1 where a missing value goes right. `category`: 1 for a split by it."""
+"""A split, or a leaf, which is its own child.
+
+`left`: position of the left child; `gap`: distance from it to the right child, 0 for a leaf. `value`: the threshold
+(smaller values go left), or a leaf's weight. `category`: 1 for a categorical split. `first`: position of the bits of
+the categories that go right; `limit`: their number. `missing`: 1 where missing values go right."""
 LANES = 8
 _BEYOND = np.float32(1 << 24)
 VALUE, SIGMOID, SOFTMAX = 0, 1, 2
@@ -36,13 +37,13 @@ _ONE, _EPSILON, _MOST = np.float32(1), np.float32(1e-16), np.float32(88.7)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def next_place(nodes: Array, words: Array, place: int, row: Array) -> Any:
+def next_place(nodes: Array, category_bits: Array, place: int, row: Array) -> Any:
     node = nodes[place]
     value = row[node.feature]
     code = np.int32(value) if (value >= 0) & (value < _BEYOND) else np.int32(-1)
     within = (code >= 0) & (code < node.limit)
-    word = words[node.first + ((code >> 5) if within else 0)]
-    bit = (word >> np.uint32(code & 31)) & np.uint32(1) if within else np.uint32(0)
+    bits = category_bits[node.first + ((code >> 5) if within else 0)]
+    bit = (bits >> np.uint32(code & 31)) & np.uint32(1) if within else np.uint32(0)
     right = np.int32(bit) if node.category else np.int32(value >= node.value)
     return node.left + node.gap * (np.int32(node.missing) if value != value else right)
 
@@ -54,30 +55,32 @@ def walk(
     depths: Array,
     groups: Array,
     nodes: Array,
-    words: Array,
+    category_bits: Array,
     base: Array,
     link: int,
     to: Array,
 ) -> None:
-    """Fill `to` (n, k). `starts`, `depths`, `groups`: of each tree its root's place, its levels, and which of the k
-    outputs it adds to. `words`: bits of categories. `base`: (k,), what the sums begin with."""
+    """Predict `rows` (n, d) into `to` (n, k).
+
+    `starts`, `depths`, `groups`: each tree's root position, levels, and output (of k). `category_bits`: bits of
+    categories, 32 per word. `base`: (k,) initial sums."""
     count, outputs = to.shape
-    whole = count - count % LANES
+    blocked = count - count % LANES
     lanes = np.empty(LANES, np.int32)
     for row in range(count):
         for output in range(outputs):
             to[row, output] = base[output]
     for tree in range(len(starts)):
         group = groups[tree]
-        for block in range(0, whole, LANES):
+        for block in range(0, blocked, LANES):
             for lane in range(LANES):
                 lanes[lane] = starts[tree]
             for _ in range(depths[tree]):
                 for lane in range(LANES):
-                    lanes[lane] = next_place(nodes, words, lanes[lane], rows[block + lane])
+                    lanes[lane] = next_place(nodes, category_bits, lanes[lane], rows[block + lane])
             for lane in range(LANES):
                 to[block + lane, group] += nodes[lanes[lane]].value
-    for row in range(whole, count):
+    for row in range(blocked, count):
         for first in range(0, len(starts), LANES):
             trees, levels = min(LANES, len(starts) - first), 0
             for lane in range(LANES):
@@ -85,7 +88,7 @@ def walk(
                 lanes[lane], levels = starts[tree], max(levels, depths[tree])
             for _ in range(levels):
                 for lane in range(LANES):
-                    lanes[lane] = next_place(nodes, words, lanes[lane], rows[row])
+                    lanes[lane] = next_place(nodes, category_bits, lanes[lane], rows[row])
             for lane in range(trees):
                 to[row, groups[first + lane]] += nodes[lanes[lane]].value
     if link == SIGMOID:

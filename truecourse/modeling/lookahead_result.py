@@ -1,4 +1,4 @@
-"""What a look-ahead proof compared, as a training frame's manifest keeps it."""
+"""The result of a look-ahead proof, as stored in a training frame's manifest."""
 
 from pydantic import Field
 
@@ -7,8 +7,10 @@ from truecourse.wording import counted
 
 
 class Proof(Reference):
-    """What was compared: the rows of each view, the spine and the labels, over all its moments. `unstable`: views that
-    gave other values from the same sources. `applies`: whether any SQL reads a table with a time."""
+    """The result of a look-ahead proof.
+
+    `rows`: compared rows of each view, the spine and the labels, over all sampled moments. `unstable`: views that
+    returned different values from the same sources. `applies`: whether any SQL reads a table with a time."""
 
     applies: bool
     moments: int = 0
@@ -20,5 +22,5 @@ class Proof(Reference):
         if not self.applies:
             return "Look-ahead: not applicable, no SQL reads a table with a time."
         compared = f"{counted(sum(self.rows.values()), 'row')} of {counted(len(self.rows), 'query')}"
-        said = f"Look-ahead: none on {self.moments} sampled moments ({compared})."
-        return said + (f" Not stable: {', '.join(self.unstable)}." if self.unstable else "")
+        sentence = f"Look-ahead: none on {self.moments} sampled moments ({compared})."
+        return sentence + (f" Not stable: {', '.join(self.unstable)}." if self.unstable else "")

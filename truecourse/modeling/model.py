@@ -1,4 +1,4 @@
-"""A trained model: an XGBoost booster, the vocabulary that feeds it, and what its numbers mean."""
+"""A trained model: an XGBoost booster, the vocabulary that encodes its inputs, and the kind of problem."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """Matrices are (n, d) float32 as Vocabulary.encode() makes them."""
+    """A trained model. Matrices are (n, d) float32, as Vocabulary.encode() returns them."""
 
     booster: "xgboost.Booster"
     vocabulary: Vocabulary
@@ -29,39 +29,39 @@ class Model:
 
     @classmethod
     def load(cls, ubj: bytes, vocabulary: Vocabulary, kind: Kind, threads: int | None = None) -> Self:
-        """From UBJSON. Raises ModelError for bytes that are no model, or another vocabulary's model."""
+        """Load a model from UBJSON. Raises ModelError for invalid bytes, or for another vocabulary's model."""
         import xgboost
 
         try:
             booster = xgboost.Booster({"nthread": threads or get_settings().threads}, model_file=bytearray(ubj))
         except xgboost.core.XGBoostError as error:
-            raise ModelError(f"the bytes are no XGBoost model: {str(error).splitlines()[0]}") from None
+            raise ModelError(f"not an XGBoost model: {str(error).splitlines()[0]}") from None
         if (booster.feature_names or []) != vocabulary.booster_names:
-            raise ModelError("the model's inputs are not those of its vocabulary", hint="package the model again")
+            raise ModelError("the model's inputs differ from its vocabulary", hint="package the model again")
         return cls(booster, vocabulary, kind)
 
     def compiled(self) -> Self:
-        """One that predicts by compiled code where it can: the same answers, for one row in a ninth of the time."""
+        """Return the model with compiled trees where possible: equal predictions, one row in a ninth of the time."""
         return replace(self, forest=compile_forest(self.booster))
 
     def ubj(self) -> bytes:
-        """The model's UBJSON: equal bytes for equal models."""
+        """Serialize the model as UBJSON; equal models give equal bytes."""
         return bytes(self.booster.save_raw("ubj"))
 
     @cached_property
     def trees(self) -> int:
-        """How many are walked for a row: one a boosting round, or one a round and class."""
+        """The number of trees: one per boosting round, for multiclass one per round and class."""
         return int(self.booster.num_boosted_rounds()) * (
             len(self.vocabulary.classes) if self.kind == "multiclass" else 1
         )
 
     def predict(self, matrix: Array) -> Array:
-        """float32: probabilities of the last class (n,) for binary, of every class (n, k) for multiclass, values (n,)
-        for regression."""
+        """Predict float32: probabilities of the last class (n,) for binary, of every class (n, k) for multiclass,
+        values (n,) for regression."""
         return (self.forest or self._direct).predict(matrix)
 
     def margin(self, matrix: Array) -> Array:
-        """float32, before the link: log-odds (n,), class scores (n, k), or values (n,)."""
+        """Predict float32 before the link function: log-odds (n,), class scores (n, k), or values (n,)."""
         return (self.forest or self._direct).predict(matrix, margin=True)
 
     @cached_property
@@ -69,10 +69,10 @@ class Model:
         return NativeBooster(self.booster)
 
     def contributions(self, matrix: Array) -> Array:
-        """Exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for
-        multiclass. The last column is the base value; a row's sum is its margin."""
+        """Compute exact SHAP values (TreeSHAP, Lundberg et al. 2020) of the margin: (n, d + 1), or (n, k, d + 1) for
+        multiclass. The last column is the base value; a row sums to its margin."""
         matrix = np.ascontiguousarray(matrix, dtype=np.float32)
         if self.forest is None or self.forest.attributions is None:
             return self._direct.contributions(matrix)
-        found = self.forest.attributions(matrix)
-        return found if self.kind == "multiclass" else found[:, 0]
+        values = self.forest.attributions(matrix)
+        return values if self.kind == "multiclass" else values[:, 0]

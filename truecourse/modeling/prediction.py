@@ -1,4 +1,4 @@
-"""From feature columns to predictions and their reasons: the same code for one request and for a batch."""
+"""Predictions and explanations from feature columns, with the same code for requests and batches."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +14,12 @@ from truecourse.modeling.model import Model
 from truecourse.problem.definition import Kind
 
 Columns = Mapping[str, Values]
-_NO_NUMBER, _BACK = "the model's output is no finite number", "roll back to the version before"
+_NOT_FINITE, _ROLL_BACK = "the model's output is not a finite number", "roll back to the previous version"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of n rows: its output (Model.predict), what that predicts (n,), and if asked for,
-    attributions()."""
+    """Scores of n rows: `output` of Model.predict(), `predicted` labels (n,), and attributions() if requested."""
 
     output: Array
     predicted: Array
@@ -35,7 +34,7 @@ def scores(model: Model, columns: Columns, explain: bool) -> Scores:
 
 
 def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array) -> Array:
-    """What a model's output says: (n,) class names, the likelier of two at 0.5, or the values of a regression."""
+    """Convert a model's output to (n,) predicted class names (binary: threshold 0.5), or a regression's values."""
     if kind == "regression":
         return output
     codes = (output >= 0.5).astype(np.int64) if kind == "binary" else output.argmax(axis=1)
@@ -44,52 +43,54 @@ def predicted_labels(kind: Kind, classes: tuple[str, ...], output: Array) -> Arr
 
 
 def predict_rows(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
-    """For each row its score (or scores by class), its prediction, and which features were missing or unknown. Raises
-    ModelError for a model whose output is no number."""
+    """Return for each row its score (or scores by class), its prediction, and its missing and unknown features.
+
+    Raises ModelError if an output is not finite."""
     kind, classes = model.kind, model.vocabulary.classes
     rows: list[dict[str, Any]] = []
     for numbers in model.predict(matrix).tolist():
         several = kind == "multiclass"
         if not (all(map(math.isfinite, numbers)) if several else math.isfinite(numbers)):
-            raise ModelError(_NO_NUMBER, hint=_BACK)
+            raise ModelError(_NOT_FINITE, hint=_ROLL_BACK)
         scores = {"scores": dict(zip(classes, numbers, strict=True))} if several else {"score": numbers}
         rows.append({**scores, "prediction": predicted_label(kind, classes, numbers), "missing": [], "unknown": []})
     features, kinds = model.vocabulary.features, model.vocabulary.kinds
     for i, j in _missing(matrix):
-        # A category that is there and yet has no code is one that the model never saw.
         name = features[j]
-        known = kinds[name] != "category" or columns[name][i] is None
-        rows[i]["missing" if known else "unknown"].append(name)
+        missing = kinds[name] != "category" or columns[name][i] is None  # else a category without a code: unknown
+        rows[i]["missing" if missing else "unknown"].append(name)
     return rows
 
 
 def _missing(matrix: Array) -> Iterable[tuple[int, int]]:
-    """The places of NaN, by row and column."""
-    if len(matrix) == 1:  # each call of NumPy takes as long for one row as for a hundred
+    """Return the positions (row, column) of NaN."""
+    if len(matrix) == 1:  # a NumPy call takes as long for one row as for a hundred
         return [(0, j) for j, number in enumerate(matrix[0].tolist()) if number != number]
     return zip(*(places.tolist() for places in np.isnan(matrix).nonzero()), strict=True)
 
 
 def predicted_label(kind: Kind, classes: tuple[str, ...], output: Any) -> Any:
-    """predicted() of one row's output: a number, or one for each class."""
+    """Convert one row's output to its predicted label; `output`: a number, or one number per class."""
     if kind == "binary":
         return classes[output >= 0.5]
     return classes[output.index(max(output))] if kind == "multiclass" else output
 
 
 def attributions(model: Model, matrix: Array) -> tuple[Array, Array, Array]:
-    """Base values (n,), margins (n,) and exact SHAP contributions (n, d), float64. Base and contributions add up to the
-    margin, which within float32 is Model.margin(). Of a multiclass model those of the predicted class."""
+    """Compute base values (n,), margins (n,) and exact SHAP contributions (n, d), float64.
+
+    Base and contributions add up to the margin, which equals Model.margin() within float32. For multiclass: those of
+    the predicted class. Raises ModelError if a contribution is not finite."""
     shap = model.contributions(matrix).astype(np.float64)
-    if not np.isfinite(shap).all():  # JSON would tell NaN and infinities as null
-        raise ModelError(_NO_NUMBER, hint=_BACK)
+    if not np.isfinite(shap).all():  # JSON has neither NaN nor infinity
+        raise ModelError(_NOT_FINITE, hint=_ROLL_BACK)
     if model.kind == "multiclass":
         shap = shap[np.arange(len(matrix)), model.margin(matrix).argmax(axis=1)]
     return shap[:, -1], shap.sum(axis=1), shap[:, :-1]
 
 
 def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str, Any]]:
-    """For each row the base, the margin, and every feature's value and contribution, the weightiest first."""
+    """Return for each row the base, the margin, and every feature's value and contribution, largest first."""
     base, margin, parts = attributions(model, matrix)
     order = np.argsort(-np.abs(parts), axis=1, kind="stable").tolist()
     names, kinds = model.vocabulary.features, model.vocabulary.kinds
@@ -107,7 +108,7 @@ def explanations(model: Model, columns: Columns, matrix: Array) -> list[dict[str
 
 
 def original_values(kind: FeatureKind, values: Values) -> Sequence[Any]:
-    """A feature's n values as a person wrote them: category text, whole numbers whole, None where one is missing."""
+    """Convert a feature's n encoded values back to JSON values: category text, integers, booleans, None for missing."""
     if not isinstance(values, np.ndarray):
         return values
     given: list[Any] = values.tolist()

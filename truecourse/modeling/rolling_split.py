@@ -1,5 +1,5 @@
-"""A split by time that moves with the moment: a model trained today is judged by the last days, not by those of a date
-that was written down a year ago."""
+"""A time split relative to a reference time: a model trained today is evaluated on the most recent closed days, not on
+fixed dates in the past."""
 
 import dataclasses
 from datetime import datetime
@@ -10,10 +10,10 @@ from truecourse.references import naive_utc
 
 
 def problem_at(problem: Problem, at: datetime) -> Problem:
-    """The problem with its split moved to the moment `at` (UTC if it has no zone), as `Retraining` says.
+    """Return the problem with its time split shifted to `at` (UTC if naive), by the periods of `Retraining`.
 
-    Test rows are the last whole days whose cohorts are closed by then. The same for every moment of a day; a problem
-    without a split by time is returned as it is, for its new rows fall on both sides by themselves."""
+    Test rows are the last whole days whose cohorts are closed at `at`. All times of one day give the same split. A
+    problem with a random split is returned unchanged: its new rows fall into all parts."""
     if not isinstance(problem.split, TimeSplit):
         return problem
     moment, policy = naive_utc(at), problem.monitoring.retraining
@@ -31,5 +31,5 @@ def problem_at(problem: Problem, at: datetime) -> Problem:
 
 
 def problem_of(problem: Problem, manifest: Manifest) -> Problem:
-    """The problem with the split by which the manifest's snapshot was taken."""
+    """Return the problem with the split that the manifest's snapshot was built with."""
     return dataclasses.replace(problem, split=manifest.split) if manifest.split else problem

@@ -1,5 +1,5 @@
-"""Which form a model has, trees or a linear model and trees on what it leaves over, and how many rounds: chosen on rows
-that neither was fitted to."""
+"""Selection of a model's form (trees, or a linear model with trees on its residuals) and of its number of rounds, on
+rows that neither was fitted to."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     import xgboost
 
 TREES, LINEAR, LINEAR_AND_TREES = "trees", "linear", "linear and trees"
-_WORTH = 0.8
-"""Of what trees gain on the constant, the share that a linear model has to gain for boosting from it to be tried."""
+_MIN_GAIN = 0.8
+"""The share of the trees' gain over the constant that a linear model must reach for boosting from it to be tried."""
 
 
 def cross_validation(matrix: Array, labels: Array, folds: int) -> list[Part]:
-    """Parts that leave out each row once, of nearly equal labels."""
+    """Build cross-validation parts, stratified by label; each row is left out once."""
     part = stratified_parts(labels, min(folds, len(labels)))
     masks = [part == fold for fold in range(part.max() + 1)]
     return [Part(matrix[~out], labels[~out], matrix[out], labels[out], np.flatnonzero(out)) for out in masks]
@@ -40,8 +40,10 @@ def cross_validation(matrix: Array, labels: Array, folds: int) -> list[Part]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A form, boosted on each part. `curve`: the loss by round over the rows of all parts, of each side. `starts`: of
-    the form that begins with a linear model those of the parts; then the first loss is of the linear model alone."""
+    """A model form, boosted on each part of the rows.
+
+    `curve`: the loss by round of each side, over the rows of all parts. `starts`: the linear models of the parts if the
+    form begins with one; the first loss is then the linear model's."""
 
     kind: Kind
     vocabulary: Vocabulary
@@ -58,18 +60,18 @@ class Candidate:
         spec: XGBoost,
         parts: Sequence[Part],
         folds: Sequence[Fold],
-        alone: "Candidate | None" = None,
+        linear: "Candidate | None" = None,
     ) -> "Candidate":
-        """From nothing, or from the linear models `alone`, whose margins the folds hold."""
+        """Boost on each part, from scratch or from the models of `linear`, whose margins are set in the folds."""
         curve, boosters = boost_folds(kind, vocabulary, spec, folds)
-        if alone is None:
+        if linear is None:
             return cls(kind, vocabulary, parts, boosters, curve)
-        whole = {side: [*alone.curve[side], *values] for side, values in curve.items()}
-        return cls(kind, vocabulary, parts, boosters, whole, alone.starts)
+        full_curve = {side: [*linear.curve[side], *values] for side, values in curve.items()}
+        return cls(kind, vocabulary, parts, boosters, full_curve, linear.starts)
 
     @cached_property
     def rounds(self) -> int:
-        """Of the least loss on the rows measured on."""
+        """The number of rounds with the least validation loss."""
         return int(np.argmin(self.curve["validate"])) + (0 if self.starts else 1)
 
     @property
@@ -77,7 +79,7 @@ class Candidate:
         return min(self.curve["validate"])
 
     def booster(self, part: int) -> "xgboost.Booster":
-        """Of one part, with the chosen rounds."""
+        """Return one part's model with the chosen number of rounds."""
         if self.starts:
             return join_boosters(self.starts[part], self.boosters[part], self.rounds)
         booster = self.boosters[part][: self.rounds]
@@ -86,17 +88,17 @@ class Candidate:
 
     @cached_property
     def predictions(self) -> Array:
-        """For the rows measured on, of all parts in order."""
+        """Predictions for the left-out rows, in the order of the parts."""
         models = [Model(self.booster(place), self.vocabulary, self.kind) for place in range(len(self.parts))]
         return np.concatenate([model.predict(part.out) for model, part in zip(models, self.parts, strict=True)])
 
     def difference(self, other: "Candidate") -> Estimate:
-        """This loss minus another form's, paired by rows or days, with its 95% interval."""
+        """Compute this loss minus another form's, paired by rows or days, with its 95% interval."""
         labels, blocks = (np.concatenate([getattr(p, name) for p in self.parts]) for name in ("out_labels", "blocks"))
         return paired_difference(self.kind, labels, self.predictions, other.predictions, blocks)
 
     def fit(self, spec: XGBoost, matrix: Array, labels: Array) -> "xgboost.Booster":
-        """The same form with as many rounds, fitted to these rows."""
+        """Fit the same form with the same number of rounds to other rows."""
         data = Matrices(self.vocabulary, spec.max_bin).training_matrix(matrix, labels)
         start = linear_booster(self.kind, self.vocabulary, matrix, labels, self.boosters[0]) if self.starts else None
         if start is not None:
@@ -109,8 +111,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """A form, and why it was chosen: {"form": TREES, LINEAR_AND_TREES or LINEAR, "losses": {form: on the rows measured
-    on}, "difference": of the linear form's loss and that of trees with its 95% interval, or None, "sentence"}."""
+    """The chosen form and the reason.
+
+    `losses`: validation loss by form. `difference`: the linear form's loss minus the trees' loss with its 95% interval,
+    or None."""
 
     chosen: Candidate
     losses: dict[str, float]
@@ -135,61 +139,62 @@ class Choice:
     @property
     def sentence(self) -> str:
         rounds = counted(self.chosen.rounds, "round")
-        named = {
+        names = {
             TREES: f"trees, {rounds}",
-            LINEAR_AND_TREES: f"a linear model, and {rounds} of trees for what it leaves over",
-            LINEAR: "a linear model, which no trees made better",
+            LINEAR_AND_TREES: f"a linear model, and {rounds} of trees on its residuals",
+            LINEAR: "a linear model, which trees did not improve",
         }
-        loss = f"{LOSSES[self.chosen.kind]} {number(self.chosen.loss, 4)} on {_measured(self.chosen.parts)}"
+        loss = f"{LOSSES[self.chosen.kind]} {number(self.chosen.loss, 4)} on {_describe_rows(self.chosen.parts)}"
         others = [
-            f"{number(self.losses[form], 4)} for {words}"
-            for form, words in (
+            f"{number(self.losses[form], 4)} for {name}"
+            for form, name in (
                 (TREES, "trees alone"),
                 (LINEAR, "the linear model alone"),
                 (LINEAR_AND_TREES, "a linear model and trees"),
             )
             if form in self.losses and form != self.form and self.losses[form] != self.chosen.loss
         ]
-        said = f"{named[self.form]}: {loss}{', ' if others else ''}{', '.join(others)}"
-        return f"{said} ({self.reason})" if self.reason else said
+        sentence = f"{names[self.form]}: {loss}{', ' if others else ''}{', '.join(others)}"
+        return f"{sentence} ({self.reason})" if self.reason else sentence
 
 
 def select(kind: Kind, vocabulary: Vocabulary, spec: XGBoost, parts: Sequence[Part]) -> Choice:
-    """Boost on the parts from nothing, and from a linear model where that is asked for or promises something.
+    """Choose the form: boost on the parts from scratch, and from a linear model where requested or promising.
 
-    Where a linear model by itself is not worse than the trees beyond noise, the form of the lower loss is chosen; where
-    it is, the linear form has to be better than the trees beyond noise (95% intervals of paired differences)."""
+    If the linear model alone is not significantly worse than the trees, the form with the lower loss is chosen. If it
+    is, the linear form must be significantly better than the trees (95% intervals of paired differences)."""
     data = Matrices(vocabulary, spec.max_bin)
     folds = [data.fold(part) for part in parts]
     if not all(len(part.out) for part in parts):
         first = Candidate.boost(kind, vocabulary, dataclasses.replace(spec, rounds=1), parts, folds)
-        return Choice(first, {TREES: first.loss}, "there are no rows to choose rounds and form on")
+        return Choice(first, {TREES: first.loss}, "no validation rows to choose the rounds and the form on")
     trees = None if spec.linear else Candidate.boost(kind, vocabulary, spec, parts, folds)
     if trees and spec.linear is False:
         return Choice(trees, {TREES: trees.loss}, "XGBoost(linear=False)")
-    begun = [start_from_linear(kind, vocabulary, spec, part, *fold) for part, fold in zip(parts, folds, strict=True)]
-    starts = [start for start in begun if start is not None]
+    fitted = [start_from_linear(kind, vocabulary, spec, part, *fold) for part, fold in zip(parts, folds, strict=True)]
+    starts = [start for start in fitted if start is not None]
     if len(starts) < len(parts):
         trees = trees or Candidate.boost(kind, vocabulary, spec, parts, folds)
         return Choice(trees, {TREES: trees.loss}, "no linear model can be fitted to the rows of one class")
-    alone = Candidate(kind, vocabulary, parts, starts, _losses_alone(kind, vocabulary, parts, starts), starts)
-    if trees and not _promises(trees, alone):
+    alone = Candidate(kind, vocabulary, parts, starts, _linear_losses(kind, vocabulary, parts, starts), starts)
+    if trees and not _is_promising(trees, alone):
         return Choice(trees, {TREES: trees.loss, LINEAR: alone.loss}, "a linear model explains too little")
     linear = Candidate.boost(kind, vocabulary, spec, parts, folds, alone)
     if not trees:
         return Choice(linear, {LINEAR_AND_TREES: linear.loss, LINEAR: alone.loss}, "XGBoost(linear=True)")
     losses = {TREES: trees.loss, LINEAR_AND_TREES: linear.loss, LINEAR: alone.loss}
     behind, gain = alone.difference(trees), linear.difference(trees)
-    rivals = behind["low"] is not None and behind["low"] <= 0
-    better = (gain["value"] or 0) < 0 if rivals else gain["high"] is not None and gain["high"] < 0
+    not_worse = behind["low"] is not None and behind["low"] <= 0
+    better = (gain["value"] or 0) < 0 if not_worse else gain["high"] is not None and gain["high"] < 0
     return Choice(linear if better else trees, losses, "", gain)
 
 
 def start_from_linear(
     kind: Kind, vocabulary: Vocabulary, spec: XGBoost, part: Part, fit: Any, out: Any
 ) -> "xgboost.Booster | None":
-    """A linear model of the part's rows to fit, as a booster, from whose margins boosting on these matrices then
-    begins. None where none can be fitted."""
+    """Fit a linear model to the part's rows, and set its margins as base margins of the matrices `fit` and `out`.
+
+    Returns it as a booster; None where none can be fitted."""
     template, _ = boost(kind, vocabulary, dataclasses.replace(spec, rounds=1), fit, progress=False)
     start = linear_booster(kind, vocabulary, part.fit, part.labels, template)
     if start is not None:
@@ -199,7 +204,7 @@ def start_from_linear(
     return start
 
 
-def _losses_alone(
+def _linear_losses(
     kind: Kind, vocabulary: Vocabulary, parts: Sequence[Part], starts: Sequence["xgboost.Booster"]
 ) -> dict[str, list[float]]:
     models = [Model(start, vocabulary, kind) for start in starts]
@@ -208,22 +213,22 @@ def _losses_alone(
     return {"train": [_mean(kind, fitted)], "validate": [_mean(kind, out)]}
 
 
-def _promises(trees: Candidate, alone: Candidate) -> bool:
-    """Whether the linear model does most of what trees do, so that boosting from it is worth its time."""
+def _is_promising(trees: Candidate, linear: Candidate) -> bool:
+    """Return whether the linear model reaches most of the trees' gain, so that boosting from it is worth the time."""
     constants = [
         losses(trees.kind, p.out_labels, baselines.predict_constant(trees.kind, trees.vocabulary, p.labels, len(p.out)))
         for p in trees.parts
     ]
     constant = _mean(trees.kind, constants)
-    return constant - alone.loss >= _WORTH * (constant - trees.loss)
+    return constant - linear.loss >= _MIN_GAIN * (constant - trees.loss)
 
 
 def _mean(kind: Kind, rows: Sequence[Array]) -> float:
-    """Of losses by row, as XGBoost gives it: of squared errors the root."""
+    """Average losses by row as XGBoost does; for squared errors, take the root."""
     return float(np.concatenate(rows).mean() ** (0.5 if kind == "regression" else 1))
 
 
-def _measured(parts: Sequence[Part]) -> str:
+def _describe_rows(parts: Sequence[Part]) -> str:
     rows = sum(len(part.out) for part in parts)
     if len(parts) == 1:
         return counted(rows, "validation row")

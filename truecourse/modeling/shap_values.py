@@ -1,12 +1,11 @@
-"""Exact SHAP values of a forest, compiled. To be imported only where it is needed: Numba takes a quarter of a second.
+"""Exact SHAP values of a forest, compiled. Import it lazily: importing Numba takes a quarter of a second.
 
 Path-dependent TreeSHAP (Lundberg et al., Nature Machine Intelligence 2, 2020) sums, for each leaf, over all subsets of
-the features on the way to it. That sum is the integral over t from 0 to 1 of a product with a factor for each of these
-features: t + z (1 - t) where the row goes the leaf's way, z (1 - t) where it does not, z being the part of the training
-rows that do. The integrand is a polynomial, so Gauss-Legendre quadrature gives it exactly; the products are built on
-the way down and their sums on the way up, once for every node (after Yu, Xu, Chiang and Hsieh, Linear TreeShap, NeurIPS
-2022). XGBoost's own algorithm takes time that grows with the square of the depth: for a row of 300 trees four times as
-much.
+the features on its path. That sum equals the integral over t from 0 to 1 of a product with one factor per feature:
+t + z (1 - t) where the row follows the path, z (1 - t) where it does not; z is the share of training rows that follow
+it. The integrand is a polynomial, so Gauss-Legendre quadrature is exact. Products are built downwards and their sums
+upwards, once per node (after Yu, Xu, Chiang and Hsieh, Linear TreeShap, NeurIPS 2022). XGBoost's algorithm is quadratic
+in the depth, and takes four times as long for a row of 300 trees.
 """
 
 from typing import Any
@@ -21,22 +20,26 @@ EDGE = np.dtype(
     [("parent", "i4"), ("place", "i4"), ("feature", "i4"), ("before", "i4"), ("group", "i4"), ("inner", "i4"),
      ("leaf", "f8"), ("z", "f8")]
 )  # fmt: skip
-"""The way into a node, in preorder. `parent`: the edge into the node above, -1 for a root. `place`: of its node among
-the forest's. `feature`: what decides whether a row goes this way. `before`: the last edge above that the same feature
-decides, -1 for none. `group`: the output. `inner`: 0 for a leaf, which adds `leaf` to the margin. `z`: the part of the
-training rows that this edge and those before it, of the same feature, let through."""
+"""The edge into a node, in preorder.
+
+`parent`: the edge into the parent node, -1 for a root. `place`: position of the node in the forest. `feature`: the
+feature that the parent splits by. `before`: the nearest edge above with the same feature, -1 for none. `group`: the
+output. `inner`: 0 for a leaf, which adds `leaf` to the margin. `z`: the share of training rows that follow this edge
+and the earlier edges of the same feature."""
 
 
 LEAST = 1e-30
-"""What stands for no part of the training rows: products are divided by it."""
+"""The smallest share of training rows; products are divided by it, so it cannot be 0."""
 
 
 @njit(nogil=True, cache=True)
 def attribute(
-    rows: Array, edges: Array, nodes: Array, words: Array, factors: Array, inverses: Array, to: Array
+    rows: Array, edges: Array, nodes: Array, category_bits: Array, factors: Array, inverses: Array, to: Array
 ) -> None:
-    """Fill `to` (n, k, d), float64, zeros. `factors`: (edges, 2, q), the factor at each point of the quadrature where
-    the row goes another way, and where it goes this one; a root's are the weights. `inverses`: 1 over them."""
+    """Add the SHAP values of `rows` to `to` (n, k, d), float64 zeros.
+
+    `factors`: (edges, 2, q), the factor at each quadrature point where the row does not follow the edge, and where it
+    does; a root holds the quadrature weights. `inverses`: 1 / factors."""
     count, points = len(edges), factors.shape[2]
     goes, taken = np.empty(count, np.uint8), np.empty(count, np.int32)
     products, sums = np.empty((count, points)), np.zeros((count, points))
@@ -55,7 +58,7 @@ def attribute(
                     product *= inverses[it.before, goes[it.before], point]
                 products[edge, point] = product
             if it.inner:
-                taken[edge] = next_place(nodes, words, it.place, rows[row])
+                taken[edge] = next_place(nodes, category_bits, it.place, rows[row])
             else:
                 for point in range(points):
                     sums[edge, point] = products[edge, point] * it.leaf
@@ -76,8 +79,9 @@ def attribute(
 
 
 class Attributions:
-    """The edges of a forest's trees, and what is known of them before there is a row. `means`: (k,) what the trees add
-    to the margin of a row of which nothing is known, base score included."""
+    """SHAP values of one forest: its edges and the factors that depend on no row.
+
+    `means`: (k,) the mean margin over the training rows, including the base score."""
 
     def __init__(self, forest: Any, trees: list[dict[str, Any]]) -> None:
         self._forest = forest
@@ -97,17 +101,18 @@ class Attributions:
         self.means = forest.base.astype(np.float64) + _means(trees, forest)
 
     def __call__(self, matrix: Array) -> Array:
-        """(n, k, d + 1) float64 of a (n, d) float32 matrix, C-contiguous; the last column is the base value."""
+        """Return (n, k, d + 1) float64 for a C-contiguous (n, d) float32 matrix; the last column is the base value."""
         forest = self._forest
         to = np.zeros((len(matrix), len(self.means), forest.features))
-        attribute(matrix, self._edges, forest.nodes, forest.words, self._factors, self._inverses, to)
+        attribute(matrix, self._edges, forest.nodes, forest.category_bits, self._factors, self._inverses, to)
         base = np.broadcast_to(self.means[:, None], (*to.shape[:2], 1))
         return np.concatenate([to, base], axis=2)
 
 
 def _edges(tree: dict[str, Any], start: int, group: int) -> tuple[Array, int]:
-    """Of one tree; `parent` and `before` count from its own first edge. And by how many features a way splits at
-    most: one less is the degree of what is integrated."""
+    """Return the edges of one tree, and the largest number of distinct features on a path.
+
+    `parent` and `before` count from the tree's first edge. The integrand's degree is one less than that number."""
     left, right, split = tree["left_children"], tree["right_children"], tree["split_indices"]
     covers, leaves = tree["sum_hessian"], tree["split_conditions"]
     edges = np.zeros(len(left), EDGE)
@@ -134,7 +139,7 @@ def _edges(tree: dict[str, Any], start: int, group: int) -> tuple[Array, int]:
 
 
 def _means(trees: list[dict[str, Any]], forest: Any) -> Array:
-    """(k,) the mean of the leaves of each output's trees, by the training rows in them."""
+    """Return (k,) the mean leaf value of each output's trees, weighted by training rows."""
     means = np.zeros(len(forest.base))
     for tree, group in zip(trees, forest.groups, strict=True):
         leaf = np.array(tree["left_children"]) < 0

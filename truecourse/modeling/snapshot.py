@@ -16,7 +16,7 @@ from truecourse.storage.object_store import ObjectStore
 
 
 class Input(BaseModel):
-    """A table that went into a snapshot: its version, and the SHA-256 of each of its files by key."""
+    """An input table of a snapshot: its version, and the SHA-256 of each of its files by key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,10 +27,11 @@ class Input(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a snapshot was made from. `problem_digest`, `document`: of what training depends on (training_document()
-    of truecourse/problem/loader.py). `rows` accounts for every row of the spine: used, unlabelled, not yet closed.
-    `split`: the one it was taken by; None in manifests of before it was kept. `look_ahead`: the proof that its SQL
-    reads no row that was not known yet."""
+    """The inputs and definitions that a snapshot was built from.
+
+    `problem_digest`, `document`: the parts of the problem that training depends on (training_document() of
+    truecourse/problem/loader.py). `rows` counts every row of the spine: used, unlabelled, not yet closed. `split`: None
+    in manifests of older versions. `look_ahead`: the proof that the SQL reads no row before it was known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,12 +46,12 @@ class Manifest(BaseModel):
     look_ahead: Proof | None = None
 
     def versions(self, role: Literal["clean", "features"]) -> dict[str, TableVersion]:
-        """Table versions by table or view name."""
+        """Return table versions by table or view name."""
         return {item.name: item.table for item in self.inputs if item.role == role}
 
 
 def frame_bytes(frame: pa.Table) -> bytes:
-    """Parquet, the same bytes for equal frames under one Arrow version."""
+    """Serialize a frame as Parquet; one Arrow version gives equal bytes for equal frames."""
     sink = pa.BufferOutputStream()
     pq.write_table(frame.replace_schema_metadata(None), sink, compression="zstd", row_group_size=1 << 17)
     data: bytes = sink.getvalue().to_pybytes()
@@ -58,10 +59,10 @@ def frame_bytes(frame: pa.Table) -> bytes:
 
 
 def save(store: ObjectStore, frame: pa.Table, manifest: Manifest) -> Snapshot:
-    """Store a frame and its manifest. Saving equal bytes again changes nothing: the first manifest stands."""
+    """Store a frame and its manifest. Saving equal bytes again changes nothing: the first manifest is kept."""
     data = frame_bytes(frame)
     snapshot = Snapshot(problem=manifest.problem, sha256=sha256(data), rows=len(frame))
-    # The manifest last: a snapshot is there when its manifest is.
+    # The manifest last: a snapshot exists once its manifest does.
     for key, content in (
         (snapshot.frame_key, data),
         (snapshot.manifest_key, json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True).encode()),
@@ -74,7 +75,7 @@ def save(store: ObjectStore, frame: pa.Table, manifest: Manifest) -> Snapshot:
 
 
 def load_frame(store: ObjectStore, snapshot: Snapshot) -> pa.Table:
-    """The frame, re-hashed. Raises IntegrityError when its bytes are not the recorded ones."""
+    """Load the frame and verify its SHA-256. Raises IntegrityError when its bytes have changed."""
     data = store.get(snapshot.frame_key)
     if sha256(data) != snapshot.sha256:
         hint = "restore the object from a backup, or build the snapshot again with `truecourse run train`"

@@ -1,11 +1,10 @@
-"""Random splits: by a hash of the row's id, and stratified where that alone would leave it to luck.
+"""Random splits by a hash of the row's id, stratified for small classes.
 
-A row's place between 0 and 1 is a hash of its id and the seed, and the same for ever. Of a large class of the label the
-places below `test` test and the next ones validate, whatever other rows there are. Of a class of fewer than SMALL rows
-exact shares are taken, in the order of the places: luck would leave a class of ten without a test row in one of ten
-tables. There the edge lies at a row and not at a number, so that a row beside it may change sides while the class grows
-(3% of the rows when 150 become 300). No version is ever compared on rows that it, or its rival, learned from:
-comparison.unseen() leaves them out by their ids.
+Each row has a permanent hash between 0 and 1, of its id and the seed. In a large class, hashes below `test` are test
+rows and the next ones are validation rows, independently of other rows. In a class of fewer than SMALL rows, exact
+shares are taken in order of the hashes; otherwise a class of ten rows would have no test row in one of ten tables. Rows
+near such a boundary may change sides while the class grows (3% of the rows when 150 become 300). Models are never
+compared on rows that either was trained on: paired_comparison.unseen_rows() excludes them by id.
 """
 
 import hashlib
@@ -20,21 +19,21 @@ from truecourse.problem import RandomSplit
 from truecourse.problem.definition import Kind
 
 SMALL = 1000
-"""Of so many rows, a hash leaves a share of 0.2 within 0.013, one standard deviation."""
+"""With this many rows, a hash gives a share of 0.2 with a standard deviation of 0.013."""
 _PARTS = 5
-"""A small regression is stratified by so many quantiles of its label."""
+"""Quantiles of the label by which a small regression is stratified."""
 
 
 def unit_hashes(ids: Iterable[object], salt: str) -> Array:
-    """(n,) float64 from 0 up to 1: each id's place, the same whatever other ids there are."""
+    """Hash each id to a number in [0, 1), independently of other ids; (n,) float64."""
     digests = (hashlib.sha256(f"{salt}:{id}".encode()).digest() for id in ids)
     return np.fromiter((int.from_bytes(digest[:8], "big") / 2**64 for digest in digests), dtype=np.float64)
 
 
 def random_split(split: RandomSplit, kind: Kind, ids: pa.ChunkedArray, labels: pa.ChunkedArray) -> pa.Array:
-    """ "train", "validate" or "test" for each of n rows.
+    """Assign "train", "validate" or "test" to each of n rows.
 
-    Every class of three rows or more has one on each side, of two one trains and one tests, and one alone trains."""
+    A class of three or more rows has rows in all parts; of two rows one trains and one tests; a single row trains."""
     place, strata = unit_hashes(ids.to_pylist(), str(split.seed)), _strata(kind, labels)
     sides = np.empty(len(place), dtype=object)
     for stratum in np.unique(strata):
@@ -52,7 +51,7 @@ def random_split(split: RandomSplit, kind: Kind, ids: pa.ChunkedArray, labels: p
 
 
 def shares(rows: int, split: RandomSplit) -> tuple[int, int]:
-    """How many of a stratum's rows test, and how many validate. The others train, one at least."""
+    """Return the numbers of test and validation rows of a stratum. At least one row is left for training."""
     if rows < 3:
         return rows - 1, 0
     test = max(1, int(split.test * rows + 0.5))
@@ -63,7 +62,7 @@ def shares(rows: int, split: RandomSplit) -> tuple[int, int]:
 
 
 def _strata(kind: Kind, labels: pa.ChunkedArray) -> Array:
-    """(n,) the number of each row's class; of a small regression, of the quantile that its label lies in."""
+    """Return (n,) the class number of each row; for a small regression, the quantile number of its label."""
     if kind != "regression":
         codes = label_text(labels).combine_chunks().dictionary_encode(null_encoding="encode").indices
         return np.asarray(codes.to_numpy())

@@ -1,4 +1,4 @@
-"""Training that repeats byte for byte: canonical rows, columns, category codes and cut points, constant seeds."""
+"""Reproducible training, byte for byte: canonical order of rows and columns, category codes, cut points and seeds."""
 
 import dataclasses
 import logging
@@ -28,21 +28,23 @@ from truecourse.statistics.metrics import blocks_of
 log = logging.getLogger("truecourse.modeling.training")
 
 OUT_OF_FOLD = "out_of_fold.parquet"
-"""The file of a run that tells what was said of validation rows by models that did not learn from them."""
+"""The run's file of predictions for validation rows, by models that were not trained on them."""
 METHOD = (
     "arrays", "data/arrow_types", "data/parsing", "data/sql", "features/affected_spans", "features/asof",
     "features/decisions", "features/frame", "features/view_sql", "features/view_versions", "modeling/baselines",
     "modeling/boosting", "modeling/encoding", "modeling/folds", "modeling/linear", "modeling/selection",
     "modeling/training", "statistics/intervals", "statistics/metrics",
 )  # fmt: skip
-"""The modules that make a frame of tables, and a model of a frame."""
+"""The modules that build a frame from tables, and a model from a frame."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """A model, its rounds of boosting, and the loss by round: {"train": [...], "validate": [...]}. Where it begins with
-    a linear model, the first loss is that model's own, after no round. `form`: Choice.document. `out_of_fold`: of the
-    validation rows, by their places in the frame, the outputs of models that did not learn from them."""
+    """A trained model with its number of boosting rounds.
+
+    `curve`: the loss by round, {"train": [...], "validate": [...]}; if the model begins with a linear model, the first
+    loss is that model's. `form`: Choice.document. `out_of_fold`: positions of the validation rows in the frame, and the
+    outputs for them of models that were not trained on them."""
 
     model: Model
     rounds: int
@@ -52,13 +54,13 @@ class TrainingResult:
 
     @property
     def loss(self) -> float:
-        """On the validation rows, at the chosen round."""
+        """The loss on the validation rows at the chosen round."""
         return min(self.curve["validate"])
 
 
 def training_key(training_digest: str, spec: XGBoost, snapshot: Snapshot) -> str:
-    """What a finished run is known by: equal keys mean equal model bytes, and an equal contract."""
-    said = {
+    """Compute the key of a training: equal keys mean equal model bytes, and an equal contract."""
+    document = {
         "snapshot": snapshot.sha256,
         "problem": training_digest,
         "parameters": parameters(spec),
@@ -68,44 +70,46 @@ def training_key(training_digest: str, spec: XGBoost, snapshot: Snapshot) -> str
         "scikit-learn": version("scikit-learn"),
         "scipy": version("scipy"),
     }
-    return sha256_json(said)
+    return sha256_json(document)
 
 
 @lru_cache(maxsize=1)
 def method_digest() -> str:
-    """Of our own code that frames and models depend on: a change in it makes both anew."""
+    """Hash our code that frames and models depend on; a change in it rebuilds both."""
     here = Path(__file__).parent.parent
     return sha256_json({name: sha256((here / f"{name}.py").read_bytes()) for name in METHOD})
 
 
 def library_versions() -> dict[str, str]:
-    """What the bytes of a snapshot and of a model depend on."""
+    """Return the versions of the libraries that the bytes of snapshots and models depend on."""
     libraries = ("xgboost", "numpy", "scikit-learn", "scipy", "pyarrow", "duckdb", "polars")
     return {"python": sys.version.split()[0], **{name: version(name) for name in libraries}}
 
 
-def with_parameters(spec: XGBoost, found: Mapping[str, Any]) -> XGBoost:
-    """The model with some parameters replaced. Raises ModelError for one that XGBoost() does not have."""
-    strange = sorted(set(found) - {f.name for f in dataclasses.fields(spec)})
-    if strange:
+def with_parameters(spec: XGBoost, values: Mapping[str, Any]) -> XGBoost:
+    """Replace some parameters. Raises ModelError for a parameter that XGBoost() does not have."""
+    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(spec)})
+    if unknown:
         hint = "name fields of truecourse.problem.XGBoost in XGBoost(search=...)"
-        raise ModelError(f"no parameter {', '.join(strange)}", where="XGBoost", hint=hint)
-    return dataclasses.replace(spec, **found)
+        raise ModelError(f"unknown parameter {', '.join(unknown)}", where="XGBoost", hint=hint)
+    return dataclasses.replace(spec, **values)
 
 
 def rows_of(frame: pa.Table, *sides: str) -> pa.Table:
-    """The rows of some sides of the split, in the frame's canonical order."""
+    """Select the rows of some sides of the split, in the frame's canonical order."""
     return frame.filter(pc.is_in(frame["split"], pa.array(sides)))
 
 
 def matrix_of(vocabulary: Vocabulary, frame: pa.Table) -> Array:
-    """(n, d) float32."""
+    """Encode the frame's features as a (n, d) float32 matrix."""
     return vocabulary.encode(columns_of(frame, vocabulary.features))
 
 
 def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> TrainingResult:
-    """Train on a snapshot's frame: form and rounds chosen on the validation rows, or by cross-validation over all rows
-    but the test rows if `folds`; then all rows but the test rows if `folds` or `refit`."""
+    """Train on a snapshot's frame.
+
+    Form and rounds are chosen on the validation rows, or with `folds` by cross-validation over training and validation
+    rows. With `folds` or `refit` the model is then fitted to training and validation rows."""
     spec = spec or problem.model
     vocabulary = Vocabulary.learn(problem, frame)
     sides = [rows_of(frame, side) for side in ("train", "validate")]
@@ -126,7 +130,7 @@ def train(problem: Problem, frame: pa.Table, spec: XGBoost | None = None) -> Tra
 
 
 def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:
-    """(rows of the frame that validate, what was said of each by a model that did not learn from it)."""
+    """Return the positions of the validation rows, and predictions for them by models not trained on them."""
     split = frame["split"].to_numpy(zero_copy_only=False)
     places = np.flatnonzero(split == "validate")
     if not len(places):
@@ -134,13 +138,13 @@ def _out_of_fold(frame: pa.Table, chosen: Candidate) -> tuple[Array, Array]:
     if len(chosen.parts) == 1:
         return places, chosen.predictions
     both = np.concatenate([np.flatnonzero(split == "train"), places])
-    order = both[np.concatenate([part.blocks for part in chosen.parts])]  # of cross-validation: rows by number
-    mine = split[order] == "validate"
-    return order[mine], chosen.predictions[mine]
+    order = both[np.concatenate([part.blocks for part in chosen.parts])]  # in cross-validation, blocks are row numbers
+    validates = split[order] == "validate"
+    return order[validates], chosen.predictions[validates]
 
 
 def out_of_fold_bytes(trained: TrainingResult) -> bytes:
-    """Parquet: `row`, the place in the snapshot's frame, and `output`, or `output_0` and so on by class."""
+    """Serialize as Parquet: `row`, the position in the snapshot's frame, and `output`, or `output_0`... by class."""
     rows, output = trained.out_of_fold
     columns = {"output": output} if output.ndim == 1 else {f"output_{k}": output[:, k] for k in range(output.shape[1])}
     sink = pa.BufferOutputStream()
@@ -150,7 +154,7 @@ def out_of_fold_bytes(trained: TrainingResult) -> bytes:
 
 
 def read_out_of_fold(data: bytes) -> tuple[Array, Array]:
-    """The rows (n,) and outputs (n,) or (n, k), float64, that out_of_fold_bytes() wrote."""
+    """Read the bytes of out_of_fold_bytes(): rows (n,) and outputs (n,) or (n, k), float64."""
     table = pq.read_table(pa.BufferReader(data))
     output = np.column_stack([column.to_numpy() for column in table.drop_columns(["row"]).columns]).astype(np.float64)
     return table["row"].to_numpy(), output[:, 0] if output.shape[1] == 1 else output

@@ -1,4 +1,4 @@
-"""Metrics of predictions, and intervals of figures over successive days.
+"""Metrics of predictions, and confidence intervals that allow for dependence between successive days.
 
 Depends on `arrays` and `problem`.
 """

@@ -1,10 +1,10 @@
-"""Metrics on test rows, with intervals that know that the rows of a day hang together, and days with the next.
+"""Metrics on test rows, with intervals that allow for dependence within and between days.
 
-Rows of one day share its weather, its rush, its incident: rows are summed by UTC day, and a figure's interval comes
-from what each day does to it (truecourse/statistics/intervals.py). Every metric takes weights of the days, so that it
-is computed for all of them, and for each counted a little more, from one pass over the rows.
+Rows of one day are not independent (weather, traffic, incidents). They are summed by UTC day, and a metric's interval
+comes from each day's influence on it (truecourse/statistics/intervals.py). Every metric accepts weights of the days, so
+that one pass over the rows gives the metric, and the metric with each day's weight slightly increased.
 
-Samples are arrays (n + 1,): the metric itself, and with each of n blocks counted a little more.
+Samples are arrays (n + 1,): the metric, and the metric with the weight of each of n blocks slightly increased.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ from truecourse.statistics.ranking_metrics import average_precision, roc_auc
 from truecourse.wording import with_unit
 
 _STEP = 1e-4
-"""By how much of itself a block counts more."""
+"""The relative increase of a block's weight."""
 _GROUPS = 200
-"""Rows that have no time are dealt out to so many blocks."""
+"""The number of random blocks for rows without time."""
 _EPSILON = 1e-7
 _BINS = 10
 HIGHER_IS_BETTER = frozenset({"auc", "average_precision", "accuracy", "macro_f1", "r2"})
@@ -33,20 +33,20 @@ _SCALES: Mapping[str, Scale] = {
 
 
 def unit_of(metric: str, label_unit: str) -> str:
-    """What a metric is counted in: the label's unit, nats, or nothing (a share, or a number from 0 to 1)."""
+    """Return a metric's unit: the label's unit, nats, or "" (a share, or a number from 0 to 1)."""
     if metric in _IN_LABEL_UNITS:
         return label_unit
     return "nats" if metric == "log_loss" else ""
 
 
 def metric_label(metric: str, label_unit: str) -> str:
-    """A metric as pages call it, with its unit: "log loss, nats"."""
+    """Return a metric's name for pages, with its unit: "log loss, nats"."""
     return with_unit(metric.replace("_", " "), unit_of(metric, label_unit))
 
 
 def blocks_of(frame: pa.Table) -> Array:
-    """The number of each row's block from 0: its UTC day of decision in order of time, or, without time, one of 200
-    (of as many as there are rows, if fewer) that rows are dealt out to at random."""
+    """Number each row's block from 0: its UTC day of decision in order of time, or one of 200 random blocks without
+    time."""
     if "decision_time" not in frame.column_names:
         return random_blocks(len(frame))
     day = columns_of(frame, ["decision_time"])["decision_time"].astype("datetime64[D]")
@@ -54,49 +54,49 @@ def blocks_of(frame: pa.Table) -> Array:
 
 
 def random_blocks(rows: int) -> Array:
-    """(rows,) the block of each of so many rows that have no time."""
+    """Assign rows without time to 200 random blocks; returns (rows,) block numbers."""
     return np.random.default_rng(0).permutation(rows) % _GROUPS
 
 
 def weightings(blocks: Array) -> Array:
-    """(n + 1, n) float64: how much each of n blocks counts. First each once, then each in turn a little more."""
+    """Return (n + 1, n) float64 weights of n blocks: all 1, then each block in turn slightly increased."""
     size = int(blocks.max()) + 1 if len(blocks) else 0
     return np.vstack([np.ones(size), np.ones((size, size)) + _STEP * np.eye(size)])
 
 
 def influence(samples: Array) -> Array:
-    """(..., n) what each block does to a figure of samples (..., n + 1): the mean over blocks is the figure's error."""
+    """Compute the influence (..., n) of each block from samples (..., n + 1); its mean is the estimate's error."""
     change = (samples[..., 1:] - samples[..., :1]) * (samples.shape[-1] - 1) / _STEP
-    # What is left of a sum of as many roundings is no influence.
+    # Differences within rounding errors are no influence.
     tiny = 1e-9 * (1 + np.abs(samples[..., :1])) * (samples.shape[-1] - 1)
     return np.where(np.abs(change) > tiny, change, 0.0)
 
 
 def measure(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dict[str, Estimate]:
-    """Every metric of the kind of problem with its 95% interval.
+    """Compute every metric for the kind of problem with its 95% interval.
 
-    labels (n,): 0/1, class codes, or values. predictions: P(last class) (n,), P(class) (n, k), or values (n,).
+    `labels` (n,): 0/1, class codes, or values. `predictions`: P(last class) (n,), P(class) (n, k), or values (n,).
     """
     labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
-    blocks = np.unique(blocks, return_inverse=True)[1]  # of a slice, not every day has rows
-    found = {name: summary(drawn, name) for name, drawn in samples(kind, labels, predictions, blocks).items()}
+    blocks = np.unique(blocks, return_inverse=True)[1]  # in a slice, not every day has rows
+    metrics = {name: summary(values, name) for name, values in samples(kind, labels, predictions, blocks).items()}
     if kind == "regression":
-        return found
-    names = list(found)
-    found["calibration_error"] = sum_of_absolutes(*gaps(kind, labels, predictions, blocks))
-    last = ["base_rate"] if "base_rate" in found else []
-    return {name: found[name] for name in [*(n for n in names if n not in last), "calibration_error", *last]}
+        return metrics
+    names = list(metrics)
+    metrics["calibration_error"] = sum_of_absolutes(*gaps(kind, labels, predictions, blocks))
+    last = ["base_rate"] if "base_rate" in metrics else []
+    return {name: metrics[name] for name in [*(n for n in names if n not in last), "calibration_error", *last]}
 
 
 def samples(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> dict[str, Array]:
-    """Samples of the metrics that are no sizes of sums: of all but the calibration error."""
+    """Compute samples of all metrics but the calibration error, which is not smooth in the weights."""
     function = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[kind]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of one class only, an AUC is NaN, and no error
+    with np.errstate(divide="ignore", invalid="ignore"):  # with one class only, the AUC is NaN
         return function(labels, predictions, blocks, weightings(blocks))
 
 
 def losses(kind: Kind, labels: Array, predictions: Array) -> Array:
-    """(n,) each row's loss: log loss, or the squared error."""
+    """Compute each row's loss (n,): log loss, or the squared error."""
     predictions = predictions.astype(np.float64)
     if kind == "regression":
         return np.asarray((labels - predictions) ** 2)
@@ -107,13 +107,13 @@ def losses(kind: Kind, labels: Array, predictions: Array) -> Array:
 
 
 def loss_samples(kind: Kind, labels: Array, predictions: Array, blocks: Array, weights: Array) -> Array:
-    """Samples of the metric that models are compared by: mean log loss, or the root mean squared error."""
+    """Compute samples of the metric that models are compared by: mean log loss, or root mean squared error."""
     mean = _mean(losses(kind, labels, predictions), blocks, weights)
     return np.sqrt(mean) if kind == "regression" else mean
 
 
 def loss(kind: Kind, labels: Array, predictions: Array) -> float:
-    """The metric that models are compared by."""
+    """Compute the metric that models are compared by: mean log loss, or root mean squared error."""
     mean = float(losses(kind, labels, predictions).mean())
     return float(np.sqrt(mean)) if kind == "regression" else mean
 
@@ -127,12 +127,13 @@ def paired_difference(
     successive: bool = True,
     coverage: float = COVERAGE,
 ) -> Estimate:
-    """{"value", "low", "high"}: how much larger the loss of a model is than another's on the same rows, and its 95%
-    interval. Of the RMSE the differences are linearised in each row's squared error (the delta method).
-    `successive`: blocks are days in order of time, and not rows dealt out."""
+    """Compute the difference of two models' losses on the same rows, model minus other, with its interval.
+
+    The RMSE's differences are linearised in each row's squared error (the delta method). `successive`: blocks are days
+    in order of time, not random blocks of rows."""
     if not len(labels):
         return UNDEFINED
-    losses_of = [losses(kind, labels, said).astype(np.float64) for said in (model, other)]
+    losses_of = [losses(kind, labels, output).astype(np.float64) for output in (model, other)]
     means = [one.mean() for one in losses_of]
     if kind == "regression":
         roots = [max(np.sqrt(mean), _EPSILON) for mean in means]
@@ -145,15 +146,17 @@ def paired_difference(
 
 
 def summary(samples: Array, name: str = "") -> Estimate:
-    """The metric `name` and its 95% interval; None where it is undefined."""
+    """Compute the metric `name` and its 95% interval from its samples; None where it is undefined."""
     return estimate(float(samples[0]), influence(samples), _SCALES.get(name, "plain"))
 
 
 def gaps(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> tuple[Array, Array]:
-    """How far predictions are off as a whole: (B,) the mean of label minus prediction in each of B bins, as parts of
-    all rows, and the influence of each of n blocks on them, (n, B). The sizes of these gaps add up to the expected
-    calibration error over ten bins of equally many predictions (Naeini et al. 2015): of the probability of the last
-    class (multiclass: of the class chosen). Of a regression there is one bin, and its gap is the bias."""
+    """Compute calibration gaps: (B,) sums of label minus prediction in each of B bins, divided by all rows, and their
+    influence (n, B).
+
+    The absolute gaps add up to the expected calibration error over ten equally filled bins (Naeini et al. 2015) of the
+    probability of the last class (multiclass: of the predicted class). A regression has one bin: its gap is the
+    bias."""
     labels, predictions = labels.astype(np.float64), predictions.astype(np.float64)
     if kind == "multiclass":
         labels, predictions = (labels == predictions.argmax(axis=1)).astype(np.float64), predictions.max(axis=1)
@@ -165,23 +168,23 @@ def gaps(kind: Kind, labels: Array, predictions: Array, blocks: Array) -> tuple[
 
 
 def gaps_of(sums: Array, rows: Array) -> tuple[Array, Array]:
-    """gaps() from each block's sums of labels minus predictions by bin, (n, B), and its rows, (n,)."""
-    found = sums.sum(axis=0) / rows.sum()
-    return found, (sums - found * rows[:, None]) * (len(rows) / rows.sum())
+    """Compute gaps() from each block's sums of labels minus predictions by bin, (n, B), and its rows, (n,)."""
+    values = sums.sum(axis=0) / rows.sum()
+    return values, (sums - values * rows[:, None]) * (len(rows) / rows.sum())
 
 
 def calibration_difference(kind: Kind, labels: Array, model: Array, other: Array, blocks: Array) -> Estimate:
-    """How much larger the calibration error (a regression's size of bias) of a model is than another's on the same
-    rows, without what their errors add to each, and its 95% interval."""
+    """Compute the difference of two models' calibration errors (regression: absolute biases) on the same rows, with its
+    95% interval, each corrected for the bias due to noise."""
     blocks = np.unique(blocks, return_inverse=True)[1]
-    sides = [gaps(kind, labels, said, blocks) for said in (model, other)]
+    sides = [gaps(kind, labels, output, blocks) for output in (model, other)]
     value, off = (first - second for first, second in zip(*map(_size, sides), strict=True))
     return estimate(value, np.where(np.abs(off) > 1e-12, off, 0.0))
 
 
 def _size(gaps: tuple[Array, Array]) -> tuple[float, Array]:
-    found, off = gaps
-    return float(np.abs(found).sum()) - noise_bias(found, off), off @ np.sign(found)
+    values, off = gaps
+    return float(np.abs(values).sum()) - noise_bias(values, off), off @ np.sign(values)
 
 
 def _binary(labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:
@@ -210,7 +213,7 @@ def _multiclass(labels: Array, predictions: Array, blocks: Array, weights: Array
 def _regression(labels: Array, predictions: Array, blocks: Array, weights: Array) -> dict[str, Array]:
     mean = _mean(labels, blocks, weights)
     squared = _mean((labels - predictions) ** 2, blocks, weights)
-    centred = labels - labels.mean()  # the variance from sums of squares would lose digits far from zero
+    centred = labels - labels.mean()  # uncentred sums of squares would lose digits far from zero
     variance = _mean(centred**2, blocks, weights) - _mean(centred, blocks, weights) ** 2
     return {
         "rmse": np.sqrt(squared),
@@ -228,8 +231,8 @@ def _mean(values: Array, blocks: Array, weights: Array) -> Array:
     return np.asarray(_sums(values, blocks, weights) / _sums(np.ones(len(values)), blocks, weights))
 
 
-def _f1(true: Array, said: Array, blocks: Array, weights: Array) -> Array:
-    """2 TP / (true + said); 0 for a class that is neither there nor said, as scikit-learn has it."""
-    both = _sums(true & said, blocks, weights)
-    either = _sums(true, blocks, weights) + _sums(said, blocks, weights)
+def _f1(true: Array, predicted: Array, blocks: Array, weights: Array) -> Array:
+    """Compute 2 TP / (true + predicted); 0 for a class that neither occurs nor is predicted, as in scikit-learn."""
+    both = _sums(true & predicted, blocks, weights)
+    either = _sums(true, blocks, weights) + _sums(predicted, blocks, weights)
     return np.where(either > 0, 2 * both / np.maximum(either, 1), 0.0)

@@ -6,9 +6,10 @@ from truecourse.arrays import Array
 
 
 def roc_auc(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
-    """(b,) for weights (b, blocks): P(a positive scores above a negative), ties counted half; NaN for one class."""
-    # Pairs that are ranked right are counted once for each two blocks, of which the one has the positive and the other
-    # the negative, and weighted by both.
+    """Compute the AUC (b,) for block weights (b, blocks): P(a positive scores above a negative), ties counted half.
+
+    NaN for one class."""
+    # Correctly ranked pairs are counted once for each pair of blocks (of the positive, of the negative), then weighted.
     group = np.unique(scores, return_inverse=True)[1]
     positive, count = labels > 0, weights.shape[1]
     right = np.empty((count, count))
@@ -23,7 +24,7 @@ def roc_auc(labels: Array, scores: Array, blocks: Array, weights: Array) -> Arra
 
 
 def average_precision(labels: Array, scores: Array, blocks: Array, weights: Array) -> Array:
-    """(b,) for weights (b, blocks): precision averaged over the steps of recall, as scikit-learn has it."""
+    """Compute the average precision (b,) for block weights (b, blocks), as scikit-learn does."""
     order = np.argsort(scores, kind="stable")
     ordered, positive, block = scores[order], labels[order] > 0, blocks[order]
     group = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
@@ -37,7 +38,7 @@ def average_precision(labels: Array, scores: Array, blocks: Array, weights: Arra
 
 
 def _area(positive: Array, negative: Array) -> float:
-    """Average precision of weights by distinct score, ascending."""
+    """Compute average precision from weights by distinct score, ascending."""
     found, all_above = np.cumsum(positive[::-1]), np.cumsum((positive + negative)[::-1])
     precision = np.divide(found, all_above, out=np.zeros_like(found), where=all_above > 0)
     return float(positive[::-1] @ precision / positive.sum())

@@ -159,7 +159,7 @@ def test_what_was_not_checked_is_grey_and_says_what_would_make_it_known(trained:
     assert states.pop("skew") == "ok"
     assert set(states.values()) == {"unknown"}
     assert len(states) == 7
-    assert told["sentence"].startswith("Nothing found; unknown: drift, quality, ")
+    assert told["sentence"].startswith("No findings; unknown: drift, quality, ")
     page = control_page.page(store, problem, served=False, at=START + timedelta(days=4))
     assert page.count("Hint: ") == 7
     control_page.publish(store, problem)

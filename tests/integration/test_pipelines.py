@@ -70,7 +70,7 @@ def test_a_feed_that_dies_is_found_within_two_days_and_a_living_one_never(proble
     assert not check_pipelines(problem, tables, morning(12)).findings, "a day late may be late"
     (silent,) = check_pipelines(problem, tables, morning(13)).findings
     assert (silent.subject, silent.cause, silent.page) == ("deliveries", "dead feed", False)
-    assert "Nothing new has come to deliveries for 2.3 days" in silent.sentence
+    assert "deliveries has had no new data for 2.3 days" in silent.sentence
     assert causes(check_pipelines(problem, tables, morning(14))) == {"deliveries/dead feed": True}
 
 
@@ -82,7 +82,7 @@ def test_a_batch_out_of_all_that_was_seen_is_told(problem: Problem) -> None:
     batch(10, rows=30)
     few = check_pipelines(problem, tables, morning(10))
     assert causes(few) == {"deliveries/volume": False}
-    assert few.sentence == "A new delivery of deliveries has 30 rows; those before had 101 to 109."
+    assert few.sentence == "A new delivery of deliveries has 30 rows; earlier ones had 101 to 109."
     batch(11, rows=104, quarantined=9)
     assert causes(check_pipelines(problem, tables, morning(11))) == {"deliveries/quarantine": False}
 
@@ -105,7 +105,7 @@ def test_a_freshness_that_was_declared_goes_before_what_was_learned(problem: Pro
         return [f.sentence for f in TableState(declared, commits, Clock(START + age, simulated=False)).findings()]
 
     assert found(3 * DAY, days(2)) == [
-        f"The newest row of {table.name} is 3 days old, and may be 2 days: is its source dead?"
+        f"The newest row of {table.name} is 3 days old; the limit is 2 days: is its source dead?"
     ]
     assert found(DAY, days(2)) == []
     assert found(300 * DAY, None) == [], "one version has no rhythm"
@@ -238,7 +238,7 @@ def test_the_task_keeps_a_report_and_its_page_shows_it(problem: Problem, deploye
     page = open_store().get(report.page).decode()
     assert "the source is away" in page
     assert "health-steady-hourly" in page
-    assert healthpage.sentence(healthpage.newest(open_store(), "deliveries")).startswith("Nothing that cannot wait")
+    assert healthpage.sentence(healthpage.newest(open_store(), "deliveries")).startswith("No critical finding; ")
 
 
 def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are_not(problem: Problem) -> None:
@@ -263,8 +263,8 @@ def test_a_feed_whose_newest_row_is_older_than_its_values_live_is_told_with_the_
     past = [Version(0, newest, {"inputs": [{"name": name, "version": 0}]})]
     state = ViewState(view, past, newest, {name: source}, None, CLOCK)
     assert view.ttl is not None
-    assert list(state.run_dry(newest + view.ttl)) == []
-    (found,) = state.run_dry(newest + view.ttl + timedelta(hours=1))
+    assert list(state.dead_feeds(newest + view.ttl)) == []
+    (found,) = state.dead_feeds(newest + view.ttl + timedelta(hours=1))
     assert (found.subject, found.cause, found.page) == ("deliveries", "dead feed", True)
     assert f"{newest:%Y-%m-%d %H:%M} UTC" in found.sentence
     assert not check_pipelines(problem, tables, newest).findings

@@ -39,11 +39,11 @@ def test_a_flow_that_did_not_run_is_overdue_with_the_cause() -> None:
     (finding,) = flow(waiting, run(27)).findings(NOW)
     assert (finding.key, finding.page) == ("pipelines/flow nightly/overdue", True)
     assert finding.sentence == (
-        "The flow nightly is overdue: it should have begun 3 hours ago, its last success began 1.1 days ago."
+        "The flow nightly is overdue: it should have started 3 hours ago, its last success started 1.1 days ago."
     )
     (nobody,) = flow(waiting, workers=0).findings(NOW)
     assert nobody.cause == "no worker"
-    assert "it never ran; no worker is there to run it" in nobody.sentence
+    assert "it has never run; there is no worker to run it" in nobody.sentence
 
 
 def test_nothing_is_overdue_before_its_time() -> None:

@@ -29,10 +29,10 @@ def test_no_data_is_unknown(home: Path) -> None:
     assert "No data yet" in found[0].sentence
     for report in found[1:]:
         report_store.save(store, report)
-    assert healthpage.sentence(healthpage.newest(store, problem.name)) == "Nothing found; unknown: pipelines, endpoint."
+    assert healthpage.sentence(healthpage.newest(store, problem.name)) == "No findings; unknown: pipelines, endpoint."
 
 
 def test_an_endpoint_without_requests_has_no_objective_result(home: Path) -> None:
     look = Probe("local", "http://127.0.0.1:1", Reading({}, {}, ""))
     report = check_endpoint(load_problem("flight_delays"), open_store(), [look], AT)
-    assert report.sentence == "The endpoint local answers; nobody has asked it yet, so its objectives are unknown."
+    assert report.sentence == "The endpoint local answers; it has had no requests, so its objectives are unknown."

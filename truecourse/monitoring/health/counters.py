@@ -1,7 +1,8 @@
-"""An endpoint's meters over time: what one scrape of /metrics read, and sums that survive a restart.
+"""The history of an endpoint's Prometheus counters: scrapes of /metrics, added up to sums that survive restarts.
 
-A counter begins at zero again with the process that keeps it, so two scrapes far apart say little. What grew between
-two neighbours is added up as they come; a window is then a difference of two sums, and old sums can be thinned out.
+A counter restarts at zero with its process, so two scrapes far apart cannot be subtracted. The increases between
+neighbouring scrapes are added up as they come. The increase over a window is then the difference of two sums, and old
+sums can be thinned out.
 """
 
 from collections.abc import Mapping
@@ -15,23 +16,24 @@ from truecourse.errors import PlatformError
 from truecourse.references import Reference
 
 MEASURED_PATHS = ("/predict", "/explain")
-"""The paths that objectives are about."""
+"""The paths that the objectives cover."""
 PROBES, UNANSWERED = "looks", "silent"
-"""How often the endpoint was asked for its meters, and how often it did not answer."""
+"""Counters of scrapes, and of scrapes without an answer."""
 _PREFIX = "truecourse_"
 _RESOLUTIONS = (
     (timedelta(hours=1), timedelta(seconds=1)),
     (timedelta(hours=7), timedelta(minutes=4)),
     (timedelta(days=4), timedelta(hours=1)),
 )
-"""Up to which age sums are kept how close to each other; older ones are _COARSE apart."""
+"""(age, distance): sums up to this age are kept this far apart; older ones are _COARSE apart."""
 _COARSE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One scrape. `counters` by name and labels, "requests:/predict:2xx"; `gauges` by name, or name and label;
-    `problem`: what the endpoint serves, empty if it does not say."""
+    """One scrape. `counters`: by name and labels ("requests:/predict:2xx"). `gauges`: by name, or name and label.
+
+    `problem`: that the endpoint serves; empty if /metrics does not have it."""
 
     counters: Mapping[str, float]
     gauges: Mapping[str, float]
@@ -50,7 +52,7 @@ _GAUGES = {"log_lag_seconds": (), "log_dropped": (), "dependency_up": ("dependen
 
 
 def parse_metrics(text: str) -> Reading:
-    """Our meters of an answer in Prometheus' text format. Raises PlatformError for anything else."""
+    """Read Truecourse's metrics from Prometheus' text format. Raises PlatformError for any other text."""
     from prometheus_client.parser import text_string_to_metric_families
 
     counters: dict[str, float] = {}
@@ -59,7 +61,7 @@ def parse_metrics(text: str) -> Reading:
     try:
         samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
     except ValueError as error:
-        raise PlatformError(f"/metrics is not Prometheus' text: {error}") from None
+        raise PlatformError(f"/metrics is not in Prometheus' text format: {error}") from None
     for sample in samples:
         name, labels = sample.name.removeprefix(_PREFIX), sample.labels
         if name in _COUNTERS and labels.get("path", MEASURED_PATHS[0]) in MEASURED_PATHS:
@@ -74,8 +76,9 @@ def parse_metrics(text: str) -> Reading:
 
 @dataclass(frozen=True)
 class CounterIncrease:
-    """What the counters of a window grew by, and how long it really was: shorter where nobody looked so long ago,
-    longer where nobody looked at its beginning."""
+    """The increases of the counters over a window, and the time between the scrapes used.
+
+    `span` is shorter than the window if the history is, and longer if there was no scrape at its start."""
 
     values: Mapping[str, float]
     span: timedelta
@@ -84,31 +87,33 @@ class CounterIncrease:
         return sum(value for name, value in self.values.items() if name.startswith(prefixes))
 
     def buckets(self, path: str | None = None) -> list[tuple[float, float]]:
-        """The histogram of the latencies (seconds) of one path, or of all."""
-        found: dict[float, float] = {}
+        """Return the latency histogram (upper bound in seconds, count) of one path, or of all."""
+        counts: dict[float, float] = {}
         for name, value in self.values.items():
             parts = name.split(":")
             if parts[0] == "seconds" and path in (None, parts[1]):
-                found[float(parts[2])] = found.get(float(parts[2]), 0.0) + value
-        return sorted(found.items())
+                counts[float(parts[2])] = counts.get(float(parts[2]), 0.0) + value
+        return sorted(counts.items())
 
 
 class CounterHistory(Reference):
-    """The history of one endpoint. `last`: its counters as they were read last. `samples`: the moment (Unix seconds),
-    then the sum of each of `names` by then; names that came later were 0 before."""
+    """The history of one endpoint. `last`: the counters of its last scrape.
+
+    `samples`: (time in Unix seconds, then the sum of each of `names` by that time). Names that were added later were 0
+    before."""
 
     last: dict[str, float] = Field(default_factory=dict)
     names: tuple[str, ...] = ()
     samples: tuple[tuple[float, ...], ...] = ()
 
     def add(self, at: datetime, counters: Mapping[str, float] | None, keep: timedelta) -> Self:
-        """The history with one more look at the endpoint; `counters` are None where it did not answer.
+        """Return the history with one more scrape. `counters`: None if the endpoint did not answer.
 
-        Of the first look only the counters are known, not when they grew: it adds nothing. A look before the newest
-        is not added at all. `keep`: how far back sums are kept."""
+        The first scrape adds no increase, because it does not show when the counters grew. A scrape that is older than
+        the newest sample is ignored. `keep`: how far back sums are kept."""
         if self.samples and at.timestamp() <= self.samples[-1][0]:
             return self
-        grown = {} if counters is None else dict(_grown(self.last, counters)) if self.last else {}
+        grown = {} if counters is None else dict(_increases(self.last, counters)) if self.last else {}
         grown |= {PROBES: 1.0} | ({UNANSWERED: 1.0} if counters is None else {})
         names = (*self.names, *(name for name in grown if name not in self.names))
         before = dict(zip(self.names, self.samples[-1][1:], strict=False)) if self.samples else {}
@@ -118,30 +123,30 @@ class CounterHistory(Reference):
         return self.model_copy(update={"last": last, "names": names, "samples": samples})
 
     def since(self, at: datetime, length: timedelta) -> CounterIncrease:
-        """What grew from `length` before `at` on, at the newest look until `at`."""
-        seen = [sample for sample in self.samples if sample[0] <= at.timestamp()]
-        if not seen:
+        """Return the increases in the window of `length` up to `at`, by the newest scrape until `at`."""
+        past = [sample for sample in self.samples if sample[0] <= at.timestamp()]
+        if not past:
             return CounterIncrease({}, timedelta(0))
         begin = (at - length).timestamp()
-        first = max((sample for sample in seen if sample[0] <= begin), default=seen[0])
-        ends = [dict(zip(self.names, sample[1:], strict=False)) for sample in (first, seen[-1])]
+        first = max((sample for sample in past if sample[0] <= begin), default=past[0])
+        ends = [dict(zip(self.names, sample[1:], strict=False)) for sample in (first, past[-1])]
         values = {name: ends[1].get(name, 0.0) - ends[0].get(name, 0.0) for name in self.names}
-        return CounterIncrease(values, timedelta(seconds=seen[-1][0] - first[0]))
+        return CounterIncrease(values, timedelta(seconds=past[-1][0] - first[0]))
 
     @property
     def began(self) -> datetime | None:
         return datetime.fromtimestamp(self.samples[0][0], UTC) if self.samples else None
 
 
-def _grown(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping[str, float]:
-    """Where any counter fell, the process is another one, and all of them began at zero since."""
+def _increases(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the increases between two scrapes. If any counter fell, the process restarted and all started at zero."""
     if any(now.get(name, 0.0) < value for name, value in before.items()):
         return now
     return {name: value - before.get(name, 0.0) for name, value in now.items()}
 
 
 def _thinned(samples: tuple[tuple[float, ...], ...], at: datetime, keep: timedelta) -> tuple[tuple[float, ...], ...]:
-    """The first sum of each stretch of time, stretches being longer the older they are, and the newest."""
+    """Keep the first sum of each interval, with longer intervals for older sums, and the newest sum."""
     kept: dict[tuple[float, int], tuple[float, ...]] = {}
     for sample in samples[:-1]:
         age = timedelta(seconds=at.timestamp() - sample[0])

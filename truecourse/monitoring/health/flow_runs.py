@@ -1,4 +1,4 @@
-"""Scheduled flows: whether they run when they should, succeed, and take no longer than they used to."""
+"""Scheduled flows: whether they run on schedule, succeed, and take no longer than usual."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from truecourse.wording import format_duration
 
 Outcome = Literal["completed", "failed", "crashed", "cancelled", "running", "waiting"]
 GRACE = timedelta(minutes=10)
-"""A run may begin this much late before its flow is overdue."""
+"""A run may start this late before its flow is overdue."""
 EARLY = timedelta(minutes=1)
-"""A run may begin this much before it is due and count for it: clocks differ, and workers fetch runs ahead."""
+"""A run may start this early and still count: clocks differ, and workers fetch runs ahead."""
 OFTEN = timedelta(hours=1)
-"""A flow that runs as often gets a second chance soon: one failure of it is no page."""
+"""A single failure of a flow that runs this often is not critical, because it soon runs again."""
 SLOWER, SECONDS_MORE = 1.5, 10.0
 
 
 FEW, BEYOND, LEAST, UNKNOWN = 3, 4.0, 600.0, 6 * 3600.0
-"""With so many earlier successes, a run is stuck beyond so many times the longest of them, and beyond so many seconds;
-with fewer, beyond so many seconds."""
+"""With at least FEW earlier successes, a run is stuck after BEYOND times the longest of them, and at least LEAST
+seconds; with fewer successes, after UNKNOWN seconds."""
 
 
 def longest_run(past: Sequence[float]) -> float:
-    """Seconds beyond which a run is stuck, from those that the flow's successes took."""
+    """Return after how many seconds a run is stuck. `past`: the seconds that the flow's successful runs took."""
     return max(BEYOND * max(past), LEAST) if len(past) >= FEW else UNKNOWN
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `seconds`: how long it took, or has been running."""
+    """A flow run. `seconds`: how long it took, or has been running."""
 
     outcome: Outcome
     expected: datetime
@@ -44,10 +44,11 @@ class Run:
 
 @dataclass(frozen=True)
 class ScheduledFlow:
-    """A flow with a schedule. `due`: the last moment that it asked for a run and is older than the grace; `period`: how
-    often it does. `since`: when the schedule came into being. `runs`: the newest first; None where no Prefect server
-    could be asked. `workers`: how many could take its runs.
-    `serving`: since when there is a platform that could run it, where that is known."""
+    """A flow with a schedule.
+
+    `due`: the last scheduled time whose grace period is over. `period`: the time between two runs. `since`: when the
+    schedule was created. `runs`: newest first; None without a Prefect server. `workers`: how many could take its runs.
+    `serving`: when the platform that runs it was started, if known."""
 
     name: str
     schedule: str
@@ -75,8 +76,9 @@ class ScheduledFlow:
         yield from self._slow()
 
     def overdue(self, now: datetime) -> bool:
-        """Whether no run began since the schedule last asked for one whose grace is over, and none still runs that
-        may. A platform that was stopped, and has just begun again, gets the grace too: it catches up."""
+        """Whether no run started since the last scheduled time, and none is still running that is not stuck.
+
+        A platform that was started less than the grace period ago is not overdue: it is still catching up."""
         if self.serving is not None and now - self.serving < GRACE:
             return False
         if self.due is None or now - self.due < GRACE or (self.since is not None and self.since > self.due):
@@ -90,13 +92,13 @@ class ScheduledFlow:
     def _overdue(self, now: datetime) -> Finding:
         assert self.due is not None
         last = (
-            f"its last success began {format_duration(now - _began(self.succeeded[0]))} ago"
+            f"its last success started {format_duration(now - _began(self.succeeded[0]))} ago"
             if self.succeeded
-            else "it never ran"
+            else "it has never run"
         )
-        why = "" if self.workers else "; no worker is there to run it"
+        why = "" if self.workers else "; there is no worker to run it"
         late = format_duration(now - self.due)
-        what = f"The flow {self.name} is overdue: it should have begun {late} ago, {last}{why}."
+        what = f"The flow {self.name} is overdue: it should have started {late} ago, {last}{why}."
         cause = "overdue" if self.workers else "no worker"
         return pipeline_finding(f"flow {self.name}", cause, True, what, due=self.due.isoformat())
 
@@ -114,16 +116,16 @@ class ScheduledFlow:
         yield pipeline_finding(f"flow {self.name}", last.outcome, page, what, times=failed)
 
     def _slow(self) -> Iterable[Finding]:
-        """The run that is under way, or else the last success."""
+        """Check the run in progress, or else the last successful run."""
         current = [run for run in (self.runs or ())[:1] if run.outcome in ("running", "completed")]
         for run in current:
             past = [one.seconds for one in self.succeeded if one is not run]
             if past and run.seconds > median(past) and is_unusual(run.seconds, past, SLOWER, SECONDS_MORE):
                 what = "has been running for" if run.outcome == "running" else "took"
                 usual = format_duration(median(past))
-                said = f"The flow {self.name} {what} {format_duration(run.seconds)}; usually it takes {usual}."
+                message = f"The flow {self.name} {what} {format_duration(run.seconds)}; usually it takes {usual}."
                 yield pipeline_finding(
-                    f"flow {self.name}", "slow", False, said, seconds=run.seconds, usual=median(past)
+                    f"flow {self.name}", "slow", False, message, seconds=run.seconds, usual=median(past)
                 )
 
     def figures(self, now: datetime) -> dict[str, Any]:

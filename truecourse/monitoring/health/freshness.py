@@ -1,8 +1,7 @@
-"""Whether tables, feature tables and the online store are as fresh as they should be, and deliveries as large as usual.
+"""Freshness of tables, feature tables and the online store, and the size of deliveries.
 
-All of it is read from what commits say of themselves and from the statistics of files: no row is read. Time is that of
-commits, or, where the moment that counts as now is given, that of the rows themselves: a commit of a simulated day was
-made today.
+All figures come from commit metadata and file statistics; no rows are read. The clock is that of the commits. With a
+given reference time it is that of the rows, because the commits of a simulated day were made today.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,28 +21,28 @@ from truecourse.storage.tables import Tables, clean_table
 from truecourse.wording import counted, format_duration
 
 MAX_VERSIONS = 31
-"""So many versions of a table are looked at."""
+"""Newest versions of a table that are examined."""
 MIN_DELAY = timedelta(days=1)
-"""What was learned from a table's rhythm is never stricter; `freshness` can be."""
+"""The shortest delay that is reported when it is derived from past deliveries; `freshness` can be shorter."""
 DEAD_FACTOR = 2.5
-"""A feed that is silent for so much longer than ever before is dead."""
+"""A feed is dead when its delay is this many times the longest delay before."""
 VOLUME_FACTOR, MIN_QUARANTINE_RISE = 2.0, 0.01
-"""A delivery's rows, and its share of quarantined rows, have to differ by this to matter."""
+"""The factor, and for quarantined rows also the share of rows, by which a delivery must differ to be reported."""
 HIGH_QUARANTINE = 0.1
-"""So large a share matters even where little is known of the past."""
+"""A quarantined share that is reported even with few earlier deliveries."""
 
 
 @dataclass(frozen=True)
 class Version:
     number: int
     moment: datetime | None
-    """When it came, by the clock that is used; None where that clock does not tell."""
+    """When it was committed, by the clock in use; None if that clock has no time for it."""
     commit: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Clock:
-    """`simulated`: `now` was given, and what is newer is not there yet."""
+    """The reference time. `simulated`: `now` was given; newer data is ignored."""
 
     now: datetime
     simulated: bool
@@ -57,10 +56,11 @@ class Clock:
 
 
 def versions(tables: Tables, name: str, clock: Clock) -> list[Version]:
-    """The last versions of a table, oldest first; none where there is no table."""
+    """List the newest versions of a table, oldest first; none if the table does not exist."""
     if not tables.exists(name):
         return []
-    return [Version(n, clock.moment(at, said), said) for n, at, said in tables.recent(name, MAX_VERSIONS)]
+    recent = tables.recent(name, MAX_VERSIONS)
+    return [Version(number, clock.moment(at, commit), commit) for number, at, commit in recent]
 
 
 def pipeline_finding(subject: str, cause: str, page: bool, sentence: str, **figures: Any) -> Finding:
@@ -69,7 +69,7 @@ def pipeline_finding(subject: str, cause: str, page: bool, sentence: str, **figu
 
 @dataclass(frozen=True)
 class TableState:
-    """A clean table, by its last versions. `refused`: its deliveries that stand refused."""
+    """A clean table and its newest versions. `refused`: refused deliveries that were not replaced since."""
 
     table: Table
     past: Sequence[Version]
@@ -83,18 +83,18 @@ class TableState:
         return max((datetime.fromisoformat(mark).replace(tzinfo=UTC) for mark in marks if mark), default=None)
 
     def newest_by(self, now: datetime) -> datetime | None:
-        """The newest `time` of its rows up to the moment `now`; what was known ahead counts from when it was known."""
+        """Return the newest `time` of its rows up to `now`; a row that is known ahead counts from when it was known."""
         ahead = self.table.known_ahead or timedelta(0)
         return min(self.watermark - ahead, now) if self.watermark is not None else None
 
     @property
     def batches(self) -> list[Mapping[str, int]]:
-        """What became of the rows of each accepted delivery."""
+        """The row counts of each accepted delivery."""
         return [item["rows"] for version in self.past for item in version.commit.get("deliveries", ())]
 
     @property
     def newest(self) -> int:
-        """So many deliveries came with the newest version."""
+        """How many deliveries the newest version added."""
         return len(self.past[-1].commit.get("deliveries", ())) if self.past else 0
 
     @property
@@ -103,7 +103,7 @@ class TableState:
 
     def findings(self) -> Iterable[Finding]:
         yield from self._stale()
-        yield from self._odd_deliveries()
+        yield from self._unusual_deliveries()
         for result in self.refused:
             yield pipeline_finding(self.table.name, "refused delivery", True, f"{result.sentence()}.")
 
@@ -112,7 +112,7 @@ class TableState:
         if declared is not None:
             if self.watermark is not None and self.clock.now - self.watermark > declared:
                 age = self.clock.now - self.watermark
-                what = f"The newest row of {name} is {format_duration(age)} old, and may be "
+                what = f"The newest row of {name} is {format_duration(age)} old; the limit is "
                 what += f"{format_duration(declared)}: is its source dead?"
                 yield pipeline_finding(name, "dead feed", True, what, age_seconds=age.total_seconds())
             return
@@ -121,26 +121,26 @@ class TableState:
             return
         silent, allowed = self.clock.now - moments[-1], max(LATE_FACTOR * longest, MIN_DELAY)
         if silent > allowed:
-            what = f"Nothing new has come to {name} for {format_duration(silent)}, and it never took longer than "
-            what += f"{format_duration(longest)} before: is its source dead?"
+            what = f"{name} has had no new data for {format_duration(silent)}; the longest gap before was "
+            what += f"{format_duration(longest)}: is its source dead?"
             dead = silent > max(DEAD_FACTOR * longest, MIN_DELAY)
             yield pipeline_finding(name, "dead feed", dead, what, age_seconds=silent.total_seconds())
 
-    def _odd_deliveries(self) -> Iterable[Finding]:
+    def _unusual_deliveries(self) -> Iterable[Finding]:
         for place in range(len(self.batches) - self.newest, len(self.batches)):
-            yield from self._odd_delivery(self.batches[place], self.batches[:place])
+            yield from self._unusual_delivery(self.batches[place], self.batches[:place])
 
-    def _odd_delivery(self, last: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> Iterable[Finding]:
+    def _unusual_delivery(self, last: Mapping[str, int], past: Sequence[Mapping[str, int]]) -> Iterable[Finding]:
         name = self.table.name
         if is_unusual(last["in"], [batch["in"] for batch in past], VOLUME_FACTOR):
             usual = sorted(batch["in"] for batch in past)
-            what = f"A new delivery of {name} has {counted(last['in'], 'row')}; those before had {usual[0]:,} to "
+            what = f"A new delivery of {name} has {counted(last['in'], 'row')}; earlier ones had {usual[0]:,} to "
             yield pipeline_finding(name, "volume", False, f"{what}{usual[-1]:,}.", rows=last["in"])
         share, before = _quarantined(last), [_quarantined(batch) for batch in past]
         rare = is_unusual(share, before, VOLUME_FACTOR, MIN_QUARANTINE_RISE) and share > 0
         if rare or (share >= HIGH_QUARANTINE and share > VOLUME_FACTOR * max(before, default=0.0)):
             what = f"{last['quarantined']:,} of the {counted(last['in'], 'row')} of a new delivery of {name} went into "
-            what += f"quarantine ({share:.1%}), more than ever before."
+            what += f"quarantine ({share:.1%}), more than in any delivery before."
             yield pipeline_finding(name, "quarantine", False, what, share=share, quarantined=last["quarantined"])
 
     def figures(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _quarantined(batch: Mapping[str, int]) -> float:
 
 
 def table_states(problem: Problem, tables: Tables, clock: Clock) -> list[TableState]:
-    """What is refused now is no news of a moment in the past."""
+    """Return the state of each table. With a simulated clock refused deliveries are left out: they are of today."""
     return [
         TableState(
             table,
@@ -176,8 +176,10 @@ def table_states(problem: Problem, tables: Tables, clock: Clock) -> list[TableSt
 
 @dataclass(frozen=True)
 class ViewState:
-    """A view's feature table, and what of it is online. `sources`: its tables by their name below the root. `loaded`:
-    the mark of the last load (its version, and until when values were known), if there was one."""
+    """A view's feature table and its load into the online store.
+
+    `sources`: its tables by storage name. `loaded`: the version of the last load and until when values were known, if
+    there was a load."""
 
     view: View
     past: Sequence[Version]
@@ -188,7 +190,7 @@ class ViewState:
 
     @property
     def _waiting(self) -> datetime | None:
-        """The first version of a source that is not in the table came then; None where none is missing."""
+        """When the first source version was committed that the feature table lacks; None if it lacks none."""
         inputs = {one["name"]: one["version"] for one in self.past[-1].commit.get("inputs", ())} if self.past else {}
         newer = [
             version.moment
@@ -200,7 +202,7 @@ class ViewState:
 
     @property
     def online(self) -> datetime | None:
-        """The newest event that was loaded, or could have been."""
+        """The newest event that is in the online store, or would be if it existed."""
         if self.loaded is None or self.view.timeless:
             return None
         until = datetime.fromisoformat(self.loaded["until"])
@@ -208,21 +210,21 @@ class ViewState:
 
     @property
     def feeds(self) -> list[TableState]:
-        """The tables with time that it is computed from."""
+        """The tables with time that the view is computed from."""
         inputs = self.past[-1].commit.get("inputs", ()) if self.past else ()
         states = [self.sources[one["name"]] for one in inputs if one["name"] in self.sources]
         return [state for state in states if state.table.time is not None]
 
-    def run_dry(self, now: datetime) -> Iterable[Finding]:
-        """Its feeds whose newest event is older at the moment `now` than a value lives, where its own is, too."""
+    def dead_feeds(self, now: datetime) -> Iterable[Finding]:
+        """Find feeds whose newest event is older at `now` than the view's ttl, if the view's newest event is too."""
         if not self.view.ttl or self.newest is None or now - self.newest <= self.view.ttl:
             return
         for state in self.feeds:
             newest = state.newest_by(now)
             if newest is not None and now - newest > self.view.ttl:
                 what = f"The newest row of {state.table.name} is of {newest:%Y-%m-%d %H:%M} UTC, "
-                what += f"{format_duration(now - newest)} before {now:%Y-%m-%d %H:%M}: values of {self.view.name} live "
-                what += f"for {format_duration(self.view.ttl)}, and predictions miss them."
+                what += f"{format_duration(now - newest)} before {now:%Y-%m-%d %H:%M}: values of {self.view.name} "
+                what += f"expire after {format_duration(self.view.ttl)}, so predictions lack them."
                 figures = {"newest": _text(newest), "age_seconds": (now - newest).total_seconds()}
                 yield pipeline_finding(state.table.name, "dead feed", True, what, view=self.view.name, **figures)
 
@@ -230,14 +232,15 @@ class ViewState:
         name, now = self.view.name, self.clock.now
         if self._waiting is not None and now - self._waiting > MIN_DELAY:
             what = f"The features of {name} have been behind their tables for {format_duration(now - self._waiting)}: "
-            yield pipeline_finding(f"features of {name}", "not computed", False, f"{what}materialize does not run.")
+            what += "is the flow materialize running?"
+            yield pipeline_finding(f"features of {name}", "not computed", False, what)
         if self.loaded is None or not self.past or self.loaded["version"] >= self.past[-1].number:
             return
         behind = min(self.newest or now, now) - datetime.fromisoformat(self.loaded["until"])
         if behind > MIN_DELAY:
             expired = bool(self.view.ttl) and behind > self.view.ttl
             what = f"The online store's {name} is {format_duration(behind)} behind its feature table"
-            what += f", past its ttl of {format_duration(self.view.ttl)}: answers miss it." if expired else "."
+            what += f", past its ttl of {format_duration(self.view.ttl)}: predictions lack it." if expired else "."
             yield pipeline_finding(f"online {name}", "not loaded", expired, what, behind_seconds=behind.total_seconds())
 
     def figures(self) -> dict[str, Any]:
@@ -254,7 +257,7 @@ class ViewState:
 def view_states(
     problem: Problem, tables: Tables, clock: Clock, sources: Sequence[TableState], loaded: Mapping[str, Any]
 ) -> list[ViewState]:
-    """`loaded`: the mark of each view's last load into the online store, by view."""
+    """Return the state of each view. `loaded`: the last load into the online store, by view."""
     by_name = {clean_table(problem.name, state.table.name): state for state in sources}
     states = []
     for view in problem.views:

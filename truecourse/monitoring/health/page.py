@@ -1,4 +1,4 @@
-"""The page of a problem's health: the newest reports of pipelines, endpoints, machine and registry, in one look."""
+"""The health page of a problem: the newest reports of pipelines, endpoints, machine and registry."""
 
 from datetime import datetime
 from typing import Any
@@ -20,43 +20,43 @@ def page_key(problem: str) -> str:
 
 
 def newest(store: ObjectStore, problem: str) -> dict[Check, Report]:
-    """The newest report of each check that was ever made."""
-    found = {check: report_store.latest(store, problem, check) for check in CHECKS}
-    return {check: report for check, report in found.items() if report is not None}
+    """Return the newest report of each check that has one."""
+    reports = {check: report_store.latest(store, problem, check) for check in CHECKS}
+    return {check: report for check, report in reports.items() if report is not None}
 
 
-def sentence(found: dict[Check, Report]) -> str:
-    """All that there is to say, in one sentence."""
-    findings = _findings(found)
-    if not found:
-        return "Nothing was checked yet."
-    unknown = [check for check, report in found.items() if report.state == "unknown"]
+def sentence(reports: dict[Check, Report]) -> str:
+    """Summarize all reports in one sentence."""
+    findings = _findings(reports)
+    if not reports:
+        return "No check has run yet."
+    unknown = [check for check, report in reports.items() if report.state == "unknown"]
     if not findings and unknown:
-        return f"Nothing found; unknown: {', '.join(unknown)}."
+        return f"No findings; unknown: {', '.join(unknown)}."
     if not findings:
-        return "Pipelines, endpoints, machine and registry are well."
-    pages = [finding for finding in findings if finding.page]
-    if not pages:
-        return f"Nothing that cannot wait; {counted(len(findings), 'thing')} to see."
-    others = len(pages) - 1
-    return pages[0].sentence + (f" {counted(others, 'other thing')} cannot wait either." if others else "")
+        return "Pipelines, endpoints, machine and registry are ok."
+    critical = [finding for finding in findings if finding.page]
+    if not critical:
+        return f"No critical finding; {counted(len(findings), 'warning')}."
+    others = len(critical) - 1
+    return critical[0].sentence + (f" {counted(others, 'other critical finding')}." if others else "")
 
 
-def _findings(found: dict[Check, Report]) -> list[Finding]:
-    """What leads first."""
-    return sorted((f for report in found.values() for f in report.findings), key=lambda finding: finding.sort_key)
+def _findings(reports: dict[Check, Report]) -> list[Finding]:
+    """Return the findings of all reports, the most important first."""
+    return sorted((f for report in reports.values() for f in report.findings), key=lambda finding: finding.sort_key)
 
 
 def publish(store: ObjectStore, problem: Problem) -> str:
-    """Write the page from the newest reports; its key."""
-    found = newest(store, problem.name)
+    """Write the page from the newest reports, and return its key."""
+    reports = newest(store, problem.name)
     html = render(
         "health.html",
         problem=problem,
-        sentence=sentence(found),
-        findings=_findings(found),
-        reports=found,
-        figures={check: report.figures for check, report in found.items() if report.figures},
+        sentence=sentence(reports),
+        findings=_findings(reports),
+        reports=reports,
+        figures={check: report.figures for check, report in reports.items() if report.figures},
         limits=_limits(problem.serving.objectives),
         format_duration=format_duration,
         moment=_moment,
@@ -66,7 +66,7 @@ def publish(store: ObjectStore, problem: Problem) -> str:
 
 
 def _limits(objectives: Objectives) -> dict[str, float]:
-    """The least burn rate that raises an alert, by the window that it is looked for in, the shortest first."""
+    """Return the burn rate that raises an alert, by window, the shortest window first."""
     rates = {length: alert.rate(objectives.window) for alert in ALERTS[::-1] for length in (alert.long, alert.short)}
     return {format_duration(length): rates[length] for length in sorted(rates)}
 

@@ -1,4 +1,4 @@
-"""Whether data and predictions flow: scheduled flows, tables, feature tables, the online store, the prediction log."""
+"""The pipelines check: scheduled flows, tables, feature tables, the online store, and the prediction log."""
 
 import json
 import time
@@ -20,9 +20,9 @@ from truecourse.storage.tables import Tables
 from truecourse.wording import counted, format_duration
 
 MAX_SHIPMENTS = 20
-"""A record that waits for longer than so many shipments take is stuck."""
+"""A log record that waits longer than this many shipping intervals is stuck."""
 MAX_SPOOL_SHARE = 0.5
-"""Of what may wait on disk; beyond it, soon records are dropped."""
+"""Used share of the disk space for unshipped records that is reported; records are dropped when it is full."""
 
 
 def check_pipelines(
@@ -33,26 +33,28 @@ def check_pipelines(
     loaded: Mapping[str, Any] | None = None,
     others: Sequence[Finding] = (),
 ) -> Report:
-    """`at`: the moment that counts as now, UTC; if None the wall clock, for tables and features the problem's. Where it
-    is given, only what storage tells of that moment is checked. `flows`: those with a schedule, as the Prefect server
-    knows them. `loaded`: the mark of each view's last load into the online store; None where the store could not be
-    asked. `others`: what is found of the platform's parts and of runs that are stuck."""
+    """Check the pipelines of a problem.
+
+    `at`: the reference time, UTC. None: the wall clock, and the problem's clock for tables and features. If given, only
+    tables and features are checked, as of that time. `flows`: the scheduled flows, from the Prefect server. `loaded`:
+    the last load of each view into the online store; None if the store did not answer. `others`: findings about the
+    platform's services and about stuck runs."""
     wall, at = datetime.now(UTC), aware_utc(at) if at else None
-    told = at or data_end(problem, tables)
-    clock = Clock(told or wall, simulated=told is not None)
+    simulated = at or data_end(problem, tables)
+    clock = Clock(simulated or wall, simulated=simulated is not None)
     states = table_states(problem, tables, clock)
     views = view_states(problem, tables, clock, states, loaded or {})
     backlog = _backlog(problem)
     findings = [finding for state in states for finding in state.findings()]
     findings += [finding for view in views for finding in view.findings()]
     moment = at or _newest(problem, tables, states, wall)
-    dry = [finding for view in views for finding in view.run_dry(moment)] if moment else []
-    # Of several views the first says it; what else was told of the same feed is said with it.
-    findings = [one for one in findings if one.key not in {finding.key for finding in dry}]
-    findings += {finding.key: finding for finding in reversed(dry)}.values()
+    dead = [finding for view in views for finding in view.dead_feeds(moment)] if moment else []
+    # One finding per feed: that of the first view replaces the others about the same feed.
+    findings = [one for one in findings if one.key not in {finding.key for finding in dead}]
+    findings += {finding.key: finding for finding in reversed(dead)}.values()
     if at is None:
         findings += [finding for flow in flows for finding in flow.findings(wall)]
-        findings += [*others, *_stuck(backlog)]
+        findings += [*others, *_check_backlog(backlog)]
         if problem.views and loaded is None:
             findings.append(pipeline_finding("online store", "no answer", True, "The online store does not answer."))
     known = [flow for flow in flows if flow.runs is not None]
@@ -60,7 +62,7 @@ def check_pipelines(
         check="pipelines",
         problem=problem.name,
         at=at or wall,
-        sentence=summarize(findings, _well(known, len(flows), len([s for s in states if s.past]))),
+        sentence=summarize(findings, _summary(known, len(flows), len([s for s in states if s.past]))),
         made=bool(known) or any(state.past for state in states) or bool(findings),
         findings=tuple(findings),
         figures={
@@ -73,23 +75,25 @@ def check_pipelines(
 
 
 def _newest(problem: Problem, tables: Tables, states: Sequence[TableState], wall: datetime) -> datetime | None:
-    """The newest moment that is known of: of a table's rows, or of a prediction that an endpoint made. By it a feed has
-    run dry while others went on; where all are silent, their rhythm tells."""
+    """Return the newest time of any table's rows or logged prediction.
+
+    A feed that is far behind it is dead, while other feeds go on. If all feeds stop, the gaps between their versions
+    show it."""
     moments = [state.newest_by(wall) for state in states if state.table.time is not None]
-    asked = newest_day_end(problem, tables)
-    return max((moment for moment in (*moments, min(asked, wall) if asked else None) if moment), default=None)
+    logged = newest_day_end(problem, tables)
+    return max((moment for moment in (*moments, min(logged, wall) if logged else None) if moment), default=None)
 
 
-def _well(known: Sequence[ScheduledFlow], scheduled: int, tables: int) -> str:
+def _summary(known: Sequence[ScheduledFlow], scheduled: int, tables: int) -> str:
     fresh = f"{counted(tables, 'table')} as fresh and as large as usual" if tables else "no table has rows yet"
     if known:
         return f"{counted(len(known), 'scheduled flow')} ran as planned, and {fresh}."
-    unknown = f"; the runs of {counted(scheduled, 'scheduled flow')} are not known without a Prefect server"
+    unknown = f"; the runs of {counted(scheduled, 'scheduled flow')} are unknown without a Prefect server"
     return f"{fresh[0].upper()}{fresh[1:]}{unknown if scheduled else ''}."
 
 
 def _backlog(problem: Problem) -> dict[str, Any]:
-    """What waits in the spool on this machine to be shipped."""
+    """Return the size and age of the log records on this machine that are not shipped yet."""
     folder = log_shipping.spool_folder(problem.name)
     waiting = log_segments.sizes(folder)
     oldest = min((changed for _, changed in log_segments.sizes(folder, [log_segments.SEALED])), default=None)
@@ -105,21 +109,21 @@ def _backlog(problem: Problem) -> dict[str, Any]:
 def _error(problem: Problem) -> str:
     try:
         return str(json.loads((log_shipping.spool_folder(problem.name) / log_segments.REPORT).read_bytes())["error"])
-    except (OSError, ValueError, KeyError):  # nobody shipped yet
+    except (OSError, ValueError, KeyError):  # nothing was shipped yet
         return ""
 
 
-def _stuck(backlog: Mapping[str, Any]) -> Iterable[Finding]:
+def _check_backlog(backlog: Mapping[str, Any]) -> Iterable[Finding]:
     settings = get_settings()
     share = backlog["unshipped_bytes"] / (settings.log_disk << 20)
     late = backlog["lag_seconds"] > MAX_SHIPMENTS * max(settings.log_ship, 5.0)
     if share > MAX_SPOOL_SHARE:
-        what = f"{share:.0%} of the disk space for unshipped predictions is used; when it is full they are dropped."
+        what = f"{share:.0%} of the disk space for unshipped predictions is used; when it is full, they are dropped."
         yield pipeline_finding("prediction log", "backlog", True, what, share=share)
     elif late:
         why = f": {backlog['error']}." if backlog["error"] else "; is a shipper running?"
         what = f"Logged predictions have waited for {format_duration(backlog['lag_seconds'])} to be shipped{why}"
         yield pipeline_finding("prediction log", "backlog", False, what, lag_seconds=backlog["lag_seconds"])
     if backlog["damaged"]:
-        what = f"{counted(backlog['damaged'], 'segment')} of the prediction log were damaged, and set aside."
+        what = f"{counted(backlog['damaged'], 'segment')} of the prediction log were damaged and set aside."
         yield pipeline_finding("prediction log", "damaged", False, what, segments=backlog["damaged"])

@@ -1,8 +1,8 @@
 """Error budgets and burn rates of service level objectives, from counts of requests.
 
 The alerts are those of Google's Site Reliability Workbook (Beyer et al., 2018), chapter 5, "Alerting on SLOs", section
-"Multiwindow, Multi-Burn-Rate Alerts": each fires when a long window has burnt a share of the whole budget, and a short
-one, a twelfth as long, says that it goes on.
+"Multiwindow, Multi-Burn-Rate Alerts". An alert fires when a long window has spent a share of the whole budget, and a
+short window, a twelfth as long, shows that it still burns.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True)
 class Alert:
-    """`spent`: the share of the budget of the objective's whole window that `long` burns to raise it."""
+    """A burn-rate alert. `spent`: the share of the objective's budget that must be spent within `long` to raise it."""
 
     long: timedelta
     spent: float
@@ -23,7 +23,7 @@ class Alert:
         return self.long / 12
 
     def rate(self, window: timedelta) -> float:
-        """The burn rate that burns `spent` in `long`: 14.4, 6 and 1 where the window is 30 days."""
+        """Return the burn rate that spends `spent` in `long`: 14.4, 6 and 1 for a window of 30 days."""
         return self.spent * (window / self.long)
 
 
@@ -33,12 +33,12 @@ ALERTS = (
     Alert(timedelta(days=3), 0.10, page=False),
 )
 LEAST_BAD = 5
-"""Fewer bad requests than this in the long window are no alert, whatever their share: one of three may be chance."""
+"""Bad requests in the long window that an alert needs, whatever their share: one of three may be chance."""
 
 
 @dataclass(frozen=True)
 class RequestCounts:
-    """Requests of a window, and those that broke the objective. `covered`: the share of the window that was seen."""
+    """Requests of a window, and those that missed the objective. `covered`: the share of the window with scrapes."""
 
     total: float
     bad: float
@@ -46,33 +46,34 @@ class RequestCounts:
 
     @property
     def share(self) -> float:
-        """Of bad requests; 0 where there were none at all."""
+        """The share of bad requests; 0 if there were no requests."""
         return self.bad / self.total if self.total else 0.0
 
 
 def burn_rate(counted: RequestCounts, objective: float) -> float:
-    """How many times faster than evenly over the objective's window the budget is spent: 1 spends it exactly."""
+    """Return the burn rate: 1 spends the budget exactly over the objective's window, 2 in half of it."""
     return counted.share / (1 - objective)
 
 
 def budget_left(counted: RequestCounts, objective: float) -> float:
-    """The share of the error budget that the requests of a window leave; below 0 where they broke the objective."""
+    """Return the share of the error budget that is left; below 0 if the objective is missed."""
     return 1 - burn_rate(counted, objective)
 
 
 def fires(alert: Alert, long: RequestCounts, short: RequestCounts, objective: float, window: timedelta) -> bool:
-    """Whether the alert is raised. What was not seen of the long window is taken to have burnt nothing: an hour's
-    errors do not stand for three days."""
+    """Return whether the alert fires.
+
+    The part of the long window without scrapes counts as error-free: one hour's errors do not stand for three days."""
     rate = alert.rate(window)
-    burnt = burn_rate(long, objective) * min(1.0, long.covered)
-    return long.bad >= LEAST_BAD and burnt >= rate and burn_rate(short, objective) >= rate
+    burned = burn_rate(long, objective) * min(1.0, long.covered)
+    return long.bad >= LEAST_BAD and burned >= rate and burn_rate(short, objective) >= rate
 
 
 def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
-    """The value below which `share` (0 to 1) of the observations lie, evenly spread within a bucket.
+    """Estimate the quantile `share` (0 to 1) from a histogram, by linear interpolation within a bucket.
 
-    buckets: (upper bound, observations up to it), rising, the last one's bound infinite. None for no observations; the
-    highest finite bound where the quantile lies beyond it."""
+    buckets: (upper bound, observations up to it), rising; the last bound is infinite. Returns None without
+    observations, and the highest finite bound if the quantile is above it."""
     if not buckets or not buckets[-1][1]:
         return None
     wanted, lower, before = share * buckets[-1][1], 0.0, 0.0
@@ -85,5 +86,5 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
 
 
 def count_up_to(buckets: Sequence[tuple[float, float]], bound: float) -> float:
-    """The observations up to a bound; those up to the bucket below it, where it is no bucket's own."""
+    """Count the observations up to a bound; if it is not a bucket's bound, up to the next lower bucket."""
     return max((count for upper, count in buckets if upper <= bound), default=0.0)

@@ -1,5 +1,4 @@
-"""Flow runs that are stuck: that wait for what does not come, or run far beyond what is usual, each with the command
-that frees it."""
+"""Stuck flow runs: runs that wait too long or run far longer than usual, each with the command that frees it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,14 +11,14 @@ from truecourse.monitoring.health.freshness import pipeline_finding
 from truecourse.wording import counted, format_duration
 
 PATIENCE = timedelta(minutes=10)
-"""How long a run may wait, be taken up or be cancelled."""
+"""How long a run may be late, be pending or be cancelling."""
 
 Run = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class StuckRun:
-    """A run, or several that wait for the same: since when (UTC), why, and the command that frees it."""
+    """A stuck run, or several that wait for the same slot or worker: since when (UTC), why, and how to free it."""
 
     flow: str
     run: str
@@ -43,31 +42,33 @@ def find_stuck(
     past: Mapping[str, Sequence[float]],
     now: datetime,
 ) -> list[StuckRun]:
-    """`waiting`, `held`: runs that should have begun, and that are said to run, as Prefect's API describes them.
-    `names`: of flows, by their ids; `past`: the seconds that a flow's successes took."""
-    found = [one for run in held if (one := _long(run, names, past.get(run["flow_id"], ()), now)) is not None]
+    """Find the stuck runs, longest first.
+
+    `waiting`: runs that should have started; `held`: runs with a process according to Prefect's API. `names`: flow
+    names by flow id. `past`: the seconds that a flow's successful runs took."""
+    found = [one for run in held if (one := _check_held(run, names, past.get(run["flow_id"], ()), now)) is not None]
     groups: dict[tuple[str, bool], list[Run]] = {}
     for run in waiting:
         if now - _moment(run["expected_start_time"]) > PATIENCE:
             groups.setdefault((run["deployment_id"] or run["flow_id"], _wants_slot(run)), []).append(run)
-    found += [_waits(runs, [one for one in held if one["deployment_id"] == key], names, now)
+    found += [_describe_waiting(runs, [one for one in held if one["deployment_id"] == key], names, now)
               for (key, _), runs in groups.items()]  # fmt: skip
     return sorted(found, key=lambda one: one.since)
 
 
-def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: datetime) -> StuckRun | None:
-    """A run that is said to have a process, if it is stuck."""
+def _check_held(run: Run, names: Mapping[str, str], past: Sequence[float], now: datetime) -> StuckRun | None:
+    """Return a run that has a process according to Prefect, if it is stuck."""
     name, state, since = names.get(run["flow_id"], "?"), run["state_type"], _moment(run["state"]["timestamp"])
     lasted, command = now - since, f"truecourse release {run['id']}"
     if state == "RUNNING":
         if lasted.total_seconds() <= longest_run(past):
             return None
         usual = f"; its longest of {counted(len(past), 'success')} took {format_duration(max(past))}" if past else ""
-        said = f"The run {run['name']} has been running for {format_duration(lasted)}{usual}."
-        return StuckRun(name, run["id"], since, "stuck", said, command)
+        message = f"The run {run['name']} has been running for {format_duration(lasted)}{usual}."
+        return StuckRun(name, run["id"], since, "stuck", message, command)
     if state not in ("PENDING", "CANCELLING") or lasted <= PATIENCE:
         return None
-    doing = "taken by a worker and has not begun" if state == "PENDING" else "being cancelled"
+    doing = "pending on a worker" if state == "PENDING" else "being cancelled"
     return StuckRun(
         name,
         run["id"],
@@ -78,25 +79,27 @@ def _long(run: Run, names: Mapping[str, str], past: Sequence[float], now: dateti
     )
 
 
-def _waits(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str], now: datetime) -> StuckRun:
-    """Runs of one deployment that should have begun."""
+def _describe_waiting(runs: Sequence[Run], holders: Sequence[Run], names: Mapping[str, str], now: datetime) -> StuckRun:
+    """Describe runs of one deployment that should have started."""
     oldest = min(runs, key=lambda run: run["expected_start_time"])
     name, since = names.get(oldest["flow_id"], "?"), _moment(oldest["expected_start_time"])
     many = f"{counted(len(runs), 'run')} of {name}" if len(runs) > 1 else f"The run {oldest['name']} of {name}"
     have, lasted = ("have" if len(runs) > 1 else "has"), format_duration(now - since)
     if not _wants_slot(oldest):
-        said = f"{many} {have} been late for {lasted}, and no worker takes {'them' if len(runs) > 1 else 'it'}."
-        return StuckRun(name, oldest["id"], since, "late", said, "truecourse up (truecourse status says what is down)")
+        message = f"{many} {have} been late for {lasted}, and no worker takes {'them' if len(runs) > 1 else 'it'}."
+        return StuckRun(
+            name, oldest["id"], since, "late", message, "truecourse up (truecourse status says what is down)"
+        )
     if not holders:
-        said = f"{many} {have} waited for {lasted} for a concurrency slot that no run holds."
-        return StuckRun(name, oldest["id"], since, "waits for a slot", said, "truecourse release")
+        message = f"{many} {have} waited for {lasted} for a concurrency slot that no run holds."
+        return StuckRun(name, oldest["id"], since, "waits for a slot", message, "truecourse release")
     holder = holders[0]
-    said = f"{many} {have} waited for {lasted} for the concurrency slot of the run {holder['name']}."
-    return StuckRun(name, oldest["id"], since, "waits for a slot", said, f"truecourse release {holder['id']}")
+    message = f"{many} {have} waited for {lasted} for the concurrency slot of the run {holder['name']}."
+    return StuckRun(name, oldest["id"], since, "waits for a slot", message, f"truecourse release {holder['id']}")
 
 
 def findings(found: Iterable[StuckRun]) -> list[Finding]:
-    """One of each flow and cause."""
+    """Return one finding per flow and cause."""
     return list({(one.flow, one.cause): one.finding() for one in found}.values())
 
 

@@ -97,7 +97,7 @@ def test_days_are_explained_once_and_anew_when_their_rows_change(
     kept = {key: open_store().get(key) for key in open_store().list(place) if "/contributions/2" in key}
     assert len(kept) == 14  # the window, and the days before it that there are
     made = explained(champion).days(*span)
-    assert made.side.rows().tolist() == [MAX_ROWS_A_DAY] * 7
+    assert made.histograms.rows().tolist() == [MAX_ROWS_A_DAY] * 7
     monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # whoever explains now fails
     assert explained(champion).days(*span).dump() == made.dump()
     monkeypatch.undo()
@@ -125,7 +125,9 @@ def test_rows_of_the_window_itself_are_no_reference(champion: ModelVersion) -> N
     window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
     report = monitored(window=window)
     known, before = explained(champion).reference, explained(champion).days(FIRST, FIRST + timedelta(days=51))
-    others = known.select((known.side.days < np.datetime64("2024-02-21")) & ~np.isin(known.side.days, before.side.days))
+    others = known.select(
+        (known.histograms.days < np.datetime64("2024-02-21")) & ~np.isin(known.histograms.days, before.histograms.days)
+    )
     assert report.figures["contributions"]["rows"][0] == others.rows + before.rows < known.rows
 
 

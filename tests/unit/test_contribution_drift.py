@@ -30,7 +30,7 @@ def contributions(days: int, first: int, seed: int, a_day: int = 100) -> pa.Tabl
 
 def found(window: pa.Table, seed: int) -> AttributionDrift:
     before = DailyAttributions.of(contributions(PAST, 0, seed))
-    parts = compare(PROBLEM, before, DailyAttributions.of(window, before.side))
+    parts = compare(PROBLEM, before, DailyAttributions.of(window, before.histograms))
     assert parts is not None
     return parts
 

@@ -67,8 +67,8 @@ def compute_attribution_drift(
     if explainer is None:
         return None
     now, before = explainer.days(start, end), explainer.days(start - TRAILING_DAYS * DAY, start)
-    earlier = explainer.reference.select(explainer.reference.side.days < np.datetime64(start, "D"))
-    past = earlier.select(~np.isin(earlier.side.days, before.side.days)).append(before)
+    earlier = explainer.reference.select(explainer.reference.histograms.days < np.datetime64(start, "D"))
+    past = earlier.select(~np.isin(earlier.histograms.days, before.histograms.days)).append(before)
     if not now.rows or not past.rows:
         return None
     return compare(problem, past, now)
@@ -76,7 +76,7 @@ def compute_attribution_drift(
 
 def compare(problem: Problem, before: DailyAttributions, now: DailyAttributions) -> AttributionDrift | None:
     monitoring = problem.monitoring
-    tested = compare_windows(Days(before.side), Days(now.side), monitoring.psi, monitoring.false_alarm_rate)
+    tested = compare_windows(Days(before.histograms), Days(now.histograms), monitoring.psi, monitoring.false_alarm_rate)
     if tested.missing:
         return None
     columns = tested.columns
@@ -94,7 +94,7 @@ def compare(problem: Problem, before: DailyAttributions, now: DailyAttributions)
             p_value=columns[name].p_value,
             moved=columns[name].drifted and bool(change[i] > MIN_CHANGE),
         )
-        for i, name in enumerate(before.side.bins)
+        for i, name in enumerate(before.histograms.bins)
         if name in columns
     ]
     parts.sort(key=lambda part: (not part.moved, -part.change if part.moved else -part.weight[1]))

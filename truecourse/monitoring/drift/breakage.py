@@ -53,7 +53,7 @@ class CheckedDays:
 
 
 def select_days(days: Sequence[DayCounts], since: datetime, now: datetime) -> CheckedDays:
-    """Select the days to check: those after `since`, up to which everything was checked, checked_until `now` (naive
+    """Select the days to check: those after `since`, up to which everything was checked, until `now` (naive
     UTC).
 
     `days`: sorted, including days before `since`. Without newer days, the newest ones are checked pooled, because their
@@ -90,11 +90,11 @@ def find_breakage(
         before = [day for day in days if group.day - TRAILING_DAYS * DAY <= day.day < group.day]
         recent = [day for day in days if group.day - MIN_HISTORY * DAY < day.day < group.day]
         usual = feature_histograms(profile, before) if len(before) >= 2 * MIN_HISTORY else profile.features
-        named = [
+        group_findings = [
             *_missing(problem, profile, usual, group),
             *find_unseen_values(problem, before, recent, profile.unseen_shares, group),
         ]
-        found |= {one.key: one for one in named}
+        found |= {one.key: one for one in group_findings}
     return list(found.values())
 
 
@@ -104,17 +104,17 @@ def find_volume_changes(problem: Problem, days: Sequence[DayCounts], since: date
     counts = {day.day: float(day.rows) for day in days}
     if not counts:
         return []
-    first, found = max(since, min(counts)).replace(hour=0, minute=0, second=0, microsecond=0), []
+    first, results = max(since, min(counts)).replace(hour=0, minute=0, second=0, microsecond=0), []
     day = first if first >= since else first + DAY
     newest = max(counts)
     while day + DAY <= now and day <= newest:
         past = [counts.get(day - number * DAY) for number in range(1, TRAILING_DAYS + 1)]
         known = [count for count in past if count is not None]
-        steady = None not in past[: 2 * MIN_HISTORY]
-        if (day in counts or steady) and is_unusual(counts.get(day, 0.0), known, 2.0):
-            found.append(_volume_finding(problem, day, int(counts.get(day, 0.0)), float(np.median(known))))
+        is_expected = None not in past[: 2 * MIN_HISTORY]
+        if (day in counts or is_expected) and is_unusual(counts.get(day, 0.0), known, 2.0):
+            results.append(_volume_finding(problem, day, int(counts.get(day, 0.0)), float(np.median(known))))
         day += DAY
-    return found[-1:]
+    return results[-1:]
 
 
 def _volume_finding(problem: Problem, day: datetime, rows: int, middle: float) -> Finding:
@@ -122,10 +122,10 @@ def _volume_finding(problem: Problem, day: datetime, rows: int, middle: float) -
     return _finding(problem.name, "volume", True, sentence, rows=rows, usual=middle, day=f"{day:%Y-%m-%d}")
 
 
-def _present(side: DailyHistograms) -> Array:
+def _present(histograms: DailyHistograms) -> Array:
     """Return the share of values present by day and column, for days with at least MIN_ROWS rows."""
-    rows = side.rows()
-    return 1 - side.missing()[rows >= MIN_ROWS] / rows[rows >= MIN_ROWS, None]
+    rows = histograms.rows()
+    return 1 - histograms.missing()[rows >= MIN_ROWS] / rows[rows >= MIN_ROWS, None]
 
 
 def _missing(problem: Problem, profile: ReferenceProfile, usual: DailyHistograms, group: DayCounts) -> list[Finding]:
@@ -145,25 +145,27 @@ def find_missing_values(
     # Missing values must exceed those of almost all days, and sampling error for so many rows.
     base = np.clip(np.minimum(middle, least), 0.0, 1.0)
     chance = np.sqrt(np.maximum(base * (1 - base), 1 / group.rows) / group.rows)
-    gone = ~dead & (base - now > MISSING) & (base - now > _SIGMAS * chance) & (1 - now > 2 * (1 - base))
-    found: list[Finding] = []
-    for cause, chosen in (("dead feed", dead), ("missing values", gone)):
+    missing = ~dead & (base - now > MISSING) & (base - now > _SIGMAS * chance) & (1 - now > 2 * (1 - base))
+    results: list[Finding] = []
+    for cause, chosen in (("dead feed", dead), ("missing values", missing)):
         shares = {name: (float(middle[i]), float(now[i])) for i, name in enumerate(columns) if chosen[i]}
-        found += _group_by_view(problem, shares, cause, group)
-    return found
+        results += _group_by_view(problem, shares, cause, group)
+    return results
 
 
 def _group_by_view(
     problem: Problem, shares: dict[str, tuple[float, float]], cause: str, group: DayCounts
 ) -> list[Finding]:
-    found = []
+    results = []
     for view in problem.views:
-        mine = [name for name in view.features if name in shares]
-        if mine:  # features of a view tend to be missing together: one finding for the view
-            whole = len(mine) > len(view.features) / 2
-            found.append(_missing_finding(view.name if whole else mine[0], mine, shares, cause, group.day))
-            shares = {name: pair for name, pair in shares.items() if name not in mine}
-    return found + [_missing_finding(name, [name], shares, cause, group.day) for name in shares]
+        missing = [name for name in view.features if name in shares]
+        if missing:  # features of a view tend to be missing together: one finding for the view
+            is_most_of_view = len(missing) > len(view.features) / 2
+            results.append(
+                _missing_finding(view.name if is_most_of_view else missing[0], missing, shares, cause, group.day)
+            )
+            shares = {name: pair for name, pair in shares.items() if name not in missing}
+    return results + [_missing_finding(name, [name], shares, cause, group.day) for name in shares]
 
 
 def _missing_finding(
@@ -189,8 +191,8 @@ def find_unseen_values(
     Unseen values alone are no finding: the first hot days of a year have some.
 
     `recent`: the days of the week before, with which rare values are pooled. `held_out`: by column, the greatest share
-    of such values on a held_out_share-out day."""
-    found = []
+    of such values on a held-out day."""
+    results = []
     for name, unseen in group.odd.items():
         old = [one for one in before if one not in recent]
         past = [one for one in old if one.rows >= MIN_ROWS]
@@ -202,14 +204,13 @@ def find_unseen_values(
                 for one in unseen.split()
                 if one.alike / group.rows >= MIN_NEW_RATIO * max(held_out_share, _usual_share(name, one.like, past))
             ]
-            found += [one for each in frequent if (one := _new_category(name, each, recent, old, group)) is not None][
-                :1
-            ]
+            new = [_new_category(name, one, recent, old, group) for one in frequent]
+            results += [finding for finding in new if finding is not None][:1]
         elif unseen.alike / group.rows >= MIN_NEW_RATIO * max(held_out_share, _usual_share(name, None, past)) and (
             one := _unit_finding(name, unseen, group)
         ):
-            found.append(one)
-    return found
+            results.append(one)
+    return results
 
 
 def _usual_share(name: str, like: str | None, past: Sequence[DayCounts]) -> float:

@@ -305,7 +305,7 @@ def _report(
     span: Window,
     data: DriftResult,
     scores: DriftResult | None,
-    found: list[Finding],
+    all_findings: list[Finding],
     against: str,
 ) -> Report:
     figures: dict[str, Any] = {
@@ -318,14 +318,14 @@ def _report(
         "data": _figures(data),
         "prediction": {**_figures(scores), "against": against} if scores else None,
     }
-    found = sorted(found, key=lambda one: not one.page)
+    all_findings = sorted(all_findings, key=lambda one: not one.page)
     return Report(
         check="drift",
         problem=problem.name,
         at=at,
-        sentence=summarize(data, scores, found),
-        made=data.snapshot.decidable or bool(found),
-        findings=tuple(found),
+        sentence=summarize(data, scores, all_findings),
+        made=data.snapshot.decidable or bool(all_findings),
+        findings=tuple(all_findings),
         figures=figures,
     )
 
@@ -349,16 +349,16 @@ def _figures(result: DriftResult) -> dict[str, Any]:
     return figures | {"seasonal": list(result.seasonal), "missing": result.missing}
 
 
-def summarize(data: DriftResult, scores: DriftResult | None, found: Iterable[Finding]) -> str:
+def summarize(data: DriftResult, scores: DriftResult | None, all_findings: Iterable[Finding]) -> str:
     """Summarize the findings in one sentence."""
-    found = list(found)
-    urgent = [one.sentence for one in found if one.page]
+    all_findings = list(all_findings)
+    urgent = [one.sentence for one in all_findings if one.page]
     if urgent:
         return urgent[0] if len(urgent) == 1 else f"{urgent[0].rstrip('.')}; and {len(urgent) - 1} more."
-    if data.missing and not found:
+    if data.missing and not all_findings:
         return f"Too little data to test for drift: {data.missing}."
     names, total = [column.name for column in data.snapshot.drifted], len(data.snapshot.columns)
-    others = [one.sentence for one in found if one.cause not in (DATA, SCORES, RELATION)]
+    others = [one.sentence for one in all_findings if one.cause not in (DATA, SCORES, RELATION)]
     if others and not names:
         return others[0] if len(others) == 1 else f"{others[0].rstrip('.')}; and {len(others) - 1} more."
     text = f"{counted_of(len(names), total, 'feature')} drifted: {list_names(names)}" if names else "No feature drifted"

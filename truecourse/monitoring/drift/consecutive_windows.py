@@ -55,12 +55,12 @@ class Days:
     """Consecutive days: rows counted by bins, and the moments() by day of the numeric columns `names`, (days, SUMS, p);
     None where only bins were stored."""
 
-    side: DailyHistograms
+    histograms: DailyHistograms
     moments: Array | None = None
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.side.days)
+        return len(self.histograms.days)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def compare_windows(past: Days, now: Days, threshold: float, rate: float) -> Win
 
     `threshold`: the PSI that matters. Half of it counts against the days before, which already contain half of a slow
     change. `rate`: false-alarm rate over all columns."""
-    window, rows = len(now), int(now.side.rows().sum())
+    window, rows = len(now), int(now.histograms.rows().sum())
     if rows < MIN_ROWS:
         return WindowTestResult({}, {}, f"{MIN_ROWS - rows} more rows needed (a window needs {MIN_ROWS})")
     before = reference_days(len(past), window)
@@ -100,7 +100,7 @@ def compare_windows(past: Days, now: Days, threshold: float, rate: float) -> Win
     aspects = [_share_aspect(past, now, ends, before, window)]
     if past.moments is not None and now.moments is not None:
         aspects += _moment_aspects(past, now, ends, before, window)
-    return _collect_evidence(past.side, aspects, (last - before) / window, threshold, rate)
+    return _collect_evidence(past.histograms, aspects, (last - before) / window, threshold, rate)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Aspect:
 
 
 def _collect_evidence(
-    side: DailyHistograms, aspects: list[_Aspect], windows: float, threshold: float, rate: float
+    histograms: DailyHistograms, aspects: list[_Aspect], windows: float, threshold: float, rate: float
 ) -> WindowTestResult:
     from scipy.special import stdtr  # all of scipy.stats takes seconds to import
 
@@ -138,7 +138,7 @@ def _collect_evidence(
                 candidate = Evidence(one.name, *figures, bool(drifted[i]), bool(critical[i]))
                 by_column[name] = max(by_column.get(name, candidate), candidate, key=_evidence_rank)
     return WindowTestResult(
-        {name: evidence[False][name] for name in side.bins if name in evidence[False]}, evidence[True]
+        {name: evidence[False][name] for name in histograms.bins if name in evidence[False]}, evidence[True]
     )
 
 
@@ -153,29 +153,29 @@ def _rolling_sums(values: Array, ends: Array, before: int, window: int) -> tuple
 
 
 def _share_aspect(past: Days, now: Days, ends: Array, before: int, window: int) -> _Aspect:
-    side = past.side
-    widths = np.diff([*side.starts, side.counts.matrix.shape[1]])
-    counts = side.counts.matrix.astype(np.float64)
+    histograms = past.histograms
+    widths = np.diff([*histograms.starts, histograms.counts.matrix.shape[1]])
+    counts = histograms.counts.matrix.astype(np.float64)
 
     def change(after: Array, earlier: Array) -> tuple[Array, Array, Array]:
-        rows = [side.rows_of(part)[..., None] for part in (after, earlier)]
+        rows = [histograms.rows_of(part)[..., None] for part in (after, earlier)]
         chance = (widths - 1) * (1 / np.maximum(rows[0], 1) + 1 / np.maximum(rows[1], 1))
-        value = psi(earlier, after, side.starts)
+        value = psi(earlier, after, histograms.starts)
         return value, np.sqrt(np.maximum(value - chance, 0.0)), chance
 
     _, past_changes, past_chance = change(*_rolling_sums(counts, ends, before, window))
     size, change_now, chance = change(
-        now.side.counts.matrix.sum(axis=0).astype(np.float64), counts[-before:].sum(axis=0)
+        now.histograms.counts.matrix.sum(axis=0).astype(np.float64), counts[-before:].sum(axis=0)
     )
     # A window with fewer rows than past ones has more sampling error: its PSI varies like a chi-square variable.
     extra_variance = np.sqrt(2 / np.maximum(widths - 1, 1)) * np.maximum(chance - np.median(past_chance, axis=0), 0.0)
     spread = np.sqrt(past_changes.var(axis=0) + extra_variance) + math.sqrt(_TINY)
     times = change_now / (past_changes.max(axis=0) + np.sqrt(extra_variance) + _TINY)
     # A column without any value in the days before is new and has not drifted.
-    last = np.append(side.starts[1:], counts.shape[1]) - 1
-    empty = counts[-before:, last].sum(axis=0) >= side.rows_of(counts[-before:]).sum()
+    last = np.append(histograms.starts[1:], counts.shape[1]) - 1
+    empty = counts[-before:, last].sum(axis=0) >= histograms.rows_of(counts[-before:]).sum()
     z = np.where(empty, np.nan, (change_now - past_changes.mean(axis=0)) / spread)
-    return _Aspect("shares", tuple(side.bins), z, times, size)
+    return _Aspect("shares", tuple(histograms.bins), z, times, size)
 
 
 def _moment_aspects(past: Days, now: Days, ends: Array, before: int, window: int) -> list[_Aspect]:
@@ -237,9 +237,9 @@ def _overall_spread(total: Array, first: int, days: Array) -> Array:
 
 def concatenate(*parts: Days) -> Days:
     """Concatenate days."""
-    side = parts[0].side
-    days = np.concatenate([one.side.days for one in parts])
-    counts = Counts(np.concatenate([one.side.counts.matrix for one in parts]))
+    histograms = parts[0].histograms
+    days = np.concatenate([one.histograms.days for one in parts])
+    counts = Counts(np.concatenate([one.histograms.counts.matrix for one in parts]))
     kept = [one.moments for one in parts if one.moments is not None]
     moments = np.concatenate(kept) if len(kept) == len(parts) else None
-    return Days(DailyHistograms(side.bins, days, counts), moments, parts[0].names)
+    return Days(DailyHistograms(histograms.bins, days, counts), moments, parts[0].names)

@@ -46,10 +46,10 @@ class DayAttributions(Reference):
 
 @dataclass(frozen=True)
 class DailyAttributions:
-    """Contributions by day: `side` counts them by bins; `sums` and `sizes`, (days, features), sum them and their
+    """Contributions by day: `histograms` counts them by bins; `sums` and `sizes`, (days, features), sum them and their
     sizes."""
 
-    side: DailyHistograms
+    histograms: DailyHistograms
     sums: Array
     sizes: Array
 
@@ -66,26 +66,28 @@ class DailyAttributions:
         return cls(counted, sums, sizes)
 
     def select(self, chosen: Array) -> "DailyAttributions":
-        kept = DailyHistograms(self.side.bins, self.side.days[chosen], Counts(self.side.counts.matrix[chosen]))
+        kept = DailyHistograms(
+            self.histograms.bins, self.histograms.days[chosen], Counts(self.histograms.counts.matrix[chosen])
+        )
         return DailyAttributions(kept, self.sums[chosen], self.sizes[chosen])
 
     def append(self, later: "DailyAttributions") -> "DailyAttributions":
         """Append later days."""
-        days = np.concatenate([self.side.days, later.side.days])
-        counts = Counts(np.concatenate([self.side.counts.matrix, later.side.counts.matrix]))
+        days = np.concatenate([self.histograms.days, later.histograms.days])
+        counts = Counts(np.concatenate([self.histograms.counts.matrix, later.histograms.counts.matrix]))
         sums, sizes = (np.concatenate([getattr(one, name) for one in (self, later)]) for name in ("sums", "sizes"))
-        return DailyAttributions(DailyHistograms(self.side.bins, days, counts), sums, sizes)
+        return DailyAttributions(DailyHistograms(self.histograms.bins, days, counts), sums, sizes)
 
     @property
     def rows(self) -> int:
-        return int(self.side.rows().sum())
+        return int(self.histograms.rows().sum())
 
     def means(self) -> tuple[Array, Array]:
         """Return the mean contribution and the mean absolute contribution of each feature."""
         return self.sums.sum(axis=0) / self.rows, self.sizes.sum(axis=0) / self.rows
 
     def dump(self) -> bytes:
-        document = {"side": self.side.to_document(), "sums": self.sums.tolist(), "sizes": self.sizes.tolist()}
+        document = {"side": self.histograms.to_document(), "sums": self.sums.tolist(), "sizes": self.sizes.tolist()}
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
@@ -120,7 +122,7 @@ class Explainer:
         predictions = Predictions(self.problem, self.tables, [])
         attributions = [(first, self._day(predictions, first, last)) for first, last in split_days(start, end)]
         days = [(day, sample) for day, sample in attributions if sample is not None and any(sample.counts)]
-        like = self.reference.side
+        like = self.reference.histograms
         counts = np.array([sample.counts for _, sample in days], dtype=np.int64).reshape(
             -1, like.counts.matrix.shape[1]
         )
@@ -149,9 +151,9 @@ class Explainer:
 
     def _compute(self, predictions: Predictions, start: datetime, end: datetime, digest: str) -> DayAttributions:
         rows = explain(self.problem.kind, self.model, self._sample(predictions, start, end))
-        total = DailyAttributions.of(rows, self.reference.side)
+        total = DailyAttributions.of(rows, self.reference.histograms)
         counts, sums, sizes = (
-            each.sum(axis=0).tolist() for each in (total.side.counts.matrix, total.sums, total.sizes)
+            each.sum(axis=0).tolist() for each in (total.histograms.counts.matrix, total.sums, total.sizes)
         )
         return DayAttributions(digest=digest, counts=tuple(counts), sums=tuple(sums), sizes=tuple(sizes))
 

@@ -99,7 +99,7 @@ def count_day(
     row_count, unseen, relations = 0, UnseenCounter(profile.seen_values), profile.relations
     sums, sampler = np.zeros((SUMS, len(relations.names)), dtype=np.int64), RowSampler(rows_in_all)
     feature_counts, score_counts = (
-        np.zeros(side.counts.matrix.shape[1], dtype=np.int64) for side in (profile.features, profile.scores)
+        np.zeros(histograms.counts.matrix.shape[1], dtype=np.int64) for histograms in (profile.features, profile.scores)
     )
     for rows in parts:
         row_count += len(rows)
@@ -118,8 +118,8 @@ def count_day(
     )
 
 
-def _count_bins(side: DailyHistograms, rows: pa.Table) -> Array:
-    counted = Counts.of(side.bins, rows, np.zeros(len(rows), dtype=np.int64)).matrix
+def _count_bins(histograms: DailyHistograms, rows: pa.Table) -> Array:
+    counted = Counts.of(histograms.bins, rows, np.zeros(len(rows), dtype=np.int64)).matrix
     return np.asarray(counted.sum(axis=0))
 
 

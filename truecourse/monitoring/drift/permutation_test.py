@@ -92,8 +92,8 @@ def compare(
             raise FeatureError(f"the {side} has no rows", where="drift", hint=f"widen the {side}")
     profile = learn_bins(reference, columns, bins)
     before, after = _count_blocks(profile, reference, window, time)
-    found = compare_counts(profile, before, after, threshold, false_alarm_rate, permutations, seed)
-    return replace(found, rows=(len(reference), len(window)))
+    result = compare_counts(profile, before, after, threshold, false_alarm_rate, permutations, seed)
+    return replace(result, rows=(len(reference), len(window)))
 
 
 def compare_counts(

@@ -66,8 +66,8 @@ class DriftResult:
     def is_critical(self, name: str) -> bool:
         """Whether the column's drift is critical. Relation drift never is: with a short history, seasons change
         relations as much as faults do."""
-        found = self.evidence(name)
-        return found is not None and found.drifted and found.critical and found.aspect not in JOINT
+        evidence = self.evidence(name)
+        return evidence is not None and evidence.drifted and evidence.critical and evidence.aspect not in JOINT
 
     def evidence(self, name: str) -> Evidence | None:
         """Return the column's strongest evidence: its own drift, or else the drift of its relation to the others."""
@@ -107,7 +107,7 @@ def feature_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays)
     """Test the features of the predictions for drift."""
     now = to_days(profile, days.now)
     snapshot = Days(profile.every, moments(profile.sums), profile.relations.names)
-    season = _season_days(profile.every, feature_histograms(profile, days.season), now.side)
+    season = _season_days(profile.every, feature_histograms(profile, days.season), now.histograms)
     return compare(problem, now, profile.features, _history(snapshot, to_days(profile, days.before), now), season)
 
 
@@ -116,7 +116,7 @@ def score_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays) -
     now, before = Days(score_histograms(profile, days.now)), Days(score_histograms(profile, days.before))
     if not len(now):
         return None
-    earlier = _select(Days(profile.scores), profile.scores.days < now.side.days.min()).side
+    earlier = _select(Days(profile.scores), profile.scores.days < now.histograms.days.min()).histograms
     reference = earlier if len(earlier.days) else profile.scored
     return with_public_names(compare(problem, now, reference, _history(Days(profile.scored), before, now), None))
 
@@ -149,19 +149,21 @@ def compare(
     Features and scores are two families of tests; each gets half of the false-alarm rate."""
     threshold = problem.monitoring.psi
     tested = compare_windows(past, now, threshold, problem.monitoring.false_alarm_rate / 2)
-    names = list(now.side.bins)
+    names = list(now.histograms.bins)
     none_drifted = np.zeros(len(names), dtype=bool)
-    season_drift = None if season is None else _describe(season, now.side, np.ones(len(names)), none_drifted)
+    season_drift = None if season is None else _describe(season, now.histograms, np.ones(len(names)), none_drifted)
     drifted_names = _drifted_columns(tested, season_drift, threshold)
     p_values = np.array([tested.columns[name].p_value if name in tested.columns else 1.0 for name in names])
     drifted = np.array([name in drifted_names for name in names])
-    snapshot = replace(_describe(reference, now.side, p_values, drifted), decidable=not tested.missing)
+    snapshot = replace(_describe(reference, now.histograms, p_values, drifted), decidable=not tested.missing)
     trailing = (
-        _select(past, np.arange(len(past)) >= len(past) - TRAILING_DAYS).side if len(past) >= MIN_HISTORY else None
+        _select(past, np.arange(len(past)) >= len(past) - TRAILING_DAYS).histograms
+        if len(past) >= MIN_HISTORY
+        else None
     )
     return DriftResult(
         snapshot=snapshot,
-        trailing=None if trailing is None else _describe(trailing, now.side, p_values, drifted),
+        trailing=None if trailing is None else _describe(trailing, now.histograms, p_values, drifted),
         season=season_drift,
         seasonal=() if tested.missing else tuple(c.name for c in snapshot.columns if _is_far(c, snapshot, threshold)),
         tested=tested,
@@ -191,28 +193,33 @@ def _describe(reference: DailyHistograms, now: DailyHistograms, p_values: Array,
 
 
 def _select(days: Days, chosen: Array) -> Days:
-    side = DailyHistograms(days.side.bins, days.side.days[chosen], Counts(days.side.counts.matrix[chosen]))
-    return Days(side, None if days.moments is None else days.moments[chosen], days.names)
+    histograms = DailyHistograms(
+        days.histograms.bins, days.histograms.days[chosen], Counts(days.histograms.counts.matrix[chosen])
+    )
+    return Days(histograms, None if days.moments is None else days.moments[chosen], days.names)
 
 
 def _history(snapshot: Days, before: Days, now: Days) -> Days:
     """Return the days before the window, each from the predictions or the snapshot, whichever has more rows."""
-    start, side, own = now.side.days.min(), snapshot.side, before.side
+    start, histograms, own = now.histograms.days.min(), snapshot.histograms, before.histograms
     rows = dict(zip(own.days.tolist(), own.rows().tolist(), strict=True))
     more = np.array(
-        [n > rows.get(day, 0) for day, n in zip(side.days.tolist(), side.rows().tolist(), strict=True)], dtype=bool
+        [n > rows.get(day, 0) for day, n in zip(histograms.days.tolist(), histograms.rows().tolist(), strict=True)],
+        dtype=bool,
     )
-    kept = _select(snapshot, more & (side.days < start))
-    both = concatenate(kept, _select(before, ~np.isin(own.days, kept.side.days)))
-    return _select(both, np.argsort(both.side.days))
+    kept = _select(snapshot, more & (histograms.days < start))
+    both = concatenate(kept, _select(before, ~np.isin(own.days, kept.histograms.days)))
+    return _select(both, np.argsort(both.histograms.days))
 
 
 def _season_days(snapshot: DailyHistograms, logged: DailyHistograms, now: DailyHistograms) -> DailyHistograms | None:
     """Return the season's days: from the snapshot, and from predictions for other days. None with too few days."""
     first, last = (np.datetime64(now.days[i] - np.timedelta64(YEAR.days, "D")) for i in (0, -1))
     around = np.timedelta64(SEASON.days, "D")
-    from_snapshot = _select(Days(snapshot), (snapshot.days >= first - around) & (snapshot.days <= last + around)).side
-    from_log = _select(Days(logged), ~np.isin(logged.days, from_snapshot.days)).side
+    from_snapshot = _select(
+        Days(snapshot), (snapshot.days >= first - around) & (snapshot.days <= last + around)
+    ).histograms
+    from_log = _select(Days(logged), ~np.isin(logged.days, from_snapshot.days)).histograms
     days = np.concatenate([from_snapshot.days, from_log.days])
     if len(days) < MIN_HISTORY:
         return None

@@ -96,14 +96,14 @@ def find_mismatches(history: ViewHistory, served: ServedValues) -> list[Mismatch
 def _causes_by_event(history: ViewHistory, served: ServedValues, then: AsOfValues, rows: Array) -> Array:
     """Return each row's cause where the event times alone show it; otherwise ""."""
     event, known, decided = served.event[rows], then.event[rows], served.decided[rows]
-    gone = np.isnat(event)
+    is_absent = np.isnat(event)
     causes = np.full(len(rows), "", dtype=object)
-    causes[~gone & (event < known)] = STALE
+    causes[~is_absent & (event < known)] = STALE
     if history.view.ttl:
-        causes[~gone & np.isnat(known) & (event < decided - np.timedelta64(history.view.ttl, "us"))] = STALE
-    places = rows[gone]
+        causes[~is_absent & np.isnat(known) & (event < decided - np.timedelta64(history.view.ttl, "us"))] = STALE
+    places = rows[is_absent]
     if len(places):
-        causes[gone] = _absent_causes(history, served, places)
+        causes[is_absent] = _absent_causes(history, served, places)
     return causes
 
 

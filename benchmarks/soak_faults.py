@@ -115,9 +115,9 @@ class Faults:
     def _kill_flow_run(self) -> Fault:
         """Start a flow run, and kill its process shortly after its start."""
         runs = FlowRuns(f"{_platform().prefect}/api")
-        deployment = runs.ask("GET", "/deployments/name/monitor/monitor")["id"]
+        deployment = runs.request("GET", "/deployments/name/monitor/monitor")["id"]
         body = {"state": {"type": "SCHEDULED"}}
-        run = runs.ask("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
+        run = runs.request("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = flow_runs._engines().get(run)

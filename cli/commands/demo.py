@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cli.commands.run import STEPS, run_flow
 from cli.commands.status_report import pages, quality, table_states
-from cli.platform.endpoint import ask, batch_score, endpoint_url, example_rows, start_endpoint
+from cli.platform.endpoint import batch_score, endpoint_url, example_rows, request_predictions, start_endpoint
 from cli.terminal.flow_results import seconds
 from cli.terminal.output import Answer, Json, ProblemName, command, stderr
 from cli.terminal.progress import Progress
@@ -78,7 +78,7 @@ def _serve_once(champion: ModelVersion, progress: Progress) -> Document:
         for path in ("predict", "explain"):
             with progress.step(path) as set_result:
                 started = time.perf_counter()
-                answers[path] = ask(problem, path, rows, url)
+                answers[path] = request_predictions(problem, path, rows, url)
                 set_result(f"POST {url}/{path}, answered in {1000 * (time.perf_counter() - started):.0f} ms")
     with progress.step("trace") as set_result:
         traced = trace_model(problem, champion.version)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from cli.platform.endpoint import ask, contract_of, endpoint_url, example_rows, require_champion, row_of
+from cli.platform.endpoint import contract_of, endpoint_url, example_rows, request_predictions, require_champion, row_of
 from cli.platform.endpoint_parts import EndpointParts, end_leftovers, log_to_stderr
 from cli.terminal.output import Answer, Json, ProblemName, command, print_json, stderr
 from cli.terminal.tables import explanation_view, pairs, prediction_view, request_view
@@ -107,7 +107,7 @@ def _parse_row(text: str) -> dict[str, Any]:
 
 def _timed_answer(path: str, problem: str | None, rows: list[dict[str, Any]], url: str | None) -> dict[str, Any]:
     started = time.perf_counter()
-    answer = ask(load_problem(problem).name, path, rows, url)
+    answer = request_predictions(load_problem(problem).name, path, rows, url)
     return answer | {"milliseconds": round(1000 * (time.perf_counter() - started), 2), "rows": rows}
 
 

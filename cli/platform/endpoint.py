@@ -125,7 +125,7 @@ def batch_score(version: ModelVersion, row: Mapping[str, Any]) -> float | None:
     return found[SCORE][0].as_py() if len(found) else None
 
 
-def ask(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str, Any]:
+def request_predictions(problem: str, path: str, rows: Rows, url: str | None = None) -> dict[str, Any]:
     """The endpoint's answer to `predict` or `explain`, and `answered_by`. Where no endpoint of this home serves the
     problem, its packaged champion answers in this process.
 
@@ -172,16 +172,16 @@ def row_of(contract: Contract, fields: Sequence[str]) -> dict[str, Any]:
     """Parse FIELD=VALUE arguments into a row, each value by its field's type. Raises RequestError."""
     types = {field.name: field for field in contract.fields}
     row: dict[str, Any] = {}
-    known = [*types, *contract.extras]
-    for word in fields:
-        name, equals, text = word.partition("=")
+    names = [*types, *contract.extras]
+    for argument in fields:
+        name, equals, text = argument.partition("=")
         if not equals:
-            hint = f"the fields are {', '.join(known)}"
-            raise RequestError(f"{word!r} is not of the form FIELD=VALUE", status=422, hint=hint)
-        if name not in known:
-            close = suggestion(name, known)
+            hint = f"the fields are {', '.join(names)}"
+            raise RequestError(f"{argument!r} is not of the form FIELD=VALUE", status=422, hint=hint)
+        if name not in names:
+            close = suggestion(name, names)
             hint = f"{close} " if close else ""
-            raise RequestError(f"unknown field {name!r}", status=422, hint=f"{hint}the fields are {', '.join(known)}")
+            raise RequestError(f"unknown field {name!r}", status=422, hint=f"{hint}the fields are {', '.join(names)}")
         row[name] = _value(types[name], text) if name in types else text
     return row
 

@@ -121,31 +121,33 @@ def deploy(api: Api, file: Path = FILE) -> list[str]:
     fresh = state.pool != pool["id"]
     if fresh:
         state = DeploymentState(pool["id"], dict(_POOL_SETTINGS))
-    wanted, there = load_declared(file), api.deployments()
+    wanted, on_server = load_declared(file), api.deployments()
     for title in [title for title in state.deployments if title not in {one.title for one in wanted}]:
-        if title in there:
-            api.delete(there[title]["id"])
+        if title in on_server:
+            api.delete(on_server[title]["id"])
         del state.deployments[title]
     sentences = _pool_differences(state, pool)
     for one in wanted:
-        sentences += _deploy_one(api, state, one, there.get(one.title))
+        sentences += _deploy_one(api, state, one, on_server.get(one.title))
         _save_state(state)
     _save_state(state)
     return sentences
 
 
-def _deploy_one(api: Api, state: DeploymentState, one: DeclaredDeployment, there: dict[str, Any] | None) -> list[str]:
-    known = state.deployments.get(one.title)
-    if there is None:
-        if known is not None:
+def _deploy_one(
+    api: Api, state: DeploymentState, one: DeclaredDeployment, on_server: dict[str, Any] | None
+) -> list[str]:
+    record = state.deployments.get(one.title)
+    if on_server is None:
+        if record is not None:
             return [_deleted(one.title)]
         _create(api, state, one)
         return []
-    if known is None:  # deployed by hand: differences count as a person's changes
-        shown = api.settings(there)
+    if record is None:  # deployed by hand: differences count as a person's changes
+        shown = api.settings(on_server)
         stored = {name: _adopted(name, value, shown) for name, value in one.settings.items()}
-        known = state.deployments[one.title] = KnownDeployment(there["id"], dict(one.settings), stored, "")
-    return _merge(api, known, one, there)
+        record = state.deployments[one.title] = KnownDeployment(on_server["id"], dict(one.settings), stored, "")
+    return _merge(api, record, one, on_server)
 
 
 def _adopted(name: str, value: Any, shown: Settings) -> Any:
@@ -153,29 +155,29 @@ def _adopted(name: str, value: Any, shown: Settings) -> Any:
     return shown.get(name) if name.startswith("automation ") and not name.endswith(" enabled") else value
 
 
-def _merge(api: Api, known: KnownDeployment, one: DeclaredDeployment, there: dict[str, Any]) -> list[str]:
-    shown, changed, sentences = api.settings(there), dict[str, Any](), []
+def _merge(api: Api, record: KnownDeployment, one: DeclaredDeployment, on_server: dict[str, Any]) -> list[str]:
+    shown, changed, sentences = api.settings(on_server), dict[str, Any](), []
     for name, value in one.settings.items():
         if shown.get(name) == value:  # applied already, by a killed run of this or by a person
-            known.stored[name] = value
-            known.declared[name] = value
-    for name in {**known.declared, **one.settings}:
-        if one.settings.get(name) == known.declared.get(name):
+            record.stored[name] = value
+            record.declared[name] = value
+    for name in {**record.declared, **one.settings}:
+        if one.settings.get(name) == record.declared.get(name):
             continue
-        if shown.get(name) == known.stored.get(name):
+        if shown.get(name) == record.stored.get(name):
             changed[name] = one.settings.get(name)
         else:
             new = setting_text(one.settings.get(name))
             change = f"{name} also changed in the repository, to {new}; Prefect's value stays"
             sentences.append(f"deployment {one.title}: {change}")
     code = _code_digest(one)
-    if changed or code != known.code:
-        api.apply(there, one, changed, schema=code != known.code)
-        again = api.settings(api.read(there["id"]))
-        known.stored |= {name: again.get(name) for name in changed}
-    known.declared, known.code, known.id = dict(one.settings), code, there["id"]
-    now = api.read(there["id"]) if changed else there
-    return sentences + _differences(one.title, known, now, api.settings(now))
+    if changed or code != record.code:
+        api.apply(on_server, one, changed, schema=code != record.code)
+        again = api.settings(api.read(on_server["id"]))
+        record.stored |= {name: again.get(name) for name in changed}
+    record.declared, record.code, record.id = dict(one.settings), code, on_server["id"]
+    now = api.read(on_server["id"]) if changed else on_server
+    return sentences + _differences(one.title, record, now, api.settings(now))
 
 
 def _create(api: Api, state: DeploymentState, one: DeclaredDeployment) -> None:
@@ -189,12 +191,12 @@ def differences(api: Api) -> list[str]:
     state, pool = load_state(), api.pool(POOL)
     if pool is None or state.pool != pool["id"]:
         return []
-    there, sentences = api.deployments(), _pool_differences(state, pool)
-    for title, known in state.deployments.items():
-        if title not in there:
+    on_server, sentences = api.deployments(), _pool_differences(state, pool)
+    for title, record in state.deployments.items():
+        if title not in on_server:
             sentences.append(_deleted(title))
         else:
-            sentences += _differences(title, known, there[title], api.settings(there[title]))
+            sentences += _differences(title, record, on_server[title], api.settings(on_server[title]))
     return sentences
 
 
@@ -202,39 +204,40 @@ def _deleted(title: str) -> str:
     return f"deployment {title}: deleted in Prefect; `{RESET} {title.partition('/')[0]}` deploys it again"
 
 
-def _differences(title: str, known: KnownDeployment, there: Mapping[str, Any], shown: Settings) -> list[str]:
+def _differences(title: str, record: KnownDeployment, on_server: Mapping[str, Any], shown: Settings) -> list[str]:
     schedules = [name for name in shown if name.startswith("schedule ")]
-    names = list(dict.fromkeys([*known.stored, *schedules]))  # other automations are not ours
+    names = list(dict.fromkeys([*record.stored, *schedules]))  # other automations are not ours
     apply = f"`{RESET} {title.partition('/')[0]}`"
     return [
-        f"deployment {title}: {_describe(name, shown.get(name), known.stored.get(name), known.declared.get(name))}"
-        f" (last changed {_changed_at(name, there)} UTC); {apply} applies the repository's"
+        f"deployment {title}: {_describe(name, shown.get(name), record.stored.get(name), record.declared.get(name))}"
+        f" (last changed {_changed_at(name, on_server)} UTC); {apply} applies the repository's"
         for name in names
-        if shown.get(name) != known.stored.get(name) and not _part_of_absent(name, names, shown, known.stored)
+        if shown.get(name) != record.stored.get(name) and not _part_of_absent(name, names, shown, record.stored)
     ]
 
 
-def _changed_at(name: str, there: Mapping[str, Any]) -> str:
+def _changed_at(name: str, on_server: Mapping[str, Any]) -> str:
     """When the setting's schedule, automation or deployment last changed in Prefect, to the minute."""
-    parts = [*there["schedules"], *there["automations"]]
-    whole = name.removesuffix(" active").removesuffix(" enabled").partition(" ")[2]
-    of = next((one for one in parts if whole and whole in (one.get("slug"), one.get("name"), one["id"][:8])), there)
-    return str(of["updated"])[:16].replace("T", " ")
+    parts = [*on_server["schedules"], *on_server["automations"]]
+    group = name.removesuffix(" active").removesuffix(" enabled").partition(" ")[2]
+    owners = (part for part in parts if group and group in (part.get("slug"), part.get("name"), part["id"][:8]))
+    owner = next(owners, on_server)
+    return str(owner["updated"])[:16].replace("T", " ")
 
 
 def _part_of_absent(name: str, names: Iterable[str], shown: Settings, stored: Settings) -> bool:
     """Whether the setting belongs to a schedule or automation that is reported as missing as a whole."""
-    whole = name.removesuffix(" active").removesuffix(" enabled")
-    return whole != name and whole in names and (shown.get(whole) is None) != (stored.get(whole) is None)
+    group = name.removesuffix(" active").removesuffix(" enabled")
+    return group != name and group in names and (shown.get(group) is None) != (stored.get(group) is None)
 
 
 def _describe(name: str, now: Any, stored: Any, repository: Any) -> str:
     if name == "paused":
-        return f"{'paused' if now else 'not paused'} in Prefect, repository says {'paused' if stored else 'active'}"
+        return f"{'paused' if now else 'not paused'} in Prefect, {'paused' if stored else 'active'} in the repository"
     if name.endswith((" active", " enabled")):
-        whole, _, word = name.rpartition(" ")
+        group, _, word = name.rpartition(" ")
         states = {True: word, False: f"in{word}" if word == "active" else "disabled", None: "absent"}
-        return f"{whole} is {states[now]} in Prefect, repository says {states[stored]}"
+        return f"{group} is {states[now]} in Prefect, {states[stored]} in the repository"
     if name.startswith(("schedule ", "automation ")):
         if now is None:
             return f"{name} was deleted in Prefect"
@@ -242,7 +245,7 @@ def _describe(name: str, now: Any, stored: Any, repository: Any) -> str:
             return f"{name} ({setting_text(now)}) was added in Prefect, the repository has none"
         if name.startswith("automation "):
             return f"{name} was edited in Prefect"
-    return f"{name} is {setting_text(now)} in Prefect, repository says {setting_text(repository)}"
+    return f"{name} is {setting_text(now)} in Prefect, {setting_text(repository)} in the repository"
 
 
 def _pool_differences(state: DeploymentState, pool: Mapping[str, Any]) -> list[str]:
@@ -264,15 +267,15 @@ def reset(api: Api, flows: Sequence[str] = (), file: Path = FILE) -> Iterator[st
     if not flows:
         api.reset_pool(POOL)
         state.pool_settings = dict(_POOL_SETTINGS)
-    there = api.deployments()
+    on_server = api.deployments()
     for one in load_declared(file):
         if flows and one.flow not in flows:
             continue
-        if one.title in there:
-            api.replace(there[one.title], one)
-            stored = api.settings(api.read(there[one.title]["id"]))
-            known = KnownDeployment(there[one.title]["id"], dict(one.settings), stored, _code_digest(one))
-            state.deployments[one.title] = known
+        if one.title in on_server:
+            api.replace(on_server[one.title], one)
+            stored = api.settings(api.read(on_server[one.title]["id"]))
+            record = KnownDeployment(on_server[one.title]["id"], dict(one.settings), stored, _code_digest(one))
+            state.deployments[one.title] = record
         else:
             _create(api, state, one)
         _save_state(state)

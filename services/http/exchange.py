@@ -19,26 +19,17 @@ LOCAL = "truecourse.local"
 
 
 class Exchange:
-    """One request. `begun`: start, by time.perf_counter(). `caller`: id of the key, or address. `status`: of the reply,
-    0 before there is one. `is_complete`: the body was received. `is_refused`: it will be refused. `is_late`: it took
+    """One request. `started`: by time.perf_counter(). `caller`: id of the key, or address. `status`: of the reply, 0
+    before there is one. `is_complete`: the body was received. `is_refused`: it will be refused. `is_late`: it took
     too long and was given up. `is_gone`: nobody waits for the reply. `receive`: yields the rest of the body."""
 
     __slots__ = (
-        "begun",
-        "caller",
-        "is_complete",
-        "is_gone",
-        "is_late",
-        "is_refused",
-        "path",
-        "receive",
-        "scope",
-        "status",
-    )
+        "caller", "is_complete", "is_gone", "is_late", "is_refused", "path", "receive", "scope", "started", "status",
+    )  # fmt: skip
     receive: Receive
 
     def __init__(self, scope: Message) -> None:
-        self.begun = time.perf_counter()
+        self.started = time.perf_counter()
         self.scope, self.path = scope, scope["path"]
         self.caller = ""
         self.status = 0
@@ -89,7 +80,7 @@ class Deadlines:
         """Give up late exchanges, and set the timer for the oldest of the others."""
         now, self._timer, late = time.perf_counter(), None, []
         for exchange in self._open:
-            left = exchange.begun + self.seconds - now
+            left = exchange.started + self.seconds - now
             if left > 0:
                 self._timer = asyncio.get_running_loop().call_later(left, self._look)
                 break

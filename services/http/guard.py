@@ -83,7 +83,7 @@ class Guard:
     def finish(self, exchange: Exchange) -> None:
         """Record the end of an exchange: answered, or its client is gone."""
         self.deadlines.end(exchange)
-        seconds = time.perf_counter() - exchange.begun
+        seconds = time.perf_counter() - exchange.started
         self.metrics.count_request(exchange.path, exchange.status, seconds)
         if self.logs_requests:
             caller, *_ = exchange.scope.get("client") or ("",)

@@ -43,8 +43,8 @@ class Buckets:
         if not self._rate:
             return 0.0
         now = self._clock()
-        level, seen = self._levels.pop(caller, (float(self._burst), now))
-        level = min(self._burst, level + (now - seen) * self._rate)
+        level, last_use = self._levels.pop(caller, (float(self._burst), now))
+        level = min(self._burst, level + (now - last_use) * self._rate)
         left = level - 1 if level >= 1 else level
         self._levels[caller] = (left, now)
         if len(self._levels) > self._most:

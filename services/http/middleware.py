@@ -85,7 +85,7 @@ class GuardMiddleware:
             return guard.refuse(guard.timeout_refusal(exchange))
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> Reply:
-        reply, delay = self._guard.refuse(refusal), self._guard.pace.delay(exchange.begun)
+        reply, delay = self._guard.refuse(refusal), self._guard.pace.delay(exchange.started)
         if delay is None:
             return reply.last
         if delay:

@@ -20,13 +20,13 @@ class SegmentAppender:
         self._segment = Segment(folder, stream, 1)
         self._file: int | None = None
         self.size = 0
-        self.begun = 0.0
+        self.started = 0.0
         """When the segment was started, Unix seconds; 0 if there is none."""
 
     def append(self, data: bytes) -> None:
         """Write and sync. Raises OSError if none of `data` was kept, or UncertainWriteError."""
         if self._file is None:
-            self._file, self.size, self.begun = log_segments.create_segment(self._segment), 0, time.time()
+            self._file, self.size, self.started = log_segments.create_segment(self._segment), 0, time.time()
         try:
             rest = memoryview(data)
             while rest:
@@ -65,4 +65,4 @@ class SegmentAppender:
         with suppress(OSError):
             os.close(file)
         self._segment = Segment(self._segment.folder, self._segment.stream, self._segment.number + 1)
-        self._file, self.size, self.begun = None, 0, 0.0
+        self._file, self.size, self.started = None, 0, 0.0

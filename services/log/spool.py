@@ -184,7 +184,7 @@ class Spool:
 
     def _due(self) -> bool:
         appender, limits = self._appender, self._limits
-        return bool(appender.size) and (appender.size >= limits.size or time.time() - appender.begun >= limits.age)
+        return bool(appender.size) and (appender.size >= limits.size or time.time() - appender.started >= limits.age)
 
     def status(self) -> SpoolStatus:
         """The status of the log. It reads the folder, so call it now and then only."""
@@ -207,7 +207,7 @@ class Spool:
         for queue in (self._queue, self._encoded):
             with suppress(IndexError):  # the thread may empty the queue meanwhile
                 waiting.append(queue[0][0])
-        oldest = min([*sealed, *waiting, *filter(None, [self._appender.begun])], default=0.0)
+        oldest = min([*sealed, *waiting, *filter(None, [self._appender.started])], default=0.0)
         return max(0.0, time.time() - oldest) if oldest else 0.0
 
 

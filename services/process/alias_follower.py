@@ -27,13 +27,13 @@ PATIENCE = 30.0
 
 
 class AliasFollower:
-    """`source`: the `src` folder of the Bento whose code this process runs. `admission`: the folder of the rollout gate
+    """`source`: the `src` folder of the Bento whose code this process runs. `gate`: the folder of the rollout gate
     (services/http/rollout_gate.py); until the gate is open there is no challenger, since the smoke test expects the
     model of the Bento."""
 
-    def __init__(self, router: ModelRouter, source: Path, admission: Path | None = None) -> None:
+    def __init__(self, router: ModelRouter, source: Path, gate: Path | None = None) -> None:
         self._router = router
-        self._admission, self._is_waiting = admission, False
+        self._gate, self._is_waiting = gate, False
         self._code = running_code(source)
         self._seen: Aliases | None = None
         self._refused: dict[str, str] = {}
@@ -62,7 +62,7 @@ class AliasFollower:
             return
         if self._seen is None or newest.number != self._seen.number:
             self._seen, self._pause, self._again = newest, 1.0, 0.0
-        elif not (self._is_waiting and self._is_admitted()) and (not self._refused or time.monotonic() < self._again):
+        elif not (self._is_waiting and self._is_gate_open()) and (not self._refused or time.monotonic() < self._again):
             return
         self._follow(newest)
 
@@ -90,7 +90,7 @@ class AliasFollower:
         assert split is not None
         held = [predictor for predictor in (split.champion, split.challenger) if predictor is not None]
         champion = self._get_or_open("champion", entry.champion, held) or split.champion
-        self._is_waiting = is_challenger_active(entry) and not self._is_admitted()
+        self._is_waiting = is_challenger_active(entry) and not self._is_gate_open()
         challenger = (
             self._get_or_open("challenger", entry.challenger, held)
             if is_challenger_active(entry) and not self._is_waiting
@@ -108,8 +108,8 @@ class AliasFollower:
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, PATIENCE)
 
-    def _is_admitted(self) -> bool:
-        return self._admission is None or (self._admission / OPEN).exists()
+    def _is_gate_open(self) -> bool:
+        return self._gate is None or (self._gate / OPEN).exists()
 
     def _get_or_open(self, role: str, version: ModelVersion | None, held: list[Predictor]) -> Predictor | None:
         """The predictor of a version, reused or newly opened; None where there is no version or it is refused."""

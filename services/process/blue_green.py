@@ -60,7 +60,7 @@ def swap(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef, fo
     if config.log.predictions:
         shipper = [sys.executable, "-m", "services.log.shipper", version.problem]
         servers.start_companion(
-            shipper, server_environment(config, folder, _admission(place, number)), place / "shipper.log"
+            shipper, server_environment(config, folder, _gate_folder(place, number)), place / "shipper.log"
         )
     return now
 
@@ -72,7 +72,7 @@ def _retire(config: DeploymentConfig, before: RunningServer | None, here: Runnin
     servers = supervisor_client.find(deployments.server_folder(config.environment, before.host, before.port))
     if servers is None or before.server not in servers.servers():
         return
-    (_admission(servers.place, before.server) / LEAVING).touch()
+    (_gate_folder(servers.place, before.server) / LEAVING).touch()
     time.sleep(config.timeouts.drain_seconds)
     if here is None:
         supervisor_client.shut_down(servers)
@@ -94,10 +94,10 @@ def _sweep(servers: SupervisorClient, here: RunningServer | None, config: Deploy
 
     Returns the numbers of the servers that stay."""
     current = here.server if here else None
-    leftovers = [_admission(servers.place, number) for number in servers.servers() if number != current]
-    admitted = [admission for admission in leftovers if (admission / OPEN).exists()]
-    for admission in admitted:
-        (admission / LEAVING).touch()
+    leftovers = [_gate_folder(servers.place, number) for number in servers.servers() if number != current]
+    admitted = [gate for gate in leftovers if (gate / OPEN).exists()]
+    for gate in admitted:
+        (gate / LEAVING).touch()
     if admitted:
         time.sleep(config.timeouts.drain_seconds)
     for number in servers.servers():
@@ -109,7 +109,7 @@ def _sweep(servers: SupervisorClient, here: RunningServer | None, config: Deploy
     return list(servers.servers())
 
 
-def _admission(place: Path, number: int) -> Path:
+def _gate_folder(place: Path, number: int) -> Path:
     return place / "admission" / str(number)
 
 
@@ -117,9 +117,9 @@ def _start(
     servers: SupervisorClient, number: int, config: DeploymentConfig, version: ModelVersion, folder: Path
 ) -> None:
     """Start the server and test each of its workers."""
-    admission = _admission(servers.place, number)
-    admission.mkdir(parents=True)
-    environment = server_environment(config, folder, admission) | _follow_variable(version)
+    gate = _gate_folder(servers.place, number)
+    gate.mkdir(parents=True)
+    environment = server_environment(config, folder, gate) | _follow_variable(version)
     servers.start(number, launch.command(folder, config.port)[3:], environment, servers.place / f"server-{number}.log")
     tested = smoke_test.examples(folder, environment)
     for port in _ports(servers, number, config):
@@ -128,9 +128,9 @@ def _start(
 
 def _ports(servers: SupervisorClient, number: int, config: DeploymentConfig) -> list[int]:
     """The loopback port of every worker, once all of them are ready."""
-    admission, deadline = _admission(servers.place, number), time.monotonic() + config.timeouts.ready_seconds
+    gate, deadline = _gate_folder(servers.place, number), time.monotonic() + config.timeouts.ready_seconds
     while True:
-        ports = [int(file.read_text()) for file in admission.glob("*.port")]
+        ports = [int(file.read_text()) for file in gate.glob("*.port")]
         if len(ports) == config.workers and all(launch.is_ready(port, f"http://127.0.0.1:{port}") for port in ports):
             return ports
         server, late = servers.servers()[number], time.monotonic() > deadline
@@ -143,11 +143,11 @@ def _ports(servers: SupervisorClient, number: int, config: DeploymentConfig) -> 
 
 def _admit(servers: SupervisorClient, number: int, config: DeploymentConfig) -> None:
     """Open the rollout gate, and wait until the server answers on the public socket."""
-    admission = _admission(servers.place, number)
-    (admission / OPEN).touch()
+    gate = _gate_folder(servers.place, number)
+    (gate / OPEN).touch()
     servers.keep(number)
     deadline = time.monotonic() + config.timeouts.ready_seconds
-    while list(admission.glob("*.port")):
+    while list(gate.glob("*.port")):
         if time.monotonic() > deadline:
             raise PlatformError("did not start accepting public connections", where="the new server")
         time.sleep(PERIOD)
@@ -157,14 +157,14 @@ def _admit(servers: SupervisorClient, number: int, config: DeploymentConfig) -> 
         raise PlatformError(f"no answer at {url}", where="the new server")
 
 
-def server_environment(config: DeploymentConfig, folder: Path, admission: Path) -> dict[str, str]:
+def server_environment(config: DeploymentConfig, folder: Path, gate: Path) -> dict[str, str]:
     """The environment variables of a server. Raises SettingsError that names every secret whose variable is not set."""
-    home = admission / "bentoml"
+    home = gate / "bentoml"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     return launch.environment(folder, config.port) | {
         **server_variables(config),
         **_secrets(config),
-        "TRUECOURSE_ADMISSION": str(admission),
+        "TRUECOURSE_ADMISSION": str(gate),
         "BENTOML_HOME": str(home),  # servers that share one delete each other's metrics
         "TMPDIR": str(home / "tmp"),
     }

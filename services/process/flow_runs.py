@@ -52,14 +52,14 @@ class FlowRuns:
     Every method raises PlatformError if the server does not answer."""
 
     def __init__(self, api: str) -> None:
-        self.ask = PrefectClient(api, seconds=10).ask
+        self.request = PrefectClient(api, seconds=10).request
         self._surplus: dict[str, int] = {}
         self._since = time.monotonic()
 
     def runs(self, **filters: Any) -> list[Run]:
         """One page of runs that match Prefect's filters (of `flow_runs`)."""
         body = {"flow_runs": filters, "sort": "EXPECTED_START_TIME_DESC", "limit": PAGE}
-        found: list[Run] = self.ask("POST", "/flow_runs/filter", body)
+        found: list[Run] = self.request("POST", "/flow_runs/filter", body)
         return found
 
     def active(self) -> list[Run]:
@@ -107,10 +107,10 @@ class FlowRuns:
         cancelled = run["state_type"] == "CANCELLING"
         state = {"type": "CANCELLED", "name": "Cancelled"} if cancelled else {"type": "CRASHED", "name": "Crashed"}
         body = {"state": {**state, "message": f"truecourse: {why}"}, "force": True}
-        self.ask("POST", f"/flow_runs/{run['id']}/set_state", body)
+        self.request("POST", f"/flow_runs/{run['id']}/set_state", body)
         wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}, "task_runs": {"state": {"type": {"any_": list(HELD)}}}}
-        for task in self.ask("POST", "/task_runs/filter", wanted | {"limit": PAGE}):
-            self.ask("POST", f"/task_runs/{task['id']}/set_state", body)
+        for task in self.request("POST", "/task_runs/filter", wanted | {"limit": PAGE}):
+            self.request("POST", f"/task_runs/{task['id']}/set_state", body)
         log.warning("the flow run %s (%s) is marked %s: %s", run["name"], run["id"], state["name"].lower(), why)
 
     def release(self, run: Run) -> str:
@@ -118,7 +118,7 @@ class FlowRuns:
 
         Raises PlatformError for a run that has ended, and for one that runs or may run on another machine."""
         if run["state_type"] == "SCHEDULED":
-            self.ask("POST", f"/flow_runs/{run['id']}/set_state", _cancelled("released by hand"))
+            self.request("POST", f"/flow_runs/{run['id']}/set_state", _cancelled("released by hand"))
             return "it had not started, and is cancelled"
         if run["state_type"] not in (*HELD, "PAUSED"):
             raise PlatformError(f"the flow run has ended: {run['state_name']}", where=run["name"])
@@ -145,7 +145,7 @@ class FlowRuns:
                     missed += [run["id"]] if key in newest else []
                     newest.add(key)
             for id in missed:
-                self.ask("POST", f"/flow_runs/{id}/set_state", _cancelled("missed; a newer run does its work"))
+                self.request("POST", f"/flow_runs/{id}/set_state", _cancelled("missed; a newer run does its work"))
             skipped += len(missed)
             if len(late) < PAGE or not missed:
                 return skipped
@@ -158,14 +158,14 @@ class FlowRuns:
             return []
         flows = {run["flow_id"] for run in [*waiting, *held]}
         wanted = {"flows": {"id": {"any_": sorted(flows)}}, "limit": PAGE}
-        names = {flow["id"]: flow["name"] for flow in self.ask("POST", "/flows/filter", wanted)}
+        names = {flow["id"]: flow["name"] for flow in self.request("POST", "/flows/filter", wanted)}
         past = {flow: self._past_run_times(flow) for flow in {run["flow_id"] for run in held}}
         return find_stuck(waiting, held, names, past, now)
 
     def _past_run_times(self, flow: str) -> list[float]:
         """Run times in seconds of the flow's newest successful runs."""
         body = {"flows": {"id": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        found = self.ask("POST", "/flow_runs/filter", body | {"sort": "EXPECTED_START_TIME_DESC", "limit": 30})
+        found = self.request("POST", "/flow_runs/filter", body | {"sort": "EXPECTED_START_TIME_DESC", "limit": 30})
         return [float(run["total_run_time"]) for run in found]
 
     def _life(
@@ -191,7 +191,7 @@ class FlowRuns:
             return "unknown", ""
         wanted: dict[str, Any] = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
         wanted |= {"occurred": {"since": (datetime.now(UTC) - timedelta(days=7)).isoformat()}, "order": "DESC"}
-        found = self.ask("POST", "/events/filter", {"filter": wanted, "limit": 1})["events"]
+        found = self.request("POST", "/events/filter", {"filter": wanted, "limit": 1})["events"]
         if not found:
             return "unknown", ""
         last = _moment(found[0]["occurred"])
@@ -201,14 +201,14 @@ class FlowRuns:
     def _is_only_worker(self, pool: str) -> bool:
         """Whether no worker but this machine's takes runs of the pool."""
         try:
-            workers = self.ask("POST", f"/work_pools/{pool}/workers/filter", {})
+            workers = self.request("POST", f"/work_pools/{pool}/workers/filter", {})
         except PlatformError:  # the pool does not exist yet
             return True
         return all(one["name"] == worker_name() or one["status"] != "ONLINE" for one in workers)
 
     def _limits(self) -> dict[str, Run]:
         """The concurrency limit of each deployment that has one, by the deployment's id."""
-        found = self.ask("POST", "/v2/concurrency_limits/filter", {"limit": PAGE})
+        found = self.request("POST", "/v2/concurrency_limits/filter", {"limit": PAGE})
         named = {limit["name"].partition(":"): limit for limit in found}
         return {rest: limit for (kind, _, rest), limit in named.items() if kind == "deployment"}
 
@@ -225,7 +225,7 @@ class FlowRuns:
             more = taken - holders.count(deployment)
             if more > 0 and (at_once or self._surplus.get(deployment) == more):
                 left = holders.count(deployment)
-                self.ask("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": left})
+                self.request("PATCH", f"/v2/concurrency_limits/{limit['id']}", {"active_slots": left})
                 freed += more
             elif more > 0:
                 surplus[deployment] = more

@@ -24,12 +24,12 @@ class PrefectClient:
         self._api = api.rstrip("/")
         self._seconds = seconds
 
-    def ask(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
+    def request(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
         """Send a request; the response's JSON, or None for an empty response. `absent`: return None for status 404.
 
         Raises PlatformError where the server does not answer or refuses."""
         try:
-            return self._ask(method, path, body)
+            return self._send(method, path, body)
         except urllib.error.HTTPError as error:
             if absent and error.code == HTTPStatus.NOT_FOUND:
                 return None
@@ -38,17 +38,17 @@ class PrefectClient:
             raise PlatformError(what, where=self._api) from None
         except (OSError, ValueError) as error:
             what = f"the Prefect server does not answer: {getattr(error, 'reason', error)}"
-            hint = "start `truecourse up`; `truecourse status` says which of its parts is down"
+            hint = "start `truecourse up`; see its parts in `truecourse status`"
             raise PlatformError(what, where=self._api, hint=hint) from None
 
     def all(self, path: str) -> list[Any]:
         """All items of a filter endpoint without conditions, over all pages."""
         found: list[Any] = []
-        while page := self.ask("POST", path, {"limit": PAGE, "offset": len(found)}):
+        while page := self.request("POST", path, {"limit": PAGE, "offset": len(found)}):
             found += page
         return found
 
-    def _ask(self, method: str, path: str, body: Any) -> Any:
+    def _send(self, method: str, path: str, body: Any) -> Any:
         for pause in (*_PAUSES, None):
             try:
                 with self._open(method, path, body) as answer:

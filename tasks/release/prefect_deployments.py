@@ -40,7 +40,7 @@ class Api:
 
     def __init__(self, url: str, seconds: float = 30) -> None:
         client = PrefectClient(url, seconds)
-        self._ask, self._all = client.ask, client.all
+        self._ask, self._all = client.request, client.all
 
     def pool(self, name: str) -> dict[str, Any] | None:
         pool: dict[str, Any] | None = self._ask("GET", f"/work_pools/{name}", absent=True)

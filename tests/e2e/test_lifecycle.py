@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cli.platform.endpoint import ask, example_rows
+from cli.platform.endpoint import example_rows, request_predictions
 from flows.lifecycle import lifecycle
 from tests.e2e.conftest import Flown
 from truecourse.problem import MetricGate
@@ -58,9 +58,9 @@ def test_a_second_run_repeats_nothing(flown: Flown) -> None:
 
 def test_the_newest_example_has_its_weather(flown: Flown) -> None:
     row = example_rows(flown.summary["champion"], 1)[0]
-    answer = ask("flight_delays", "predict", [row])["predictions"][0]
+    answer = request_predictions("flight_delays", "predict", [row])["predictions"][0]
     assert not {"temp", "visib", "pressure"} & set(answer["missing"])
     assert "warning" not in answer
     # Without a decision time it is answered as of the data's end, and not of a day years later.
     del row["decision_time"]
-    assert "warning" not in ask("flight_delays", "predict", [row])["predictions"][0]
+    assert "warning" not in request_predictions("flight_delays", "predict", [row])["predictions"][0]

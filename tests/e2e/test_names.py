@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cli.platform.endpoint import ask
+from cli.platform.endpoint import request_predictions
 from flows.lifecycle import lifecycle
 from flows.score import score
 from truecourse.serving.batch_scoring import (
@@ -107,7 +107,7 @@ def test_columns_may_have_the_names_of_ours(
     assert mine[ROW].to_pylist() == list(range(len(sent)))
     assert set(mine[MODEL_VERSION].to_pylist()) == {summary["champion"].version}
     requests = [{name: row[name.removeprefix("my_")] for name in SENT} for row in sent]
-    online = ask("named", "predict", requests)["predictions"]
+    online = request_predictions("named", "predict", requests)["predictions"]
     assert mine[SCORE].to_pylist() == [answer["score"] for answer in online]
     assert mine[PREDICTION].to_pylist() == [answer["prediction"] for answer in online]
     rejected = tables.read(tables.version(rejected_table("named")))

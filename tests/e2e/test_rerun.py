@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.commands.run import _lifecycle_result, _nothing_new
-from cli.platform.endpoint import ask, example_rows
+from cli.platform.endpoint import example_rows, request_predictions
 from flows.lifecycle import lifecycle
 from flows.register import register
 from flows.train import train
@@ -72,5 +72,5 @@ def test_a_changed_helper_whose_model_fails_a_gate_leaves_the_champion_at_work(
     assert "version 1 is, and was trained before the change of request_features" in _lifecycle_result(changed)
     broken = [f for report in changed["monitor"]["reports"].values() for f in report.findings if "broken" in f.cause]
     assert broken == []
-    answer = ask("deliveries", "predict", example_rows(first["champion"], 1))
+    answer = request_predictions("deliveries", "predict", example_rows(first["champion"], 1))
     assert answer["model"]["version"] == 1

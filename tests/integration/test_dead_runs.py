@@ -41,7 +41,7 @@ class World:
 
     def __init__(self, api: str, name: str = "killed") -> None:
         self.runs = FlowRuns(api)
-        self.ask = self.runs.ask
+        self.ask = self.runs.request
         self.flow = self.ask("POST", "/flows/", {"name": "killed"})["id"]
         wanted = {"name": name, "flow_id": self.flow, "work_pool_name": POOL, "concurrency_limit": 1}
         self.deployment = self.ask("POST", "/deployments/", wanted)["id"]
@@ -76,7 +76,7 @@ class World:
 def world(home: Path, prefect_server: str) -> Iterator[World]:
     runs = FlowRuns(prefect_server)
     with suppress(PlatformError):  # the test before made it
-        runs.ask("POST", "/work_pools/", {"name": POOL, "type": "process"})
+        runs.request("POST", "/work_pools/", {"name": POOL, "type": "process"})
     made = World(prefect_server)
     yield made
     for run in made.runs.active():

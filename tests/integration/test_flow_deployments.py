@@ -95,15 +95,15 @@ def test_what_people_set_stays_and_is_said_until_it_is_reset(server: Server) -> 
     found = server.deploy()
     assert {name: server.shown(name) for name in FLOWS} == before
     assert found == differences(server.api)
-    assert has(found, "deployment health/health: paused in Prefect, repository says active", "schedules reset health")
-    assert has(found, "ship/ship: schedule every-hour is inactive in Prefect, repository says active")
+    assert has(found, "deployment health/health: paused in Prefect, active in the repository", "schedules reset health")
+    assert has(found, "ship/ship: schedule every-hour is inactive in Prefect, active in the repository")
     assert has(found, "schedule mornings (7 7 * * * UTC) was added in Prefect")
     assert has(found, "ship/ship: parameters is", "wine")
     assert has(found, "ship/ship: tags is", "mine")
     assert has(found, "health/health: description is")
-    assert has(found, "health/health: concurrency limit is 3 in Prefect, repository says 1")
-    assert has(found, "automation retrain because of a finding is disabled in Prefect, repository says enabled")
-    assert has(found, f"work pool {POOL}: concurrency limit is 5 in Prefect, repository says none")
+    assert has(found, "health/health: concurrency limit is 3 in Prefect, 1 in the repository")
+    assert has(found, "automation retrain because of a finding is disabled in Prefect, enabled in the repository")
+    assert has(found, f"work pool {POOL}: concurrency limit is 5 in Prefect, none in the repository")
     assert len(found) == 9
     assert list(reset(server.api, ["ship"], server.file)) == ["ship/ship"]
     assert "schedule mornings" not in server.shown("ship")

@@ -52,19 +52,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def test_a_busy_server_is_retried_a_limited_number_of_times(server: Server) -> None:
     server.statuses = [503, 503]
-    assert PrefectClient(server.url).ask("GET", "/x") == []
+    assert PrefectClient(server.url).request("GET", "/x") == []
     assert len(server.asked) == 3
     server.statuses = [503] * 9
     with pytest.raises(PlatformError, match="GET /y with 503"):
-        PrefectClient(server.url).ask("GET", "/y")
+        PrefectClient(server.url).request("GET", "/y")
     assert len(server.asked) == 6
 
 
 def test_absence_is_none_only_where_expected(server: Server) -> None:
     server.statuses = [404, 404]
-    assert PrefectClient(server.url).ask("GET", "/x", absent=True) is None
+    assert PrefectClient(server.url).request("GET", "/x", absent=True) is None
     with pytest.raises(PlatformError, match="GET /x with 404"):
-        PrefectClient(server.url).ask("GET", "/x")
+        PrefectClient(server.url).request("GET", "/x")
 
 
 def test_every_page_is_read(server: Server) -> None:
@@ -74,10 +74,10 @@ def test_every_page_is_read(server: Server) -> None:
 def test_the_configured_api_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading deployments used to omit it, and failed at a server that requires it."""
     monkeypatch.setenv("PREFECT_API_KEY", "a-key")
-    PrefectClient(server.url).ask("GET", "/x")
+    PrefectClient(server.url).request("GET", "/x")
     assert server.asked[0][2] == "Bearer a-key"
 
 
 def test_an_unreachable_server_is_reported(configure: Callable[..., None]) -> None:
     with pytest.raises(PlatformError, match="does not answer"):
-        PrefectClient("http://127.0.0.1:9/api", seconds=1).ask("GET", "/x")
+        PrefectClient("http://127.0.0.1:9/api", seconds=1).request("GET", "/x")

@@ -121,7 +121,7 @@ def test_the_default_problem(tmp_path: Path, configure: Callable[..., None]) -> 
             (tmp_path / name / "problem.py").write_text("")
 
     configure(problems=tmp_path)
-    with pytest.raises(SettingsError, match=r"no problem is there(.|\n)*truecourse init"):
+    with pytest.raises(SettingsError, match=r"there is no problem(.|\n)*truecourse init"):
         default_problem()
     there("wine")
     assert default_problem() == "wine"

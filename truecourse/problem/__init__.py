@@ -1,6 +1,6 @@
-"""What a user writes: a problem, its tables and columns, views, label, split, gates, objectives and monitoring.
+"""The user-facing API: problem, tables, columns, views, label, split, gates, objectives and monitoring.
 
-The packages `storage` and above depend on it; it depends on nothing but `truecourse.errors` and the like.
+The packages `storage` and above depend on it. It depends only on `truecourse.errors` and similar modules.
 """
 
 from truecourse.problem.definition import (

@@ -1,5 +1,5 @@
-"""What we predict: one frozen, strict, typed object. Everything derived (suites, Feast definitions, the request
-contract, monitoring bins) is compiled from it. It names no bucket, URL or secret."""
+"""The definition of a prediction problem: one frozen, strict, typed object. Expectation suites, Feast definitions, the
+request contract and monitoring bins are compiled from it. It contains no bucket, URL or secret."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, field
@@ -35,7 +35,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, config=CONFIG)
 class Entity:
-    """Something with a history. `keys` are request fields; one key of the entity's own name unless given."""
+    """An object with a history of features. `keys`: request fields; by default one key with the entity's name."""
 
     name: Identifier
     _: KW_ONLY
@@ -50,13 +50,13 @@ class Entity:
 class View:
     """Features of one entity, one SQL file (DuckDB dialect) over clean tables and `relations`.
 
-    The SQL returns the entity's keys, `event_timestamp` (the moment the row became known) and the features.
-    A view with `timeless=True` returns no event_timestamp: one row a key, true at any time.
+    The SQL returns the entity's keys, `event_timestamp` (when the row became known) and the features.
+    `timeless`: the SQL returns no event_timestamp; it returns one row per key, which is valid at any time.
     `ttl`: older values count as missing (inclusive); zero is unlimited.
-    `when_unavailable`: where the online store does not answer, the endpoint fails (503), or goes on without the values
-    and says so in its answer.
-    `lookback`: no source row can touch a feature row farther from it in time than this, measured on the tables'
-    `time` columns in either direction. It makes recomputing incremental; None recomputes all.
+    `when_unavailable`: if the online store does not answer, the endpoint fails (503), or predicts with missing values
+    and reports this in its answer.
+    `lookback`: the largest distance in time between a feature row and a source row that it depends on, in either
+    direction, on the tables' `time` columns. It makes recomputation incremental; None recomputes all.
     """
 
     name: Identifier
@@ -73,11 +73,10 @@ class View:
 
 @dataclass(frozen=True, config=CONFIG)
 class RequestFeatures:
-    """Features computed from the request alone: arrays of n values by column in, arrays of n values out.
+    """Features computed from the request only. `function` maps arrays of n values by column to arrays of n values.
 
-    `inputs` names request fields (and `decision_time`, if there is one). Numbers come as float64 with
-    NaN for missing, text as object arrays with None, times as datetime64[us]. The same function serves training,
-    one request and a batch.
+    `inputs`: request fields (and `decision_time`, if there is one). Numbers are float64 with NaN for missing, text is
+    object arrays with None, times are datetime64[us]. Training, requests and batches use the same function.
     """
 
     function: Callable[[Arrays], Arrays]
@@ -88,15 +87,15 @@ class RequestFeatures:
 
 @dataclass(frozen=True, config=CONFIG)
 class Label:
-    """The truth to predict.
+    """The target to predict.
 
-    Either `column` of the one `table` of a plain problem, or `sql`, which returns `id`, `label` and `known_at`
-    (when the label became known, UTC). `closes_after`: a cohort's labels are complete this long after its decisions.
-    `lookback`: no source row farther in time than this from a decision can touch its label, measured on the tables'
-    `time` columns; it makes looking up the labels of a few days cheap, None reads all.
-    `classes` orders the classes of a binary (the last is the positive one) or multiclass problem; sorted unless given.
-    `unit` of a regression's label ("minutes") is shown with predictions, contributions and errors; that of the label's
-    column unless given.
+    Either `column` of `table`, for a problem without a spine, or `sql`, which returns `id`, `label` and `known_at`
+    (when the label became known, UTC). `closes_after`: how long after its decisions a cohort's labels are complete.
+    `lookback`: the largest distance in time between a decision and a source row of its label, on the tables' `time`
+    columns. It makes reading the labels of a few days cheap; None reads all.
+    `classes`: the order of the classes of a binary (the last is positive) or multiclass problem; sorted by default.
+    `unit`: of a regression's label ("minutes"), shown with predictions, contributions and errors; by default that of
+    the label's column.
     """
 
     _: KW_ONLY
@@ -112,8 +111,8 @@ class Label:
 
 @dataclass(frozen=True, config=CONFIG)
 class TimeSplit:
-    """By decision time, at UTC midnights: train_from <= train < train_until <= validate < validate_until <= test <
-    test_until."""
+    """Split by decision time, at UTC midnights: train_from <= train < train_until <= validate < validate_until <= test
+    < test_until."""
 
     _: KW_ONLY
     train_until: Annotated[date, Field(strict=False)]
@@ -124,9 +123,10 @@ class TimeSplit:
 
 @dataclass(frozen=True, config=CONFIG)
 class RandomSplit:
-    """By a hash of the row's id and the seed. Shares of all rows, and, while there are fewer than a thousand of it, of
-    every class of the label (of a regression: of its label's quantiles). A row of a larger class falls on the same side
-    for ever; of a small one, a few change sides as it grows. See truecourse/modeling/splitting.py."""
+    """Split by a hash of the row's id and the seed. `validate` and `test` are shares of all rows.
+
+    Classes with fewer than a thousand rows are stratified (for a regression: quantiles of the label). Rows of larger
+    classes never change sides; a few rows of a small class may, as it grows. See truecourse/modeling/splitting.py."""
 
     _: KW_ONLY
     validate: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -136,7 +136,7 @@ class RandomSplit:
 
 @dataclass(frozen=True, config=CONFIG)
 class Range:
-    """A search range, both ends included; whole numbers if both ends are."""
+    """A search range, inclusive; integers if both ends are integers."""
 
     low: int | float
     high: int | float
@@ -151,7 +151,7 @@ class Choice:
 
 @dataclass(frozen=True, config=CONFIG)
 class XGBoost:
-    """Parameters of `hist` boosting, under XGBoost's own names, and the space that `tune` searches."""
+    """Parameters of XGBoost's `hist` boosting, under XGBoost's names, and the search space of `tune`."""
 
     _: KW_ONLY
     rounds: Annotated[int, Field(ge=1)] = 1000
@@ -169,35 +169,35 @@ class XGBoost:
     max_cat_threshold: int = 64
     seed: int = 0
     refit: bool = True
-    """Once the number of rounds is chosen, train again on training and validation rows together."""
+    """Train again on training and validation rows together after the number of rounds is chosen."""
     folds: Annotated[int, Field(ge=0, le=20)] = 0
-    """Choose the number of rounds by cross-validation over training and validation rows together, in this many parts,
-    instead of on the validation rows alone: a few hundred rows are too few to choose by. 0: on the validation rows.
-    Not for decisions with a TimeSplit, whose rounds are chosen on later rows than they are fitted to."""
+    """Number of folds to choose the number of rounds by cross-validation over training and validation rows, for small
+    data. 0: use the validation rows only. Not with a TimeSplit, whose rounds are chosen on later rows."""
     linear: bool | None = None
-    """Begin with a linear model, and grow trees for what it leaves over (docs/training.md). None: where the rows that
-    rounds are chosen on say so. Its part is constant beyond the values it was fitted to."""
+    """Fit a linear model first, and trees to its residuals (docs/training.md). None: decide by the rows on which rounds
+    are chosen. The linear part is constant outside the range that it was fitted to."""
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     trials: Annotated[int, Field(ge=1)] = 20
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Serving:
-    """Limits of the endpoint (rows a request, what happens to categories never seen in training), and what it is held
-    to."""
+    """Limits of the endpoint (rows per request, handling of unseen categories), and its service level objectives."""
 
     _: KW_ONLY
     max_rows: Annotated[int, Field(ge=1)] = 1000
     unknown_category: Literal["reject", "missing"] = "missing"
-    """reject: a 422 that names the value; missing: scored as missing, and flagged in the answer."""
+    """reject: respond 422 with the value. missing: treat the value as missing, and flag it in the answer."""
     objectives: Objectives = Objectives()
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Problem:
-    """One prediction problem. `request` are the fields a caller sends (entity keys among them); the spine returns them
-    too, with `id` and `decision_time`. A plain problem has no spine: its one table is the spine, and its request is
-    that table's columns but the label."""
+    """One prediction problem. `request`: the fields that a caller sends, including entity keys. `spine`: a SQL file
+    that returns them for past decisions, with `id` and `decision_time`.
+
+    Without a spine, each row of the label's table is a decision, and the request is the table's columns without label,
+    time and key."""
 
     name: Identifier
     _: KW_ONLY
@@ -207,7 +207,7 @@ class Problem:
     request: Columns = field(default_factory=dict)
     spine: str | None = None
     relations: Mapping[str, str] = field(default_factory=dict)
-    """Named SQL files that other SQL may select from, in order of dependence."""
+    """Named SQL files that other SQL may select from, in dependency order."""
     entities: Many[Entity] = ()
     views: Many[View] = ()
     request_features: RequestFeatures | None = None
@@ -218,7 +218,7 @@ class Problem:
     monitoring: Monitoring = Monitoring()
     serving: Serving = Serving()
     clock: Literal["wall", "data"] = "wall"
-    """What counts as now: the wall clock, or, for data that ends in the past, its newest decision (docs/time.md)."""
+    """The reference time: the wall clock, or, for data that ends in the past, its newest decision (docs/time.md)."""
     description: str = ""
     folder: Path = Path()
     """The folder of problem.py; set when it is loaded."""
@@ -244,18 +244,18 @@ class Problem:
 
     @property
     def label_unit(self) -> str:
-        """Of a regression's label; empty where none is declared."""
+        """The unit of a regression's label; empty if none is declared."""
         if self.kind != "regression" or self.label.unit or self.has_spine:
             return self.label.unit
         return shown_unit(self.label_table.columns.get(self.label.column or ""))
 
     def unit(self, feature: str) -> str:
-        """What the values of a feature are counted in; empty where nothing says it."""
+        """The unit of a feature; empty if none is declared."""
         return shown_unit(self.features.get(feature))
 
     @property
     def contribution_unit(self) -> str:
-        """What SHAP contributions and margins are counted in."""
+        """The unit of SHAP contributions and margins."""
         return (self.label_unit or "label units") if self.kind == "regression" else "log-odds"
 
     @property
@@ -264,24 +264,24 @@ class Problem:
 
     @property
     def request_fields(self) -> dict[str, AnyColumn]:
-        """What a caller sends, in order: `request`, or a plain table's columns but its label and its time."""
+        """The fields that a caller sends: `request`, or the label table's columns without label, time and key."""
         if self.request or self.has_spine:
             return dict(self.request)
         table = self.label_table
-        left_out = {self.label.column, table.time, *table.key}
-        return {name: column for name, column in table.columns.items() if name not in left_out}
+        excluded = {self.label.column, table.time, *table.key}
+        return {name: column for name, column in table.columns.items() if name not in excluded}
 
     @property
     def features(self) -> dict[str, AnyColumn]:
-        """Every model input by name, in the model's column order: request fields, request features, views."""
+        """All model inputs by name, in the model's column order: request fields, request features, view features."""
         direct = {n: c for n, c in self.request_fields.items() if c.feature and not isinstance(c, Time)}
         computed = dict(self.request_features.features) if self.request_features else {}
         return direct | computed | {n: c for view in self.views for n, c in view.features.items()}
 
     @property
     def needed_fields(self) -> frozenset[str]:
-        """The request fields that a caller must send: those of `request`, or the columns of a plain table that a
-        prediction depends on (features, what the request features are made from, keys that views are looked up by)."""
+        """The request fields that a caller must send: those of `request`, or the columns of the label's table that a
+        prediction depends on (features, inputs of request features, entity keys)."""
         if self.request:
             return frozenset(self.request)
         used = {*self.features, *(self.request_features.inputs if self.request_features else ())}
@@ -290,14 +290,14 @@ class Problem:
 
     @property
     def metric(self) -> str:
-        """The loss that training stops on and models are compared by."""
+        """The loss for early stopping and model comparison."""
         return {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}[self.kind]
 
     def text(self, file: str) -> str:
-        """A SQL file of the problem's folder."""
+        """The text of a SQL file in the problem's folder."""
         return (self.folder / file).read_text()
 
 
 def midnight(day: date) -> datetime:
-    """The start of a UTC day, naive, as every time in a frame is."""
+    """The start of a UTC day, without zone, as all times in frames."""
     return datetime(day.year, day.month, day.day)

@@ -1,4 +1,4 @@
-"""Finding a problem by name, and the document and digest that identify what it says."""
+"""Load a problem by name, and compute the document and digest of its definition."""
 
 import ast
 import dataclasses
@@ -31,8 +31,8 @@ def problem_names() -> list[str]:
 
 
 def default_problem() -> str:
-    """The problem that is meant where none is named: the settings', or the only one there is where the settings' own
-    default is not there. Raises SettingsError where that leaves none or several."""
+    """The problem to use if none is named: that of the settings, or, if the built-in default does not exist, the only
+    existing one. Raises SettingsError if there are none or several."""
     settings, names = get_settings(), problem_names()
     if settings.problem in names or "problem" in settings.model_fields_set:
         return settings.problem
@@ -40,15 +40,15 @@ def default_problem() -> str:
         return names[0]
     if not names:
         raise SettingsError(
-            "no problem is there", where=str(settings.problems), hint="truecourse init NAME --data FILE --label COLUMN"
+            "there is no problem", where=str(settings.problems), hint="truecourse init NAME --data FILE --label COLUMN"
         )
-    what = f"no problem is named, and there are {len(names)}: {', '.join(names)}"
-    raise SettingsError(what, where=str(settings.problems), hint="name one by --problem, or in TRUECOURSE_PROBLEM")
+    what = f"no problem was given, and there are {len(names)}: {', '.join(names)}"
+    raise SettingsError(what, where=str(settings.problems), hint="choose one with --problem or TRUECOURSE_PROBLEM")
 
 
 def load_problem(name: str | None = None, problems: Path | None = None) -> Problem:
-    """The PROBLEM of `<problems>/<name>/problem.py`, of the settings' problems unless others are given. Raises
-    ProblemError with a place and a hint."""
+    """Load PROBLEM from `<problems>/<name>/problem.py`. `problems`: the folder of problems, by default the settings'.
+    Raises ProblemError with a place and a hint."""
     name = name or default_problem()
     folder = (problems or get_settings().problems) / name
     file = folder / "problem.py"
@@ -71,16 +71,16 @@ def _known_problems(name: str) -> str:
     return f"{close} {known}" if close else known
 
 
-class _AsWritten(SourceFileLoader):
-    """Compiles what the file says now. Python's bytecode cache knows a file by its size and second: it would give the
-    problem of before where an edit changes a digit right after a run."""
+class _UncachedLoader(SourceFileLoader):
+    """Compiles the current source. Python's bytecode cache compares size and modification second, so it would miss an
+    edit of one digit right after a run."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-class _Beside(MetaPathFinder):
-    """Finds the modules beside a problem.py: `from .helpers import x` reads helpers.py of the problem's folder."""
+class _ProblemFolderFinder(MetaPathFinder):
+    """Finds modules in a problem's folder: `from .helpers import x` reads helpers.py next to problem.py."""
 
     @staticmethod
     def find_spec(fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -88,19 +88,19 @@ class _Beside(MetaPathFinder):
         for folder in map(Path, path or () if fullname.startswith("problems.") else ()):
             for file, places in ((folder / f"{name}.py", None), (folder / name / "__init__.py", [str(folder / name)])):
                 if file.is_file():
-                    loader = _AsWritten(fullname, str(file))
+                    loader = _UncachedLoader(fullname, str(file))
                     return importlib.util.spec_from_file_location(
                         fullname, file, loader=loader, submodule_search_locations=places
                     )
         return None
 
 
-sys.meta_path.insert(0, _Beside())
+sys.meta_path.insert(0, _ProblemFolderFinder())
 _importing = threading.RLock()
 
 
 def _import(name: str, file: Path) -> Any:
-    """The module, and those of its folder that it imports, as they are written now."""
+    """Import problem.py and the modules that it imports from its folder, without cached versions."""
     with _importing:
         package = f"problems.{name}"
         for known in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
@@ -108,11 +108,11 @@ def _import(name: str, file: Path) -> Any:
         folder = ModuleSpec(package, None, is_package=True)
         folder.submodule_search_locations = [str(file.parent)]
         sys.modules[package] = importlib.util.module_from_spec(folder)
-        return _executed(name, f"{package}.problem", file)
+        return _execute(name, f"{package}.problem", file)
 
 
-def _executed(name: str, module_name: str, file: Path) -> Any:
-    loader = _AsWritten(module_name, str(file))
+def _execute(name: str, module_name: str, file: Path) -> Any:
+    loader = _UncachedLoader(module_name, str(file))
     spec = importlib.util.spec_from_file_location(module_name, file, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -128,15 +128,15 @@ def _executed(name: str, module_name: str, file: Path) -> Any:
         fault = Fault(
             f"{file}:{_line_of(error, file)}",
             f"{type(error).__name__}: {error}",
-            _beside(error, file) or _misspelt(error),
+            _local_import_hint(error, file) or _misspelt(error),
         )
         raise ProblemError(name, [fault]) from error
     return module
 
 
-def _beside(error: Exception, file: Path) -> str:
+def _local_import_hint(error: Exception, file: Path) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and (file.parent / f"{error.name}.py").is_file():
-        return f"{error.name}.py lies beside it: from .{error.name} import ..."
+        return f"{error.name}.py is in the same folder: from .{error.name} import ..."
     return ""
 
 
@@ -145,20 +145,20 @@ def _place(where: str, location: tuple[int | str, ...]) -> str:
 
 
 def _hint(error: Any, kind: str) -> str:
-    """`kind`: the name of the class that did not take the value."""
+    """A hint for a validation error. `kind`: the name of the class that rejected the value."""
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        made = getattr(truecourse.problem, kind, None)
-        names = [field.name for field in dataclasses.fields(made)] if dataclasses.is_dataclass(made) else []
+        declared = getattr(truecourse.problem, kind, None)
+        names = [field.name for field in dataclasses.fields(declared)] if dataclasses.is_dataclass(declared) else []
         close = suggestion(str(error["loc"][-1]), names)
         return close or (f"{kind} takes {', '.join(names)}" if names else "remove it")
     return f"got {error['input']!r:.80}"
 
 
 def _misspelt(error: Exception) -> str:
-    """What may have been meant where a name of truecourse.problem.definition does not exist."""
+    """Suggest names of truecourse.problem for one that does not exist."""
     if isinstance(error, ImportError) and error.name == truecourse.problem.__name__:
-        wrong = re.search(r"cannot import name '(\w+)'", str(error))
-        return nearest(wrong[1], truecourse.problem.__all__) if wrong else ""
+        unknown = re.search(r"cannot import name '(\w+)'", str(error))
+        return nearest(unknown[1], truecourse.problem.__all__) if unknown else ""
     return suggestion(error.name, truecourse.problem.__all__) if isinstance(error, NameError) and error.name else ""
 
 
@@ -170,8 +170,8 @@ def _line_of(error: BaseException, file: Path) -> int:
 
 
 def problem_document(problem: Problem) -> dict[str, Any]:
-    """Everything the problem says, as JSON: values that are not defaults, digests of the SQL that it names, of its
-    functions with all that they reach in their file, and of every other Python file of its folder."""
+    """The problem's definition as JSON: non-default values, and digests of its SQL files, of its functions with the
+    statements that they depend on in their file, and of the other Python files of its folder."""
     document: dict[str, Any] = declaration_document(dataclasses.replace(problem, folder=Path()))
     names = [problem.spine, problem.label.sql, *problem.relations.values(), *(view.sql for view in problem.views)]
     code = {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}
@@ -182,14 +182,14 @@ def problem_document(problem: Problem) -> dict[str, Any]:
 
 
 def python_files(folder: Path) -> dict[str, bytes]:
-    """The Python below a problem's folder, by path; not its data, nor what is hidden."""
-    found = {}
+    """The Python files below a problem's folder, by path, without its data folder and hidden files."""
+    files = {}
     for path in sorted(folder.rglob("*.py")) if folder != Path() else ():
         name = path.relative_to(folder)
         hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
         if path.is_file() and not hidden and name.parts[0] != "data":
-            found[name.as_posix()] = path.read_bytes()
-    return found
+            files[name.as_posix()] = path.read_bytes()
+    return files
 
 
 def problem_digest(problem: Problem) -> str:
@@ -197,12 +197,12 @@ def problem_digest(problem: Problem) -> str:
 
 
 EVALUATION_PARTS = frozenset({"gates", "promotion", "monitoring"})
-"""Parts of a problem by which models are judged and watched, and on which no training depends."""
+"""Parts of a problem for evaluation and monitoring of models, on which no training depends."""
 
 
 def training_document(problem: Problem) -> dict[str, Any]:
-    """What frames, models and their contracts depend on: problem_document() without JUDGING, and without the
-    objectives of serving."""
+    """The part of the definition on which training frames, models and contracts depend: problem_document() without
+    EVALUATION_PARTS and the serving objectives."""
     document = {name: part for name, part in problem_document(problem).items() if name not in EVALUATION_PARTS}
     serving = {name: part for name, part in document.pop("serving", {}).items() if name != "objectives"}
     return document | ({"serving": serving} if len(serving) > 1 else {})
@@ -213,19 +213,19 @@ def training_digest(problem: Problem) -> str:
 
 
 def evaluation_digest(problem: Problem) -> str:
-    """Of what a trained model is judged by before its promotion."""
+    """Digest of the rules for evaluating a trained model before its promotion."""
     document = problem_document(problem)
     slices = document.get("monitoring", {}).get("slices")
     return sha256_json([document.get("gates"), document.get("promotion"), slices])
 
 
 def declaration_document(value: Any) -> Any:
-    """What a declaration says, as JSON: values that are not defaults, functions by all that they reach."""
+    """A declaration as JSON: non-default values, and digests of functions with the statements they depend on."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         defaults = {f.name: f.default for f in dataclasses.fields(value)}
-        said = {k: declaration_document(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
-        return {"is": type(value).__name__, **said}
+        values = {k: declaration_document(v) for k, v in fields.items() if isinstance(v, bool) or v != defaults[k]}
+        return {"is": type(value).__name__, **values}
     if isinstance(value, Mapping):
         return {str(k): declaration_document(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -240,40 +240,40 @@ def declaration_document(value: Any) -> Any:
 
 
 def function_statements(function: Callable[..., Any]) -> list[str]:
-    """The statements that a function of a file consists of and, from one to the next, those of the file that bind a
-    name they use: functions it calls, constants it reads, imports. Comments and layout are not among them."""
+    """The statements of a function and, transitively, those of its file that bind a name they use: called functions,
+    constants, imports. Comments and layout are ignored."""
     file, name = inspect.getsourcefile(function), getattr(function, "__name__", "")
     statements = ast.parse(Path(file).read_bytes()).body if file else []
     bound: dict[str, list[int]] = {}
-    for place, statement in enumerate(statements):
-        for known in _bound(statement):
-            bound.setdefault(known, []).append(place)
+    for number, statement in enumerate(statements):
+        for known in _bound_names(statement):
+            bound.setdefault(known, []).append(number)
     if name not in bound:
         return [inspect.getsource(function)]
     taken: set[int] = set()
     wanted = [name]
     while wanted:
-        places = [place for place in bound.get(wanted.pop(), ()) if place not in taken]
-        taken.update(places)
-        for place in places:
-            wanted += [node.id for node in ast.walk(statements[place]) if isinstance(node, ast.Name)]
-    return [ast.dump(statements[place]) for place in sorted(taken)]
+        numbers = [number for number in bound.get(wanted.pop(), ()) if number not in taken]
+        taken.update(numbers)
+        for number in numbers:
+            wanted += [node.id for node in ast.walk(statements[number]) if isinstance(node, ast.Name)]
+    return [ast.dump(statements[number]) for number in sorted(taken)]
 
 
-def _bound(statement: ast.stmt) -> set[str]:
-    """Names that a statement of a file binds, in its blocks too."""
+def _bound_names(statement: ast.stmt) -> set[str]:
+    """The names that a statement binds, including its nested blocks."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(statement):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            names.add(node.id)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).partition(".")[0])
+            names.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
-            found |= {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
-    if isinstance(statement, ast.Expr):  # a call that may change what it is given: TABLE.update(...)
-        found |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    return found
+            names |= {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+    if isinstance(statement, ast.Expr):  # a call that may change its arguments: TABLE.update(...)
+        names |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    return names

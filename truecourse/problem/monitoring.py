@@ -1,4 +1,4 @@
-"""Monitoring as a problem declares it: what is a finding, who is told and when, and when a model is retrained."""
+"""Monitoring settings of a problem: thresholds of findings, alerts and retraining."""
 
 from dataclasses import KW_ONLY
 from datetime import timedelta
@@ -12,8 +12,8 @@ from truecourse.problem.schema import CONFIG, Many, days
 
 @dataclass(frozen=True, config=CONFIG)
 class Alerts:
-    """An alarm is told once when it opens, again every `remind` while it stays open, and once when it has recovered:
-    after `clean` checks in a row that no longer find it."""
+    """When to notify about an alarm: when it opens, every `remind` while it is open, and when it recovers, after `clean`
+    consecutive checks without it."""
 
     _: KW_ONLY
     remind: timedelta = days(7)
@@ -22,15 +22,15 @@ class Alerts:
 
 @dataclass(frozen=True, config=CONFIG)
 class Retraining:
-    """When findings start a training, and on which rows.
+    """When findings trigger a retraining, and on which rows.
 
-    `causes`: of findings that newer data fixes. `spoilers`: causes that would be learned with the data: while such a
-    finding is open, nothing is trained. At most one training every `cooldown`, and `budget` of them within seven days
-    (0: never by itself).
+    `causes`: causes of findings that trigger it. `spoilers`: causes that block it while such a finding is open, because
+    the model would learn the fault. `cooldown`: least time between two retrainings. `budget`: most retrainings within
+    seven days (0: no automatic retraining).
 
-    Where rows are split by time, the split moves with the moment: the last `test` of closed cohorts judge the model,
-    `validate` before them chooses it, and all that came earlier trains it, or the last `history` of that.
-    `tune`: search the declared parameter space each time.
+    With a TimeSplit, the split moves with time: the last `test` of closed cohorts are the test set, `validate` before
+    them is the validation set, and all earlier rows, or the last `history` of them, are the training set.
+    `tune`: search the declared parameter space in each retraining.
     """
 
     _: KW_ONLY
@@ -46,16 +46,20 @@ class Retraining:
 
 @dataclass(frozen=True, config=CONFIG)
 class QualityWatch:
-    """When a loss of quality is worth a report, and when somebody is told at once.
+    """When a loss of quality is a finding, and when it is critical.
 
-    `false_pages_a_year`: of all that is watched day by day together, while nothing has changed. A page also needs a
-    practical size: predictions off by `calibration`, as a share of the labels' standard deviation around them; a loss
-    above what the scores themselves expect by `loss`, as a share of the held-out loss; or `labels_moved`, the share of
-    labels that lie above or below what is known of their rows (a regression: their distance, in standard deviations),
-    or `labels_turned`, the share of a class's labels that another rule turned (a regression: how far labels moved).
-    `coverage`: a cohort of which a smaller share of the usual has labels is told of, of half that share paged.
-    `selective`: by how much the labelled share of the third of decisions with the lowest scores and that of the highest
-    differ, that pages. `window`: the closed cohorts that metrics are of.
+    `false_pages_a_year`: expected false critical alerts per year, over all daily tests together. A critical finding
+    also needs one of these effect sizes:
+
+    - `calibration`: calibration error, as a share of the labels' standard deviation around the predictions;
+    - `loss`: loss above the loss expected from the scores, as a share of the held-out loss;
+    - `labels_moved`: share of labels above or below the label model's prediction (regression: their distance, in
+      standard deviations);
+    - `labels_turned`: share of a class's labels that a changed label rule flipped (regression: how far labels moved).
+
+    `coverage`: a cohort whose labelled share, relative to the usual one, is below this is a warning; below half of it,
+    critical. `selective`: the critical difference in labelled share between the lowest and the highest third of
+    scores. `window`: the range of closed cohorts for metrics.
     """
 
     _: KW_ONLY
@@ -71,9 +75,9 @@ class QualityWatch:
 
 @dataclass(frozen=True, config=CONFIG)
 class Monitoring:
-    """A feature or score has drifted when the permutation test rejects at `false_alarm_rate` over all columns together
-    and its PSI exceeds `psi`; against the weeks before, beyond the usual swings, that pages. `window`: how much of the
-    latest data is checked."""
+    """A feature or score has drifted if a permutation test rejects at `false_alarm_rate`, over all columns together,
+    and its population stability index exceeds `psi`. Drift against the previous weeks, beyond the seasonal range, is
+    critical. `window`: the range of latest data to check."""
 
     _: KW_ONLY
     window: timedelta = days(7)
@@ -81,14 +85,13 @@ class Monitoring:
     psi: Annotated[float, Field(gt=0)] = 0.1
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     slices: Many[str] = ()
-    """Request fields that metrics are broken down by."""
+    """Request fields by which metrics are sliced."""
     quality: QualityWatch = QualityWatch()
     alerts: Alerts = Alerts()
     retraining: Retraining = Retraining()
     audit_rows: Annotated[int, Field(ge=1)] = 2000
-    """How many logged predictions of a window are computed again."""
+    """Number of logged predictions of a window to recompute in the skew audit."""
     audit_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """A difference in a smaller share of them is of no weight."""
+    """Differences in a smaller share of them are ignored."""
     audit_lag: timedelta = days(1)
-    """For how long a served value may have been replaced by a newer one: where the online store is loaded every day,
-    a day at most."""
+    """How long a served feature value may have been outdated; if the online store is loaded daily, one day at most."""

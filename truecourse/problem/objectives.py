@@ -1,4 +1,4 @@
-"""What an endpoint promises: the service level objectives of a problem."""
+"""Service level objectives (SLOs) of a problem's endpoint."""
 
 from dataclasses import KW_ONLY
 from datetime import timedelta
@@ -14,10 +14,10 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True, config=CONFIG)
 class Objectives:
-    """Over `window`, of requests to predict and to explain: the share that is answered (`availability`: neither a 5xx
-    nor refused for overload), and the share that is answered within `latency` (`fast`), from the header to the answer.
+    """Objectives for predict and explain requests over `window`. `availability`: share of requests without a 5xx
+    response or a refusal for overload. `fast`: share of requests answered within `latency`, from header to response.
 
-    The meters know latencies by buckets: a `latency` between two bounds counts as the lower."""
+    Latencies are measured in histogram buckets: a `latency` between two bounds counts as the lower bound."""
 
     _: KW_ONLY
     availability: Share = 0.999

@@ -1,4 +1,4 @@
-"""What a version must show before it comes into office, as a problem declares it."""
+"""Promotion settings of a problem: gates, approval and canary."""
 
 from dataclasses import KW_ONLY
 from datetime import timedelta
@@ -12,13 +12,14 @@ from truecourse.problem.schema import CONFIG, days
 
 LEAST_ROWS = 30
 LEAST_OF_A_CLASS = 5
-"""Of so few rows a model of pure noise passes for better than the constant in at most 5 of 100 tries, whatever the
-shares of the classes: see tests/unit/test_noise.py."""
+"""With this many rows, a model trained on noise beats the constant prediction in at most 5 of 100 trials, for any class
+shares: see tests/unit/test_noise.py."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class MetricGate:
-    """A metric on the test rows must be within bounds. With fewer than `rows` of them, nothing can be judged."""
+    """A metric on the test rows must be within bounds. With fewer than `rows` test rows, the gate cannot be
+    evaluated."""
 
     metric: str
     _: KW_ONLY
@@ -29,10 +30,10 @@ class MetricGate:
 
 @dataclass(frozen=True, config=CONFIG)
 class BeatsBaseline:
-    """The loss on the test rows must be below that of the constant prediction, and the whole interval with it.
+    """The loss on the test rows must be below that of the constant prediction, including its confidence interval.
 
-    rows: with fewer test rows, nothing can be judged. of_a_class: nor with fewer rows of either class of a binary
-    label, or outside the commonest class of a multiclass one."""
+    The gate cannot be evaluated with fewer than `rows` test rows, or with fewer than `of_a_class` rows of either class
+    of a binary label, or outside the most frequent class of a multiclass label."""
 
     _: KW_ONLY
     rows: Annotated[int, Field(ge=2)] = LEAST_ROWS
@@ -41,10 +42,10 @@ class BeatsBaseline:
 
 @dataclass(frozen=True, config=CONFIG)
 class NotWorseThanLinear:
-    """The loss on the test rows must not be significantly above that of the linear baseline: of the interval of the
-    paired difference, the lower end must lie at or below `margin`, a share of the constant prediction's loss.
+    """The loss on the test rows must not be significantly above that of the linear baseline: the lower end of the
+    interval of the paired difference must be at most `margin`, a share of the constant prediction's loss.
 
-    rows, of_a_class: as of BeatsBaseline. Without a least sample, no model would ever be significantly worse."""
+    rows, of_a_class: as in BeatsBaseline. Without a minimum sample, no model would be significantly worse."""
 
     _: KW_ONLY
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
@@ -54,17 +55,17 @@ class NotWorseThanLinear:
 
 @dataclass(frozen=True, config=CONFIG)
 class EveryClass:
-    """Each class of the label must be among the rows that the model was fitted to; where one is not among the test
-    rows, nobody can tell how good the model is at it. Nothing is asked of a regression."""
+    """Each class of the label must be in the training rows. If a class is not in the test rows, the gate cannot be
+    evaluated. It does not apply to a regression."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class BeatsChampion:
-    """Better than the champion on the same rows, of closed cohorts, that neither trained on. It gives up to three
-    verdicts, on paired differences with 95% intervals from whole days:
+    """The model must be better than the champion on the same rows of closed cohorts, on which neither was trained. Up
+    to three results, from paired differences with 95% intervals over whole days:
 
-    - the loss: the whole interval lies below `margin`, in units of the loss. At 0 the version must be better; above 0
-      it must only not be worse by more than that (non-inferiority: for a cheaper model, say, or a fresher one);
+    - the loss: the interval lies below `margin`, in units of the loss. At 0 the version must be better; above 0 it must
+      not be worse by more than `margin` (non-inferiority, for a cheaper or newer model);
     - the calibration error (for a regression: the size of the bias) is not significantly above the champion's;
     - the loss on every slice of `Monitoring.slices` is not significantly above the champion's.
     """
@@ -75,7 +76,7 @@ class BeatsChampion:
 
 @dataclass(frozen=True, config=CONFIG)
 class SliceFloor:
-    """On every slice of a request field with at least `rows` test rows, the metric keeps its bounds."""
+    """A metric must be within bounds on every slice of a request field that has at least `rows` test rows."""
 
     column: str
     metric: str
@@ -87,16 +88,17 @@ class SliceFloor:
 
 Gate = MetricGate | BeatsBaseline | NotWorseThanLinear | EveryClass | BeatsChampion | SliceFloor
 DEFAULT_GATES = (EveryClass(), BeatsBaseline(), NotWorseThanLinear(), BeatsChampion())
-"""Asked where a problem names no gates, and written by `truecourse init`."""
+"""The gates of a problem that declares none; `truecourse init` writes them."""
 
 
 @dataclass(frozen=True, config=CONFIG)
 class Canary:
-    """A version past its gates answers a share of the entities first, and comes into office when all went well.
+    """Canary rollout: a version that passed its gates first answers requests of a share of the entities, and is
+    promoted if all steps pass.
 
-    steps: the shares, widening, the last one 1. requests: so many of the challenger's make a step.
-    slower: so many times the champion's time is allowed. errors: the share of requests on which it may fail.
-    psi: the population stability index of its scores against the champion's that is allowed.
+    steps: traffic weights, increasing, the last one 1. requests: the challenger's requests per step.
+    slower: largest latency, as a multiple of the champion's. errors: largest share of failed requests.
+    psi: largest population stability index of its scores against the champion's.
     """
 
     _: KW_ONLY
@@ -108,9 +110,9 @@ class Canary:
 
     @field_validator("steps")
     @classmethod
-    def _widen(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
+    def _require_increasing(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
         if not steps or steps[-1] != 1 or any(b <= a for a, b in pairwise(steps)):
-            raise ValueError("each step is wider than the one before, and the last one is 1.0")
+            raise ValueError("steps must increase, and the last one must be 1.0")
         return steps
 
     def after(self, share: float) -> float | None:
@@ -120,8 +122,8 @@ class Canary:
 
 @dataclass(frozen=True, config=CONFIG)
 class Promotion:
-    """What comes after open gates. `approval`: a person has to say yes, in the Prefect UI, within `patience`.
-    `canary`: how a version is tried on a share of the traffic before it is champion."""
+    """What follows passed gates. `approval`: a person must approve the promotion in the Prefect UI within `patience`.
+    `canary`: a rollout with increasing traffic before the promotion."""
 
     _: KW_ONLY
     approval: bool = False

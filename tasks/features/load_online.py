@@ -14,7 +14,7 @@ from tasks.features.trained_features import (
 from tasks.retry import RETRY
 from truecourse.errors import TruecourseError
 from truecourse.features.compute import compute_view
-from truecourse.features.definitions import changed, feature_definitions
+from truecourse.features.definitions import changed_features, feature_definitions
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion
@@ -60,11 +60,11 @@ def _load_trained_views(problem: Problem, version: ModelVersion, until: datetime
     number = version.version
     try:
         defined = training_contract(version).definitions
-        if not changed(defined, feature_definitions(problem), defined):
+        if not changed_features(defined, feature_definitions(problem), defined):
             return False
         with archived_problem_of(version) as own:
             names = [name for view in own.views for name in view.features]
-            other = changed(defined, feature_definitions(problem), names)
+            other = changed_features(defined, feature_definitions(problem), names)
             if lost := features_of_reparsed_tables(problem, own, other):
                 message = "version %d gets no new values of %s: their source tables are stored in another form now"
                 log.warning(message, number, list_names(lost))

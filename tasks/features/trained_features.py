@@ -17,7 +17,7 @@ from truecourse.errors import ModelError, TruecourseError
 from truecourse.evaluation.paired_comparison import FeatureLookup
 from truecourse.features import frame as frames
 from truecourse.features.compute import compute_view
-from truecourse.features.definitions import changed, feature_definitions, label_definition
+from truecourse.features.definitions import changed_features, feature_definitions, label_definition
 from truecourse.features.view_sql import tables_read
 from truecourse.lineage.prediction_links import archived_problem
 from truecourse.problem import Problem
@@ -54,13 +54,13 @@ def rows_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: 
 def features_as_trained(problem: Problem, version: ModelVersion | TrainedRun, rows: pa.Table) -> pa.Table:
     """rows_as_trained() without the check of the label, for prediction."""
     contract, where = training_contract(version), f"problem {problem.name}"
-    names = changed(contract.definitions, feature_definitions(problem), contract.definitions)
+    names = changed_features(contract.definitions, feature_definitions(problem), contract.definitions)
     if not names or not len(rows):
         return rows
     with archived_problem_of(version) as own:
         if lost := [
             *features_of_reparsed_tables(problem, own, names),
-            *changed(contract.definitions, feature_definitions(own), names),
+            *changed_features(contract.definitions, feature_definitions(own), names),
         ]:
             what = f"its features {list_names(lost)} were redefined, and the old definition cannot be computed any more"
             raise ModelError(what, where=where, hint=f"truecourse run train --problem {problem.name}")
@@ -100,7 +100,7 @@ def _compute(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
         bounds = pc.min_max(rows["decision_time"]).as_py()
         last = bounds["max"] + timedelta(microseconds=1)
         window = Window(start=naive_utc(bounds["min"]), end=naive_utc(last))
-    spine = frames.spine(frames.unlabelled(own), tables, clean_versions(own, tables), window)
+    spine = frames.spine(frames.without_labels(own), tables, clean_versions(own, tables), window)
     spine = spine.filter(pc.is_in(spine["id"], rows["id"].combine_chunks()))
     return with_view_features(own, tables, frames.with_request_features(own, spine), versions)
 

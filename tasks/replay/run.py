@@ -275,7 +275,7 @@ def _decisions(problem: Problem, source: SourceData) -> pa.Table:
     for table in problem.tables:
         rows = as_clean(table, source.complete(table.name))
         versions[table.name] = tables.append(clean_table(problem.name, table.name), rows, {})
-    return frames.spine(frames.unlabelled(problem), tables, versions)
+    return frames.spine(frames.without_labels(problem), tables, versions)
 
 
 def sentence(document: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ def decisions_batch(
 def _score_times(
     problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, clean: Versions, features: Versions, window: Window
 ) -> None:
-    unlabelled = frames.unlabelled(problem)
+    unlabelled = frames.without_labels(problem)
     times = frames.spine(unlabelled, tables, clean, window)["decision_time"]
     if not len(times):
         raise FeatureError("no decisions in the window", where=f"problem {problem.name}", hint="widen start and end")

@@ -145,6 +145,6 @@ def newest_decision(problem: str) -> datetime | None:
     spec, tables = load_problem(problem), Tables()
     if not spec.has_time or spec.clock == "data":
         return data_end(spec, tables)
-    times = frames.spine(frames.unlabelled(spec), tables, clean_versions(spec, tables))["decision_time"]
+    times = frames.spine(frames.without_labels(spec), tables, clean_versions(spec, tables))["decision_time"]
     newest: datetime | None = pc.max(times).as_py()
     return newest

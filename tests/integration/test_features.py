@@ -166,8 +166,8 @@ def test_a_changed_view_is_computed_anew_beside_what_it_was(start: Start) -> Non
     ("old", "new", "said"),
     [
         ("AS depot_last_took", "AS other", "returns no column depot_last_took"),
-        ("max(took) AS", "max(took) AS spare, max(took) AS", "spare, which nobody declares"),
-        ("max(took)", "avg(took)", "depot_last_took is declared Integer and comes as DOUBLE"),
+        ("max(took) AS", "max(took) AS spare, max(took) AS", "returns undeclared columns: spare"),
+        ("max(took)", "avg(took)", "depot_last_took is declared Integer, and the SQL returns DOUBLE"),
         ("known_at AS event_timestamp", "NULL::TIMESTAMP AS event_timestamp", "without event_timestamp"),
         ("known_at AS event_timestamp", "date_trunc('day', known_at) AS event_timestamp", "rows for depot="),
         ("known_at AS event_timestamp", "1 AS event_timestamp", "event_timestamp is INTEGER"),

@@ -50,17 +50,19 @@ PLANTED: dict[str, tuple[Edit, str, str]] = {
     "a later row joined": ((DEPOT, "max(took)", LATER), "depot_last_took", "is"),
     "target encoding": ((COURIER, "FROM outcomes", ENCODED), "courier_count_7d", "is"),
     "known too early": (
-        (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 3 HOUR AS"), "the row of courier=", "there"),
+        (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 3 HOUR AS"),
+        "the row of courier=", "present"),
     "known twenty minutes too early": (
-        (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 20 MINUTE AS"), "the row of courier=", "there"),
+        (COURIER, "courier, known_at AS", "courier, known_at - INTERVAL 20 MINUTE AS"),
+        "the row of courier=", "present"),
     "the newest row alone": (
         (DEPOT, "1 DAY PRECEDING AND CURRENT ROW)", f"1 DAY PRECEDING AND CURRENT ROW){NEWEST}"),
-        "the row of depot=", "not there"),
+        "the row of depot=", "absent"),
     "facts of all time": (
         (FACTS, "SELECT courier, vehicle, since FROM couriers", f"{ALL_TIME} GROUP BY courier"), "since of courier=",
         "is"),
     "a field of the spine": (("spine.sql", SPINE, SPINE.replace("promised,", NEXT)), "promised of decision=", "is"),
-    "a spine of what came": (("spine.sql", "FROM deliveries", SETTLED), "the row of decision=", "there"),
+    "a spine of what came": (("spine.sql", "FROM deliveries", SETTLED), "the row of decision=", "present"),
     "a label of the end": (("label.sql", "late AS label", LAST_MONTH), "label of decision=", "is"),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import install
-from truecourse.features.definitions import changed, feature_definitions, feature_table, label_definition
+from truecourse.features.definitions import changed_features, feature_definitions, feature_table, label_definition
 from truecourse.problem.loader import load_problem
 
 REQUEST, CLOCK = {"depot", "distance", "promised"}, {"hour", "weekend", "km_a_minute"}
@@ -52,7 +52,7 @@ def test_a_change_affects_the_digests_of_dependent_features_only(
     text = text.replace(old, new, 1)
     (folder / file).write_text(text.replace("    Entity,\n", "    Csv,\n    Entity,\n", 1) if "Csv(" in new else text)
     problem = load_problem()
-    assert set(changed(before, feature_definitions(problem), problem.features)) == reached
+    assert set(changed_features(before, feature_definitions(problem), problem.features)) == reached
     assert (label_definition(problem) != rule) == label
     moved = {view.name for view in problem.views if tables[view.name] != feature_table(problem, view.name)}
     assert moved == {view.name for view in problem.views if set(view.features) & reached}
@@ -70,4 +70,4 @@ def test_a_helper_function_is_part_of_the_definition(tmp_path: Path, configure: 
     (folder / "problem.py").write_text(text.replace('columns["distance"] /', 'twice(columns["distance"]) /', 1))
     before = feature_definitions(load_problem())
     (folder / "helpers.py").write_text("def twice(x):\n    return 3 * x\n")
-    assert set(changed(before, feature_definitions(load_problem()), before)) == CLOCK
+    assert set(changed_features(before, feature_definitions(load_problem()), before)) == CLOCK

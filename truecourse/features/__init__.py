@@ -1,4 +1,4 @@
-"""Feature views and training frames that are correct in time: view SQL, as-of joins, definitions, look-ahead proofs.
+"""Point-in-time correct feature views and training frames: view SQL, as-of joins, definitions, look-ahead proofs.
 
 Depends on `data` and `modeling`.
 """

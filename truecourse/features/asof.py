@@ -1,8 +1,8 @@
-"""The point-in-time join: for each decision, the feature values of its key that were known at its time.
+"""Point-in-time join: for each decision, the feature values of its key that were known at the decision time.
 
-Semantics are those of Feast's offline stores (feast.infra.offline_stores.ibis.point_in_time_join, which the tests
-compare with cell by cell): the latest event at or before the decision wins, ties go to the latest `created`; a row
-older than `ttl` (inclusive; zero is unlimited) counts as missing, and so do unknown keys, null keys and null times.
+The semantics are those of Feast's offline stores (feast.infra.offline_stores.ibis.point_in_time_join; the tests compare
+every cell): the latest event at or before the decision wins, ties go to the latest `created`. A row older than `ttl`
+(inclusive; zero is unlimited) counts as missing, and so do unknown keys, null keys and null times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ EVENT, CREATED = "event_timestamp", "created_timestamp"
 _AT, _EVENT, _CREATED, _KNOWN, _RANK = "__at", "__event", "__created", "__known", "__rank"
 _NEVER = datetime(1, 1, 1)
 NO_TIME = datetime(2200, 1, 1)
-"""The decision time of problems that have none: after all that is known."""
+"""The decision time for problems without time: later than all feature rows."""
 
 
 def asof_join(
@@ -33,15 +33,15 @@ def asof_join(
     created: str | None = CREATED,
     filter_by_created: bool = False,
 ) -> "pl.DataFrame":
-    """The spine, row for row and in its order, with the feature columns beside it.
+    """Add the feature columns to the spine, in the order of its rows.
 
-    `keys`: key columns, or {column of features: column of spine}. `at`, `event` and `created` are times; one with no
-    zone is UTC. `filter_by_created`: a row created after the decision was not known to it, and the newest row that
-    was known takes its place. Raises FeatureError for missing columns, and for keys or times of the wrong type.
+    `keys`: key columns, or {column of features: column of spine}. `at`, `event` and `created`: time columns; times
+    without zone are UTC. `filter_by_created`: ignore rows created after the decision, and use the newest row that was
+    known. Raises FeatureError for missing columns, and for keys or times of the wrong type.
     """
     pairs = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     right = _features(features, list(pairs), event, created, filter_by_created)
-    known = _prepared(right, list(pairs), filter_by_created)
+    known = _split_late_rows(right, list(pairs), filter_by_created)
     left = _decisions(spine, right, pairs, at)
     order = None if left[_AT].is_sorted() else left[_AT].arg_sort()
     joined = _join(left if order is None else left[order], known, ttl or None)
@@ -51,9 +51,9 @@ def asof_join(
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """Feature rows: the `timely`, known from their own time, sorted by it, and the `later`, sorted by the moment from
-    which they were known."""
+class _FeatureRows:
+    """Feature rows. `timely`: known at their event time, sorted by it. `later`: late rows, sorted by the time at which
+    they became known."""
 
     keys: tuple[str, ...]
     names: tuple[str, ...]
@@ -68,12 +68,13 @@ def _column(frame: "pl.DataFrame", name: str, where: str) -> "pl.Series":
 
 
 def _time(frame: "pl.DataFrame", name: str, where: str, alias: str) -> "pl.Series":
-    """A time column as naive UTC microseconds. Feature times are whole microseconds: flooring a decision's is exact."""
+    """A time column as naive UTC microseconds. Feature times are whole microseconds, so flooring decision times is
+    exact."""
     import polars as pl
 
     series = _column(frame, name, where)
     if not isinstance(series.dtype, pl.Datetime):
-        raise FeatureError(f"{name} is {series.dtype}", where=where, hint="make it a timestamp")
+        raise FeatureError(f"{name} is {series.dtype}, not a timestamp", where=where, hint="cast it to a timestamp")
     if series.dtype.time_zone:
         series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return series.cast(pl.Datetime("us")).alias(alias)
@@ -82,7 +83,8 @@ def _time(frame: "pl.DataFrame", name: str, where: str, alias: str) -> "pl.Serie
 def _features(
     features: "pl.DataFrame", keys: list[str], event: str, created: str | None, filter_by_created: bool
 ) -> "pl.DataFrame":
-    """Feature rows that can match at all, by event, then created. A null `created` is never known, or the oldest."""
+    """Feature rows that can match, sorted by event, then created. Rows with a null `created` are dropped if it filters,
+    and count as oldest otherwise."""
     import polars as pl
 
     where = "the feature table"
@@ -109,7 +111,7 @@ def _is_ordered(frame: "pl.DataFrame") -> bool:
 
 
 def _decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str, str], at: str) -> "pl.DataFrame":
-    """Keys, under the feature table's names and types, and the decision time; a null time lies before all events."""
+    """Keys with the feature table's names and types, and the decision time. A null time is before all events."""
     import polars as pl
 
     columns = [_time(spine, at, "the spine", _AT).fill_null(_NEVER)]
@@ -118,26 +120,26 @@ def _decisions(spine: "pl.DataFrame", right: "pl.DataFrame", pairs: Mapping[str,
         if series.dtype != kind:
             if kind.is_numeric() != series.dtype.is_numeric() and series.dtype != pl.Null:
                 what = f"{source} is {series.dtype}, and {name} in the feature table {kind}"
-                raise FeatureError(what, where="the spine", hint="give both the type that the problem declares")
+                raise FeatureError(what, where="the spine", hint="cast both to the type that the problem declares")
             cast = series.cast(kind, strict=False)
             series = cast if not series.dtype.is_float() else cast.set(cast.cast(series.dtype) != series, None)
         columns.append(series.alias(name))
     return pl.DataFrame(columns)
 
 
-def _prepared(right: "pl.DataFrame", keys: list[str], filter_by_created: bool) -> _Prepared:
+def _split_late_rows(right: "pl.DataFrame", keys: list[str], filter_by_created: bool) -> _FeatureRows:
     import polars as pl
 
     names = tuple(name for name in right.columns if name not in (*keys, _EVENT, _CREATED))
     late = right.filter(pl.col(_CREATED) > pl.col(_EVENT)) if filter_by_created else right.clear()
     if late.is_empty():
-        return _Prepared(tuple(keys), names, right, late)
+        return _FeatureRows(tuple(keys), names, right, late)
     timely = right.filter(pl.col(_CREATED) <= pl.col(_EVENT))
-    return _Prepared(tuple(keys), names, timely, _as_learned(late, keys))
+    return _FeatureRows(tuple(keys), names, timely, _newest_known(late, keys))
 
 
-def _join(left: "pl.DataFrame", right: _Prepared, ttl: timedelta | None) -> "pl.DataFrame":
-    """Feature columns for `left`, which is sorted by time."""
+def _join(left: "pl.DataFrame", right: _FeatureRows, ttl: timedelta | None) -> "pl.DataFrame":
+    """Join the feature columns to `left`, which is sorted by time."""
     import polars as pl
 
     keys, names = list(right.keys), list(right.names)
@@ -151,8 +153,8 @@ def _join(left: "pl.DataFrame", right: _Prepared, ttl: timedelta | None) -> "pl.
     return pl.select(pl.when(wins).then(later[name]).otherwise(known[name]).alias(name) for name in names)
 
 
-def _as_learned(late: "pl.DataFrame", keys: list[str]) -> "pl.DataFrame":
-    """For each moment at which a late row became known, the newest row of its key known by then, sorted by moment."""
+def _newest_known(late: "pl.DataFrame", keys: list[str]) -> "pl.DataFrame":
+    """For each time at which a late row became known, the newest row of its key known by then, sorted by that time."""
     import polars as pl
 
     ranked = late.with_row_index(_RANK).sort(_CREATED, _RANK)
@@ -163,7 +165,7 @@ def _as_learned(late: "pl.DataFrame", keys: list[str]) -> "pl.DataFrame":
 def _latest(
     left: "pl.DataFrame", right: "pl.DataFrame", keys: list[str], on: str, ttl: timedelta | None
 ) -> "pl.DataFrame":
-    """The last row of the key at or before the decision; `on` is sorted, and the last of equal ones is taken."""
+    """The last row of the key at or before the decision. `on` is sorted; of equal times the last row is taken."""
     return left.join_asof(
         right, left_on=_AT, right_on=on, by=keys, tolerance=ttl, coalesce=False, check_sortedness=False
     )

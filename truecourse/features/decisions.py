@@ -1,4 +1,4 @@
-"""Decisions as they were taken: request fields as they were known at each decision, labels as they are known now."""
+"""Past decisions: request fields as known at each decision, labels as known now."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,17 +24,19 @@ def decisions_query(
     window: Window | None = None,
     cut: sql.Cut | None = None,
 ) -> str:
-    """SQL of every decision, with `label` and `known_at` where the problem has them; some outside of `window` as well.
-    `cut`: from sources cut at a moment.
+    """SQL of the decisions in `window` and some outside of it, with `label` and `known_at` if the problem has them.
+    `cut`: use sources cut at a time.
 
-    The tables are bound to `connection`. Raises FeatureError that names the SQL file."""
+    Binds the tables to `connection`. Raises FeatureError with the SQL file."""
     if not problem.has_spine:
         sql.bind(connection, problem, tables, versions, cut=cut)
-        return _plain_query(connection, problem)
+        return _label_table_query(connection, problem)
     spine = sql.statement(problem, str(problem.spine))
     epochs = _epochs(connection, problem, tables, versions)
     if epochs:
-        spine = _known_spine(connection, problem, tables, versions, spine, _touching(epochs, window), cut)
+        spine = _bitemporal_spine(
+            connection, problem, tables, versions, spine, _epochs_to_evaluate(epochs, window), cut
+        )
     sql.bind(connection, problem, tables, versions, cut=cut)
     if problem.label.sql is None:
         return spine
@@ -45,9 +47,9 @@ def decisions_query(
     )
 
 
-def _plain_query(connection: duckdb.DuckDBPyConnection, problem: Problem) -> str:
-    """A row of the label's table is a decision at its own time, so what was known then is its first version; a table
-    without time has no history, and one without key no versions."""
+def _label_table_query(connection: duckdb.DuckDBPyConnection, problem: Problem) -> str:
+    """SQL of the decisions without a spine: each row of the label's table is a decision at its own time, known then in
+    its first version. A table without time has no history; one without key has no versions."""
     table = problem.label_table
     rows = quote(f"{table.name}__rows")
     id = sql.row_id(table)
@@ -70,7 +72,7 @@ def _plain_query(connection: duckdb.DuckDBPyConnection, problem: Problem) -> str
 def _epochs(
     connection: duckdb.DuckDBPyConnection, problem: Problem, tables: Tables, versions: Mapping[str, TableVersion]
 ) -> list[datetime]:
-    """The moments (naive UTC) at which late rows and corrections of the spine's tables became known, rising."""
+    """Times (naive UTC) at which late rows and corrections of the spine's tables became known, ascending."""
     used = tables_read(problem, str(problem.spine))
     found: set[datetime] = set()
     for table in problem.tables:
@@ -85,8 +87,9 @@ def _epochs(
     return sorted(found)
 
 
-def _touching(epochs: list[datetime], window: Window | None) -> list[datetime | None]:
-    """The epochs to evaluate the spine at; None is before the first. Of those before a window the last says it all."""
+def _epochs_to_evaluate(epochs: list[datetime], window: Window | None) -> list[datetime | None]:
+    """The epochs at which to evaluate the spine; None is before the first. Of those before a window, the last
+    suffices."""
     start = window.start if window is not None else None
     if start is None:
         return [None, *epochs]
@@ -94,7 +97,7 @@ def _touching(epochs: list[datetime], window: Window | None) -> list[datetime | 
     return [before[-1] if before else None, *(epoch for epoch in epochs if epoch >= start)]
 
 
-def _known_spine(
+def _bitemporal_spine(
     connection: duckdb.DuckDBPyConnection,
     problem: Problem,
     tables: Tables,
@@ -103,8 +106,8 @@ def _known_spine(
     epochs: list[datetime | None],
     cut: sql.Cut | None,
 ) -> str:
-    """Evaluate the spine on the tables as they stood at each epoch. A decision is what was known before its time; one
-    that came in late, as it was when it came; one that is no longer there is left out."""
+    """Evaluate the spine on the tables as of each epoch. A decision has the values known before its time; a late
+    decision has the values of its arrival; a decision that no longer exists is excluded."""
     for order, (epoch, following) in enumerate(pairwise([*epochs, None])):
         rows = sql.BASE if epoch is None else sql.as_of(epoch)
         sql.bind(connection, problem, tables, versions, rows=rows, cut=cut)

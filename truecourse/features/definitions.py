@@ -1,9 +1,9 @@
-"""What defines each feature and the label, as digests: features are the same where these are equal, not their names.
+"""Digests of the definitions of features and label: two features are the same if their digests are equal.
 
-A feature is defined by its declaration and by all that its values are computed from: SQL with the relations that it
-reads, functions with all that they reach, and how the tables that are read are parsed. A model's contract keeps the
-definitions that it was trained on, and a feature table is named after its view's, so that a model in use gets the
-features that it knows, whatever becomes of the problem.
+A feature is defined by its declaration and by everything that its values are computed from: SQL with the relations it
+reads, functions with the statements they depend on, and the parsing of the tables. A model's contract holds the
+definitions that it was trained on, and a feature table's name contains its view's digest. So a deployed model gets the
+features of its training, even if the problem has changed.
 """
 
 import re
@@ -21,75 +21,75 @@ _SHOWN = 12
 
 
 def feature_table(problem: Problem, view: str) -> str:
-    """The name of the table of a view as it is defined now."""
+    """The name of a view's feature table under its current definition."""
     return f"features/{problem.name}/{view}.{view_digest(problem, problem.view(view))[:_SHOWN]}"
 
 
 def view_digest(problem: Problem, view: View) -> str:
-    """Of what a view's rows depend on beside the rows of the tables."""
+    """Digest of everything that a view's rows depend on, except the tables' rows."""
     keys = problem.entity(view.entity).join_keys
     types = [type(problem.request_fields[key]).__name__ for key in keys if key in problem.request_fields]
-    return sha256_json([_said(view), keys, types, _read(problem, view.sql)])
+    return sha256_json([_definition(view), keys, types, _sql_inputs(problem, view.sql)])
 
 
 def views_digest(problem: Problem) -> str:
-    """Of all views: what an online store that holds them is named after."""
+    """Digest of all views, part of the online store's name."""
     return sha256_json([[view.name, view_digest(problem, view)] for view in problem.views])
 
 
 def feature_definitions(problem: Problem) -> dict[str, str]:
-    """The digest of what defines each feature, by name."""
+    """The digest of each feature's definition, by name."""
     spine = _spine(problem)
     fields = {name: sha256_json([_field(column), spine]) for name, column in problem.request_fields.items()}
-    found = {name: fields[name] for name in problem.features if name in fields}
+    digests = {name: fields[name] for name in problem.features if name in fields}
     computed = problem.request_features
     if computed is not None:
         statements = function_statements(computed.function)
         inputs = [fields.get(name, spine) for name in computed.inputs]
-        code = {} if not _imports_beside(statements) else _beside(problem)
-        said = sha256_json([statements, code, list(computed.inputs), inputs])
-        found |= {name: sha256_json([_field(column), said]) for name, column in computed.features.items()}
+        code = _folder_digests(problem) if _imports_folder(statements) else {}
+        definition = sha256_json([statements, code, list(computed.inputs), inputs])
+        digests |= {name: sha256_json([_field(column), definition]) for name, column in computed.features.items()}
     for view in problem.views:
         digest = view_digest(problem, view)
-        found |= {name: sha256_json([_field(column), digest]) for name, column in view.features.items()}
-    return found
+        digests |= {name: sha256_json([_field(column), digest]) for name, column in view.features.items()}
+    return digests
 
 
 def label_definition(problem: Problem) -> str:
-    """Of the rule by which a decision gets its label: two models of different rules predict different things."""
+    """Digest of the label's definition: models with different ones predict different targets."""
     label = problem.label
     if label.sql is None:
         table = problem.label_table
         return sha256_json([table.name, label.column, _field(table.columns[label.column or ""]), shape_digest(table)])
-    return sha256_json([_read(problem, label.sql), list(label.classes)])
+    return sha256_json([_sql_inputs(problem, label.sql), list(label.classes)])
 
 
 def contract_definitions(problem: Problem) -> dict[str, Any]:
-    """What a contract keeps of the definitions."""
+    """The definitions that a model's contract holds."""
     return {"definitions": feature_definitions(problem), "label_definition": label_definition(problem)}
 
 
-def changed(before: Mapping[str, str], now: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """Those of the features that are defined otherwise, or no longer."""
+def changed_features(before: Mapping[str, str], now: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """The features whose definition changed or was removed."""
     return [name for name in names if before.get(name) != now.get(name)]
 
 
 def _spine(problem: Problem) -> Any:
-    """What the decisions and their request fields are read from."""
+    """The inputs of the decisions and their request fields."""
     if problem.spine is None:
         return [problem.label_table.name, shape_digest(problem.label_table)]
-    return _read(problem, problem.spine)
+    return _sql_inputs(problem, problem.spine)
 
 
-def _read(problem: Problem, file: str) -> list[Any]:
-    """The statements of a SQL file and of the relations that it reads, and how the tables behind them are parsed."""
+def _sql_inputs(problem: Problem, file: str) -> list[Any]:
+    """The statements of a SQL file and of the relations that it reads, and the shape digests of their tables."""
     texts = [_without_comments(problem.text(name)) for name in files_read(problem, file)]
     tables = [t for t in problem.tables if t.name in tables_read(problem, file)]
     return [texts, [[t.name, shape_digest(t)] for t in tables]]
 
 
 def _without_comments(text: str) -> str:
-    """The statement with neither comments nor layout, told by DuckDB's lexer's rules: quotes keep what they hold."""
+    """Remove comments and layout from a statement, by the rules of DuckDB's lexer: quoted text is kept."""
     parts = re.findall(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\s+|[^\s'\"/-]+|.", text, re.DOTALL)
     kept = [""]
     for part in parts:
@@ -100,13 +100,13 @@ def _without_comments(text: str) -> str:
     return "".join(kept).strip(" ")
 
 
-def _said(declaration: Any) -> Any:
-    """What a declaration says, without what it is only described by."""
+def _definition(declaration: Any) -> Any:
+    """A declaration as JSON, without descriptions and units."""
     return _undescribed(declaration_document(declaration))
 
 
 def _field(column: AnyColumn) -> Any:
-    """What the values of a column depend on: its type and how it is written, not which of them are allowed."""
+    """The parts of a column's declaration on which its values depend: type, format and symbol, not constraints."""
     return [type(column).__name__, getattr(column, "format", None), getattr(column, "symbol", None)]
 
 
@@ -116,12 +116,13 @@ def _undescribed(document: Any) -> Any:
     return [_undescribed(part) for part in document] if isinstance(document, list) else document
 
 
-def _imports_beside(statements: Iterable[str]) -> bool:
-    """Whether some of them import from the problem's own folder, as `from .helpers import x` does."""
+def _imports_folder(statements: Iterable[str]) -> bool:
+    """Whether any statement imports from the problem's folder, as `from .helpers import x` does."""
     return any("ImportFrom(" in statement and re.search(r"level=[1-9]", statement) for statement in statements)
 
 
-def _beside(problem: Problem) -> dict[str, Any]:
+def _folder_digests(problem: Problem) -> dict[str, Any]:
+    """Digests of the Python files in the problem's folder, except problem.py."""
     from truecourse.hashing import sha256
 
     return {path: sha256(data) for path, data in python_files(problem.folder).items() if path != "problem.py"}

@@ -1,4 +1,4 @@
-"""The frame: one row a decision, with its request fields, features, label and split, in one canonical order."""
+"""Build frames: one row per decision, with request fields, features, label and split, in canonical order."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ def spine(
     window: Window | None = None,
     cut: sql.Cut | None = None,
 ) -> pa.Table:
-    """Every decision (of the window, by decision time, naive UTC) with `id`, `decision_time`, the request fields and,
-    where it is known, `label` and `known_at`; sorted by (decision_time, id). Request fields are as they were known at
-    the decision, labels as they are known now. `cut`: from sources cut at a moment.
+    """Read the decisions with `id`, `decision_time`, the request fields and, if known, `label` and `known_at`, sorted
+    by (decision_time, id). Request fields are as known at the decision, labels as known now.
 
-    Raises FeatureError for an id that is null or not unique, or a column that the SQL does not return."""
+    `window`: a range of decision times (naive UTC). `cut`: use sources cut at a time. Raises FeatureError if an id is
+    null or not unique, or the SQL lacks a column."""
     with sql.connect() as connection:
         query = decisions_query(connection, problem, tables, versions, window, cut)
         if window is not None and problem.has_time:
@@ -39,15 +39,15 @@ def spine(
             limits = [f"decision_time {sign} TIMESTAMP '{moment}'" for sign, moment in bounds if moment is not None]
             query = f"SELECT * FROM ({query}) WHERE {' AND '.join(limits) or 'true'}"  # noqa: S608
         rows = sql.fetch(connection, query, where=problem.spine or problem.label_table.name)
-    return in_order(_checked(problem, rows))
+    return in_order(_check(problem, rows))
 
 
-def unlabelled(problem: Problem) -> Problem:
-    """The problem whose spine looks no labels up."""
+def without_labels(problem: Problem) -> Problem:
+    """The problem without its label SQL, so that its spine is read without labels."""
     return dataclasses.replace(problem, label=dataclasses.replace(problem.label, sql=None))
 
 
-def _checked(problem: Problem, rows: pa.Table) -> pa.Table:
+def _check(problem: Problem, rows: pa.Table) -> pa.Table:
     where = problem.spine or problem.label_table.name
     wanted = {"id": pa.string()} | ({"decision_time": UTC_TIME} if problem.has_time else {})
     wanted |= {name: arrow_type(column) for name, column in problem.request_fields.items()}
@@ -66,23 +66,23 @@ def _checked(problem: Problem, rows: pa.Table) -> pa.Table:
     repeated = len(rows) - pc.count_distinct(rows["id"]).as_py()
     if repeated:
         raise FeatureError(
-            f"{counted(repeated, 'row')} with another's id",
+            f"{counted(repeated, 'row')} with a duplicate id",
             where=where,
-            hint="an id names one decision; check the joins",
+            hint="an id must identify one decision; check the joins",
         )
     return rows
 
 
 def in_order(frame: pa.Table) -> pa.Table:
-    """Sorted by (decision_time, id): the canonical order."""
+    """Sort a frame by (decision_time, id), the canonical order."""
     keys = [name for name in ("decision_time", "id") if name in frame.column_names]
     return frame.sort_by([(name, "ascending") for name in keys]).combine_chunks()
 
 
 def with_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
-    """The frame and the problem's request features, by the very function that the endpoint calls.
+    """Add the problem's request features to a frame, computed by the function that the endpoint calls.
 
-    Raises FeatureError when the function returns other columns, or another number of rows, than declared."""
+    Raises FeatureError if the function returns other columns than declared, or another number of rows."""
     if problem.request_features is None:
         return frame
     computed = request_features(problem, columns_of(frame, problem.request_features.inputs), len(frame))
@@ -93,22 +93,22 @@ def with_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
 
 
 def request_features(problem: Problem, columns: Mapping[str, np.ndarray], rows: int) -> Mapping[str, np.ndarray]:
-    """Call the problem's request-time function on n-value arrays, and check what it returns."""
+    """Call the problem's request function on arrays of n values, and check its result."""
     declared = problem.request_features
     assert declared is not None
     where = f"problem {problem.name}: {declared.function.__name__}"
     computed = declared.function(columns)
     if set(computed) != set(declared.features):
-        raise FeatureError(f"returned {sorted(computed)}, declared are {sorted(declared.features)}", where=where)
+        raise FeatureError(f"returned {sorted(computed)}, expected {sorted(declared.features)}", where=where)
     lengths = {name: len(values) for name, values in computed.items() if len(values) != rows}
     if lengths:
-        raise FeatureError(f"{counted(rows, 'row')} went in, and came out {lengths}", where=where)
+        raise FeatureError(f"it got {counted(rows, 'row')} and returned {lengths}", where=where)
     return computed
 
 
 def with_split(problem: Problem, frame: pa.Table) -> pa.Table:
-    """The frame and its `split`: train, validate or test. Rows before `train_from` and after `test_until` are left
-    out."""
+    """Add the column `split` (train, validate or test) to a frame. Rows before `train_from` and from `test_until` on
+    are removed."""
     if isinstance(problem.split, RandomSplit):
         return frame.append_column("split", random_split(problem.split, problem.kind, frame["id"], frame["label"]))
     split, times = problem.split, frame["decision_time"].cast(pa.timestamp("us")).to_numpy()

@@ -1,4 +1,4 @@
-"""Outcome cells: the columns that a row-by-row label is made of, and the moment each row's became known."""
+"""Outcome columns: the columns from which a row-by-row label is computed, and when each row's became known."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _CELL = "_tc_cell"
 
 @dataclass(frozen=True)
 class OutcomeColumns:
-    """`columns` of `table` that tell the label; `known`: (row, known_at) of every row that has one, UTC."""
+    """`columns` of `table` that determine the label. `known`: (row, known_at in UTC) of every row with a label."""
 
     table: str
     columns: frozenset[str]
@@ -29,8 +29,8 @@ class OutcomeColumns:
 def find_outcome_columns(
     problem: Problem, tables: Tables, versions: Mapping[str, TableVersion]
 ) -> OutcomeColumns | None:
-    """None where it cannot be told for certain: a label of several rows or tables, or a `known_at` that is not made of
-    the outcome alone (it may be later than the moment other SQL honestly dates the outcome by)."""
+    """Find the outcome columns by tracing the label's SQL. None if they are uncertain: a label of several rows or
+    tables, or a `known_at` that depends on other columns (other SQL may rightly date the outcome earlier)."""
     if problem.spine is None or problem.label.sql is None:
         return None
     try:
@@ -40,18 +40,18 @@ def find_outcome_columns(
         decision = spine.origin("decision_time").sources | spine.origin("id").sources
     except LineageError:
         return None
-    # What names a decision, dates it or keys its row is there from the start, and no outcome.
+    # Columns that identify or date a decision, and keys, are known from the start and are no outcome.
     known_before = decision | {(table.name.lower(), key.lower()) for table in problem.tables for key in table.key}
-    later, told = known.sources - known_before, label.sources - known_before
-    outcome = told & later or (told if len(told) == 1 else frozenset())
-    certain = later and outcome and (later <= outcome or len(later) == 1)
-    found = {table for table, _ in outcome | later}
+    dating, labelling = known.sources - known_before, label.sources - known_before
+    outcome = labelling & dating or (labelling if len(labelling) == 1 else frozenset())
+    certain = dating and outcome and (dating <= outcome or len(dating) == 1)
+    sources = {table for table, _ in outcome | dating}
     if labels.joins_itself or not (label.row_by_row and known.row_by_row) or known.delayed or not certain:
         return None
-    table = next((table for table in problem.tables if {table.name.lower()} == found), None)
+    table = next((table for table in problem.tables if {table.name.lower()} == sources), None)
     if table is None or table.time is None:
         return None
-    query = _tagged(labels.query, table.name)
+    query = _with_row_number(labels.query, table.name)
     if query is None:
         return None
     columns = {name.lower(): name for name in table.columns}
@@ -63,23 +63,23 @@ def find_outcome_columns(
             f"{sql.ROW} AS {_CELL} FROM {rows}"
         )
         statement = f"SELECT {_CELL}, max(known_at) AS known_at FROM ({query}) WHERE {_CELL} IS NOT NULL GROUP BY ALL"  # noqa: S608
-        told_at = sql.fetch(connection, statement, where=problem.label.sql)
-    return OutcomeColumns(table.name, frozenset(columns[name] for _, name in outcome | later), told_at)
+        known_at = sql.fetch(connection, statement, where=problem.label.sql)
+    return OutcomeColumns(table.name, frozenset(columns[name] for _, name in outcome | dating), known_at)
 
 
 def _declared(problem: Problem, table: str) -> str:
     return sql.select_list(problem.table(table))
 
 
-def _tagged(query: exp.Expression, table: str) -> str | None:
-    """The label's query with the number of the table's row handed through from the one place where it is read."""
+def _with_row_number(query: exp.Expression, table: str) -> str | None:
+    """Pass the table's row number through the label's query to its result; None if that is not possible."""
     query = query.copy()
     carried: set[int] = set()
     try:
         scopes = traverse_scope(query)
     except SqlglotError:
         return None
-    for scope in scopes:  # the innermost first
+    for scope in scopes:  # innermost first
         select = scope.expression
         alias = _carrier(scope, table, carried)
         if alias is None:

@@ -1,9 +1,11 @@
-"""The look-ahead proof: at sampled moments every view, the spine and the labels are computed once more from sources cut
-at that moment, and must say of the time up to it what they say from all sources.
+"""The look-ahead proof: a test that no SQL reads data of the future.
 
-"Cut" means: of a table with a time, the row versions recorded by then whose `time` lies no further ahead than
-`known_ahead`, and in them the values that may be known by then: where the label is made row by row of some columns and
-`known_at` tells when, those columns from then on. A table without time is not cut.
+At sampled times, every view, the spine and the labels are computed again from sources cut at that time. For the time
+up to it, the results must equal those from all sources.
+
+The cut of a table with time keeps the row versions recorded by then whose `time` is at most `known_ahead` later, and in
+them only values that can be known: outcome columns of the label are null before their `known_at`. Tables without time
+are not cut.
 """
 
 import logging
@@ -36,9 +38,9 @@ from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.features.lookahead_proof")
 MOMENTS = 4
-"""Sampled moments for each view, and for spine and labels: half of them when something happened, half decisions."""
+"""Sampled times for each view, and for spine and labels. For a view, half are event times, half decision times."""
 _UNREAD = {"gates", "monitoring", "split", "model", "serving", "promotion", "description"}
-"""Parts of a problem that no SQL depends on."""
+"""Parts of a problem on which no SQL depends."""
 _FULL, _CUT, _AGAIN = "__full", "__cut", "__again"
 _NEAREST = 0.05
 _SHORTEST, _MONTH = timedelta(days=1), timedelta(days=31)
@@ -46,12 +48,12 @@ Versions = Mapping[str, TableVersion]
 
 
 class LookAheadError(FeatureError):
-    """SQL that reads what was not known yet."""
+    """A SQL file reads data that was not known yet."""
 
 
 @dataclass(frozen=True)
 class _Difference:
-    """A row that differs: its identity, its moment, the column (None for a row that only one side has), both values."""
+    """A row that differs: its identity, its time, the column (None if only one side has the row) and both values."""
 
     row: dict[str, Any]
     at: datetime
@@ -59,20 +61,21 @@ class _Difference:
     full: Any
     cut: Any
 
-    def told(self, subject: str, moment: datetime) -> str:
+    def describe(self, subject: str, moment: datetime) -> str:
         name = ", ".join(f"{key}={value}" for key, value in self.row.items())
         sides = f"from all sources, and {{}} from the sources up to {_text(moment)}"
         if self.column is None:
-            full, cut = ("there", "not there") if self.full else ("not there", "there")
+            full, cut = ("present", "absent") if self.full else ("absent", "present")
             return f"{subject} looks ahead: the row of {name} at {_text(self.at)} is {full} {sides.format(cut)}"
         values = f"is {_value(self.full)} {sides.format(_value(self.cut))}"
         return f"{subject} looks ahead: {self.column} of {name} at {_text(self.at)} {values}"
 
 
 def stored_proof(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
-    """prove(), once for the same inputs."""
-    said = {name: value for name, value in problem_document(problem).items() if name not in _UNREAD}
-    key = f"proofs/{problem.name}/{sha256_json([said, *map(str, (*clean.values(), *features.values())), MOMENTS])}.json"
+    """Return the stored proof of the same inputs, or run prove() and store the result."""
+    document = {name: value for name, value in problem_document(problem).items() if name not in _UNREAD}
+    versions = map(str, (*clean.values(), *features.values()))
+    key = f"proofs/{problem.name}/{sha256_json([document, *versions, MOMENTS])}.json"
     try:
         return Proof.model_validate_json(tables.store.get(key))
     except NotFound:
@@ -82,11 +85,11 @@ def stored_proof(problem: Problem, tables: Tables, clean: Versions, features: Ve
 
 
 def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions, decisions: pa.Table) -> Proof:
-    """Compare at MOMENTS moments, the same ones for the same inputs.
+    """Compare results at MOMENTS sampled times, which are the same for the same inputs.
 
-    `decisions`: the frame of all decisions, with request fields and, where known, `label` and `known_at`. Raises
-    LookAheadError that names view (or spine, or label), column, decision and both values; FeatureError for a view that
-    reads farther than its `lookback`."""
+    `decisions`: the frame of all decisions, with request fields and, if known, `label` and `known_at`. Raises
+    LookAheadError with the view (or spine, or label), column, decision and both values; FeatureError for a view that
+    reads beyond its `lookback`."""
     timed = {table.name for table in problem.tables if table.time is not None}
     views = [view for view in problem.views if used_tables(problem, view) & timed]
     if not timed or not problem.has_time or (not problem.has_spine and not views) or not len(decisions):
@@ -99,19 +102,19 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
     cells = find_outcome_columns(problem, tables, clean)
     with sql.connect() as connection:
         for view in views:
-            subject = _Subject(connection, problem, tables, clean, view, features[view.name], decisions, cells)
+            subject = _ViewComparison(connection, problem, tables, clean, view, features[view.name], decisions, cells)
             chosen = subject.moments(times, f"{seed} {view.name}")
             compared = [subject.compare(moment) for moment in chosen]
-            rows[view.name] = sum(found or 0 for found in compared)
+            rows[view.name] = sum(count or 0 for count in compared)
             moments |= set(chosen)
             if None in compared:
-                log.warning("%s gives other values from the same sources: it is not deterministic", view.sql)
+                log.warning("%s is not deterministic: it returns different values from the same sources", view.sql)
                 unstable.append(view.name)
     if problem.has_spine:
         chosen = _sample(times, MOMENTS, f"{seed} spine")
         moments |= set(chosen)
         for moment in chosen:
-            for name, count in _decisions_agree(problem, tables, clean, decisions, cells, moment):
+            for name, count in _compare_decisions(problem, tables, clean, decisions, cells, moment):
                 rows[name] = rows.get(name, 0) + count
     proof = Proof(applies=True, moments=len(moments), rows=rows, unstable=tuple(unstable))
     log.info("%s", proof.sentence)
@@ -119,8 +122,8 @@ def prove(problem: Problem, tables: Tables, clean: Versions, features: Versions,
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """One view: its stored rows, as training reads them, beside those of cut sources."""
+class _ViewComparison:
+    """Compares a view's stored rows, as used for training, with rows computed from cut sources."""
 
     connection: duckdb.DuckDBPyConnection
     problem: Problem
@@ -142,10 +145,10 @@ class _Subject:
         if self.view.timeless:
             return _sample(decided, MOMENTS, seed)
         half = MOMENTS // 2
-        return [*_sample(self._eventful(), MOMENTS - half, seed), *_sample(decided, half, seed)]
+        return [*_sample(self._times_before_events(), MOMENTS - half, seed), *_sample(decided, half, seed)]
 
-    def _eventful(self) -> Array:
-        """When a row came after which the next one of its key followed soon: also a short look ahead meets it."""
+    def _times_before_events(self) -> Array:
+        """Event times of rows whose key has its next row soon after, so that a short look-ahead is detected."""
         import polars as pl
 
         rows = pl.DataFrame(self.tables.read(self.version, [*self.keys, EVENT])).unique().sort(EVENT)
@@ -155,25 +158,25 @@ class _Subject:
         return _sorted(pa.chunked_array([near[EVENT].to_arrow()]))
 
     def compare(self, moment: datetime) -> int | None:
-        """The number of rows compared; None where the difference is that the view is not deterministic."""
-        self._stored(moment)
-        self._computed(_CUT, moment, cut=True, near=True)
-        found = self._difference(_FULL, _CUT)
-        if found is None:
+        """Compare at one time. Return the number of rows compared; None if the view is not deterministic."""
+        self._read_stored(moment)
+        self._compute(_CUT, moment, cut=True, near=True)
+        difference = self._difference(_FULL, _CUT)
+        if difference is None:
             return self._count(_CUT)
-        # Once more, from all rows there are: is it the time after the moment, the time long before, or chance?
-        self._computed(_AGAIN, moment, cut=False, near=False)
-        self._computed(_CUT, moment, cut=True, near=False)
+        # Compute again from all rows, to tell a look-ahead from a short lookback and from non-determinism.
+        self._compute(_AGAIN, moment, cut=False, near=False)
+        self._compute(_CUT, moment, cut=True, near=False)
         ahead = self._difference(_AGAIN, _CUT)
         if ahead is not None:
-            self._computed(_FULL, moment, cut=False, near=False)
+            self._compute(_FULL, moment, cut=False, near=False)
             if self._difference(_FULL, _AGAIN) is None:
                 raise self._error(ahead, moment)
             return None
-        self._stored(moment)
+        self._read_stored(moment)
         if self._difference(_FULL, _AGAIN) is None:
-            what = f"{found.told(f'view {self.view.name}', moment)}, and the rows before tell why"
-            hint = f"it reads rows farther away than its lookback of {self.view.lookback}: declare a longer one"
+            what = f"{difference.describe(f'view {self.view.name}', moment)}, because of earlier rows"
+            hint = f"it reads rows beyond its lookback of {self.view.lookback}: declare a longer one"
             raise FeatureError(f"the lookback is too short: {what}", where=self._where, hint=hint)
         return None
 
@@ -182,14 +185,14 @@ class _Subject:
         return self.view.sql
 
     def _start(self, moment: datetime) -> datetime | None:
-        """From when on rows are compared."""
+        """The start of the compared time range; None if it is unbounded."""
         if self.view.timeless or self.view.lookback is None:
             return None
         return moment - max(self.view.lookback, _SHORTEST)
 
-    def _stored(self, moment: datetime) -> None:
-        """What the feature table said at the moment, but for rows that a correction or a late row had touched: those
-        are dated by when they came in."""
+    def _read_stored(self, moment: datetime) -> None:
+        """Copy the feature table as of `moment` to _FULL, without rows affected by corrections or late rows, whose
+        versions depend on their arrival."""
         self.connection.register("__stored", self.tables.dataset(self.version))
         names = ", ".join(map(sql.quote, [*self.keys, EVENT, *self.view.features]))
         identity = ", ".join(map(sql.quote, [*self.keys, EVENT]))
@@ -204,7 +207,8 @@ class _Subject:
         )
         self._keep_decided(_FULL, moment)
 
-    def _computed(self, target: str, moment: datetime, *, cut: bool, near: bool) -> None:
+    def _compute(self, target: str, moment: datetime, *, cut: bool, near: bool) -> None:
+        """Compute the view as of `moment` into `target`. `cut`: from cut sources. `near`: read only the lookback."""
         start, lookback = self._start(moment), self.view.lookback
         window = Window(start=start - lookback) if near and start is not None and lookback is not None else None
         rows = sql.CURRENT if self.view.timeless else sql.as_of(moment)
@@ -224,7 +228,7 @@ class _Subject:
         return f"{EVENT} <= {_literal(moment)}" + (f" AND {EVENT} > {_literal(start)}" if start else "")
 
     def _keep_decided(self, target: str, moment: datetime) -> None:
-        """Of a view without time, the keys of decisions so far: a key that comes later need not be known yet."""
+        """For a timeless view: keep only keys of earlier decisions, because other keys need not be known yet."""
         if not self.view.timeless:
             return
         names = ", ".join(map(sql.quote, self.keys))
@@ -234,31 +238,32 @@ class _Subject:
 
     def _difference(self, full: str, cut: str) -> _Difference | None:
         floats = {name for name, column in self.view.features.items() if isinstance(column, Float)}
-        return _first_difference(
+        return _last_difference(
             self.connection, full, cut, [*self.keys, EVENT], list(self.view.features), floats, EVENT
         )
 
-    def _error(self, found: _Difference, moment: datetime) -> LookAheadError:
-        row = {key: found.row[key] for key in self.keys}
-        shown = _Difference(row, found.at, found.column, found.full, found.cut)
-        said = shown.told(f"view {self.view.name}", moment)
-        decision = self._decision(row, found.at)
+    def _error(self, difference: _Difference, moment: datetime) -> LookAheadError:
+        row = {key: difference.row[key] for key in self.keys}
+        shown = _Difference(row, difference.at, difference.column, difference.full, difference.cut)
+        what = shown.describe(f"view {self.view.name}", moment)
+        decision = self._decision(row, difference.at)
         hint = (
-            "let every value come from rows known by its event_timestamp: frames end at CURRENT ROW, joins take "
-            "earlier rows, aggregates are bound in time"
+            "compute values only from rows known by their event_timestamp: end window frames at CURRENT ROW, join "
+            "earlier rows only, and bound aggregates in time"
         )
-        return LookAheadError(said + decision, where=self._where, hint=hint)
+        return LookAheadError(what + decision, where=self._where, hint=hint)
 
     def _decision(self, row: Mapping[str, Any], event: datetime) -> str:
-        """The first decision that was given the value."""
+        """The first decision that used the value, for the message."""
         mine = pc.greater_equal(self.decisions["decision_time"], pa.scalar(event.replace(tzinfo=UTC), UTC_TIME))
         for key, value in row.items():
             column = self.decisions[key]
             mine = pc.and_(mine, pc.equal(column, pa.scalar(value).cast(column.type)))
-        found = self.decisions.filter(mine)
-        if not len(found):
+        affected = self.decisions.filter(mine)
+        if not len(affected):
             return ""
-        return f"; decision {found['id'][0].as_py()} of {_text(found['decision_time'][0].as_py())} was given it"
+        time = _text(affected["decision_time"][0].as_py())
+        return f"; decision {affected['id'][0].as_py()} of {time} used this value"
 
     def _count(self, name: str) -> int:
         ((count,),) = self.connection.execute(f"SELECT count(*) FROM {name}").fetchall()  # noqa: S608
@@ -272,7 +277,7 @@ def _cut(cells: OutcomeColumns | None, moment: datetime) -> sql.Cut:
     return sql.Cut(moment, cells.table, cells.columns, cells.known) if cells else sql.Cut(moment)
 
 
-def _decisions_agree(
+def _compare_decisions(
     problem: Problem,
     tables: Tables,
     clean: Versions,
@@ -280,13 +285,13 @@ def _decisions_agree(
     cells: OutcomeColumns | None,
     moment: datetime,
 ) -> Iterator[tuple[str, int]]:
-    """Compare the decisions of the month up to a moment, longer where labels close late, and those of their labels that
-    were known by it; the rows of both."""
+    """Compare the decisions of the last month (more if labels close late) up to `moment`, and their labels known by
+    then. Yield "spine" and "label", each with its number of rows."""
     start = moment - _MONTH - problem.label.closes_after
     at, first = (pa.scalar(m.replace(tzinfo=UTC), UTC_TIME) for m in (moment, start))
     cut = frames.spine(problem, tables, clean, Window(start=start), cut=_cut(cells, moment))
     decisions = decisions.filter(pc.greater_equal(decisions["decision_time"], first))
-    ahead = "if rows of a table are known before their time, as a timetable is, declare Table(known_ahead=...)"
+    ahead = "if rows of a table are known before their time, as in a timetable, declare Table(known_ahead=...)"
     checked = [
         ("spine", str(problem.spine), "decision_time", ["decision_time", *problem.request_fields]),
         ("label", str(problem.label.sql), "known_at", ["label", "known_at"]),
@@ -299,15 +304,16 @@ def _decisions_agree(
         with sql.connect() as connection:
             for name, side in zip((_FULL, _CUT), sides, strict=True):
                 connection.register(name, side)
-            found = _first_difference(connection, _FULL, _CUT, ["id"], columns, floats, clock)
-        if found is not None:
-            shown = _Difference({"decision": found.row["id"]}, found.at, found.column, found.full, found.cut)
-            hint = f"read nothing that comes later than {clock}; {ahead}"
-            raise LookAheadError(shown.told(subject, moment), where=file, hint=hint)
+            difference = _last_difference(connection, _FULL, _CUT, ["id"], columns, floats, clock)
+        if difference is not None:
+            row = {"decision": difference.row["id"]}
+            shown = _Difference(row, difference.at, difference.column, difference.full, difference.cut)
+            hint = f"read only rows up to {clock}; {ahead}"
+            raise LookAheadError(shown.describe(subject, moment), where=file, hint=hint)
         yield subject, len(sides[0])
 
 
-def _first_difference(
+def _last_difference(
     connection: duckdb.DuckDBPyConnection,
     full: str,
     cut: str,
@@ -316,8 +322,8 @@ def _first_difference(
     floats: Iterable[str],
     clock: str,
 ) -> _Difference | None:
-    """The last row in time that only one side has, or whose values differ: it lies nearest to the cut. Floats may
-    differ by what another order of addition makes of them."""
+    """The last row in time that only one side has, or whose values differ. It is the nearest to the cut. Floats may
+    differ by a relative 1e-9, because the order of addition may differ."""
     on = " AND ".join(f"f.{sql.quote(name)} IS NOT DISTINCT FROM c.{sql.quote(name)}" for name in identity)
     same = {name: f"f.{sql.quote(name)} IS NOT DISTINCT FROM c.{sql.quote(name)}" for name in columns}
     for name in floats:
@@ -348,16 +354,16 @@ def _first_difference(
 
 
 def _sorted(column: pa.ChunkedArray) -> Array:
-    """Distinct moments (datetime64[us]), sorted."""
+    """Distinct times (datetime64[us]), sorted."""
     return np.sort(pc.unique(pc.drop_null(column)).cast(pa.timestamp("us")).to_numpy())
 
 
 def _sample(times: Array, count: int, seed: str) -> list[datetime]:
-    """One of each of so many equal parts of the times, but the last, after which nothing comes."""
+    """Sample one time from each of `count` equal parts of the times, except the last time, which nothing follows."""
     times = times[:-1] if len(times) > 1 else times
     parts = [part for part in np.array_split(times, count) if len(part)]
-    chosen = random.Random(seed)  # noqa: S311  # the same for the same inputs
-    return sorted({part[chosen.randrange(len(part))].item() for part in parts})
+    generator = random.Random(seed)  # noqa: S311  # the same for the same inputs
+    return sorted({part[generator.randrange(len(part))].item() for part in parts})
 
 
 def _literal(moment: datetime) -> str:

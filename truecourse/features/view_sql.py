@@ -1,4 +1,4 @@
-"""A view's SQL, checked against its declaration: which tables it reads, and the columns it must return."""
+"""Check a view's SQL against its declaration: the tables that it reads, and the columns that it returns."""
 
 from functools import lru_cache
 
@@ -21,17 +21,17 @@ def used_tables(problem: Problem, view: View) -> frozenset[str]:
 
 
 def tables_read(problem: Problem, file: str) -> frozenset[str]:
-    """The problem's tables that a SQL file reads, itself or through relations; all of them if it cannot be parsed."""
-    return _read(problem, file)[1]
+    """The problem's tables that a SQL file reads, directly or through relations; all if it cannot be parsed."""
+    return _trace_reads(problem, file)[1]
 
 
 def files_read(problem: Problem, file: str) -> list[str]:
-    """A SQL file and those of the relations that it reads, themselves or through others; all if it cannot be parsed."""
-    return _read(problem, file)[0]
+    """A SQL file and the files of the relations that it reads, directly or not; all if it cannot be parsed."""
+    return _trace_reads(problem, file)[0]
 
 
-def _read(problem: Problem, file: str) -> tuple[list[str], frozenset[str]]:
-    """The files and the tables."""
+def _trace_reads(problem: Problem, file: str) -> tuple[list[str], frozenset[str]]:
+    """The files and the tables that a SQL file reads."""
     tables = {table.name.lower(): table.name for table in problem.tables}
     relations = {name.lower(): file for name, file in problem.relations.items()}
     seen: set[str] = set()
@@ -46,9 +46,9 @@ def _read(problem: Problem, file: str) -> tuple[list[str], frozenset[str]]:
     return read, frozenset(tables[name] for name in seen if name in tables)
 
 
-@lru_cache(maxsize=256)  # parsing takes longer than many a query
+@lru_cache(maxsize=256)  # parsing can take longer than the query
 def _selected_from(statement: str) -> frozenset[str] | None:
-    """Names that a statement selects from, in lower case."""
+    """The names that a statement selects from, in lower case; None if it cannot be parsed."""
     import sqlglot
     from sqlglot import errors, exp
 
@@ -64,14 +64,14 @@ def key_columns(problem: Problem, view: View) -> dict[str, AnyColumn]:
     keys = problem.entity(view.entity).join_keys
     absent = [key for key in keys if key not in problem.request_fields]
     if absent:
-        what = f"the entity {view.entity} has keys that are no request field: {', '.join(absent)}"
+        what = f"keys of the entity {view.entity} are not request fields: {', '.join(absent)}"
         raise FeatureError(what, where=f"problem {problem.name}", hint="declare them in `request`")
     return {key: problem.request_fields[key] for key in keys}
 
 
 def checked_query(connection: duckdb.DuckDBPyConnection, problem: Problem, view: View) -> str:
-    """A query for keys, event_timestamp and features under their declared types. Rows with a null key, which no
-    decision can look up, are left out. Raises FeatureError for columns absent, undeclared or of another type."""
+    """SQL of a view's keys, event_timestamp and features with their declared types. Rows with a null key are excluded,
+    because no decision can look them up. Raises FeatureError for missing or undeclared columns and for wrong types."""
     body = sql.statement(problem, view.sql)
     returned = {row[0]: row[1] for row in sql.run(connection, f"DESCRIBE {body}", view.sql).fetchall()}
     keys = key_columns(problem, view)
@@ -102,8 +102,8 @@ def _check_names(view: View, returned: dict[str, str], wanted: list[str]) -> Non
         hint = f"add it to the SELECT, which returns {', '.join(returned)}"
         raise FeatureError(f"returns no column {', '.join(absent)}", where=view.sql, hint=hint)
     if extra:
-        hint = f"declare it in the features of view {view.name}, or take it out of the SELECT"
-        raise FeatureError(f"returns {', '.join(extra)}, which nobody declares", where=view.sql, hint=hint)
+        hint = f"declare it in the features of view {view.name}, or remove it from the SELECT"
+        raise FeatureError(f"returns undeclared columns: {', '.join(extra)}", where=view.sql, hint=hint)
 
 
 def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None:
@@ -114,4 +114,4 @@ def _check_type(view: View, name: str, column: AnyColumn, returned: str) -> None
     if not returned.startswith(fits) and returned not in ('"NULL"', "NULL"):
         declared = type(column).__name__
         hint = f"CAST it to {duckdb_type(column)}, or correct the declaration of view {view.name}"
-        raise FeatureError(f"{name} is declared {declared} and comes as {returned}", where=view.sql, hint=hint)
+        raise FeatureError(f"{name} is declared {declared}, and the SQL returns {returned}", where=view.sql, hint=hint)

@@ -1,4 +1,4 @@
-"""Every version of a view's rows over spans of time, built in DuckDB, which spills what memory does not hold."""
+"""Build all versions of a view's rows over time ranges, in DuckDB, which spills to disk."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import duckdb
 
 from truecourse.data import sql
 from truecourse.errors import FeatureError
-from truecourse.features.affected_spans import ALWAYS, TimeRange, around, merge_ranges, overlap
+from truecourse.features.affected_spans import ALWAYS, TimeRange, intersect_ranges, merge_ranges, ranges_around
 from truecourse.features.asof import CREATED, EVENT
 from truecourse.features.view_sql import checked_query
 from truecourse.problem import Problem, View
@@ -23,19 +23,19 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def memory(view: View) -> timedelta:
-    """How far back a row may stand in for one that vanished: an older value would not be used anyway."""
+    """How much older a row may be to replace one that disappeared. Older values would not be used."""
     return view.ttl or view.lookback or timedelta(0)
 
 
 def reach(view: View) -> tuple[timedelta, timedelta]:
-    """How long before and after a source row's time it can touch feature rows. `lookback` must be declared."""
+    """How long before and after its time a source row can affect feature rows. `lookback` must be declared."""
     assert view.lookback is not None
     return view.lookback, view.lookback + memory(view)
 
 
 @dataclass(frozen=True)
 class History:
-    """A view's rows at exact table versions. `build` leaves them in the temporary table HISTORY."""
+    """Builds a view's row versions from exact table versions, in the temporary table HISTORY."""
 
     connection: duckdb.DuckDBPyConnection
     problem: Problem
@@ -52,35 +52,41 @@ class History:
     def features(self) -> list[str]:
         return [sql.quote(name) for name in self.view.features]
 
-    def build(self, spans: list[TimeRange]) -> None:
-        """Raises FeatureError that names the SQL file."""
-        self._evaluate(HISTORY, sql.CURRENT if self.view.timeless else sql.BASE, spans)
+    def build(self, ranges: list[TimeRange]) -> None:
+        """Build the rows of these ranges. Raises FeatureError with the SQL file."""
+        self._evaluate(HISTORY, sql.CURRENT if self.view.timeless else sql.BASE, ranges)
         if not self.view.timeless:
-            for epoch, touched in self._epochs(spans):
+            for epoch, touched in self._epochs(ranges):
                 self._apply(epoch, touched)
 
-    def _evaluate(self, target: str, rows: str, spans: list[TimeRange]) -> None:
-        """Put the view's rows of these spans, as `rows` tell them, into a temporary table, and check them."""
-        for number, span in enumerate(spans):
+    def _evaluate(self, target: str, rows: str, ranges: list[TimeRange]) -> None:
+        """Compute the view's rows of these ranges from the row versions `rows` into a temporary table, and check
+        them."""
+        for number, time_range in enumerate(ranges):
             sql.bind(
-                self.connection, self.problem, self.tables, self.versions, rows=rows, window=self._sources_of(span)
+                self.connection,
+                self.problem,
+                self.tables,
+                self.versions,
+                rows=rows,
+                window=self._sources_of(time_range),
             )
             query = checked_query(self.connection, self.problem, self.view)
-            limited = f"SELECT *, {EVENT} AS {CREATED} FROM ({query}) WHERE {_within([span], missing=True)}"  # noqa: S608
+            limited = f"SELECT *, {EVENT} AS {CREATED} FROM ({query}) WHERE {_within([time_range], missing=True)}"  # noqa: S608
             verb = f"INSERT INTO {target}" if number else f"CREATE OR REPLACE TEMP TABLE {target} AS"
             sql.run(self.connection, f"{verb} {limited}", where=self.view.sql)
         self._check(target)
 
-    def _sources_of(self, span: TimeRange) -> Window | None:
-        if span == ALWAYS or self.view.lookback is None:
+    def _sources_of(self, time_range: TimeRange) -> Window | None:
+        if time_range == ALWAYS or self.view.lookback is None:
             return None
-        start, end = span.widened(self.view.lookback, self.view.lookback + _MICROSECOND).moments()
+        start, end = time_range.widen(self.view.lookback, self.view.lookback + _MICROSECOND).moments()
         return Window(start=start, end=end)
 
     def _check(self, target: str) -> None:
         ((missing,),) = self._all(f"SELECT count(*) FROM {target} WHERE {EVENT} IS NULL")  # noqa: S608
         if missing:
-            hint = "a row is of use from the moment it became known: leave out rows that have none"
+            hint = "event_timestamp is the time at which a row became known: exclude rows without it"
             raise FeatureError(f"{counted(missing, 'row')} without {EVENT}", where=self.view.sql, hint=hint)
         identity = ", ".join([*self.keys, EVENT])
         repeated = self._all(
@@ -93,16 +99,16 @@ class History:
             hint = "return one row for each key and event_timestamp: GROUP BY them"
             raise FeatureError(f"{counted(count, 'row')} for {row}", where=self.view.sql, hint=hint)
 
-    def _epochs(self, spans: list[TimeRange]) -> list[tuple[datetime, list[TimeRange]]]:
-        """The moments (naive UTC) at which late rows and corrections became known, and the spans they touch."""
+    def _epochs(self, ranges: list[TimeRange]) -> list[tuple[datetime, list[TimeRange]]]:
+        """Times (naive UTC) at which late rows and corrections became known, and the ranges they affect."""
         touched: dict[datetime, list[TimeRange]] = {}
         for table in self.problem.tables:
             if table.name not in self.used or table.time is None:
                 continue
             for epoch, times in self._changes(table):
-                whole = self.view.lookback is None
-                touched.setdefault(epoch, []).extend([ALWAYS] if whole else around(times, *reach(self.view)))
-        found = ((epoch, overlap(spans, merge_ranges(touched[epoch]))) for epoch in sorted(touched))
+                unbounded = self.view.lookback is None
+                touched.setdefault(epoch, []).extend([ALWAYS] if unbounded else ranges_around(times, *reach(self.view)))
+        found = ((epoch, intersect_ranges(ranges, merge_ranges(touched[epoch]))) for epoch in sorted(touched))
         return [(epoch, both) for epoch, both in found if both]
 
     def _changes(self, table: Table) -> list[tuple[datetime, Any]]:
@@ -118,8 +124,8 @@ class History:
         return [(epoch.to_pydatetime(), group["time"].to_numpy()) for epoch, group in found.groupby("epoch")]
 
     def _apply(self, epoch: datetime, touched: list[TimeRange]) -> None:
-        """Add what became known at `epoch`: first versions of rows after it, further versions of rows before it."""
-        earlier = merge_ranges(span.widened(memory(self.view), timedelta(0)) for span in touched)
+        """Apply the changes known at `epoch`: first versions of later rows, new versions of earlier rows."""
+        earlier = merge_ranges(time_range.widen(memory(self.view), timedelta(0)) for time_range in touched)
         self._evaluate(_FRESH, sql.as_of(epoch), earlier)
         moment, here = f"TIMESTAMPTZ '{epoch.isoformat(sep=' ')}+00'", _within(touched)
         names = ", ".join([*self.keys, EVENT, *self.features])
@@ -144,11 +150,11 @@ class History:
         return f"SELECT {names} FROM {_FRESH} WHERE {EVENT} < {moment} AND {here}"  # noqa: S608
 
     def _vanished(self) -> str:
-        """Rows that are no more, each with the values of the row before it, if that is young enough."""
+        """SQL of rows that disappeared, each with the values of the previous row, if that is recent enough."""
         on = " AND ".join(f"gone.{key} = f.{key}" for key in self.keys)
         kept = timedelta.max if not memory(self.view) else memory(self.view)
-        young = "true" if kept == timedelta.max else f"f.{EVENT} >= gone.{EVENT} - {_interval(kept)}"
-        values = ", ".join(f"CASE WHEN {young} THEN f.{name} END AS {name}" for name in self.features)
+        recent = "true" if kept == timedelta.max else f"f.{EVENT} >= gone.{EVENT} - {_interval(kept)}"
+        values = ", ".join(f"CASE WHEN {recent} THEN f.{name} END AS {name}" for name in self.features)
         return (
             f"SELECT {', '.join(f'gone.{key}' for key in self.keys)}, gone.{EVENT}, {values} FROM ("  # noqa: S608
             f"SELECT * FROM {_NEWEST} ANTI JOIN {_FRESH} USING ({', '.join([*self.keys, EVENT])})) AS gone "
@@ -159,17 +165,17 @@ class History:
         sql.run(self.connection, statement, where=self.view.sql)
 
     def _all(self, query: str) -> list[tuple[Any, ...]]:
-        # To the end: DuckDB takes no other work while a result is half read.
+        # fetchall: an open result would block the connection.
         rows: list[tuple[Any, ...]] = sql.run(self.connection, query, where=self.view.sql).fetchall()
         return rows
 
 
-def _within(spans: list[TimeRange], missing: bool = False) -> str:
-    if ALWAYS in spans:
+def _within(ranges: list[TimeRange], missing: bool = False) -> str:
+    if ALWAYS in ranges:
         return "true"
     conditions = [
         f"{EVENT} BETWEEN TIMESTAMPTZ '{a.isoformat(sep=' ')}+00' AND TIMESTAMPTZ '{b.isoformat(sep=' ')}+00'"
-        for a, b in (span.moments() for span in spans)
+        for a, b in (time_range.moments() for time_range in ranges)
     ]
     return f"({' OR '.join([*conditions, *([f'{EVENT} IS NULL'] if missing else [])])})"
 

@@ -70,7 +70,7 @@ def _decision_link(tables: Tables, problem: Problem, record: Record, versions: M
     clean = {table.name: versions[clean_table(problem.name, table.name)] for table in problem.tables}
     decided = naive_utc(record["decision_time"])
     window = Window(start=decided, end=decided + timedelta(microseconds=1)) if decided else None
-    rows = frames.spine(frames.unlabelled(problem), tables, clean, window)
+    rows = frames.spine(frames.without_labels(problem), tables, clean, window)
     row = rows.filter(pc.equal(rows["id"], id))
     if not len(row):
         return link(kind, id, False, "the clean tables that it was scored from hold no such decision")

@@ -12,8 +12,8 @@ from truecourse.problem.schema import CONFIG, Many, days
 
 @dataclass(frozen=True, config=CONFIG)
 class Alerts:
-    """When to notify about an alarm: when it opens, every `remind` while it is open, and when it recovers, after `clean`
-    consecutive checks without it."""
+    """When to notify about an alarm: when it opens, every `remind` while it is open, and when it recovers, after
+    `clean` consecutive checks without it."""
 
     _: KW_ONLY
     remind: timedelta = days(7)

@@ -126,8 +126,10 @@ def explain_wrong_use(error: Any, as_json: bool) -> int:
 
 def _wrong_use(error: Any) -> str:
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
-        options = [name.removeprefix("--") for option in error.ctx.command.params for name in option.opts]
-        close = suggestion(error.option_name.lstrip("-"), options, "--")
+        given, names = error.option_name.lstrip("-"), [name for each in error.ctx.command.params for name in each.opts]
+        if given in names:
+            return f"no such option {error.option_name}; {given} is an argument: write its value alone"
+        close = suggestion(given, [name.removeprefix("--") for name in names if name.startswith("--")], "--")
         return f"no such option {error.option_name}{f'; {close}' if close else ''}"
     what = error.format_message().strip()
     return f"{what[:1].lower()}{what[1:].rstrip('.')}"

@@ -30,6 +30,11 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
         (("run", "lifecycl"), "truecourse run", "did you mean lifecycle?"),
         (("trace", "modle"), "truecourse trace", "did you mean model?"),
         (("status", "--probem", "x"), "truecourse status", "no such option --probem; did you mean --problem?"),
+        (
+            ("init", "--name", "x"),
+            "truecourse init",
+            "no such option --name; name is an argument: write its value alone",
+        ),
         (("run", "score", "--sorce", "x"), "truecourse run score", "did you mean --source?"),
         (("reproduce",), "truecourse reproduce", "missing argument"),
         (("reproduce", "one"), "truecourse reproduce", "valid integer"),

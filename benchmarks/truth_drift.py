@@ -19,12 +19,12 @@ from benchmarks.home import ensure_steps
 from truecourse.monitoring.drift import breakage
 from truecourse.monitoring.drift.check import DATA
 from truecourse.monitoring.drift.daily_counts import DAY, DayCounts, count_day
-from truecourse.monitoring.drift.histograms import Array, learn_bins, numbers
+from truecourse.monitoring.drift.histograms import Array, learn_bins, to_numbers
 from truecourse.monitoring.drift.novelty import count_unseen, seen_values
 from truecourse.monitoring.drift.profile_builder import _daily_sums, _unseen_shares, count_by_day
 from truecourse.monitoring.drift.reference_profile import ReferenceProfile
 from truecourse.monitoring.drift.relations import Relations
-from truecourse.monitoring.drift.windows import WindowDays, feature_drift, findings
+from truecourse.monitoring.drift.windows import WindowDays, build_findings, compute_feature_drift
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.predictions.observed import VERSION, monitored_features
 from truecourse.monitoring.predictions.silence import detect_silence
@@ -147,10 +147,10 @@ class YearOfDecisions:
         before = [one for one in self.daily_counts if one.day < min(mine)]
         week = [one for one in [*before, *now] if one.day > now[days - 1].day - WEEK and one.day <= now[days - 1].day]
         earlier = [one for one in before if one.day < week[0].day]
-        data = feature_drift(self.problem, self.profile, WindowDays(week, earlier, []))
+        data = compute_feature_drift(self.problem, self.profile, WindowDays(week, earlier, []))
         broken = breakage.find_breakage(self.problem, self.profile, [*before, *now[:days]], now[:days])
         volume = breakage.find_volume_changes(self.problem, [*before, *now[:days]], start, now[days - 1].day + DAY)
-        return [*findings(data, DATA), *broken, *volume], bool(data.seasonal)
+        return [*build_findings(data, DATA), *broken, *volume], bool(data.seasonal)
 
     def changed(self, start: datetime, change: Callable[[pa.Table], pa.Table], name: str = "") -> list[DayCounts]:
         """The daily counts of the week from `start`, after changing its rows; `name`: the only column that changes."""
@@ -182,7 +182,7 @@ def with_values(rows: pa.Table, name: str, values: Array) -> pa.Table:
 
 def plant(name: str, how: str, seed: int) -> Callable[[pa.Table], pa.Table]:
     def change(rows: pa.Table) -> pa.Table:
-        values = numbers(rows[name])
+        values = to_numbers(rows[name])
         there = ~np.isnan(values)
         if how == "shuffle":
             values = values.copy()
@@ -266,14 +266,14 @@ def _categories(year: YearOfDecisions) -> Iterator[tuple[str, tuple[int, int]]]:
 
 def _trends(year: YearOfDecisions) -> tuple[int, int]:
     starts, found = windows_of(year, room=TREND), 0
-    deviations = {name: float(np.nanstd(numbers(year.frame[name]))) for name in year.profile.relations.names}
+    deviations = {name: float(np.nanstd(to_numbers(year.frame[name]))) for name in year.profile.relations.names}
     for start in starts:
         changed_days = []
         for week in range(TREND):
 
             def change(rows: pa.Table, by: float = 0.1 * (week + 1)) -> pa.Table:
                 for name, deviation in deviations.items():
-                    rows = with_values(rows, name, numbers(rows[name]) + by * deviation)
+                    rows = with_values(rows, name, to_numbers(rows[name]) + by * deviation)
                 return rows
 
             changed_days += year.changed(start + week * WEEK, change)
@@ -316,8 +316,8 @@ def _few_predictions(year: YearOfDecisions) -> tuple[int, int]:
     for start in starts:
         rows = first_predictions(year, start)
         before = [one for one in year.daily_counts if one.day < start]
-        drift = feature_drift(year.problem, year.profile, WindowDays([year.count(start, rows)], before, []))
-        unknown += drift.missing.startswith("87 more rows") and not findings(drift, DATA)
+        drift = compute_feature_drift(year.problem, year.profile, WindowDays([year.count(start, rows)], before, []))
+        unknown += drift.missing.startswith("87 more rows") and not build_findings(drift, DATA)
     return unknown, len(starts)
 
 

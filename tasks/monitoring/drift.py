@@ -77,7 +77,7 @@ def _with_attributions(report: Report, parts: AttributionDrift | None) -> Report
         return report
     changes: dict[str, Any] = {"figures": report.figures | {"contributions": parts.figures()}}
     if parts.drifted:
-        changes["findings"] = (*report.findings, *attribution_drift.findings(parts.drifted))
+        changes["findings"] = (*report.findings, *attribution_drift.build_findings(parts.drifted))
         names = list_names([part.name for part in parts.drifted])
         changes["sentence"] = f"{report.sentence.rstrip('.')}; attribution drift: {names}."
     return report.model_copy(update=changes)

@@ -10,7 +10,7 @@ from truecourse.monitoring.drift.consecutive_windows import MIN_ROWS, Days, comp
 from truecourse.monitoring.drift.histograms import Counts, learn_bins
 from truecourse.monitoring.drift.reference_profile import DailyHistograms
 from truecourse.monitoring.drift.relations import Relations, RowSampler, moments
-from truecourse.monitoring.drift.windows import compare, findings
+from truecourse.monitoring.drift.windows import build_findings, compare
 from truecourse.problem import Boolean, Files, Label, Problem, Table, Text
 
 A_DAY = 100
@@ -44,17 +44,17 @@ NOW = side("2013-12-30", WEEK)
 def test_drift_that_recurs_yearly_is_within_seasonal_range(then: list[float], excused: bool) -> None:
     moved = compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), side("2013-01-01", then))
     assert moved.seasonal == (("sky",) if excused else ())
-    assert bool(findings(moved, "drift")) != excused
+    assert bool(build_findings(moved, "drift")) != excused
 
 
 def test_an_unprecedented_move_is_critical() -> None:
-    (found,) = findings(compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
+    (found,) = build_findings(compare(PROBLEM, Days(NOW), STEADY, Days(STEADY), None), "drift")
     assert found.page
     assert "times the largest past change" in found.sentence
     # The same week after a season that goes there as fast is none, far as it is from the training rows.
     wave = side("2013-09-02", np.round(0.5 + 0.4 * np.sin(np.arange(119) / 119 * 4 * np.pi + np.pi / 2), 2).tolist())
     known = compare(PROBLEM, Days(NOW), STEADY, Days(wave), None)
-    assert (findings(known, "drift"), known.seasonal) == ([], ("sky",))
+    assert (build_findings(known, "drift"), known.seasonal) == ([], ("sky",))
 
 
 @pytest.mark.parametrize("rows", [0, MIN_ROWS - 1])

@@ -22,7 +22,7 @@ from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
 from truecourse.modeling.encoding import label_text
 from truecourse.monitoring.canary.service_level import ALPHA, TESTS, Step, StepResult, entity_groups, request_times
-from truecourse.monitoring.predictions.labels import known_labels
+from truecourse.monitoring.predictions.labels import read_known_labels
 from truecourse.problem import Problem
 from truecourse.problem.promotion import BeatsChampion
 from truecourse.references import Window, naive_utc
@@ -73,7 +73,7 @@ def labelled(problem: Problem, tables: Tables, records: pa.Table, at: datetime) 
     if not len(rows):
         return nothing
     try:
-        known = known_labels(problem, tables, rows["id"], window, at)
+        known = read_known_labels(problem, tables, rows["id"], window, at)
     except NotFound:  # the problem has no tables yet
         return nothing
     labels = pl.DataFrame(

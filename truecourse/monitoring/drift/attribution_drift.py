@@ -101,7 +101,7 @@ def compare(problem: Problem, before: DailyAttributions, now: DailyAttributions)
     return AttributionDrift(tuple(parts), (before.rows, now.rows))
 
 
-def findings(drifted: Sequence[FeatureAttribution]) -> list[Finding]:
+def build_findings(drifted: Sequence[FeatureAttribution]) -> list[Finding]:
     return [_finding(part) for part in drifted]
 
 

@@ -27,10 +27,10 @@ from truecourse.monitoring.drift.windows import (
     RELATION,
     DriftResult,
     WindowDays,
-    feature_drift,
-    findings,
+    build_findings,
+    compute_feature_drift,
+    compute_score_drift,
     read_windows,
-    score_drift,
 )
 from truecourse.monitoring.findings import Finding, Report
 from truecourse.monitoring.predictions.observed import Predictions, monitored_features
@@ -81,8 +81,8 @@ def run_check(problem: Problem, tables: Tables, at: datetime | None = None, wind
     span, days = _select_window(problem, tables, profile, predictions, now, window or Window(), is_named)
     assert span.start is not None
     assert span.end is not None
-    data, scores = feature_drift(problem, profile, days), score_drift(problem, profile, days)
-    drifted = [*findings(data, DATA), *(findings(scores, SCORES) if scores else [])]
+    data, scores = compute_feature_drift(problem, profile, days), compute_score_drift(problem, profile, days)
+    drifted = [*build_findings(data, DATA), *(build_findings(scores, SCORES) if scores else [])]
     if is_named:
         breakage, checked_days = find_breakage(problem, profile, [*days.before, *days.now], days.now[-1:]), None
     else:
@@ -190,7 +190,7 @@ def _run_untimed_check(problem: Problem, tables: Tables, version: ModelVersion, 
     )
     arrivals = [moment for moment in Predictions(problem, tables, []).arrivals if moment <= naive(at)]
     silence = detect_silence(problem.name, sorted({moment.date() for moment in arrivals}), arrivals[-1], naive(at))
-    drifted = [*findings(result.data, DATA), *findings(result.scores, SCORES)]
+    drifted = [*build_findings(result.data, DATA), *build_findings(result.scores, SCORES)]
     drifted = [one.model_copy(update={"page": True}) for one in drifted]  # without time, no season explains the drift
     all_findings = _page_once([*([silence] if silence else []), *result.breakage], drifted)
     report = _report(

@@ -51,7 +51,7 @@ class Bins:
             found = pc.index_in(values.cast(pa.string()), pa.array(self.edges, pa.string()))
             codes = pc.if_else(pc.is_null(values), missing, pc.fill_null(found, len(self.edges)))
             return np.asarray(codes.to_numpy(), dtype=np.int64)
-        found = numbers(values)
+        found = to_numbers(values)
         codes = _edges_below(found, self.edges)
         codes[np.isnan(found)] = missing
         return codes
@@ -68,7 +68,7 @@ def _edges_below(values: Array, edges: Array) -> Array:
     return below.astype(np.int64)
 
 
-def numbers(values: pa.ChunkedArray) -> Array:
+def to_numbers(values: pa.ChunkedArray) -> Array:
     """Convert to float64, NaN where missing."""
     kind = pa.int8() if pa.types.is_boolean(values.type) else values.type
     return np.asarray(values.cast(kind).cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
@@ -85,7 +85,7 @@ def _learn(values: pa.ChunkedArray, bins: int) -> Bins:
         counted = [(-item["counts"], item["values"]) for item in pc.value_counts(present).to_pylist()]
         common = [name for count, name in sorted(counted) if -count >= RARE * len(present)]
         return Bins("category", tuple(common[:MAX_CATEGORIES]))
-    found = numbers(values)
+    found = to_numbers(values)
     found = found[~np.isnan(found)]
     if len(found) == 0:
         return Bins("number", np.empty(0))
@@ -115,7 +115,7 @@ class Counts:
         return cls(np.concatenate(parts, axis=1))
 
 
-def day_blocks(times: pa.ChunkedArray) -> Array:
+def number_days(times: pa.ChunkedArray) -> Array:
     """Number the UTC day of each row, from 0 without gaps."""
     days = times.cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     return np.asarray(np.unique(days, return_inverse=True)[1], dtype=np.int64)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from truecourse.monitoring.drift.histograms import Array, numbers
+from truecourse.monitoring.drift.histograms import Array, to_numbers
 from truecourse.monitoring.drift.unit_changes import CONVERSIONS
 from truecourse.references import Reference
 
@@ -56,7 +56,7 @@ def _training_values(values: pa.ChunkedArray) -> pa.Array | Array | None:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         names = pc.unique(values.drop_null().cast(pa.string()))
         return names if len(names) <= MAX_CATEGORIES else None
-    present = numbers(values)
+    present = to_numbers(values)
     distinct = np.unique(present[np.isfinite(present)])
     is_grid = 1 < len(distinct) <= min(MAX_NUMBERS, len(present) // _ROWS_PER_VALUE)
     return distinct if is_grid else None
@@ -110,7 +110,7 @@ def _count_new_categories(known: pa.Array, values: pa.ChunkedArray) -> tuple[int
 
 def _count_off_grid(known: Array, values: pa.ChunkedArray) -> tuple[int, dict[str, int]]:
     """Count values off the grid, and how many of them each unit conversion explains."""
-    all_values = numbers(values)
+    all_values = to_numbers(values)
     unseen = all_values[np.isfinite(all_values)]
     unseen = unseen[~_is_among(known, unseen)]
     if not len(unseen):

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from truecourse.errors import FeatureError
-from truecourse.monitoring.drift.histograms import Array, Bins, Counts, day_blocks, learn_bins
+from truecourse.monitoring.drift.histograms import Array, Bins, Counts, learn_bins, number_days
 
 PERMUTATIONS = 999
 MAX_BLOCKS = 4000
@@ -151,7 +151,7 @@ def _shares(counts: Array) -> tuple[float, ...]:
 
 def _count_blocks(bins: Mapping[str, Bins], reference: pa.Table, window: pa.Table, time: str | None) -> list[Counts]:
     if time is not None:
-        return [Counts.of(bins, frame, day_blocks(frame[time])) for frame in (reference, window)]
+        return [Counts.of(bins, frame, number_days(frame[time])) for frame in (reference, window)]
     # Blocks of equal size on both sides are exchangeable if rows are; the reference is thinned to MAX_BLOCKS.
     size = max(1, min(len(reference), len(window)) // 100)
     counted = []

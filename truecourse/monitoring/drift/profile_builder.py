@@ -94,7 +94,7 @@ def count_by_day(bins: Mapping[str, Bins], rows: pa.Table, moment: str = "decisi
     return DailyHistograms(bins, days, Counts.of(bins, rows, blocks.astype(np.int64)))
 
 
-def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
+def score_rows(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
     """Score n rows; returns one column per score."""
     output = model.predict(model.vocabulary.encode(columns_of(rows, model.vocabulary.features)))
     columns = output.reshape(len(rows), -1).T.astype(np.float64)
@@ -102,7 +102,7 @@ def model_scores(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
 
 
 def _scores_with_time(kind: Kind, model: Model, rows: pa.Table) -> pa.Table:
-    return model_scores(kind, model, rows).append_column("decision_time", rows["decision_time"])
+    return score_rows(kind, model, rows).append_column("decision_time", rows["decision_time"])
 
 
 def _daily_sums(relations: Relations, rows: pa.Table) -> Array:

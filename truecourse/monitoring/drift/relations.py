@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.monitoring.drift.histograms import Array, Bins, numbers
+from truecourse.monitoring.drift.histograms import Array, Bins, to_numbers
 
 SUMS = 5
 """Sums per column: rows with a value; sum and sum of squares of the values; the same two of the residuals."""
@@ -47,7 +47,7 @@ class Relations:
         """Fit the regressions on training rows. `moment`: the column of their decision times."""
         rows = rows.take(pa.array(np.arange(0, len(rows), len(rows) // _FITTED + 1)))
         names = tuple(name for name, one in bins.items() if one.kind == "number")
-        scales = [_scale(numbers(rows[name])) for name in names]
+        scales = [_scale(to_numbers(rows[name])) for name in names]
         center, scale = (np.array([pair[i] for pair in scales], dtype=np.float64) for i in (0, 1))
         categories = {name: one.edges for name, one in bins.items() if isinstance(one.edges, tuple)}
         relations = cls(names, center, scale, np.zeros(len(names)), (), categories, np.empty((0, 0)))
@@ -63,7 +63,7 @@ class Relations:
     def values(self, rows: pa.Table) -> Array:
         """Return standardized values, (n, p): the inverse hyperbolic sine of (value - center) / scale, which is linear
         near 0 and bounds outliers. NaN where missing."""
-        columns = [numbers(rows[name]) for name in self.names]
+        columns = [to_numbers(rows[name]) for name in self.names]
         if not columns:
             return np.empty((len(rows), 0))
         return np.clip(np.arcsinh((np.column_stack(columns) - self.center) / self.scale), -_FARTHEST, _FARTHEST)

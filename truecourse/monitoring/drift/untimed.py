@@ -21,7 +21,7 @@ from truecourse.monitoring.drift.breakage import find_missing_values, find_unsee
 from truecourse.monitoring.drift.daily_counts import DayCounts
 from truecourse.monitoring.drift.novelty import count_unseen, seen_values
 from truecourse.monitoring.drift.permutation_test import Drift
-from truecourse.monitoring.drift.profile_builder import model_scores
+from truecourse.monitoring.drift.profile_builder import score_rows
 from truecourse.monitoring.drift.windows import DriftResult, with_public_names
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.predictions.observed import MOMENT, Predictions, monitored_features
@@ -143,7 +143,7 @@ def _find_breakage(problem: Problem, training_rows: pa.Table, rows: pa.Table) ->
 def _reference(
     problem: Problem, model: Model, training_rows: pa.Table, held_out: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
-    return training_rows.select(list(monitored_features(problem))), model_scores(problem.kind, model, held_out)
+    return training_rows.select(list(monitored_features(problem))), score_rows(problem.kind, model, held_out)
 
 
 def _parts(problem: Problem, rows: pa.Table) -> dict[str, pa.Table]:

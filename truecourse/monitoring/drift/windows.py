@@ -103,7 +103,7 @@ def read_windows(
     return WindowDays(read(start, end), read(first, start), read(start - YEAR - SEASON, end - YEAR + SEASON))
 
 
-def feature_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays) -> DriftResult:
+def compute_feature_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays) -> DriftResult:
     """Test the features of the predictions for drift."""
     now = to_days(profile, days.now)
     snapshot = Days(profile.every, moments(profile.sums), profile.relations.names)
@@ -111,7 +111,7 @@ def feature_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays)
     return compare(problem, now, profile.features, _history(snapshot, to_days(profile, days.before), now), season)
 
 
-def score_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays) -> DriftResult | None:
+def compute_score_drift(problem: Problem, profile: ReferenceProfile, days: WindowDays) -> DriftResult | None:
     """Test the champion's scores against its scores of held-out rows. None without its scores in the window."""
     now, before = Days(score_histograms(profile, days.now)), Days(score_histograms(profile, days.before))
     if not len(now):
@@ -228,7 +228,7 @@ def _season_days(snapshot: DailyHistograms, logged: DailyHistograms, now: DailyH
     )
 
 
-def findings(result: DriftResult, cause: str) -> list[Finding]:
+def build_findings(result: DriftResult, cause: str) -> list[Finding]:
     """Return a finding for each drifted column. `cause`: the cause to state in it."""
     return [_finding(result, column, cause) for column in result.snapshot.drifted]
 

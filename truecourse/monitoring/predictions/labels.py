@@ -16,7 +16,9 @@ from truecourse.storage.tables import Tables
 NAMES = ("id", "label", "known_at")
 
 
-def known_labels(problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided: Window, at: datetime) -> pa.Table:
+def read_known_labels(
+    problem: Problem, tables: Tables, ids: pa.ChunkedArray, decided: Window, at: datetime
+) -> pa.Table:
     """Return `id`, `label`, `corrected` and, where the problem has it, `known_at`: one row for each of the decisions
     `ids` whose label was known by `at` (UTC). `decided`: the range of their decision times (naive UTC).
 

@@ -58,10 +58,6 @@ class Predictions:
         self._files = [file for table, moment in dated if table for file in _files(tables, table, moment)]
 
     @property
-    def exist(self) -> bool:
-        return self._batches is not None or self._log is not None
-
-    @property
     def newest(self) -> datetime | None:
         """The latest time of a prediction (naive UTC), read from the tables' commits; None without predictions."""
         return max((last for _, _, last in self._files if last is not None), default=None)

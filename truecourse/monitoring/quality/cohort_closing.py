@@ -14,7 +14,7 @@ from truecourse.arrays import Array, columns_of
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.errors import NotFound
 from truecourse.monitoring.predictions.effective import ServedPredictions, output_of, read_served
-from truecourse.monitoring.predictions.labels import known_labels, label_delay_hours
+from truecourse.monitoring.predictions.labels import label_delay_hours, read_known_labels
 from truecourse.monitoring.quality.baseline import QualityBaseline, baseline_prefix, daily_cohorts
 from truecourse.monitoring.quality.cohorts import Cohort, closing_time, decisions_by_bin
 from truecourse.monitoring.quality.label_model import LabelResiduals
@@ -101,7 +101,7 @@ class CohortClosing:
             return {}
         window = Window(start=midnight(days[0]), end=midnight(days[-1]) + _DAY)
         rows = served.rows.filter(pc.less(served.rows["decision_time"], pa.scalar(window.end, UTC_TIME)))
-        labels = known_labels(self.problem, self.tables, rows["id"], window, self._moment)
+        labels = read_known_labels(self.problem, self.tables, rows["id"], window, self._moment)
         joined = pl.DataFrame(rows).join(pl.DataFrame(labels), on="id", how="left", maintain_order="left")
         parts = _rows_by_day(joined.to_arrow(compat_level=pl.CompatLevel.oldest()))
         return {day: self._closed_cohort(day, part, served) for day, part in parts}

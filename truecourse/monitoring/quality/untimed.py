@@ -20,7 +20,7 @@ from truecourse.modeling.snapshot import load_frame
 from truecourse.modeling.training import matrix_of, rows_of
 from truecourse.monitoring.findings import Finding
 from truecourse.monitoring.predictions.effective import output_of
-from truecourse.monitoring.predictions.labels import known_labels
+from truecourse.monitoring.predictions.labels import read_known_labels
 from truecourse.monitoring.quality.cohorts import BINS, ScoredRows, bin_index
 from truecourse.monitoring.quality.label_delay import selection_finding
 from truecourse.problem import Problem
@@ -85,7 +85,7 @@ def _labelled(
     if not len(predictions):
         return empty, empty
     rows = pl.DataFrame(predictions).unique("id", keep="last", maintain_order=True)
-    labels = known_labels(problem, tables, predictions["id"], Window(), moment.replace(tzinfo=UTC))
+    labels = read_known_labels(problem, tables, predictions["id"], Window(), moment.replace(tzinfo=UTC))
     joined = rows.join(pl.DataFrame(labels), on="id", how="inner", maintain_order="left")
     decided, labelled = (side.to_arrow(compat_level=pl.CompatLevel.oldest()) for side in (rows, joined))
     return decided, labelled.select(names)

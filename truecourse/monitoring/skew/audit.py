@@ -13,7 +13,7 @@ from truecourse.data.arrow_types import arrow_type
 from truecourse.features.view_sql import key_columns
 from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
 from truecourse.monitoring.skew.causes import Mismatch, ServedValues, find_mismatches
-from truecourse.monitoring.skew.recompute import request_mismatches, score_mismatches
+from truecourse.monitoring.skew.recompute import find_request_mismatches, find_score_mismatches
 from truecourse.monitoring.skew.view_history import read_history
 from truecourse.problem import Problem, View
 from truecourse.storage.tables import Tables
@@ -38,7 +38,7 @@ def audit_sample(problem: Problem, tables: Tables, logged: LogSample, now: datet
     if not len(logged):
         return Audit()
     audit = audit_inputs(problem, tables, logged, now)
-    scores = score_mismatches(problem, logged)
+    scores = find_score_mismatches(problem, logged)
     audit.mismatches += scores.mismatches
     audit.compared["score"] = scores.compared
     audit.exclude("the model's inputs are hidden in the log", ["score"] if scores.hidden else [])
@@ -51,7 +51,7 @@ def audit_inputs(problem: Problem, tables: Tables, logged: LogSample, now: datet
     refused = len(logged) - len(rows)
     audit.exclude("the request violates the present contract", [f"{counted(refused, 'prediction')}"] if refused else [])
     if len(rows):
-        mismatches, hidden = request_mismatches(problem, logged)
+        mismatches, hidden = find_request_mismatches(problem, logged)
         audit.mismatches += mismatches
         audit.compared["request"] = len(rows)
         audit.exclude("hidden in the log", hidden)

@@ -18,7 +18,7 @@ from truecourse.registry import versions as registry
 SCORE, MODEL = "score", "model"
 
 
-def request_mismatches(problem: Problem, logged: LogSample) -> tuple[list[Mismatch], list[str]]:
+def find_request_mismatches(problem: Problem, logged: LogSample) -> tuple[list[Mismatch], list[str]]:
     """Compare features that depend on the request alone. Returns the mismatches, and the features that cannot be
     compared because the log hides them or their inputs."""
     columns, places = logged.request.columns, np.array(logged.request.accepted, dtype=np.int64)
@@ -59,7 +59,7 @@ class ScoreComparison:
     hidden: bool
 
 
-def score_mismatches(problem: Problem, logged: LogSample) -> ScoreComparison:
+def find_score_mismatches(problem: Problem, logged: LogSample) -> ScoreComparison:
     """Find logged scores that the logged model does not give for the logged features. Models with inputs that the log
     hides are skipped. Raises IntegrityError if a model's bytes were changed."""
     registered = {(version.version, version.model_sha256): version for version in registry.versions(problem.name)}

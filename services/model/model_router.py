@@ -41,7 +41,7 @@ class ModelRouter:
     def open(self, predictor: Predictor) -> None:
         self.split = TrafficSplit(predictor)
 
-    def predictor(self, folder: Path) -> Predictor:
+    def open_predictor(self, folder: Path) -> Predictor:
         """Open the predictor of an unpacked Bento's `model/` folder; its reads of the online store are counted."""
         return open_predictor(folder, self.metrics)
 
@@ -50,7 +50,7 @@ class ModelRouter:
 
         Where the challenger raises, the champion answers its rows too. Raises PlatformError when the online store
         cannot be read."""
-        challenged, failure = split.challenged(rows), None
+        challenged, failure = split.challenger_rows(rows), None
         if split.challenger is not None and challenged:
             rest = sorted(set(range(len(rows))) - set(challenged))
             try:

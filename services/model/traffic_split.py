@@ -24,7 +24,7 @@ class TrafficSplit:
     share: float = 0.0
     number: int = 0
 
-    def challenged(self, rows: Rows) -> list[int]:
+    def challenger_rows(self, rows: Rows) -> list[int]:
         """Indices of the rows that the challenger answers."""
         if self.challenger is None or not self.share:
             return []

@@ -132,7 +132,7 @@ class AliasFollower:
             what = "its Bento has other code or another environment than this server: deploy it"
             raise ModelError(what, where=package.bento.key, hint="truecourse deploy")
         folder = launch.unpack(package.bento, package.version)
-        predictor = self._router.predictor(folder / "src" / "model")
+        predictor = self._router.open_predictor(folder / "src" / "model")
         if predictor.identity.sha256 != version.model_sha256:
             raise IntegrityError("its Bento has another model", where=package.bento.key, hint="package it again")
         warm_up(predictor)

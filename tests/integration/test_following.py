@@ -42,7 +42,7 @@ def test_what_cannot_be_served_is_refused_and_the_old_model_answers(make: Make) 
     path.write_bytes(data)
     unpackaged = good.version.model_copy(update={"version": 9})
     for version, why in (
-        (unpackaged, "never packaged"), (tampered.version, "bytes were changed"), (other.version, "a deploy is needed")
+        (unpackaged, "never packaged"), (tampered.version, "bytes were changed"), (other.version, "another environment")
     ):  # fmt: skip
         move(champion=version)
         worker.step()

@@ -145,7 +145,7 @@ def test_a_served_file_that_was_changed_is_noticed(unpacked: Path) -> None:
 def test_a_served_problem_that_was_changed_is_noticed(unpacked: Path) -> None:
     file = unpacked / "problems" / "deliveries" / "problem.py"
     file.write_text(file.read_text().replace("minutes // 60 % 24", "minutes // 60 % 12"))
-    with pytest.raises(IntegrityError, match="not the problem that was packaged"):
+    with pytest.raises(IntegrityError, match="differs from the packaged problem"):
         open_predictor(unpacked / "model")
 
 

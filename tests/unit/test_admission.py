@@ -118,13 +118,13 @@ def test_a_worker_stopped_before_admission_never_starts(tmp_path: Path) -> None:
             await asyncio.wait_for(starting, 20)
         assert not worker.started
 
-    told: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
         asyncio.run(run())
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert told == [signal.SIGTERM], "whoever runs the worker learns of the signal too"
+    assert signals == [signal.SIGTERM], "whoever runs the worker learns of the signal too"
 
 
 def test_a_stopping_worker_closes_its_connections(tmp_path: Path) -> None:

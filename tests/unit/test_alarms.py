@@ -41,7 +41,7 @@ def settled(store: LocalStore, *reports: Report, channels: Sequence[str] = ()) -
     return update_alerts(store, PROBLEM, reports, reports[-1].at, channels)
 
 
-def told(found: AlertChanges) -> list[tuple[str, str]]:
+def list_changes(found: AlertChanges) -> list[tuple[str, str]]:
     return [(event.kind, event.alarm.split("/")[1]) for event in found.events]
 
 
@@ -49,13 +49,13 @@ def test_a_finding_is_notified_once_reminded_and_recovers_after_two_clean_checks
     store = LocalStore(tmp_path)
     assert settled(store, report(-1)).events == ()
     assert record.load_record(store, "plain") is None
-    assert told(settled(store, report(0, "wind"))) == [("opened", "wind")]
-    assert told(settled(store, report(1, "wind", "temp"))) == [("opened", "temp")]
-    assert told(settled(store, report(3, "wind", "temp"))) == [("reminded", "wind")]
-    assert told(settled(store, report(4, "wind"))) == []
-    assert told(settled(store, report(5))) == [("recovered", "temp")]
+    assert list_changes(settled(store, report(0, "wind"))) == [("opened", "wind")]
+    assert list_changes(settled(store, report(1, "wind", "temp"))) == [("opened", "temp")]
+    assert list_changes(settled(store, report(3, "wind", "temp"))) == [("reminded", "wind")]
+    assert list_changes(settled(store, report(4, "wind"))) == []
+    assert list_changes(settled(store, report(5))) == [("recovered", "temp")]
     found = settled(store, report(6, "wind"))
-    assert told(found) == [("reminded", "wind")]
+    assert list_changes(found) == [("reminded", "wind")]
     assert [(alarm.opened, alarm.seen, alarm.clean) for alarm in found.open] == [(START, START + days(6), 0)]
     settled(store, report(7))
     (recovered,) = settled(store, report(8)).events
@@ -70,14 +70,14 @@ def test_unchecked_findings_do_not_recover(tmp_path: Path) -> None:
     other = Report(check="quality", problem="plain", at=START + days(1), sentence="")
     for unclean in (report(1, made=False), other, report(0), report(-1), report(2), report(2), report(1)):
         assert len(settled(store, unclean).open) == 1
-    assert told(settled(store, report(3))) == [("recovered", "wind")]
+    assert list_changes(settled(store, report(3))) == [("recovered", "wind")]
 
 
 def test_a_warning_is_recorded_and_notified_through_events_only(tmp_path: Path) -> None:
     store, channels = LocalStore(tmp_path), ("webhook", "prefect")
     settled(store, report(0, "wind", page=False), channels=channels)
     settled(store, report(4, "wind", page=False), channels=channels)
-    assert told(settled(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
+    assert list_changes(settled(store, report(5, "wind"), channels=channels)) == [("escalated", "wind")]
     now = record.load_record(store, "plain")
     assert now is not None
     assert [(notice.kind, notice.owed) for notice in now.outbox] == [
@@ -136,7 +136,7 @@ def test_history_is_written_before_state(tmp_path: Path) -> None:
     store.lost = record.state_key("plain")
     with pytest.raises(KeyboardInterrupt):
         settled(store, report(1, "wind", "temp"))
-    assert told(settled(store, report(1, "wind", "temp"))) == []
+    assert list_changes(settled(store, report(1, "wind", "temp"))) == []
     now = record.load_record(store, "plain")
     assert now is not None
     assert {alarm.finding.subject for alarm in now.open} == {"wind", "temp"}
@@ -144,8 +144,8 @@ def test_history_is_written_before_state(tmp_path: Path) -> None:
         store.put(record.state_key("plain"), broken)
         assert record.load_record(store, "plain") == record.open_ledger(store, "plain").newest()
     store.delete(record.state_key("plain"))
-    assert told(settled(store, report(2, "wind"))) == []
-    assert told(settled(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
+    assert list_changes(settled(store, report(2, "wind"))) == []
+    assert list_changes(settled(store, report(3, "wind"))) == [("reminded", "wind"), ("recovered", "temp")]
 
 
 def test_a_failing_channel_has_one_pending_reminder_per_alarm(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_check_without_data_is_unknown_and_clears_its_findings(tmp_path: Path)
     nothing = report(1).model_copy(update={"idle": True})
     assert nothing.state == "unknown"
     settled(store, nothing)
-    assert told(settled(store, nothing.model_copy(update={"at": START + days(2)}))) == [("recovered", "wind")]
+    assert list_changes(settled(store, nothing.model_copy(update={"at": START + days(2)}))) == [("recovered", "wind")]
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.booleans()), max_size=12))
@@ -182,5 +182,5 @@ def test_openings_and_recoveries_alternate(days: list[tuple[set[str], bool]]) ->
                     wanted.add(("recovered", name))
                     open_.remove(name)
             found = settled(store, report(day, *sorted(subjects), made=made))
-            assert {item for item in told(found) if item[0] != "reminded"} == wanted
+            assert {item for item in list_changes(found) if item[0] != "reminded"} == wanted
             assert {alarm.finding.subject for alarm in found.open} == open_

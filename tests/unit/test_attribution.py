@@ -28,7 +28,7 @@ def trained(objective: str, rows: int = 3000, trees: int = 6, **options: Any) ->
     return xgboost.train({"objective": objective, "nthread": 1, **OBJECTIVES[objective], **options}, data, trees)
 
 
-def told(model: Any, matrix: Array) -> Array:
+def xgboost_contributions(model: Any, matrix: Array) -> Array:
     rows = xgboost.DMatrix(matrix, feature_types=TYPES, enable_categorical=True)
     found: Array = model.predict(rows, pred_contribs=True)
     return found.reshape(len(matrix), -1, matrix.shape[1] + 1)
@@ -39,7 +39,7 @@ def told(model: Any, matrix: Array) -> Array:
 def test_contributions_equal_xgboosts_and_sum_to_the_margin(objective: str, depth: int) -> None:
     model = trained(objective, max_depth=depth)
     matrix = inputs(60, seed=3, codes=CATEGORIES + 5)
-    found, wanted = explaining(model)(matrix), told(model, matrix)
+    found, wanted = explaining(model)(matrix), xgboost_contributions(model, matrix)
     assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() < 3e-5 * max(1.0, np.abs(wanted).max())
     margin = model.predict(
@@ -96,7 +96,7 @@ def test_a_model_without_splits_has_no_contributions() -> None:
     model = xgboost.train({"nthread": 1}, xgboost.DMatrix(matrix, np.arange(10), feature_types=TYPES), 2)
     found = explaining(model)(matrix)
     assert not found[:, :, :-1].any()
-    assert np.abs(found - told(model, matrix)).max() < 1e-5
+    assert np.abs(found - xgboost_contributions(model, matrix)).max() < 1e-5
 
 
 def test_contributions_fall_back_to_xgboost_when_they_differ(

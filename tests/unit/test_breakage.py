@@ -19,7 +19,7 @@ def day(number: int, rows: int, like: str, alike: int, name: str = "temp") -> Da
     return DayCounts(digest="", day=START + timedelta(days=number), rows=1000, features=(), scores=(), sums=(), odd=odd)
 
 
-def told(before: list[DayCounts], newest: DayCounts, held_out: float = 0.0) -> list[tuple[str, str]]:
+def find_causes(before: list[DayCounts], newest: DayCounts, held_out: float = 0.0) -> list[tuple[str, str]]:
     ever = {"temp": held_out, "carrier": held_out}
     recent = [one for one in before if one.day > newest.day - timedelta(days=7)]
     return [(one.subject, one.cause) for one in breakage.find_unseen_values(PROBLEM, before, recent, ever, newest)]
@@ -30,25 +30,25 @@ HOT = [day(number, 640 if number % 3 else 0, "c_to_f", 40) for number in range(2
 
 @pytest.mark.parametrize("before", [[], HOT], ids=["mild weeks", "the first hot weeks"])
 def test_a_unit_change_is_identified_by_the_conversion_that_reverts_it(before: list[DayCounts]) -> None:
-    assert told(before, day(35, 990, "f_to_c", 990)) == [("temp", "unit change")]
-    assert told(before, day(35, 700, "c_to_f", 41)) == []
+    assert find_causes(before, day(35, 990, "f_to_c", 990)) == [("temp", "unit change")]
+    assert find_causes(before, day(35, 700, "c_to_f", 41)) == []
 
 
 def test_a_pre_existing_condition_is_not_a_finding() -> None:
     converted = [day(number, 900, "f_to_c", 900) for number in range(28)]
-    assert told(converted, day(35, 990, "f_to_c", 990)) == []
-    assert told([], day(35, 990, "f_to_c", 990), held_out=0.5) == []
+    assert find_causes(converted, day(35, 990, "f_to_c", 990)) == []
+    assert find_causes([], day(35, 990, "f_to_c", 990), held_out=0.5) == []
     new = day(35, 30, "ZZ", 30, "carrier")
-    assert told([], new) == [("carrier", "new category")]
-    assert told([day(3, 20, "YY", 20, "carrier")], new) == [("carrier", "new category")]
-    assert told([day(3, 20, "ZZ", 20, "carrier")], new) == []
+    assert find_causes([], new) == [("carrier", "new category")]
+    assert find_causes([day(3, 20, "YY", 20, "carrier")], new) == [("carrier", "new category")]
+    assert find_causes([day(3, 20, "ZZ", 20, "carrier")], new) == []
 
 
 def test_features_computed_from_a_missing_value_share_its_finding() -> None:
     dead = {"pressure": (1.0, 0.2), "pressure_change_3h": (1.0, 0.1)}
     one = breakage._missing_finding("pressure", list(dead), dead, "dead feed", START)
-    said = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, 100% usually do."
-    assert one.sentence == said
+    sentence = "pressure, pressure_change_3h are missing on 2024-04-01: 15.0% of rows have a value, 100% usually do."
+    assert one.sentence == sentence
     whole = ["temp", "dewp", "wind_dir", "wind_speed"]
     view = breakage._missing_finding("weather", whole, dict.fromkeys(PROBLEM.features, (1, 0)), "dead feed", START)
     assert view.sentence.startswith("weather (temp, dewp, wind_dir ...) are missing on 2024-04-01: 0.0% of rows")
@@ -58,12 +58,12 @@ def test_a_category_in_half_a_percent_of_rows_is_found_on_any_day_of_its_week() 
     for days in range(1, 8):
         before = [day(number, 0, "", 0) for number in range(28)]
         before += [day(28 + number, 5, "ZZ", 5, "carrier") for number in range(days - 1)]
-        assert told(before, day(28 + days - 1, 5, "ZZ", 5, "carrier")) == [("carrier", "new category")], days
+        assert find_causes(before, day(28 + days - 1, 5, "ZZ", 5, "carrier")) == [("carrier", "new category")], days
     # Where a day has too few of it, the days of the week together have enough.
     thin = [day(28 + number, 1, "ZZ", 1, "carrier") for number in range(3)]
-    assert told(thin[:-1], thin[-1]) == []
+    assert find_causes(thin[:-1], thin[-1]) == []
     strong = [one.model_copy(update={"rows": 300}) for one in thin]
-    assert told(strong[:-1], strong[-1]) == [("carrier", "new category")]
+    assert find_causes(strong[:-1], strong[-1]) == [("carrier", "new category")]
 
 
 def test_each_day_is_checked_once_and_small_days_are_merged() -> None:

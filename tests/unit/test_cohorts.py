@@ -32,11 +32,11 @@ EDGES = np.linspace(0, 1, 41)[1:-1]
 
 def rows(kind: Kind, n: int, random: np.random.Generator, off: float = 0.0) -> tuple[Array, Array]:
     """Labels and the scores of a good model; `off` shifts the labels, in probability or in value."""
-    said = random.random(n)
+    scores = random.random(n)
     if kind == "regression":
-        return said + random.normal(off, 0.3, n), said
+        return scores + random.normal(off, 0.3, n), scores
     if kind == "binary":
-        return (random.random(n) < np.clip(said + off, 0, 1)).astype(np.int64), said
+        return (random.random(n) < np.clip(scores + off, 0, 1)).astype(np.int64), scores
     output = random.dirichlet([0.5, 0.5, 0.5], n)
     drawn = (output.cumsum(axis=1) < random.random(n)[:, None]).sum(axis=1)
     return np.where(random.random(n) < abs(off), random.integers(0, 3, n), drawn), output
@@ -57,9 +57,9 @@ def cohort(kind: Kind, day: int, labels: Array, output: Array) -> Cohort:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_sums_of_days_give_the_metrics_of_their_rows(kind: Kind) -> None:
     random = np.random.default_rng(0)
-    told = [rows(kind, 400, random) for _ in range(12)]
-    days = [cohort(kind, number, *one) for number, one in enumerate(told)]
-    labels, output = (np.concatenate(side) for side in zip(*told, strict=True))
+    day_rows = [rows(kind, 400, random) for _ in range(12)]
+    days = [cohort(kind, number, *one) for number, one in enumerate(day_rows)]
+    labels, output = (np.concatenate(side) for side in zip(*day_rows, strict=True))
     blocks = np.repeat(np.arange(12), 400)
     truth, found = samples(kind, labels, output, blocks), metrics(kind, days, weightings(np.arange(12)))
     assert len(set(found) & set(truth)) >= 1 + (kind != "regression")
@@ -81,11 +81,11 @@ def test_sums_of_days_give_the_metrics_of_their_rows(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_a_slice_has_the_metrics_of_its_own_rows(kind: Kind) -> None:
     random = np.random.default_rng(0)
-    told = [rows(kind, 900, random) for _ in range(6)]
-    days = [cohort(kind, number, *one) for number, one in enumerate(told)]
+    day_rows = [rows(kind, 900, random) for _ in range(6)]
+    days = [cohort(kind, number, *one) for number, one in enumerate(day_rows)]
     part = slice_cohorts(days, "side", "left")
     assert part is not None
-    labels, output = (np.concatenate([one[::3] for one in side]) for side in zip(*told, strict=True))
+    labels, output = (np.concatenate([one[::3] for one in side]) for side in zip(*day_rows, strict=True))
     truth = samples(kind, labels, output, np.repeat(np.arange(6), 300))
     found = metrics(kind, part, weightings(np.arange(6)))
     for name in set(found) & set(truth):
@@ -111,7 +111,7 @@ def test_a_day_without_a_slice_counts_for_nothing_in_it() -> None:
     assert np.isnan(whole["auc"][2])
 
 
-def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
+def alarms_after(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
     """The alarms after 30 usual days and then days whose labels are shifted by `off`."""
     random = np.random.default_rng(seed)
     days = [cohort(kind, day, *rows(kind, 300, random, off)) for day, off in enumerate((*[0.0] * 30, *shifts))]
@@ -125,12 +125,12 @@ def said(kind: Kind, shifts: Sequence[float], seed: int) -> list[Alarm]:
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
 def test_a_lasting_shift_raises_an_alarm_and_a_past_one_does_not(kind: Kind) -> None:
-    assert not any(said(kind, [0.0] * 60, seed) for seed in range(5))
+    assert not any(alarms_after(kind, [0.0] * 60, seed) for seed in range(5))
     for seed in range(5):
-        (first, *_) = said(kind, [0.0] * 30 + [0.4] * 10, seed)
+        (first, *_) = alarms_after(kind, [0.0] * 30 + [0.4] * 10, seed)
         assert abs((first.since - FIRST).days - 60) <= 2
-    assert not any(said(kind, [0.0] * 20 + [0.4] + [0.0] * 20, seed) for seed in range(5))
-    assert not any(said(kind, [0.4] * 10 + [0.0] * 20, seed) for seed in range(5))
+    assert not any(alarms_after(kind, [0.0] * 20 + [0.4] + [0.0] * 20, seed) for seed in range(5))
+    assert not any(alarms_after(kind, [0.4] * 10 + [0.0] * 20, seed) for seed in range(5))
 
 
 def test_cohorts_survive_json_even_with_nan() -> None:

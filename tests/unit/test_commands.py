@@ -17,7 +17,7 @@ from cli.main import COMMANDS, GROUPS, execute
 TRUECOURSE = str(Path(sys.executable).parent / "truecourse")
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+def run_cli(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     status = execute(words)
     out, err = capsys.readouterr()
     return status, out, err
@@ -44,7 +44,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 def test_a_usage_error_is_one_json_object_and_status_2(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], where: str, what: str
 ) -> None:
-    status, out, _ = said(capsys, *words, "--json")
+    status, out, _ = run_cli(capsys, *words, "--json")
     assert status == 2
     error = json.loads(out)["error"]
     assert error["kind"] == "UsageError"
@@ -54,7 +54,7 @@ def test_a_usage_error_is_one_json_object_and_status_2(
 
 
 def test_a_usage_error_without_json_is_a_sentence_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = said(capsys, "predct")
+    status, out, err = run_cli(capsys, "predct")
     assert (status, out) == (2, "")
     assert "did you mean predict?" in err
     assert "Traceback" not in err
@@ -62,7 +62,7 @@ def test_a_usage_error_without_json_is_a_sentence_on_stderr(capsys: pytest.Captu
 
 @pytest.mark.parametrize("words", [(), ("run",), ("trace",)])
 def test_a_group_without_command_shows_its_help(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
-    status, out, err = said(capsys, *words)
+    status, out, err = run_cli(capsys, *words)
     assert (status, err) == (2, "")
     assert out.count("Usage:") == 1
 
@@ -75,7 +75,7 @@ def test_invalid_settings_are_an_error_with_json_too(
     monkeypatch.setenv("TRUECOURSE_HOEM", "/tmp/elsewhere")
     get_settings.cache_clear()
     try:
-        status, out, _ = said(capsys, "check", "--json")
+        status, out, _ = run_cli(capsys, "check", "--json")
     finally:
         monkeypatch.undo()
         get_settings.cache_clear()
@@ -86,11 +86,11 @@ def test_invalid_settings_are_an_error_with_json_too(
 
 
 def test_the_version_and_the_short_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "--version")[:2] == (0, f"truecourse {importlib.metadata.version('truecourse')}\n")
+    assert run_cli(capsys, "--version")[:2] == (0, f"truecourse {importlib.metadata.version('truecourse')}\n")
     for words in ((), ("run",), ("run", "train"), ("status",), ("trace", "model")):
-        status, out, _ = said(capsys, *words, "-h")
+        status, out, _ = run_cli(capsys, *words, "-h")
         assert status == 0
-        assert out == said(capsys, *words, "--help")[1]
+        assert out == run_cli(capsys, *words, "--help")[1]
 
 
 def test_the_lazy_command_list_equals_the_real_commands() -> None:
@@ -121,7 +121,7 @@ def test_every_flow_option_has_a_help_text(name: str) -> None:
 
 
 def test_help_shows_the_whole_text_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    text = " ".join(said(capsys, "run", "score", "--help")[1].replace("│", " ").split())
+    text = " ".join(run_cli(capsys, "run", "score", "--help")[1].replace("│", " ").split())
     for option in ("--problem", "--source", "--version", "--start", "--end", "--explain", "--json"):
         assert option in text
     assert "object storage; the problem's own decisions if empty." in text

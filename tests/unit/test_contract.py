@@ -83,12 +83,12 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "said"), VALUES)
-def test_an_invalid_value_is_rejected_with_its_field(field: str, value: object, said: str) -> None:
+@pytest.mark.parametrize(("field", "value", "message"), VALUES)
+def test_an_invalid_value_is_rejected_with_its_field(field: str, value: object, message: str) -> None:
     error = refusal(body(GOOD, GOOD | {field: value}))
     assert error.status == 422
     assert [(fault.row, fault.field.strip('"')) for fault in error.faults] == [(1, field)]
-    assert said in error.faults[0].problem
+    assert message in error.faults[0].problem
 
 
 BODIES = [
@@ -114,11 +114,11 @@ BODIES = [
 ]
 
 
-@pytest.mark.parametrize(("data", "status", "said"), BODIES, ids=range(len(BODIES)))
-def test_an_invalid_body_is_rejected(data: bytes, status: int, said: str) -> None:
+@pytest.mark.parametrize(("data", "status", "message"), BODIES, ids=range(len(BODIES)))
+def test_an_invalid_body_is_rejected(data: bytes, status: int, message: str) -> None:
     error = refusal(data)
     assert error.status == status
-    assert said in str(error)
+    assert message in str(error)
 
 
 def test_all_invalid_rows_and_missing_fields_are_reported() -> None:

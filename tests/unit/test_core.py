@@ -65,7 +65,7 @@ def test_a_problem_is_loaded_by_name(problems: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("PROBLEM = 1", "defines no PROBLEM"),
         (PLAIN.format(name="other", least=0), "as its folder"),
@@ -74,9 +74,9 @@ def test_a_problem_is_loaded_by_name(problems: Path) -> None:
         ("def (", "problem.py:1"),
     ],
 )
-def test_a_fault_in_a_problem_file_has_a_place(problems: Path, text: str, said: str) -> None:
+def test_a_fault_in_a_problem_file_has_a_place(problems: Path, text: str, message: str) -> None:
     write(problems, "p", text)
-    with pytest.raises(ProblemError, match=said):
+    with pytest.raises(ProblemError, match=message):
         load_problem("p")
 
 

@@ -19,7 +19,7 @@ SELECTOR = re.compile(r"(truecourse_\w+)(?:\{([^}]*)\})?")
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, dict[str, set[str]]]:
+def exported() -> dict[str, dict[str, set[str]]]:
     """All samples of a service that has counted everything once: labels and their values."""
     registry = CollectorRegistry()
     metrics = Metrics(["/predict", "/explain"], registry)
@@ -51,21 +51,21 @@ def expressions() -> Iterator[str]:
     yield from (target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"])
 
 
-def test_every_queried_series_and_label_exists(told: dict[str, dict[str, set[str]]]) -> None:
+def test_every_queried_series_and_label_exists(exported: dict[str, dict[str, set[str]]]) -> None:
     asked = {(name, chosen) for expr in expressions() for name, chosen in SELECTOR.findall(expr)}
     assert len(asked) > 20
     for name, chosen in asked:
-        assert name in told, name
+        assert name in exported, name
         for label, how, value in re.findall(r'(\w+)(=~|=)"([^"]*)"', chosen):
             if label == "job":
                 continue  # Prometheus adds it
-            assert label in told[name], (name, label)
+            assert label in exported[name], (name, label)
             wanted = value.split("|") if how == "=~" else [value]
-            assert set(wanted) <= told[name][label] | set(REASONS), (name, label, value)
+            assert set(wanted) <= exported[name][label] | set(REASONS), (name, label, value)
     for expr in expressions():
         for labels in re.findall(r"by \(([^)]*)\)", expr):
             series = SELECTOR.findall(expr)
-            known = {label for name, _ in series for label in told[name]} | {"job"}
+            known = {label for name, _ in series for label in exported[name]} | {"job"}
             assert {label.strip() for label in labels.split(",")} <= known, expr
 
 

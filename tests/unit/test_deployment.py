@@ -48,7 +48,7 @@ def test_all_faults_are_reported_at_once_with_lines(tmp_path: Path, configure: C
 
 
 @pytest.mark.parametrize(
-    ("line", "place", "said"),
+    ("line", "place", "message"),
     [
         ("host: 0.0.0.0", "3 host", "nobody is asked for a key"),
         ("container: {replicas_min: 5}", "3 container.replicas_min", "above replicas_max"),
@@ -61,11 +61,11 @@ def test_all_faults_are_reported_at_once_with_lines(tmp_path: Path, configure: C
     ],
 )
 def test_inconsistent_configurations_are_rejected(
-    line: str, place: str, said: str, tmp_path: Path, configure: Configure
+    line: str, place: str, message: str, tmp_path: Path, configure: Configure
 ) -> None:
     found = faults(f"environment: here\ntarget: process\n{line}\n", tmp_path, configure)
     assert list(found) == [place]
-    assert said in found[place]
+    assert message in found[place]
 
 
 def test_a_secrets_value_is_never_shown(tmp_path: Path, configure: Configure) -> None:
@@ -73,11 +73,11 @@ def test_a_secrets_value_is_never_shown(tmp_path: Path, configure: Configure) ->
     assert "hush" not in str(found)
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "no YAML"), ("- a\n", "no fields"), ("", "no fields")])
-def test_a_file_of_another_kind_is_rejected(text: str, said: str, tmp_path: Path, configure: Configure) -> None:
+@pytest.mark.parametrize(("text", "message"), [("a: [", "no YAML"), ("- a\n", "no fields"), ("", "no fields")])
+def test_a_file_of_another_kind_is_rejected(text: str, message: str, tmp_path: Path, configure: Configure) -> None:
     (tmp_path / "here.yaml").write_text(text)
     configure(deployments=tmp_path)
-    with pytest.raises(DeploymentError, match=said):
+    with pytest.raises(DeploymentError, match=message):
         load_deployment("here")
 
 
@@ -96,12 +96,12 @@ def test_the_configuration_becomes_the_servers_settings(tmp_path: Path, configur
         "settings: {s3_region: eu-north-1}\n"
     )
     configure(deployments=tmp_path)
-    told = server_variables(load_deployment("here"))
-    assert told["TRUECOURSE_ENDPOINT_PORT"] == "3210"
-    assert told["TRUECOURSE_S3_REGION"] == "eu-north-1"
-    bento = json.loads(told["BENTOML_CONFIG_OVERRIDES"])["services"]["truecourse"]
+    variables = server_variables(load_deployment("here"))
+    assert variables["TRUECOURSE_ENDPOINT_PORT"] == "3210"
+    assert variables["TRUECOURSE_S3_REGION"] == "eu-north-1"
+    bento = json.loads(variables["BENTOML_CONFIG_OVERRIDES"])["services"]["truecourse"]
     assert bento["workers"] == 3
-    assert told["TRUECOURSE_METRICS"] == "false"
+    assert variables["TRUECOURSE_METRICS"] == "false"
 
 
 def test_equal_configurations_have_equal_digests(tmp_path: Path, configure: Configure) -> None:

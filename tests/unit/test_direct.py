@@ -169,15 +169,15 @@ def test_trees_with_invalid_indices_are_rejected(caplog: pytest.LogCaptureFixtur
 
     class Altered:
         def __init__(self, name: str, value: str) -> None:
-            self.told = json.loads(json.dumps(saved))
-            self.told["learner"]["learner_model_param"] |= {name: value}
+            self.document = json.loads(json.dumps(saved))
+            self.document["learner"]["learner_model_param"] |= {name: value}
 
         def save_raw(self, kind: str) -> bytes:
-            return json.dumps(self.told).encode()
+            return json.dumps(self.document).encode()
 
     for name, value in {"num_feature": "3", "num_class": "2"}.items():
         learner = Altered(name, value)
-        learner.told["learner"]["learner_model_param"]["base_score"] = "[5E-1]"
+        learner.document["learner"]["learner_model_param"]["base_score"] = "[5E-1]"
         caplog.clear()
         assert compile_forest(learner) is None
         assert "unsupported kind" in caplog.text

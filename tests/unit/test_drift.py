@@ -157,9 +157,9 @@ def test_every_row_falls_in_exactly_one_bin() -> None:
     st.lists(st.floats(allow_nan=False), max_size=FEW_EDGES + 8, unique=True),
     st.lists(st.floats() | st.integers(0, FEW_EDGES), min_size=1, max_size=50),
 )
-def test_a_number_falls_behind_as_many_edges_as_a_search_finds(edges: list[float], told: list[float]) -> None:
+def test_a_number_falls_behind_as_many_edges_as_a_search_finds(edges: list[float], drawn: list[float]) -> None:
     bins = Bins("number", np.sort(np.array(edges, dtype=np.float64)))
-    values = np.array([edges[v] if isinstance(v, int) and v < len(edges) else v for v in told], dtype=np.float64)
+    values = np.array([edges[v] if isinstance(v, int) and v < len(edges) else v for v in drawn], dtype=np.float64)
     wanted = np.where(np.isnan(values), len(bins.labels) - 1, np.searchsorted(bins.edges, values, side="left"))
     codes = bins.codes(pa.chunked_array([values]))
     assert codes.dtype == np.int64

@@ -67,12 +67,12 @@ def test_event_times_are_logged_to_the_microsecond() -> None:
 @pytest.mark.parametrize("count", [1, ENTRY, ENTRY + 1])
 def test_a_large_request_is_logged_in_parts(count: int) -> None:
     rows = read(*[GOOD | {"shop": i} for i in range(count)])
-    told = answered(rows, [float(i) for i in range(count)])
-    assert len(list(told.entries())) == math.ceil(count / ENTRY)
-    found = recorded(told)
+    answer = answered(rows, [float(i) for i in range(count)])
+    assert len(list(answer.entries())) == math.ceil(count / ENTRY)
+    found = recorded(answer)
     assert [record["request"]["shop"] for record in found] == list(range(count))
     assert [record["features"]["sold"] for record in found] == list(range(count))
-    assert [record["prediction_id"] for record in found] == [answer["prediction_id"] for answer in told.answers]
+    assert [record["prediction_id"] for record in found] == [answer["prediction_id"] for answer in answer.answers]
     assert {record["batch"] for record in found} == {count}
 
 

@@ -291,12 +291,12 @@ def test_few_rejections_are_sent_at_once_and_many_are_paced(took: float) -> None
         return pace.delay(began)
 
     assert [refuse() for _ in range(Pace.AT_ONCE // 10)] == [0.0] * (Pace.AT_ONCE // 10)
-    told = [found for _ in range(int(2 / took)) if (found := refuse()) is not None]
-    assert max(told) <= Pace.LONGEST + Pace.TOGETHER + 1e-9
+    delays = [found for _ in range(int(2 / took)) if (found := refuse()) is not None]
+    assert max(delays) <= Pace.LONGEST + Pace.TOGETHER + 1e-9
     seconds = now[0] - 5.0
-    for_them = (len(told) - Pace.AT_ONCE) * Pace.RELATIVE_COST * took
+    for_them = (len(delays) - Pace.AT_ONCE) * Pace.RELATIVE_COST * took
     assert for_them <= 1.1 * Pace.SHARE * (seconds + Pace.LONGEST)
-    assert any(told), "some wait"
+    assert any(delays), "some wait"
     now[0] += Pace.LONGEST + 1
     assert refuse() == 0.0
 

@@ -35,9 +35,9 @@ from truecourse.storage.object_store import open_store
 COLUMNS = {"colour": Text(nulls=True), "size": Float(nulls=True), "n": Integer(nulls=True), "ok": Boolean(nulls=True)}
 
 
-def problem(kind: str = "binary", **said: object) -> Problem:
+def problem(kind: str = "binary", **changes: object) -> Problem:
     table = Table("t", source=Files("t.csv"), columns=COLUMNS | {"y": Text()})
-    return Problem(name="p", kind=kind, tables=[table], label=Label(table="t", column="y"), **said)
+    return Problem(name="p", kind=kind, tables=[table], label=Label(table="t", column="y"), **changes)
 
 
 def frame(rows: dict[str, list[object]], split: list[str] | None = None) -> pa.Table:

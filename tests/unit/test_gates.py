@@ -34,10 +34,10 @@ EVIDENCE = Evidence(
 
 
 def passes(gate: Gate, **changes: object) -> bool:
-    (verdict,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, **changes))
-    assert verdict["gate"]
-    assert verdict["detail"]
-    return bool(verdict["passed"])
+    (result,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, **changes))
+    assert result["gate"]
+    assert result["detail"]
+    return bool(result["passed"])
 
 
 def test_a_metric_gates_bounds_are_inclusive() -> None:
@@ -66,7 +66,7 @@ def test_a_significantly_better_linear_baseline_fails_the_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "said"),
+    ("sample", "message"),
     [
         (Sample(29, 29, {"0": (90, 20), "1": (90, 9)}), "too few rows: 29 test rows, 30 needed"),
         (Sample(1, 1), "too few rows: 1 test row, 30 needed"),
@@ -75,36 +75,36 @@ def test_a_significantly_better_linear_baseline_fails_the_gate() -> None:
         (Sample(90, 90, {"a": (90, 87), "b": (9, 2), "c": (9, 1)}), "3 test rows of classes other than a"),
     ],
 )
-def test_too_few_rows_are_unknown(sample: Sample, said: str) -> None:
+def test_too_few_rows_are_unknown(sample: Sample, message: str) -> None:
     for gate in (BeatsBaseline(), NotWorseThanLinear()):
-        (verdict,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, sample=sample))
-        assert (verdict["result"], verdict["passed"]) == ("unknown", False)
-        assert said in verdict["detail"]
-        assert (failed_gates([verdict]), unknown_gates([verdict])) == ([], [verdict])
-        assert summarize([verdict]) == f"unknown: {verdict['gate']}"
+        (result,) = apply_gates((gate,), dataclasses.replace(EVIDENCE, sample=sample))
+        assert (result["result"], result["passed"]) == ("unknown", False)
+        assert message in result["detail"]
+        assert (failed_gates([result]), unknown_gates([result])) == ([], [result])
+        assert summarize([result]) == f"unknown: {result['gate']}"
 
 
 def test_every_class_must_be_trained_and_tested() -> None:
-    def said(**classes: tuple[int, int]) -> list[tuple[str, str]]:
+    def class_results(**classes: tuple[int, int]) -> list[tuple[str, str]]:
         found = apply_gates((EveryClass(),), dataclasses.replace(EVIDENCE, sample=Sample(90, 90, classes)))
-        return [(verdict["result"], verdict["detail"]) for verdict in found]
+        return [(result["result"], result["detail"]) for result in found]
 
-    assert said() == []  # a regression has none
-    assert said(a=(10, 5), b=(10, 3)) == [("passed", "2 classes, at least 3 test rows of each")]
-    assert said(a=(10, 5), b=(0, 3), c=(0, 0)) == [("failed", "no training row of class b, c")]
-    assert said(a=(10, 5), b=(10, 0)) == [("unknown", "too few rows: no test row of class b")]
-    (verdict,) = said(a=(10, 5), b=(10, 0), c=(10, 3))
-    assert verdict == ("passed", "2 classes, at least 3 test rows of each; not evaluated, without test rows: class b")
+    assert class_results() == []  # a regression has none
+    assert class_results(a=(10, 5), b=(10, 3)) == [("passed", "2 classes, at least 3 test rows of each")]
+    assert class_results(a=(10, 5), b=(0, 3), c=(0, 0)) == [("failed", "no training row of class b, c")]
+    assert class_results(a=(10, 5), b=(10, 0)) == [("unknown", "too few rows: no test row of class b")]
+    (result,) = class_results(a=(10, 5), b=(10, 0), c=(10, 3))
+    assert result == ("passed", "2 classes, at least 3 test rows of each; not evaluated, without test rows: class b")
 
 
 def test_metrics_and_slices_need_rows_too() -> None:
     few = Sample(29, 29)
-    (verdict,) = apply_gates((MetricGate("auc", min=0.5),), dataclasses.replace(EVIDENCE, sample=few))
-    assert verdict["result"] == "unknown"
-    assert verdict["detail"].startswith("0.7500, too few rows")
+    (result,) = apply_gates((MetricGate("auc", min=0.5),), dataclasses.replace(EVIDENCE, sample=few))
+    assert result["result"] == "unknown"
+    assert result["detail"].startswith("0.7500, too few rows")
     assert passes(MetricGate("auc", min=0.5, rows=20), sample=few)
-    (verdict,) = apply_gates((SliceFloor("depot", "auc", min=0.1, rows=1000),), EVIDENCE)
-    assert verdict["result"] == "unknown"
+    (result,) = apply_gates((SliceFloor("depot", "auc", min=0.1, rows=1000),), EVIDENCE)
+    assert result["result"] == "unknown"
 
 
 def against(gate: BeatsChampion, **changes: object) -> list[dict[str, object]]:
@@ -114,7 +114,7 @@ def against(gate: BeatsChampion, **changes: object) -> list[dict[str, object]]:
 
 
 def passed(verdicts: list[dict[str, object]]) -> list[object]:
-    return [verdict["passed"] for verdict in verdicts]
+    return [result["passed"] for result in verdicts]
 
 
 def test_the_champion_loses_only_to_a_significantly_better_model_or_within_a_margin() -> None:
@@ -148,9 +148,9 @@ def test_a_better_model_must_not_lose_calibration_or_a_slice() -> None:
 def test_the_gate_passes_without_champion_and_fails_if_it_cannot_be_compared() -> None:
     assert passes(BeatsChampion())
     shut = dataclasses.replace(EVIDENCE, comparison=Comparison(3, "its inputs x are missing"))
-    (verdict,) = apply_gates((BeatsChampion(),), shut)
-    assert not verdict["passed"]
-    assert "version 3 cannot be compared: its inputs x are missing" in str(verdict["detail"])
+    (result,) = apply_gates((BeatsChampion(),), shut)
+    assert not result["passed"]
+    assert "version 3 cannot be compared: its inputs x are missing" in str(result["detail"])
 
 
 def test_a_slice_floor_applies_to_every_large_slice() -> None:
@@ -160,6 +160,6 @@ def test_a_slice_floor_applies_to_every_large_slice() -> None:
     assert not passes(SliceFloor("depot", "auc", min=0.7, rows=10))
     assert not passes(SliceFloor("depot", "auc", min=0.7), slices=[part("odd", 900, None)])
     assert not passes(SliceFloor("other", "auc", min=0.9))  # none that could tell
-    (verdict,) = apply_gates((SliceFloor("depot", "auc", min=0.75),), EVIDENCE)
-    assert "south: 0.7000" in verdict["detail"]
-    assert "north" not in verdict["detail"]
+    (result,) = apply_gates((SliceFloor("depot", "auc", min=0.75),), EVIDENCE)
+    assert "south: 0.7000" in result["detail"]
+    assert "north" not in result["detail"]

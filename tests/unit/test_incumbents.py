@@ -50,7 +50,7 @@ def test_the_position_depends_on_the_keys_alone(deliveries: Problem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "values", "said"),
+    ("key", "values", "expected"),
     [
         ("city", ["Ulm", None], ["Ulm", None]),
         ("count", [2**60 + 1, 3.0], [2**60 + 1, 3]),
@@ -59,16 +59,18 @@ def test_the_position_depends_on_the_keys_alone(deliveries: Problem) -> None:
         ("since", ["2020-02-29T10:00:00+02:00"], ["2020-02-29T08:00:00.000000"]),
     ],
 )
-def test_keys_of_any_type_hash_alike_in_single_rows_and_batches(key: str, values: list[Any], said: list[Any]) -> None:
+def test_keys_of_any_type_hash_alike_in_single_rows_and_batches(
+    key: str, values: list[Any], expected: list[Any]
+) -> None:
     """Otherwise a deployment, or the size of a request, would move entities between models."""
     whole = contract()
     fields = tuple(f.model_copy(update={"nulls": True, "one_of": None, "ge": None, "le": None}) for f in whole.fields)
     reader = RowReader(whole.model_copy(update={"fields": fields}))
-    for value, exact in zip(values, said, strict=True):
+    for value, exact in zip(values, expected, strict=True):
         alone, many = reader.read([GOOD | {key: value}], NOW), reader.read([GOOD | {key: value}] * 20, NOW)
         assert not alone.faults
-        told = [_exact(some, key, 0) for some in (alone, many, many.part([3]))]
-        assert json.dumps(told) == json.dumps([exact] * 3)
+        hashed = [_exact(some, key, 0) for some in (alone, many, many.part([3]))]
+        assert json.dumps(hashed) == json.dumps([exact] * 3)
 
 
 def test_positions_are_uniform(deliveries: Problem) -> None:

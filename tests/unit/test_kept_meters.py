@@ -8,14 +8,14 @@ from prometheus_client import CollectorRegistry
 from services.telemetry.metrics import FLUSH_AT, Metrics
 
 
-def told(registry: CollectorRegistry, name: str, **labels: str) -> float:
+def sample_value(registry: CollectorRegistry, name: str, **labels: str) -> float:
     return registry.get_sample_value(f"truecourse_{name}", labels) or 0
 
 
 def test_counts_of_many_threads_add_up() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(["/predict"], registry)
-    before = told(registry, "requests_total", path="/predict", status="2xx")
+    before = sample_value(registry, "requests_total", path="/predict", status="2xx")
     rounds = 10 * FLUSH_AT + 7
 
     def worker() -> None:
@@ -32,11 +32,11 @@ def test_counts_of_many_threads_add_up() -> None:
         thread.join()
     metrics.flush()
     metrics.flush()
-    assert told(registry, "requests_total", path="/predict", status="2xx") - before == 4 * rounds
-    assert told(registry, "feature_reads_total", view="a view") == 8 * rounds
-    assert told(registry, "feature_misses_total", view="a view") == 4 * (rounds // 2)
-    assert told(registry, "request_seconds_count", path="/predict") == 4 * rounds
-    assert told(registry, "feature_age_seconds_sum", view="a view") == 20 * rounds
+    assert sample_value(registry, "requests_total", path="/predict", status="2xx") - before == 4 * rounds
+    assert sample_value(registry, "feature_reads_total", view="a view") == 8 * rounds
+    assert sample_value(registry, "feature_misses_total", view="a view") == 4 * (rounds // 2)
+    assert sample_value(registry, "request_seconds_count", path="/predict") == 4 * rounds
+    assert sample_value(registry, "feature_age_seconds_sum", view="a view") == 20 * rounds
 
 
 def test_buffered_counts_are_flushed_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +47,6 @@ def test_buffered_counts_are_flushed_when_read(monkeypatch: pytest.MonkeyPatch) 
     metrics = Metrics(["/explain"], registry)
     for _ in range(3):
         metrics.count_request("/explain", 422, 0.001)
-    before = told(registry, "requests_total", path="/explain", status="4xx")
+    before = sample_value(registry, "requests_total", path="/explain", status="4xx")
     metrics.exposition()
-    assert told(registry, "requests_total", path="/explain", status="4xx") == before + 3
+    assert sample_value(registry, "requests_total", path="/explain", status="4xx") == before + 3

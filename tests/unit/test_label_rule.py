@@ -26,8 +26,8 @@ def world(kind: Kind, n: int, random: np.random.Generator, moved: float = 0.0) -
     """Predictions of the label model for n rows, and labels that follow them. `moved`: drift of the world towards the
     last class (a regression: up)."""
     if kind == "regression":
-        said = random.normal(moved, 1.0, n)
-        return said, said + random.normal(0, 0.5, n)
+        predicted = random.normal(moved, 1.0, n)
+        return predicted, predicted + random.normal(0, 0.5, n)
     shares = random.dirichlet([0.2] * (CLASSES[kind] - 1) + [0.2 + moved], n)
     labels = (shares.cumsum(axis=1) < random.random(n)[:, None]).sum(axis=1)
     return (shares[:, 1] if kind == "binary" else shares), labels
@@ -42,20 +42,20 @@ def turned(kind: Kind, labels: Array, random: np.random.Generator, share: float 
     return np.where((labels == last) & (random.random(len(labels)) < share), last - 1, labels)
 
 
-def cohort(kind: Kind, day: int, said: Array, labels: Array) -> Cohort:
+def cohort(kind: Kind, day: int, predicted: Array, labels: Array) -> Cohort:
     """The model, which decided earlier, is half as certain as the label model."""
     if kind == "regression":
-        output = 0.5 * said
+        output = 0.5 * predicted
     elif kind == "binary":
-        output = 0.25 + 0.5 * said
+        output = 0.25 + 0.5 * predicted
     else:
-        output = 0.5 * said + 0.5 / CLASSES[kind]
-    judged, told = ScoredRows.of(kind, labels, output), label_residuals(kind, said, labels)
+        output = 0.5 * predicted + 0.5 / CLASSES[kind]
+    judged, residuals = ScoredRows.of(kind, labels, output), label_residuals(kind, predicted, labels)
     return cohort_of(
         judged,
         day,
         bins=((len(labels), judged.score.sum(), judged.outcome.sum()),),
-        **told.sums(np.arange(len(labels))),
+        **residuals.sums(np.arange(len(labels))),
     )
 
 
@@ -70,8 +70,8 @@ def found(kind: Kind, days: Sequence[Cohort]) -> list[Alarm]:
 def history(kind: Kind, seed: int, clean: int, planted: int = 0) -> list[Cohort]:
     random, days = np.random.default_rng(seed), []
     for day in range(30 + clean + planted):
-        said, labels = world(kind, A_DAY, random)
-        days.append(cohort(kind, day, said, turned(kind, labels, random) if day >= 30 + clean else labels))
+        predicted, labels = world(kind, A_DAY, random)
+        days.append(cohort(kind, day, predicted, turned(kind, labels, random) if day >= 30 + clean else labels))
     return days
 
 
@@ -80,12 +80,12 @@ def test_a_new_label_rule_is_detected_on_its_first_day_without_false_alarms(kind
     for seed in range(10):
         days = history(kind, seed, clean=60, planted=1)
         assert found(kind, days[:-1]) == []
-        told = {alarm.stream: alarm for alarm in found(kind, days)}
-        assert told["turned"].since == FIRST + timedelta(days=90)
+        alarms = {alarm.stream: alarm for alarm in found(kind, days)}
+        assert alarms["turned"].since == FIRST + timedelta(days=90)
         if kind != "regression":
-            assert told["turned"].direction == CLASSES[kind] - 1
-            assert told["turned"].size == pytest.approx(TURNED, abs=0.15)
-        assert told["turned"].evidence >= threshold(QualityWatch(), CLASSES[kind])
+            assert alarms["turned"].direction == CLASSES[kind] - 1
+            assert alarms["turned"].size == pytest.approx(TURNED, abs=0.15)
+        assert alarms["turned"].evidence >= threshold(QualityWatch(), CLASSES[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,13 +118,13 @@ def test_benchmark_results_with_storms_hold() -> None:
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
 def test_labels_that_follow_the_label_model_do_not_contradict_it(kind: Kind) -> None:
     random = np.random.default_rng(1)
-    said, labels = world(kind, 200_000, random)
-    clean = label_residuals(kind, said, labels)
+    predicted, labels = world(kind, 200_000, random)
+    clean = label_residuals(kind, predicted, labels)
     assert clean.distance.mean() == pytest.approx(0, abs=0.003)
     assert (clean.flips[..., 0].mean(axis=0) <= 0.02).all()
-    other = label_residuals(kind, said, turned(kind, labels, random, 0.1))
+    other = label_residuals(kind, predicted, turned(kind, labels, random, 0.1))
     last = CLASSES[kind] - 1
-    before, after = (told.flips.sum(axis=0)[:, 0] / told.flips.sum(axis=0)[:, 1] for told in (clean, other))
+    before, after = (alarms.flips.sum(axis=0)[:, 0] / alarms.flips.sum(axis=0)[:, 1] for alarms in (clean, other))
     assert after[last] - before[last] == pytest.approx(0.1, abs=0.02)
     assert abs(after[0] - before[0]) < 0.03 if kind == "multiclass" else True
 
@@ -134,8 +134,8 @@ def test_a_rarely_certain_class_gives_no_result() -> None:
     random = np.random.default_rng(2)
     days = []
     for day in range(120):
-        said, labels = world("binary", A_DAY, random)
-        rare = np.where(said > 0.5, np.where(np.cumsum(said > 0.5) <= 2, said, 1 - said), said)
+        predicted, labels = world("binary", A_DAY, random)
+        rare = np.where(predicted > 0.5, np.where(np.cumsum(predicted > 0.5) <= 2, predicted, 1 - predicted), predicted)
         labels = (random.random(A_DAY) < rare).astype(np.int64)
         days.append(cohort("binary", day, rare, labels))
     assert max(one.turned[1][1] for one in days) < 100

@@ -28,7 +28,7 @@ def cohorts(hours: Sequence[float], labelled: int = 98) -> list[Cohort]:
     ]  # fmt: skip
 
 
-def told(days: list[Cohort]) -> list[Finding]:
+def find_problems(days: list[Cohort]) -> list[Finding]:
     return check_labels(PROBLEM, 0.98, days)
 
 
@@ -36,11 +36,11 @@ USUAL = [5.0, 5.5, 4.5, 5.2, 4.8, 6.0, 5.1, 5.0]
 
 
 def test_labels_with_usual_delay_are_no_finding() -> None:
-    assert told(cohorts([*USUAL, 5.3])) == []
+    assert find_problems(cohorts([*USUAL, 5.3])) == []
 
 
 def test_late_labels_are_a_warning() -> None:
-    (found,) = told(cohorts([*USUAL, 9.5]))
+    (found,) = find_problems(cohorts([*USUAL, 9.5]))
     assert (found.check, found.subject, found.cause, found.page) == ("quality", "labels", "labels late", False)
     assert found.sentence == "Half of the labels of 2024-01-09 took 9.5 hours or more, 5.0 hours is usual."
     assert (found.figures["lag"], found.figures["usual_lag"]) == (9.5, pytest.approx(5.05))
@@ -56,7 +56,7 @@ def test_late_labels_are_a_warning() -> None:
     ids=lambda one: one if isinstance(one, str) else "",
 )
 def test_slightly_late_labels_are_no_finding(hours: list[float], why: str) -> None:
-    assert told(cohorts(hours)) == [], why
+    assert find_problems(cohorts(hours)) == [], why
 
 
 def base_rate(days: list[Cohort]) -> float:
@@ -94,13 +94,13 @@ def test_reweighting_by_score_corrects_selection_by_score_only() -> None:
 
 
 def test_delays_of_five_weeks_ago_no_longer_count() -> None:
-    assert told(cohorts([9.6, *USUAL * 4, 9.5]))[0].cause == "labels late"
+    assert find_problems(cohorts([9.6, *USUAL * 4, 9.5]))[0].cause == "labels late"
 
 
 def test_missing_labels_take_precedence_over_late_ones() -> None:
     days = cohorts([*USUAL, 9.5])
     few = days[-1].model_copy(update={"labelled": 60})
-    (found,) = told([*days[:-1], few])
+    (found,) = find_problems([*days[:-1], few])
     assert (found.cause, found.page) == ("labels missing", False)
-    (found,) = told([*days[:-1], few.model_copy(update={"labelled": 30})])
+    (found,) = find_problems([*days[:-1], few.model_copy(update={"labelled": 30})])
     assert (found.cause, found.page) == ("labels missing", True)

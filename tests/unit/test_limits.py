@@ -45,8 +45,8 @@ def test_after_retry_after_a_token_is_available(rate: float, burst: int, steps: 
 @given(st.integers(1, 8), st.floats(0.1, 50), st.integers(8, 40), waits)
 def test_all_workers_together_grant_no_more(count: int, rate: float, burst: int, steps: list[float]) -> None:
     clock, taken = Clock(), 0
-    told = per_worker(Settings(workers=count, rate_limit=rate, rate_burst=burst))
-    workers = [Buckets(told.rate_limit, told.rate_burst, clock=clock) for _ in range(count)]
+    limits = per_worker(Settings(workers=count, rate_limit=rate, rate_burst=burst))
+    workers = [Buckets(limits.rate_limit, limits.rate_burst, clock=clock) for _ in range(count)]
     for step in steps:
         clock.now += step
         taken += sum(worker.take("a") == 0 for worker in workers)

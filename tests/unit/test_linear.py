@@ -94,14 +94,14 @@ def test_the_trees_predict_like_the_linear_model(kind: Kind, home: object) -> No
     matrix, labels = table(kind)
     model, others = begun(kind, matrix, labels), table(kind, seed=1)[0]
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
-    said = baselines.predict(kind, model.vocabulary, fitted, matrix)
-    noise = 0.02 if kind != "regression" else 0.05 * np.std(labels - said)
+    predicted = baselines.predict(kind, model.vocabulary, fitted, matrix)
+    noise = 0.02 if kind != "regression" else 0.05 * np.std(labels - predicted)
     others[:, 1:5] = np.clip(others[:, 1:5], np.nanmin(matrix[:, 1:5], axis=0), np.nanmax(matrix[:, 1:5], axis=0))
     for rows in (matrix, others):
         wanted = baselines.compute_scores(kind, model.vocabulary, fitted, rows)
         off = wanted - model.margin(rows).reshape(wanted.shape)
         assert 0 < np.sqrt((off**2).mean()) < noise
-    loss, linear = (losses(kind, labels, answers).mean() for answers in (model.predict(matrix), said))
+    loss, linear = (losses(kind, labels, answers).mean() for answers in (model.predict(matrix), predicted))
     assert loss == pytest.approx(linear, rel=0.003)
 
 
@@ -122,9 +122,9 @@ def test_beyond_the_fitted_range_predictions_are_constant(home: object) -> None:
 def test_contributions_are_exact_and_those_of_a_linear_model(both: tuple[Kind, Model, Array, Array]) -> None:
     kind, model, matrix, labels = both
     rows = table(kind, 300, seed=2)[0]
-    said = model.contributions(rows)
-    assert np.isfinite(said).all()
-    np.testing.assert_allclose(said.sum(axis=-1), model.margin(rows), atol=2e-5)
+    predicted = model.contributions(rows)
+    assert np.isfinite(predicted).all()
+    np.testing.assert_allclose(predicted.sum(axis=-1), model.margin(rows), atol=2e-5)
     start = begun(kind, matrix, labels)
     alone = start.contributions(rows).reshape(len(rows), -1, rows.shape[1] + 1)
     fitted = baselines.fit_linear(kind, model.vocabulary, matrix, labels)
@@ -176,8 +176,8 @@ def test_held_out_rows_choose_the_form(kind: Kind, home: object) -> None:
 
 def test_a_worse_linear_model_is_not_chosen_by_noise(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
     def answers(alone: float, both: float) -> Callable[..., dict[str, float]]:
-        told = iter([alone, both])
-        return lambda *_, **__: {"value": (low := next(told)) + 1, "low": low, "high": low + 2}
+        intervals = iter([alone, both])
+        return lambda *_, **__: {"value": (low := next(intervals)) + 1, "low": low, "high": low + 2}
 
     for alone, both, form in ((0.1, -1.1, TREES), (0.1, -2.1, LINEAR_AND_TREES), (-0.1, -1.1, LINEAR_AND_TREES)):
         monkeypatch.setattr("truecourse.modeling.selection.paired_difference", answers(alone, both))

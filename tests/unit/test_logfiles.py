@@ -58,9 +58,9 @@ def failing(logger: logging.Logger, number: int) -> None:
 
 
 def test_a_cause_is_written_once_and_counted() -> None:
-    said = written(600, 1000, failing)
-    assert said.count("Traceback") == 1
-    assert "number 0" in said
+    log = written(600, 1000, failing)
+    assert log.count("Traceback") == 1
+    assert "number 0" in log
     counted = written(0, 5, failing)
     assert counted.count("Traceback") == 1
     assert counted.count("[again 1 times") == 4

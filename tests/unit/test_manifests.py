@@ -61,9 +61,9 @@ def test_pods_are_probed_and_replaced_one_by_one(config: DeploymentConfig) -> No
 
 def test_secrets_are_references_everywhere(config: DeploymentConfig) -> None:
     (container,) = named(config, "Deployment")["spec"]["template"]["spec"]["containers"]
-    told = {item["name"]: item for item in container["env"]}
-    assert "value" not in told["TRUECOURSE_S3_SECRET_ACCESS_KEY"]
-    assert told["TRUECOURSE_S3_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
+    variables = {item["name"]: item for item in container["env"]}
+    assert "value" not in variables["TRUECOURSE_S3_SECRET_ACCESS_KEY"]
+    assert variables["TRUECOURSE_S3_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
         "name": "truecourse", "key": "TRUECOURSE_S3_SECRET_ACCESS_KEY"
     }  # fmt: skip
     services = compose(config, VERSION, BENTO)["services"]

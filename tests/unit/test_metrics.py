@@ -74,11 +74,11 @@ def test_influence_equals_the_effect_of_one_more_day(kind: str) -> None:
     """With very many days, one more day changes the metric by its influence."""
     draw = np.random.default_rng(1)
     labels = draw.integers(0, 2, 4000).astype(float)
-    said = np.clip(0.4 + 0.3 * labels + draw.normal(0, 0.2, 4000), 0.01, 0.99)
+    scores = np.clip(0.4 + 0.3 * labels + draw.normal(0, 0.2, 4000), 0.01, 0.99)
     days = np.arange(4000) // 10
     more = np.append(np.arange(4000), np.arange(70, 80))  # day 7 twice
-    for name, before in samples(kind, labels, said, days).items():  # type: ignore[arg-type]
-        after = samples(kind, labels[more], said[more], days[more])[name][0]  # type: ignore[arg-type]
+    for name, before in samples(kind, labels, scores, days).items():  # type: ignore[arg-type]
+        after = samples(kind, labels[more], scores[more], days[more])[name][0]  # type: ignore[arg-type]
         assert after - before[0] == pytest.approx(influence(before)[7] / 400, rel=0.03, abs=1e-9)
         assert influence(before).mean() == pytest.approx(0, abs=1e-4)
 
@@ -121,11 +121,11 @@ def test_intervals_cover_the_truth_with_autocorrelated_days(correlation: float, 
 
 
 def test_one_day_has_no_interval_and_two_have_a_wide_one() -> None:
-    labels, said = np.array([1.0, 2, 3, 5]), np.array([1.5, 2, 3, 4])
-    one = measure("regression", labels, said, np.zeros(4, dtype=int))["rmse"]
+    labels, scores = np.array([1.0, 2, 3, 5]), np.array([1.5, 2, 3, 4])
+    one = measure("regression", labels, scores, np.zeros(4, dtype=int))["rmse"]
     assert one["value"] is not None
     assert (one["low"], one["high"]) == (None, None)
-    two = measure("regression", labels, said, np.array([0, 0, 1, 1]))["bias"]
+    two = measure("regression", labels, scores, np.array([0, 0, 1, 1]))["bias"]
     assert two["high"] - two["low"] > 3  # type: ignore[operator]
 
 

@@ -113,10 +113,10 @@ def test_a_broken_relation_is_detected_without_column_drift() -> None:
     random = np.random.default_rng(2)
     broken = drifted_in(changed(rows, "two", random.permutation))
     assert broken
-    assert all("relation" in told for told in broken)
-    assert any(told.startswith("two:") for told in broken)
+    assert all("relation" in text for text in broken)
+    assert any(text.startswith("two:") for text in broken)
     # Half a standard deviation is less than the weather makes of a week; what the other column tells gives it away.
-    assert any("two: relation" in told for told in drifted_in(changed(rows, "two", lambda values: values + 0.75)))
+    assert any("two: relation" in text for text in drifted_in(changed(rows, "two", lambda values: values + 0.75)))
     assert "three: spread" in " ".join(drifted_in(changed(rows, "three", lambda values: 2 * values)))
 
 

@@ -13,12 +13,12 @@ TRIALS = 120
 
 def result(kind: str, labels: Array, model: Array, constant: Array, linear: Array) -> tuple[str, str]:
     """The results of BeatsBaseline and NotWorseThanLinear on independent rows."""
-    rows, said = np.arange(len(labels)), {"constant": constant, "linear": linear}
+    rows, predictions = np.arange(len(labels)), {"constant": constant, "linear": linear}
     classes = {} if kind == "regression" else {str(c): (50, int((labels == c).sum())) for c in (0, 1)}
     evidence = Evidence(
         metric="log_loss",
         metrics={},
-        differences=lambda name: paired_difference(kind, labels, model, said[name], rows, successive=False),
+        differences=lambda name: paired_difference(kind, labels, model, predictions[name], rows, successive=False),
         constant=loss(kind, labels, constant),
         slices=[],
         sample=Sample(len(labels), len(labels), classes),
@@ -35,9 +35,9 @@ def test_noise_beats_the_baseline_in_at_most_5_percent(rows: int, base: float, s
         labels = (random.random(rows) < base).astype(np.float64)
         constant = np.full(rows, base)
         model = np.clip(base + random.normal(0, spread, rows), 0.001, 0.999)
-        said, _ = result("binary", labels, model, constant, constant)
-        passed += said == "passed"
-        assert said == "unknown" or rows >= 30
+        outcome, _ = result("binary", labels, model, constant, constant)
+        passed += outcome == "passed"
+        assert outcome == "unknown" or rows >= 30
     assert passed <= 0.05 * TRIALS
 
 

@@ -137,12 +137,12 @@ def quality(store: LocalStore, most: bool) -> str:
         "column": LONG, "value": LONG, "rows": 100, "calibration": [[5, 0.1, 0.2], [5, 0.4, 0.3]],
         "metrics": {"loss": {"now": 0.5, "before": 0.4, "difference": figure()}},
     }  # fmt: skip
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "version": 3, "timeline": days, "days": 30, "estimate": {"days": 3, "error": 0.1, "size": 0.1}, "rows": 9,
         "metrics": metrics, "window": ["2024-01-01", "2024-01-30"], "reference": LONG, "slices": [part] * 30,
         "calibration": [[5, 0.1, 0.2]], "open": [{"day": "2024-02-01", "decisions": 1, "estimate": None}] * 9,
     }  # fmt: skip
-    return qualitypage.page(PROBLEM, report("quality", most, **(told if most else {})))
+    return qualitypage.page(PROBLEM, report("quality", most, **(details if most else {})))
 
 
 def skew(store: LocalStore, most: bool) -> str:
@@ -151,12 +151,12 @@ def skew(store: LocalStore, most: bool) -> str:
         "overdue_median": 9.0, "overdue_most": 999999.0, "beyond_lag": 3, "examples": [LONG],
     }  # fmt: skip
     bare = {name: mismatch[name] for name in ("subject", "cause", "share", "features", "examples")}
-    told = {
+    details = {
         "window": {"start": NOW.isoformat(), "end": NOW.isoformat()}, "asked": 0, "audited": 0, "compared": {},
         "not_compared": {LONG: [LONG] * 50} if most else {}, "mismatches": [mismatch, bare] * 20 if most else [],
         "audit_share": 0.01, "audit_lag": 86400.0,
     }  # fmt: skip
-    made = report("skew", True, **told)
+    made = report("skew", True, **details)
     return render("skew.html", report=made if most else made.model_copy(update={"findings": ()}), problem=PROBLEM)
 
 
@@ -171,15 +171,15 @@ def drifted(store: LocalStore, most: bool) -> str:
     family = DriftResult(
         found, found if most else None, found if most else None, dict.fromkeys(names, 0.1) if most else {}
     )
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "timed": most, "model": {"version": 1, "sha256": "ab" * 32, "snapshot": "cd" * 32}, "threshold": 0.1,
         "window": {"start": NOW.isoformat() if most else None, "end": NOW.isoformat() if most else None},
         "false_alarm_rate": 0.05, "prediction": {"against": LONG},
     }  # fmt: skip
     if most:
         opinion = {"score": 1.0, "method": LONG, "drifted": True}
-        told |= {"opinions": {names[0]: opinion}, "sample": "a/b.parquet", "evidently": "a/b.html"}
-    made = report("drift", True, **told)
+        details |= {"opinions": {names[0]: opinion}, "sample": "a/b.parquet", "evidently": "a/b.html"}
+    made = report("drift", True, **details)
     return render(
         "drift.html", problem=PROBLEM, report=made if most else made.model_copy(update={"findings": ()}), data=family,
         scores=family if most else None, parts=None,
@@ -301,6 +301,6 @@ def test_a_failed_check_comes_first(store: LocalStore) -> None:
     Store(store).save(True)
     broken = Finding(check="quality", subject="check", cause=BROKEN, page=True, sentence="The check of quality broke.")
     report_store.save(store, Report.unavailable("quality", "p", NOW, broken.sentence, broken))
-    told = control_page.document(store, PROBLEM)
-    assert told["sentence"].startswith("The check of quality broke.")
-    assert {one["check"]: one["state"] for one in told["checks"]}["quality"] == "critical"
+    details = control_page.document(store, PROBLEM)
+    assert details["sentence"].startswith("The check of quality broke.")
+    assert {one["check"]: one["state"] for one in details["checks"]}["quality"] == "critical"

@@ -17,8 +17,8 @@ NOW = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
 
 def part(standing: Any, **more: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {"since": NOW - timedelta(minutes=3)} | more
-    return State(standing, **told).to_document("mlflow")
+    state: dict[str, Any] = {"since": NOW - timedelta(minutes=3)} | more
+    return State(standing, **state).to_document("mlflow")
 
 
 def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platform:
@@ -30,7 +30,7 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("state", "sentence"),
     [
         (part("up", restarts=2), "mlflow is up for 3.0 minutes, restarted 2 times."),
         (part("starting"), "mlflow is starting for 3.0 minutes."),
@@ -42,8 +42,8 @@ def running(home: Path, *parts: dict[str, Any], pid: int | None = None) -> Platf
          'mlflow is down for 3.0 minutes: ended by signal 9, restarted 1 time; last log line: "no database".'),
     ],
 )  # fmt: skip
-def test_each_state_is_described_by_a_sentence(told: dict[str, Any], sentence: str) -> None:
-    assert platform.sentence(told, NOW) == sentence.replace("3.0 minutes", "3 minutes")
+def test_each_state_is_described_by_a_sentence(state: dict[str, Any], sentence: str) -> None:
+    assert platform.sentence(state, NOW) == sentence.replace("3.0 minutes", "3 minutes")
 
 
 def test_only_parts_that_are_down_or_silent_are_findings(home: Path) -> None:
@@ -65,7 +65,7 @@ def test_killed_and_running_platforms_are_recognised(home: Path) -> None:
     running(home, part("up"), pid=2**22 + 1)
     assert platform.running_platform() is None
     assert platform.findings(NOW, "") == []
-    told = platform.state()
-    assert told is not None
-    assert (told["alive"], told["left"], told["parts"]) == (False, [], [])
+    state = platform.state()
+    assert state is not None
+    assert (state["alive"], state["left"], state["parts"]) == (False, [], [])
     assert asdict(made)["parts"], "what it said last is of no use any more"

@@ -26,7 +26,7 @@ SENT = ENTRY | {"features": ENTRY["features"] | {"depot": "category", "promised"
 """As workers write it: what the request holds is not told twice."""
 
 
-def told(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:
+def read_record(masks: Masks, written: dict[str, Any]) -> dict[str, Any]:
     """The single record of the entry, with private values hidden."""
     (found,) = entry_records(encode_entry(masks.apply(written)))
     return found
@@ -49,11 +49,11 @@ def marked(problem: Problem) -> Problem:
 
 def test_hashed_values_are_comparable_and_dropped_ones_absent(problem: Problem) -> None:
     masks = Masks.of(marked(problem), b"secret")
-    found = told(masks, SENT)
+    found = read_record(masks, SENT)
     assert found["request"].keys() == {"courier", "depot", "promised"}
     assert found["request"]["courier"].startswith(HASHED)
-    assert found["request"]["courier"] == told(masks, SENT)["request"]["courier"]
-    other = told(Masks.of(marked(problem), b"another"), SENT)
+    assert found["request"]["courier"] == read_record(masks, SENT)["request"]["courier"]
+    other = read_record(Masks.of(marked(problem), b"another"), SENT)
     assert found["request"]["courier"] != other["request"]["courier"]
     for written in (ENTRY, SENT):
         assert b"c03" not in encode_entry(masks.apply(written))
@@ -62,7 +62,7 @@ def test_hashed_values_are_comparable_and_dropped_ones_absent(problem: Problem) 
 
 def test_a_feature_is_hashed_alike_everywhere(problem: Problem) -> None:
     masks = Masks({"depot": "hash", "promised": "hash"}, b"secret")
-    sent, looked_up = told(masks, SENT), told(masks, ENTRY)
+    sent, looked_up = read_record(masks, SENT), read_record(masks, ENTRY)
     assert sent["features"]["depot"] == sent["request"]["depot"] == looked_up["features"]["depot"]
     assert sent["features"]["promised"] == sent["request"]["promised"] == looked_up["features"]["promised"]
     assert sent["features"]["distance"] == 4.25
@@ -73,7 +73,7 @@ def test_features_of_a_private_field_are_dropped_too(problem: Problem) -> None:
     assert names == {
         "courier": "hash", "distance": "drop", "hour": "drop", "weekend": "drop", "km_a_minute": "drop"
     }  # fmt: skip
-    found = told(Masks.of(marked(problem), b"secret"), SENT)
+    found = read_record(Masks.of(marked(problem), b"secret"), SENT)
     assert found["features"] == {"depot": "north", "promised": 45}
     assert [part["feature"] for part in found["contributions"]] == ["depot", "promised"]
 
@@ -83,7 +83,7 @@ def test_without_a_secret_nothing_is_hashed(problem: Problem, caplog: pytest.Log
         masks = Masks.of(marked(problem), b"")
     assert "TRUECOURSE_LOG_SECRET" in caplog.text
     assert "courier" in caplog.text
-    assert "courier" not in told(masks, SENT)["request"]
+    assert "courier" not in read_record(masks, SENT)["request"]
 
 
 def test_a_problem_without_private_fields_is_logged_in_full(problem: Problem) -> None:

@@ -18,12 +18,12 @@ def test_a_long_step_prints_progress_every_few_seconds(
             progress.emit(logging.LogRecord("truecourse", logging.INFO, "", 0, "round %d of at most 600", (7,), None))
             for _ in range(100):
                 time.sleep(0.05)
-                said = capsys.readouterr().err
-                if "round 7 of at most 600" in said:
+                output = capsys.readouterr().err
+                if "round 7 of at most 600" in output:
                     break
             tell("done")
-        assert "… train" in said
-        assert "register" not in said, "only what runs"
+        assert "… train" in output
+        assert "register" not in output, "only what runs"
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("✓ train")
     time.sleep(0.15)

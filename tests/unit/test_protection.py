@@ -74,9 +74,9 @@ WHOLE: Message = {"type": "http.request", "body": b"{}", "more_body": False}
 
 @pytest.mark.parametrize(("body", "status"), [([WHOLE], 504), ([], 408)])
 def test_late_requests_time_out(home: Path, body: list[Message], status: int) -> None:
-    start, told = asked(layer(Patient()), scope("/predict"), list(body))
+    start, response = asked(layer(Patient()), scope("/predict"), list(body))
     assert start["status"] == status
-    assert b"0.05 s" in told["body"]
+    assert b"0.05 s" in response["body"]
 
 
 def test_each_request_times_out_at_its_own_time(home: Path) -> None:

@@ -46,14 +46,14 @@ def test_two_waiting_callers_get_equal_time_up_to_one_request(requests: Sent) ->
 @given(sent, callers)
 def test_the_work_ahead_equals_what_is_served_before(requests: Sent, caller: str) -> None:
     queue = filled(requests)
-    told, done = queue.ahead(caller), 0.0
+    announced, done = queue.ahead(caller), 0.0
     queue.push(caller, 0.001, (caller, -1, 0.001))
     while (found := queue.pop())[1] >= 0:
         done += found[2]
     a_request_of_each = sum(max((took for who, took in requests if who == one), default=0.0) for one in "abcd")
-    assert abs(told - done) <= a_request_of_each + 1e-9
+    assert abs(announced - done) <= a_request_of_each + 1e-9
     if {who for who, _ in requests} == {caller}:
-        assert abs(told - done) < 1e-9
+        assert abs(announced - done) < 1e-9
 
 
 def test_light_callers_are_served_before_a_heavy_callers_backlog() -> None:

@@ -35,8 +35,8 @@ def test_a_timeline_keeps_every_state_and_drops_details(tmp_path: Path) -> None:
         found = report(day, "a").model_copy(update={"figures": {"largest": 0.5 * day}})
         report_store.save(store, found.model_copy(update={"findings": ()}) if well else found)
     marks = report_store.timeline(store, "deliveries", "drift")
-    told = [((mark.at - MONDAY).days, mark.state, mark.largest) for mark in marks]
-    assert told == [(2, "critical", 1.0), (3, "ok", 1.5), (122, "critical", 61.0)]
+    states = [((mark.at - MONDAY).days, mark.state, mark.largest) for mark in marks]
+    assert states == [(2, "critical", 1.0), (3, "ok", 1.5), (122, "critical", 61.0)]
 
 
 def test_frequent_checks_keep_one_report_an_hour_unless_findings_change(tmp_path: Path) -> None:

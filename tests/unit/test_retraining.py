@@ -91,9 +91,9 @@ def test_many_findings_trigger_one_retraining_recorded_with_them(tmp_path: Path)
     gates = [{"gate": "log_loss", "result": "passed", "passed": True, "detail": ""}]
     ended = retraining_runs.end(store, "plain", attempt.number, at + hours(1), version, gates, champion=True)
     assert (ended.outcome, ended.version, ended.alarms) == ("champion", 2, attempt.alarms)
-    told = record.history(store, "plain")[-1]
-    assert told.attempt == ended
-    assert told.sentence == "Version 2 is champion: its gate passed."
+    event = record.history(store, "plain")[-1]
+    assert event.attempt == ended
+    assert event.sentence == "Version 2 is champion: its gate passed."
 
 
 def test_cool_down_and_weekly_budget_apply(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def office(champion: int, challenger: int, action: str = "register", share: floa
 
 
 @pytest.mark.parametrize(
-    ("history", "told"),
+    ("history", "expected"),
     [
         ([office(1, 1), office(1, 2)], []),
         ([office(1, 2), office(1, 2, share=0.1), office(2, 2, "promote")], ["promoted"]),
@@ -173,7 +173,7 @@ def office(champion: int, challenger: int, action: str = "register", share: floa
         ([office(1, 2), office(1, 2, share=0.1), office(1, 3, "register")], []),
     ],
 )
-def test_the_outcome_follows_the_version(tmp_path: Path, history: Sequence[Aliases], told: list[str]) -> None:
+def test_the_outcome_follows_the_version(tmp_path: Path, history: Sequence[Aliases], expected: list[str]) -> None:
     store = LocalStore(tmp_path)
     at = found(store, 0, "concept drift")
     attempt = retraining_runs.begin(store, problem(), at)
@@ -181,10 +181,10 @@ def test_the_outcome_follows_the_version(tmp_path: Path, history: Sequence[Alias
     version = ModelVersion(problem="plain", version=2, run_id="r", model_sha256="0")
     retraining_runs.end(store, "plain", attempt.number, at, version, [], champion=False)
     events = retraining_runs.follow(store, "plain", history, at + days(1))
-    assert [event.kind for event in events] == told
+    assert [event.kind for event in events] == expected
     assert retraining_runs.follow(store, "plain", history, at + days(2)) == []
     now = record.load_record(store, "plain")
     assert now is not None
     assert now.attempts[0].outcome == {"promoted": "champion", "rolled back": "rolled back"}.get(
-        "".join(told), "challenger"
+        "".join(expected), "challenger"
     )

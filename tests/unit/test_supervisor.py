@@ -43,8 +43,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(home: Path) -> Iterator[Callable[..., Supervisor]]:
     running = []
 
-    def begin(*parts: Part, told: Callable[[Any], None] = lambda states: None) -> Supervisor:
-        running.append(Supervisor(parts, told))
+    def begin(*parts: Part, on_change: Callable[[Any], None] = lambda states: None) -> Supervisor:
+        running.append(Supervisor(parts, on_change))
         running[-1].start()
         return running[-1]
 
@@ -82,8 +82,8 @@ def up(of: Supervisor, *names: str) -> bool:
 def test_a_dead_process_is_restarted_without_affecting_others(
     number: signal.Signals, run: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
-    ports, told = free_ports(2), []
-    of = run(serving("one", ports[0], tmp_path), serving("other", ports[1], tmp_path), told=told.append)
+    ports, snapshots = free_ports(2), []
+    of = run(serving("one", ports[0], tmp_path), serving("other", ports[1], tmp_path), on_change=snapshots.append)
     wait_until(lambda: up(of, "one", "other"), 20, "both")
     other, pid = state(of, "other")["pid"], state(of, "one")["pid"]
     os.kill(pid, number)
@@ -91,7 +91,7 @@ def test_a_dead_process_is_restarted_without_affecting_others(
     assert state(of, "one")["restarts"] == 1
     assert state(of, "other")["pid"] == other
     assert state(of, "other")["restarts"] == 0
-    down = next(s for states in told for s in states if s["part"] == "one" and s["standing"] == "down")
+    down = next(s for states in snapshots for s in states if s["part"] == "one" and s["standing"] == "down")
     assert down["cause"] == f"ended by signal {int(number)}"
     assert down["said"] == f"listening as {pid}"
     log = (tmp_path / "one.log").read_text()

@@ -67,7 +67,7 @@ def test_the_log_is_checkpointed_every_few_commits(tables: Tables, tmp_path: Pat
     sums = list((tmp_path / "storage" / "log" / "_delta_log").glob("*.checkpoint.parquet"))
     assert len(sums) == 2
     assert len(Tables(Settings(home=tmp_path)).read(version)) == 3 * (2 * CHECKPOINT_EVERY + 1)
-    assert [said["number"] for _, said in tables.commits("log")] == list(range(2 * CHECKPOINT_EVERY + 1))
+    assert [info["number"] for _, info in tables.commits("log")] == list(range(2 * CHECKPOINT_EVERY + 1))
 
 
 def test_only_the_changes_between_two_versions_are_read(tables: Tables) -> None:

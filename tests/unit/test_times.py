@@ -44,16 +44,16 @@ def test_a_column_is_parsed_like_its_single_texts(texts):
 
 @given(moment=MOMENTS, zone=st.integers(-14 * 60, 14 * 60))
 def test_pythons_iso_times_are_read_exactly(moment, zone):
-    told = moment.replace(tzinfo=UTC)
+    expected = moment.replace(tzinfo=UTC)
     for text in (moment.isoformat(), moment.isoformat(" "), f"{moment.isoformat()}Z"):
-        assert one(text) == told
-        assert read_time(pa.array([text])).to_pylist() == [told]
-    if IN_RANGE[0] + timedelta(days=1) < told < IN_RANGE[1] - timedelta(days=1):
+        assert one(text) == expected
+        assert read_time(pa.array([text])).to_pylist() == [expected]
+    if IN_RANGE[0] + timedelta(days=1) < expected < IN_RANGE[1] - timedelta(days=1):
         from datetime import timezone
 
-        text = told.astimezone(timezone(timedelta(minutes=zone))).isoformat()
-        assert one(text) == told
-        assert read_time(pa.array([text])).to_pylist() == [told]
+        text = expected.astimezone(timezone(timedelta(minutes=zone))).isoformat()
+        assert one(text) == expected
+        assert read_time(pa.array([text])).to_pylist() == [expected]
 
 
 @pytest.mark.parametrize("format", FORMATS)

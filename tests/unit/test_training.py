@@ -144,14 +144,14 @@ def test_stored_validation_predictions_are_out_of_fold(folds: int, home: object)
     spec = problem(rounds=60, learning_rate=0.3, folds=folds)
     rows = frame(spec)
     trained = train(spec, rows)
-    places, said = read_out_of_fold(out_of_fold_bytes(trained))
+    places, scores = read_out_of_fold(out_of_fold_bytes(trained))
     assert set(rows["split"].take(pa.array(places)).to_pylist()) == {"validate"}
     assert len(places) == len(set(places.tolist())) == pc.sum(pc.equal(rows["split"], "validate")).as_py()
     fitted = trained.model.predict(matrix_of(trained.model.vocabulary, rows.take(pa.array(places))))
     labels = trained.model.vocabulary.labels(rows.take(pa.array(places)))
-    kept, own = (losses("binary", labels, one).mean() for one in (said, fitted))
+    kept, own = (losses("binary", labels, one).mean() for one in (scores, fitted))
     assert kept > own + 0.01, "a model is surer of what it was fitted to"
-    assert np.corrcoef(said, fitted)[0, 1] > 0.8
+    assert np.corrcoef(scores, fitted)[0, 1] > 0.8
 
 
 def test_test_rows_are_never_used(home: object) -> None:

@@ -16,12 +16,12 @@ from truecourse.wording import counted, counted_of, nearest, suggestion
 
 
 @pytest.mark.parametrize(
-    ("number", "noun", "said"),
+    ("number", "noun", "expected"),
     [(0, "row", "0 rows"), (1, "row", "1 row"), (1204, "row", "1,204 rows"), (2, "query", "2 queries"),
      (2, "day", "2 days"), (2, "class", "2 classes"), (3, "batch", "3 batches"), (2, "link back", "2 link backs")],
 )  # fmt: skip
-def test_nouns_agree_with_their_count(number: int, noun: str, said: str) -> None:
-    assert counted(number, noun) == said
+def test_nouns_agree_with_their_count(number: int, noun: str, expected: str) -> None:
+    assert counted(number, noun) == expected
 
 
 def test_a_part_of_a_whole() -> None:
@@ -67,7 +67,7 @@ def write(problems: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("from truecourse.problem import Table\nPROBLEM = Table('t', collumns={})", "did you mean columns?"),
         ("from truecourse.problem import Text\nPROBLEM = Text(descripton='x')", "did you mean description?"),
@@ -75,11 +75,11 @@ def write(problems: Path, text: str) -> None:
         ("from truecourse.problem import *\nPROBLEM = Problme()", "did you mean Problem?"),
     ],
 )
-def test_a_misspelt_word_of_a_problem_gets_a_hint(problems: Path, text: str, said: str) -> None:
+def test_a_misspelt_word_of_a_problem_gets_a_hint(problems: Path, text: str, message: str) -> None:
     write(problems, text)
     with pytest.raises(ProblemError) as raised:
         load_problem("p")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "problem.py:" in str(raised.value)
 
 

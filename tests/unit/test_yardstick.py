@@ -53,10 +53,10 @@ def test_too_few_days_are_unknown_with_the_missing_number(earlier: int) -> None:
     """Decisions on the first of each month: two chose the model, and two were held out."""
     before, now = days(0, earlier, every=30), days(150, 1)
     figures = closed_figures(PROBLEM, before, now, now)
-    told = figures["metrics"]["log_loss"]
-    assert told["now"]["value"] > 0
+    loss = figures["metrics"]["log_loss"]
+    assert loss["now"]["value"] > 0
     assert figures["metrics"]["excess_loss"]["now"]["value"] == pytest.approx(0, abs=0.1)
-    assert (told["difference"] is None) == (told["reference"] is None) == (earlier == 0)
+    assert (loss["difference"] is None) == (loss["reference"] is None) == (earlier == 0)
     sentence = _summary(PROBLEM, figures | {"reference": "held-out days"}, earlier)
     assert "no lasting change of quality" not in sentence
     assert "Whether it changed is unknown: " in sentence

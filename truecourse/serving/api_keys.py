@@ -1,7 +1,7 @@
-"""API keys: who may ask the endpoint for what, until when.
+"""API keys with scopes and expiry.
 
-Only hashes are stored, as a ledger in object storage that every endpoint follows: its newest entry lists all keys that
-hold. A key is 32 random bytes, so no guess at it can succeed and a slow hash would protect nothing more: SHA-256 it is.
+Only hashes are stored, in a ledger in object storage that every endpoint follows; its newest entry lists all valid
+keys. A key is 32 random bytes, so that SHA-256 suffices: a slow hash would add no protection.
 """
 
 import secrets
@@ -22,7 +22,7 @@ _TRIES = 5
 
 
 class ApiKey(Reference):
-    """A key as it is stored: `sha256` of its text, `expires` None for never. Times are UTC."""
+    """A stored key: `sha256` of its text; `expires`: None for never. Times are UTC."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class ApiKey(Reference):
 
 
 class Keys(Entry):
-    """All keys that hold; one that was revoked is only in earlier entries."""
+    """All valid keys. A revoked key is only in earlier entries."""
 
     keys: tuple[ApiKey, ...] = ()
 
@@ -43,12 +43,12 @@ def ledger() -> Ledger[Keys]:
 
 
 def current() -> Keys:
-    """The keys as they stand; number 0, with no key, before the first entry."""
+    """Return the newest entry; before the first one, number 0 without keys."""
     return ledger().newest() or Keys(number=0, action="none", reason="", author="", at=datetime.fromtimestamp(0, UTC))
 
 
 def create(name: str, scopes: tuple[Scope, ...], days: float | None = None) -> tuple[ApiKey, str]:
-    """A new key, and its text, which nobody can find out again. `days`: how long it holds."""
+    """Create a key. Returns it with its text, which is not stored. `days`: how long it is valid, None for ever."""
     now, number = datetime.now(UTC), secrets.token_hex(4)
     text = f"tc_{number}_{secrets.token_urlsafe(32)}"
     key = ApiKey(
@@ -64,7 +64,7 @@ def create(name: str, scopes: tuple[Scope, ...], days: float | None = None) -> t
 
 
 def revoke(number: str) -> ApiKey:
-    """The key that no longer holds. Raises NotFound if there is none of that id."""
+    """Revoke a key and return it. Raises NotFound if there is none with this id."""
     found: list[ApiKey] = []
 
     def without(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
@@ -78,7 +78,7 @@ def revoke(number: str) -> ApiKey:
 
 
 def _change(edit: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]], action: str, reason: str) -> None:
-    """Two changes at once both come to hold: who loses the race for the number reads again."""
+    """Append an edited entry. If another writer takes the number first, read again and retry, so both changes apply."""
     for left in reversed(range(_TRIES)):
         seen = current()
         changed = {"keys": edit(seen.keys), "number": seen.number + 1, "action": action, "reason": reason}

@@ -1,7 +1,7 @@
-"""Batches of predictions: what a row of the predictions table holds, and which parts of a batch are done.
+"""Batch scoring: the columns of the predictions table, and the progress of a batch.
 
-A batch is one source scored by one model. It is written part by part, each part one commit that replaces the rows of
-its span, so that whatever is repeated leaves no duplicates, and what a killed run did not reach is known.
+A batch is one source scored by one model. Each part (span) of it is one commit that replaces the span's rows. Repeated
+runs therefore leave no duplicates, and the commits show what a killed run did not reach.
 """
 
 import json
@@ -26,9 +26,9 @@ from truecourse.references import ModelVersion, TableVersion, Window
 from truecourse.storage.tables import Tables
 
 CHUNK_ROWS = 200_000
-"""About as many rows are held at once."""
+"""Approximate number of rows in memory at once."""
 SCORE = f"{RESERVED_PREFIX}score"
-"""Of a multiclass model one column a class, `_tc_score_<class>`: see score_columns()."""
+"""For multiclass models one column per class, `_tc_score_<class>`: see score_columns()."""
 PREDICTION = f"{RESERVED_PREFIX}prediction"
 MODEL_VERSION = f"{RESERVED_PREFIX}model_version"
 MODEL_SHA256 = f"{RESERVED_PREFIX}model_sha256"
@@ -36,11 +36,11 @@ SCORED_AT = f"{RESERVED_PREFIX}scored_at"
 CONTRIBUTIONS = f"{RESERVED_PREFIX}contributions"
 BATCH = f"{RESERVED_PREFIX}batch"
 ROW = f"{RESERVED_PREFIX}row"
-"""A row's place in its source."""
+"""A row's position in its source."""
 SCORED = "_scored"
-"""Under this, in place of a table's name, the bytes of scored files are kept."""
+"""The archive's folder for the bytes of scored files, in place of a table's name."""
 _OURS = (SCORE, PREDICTION, MODEL_VERSION, MODEL_SHA256, SCORED_AT, CONTRIBUTIONS, BATCH, ROW)
-"""Our columns of the predictions table, beside the user's."""
+"""Our columns of the predictions table, in addition to the user's."""
 _EPOCH = datetime(1970, 1, 1)
 _WIDEST, _NARROWEST = timedelta(days=512), timedelta(minutes=15)
 
@@ -50,8 +50,10 @@ def predictions_table(problem: str) -> str:
 
 
 def find_scored_rows(tables: Tables, problem: str, id: str) -> list[dict[str, Any]]:
-    """The predictions of the rows with this id as records, the last scored first: our columns by their bare names,
-    `scores` by class of a multiclass model, the row's own under `values`, and the key of the `file` that it lies in."""
+    """Find the predictions of rows with this id, the most recently scored first.
+
+    Each record has our columns without prefix, `scores` by class (multiclass), the user's columns in `values`, and the
+    key of its `file`."""
     reference = tables.version(predictions_table(problem))
     if reference is None:
         return []
@@ -68,13 +70,13 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def rejected_table(problem: str) -> str:
-    """Rows of files that break the contract."""
+    """Return the table of rows of files that violate the contract."""
     return f"rejected/{problem}"
 
 
 @dataclass(frozen=True)
 class Span:
-    """Part of a batch, from `start` up to but without `end`: decision times (naive UTC), or places in the source."""
+    """Part of a batch, [start, end): decision times (naive UTC), or row positions in the source."""
 
     start: datetime | int
     end: datetime | int
@@ -89,7 +91,7 @@ class Span:
         return bool(self.start < other.end and other.start < self.end)  # type: ignore[operator]
 
     def predicate(self, batch: str) -> str:
-        """The Delta predicate of the span's rows."""
+        """Return the Delta predicate of the span's rows."""
         if isinstance(self.start, datetime) and isinstance(self.end, datetime):
             start, end = f"'{self.start.isoformat()}Z'", f"'{self.end.isoformat()}Z'"
             return f"{BATCH} = '{batch}' AND decision_time >= {start} AND decision_time < {end}"
@@ -108,8 +110,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Batch:
-    """One source scored by one model. `id` names the two; `inputs` digests everything that the rows come from:
-    `tables`, and the bytes of the files in `source`, by SHA-256, where they are no decisions of the tables."""
+    """One source scored by one model.
+
+    `id`: identifies the two. `inputs`: digest of everything the rows come from. `tables`: for decisions of the tables.
+    `source`: for files, the SHA-256 of each."""
 
     id: str
     inputs: str
@@ -125,12 +129,12 @@ class Batch:
 
 
 def decisions_batch(version: ModelVersion) -> str:
-    """The id of the batch of all of the data's own decisions, scored by a version."""
+    """Return the id of the batch of all decisions in the tables, scored by a version."""
     return sha256_json({"source": "decisions", "model": version.model_sha256, "version": version.version})
 
 
 class BatchProgress:
-    """What the predictions table's commits say of a batch."""
+    """The progress of a batch, from the commits of the predictions table."""
 
     def __init__(self, tables: Tables, problem: str, batch: Batch) -> None:
         name = predictions_table(problem)
@@ -139,7 +143,7 @@ class BatchProgress:
         self._batch = batch
 
     def has(self, span: Span) -> bool:
-        """The span is as this batch would write it: the last commit that touched it came from the same inputs."""
+        """Return whether the span is up to date: the last commit that touched it covers it and has the same inputs."""
         for commit in self._commits:
             written = Span.load(commit["span"])
             if written.overlaps(span):
@@ -149,7 +153,7 @@ class BatchProgress:
 
 
 def time_spans(first: datetime, last: datetime, rows: int, window: Window) -> Iterator[Span]:
-    """Spans that part the decisions `first` to `last`, within the window, at fixed edges, by about CHUNK_ROWS."""
+    """Divide the decisions from `first` to `last`, within the window, at fixed edges into spans of about CHUNK_ROWS."""
     width, longest = _WIDEST, (last - first) * min(1.0, CHUNK_ROWS / max(rows, 1))
     while rows > CHUNK_ROWS and width > max(longest, _NARROWEST):
         width /= 2
@@ -169,21 +173,21 @@ def row_spans(rows: int) -> Iterator[Span]:
 def prediction_rows(
     problem: Problem, vocabulary: Vocabulary, frame: pa.Table, scores: Scores, batch: Batch, at: datetime
 ) -> pa.Table:
-    """A frame's ids, times, fields and features, with scores, prediction and where they come from.
+    """Build the rows of the predictions table: ids, times, fields, features, scores, predictions and their origin.
 
-    `frame` may carry ROW, each row's place in its source. `at`: the moment of scoring, UTC.
+    `frame`: may have the column ROW, each row's position in its source. `at`: the time of scoring, UTC.
     """
     count = len(frame)
     names = ["id", *(["decision_time"] if problem.has_time else []), *problem.request_fields, *problem.features]
     result = frame.select(list(dict.fromkeys(names)))
-    told = [None] * count if scores.attributions is None else _contributions(vocabulary, *scores.attributions)
+    explained = [None] * count if scores.attributions is None else _contributions(vocabulary, *scores.attributions)
     added: dict[str, pa.Array] = {
         **_scores(problem.kind, vocabulary, scores.output),
         PREDICTION: pa.array(scores.predicted, pa.float64() if problem.kind == "regression" else pa.string()),
         MODEL_VERSION: pa.array(np.full(count, batch.version.version), pa.int64()),
         MODEL_SHA256: _repeated(batch.version.model_sha256, count),
         SCORED_AT: pa.array([at] * count, UTC_TIME),
-        CONTRIBUTIONS: pa.array(told, pa.string()),
+        CONTRIBUTIONS: pa.array(explained, pa.string()),
         BATCH: _repeated(batch.id, count),
         ROW: frame[ROW] if ROW in frame.column_names else pa.nulls(count, pa.int64()),
     }
@@ -197,7 +201,7 @@ def _repeated(text: str, count: int) -> pa.Array:
 
 
 def score_columns(kind: Kind, classes: Sequence[str]) -> list[str]:
-    """The columns of a model's output: one, or one for each class of a multiclass model."""
+    """Return the columns of a model's output: one, or for multiclass models one per class."""
     return [f"{SCORE}_{name}" for name in classes] if kind == "multiclass" else [SCORE]
 
 
@@ -209,5 +213,5 @@ def _scores(kind: Kind, vocabulary: Vocabulary, output: Array) -> dict[str, pa.A
 def _contributions(vocabulary: Vocabulary, base: Array, margin: Array, parts: Array) -> Iterable[str]:
     order, names = np.argsort(-np.abs(parts), axis=1, kind="stable"), vocabulary.features
     for i in range(len(parts)):
-        told = {names[j]: parts[i, j] for j in order[i]}
-        yield json.dumps({"base": base[i], "margin": margin[i], "contributions": told})
+        by_feature = {names[j]: parts[i, j] for j in order[i]}
+        yield json.dumps({"base": base[i], "margin": margin[i], "contributions": by_feature})

@@ -1,6 +1,7 @@
-"""Checks of many values at once: what truecourse/serving/value_checks.py says of each, said of a whole column, and
-several times as quick. They only ever accept: where anything is odd they raise Odd, and the values are looked at one by
-one."""
+"""Fast checks of whole columns, equivalent to truecourse/serving/value_checks.py.
+
+They only accept columns. Where any value may be invalid they raise Inconclusive, and the values are checked one by one.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,14 @@ from truecourse.serving.contract import RequestField
 from truecourse.serving.value_checks import ABSENT, EXACT, Check, InvalidValue
 
 BulkCheck = Callable[[Sequence[Any]], Sequence[Any]]
-"""n values of a field, ABSENT where a row has none; the same values as its Check reads them, or Odd."""
+"""Takes n values of a field, ABSENT where a row has none. Returns them as its Check would, or raises Inconclusive."""
 _NUMBERS, _NOTHING = frozenset({float, int}), frozenset({type(None), type(ABSENT)})
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _FLOATS = -1.7e308, 1.7e308
 
 
 class Inconclusive(ValueError):
-    """Some value may break the contract, or is not of the commonest form."""
+    """Raised where a value may violate the contract, or has an unusual form: check the values one by one."""
 
 
 def check_each(check: Check) -> BulkCheck:
@@ -34,7 +35,8 @@ def check_each(check: Check) -> BulkCheck:
 
 
 def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
-    """`check` is the field's own, for types whose values are looked at one by one. `reject`: unknown categories."""
+    """Build a field's column check. `check`: its value check, used where the type has no column check. `reject`:
+    refuse unknown categories."""
     of_type = {"text": _text, "integer": _integer}.get(field.type)
     if of_type is None:
         return check_each(check)
@@ -56,15 +58,14 @@ def bulk_check(field: RequestField, check: Check, reject: bool) -> BulkCheck:
 
 
 def plain_range(field: RequestField) -> tuple[type | None, Any, Any]:
-    """The values that surely keep the contract, as they are: those of exactly this type (None: there are none), from
-    the least to the most."""
+    """Return (type, minimum, maximum) of values that are certainly valid as they are; type None if there are none."""
     if field.one_of or field.type not in ("float", "integer"):
         return None, 0, 0
     return (float, *_bounds(field, *_FLOATS)) if field.type == "float" else (int, *_bounds(field, _LEAST, _MOST))
 
 
 class FloatColumns:
-    """The float fields, checked together; those that take a few values only are left to their own checks."""
+    """The float fields, checked together, without those that allow only listed values."""
 
     def __init__(self, fields: Sequence[RequestField]) -> None:
         mine = [field for field in fields if field.type == "float" and not field.one_of]
@@ -74,8 +75,9 @@ class FloatColumns:
         self._least, self._most = np.array(bounds, dtype=np.float64).reshape(-1, 2, 1).swapaxes(0, 1)
 
     def read(self, given: Mapping[str, Sequence[Any]]) -> Array:
-        """(k, n) float64 of the k fields, NaN where there is none; `given`: n values of each, ABSENT where a row has
-        none. Raises Odd."""
+        """Read k fields as (k, n) float64, NaN where missing. `given`: n values per field, ABSENT where a row has none.
+
+        Raises Inconclusive."""
         if not self.names:
             return np.empty((0, 0))
         columns, missing = [], 0
@@ -96,7 +98,7 @@ class FloatColumns:
             raise Inconclusive
         if (np.abs(numbers) >= EXACT).any():  # an integer may have been rounded into range
             raise Inconclusive
-        if np.count_nonzero(np.isnan(numbers)) != missing:  # a file may bring NaN
+        if np.count_nonzero(np.isnan(numbers)) != missing:  # NaN itself, from a file
             raise Inconclusive
         return numbers
 

@@ -1,7 +1,7 @@
-"""The request contract: what a caller may send, compiled from the problem and the vocabulary of the trained model.
+"""The request contract: the fields of a request and their limits, from the problem and the trained vocabulary.
 
-It is stored with the model as contract.json, so that a model is served by the contract it was trained under.
-Reading requests by it is truecourse/serving/request_reader.py, describing it to clients truecourse/serving/openapi.py.
+It is stored with the model as contract.json, so that a model is always served with the contract it was trained with.
+truecourse/serving/request_reader.py reads requests by it, truecourse/serving/openapi.py describes it to clients.
 """
 
 import json
@@ -26,9 +26,9 @@ TYPES: Mapping[type, FieldType] = {
 }  # fmt: skip
 
 ID_LIMIT = 256
-"""Characters of an id."""
+"""Maximum characters of an id."""
 TEXT_LENGTH = 4096
-"""Characters of a text whose column declares no max_length."""
+"""Maximum characters of a text whose column declares no max_length."""
 INTEGERS = range(-(2**63), 2**63)
 LARGEST_FLOAT = sys.float_info.max
 BODY_LIMIT = 8 << 20
@@ -37,7 +37,7 @@ ID, DECISION_TIME = "id", "decision_time"
 
 
 class RequestField(BaseModel):
-    """One field of a row. `known`: the categories that the model learned, of a categorical feature."""
+    """One field of a row. `known`: the categories in the training rows, for a categorical feature."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,8 +54,8 @@ class RequestField(BaseModel):
 
     @classmethod
     def of(cls, name: str, column: AnyColumn, known: tuple[str, ...] | None, *, needed: bool = True) -> Self:
-        """`needed`: the prediction depends on it. A field that is not may be left out, and breaks no limit."""
-        # What is only reported in the data (severity info) is in the training rows too: no reason to refuse it here.
+        """Build a field from its column. `needed`: predictions depend on it; else it is optional and has no limits."""
+        # Violations of severity info are in the training rows too: no reason to refuse a request.
         free = column.severity == "info" or not needed
         limits = {} if free else constraints(column)
         limits.pop("in_table", None)
@@ -74,18 +74,18 @@ class RequestField(BaseModel):
 
     @property
     def most_characters(self) -> int:
-        """Of a text."""
+        """The maximum number of characters of a text."""
         longest = max(map(len, map(str, self.one_of)), default=0) if self.one_of else TEXT_LENGTH
         return self.max_length if self.max_length is not None else longest
 
     @property
     def bytes(self) -> int:
-        """The most bytes that the field takes in a request, every character escaped."""
+        """The maximum bytes of the field in a request, with every character escaped."""
         return len(self.name.encode()) + 8 + (12 * self.most_characters if self.type == "text" else 40)
 
 
 class Contract(BaseModel):
-    """What a request may hold and what its answer means. `examples` are rows of real data that keep the contract."""
+    """The fields of requests and the meaning of responses. `examples`: valid rows of real data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,7 +99,7 @@ class Contract(BaseModel):
     max_rows: int
     unknown_category: Literal["reject", "missing"]
     definitions: dict[str, str] = {}
-    """What defines each feature that the model was trained on, and the label: truecourse/features/definitions.py."""
+    """Digests of the definitions of each feature and of the label: truecourse/features/definitions.py."""
     label_definition: str = ""
     examples: tuple[dict[str, Any], ...] = ()
 
@@ -136,13 +136,13 @@ class Contract(BaseModel):
 
     @cached_property
     def extras(self) -> tuple[str, ...]:
-        """What a row may hold beside its fields, and need not."""
+        """The optional members of a row besides its fields: `id`, and `decision_time` if the problem has time."""
         offered = (ID, DECISION_TIME) if self.has_time else (ID,)
         return tuple(name for name in offered if name not in self.names)
 
     @cached_property
     def max_bytes(self) -> int:
-        """The longest request body that is read at all."""
+        """The maximum length of a request body."""
         row = 400 + sum(field.bytes for field in self.fields)
         return min(1024 + self.max_rows * row, BODY_LIMIT)
 
@@ -150,8 +150,8 @@ class Contract(BaseModel):
 def contract_bytes(
     problem: Problem, vocabulary: Vocabulary, frame: pa.Table, defined: Mapping[str, Any] | None = None
 ) -> bytes:
-    """contract.json of a model trained on this frame, with examples from the frame's last rows. `defined`: its
-    definitions, as defined() of truecourse/features/definitions.py gives them."""
+    """Build contract.json of a model trained on this frame, with examples from its last rows. `defined`: definitions,
+    from truecourse/features/definitions.py."""
     from truecourse.serving.request_reader import RowReader
 
     bare = Contract.of(problem, vocabulary)
@@ -163,7 +163,7 @@ def contract_bytes(
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON: times as ISO 8601 in UTC, missing values left out."""
+    """Convert a row to JSON values: times as ISO 8601 in UTC, without missing values."""
     return {
         name: value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
         for name, value in row.items()

@@ -1,9 +1,9 @@
-"""Segments: the append-only files that records wait in until they are shipped, made to be read after any death.
+"""Segments: crash-safe append-only files that hold records until they are shipped.
 
-A spool's folder holds `<stream>.<number>.open`, which its writer holds an flock on and appends to, and
-`<stream>.<number>.sealed`, which are complete. A stream is one run of one writer; its segments are numbered from 1,
-each begun only when the one before was let go of. Each record is framed by its length and a checksum of both, so that a
-torn end, or a flipped byte, is told from a record.
+A spool folder holds `<stream>.<number>.open`, which a writer has locked (flock) and appends to, and
+`<stream>.<number>.sealed`, which are complete. A stream is one run of one writer. Its segments are numbered from 1; a
+writer starts one only after it released the previous one. Each record has a header with its length and a checksum, so
+that a truncated end or a flipped byte is detected.
 """
 
 import fcntl
@@ -19,9 +19,9 @@ from truecourse.storage.fsync import sync_file
 
 OPEN, SEALED = "open", "sealed"
 REPORT = "shipper.json"
-"""Beside the segments, what the shipper leaves word of: {"at": Unix seconds, "error": text, empty if all is well}."""
+"""The shipper's report, in the spool folder: {"at": Unix seconds, "error": text, empty without an error}."""
 RECORD_LIMIT = 32 << 20
-"""Bytes of a record. A length beyond it is damage."""
+"""Maximum bytes of a record. A larger length means damage."""
 _HEADER = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 
@@ -31,12 +31,12 @@ def _checksum(payload: bytes) -> int:
 
 
 def frame_record(payload: bytes) -> bytes:
-    """A record as it stands in a segment: 4 bytes of length, 4 of a CRC-32 of both, the payload."""
+    """Add a record's header: 4 bytes of length, 4 bytes CRC-32 of length and payload."""
     return _HEADER.pack(len(payload), _checksum(payload)) + payload
 
 
 def parse_records(data: bytes) -> tuple[list[bytes], int]:
-    """The records up to the first that is not whole, and how many bytes they take: all of `data` if none is damaged."""
+    """Parse records up to the first incomplete or damaged one; also returns their total bytes."""
     records, place = [], 0
     while place + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, place)
@@ -64,12 +64,12 @@ class Segment:
         self.path(SEALED).unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """Keep a damaged segment for a person to look at; where it is then."""
+        """Rename a damaged segment, to keep it for inspection; returns its new path."""
         return self.path(SEALED).rename(self.path("damaged"))
 
 
 def list_segments(folder: Path, state: str) -> list[Segment]:
-    """The segments of a state, each stream's by number. None if there is no such folder."""
+    """List the segments in a state, sorted by stream and number; empty if the folder does not exist."""
     return sorted(segment for path in folder.glob(f"*.*.{state}") if (segment := _named(path)) is not None)
 
 
@@ -79,7 +79,7 @@ def _named(path: Path) -> Segment | None:
 
 
 def seal_abandoned(folder: Path) -> int:
-    """Seal the open segments whose writer is dead, without what a death tore off their end; how many bytes that was."""
+    """Seal the open segments of dead writers, without an incomplete record at their end; returns the bytes removed."""
     return sum(_seal_if_abandoned(segment) for segment in list_segments(folder, OPEN))
 
 
@@ -93,18 +93,18 @@ def _seal_if_abandoned(segment: Segment) -> int:
         if not acquire_lock(file.fileno()) or not _is_still(path, file.fileno()):
             return 0
         data = file.read()
-        _, whole = parse_records(data)
-        if not whole:
+        _, complete = parse_records(data)
+        if not complete:
             path.unlink()
             return len(data)
-        file.truncate(whole)
+        file.truncate(complete)
         os.fsync(file.fileno())
         seal(segment)
-        return len(data) - whole
+        return len(data) - complete
 
 
 def acquire_lock(descriptor: int) -> bool:
-    """Whether the flock on an open file is ours now. The kernel frees it when its holder dies, however it dies."""
+    """Try to lock an open file (flock); returns whether it worked. The kernel releases the lock of a dead process."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -120,33 +120,33 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def create_segment(segment: Segment) -> int:
-    """Create the segment and hold it; its file descriptor. Raises OSError, and leaves nothing."""
+    """Create and lock a segment; returns its file descriptor. Raises OSError, and then leaves no file."""
     segment.folder.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(segment.path(OPEN), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         if acquire_lock(descriptor) and _is_still(segment.path(OPEN), descriptor):
             break
-        os.close(descriptor)  # a shipper took the newborn for abandoned, and removed it
+        os.close(descriptor)  # a shipper removed it before it was locked
     sync_file(segment.folder)
     return descriptor
 
 
 def seal(segment: Segment) -> None:
-    """Declare a segment complete; by whoever holds it, its bytes synced."""
+    """Mark a segment as complete. The caller holds its lock and has synced its bytes."""
     segment.path(OPEN).rename(segment.path(SEALED))
     sync_file(segment.folder)
 
 
 @contextmanager
 def shipping_lock(folder: Path) -> Iterator[bool]:
-    """Whether this is the one process that ships from the folder; until the block ends, or the process."""
+    """Yield whether this process is the only shipper of the folder, until the block or the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "shipping").open("wb") as file:
         yield acquire_lock(file.fileno())
 
 
 def sizes(folder: Path, states: Iterable[str] = (OPEN, SEALED)) -> list[tuple[int, float]]:
-    """Bytes, and time of the last write (Unix seconds), of every segment in one of these states."""
+    """Return bytes and last write time (Unix seconds) of every segment in one of these states."""
     endings, found = tuple(f".{state}" for state in states), []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:

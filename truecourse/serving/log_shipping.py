@@ -1,8 +1,8 @@
-"""From a spool's segments to the prediction log in object storage, each record exactly once.
+"""Shipping of a spool's segments to the prediction log in object storage, each record exactly once.
 
-A commit carries, for each stream it ships, the number of the last segment in it, as a Delta application transaction.
-Rows and numbers become visible together or not at all: a shipper that died between its commit and the removal of the
-segments is followed by one that reads the numbers, and removes them.
+A commit records, for each stream, the number of the last segment in it, as a Delta application transaction. Rows and
+numbers become visible together. If a shipper dies between its commit and the removal of the segments, the next one
+reads the numbers and removes the segments.
 """
 
 import json
@@ -31,12 +31,12 @@ from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.log")
 BATCH_BYTES = 32 << 20
-"""About as many bytes of segments go into one commit."""
+"""Approximate bytes of segments per commit."""
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """What one call shipped. `records`: of predictions. `busy`: nothing, because another process is at it."""
+    """What one call shipped. `records`: predictions. `busy`: another process is shipping, so nothing was shipped."""
 
     records: int = 0
     segments: int = 0
@@ -50,15 +50,15 @@ def spool_folder(problem: str) -> Path:
 
 
 def damaged_segments(problem: str) -> list[Path]:
-    """Segments that were set aside, for they held a byte that was never written."""
+    """List the segments that were set aside because they are damaged."""
     return sorted(spool_folder(problem).glob("*.damaged"))
 
 
 def ship(problem: str, tables: Tables | None = None) -> Shipment:
-    """Ship every segment that is complete or whose writer is dead. Raises StorageError; nothing is lost by it."""
+    """Ship every complete segment and those of dead writers. Raises StorageError, without losing records."""
     folder = spool_folder(problem)
-    with shipping_lock(folder) as mine:
-        if not mine:
+    with shipping_lock(folder) as locked:
+        if not locked:
             return Shipment(busy=True)
         try:
             shipment = _ship(problem, folder, tables or Tables())
@@ -71,8 +71,10 @@ def ship(problem: str, tables: Tables | None = None) -> Shipment:
 
 def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
     torn, segments, name = seal_abandoned(folder), list_segments(folder, SEALED), prediction_log.log_table(problem)
-    if gone := tables.remove_torn_commits(name):  # its segments are there still: they go once a commit is synced
-        log.warning("a loss of power left %s of %s torn; it is shipped again", ", ".join(gone), name)
+    if gone := tables.remove_torn_commits(
+        name
+    ):  # its segments still exist: they are removed only after a synced commit
+        log.warning("%s of %s incomplete after a power failure; shipping again", ", ".join(gone), name)
     shipped = tables.transactions(name, {segment.stream for segment in segments})
     records, count = 0, 0
     damaged: list[str] = []
@@ -85,13 +87,13 @@ def _ship(problem: str, folder: Path, tables: Tables) -> Shipment:
                 segment.remove()
             else:
                 damaged.append(str(segment.set_aside()))
-                log.error("%s is damaged: what came before the damage was shipped, the rest was kept", damaged[-1])
+                log.error("%s is damaged: shipped the records before the damage, kept the file", damaged[-1])
         count += len(batch)
     return Shipment(records, count, torn, tuple(damaged))
 
 
 def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segment]) -> int:
-    """Commit the entries of these segments; how many records they hold."""
+    """Commit the entries of these segments; returns the number of records."""
     rows = prediction_log.entries_table(payloads)
     about = {"flow": "ship", "rows": len(rows), "segments": len(batch)}
     last = {segment.stream: segment.number for segment in batch}
@@ -109,21 +111,21 @@ def _append(tables: Tables, name: str, payloads: list[bytes], batch: list[Segmen
 
 
 def _read(segment: Segment) -> tuple[list[bytes], bool]:
-    """Its records, and whether that is all of it."""
+    """Read a segment's records, and whether it is undamaged."""
     data = segment.path(SEALED).read_bytes()
     records, place = parse_records(data)
     return records, place == len(data)
 
 
 def _batches(segments: list[Segment], shipped: Mapping[str, int]) -> Iterator[list[Segment]]:
-    """What is to be shipped, in batches of about BATCH_BYTES; what was shipped already is removed."""
+    """Yield segments to ship in batches of about BATCH_BYTES; remove those already shipped."""
     batch, size, reached = [], 0, dict(shipped)
     for segment in segments:
         before = reached.get(segment.stream, 0)
         if segment.number <= before:
             segment.remove()
             continue
-        if _overtakes(segment, before):
+        if _has_earlier_segment(segment, before):
             continue
         reached[segment.stream] = segment.number
         batch.append(segment)
@@ -135,15 +137,16 @@ def _batches(segments: list[Segment], shipped: Mapping[str, int]) -> Iterator[li
         yield batch
 
 
-def _overtakes(segment: Segment, before: int) -> bool:
-    """Whether an earlier segment, after the number `before`, is there still: a folder that is written to while it is
-    listed may hide one, and shipping this one first would make that one count as shipped."""
+def _has_earlier_segment(segment: Segment, before: int) -> bool:
+    """Return whether an earlier segment, with a number above `before`, still exists.
+
+    Listing a folder while it is written to may miss one. Shipping this segment first would mark it as shipped."""
     earlier = (Segment(segment.folder, segment.stream, number) for number in range(before + 1, segment.number))
     return any(one.path(OPEN).exists() or one.path(SEALED).exists() for one in earlier)
 
 
 def _report(folder: Path, error: str) -> None:
-    """Leave word for the workers, whose health tells it. Where the disk is full they know that already."""
+    """Write the report that the workers' health check reads. Errors are ignored: workers detect a full disk too."""
     with suppress(OSError):
         temporary = folder / f".report-{os.getpid()}"
         temporary.write_text(json.dumps({"at": time.time(), "error": error}))

@@ -8,25 +8,25 @@ from truecourse.serving.contract import DECISION_TIME, ID, ID_LIMIT, INTEGERS, L
 Schema = dict[str, Any]
 _KINDS = {"text": "string", "integer": "integer", "float": "number", "boolean": "boolean", "time": "string"}
 _REFUSALS = {
-    "400": "The body is no JSON.",
-    "401": "There is no key that holds.",
+    "400": "The body is not valid JSON.",
+    "401": "A valid API key is required.",
     "403": "The key lacks the scope.",
-    "408": "The header or the body did not come in within the time for it.",
+    "408": "The header or the body did not arrive in time.",
     "413": "The body is too long.",
     "414": "The request line is too long.",
     "415": "The content type is not application/json, or the charset is not UTF-8.",
-    "422": "The rows break the contract; every fault is named.",
-    "429": "Too many requests, of this caller or of all; Retry-After says in how many seconds to try again.",
+    "422": "The rows violate the contract; the response lists the faults.",
+    "429": "Too many requests from this caller or in total; retry after Retry-After seconds.",
     "431": "The header is too long.",
     "503": "The online features cannot be read.",
-    "504": "There was no answer within the time for a request.",
+    "504": "The request timed out.",
 }
 _TIME = "ISO 8601, as 2024-05-01T12:30:00Z, of the years 1678 to 2261; UTC where no offset is given."
 _REFUSAL: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}
 _LISTED = 50
-"""Categories that are named in a description."""
+"""Maximum number of categories in a description."""
 UNICODE = r"^[^\ud800-\udfff]*$"
-"""A text without halves of surrogate pairs, which JSON can write and UTF-8 cannot."""
+"""Text without lone surrogates, which JSON can express and UTF-8 cannot."""
 _LIMITS: dict[str, Schema] = {
     "integer": {"minimum": INTEGERS[0], "maximum": INTEGERS[-1]},
     "float": {"minimum": -LARGEST_FLOAT, "maximum": LARGEST_FLOAT},
@@ -35,20 +35,20 @@ _LIMITS: dict[str, Schema] = {
 
 
 def document(contract: Contract, version: str) -> Schema:
-    """`version` is the model's."""
+    """Build the OpenAPI document. `version`: the model's."""
     title = f"{contract.problem}: predictions"
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": contract.description or title},
         "paths": {
             "/predict": {"post": _operation(contract, "predict", "Predict", "Prediction")},
-            "/explain": {"post": _operation(contract, "explain", "Predict, and say why", "Explanation")},
-            "/model": {"get": _plain("model", "The model that answers", {"$ref": "#/components/schemas/Model"})},
-            "/healthz": {"get": _plain("healthz", "How the endpoint is, in detail", {"type": "object"})},
+            "/explain": {"post": _operation(contract, "explain", "Predict and explain", "Explanation")},
+            "/model": {"get": _plain("model", "The served model", {"$ref": "#/components/schemas/Model"})},
+            "/healthz": {"get": _plain("healthz", "Detailed health of the endpoint", {"type": "object"})},
             "/livez": {"get": _plain("livez", "The process is alive", None)},
             "/readyz": {"get": _plain("readyz", "The model is loaded", None)},
         },
-        "security": [{}, {"bearer": []}, {"header": []}],  # an endpoint may ask for keys or not
+        "security": [{}, {"bearer": []}, {"header": []}],  # keys are optional
         "components": {
             "schemas": _schemas(contract),
             "securitySchemes": {
@@ -71,7 +71,7 @@ def _operation(contract: Contract, name: str, summary: str, answer: str) -> Sche
         "summary": summary,
         "requestBody": {"required": True, "content": {"application/json": content}},
         "responses": {
-            "200": {"description": "One answer a row, in order.", "content": _json(_answer(answer))},
+            "200": {"description": "One prediction per row, in order.", "content": _json(_answer(answer))},
             **{status: {"description": why, "content": _REFUSAL} for status, why in _REFUSALS.items()},
         },
     }
@@ -128,11 +128,11 @@ def _row(contract: Contract) -> Schema:
     properties = {field.name: _field(field, contract.unknown_category == "reject") for field in contract.fields}
     optional = tuple(field.name for field in contract.fields if field.nulls)
     if ID in contract.extras:
-        what = "Yours; comes back with the answer."
+        what = "Your id; returned with the prediction."
         text = {"maxLength": ID_LIMIT, "pattern": UNICODE}
         properties[ID] = {"type": ["string", "integer", "null"], "description": what, **text, **_LIMITS["integer"]}
     if DECISION_TIME in contract.extras:
-        what = f"The moment whose knowledge counts; now if left out. {_TIME}"
+        what = f"The time as of which features are looked up; default: now. {_TIME}"
         properties[DECISION_TIME] = {"type": ["string", "null"], "description": what, **_LIMITS["time"]}
     return _object(properties, optional + contract.extras) | {"examples": list(contract.examples)}
 
@@ -140,8 +140,8 @@ def _row(contract: Contract) -> Schema:
 def _field(field: RequestField, reject: bool) -> Schema:
     kind = _KINDS[field.type]
     schema: Schema = {"type": [kind, "null"] if field.nulls else kind, **_LIMITS.get(field.type, {})}
-    said = {"minimum": field.ge, "maximum": field.le}
-    schema |= {name: limit for name, limit in said.items() if limit is not None}
+    limits = {"minimum": field.ge, "maximum": field.le}
+    schema |= {name: limit for name, limit in limits.items() if limit is not None}
     if field.type == "text":
         schema |= _text(field)
     if field.type == "integer":
@@ -154,7 +154,7 @@ def _field(field: RequestField, reject: bool) -> Schema:
         description.append(_TIME)
     if taken is None and field.known is not None:
         shown = ", ".join(field.known[:_LISTED]) + (", ..." if len(field.known) > _LISTED else "")
-        description.append(f"Known to the model: {shown}. Another counts as missing, and is flagged.")
+        description.append(f"Known categories: {shown}. Other values count as missing, and are flagged.")
     return schema | ({"description": " — ".join(description)} if description else {})
 
 
@@ -166,19 +166,19 @@ def _text(field: RequestField) -> Schema:
 
 
 def _prediction(contract: Contract) -> Schema:
-    given: Schema = {"prediction_id": {"type": "string", "description": "names this answer in the prediction log"}}
+    given: Schema = {"prediction_id": {"type": "string", "description": "id in the prediction log"}}
     if ID in contract.extras:
         given[ID] = {"type": ["string", "integer"], "description": "as sent"}
     if contract.has_time:
         given[DECISION_TIME] = {"type": "string", "format": "date-time"}
     features = {"type": "array", "items": {"type": "string"}}
     flags = {
-        "missing": features | {"description": "features that had no value, or none fresh enough"},
-        "unknown": features | {"description": "features whose category the model never saw"},
+        "missing": features | {"description": "features without a value, or without a fresh one"},
+        "unknown": features | {"description": "features with an unknown category"},
     }
-    other = {"model": _identity() | {"description": "who answered, where it is not the model named above"}}
-    other["warning"] = {"type": "string", "description": "why most features are missing; absent where they are not"}
-    other["unavailable"] = features | {"description": "feature views that the online store did not answer for"}
+    other = {"model": _identity() | {"description": "the model of this prediction, if it is not the one above"}}
+    other["warning"] = {"type": "string", "description": "why most features are missing, if they are"}
+    other["unavailable"] = features | {"description": "feature views that could not be read from the online store"}
     return _object({**given, **_outcome(contract), **flags, **other}, optional=(ID, "model", "unavailable", "warning"))
 
 
@@ -199,11 +199,11 @@ def _reasons(contract: Contract) -> Schema:
     of = " of the predicted class" if contract.kind == "multiclass" else ""
     value = {"type": ["string", "number", "boolean", "null"]}
     item = _object({"feature": {"type": "string"}, "value": value, "contribution": {"type": "number"}})
-    margin = f"The score{of} before its link function: base and contributions add up to it."
+    margin = f"The score{of} before the link function; the sum of base and contributions."
     return {
         "base": {"type": "number", "description": f"The margin{of} of the average training row."},
         "margin": {"type": "number", "description": margin},
-        "contributions": {"type": "array", "items": item, "description": "Exact SHAP values, the weightiest first."},
+        "contributions": {"type": "array", "items": item, "description": "Exact SHAP values, largest first."},
     }
 
 
@@ -214,7 +214,7 @@ def _refusal() -> Schema:
         "properties": {
             "error": {"type": "string"},
             "hint": {"type": "string"},
-            "faults": {"type": "array", "items": _object(place), "description": "the first of them"},
+            "faults": {"type": "array", "items": _object(place), "description": "the first faults"},
             "fault_count": {"type": "integer"},
         },
         "required": ["error"],

@@ -1,11 +1,11 @@
-"""The prediction log: the entries that workers write, the records they are read as, and the table these end in.
+"""The prediction log: entries written by workers, records parsed from them, and the table of records.
 
-A record is of one prediction. An entry is of what one model answered to one request, so that many rows cost little more
-than few: OF_ENTRY once; `requests` and `answers`, as they were sent, one a row; `features`, of each its values, or its
-kind where each request holds the value under the same name; `event_times` in microseconds UTC, -2**63 for none.
+A record is one prediction. An entry holds one model's predictions for one request, so that many rows cost little more
+than few: the fields OF_ENTRY once; `requests` and `answers` as sent, one per row; `features` with the values of each,
+or its kind where the requests hold the values under the same name; `event_times` in microseconds UTC, -2**63 for none.
 
-The table is one of its own beside the batches' `predictions/<problem>`, whose rows are replaced when a batch is
-repeated and whose columns follow the features: a log is only ever appended to, and outlives every set of features.
+The table is separate from the batches' `predictions/<problem>`, whose rows are replaced when a batch is repeated and
+whose columns follow the features. The log is append-only, and its columns do not depend on the features.
 """
 
 import json
@@ -45,15 +45,15 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""`at`: when the request came. `day`: of `at`, UTC, 2024-05-01. `role`: champion, challenger, or shadow (scored beside
-an answer, with that answer's prediction_id). `id` as the client gave it. `request`, `features`, `event_times` (when
-each looked-up feature's value came to be), `scores` by class and `contributions` are JSON. `seconds`: of reading
-features and scoring, for the `batch` of rows of one request that were scored together. `error`: the kind of exception
-that a challenger raised as a shadow, or where it was to answer and the champion did; such a record has the role of a
-shadow, and no prediction. Tables and records from before these three were kept have none of them."""
+"""`at`: when the request arrived. `day`: of `at`, UTC, as 2024-05-01. `role`: champion, challenger, or shadow (scored
+in addition, with the prediction_id of the response). `id`: as the client sent it. `request`, `features`, `event_times`
+(of each looked-up feature value), `scores` by class and `contributions` are JSON. `seconds`: for reading features and
+scoring, of the `batch` rows of one request that were scored together. `error`: the type of exception that a challenger
+raised, as a shadow or before the champion answered instead; such a record has role shadow and no prediction. Tables
+and records of older versions lack `seconds`, `batch` and `error`."""
 PARTITION = "day"
 DATED = ("at", "decision_time")
-"""The columns that commits tell the limits of: by these rows are looked for."""
+"""The columns whose minimum and maximum are in the commits, for searching by time."""
 OF_ANSWER = ("prediction_id", "id", "decision_time", "score", "scores", "prediction", "base", "contributions")
 OF_ENTRY = ("at", "problem", "model_version", "model_sha256", "role", "seconds", "batch", "error")
 _JSON = ("request", "features", "event_times", "scores", "contributions")
@@ -64,8 +64,9 @@ def log_table(problem: str) -> str:
 
 
 def encode_entry(entry: Mapping[str, Any]) -> bytes:
-    """An entry as a segment holds it: JSON, its moment in ISO 8601. One with a whole number of more than 64 bits, which
-    orjson does not write and would read as a float, begins with a space."""
+    """Encode an entry for a segment: JSON, with times in ISO 8601.
+
+    An entry with an integer of more than 64 bits, which orjson does not support, begins with a space."""
     try:
         return orjson.dumps(entry)
     except TypeError:
@@ -78,14 +79,14 @@ def _moment(value: Any) -> str:
 
 
 def entries_table(entries: Iterable[bytes]) -> pa.Table:
-    """Entries of segments as rows of the table."""
+    """Convert entries of segments to rows of the table."""
     return pa.Table.from_pylist([_row(record) for entry in entries for record in entry_records(entry)], SCHEMA)
 
 
 def entry_records(data: bytes) -> Iterator[dict[str, Any]]:
-    """A record of each answer of an entry, its moments in ISO 8601."""
+    """Yield a record for each answer of an entry, with times in ISO 8601."""
     entry: dict[str, Any] = json.loads(data) if data[:1] == b" " else orjson.loads(data)
-    features = _by_row({name: _values(name, told, entry["requests"]) for name, told in entry["features"].items()})
+    features = _by_row({name: _values(name, kept, entry["requests"]) for name, kept in entry["features"].items()})
     event_times = _by_row({name: _moments(times) for name, times in entry["event_times"].items()})
     for request, answer in zip(entry["requests"], entry["answers"], strict=True):
         yield {
@@ -97,11 +98,12 @@ def entry_records(data: bytes) -> Iterator[dict[str, Any]]:
         }
 
 
-def _values(name: str, told: str | list[Any], requests: list[dict[str, Any]]) -> list[Any]:
-    if not isinstance(told, str):
-        return told
+def _values(name: str, kept: str | list[Any], requests: list[dict[str, Any]]) -> list[Any]:
+    """Return a feature's values: `kept` itself, or if it is the feature's kind, the values in the requests."""
+    if not isinstance(kept, str):
+        return kept
     sent = [request.get(name) for request in requests]
-    if told == "float":
+    if kept == "float":
         return [float(value) if isinstance(value, int) else value for value in sent]
     return [int(value) if isinstance(value, float) else value for value in sent]  # 3.0 may be sent for 3
 
@@ -111,8 +113,8 @@ def _by_row(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _moments(times: list[int]) -> list[str | None]:
-    told = np.datetime_as_string(np.array(times, dtype=np.int64).view("datetime64[us]")).tolist()
-    return [None if time == "NaT" else f"{time}Z" for time in told]
+    texts = np.datetime_as_string(np.array(times, dtype=np.int64).view("datetime64[us]")).tolist()
+    return [None if time == "NaT" else f"{time}Z" for time in texts]
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
@@ -138,18 +140,16 @@ def _text(document: Any) -> str:
 
 
 def parse_json_column(column: pa.ChunkedArray) -> list[dict[str, Any]]:
-    """The JSON of a column of the table, read; an empty one where there is none. Of a whole number of more than 64 bits
-    as near as a float comes to it."""
-    found: list[dict[str, Any]] = orjson.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
-    return found
+    """Parse a JSON column of the table; null gives {}. Integers of more than 64 bits become floats."""
+    documents: list[dict[str, Any]] = orjson.loads("[" + ",".join(column.fill_null("{}").to_pylist()) + "]")
+    return documents
 
 
 def find_records(tables: Tables, problem: str, prediction_id: str) -> list[dict[str, Any]]:
-    """The records of a prediction, what answered before what shadowed it, their JSON read, each with the key of the
-    `file` that it lies in; none if it is not there."""
+    """Find the records of a prediction with parsed JSON and the key of their `file`, shadows last; empty if none."""
     reference = tables.version(log_table(problem))
     if reference is None:
         return []
     found = tables.read_with_files(reference, pc.field("prediction_id") == prediction_id)
-    told = [row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None} for row in found]
-    return sorted(told, key=lambda row: row["role"] == "shadow")
+    parsed = [row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None} for row in found]
+    return sorted(parsed, key=lambda row: row["role"] == "shadow")

@@ -17,45 +17,46 @@ HASHED = "hmac-sha256:"
 
 @dataclass(frozen=True)
 class Masks:
-    """What is kept of which values, by name of request field or feature."""
+    """Which values are hashed or dropped, by name of request field or feature."""
 
     marks: Mapping[str, Privacy]
     secret: bytes
 
     @classmethod
     def of(cls, problem: Problem, secret: bytes) -> Self:
-        """What the problem declares. Without a secret nothing is hashed, since anybody could hash all likely values and
-        compare: those fields are dropped instead, and the log says so."""
+        """Return the masks that the problem declares.
+
+        Without a secret, hashes could be reversed by hashing all likely values. The fields are then dropped, with a
+        warning."""
         declared = private_names(problem)
         hashed = sorted(name for name, mark in declared.items() if mark == "hash")
         if hashed and not secret:
-            named = ", ".join(hashed)
-            log.warning("no TRUECOURSE_LOG_SECRET to hash private fields by: the log drops %s", named)
+            log.warning("TRUECOURSE_LOG_SECRET is not set: the log drops the private fields %s", ", ".join(hashed))
             declared = dict.fromkeys(declared, "drop")
         return cls(declared, secret)
 
     def merge(self, other: "Masks") -> "Masks":
-        """What either hides, as well hidden as the stricter of them hides it."""
+        """Combine two sets of masks; for a name in both, the stricter one counts."""
         dropped = {name: mark for masks in (self, other) for name, mark in masks.marks.items() if mark == "drop"}
         return Masks({**self.marks, **other.marks, **dropped}, self.secret)
 
     def apply(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The log's entry with every private value hashed or gone, wherever in it the value is told."""
+        """Hash or drop every private value in a log entry: in requests, features and contributions."""
         if not self.marks:
             return entry
         return {
             **entry,
             "requests": [self._values(request) for request in entry["requests"]],
-            "features": {name: self._told(name, told) for name, told in self._kept(entry["features"])},
+            "features": {name: self._feature(name, kept) for name, kept in self._kept(entry["features"])},
             "answers": [self._answer(answer) for answer in entry["answers"]],
         }
 
-    def _told(self, name: str, told: str | list[Any]) -> str | list[Any]:
-        """Values of a feature; if it is its kind, the requests hold them."""
-        return told if isinstance(told, str) or name not in self.marks else [self._hash(name, value) for value in told]
+    def _feature(self, name: str, kept: str | list[Any]) -> str | list[Any]:
+        """Mask a feature's values. A string is its kind: the requests then hold the values."""
+        return kept if isinstance(kept, str) or name not in self.marks else [self._hash(name, value) for value in kept]
 
     def _answer(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A contribution may tell the value as well."""
+        """Drop contributions of private features, which include the value."""
         if answer.get("contributions") is None:
             return answer
         kept = [part for part in answer["contributions"] if part["feature"] not in self.marks]
@@ -69,7 +70,7 @@ class Masks:
         return {name: self._hash(name, value) if name in self.marks else value for name, value in kept}
 
     def _hash(self, name: str, value: Any) -> str | None:
-        """Equal values of a field are equal here, and those of two fields are not."""
+        """Hash a value with its field's name, so that equal values of different fields differ."""
         if value is None:
             return None
         message = canonical_json([name, value])
@@ -77,8 +78,9 @@ class Masks:
 
 
 def private_names(problem: Problem) -> dict[str, Privacy]:
-    """Request fields and features with a mark. A feature computed from a private request field is dropped unless it has
-    a mark of its own: it may tell what the field hides."""
+    """Return the private request fields and features, with their marks.
+
+    A feature computed from a private request field is dropped unless it has its own mark: it could reveal the field."""
     marks: dict[str, Privacy] = {}
     declared = problem.request_features
     fields = problem.request_fields

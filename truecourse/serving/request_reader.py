@@ -1,6 +1,6 @@
-"""Reading requests by the contract: from bytes, or rows of a file, to the values that a model's inputs come from.
+"""Parsing and validation of requests by the contract, from bytes or rows of a file.
 
-A row is refused whole, with every fault of it named by row and field. Nothing is coerced: "3" and true are no numbers.
+An invalid row is refused with all its faults, each with row and field. Nothing is coerced: "3" and true are no numbers.
 """
 
 import json
@@ -36,16 +36,16 @@ from truecourse.wording import counted, plural, suggestion
 MAX_FAULTS = 100
 MAX_HINTS, LONGEST_NAME = 20, 100
 SHORT = 4096
-"""Bytes up to which Python counts more quickly than NumPy."""
+"""Bytes up to which Python counts faster than NumPy."""
 FEW = 8
-"""Fewer rows than this are read row by row, which is then the quicker way."""
+"""Fewer rows than this are read row by row, which is then faster."""
 
 
 class RowReader:
-    """A contract compiled to checks. Safe to share between threads.
+    """A contract compiled to checks. Thread-safe.
 
-    `times_required`: a row must give its decision time (if the problem has one), rather than count as of now. `clock`:
-    what now is for the problem, given the wall clock's."""
+    `times_required`: rows must have a decision time (if the problem has one); otherwise it defaults to now. `clock`:
+    converts the wall clock's time to the problem's."""
 
     def __init__(
         self, contract: Contract, times_required: bool = False, clock: Callable[[datetime], datetime] | None = None
@@ -77,21 +77,22 @@ class RowReader:
         self._bulk += [(name, check_each(check)) for name, check in self._extras]
 
     def read_request(self, body: bytes, now: datetime) -> Rows:
-        """The rows of a request body, `now` the decision time of those that give none.
+        """Read and validate the rows of a request body. `now`: the default decision time.
 
-        Raises RequestError: 400 for what is no JSON, 413 for too much, 422 for what breaks the contract."""
+        Raises RequestError: 400 for invalid JSON, 413 for a body too large, 422 for rows that violate the contract."""
         return self.accept_rows(self.parse_body(body), now)
 
     def parse_body(self, body: bytes) -> list[Any]:
-        """The rows of a request body, not yet held against the contract. Raises RequestError: 400 for what is no JSON,
-        413 for too much, 422 for what holds no rows."""
+        """Parse the rows of a request body without validation.
+
+        Raises RequestError: 400 for invalid JSON, 413 for a body too large, 422 for a body without rows."""
         if len(body) > self.contract.max_bytes:
             raise too_large(self.contract)
         rows = self._rows(decode(body))
         return self._rows(_decode(body, exact=True)) if self._is_rounded(rows) else rows
 
     def _is_rounded(self, rows: list[Any]) -> bool:
-        """Whether an integer may have been rounded: orjson reads one beyond 64 bits as a float."""
+        """Return whether an integer may have been rounded: orjson reads integers beyond 64 bits as floats."""
         names = self._integers
         for row in rows:
             if row.__class__ is dict:
@@ -102,12 +103,12 @@ class RowReader:
         return False
 
     def accept_rows(self, sent: Sequence[Any], now: datetime) -> Rows:
-        """Rows that were sent, as read_request() reads them. Raises RequestError (422) unless all keep the contract."""
+        """Validate parsed rows. Raises RequestError (422) unless all are valid."""
         rows = self.read(sent, now)
         if rows.faults:
             count = len(rows.faults)
             raise RequestError(
-                counted(count, "fault"), status=422, faults=rows.faults[:MAX_FAULTS], count=count, hint=_CURE
+                counted(count, "fault"), status=422, faults=rows.faults[:MAX_FAULTS], count=count, hint=_HINT
             )
         return rows
 
@@ -115,30 +116,29 @@ class RowReader:
         limit = self.contract.max_rows
         if not isinstance(document, dict):
             _refuse(f"the body is {json_type(document)}, not an object")
-        strange = sorted(set(document) - {"rows"})
-        if strange:
-            named = f"{', '.join(map(shorten, strange[:10]))}"
-            _refuse(f"the body has unknown {plural(len(strange), 'member')}: {named}")
+        unknown = sorted(set(document) - {"rows"})
+        if unknown:
+            _refuse(f"the body has unknown {plural(len(unknown), 'member')}: {', '.join(map(shorten, unknown[:10]))}")
         rows = document.get("rows", ABSENT)
         if rows is ABSENT:
             _refuse('the body has no "rows"')
         if not isinstance(rows, list):
             _refuse(f'"rows" is {json_type(rows)}, not a list')
         if not 1 <= len(rows) <= limit:
-            _refuse(f'"rows" holds {counted(len(rows), "row")}; 1 to {limit:,} are taken')
+            _refuse(f'"rows" has {counted(len(rows), "row")}; 1 to {limit:,} are allowed')
         return rows
 
     def read(self, rows: Sequence[Any], now: datetime) -> Rows:
-        """Check rows; refused ones are left out and told of in `faults`."""
+        """Validate rows; invalid ones are left out and listed in `faults`."""
         if len(rows) >= FEW:
             try:
-                return self._kept(list(rows), list(range(len(rows))), self._whole(rows), [], now)
+                return self._build(list(rows), list(range(len(rows))), self._by_column(rows), [], now)
             except Inconclusive:
-                pass  # which row it is, and what is wrong with it, is found one by one
+                pass  # the checks row by row find the row and the fault
         return self._one_by_one(rows, now)
 
-    def _whole(self, rows: Sequence[Any]) -> dict[str, Values]:
-        """The values by field, checked by column. Raises Odd unless every row may well keep the contract."""
+    def _by_column(self, rows: Sequence[Any]) -> dict[str, Values]:
+        """Check rows by column; returns the values by field. Raises Inconclusive unless all rows are clearly valid."""
         if set(map(type, rows)) != {dict}:
             raise Inconclusive
         given = self._by_field(rows)
@@ -146,13 +146,13 @@ class RowReader:
         return lists | {name: check(given[name]) for name, check in self._bulk}
 
     def _by_field(self, rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
-        """The values by field. Raises Odd if some member is of no field."""
+        """Return the values by field. Raises Inconclusive if a row has an unknown member."""
         count = sum(map(len, rows))
-        named = [name for name in self._fields if name in rows[0]]
-        if len(named) > 1 and count == len(named) * len(rows):
-            with suppress(KeyError):  # the rows differ in what they give
-                values = zip(*map(itemgetter(*named), rows), strict=True)
-                return dict.fromkeys(self._fields, (ABSENT,) * len(rows)) | dict(zip(named, values, strict=True))
+        present = [name for name in self._fields if name in rows[0]]
+        if len(present) > 1 and count == len(present) * len(rows):
+            with suppress(KeyError):  # the rows have different members
+                values = zip(*map(itemgetter(*present), rows), strict=True)
+                return dict.fromkeys(self._fields, (ABSENT,) * len(rows)) | dict(zip(present, values, strict=True))
         given: dict[str, Sequence[Any]] = {name: [row.get(name, ABSENT) for row in rows] for name in self._fields}
         if sum(len(rows) - values.count(ABSENT) for values in given.values()) != count:
             raise Inconclusive
@@ -178,8 +178,8 @@ class RowReader:
                 except InvalidValue as refused:
                     faults.append(RowFault(place, name, str(refused)))
             if not self._names.issuperset(row):
-                strange = sorted(set(row) - self._names)
-                faults.extend(RowFault(place, shorten(name), self._unknown_field(name, hints)) for name in strange)
+                unknown = sorted(set(row) - self._names)
+                faults.extend(RowFault(place, shorten(name), self._unknown_field(name, hints)) for name in unknown)
             if len(faults) == before:
                 accepted.append(place)
                 values.append(read)
@@ -187,17 +187,17 @@ class RowReader:
         by_field: dict[str, Values] = dict.fromkeys(names, ())
         if values:
             by_field = dict(zip(names, zip(*values, strict=True), strict=True))
-        return self._kept([rows[i] for i in accepted], accepted, by_field, faults, now)
+        return self._build([rows[i] for i in accepted], accepted, by_field, faults, now)
 
     def _unknown_field(self, name: str, hints: dict[str, str]) -> str:
-        """What is said of a field that the contract does not have. `hints`: those of this request: looking for a near
-        name takes time, so a request gets few."""
+        """Describe the fault of an unknown field. `hints`: similar names found so far; limited, since the search is
+        slow."""
         if name not in hints and len(hints) < MAX_HINTS and len(name) <= LONGEST_NAME:
             hints[name] = suggestion(name, self._names)
         close = hints.get(name)
-        return f"unknown field; {close}" if close else "unknown field: the contract has none of this name"
+        return f"unknown field; {close}" if close else "unknown field: not in the contract"
 
-    def _kept(
+    def _build(
         self,
         given: list[Any],
         accepted: list[int],
@@ -209,28 +209,28 @@ class RowReader:
         if self.contract.has_time:
             times = values[DECISION_TIME]
             if None in times:
-                told = now if self._clock is None else self._clock(now)
-                moment = told.astimezone(UTC).replace(tzinfo=None)
+                reference = now if self._clock is None else self._clock(now)
+                moment = reference.astimezone(UTC).replace(tzinfo=None)
                 times = [moment if time is None else time for time in times]
             values[DECISION_TIME] = list(times)
         return Rows(accepted, ids, self._types, values, self.contract.has_time, faults, given)
 
 
 def decode(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN or Infinity, no name twice in an object. Raises RequestError 400."""
+    """Parse strict JSON: UTF-8, without NaN, Infinity or duplicate names. Raises RequestError 400."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return _decode(body)  # it says better what is wrong
-    return document if _all_there(document, body) else _decode(body)
+        return _decode(body)  # for a better error message
+    return document if _without_duplicates(document, body) else _decode(body)
 
 
-def _all_there(document: Any, body: bytes) -> bool:
-    """Whether a document of rows surely has as many members as its text: orjson keeps the last of two of one name.
+def _without_duplicates(document: Any, body: bytes) -> bool:
+    """Return whether the parsed rows certainly have as many members as the text; of duplicate names, orjson keeps one.
 
-    Every member has a colon, so that none is missing where the text has no more of them. Members have theirs behind a
-    quotation mark: where no colon comes after space, the text has at least as many of these pairs as members; a pair
-    inside a text makes it more, and the answer False."""
+    Every member has a colon: if the text has no more colons than members, none is missing. Otherwise pairs of quotation
+    mark and colon are counted: if no colon follows whitespace, there are at least as many pairs as members. A pair
+    within a string makes the result False, which is safe."""
     if document.__class__ is not dict or document.get("rows").__class__ is not list:
         return False
     rows = document["rows"]
@@ -250,11 +250,11 @@ def _all_there(document: Any, body: bytes) -> bool:
 
 
 def _decode(body: bytes, exact: bool = False) -> Any:
-    """`exact`: integers are told exactly, however they are written (1e17, 3.0)."""
+    """Parse strict JSON with Python's decoder. `exact`: integers in any notation (1e17, 3.0) stay exact."""
     try:
         return (_EXACT_DECODER if exact else _DECODER).decode(body.decode())
     except UnicodeDecodeError as error:
-        _malformed(f"byte {error.start} is no UTF-8")
+        _malformed(f"byte {error.start} is not UTF-8")
     except json.JSONDecodeError as error:
         _malformed(f"{error.msg}, line {error.lineno} column {error.colno}")
     except RecursionError:
@@ -264,36 +264,36 @@ def _decode(body: bytes, exact: bool = False) -> Any:
 
 
 def _malformed(why: str) -> NoReturn:
-    raise RequestError(f"the body is no JSON: {why}", status=400, hint="send JSON as UTF-8") from None
+    raise RequestError(f"the body is not valid JSON: {why}", status=400, hint="send JSON as UTF-8") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("an object names a member twice")
+        raise ValueError("duplicate name in an object")
     return members
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON; send null")
+    raise ValueError(f"{name} is not valid in JSON; send null")
 
 
 def _exact(text: str) -> int | float:
-    """The number that is written with a point or an exponent: an integer where it is one, of few enough digits."""
+    """Parse a number with a point or an exponent: an integer if it is integral and not too long, else a float."""
     number = Decimal(text)
     return int(number) if number.adjusted() <= _DIGITS and number == number.to_integral_value() else float(text)
 
 
 _DIGITS = 19
-"""So many digits after the first, at most, do the integers have that are told exactly: more than 64 bits hold."""
+"""Maximum digits after the first of integers that stay exact; more than 64 bits hold."""
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 _EXACT_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_float=_exact)
-_CURE = "correct the rows; the contract is at /docs.json"
+_HINT = "correct the rows; the contract is at /docs.json"
 
 
 def too_large(contract: Contract) -> RequestError:
     what = f"the body is longer than {counted(contract.max_bytes, 'byte')}"
-    return RequestError(what, status=413, hint=f"send fewer rows at once; {contract.max_rows:,} are the most")
+    return RequestError(what, status=413, hint=f"send fewer rows at once; the maximum is {contract.max_rows:,}")
 
 
 def _refuse(what: str) -> NoReturn:

@@ -1,9 +1,9 @@
-"""Files of rows to score, read as ingest reads the problem's own table, for the contract to take or refuse.
+"""Files of rows to score, parsed as ingestion parses the problem's table, before validation by the contract.
 
-Of a problem whose request is its one table, a file is read by the dialect of the table's source, and a column by the
-type that the table declares; its label and columns that the model does not need may be absent. Files of other problems
-are read by the standard dialect (comma, header, UTF-8), and columns by the types of the request. Rows in JSON lines,
-where the source is no JSON, are read as requests are: ISO times, numbers without signs.
+If the problem's request is its only table, files have the dialect of the table's source and the column types of the
+table; the label and columns that the model does not need are optional. For other problems, files have the standard
+dialect (comma, header, UTF-8) and the column types of the request. JSON lines are parsed as requests are (ISO times,
+numbers without symbols), unless the source is JSON lines itself.
 """
 
 import glob
@@ -42,11 +42,11 @@ from truecourse.serving.contract import DECISION_TIME, ID, Contract
 from truecourse.storage.object_store import ObjectStore
 
 Row = dict[str, Any] | str
-"""The values by field; of a line that is no row, a sentence with its number, fault and text."""
+"""The values by field; for a malformed line, a message with its number, fault and text."""
 
 
 class UnreadableCell:
-    """A cell that is not of its column's type: no value of the contract's either, which says so with the text."""
+    """A cell that is not of its column's type. The contract refuses it and shows the text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -57,7 +57,7 @@ class UnreadableCell:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive rows of a file, and each one's id where the file tells it."""
+    """Consecutive rows of a file, each with its id if the file has one."""
 
     rows: list[Row]
     ids: list[str | None]
@@ -65,8 +65,8 @@ class Part:
 
 @dataclass(frozen=True)
 class RowFiles:
-    """How files of rows are read: the columns by name, the source's dialect and format, the key columns that make a
-    row's id and the column that is its decision time."""
+    """A reader of files of rows: columns by name, the source's dialect and format, and the table, whose key gives a
+    row's id and whose time its decision time."""
 
     contract: Contract
     columns: Mapping[str, AnyColumn]
@@ -74,7 +74,7 @@ class RowFiles:
     format: Format | None = None
     table: Table | None = None
     needed: frozenset[str] = frozenset()
-    """The fields that a prediction depends on."""
+    """The fields that predictions depend on."""
 
     @property
     def time(self) -> str:
@@ -96,12 +96,11 @@ class RowFiles:
         return cls(contract, columns, source.csv, source.format or named_format(_source_name(source)), table, needed)
 
     def locate(self, uri: str, path: Path) -> Located:
-        """A file of rows. Raises SourceError for one whose format is not known."""
+        """Locate a file of rows. Raises SourceError if its format is unknown."""
         return locate_file(uri, path, named_format(uri, path) or self.format, self.csv)
 
     def read(self, located: Located) -> Iterator[Part]:
-        """All rows of a file. Raises SourceError for a file that cannot be read, or lacks a column that the model
-        needs."""
+        """Read all rows of a file. Raises SourceError if it cannot be read, or lacks a column that the model needs."""
         columns = self.columns
         if located.format == "jsonl" and self.format != "jsonl":
             columns = {name: _as_requested(column) for name, column in columns.items()}
@@ -112,8 +111,9 @@ class RowFiles:
                     yield self._part(chunk, {name: columns[name] for name in present}, dialect(located))
 
     def _present(self, located: Located, rows: Rows) -> dict[str, str]:
-        """The columns to read, with the name of each in the file: as in the table's source, or as in a request. A file
-        of columns has all that a prediction depends on; JSON leaves out what is null."""
+        """Return the columns to read, with their names in the file: those of the table's source, or of a request.
+
+        A file with columns must have all that predictions depend on; JSON may omit nulls."""
         named = {n: source if source in rows.names else n for n, source in source_names(self.columns).items()}
         needed = [name for name in self.columns if name in self.needed]
         if located.format == "jsonl":
@@ -170,10 +170,9 @@ def _as_requested(column: AnyColumn) -> AnyColumn:
 
 
 def find_files(source: str, store: ObjectStore, temporary: Path) -> list[tuple[str, Path]]:
-    """The files of a path, a glob, or a key or glob of object storage, which are copied to `temporary`; each with what
-    it is called.
+    """Find files by path, glob, or key or glob in object storage; the latter are downloaded to `temporary`.
 
-    Raises SourceError if there are none."""
+    Returns the name and path of each. Raises SourceError if there are none."""
     local = sorted(Path(found) for found in glob.glob(source) if Path(found).is_file())  # noqa: PTH207 - the pattern may be absolute
     if local:
         return [(path.as_posix(), path) for path in local]
@@ -190,5 +189,5 @@ def find_files(source: str, store: ObjectStore, temporary: Path) -> list[tuple[s
 
 
 def row_json(row: Row) -> str:
-    """A row as JSON, for the table of rejected rows."""
+    """Serialize a row as JSON for the table of rejected rows."""
     return json.dumps(row, default=str, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Rows that kept the contract, by field: as they were read, and as the arrays that features are made from."""
+"""Validated rows by field: values as read, and as arrays for computing features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +14,11 @@ from truecourse.serving.contract import DECISION_TIME, FieldType
 
 @dataclass(frozen=True)
 class Rows:
-    """`accepted`: their places in what came in. `ids` as they were given, or None. `types` of the fields, and of each
-    field n `values`: float64 arrays with NaN, or sequences with None, times being naive datetimes of UTC. `timed`:
-    whether they have decision times, as the field of that name. `faults`: of the rows that were refused. `given`: the
-    accepted rows as they were sent."""
+    """Validated rows.
+
+    `accepted`: their positions in the input. `ids`: as sent, or None. `types`: of the fields. `values`: n of each
+    field, as float64 arrays with NaN or sequences with None; times are naive UTC. `timed`: whether there is a field
+    `decision_time`. `faults`: of the refused rows. `given`: the accepted rows as sent."""
 
     accepted: list[int]
     ids: list[Any]
@@ -32,19 +33,19 @@ class Rows:
 
     @cached_property
     def columns(self) -> dict[str, Array]:
-        """The values in the convention of truecourse.modeling.encoding.columns_of: float64 holds no integer beyond
+        """The values as arrays, in the convention of truecourse.arrays.columns_of; float64 rounds integers beyond
         2**53."""
-        made = {name: field_array(self.types[name], values) for name, values in self.values.items()}
+        arrays = {name: field_array(self.types[name], values) for name, values in self.values.items()}
         times = self.decision_times
-        return made if times is None else made | {DECISION_TIME: times}
+        return arrays if times is None else arrays | {DECISION_TIME: times}
 
     @cached_property
     def decision_times(self) -> Array | None:
-        """(n,) datetime64[us]; None for a problem with no time."""
+        """Decision times (n,) datetime64[us]; None for a problem without time."""
         return field_array("time", self.values[DECISION_TIME]) if self.timed else None
 
     def part(self, places: Sequence[int]) -> "Rows":
-        """Those at these places, in this order."""
+        """Select the rows at these positions, in this order."""
         return replace(
             self,
             accepted=[self.accepted[i] for i in places],
@@ -60,7 +61,7 @@ def _part(values: Values, places: Sequence[int]) -> Values:
 
 
 def field_array(kind: FieldType, values: Values) -> Array:
-    """n values of a field, as an array."""
+    """Convert n values of a field to an array."""
     if isinstance(values, np.ndarray):
         return values
     if kind == "text":
@@ -71,7 +72,7 @@ def field_array(kind: FieldType, values: Values) -> Array:
 
 
 def object_array(values: Sequence[Any]) -> Array:
-    """(n,) of objects, each as it is."""
+    """Build an object array (n,) of these values."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

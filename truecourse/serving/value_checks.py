@@ -1,4 +1,4 @@
-"""What each type of request field takes: checks compiled once, that give back a value or say what is wrong with it."""
+"""Checks of single request values by field type, compiled once: each returns the value or raises InvalidValue."""
 
 import json
 import re
@@ -13,15 +13,15 @@ from truecourse.wording import counted
 ABSENT: Any = object()
 Check = Callable[[Any], Any]
 EXACT = 2**53
-"""Floats from here on stand for several integers."""
+"""From here on, floats do not represent integers exactly."""
 
 
 class InvalidValue(ValueError):
-    """A value that breaks the contract, and how."""
+    """A value violates the contract; the message says how."""
 
 
 def shorten(value: Any) -> str:
-    """A value as JSON would write it, cut at 40 characters, safe to put into an answer."""
+    """Format a value as JSON, cut at 40 characters, for error messages."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
@@ -64,13 +64,13 @@ def _text(field: RequestField, reject: bool = False) -> Check:
         if allowed and value not in allowed:
             raise InvalidValue(f"must be one of {_listed(field.one_of)}; got {shorten(value)}")
         if len(value) > limit:
-            raise InvalidValue(f"has {counted(len(value), 'character')}; {limit} are the most")
+            raise InvalidValue(f"has {counted(len(value), 'character')}; the maximum is {limit}")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InvalidValue("holds half of a surrogate pair")
+            raise InvalidValue("contains a lone surrogate")
         if pattern and not pattern.search(value):
             raise InvalidValue(f"must match {field.pattern}; got {shorten(value)}")
         if known is not None and value not in known:
-            raise InvalidValue(f"{shorten(value)} is no category that the model knows")
+            raise InvalidValue(f"unknown category {shorten(value)}")
         return str(value)
 
     return check
@@ -80,19 +80,19 @@ def _integer(field: RequestField, reject: bool = False) -> Check:
     within = _bounds(field)
 
     def check(value: Any) -> int:
-        value = _whole(value)
+        value = _as_integer(value)
         if value.__class__ is not int:
             raise InvalidValue(f"must be a whole number, not {shorten(value)}")
         if value not in INTEGERS:
-            raise InvalidValue(f"is no 64-bit integer: {shorten(value)}")
+            raise InvalidValue(f"is not a 64-bit integer: {shorten(value)}")
         within(value)
         return int(value)
 
     return check
 
 
-def _whole(value: Any) -> Any:
-    """JSON makes no difference between 3 and 3.0."""
+def _as_integer(value: Any) -> Any:
+    """Convert an integral float to an integer: JSON does not distinguish 3 and 3.0."""
     return int(value) if value.__class__ is float and value.is_integer() else value
 
 
@@ -103,7 +103,7 @@ def _float(field: RequestField, reject: bool = False) -> Check:
         if value.__class__ is not float and value.__class__ is not int:
             raise InvalidValue(f"must be a number, not {shorten(value)}")
         if not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
-            raise InvalidValue("is no finite 64-bit number")
+            raise InvalidValue("is not a finite 64-bit number")
         within(value)
         return float(value)
 
@@ -135,7 +135,7 @@ def _boolean(field: RequestField, reject: bool = False) -> Check:
 
 def check_time(field: RequestField, reject: bool = False) -> Check:
     def check(value: Any) -> datetime:
-        """Naive UTC. Files bring times; JSON brings them as text."""
+        """Return naive UTC. Values from files are times, values from JSON are text."""
         try:
             if value.__class__ is str:
                 return parse_request_time(value)
@@ -151,14 +151,14 @@ def check_time(field: RequestField, reject: bool = False) -> Check:
 
 
 def check_id(value: Any) -> Any:
-    """An id as it was sent: text or an integer."""
-    value = _whole(value)
+    """Check an id: text or an integer."""
+    value = _as_integer(value)
     if value.__class__ is str:
         return _ID(value)
     if value.__class__ is not int:
         raise InvalidValue(f"must be text or a whole number, not {shorten(value)}")
     if value not in INTEGERS:
-        raise InvalidValue(f"is no 64-bit integer: {shorten(value)}")
+        raise InvalidValue(f"is not a 64-bit integer: {shorten(value)}")
     return value
 
 

@@ -27,7 +27,7 @@ class Worker:
     def __init__(self) -> None:
         folder = launch.prepare("deliveries")
         self.served = ModelRouter()
-        self.served.open(self.served.predictor(folder / "src" / "model"))
+        self.served.open(self.served.open_predictor(folder / "src" / "model"))
         self.follower = AliasFollower(self.served, folder / "src")
         self.records: list[LoggedResult] = []
         self.served.record = self.records.append

@@ -80,7 +80,7 @@ def world(home: Path, prefect_server: str) -> Iterator[World]:
     made = World(prefect_server)
     yield made
     for run in made.runs.active():
-        made.runs._marked(run, "the test is over")
+        made.runs._try_mark(run, "the test is over")
     with suppress(PlatformError):
         made.ask("DELETE", f"/deployments/{made.deployment}")
 

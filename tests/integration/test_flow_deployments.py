@@ -151,7 +151,7 @@ def test_deployments_that_were_made_by_hand_keep_what_they_say(
 ) -> None:
     server.deploy()
     server.set("health", paused=True)
-    flow_deployments._place().unlink()
+    flow_deployments._state_file().unlink()
     found = server.deploy()
     assert len(found) == 1
     assert has(found, "health/health: paused in Prefect")

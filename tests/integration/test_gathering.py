@@ -231,7 +231,7 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(make: Make) -> None:
         exchanges = [asked("/predict") for _ in ROWS]
         for exchange, rows in zip(exchanges, ROWS, strict=True):
             endpoint.score(exchange, body(rows), lambda reply: replies.append(reply.status))
-        exchanges[3].gone = exchanges[5].gone = True
+        exchanges[3].is_gone = exchanges[5].is_gone = True
         await asyncio.sleep(0.05)
         return sorted(replies)
 

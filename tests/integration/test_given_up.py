@@ -32,7 +32,7 @@ def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
         for exchange in exchanges:
             endpoint.score(exchange, body, lambda reply: replies.append(reply.status))
         await asyncio.sleep(0.01)  # both are handed to the threads
-        exchanges[0].gone = True
+        exchanges[0].is_gone = True
         free.set()
         while len(replies) < 2:
             await asyncio.sleep(0.01)

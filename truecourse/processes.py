@@ -129,22 +129,22 @@ class Leftover:
 
 def leftovers(home: Path) -> list[Leftover]:
     """Processes that killed commands of this home left running."""
-    found = []
+    orphaned = []
     for process, mark in _marked_processes():
         pid, started, name = [*mark.split(":"), "", ""][:3]
         variables = variables_of(process)
         if variables.get("TRUECOURSE_HOME") == str(home) and pid.isdigit() and started_at(int(pid)) != started:
             port = variables.get("TRUECOURSE_ENDPOINT_PORT", "")
-            found.append(Leftover(process, name, int(port) if port.isdigit() else None))
-    return found
+            orphaned.append(Leftover(process, name, int(port) if port.isdigit() else None))
+    return orphaned
 
 
 def find_by_variable(name: str) -> list[tuple[int, str]]:
     """Processes of this user that have the environment variable: (process id, value)."""
     import psutil
 
-    found = ((process.pid, variables_of(process).get(name)) for process in psutil.process_iter())
-    return [(pid, value) for pid, value in found if value is not None]
+    values = ((process.pid, variables_of(process).get(name)) for process in psutil.process_iter())
+    return [(pid, value) for pid, value in values if value is not None]
 
 
 def command_line_words() -> set[str]:
@@ -158,8 +158,8 @@ def _marked_processes() -> list[tuple[Any, str]]:
     """Every running process (psutil) that has MARK, with its value."""
     import psutil
 
-    found = ((process, variables_of(process).get(MARK, "")) for process in psutil.process_iter())
-    return [(process, mark) for process, mark in found if mark]
+    marks = ((process, variables_of(process).get(MARK, "")) for process in psutil.process_iter())
+    return [(process, mark) for process, mark in marks if mark]
 
 
 def terminate(processes: list[Any]) -> None:
@@ -173,7 +173,7 @@ def terminate(processes: list[Any]) -> None:
 
 
 def started_at(pid: int) -> str | None:
-    """The process's start time as an opaque text, to tell a reused pid; None if the process has ended.
+    """The process's start time as an opaque text, to detect a reused pid; None if the process has ended.
 
     Counted from boot where the system reports it, because the wall clock can change while processes run."""
     import psutil

@@ -184,16 +184,15 @@ def get_settings() -> Settings:
 def _unknown_settings() -> dict[str, str]:
     """Variables with our prefix that are no setting, each with a detail for the message: its file and a suggestion."""
     known = [name.upper() for name in Settings.model_fields]
-    given = {name: "" for name, value in os.environ.items() if not _is_service_link(name, value)}
-    given |= dict.fromkeys(_file_variables(), f" in {Path(_FILE).absolute()}")
-    found = {}
-    for name, place in sorted(given.items()):
+    variables = {name: "" for name, value in os.environ.items() if not _is_service_link(name, value)}
+    variables |= dict.fromkeys(_file_variables(), f" in {Path(_FILE).absolute()}")
+    unknown = {}
+    for name, place in sorted(variables.items()):
         setting = name.upper().removeprefix(PREFIX)
-        ours = name.upper().startswith(PREFIX) and setting not in known and not setting.startswith("CONNECTIONS__")
-        if ours:
+        if name.upper().startswith(PREFIX) and setting not in known and not setting.startswith("CONNECTIONS__"):
             close = suggestion(setting, known, PREFIX)
-            found[name] = f"{place}; {close}" if close else place
-    return found
+            unknown[name] = f"{place}; {close}" if close else place
+    return unknown
 
 
 def _is_service_link(name: str, value: str) -> bool:
@@ -246,8 +245,8 @@ def quiet_environment() -> None:
 
 def _bypass_proxy_locally() -> None:
     """Add the hosts of this machine to `no_proxy`, and remove a SOCKS proxy that no installed library supports."""
-    given = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
-    listed = [part.strip() for part in given.split(",") if part.strip()]
+    configured = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    listed = [part.strip() for part in configured.split(",") if part.strip()]
     bypassed = dict.fromkeys([*listed, *LOOPBACK, *_own_host()])
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in listed else ",".join(bypassed)
     for name in _proxies():

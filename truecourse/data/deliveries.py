@@ -99,15 +99,15 @@ def accepted_deliveries(
     name = clean_table(problem, table)
     if not tables.exists(name):
         return {}, None
-    found: dict[int, dict[str, Any]] = {}
+    records: dict[int, dict[str, Any]] = {}
     last = None
     for version, commit in tables.commits(name):
         if "deliveries" not in commit:
             continue
-        found = {} if commit.get("rewritten") else found
-        found |= {item["number"]: item for item in commit["deliveries"]}
+        records = {} if commit.get("rewritten") else records
+        records |= {item["number"]: item for item in commit["deliveries"]}
         last = commit | {"version": version}
-    return found, last
+    return records, last
 
 
 def archive_key(problem: str, table: str, sha256: str) -> str:

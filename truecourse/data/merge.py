@@ -88,7 +88,7 @@ def plan_merge(
         corrected=different + changed,
         unchanged=equal + same,
         removed=_one(connection, "SELECT count(*) FROM gone")[0] - superseded,
-        before=_one(connection, "SELECT count(*) FROM mine")[0],
+        before=_one(connection, "SELECT count(*) FROM place_rows")[0],
         watermark=_watermark(connection, table, watermark),
     )
 
@@ -122,12 +122,12 @@ def _keep_last_of_key(connection: duckdb.DuckDBPyConnection, table: Table) -> tu
 def _place_rows(
     connection: duckdb.DuckDBPyConnection, table: Table, delivery: Delivery, known: Sequence[Delivery]
 ) -> None:
-    """Create the relation `mine`: the current rows that earlier deliveries of the same place brought."""
+    """Create the relation `place_rows`: the current rows that earlier deliveries of the same place brought."""
     ranges = [(d.start, d.end) for d in known if d.place == delivery.place and d.number < delivery.number and d.rows]
     where = " OR ".join(f"({ROW} >= {start} AND {ROW} < {end})" for start, end in ranges)
     if table.combines != "replace" or not ranges:
         where = "false"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE mine AS SELECT {ROW} FROM state WHERE {where}")  # noqa: S608
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE place_rows AS SELECT {ROW} FROM state WHERE {where}")  # noqa: S608
 
 
 def _match(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
@@ -135,9 +135,11 @@ def _match(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     if not table.key:
         old, same, joined = "CAST(NULL AS BIGINT)", "false", ""
     else:
-        old = f"there.{ROW}"
-        same = f"there.{ROW} IS NOT NULL AND (there.{ROW} > winner.{ROW} OR ({_equal(table, 'winner', 'there')}))"
-        joined = f"LEFT JOIN state AS there ON {_equal(table, 'winner', 'there', table.key)}"
+        old = f"existing.{ROW}"
+        same = (
+            f"existing.{ROW} IS NOT NULL AND (existing.{ROW} > winner.{ROW} OR ({_equal(table, 'winner', 'existing')}))"
+        )
+        joined = f"LEFT JOIN state AS existing ON {_equal(table, 'winner', 'existing', table.key)}"
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE merged AS SELECT winner.*, {old} AS {_OLD}, {same} AS {_SAME} "  # noqa: S608
         f"FROM winners AS winner {joined}"
@@ -153,15 +155,15 @@ def _match_multiset(connection: duckdb.DuckDBPyConnection, table: Table) -> None
             f"FROM ({query})"
         )
 
-    if not _one(connection, "SELECT count(*) FROM mine")[0]:
+    if not _one(connection, "SELECT count(*) FROM place_rows")[0]:
         _match(connection, table)
         return
-    mine = counted(f"SELECT state.* FROM state SEMI JOIN mine USING ({ROW})")  # noqa: S608
-    met = f"{_equal(table, 'winner', 'there')} AND winner.{_NUMBER} = there.{_NUMBER}"
+    place_rows = counted(f"SELECT state.* FROM state SEMI JOIN place_rows USING ({ROW})")  # noqa: S608
+    matches = f"{_equal(table, 'winner', 'existing')} AND winner.{_NUMBER} = existing.{_NUMBER}"
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT winner.* EXCLUDE ({_NUMBER}), there.{ROW} AS {_OLD}, "  # noqa: S608
-        f"there.{ROW} IS NOT NULL AS {_SAME} "
-        f"FROM ({counted('SELECT * FROM winners')}) AS winner LEFT JOIN ({mine}) AS there ON {met}"
+        f"CREATE OR REPLACE TEMP TABLE merged AS SELECT winner.* EXCLUDE ({_NUMBER}), existing.{ROW} AS {_OLD}, "  # noqa: S608
+        f"existing.{ROW} IS NOT NULL AS {_SAME} "
+        f"FROM ({counted('SELECT * FROM winners')}) AS winner LEFT JOIN ({place_rows}) AS existing ON {matches}"
     )
 
 
@@ -169,16 +171,16 @@ def _match_vanished(connection: duckdb.DuckDBPyConnection, table: Table, standin
     """With a key, replace a row that its place no longer has by the latest row of that key from another place, if there
     is one."""
     ranges = [f"({ROW} >= {d.start} AND {ROW} < {d.end})" for d in standing if d.rows]
-    if not ranges or not _one(connection, "SELECT count(*) FROM mine")[0]:
+    if not ranges or not _one(connection, "SELECT count(*) FROM place_rows")[0]:
         return
     keys = ", ".join(map(quote, table.key))
     connection.execute(
-        f"INSERT INTO merged SELECT other.*, there.{ROW}, {_equal(table, 'other', 'there')} "  # noqa: S608
-        f"FROM (SELECT state.* FROM state SEMI JOIN mine USING ({ROW})) AS there "
-        f"ANTI JOIN winners ON {_equal(table, 'winners', 'there', table.key)} "
+        f"INSERT INTO merged SELECT other.*, existing.{ROW}, {_equal(table, 'other', 'existing')} "  # noqa: S608
+        f"FROM (SELECT state.* FROM state SEMI JOIN place_rows USING ({ROW})) AS existing "
+        f"ANTI JOIN winners ON {_equal(table, 'winners', 'existing', table.key)} "
         f"JOIN (SELECT {_declared(table)}, {ROW} FROM raw ANTI JOIN quarantined USING ({ROW}) WHERE "
         f"{' OR '.join(ranges)} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {ROW} DESC) = 1) AS other "
-        f"ON {_equal(table, 'other', 'there', table.key)}"
+        f"ON {_equal(table, 'other', 'existing', table.key)}"
     )
 
 
@@ -188,10 +190,10 @@ def _find_gone(
     """Create the relation `gone`: rows that are changed, and, with `replace`, rows that the new content lacks."""
     changed = f"SELECT {_OLD} AS {ROW} FROM merged WHERE {_OLD} IS NOT NULL AND NOT {_SAME}"  # noqa: S608
     moved = delivery.copy_of is not None and not is_copy(delivery, known)
-    vanished = f"SELECT {ROW} FROM mine ANTI JOIN (SELECT {_OLD} FROM merged) ON {ROW} = {_OLD}"  # noqa: S608
+    vanished = f"SELECT {ROW} FROM place_rows ANTI JOIN (SELECT {_OLD} FROM merged) ON {ROW} = {_OLD}"  # noqa: S608
     if table.key:
         vanished = (
-            f"SELECT state.{ROW} FROM state SEMI JOIN mine USING ({ROW}) "  # noqa: S608
+            f"SELECT state.{ROW} FROM state SEMI JOIN place_rows USING ({ROW}) "  # noqa: S608
             f"ANTI JOIN merged ON {_equal(table, 'merged', 'state', table.key)}"
         )
     queries = [changed] if moved or table.combines != "replace" else [changed, vanished]

@@ -41,10 +41,10 @@ def asof_join(
     """
     pairs = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     right = _features(features, list(pairs), event, created, filter_by_created)
-    known = _split_late_rows(right, list(pairs), filter_by_created)
+    feature_rows = _split_late_rows(right, list(pairs), filter_by_created)
     left = _decisions(spine, right, pairs, at)
     order = None if left[_AT].is_sorted() else left[_AT].arg_sort()
-    joined = _join(left if order is None else left[order], known, ttl or None)
+    joined = _join(left if order is None else left[order], feature_rows, ttl or None)
     if order is not None:
         joined = joined[order.arg_sort()]
     return spine.hstack(joined.get_columns())
@@ -145,12 +145,14 @@ def _join(left: "pl.DataFrame", right: _FeatureRows, ttl: timedelta | None) -> "
     keys, names = list(right.keys), list(right.names)
     if right.later.is_empty():
         return _latest(left, right.timely.select(*keys, _EVENT, *names), keys, _EVENT, ttl).select(names)
-    known = _latest(left, right.timely, keys, _EVENT, ttl).select(_EVENT, _CREATED, *names)
+    timely = _latest(left, right.timely, keys, _EVENT, ttl).select(_EVENT, _CREATED, *names)
     later = _latest(left, right.later, keys, _KNOWN, None).select(_EVENT, _CREATED, *names)
     fresh = left[_AT] - later[_EVENT] <= ttl if ttl else later[_EVENT].is_not_null()
-    newer = (later[_EVENT] > known[_EVENT]) | ((later[_EVENT] == known[_EVENT]) & (later[_CREATED] > known[_CREATED]))
-    wins = (fresh & (known[_EVENT].is_null() | newer)).fill_null(False)
-    return pl.select(pl.when(wins).then(later[name]).otherwise(known[name]).alias(name) for name in names)
+    newer = (later[_EVENT] > timely[_EVENT]) | (
+        (later[_EVENT] == timely[_EVENT]) & (later[_CREATED] > timely[_CREATED])
+    )
+    wins = (fresh & (timely[_EVENT].is_null() | newer)).fill_null(False)
+    return pl.select(pl.when(wins).then(later[name]).otherwise(timely[name]).alias(name) for name in names)
 
 
 def _newest_known(late: "pl.DataFrame", keys: list[str]) -> "pl.DataFrame":

@@ -334,21 +334,21 @@ def _last_difference(
     equal = ", ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
     all_equal = " AND ".join(f"coalesce({condition}, false)" for condition in same.values()) or "true"
     rows = connection.execute(
-        f"SELECT f.there, c.there, {both}, {equal} FROM (SELECT true AS there, * FROM {full}) AS f "  # noqa: S608
-        f"FULL OUTER JOIN (SELECT true AS there, * FROM {cut}) AS c ON {on} "
-        f"WHERE f.there IS NULL OR c.there IS NULL OR NOT ({all_equal}) "
+        f"SELECT f._tc_present, c._tc_present, {both}, {equal} FROM (SELECT true AS _tc_present, * FROM {full}) AS f "  # noqa: S608
+        f"FULL OUTER JOIN (SELECT true AS _tc_present, * FROM {cut}) AS c ON {on} "
+        f"WHERE f._tc_present IS NULL OR c._tc_present IS NULL OR NOT ({all_equal}) "
         f"ORDER BY coalesce(f.{sql.quote(clock)}, c.{sql.quote(clock)}) DESC, "
         f"{', '.join(f'coalesce(f.{sql.quote(n)}, c.{sql.quote(n)})' for n in identity)} LIMIT 1"
     ).fetchall()
     if not rows:
         return None
-    here, there, *rest = rows[0]
+    in_full, in_cut, *rest = rows[0]
     values = {name: (rest[2 * i], rest[2 * i + 1]) for i, name in enumerate(names)}
-    side = 0 if here else 1
+    side = 0 if in_full else 1
     row = {name: values[name][side] for name in identity}
     moment = values[clock][side]
-    if not (here and there):
-        return _Difference(row, moment, None, here, there)
+    if not (in_full and in_cut):
+        return _Difference(row, moment, None, in_full, in_cut)
     unequal = next(name for name, equal in zip(columns, rest[2 * len(names) :], strict=True) if not equal)
     return _Difference(row, moment, unequal, *values[unequal])
 

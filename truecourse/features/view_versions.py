@@ -108,12 +108,12 @@ class History:
             for epoch, times in self._changes(table):
                 unbounded = self.view.lookback is None
                 touched.setdefault(epoch, []).extend([ALWAYS] if unbounded else ranges_around(times, *reach(self.view)))
-        found = ((epoch, intersect_ranges(ranges, merge_ranges(touched[epoch]))) for epoch in sorted(touched))
-        return [(epoch, both) for epoch, both in found if both]
+        affected = ((epoch, intersect_ranges(ranges, merge_ranges(touched[epoch]))) for epoch in sorted(touched))
+        return [(epoch, both) for epoch, both in affected if both]
 
     def _changes(self, table: Table) -> list[tuple[datetime, Any]]:
         time, rows = sql.quote(str(table.time)), sql.quote(f"{table.name}__rows")
-        found = sql.run(
+        changes = sql.run(
             self.connection,
             f"SELECT CAST(epoch AS TIMESTAMP) AS epoch, CAST({time} AS TIMESTAMP) AS time FROM ("  # noqa: S608
             f"SELECT unnest([_tc_recorded_at, _tc_superseded_at]) AS epoch, {time} FROM {rows} "
@@ -121,7 +121,7 @@ class History:
             "WHERE epoch > TIMESTAMPTZ '1970-01-01 00:00:00+00' GROUP BY ALL ORDER BY ALL",
             where=table.name,
         ).df()
-        return [(epoch.to_pydatetime(), group["time"].to_numpy()) for epoch, group in found.groupby("epoch")]
+        return [(epoch.to_pydatetime(), group["time"].to_numpy()) for epoch, group in changes.groupby("epoch")]
 
     def _apply(self, epoch: datetime, touched: list[TimeRange]) -> None:
         """Apply the changes known at `epoch`: first versions of later rows, new versions of earlier rows."""

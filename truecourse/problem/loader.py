@@ -246,8 +246,8 @@ def function_statements(function: Callable[..., Any]) -> list[str]:
     statements = ast.parse(Path(file).read_bytes()).body if file else []
     bound: dict[str, list[int]] = {}
     for number, statement in enumerate(statements):
-        for known in _bound_names(statement):
-            bound.setdefault(known, []).append(number)
+        for bound_name in _bound_names(statement):
+            bound.setdefault(bound_name, []).append(number)
     if name not in bound:
         return [inspect.getsource(function)]
     taken: set[int] = set()

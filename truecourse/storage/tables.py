@@ -164,8 +164,8 @@ class Tables:
         """Read the rows selected by `filter`, each with the key of its `file`."""
         with self._errors(reference.name):
             dataset = self.dataset(reference)
-            found = dataset.to_table(columns=[*dataset.schema.names, _FILE], filter=filter).to_pylist()
-        return [{**row, "file": f"{reference.name}/{row.pop(_FILE)}"} for row in found]
+            rows = dataset.to_table(columns=[*dataset.schema.names, _FILE], filter=filter).to_pylist()
+        return [{**row, "file": f"{reference.name}/{row.pop(_FILE)}"} for row in rows]
 
     def parts(
         self, reference: TableVersion, columns: list[str], rows: int, filter: Any = None, where: Sequence[Limit] = ()

@@ -187,7 +187,7 @@ def test_ci_trains_and_a_failed_gate_fails_the_build(world: World, tmp_path: Pat
     finally:
         file.write_text(before)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "**1 of 1 gate failed.** Champion is 1." in path.read_text()
+    assert "**1 of 1 gate failed.** The champion is version 1." in path.read_text()
     assert "| ❌ | auc at least 1.01 |" in path.read_text()
     assert not left_over(Path(world["TRUECOURSE_HOME"]))
 

@@ -1,4 +1,4 @@
-"""The control page of a problem: who is in office, what checks say and said, objectives, runs, and what was done."""
+"""The control page of a problem: champion and challenger, check results over time, objectives, flow runs, events."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, get_args
@@ -20,7 +20,7 @@ from truecourse.wording import format_duration
 Document = dict[str, Any]
 CHECKS: tuple[Check, ...] = get_args(Check)
 _DAYS = 60
-"""Shown of what is checked once a day; of what is checked every few minutes, a fortnight."""
+"""Days shown of a check that runs daily; of one that runs every few minutes, 14 days are shown."""
 _OFTEN: tuple[Check, ...] = ("pipelines", "endpoint", "machine", "registry", "canary")
 _EVENTS = 12
 _SAME = timedelta(hours=1)
@@ -32,12 +32,12 @@ def page_key(problem: str) -> str:
 
 
 def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -> Document:
-    """Everything that the page shows, JSON once dumped. `at`: the moment (UTC) that counts as now."""
+    """Return all figures of the page, ready to dump as JSON. `at`: the reference time (UTC)."""
     at = at or datetime.now(UTC)
     newest = {check: report_store.latest(store, problem.name, check) for check in CHECKS}
-    made = [report for report in newest.values() if report is not None]
-    stands, now = record.load_record(store, problem.name), aliases.current(problem.name)
-    figures = {report.check: report.figures for report in made}
+    reports = [report for report in newest.values() if report is not None]
+    alerts, now = record.load_record(store, problem.name), aliases.current(problem.name)
+    figures = {report.check: report.figures for report in reports}
     return {
         "problem": problem.name,
         "at": at,
@@ -47,10 +47,10 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
         "shadow": now.shadow,
         "share": now.share,
         "moves": [entry.model_dump() for entry in reversed(aliases.recent(problem.name, _EVENTS))],
-        "checks": [_told(check, report) for check, report in newest.items()],
+        "checks": [_check_document(check, report) for check, report in newest.items()],
         "days": {check: _days(store, report, at) if report else [] for check, report in newest.items()},
-        "alarms": [_alarm(alarm) for alarm in stands.open] if stands else [],
-        "events": [_event(event) for event in reversed(stands.recent[-_EVENTS:])] if stands else [],
+        "alarms": [_alarm(alarm) for alarm in alerts.open] if alerts else [],
+        "events": [_event(event) for event in reversed(alerts.recent[-_EVENTS:])] if alerts else [],
         "endpoints": figures.get("endpoint", {}).get("endpoints", {}),
         "flows": figures.get("pipelines", {}).get("flows", []),
         "pages": _pages(store, problem.name, now.champion.run_id if now.champion else None),
@@ -58,20 +58,22 @@ def document(store: ObjectStore, problem: Problem, at: datetime | None = None) -
 
 
 def _sentence(newest: dict[Check, Report | None]) -> str:
-    made = [report for report in newest.values() if report is not None]
-    if not made:
-        return "Nothing was checked yet: truecourse run monitor, and truecourse run health."
-    findings = sorted((f for report in made for f in report.findings), key=lambda finding: finding.sort_key)
+    reports = [report for report in newest.values() if report is not None]
+    if not reports:
+        return "No check has run yet: truecourse run monitor, and truecourse run health."
+    findings = sorted((f for report in reports for f in report.findings), key=lambda finding: finding.sort_key)
     unknown = [check for check, report in newest.items() if report is None or report.state == "unknown"]
-    well = "All that is checked is well." if not unknown else f"Nothing found; unknown: {', '.join(unknown)}."
-    return summarize(findings, well)
+    summary = "All checks are ok." if not unknown else f"No findings; unknown: {', '.join(unknown)}."
+    return summarize(findings, summary)
 
 
-def _told(check: Check, report: Report | None) -> Document:
-    """`checked_at`: when it was checked; `data_until`: the moment up to which data was read, if that is another;
-    `needed`: what makes a check known whose state is unknown, empty for the others."""
+def _check_document(check: Check, report: Report | None) -> Document:
+    """Return what the page shows of a check.
+
+    `checked_at`: when it ran. `data_until`: the end of the data it read, if that is more than an hour away. `needed`:
+    what a check with the state unknown needs; empty for the others."""
     if report is None:
-        never: Document = {"check": check, "sentence": "Never checked.", "findings": [], "page": ""}
+        never: Document = {"check": check, "sentence": "This check has not run yet.", "findings": [], "page": ""}
         return never | {"checked_at": None, "data_until": None, "state": "unknown", "needed": PREREQUISITES[check]}
     when = report.checked_at or report.at
     until = report.at if abs(when - report.at) > _SAME else None
@@ -84,8 +86,9 @@ def _told(check: Check, report: Report | None) -> Document:
 
 
 def _days(store: ObjectStore, newest: Report, at: datetime) -> list[tuple[str, State]]:
-    """The worst state of every day from the first that was checked, oldest first; unknown of one that was not. The
-    newest report may be long ago, in a replay."""
+    """Return (day, worst state) from the first checked day to the last, oldest first; unknown for days without a check.
+
+    The days shown end at the newest report, which may be long ago in a replay."""
     until = min(newest.at, at)
     since = until - timedelta(days=14 if newest.check in _OFTEN else _DAYS)
     worst: dict[str, State] = {}
@@ -109,7 +112,7 @@ def _event(event: record.Event) -> Document:
 
 
 def _pages(store: ObjectStore, problem: str, run_id: str | None) -> dict[str, str]:
-    """The pages beside this one, by what they are called: their file's name."""
+    """Return the file names of the problem's other pages, by title."""
     files = {name: f"{file}.html" for file, name in _PAGES.items()}
     files |= {"The champion's evaluation": f"model-{run_id}.html"} if run_id else {}
     return {name: file for name, file in files.items() if store.exists(f"reports/{problem}/{file}")}
@@ -124,28 +127,30 @@ def page(
     at: datetime | None = None,
     platform: Document | None = None,
 ) -> str:
-    """The page, whole. `served`: by the control server, which finds predictions and has its reports below /reports/;
-    else a file among them. `links`: other pages of the platform, by name. `platform`: `sentences` of its parts that are
-    or were down, and flow runs that are `stuck`."""
+    """Render the page as HTML.
+
+    `served`: for the control server, which traces predictions and has its reports under /reports/; otherwise a file
+    among the reports. `links`: other pages of the platform, by name. `platform`: `sentences` about services that are or
+    were down, and flow runs that are `stuck`."""
     return _page(store, problem, document(store, problem, at), served, links, platform)
 
 
 def _page(
     store: ObjectStore,
     problem: Problem,
-    told: Document,
+    figures: Document,
     served: bool,
     links: dict[str, str] | None = None,
     platform: Document | None = None,
 ) -> str:
     return render(
         "control.html",
-        it=told,
+        it=figures,
         plots=timelines(store, problem),
         served=served,
         links=links or {},
         platform=platform,
-        beside=f"/reports/{problem.name}/" if served else "",
+        base=f"/reports/{problem.name}/" if served else "",
         format_duration=format_duration,
         moment=_moment,
         metric_label=metric_label,
@@ -154,31 +159,31 @@ def _page(
 
 
 def _moment(when: datetime | str | None) -> str:
-    told = datetime.fromisoformat(when) if isinstance(when, str) else when
-    return f"{told:%Y-%m-%d %H:%M}" if told else "–"
+    moment = datetime.fromisoformat(when) if isinstance(when, str) else when
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else "–"
 
 
 def publish(store: ObjectStore, problem: Problem) -> str:
-    """Write the page among the reports, and the index of problems; its key."""
-    told = document(store, problem)
-    store.put(page_key(problem.name), _page(store, problem, told, served=False).encode())
-    index.add_entry(store, _entry(told))
+    """Write the page among the reports, update the index of problems, and return the page's key."""
+    figures = document(store, problem)
+    store.put(page_key(problem.name), _page(store, problem, figures, served=False).encode())
+    index.add_entry(store, _entry(figures))
     return page_key(problem.name)
 
 
 def require_page(store: ObjectStore, problem: Problem) -> None:
-    """Write the page if there is none yet: the reports beside it lead back to it."""
+    """Write the page if there is none yet: the report pages link to it."""
     if not store.exists(page_key(problem.name)):
         publish(store, problem)
 
 
-def _entry(told: Document) -> index.Entry:
-    states = [report["state"] for report in told["checks"]]
+def _entry(figures: Document) -> index.Entry:
+    states = [report["state"] for report in figures["checks"]]
     return index.Entry(
-        problem=told["problem"],
-        at=f"{told['at']:%Y-%m-%dT%H:%M}",
-        sentence=told["sentence"],
+        problem=figures["problem"],
+        at=f"{figures['at']:%Y-%m-%dT%H:%M}",
+        sentence=figures["sentence"],
         state=min(states, key=get_args(State).index, default="unknown"),
-        champion=told["champion"]["version"] if told["champion"] else None,
-        pages=told["pages"],
+        champion=figures["champion"]["version"] if figures["champion"] else None,
+        pages=figures["pages"],
     )

@@ -1,4 +1,4 @@
-"""The index of problems: one line for each, with what its checks say and the pages that it has."""
+"""The index page: one row per problem, with its state, its champion and links to its pages."""
 
 from pydantic import ValidationError
 
@@ -12,8 +12,9 @@ _ENTRIES = "control/"
 
 
 class Entry(Reference):
-    """`at`: when it was written, UTC. `state`: the worst of the problem's checks. `champion`: its version. `pages`:
-    files beside the control page, by what they are called."""
+    """A problem in the index. `at`: when it was written, UTC. `state`: the worst state of its checks.
+
+    `champion`: its version. `pages`: file names of its pages, by title."""
 
     problem: str
     at: str
@@ -24,20 +25,20 @@ class Entry(Reference):
 
 
 def add_entry(store: ObjectStore, entry: Entry) -> None:
-    """Put a problem into the index, and write the index anew."""
+    """Add or replace a problem's entry, and write the index page."""
     store.put(f"{_ENTRIES}{entry.problem}.json", entry.model_dump_json(indent=1).encode())
     store.put(INDEX, page(store).encode())
 
 
 def entries(store: ObjectStore) -> list[Entry]:
-    """By name. An entry of another form, or removed meanwhile, is left out."""
-    found = []
+    """Return the entries by name. Entries that cannot be parsed, or were removed meanwhile, are left out."""
+    valid = []
     for key in sorted(store.list(_ENTRIES)):
         try:
-            found.append(Entry.model_validate_json(store.get(key)))
+            valid.append(Entry.model_validate_json(store.get(key)))
         except (ValidationError, NotFound):
             continue
-    return found
+    return valid
 
 
 def page(store: ObjectStore) -> str:

@@ -1,4 +1,4 @@
-"""Drift and quality over time, drawn from the reports that the checks left, with the moments when models changed."""
+"""Timelines of drift and quality, from stored reports, with the times of promotions."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,22 +16,24 @@ from truecourse.storage.object_store import ObjectStore
 
 _DAYS = 120
 _MOVES = 100
-"""Entries of the aliases' history that are looked at for promotions: a canary makes five of one."""
+"""Entries of the alias history that are searched for promotions: a canary writes five for one promotion."""
 _ROOM = 3.0
-"""Days beside the first point and the last: left alone, the axis of a single day is four years long."""
+"""Days of space before the first point and after the last: otherwise the axis of one day spans four years."""
 _SOFT = "#8a9099"
 _BAD = "#d0342c"
 
 
 def timelines(store: ObjectStore, problem: Problem) -> dict[str, Markup]:
-    """SVG drawings by their titles: of drift, one point a check; of quality, one a closed day. Empty at first."""
+    """Draw the timelines as SVG, by title: drift has a point per check, quality one per closed day.
+
+    Empty while there are no reports."""
     promoted = _promotions(problem.name)
     drawn = {"Drift": _drift(store, problem), "Quality": _quality(store, problem)}
     shown: dict[str, Markup] = {}
-    for name, made in drawn.items():
-        if made is None:
+    for name, timeline in drawn.items():
+        if timeline is None:
             continue
-        title, drawing = made
+        title, drawing = timeline
         axis = drawing.axes[0]
         first, last = axis.dataLim.intervalx
         room = max(_ROOM, (last - first) / 20)
@@ -44,15 +46,15 @@ def timelines(store: ObjectStore, problem: Problem) -> dict[str, Markup]:
 
 
 def _promotions(problem: str) -> list[datetime]:
-    """When another version came into office; the first changed nothing."""
+    """Return when another version became champion; the first champion is not counted."""
     entries = [entry for entry in aliases.recent(problem, _MOVES) if entry.champion is not None]
     moments = [naive_utc(after.at) for before, after in pairwise(entries) if before.champion != after.champion]
     return [moment for moment in moments if moment is not None]
 
 
 def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
-    found = [mark for mark in report_store.timeline(store, problem.name, "drift") if mark.largest is not None]
-    points = [(mark.at, mark.largest, mark.state in ("critical", "warning")) for mark in found]
+    marks = [mark for mark in report_store.timeline(store, problem.name, "drift") if mark.largest is not None]
+    points = [(mark.at, mark.largest, mark.state in ("critical", "warning")) for mark in marks]
     if not points:
         return None
     drawing, axis = figure(6.0, 2.6)
@@ -62,7 +64,7 @@ def _drift(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
     axis.plot([day for day, _ in alarmed], [value for _, value in alarmed], "o", color=_BAD, markersize=4.5)
     axis.set(ylabel="largest PSI of a column")
     axis.set_ylim(bottom=0)
-    return "the largest PSI of any column, by the end of the data checked; red: something was found", drawing
+    return "the largest PSI of any column, by the end of the data checked; red: with a finding", drawing
 
 
 def _quality(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
@@ -71,13 +73,13 @@ def _quality(store: ObjectStore, problem: Problem) -> tuple[str, Any] | None:
     if not any("loss" in day for day in days):
         return None
     drawing, axis = figure(6.0, 2.6)
-    for name, said, colour, style in (("loss", "true", PALETTE[0], "-"), ("estimate", "estimated", _SOFT, "--")):
-        told = [(datetime.fromisoformat(day["day"]), day[name]) for day in days[-_DAYS:] if name in day]
-        if told:
-            axis.plot(*zip(*told, strict=True), color=colour, linestyle=style, linewidth=1.6, label=said)
+    for name, label, colour, style in (("loss", "actual", PALETTE[0], "-"), ("estimate", "estimated", _SOFT, "--")):
+        points = [(datetime.fromisoformat(day["day"]), day[name]) for day in days[-_DAYS:] if name in day]
+        if points:
+            axis.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=1.6, label=label)
     axis.set(ylabel=problem.metric.replace("_", " "))
     axis.legend(loc="best", labelcolor=_SOFT, frameon=False, ncols=2)
-    return f"{problem.metric.replace('_', ' ')} by closed day, beside what the scores made expect", drawing
+    return f"{problem.metric.replace('_', ' ')} by closed day: actual, and estimated from the scores", drawing
 
 
 def _date(axis: Any) -> None:

@@ -1,4 +1,4 @@
-"""A model version in a page of Markdown, fit for a pull request: its figures beside the champion's, gates, drift."""
+"""A summary of a model version in Markdown, for a pull request: metrics next to the champion's, gates, drift."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ _SIGNS = {"passed": "✅", "failed": "❌", "unknown": "❔"}
 
 
 def summarize(problem: Problem, number: int | None = None) -> Document:
-    """What is known of a version, by default the challenger: its report, its rival's, the last drift check.
+    """Collect the figures of a version, by default the challenger: its report, the rival's, the last drift check.
 
-    `rival`: the champion that its gates compared it with. Raises ModelError if nothing is registered."""
+    `rival`: the champion that its gates compared it with. Raises ModelError if no version is registered."""
     now = aliases.current(problem.name)
     version = registry.version(problem.name, number) if number is not None else now.challenger
     if version is None:
         hint = f"truecourse run register --problem {problem.name}"
-        raise ModelError("nothing is registered yet", where=f"model {problem.name}", hint=hint)
+        raise ModelError("no version is registered yet", where=f"model {problem.name}", hint=hint)
     report = _report(version)
     rival = report["champion"]
     return {
@@ -50,10 +50,10 @@ def _report(version: ModelVersion) -> Document:
 
 
 def _columns(report: Document, rival: Document | None) -> Document:
-    """Metrics by column: the model, its rival as it was judged when it was registered, and the baselines."""
-    mine = report["metrics"]
-    theirs = {"champion, at its registration": rival["metrics"]["model"]} if rival else {}
-    return {"this version": mine["model"], **theirs, **{n: m for n, m in mine.items() if n != "model"}}
+    """Return metrics by column: the version, its rival (as evaluated when it was registered), and the baselines."""
+    metrics = report["metrics"]
+    rivals = {"champion, at its registration": rival["metrics"]["model"]} if rival else {}
+    return {"this version": metrics["model"], **rivals, **{n: m for n, m in metrics.items() if n != "model"}}
 
 
 def _drift(problem: Problem) -> Document | None:
@@ -65,7 +65,7 @@ def _drift(problem: Problem) -> Document | None:
 
 
 def markdown(summary: Mapping[str, Any], label_unit: str = "") -> str:
-    """The page. `label_unit`: of a regression's label."""
+    """Render a summary as Markdown. `label_unit`: of a regression's label."""
     columns = summary["metrics"]
     metrics = [
         [with_unit(name, unit_of(name, label_unit)), *(_figure(column.get(name)) for column in columns.values())]
@@ -74,25 +74,25 @@ def markdown(summary: Mapping[str, Any], label_unit: str = "") -> str:
     gates = [[_SIGNS[g["result"]], g["gate"], g["detail"]] for g in summary["gates"]]
     parts = [
         f"## {summary['problem']}: version {summary['version']}",
-        _verdict(summary),
+        _gate_summary(summary),
         _table(["on test rows (95%)", *columns], metrics),
         _table(["", "gate", "figures"], gates) if gates else "The problem declares no gates.",
-        f"Drift: {_told(summary['drift'])}",
+        f"Drift: {_describe_drift(summary['drift'])}",
         f"Model `{summary['model_sha256'][:12]}`; rows: "
         + ", ".join(f"{count:,} {name}" for name, count in summary["rows"].items()),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
+def _gate_summary(summary: Mapping[str, Any]) -> str:
     gates = summary["gates"]
-    office = summary["champion"]
-    stands = "It is champion." if office == summary["version"] else f"Champion is {office or 'nobody'}."
+    champion = f"The champion is version {summary['champion']}." if summary["champion"] else "There is no champion."
+    status = "It is champion." if summary["champion"] == summary["version"] else champion
     if failed_gates(gates):
-        return f"**{counted_of(len(failed_gates(gates)), len(gates), 'gate')} failed.** {stands}"
+        return f"**{counted_of(len(failed_gates(gates)), len(gates), 'gate')} failed.** {status}"
     if unknown_gates(gates):
-        return f"**{counted_of(len(unknown_gates(gates)), len(gates), 'gate')} could not be judged.** {stands}"
-    return f"**All {counted(len(gates), 'gate')} passed.** {stands}"
+        return f"**{counted_of(len(unknown_gates(gates)), len(gates), 'gate')} could not be evaluated.** {status}"
+    return f"**All {counted(len(gates), 'gate')} passed.** {status}"
 
 
 def _figure(metric: Mapping[str, float | None] | None) -> str:
@@ -102,7 +102,7 @@ def _figure(metric: Mapping[str, float | None] | None) -> str:
     return f"{metric['value']:.4g}{spread}"
 
 
-def _told(drift: Mapping[str, Any] | None) -> str:
+def _describe_drift(drift: Mapping[str, Any] | None) -> str:
     if drift is None:
         return "not checked yet."
     sign = "⚠️ " if drift["alarm"] else ""

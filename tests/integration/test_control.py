@@ -69,7 +69,7 @@ def test_a_page_tells_who_is_in_office_and_where_to_look(client: TestClient) -> 
 def test_a_prediction_is_followed_to_its_bytes_and_none_is_told_kindly(client: TestClient, logged: str) -> None:
     line = client.get("/prediction", params={"id": logged})
     assert line.status_code == 200
-    assert "was verified again just now" in line.text
+    assert "was verified just now" in line.text
     missing = client.get("/prediction", params={"id": "<script>alert(1)</script>"})
     assert missing.status_code in (404, 422)
     assert "no such prediction" in missing.text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.deliveries import install
-from tests.monitored import FIRST, LAST, champion_at, change, decisions, monitored, moved, paged, score, shifted
+from tests.monitored import FIRST, LAST, champion_at, change, decisions, moved, paged, run_drift_check, score, shifted
 from truecourse.arrays import columns_of
 from truecourse.monitoring.drift.daily_attributions import MAX_ROWS_A_DAY, DailyAttributions, Explainer
 from truecourse.monitoring.drift.profile_builder import load_profile
@@ -40,7 +40,7 @@ def explained(version: ModelVersion) -> Explainer:
 
 def test_where_nothing_moved_no_contribution_did(champion: ModelVersion) -> None:
     score(champion, decisions(60, 14, seed=2))
-    report = monitored()
+    report = run_drift_check()
     told = report.figures["contributions"]
     assert (told["rows"][1], told["moved"]) == (report.figures["data"]["rows"][1], [])
     assert report.findings == ()
@@ -49,7 +49,7 @@ def test_where_nothing_moved_no_contribution_did(champion: ModelVersion) -> None
 
 def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersion) -> None:
     score(champion, change(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 4.0))
-    report = monitored(at=LAST + timedelta(days=1))
+    report = run_drift_check(at=LAST + timedelta(days=1))
     assert moved(report, "contribution drift") == ["distance"]
     assert ("distance", "contribution drift") not in paged(report)
     (told,) = (one for one in report.findings if one.cause == "contribution drift")
@@ -65,7 +65,7 @@ def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersio
 
 def test_a_feature_that_the_model_does_not_use_drifts_and_its_contributions_do_not(champion: ModelVersion) -> None:
     score(champion, shifted(decisions(60, 14, seed=2), "promised", 40))
-    report = monitored()
+    report = run_drift_check()
     assert moved(report) == ["promised"]
     assert moved(report, "contribution drift") == []
 
@@ -123,7 +123,7 @@ def test_rows_of_the_window_itself_are_no_reference(champion: ModelVersion) -> N
     """The snapshot has the days 1 to 60: of a window among them, those before it tell."""
     score(champion, decisions(50, 10, seed=2))
     window = Window(start=FIRST + timedelta(days=51), end=FIRST + timedelta(days=53))
-    report = monitored(window=window)
+    report = run_drift_check(window=window)
     known, before = explained(champion).reference, explained(champion).days(FIRST, FIRST + timedelta(days=51))
     others = known.select(
         (known.histograms.days < np.datetime64("2024-02-21")) & ~np.isin(known.histograms.days, before.histograms.days)

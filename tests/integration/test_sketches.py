@@ -18,7 +18,7 @@ from tests.monitored import (
     champion_at,
     change,
     decisions,
-    monitored,
+    run_drift_check,
     score,
     shifted,
 )
@@ -57,7 +57,7 @@ def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime
     """The spans of predictions whose rows were read from now on, and the rows of each part."""
     from truecourse.monitoring.predictions.observed import Predictions
 
-    parts, spans = Predictions.parts, dict[tuple[datetime, datetime], list[int]]()
+    parts, spans = Predictions.read, dict[tuple[datetime, datetime], list[int]]()
 
     def told(self: Predictions, start: datetime, end: datetime) -> Iterator[pa.Table]:
         read = spans.setdefault((start, end), [])
@@ -65,7 +65,7 @@ def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime
             read.append(len(part))
             yield part
 
-    monkeypatch.setattr(Predictions, "parts", told)
+    monkeypatch.setattr(Predictions, "read", told)
     return spans
 
 
@@ -85,7 +85,7 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     assert len(spans) == 3  # those that are new
     first = sketched_days()
     spans.clear()
-    report = monitored(at=LAST)
+    report = run_drift_check(at=LAST)
     assert update_daily_histograms.fn("deliveries") == 36
     assert (spans, sketched_days()) == ({}, first)
     # A day that is corrected or comes late is counted anew, in its place, and none but it.
@@ -98,7 +98,7 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     changed = sketched_days()
     assert [day for day in changed if changed[day] != first[day]] == ["20240321.json"]
     spans.clear()
-    assert monitored(at=LAST).figures["data"]["columns"] != report.figures["data"]["columns"]
+    assert run_drift_check(at=LAST).figures["data"]["columns"] != report.figures["data"]["columns"]
     assert spans == {}
 
 
@@ -125,13 +125,13 @@ def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(cham
     score(champion, shifted(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
     profile_builder._load.cache_clear()
-    made, report = load_profile(problem, champion), monitored(at=LAST)
+    made, report = load_profile(problem, champion), run_drift_check(at=LAST)
     assert ReferenceProfile.load(made.dump(), made.version, made.key).dump() == made.dump()
     snapshots = get_settings().home / "storage" / "snapshots"
     snapshots.rename(snapshots.with_name("away"))
     try:
         profile_builder._load.cache_clear()
-        again = monitored(at=LAST)
+        again = run_drift_check(at=LAST)
         assert (again.findings, again.figures["data"]) == (report.findings, report.figures["data"])
     finally:
         snapshots.with_name("away").rename(snapshots)

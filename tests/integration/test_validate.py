@@ -13,8 +13,8 @@ from tasks.data.validate import validate_new
 from truecourse.data.validation_report import (
     TableResult,
     in_order_of_reference,
-    page,
     read_result,
+    render_page,
     require_accepted,
     save_page,
 )
@@ -110,7 +110,7 @@ def test_a_critical_failure_writes_nothing_but_the_report(home, tmp_path):
     stored = read_result(Tables().store, "small", "things", 0)
     assert stored is not None
     assert stored.refused
-    assert "refused" in page("small", [stored])
+    assert "refused" in render_page("small", [stored])
 
 
 @pytest.mark.parametrize(

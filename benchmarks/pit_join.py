@@ -63,7 +63,7 @@ def spine_of(problem: Problem, tables: Tables) -> pa.Table:
     from truecourse.features import frame
 
     bare = dataclasses.replace(problem, label=dataclasses.replace(problem.label, sql=None))
-    found = frame.spine(bare, tables, clean_versions(problem, tables))
+    found = frame.read_spine(bare, tables, clean_versions(problem, tables))
     return found.select(["id", "decision_time", *_keys(problem)])
 
 

@@ -128,7 +128,7 @@ def batch(problem: str) -> Callable[[], int]:
 
         features, total = feature_versions(spec, tables), 0
         if spec.has_time:
-            times = frames.spine(spec, tables, clean)["decision_time"].cast(pa.timestamp("us"))
+            times = frames.read_spine(spec, tables, clean)["decision_time"].cast(pa.timestamp("us"))
             ends = [times[0].as_py(), times[-1].as_py()]
             windows = [Window(start=s.start, end=s.end) for s in time_spans(ends[0], ends[1], len(times), Window())]
         else:

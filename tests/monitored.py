@@ -56,7 +56,7 @@ def decisions(first_day: int, days: int, seed: int, a_day: int = 80) -> pa.Table
 def snapshot() -> Snapshot:
     """Train to 9 February, validate to 19, test to the end of the month."""
     problem = load_problem("deliveries")
-    frame = frames.with_split(problem, frames.in_order(decisions(0, 60, seed=1)))
+    frame = frames.add_split(problem, frames.sort_frame(decisions(0, 60, seed=1)))
     manifest = Manifest(
         problem="deliveries",
         problem_digest=problem_digest(problem),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tasks.data.ingest import ingest_sources
 from tasks.data.validate import validate_new
 from truecourse.data.validation_report import TableResult
-from truecourse.features.frame import spine
+from truecourse.features.frame import read_spine
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text
 from truecourse.references import TableVersion
 from truecourse.storage.tables import Tables, clean_table
@@ -69,4 +69,4 @@ class World:
         tables = Tables()
         version = tables.version(clean_table("small", "sales"))
         assert version is not None
-        return spine(self.problem, tables, {"sales": version})
+        return read_spine(self.problem, tables, {"sales": version})

@@ -18,7 +18,7 @@ from truecourse.arrays import Array, Values
 from truecourse.deployment.bento import check_problem
 from truecourse.deployment.inference_config import INFERENCE_FILE, InferenceConfig, inference_config, model_files
 from truecourse.errors import IntegrityError, PlatformError, TruecourseError
-from truecourse.features.frame import request_features
+from truecourse.features.frame import compute_request_features
 from truecourse.hashing import sha256
 from truecourse.modeling import prediction
 from truecourse.modeling.encoding import Vocabulary
@@ -117,7 +117,7 @@ class Predictor:
         columns = rows.values
         if declared is not None:
             inputs = {name: field_array(rows.types[name], columns[name]) for name in declared.inputs}
-            computed = request_features(self.problem, inputs, len(rows))
+            computed = compute_request_features(self.problem, inputs, len(rows))
             kinds = self.model.vocabulary.kinds
             columns = columns | {name: _column(values, kinds[name]) for name, values in computed.items()}
         if self.reader is None:

@@ -15,7 +15,7 @@ from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery
 from truecourse.data.parsing import batch_schema
 from truecourse.data.readers import read_batches
-from truecourse.data.reread import numbered, raw_schema, reread, write_ipc
+from truecourse.data.reread import raw_schema, read_numbered, reread, write_ipc
 from truecourse.data.sources import Located, locate, scratch
 from truecourse.errors import SourceError
 from truecourse.hashing import sha256_file
@@ -211,7 +211,7 @@ def _new_deliveries(known: list[Delivery], staged: list[Staged]) -> list[Deliver
 def _rows(staged: list[Staged], schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
     for item in staged:
         if item.path is not None:
-            yield from numbered(item.path, schema, start)
+            yield from read_numbered(item.path, schema, start)
             start += item.rows
 
 

@@ -148,7 +148,7 @@ def _warn_of_overlaps(
         d for d in pending.known if d.number in fresh | (set() if pending.revalidates_all else pending.accepted)
     ]
     standing = accepted if table.combines == "append" else list(deliveries.newest_by_place(accepted).values())
-    overlapping = overlap.overlaps(connection, table, standing, fresh)
+    overlapping = overlap.find_overlaps(connection, table, standing, fresh)
     outcome.results = [
         result.model_copy(update={"warnings": (overlapping[number],)})
         if (number := result.delivery.number) in overlapping
@@ -236,11 +236,11 @@ def _write(
     }
     schema = merge.clean_schema(table)
     if pending.revalidates_all and outcome.stored:
-        reader = _stream(connection, merge.new_rows(table), schema)
+        reader = _stream(connection, merge.new_rows_sql(table), schema)
         return tables.rewrite(name, reader, commit | {"rewritten": True})
     if merge.supersedes_rows(connection):
-        return tables.replace(name, _stream(connection, merge.all_rows(table), schema), commit)
-    return tables.append(name, _stream(connection, merge.new_rows(table), schema), commit)
+        return tables.replace(name, _stream(connection, merge.all_rows_sql(table), schema), commit)
+    return tables.append(name, _stream(connection, merge.new_rows_sql(table), schema), commit)
 
 
 def _delivery_entry(result: ValidationResult) -> dict[str, Any]:

@@ -38,11 +38,11 @@ def decision_frame(
     problem: Problem, tables: Tables, clean: Versions, features: Versions, window: Window | None = None
 ) -> pa.Table:
     """Every decision of the window with its request fields, and its features as of the decision time."""
-    spine = frames.with_request_features(problem, frames.spine(problem, tables, clean, window))
+    spine = frames.add_request_features(problem, frames.read_spine(problem, tables, clean, window))
     return with_view_features(problem, tables, spine, features)
 
 
 def with_view_features(problem: Problem, tables: Tables, spine: pa.Table, features: Versions) -> pa.Table:
     if not problem.views:
         return spine
-    return frames.in_order(historical_features(problem, tables, spine, features))
+    return frames.sort_frame(historical_features(problem, tables, spine, features))

@@ -100,9 +100,9 @@ def _compute(own: Problem, rows: pa.Table, names: Sequence[str]) -> pa.Table:
         bounds = pc.min_max(rows["decision_time"]).as_py()
         last = bounds["max"] + timedelta(microseconds=1)
         window = Window(start=naive_utc(bounds["min"]), end=naive_utc(last))
-    spine = frames.spine(frames.without_labels(own), tables, clean_versions(own, tables), window)
+    spine = frames.read_spine(frames.without_labels(own), tables, clean_versions(own, tables), window)
     spine = spine.filter(pc.is_in(spine["id"], rows["id"].combine_chunks()))
-    return with_view_features(own, tables, frames.with_request_features(own, spine), versions)
+    return with_view_features(own, tables, frames.add_request_features(own, spine), versions)
 
 
 def _replace_columns(rows: pa.Table, features: pa.Table, names: Sequence[str], where: str) -> pa.Table:

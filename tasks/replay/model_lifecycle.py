@@ -174,7 +174,7 @@ class ModelLifecycle:
     def _labels(self, ids: list[str], now: datetime) -> Array:
         closed = now - self._problem.label.closes_after
         window = Window(start=self._since.replace(tzinfo=None), end=closed.replace(tzinfo=None))
-        truth = frames.spine(self._problem, self._tables, clean_versions(self._problem, self._tables), window)
+        truth = frames.read_spine(self._problem, self._tables, clean_versions(self._problem, self._tables), window)
         truth = truth.filter(pc.less_equal(truth["known_at"], pa.scalar(now, UTC_TIME)))
         places = pc.index_in(pa.array(ids, pa.string()), truth["id"].combine_chunks())
         return self.vocabulary.labels(truth.select(["label"]).take(places))

@@ -258,7 +258,7 @@ class Replay:
         """The label of every served row; NaN if it never became known."""
         clean = clean_versions(self.problem, self._tables)
         window = Window(start=midnight(self._plan.first), end=midnight(self._plan.last) + DAY)
-        truth = frames.spine(self.problem, self._tables, clean, window)
+        truth = frames.read_spine(self.problem, self._tables, clean, window)
         places = pc.index_in(pa.array(self._played.ids, pa.string()), truth["id"].combine_chunks())
         return self._models.vocabulary.labels(truth.select(["label"]).take(places))
 
@@ -275,7 +275,7 @@ def _decisions(problem: Problem, source: SourceData) -> pa.Table:
     for table in problem.tables:
         rows = as_clean(table, source.complete(table.name))
         versions[table.name] = tables.append(clean_table(problem.name, table.name), rows, {})
-    return frames.spine(frames.without_labels(problem), tables, versions)
+    return frames.read_spine(frames.without_labels(problem), tables, versions)
 
 
 def sentence(document: dict[str, Any]) -> str:

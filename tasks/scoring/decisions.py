@@ -63,7 +63,7 @@ def _score_times(
     problem: Problem, tables: Tables, scorer: Scorer, batch: Batch, clean: Versions, features: Versions, window: Window
 ) -> None:
     unlabelled = frames.without_labels(problem)
-    times = frames.spine(unlabelled, tables, clean, window)["decision_time"]
+    times = frames.read_spine(unlabelled, tables, clean, window)["decision_time"]
     if not len(times):
         raise FeatureError("no decisions in the window", where=f"problem {problem.name}", hint="widen start and end")
     ends = pc.min_max(times).as_py()

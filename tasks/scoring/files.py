@@ -152,7 +152,7 @@ def request_frame(problem: Problem, batch: Batch, rows: Rows, start: int, given:
     for name, column in problem.request_fields.items():
         columns[name] = pa.array(rows.values[name], from_pandas=True).cast(arrow_type(column))
     columns[ROW] = pa.array(places, pa.int64())
-    return frames.with_request_features(problem, pa.table(columns))
+    return frames.add_request_features(problem, pa.table(columns))
 
 
 def _reject(file: FileScorer, span: Span, part: Sequence[Row], faults: list[RowFault]) -> None:

@@ -38,7 +38,7 @@ def training_frame(problem: Problem, frame: pa.Table, until: datetime | None) ->
     account["open"] = account["decisions"] - len(frame)
     labelled = frame.filter(_known(frame, until))
     account["unlabelled"] = len(frame) - len(labelled)
-    used = frames.with_split(problem, labelled)
+    used = frames.add_split(problem, labelled)
     account["after_test"] = len(labelled) - len(used)
     sides = (
         dict(zip(*(c.to_pylist() for c in used["split"].value_counts().flatten()), strict=True)) if len(used) else {}
@@ -145,6 +145,6 @@ def newest_decision(problem: str) -> datetime | None:
     spec, tables = load_problem(problem), Tables()
     if not spec.has_time or spec.clock == "data":
         return data_end(spec, tables)
-    times = frames.spine(frames.without_labels(spec), tables, clean_versions(spec, tables))["decision_time"]
+    times = frames.read_spine(frames.without_labels(spec), tables, clean_versions(spec, tables))["decision_time"]
     newest: datetime | None = pc.max(times).as_py()
     return newest

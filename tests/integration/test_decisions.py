@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.cleaned import write_clean
-from truecourse.features.frame import spine
+from truecourse.features.frame import read_spine
 from truecourse.problem import Files, Float, Integer, Label, Problem, Table, Text, Time, TimeSplit
 from truecourse.references import Window
 from truecourse.storage.tables import Tables
@@ -55,7 +55,7 @@ def order(id: int, at: int, size: float, late: int = 0, shop: int = 1) -> dict[s
 def decided(problem: Problem, tables: Tables, window: Window | None = None) -> pd.DataFrame:
     versions = {t.name: tables.version(f"tables/{problem.name}/clean/{t.name}") for t in problem.tables}
     assert all(versions.values())
-    return spine(problem, tables, {n: v for n, v in versions.items() if v}, window).to_pandas().set_index("id")
+    return read_spine(problem, tables, {n: v for n, v in versions.items() if v}, window).to_pandas().set_index("id")
 
 
 def test_the_versions_that_a_decision_sees(home: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.onetable import COLUMNS, World
 from truecourse.data import deliveries, validation_report
 from truecourse.data.validation_report import TableResult, require_accepted
 from truecourse.errors import SourceError, ValidationFailed
-from truecourse.features.frame import with_split
+from truecourse.features.frame import add_split
 from truecourse.problem import Boolean, Float, Integer, Objects, Sql, Text, Time
 from truecourse.registry.lineage_record import verify_sources
 from truecourse.storage.tables import Tables, clean_table
@@ -43,11 +43,11 @@ def test_a_growing_file_without_key_keeps_its_rows_and_their_sides(world: World)
     """Case 12."""
     folder = DATA / "12-growing-file"
     world.feed(folder / "day1.csv")
-    before = with_split(world.problem, world.spine())
+    before = add_split(world.problem, world.spine())
     result = world.feed(folder / "day2.csv")
     assert counts(result) == [(440, 40, 0, 400, 0, 0)]
     assert len(world.rows()) == 440
-    after = with_split(world.problem, world.spine())
+    after = add_split(world.problem, world.spine())
     sides = dict(zip(after["id"].to_pylist(), after["split"].to_pylist(), strict=True))
     assert len(sides) == 440
     # A small table is split by ranks of the same hash, so that 40 new rows may push a few over a border.

@@ -23,7 +23,7 @@ from tests.deliveries import deliveries, install
 from truecourse.data.sql import clean_versions
 from truecourse.errors import FeatureError
 from truecourse.features.compute import compute_view
-from truecourse.features.frame import spine
+from truecourse.features.frame import read_spine
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.storage.tables import Tables
@@ -146,7 +146,7 @@ def test_historical_features_know_a_late_row_from_its_epoch_only(world: tuple[Pr
 
     problem, tables = world
     first = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
-    decisions = spine(problem, tables, clean_versions(problem, tables))
+    decisions = read_spine(problem, tables, clean_versions(problem, tables))
     decisions = decisions.slice(0, len(decisions) - 1)  # the last is at the epoch of the late rows, and knows them
     before = historical_features(problem, tables, decisions, first)
     late = deliveries(days=30, a_day=30).iloc[[840, 870]].assign(delivery=[90001, 90002], took=200)
@@ -168,7 +168,7 @@ def test_historical_features_keep_order_and_types(world: tuple[Problem, Tables])
 
     problem, tables = world
     versions = {view.name: compute_view(problem, tables, view.name) for view in problem.views}
-    decisions = spine(problem, tables, clean_versions(problem, tables))
+    decisions = read_spine(problem, tables, clean_versions(problem, tables))
     mixed = decisions.take(np.random.default_rng(0).permutation(len(decisions)))
     found = historical_features(problem, tables, mixed, versions)
     assert found.select(mixed.column_names).equals(mixed)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from truecourse.data.sql import clean_versions
-from truecourse.features.frame import spine
+from truecourse.features.frame import read_spine
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.references import TableVersion
@@ -136,7 +136,7 @@ def test_real_flights_equal_the_stock_store(flights: dict[str, TableVersion], tm
     from feature_repo.store import historical_features
 
     problem, tables = load_problem(NAME), Tables()
-    decisions = spine(problem, tables, clean_versions(problem, tables))
+    decisions = read_spine(problem, tables, clean_versions(problem, tables))
     decisions = decisions.slice(max(0, len(decisions) - DECISIONS))
     assert len(decisions) == DECISIONS
     ours = historical_features(problem, tables, decisions, flights)
@@ -157,7 +157,7 @@ def test_blocks_of_decisions_in_any_order_are_answered_as_one(
     from feature_repo.store import historical_features
 
     problem, tables = load_problem(NAME), Tables()
-    decisions = spine(problem, tables, clean_versions(problem, tables))
+    decisions = read_spine(problem, tables, clean_versions(problem, tables))
     whole = historical_features(problem, tables, decisions, flights)
     shuffled = np.random.default_rng(3).permutation(len(decisions))
     monkeypatch.setattr(offline, "BLOCK", 700)

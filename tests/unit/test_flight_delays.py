@@ -9,7 +9,7 @@ import pytest
 
 from truecourse.authoring.checks.run import check_problem
 from truecourse.data import sql
-from truecourse.features.frame import request_features
+from truecourse.features.frame import compute_request_features
 from truecourse.problem import Problem
 from truecourse.problem.loader import load_problem
 from truecourse.problem.schema import Float, Integer, Time
@@ -159,7 +159,7 @@ def schedule(problem: Problem, decision: str, departs: float, arrives: float) ->
         "sched_dep_time": np.array([departs]),
         "sched_arr_time": np.array([arrives]),
     }
-    return {name: float(values[0]) for name, values in request_features(problem, columns, 1).items()}
+    return {name: float(values[0]) for name, values in compute_request_features(problem, columns, 1).items()}
 
 
 @pytest.mark.parametrize(

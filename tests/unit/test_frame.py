@@ -14,7 +14,7 @@ from truecourse.arrays import columns_of
 from truecourse.data.arrow_types import UTC_TIME
 from truecourse.data.sql import row_id
 from truecourse.errors import FeatureError, IntegrityError, ModelError
-from truecourse.features.frame import in_order, request_features, with_split
+from truecourse.features.frame import add_split, compute_request_features, sort_frame
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.snapshot import Manifest, load_frame, save
 from truecourse.problem import (
@@ -95,9 +95,9 @@ def test_a_binary_label_reads_the_same_in_every_type(values: list[object]) -> No
 def test_a_random_split_keeps_each_row_on_its_side() -> None:
     split = RandomSplit(validate=0.2, test=0.3, seed=1)
     ids = pa.table({"id": [str(n) for n in range(5000)], "label": ["a"] * 5000})
-    sides = with_split(problem(split=split), ids)["split"].to_pylist()
+    sides = add_split(problem(split=split), ids)["split"].to_pylist()
     assert {s: round(sides.count(s) / 5000, 1) for s in sides} == {"train": 0.5, "validate": 0.2, "test": 0.3}
-    fewer = with_split(problem(split=split), ids.slice(100, 1500))["split"].to_pylist()
+    fewer = add_split(problem(split=split), ids.slice(100, 1500))["split"].to_pylist()
     assert fewer == sides[100:1600]
 
 
@@ -107,13 +107,13 @@ def test_a_time_split_cuts_at_utc_midnight() -> None:
     moment = timedelta(microseconds=1)
     times = [midnight - moment, midnight, midnight + timedelta(days=1), midnight + timedelta(days=2)]
     made = pa.table({"id": list("abcd"), "decision_time": pa.array(times, UTC_TIME)})
-    assert with_split(problem(split=split), made)["split"].to_pylist() == ["train", "validate", "test"]
+    assert add_split(problem(split=split), made)["split"].to_pylist() == ["train", "validate", "test"]
 
 
 def test_the_order_is_canonical() -> None:
     times = [datetime(2020, 1, 1, tzinfo=UTC)] * 2 + [datetime(2019, 1, 1, tzinfo=UTC)]
     made = pa.table({"id": ["b", "a", "c"], "decision_time": pa.array(times, UTC_TIME)})
-    assert in_order(made)["id"].to_pylist() == ["c", "a", "b"]
+    assert sort_frame(made)["id"].to_pylist() == ["c", "a", "b"]
 
 
 def test_a_request_function_that_violates_its_declaration_is_reported() -> None:
@@ -122,7 +122,7 @@ def test_a_request_function_that_violates_its_declaration_is_reported() -> None:
 
     declared = RequestFeatures(halves, inputs=["size"], features={"half": Float()})
     with pytest.raises(FeatureError, match=r"halves.*other.*half"):
-        request_features(problem(request_features=declared), {"size": np.ones(2)}, 2)
+        compute_request_features(problem(request_features=declared), {"size": np.ones(2)}, 2)
 
 
 def test_a_snapshot_is_named_by_its_digest_and_detects_a_changed_byte(home: Path) -> None:

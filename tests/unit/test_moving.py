@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests import deliveries
 from truecourse.data.arrow_types import UTC_TIME
-from truecourse.features.frame import with_split
+from truecourse.features.frame import add_split
 from truecourse.modeling.rolling_split import problem_at
 from truecourse.problem import Problem, RandomSplit, Retraining, TimeSplit, days
 from truecourse.problem.loader import load_problem
@@ -41,7 +41,7 @@ def test_the_sides_of_the_split_end_at_the_last_closed_day(
     problem: Problem, at: datetime, validate: int, test: int, history: int | None
 ) -> None:
     policy = Retraining(validate=days(validate), test=days(test), history=days(history) if history else None)
-    moved = with_split(problem_at(with_policy(problem, policy), at), hourly(datetime(2023, 11, 1), at))
+    moved = add_split(problem_at(with_policy(problem, policy), at), hourly(datetime(2023, 11, 1), at))
     closed = at - problem.label.closes_after
     spans = {}
     for side in ("train", "validate", "test"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truecourse.errors import ModelError
-from truecourse.features.frame import with_split
+from truecourse.features.frame import add_split
 from truecourse.modeling.boosting import Matrices, boost, boost_folds, cut_points, parameters
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.modeling.folds import folds, stratified_parts
@@ -82,7 +82,7 @@ def frame(spec: Problem, rows: int = 3000, seed: int = 0) -> pa.Table:
         start = np.datetime64("2024-01-01", "us")
         times = start + np.sort(random.integers(0, 60 * 86400, rows)) * np.timedelta64(1, "s")
         columns["decision_time"] = pa.array(times, pa.timestamp("us", tz="UTC"))
-    return with_split(spec, pa.table(columns))
+    return add_split(spec, pa.table(columns))
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])

@@ -229,12 +229,12 @@ def supersedes_rows(connection: duckdb.DuckDBPyConnection) -> bool:
     return bool(_one(connection, "SELECT count(*) FROM closed")[0])
 
 
-def new_rows(table: Table) -> str:
+def new_rows_sql(table: Table) -> str:
     """SQL of the rows to append, sorted."""
     return _in_order(table, "SELECT * FROM added")
 
 
-def all_rows(table: Table) -> str:
+def all_rows_sql(table: Table) -> str:
     """SQL of the whole table after the merges: stored rows, with superseded ones closed, and new rows, sorted."""
     declared = ", ".join(f"stored.{quote(name)}" for name in table.columns)
     return _in_order(

@@ -19,7 +19,7 @@ REPEATED = 0.1
 """If a larger share of rows repeats within one delivery, repeated rows are normal in this table."""
 
 
-def overlaps(
+def find_overlaps(
     connection: duckdb.DuckDBPyConnection, table: Table, standing: Sequence[Delivery], fresh: set[int]
 ) -> dict[int, str]:
     """A warning for each delivery in `fresh` (numbers) that shares a large part of its own rows, or of another

@@ -13,7 +13,7 @@ from truecourse.data import deliveries
 from truecourse.data.deliveries import Delivery, archive_key
 from truecourse.data.parsing import LINE, UNREADABLE, as_text, batch_schema, parse_batch
 from truecourse.data.readers import read_batches
-from truecourse.data.sources import Located, scratch, stored
+from truecourse.data.sources import Located, locate_archived, scratch
 from truecourse.errors import NotFound, SourceError
 from truecourse.problem import Problem
 from truecourse.problem.schema import Table
@@ -39,7 +39,7 @@ def write_ipc(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) 
     return rows
 
 
-def numbered(path: Path, schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
+def read_numbered(path: Path, schema: pa.Schema, start: int) -> Iterator[pa.RecordBatch]:
     """Read the batches of an Arrow file, with `_tc_row` counted from `start`."""
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
         for number in range(file.num_record_batches):
@@ -78,7 +78,7 @@ def reread(problem: Problem, table: Table, tables: Tables, known: list[Delivery]
             "schema": {field.name: str(field.type) for field in schema},
         }
         pairs = zip(reread_deliveries, paths, strict=True)
-        batches = (b for d, path in pairs if d.rows for b in numbered(path, schema, d.start))
+        batches = (b for d, path in pairs if d.rows for b in read_numbered(path, schema, d.start))
         tables.rewrite(name, pa.RecordBatchReader.from_batches(schema, batches), commit)
     log.info("%s: the declaration changed: %d deliveries were read again", table.name, len(reread_deliveries))
     return reread_deliveries
@@ -100,7 +100,7 @@ def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery
             if rows != delivery.rows:
                 what = f"delivery {delivery.number} holds {counted(rows, 'row')}, recorded are {delivery.rows:,}"
                 raise SourceError(what, where=delivery.uri)
-        batches = (b for d in known if d.rows for b in numbered(folder / f"{d.number}.arrow", schema, d.start))
+        batches = (b for d in known if d.rows for b in read_numbered(folder / f"{d.number}.arrow", schema, d.start))
         commit = {
             "flow": "rebuild",
             "shape": deliveries.shape_digest(table),
@@ -113,7 +113,7 @@ def restore(problem: Problem, table: Table, tables: Tables, known: list[Delivery
 def _restore_one(problem: Problem, table: Table, tables: Tables, delivery: Delivery, path: Path) -> int:
     kept, schema = path.with_suffix(".bytes"), batch_schema(table.columns)
     tables.store.download(archive_key(problem.name, table.name, delivery.sha256), kept)
-    located = stored(table, delivery.uri, kept)
+    located = locate_archived(table, delivery.uri, kept)
     try:
         return write_ipc(path, read_batches(located, table), schema)
     except SourceError:  # nullable columns were declared after the delivery
@@ -136,7 +136,7 @@ def _reread_one(
             if delivery.fault
             else (write_ipc(path, _converted(table, tables, old, delivery), schema), "")
         )
-    located = stored(table, delivery.uri, kept)
+    located = locate_archived(table, delivery.uri, kept)
     try:
         return write_ipc(path, _read(located, table, set(tables.dataset(old).schema.names)), schema), ""
     except SourceError as error:

@@ -69,7 +69,7 @@ def locate(problem: Problem, table: Table, store: ObjectStore, folder: Path) -> 
         yield _located(uri, path, source)
 
 
-def stored(table: Table, uri: str, path: Path) -> Located:
+def locate_archived(table: Table, uri: str, path: Path) -> Located:
     """A source's archived bytes, to be read under the table's current declaration."""
     if isinstance(table.source, Sql):
         return Located(uri, path, sha256_file(path), path.stat().st_size)

@@ -51,7 +51,7 @@ def data_end(problem: Problem, tables: Tables) -> datetime | None:
         versions = clean_versions(problem, tables)
     except NotFound:
         return None
-    times = frames.spine(frames.without_labels(problem), tables, versions)["decision_time"]
+    times = frames.read_spine(frames.without_labels(problem), tables, versions)["decision_time"]
     for view in problem.views:
         name = feature_table(problem, view.name)
         newest = tables.newest(name, EVENT) if view.ttl and tables.exists(name) else None

@@ -20,7 +20,7 @@ from truecourse.storage.tables import Tables
 from truecourse.wording import counted
 
 
-def spine(
+def read_spine(
     problem: Problem,
     tables: Tables,
     versions: Mapping[str, TableVersion],
@@ -39,7 +39,7 @@ def spine(
             limits = [f"decision_time {sign} TIMESTAMP '{moment}'" for sign, moment in bounds if moment is not None]
             query = f"SELECT * FROM ({query}) WHERE {' AND '.join(limits) or 'true'}"  # noqa: S608
         rows = sql.fetch(connection, query, where=problem.spine or problem.label_table.name)
-    return in_order(_check(problem, rows))
+    return sort_frame(_check(problem, rows))
 
 
 def without_labels(problem: Problem) -> Problem:
@@ -73,26 +73,28 @@ def _check(problem: Problem, rows: pa.Table) -> pa.Table:
     return rows
 
 
-def in_order(frame: pa.Table) -> pa.Table:
+def sort_frame(frame: pa.Table) -> pa.Table:
     """Sort a frame by (decision_time, id), the canonical order."""
     keys = [name for name in ("decision_time", "id") if name in frame.column_names]
     return frame.sort_by([(name, "ascending") for name in keys]).combine_chunks()
 
 
-def with_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
+def add_request_features(problem: Problem, frame: pa.Table) -> pa.Table:
     """Add the problem's request features to a frame, computed by the function that the endpoint calls.
 
     Raises FeatureError if the function returns other columns than declared, or another number of rows."""
     if problem.request_features is None:
         return frame
-    computed = request_features(problem, columns_of(frame, problem.request_features.inputs), len(frame))
+    computed = compute_request_features(problem, columns_of(frame, problem.request_features.inputs), len(frame))
     for name, column in problem.request_features.features.items():
         values = pa.array(computed[name], from_pandas=True)
         frame = frame.append_column(name, values.cast(arrow_type(column)))
     return frame
 
 
-def request_features(problem: Problem, columns: Mapping[str, np.ndarray], rows: int) -> Mapping[str, np.ndarray]:
+def compute_request_features(
+    problem: Problem, columns: Mapping[str, np.ndarray], rows: int
+) -> Mapping[str, np.ndarray]:
     """Call the problem's request function on arrays of n values, and check its result."""
     declared = problem.request_features
     assert declared is not None
@@ -106,7 +108,7 @@ def request_features(problem: Problem, columns: Mapping[str, np.ndarray], rows: 
     return computed
 
 
-def with_split(problem: Problem, frame: pa.Table) -> pa.Table:
+def add_split(problem: Problem, frame: pa.Table) -> pa.Table:
     """Add the column `split` (train, validate or test) to a frame. Rows before `train_from` and from `test_until` on
     are removed."""
     if isinstance(problem.split, RandomSplit):

@@ -289,7 +289,7 @@ def _compare_decisions(
     then. Yield "spine" and "label", each with its number of rows."""
     start = moment - _MONTH - problem.label.closes_after
     at, first = (pa.scalar(m.replace(tzinfo=UTC), UTC_TIME) for m in (moment, start))
-    cut = frames.spine(problem, tables, clean, Window(start=start), cut=_cut(cells, moment))
+    cut = frames.read_spine(problem, tables, clean, Window(start=start), cut=_cut(cells, moment))
     decisions = decisions.filter(pc.greater_equal(decisions["decision_time"], first))
     ahead = "if rows of a table are known before their time, as in a timetable, declare Table(known_ahead=...)"
     checked = [

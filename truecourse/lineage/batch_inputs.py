@@ -70,7 +70,7 @@ def _decision_link(tables: Tables, problem: Problem, record: Record, versions: M
     clean = {table.name: versions[clean_table(problem.name, table.name)] for table in problem.tables}
     decided = naive_utc(record["decision_time"])
     window = Window(start=decided, end=decided + timedelta(microseconds=1)) if decided else None
-    rows = frames.spine(frames.without_labels(problem), tables, clean, window)
+    rows = frames.read_spine(frames.without_labels(problem), tables, clean, window)
     row = rows.filter(pc.equal(rows["id"], id))
     if not len(row):
         return link(kind, id, False, "the clean tables that it was scored from hold no such decision")
@@ -110,7 +110,7 @@ def _feature_links(
         if "decision_time" in declared.inputs:
             given["decision_time"] = np.array([naive_utc(record["decision_time"])], dtype="datetime64[us]")
         names = list(declared.features)
-        found = frames.request_features(problem, given, 1)
+        found = frames.compute_request_features(problem, given, 1)
         typed = {n: pa.array(found[n], from_pandas=True).cast(arrow_type(declared.features[n])) for n in names}
         wrong = _unequal(columns_of(pa.table(typed), names), _columns(problem, record, names))
         yield link(

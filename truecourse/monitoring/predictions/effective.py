@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from truecourse.arrays import Array
 from truecourse.data.arrow_types import UTC_TIME, arrow_type
-from truecourse.features.frame import in_order
+from truecourse.features.frame import sort_frame
 from truecourse.modeling.encoding import Vocabulary
 from truecourse.monitoring.predictions.log_sample import newest_day_end
 from truecourse.problem import Problem
@@ -58,7 +58,7 @@ def read_served(
         return ServedPredictions(_empty(), without_id)
     rows = pl.concat([pl.DataFrame(part) for part in parts], how="diagonal_relaxed")
     rows = rows.unique("id", keep="last", maintain_order=True)
-    return ServedPredictions(in_order(rows.to_arrow(compat_level=pl.CompatLevel.oldest())), without_id)
+    return ServedPredictions(sort_frame(rows.to_arrow(compat_level=pl.CompatLevel.oldest())), without_id)
 
 
 def newest_decision_day_end(problem: Problem, tables: Tables) -> datetime | None:

@@ -26,7 +26,7 @@ def read_known_labels(
     `corrected`: whether the values differ. Only rows recorded by `at` are read. Without `known_at`, every label
     counts."""
     if not problem.has_spine:
-        rows = frames.spine(problem, tables, sql.clean_versions(problem, tables), decided)
+        rows = frames.read_spine(problem, tables, sql.clean_versions(problem, tables), decided)
         rows = rows.select([name for name in NAMES if name in rows.column_names])
         rows = rows.filter(pc.is_in(rows["id"], ids.combine_chunks()))
     else:

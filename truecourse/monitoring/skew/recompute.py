@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from truecourse.arrays import Array
-from truecourse.features.frame import request_features
+from truecourse.features.frame import compute_request_features
 from truecourse.modeling.model import Model
 from truecourse.monitoring.predictions.log_sample import LogSample, feature_kind
 from truecourse.monitoring.skew.causes import CODE, Mismatch, equal_values
@@ -28,7 +28,7 @@ def find_request_mismatches(problem: Problem, logged: LogSample) -> tuple[list[M
     if declared is not None:
         if logged.hidden.isdisjoint(declared.inputs):
             inputs = {name: columns[name] for name in declared.inputs}
-            columns = columns | dict(request_features(problem, inputs, len(places)))
+            columns = columns | dict(compute_request_features(problem, inputs, len(places)))
         else:
             not_compared = sorted({*not_compared, *declared.features})
     mismatches = []

@@ -36,7 +36,7 @@ def candidate(problem: str, before: Aliases, number: int | None) -> ModelVersion
     if version is None:
         raise ModelError("there is no challenger", where=where, hint=f"truecourse run register --problem {problem}")
     if version == before.champion:
-        what = f"version {version.version} is champion already"
+        what = f"version {version.version} is already champion"
         raise ModelError(what, where=where, hint="name another version: truecourse promote VERSION")
     if (
         version == before.challenger

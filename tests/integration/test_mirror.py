@@ -128,16 +128,16 @@ def delete_experiment(client: Any, wines: Wines) -> None:
 EDITS: list[tuple[Callable[[Any, Wines], None], str, str]] = [
     (edit_version_tags, "Tags of versions 1, 2 were edited", "mirror write"),
     (edit_run_tags, "Tags of the MLflow run of version 1 are not what they were", "mirror write"),
-    (move_alias, "alias champion names version 3, our record says version 2", "promote 3 --problem wine"),
-    (move_alias_back, "alias champion names version 1, our record says version 2", "rollback --to 1 --problem wine"),
-    (delete_alias, "alias champion was deleted; our record says version 2", "mirror write"),
+    (move_alias, "alias champion names version 3; our records name version 2", "promote 3 --problem wine"),
+    (move_alias_back, "alias champion names version 1; our records name version 2", "rollback --to 1 --problem wine"),
+    (delete_alias, "alias champion was deleted; our records name version 2", "mirror write"),
     (delete_run, "The MLflow run of version 2 was deleted.", "restores it"),
-    (purge_run, "The MLflow run of version 2 was deleted for good.", "makes one anew"),
-    (delete_artifacts, "Artifacts of the MLflow run of versions", "copies them anew"),
+    (purge_run, "The MLflow run of version 2 was purged.", "recreates it"),
+    (delete_artifacts, "Artifacts of the MLflow run of versions", "copies them again"),
     (delete_experiment, "experiment wine was deleted in MLflow", "restores it"),
-    (delete_model, "registered model wine was deleted in MLflow, with 3 versions", "registers it anew"),
-    (rename_model, "registered model wine was renamed to grapes", "registers it anew"),
-    (delete_version, "Version 2 of wine was deleted in MLflow", "registers it anew"),
+    (delete_model, "registered model wine was deleted in MLflow, with 3 versions", "registers it again"),
+    (rename_model, "registered model wine was renamed to grapes", "registers it again"),
+    (delete_version, "Version 2 of wine was deleted in MLflow", "registers it again"),
 ]
 
 
@@ -200,8 +200,8 @@ def test_a_foreign_version_is_told_and_left_alone(wines: Wines, capsys: pytest.C
     made = client.create_model_version("wine", "elsewhere", None, await_creation_for=0)
     client.set_registered_model_alias("wine", "champion", made.version)
     foreign, alias = mirror_check.differences("wine")
-    assert f"Version {made.version} of wine in MLflow is not of our record" in foreign.sentence
-    assert f"names version {made.version}, our record says version 2, which is what serves" in alias.sentence
+    assert f"Version {made.version} of wine in MLflow is not in our records" in foreign.sentence
+    assert f"names version {made.version}; our records name version 2, which is served" in alias.sentence
     assert "promote" not in alias.hint
     _serves_on(wines, capsys)
     assert mirror_check.write(load_problem("wine")) == [foreign]

@@ -57,7 +57,7 @@ def test_a_better_version_is_promoted_and_a_worse_one_is_told_why_not(problems: 
     weak = registered(problems, 1)
     strong = registered(problems, 200)
     assert registry.champion("diabetes") == strong
-    with pytest.raises(ModelError, match="version 2 is champion already"):
+    with pytest.raises(ModelError, match="version 2 is already champion"):
         promote("again")
     before = aliases.current("diabetes")
     with pytest.raises(

@@ -214,11 +214,11 @@ def test_lost_objects_break_their_links_too(line: Line, tmp_path: Path) -> None:
     assert trace_model("wine", 1)["verified"], "the bytes that were read are kept"
     kept_source().unlink()
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
-    assert "at its place is" in link["detail"]
+    assert "SHA-256 at the source is" in link["detail"]
     file.unlink()
     (link,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert (link["link"], link["state"]) == ("source", "missing")
-    assert "neither kept nor there; recorded: SHA-256" in link["detail"]
+    assert "neither archived nor readable at the source; recorded SHA-256" in link["detail"]
     stored(line.snapshot.manifest_key).unlink()
     broken = [(item["link"], item["state"]) for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert broken == [("manifest", "missing"), ("inputs", "unknown")]

@@ -54,9 +54,9 @@ def test_a_given_version_must_be_a_former_champion_and_a_rollback_can_be_undone(
     promote(1)
     aliases.move(aliases.current("wine"), "wine", "register", "a gate failed", challenger=version(2))
     promote(3)
-    with pytest.raises(ModelError, match="version 2 never was champion"):
+    with pytest.raises(ModelError, match="version 2 was never champion"):
         back(to=2)
-    with pytest.raises(ModelError, match="version 3 is champion already"):
+    with pytest.raises(ModelError, match="version 3 is already champion"):
         back(to=3)
     assert [back(to=1), back(to=3), back()] == [1, 3, 1]
 

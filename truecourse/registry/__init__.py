@@ -1,4 +1,4 @@
-"""Runs, versions and aliases, and their copy in MLflow; what each run was trained on.
+"""Training runs, model versions and aliases, their copy in MLflow, and the lineage of each run.
 
 Depends on `modeling` and `storage`.
 """

@@ -1,6 +1,6 @@
-"""Which version is champion, which challenger, since when, by whom and why: the history of a model's aliases.
+"""The history of a model's aliases: champion and challenger, with time, author and reason of each change.
 
-The ledger in object storage decides; MLflow's aliases are its mirror, since MLflow has no compare-and-swap.
+The ledger in object storage decides. MLflow's aliases are a copy, since MLflow has no compare-and-swap.
 """
 
 import getpass
@@ -16,9 +16,9 @@ from truecourse.storage.object_store import open_store
 
 PROMOTE, REGISTER, ROLLBACK = "promote", "register", "rollback"
 CANARY, WIDEN, WITHDRAW = "canary", "widen", "withdraw"
-"""What is done to aliases, as their history tells it."""
+"""Actions in the history of aliases."""
 GUARDED = (CANARY, WIDEN)
-"""A share that one of these gave is the guard's: it alone widens it or takes it back."""
+"""Actions of a canary. Only the guard flow changes a traffic weight that one of these set."""
 
 
 def ledger(problem: str) -> Ledger[Aliases]:
@@ -26,26 +26,26 @@ def ledger(problem: str) -> Ledger[Aliases]:
 
 
 def current(problem: str) -> Aliases:
-    """The aliases as they stand; number 0, with nobody in office, before the first entry."""
+    """Return the current aliases; before the first entry, number 0 without a champion."""
     return ledger(problem).newest() or Aliases(
         number=0, action="none", reason="nothing is registered", author="", at=datetime.fromtimestamp(0, UTC)
     )
 
 
 def history(problem: str) -> list[Aliases]:
-    """Oldest first."""
+    """Return all entries, oldest first."""
     return ledger(problem).entries()
 
 
 def recent(problem: str, count: int) -> list[Aliases]:
-    """The newest entries of the history, oldest of them first."""
+    """Return the newest `count` entries, oldest first."""
     return ledger(problem).last(count)
 
 
 def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
-    """The entry after `seen`, with these changes of its champion, challenger, shadow or share.
+    """Append the entry after `seen`, with changes of champion, challenger, shadow or share (the traffic weight).
 
-    Raises ModelError if the aliases have moved since `seen` was read: exactly one of any number of racers wins."""
+    Raises ModelError if the aliases have changed since `seen` was read: of concurrent writers exactly one succeeds."""
     entry = Aliases.model_validate(
         dict(seen) | changes | {"number": seen.number + 1, "action": action, "reason": reason, **signature()}
     )
@@ -53,13 +53,14 @@ def move(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) 
 
 
 def canary_in_progress(now: Aliases) -> bool:
-    """Whether the challenger's share is a canary's, and not set by hand."""
+    """Return whether the challenger's traffic weight was set by a canary, not by hand."""
     return now.action in GUARDED and now.share > 0
 
 
 def withdrawal(entries: Sequence[Aliases]) -> Aliases | None:
-    """The entry, of all of them oldest first, by which the challenger lost its share; None where it did not, or was
-    given one since, or came into office."""
+    """Return the entry that withdrew the challenger from traffic; `entries`: all, oldest first.
+
+    None if there is none, or if the challenger got traffic again or was promoted since."""
     for entry in reversed(entries):
         if entry.challenger != entries[-1].challenger or entry.share > 0 or entry.champion == entry.challenger:
             return None
@@ -69,29 +70,29 @@ def withdrawal(entries: Sequence[Aliases]) -> Aliases | None:
 
 
 def previous_champions(entries: Iterable[Aliases]) -> list[ModelVersion]:
-    """Who was in office before the champion, the latest last: where rolling back leads to, step by step.
+    """Return the champions before the current one, most recent last: the targets of repeated rollbacks.
 
-    A rollback takes back what came after the version it went to: of promotions of 1, 2 and 3 and a rollback, 1 is left
-    behind 2. So that another goes on to 1, and not to 3 again."""
-    line: list[ModelVersion] = []
+    A rollback removes the champions after its target: after promotions of 1, 2 and 3 and one rollback, 2 is champion
+    and 1 is left, so that the next rollback leads to 1 and not back to 3."""
+    champions: list[ModelVersion] = []
     for entry in entries:
-        if entry.champion is None or line[-1:] == [entry.champion]:
+        if entry.champion is None or champions[-1:] == [entry.champion]:
             continue
-        if entry.action == ROLLBACK and entry.champion in line:
-            while line[-1] != entry.champion:
-                line.pop()
+        if entry.action == ROLLBACK and entry.champion in champions:
+            while champions[-1] != entry.champion:
+                champions.pop()
         else:
-            line.append(entry.champion)
-    return line[:-1]
+            champions.append(entry.champion)
+    return champions[:-1]
 
 
 def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
-    """The champion before this one into office again, or the version `to`, if it ever was in office: past no gate, for
-    it came through them once. The challenger sees no traffic any more. MLflow is not asked, and mirrors it later.
+    """Make the previous champion champion again, or the former champion `to`.
 
-    Raises ModelError if there is nobody to go back to, or the aliases were moved meanwhile."""
+    Gates are not evaluated again. The challenger gets no more traffic. MLflow is not needed, and is updated later.
+    Raises ModelError if there is no previous champion, or if the aliases have changed meanwhile."""
     entries = history(problem)
-    where, hint = f"model {problem}", "`truecourse status` lists who was in office"
+    where, hint = f"model {problem}", "`truecourse status` lists former champions"
     seen = entries[-1] if entries else None
     if seen is None or seen.champion is None:
         raise ModelError("there is no champion to roll back", where=where, hint=hint)
@@ -100,12 +101,12 @@ def roll_back(problem: str, reason: str, to: int | None = None) -> Aliases:
         before = [entry.champion for entry in entries if entry.champion and entry.champion.version == to]
     if not before:
         what = f"no version was champion before version {seen.champion.version}"
-        raise ModelError(what if to is None else f"version {to} never was champion", where=where, hint=hint)
+        raise ModelError(what if to is None else f"version {to} was never champion", where=where, hint=hint)
     if before[-1] == seen.champion:
-        raise ModelError(f"version {to} is champion already", where=where, hint=hint)
+        raise ModelError(f"version {to} is already champion", where=where, hint=hint)
     return move(seen, problem, ROLLBACK, reason, champion=before[-1], shadow=False, share=0.0)
 
 
 def signature() -> dict[str, Any]:
-    """Who signs an entry, and when."""
+    """Return the author and the time (UTC) for an entry."""
     return {"author": get_settings().author or getpass.getuser(), "at": datetime.now(UTC)}

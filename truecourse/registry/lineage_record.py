@@ -1,4 +1,4 @@
-"""The lineage of a model, back to its sources: recorded when it is trained, hashed again when it is traced."""
+"""The lineage of a model back to its sources: recorded at training, verified by hash when it is traced."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -20,14 +20,16 @@ from truecourse.wording import counted
 
 
 def record_lineage(tables: Tables, manifest: Manifest) -> dict[str, Any]:
-    """Every table version behind a snapshot, and what was quarantined beside it: commits, and the SHA-256 of its files.
+    """Record every table version that a snapshot depends on, with quarantine tables: commits and SHA-256 of files.
 
     {"tables": {"<name>@<version>": {"commits": [[version, commit], ...], "files": {key: sha256}, "log": {the same}}}}
     """
     known = {str(item.table): item.files for item in manifest.inputs}
     recorded: dict[str, Any] = {}
     pending = [item.table for item in manifest.inputs]
-    pending += [found for item in manifest.inputs if item.role == "clean" and (found := _beside(tables, item.table))]
+    pending += [
+        found for item in manifest.inputs if item.role == "clean" and (found := _quarantine(tables, item.table))
+    ]
     while pending:
         reference = pending.pop()
         if str(reference) in recorded:
@@ -39,14 +41,14 @@ def record_lineage(tables: Tables, manifest: Manifest) -> dict[str, Any]:
     return {"tables": dict(sorted(recorded.items()))}
 
 
-def _beside(tables: Tables, clean: TableVersion) -> TableVersion | None:
-    """The quarantine of a clean table; None where no row ever went there."""
+def _quarantine(tables: Tables, clean: TableVersion) -> TableVersion | None:
+    """Return the quarantine table of a clean table; None if no row was ever quarantined."""
     _, problem, _, name = clean.name.split("/")
     return tables.version(quarantine_table(problem, name))
 
 
 def newest_inputs(commits: Iterable[list[Any]]) -> list[TableVersion]:
-    """Of every table that the commits read, the newest version read: a later version holds the earlier rows."""
+    """Return the newest version read by the commits, of every input table; it holds the earlier rows too."""
     newest: dict[str, TableVersion] = {}
     for _, commit in commits:
         for reference in map(TableVersion.model_validate, commit.get("inputs", ())):
@@ -60,13 +62,14 @@ def _commits(tables: Tables, reference: TableVersion) -> list[list[Any]]:
 
 
 def sources(recorded: Mapping[str, Any]) -> list[Delivery]:
-    """Every delivery whose rows stand in the recorded tables."""
-    return [delivery for _, delivery in _standing(recorded)]
+    """Return every delivery whose rows are in the recorded tables."""
+    return [delivery for _, delivery in _current_deliveries(recorded)]
 
 
-def _standing(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery]]:
-    """Deliveries with the archive key of their bytes: those that the recorded clean table took; of a table whose places
-    are replaced, the newest of each place."""
+def _current_deliveries(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery]]:
+    """Return the deliveries that the recorded clean tables contain, with the archive keys of their bytes.
+
+    For a table with combine="replace": the newest delivery of each location."""
     commits = {tuple(name.rpartition("@")[0].split("/")): item["commits"] for name, item in recorded["tables"].items()}
     found: list[tuple[str, Delivery]] = []
     for path, raw in commits.items():
@@ -74,16 +77,16 @@ def _standing(recorded: Mapping[str, Any]) -> list[tuple[str, Delivery]]:
             continue
         known = {d["number"]: Delivery.model_validate(d) for _, c in raw for d in c.get("deliveries", ())}
         clean = commits.get((*path[:2], "clean", path[3]))
-        taken = {d["number"] for _, commit in clean or () for d in commit.get("deliveries", ())}
-        stood = [d for number, d in known.items() if clean is None or number in taken]
+        accepted = {d["number"] for _, commit in clean or () for d in commit.get("deliveries", ())}
+        current = [d for number, d in known.items() if clean is None or number in accepted]
         if raw[-1][1].get("combine") == "replace":
-            stood = list(newest_by_place(stood).values())
-        found += [(archive_key(path[1], path[3], d.sha256), d) for d in stood if not d.fault]
+            current = list(newest_by_place(current).values())
+        found += [(archive_key(path[1], path[3], d.sha256), d) for d in current if not d.fault]
     return found
 
 
 def verify_tables(tables: Tables, manifest: Manifest, recorded: Mapping[str, Any]) -> list[Link]:
-    """One link a table version: are its files, and what its commits say, as they were recorded?"""
+    """Verify that the files of each table version are as recorded; one link per table version."""
     links = [_verify_inputs(manifest, recorded)]
     for name, table in recorded["tables"].items():
         path, _, number = name.rpartition("@")
@@ -92,18 +95,19 @@ def verify_tables(tables: Tables, manifest: Manifest, recorded: Mapping[str, Any
 
 
 def _verify_inputs(manifest: Manifest, recorded: Mapping[str, Any]) -> Link:
-    """The manifest and the record must tell of the same inputs."""
-    strange = [
+    """Verify that manifest and record list the same inputs."""
+    different = [
         str(item.table)
         for item in manifest.inputs
         if recorded["tables"].get(str(item.table), {}).get("files") != item.files
     ]
-    detail = f"recorded otherwise: {', '.join(strange)}" if strange else f"{len(manifest.inputs)} table versions"
-    return link("inputs", manifest.problem, not strange, detail)
+    same = f"{len(manifest.inputs)} table versions"
+    detail = f"manifest and record differ: {', '.join(different)}" if different else same
+    return link("inputs", manifest.problem, not different, detail)
 
 
 def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str, Any]) -> Link:
-    """Its log decides which files make up the version, and every file of both is hashed again."""
+    """Verify the hashes of a table version's files and of its log, which determines the files."""
     kind = f"{reference.name.split('/')[2]} table" if reference.name.startswith("tables/") else "feature table"
     files, log, commits = recorded["files"], recorded["log"], recorded["commits"]
     wanted = files | log
@@ -121,21 +125,21 @@ def _verify_table(tables: Tables, reference: TableVersion, recorded: Mapping[str
 
 
 def verify_validation(tables: Tables, recorded: Mapping[str, Any]) -> Iterator[Link]:
-    """One link a clean table: are the reports on the deliveries that it took those that its commits name?"""
+    """Verify the validation reports of accepted deliveries by the hashes in the commits; one link per clean table."""
     for name, table in recorded["tables"].items():
         path = name.rpartition("@")[0].split("/")
         if len(path) != 4 or path[2] != "clean":
             continue
-        told = [d for _, commit in table["commits"] for d in commit.get("deliveries", ()) if "result_sha256" in d]
+        validated = [d for _, commit in table["commits"] for d in commit.get("deliveries", ()) if "result_sha256" in d]
         kind, problem, of = "validation report", path[1], path[3]
-        found = [_report(tables.store, problem, of, d["number"], d["result_sha256"]) for d in told]
+        found = [_report(tables.store, problem, of, d["number"], d["result_sha256"]) for d in validated]
         broken = [one for one in found if one is not None]
-        if told:
-            yield broken[0] if broken else link(kind, name, True, f"{counted(len(told), 'report')} hashed again")
+        if validated:
+            yield broken[0] if broken else link(kind, name, True, f"{counted(len(validated), 'report')} hashed again")
 
 
 def _report(store: ObjectStore, problem: str, table: str, number: int, expected: str) -> Link | None:
-    """What is wrong with a validation report; None if nothing is."""
+    """Return a failed link for a missing or changed validation report; None if it is verified."""
     keys = [key for key in result_keys(problem, table, number, expected) if store.exists(key)]
     links = [verify_object(store, "validation report", key, expected) for key in keys]
     if any(item["verified"] for item in links):
@@ -145,8 +149,8 @@ def _report(store: ObjectStore, problem: str, table: str, number: int, expected:
 
 
 def verify_sources(problem: str, tables: Tables, recorded: Mapping[str, Any]) -> list[Link]:
-    """One link a source: are the bytes that were read still kept? Where they are not, their place is asked."""
-    found = _standing(recorded)
+    """Verify the archived bytes of each source, or where there are none, the source itself; one link per source."""
+    found = _current_deliveries(recorded)
     kept = [tables.store.exists(key) for key, _ in found]
     reachable = {} if all(kept) else _reachable(problem)
     return [
@@ -156,12 +160,12 @@ def verify_sources(problem: str, tables: Tables, recorded: Mapping[str, Any]) ->
 
 
 def _reachable(name: str) -> dict[str, str]:
-    """The SHA-256 of every source that the problem can reach now, by URI."""
+    """Return the SHA-256 of every source that can be read now, by URI."""
     found: dict[str, str] = {}
-    with suppress(TruecourseError), scratch() as folder:  # the problem may be gone
+    with suppress(TruecourseError), scratch() as folder:  # the problem may no longer exist
         problem = load_problem(name)
         for table in problem.tables:
-            # What cannot be reached is missing here, and its own link says so.
+            # An unreadable source is missing from the result, and its link reports it.
             with suppress(TruecourseError):
                 found |= {item.uri: item.sha256 for item in locate(problem, table, open_store(), folder)}
     return found
@@ -170,17 +174,17 @@ def _reachable(name: str) -> dict[str, str]:
 def _verify_kept(tables: Tables, key: str, delivery: Delivery) -> Link:
     actual = tables.store.digest(key)
     same = actual == delivery.sha256
-    said = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, kept as {key}"
-    return link("source", delivery.uri, same, said if same else f"SHA-256 of {key} is {actual}: it was damaged")
+    detail = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, archived as {key}"
+    return link("source", delivery.uri, same, detail if same else f"SHA-256 of {key} is {actual}: it was changed")
 
 
 def _verify_place(delivery: Delivery, actual: str | None) -> Link:
     if actual is None and Path(delivery.uri).is_file():  # no longer one of the problem's sources, and still there
         actual = sha256_file(Path(delivery.uri))
     if actual is None:
-        said = f"neither kept nor there; recorded: SHA-256 {delivery.sha256}"
-        return link("source", delivery.uri, "missing", said)
+        detail = f"neither archived nor readable at the source; recorded SHA-256 {delivery.sha256}"
+        return link("source", delivery.uri, "missing", detail)
     same = actual == delivery.sha256
-    said = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, at its place"
-    changed = f"not kept, and SHA-256 at its place is {actual}, recorded {delivery.sha256}"
-    return link("source", delivery.uri, same, said if same else changed)
+    detail = f"SHA-256 {actual}, {counted(delivery.rows, 'row')}, read from the source"
+    changed = f"not archived; SHA-256 at the source is {actual}, recorded {delivery.sha256}"
+    return link("source", delivery.uri, same, detail if same else changed)

@@ -1,7 +1,7 @@
-"""MLflow's registry as the mirror of ours: it is told of versions, tags, descriptions and aliases, for people to see.
+"""Copy of our registry in MLflow, for people to browse: versions, tags, descriptions and aliases.
 
-MLflow numbers versions itself. Where its number cannot be ours (people register and delete there), the tag
-`truecourse.version` says which version of ours an entry shows. Whoever tells holds registry.lock().
+MLflow assigns version numbers itself. Where they differ from ours (people register and delete versions there), the tag
+`truecourse.version` holds our number. Writers hold registry.lock().
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 VERSION = "truecourse.version"
 DESCRIPTION = "description"
-"""Of what is known of a version, what MLflow shows as its description, in Markdown."""
+"""The tag of a version that becomes its description in MLflow, in Markdown."""
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND")
 Tags = Callable[[ModelVersion], Mapping[str, str]]
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 def highest_version(problem: str) -> int:
-    """The highest number of a version that MLflow shows; 0 where it shows none, or does not answer."""
+    """Return the highest version number in MLflow; 0 if it has none or cannot be read."""
     if is_new():
         return 0
     try:
@@ -35,19 +35,20 @@ def highest_version(problem: str) -> int:
 
 
 def list_entries(client: "MlflowClient", problem: str) -> list[Any]:
-    """Everything that MLflow shows as a version of the model, whoever registered it."""
+    """List all versions of the model in MLflow, including those registered by others."""
     return list(client.search_model_versions(f"name = '{problem}'", max_results=10_000))
 
 
-def own_entries(found: list[Any]) -> dict[int, Any]:
-    """Those that show versions of ours, by our number."""
-    numbered = [(item.tags.get(VERSION, ""), item) for item in found]
+def own_entries(entries: list[Any]) -> dict[int, Any]:
+    """Select the entries that show our versions, by our number."""
+    numbered = [(item.tags.get(VERSION, ""), item) for item in entries]
     return {int(number): item for number, item in numbered if number.isdecimal()}
 
 
 def mlflow_run(client: "MlflowClient", run_id: str) -> Any:
-    """MLflow's run that shows a run of ours: the one of its id, or one that was made in its place; None where there is
-    neither. A deleted one that is not purged is found too."""
+    """Find MLflow's run for our run: with the same id, or tagged as its replacement; None if there is neither.
+
+    Deleted runs that are not purged are found too."""
     try:
         return client.get_run(run_id)
     except MirrorError as error:
@@ -59,7 +60,7 @@ def mlflow_run(client: "MlflowClient", run_id: str) -> Any:
 
 
 def find_entry(client: "MlflowClient", version: ModelVersion) -> Any:
-    """What MLflow shows of a version; None where it does not."""
+    """Find MLflow's entry for a version; None if there is none."""
     try:
         found = client.get_model_version(version.problem, str(version.version))
         if found.tags.get(VERSION) == str(version.version):
@@ -71,7 +72,7 @@ def find_entry(client: "MlflowClient", version: ModelVersion) -> Any:
 
 
 def ensure_entry(client: "MlflowClient", version: ModelVersion, tags: Mapping[str, str]) -> Any:
-    """Register a version in MLflow, unless it is there; with our number, or with the next that MLflow has."""
+    """Return MLflow's entry for a version; create it if needed, with our number or the next one in MLflow."""
     found = find_entry(client, version)
     if found is not None:
         return found
@@ -83,19 +84,19 @@ def ensure_entry(client: "MlflowClient", version: ModelVersion, tags: Mapping[st
     run = mlflow_run(client, version.run_id)
     run_id = run.info.run_id if run else version.run_id
     source = f"{get_settings().storage_root}/{run_artifact_key(run_id, 'model')}"
-    told = expected_tags(version, tags)
+    expected = expected_tags(version, tags)
     while True:
-        made = client.create_model_version(version.problem, source, run_id, tags=told, await_creation_for=0)
-        if int(made.version) >= version.version:
+        created = client.create_model_version(version.problem, source, run_id, tags=expected, await_creation_for=0)
+        if int(created.version) >= version.version:
             break
-        client.delete_model_version(version.problem, made.version)  # its number is that of an earlier version of ours
+        client.delete_model_version(version.problem, created.version)  # the number of an earlier version of ours
     if DESCRIPTION in tags:
-        client.update_model_version(version.problem, made.version, tags[DESCRIPTION])
-    return made
+        client.update_model_version(version.problem, created.version, tags[DESCRIPTION])
+    return created
 
 
 def expected_tags(version: ModelVersion, tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags that MLflow should show of a version of which these are known."""
+    """Return the tags that MLflow should show for a version with these tags in our registry."""
     kept = {name: value for name, value in tags.items() if name != DESCRIPTION}
     return kept | {SHA256: version.model_sha256, VERSION: str(version.version)}
 
@@ -106,7 +107,7 @@ def sync_version(version: ModelVersion, tags: Mapping[str, str]) -> None:
 
 
 def sync_tags(version: ModelVersion, tags: Mapping[str, str]) -> None:
-    """`tags`: all that is known of the version; those that MLflow does not show so are written."""
+    """Write the tags that MLflow does not show, or shows differently. `tags`: all tags of the version."""
     with warn_on_failure(f"the tags of version {version.version}"):
         client = connect_mlflow()
         write_tags(client, version, ensure_entry(client, version, tags), tags)
@@ -126,7 +127,7 @@ def describe_model(problem: str, text: str) -> None:
 
 
 def sync_aliases(problem: str, now: Aliases, tags: Tags) -> bool:
-    """Whether MLflow's aliases say afterwards what `now` says."""
+    """Write `now` to MLflow's aliases; returns whether it worked."""
     with warn_on_failure("the aliases"):
         write_aliases(connect_mlflow(), problem, now, tags)
         return True
@@ -134,7 +135,7 @@ def sync_aliases(problem: str, now: Aliases, tags: Tags) -> bool:
 
 
 def write_aliases(client: "MlflowClient", problem: str, now: Aliases, tags: Tags) -> None:
-    """`tags`: tells what is known of a version, for one that MLflow does not show any more."""
+    """Write the aliases. `tags`: returns the tags of a version, in case MLflow no longer shows it."""
     numbers = {
         alias: ensure_entry(client, version, tags(version)).version
         for alias, version in ((CHAMPION, now.champion), (CHALLENGER, now.challenger))

@@ -1,4 +1,4 @@
-"""Where MLflow and our own record differ, in sentences with what to do; and writing MLflow anew from the record."""
+"""Differences between MLflow and our records, with hints, and rewriting MLflow from our records."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FOREIGN = "truecourse.foreign"
-"""A tag by which a person says of a version in MLflow that it is none of ours, and is to be left alone."""
+"""Tag set by a person on a version in MLflow that is not ours and should be ignored."""
 RECENT = 30
-"""So many of the newest versions are compared, and the champions and challengers before them."""
+"""The number of newest versions that are compared; earlier champions and challengers are compared too."""
 WRITE = "truecourse mirror write"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """`subject`: what differs. `cause`: a name for how. `sentence`: whole and by itself. `hint`: what to do."""
+    """A difference. `subject`: what differs. `cause`: the kind of difference. `sentence`: a complete description."""
 
     subject: str
     cause: str
@@ -40,14 +40,14 @@ class Difference:
 
 
 def differences(problem: str) -> list[Difference]:
-    """What MLflow shows otherwise than our record says; serving, gates and checks rest on the record.
+    """List the differences between MLflow and our records. Serving, gates and checks use our records only.
 
     Raises MirrorError if MLflow cannot be read."""
     known = registry.versions(problem)
     write = f"`{WRITE} --problem {problem}`"
     if mlflow_runs.is_new():
-        what = f"MLflow's database is gone: it shows none of {counted(len(known), 'version')} of {problem}."
-        return [Difference("MLflow", "empty", what, f"{write} fills it again from our record")] if known else []
+        what = f"MLflow's database is missing: it shows none of {counted(len(known), 'version')} of {problem}."
+        return [Difference("MLflow", "empty", what, f"{write} fills it from our records")] if known else []
     client, entries = mlflow_runs.connect_mlflow(), aliases.history(problem)
     some = _compared(known, entries)
     found = list(_experiment(client, problem, some, write))
@@ -71,14 +71,14 @@ def _experiment(client: "MlflowClient", problem: str, some: Sequence[ModelVersio
     found = client.get_experiment_by_name(problem)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            what = f"The experiment {problem} was deleted in MLflow, and shows no run; training goes on unseen there."
+            what = f"The experiment {problem} was deleted in MLflow; new training runs are not shown there."
             yield Difference("experiment", "deleted", what, f"{write} restores it")
         return
     run = mirror.mlflow_run(client, some[-1].run_id)
     name = client.get_experiment(run.info.experiment_id).name if run else None
     if name is None:
-        what = f"The experiment {problem} is gone from MLflow, and its runs with it."
-        yield Difference("experiment", "deleted", what, f"{write} makes it and its runs anew, from our record")
+        what = f"The experiment {problem} and its runs are missing from MLflow."
+        yield Difference("experiment", "deleted", what, f"{write} recreates them from our records")
     else:
         what = f"The experiment {problem} was renamed to {name} in MLflow; new runs go to a new one."
         yield Difference("experiment", "renamed", what, f"name it {problem} again in MLflow, or leave both")
@@ -92,15 +92,15 @@ def _runs(client: "MlflowClient", some: Sequence[ModelVersion], write: str) -> I
             continue
         for cause in _faults(run, entry, store):
             by_cause.setdefault(cause, []).append(str(version.version))
-    said = {
-        "purged": ("The MLflow run of {} was deleted for good.", "makes one anew from our record"),
+    texts = {
+        "purged": ("The MLflow run of {} was purged.", "recreates it from our records"),
         "deleted": ("The MLflow run of {} was deleted.", "restores it"),
-        "tags": ("Tags of the MLflow run of {} are not what they were when it was trained.", "writes them anew"),
-        "artifacts": ("Artifacts of the MLflow run of {} are gone.", "copies them anew; our own are whole"),
+        "tags": ("Tags of the MLflow run of {} differ from those at training.", "rewrites them"),
+        "artifacts": ("Artifacts of the MLflow run of {} are missing.", "copies them again; ours are complete"),
     }
     for cause, numbers in by_cause.items():
-        sentence, does = said[cause]
-        yield Difference("runs", cause, sentence.format(_named(numbers)), f"{write} {does}")
+        sentence, action = texts[cause]
+        yield Difference("runs", cause, sentence.format(_version_list(numbers)), f"{write} {action}")
 
 
 def _record(version: ModelVersion) -> RunRecord | None:
@@ -126,8 +126,8 @@ def _faults(run: Any, entry: RunRecord, store: Any) -> Iterator[str]:
 
 
 def _places(run: Any, entry: RunRecord) -> set[str]:
-    """Runs below whose ids MLflow looks for the artifacts: a version that was registered before its run was purged
-    still names the place of that one."""
+    """Return the run ids under which MLflow looks for artifacts: also that of a purged run, which versions registered
+    before the purge still name."""
     return {run.info.run_id, entry.run.run_id}
 
 
@@ -152,15 +152,15 @@ def _versions(
     edited = [
         str(version.version)
         for version in some
-        if version.version in own and not _as_told(own[version.version], version)
+        if version.version in own and not _has_expected_tags(own[version.version], version)
     ]
     if missing:
         was, it = plural(len(missing), "was"), plural(len(missing), "it")
-        what = f"{_named(missing).capitalize()} of {problem} {was} deleted in MLflow; our record keeps {it}."
-        yield Difference("versions", "deleted", what, f"{write} registers {it} anew")
+        what = f"{_version_list(missing).capitalize()} of {problem} {was} deleted in MLflow; our records have {it}."
+        yield Difference("versions", "deleted", what, f"{write} registers {it} again")
     if edited:
-        what = f"Tags of {_named(edited)} were edited in MLflow."
-        yield Difference("versions", "tags", what, f"{write} writes them anew")
+        what = f"Tags of {_version_list(edited)} were edited in MLflow."
+        yield Difference("versions", "tags", what, f"{write} rewrites them")
     ours = {version.version for version in known}
     shown = {int(item.version) for number, item in own.items() if number in ours}
     for item in found:
@@ -168,7 +168,7 @@ def _versions(
             yield _foreign(problem, item)
 
 
-def _as_told(there: Any, version: ModelVersion) -> bool:
+def _has_expected_tags(there: Any, version: ModelVersion) -> bool:
     expected = mirror.expected_tags(version, registry.tags(version))
     return all(there.tags.get(name) == value for name, value in expected.items())
 
@@ -178,17 +178,17 @@ def _without_model(client: "MlflowClient", problem: str, known: Sequence[ModelVe
     name = next((item.name for item in found if item.name != problem), None)
     if name is not None:
         what = f"The registered model {problem} was renamed to {name} in MLflow."
-        hint = f"name it {problem} again in MLflow, or {write} registers it anew"
+        hint = f"name it {problem} again in MLflow, or {write} registers it again"
         return Difference("registered model", "renamed", what, hint)
     what = f"The registered model {problem} was deleted in MLflow, with {counted(len(known), 'version')}."
-    return Difference("registered model", "deleted", what, f"{write} registers it anew from our record")
+    return Difference("registered model", "deleted", what, f"{write} registers it again from our records")
 
 
 def _foreign(problem: str, item: Any) -> Difference:
-    what = f"Version {item.version} of {problem} in MLflow is not of our record: it passed no gate and is never served."
-    hint = f"delete it there, or tag it {FOREIGN}=true to keep it beside ours"
+    what = f"Version {item.version} of {problem} in MLflow is not in our records: it passed no gate and is not served."
+    hint = f"delete it there, or tag it {FOREIGN}=true to ignore it"
     if item.run_id in runs.run_ids(problem):
-        hint = f"`truecourse run register --problem {problem} --run-id {item.run_id}` judges it; else {hint}"
+        hint = f"`truecourse run register --problem {problem} --run-id {item.run_id}` evaluates it; otherwise {hint}"
     return Difference(f"version {item.version}", "foreign", what, hint)
 
 
@@ -204,31 +204,31 @@ def _aliases(client: "MlflowClient", problem: str, entries: Sequence[Aliases], w
             continue
         ours = f"version {version.version}" if version else "no version"
         if alias not in there:
-            what = f"MLflow's alias {alias} was deleted; our record says {ours}."
+            what = f"MLflow's alias {alias} was deleted; our records name {ours}."
             yield Difference(f"alias {alias}", "deleted", what, f"{write} sets it again")
             continue
-        what = f"MLflow's alias {alias} names version {there[alias]}, our record says {ours}, which is what serves."
+        what = f"MLflow's alias {alias} names version {there[alias]}; our records name {ours}, which is served."
         hint = f"{write} sets it back"
         if names is not None and alias == CHAMPION:
-            hint = f"{_adopt(problem, names, entries)} if that was meant; else {hint}"
+            hint = f"{_adopt(problem, names, entries)} if that was intended; otherwise {hint}"
         yield Difference(f"alias {alias}", "moved", what, hint)
 
 
 def _adopt(problem: str, number: int, entries: Sequence[Aliases]) -> str:
-    """The command that does on the record what a person did in MLflow."""
+    """Return the command that makes the same change in our records as a person made in MLflow."""
     if any(entry.champion is not None and entry.champion.version == number for entry in entries):
         return f"`truecourse rollback --to {number} --problem {problem} --reason WHY`"
     return f"`truecourse promote {number} --problem {problem} --reason WHY`"
 
 
-def _named(numbers: Sequence[str]) -> str:
+def _version_list(numbers: Sequence[str]) -> str:
     return f"version{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
 def write(problem: Problem) -> list[Difference]:
-    """Let MLflow show what our record says; what still differs then, for it is a person's to decide.
+    """Rewrite MLflow from our records; returns the remaining differences, for a person to decide.
 
-    Whatever people added there stays. Raises MirrorError if MLflow cannot be written."""
+    Other people's additions stay. Raises MirrorError if MLflow cannot be written."""
     client, name = mlflow_runs.connect_mlflow(), problem.name
     with registry.lock(name):
         found = client.get_experiment_by_name(name)
@@ -254,12 +254,12 @@ def _write_run(client: "MlflowClient", problem: str, entry: RunRecord) -> None:
         run = client.create_run(mlflow_runs.experiment(problem), run_name=entry.name, tags=tags)
     elif run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
-    if not there or run.info.status == "RUNNING":  # its training was cut short before it was shown
+    if not there or run.info.status == "RUNNING":  # training was interrupted before it was logged
         account = json.loads(runs.artifact(entry.run.run_id, "training.json"))
         mlflow_runs.log_training(run.info.run_id, entry.run.snapshot, account, entry.tags)
         try:
             report = json.loads(runs.artifact(entry.run.run_id, "report.json"))
-        except NotFound:  # it was never judged
+        except NotFound:  # it was never evaluated
             report = {"metrics": {}}
         mlflow_runs.log_evaluation(run.info.run_id, report)
     for name, value in entry.tags.items():

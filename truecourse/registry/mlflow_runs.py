@@ -1,7 +1,7 @@
-"""MLflow: a client whose failures are errors of ours, and the training runs that people look at there.
+"""MLflow: a client that raises MirrorError, and the logging of training runs for people to browse.
 
-Nothing of ours rests on what MLflow holds: see truecourse/registry/runs.py and truecourse/registry/versions.py. A run's
-artifacts there are copies, below the storage root at `mlflow/<MLflow's run>/artifacts/`.
+MLflow holds only copies; the originals are in truecourse/registry/runs.py and truecourse/registry/versions.py. Copies
+of a run's artifacts are below the storage root at `mlflow/<MLflow's run>/artifacts/`.
 """
 
 import fcntl
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("truecourse.mlflow")
 RUN = "truecourse.run"
-"""A tag of MLflow's runs: the run of ours that they show, where its id is another than theirs."""
+"""Tag of MLflow's runs: the id of our run, where it differs from MLflow's."""
 PATIENCE = 5.0
-"""Seconds to wait for MLflow to answer at all, or for its database to be unlocked."""
+"""Seconds to wait for a response of MLflow, or for a lock on its database."""
 _QUIET = 30.0
-"""Seconds in which a server that did not answer is not asked again by this process."""
+"""Seconds for which this process does not call a server again that did not respond."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow's pages show an experiment's training runs and their models for this kind; without it they may show traces."""
-_CURE = "start MLflow, or correct TRUECOURSE_MLFLOW_URI; `truecourse mirror write` then brings it up to date"
+_START_HINT = "start MLflow, or correct TRUECOURSE_MLFLOW_URI; then run `truecourse mirror write`"
 CURVE_POINTS = 200
 _silent: dict[str, float] = {}
 
@@ -66,7 +66,7 @@ class _Client:
 
 @contextmanager
 def _failures(uri: str) -> Iterator[None]:
-    """MLflow's exceptions, and those of what it stands on, as MirrorError."""
+    """Convert exceptions of MLflow, requests and SQLAlchemy to MirrorError."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -75,39 +75,40 @@ def _failures(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         code = str(error.error_code)
-        said = str(error.message).strip().splitlines() or [type(error).__name__]
+        lines = str(error.message).strip().splitlines() or [type(error).__name__]
         if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
             _silent[uri] = time.monotonic() + _QUIET
-        hint = "`truecourse mirror show` tells what differs from our record"
-        raise MirrorError(f"MLflow: {said[0][:200]}", where=_place(uri), hint=hint, code=code) from None
+        hint = "`truecourse mirror show` lists differences from our records"
+        raise MirrorError(f"MLflow: {lines[0][:200]}", where=_place(uri), hint=hint, code=code) from None
     except (RequestException, SQLAlchemyError, OSError) as error:
         _silent[uri] = time.monotonic() + _QUIET
-        raise MirrorError(f"MLflow does not answer: {type(error).__name__}", where=_place(uri), hint=_CURE) from None
+        raise MirrorError(
+            f"MLflow does not answer: {type(error).__name__}", where=_place(uri), hint=_START_HINT
+        ) from None
 
 
 def _place(uri: str) -> str:
-    """The URI without its user and password."""
+    """Remove user and password from a URI."""
     place = urlsplit(uri)
     return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
 
 
 def _require_answer(uri: str) -> None:
-    """Raises MirrorError, at once, where MLflow is known not to answer: its own client would try for minutes."""
+    """Raise MirrorError immediately if MLflow did not respond recently: its client would retry for minutes."""
     if time.monotonic() < _silent.get(uri, 0.0):
-        raise MirrorError("MLflow does not answer", where=_place(uri), hint=_CURE)
+        raise MirrorError("MLflow does not answer", where=_place(uri), hint=_START_HINT)
 
 
 def connect_mlflow() -> "MlflowClient":
-    """A client of the settings' tracking server, whose methods raise MirrorError. Creates the sqlite database, once,
-    where there is none.
+    """Connect to the configured tracking server; the client's methods raise MirrorError.
 
-    Raises MirrorError if the server or its database cannot be reached."""
+    Creates the sqlite database if it does not exist. Raises MirrorError if server or database cannot be reached."""
     quiet_environment()
     storage_environment()
     uri = get_settings().mlflow_tracking_uri
     _require_answer(uri)
     if is_new():
-        _client.cache_clear()  # its database was deleted under it
+        _client.cache_clear()  # its database was deleted meanwhile
     try:
         _probe(uri)
         return _client(uri)
@@ -118,22 +119,22 @@ def connect_mlflow() -> "MlflowClient":
 
 
 def _probe(uri: str) -> None:
-    """Raises MirrorError where a connection would only be waited for: MLflow's client retries for minutes, and one of
-    a damaged database for half an hour."""
+    """Raise MirrorError if the server or database is not usable: MLflow's client retries for minutes, and with a
+    damaged database for half an hour."""
     import requests
 
     try:
         if urlsplit(uri).scheme in ("http", "https"):
-            with suppress(requests.exceptions.SSLError):  # MLflow's own client knows better whom to trust
+            with suppress(requests.exceptions.SSLError):  # MLflow's client has its own certificate settings
                 requests.get(f"{uri.rstrip('/')}/health", timeout=PATIENCE, allow_redirects=False, stream=True).close()
         elif uri.startswith("sqlite:///") and not is_new():
             with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=PATIENCE)) as database:
                 database.execute("SELECT count(*) FROM alembic_version").fetchall()
     except requests.exceptions.RequestException as error:
         what = f"MLflow does not answer: {type(error).__name__}"
-        raise MirrorError(what, where=_place(uri), hint=_CURE) from None
+        raise MirrorError(what, where=_place(uri), hint=_START_HINT) from None
     except (OSError, ValueError, sqlite3.Error) as error:
-        hint = "wait for whoever locks it, or move a damaged one away; then `truecourse mirror write` fills it again"
+        hint = "wait until it is unlocked, or move a damaged one away; then run `truecourse mirror write`"
         raise MirrorError(f"MLflow's database cannot be read: {error}", where=_place(uri), hint=hint) from None
 
 
@@ -155,7 +156,7 @@ def _client(uri: str) -> "MlflowClient":
 
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
-    """Two processes that both create the tables would trip over each other."""
+    """Lock the sqlite database, so that only one process creates its tables."""
     if not uri.startswith("sqlite:"):
         yield
         return
@@ -173,8 +174,8 @@ def _database_lock(uri: str) -> Iterator[None]:
 
 
 def _create_database(file: Path) -> None:
-    """MLflow's tables, made aside and renamed: a process killed meanwhile leaves no half of a database, and the
-    hundreds of small migrations need not wait for the disk each."""
+    """Create MLflow's tables in a temporary file and rename it: a killed process leaves no partial database, and the
+    hundreds of migrations run without waiting for the disk."""
     from mlflow.store.db.utils import _initialize_tables
     from sqlalchemy import create_engine, event
 
@@ -190,14 +191,15 @@ def _create_database(file: Path) -> None:
 
 
 def is_new() -> bool:
-    """No tracking database yet: nothing is in it, and no need to create one to say so."""
+    """Return whether the sqlite tracking database does not exist yet, without creating it."""
     uri = get_settings().mlflow_tracking_uri
     return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def experiment(problem: str) -> str:
-    """The id of the problem's experiment, which is made where there is none. Raises ModelError if it keeps its
-    artifacts elsewhere, MirrorError if it was deleted."""
+    """Return the id of the problem's experiment; create it if needed.
+
+    Raises ModelError if its artifacts are elsewhere, MirrorError if it was deleted."""
     client, place = connect_mlflow(), f"{get_settings().storage_root}/mlflow"
     found = client.get_experiment_by_name(problem)
     if found is None:
@@ -213,13 +215,13 @@ def experiment(problem: str) -> str:
     if found.artifact_location.removeprefix("file://").rstrip("/") != place:
         what = f"its experiment keeps artifacts in {found.artifact_location}, the storage root is {place}"
         raise ModelError(
-            what, where=f"problem {problem}", hint="set TRUECOURSE_STORAGE as it was, or a new TRUECOURSE_HOME"
+            what, where=f"problem {problem}", hint="restore TRUECOURSE_STORAGE, or set a new TRUECOURSE_HOME"
         )
     return str(found.experiment_id)
 
 
 def run_tags(problem: Problem, step: str, note: str) -> dict[str, str]:
-    """Tags by which MLflow's pages say of a run what it is, whose, and from which source. `note`: Markdown."""
+    """Build the tags with a run's description, user and source for MLflow's pages. `note`: Markdown."""
     commit = source_commit(problem.folder)
     return {
         "mlflow.note.content": note,
@@ -231,7 +233,7 @@ def run_tags(problem: Problem, step: str, note: str) -> dict[str, str]:
 
 
 def source_commit(folder: Path) -> str:
-    """The Git commit that a problem's folder is at; empty where it is in no repository or Git is not there."""
+    """Return the Git commit of a problem's folder; empty without a repository or Git."""
     try:
         done = subprocess.run(  # noqa: S603
             ["git", "-C", str(folder), "rev-parse", "HEAD"],  # noqa: S607  wherever Git is
@@ -243,7 +245,7 @@ def source_commit(folder: Path) -> str:
 
 
 def begin_run(problem: str, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
-    """The id of a new run, and whether MLflow knows it: where MLflow does not answer, the id is our own."""
+    """Create a run in MLflow. Returns its id and True, or if MLflow does not answer an id of our own and False."""
     try:
         client, place = connect_mlflow(), experiment(problem)
         return str(client.create_run(place, run_name=name, tags=dict(tags)).info.run_id), True
@@ -262,7 +264,7 @@ def warn_on_failure(what: str) -> Iterator[None]:
 
 
 def run_artifact_key(run_id: str, name: str) -> str:
-    """Where MLflow looks for an artifact of its run."""
+    """Return the key under which MLflow looks for an artifact of its run."""
     return f"mlflow/{run_id}/artifacts/{name}"
 
 
@@ -275,7 +277,7 @@ def copy_artifacts(run_id: str, files: Mapping[str, bytes]) -> None:
 def log_training(
     run_id: str, snapshot: Snapshot, account: Mapping[str, Any], tags: Mapping[str, str], status: str = "FINISHED"
 ) -> None:
-    """What MLflow shows of a training: `account` is the run's training.json. The run ends with `status`."""
+    """Log a training to MLflow and end the run with `status`. `account`: the run's training.json."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     client, now = connect_mlflow(), int(time.time() * 1000)
@@ -285,7 +287,7 @@ def log_training(
         params=[Param(name, value) for name, value in logged_parameters(account).items()],
         tags=[RunTag(name, value) for name, value in tags.items()],
     )
-    # MLflow keeps 36 characters of a digest: the whole one stands in the source, the name and the tag.
+    # MLflow keeps 36 characters of a digest; the full one is in the source, the name and the tag.
     source = {"key": snapshot.frame_key, "sha256": snapshot.sha256}
     dataset = Dataset(f"{snapshot.problem} {snapshot.sha256}", snapshot.sha256[:36], "snapshot", json.dumps(source))
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
@@ -293,7 +295,7 @@ def log_training(
 
 
 def training_metrics(account: Mapping[str, Any]) -> list[tuple[str, float, int]]:
-    """Names, values and steps of the metrics that MLflow shows of a run's training.json."""
+    """Return names, values and steps of the metrics that MLflow shows for a training.json."""
     loss = account["metric"]
     metrics = [(f"validate_{loss}", account["loss"], account["rounds"]), ("rounds", account["rounds"], 0)]
     for side, values in account["curve"].items():
@@ -307,7 +309,7 @@ def logged_parameters(account: Mapping[str, Any]) -> dict[str, str]:
 
 
 def evaluation_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that MLflow shows of a run's report.json, by name."""
+    """Return the metrics that MLflow shows for a report.json, by name."""
     prefixes = {"model": "test", "constant": "constant", "linear": "linear"}
     figures = {
         f"{prefixes[name]}_{metric}{'' if part == 'value' else '_' + part}": figure[part]
@@ -319,7 +321,7 @@ def evaluation_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def log_evaluation(run_id: str, report: Mapping[str, Any]) -> None:
-    """The figures of a run's report.json."""
+    """Log the metrics of a report.json to MLflow."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""A home that was moved or copied: MLflow's database holds absolute paths of artifacts, which follow it."""
+"""Relocation of a moved or copied home: MLflow's database holds absolute artifact paths, which are updated."""
 
 import logging
 import sqlite3
@@ -15,14 +15,13 @@ _PLACES = (
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
-"""Columns of MLflow's tables that hold places of artifacts."""
+"""Columns of MLflow's tables that hold artifact paths."""
 
 
 def relocate_artifacts(database: Path, root: str) -> None:
-    """Have MLflow's sqlite database name artifacts below the storage root `root`, where they were brought together with
-    it from a folder elsewhere.
+    """Update the artifact paths in MLflow's sqlite database to the storage root `root`, if both were moved there.
 
-    Nothing is changed for a root that is no folder, or holds no artifacts. Raises sqlite3.Error."""
+    Changes nothing if `root` is not a folder with artifacts. Raises sqlite3.Error."""
     if "://" in root or not (Path(root) / FOLDER).is_dir():
         return
     with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
@@ -35,4 +34,4 @@ def relocate_artifacts(database: Path, root: str) -> None:
                     f"WHERE substr({column}, 1, ?) = ?",
                     [root, len(old) + 1, len(old) + 1, f"{old}/"],
                 )
-            log.info("the home was moved: MLflow's artifacts lie in %s now, and no longer in %s", root, old)
+            log.info("the home was moved: updated MLflow's artifact paths to %s, from %s", root, old)

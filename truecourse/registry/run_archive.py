@@ -1,6 +1,6 @@
-"""What a training ran on, kept with its run: the problem's folder, the locked packages, commit, versions and platform.
+"""The archive of a training run: the problem's folder, locked packages, commit, versions and platform.
 
-A model is reproduced from this archive, whatever became of the problem's folder since.
+A model can be reproduced from it after the problem's folder has changed.
 """
 
 import gzip
@@ -25,13 +25,13 @@ from truecourse.settings import REPOSITORY
 FOLDER, LOCK = "archive/problem.tar.gz", "archive/requirements.txt.gz"
 ENVIRONMENT, CHANGES = "archive/environment.json", "archive/changes.diff"
 LARGEST = 16 << 20
-"""Bytes of a file of a problem's folder. Larger ones are no specification, and are left out."""
+"""Maximum bytes of a file in the problem's folder; larger files are left out."""
 _MOST_CHANGES = 1 << 20
-"""Bytes of a difference to the commit. Of a longer one only the digest is kept."""
+"""Maximum bytes of the diff to the commit; of a longer one only the digest is kept."""
 
 
 def requirements() -> bytes:
-    """The locked environment; where there is no lock file, what is installed."""
+    """Return the locked requirements; without a lock file, the installed packages."""
     lock = REPOSITORY / "requirements.lock"
     if lock.is_file():
         return lock.read_bytes()
@@ -41,7 +41,7 @@ def requirements() -> bytes:
 
 
 def archive_files(problem: Problem) -> dict[str, bytes]:
-    """The archive's files by their path in a run."""
+    """Build the archive's files, by path in the run."""
     folder, left_out = packed_folder(problem)
     (lock, lock_sha256), changes = _lock(), _changes(REPOSITORY)
     environment = environment_now() | {"problem": source_state(problem.folder)}
@@ -55,22 +55,21 @@ def archive_files(problem: Problem) -> dict[str, bytes]:
 
 @lru_cache(maxsize=1)
 def _lock() -> tuple[bytes, str]:
-    """The locked packages, compressed, and the SHA-256 of what was compressed."""
+    """Return the compressed lock file, and the SHA-256 of the uncompressed one."""
     lock = requirements()
     return gzip.compress(lock, mtime=0), sha256(lock)
 
 
 @lru_cache(maxsize=1)
 def _packages() -> dict[str, str]:
-    """Versions of all that is installed, by name."""
+    """Return the versions of all installed packages, by name."""
     return dict(sorted((d.name.lower(), d.version) for d in importlib.metadata.distributions() if d.name))
 
 
 def packed_folder(problem: Problem) -> tuple[bytes, list[str]]:
-    """A problem's folder as a .tar.gz, equal bytes for equal files, and the names of those left out for their size.
+    """Pack a problem's folder as .tar.gz; returns it and the names of files left out for their size.
 
-    Its data is no part of it: neither `data/` nor files that its tables are read from, whose bytes are kept apart, nor
-    what is hidden."""
+    Equal files give equal bytes. Hidden files and data are excluded: `data/`, and files that tables are read from."""
     packed, left_out = io.BytesIO(), []
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, path in _files(problem):
@@ -95,7 +94,7 @@ def _files(problem: Problem) -> Iterator[tuple[str, Path]]:
 
 
 def unpack_folder(packed: bytes, folder: Path) -> None:
-    """Write an archived problem's files into `folder`. Raises IntegrityError for bytes that are no such archive."""
+    """Unpack an archived problem into `folder`. Raises IntegrityError for an invalid archive."""
     try:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
             tar.extractall(folder, filter="data")
@@ -104,7 +103,7 @@ def unpack_folder(packed: bytes, folder: Path) -> None:
 
 
 def environment_now() -> dict[str, Any]:
-    """Where and with what this process runs. `commit` and `dirty` are None outside a Git repository."""
+    """Describe this process's environment. `commit` and `dirty` are None outside a Git repository."""
     packages = _packages()
     return {
         "platform": platform.platform(),
@@ -121,19 +120,19 @@ def environment_now() -> dict[str, Any]:
 
 
 def source_state(folder: Path) -> dict[str, Any]:
-    """The Git commit that a folder is at, and whether files in it differ from that; both None outside a repository."""
+    """Return a folder's Git commit, and whether its files differ from it; both None outside a repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     state = _git(folder, "status", "--porcelain", "--", ".") if commit else None
     return {"commit": commit.decode().strip() if commit else None, "dirty": None if state is None else bool(state)}
 
 
 def _changes(folder: Path) -> bytes:
-    """What differs from the commit in tracked files, as `git diff` says it; empty outside a repository."""
+    """Return the `git diff` of tracked files to the commit; empty outside a repository."""
     return _git(folder, "diff", "--no-ext-diff", "HEAD", "--", ".") or b""
 
 
 def _git(folder: Path, *words: str) -> bytes | None:
-    """What Git answers; None where it is not installed, or the folder is in no repository."""
+    """Run Git and return its output; None without Git or a repository."""
     try:
         command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words]
         done = subprocess.run(command, capture_output=True, timeout=30, check=True)  # noqa: S603

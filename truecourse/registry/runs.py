@@ -1,8 +1,7 @@
-"""Training runs and their files, in object storage: what serving, gates, checks and lineage rest on.
+"""Training runs and their files in object storage, the source for serving, gates, checks and lineage.
 
-`runs/<run>/<file>` are a run's files, `models/<problem>/runs/<run>.json` is its record, written when all of them are
-there: a run without one was cut short. MLflow shows a copy of both (truecourse/registry/mirror.py) and is never read
-for them.
+`runs/<run>/<file>` are a run's files. `models/<problem>/runs/<run>.json` is its record, written after all files: a run
+without a record was interrupted. MLflow has copies of both (truecourse/registry/mirror.py), which are never read.
 """
 
 from collections.abc import Mapping
@@ -17,13 +16,14 @@ from truecourse.storage.object_store import ObjectStore, open_store
 
 SHA256 = "truecourse.model_sha256"
 FORM = "truecourse.form"
-"""The tag of a run that says what the model is made of, and by which figures that was chosen."""
+"""Tag of a run: the model's form, and the losses it was chosen by."""
 
 
 class RunRecord(Reference):
-    """A finished training run. `key`: of its snapshot, problem and parameters; a second run of the same key is not
-    needed. `tags`: what MLflow's run is tagged with, by name. `name`, `note` (Markdown): how MLflow shows it. `at`:
-    when it finished, UTC."""
+    """A finished training run.
+
+    `key`: training_key() of its snapshot, problem and parameters; a second run with the same key is not needed. `tags`:
+    of MLflow's run. `name`, `note` (Markdown): in MLflow. `at`: when it finished, UTC."""
 
     run: TrainedRun
     key: str
@@ -38,7 +38,7 @@ def artifact_key(run_id: str, name: str) -> str:
 
 
 def artifact(run_id: str, name: str) -> bytes:
-    """A run's file by its path, `model/vocabulary.json` or `report.json`. Raises NotFound."""
+    """Read a run's file by path, as `model/vocabulary.json` or `report.json`. Raises NotFound."""
     return open_store().get(artifact_key(run_id, name))
 
 
@@ -49,7 +49,7 @@ def put_artifacts(run_id: str, files: Mapping[str, bytes]) -> None:
 
 
 def save_record(entry: RunRecord) -> None:
-    """Keep the record of a run whose files are all there; it is the newest run of its problem from now on."""
+    """Save the record of a run whose files are complete, and make it the newest run of its problem."""
     store, problem = open_store(), entry.run.problem
     store.put(record_key(problem, entry.run.run_id), entry.model_dump_json(indent=1).encode())
     for name in (f"keys/{entry.key}", "newest"):
@@ -57,7 +57,7 @@ def save_record(entry: RunRecord) -> None:
 
 
 def load_record(problem: str, run_id: str) -> RunRecord:
-    """Raises ModelError if there is no such run."""
+    """Load a run's record. Raises ModelError if there is no such run."""
     try:
         return RunRecord.model_validate_json(open_store().get(record_key(problem, run_id)))
     except NotFound:
@@ -66,18 +66,18 @@ def load_record(problem: str, run_id: str) -> RunRecord:
 
 
 def record_digest(problem: str, run_id: str) -> str:
-    """The SHA-256 of a run's record. Raises ModelError if there is no such run."""
+    """Return the SHA-256 of a run's record. Raises ModelError if there is no such run."""
     load_record(problem, run_id)
     return open_store().digest(record_key(problem, run_id))
 
 
 def run_ids(problem: str) -> list[str]:
-    """Of every finished run, in no order of time."""
+    """Return the ids of all finished runs, not in order of time."""
     return [key.rpartition("/")[2].removesuffix(".json") for key in open_store().list(f"models/{problem}/runs/")]
 
 
 def run_of_key(problem: str, key: str) -> TrainedRun | None:
-    """The newest finished run of a training key, if its model is still there."""
+    """Return the newest finished run of a training key; None if there is none, or its model was deleted."""
     store = open_store()
     try:
         found = load_record(problem, store.get(f"models/{problem}/keys/{key}").decode()).run
@@ -87,7 +87,7 @@ def run_of_key(problem: str, key: str) -> TrainedRun | None:
 
 
 def trained_run(problem: str, run_id: str | None = None) -> TrainedRun:
-    """A training run by id, or the newest finished one. Raises ModelError if there is none."""
+    """Return a training run by id, or the newest finished one. Raises ModelError if there is none."""
     if run_id is not None:
         return load_record(problem, run_id).run
     try:
@@ -98,7 +98,7 @@ def trained_run(problem: str, run_id: str | None = None) -> TrainedRun:
 
 
 def delete_run(store: ObjectStore, entry: RunRecord) -> None:
-    """Remove a run: its record first, so that one cut short leaves files and no run without them."""
+    """Delete a run, its record first: an interrupted deletion leaves files without a record, not the reverse."""
     problem, run_id = entry.run.problem, entry.run.run_id
     store.delete(record_key(problem, run_id))
     key = f"models/{problem}/keys/{entry.key}"
@@ -113,7 +113,7 @@ def record_key(problem: str, run_id: str) -> str:
 
 
 def open_model(version: ModelVersion | TrainedRun, kind: Kind, threads: int | None = None) -> Model:
-    """The model, re-hashed. Raises IntegrityError when its bytes are not the recorded ones, or gone."""
+    """Load the model and verify its SHA-256. Raises IntegrityError when its bytes have changed or are missing."""
     key = artifact_key(version.run_id, "model/model.ubj")
     try:
         data = open_store().get(key)

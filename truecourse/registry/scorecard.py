@@ -1,4 +1,4 @@
-"""A model version as people ask for it: its gates, and its figures on test rows."""
+"""Summaries of model versions: gates, and metrics on test rows."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ Document = dict[str, Any]
 
 
 def version_summary(version: ModelVersion | None) -> Document | None:
-    """A version with its gates and its figures on test rows."""
+    """Return a version with its gates and its metrics on test rows."""
     if version is None:
         return None
     gates = registry.gates(version)
@@ -19,7 +19,7 @@ def version_summary(version: ModelVersion | None) -> Document | None:
 
 
 def evaluation(version: ModelVersion) -> Document:
-    """The version's evaluation report; empty for a version that was never evaluated."""
+    """Return the version's evaluation report; empty if it was never evaluated."""
     try:
         report: Document = json.loads(registry.artifact(version.run_id, "report.json"))
     except NotFound:

@@ -1,7 +1,7 @@
-"""The registry of models: versions, what is known of each, and the aliases champion and challenger.
+"""The model registry: versions, their tags and gate results, and the aliases champion and challenger.
 
-All of it lies in object storage: `models/<problem>/versions/` is a ledger, `models/<problem>/tags/` what is known of a
-version. MLflow's registry is told of every change (truecourse/registry/mirror.py) and never asked.
+It is in object storage: `models/<problem>/versions/` is a ledger, `models/<problem>/tags/` holds the tags of each
+version. Changes are copied to MLflow's registry (truecourse/registry/mirror.py), which is never read.
 """
 
 import json
@@ -28,7 +28,7 @@ _GATES = "truecourse.gates"
 
 
 class RegisteredVersion(Entry):
-    """A version in the ledger; its number is the entry's. `record_sha256`: of its run's record."""
+    """A version in the ledger, with the entry's number. `record_sha256`: of its run's record."""
 
     run_id: str
     model_sha256: str
@@ -39,8 +39,7 @@ class RegisteredVersion(Entry):
 
 
 class GateRecord(Entry):
-    """What the gates said of a version at one time. `report_sha256`: of the evaluation's report.json, where there was
-    one."""
+    """The gate results of one evaluation of a version. `report_sha256`: of the evaluation's report.json, if any."""
 
     version: int
     gates: tuple[dict[str, Any], ...]
@@ -52,7 +51,7 @@ def ledger(problem: str) -> Ledger[RegisteredVersion]:
 
 
 def gate_ledger(problem: str) -> Ledger[GateRecord]:
-    """Every result of the gates, of every version, in order."""
+    """Return the ledger of all gate results of all versions."""
     return Ledger(open_store(), f"models/{problem}/gates", GateRecord)
 
 
@@ -65,7 +64,7 @@ def challenger(problem: str) -> ModelVersion | None:
 
 
 def version(problem: str, number: int) -> ModelVersion:
-    """Raises ModelError if there is no such version."""
+    """Return a version by number. Raises ModelError if there is none."""
     entry = ledger(problem).entry(number)
     if entry is None:
         known = ", ".join(map(str, ledger(problem).numbers())) or "none"
@@ -74,20 +73,21 @@ def version(problem: str, number: int) -> ModelVersion:
 
 
 def versions(problem: str) -> list[ModelVersion]:
-    """Oldest first."""
+    """Return all versions, oldest first."""
     return [entry.of(problem) for entry in ledger(problem).entries()]
 
 
 def tags(version: ModelVersion) -> dict[str, str]:
-    """What is known of a version, by name: the gates' results, its Bento, its inference configuration. Raises
-    IntegrityError where that was changed."""
+    """Return a version's tags: gate results, Bento, inference configuration.
+
+    Raises IntegrityError if they were changed outside the registry."""
     key = tags_key(version.problem, version.version)
     try:
         found = unseal(open_store().get(key))
     except NotFound:
         return {}
     if found is None:
-        raise IntegrityError("what is known of the version was changed", where=key, hint="restore it from a backup")
+        raise IntegrityError("the version's tags were changed", where=key, hint="restore the object from a backup")
     known: dict[str, str] = found["tags"]
     return known
 
@@ -104,13 +104,13 @@ def set_tags(version: ModelVersion, values: Mapping[str, str]) -> None:
 
 
 def gates(version: ModelVersion) -> list[dict[str, Any]]:
-    """The verdicts when it was last judged; none if it never was."""
-    verdicts: list[dict[str, Any]] = json.loads(tags(version).get(_GATES, "[]"))
-    return verdicts
+    """Return the results of the version's last gate evaluation; empty if there was none."""
+    results: list[dict[str, Any]] = json.loads(tags(version).get(_GATES, "[]"))
+    return results
 
 
 def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]], report_sha256: str = "") -> None:
-    """Keep what the gates said, as the version's newest result and in their ledger."""
+    """Store gate results, in the version's tags and in the gate ledger."""
     results = gate_ledger(version.problem)
     with lock(version.problem):
         newest = results.newest()
@@ -124,7 +124,7 @@ def set_gates(version: ModelVersion, verdicts: list[dict[str, Any]], report_sha2
 
 
 def create_version(run: TrainedRun) -> ModelVersion:
-    """The version of a run: the one there is, or a new one, whose number is above MLflow's too where that answers."""
+    """Return the version of a run; create it if needed, with a number above ours and, if readable, MLflow's."""
     with lock(run.problem):
         found = next((item for item in versions(run.problem) if item.run_id == run.run_id), None)
         if found is None:
@@ -140,32 +140,31 @@ def create_version(run: TrainedRun) -> ModelVersion:
 
 
 def describe(version: ModelVersion, model: str, text: str) -> None:
-    """Say in MLflow's pages what the registered model and its version are, in Markdown."""
+    """Set the descriptions of the registered model and its version in MLflow, in Markdown."""
     mirror.describe_model(version.problem, model)
     set_tags(version, {mirror.DESCRIPTION: text})
 
 
 def move_aliases(seen: Aliases, problem: str, action: str, reason: str, **changes: Any) -> Aliases:
-    """aliases.move(), and MLflow's aliases after it. Raises ModelError if the aliases have moved since `seen`."""
+    """Change the aliases, then MLflow's. Raises ModelError if the aliases have changed since `seen`."""
     entry = aliases.move(seen, problem, action, reason, **changes)
     mirror_aliases(problem)
     return entry
 
 
 def promote(seen: Aliases, version: ModelVersion, reason: str, **changes: Any) -> Aliases:
-    """The version into office: the one way there that leads forward. Raises ModelError as move_aliases() does."""
+    """Make the version champion, without evaluating gates. Raises ModelError as move_aliases() does."""
     return move_aliases(seen, version.problem, PROMOTE, reason, champion=version, shadow=False, share=0.0, **changes)
 
 
 def mirror_aliases(problem: str) -> bool:
-    """Let MLflow's aliases say what the ledger says; whoever was killed before doing so is made up for here. False
-    where MLflow could not be told."""
+    """Copy the aliases to MLflow, also those that a killed process did not copy; returns whether it worked."""
     with lock(problem):
         return mirror.sync_aliases(problem, aliases.current(problem), tags)
 
 
 @contextmanager
 def lock(problem: str) -> Iterator[None]:
-    """Whoever reads and then writes what is known of versions, or MLflow's registry, holds this."""
+    """Lock the problem's registry, for reading and then writing versions or tags, or MLflow's registry."""
     with locked(open_store(), f"registry/{problem}"):
         yield

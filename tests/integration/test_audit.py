@@ -97,7 +97,7 @@ def found(report: Report, subject: str) -> Finding:
 
 
 def store(problem: Problem) -> closing[sqlite3.Connection]:
-    from feature_repo.store import feast_folder
+    from feature_repo.places import feast_folder
 
     return closing(sqlite3.connect(feast_folder(problem) / "online.db"))
 

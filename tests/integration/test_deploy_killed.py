@@ -26,17 +26,17 @@ from truecourse.registry import aliases
 from truecourse.settings import child_environment
 
 POINTS = {
-    "its record began": "launch.prepare",
-    "its server starts": "smoke.examples",
-    "its server is the one that is meant": "swap._retire",
+    "started is recorded": "launch.prepare",
+    "the new server starts": "smoke_test.examples",
+    "the new server is recorded as running": "blue_green._retire",
 }
-"""What a deployment calls next, by where it is then."""
+"""The function that a deployment calls next, by the state it has reached: it is killed in that call."""
 PARENT = """
 import os, signal, sys
 
 from services.process import launch, smoke_test, blue_green
 from tasks.release.deploy import deploy_version
-from truecourse.deployment.config import history as deployments
+from truecourse.deployment import history as deployments
 
 for line in sys.stdin:
     child = os.fork()
@@ -47,7 +47,7 @@ for line in sys.stdin:
         os._exit(0)
     print(os.waitpid(child, 0)[1], flush=True)
 """
-"""Forks deployments that are killed, since to import what they need takes seconds."""
+"""Forks the deployments that are killed: importing their modules takes seconds."""
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_killed_deployment_costs_no_request_and_the_next_one_works(port: int, 
                 assert history()[-1].outcome == "began", point
                 now = deployments.running_server("here")
                 assert now is not None
-                assert (now == before) is (call != "swap._retire"), point
+                assert (now == before) is (call != "blue_green._retire"), point
                 assert servers.servers()[now.server]["alive"], point
             assert not failed
             say(tmp_path, port, "{shadow: true}")

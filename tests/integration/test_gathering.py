@@ -164,7 +164,7 @@ def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
 ) -> None:
     worker, worked = Worker(), []
     guard = Guard(Settings(max_delay=0), worker.served)
-    monkeypatch.setattr(guard.load, "answered", lambda lane, tasks, began: worked.append(len(tasks)))
+    monkeypatch.setattr(guard.load, "learn", lambda lane, tasks, began: worked.append(len(tasks)))
     registry = CollectorRegistry()
     worker.served.metrics = Metrics(("/predict", "/explain"), registry)
     for path in meter(registry):

@@ -22,15 +22,15 @@ PARENT = """
 import json, os, signal, sys, time
 from pathlib import Path
 
-from services.log.recorder.spool import Spool
-from services.log.recorder.spool_types import Limits
+from services.log.spool import Spool
+from services.log.spool_types import Limits
 from tests.records import Answers
-from truecourse.serving.prediction_log import encoded
 from truecourse.serving.log_shipping import ship, spool_folder
+from truecourse.serving.prediction_log import encode_entry
 
 
 def write(told, begun, sync):
-    spool = Spool(spool_folder("deliveries"), encoded, Limits(sync=float(sync), size=20_000, age=0.1))
+    spool = Spool(spool_folder("deliveries"), encode_entry, Limits(sync=float(sync), size=20_000, age=0.1))
     spool.start()
     with open(told, "w", buffering=1) as file:
         for number in range(1_000_000):

@@ -14,8 +14,8 @@ from truecourse.storage.object_store import open_store
 
 HOLD = """
 import time
-from truecourse.storage.object_store.locks import locked
-from truecourse.storage.object_store.object_store import open_store
+from truecourse.storage.locks import locked
+from truecourse.storage.object_store import open_store
 with locked(open_store(), "it", expiry=1):
     print("held", flush=True)
     time.sleep(99)

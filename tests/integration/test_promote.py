@@ -19,7 +19,7 @@ from tests.conftest import wait_until
 from tests.frames import store_diabetes
 from tests.office import put_in_office
 from truecourse.errors import GateFailed, ModelError
-from truecourse.references import ModelVersion
+from truecourse.references import Aliases, ModelVersion
 from truecourse.registry import aliases, mlflow_runs
 from truecourse.registry import versions as registry
 
@@ -160,7 +160,7 @@ def test_of_two_promotions_at_once_one_wins_and_a_cut_off_one_is_finished(proble
     versions = [registered(problems, rounds, approval="approval=True") for rounds in (50, 100)]
     seen, start = aliases.current("diabetes"), threading.Barrier(2)
 
-    def enter(version: ModelVersion) -> aliases.Aliases:
+    def enter(version: ModelVersion) -> Aliases:
         start.wait()
         return make_champion.fn(seen, version, f"because of {version.version}")
 

@@ -21,7 +21,7 @@ from truecourse.storage.tables import Tables
 HEADER = "id,courier,depot,promised,distance,decision_time\n"
 KILLED = """
 from truecourse.serving import batch_scoring
-scoring.CHUNK_ROWS = 100
+batch_scoring.CHUNK_ROWS = 100
 from flows.score import score
 score("deliveries", start="2024-01-20T00:00:00Z", end="2024-02-05T00:00:00Z")
 """

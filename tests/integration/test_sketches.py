@@ -54,19 +54,19 @@ def sketched_days() -> dict[str, bytes]:
 
 
 def parts_read(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[datetime, datetime], list[int]]:
-    """The spans of predictions whose rows were read from now on, and the rows of each part."""
+    """Record the time ranges whose predictions are read from now on, and the number of rows in each part."""
     from truecourse.monitoring.predictions.observed import Predictions
 
-    parts, spans = Predictions.read, dict[tuple[datetime, datetime], list[int]]()
+    read_parts, ranges = Predictions.read, dict[tuple[datetime, datetime], list[int]]()
 
-    def told(self: Predictions, start: datetime, end: datetime) -> Iterator[pa.Table]:
-        read = spans.setdefault((start, end), [])
-        for part in parts(self, start, end):
-            read.append(len(part))
+    def recording_read(self: Predictions, start: datetime, end: datetime) -> Iterator[pa.Table]:
+        lengths = ranges.setdefault((start, end), [])
+        for part in read_parts(self, start, end):
+            lengths.append(len(part))
             yield part
 
-    monkeypatch.setattr(Predictions, "read", told)
-    return spans
+    monkeypatch.setattr(Predictions, "read", recording_read)
+    return ranges
 
 
 def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(

@@ -18,7 +18,7 @@ from tests.frames import store_wine
 from truecourse.errors import ModelError
 from truecourse.modeling.snapshot import Input, Manifest, load_frame, load_manifest, save
 from truecourse.problem.loader import load_problem, training_digest, training_document
-from truecourse.references import ModelVersion, Snapshot
+from truecourse.references import Aliases, ModelVersion, Snapshot
 from truecourse.registry import run_archive, runs
 from truecourse.registry.mlflow_runs import run_artifact_key
 from truecourse.registry.runs import artifact_key
@@ -191,9 +191,7 @@ def test_entries_that_are_gone_or_replaced_break_their_ledger(line: Line) -> Non
     (broken,) = [item for item in trace_model("wine", 1)["links"] if not item["verified"]]
     assert broken["link"] == "alias ledger"
     assert "entries 2 to 2 are gone" in broken["detail"]
-    forged = aliases.Aliases.model_validate_json(kept).model_copy(
-        update={"reason": "another", "follows": "", "sha256": ""}
-    )
+    forged = Aliases.model_validate_json(kept).model_copy(update={"reason": "another", "follows": "", "sha256": ""})
     second.unlink(missing_ok=True)
     kept_first = first.read_bytes()
     first.unlink()

@@ -12,7 +12,7 @@ import pytest
 from flows.train import train
 from flows.tune import tune
 from tasks.training import tune as tuning
-from tasks.training.train import chosen_parameters
+from tasks.training.train import chosen_parameters, tuning_key
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
 from tests.office import put_in_office
@@ -129,7 +129,7 @@ def test_tuning_goes_on_where_it_was_killed_and_train_uses_what_it_found(
         patch.setattr(tuning, "_log_trial", killed)
         with pytest.raises(KeyboardInterrupt):
             tuning.search_parameters.fn("diabetes", plain.snapshot, 4)
-    assert not open_store().exists(tuning.tuning_key(plain.snapshot))
+    assert not open_store().exists(tuning_key(plain.snapshot))
     found = tune(trials=4)
     assert len(found["trials"]) == 4
     parameters = [json.dumps(trial["parameters"], sort_keys=True) for trial in found["trials"]]

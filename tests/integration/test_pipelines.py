@@ -251,7 +251,7 @@ def test_without_a_server_the_schedules_of_the_file_are_known_and_their_runs_are
     assert flows["health"].schedule == "*/5 * * * *"
     report = check_pipelines(problem, Tables(), None, list(flows.values()), {})
     assert not report.findings
-    assert "not known without a Prefect server" in report.sentence
+    assert "unknown without a Prefect server" in report.sentence
 
 
 def test_a_feed_whose_newest_row_is_older_than_its_values_live_is_told_with_the_moment(problem: Problem) -> None:

@@ -78,7 +78,7 @@ def test_a_clean_week_has_no_finding_and_its_figures(checked: Callable[[str], Ch
         assert not report.findings, report.sentence
     figures = report.figures
     assert set(figures["metrics"]) == {"auc", "log_loss", "excess_loss", "calibration_error", "base_rate"}
-    assert "did not learn" in figures["reference"] or figures["reference"] == "held-out days"
+    assert "out-of-fold" in figures["reference"] or figures["reference"] == "held-out days"
     for told in figures["metrics"].values():
         assert told["difference"]["low"] <= told["difference"]["value"] <= told["difference"]["high"]
     assert {part["value"] for part in figures["slices"]} == {"north", "south", "east"}

@@ -10,23 +10,23 @@ import pytest
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries
 from tests.records import entry, record
-from tests.unit.test_guarding import STEPS, Log, Office, office, problem, version
+from tests.unit.test_guarding import STEPS, CanaryHistory, Log, history, problem, version
 from truecourse.monitoring.canary.quality import FIRST, Labelled, compare_losses
 from truecourse.monitoring.canary.service_level import ALPHA, TESTS
 from truecourse.problem.promotion import BeatsChampion
 from truecourse.serving import prediction_log
 from truecourse.storage.tables import Tables
 
-__all__ = ["office"]
+__all__ = ["history"]
 COUNT = 1200
 CLOSED = timedelta(days=3)
 
 
 @pytest.fixture
-def late(office: Office) -> np.ndarray[Any, Any]:
+def late(history: CanaryHistory) -> np.ndarray[Any, Any]:
     """Labels of deliveries 0 to COUNT, one decided per minute from the canary's first step."""
     rows = deliveries(days=1, a_day=COUNT)
-    began = office.entries[-1].at
+    began = history.entries[-1].at
     rows["ordered_at"] = [(began + timedelta(minutes=i)).isoformat() for i in range(COUNT)]
     rows["took"] = rows["took"].fillna(20)
     write_clean(problem(), Tables(), "deliveries", rows)
@@ -62,28 +62,30 @@ def asked(since: datetime, late: np.ndarray[Any, Any], share: float, wrong: bool
     return records
 
 
-def test_a_worse_challenger_is_detected_when_labels_are_complete(office: Office, late: np.ndarray[Any, Any]) -> None:
-    log = asked(office.entries[-1].at, late, STEPS[0], wrong=True)
-    before = office.decided(log, after=timedelta(hours=23))
+def test_a_worse_challenger_is_detected_when_labels_are_complete(
+    history: CanaryHistory, late: np.ndarray[Any, Any]
+) -> None:
+    log = asked(history.entries[-1].at, late, STEPS[0], wrong=True)
+    before = history.decided(log, after=timedelta(hours=23))
     assert (before.action, before.figures["quality"]) == ("widen", {"labelled": 0}), "by the log alone nothing is wrong"
-    found = office.decided([], after=CLOSED)
+    found = history.decided([], after=CLOSED)
     assert (found.action, found.cause) == ("withdraw", "quality")
     assert "its quality is worse: its log loss is" in found.reason
     assert "labelled predictions, the champion's" in found.reason
 
 
-def test_labels_of_earlier_steps_count_at_the_last_step(office: Office, late: np.ndarray[Any, Any]) -> None:
-    first = office.entries[-1].at
-    office.decided(asked(first, late, STEPS[0], wrong=True)[:700])
-    last = office.move("widen", share=1.0)
-    last = office.entries[-1] = last.model_copy(update={"at": first + timedelta(minutes=700)})
-    office.decided(asked(last.at, late, 1.0, wrong=True, skip=700))
-    found = office.decided([], after=CLOSED)
+def test_labels_of_earlier_steps_count_at_the_last_step(history: CanaryHistory, late: np.ndarray[Any, Any]) -> None:
+    first = history.entries[-1].at
+    history.decided(asked(first, late, STEPS[0], wrong=True)[:700])
+    last = history.move("widen", share=1.0)
+    last = history.entries[-1] = last.model_copy(update={"at": first + timedelta(minutes=700)})
+    history.decided(asked(last.at, late, 1.0, wrong=True, skip=700))
+    found = history.decided([], after=CLOSED)
     assert (found.action, found.cause) == ("withdraw", "quality")
 
 
-def test_an_equally_good_challenger_continues(office: Office, late: np.ndarray[Any, Any]) -> None:
-    found = office.decided(asked(office.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
+def test_an_equally_good_challenger_continues(history: CanaryHistory, late: np.ndarray[Any, Any]) -> None:
+    found = history.decided(asked(history.entries[-1].at, late, STEPS[0], wrong=False), after=CLOSED)
     assert found.action == "widen"
     assert "; its quality is no worse on" in found.sentence
     assert found.figures["quality"]["labelled"] > 2 * FIRST

@@ -41,11 +41,8 @@ def test_the_baseline_uses_held_out_days_first_then_validation_days() -> None:
     assert reference(measure, 47)[0] == list(range(40, 47))
     found, words = reference(measure, 43)
     assert found == [*range(10, 40), 40, 41, 42]
-    assert words.endswith("models that did not learn from them, and held-out days")
-    assert reference(measure, 10) == (
-        [],
-        "days that chose the model, as predicted by models that did not learn from them",
-    )
+    assert words == "days with out-of-fold predictions, and held-out days"
+    assert reference(measure, 10) == ([], "days with out-of-fold predictions")
 
 
 @pytest.mark.parametrize("earlier", [0, 4])

@@ -1,4 +1,4 @@
-"""Alerts: their lifecycle and history, delivery by webhook and mail, and retraining that they start.
+"""Alerts: their lifecycle and history, delivery by webhook and mail, and the retraining that they trigger.
 
 Depends on `monitoring.findings`.
 """

@@ -30,51 +30,53 @@ TIMEOUT = 30.0
 
 
 def deliver(
-    store: ObjectStore, problem: Problem, channels: Mapping[str, Channel], at: datetime, patience: float = TIMEOUT
+    store: ObjectStore, problem: Problem, channels: Mapping[str, Channel], at: datetime, timeout: float = TIMEOUT
 ) -> dict[str, str]:
     """Send every channel its pending notifications, and return a sentence about the result by channel name.
 
     `at`: now, UTC. Nothing is raised: the notifications of a channel that fails stay pending. Channels run in parallel
-    and delay the caller by at most `patience` seconds; what is not delivered by then stays pending. A failure is
+    and delay the caller by at most `timeout` seconds; what is not delivered by then stays pending. A failure is
     recorded once, until its reason changes or the channel works again."""
     record = load_record(store, problem.name)
     if record is None or not record.outbox:
         return {}
-    waiting = {name: [redact(problem, one) for one in record.outbox if name in one.owed] for name in channels}
-    sendings = [_Sending(problem.name, channels[name], name, tuple(owed)) for name, owed in waiting.items() if owed]
-    _send(sendings, patience)
-    taken = {one.name: set(one.taken) for one in sendings}
-    outages = {one.name: one.failure for one in sendings if one.failure}
-    sentences = {one.name: one.sentence for one in sendings}
+    pending = {name: [redact(problem, one) for one in record.outbox if name in one.owed] for name in channels}
+    deliveries = [_Delivery(problem.name, channels[name], name, tuple(owed)) for name, owed in pending.items() if owed]
+    _send(deliveries, timeout)
+    delivered = {one.name: set(one.delivered) for one in deliveries}
+    outages = {one.name: one.failure for one in deliveries if one.failure}
+    sentences = {one.name: one.sentence for one in deliveries}
 
     def change(now: Record | None) -> dict[str, Any] | None:
         assert now is not None
-        news = [one for one in sendings if one.taken or one.failure != now.outages.get(one.name, "")]
-        kept = [_pending(notification, channels, taken) for notification in now.outbox]
+        changed = [one for one in deliveries if one.delivered or one.failure != now.outages.get(one.name, "")]
+        kept = [_pending(notification, channels, delivered) for notification in now.outbox]
         outbox = tuple(notification for notification in kept if notification.owed)
-        if not news and outbox == now.outbox:
+        if not changed and outbox == now.outbox:
             return None
-        still = {name: why for name, why in now.outages.items() if name in channels and name not in taken} | outages
-        return {"outbox": outbox, "outages": still, "events": tuple(one.event(at) for one in news)}
+        failing = {
+            name: why for name, why in now.outages.items() if name in channels and name not in delivered
+        } | outages
+        return {"outbox": outbox, "outages": failing, "events": tuple(one.event(at) for one in changed)}
 
     write(store, problem.name, at, "delivered", change)
-    for one in sendings:
+    for one in deliveries:
         log.log(logging.WARNING if one.failure else logging.INFO, "%s: %s", one.name, one.sentence)
     return sentences
 
 
 @dataclass
-class _Sending:
+class _Delivery:
     """One channel's notifications, sent in a thread of its own, so that a receiver that hangs delays no other.
 
-    `taken`: ids of the notifications delivered. `failure`: why the others were not. `over`: set when the caller no
+    `delivered`: ids of the notifications delivered. `failure`: why the others were not. `over`: set when the caller no
     longer waits."""
 
     problem: str
     send: Channel
     name: str
     notifications: tuple[Notification, ...]
-    taken: set[str] = field(default_factory=set)
+    delivered: set[str] = field(default_factory=set)
     failure: str = ""
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -89,7 +91,7 @@ class _Sending:
             if failure:
                 self.failure = failure
                 return
-            self.taken |= {notification.id for notification in message}
+            self.delivered |= {notification.id for notification in message}
 
     def _try_send(self, message: Sequence[Notification]) -> str:
         try:
@@ -102,8 +104,8 @@ class _Sending:
 
     @property
     def sentence(self) -> str:
-        message = f"{counted(len(self.taken), 'notification')} delivered"
-        pending = len(self.notifications) - len(self.taken)
+        message = f"{counted(len(self.delivered), 'notification')} delivered"
+        pending = len(self.notifications) - len(self.delivered)
         return f"{message}, {pending} pending: {self.failure}" if self.failure else message
 
     def event(self, at: datetime) -> Event:
@@ -111,17 +113,17 @@ class _Sending:
         return Event(kind=kind, at=at, sentence=f"{self.name}: {self.sentence}")
 
 
-def _send(sendings: Sequence[_Sending], patience: float) -> None:
-    end = time.monotonic() + patience
+def _send(deliveries: Sequence[_Delivery], timeout: float) -> None:
+    end = time.monotonic() + timeout
     # Daemon threads, each with a copy of the context: Prefect's channel reads its flow run from it.
-    threads = [threading.Thread(target=copy_context().run, args=(one.run,), daemon=True) for one in sendings]
+    threads = [threading.Thread(target=copy_context().run, args=(one.run,), daemon=True) for one in deliveries]
     for thread in threads:
         thread.start()
-    for thread, one in zip(threads, sendings, strict=True):
+    for thread, one in zip(threads, deliveries, strict=True):
         thread.join(max(0.0, end - time.monotonic()))
         one.over.set()
         if thread.is_alive():
-            one.failure = f"the channel did not finish within {format_duration(patience)}"
+            one.failure = f"the channel did not finish within {format_duration(timeout)}"
 
 
 def redact(problem: Problem, notification: Notification) -> Notification:
@@ -134,9 +136,7 @@ def redact(problem: Problem, notification: Notification) -> Notification:
     return notification.model_copy(update={"sentence": hidden, "finding": bare})
 
 
-def _pending(
-    notification: Notification, channels: Mapping[str, Channel], taken: Mapping[str, set[str]]
-) -> Notification:
+def _pending(one: Notification, channels: Mapping[str, Channel], delivered: Mapping[str, set[str]]) -> Notification:
     """Keep the channels that have not accepted the notification and are still configured."""
-    owed = tuple(name for name in notification.owed if name in channels and notification.id not in taken.get(name, ()))
-    return notification.model_copy(update={"owed": owed})
+    owed = tuple(name for name in one.owed if name in channels and one.id not in delivered.get(name, ()))
+    return one.model_copy(update={"owed": owed})

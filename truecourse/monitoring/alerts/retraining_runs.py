@@ -77,7 +77,7 @@ def _ended(
 
 def _change(number: int, at: datetime, kind: Kind, sentence: str, changes: dict[str, Any]) -> Change:
     def change(record: Record | None) -> dict[str, Any]:
-        assert record is not None  # the attempt was begun
+        assert record is not None  # the attempt was recorded when it started
         attempts = tuple(a.model_copy(update=changes) if a.number == number else a for a in record.attempts)
         changed = next(attempt for attempt in attempts if attempt.number == number)
         return {"attempts": attempts, "events": (Event(kind=kind, at=at, sentence=sentence, attempt=changed),)}

@@ -1,4 +1,4 @@
-"""The canary's service level and quality beside the champion's, and the decision to go on or to roll back.
+"""The canary: its service level and quality compared with the champion's, and the decision to go on or roll back.
 
 Depends on `monitoring.quality` and `monitoring.health`.
 """

@@ -1,4 +1,4 @@
-"""The control page, its timelines, and the summary of a version.
+"""The control page of a problem, its timelines, the index of problems, and the summary of a version.
 
 Depends on the other packages of `monitoring`.
 """

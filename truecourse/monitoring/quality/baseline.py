@@ -66,20 +66,20 @@ class QualityBaseline:
         if len(days) >= FEWEST_DAYS:
             return days, "held-out days"
         chosen = tuple(one for one in self.out_of_fold if one.day < first and closing_time(one.day, after) <= at)
-        words = "days that chose the model, as predicted by models that did not learn from them"
-        return (*chosen, *days), words if not days else f"{words}, and held-out days"
+        description = "days with out-of-fold predictions"
+        return (*chosen, *days), description if not days else f"{description}, and held-out days"
 
 
 def daily_cohorts(
     problem: Problem, frame: pa.Table, labels: Array, output: Array, edges: Array, residuals: LabelResiduals | None
 ) -> Iterator[Cohort]:
     """Yield the cohort of labelled rows of each UTC day."""
-    judged = ScoredRows.of(problem.kind, labels, output)
+    scored = ScoredRows.of(problem.kind, labels, output)
     days = frame["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     for day in np.unique(days):
         mine = np.flatnonzero(days == day)
         part = ScoredRows(
-            *(getattr(judged, name)[mine] for name in ("score", "outcome", "loss", "expected", "variance"))
+            *(getattr(scored, name)[mine] for name in ("score", "outcome", "loss", "expected", "variance"))
         )
         rows, columns = frame.take(pa.array(mine)), problem.monitoring.slices
         yield Cohort(

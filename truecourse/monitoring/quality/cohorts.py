@@ -100,44 +100,44 @@ def bin_index(edges: Array, score: Array) -> Array:
     return np.searchsorted(edges, score, side="right")
 
 
-def sums_by_bin(edges: Array, judged: ScoredRows) -> tuple[tuple[int, float, float], ...]:
-    place, size = bin_index(edges, judged.score), len(edges) + 1
+def sums_by_bin(edges: Array, scored: ScoredRows) -> tuple[tuple[int, float, float], ...]:
+    place, size = bin_index(edges, scored.score), len(edges) + 1
     rows = np.bincount(place, minlength=size)
-    scores, outcomes = (np.bincount(place, weights, size) for weights in (judged.score, judged.outcome))
+    scores, outcomes = (np.bincount(place, weights, size) for weights in (scored.score, scored.outcome))
     return tuple((int(n), float(s), float(o)) for n, s, o in zip(rows, scores, outcomes, strict=True))
 
 
 def decisions_by_bin(kind: Kind, edges: Array, output: Array) -> tuple[int, ...]:
     """Count the decisions in each score bin; no labels are needed."""
-    judged = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
-    return tuple(np.bincount(bin_index(edges, judged.score), minlength=len(edges) + 1).tolist())
+    scored = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
+    return tuple(np.bincount(bin_index(edges, scored.score), minlength=len(edges) + 1).tolist())
 
 
 def sums_by_slice(
-    frame: pa.Table, columns: Sequence[str], judged: ScoredRows
+    frame: pa.Table, columns: Sequence[str], scored: ScoredRows
 ) -> dict[str, dict[str, tuple[int, float, float]]]:
     """Sum rows, outcomes minus scores, and losses by the values of each column.
 
     Numbers are not binned, so the slices are the same every day."""
-    off = judged.outcome - judged.score
+    off = scored.outcome - scored.score
     found = {}
     for name in columns:
         parts = parts_of(frame[name].cast(pa.string()))
         found[name] = {
-            value: (int(mask.sum()), float(off[mask].sum()), float(judged.loss[mask].sum())) for value, mask in parts
+            value: (int(mask.sum()), float(off[mask].sum()), float(scored.loss[mask].sum())) for value, mask in parts
         }
     return found
 
 
 def bins_by_slice(
-    frame: pa.Table, columns: Sequence[str], judged: ScoredRows, edges: Array
+    frame: pa.Table, columns: Sequence[str], scored: ScoredRows, edges: Array
 ) -> dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]]:
     """Sum the non-empty score bins of the same slices; there are at most as many bins as rows."""
-    place, size = bin_index(edges, judged.score), len(edges) + 1
+    place, size = bin_index(edges, scored.score), len(edges) + 1
     found: dict[str, dict[str, tuple[tuple[int, int, float, float], ...]]] = {}
     for name in columns:
         for value, mask in parts_of(frame[name].cast(pa.string())):
-            sides = (None, judged.score[mask], judged.outcome[mask])
+            sides = (None, scored.score[mask], scored.outcome[mask])
             rows, scores, outcomes = (np.bincount(place[mask], weights, size).tolist() for weights in sides)
             kept = ((i, int(rows[i]), round(scores[i], 6), round(outcomes[i], 6)) for i in range(size) if rows[i])
             found.setdefault(name, {})[value] = tuple(kept)

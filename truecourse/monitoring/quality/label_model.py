@@ -1,8 +1,8 @@
 """The label model: predicts a label from the row's features and from the hours until the label was known.
 
-It tells a new labelling rule from real change. An event such as a storm changes both the labels and how long they
-take; a new rule for what counts as positive changes the labels alone. Labels that the label model no longer predicts
-follow another rule. Labels that it predicts and the champion does not are a change of the source data.
+It distinguishes a new labelling rule from a real change. An event such as a storm changes both the labels and how long
+they take; a new rule for what counts as positive changes the labels alone. Labels that the label model no longer
+predicts follow another rule. Labels that it predicts and the champion does not are a change of the source data.
 """
 
 from dataclasses import dataclass

@@ -24,11 +24,11 @@ def estimate_loss(problem: Problem, baseline: QualityBaseline, day: date, output
     kind, (days, _) = problem.kind, baseline.reference(problem, day, midnight(day) + timedelta(days=1))
     if kind == "regression" or not len(output) or not days:
         return None
-    judged = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
+    scored = ScoredRows.of(kind, np.zeros(len(output), dtype=np.int64), output)
     if kind == "multiclass":
         beyond = sum(one.loss - one.expected for one in days) / sum(one.labelled for one in days)
-        return float(judged.expected.mean() + beyond)
+        return float(scored.expected.mean() + beyond)
     sums = np.array([one.bins for one in days]).sum(axis=0)
-    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[bin_index(baseline.edges, judged.score)]
+    chance = ((sums[:, 2] + 0.5) / (sums[:, 0] + 1))[bin_index(baseline.edges, scored.score)]
     ones, zeros = (losses(kind, np.full(len(output), label), output) for label in (1, 0))
     return float((chance * ones + (1 - chance) * zeros).mean())

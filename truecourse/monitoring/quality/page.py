@@ -23,7 +23,7 @@ def page(problem: Problem, report: Report) -> str:
     figures = _FIGURES | report.figures
     plots: dict[str, Any] = {}
     if any("loss" in day for day in figures["timeline"]):
-        plots["days"] = svg(_days(report, figures), "Mean loss of each day, and its estimate before labels came")
+        plots["days"] = svg(_days(report, figures), "Mean loss of each day, and its estimate before labels were known")
     if figures["calibration"]:
         plots["calibration"] = svg(_calibration(figures["calibration"]), "Outcomes by score")
     plots["slices"] = {

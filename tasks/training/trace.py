@@ -98,7 +98,7 @@ def _find_record(tables: Tables, problem: str, prediction: str) -> dict[str, Any
             records = prediction_log.find_records(tables, problem, prediction)
     except (StorageError, ValueError, pa.ArrowException) as error:
         names = (prediction_log.log_table(problem), predictions_table(problem))
-        broken = [link for name in names for link in file_digests.broken(tables.store, name)]
+        broken = [link for name in names for link in file_digests.find_changed(tables.store, name)]
         if not broken:
             raise
         what = f"the prediction cannot be read: a file of its table was changed, {broken[0]['detail']}"

@@ -65,7 +65,7 @@ def shape_digest(table: Table) -> str:
 
 
 def read_deliveries(tables: Tables, problem: str, table: str) -> tuple[list[Delivery], str | None]:
-    """All deliveries of a table in order, and the shape digest they were read with (None: never ingested)."""
+    """Read all deliveries of a table in order, and the shape digest they were read with (None: never ingested)."""
     name = raw_table(problem, table)
     return parse_commits(tables.commits(name)) if tables.exists(name) else ([], None)
 
@@ -95,7 +95,7 @@ def newest_by_place(deliveries: Iterable[Delivery]) -> dict[str, Delivery]:
 def accepted_deliveries(
     tables: Tables, problem: str, table: str
 ) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
-    """The accepted deliveries of a clean table: their records in its commits by number, and the newest such commit."""
+    """Read the accepted deliveries of a clean table: their records by number, and the newest commit that has some."""
     name = clean_table(problem, table)
     if not tables.exists(name):
         return {}, None

@@ -20,16 +20,16 @@ _BOOLEANS = ("true", "false", "t", "f", "1", "0", "1.0", "0.0")
 
 def read_integer(texts: pa.Array, csv: Csv, symbol: str = "") -> pa.Array:
     """Parse to int64. "3.0" is 3; "3.5" and values beyond int64 are null."""
-    if not symbol and only(texts, "0123456789-"):
+    if not symbol and consists_of(texts, "0123456789-"):
         try:
             return texts.cast(pa.int64())
         except pa.ArrowInvalid:
             pass
-    if not symbol and csv.decimal == "." and only(texts, "0123456789-."):
+    if not symbol and csv.decimal == "." and consists_of(texts, "0123456789-."):
         integers = _whole_floats(texts)
         if integers is not None:
             return integers
-    return by_halves(_canonical(texts, csv, symbol, whole=True), pa.int64())
+    return cast_by_bisection(_canonical(texts, csv, symbol, whole=True), pa.int64())
 
 
 def _whole_floats(texts: pa.Array) -> pa.Array | None:
@@ -46,7 +46,7 @@ def _whole_floats(texts: pa.Array) -> pa.Array | None:
 
 def read_float(texts: pa.Array, csv: Csv, symbol: str = "") -> tuple[pa.Array, pa.Array | None]:
     """Parse to the nearest float64; infinity and NaN are null. Also return a mask of the NaN texts, or None."""
-    if not symbol and csv.decimal == "." and only(texts, "0123456789-+.eE"):
+    if not symbol and csv.decimal == "." and consists_of(texts, "0123456789-+.eE"):
         try:
             return _finite(texts.cast(pa.float64())), None
         except pa.ArrowInvalid:
@@ -62,12 +62,12 @@ def read_boolean(texts: pa.Array) -> pa.Array:
     return pc.equal(pc.bit_wise_and(places, 1), 0)
 
 
-def only(texts: pa.Array, characters: str) -> bool:
+def consists_of(texts: pa.Array, characters: str) -> bool:
     """Whether the texts consist only of these ASCII characters. With nulls it may return False."""
-    return not used_bytes(texts).tobytes().translate(None, characters.encode())
+    return not text_bytes(texts).tobytes().translate(None, characters.encode())
 
 
-def used_bytes(texts: pa.Array) -> np.ndarray:
+def text_bytes(texts: pa.Array) -> np.ndarray:
     """The concatenated bytes of all texts, (k,) uint8. They may include bytes of nulls."""
     _, offsets, data = texts.buffers()
     if data is None or not len(texts):
@@ -76,7 +76,7 @@ def used_bytes(texts: pa.Array) -> np.ndarray:
     return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
 
 
-def by_halves(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+def cast_by_bisection(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Cast texts by bisection; those that cannot be cast become null. Fast if few cannot."""
     try:
         return texts.cast(kind)
@@ -84,7 +84,7 @@ def by_halves(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         if len(texts) == 1:
             return pa.nulls(1, kind)
         middle = len(texts) // 2
-        return pa.concat_arrays([by_halves(texts[:middle], kind), by_halves(texts[middle:], kind)])
+        return pa.concat_arrays([cast_by_bisection(texts[:middle], kind), cast_by_bisection(texts[middle:], kind)])
 
 
 def _finite(numbers: pa.Array) -> pa.Array:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from truecourse.data.arrow_types import arrow_type
-from truecourse.data.numbers import read_boolean, read_float, read_integer, used_bytes
+from truecourse.data.numbers import read_boolean, read_float, read_integer, text_bytes
 from truecourse.data.times import IN_RANGE, read_epoch, read_time
 from truecourse.problem.schema import EPOCHS, AnyColumn, Boolean, Columns, Csv, Float, Integer, Text, Time
 
@@ -83,7 +83,7 @@ def read_cells(cells: pa.Array, column: AnyColumn, csv: Csv = PLAIN) -> tuple[pa
         cells = cells.dictionary_decode()
     if is_text(cells.type):
         cells = _without_nulls(cells.cast(pa.string()), csv)
-        return _with_failures(*_parsed(cells, column, csv), cells)
+        return _with_failures(*_parse_texts(cells, column, csv), cells)
     if pa.types.is_floating(cells.type):
         cells = pc.if_else(pc.is_nan(cells), None, cells)
     array = _direct(cells, column)
@@ -92,7 +92,7 @@ def read_cells(cells: pa.Array, column: AnyColumn, csv: Csv = PLAIN) -> tuple[pa
     texts = as_text(cells)
     if isinstance(column, Time) and pa.types.is_floating(cells.type):  # pandas stores integers with nulls as floats
         texts = pc.replace_substring_regex(texts, r"\.0$", "")
-    return _with_failures(*_parsed(texts, _standard(column, cells.type), PLAIN), texts)
+    return _with_failures(*_parse_texts(texts, _standard(column, cells.type), PLAIN), texts)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -101,7 +101,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def _without_nulls(texts: pa.Array, csv: Csv) -> pa.Array:
     if csv.trim:
-        codes = used_bytes(texts)
+        codes = text_bytes(texts)
         if ((codes <= ord(" ")) | (codes >= 128)).any():  # white space, or a character that may be
             texts = pc.utf8_trim_whitespace(texts)
     for value in csv.null_values:
@@ -110,7 +110,7 @@ def _without_nulls(texts: pa.Array, csv: Csv) -> pa.Array:
     return texts
 
 
-def _parsed(texts: pa.Array, column: AnyColumn, csv: Csv) -> tuple[pa.Array, pa.Array | None]:
+def _parse_texts(texts: pa.Array, column: AnyColumn, csv: Csv) -> tuple[pa.Array, pa.Array | None]:
     """Parse to the typed array and a mask of nulls that are not failures (None: only the nulls of `texts`)."""
     if isinstance(column, Text):
         return texts, None

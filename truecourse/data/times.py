@@ -10,7 +10,7 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from truecourse.data.numbers import by_halves, only
+from truecourse.data.numbers import cast_by_bisection, consists_of
 from truecourse.problem.schema import Csv
 
 IN_RANGE = datetime(1678, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
@@ -76,17 +76,17 @@ def read_time(texts: pa.Array, format: str | None = None) -> pa.Array:
     """Parse n texts to times; null if a text is invalid or out of range. `format`: of strptime; None is ISO 8601."""
     if format is not None:
         return _in_range(_by_format(pc.utf8_trim_whitespace(texts), format))
-    if only(texts, "0123456789-:.T "):
+    if consists_of(texts, "0123456789-:.T "):
         try:
             return _in_range(pc.assume_timezone(texts.cast(pa.timestamp("us")), "UTC"))
         except pa.ArrowInvalid:
             pass
-    elif only(texts, "0123456789-:.T Z+"):
+    elif consists_of(texts, "0123456789-:.T Z+"):
         try:
             return _in_range(texts.cast(_UTC))
         except pa.ArrowInvalid:
             pass
-    return _in_range(by_halves(_canonical(pc.utf8_trim_whitespace(texts)), _UTC))
+    return _in_range(cast_by_bisection(_canonical(pc.utf8_trim_whitespace(texts)), _UTC))
 
 
 def read_epoch(texts: pa.Array, csv: Csv, unit: int) -> pa.Array:

@@ -83,8 +83,8 @@ def _time(frame: "pl.DataFrame", name: str, where: str, alias: str) -> "pl.Serie
 def _features(
     features: "pl.DataFrame", keys: list[str], event: str, created: str | None, filter_by_created: bool
 ) -> "pl.DataFrame":
-    """Feature rows that can match, sorted by event, then created. Rows with a null `created` are dropped if it filters,
-    and count as oldest otherwise."""
+    """Feature rows that can match, sorted by event, then created. A null `created` excludes a row with
+    `filter_by_created`, and counts as oldest without."""
     import polars as pl
 
     where = "the feature table"

@@ -68,7 +68,7 @@ def _is_changed(store: ObjectStore, file: str) -> bool:
     return bool(verify(store, file)["state"] == "changed")
 
 
-def broken(store: ObjectStore, table: str) -> list[Link]:
+def find_changed(store: ObjectStore, table: str) -> list[Link]:
     """Links of the table's files that are changed or missing, for a table that cannot be read."""
     files = (key.removeprefix("digests/").removesuffix(".json") for key in store.list(f"digests/{table}/"))
     return [result for file in files if (result := verify(store, file))["state"] in ("changed", "missing")]

@@ -200,7 +200,9 @@ class Tables:
         merge: bool = False,
         keep_log: bool = True,
     ) -> TableVersion:
-        """`partition_by`: a column. `stats_columns`: columns whose minimum and maximum commits record (default: all).
+        """Append rows; create the table if it does not exist.
+
+        `partition_by`: a column. `stats_columns`: columns whose minimum and maximum commits record (default: all).
         Both apply when the table is created. `transactions`: numbers by application, committed with the rows; see
         transactions(). `merge`: as in replace(). `keep_log`: keep all commits of a new table; otherwise Delta deletes
         them after 30 days."""

@@ -19,7 +19,9 @@ from truecourse.storage.object_store import open_store, upload_artifact
 Change = Callable[[Path], None]
 
 
-def variant(problem: str, number: int, place: Path, change: Change | None = None, code: str | None = None) -> Package:
+def build_variant(
+    problem: str, number: int, place: Path, change: Change | None = None, code: str | None = None
+) -> Package:
     """Package version `number`: version 1 with a model of its own, its files `change`d; `place` is a new folder."""
     store, first = open_store(), load_package(problem, 1)
     assert first is not None
@@ -28,7 +30,7 @@ def variant(problem: str, number: int, place: Path, change: Change | None = None
     with tarfile.open(place / "first", "r:xz") as tar:
         tar.extractall(place / "files", filter="data")
     source = place / "files" / "src"
-    (source / "model" / "model.ubj").write_bytes(model(source / "model", seed=number))
+    (source / "model" / "model.ubj").write_bytes(train_on_noise(source / "model", seed=number))
     if change is not None:
         change(source)
     sha = _redescribe(source, problem, number)
@@ -42,7 +44,7 @@ def variant(problem: str, number: int, place: Path, change: Change | None = None
     return package
 
 
-def model(folder: Path, seed: int) -> bytes:
+def train_on_noise(folder: Path, seed: int) -> bytes:
     """A model of the same inputs that learned noise."""
     vocabulary, random = Vocabulary.from_json((folder / "vocabulary.json").read_bytes()), np.random.default_rng(seed)
     rows = random.integers(0, 3, (500, len(vocabulary.features))).astype(np.float32)
@@ -63,7 +65,7 @@ def _redescribe(source: Path, problem: str, number: int) -> str:
     return str(about["model_sha256"])
 
 
-def failing(source: Path, when: str = "True") -> None:
+def break_request_function(source: Path, when: str = "True") -> None:
     """The request function raises when the condition holds, which may speak of `columns`."""
     file = source / "problems" / "deliveries" / "problem.py"
     head = "def clock(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:\n"

@@ -9,11 +9,11 @@ from truecourse.settings import get_settings
 from truecourse.storage.tables import Tables
 
 
-def whereabouts(problem: Problem, tables: Tables, word: str) -> tuple[int, str, str, str]:
+def describe_context(problem: Problem, tables: Tables, word: str) -> tuple[int, str, str, str]:
     return os.getpid(), problem.name, tables.store.root, word
 
 
-def refused(problem: Problem, tables: Tables) -> None:
+def raise_feature_error(problem: Problem, tables: Tables) -> None:
     raise FeatureError("no such day", where=problem.name, hint="ask for another")
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 @dataclass(frozen=True)
-class Made:
+class Certificate:
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
@@ -23,21 +23,21 @@ class Made:
         hidden: Any = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
 
-    def write(self, folder: Path, *chain: "Made") -> tuple[Path, Path]:
+    def write(self, folder: Path, *chain: "Certificate") -> tuple[Path, Path]:
         folder.mkdir(exist_ok=True)
         (folder / "certificate.pem").write_bytes(b"".join(one.pem for one in (self, *chain)))
         (folder / "key.pem").write_bytes(self.key_pem())
         return folder / "certificate.pem", folder / "key.pem"
 
 
-def make(name: str, issuer: Made | None = None, days: tuple[float, float] = (-1, 1)) -> Made:
+def make_certificate(name: str, issuer: Certificate | None = None, days: tuple[float, float] = (-1, 1)) -> Certificate:
     """Of a DNS name, signed by the issuer or by itself; valid from and to so many days from now."""
     key, subject = (
         ec.generate_private_key(ec.SECP256R1()),
         x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
     )
     now = datetime.now(UTC)
-    signer = issuer or Made(None, key)  # type: ignore[arg-type]
+    signer = issuer or Certificate(None, key)  # type: ignore[arg-type]
     made = (
         x509.CertificateBuilder().subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject).public_key(key.public_key())
@@ -47,4 +47,4 @@ def make(name: str, issuer: Made | None = None, days: tuple[float, float] = (-1,
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(signer.key, hashes.SHA256())
     )  # fmt: skip
-    return Made(made, key)
+    return Certificate(made, key)

@@ -30,7 +30,7 @@ def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame)
     new = new.drop_duplicates(table.key, keep="last") if table.key else new
     new[TIMES[0]] = new[TIMES[1]] = pd.Series(pd.NaT, index=new.index, dtype="datetime64[us, UTC]")
     if len(old):
-        old, new = _meet(table.key, table.time, list(table.columns), old, new)
+        old, new = _supersede(table.key, table.time, list(table.columns), old, new)
     parts = [pa.Table.from_pandas(part, schema=schema, preserve_index=False) for part in (old, new)]
     frame = pa.concat_tables(parts)
     return tables.replace(clean_table(problem.name, name), frame, {"flow": "validate"})
@@ -39,7 +39,7 @@ def write_clean(problem: Problem, tables: Tables, name: str, rows: pd.DataFrame)
 TIMES = ["_tc_recorded_at", "_tc_superseded_at"]
 
 
-def _meet(
+def _supersede(
     key: tuple[str, ...], time: str | None, columns: list[str], old: pd.DataFrame, new: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     watermark = old[time].max() if time else None

@@ -58,22 +58,22 @@ class Echo:
         return await found
 
 
-class Asked:
+class EchoServer:
     """A server of the application, by uvicorn's own protocol or by ours."""
 
     def __init__(self, port: int, guard: Guard, echo: Echo) -> None:
         self.port, self.guard, self.echo = port, guard, echo
 
-    def ask(self, *parts: bytes) -> bytes:
+    def send(self, *parts: bytes) -> bytes:
         """All that comes back, its date left out, once these were sent one by one; the last ends the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for part in parts:
                 connection.sendall(part)
                 threading.Event().wait(0.03)
-            return undated(b"".join(iter(lambda: connection.recv(65536), b"")))
+            return without_date(b"".join(iter(lambda: connection.recv(65536), b"")))
 
-    def counted(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """The meters that moved: requests by path and status, refusals by reason."""
         self.guard.metrics.flush()
         return {
@@ -84,19 +84,19 @@ class Asked:
         }
 
 
-def undated(answer: bytes) -> bytes:
+def without_date(answer: bytes) -> bytes:
     return re.sub(rb"date: [^\r]*\r\n", b"", answer)
 
 
 @contextmanager
-def served(ours: bool, certificates: Any = None, **settings: Any) -> Iterator[Asked]:
+def echo_server(ours: bool, certificates: Any = None, **settings: Any) -> Iterator[EchoServer]:
     guard, echo = Guard(Settings(**{"max_delay": 0, "allow_anonymous": True, **settings}), ModelRouter()), Echo()
-    with serving(guard, echo, ours, certificates) as port:
-        yield Asked(port, guard, echo)
+    with run_server(guard, echo, ours, certificates) as port:
+        yield EchoServer(port, guard, echo)
 
 
 @contextmanager
-def serving(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = None) -> Iterator[int]:
+def run_server(guard: Guard, endpoint: Any, ours: bool = True, certificates: Any = None) -> Iterator[int]:
     """The port of a server in a thread."""
     (port,) = free_ports(1)
 

@@ -11,7 +11,7 @@ Case = tuple[str, str, str, str, str, str]
 """File, text in it, text in its place; parts of the place, the fault and the hint that are to be found."""
 
 
-def edited(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:
+def faults_after(folder: Path, *edits: tuple[str, str, str]) -> list[Fault]:
     """The faults of the problem in `folder` after replacing (file, text, other text)."""
     for file, old, new in edits:
         text = (folder / file).read_text()
@@ -24,5 +24,5 @@ def assert_found(folder: Path, case: Case) -> None:
     file, old, new, where, what, hint = case
     names = "from truecourse.problem import ("
     more = "Alerts, Choice, Range, MetricGate, Promotion, Retraining, SliceFloor,"
-    faults = edited(folder, (PROBLEM, names, names + more), (file, old, new))
+    faults = faults_after(folder, (PROBLEM, names, names + more), (file, old, new))
     assert any(where in f.where and what in f.what and hint in f.hint for f in faults), "\n".join(map(str, faults))

@@ -29,7 +29,7 @@ def _empty_database() -> bytes:
     return (get_settings().home / "mlflow.db").read_bytes()
 
 
-def store_plain(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVersion]:
+def store_static_table(name: str, file: Path, rows: pd.DataFrame) -> dict[str, TableVersion]:
     """The one table of a plain problem, raw and clean, with commits that name the file; clean versions by table."""
     database = _empty_database()
     get_settings().home.mkdir(parents=True, exist_ok=True)
@@ -84,10 +84,10 @@ def _typed(problem: Problem, rows: pd.DataFrame) -> pa.Table:
 def store_wine(problems: Path) -> dict[str, TableVersion]:
     install_wine(problems)
     file = problems / "wine" / "data" / "wines.parquet"
-    return store_plain("wine", file, pd.read_parquet(file))
+    return store_static_table("wine", file, pd.read_parquet(file))
 
 
 def store_diabetes(problems: Path) -> dict[str, TableVersion]:
     install_diabetes(problems)
     file = problems / "diabetes" / "data" / "patients.csv.zip"
-    return store_plain("diabetes", file, pd.read_csv(file))
+    return store_static_table("diabetes", file, pd.read_csv(file))

@@ -217,20 +217,20 @@ def bad_paths(random: Random, key: str) -> Hostile:
 
 
 @dataclass
-class Seen:
+class Responses:
     """What came back: answers by status, and what ought not to be."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
 
-async def send_all(host: str, port: int, hostile: list[Hostile], clients: int = 8) -> Seen:
-    seen, queue = Seen(), iter(hostile)
+async def send_all(host: str, port: int, hostile: list[Hostile], clients: int = 8) -> Responses:
+    seen, queue = Responses(), iter(hostile)
     await asyncio.gather(*(_client(host, port, queue, seen) for _ in range(clients)))
     return seen
 
 
-async def _client(host: str, port: int, queue: Any, seen: Seen) -> None:
+async def _client(host: str, port: int, queue: Any, seen: Responses) -> None:
     connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     for item in queue:
         connection = connection or await asyncio.open_connection(host, port)
@@ -242,7 +242,9 @@ async def _client(host: str, port: int, queue: Any, seen: Seen) -> None:
         connection[1].close()
 
 
-async def _exchange(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], item: Hostile, seen: Seen) -> bool:
+async def _exchange(
+    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], item: Hostile, seen: Responses
+) -> bool:
     """Whether the connection may be used again."""
     reader, writer = connection
     try:
@@ -253,7 +255,7 @@ async def _exchange(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter
         status, kept = "", False
         for _ in range(answers):
             status, kept = await asyncio.wait_for(_answer(reader, bare), 20 if item.whole else 0.25)
-            _judge(item, status, seen)
+            _check_status(item, status, seen)
             if not kept:
                 break
         return kept and item.whole
@@ -267,7 +269,7 @@ async def _exchange(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter
         return False
 
 
-def _judge(item: Hostile, status: str, seen: Seen) -> None:
+def _check_status(item: Hostile, status: str, seen: Responses) -> None:
     seen.statuses[status] += 1
     if status.startswith("5") or (status.startswith("2") and not item.keyed):
         seen.wrong.append(f"{status} to {item.data[:300]!r}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tests.office import put_in_office
+from tests.office import set_champion
 from truecourse.arrays import columns_of
 from truecourse.features import frame as frames
 from truecourse.modeling.snapshot import Manifest, save
@@ -83,7 +83,7 @@ def score(version: ModelVersion, rows: pa.Table, number: int | None = None) -> N
     Tables().append(PREDICTIONS, made, {"flow": "score"})
 
 
-def champion_at(folder: Path, configure: Callable[..., None]) -> ModelVersion:
+def trained_champion(folder: Path, configure: Callable[..., None]) -> ModelVersion:
     """Trained once for all tests that share the folder; each finds no predictions."""
     from tasks.training.train import train_model
 
@@ -93,7 +93,7 @@ def champion_at(folder: Path, configure: Callable[..., None]) -> ModelVersion:
     found = registry.champion("deliveries")
     if found is None:
         found = registry.create_version(train_model.fn("deliveries", snapshot()))
-        put_in_office(found)
+        set_champion(found)
     return found
 
 
@@ -103,19 +103,19 @@ def run_drift_check(at: datetime | None = None, window: Window | None = None, ev
     return check(load_problem("deliveries"), Tables(), at, window, evidently)
 
 
-def moved(report: Report, cause: str = "drift") -> list[str]:
+def drifted_subjects(report: Report, cause: str = "drift") -> list[str]:
     return [finding.subject for finding in report.findings if finding.cause == cause]
 
 
-def paged(report: Report) -> list[tuple[str, str]]:
+def critical_findings(report: Report) -> list[tuple[str, str]]:
     return [(finding.subject, finding.cause) for finding in report.findings if finding.page]
 
 
-def shifted(rows: pa.Table, name: str, by: float) -> pa.Table:
+def shift_column(rows: pa.Table, name: str, by: float) -> pa.Table:
     return rows.set_column(rows.column_names.index(name), name, pa.array(rows[name].to_numpy() + by))
 
 
-def change(rows: pa.Table, first: datetime, name: str, by: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
+def change_from(rows: pa.Table, first: datetime, name: str, by: Callable[[np.ndarray], np.ndarray]) -> pa.Table:
     """One column is otherwise from a moment on."""
     values = rows[name].to_pandas().to_numpy().copy()
     late = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy() >= np.datetime64(first)

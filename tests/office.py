@@ -6,7 +6,7 @@ from truecourse.registry import versions as registry
 from truecourse.registry.versions import RegisteredVersion
 
 
-def enter(version: ModelVersion) -> None:
+def register_untrained(version: ModelVersion) -> None:
     """Register a version that was never trained."""
     told = {"action": "register", "reason": "a test says so", **aliases.signature()}
     told |= {"model_sha256": version.model_sha256, "record_sha256": "0" * 64}
@@ -14,6 +14,6 @@ def enter(version: ModelVersion) -> None:
     registry.ledger(version.problem).append(entry)
 
 
-def put_in_office(version: ModelVersion) -> None:
+def set_champion(version: ModelVersion) -> None:
     seen = aliases.current(version.problem)
     registry.move_aliases(seen, version.problem, "promote", "a test says so", champion=version)

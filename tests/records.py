@@ -46,7 +46,7 @@ def entry(*records: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def recorded(told: Any) -> list[dict[str, Any]]:
+def logged_records(told: Any) -> list[dict[str, Any]]:
     """The records of what a worker tells its log."""
     return [record for entry in told.entries() for record in entry_records(encode_entry(entry))]
 

@@ -14,7 +14,7 @@ from truecourse.registry import aliases
 ROW: dict[str, Any] = {
     "courier": "c03", "depot": "north", "promised": 45, "distance": 4.2, "decision_time": "2024-03-01T06:30:00Z"
 }  # fmt: skip
-Make = Callable[..., Package]
+MakeVersion = Callable[..., Package]
 
 
 def move(**changes: Any) -> None:
@@ -26,29 +26,29 @@ class Worker:
 
     def __init__(self) -> None:
         folder = launch.prepare("deliveries")
-        self.served = ModelRouter()
-        self.served.open(self.served.open_predictor(folder / "src" / "model"))
-        self.follower = AliasFollower(self.served, folder / "src")
+        self.router = ModelRouter()
+        self.router.open(self.router.open_predictor(folder / "src" / "model"))
+        self.follower = AliasFollower(self.router, folder / "src")
         self.records: list[LoggedResult] = []
-        self.served.record = self.records.append
+        self.router.record = self.records.append
         self.follower.step()
 
-    def ask(self, *rows: dict[str, Any]) -> dict[str, Any]:
-        now = self.served.split
+    def predict(self, *rows: dict[str, Any]) -> dict[str, Any]:
+        now = self.router.split
         assert now is not None
         at = datetime.now(UTC)
         read = now.champion.rows.read_request(json.dumps({"rows": rows}).encode(), at)
-        document, parts = self.served.answer(now, read, at, explain=False)
-        self.served.finish(now, parts)
+        document, parts = self.router.answer(now, read, at, explain=False)
+        self.router.finish(now, parts)
         return document
 
     @property
     def version(self) -> int:
-        return int(self.ask(ROW)["model"]["version"])
+        return int(self.predict(ROW)["model"]["version"])
 
     @property
     def refused(self) -> dict[str, str]:
-        refused: dict[str, str] = self.served.status()["refused"]
+        refused: dict[str, str] = self.router.status()["refused"]
         return refused
 
     def step(self) -> None:

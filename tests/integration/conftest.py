@@ -12,9 +12,9 @@ import pytest
 
 from services.process import launch
 from tests import deliveries
-from tests.bentos import variant
+from tests.bentos import build_variant
 from tests.conftest import free_ports, stop
-from tests.workers import Make
+from tests.workers import MakeVersion
 from truecourse.references import ModelVersion
 from truecourse.settings import get_settings
 
@@ -64,11 +64,11 @@ class Endpoint:
     folder: Path
     log: Path
 
-    def ask(self, path: str, *rows: dict[str, Any]) -> httpx.Response:
+    def post(self, path: str, *rows: dict[str, Any]) -> httpx.Response:
         return self.client.post(path, json={"rows": rows})
 
     def answers(self, path: str, *rows: dict[str, Any]) -> list[dict[str, Any]]:
-        response = self.ask(path, *rows)
+        response = self.post(path, *rows)
         assert response.status_code == 200, response.text
         answers: list[dict[str, Any]] = response.json()["predictions"]
         ids = [answer.pop("prediction_id") for answer in answers]  # no two alike: not for comparing
@@ -104,10 +104,10 @@ def endpoint(_endpoint: Endpoint, trained: Trained) -> Endpoint:
 
 
 @pytest.fixture
-def make(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> Make:
+def make_version(endpoint: Endpoint, trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> MakeVersion:
     """A home of the test's own that knows the packaged champion; makes further versions."""
     home = tmp_path / ".truecourse"
     for name in ("storage/bentos", "storage/aliases", "feast", "serving"):
         shutil.copytree(trained.home / name, home / name, ignore=shutil.ignore_patterns("bentoml-*"))
     configure(home=home)
-    return lambda number, **changes: variant("deliveries", number, tmp_path / f"variant{number}", **changes)
+    return lambda number, **changes: build_variant("deliveries", number, tmp_path / f"variant{number}", **changes)

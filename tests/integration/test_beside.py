@@ -12,7 +12,7 @@ import pytest
 
 from tasks.replay.worker_process import WorkerProcess
 from tests import deliveries
-from tests.besides import refused, whereabouts
+from tests.besides import describe_context, raise_feature_error
 from tests.conftest import REPOSITORY, wait_until
 from truecourse.errors import FeatureError
 from truecourse.settings import child_environment, get_settings, override_settings
@@ -39,15 +39,15 @@ def installed(tmp_path: Path, configure: Callable[..., None]) -> Path:
 
 def test_it_works_under_the_settings_of_its_block_and_ends_with_it(installed: Path) -> None:
     with override_settings(home=installed / "other", storage=""), WorkerProcess("deliveries") as worker:
-        asked = [worker.submit(whereabouts, "a"), worker.submit(whereabouts, word="b")]
+        asked = [worker.submit(describe_context, "a"), worker.submit(describe_context, word="b")]
         (process, problem, root, first), (other, *_, second) = (one.result() for one in asked)
         assert process == other != os.getpid()
         assert (problem, first, second) == ("deliveries", "a", "b")
         assert root == str(installed / "other" / "storage")
         with pytest.raises(FeatureError, match="no such day") as error:
-            worker.submit(refused).result()
+            worker.submit(raise_feature_error).result()
         assert error.value.hint == "ask for another"
-        assert worker.submit(whereabouts, "c").result()[0] == process  # an error ends nothing
+        assert worker.submit(describe_context, "c").result()[0] == process  # an error ends nothing
     assert not psutil.pid_exists(process)
 
 

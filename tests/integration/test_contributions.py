@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from tests.deliveries import install
-from tests.monitored import FIRST, LAST, champion_at, change, decisions, moved, paged, run_drift_check, score, shifted
+from tests.monitored import (
+    FIRST,
+    LAST,
+    change_from,
+    critical_findings,
+    decisions,
+    drifted_subjects,
+    run_drift_check,
+    score,
+    shift_column,
+    trained_champion,
+)
 from truecourse.arrays import columns_of
 from truecourse.monitoring.drift.daily_attributions import MAX_ROWS_A_DAY, DailyAttributions, Explainer
 from truecourse.monitoring.drift.profile_builder import load_profile
@@ -28,7 +39,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    return champion_at(_home, configure)
+    return trained_champion(_home, configure)
 
 
 def explained(version: ModelVersion) -> Explainer:
@@ -48,10 +59,10 @@ def test_where_nothing_moved_no_contribution_did(champion: ModelVersion) -> None
 
 
 def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersion) -> None:
-    score(champion, change(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 4.0))
+    score(champion, change_from(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 4.0))
     report = run_drift_check(at=LAST + timedelta(days=1))
-    assert moved(report, "contribution drift") == ["distance"]
-    assert ("distance", "contribution drift") not in paged(report)
+    assert drifted_subjects(report, "contribution drift") == ["distance"]
+    assert ("distance", "contribution drift") not in critical_findings(report)
     (told,) = (one for one in report.findings if one.cause == "contribution drift")
     (was, now), (before, after) = told.figures["weight"], told.figures["push"]
     assert told.sentence == (
@@ -64,16 +75,16 @@ def test_what_the_model_leans_on_is_named_and_wakes_nobody(champion: ModelVersio
 
 
 def test_a_feature_that_the_model_does_not_use_drifts_and_its_contributions_do_not(champion: ModelVersion) -> None:
-    score(champion, shifted(decisions(60, 14, seed=2), "promised", 40))
+    score(champion, shift_column(decisions(60, 14, seed=2), "promised", 40))
     report = run_drift_check()
-    assert moved(report) == ["promised"]
-    assert moved(report, "contribution drift") == []
+    assert drifted_subjects(report) == ["promised"]
+    assert drifted_subjects(report, "contribution drift") == []
 
 
 def test_contributions_are_the_models_own_and_of_the_champions_rows_alone(champion: ModelVersion) -> None:
     rows = decisions(60, 7, seed=2)
     score(champion, rows)
-    score(champion, shifted(decisions(60, 7, seed=3), "distance", 9.0), number=99)
+    score(champion, shift_column(decisions(60, 7, seed=3), "distance", 9.0), number=99)
     made = explained(champion).days(FIRST + timedelta(days=60), FIRST + timedelta(days=67))
     model = registry.open_model(champion, "binary")
     features = model.vocabulary.features
@@ -101,7 +112,7 @@ def test_days_are_explained_once_and_anew_when_their_rows_change(
     monkeypatch.setattr("truecourse.monitoring.drift.daily_attributions.explain", None)  # whoever explains now fails
     assert explained(champion).days(*span).dump() == made.dump()
     monkeypatch.undo()
-    score(champion, shifted(rows, "distance", 9.0))
+    score(champion, shift_column(rows, "distance", 9.0))
     assert explained(champion).days(*span).means()[0].sum() > made.means()[0].sum() + 0.5
 
 

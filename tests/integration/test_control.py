@@ -43,7 +43,7 @@ def client(trained: Trained) -> Iterator[TestClient]:
 @pytest.fixture
 def logged(endpoint: Endpoint) -> str:
     """The id of an answer that is in the prediction log."""
-    asked = str(endpoint.ask("/predict", ROW).json()["predictions"][0]["prediction_id"])
+    asked = str(endpoint.post("/predict", ROW).json()["predictions"][0]["prediction_id"])
 
     def shipped() -> bool:  # other tests' answers may be on their way too
         log_shipping.ship("deliveries")

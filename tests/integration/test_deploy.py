@@ -17,7 +17,7 @@ from flows.package import package
 from services.http.rollout_gate import LEAVING
 from services.process import blue_green, supervisor_client
 from services.process.scrape import scrape_all
-from tests.certificates import make
+from tests.certificates import make_certificate
 from tests.conftest import free_ports, wait_until
 from tests.integration.conftest import Trained
 from truecourse.deployment import endpoints, inference_config
@@ -132,13 +132,13 @@ def test_servers_come_and_go_and_no_request_is_lost(
 def test_a_server_that_leaves_ends_its_connections_and_one_logs_each_request(port: int, tmp_path: Path) -> None:
     """And it may have a certificate of a name that is not the address which it listens on."""
     file = tmp_path / "here.yaml"
-    certificate, key = make("endpoint.example", days=(-9, -1)).write(tmp_path / "tls")
+    certificate, key = make_certificate("endpoint.example", days=(-9, -1)).write(tmp_path / "tls")
     tls = f"authentication: {{tls: {{certificate: {certificate}, key: {key}}}}}\n"
     file.write_text(f"{file.read_text()}log: {{access: true}}\n{tls}")
     with pytest.raises(SettingsError, match="expired"):
         deploy("here")
     assert supervisor_client.find(deployments.server_folder("here", "127.0.0.1", port)) is None, "nothing was started"
-    make("endpoint.example").write(tmp_path / "tls")
+    make_certificate("endpoint.example").write(tmp_path / "tls")
     deploy("here")
     now, place = deployments.running_server("here"), deployments.server_folder("here", "127.0.0.1", port)
     assert now is not None

@@ -15,11 +15,11 @@ import pytest
 from flows.package import package
 from services.process import blue_green, supervisor_client
 from tasks.release.deploy import deploy_version
-from tests.bentos import variant
+from tests.bentos import build_variant
 from tests.conftest import REPOSITORY, free_ports, wait_until
 from tests.integration.conftest import Trained
 from tests.integration.test_deploy import ANEW, CONFIG, history, load
-from tests.office import enter
+from tests.office import register_untrained
 from tests.workers import ROW, move
 from truecourse.deployment import history as deployments
 from truecourse.registry import aliases
@@ -59,8 +59,8 @@ def port(trained: Trained, tmp_path: Path, configure: Callable[..., None]) -> It
     configure(home=home, deployments=tmp_path, author="ann")
     package("deliveries")
     move(champion=trained.version)
-    second = variant("deliveries", 2, tmp_path / "variant").version
-    enter(second)
+    second = build_variant("deliveries", 2, tmp_path / "variant").version
+    register_untrained(second)
     move(challenger=second)
     try:
         yield port

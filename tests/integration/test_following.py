@@ -11,31 +11,31 @@ import httpx
 import pytest
 
 from services.process import launch
-from tests.bentos import failing
+from tests.bentos import break_request_function
 from tests.conftest import free_ports, stop, wait_until
-from tests.workers import ROW, Make, Worker, move
+from tests.workers import ROW, MakeVersion, Worker, move
 from truecourse.registry import aliases
 from truecourse.settings import get_settings
 from truecourse.storage.object_store import open_store
 
 
-def test_the_champion_changes_and_changes_back(make: Make) -> None:
-    worker, second = Worker(), make(2)
-    first, before = aliases.current("deliveries").champion, worker.ask(ROW)
+def test_the_champion_changes_and_changes_back(make_version: MakeVersion) -> None:
+    worker, second = Worker(), make_version(2)
+    first, before = aliases.current("deliveries").champion, worker.predict(ROW)
     move(champion=second.version)
     worker.step()
-    after = worker.ask(ROW)
+    after = worker.predict(ROW)
     assert after["model"] == {"version": 2, "sha256": second.version.model_sha256}
     assert after["predictions"][0]["score"] != before["predictions"][0]["score"]
     move(champion=first)
     worker.step()
-    assert worker.ask(ROW)["predictions"][0]["score"] == before["predictions"][0]["score"]
-    assert worker.served.status()["aliases"] == aliases.current("deliveries").number
+    assert worker.predict(ROW)["predictions"][0]["score"] == before["predictions"][0]["score"]
+    assert worker.router.status()["aliases"] == aliases.current("deliveries").number
 
 
-def test_what_cannot_be_served_is_refused_and_the_old_model_answers(make: Make) -> None:
-    worker, good = Worker(), make(2)
-    tampered, other = make(3), make(4, code="0" * 64)
+def test_what_cannot_be_served_is_refused_and_the_old_model_answers(make_version: MakeVersion) -> None:
+    worker, good = Worker(), make_version(2)
+    tampered, other = make_version(3), make_version(4, code="0" * 64)
     path = Path(open_store().root) / tampered.bento.key
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -53,16 +53,18 @@ def test_what_cannot_be_served_is_refused_and_the_old_model_answers(make: Make) 
     assert (worker.refused, worker.version) == ({}, 2)
 
 
-def test_a_bento_that_holds_another_model_than_was_registered_is_refused(make: Make) -> None:
-    worker, second = Worker(), make(2)
+def test_a_bento_that_holds_another_model_than_was_registered_is_refused(make_version: MakeVersion) -> None:
+    worker, second = Worker(), make_version(2)
     move(champion=second.version.model_copy(update={"model_sha256": "0" * 64}))
     worker.step()
     assert "another model" in worker.refused["champion"]
     assert worker.version == 1
 
 
-def test_what_is_packaged_after_it_was_refused_is_taken(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, second = Worker(), make(2)
+def test_what_is_packaged_after_it_was_refused_is_taken(
+    make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, second = Worker(), make_version(2)
     document = Path(open_store().root) / "bentos/deliveries/2.json"
     document.rename(document.with_suffix(".later"))
     move(champion=second.version)
@@ -74,29 +76,31 @@ def test_what_is_packaged_after_it_was_refused_is_taken(make: Make, monkeypatch:
     assert (worker.refused, worker.version) == ({}, 2)
 
 
-def test_a_model_that_fails_on_its_own_examples_is_refused(make: Make) -> None:
-    worker, second = Worker(), make(2, change=failing)
+def test_a_model_that_fails_on_its_own_examples_is_refused(make_version: MakeVersion) -> None:
+    worker, second = Worker(), make_version(2, change=break_request_function)
     move(champion=second.version)
     worker.step()
     assert "fails on the examples" in worker.refused["champion"]
     assert worker.version == 1
 
 
-def test_storage_that_is_down_is_said_and_served_through(make: Make, configure: Callable[..., None]) -> None:
-    worker, second = Worker(), make(2)
+def test_storage_that_is_down_is_said_and_served_through(
+    make_version: MakeVersion, configure: Callable[..., None]
+) -> None:
+    worker, second = Worker(), make_version(2)
     move(champion=second.version)
     home = get_settings().home
     configure(storage="s3://bucket", s3_endpoint="http://127.0.0.1:1", s3_access_key_id="a", s3_secret_access_key="b")
     worker.step()
     assert worker.version == 1
-    assert "127.0.0.1:1" in worker.served.status()["storage"]
+    assert "127.0.0.1:1" in worker.router.status()["storage"]
     configure(storage=str(home / "storage"))
     worker.step()
-    assert (worker.served.status()["storage"], worker.version) == ("reachable", 2)
+    assert (worker.router.status()["storage"], worker.version) == ("reachable", 2)
 
 
 @pytest.fixture
-def server(make: Make, tmp_path: Path) -> Iterator[httpx.Client]:
+def server(make_version: MakeVersion, tmp_path: Path) -> Iterator[httpx.Client]:
     """A server in the home that the test may move the aliases of."""
     (port,) = free_ports(1)
     child = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
@@ -108,8 +112,10 @@ def server(make: Make, tmp_path: Path) -> Iterator[httpx.Client]:
         stop(child.process)
 
 
-def test_no_request_fails_while_the_champion_changes_20_times(server: httpx.Client, make: Make, tmp_path: Path) -> None:
-    versions = [aliases.current("deliveries").champion, make(2).version]
+def test_no_request_fails_while_the_champion_changes_20_times(
+    server: httpx.Client, make_version: MakeVersion, tmp_path: Path
+) -> None:
+    versions = [aliases.current("deliveries").champion, make_version(2).version]
     over, failed, seen, delays = threading.Event(), [], set(), []
 
     def load() -> None:
@@ -142,8 +148,8 @@ def test_no_request_fails_while_the_champion_changes_20_times(server: httpx.Clie
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_rollback_is_one_command(server: httpx.Client, make: Make) -> None:
-    move(champion=make(2).version)
+def test_a_rollback_is_one_command(server: httpx.Client, make_version: MakeVersion) -> None:
+    move(champion=make_version(2).version)
     wait_until(lambda: _answers(server, 2), 20, "version 2")
     command = subprocess.Popen([str(Path(sys.executable).parent / "truecourse"), "rollback", "--reason", "it is worse"])
     wait_until(lambda: _answers(server, 1), 30, "version 1")

@@ -19,9 +19,9 @@ from services.http.routes import Endpoint
 from services.model.model_router import ModelRouter
 from services.model.predictor import Answer
 from services.telemetry.metrics import Metrics
-from tests.bentos import failing
-from tests.records import recorded
-from tests.workers import ROW, Make, Worker, move
+from tests.bentos import break_request_function
+from tests.records import logged_records
+from tests.workers import ROW, MakeVersion, Worker, move
 from truecourse.errors import RequestError
 from truecourse.modeling.model import Model
 from truecourse.settings import Settings
@@ -35,7 +35,7 @@ async def nothing(scope: Message, receive: Receive, send: Send) -> None:
     raise AssertionError(scope["path"])
 
 
-async def together(served: ModelRouter, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
+async def answer_together(served: ModelRouter, sent: list[list[dict[str, Any]]]) -> list[Answer | Exception]:
     """What each request is told."""
     found: list[list[Answer | Exception]] = [[] for _ in sent]
     assert served.split is not None
@@ -46,7 +46,7 @@ async def together(served: ModelRouter, sent: list[list[dict[str, Any]]]) -> lis
     return [told for (told,) in found]
 
 
-def asked(path: str) -> Exchange:
+def exchange_for(path: str) -> Exchange:
     return Exchange({"path": path, "headers": [(b"content-type", b"application/json")]})
 
 
@@ -55,7 +55,7 @@ def body(rows: list[dict[str, Any]]) -> bytes:
 
 
 @contextmanager
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def record_model_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many rows each call of the model had."""
     found, predict = [], Model.predict
 
@@ -74,7 +74,7 @@ def meter(registry: CollectorRegistry) -> dict[str, float]:
     return {path: registry.get_sample_value("truecourse_rows_total", {"path": path}) or 0 for path in paths}
 
 
-def scored(documents: list[Any]) -> list[Any]:
+def without_ids(documents: list[Any]) -> list[Any]:
     """All but the ids of the answers, which are new ones each time."""
     return [
         document["model"] | {str(i): told | {"prediction_id": ""} for i, told in enumerate(document["predictions"])}
@@ -82,26 +82,30 @@ def scored(documents: list[Any]) -> list[Any]:
     ]
 
 
-def test_each_gets_the_answer_that_it_would_get_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gets_the_answer_that_it_would_get_alone(
+    make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = Worker()
-    alone = [worker.ask(*rows) for rows in ROWS]
+    alone = [worker.predict(*rows) for rows in ROWS]
     worker.records.clear()
-    with calls(monkeypatch) as made:
-        documents = asyncio.run(together(worker.served, ROWS))
+    with record_model_calls(monkeypatch) as made:
+        documents = asyncio.run(answer_together(worker.router, ROWS))
     assert made == [sum(map(len, ROWS))]
-    assert scored(documents) == scored(alone)
+    assert without_ids(documents) == without_ids(alone)
     ids = [told["prediction_id"] for document in documents for told in document["predictions"]]
     assert len(set(ids)) == len(ids)
     (record,) = worker.records
-    assert [row["prediction_id"] for row in recorded(record)] == ids
+    assert [row["prediction_id"] for row in logged_records(record)] == ids
 
 
-def test_a_refused_request_spoils_nothing_for_the_others(make: Make) -> None:
+def test_a_refused_request_spoils_nothing_for_the_others(make_version: MakeVersion) -> None:
     worker = Worker()
     bad = [[ROW, ROW | {"distance": "far"}], [ROW | {"strange": 1}]]
-    documents = asyncio.run(together(worker.served, [ROWS[0], bad[0], ROWS[1], bad[1]]))
+    documents = asyncio.run(answer_together(worker.router, [ROWS[0], bad[0], ROWS[1], bad[1]]))
     assert len(worker.records) == 1, "the others are still answered together"
-    assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
+    assert without_ids([documents[0], documents[2]]) == without_ids(
+        [worker.predict(*ROWS[0]), worker.predict(*ROWS[1])]
+    )
     first, second = documents[1], documents[3]
     assert isinstance(first, RequestError)
     assert isinstance(second, RequestError)
@@ -110,27 +114,33 @@ def test_a_refused_request_spoils_nothing_for_the_others(make: Make) -> None:
     assert (first.status, second.status) == (422, 422)
 
 
-def test_a_model_that_raises_on_one_request_answers_the_others(make: Make) -> None:
+def test_a_model_that_raises_on_one_request_answers_the_others(make_version: MakeVersion) -> None:
     worker = Worker()
-    second = make(2, change=lambda source: failing(source, "(columns['distance'] == 13.0).any()"))
+    second = make_version(
+        2, change=lambda source: break_request_function(source, "(columns['distance'] == 13.0).any()")
+    )
     move(champion=second.version)
     worker.step()
-    documents = asyncio.run(together(worker.served, [ROWS[0], [LONG], ROWS[1]]))
+    documents = asyncio.run(answer_together(worker.router, [ROWS[0], [LONG], ROWS[1]]))
     assert isinstance(documents[1], AssertionError)
-    assert scored([documents[0], documents[2]]) == scored([worker.ask(*ROWS[0]), worker.ask(*ROWS[1])])
+    assert without_ids([documents[0], documents[2]]) == without_ids(
+        [worker.predict(*ROWS[0]), worker.predict(*ROWS[1])]
+    )
 
 
-def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_with_many_faults_are_refused_in_one_pass(
+    make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = Worker()
     odd = [[ROW | {f"odd{i}": 1 for i in range(30)}]] * 40
-    read, passes = type(worker.served.split.champion.rows).read, []  # type: ignore[union-attr]
+    read, passes = type(worker.router.split.champion.rows).read, []  # type: ignore[union-attr]
 
     def counted(self: Any, rows: Any, now: Any) -> Any:
         passes.append(len(rows))
         return read(self, rows, now)
 
-    monkeypatch.setattr(type(worker.served.split.champion.rows), "read", counted)  # type: ignore[union-attr]
-    documents = asyncio.run(together(worker.served, [*odd, ROWS[0], *odd, ROWS[2]]))
+    monkeypatch.setattr(type(worker.router.split.champion.rows), "read", counted)  # type: ignore[union-attr]
+    documents = asyncio.run(answer_together(worker.router, [*odd, ROWS[0], *odd, ROWS[2]]))
     assert [isinstance(document, RequestError) for document in documents] == [True] * 40 + [False] + [True] * 40 + [
         False
     ]
@@ -139,11 +149,11 @@ def test_requests_with_many_faults_are_refused_in_one_pass(make: Make, monkeypat
     assert sorted(passes) == [1] * 80 + [rest, 80 + rest]
 
 
-def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make: Make) -> None:
+def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make_version: MakeVersion) -> None:
     worker = Worker()
 
     async def crowd() -> None:
-        found = await together(worker.served, [[ROW | {"distance": "far"}]] * 50)
+        found = await answer_together(worker.router, [[ROW | {"distance": "far"}]] * 50)
         assert [type(answer) for answer in found] == [RequestError] * 50
 
     async def refused() -> int:
@@ -160,53 +170,55 @@ def test_a_request_that_is_refused_in_a_crowd_leaves_no_cycle_behind(make: Make)
 
 
 def test_over_http_a_crowd_is_gathered_and_each_gets_what_it_asked_for(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, worked = Worker(), []
-    guard = Guard(Settings(max_delay=0), worker.served)
+    guard = Guard(Settings(max_delay=0), worker.router)
     monkeypatch.setattr(guard.load, "learn", lambda lane, tasks, began: worked.append(len(tasks)))
     registry = CollectorRegistry()
-    worker.served.metrics = Metrics(("/predict", "/explain"), registry)
+    worker.router.metrics = Metrics(("/predict", "/explain"), registry)
     for path in meter(registry):
-        worker.served.metrics.count_rows(path, 0)  # the meter begins
-    worker.served.metrics.flush()
+        worker.router.metrics.count_rows(path, 0)  # the meter begins
+    worker.router.metrics.flush()
     before = meter(registry)
-    app: Any = GuardMiddleware(nothing, guard, Endpoint(worker.served, guard.load))
-    asked: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
-    asked += [("/explain", rows) for rows in ROWS[:4]]
-    asked += [("/predict", [ROW] * 5), ("/predict", [ROW | {"distance": "far"}]), ("/predict", [])]
+    app: Any = GuardMiddleware(nothing, guard, Endpoint(worker.router, guard.load))
+    requests: list[tuple[str, list[dict[str, Any]]]] = [("/predict", rows) for rows in ROWS]
+    requests += [("/explain", rows) for rows in ROWS[:4]]
+    requests += [("/predict", [ROW] * 5), ("/predict", [ROW | {"distance": "far"}]), ("/predict", [])]
 
     async def crowd() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
-            return await asyncio.gather(*(client.post(path, json={"rows": rows}) for path, rows in asked))
+            return await asyncio.gather(*(client.post(path, json={"rows": rows}) for path, rows in requests))
 
     answers = asyncio.run(crowd())
     assert [answer.status_code for answer in answers] == [200] * 21 + [422] * 2
     documents = [answer.json() for answer in answers[:21]]
-    assert [len(document["predictions"]) for document in documents] == [len(rows) for _, rows in asked[:21]]
-    alone = scored([worker.ask(*rows) for rows in ROWS])
-    assert scored(documents[:16]) == alone
+    assert [len(document["predictions"]) for document in documents] == [len(rows) for _, rows in requests[:21]]
+    alone = without_ids([worker.predict(*rows) for rows in ROWS])
+    assert without_ids(documents[:16]) == alone
     assert all("contributions" in told for document in documents[16:20] for told in document["predictions"])
     assert not any("contributions" in told for document in documents[:16] for told in document["predictions"])
-    worker.served.metrics.flush()
-    answered = {path: sum(len(rows) for to, rows in asked[:21] if to == path) for path in ("/predict", "/explain")}
+    worker.router.metrics.flush()
+    answered = {path: sum(len(rows) for to, rows in requests[:21] if to == path) for path in ("/predict", "/explain")}
     assert meter(registry) == {path: rows + before[path] for path, rows in answered.items()}
-    logged = [len(recorded(record)) for record in worker.records[: -len(ROWS)]]
+    logged = [len(logged_records(record)) for record in worker.records[: -len(ROWS)]]
     assert sum(logged) == sum(answered.values())
-    assert sum(worked) == len(asked), "the load learns of every one that was read"
+    assert sum(worked) == len(requests), "the load learns of every one that was read"
     assert len(logged) < 10, "those of few rows that came together are one entry"
 
 
-def test_while_a_challenger_is_compared_each_is_answered_by_itself(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, second = Worker(), make(2)
+def test_while_a_challenger_is_compared_each_is_answered_by_itself(
+    make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, second = Worker(), make_version(2)
 
     async def crowd() -> int:
-        endpoint = Endpoint(worker.served, Guard(Settings(max_delay=0), worker.served).load)
+        endpoint = Endpoint(worker.router, Guard(Settings(max_delay=0), worker.router).load)
         replies: list[Reply] = []
         before = len(worker.records)
         for rows in ROWS:
-            endpoint.score(asked("/predict"), body(rows), replies.append)
+            endpoint.score(exchange_for("/predict"), body(rows), replies.append)
         assert not replies, "nothing is answered before the loop comes round"
         await asyncio.sleep(0.05)
         assert [reply.status for reply in replies] == [200] * len(ROWS)
@@ -222,13 +234,13 @@ def test_while_a_challenger_is_compared_each_is_answered_by_itself(make: Make, m
         assert asyncio.run(crowd()) >= len(ROWS)
 
 
-def test_what_nobody_waits_for_any_more_is_not_worked_on(make: Make) -> None:
+def test_what_nobody_waits_for_any_more_is_not_worked_on(make_version: MakeVersion) -> None:
     worker = Worker()
 
     async def crowd() -> list[int]:
-        endpoint = Endpoint(worker.served, Guard(Settings(max_delay=0), worker.served).load)
+        endpoint = Endpoint(worker.router, Guard(Settings(max_delay=0), worker.router).load)
         replies: list[int] = []
-        exchanges = [asked("/predict") for _ in ROWS]
+        exchanges = [exchange_for("/predict") for _ in ROWS]
         for exchange, rows in zip(exchanges, ROWS, strict=True):
             endpoint.score(exchange, body(rows), lambda reply: replies.append(reply.status))
         exchanges[3].is_gone = exchanges[5].is_gone = True
@@ -237,18 +249,18 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(make: Make) -> None:
 
     assert asyncio.run(crowd()) == [200] * (len(ROWS) - 2) + [499] * 2
     (record,) = worker.records
-    assert len(recorded(record)) == sum(map(len, ROWS)) - len(ROWS[3]) - len(ROWS[5])
+    assert len(logged_records(record)) == sum(map(len, ROWS)) - len(ROWS[3]) - len(ROWS[5])
 
 
-def test_a_swap_of_the_model_while_requests_wait_leaves_none_of_them_out(make: Make) -> None:
+def test_a_swap_of_the_model_while_requests_wait_leaves_none_of_them_out(make_version: MakeVersion) -> None:
     worker = Worker()
-    second = make(2)
+    second = make_version(2)
 
     async def swapped() -> list[Any]:
-        endpoint = Endpoint(worker.served, Guard(Settings(max_delay=0), worker.served).load)
+        endpoint = Endpoint(worker.router, Guard(Settings(max_delay=0), worker.router).load)
         replies: list[Reply] = []
         for rows in ROWS:
-            endpoint.score(asked("/predict"), body(rows), replies.append)
+            endpoint.score(exchange_for("/predict"), body(rows), replies.append)
         move(champion=second.version)
         worker.step()
         await asyncio.sleep(0.05)

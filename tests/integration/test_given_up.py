@@ -9,23 +9,23 @@ import pytest
 from services.http.exchange import Exchange
 from services.http.guard import Guard
 from services.http.routes import Endpoint
-from tests.integration.test_gathering import calls
-from tests.workers import ROW, Make, Worker
+from tests.integration.test_gathering import record_model_calls
+from tests.workers import ROW, MakeVersion, Worker
 from truecourse.settings import Settings
 
 
 def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make_version: MakeVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker()
-    guard = Guard(Settings(max_delay=0), worker.served)
-    endpoint, body = Endpoint(worker.served, guard.load), json.dumps({"rows": [ROW] * 5}).encode()
+    guard = Guard(Settings(max_delay=0), worker.router)
+    endpoint, body = Endpoint(worker.router, guard.load), json.dumps({"rows": [ROW] * 5}).encode()
 
     async def two() -> list[int]:
         replies: list[int] = []
         free = threading.Event()
         for _ in range(2):
-            worker.served.threads.submit(free.wait)
+            worker.router.threads.submit(free.wait)
         exchanges = [
             Exchange({"path": "/explain", "headers": [(b"content-type", b"application/json")]}) for _ in range(2)
         ]
@@ -38,6 +38,6 @@ def test_what_was_given_up_while_it_waited_for_a_thread_is_not_worked_on(
             await asyncio.sleep(0.01)
         return sorted(replies)
 
-    with calls(monkeypatch) as made:
+    with record_model_calls(monkeypatch) as made:
         assert asyncio.run(two()) == [200, 503]
     assert made == [5]

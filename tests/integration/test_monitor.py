@@ -19,14 +19,14 @@ from tests.monitored import (
     FIRST,
     LAST,
     PREDICTIONS,
-    champion_at,
-    change,
+    change_from,
+    critical_findings,
     decisions,
-    moved,
-    paged,
+    drifted_subjects,
     run_drift_check,
     score,
-    shifted,
+    shift_column,
+    trained_champion,
 )
 from tests.records import entry, record
 from truecourse.errors import FeatureError, ModelError, NotFound
@@ -49,7 +49,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    return champion_at(_home, configure)
+    return trained_champion(_home, configure)
 
 
 def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
@@ -67,11 +67,11 @@ def test_an_unchanged_world_is_on_course(champion: ModelVersion) -> None:
 
 
 def test_drift_of_a_feature_reaches_the_predictions_and_the_page(champion: ModelVersion) -> None:
-    score(champion, shifted(decisions(60, 14, seed=2), "distance", 4.0))
+    score(champion, shift_column(decisions(60, 14, seed=2), "distance", 4.0))
     report = run_drift_check()
-    assert (moved(report), moved(report, "prediction drift")) == (["distance"], ["score"])
+    assert (drifted_subjects(report), drifted_subjects(report, "prediction drift")) == (["distance"], ["score"])
     # It has been so for two weeks: of the four before the window that moves but one.
-    assert paged(report) == [("distance", "drift"), ("score", "prediction drift")]
+    assert critical_findings(report) == [("distance", "drift"), ("score", "prediction drift")]
     assert "times the largest past change" in report.sentence
     assert report.sentence.endswith("and 1 more; attribution drift: distance.")
     store = open_store()
@@ -90,7 +90,7 @@ def test_missing_values_are_told(champion: ModelVersion) -> None:
     place = rows.column_names.index("courier_late_7d")
     score(champion, rows.set_column(place, "courier_late_7d", pa.array(values, from_pandas=True)))
     report = run_drift_check()
-    assert paged(report) == [("courier_late_7d", "missing values")]
+    assert critical_findings(report) == [("courier_late_7d", "missing values")]
     column = report.figures["data"]["columns"][0]
     assert column["name"] == "courier_late_7d"
     assert column["missing"][0] == pytest.approx(0.05, abs=0.02)
@@ -100,28 +100,32 @@ def test_missing_values_are_told(champion: ModelVersion) -> None:
 @pytest.mark.parametrize(("name", "by", "named"), BROKEN, ids=[named[1] for *_, named in BROKEN])
 def test_what_broke_today_is_named(champion: ModelVersion, name: str, by: Any, named: tuple[str, str]) -> None:
     rows = decisions(60, 36, seed=2)
-    score(champion, change(rows, LAST, name, by))
-    assert paged(run_drift_check(at=LAST)) == []  # what comes after the moment is not read
-    assert paged(run_drift_check(at=LAST + timedelta(days=1))) == [named]
+    score(champion, change_from(rows, LAST, name, by))
+    assert critical_findings(run_drift_check(at=LAST)) == []  # what comes after the moment is not read
+    assert critical_findings(run_drift_check(at=LAST + timedelta(days=1))) == [named]
 
 
 def test_a_sudden_shift_pages_and_volume_too(champion: ModelVersion) -> None:
-    rows = change(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 6.0)
+    rows = change_from(decisions(60, 36, seed=2), LAST - timedelta(days=6), "distance", lambda v: v + 6.0)
     times = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     score(champion, rows.filter(pa.array((times < np.datetime64(LAST)) | (np.arange(len(rows)) % 4 == 0))))
     at = LAST + timedelta(days=1)
     report = run_drift_check(at=at)
-    assert sorted(paged(report)) == [("deliveries", "volume"), ("distance", "drift"), ("score", "prediction drift")]
+    assert sorted(critical_findings(report)) == [
+        ("deliveries", "volume"),
+        ("distance", "drift"),
+        ("score", "prediction drift"),
+    ]
     assert report.at == at.replace(tzinfo=UTC)
     sketches = open_store().list("sketches/deliveries/")
     again = run_drift_check(at=at)
-    assert (paged(again), again.figures["data"]) == (paged(report), report.figures["data"])
+    assert (critical_findings(again), again.figures["data"]) == (critical_findings(report), report.figures["data"])
     assert (report.fresh, again.fresh) == (True, False), "a second look at the same rows makes no alarm recover"
     assert list(open_store().list("sketches/deliveries/")) == list(sketches)
 
 
 def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersion) -> None:
-    rows = change(decisions(60, 36, seed=2), LAST, "courier_late_7d", lambda values: values * np.nan)
+    rows = change_from(decisions(60, 36, seed=2), LAST, "courier_late_7d", lambda values: values * np.nan)
     score(champion, rows)
     batches = run_drift_check(at=LAST + timedelta(days=1))
     told = Tables().read(TableVersion(name=PREDICTIONS, version=0)).to_pylist()
@@ -142,7 +146,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
     table = prediction_log.entries_table(prediction_log.encode_entry(entry(one)) for one in logged)
     Tables().append(prediction_log.log_table("deliveries"), table, {}, partition_by=prediction_log.PARTITION)
     found = run_drift_check(at=LAST + timedelta(days=1))
-    assert paged(found) == paged(batches) == [("courier_late_7d", "dead feed")]
+    assert critical_findings(found) == critical_findings(batches) == [("courier_late_7d", "dead feed")]
     week = pc.greater_equal(table["at"], pa.scalar(LAST - timedelta(days=6), pa.timestamp("us", tz="UTC")))
     answered = table.filter(pc.and_(week, pc.not_equal(table["role"], "shadow")))
     assert found.figures["data"]["rows"][1] == len(answered)
@@ -151,7 +155,7 @@ def test_what_the_endpoint_logged_is_watched_as_batches_are(champion: ModelVersi
 def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
     from tasks.monitoring.drift import run_drift_check as check
 
-    score(champion, change(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
+    score(champion, change_from(decisions(60, 36, seed=2), LAST, "promised", lambda v: v * 60))
     problem = load_problem("deliveries")
     hidden = {name: replace(column, private="hash") for name, column in problem.request.items() if name == "promised"}
     report = check(replace(problem, request={**problem.request, **hidden}), Tables(), LAST + timedelta(days=1))
@@ -162,7 +166,7 @@ def test_what_the_log_hides_is_not_watched(champion: ModelVersion) -> None:
 def test_a_window_of_ones_own_and_rows_scored_twice(champion: ModelVersion) -> None:
     rows = decisions(60, 14, seed=2)
     score(champion, rows)
-    score(champion, shifted(rows, "distance", 4.0))  # the same decisions again: these hold
+    score(champion, shift_column(rows, "distance", 4.0))  # the same decisions again: these hold
     score(champion, decisions(60, 14, seed=3), number=99)  # another version's: it saw the same world
     report = run_drift_check(window=Window(start=FIRST + timedelta(days=60), end=datetime(2024, 3, 11, tzinfo=UTC)))
     assert report.figures["prediction"]["rows"][1] == sum(
@@ -170,7 +174,7 @@ def test_a_window_of_ones_own_and_rows_scored_twice(champion: ModelVersion) -> N
         for moment in rows["decision_time"].to_pylist()
     )
     assert report.figures["data"]["rows"][1] > report.figures["prediction"]["rows"][1]
-    assert moved(report) == ["distance"]
+    assert drifted_subjects(report) == ["distance"]
 
 
 def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, prefect_server: str) -> None:
@@ -189,23 +193,23 @@ def test_the_flow_runs_by_name_and_leaves_an_artifact(champion: ModelVersion, pr
 def test_the_flow_looks_from_a_moment_that_is_named(champion: ModelVersion, prefect_server: str) -> None:
     from flows.monitor import monitor
 
-    score(champion, change(decisions(60, 36, seed=2), FIRST + timedelta(days=74), "promised", lambda v: v * 60))
+    score(champion, change_from(decisions(60, 36, seed=2), FIRST + timedelta(days=74), "promised", lambda v: v * 60))
     at = FIRST + timedelta(days=74)
     made = monitor("deliveries", at=at)["reports"]
     assert {check: made[check].at for check in ("drift", "skew", "pipelines")} == dict.fromkeys(
         ("drift", "skew", "pipelines"), at.replace(tzinfo=UTC)
     )
     assert made["drift"].figures["window"]["end"] == "2024-03-15T00:00:00"
-    assert paged(made["drift"]) == []
+    assert critical_findings(made["drift"]) == []
     later = monitor("deliveries", at=at + timedelta(days=1))["reports"]["drift"]
-    assert paged(later) == [("promised", "unit change")]
+    assert critical_findings(later) == [("promised", "unit change")]
 
 
 def test_evidentlys_report_opens_offline_and_its_figures_stand_beside_ours(champion: ModelVersion) -> None:
     from evidently import Report as Direct
     from evidently.metrics import DriftedColumnsCount, ValueDrift
 
-    score(champion, shifted(decisions(60, 14, seed=2), "distance", 4.0))
+    score(champion, shift_column(decisions(60, 14, seed=2), "distance", 4.0))
     report = run_drift_check(evidently=True)
     store = open_store()
     page = store.get(report.figures["evidently"]).decode()

@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.hammer import LoadGenerator
 from services.http.guard import Guard
 from services.http.routes import Endpoint
-from tests.echo import serving
-from tests.workers import ROW, Make, Worker
+from tests.echo import run_server
+from tests.workers import ROW, MakeVersion, Worker
 from truecourse.settings import REPOSITORY, Settings
 
 SECONDS = 1.0
@@ -26,12 +26,12 @@ def hammered(port: int, clients: int) -> dict[str, Any]:
     return found
 
 
-def test_a_queue_that_is_short_enough_is_answered_and_a_longer_one_in_part(make: Make) -> None:
+def test_a_queue_that_is_short_enough_is_answered_and_a_longer_one_in_part(make_version: MakeVersion) -> None:
     worker = Worker()
     limit = [5.0]  # seconds: on a machine busy with other tests
-    guard = Guard(Settings(), worker.served)
+    guard = Guard(Settings(), worker.router)
     guard.load._limit = lambda: limit[0]
-    with serving(guard, Endpoint(worker.served, guard.load)) as port:
+    with run_server(guard, Endpoint(worker.router, guard.load)) as port:
         within = hammered(port, 64)
         assert set(within["counts"]) == {"200"}
         limit[0] = 0.0005

@@ -18,7 +18,7 @@ from tasks.training.snapshot import take_snapshot
 from tasks.training.train import train_model
 from tests.cleaned import write_clean
 from tests.deliveries import deliveries, install
-from tests.office import put_in_office
+from tests.office import set_champion
 from truecourse.errors import ModelError
 from truecourse.evaluation.paired_comparison import compare, unchanged
 from truecourse.modeling.snapshot import load_frame
@@ -65,7 +65,7 @@ def edit(folder: Path, file: str, old: str, new: str) -> None:
 def champion() -> tuple[ModelVersion, Snapshot]:
     snapshot = built()
     version = registry.create_version(train_model.fn(NAME, snapshot))
-    put_in_office(version)
+    set_champion(version)
     return version, snapshot
 
 

@@ -105,7 +105,7 @@ def test_many_shipments_are_gathered(home: Path) -> None:
 
 def test_every_answer_of_the_endpoint_is_logged_and_traced(endpoint: Endpoint, trained: Trained) -> None:
     row = {"courier": "c03", "depot": "north", "promised": 45, "distance": 4.2}
-    response = endpoint.ask("/explain", row | {"id": "mine", "decision_time": "2024-03-01T06:30:00Z"})
+    response = endpoint.post("/explain", row | {"id": "mine", "decision_time": "2024-03-01T06:30:00Z"})
     (answer,) = response.json()["predictions"]
 
     def shipped() -> bool:

@@ -17,7 +17,7 @@ from flows.train import train
 from tasks.release.promote import make_champion
 from tests.conftest import wait_until
 from tests.frames import store_diabetes
-from tests.office import put_in_office
+from tests.office import set_champion
 from truecourse.errors import GateFailed, ModelError
 from truecourse.references import Aliases, ModelVersion
 from truecourse.registry import aliases, mlflow_runs
@@ -68,7 +68,7 @@ def test_a_better_version_is_promoted_and_a_worse_one_is_told_why_not(problems: 
     assert registry.gates(weak) == list(failure.value.gates)
     assert aliases.current("diabetes") == before
 
-    put_in_office(weak)
+    set_champion(weak)
     entry = promote("it is better")
     assert (entry.champion, entry.action, entry.reason, entry.author) == (strong, "promote", "it is better", "ann")
     assert aliases.current("diabetes") == entry

@@ -14,7 +14,7 @@ from flows.train import train
 from tasks.release.register import register_model
 from tasks.training.evaluate import evaluate_model, page_key
 from tests.frames import store_diabetes, store_wine
-from tests.office import put_in_office
+from tests.office import set_champion
 from truecourse.arrays import columns_of
 from truecourse.errors import ModelError
 from truecourse.html import remove_breadcrumbs
@@ -86,7 +86,7 @@ def test_registering_again_changes_nothing_not_even_after_a_rollback(problems: P
     train()
     second = register()
     assert registry.champion("diabetes") == second
-    put_in_office(first)
+    set_champion(first)
     assert register() == second
     assert registry.champion("diabetes") == first
     assert [version.version for version in registry.versions("diabetes")] == [1, 2]

@@ -16,7 +16,7 @@ from tasks.training.trace import trace_model
 from tasks.training.train import train_model
 from tests.frames import store_wine
 from tests.integration.conftest import Trained
-from tests.office import put_in_office
+from tests.office import set_champion
 from truecourse.problem.loader import load_problem
 from truecourse.references import ModelVersion, TableVersion
 from truecourse.registry import aliases, mlflow_runs, run_archive, runs
@@ -119,7 +119,7 @@ def test_a_moved_home_trains_and_rolls_back_and_mlflow_loads_from_it(
     run = train_model.fn("deliveries", runs.trained_run("deliveries").snapshot)
     assert run.model_sha256 != trained.version.model_sha256
     version = registry.create_version(run)
-    put_in_office(version)
+    set_champion(version)
     assert trace_model("deliveries", version.version)["verified"]
     client = mlflow_runs.connect_mlflow()
     for one in (run.run_id, trained.version.run_id):

@@ -23,7 +23,7 @@ import pytest
 from cli.platform.endpoint import endpoint_url, served_model
 from services.process import launch
 from tests import hostile
-from tests.certificates import make
+from tests.certificates import make_certificate
 from tests.conftest import free_ports, stop, wait_until
 from tests.integration.conftest import Trained, _point
 from tests.integration.test_service import ROW
@@ -231,7 +231,7 @@ def test_a_killed_worker_takes_only_its_requests_with_it(guarded: Guarded) -> No
 
 
 def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, configure: Callable[..., None]) -> None:
-    certificate, key = make("endpoint.example").write(tmp_path)
+    certificate, key = make_certificate("endpoint.example").write(tmp_path)
     (port,) = free_ports(1)
     configure(tls_certificate=certificate, tls_key=key, request_timeout=1, workers=2, rate_limit=0.02, rate_burst=6)
     server = launch.start(launch.prepare("deliveries"), port, tmp_path / "log")
@@ -251,7 +251,9 @@ def test_tls_a_rate_and_a_deadline_by_setting(guarded: Guarded, tmp_path: Path, 
             assert int(ask(client).headers["retry-after"]) > 10
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{endpoint_url(port)}/livez")
-        make("other.example").write(tmp_path)  # all workers read it again; the settings' file is what we hold them to
+        make_certificate("other.example").write(
+            tmp_path
+        )  # all workers read it again; the settings' file is what we hold them to
         wait_until(lambda: all(_answers(port) for _ in range(8)), 20, "the new certificate")
     finally:
         stop(server.process)

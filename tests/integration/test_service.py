@@ -21,7 +21,7 @@ ROW: dict[str, Any] = {
 
 
 def test_it_predicts(endpoint: Endpoint, trained: Trained) -> None:
-    response = endpoint.ask("/predict", ROW | {"id": "mine"})
+    response = endpoint.post("/predict", ROW | {"id": "mine"})
     body = response.json()
     assert body["model"] == {"version": 1, "sha256": trained.version.model_sha256}
     (answer,) = body["predictions"]
@@ -127,7 +127,7 @@ BAD_ROWS: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("field", "value", "said"), BAD_ROWS)
 @pytest.mark.parametrize("path", ["/predict", "/explain"])
 def test_a_bad_value_is_a_422_that_names_it(endpoint: Endpoint, path: str, field: str, value: Any, said: str) -> None:
-    response = endpoint.ask(path, ROW, ROW | {field: value})
+    response = endpoint.post(path, ROW, ROW | {field: value})
     assert response.status_code == 422
     (fault,) = response.json()["faults"]
     assert (fault["row"], fault["field"].strip('"')) == (1, field)
@@ -135,7 +135,7 @@ def test_a_bad_value_is_a_422_that_names_it(endpoint: Endpoint, path: str, field
 
 
 def test_every_fault_is_counted_and_the_first_are_listed(endpoint: Endpoint) -> None:
-    response = endpoint.ask("/predict", *[{}] * 100)
+    response = endpoint.post("/predict", *[{}] * 100)
     assert response.status_code == 422
     assert response.json()["fault_count"] == 400
     assert len(response.json()["faults"]) == 100
@@ -209,7 +209,7 @@ def test_wrong_methods_and_paths(endpoint: Endpoint) -> None:
 
 
 def test_bad_requests_leave_no_traceback_in_the_log(endpoint: Endpoint) -> None:
-    endpoint.ask("/predict", ROW | {"depot": "west"})
+    endpoint.post("/predict", ROW | {"depot": "west"})
     assert "Traceback" not in endpoint.log.read_text()
 
 
@@ -257,7 +257,7 @@ def test_docs_show_swagger_ui_from_the_endpoint_alone(endpoint: Endpoint) -> Non
 
 
 def test_an_unknown_field_is_named_with_the_nearest(endpoint: Endpoint) -> None:
-    answer = endpoint.ask("/predict", ROW | {"distnace": 3.0})
+    answer = endpoint.post("/predict", ROW | {"distnace": 3.0})
     assert answer.status_code == 422
     (fault,) = answer.json()["faults"]
     assert fault == {"row": 0, "field": '"distnace"', "problem": "unknown field; did you mean distance?"}
@@ -292,7 +292,7 @@ def test_it_is_alive_ready_and_measured(endpoint: Endpoint) -> None:
 def test_the_answers_are_as_the_contract_describes(endpoint: Endpoint) -> None:
     schemas = endpoint.client.get("/openapi.json").json()["components"]["schemas"]
     for path, name in (("/predict", "Prediction"), ("/explain", "Explanation")):
-        (answer,) = endpoint.ask(path, ROW | {"id": 1}).json()["predictions"]
+        (answer,) = endpoint.post(path, ROW | {"id": 1}).json()["predictions"]
         assert set(answer) == set(schemas[name]["properties"]) - {"model", "unavailable", "warning"}
         assert set(schemas[name]["required"]) == set(answer) - {"id"}
 

@@ -15,12 +15,12 @@ from tests.monitored import (
     BROKEN,
     FIRST,
     LAST,
-    champion_at,
-    change,
+    change_from,
     decisions,
     run_drift_check,
     score,
-    shifted,
+    shift_column,
+    trained_champion,
 )
 from truecourse.monitoring.drift import profile_builder
 from truecourse.monitoring.drift.daily_counts import read_daily_counts
@@ -42,7 +42,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def champion(_home: Path, configure: Callable[..., None]) -> ModelVersion:
-    return champion_at(_home, configure)
+    return trained_champion(_home, configure)
 
 
 def sketched_days() -> dict[str, bytes]:
@@ -92,7 +92,7 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
     again = (FIRST + timedelta(days=80), FIRST + timedelta(days=81))
     moments = rows["decision_time"].to_pandas().dt.tz_localize(None).to_numpy()
     corrected = (moments >= np.datetime64(again[0])) & (moments < np.datetime64(again[1]))
-    score(champion, shifted(rows.filter(pa.array(corrected)), "distance", 9.0))
+    score(champion, shift_column(rows.filter(pa.array(corrected)), "distance", 9.0))
     update_daily_histograms.fn("deliveries")
     assert list(spans) == [again]
     changed = sketched_days()
@@ -105,8 +105,8 @@ def test_days_are_counted_when_they_arrive_and_a_check_reads_no_rows(
 def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
     champion: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = change(decisions(60, 10, seed=2), FIRST + timedelta(days=65), *BROKEN[2][:2])
-    score(champion, change(rows, FIRST + timedelta(days=65), *BROKEN[1][:2]))
+    rows = change_from(decisions(60, 10, seed=2), FIRST + timedelta(days=65), *BROKEN[2][:2])
+    score(champion, change_from(rows, FIRST + timedelta(days=65), *BROKEN[1][:2]))
     score(champion, rows.slice(100, 50))  # scored again
     problem = load_problem("deliveries")
     frozen = load_profile(problem, champion)
@@ -122,7 +122,7 @@ def test_a_large_day_is_counted_part_by_part_and_comes_out_the_same(
 
 
 def test_training_rows_are_read_once_and_what_is_kept_of_them_says_the_same(champion: ModelVersion) -> None:
-    score(champion, shifted(decisions(60, 36, seed=2), "distance", 4.0))
+    score(champion, shift_column(decisions(60, 36, seed=2), "distance", 4.0))
     problem = load_problem("deliveries")
     profile_builder._load.cache_clear()
     made, report = load_profile(problem, champion), run_drift_check(at=LAST)

@@ -179,11 +179,11 @@ def test_what_mlflow_no_longer_shows_is_unknown_and_never_verified(line: Line) -
 
 
 def test_entries_that_are_gone_or_replaced_break_their_ledger(line: Line) -> None:
-    from tests.office import put_in_office
+    from tests.office import set_champion
     from truecourse.registry import aliases
 
     for _ in range(2):
-        put_in_office(line.version)
+        set_champion(line.version)
     assert trace_model("wine", 1)["verified"]
     first, second, third = (stored(f"aliases/wine/{number:09d}.json") for number in (1, 2, 3))
     kept = second.read_bytes()

@@ -8,23 +8,23 @@ import orjson
 import pytest
 
 from services.model.model_router import LoggedResult
-from tests.bentos import failing
+from tests.bentos import break_request_function
 from tests.conftest import wait_until
-from tests.records import recorded
-from tests.workers import ROW, Make, Worker, move
+from tests.records import logged_records
+from tests.workers import ROW, MakeVersion, Worker, move
 from truecourse.serving import prediction_log
 
 ENTITIES = [ROW | {"courier": f"c{i % 12:02d}", "depot": d, "id": d} for i in range(12) for d in ("north", "south")]
 
 
-def test_a_share_of_the_entities_is_answered_by_the_challenger(make: Make) -> None:
-    worker, second = Worker(), make(2)
+def test_a_share_of_the_entities_is_answered_by_the_challenger(make_version: MakeVersion) -> None:
+    worker, second = Worker(), make_version(2)
     answered: dict[float, list[bool]] = {}
     for share in (0.0, 0.2, 0.5, 0.8, 1.0):
         move(challenger=second.version, share=share)
         worker.step()
-        alone = [worker.ask(row)["model"]["version"] == 2 for row in ENTITIES]
-        assert alone == [worker.ask(row)["model"]["version"] == 2 for row in ENTITIES]
+        alone = [worker.predict(row)["model"]["version"] == 2 for row in ENTITIES]
+        assert alone == [worker.predict(row)["model"]["version"] == 2 for row in ENTITIES]
         answered[share] = alone
     shares = sorted(answered)
     for narrow, wide in itertools.pairwise(shares):
@@ -34,40 +34,40 @@ def test_a_share_of_the_entities_is_answered_by_the_challenger(make: Make) -> No
     assert 0 < sum(answered[0.5]) < len(ENTITIES)
     move(challenger=second.version, share=0.5)
     worker.step()
-    mixed = worker.ask(*ENTITIES)
+    mixed = worker.predict(*ENTITIES)
     assert [told.get("model", mixed["model"])["version"] == 2 for told in mixed["predictions"]] == answered[0.5]
     assert [told["id"] for told in mixed["predictions"]] == [row["id"] for row in ENTITIES]
-    scores = [worker.ask(row)["predictions"][0]["score"] for row in ENTITIES]
+    scores = [worker.predict(row)["predictions"][0]["score"] for row in ENTITIES]
     assert [told["score"] for told in mixed["predictions"]] == scores
 
 
 @pytest.mark.parametrize("count", [4, 24])
-def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make: Make, count: int) -> None:
-    worker, second = Worker(), make(2)
+def test_explanations_of_a_share_are_told_in_json_as_they_are_alone(make_version: MakeVersion, count: int) -> None:
+    worker, second = Worker(), make_version(2)
     move(challenger=second.version, share=0.5)
     worker.step()
-    now, at = worker.served.split, datetime.now(UTC)
+    now, at = worker.router.split, datetime.now(UTC)
     assert now is not None
     sent = [row | {"distance": 1.5 + i} for i, row in enumerate(ENTITIES[:count])]
 
     def explained(*rows: dict[str, Any]) -> list[Any]:
-        document, parts = worker.served.answer(now, now.champion.rows.accept_rows(rows, at), at, explain=True)
+        document, parts = worker.router.answer(now, now.champion.rows.accept_rows(rows, at), at, explain=True)
         assert all(orjson.dumps(entry) for part in parts for entry in part.entries())
         return [told["contributions"] for told in orjson.loads(orjson.dumps(document))["predictions"]]
 
     assert explained(*sent) == [one for row in sent for one in explained(row)]
 
 
-def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_challenger_that_raises_is_answered_for(make_version: MakeVersion, caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker()
-    second = make(2, change=lambda source: failing(source, "columns['distance'][0] == 13.0"))
+    second = make_version(2, change=lambda source: break_request_function(source, "columns['distance'][0] == 13.0"))
     move(challenger=second.version, share=1.0)
     worker.step()
     assert worker.version == 2
-    document = worker.ask(ROW | {"distance": 13.0})
+    document = worker.predict(ROW | {"distance": 13.0})
     assert document["model"]["version"] == 1
-    assert worker.served.status()["counts"] == {"challenger_failed": 1}
-    (answered,), (failed,) = map(recorded, worker.records[-2:])
+    assert worker.router.status()["counts"] == {"challenger_failed": 1}
+    (answered,), (failed,) = map(logged_records, worker.records[-2:])
     assert (answered["model_version"], answered["role"], answered["error"]) == (1, "champion", None)
     assert (failed["model_version"], failed["role"], failed["error"]) == (2, "shadow", "AssertionError")
     assert failed["prediction_id"] == answered["prediction_id"] == document["predictions"][0]["prediction_id"]
@@ -77,42 +77,42 @@ def test_a_challenger_that_raises_is_answered_for(make: Make, caplog: pytest.Log
     assert "version 2: challenger failed: AssertionError" in caplog.text
 
 
-def test_a_shadow_is_recorded_and_does_not_answer(make: Make) -> None:
-    worker, second = Worker(), make(2)
+def test_a_shadow_is_recorded_and_does_not_answer(make_version: MakeVersion) -> None:
+    worker, second = Worker(), make_version(2)
     move(challenger=second.version, shadow=True)
     worker.step()
-    document = worker.ask(ROW, ROW | {"courier": "nobody"})
+    document = worker.predict(ROW, ROW | {"courier": "nobody"})
     assert document["model"]["version"] == 1
     wait_until(lambda: len(worker.records) == 2, 10, "the shadow")
-    answer, shadow = map(recorded, worker.records)
+    answer, shadow = map(logged_records, worker.records)
     assert [record["prediction_id"] for record in shadow] == [record["prediction_id"] for record in answer]
     assert {record["role"] for record in shadow} == {"shadow"}
     assert {record["model_sha256"] for record in shadow} == {second.version.model_sha256}
     assert [record["features"] for record in shadow] == [record["features"] for record in answer]
     assert shadow[0]["score"] != answer[0]["score"]
-    assert worker.served.status()["counts"] == {"shadow_scored": 2}
+    assert worker.router.status()["counts"] == {"shadow_scored": 2}
     assert {(record["batch"], record["error"]) for record in answer + shadow} == {(2, None)}
     assert all(0 < record["seconds"] < 5 for record in answer + shadow)
 
 
-def test_a_shadow_that_raises_is_recorded_once(make: Make) -> None:
+def test_a_shadow_that_raises_is_recorded_once(make_version: MakeVersion) -> None:
     worker = Worker()
-    second = make(2, change=lambda source: failing(source, "columns['distance'][0] == 13.0"))
+    second = make_version(2, change=lambda source: break_request_function(source, "columns['distance'][0] == 13.0"))
     move(challenger=second.version, shadow=True, share=1.0)
     worker.step()
-    worker.ask(ROW | {"distance": 13.0})
+    worker.predict(ROW | {"distance": 13.0})
     move(challenger=second.version, shadow=True)
     worker.step()
-    worker.ask(ROW | {"distance": 13.0}, ROW)
+    worker.predict(ROW | {"distance": 13.0}, ROW)
     wait_until(lambda: len(worker.records) == 4, 10, "the shadow")
-    told = [[record["error"] for record in recorded(part)] for part in worker.records]
+    told = [[record["error"] for record in logged_records(part)] for part in worker.records]
     assert told == [[None], ["AssertionError"], [None, None], ["AssertionError", "AssertionError"]]
 
 
-def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
+def test_a_record_holds_what_the_answer_rests_on(make_version: MakeVersion) -> None:
     worker = Worker()
-    told = worker.ask(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
-    first, unknown = recorded(worker.records[0])
+    told = worker.predict(ROW | {"id": "mine"}, ROW | {"courier": "nobody"})["predictions"]
+    first, unknown = logged_records(worker.records[0])
     assert first["request"] == ROW | {"id": "mine"}
     assert (first["prediction_id"], first["score"], first["id"]) == (
         told[0]["prediction_id"],
@@ -130,12 +130,12 @@ def test_a_record_holds_what_the_answer_rests_on(make: Make) -> None:
     assert unknown["event_times"]["depot_late_1d"] == events["depot_late_1d"]
 
 
-def test_a_failing_log_fails_no_answer(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_log_fails_no_answer(make_version: MakeVersion, caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker()
 
     def full(answered: LoggedResult) -> None:
         raise OSError("no space left")
 
-    worker.served.record = full
+    worker.router.record = full
     assert worker.version == 1
     assert "record failed: OSError" in caplog.text

@@ -15,7 +15,7 @@ from tasks.training import tune as tuning
 from tasks.training.train import chosen_parameters, tuning_key
 from tests.conftest import S3Server
 from tests.frames import store_diabetes, store_wine
-from tests.office import put_in_office
+from tests.office import set_champion
 from truecourse.arrays import columns_of
 from truecourse.errors import IntegrityError, ModelError, NotFound
 from truecourse.hashing import sha256
@@ -68,7 +68,7 @@ def test_mlflows_own_loader_gives_the_same_predictions(diabetes: None) -> None:
     import mlflow
 
     run = train()
-    put_in_office(registry.create_version(run))
+    set_champion(registry.create_version(run))
     mlflow.set_tracking_uri(mlflow_runs.connect_mlflow().tracking_uri)
     loaded = mlflow.pyfunc.load_model("models:/diabetes@champion")
     model = registry.open_model(run, "regression")
@@ -166,7 +166,7 @@ def test_artifacts_and_locks_work_on_s3(
     store_wine(tmp_path)
     run = train()
     version = registry.create_version(run)
-    put_in_office(version)
+    set_champion(version)
     assert registry.champion("wine") == version
     assert registry.open_model(version, "multiclass").ubj()
     assert any(key.startswith(f"mlflow/{run.run_id}/") for key in open_store().list("mlflow/"))

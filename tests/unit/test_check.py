@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import install
-from tests.faults import PROBLEM, Case, assert_found, edited
+from tests.faults import PROBLEM, Case, assert_found, faults_after
 from tests.plain import install_diabetes, install_wine
 from truecourse.authoring.checks.run import check_problem, require_valid
 from truecourse.errors import ProblemError
@@ -202,7 +202,7 @@ def test_an_invalid_declaration_is_reported_with_place_and_hint(case: str, folde
 
 
 def test_all_faults_are_reported_at_once(folder: Path) -> None:
-    faults = edited(
+    faults = faults_after(
         folder,
         (PROBLEM, 'entity="depot"', 'entity="depots"'),
         (PROBLEM, 'slices=["depot"]', 'slices=["dept"]'),

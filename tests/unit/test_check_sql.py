@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import install
-from tests.faults import PROBLEM, Case, assert_found, edited
+from tests.faults import PROBLEM, Case, assert_found, faults_after
 
 VIEW = "features/courier_history.sql"
 DEPOT = "features/depot_history.sql"
@@ -101,7 +101,7 @@ def test_invalid_sql_is_reported_with_place_and_hint(case: str, folder: Path) ->
 
 
 def test_every_unknown_column_of_a_file_is_reported(folder: Path) -> None:
-    faults = edited(folder, (DEPOT, "sum(late)", "sum(lat)"), (DEPOT, "max(took)", 'max("tok")'))
+    faults = faults_after(folder, (DEPOT, "sum(late)", "sum(lat)"), (DEPOT, "max(took)", 'max("tok")'))
     assert [(f.where, f.what) for f in faults] == [
         (f"{DEPOT}:2", "unknown column lat"),
         (f"{DEPOT}:3", "unknown column tok"),
@@ -110,7 +110,7 @@ def test_every_unknown_column_of_a_file_is_reported(folder: Path) -> None:
 
 def test_a_broken_relation_is_one_fault(folder: Path) -> None:
     """Queries that select from it do not bind either; they are not reported."""
-    faults = edited(folder, ("outcomes.sql", "took > promised", "took > promise"))
+    faults = faults_after(folder, ("outcomes.sql", "took > promised", "took > promise"))
     assert [fault.where for fault in faults] == ["outcomes.sql:2"]
 
 
@@ -123,7 +123,7 @@ GROUP BY ALL"""
 @pytest.mark.parametrize(("moment", "leaks"), [("ordered_at", 2), ("ordered_at + INTERVAL 3 DAY", 0)])
 def test_an_outcome_at_the_decision_time_is_a_leak(moment: str, leaks: int, folder: Path) -> None:
     (folder / DEPOT).write_text(OUTCOME_VIEW.format(moment=moment))
-    faults = edited(folder)
+    faults = faults_after(folder)
     assert [fault.where for fault in faults] == [DEPOT] * leaks
     assert all("deliveries.took" in f.what and "a leak" in f.what and "known_at" in f.hint for f in faults)
 
@@ -133,10 +133,10 @@ def test_predicting_tomorrows_value_from_todays_is_no_leak(folder: Path) -> None
     label = "lead(took) OVER (PARTITION BY courier ORDER BY ordered_at)"
     query = f"SELECT delivery AS id, CAST({label} > 30 AS INTEGER) AS label, ordered_at AS known_at FROM deliveries"
     (folder / "label.sql").write_text(query)
-    assert edited(folder, ("spine.sql", ", distance FROM", ", took + 0.5e0 AS distance FROM")) == []
+    assert faults_after(folder, ("spine.sql", ", distance FROM", ", took + 0.5e0 AS distance FROM")) == []
 
 
 def test_a_regression_predicts_a_number(folder: Path) -> None:
     (folder / "label.sql").write_text("SELECT delivery AS id, CAST(late AS VARCHAR) AS label, known_at FROM outcomes")
-    (fault,) = edited(folder, (PROBLEM, 'kind="binary"', 'kind="regression"'))
+    (fault,) = faults_after(folder, (PROBLEM, 'kind="binary"', 'kind="regression"'))
     assert (fault.where, fault.what) == ("label.sql", "label is VARCHAR, but a regression predicts a number")

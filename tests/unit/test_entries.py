@@ -10,7 +10,7 @@ import pytest
 from services.model.predictor import new_ids
 from services.model.results import ENTRY, ChallengerFailure, Identity, PredictionResult
 from tests.contracts import GOOD, NOW, contract
-from tests.records import recorded
+from tests.records import logged_records
 from truecourse.modeling.encoding import LARGEST, Vocabulary, json_number
 from truecourse.serving.request_reader import RowReader
 from truecourse.serving.rows import Rows
@@ -44,7 +44,7 @@ def answered(rows: Rows, sold: list[float], computed: bool = False, **changes: A
 def test_values_are_logged_as_the_model_reads_them(computed: bool) -> None:
     other = {"shop": 7, "city": "nowhere", "size": 0.5, "count": 1.0, "open": False, "since": GOOD["since"]}
     rows = read(GOOD | {"size": 2, "id": 2**60}, other | {"note": None})
-    first, second = recorded(answered(rows, [math.inf, math.nan], computed))
+    first, second = logged_records(answered(rows, [math.inf, math.nan], computed))
     assert first["features"] == {
         "city": "Ulm", "size": 2.0, "count": 3, "open": True, "note": None, "sold": float(LARGEST)
     }  # fmt: skip
@@ -59,7 +59,7 @@ def test_values_are_logged_as_the_model_reads_them(computed: bool) -> None:
 
 
 def test_event_times_are_logged_to_the_microsecond() -> None:
-    known, unknown = recorded(answered(read(GOOD, GOOD), [1.0, math.nan]))
+    known, unknown = logged_records(answered(read(GOOD, GOOD), [1.0, math.nan]))
     assert known["event_times"] == {"sold": "2024-05-01T11:00:00.500000Z"}
     assert unknown["event_times"] == {"sold": None}
 
@@ -69,7 +69,7 @@ def test_a_large_request_is_logged_in_parts(count: int) -> None:
     rows = read(*[GOOD | {"shop": i} for i in range(count)])
     answer = answered(rows, [float(i) for i in range(count)])
     assert len(list(answer.entries())) == math.ceil(count / ENTRY)
-    found = recorded(answer)
+    found = logged_records(answer)
     assert [record["request"]["shop"] for record in found] == list(range(count))
     assert [record["features"]["sold"] for record in found] == list(range(count))
     assert [record["prediction_id"] for record in found] == [answer["prediction_id"] for answer in answer.answers]
@@ -79,7 +79,7 @@ def test_a_large_request_is_logged_in_parts(count: int) -> None:
 def test_a_failed_challenger_is_logged_under_the_answers_ids() -> None:
     rows = read(GOOD)
     given = answered(rows, [1.0], base=0.5, contributions=[{"feature": "size", "value": 1.5, "contribution": 0.1}])
-    (record,) = recorded(ChallengerFailure(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))
+    (record,) = logged_records(ChallengerFailure(Identity("shops", 4, "cd"), NOW, rows, given.answers, "KeyError"))
     assert record["prediction_id"] == given.answers[0]["prediction_id"]
     assert (record["model_version"], record["role"], record["error"]) == (4, "shadow", "KeyError")
     nothing = ("score", "scores", "prediction", "base", "contributions", "seconds")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests import deliveries
-from tests.faults import PROBLEM, edited
+from tests.faults import PROBLEM, faults_after
 from tests.records import entry, record
 from truecourse.problem import Problem, Text
 from truecourse.problem.loader import load_problem
@@ -97,7 +97,7 @@ def test_the_stricter_of_two_marks_applies() -> None:
 
 
 def test_a_mark_on_a_table_alone_is_a_fault(problem: Problem) -> None:
-    (fault,) = edited(
+    (fault,) = faults_after(
         problem.folder, (PROBLEM, '"distance": Float("km", ge=0)', '"distance": Float(ge=0, private="drop")')
     )
     assert "distance" in fault.where

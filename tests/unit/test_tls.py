@@ -10,16 +10,16 @@ import pytest
 from services.http.certificates import Certificates
 from services.process import launch
 from services.process.client_url import open_url
-from tests.certificates import Made, make
-from tests.echo import served
+from tests.certificates import Certificate, make_certificate
+from tests.echo import echo_server
 from truecourse.client import Client
 from truecourse.errors import PlatformError, SettingsError
 from truecourse.tls import read_certificate
 
-ROOT = make("root")
-MIDDLE = make("middle", ROOT)
-LEAF = make("endpoint.example", MIDDLE)
-OTHER = make("other.example")
+ROOT = make_certificate("root")
+MIDDLE = make_certificate("middle", ROOT)
+LEAF = make_certificate("endpoint.example", MIDDLE)
+OTHER = make_certificate("other.example")
 Files = tuple[bytes, bytes]
 PEM = LEAF.pem
 WRONG: dict[str, tuple[Files, str, str]] = {
@@ -63,8 +63,8 @@ def test_faults_are_reported_before_anything_starts(
 @pytest.mark.parametrize("kind", OVER)
 def test_the_certificate_and_its_issuers_must_be_valid_now(kind: str, which: int, tmp_path: Path) -> None:
     days, what = OVER[kind]
-    issuer = make("issuer", days=days if which else (-1, 1))
-    leaf = make("endpoint.example", issuer, days=(-1, 1) if which else days)
+    issuer = make_certificate("issuer", days=days if which else (-1, 1))
+    leaf = make_certificate("endpoint.example", issuer, days=(-1, 1) if which else days)
     with pytest.raises(SettingsError, match=what):
         read_certificate(*map(str, leaf.write(tmp_path, issuer)))
 
@@ -83,14 +83,14 @@ def test_missing_files_and_incomplete_settings_are_reported(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("chain", [(), (MIDDLE,), (MIDDLE, ROOT)])
-def test_complete_and_partial_chains_are_accepted(chain: tuple[Made, ...], tmp_path: Path) -> None:
+def test_complete_and_partial_chains_are_accepted(chain: tuple[Certificate, ...], tmp_path: Path) -> None:
     assert read_certificate(*map(str, LEAF.write(tmp_path, *chain))).expires > datetime.now(UTC)
 
 
 def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[..., None]) -> None:
     certificate, key = map(str, LEAF.write(tmp_path / "ours", MIDDLE))
     other, _ = map(str, OTHER.write(tmp_path / "other"))
-    with served(True, certificates=Certificates(certificate, key)) as server:
+    with echo_server(True, certificates=Certificates(certificate, key)) as server:
         url = f"https://127.0.0.1:{server.port}"
         configure(tls_certificate=certificate, tls_key=key, endpoint_port=server.port)
         assert launch.is_ready(server.port)
@@ -109,7 +109,7 @@ def test_probes_pin_the_servers_certificate(tmp_path: Path, configure: Callable[
 def test_a_replaced_symlink_is_a_change(tmp_path: Path) -> None:
     """Kubernetes replaces the files of a secret in this way."""
     for name in ("first", "second"):
-        make(f"{name}.example").write(tmp_path / name)
+        make_certificate(f"{name}.example").write(tmp_path / name)
     link = tmp_path / "now"
     link.symlink_to(tmp_path / "first")
     certificates = Certificates(str(link / "certificate.pem"), str(link / "key.pem"))

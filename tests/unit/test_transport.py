@@ -15,9 +15,9 @@ import pytest
 
 from services.http.certificates import Certificates
 from services.http.transport import RESERVED, Connections
-from tests.certificates import make
+from tests.certificates import make_certificate
 from tests.conftest import wait_until
-from tests.echo import Asked, head, post, served
+from tests.echo import EchoServer, echo_server, head, post
 from truecourse.settings import Settings
 
 SOON = 0.4
@@ -28,7 +28,7 @@ KEPT = post(b"abc", last=False)
 
 
 @contextmanager
-def connected(server: Asked) -> Iterator[socket.socket]:
+def connected(server: EchoServer) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         yield connection
 
@@ -49,8 +49,8 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[Asked]:
-    with served(True, header_timeout=SOON, request_timeout=1, keep_alive=2) as server:
+def ours() -> Iterator[EchoServer]:
+    with echo_server(True, header_timeout=SOON, request_timeout=1, keep_alive=2) as server:
         yield server
 
 
@@ -65,7 +65,7 @@ LARGE: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("behind", [b"", post(b"abc", last=False)], ids=["first", "behind another"])
-def test_a_large_header_is_rejected_without_delaying_others(ours: Asked, kind: str, behind: bytes) -> None:
+def test_a_large_header_is_rejected_without_delaying_others(ours: EchoServer, kind: str, behind: bytes) -> None:
     data, status = LARGE[kind]
     done = threading.Event()
     waits: list[float] = []
@@ -95,16 +95,16 @@ def test_a_large_header_is_rejected_without_delaying_others(ours: Asked, kind: s
 
 
 @pytest.mark.parametrize("length", [9_000, 1 << 20])
-def test_a_long_request_line_is_a_414(ours: Asked, length: int) -> None:
+def test_a_long_request_line_is_a_414(ours: EchoServer, length: int) -> None:
     with connected(ours) as connection:
         connection.sendall(b"GET /" + b"a" * length)
         assert statuses(rest(connection)) == [414]
 
 
 @pytest.mark.parametrize("cut", [100, 15_000, 25_000])
-def test_a_body_does_not_count_as_header(ours: Asked, cut: int) -> None:
+def test_a_body_does_not_count_as_header(ours: EchoServer, cut: int) -> None:
     data = post(b"b" * 60_000, "x: " + "a" * 20_000)
-    found = ours.ask(KEPT + data[:cut], data[cut:])
+    found = ours.send(KEPT + data[:cut], data[cut:])
     assert statuses(found) == [200, 200]
     assert found.endswith(b'{"length": 60000}')
 
@@ -119,7 +119,7 @@ SLOW = {
 
 @pytest.mark.parametrize("kind", SLOW)
 @pytest.mark.parametrize("dripping", [False, True])
-def test_a_slow_header_is_a_408(ours: Asked, kind: str, dripping: bool) -> None:
+def test_a_slow_header_is_a_408(ours: EchoServer, kind: str, dripping: bool) -> None:
     began = time.monotonic()
     with connected(ours) as connection:
         connection.sendall(SLOW[kind])
@@ -142,7 +142,7 @@ def test_a_slow_header_is_a_408(ours: Asked, kind: str, dripping: bool) -> None:
 
 
 @pytest.mark.parametrize(("sent", "seconds"), [(b"", SOON), (post(b"abc", last=False), 2), (KEPT + b"\r\n", 2)])
-def test_an_idle_connection_is_closed_silently(ours: Asked, sent: bytes, seconds: float) -> None:
+def test_an_idle_connection_is_closed_silently(ours: EchoServer, sent: bytes, seconds: float) -> None:
     with connected(ours) as connection:
         connection.sendall(sent)
         if sent:
@@ -154,7 +154,7 @@ def test_an_idle_connection_is_closed_silently(ours: Asked, sent: bytes, seconds
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("framing", [("content-length: 100", b"a"), ("transfer-encoding: chunked", b"1\r\na\r\n")])
-def test_a_slow_body_is_a_408(ours: Asked, path: str, framing: tuple[str, bytes]) -> None:
+def test_a_slow_body_is_a_408(ours: EchoServer, path: str, framing: tuple[str, bytes]) -> None:
     began = time.monotonic()
     with connected(ours) as connection:
         connection.sendall(head(None, framing[0], *PATHS[path], last=False))
@@ -170,7 +170,7 @@ def test_a_slow_body_is_a_408(ours: Asked, path: str, framing: tuple[str, bytes]
     assert 0.9 < time.monotonic() - began < 2.5
 
 
-def test_an_unwanted_body_is_not_read_for_ever(ours: Asked) -> None:
+def test_an_unwanted_body_is_not_read_for_ever(ours: EchoServer) -> None:
     """The request was answered before its body arrived."""
     began = time.monotonic()
     with connected(ours) as connection:
@@ -183,7 +183,7 @@ def test_an_unwanted_body_is_not_read_for_ever(ours: Asked) -> None:
     assert time.monotonic() - began < 6
 
 
-def test_pipelined_requests_are_answered_before_more_are_read(ours: Asked) -> None:
+def test_pipelined_requests_are_answered_before_more_are_read(ours: EchoServer) -> None:
     most = 0
     with connected(ours) as connection:
         sending = threading.Thread(target=connection.sendall, args=(KEPT * 8_000 + post(b"ab"),))
@@ -223,23 +223,23 @@ def test_a_client_that_does_not_read_is_dropped() -> None:
 
 
 def test_idle_connections_of_one_address_are_limited(home: Path) -> None:
-    with served(True, max_connections_per_address=50, header_timeout=60) as server, ExitStack() as idle:
+    with echo_server(True, max_connections_per_address=50, header_timeout=60) as server, ExitStack() as idle:
         for sent in (b"", b"POST /pre", head(5)) * 100:
             connection = idle.enter_context(connected(server))
             connection.sendall(sent)
             assert len(server.guard.connections) <= 50
-        assert statuses(server.ask(post(b"abc"))) == [200]
-        assert server.counted()["connections"] >= 250
+        assert statuses(server.send(post(b"abc"))) == [200]
+        assert server.counts()["connections"] >= 250
     assert not len(server.guard.connections)
 
 
 def test_the_total_limit_spares_active_connections(home: Path) -> None:
-    with served(True, max_connections=3, max_connections_per_address=0) as server, ExitStack() as open_ones:
+    with echo_server(True, max_connections=3, max_connections_per_address=0) as server, ExitStack() as open_ones:
         waiting = [open_ones.enter_context(connected(server)) for _ in range(3)]
         for connection in waiting:
             connection.sendall(post(b"never"))
         wait_until(lambda: len(server.echo.waiting) == 3, 5, "three requests")
-        refused = server.ask()
+        refused = server.send()
         assert statuses(refused) == [503]
         assert b"retry-after: 1" in refused
         for answer in server.echo.waiting:
@@ -249,7 +249,7 @@ def test_the_total_limit_spares_active_connections(home: Path) -> None:
 
 def test_trusted_proxies_are_exempt_from_the_address_limit(home: Path) -> None:
     settings = {"max_connections_per_address": 2, "trusted_proxies": "10.0.0.0/8, 127.0.0.1", "header_timeout": 60}
-    with served(True, **settings) as server, ExitStack() as several:
+    with echo_server(True, **settings) as server, ExitStack() as several:
         for _ in range(10):
             several.enter_context(connected(server))
         wait_until(lambda: len(server.guard.connections) >= 10, 5, "ten connections")
@@ -270,7 +270,7 @@ def test_the_file_descriptor_limit_lowers_the_connection_limit(monkeypatch: pyte
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", [b"abc", b"later"])
-def test_a_half_closed_client_gets_its_answer(ours: Asked, path: str, body: bytes) -> None:
+def test_a_half_closed_client_gets_its_answer(ours: EchoServer, path: str, body: bytes) -> None:
     for parts in (
         (post(body, *PATHS[path], last=False),),
         (post(body, *PATHS[path], last=False), post(b"ab", last=False)),
@@ -281,7 +281,7 @@ def test_a_half_closed_client_gets_its_answer(ours: Asked, path: str, body: byte
             assert statuses(rest(connection)) == [200] * len(parts)
 
 
-def test_a_client_that_ends_mid_request_gets_the_earlier_answers(ours: Asked) -> None:
+def test_a_client_that_ends_mid_request_gets_the_earlier_answers(ours: EchoServer) -> None:
     for half in (b"POST /pre", head(5, last=False) + b"ab"):
         with connected(ours) as connection:
             connection.sendall(post(b"later", last=False) + half)
@@ -292,7 +292,7 @@ def test_a_client_that_ends_mid_request_gets_the_earlier_answers(ours: Asked) ->
 
 def test_in_flight_requests_are_answered_on_shutdown(home: Path) -> None:
     with ExitStack() as several:
-        with served(True) as server:
+        with echo_server(True) as server:
             idle, half, silent = (several.enter_context(connected(server)) for _ in range(3))
             idle.sendall(post(b"abc", last=False))
             assert statuses(idle.recv(65536)) == [200]
@@ -306,21 +306,21 @@ def test_in_flight_requests_are_answered_on_shutdown(home: Path) -> None:
 
 
 @pytest.fixture
-def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Asked, Certificates]]:
-    certificates = Certificates(*map(str, make("first.example").write(tmp_path / "tls")))
-    with served(True, header_timeout=SOON, max_connections_per_address=20, certificates=certificates) as server:
+def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EchoServer, Certificates]]:
+    certificates = Certificates(*map(str, make_certificate("first.example").write(tmp_path / "tls")))
+    with echo_server(True, header_timeout=SOON, max_connections_per_address=20, certificates=certificates) as server:
         yield server, certificates
 
 
 @contextmanager
-def secure(server: Asked, loop: str = "") -> Iterator[ssl.SSLSocket]:
+def secure(server: EchoServer, loop: str = "") -> Iterator[ssl.SSLSocket]:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with connected(server) as connection, context.wrap_socket(connection, server_hostname="first.example") as wrapped:
         yield wrapped
 
 
-def test_tls_connections_have_the_same_limits(encrypted: tuple[Asked, Certificates]) -> None:
+def test_tls_connections_have_the_same_limits(encrypted: tuple[EchoServer, Certificates]) -> None:
     server, _ = encrypted
     with secure(server) as connection:
         connection.sendall(post(b"abc", last=False) + post(b"later"))
@@ -334,7 +334,7 @@ def test_tls_connections_have_the_same_limits(encrypted: tuple[Asked, Certificat
     assert server.echo.direct == 1
 
 
-def test_unfinished_handshakes_time_out(encrypted: tuple[Asked, Certificates]) -> None:
+def test_unfinished_handshakes_time_out(encrypted: tuple[EchoServer, Certificates]) -> None:
     server, _ = encrypted
     with ExitStack() as several:
         for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 40:
@@ -350,19 +350,19 @@ def test_unfinished_handshakes_time_out(encrypted: tuple[Asked, Certificates]) -
 
 
 def test_a_certificate_is_reloaded_and_an_invalid_one_ignored(
-    encrypted: tuple[Asked, Certificates], tmp_path: Path
+    encrypted: tuple[EchoServer, Certificates], tmp_path: Path
 ) -> None:
     server, certificates = encrypted
     with secure(server) as before:
         first = before.getpeercert(True)
         before.sendall(KEPT)
         assert statuses(before.recv(65536)) == [200]
-        make("second.example").write(tmp_path / "tls")
+        make_certificate("second.example").write(tmp_path / "tls")
         certificates.check()
         with secure(server) as after:
             second = after.getpeercert(True)
             assert second != first
-        (tmp_path / "tls" / "key.pem").write_bytes(make("third.example").key_pem())
+        (tmp_path / "tls" / "key.pem").write_bytes(make_certificate("third.example").key_pem())
         certificates.check()
         assert certificates.error == "", "the certificate may be on its way"
         certificates.check()
@@ -370,7 +370,7 @@ def test_a_certificate_is_reloaded_and_an_invalid_one_ignored(
         assert not certificates.status()["answers"]
         with secure(server) as after:
             assert after.getpeercert(True) == second
-        make("fourth.example").write(tmp_path / "tls")
+        make_certificate("fourth.example").write(tmp_path / "tls")
         certificates.check()
         assert certificates.status()["answers"]
         before.sendall(post(b"abc"))  # a connection outlives them all

@@ -17,7 +17,7 @@ from services.http.exchange import Deadlines
 from services.http.guard import Guard
 from services.http.refusals import Refusal
 from services.model.model_router import ModelRouter
-from tests.echo import Asked, Echo, head, post, served, undated
+from tests.echo import Echo, EchoServer, echo_server, head, post, without_date
 from truecourse.settings import Settings
 
 CHUNKED = head(None, "transfer-encoding: chunked") + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
@@ -57,51 +57,51 @@ PIPELINED = (
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[Asked]:
-    with served(True) as server:
+def ours() -> Iterator[EchoServer]:
+    with echo_server(True) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def uvicorns() -> Iterator[Asked]:
-    with served(False) as server:
+def uvicorns() -> Iterator[EchoServer]:
+    with echo_server(False) as server:
         yield server
 
 
 @pytest.mark.parametrize("kind", ORDINARY)
-def test_the_fast_path_answers_like_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
+def test_the_fast_path_answers_like_the_application(kind: str, ours: EchoServer, uvicorns: EchoServer) -> None:
     before, asked = ours.echo.direct, ORDINARY[kind]
-    found = ours.ask(*asked)
-    assert found == uvicorns.ask(*asked)
+    found = ours.send(*asked)
+    assert found == uvicorns.send(*asked)
     assert b"HTTP/1.1 200" in found or kind == "refused by the contract"
     assert ours.echo.direct - before == found.count(b"HTTP/1.1"), "none of them came to the application"
     assert not ours.guard.deadlines._open
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_requests_go_to_the_application(kind: str, ours: Asked, uvicorns: Asked) -> None:
+def test_other_requests_go_to_the_application(kind: str, ours: EchoServer, uvicorns: EchoServer) -> None:
     before, asked = ours.echo.direct, OTHERS[kind]
-    assert ours.ask(*asked) == uvicorns.ask(*asked) != b""
+    assert ours.send(*asked) == uvicorns.send(*asked) != b""
     assert ours.echo.direct == before
     assert not ours.guard.deadlines._open
 
 
 @pytest.mark.parametrize("kind", NO_HTTP)
-def test_invalid_http_is_rejected(kind: str, ours: Asked) -> None:
-    found = ours.ask(*NO_HTTP[kind])
+def test_invalid_http_is_rejected(kind: str, ours: EchoServer) -> None:
+    found = ours.send(*NO_HTTP[kind])
     assert found.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
     assert b'"error":"the request is not valid HTTP"' in found
     assert not ours.guard.deadlines._open
 
 
-def test_pipelined_requests_are_answered_in_their_order(ours: Asked, uvicorns: Asked) -> None:
-    found = ours.ask(*PIPELINED)
-    assert found == uvicorns.ask(*PIPELINED)
+def test_pipelined_requests_are_answered_in_their_order(ours: EchoServer, uvicorns: EchoServer) -> None:
+    found = ours.send(*PIPELINED)
+    assert found == uvicorns.send(*PIPELINED)
     assert re.findall(rb'"length": (\d)', found) == [b"3", b"5", b"4", b"2"]
 
 
 def test_data_during_an_answer_does_not_repeat_it(home: Path) -> None:
-    with served(True) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with echo_server(True) as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         for part in (post(b"never", last=False), post(b"abc")):
             connection.sendall(part)
             threading.Event().wait(0.1)
@@ -114,9 +114,9 @@ def test_data_during_an_answer_does_not_repeat_it(home: Path) -> None:
 def test_a_partial_pipelined_request_is_handled(home: Path) -> None:
     found = []
     for by_us in (True, False):
-        with served(by_us) as server:
+        with echo_server(by_us) as server:
             server.guard.deadlines = Deadlines(0.3)
-            found.append(server.ask(head(None, path="/readyz", method="GET", last=False) + head(5) + b"ab"))
+            found.append(server.send(head(None, path="/readyz", method="GET", last=False) + head(5) + b"ab"))
     assert found[0] == found[1]
     assert re.findall(rb"HTTP/1.1 (\d+)", found[0]) == [b"200", b"408"]
 
@@ -124,15 +124,15 @@ def test_a_partial_pipelined_request_is_handled(home: Path) -> None:
 @pytest.mark.parametrize("body", [b"abc", b"later"])
 def test_requests_before_invalid_http_are_answered(home: Path, body: bytes) -> None:
     broken = head(None, "transfer-encoding: chunked") + b"zz\r\n"
-    with served(True) as server:
-        found = server.ask(head(len(body), last=False), body + broken)
+    with echo_server(True) as server:
+        found = server.send(head(len(body), last=False), body + broken)
         threading.Event().wait(0.1)
         assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"400"]
         assert not server.guard.deadlines._open
 
 
-def test_many_pipelined_requests_are_answered(ours: Asked) -> None:
-    found = ours.ask(post(b"abc", last=False) * 2_000 + post(b"abcd"))
+def test_many_pipelined_requests_are_answered(ours: EchoServer) -> None:
+    found = ours.send(post(b"abc", last=False) * 2_000 + post(b"abcd"))
     assert found.count(b'"length": 3') == 2_000
 
 
@@ -142,31 +142,31 @@ def test_many_pipelined_requests_are_answered(ours: Asked) -> None:
 def test_rejections_are_sent_before_the_body_is_read(home: Path, settings: dict[str, Any], status: int) -> None:
     found = []
     for by_us in (True, False):
-        with served(by_us, **settings) as server:
-            server.ask(post(b"abc"))
+        with echo_server(by_us, **settings) as server:
+            server.send(post(b"abc"))
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
                 connection.sendall(head(3, last=False))
-                found.append(undated(connection.recv(65536)))
+                found.append(without_date(connection.recv(65536)))
                 connection.sendall(b"abc" + post(b"abc"))  # the connection goes on
-                found[-1] += undated(b"".join(iter(lambda connection=connection: connection.recv(65536), b"")))
+                found[-1] += without_date(b"".join(iter(lambda connection=connection: connection.recv(65536), b"")))
             assert server.echo.direct <= 1
             answered = {"/predict2xx": 1} if status == 429 else {}
             times = 2 if answered else 3
-            assert server.counted() == answered | {"/predict4xx": times, REASONS[status]: times}
+            assert server.counts() == answered | {"/predict4xx": times, REASONS[status]: times}
     assert found[0] == found[1]
     assert found[0].count(b"HTTP/1.1 %d" % status) == 2
 
 
-def late(server: Asked, *parts: bytes) -> bytes:
+def late(server: EchoServer, *parts: bytes) -> bytes:
     server.guard.deadlines = Deadlines(0.15)
-    return server.ask(*parts)
+    return server.send(*parts)
 
 
 @pytest.mark.parametrize(("parts", "status"), [((head(3),), 408), ((head(3), b"a"), 408), ((post(b"never"),), 504)])
 def test_late_requests_time_out(home: Path, parts: tuple[bytes, ...], status: int) -> None:
     found = []
     for by_us in (True, False):
-        with served(by_us) as server:
+        with echo_server(by_us) as server:
             found.append(late(server, *parts))
             for done in server.echo.waiting:
                 done()  # nobody waits for it any more
@@ -178,21 +178,21 @@ def test_late_requests_time_out(home: Path, parts: tuple[bytes, ...], status: in
 
 @pytest.mark.parametrize("body", [b"", b"ab", b"later"])
 def test_a_disconnected_client_is_counted_once_and_freed(home: Path, body: bytes) -> None:
-    with served(True) as server:
+    with echo_server(True) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(head(5) + body)
             threading.Event().wait(0.01)
         threading.Event().wait(0.1)
         assert not server.guard.deadlines._open
-        assert server.counted() == {"/predict2xx" if body == b"later" else "/predict4xx": 1}
+        assert server.counts() == {"/predict2xx" if body == b"later" else "/predict4xx": 1}
         assert server.echo.after == (body == b"later"), "what was answered is logged, whoever reads it"
 
 
-def test_connection_close_is_set_when_draining(ours: Asked) -> None:
+def test_connection_close_is_set_when_draining(ours: EchoServer) -> None:
     before = ours.echo.direct
     ours.guard.leaving = True
     try:
-        assert b'"length": 3' in ours.ask(post(b"abc"))
+        assert b'"length": 3' in ours.send(post(b"abc"))
     finally:
         ours.guard.leaving = False
     assert ours.echo.direct == before

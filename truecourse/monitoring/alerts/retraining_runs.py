@@ -58,15 +58,15 @@ def end(
         "detail": summary,
     }
     stays = "is champion" if champion else "stays challenger"
-    return _ended(store, problem, number, at, f"Version {version.version} {stays}: {summary}.", changes)
+    return _record_end(store, problem, number, at, f"Version {version.version} {stays}: {summary}.", changes)
 
 
 def fail(store: ObjectStore, problem: str, number: int, at: datetime, what: str) -> Attempt:
     """Record that an attempt ended with an error."""
-    return _ended(store, problem, number, at, f"Retraining failed: {what}", {"outcome": "failed", "detail": what})
+    return _record_end(store, problem, number, at, f"Retraining failed: {what}", {"outcome": "failed", "detail": what})
 
 
-def _ended(
+def _record_end(
     store: ObjectStore, problem: str, number: int, at: datetime, sentence: str, changes: dict[str, Any]
 ) -> Attempt:
     change = _change(number, at, "retrained", sentence, changes | {"ended": aware_utc(at)})

@@ -45,10 +45,10 @@ def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.T
     rows = rows.filter(pc.is_in(rows["model_sha256"], sides))
     if not len(rows):
         return StepResult("wait", "", figures={"quality": {"labelled": 0}})
-    mine = pc.equal(rows["model_sha256"], step.challenger.model_sha256).to_numpy()
+    is_challenger = pc.equal(rows["model_sha256"], step.challenger.model_sha256).to_numpy()
     given = request_times(rows)
     answers = Labelled(
-        given, step_numbers(given, step.moves), entity_groups(problem, rows), mine, losses(problem, rows)
+        given, step_numbers(given, step.moves), entity_groups(problem, rows), is_challenger, losses(problem, rows)
     )
     failure, figures = compare_losses(problem, answers, ALPHA / TESTS)
     if failure:

@@ -109,12 +109,12 @@ def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Tabl
         return wait
     alpha = ALPHA / (len(canary.steps) * len(LOOKS) * TESTS)
     until = given[reached - 1]
-    seen, rival = (side.filter(pa.array(request_times(side) <= until)) for side in (challenger, champion))
+    challenger, champion = (side.filter(pa.array(request_times(side) <= until)) for side in (challenger, champion))
     tests = {"errors": _errors, "latency": _latency, "distribution": _distribution}
     if step.share >= 1:
         del tests["latency"]
     for cause, test in tests.items():
-        failure, test_figures = test(problem, canary, seen, rival, alpha)
+        failure, test_figures = test(problem, canary, challenger, champion, alpha)
         figures |= {cause: test_figures}
         if failure:
             return StepResult("withdraw", failure, cause, figures)
@@ -162,10 +162,10 @@ def _refused(problem: Problem, step: Step, records: pa.Table) -> str:
 
 
 def _errors(
-    problem: Problem, canary: Canary, seen: pa.Table, rival: pa.Table, alpha: float
+    problem: Problem, canary: Canary, challenger: pa.Table, champion: pa.Table, alpha: float
 ) -> tuple[str, dict[str, Any]]:
     """Test the challenger's failures against the allowed rate (exact binomial test)."""
-    first = seen.take(pa.array(_first_rows(seen)))
+    first = challenger.take(pa.array(_first_rows(challenger)))
     failed, count = first["error"].drop_null(), len(first)
     p_value = _at_least(len(failed), count, canary.errors)
     figures = {"failed": len(failed), "requests": count, "p": p_value}
@@ -179,22 +179,22 @@ def _errors(
 
 
 def _latency(
-    problem: Problem, canary: Canary, seen: pa.Table, rival: pa.Table, alpha: float
+    problem: Problem, canary: Canary, challenger: pa.Table, champion: pa.Table, alpha: float
 ) -> tuple[str, dict[str, Any]]:
     """Test whether too many requests are slower than the champion's quantile, for requests with as many rows."""
-    sizes, times = _timed(seen)
-    rival_sizes, rival_times = _timed(rival)
-    comparable = [size for size in np.unique(sizes) if (rival_sizes == size).sum() >= FEWEST]
+    sizes, times = _batch_times(challenger)
+    champion_sizes, champion_times = _batch_times(champion)
+    comparable = [size for size in np.unique(sizes) if (champion_sizes == size).sum() >= FEWEST]
     figures: dict[str, Any] = {}
     for quantile in QUANTILES:
         above = count = 0
         for size in comparable:
-            usual = float(np.quantile(rival_times[rival_sizes == size], quantile))
+            usual = float(np.quantile(champion_times[champion_sizes == size], quantile))
             here = times[sizes == size]
             above += int((here > max(canary.slower * usual, usual + LEAST_SECONDS)).sum())
             count += len(here)
         p_value = _at_least(above, count, 1 - quantile + LEEWAY)
-        medians = [1e3 * float(np.median(s)) if len(s) else None for s in (times, rival_times)]
+        medians = [1e3 * float(np.median(s)) if len(s) else None for s in (times, champion_times)]
         figures[f"{quantile:g}"] = {"above": above, "requests": count, "p": p_value, "median_ms": medians}
         if p_value <= alpha:
             limit = f"{canary.slower:g} times the champion's {quantile:.0%} quantile"
@@ -221,7 +221,7 @@ def _at_least(hits: int, trials: int, chance: float) -> float:
     )
 
 
-def _timed(records: pa.Table) -> tuple[Array, Array]:
+def _batch_times(records: pa.Table) -> tuple[Array, Array]:
     """Return the number of rows and the seconds of each answered request; both (requests,)."""
     first = records.take(pa.array(_first_rows(records)))
     first = first.filter(pc.and_(pc.is_valid(first["seconds"]), pc.is_null(first["error"])))
@@ -229,13 +229,13 @@ def _timed(records: pa.Table) -> tuple[Array, Array]:
 
 
 def _distribution(
-    problem: Problem, canary: Canary, seen: pa.Table, rival: pa.Table, alpha: float
+    problem: Problem, canary: Canary, challenger: pa.Table, champion: pa.Table, alpha: float
 ) -> tuple[str, dict[str, Any]]:
     """Test the PSI of the scores (for several classes, of the predicted class) by a permutation test.
 
     Permutations do not split entities, because two sets of entities have different scores by chance."""
     column = "prediction" if problem.kind == "multiclass" else "score"
-    sides = [side.filter(pc.is_valid(side[column])) for side in (rival, seen)]
+    sides = [side.filter(pc.is_valid(side[column])) for side in (champion, challenger)]
     if min(len(side) for side in sides) < FEWEST:
         return "", {}
     bins = learn_bins(sides[0], [column])

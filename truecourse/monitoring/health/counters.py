@@ -118,7 +118,7 @@ class CounterHistory(Reference):
         names = (*self.names, *(name for name in grown if name not in self.names))
         before = dict(zip(self.names, self.samples[-1][1:], strict=False)) if self.samples else {}
         sums = tuple(before.get(name, 0.0) + grown.get(name, 0.0) for name in names)
-        samples = _thinned((*self.samples, (at.timestamp(), *sums)), at, keep)
+        samples = _thin_out((*self.samples, (at.timestamp(), *sums)), at, keep)
         last = self.last if counters is None else dict(counters)
         return self.model_copy(update={"last": last, "names": names, "samples": samples})
 
@@ -145,7 +145,7 @@ def _increases(before: Mapping[str, float], now: Mapping[str, float]) -> Mapping
     return {name: value - before.get(name, 0.0) for name, value in now.items()}
 
 
-def _thinned(samples: tuple[tuple[float, ...], ...], at: datetime, keep: timedelta) -> tuple[tuple[float, ...], ...]:
+def _thin_out(samples: tuple[tuple[float, ...], ...], at: datetime, keep: timedelta) -> tuple[tuple[float, ...], ...]:
     """Keep the first sum of each interval, with longer intervals for older sums, and the newest sum."""
     kept: dict[tuple[float, int], tuple[float, ...]] = {}
     for sample in samples[:-1]:

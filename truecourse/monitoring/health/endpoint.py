@@ -182,7 +182,7 @@ class _EndpointState:
         counts = self._counted(name, window)
         left = budget_left(counts, objective)
         if left < 0 and counts.covered >= 0.1:
-            what = f"The endpoint {self.probe.name} missed its objective of {name}: {_bad(name, counts)} in "
+            what = f"The endpoint {self.probe.name} missed its objective of {name}: {_describe_bad(name, counts)} in "
             what += f"{format_duration(window * min(1.0, counts.covered))}, {1 - objective:.2%} are allowed."
             yield self._finding(name, "budget spent", False, what, {"share": counts.share, "budget_left": left})
 
@@ -192,7 +192,8 @@ class _EndpointState:
         window = self.objectives.window
         pace = f"at this pace a budget of {format_duration(window)} lasts {format_duration(window / rate)}"
         return (
-            f"The endpoint {self.probe.name} burns its error budget of {name}: {_bad(name, long)} in {length}; {pace}."
+            f"The endpoint {self.probe.name} burns its error budget of {name}: "
+            f"{_describe_bad(name, long)} in {length}; {pace}."
         )
 
     def _saturation(self) -> Iterable[Finding]:
@@ -262,7 +263,7 @@ class _EndpointState:
         }
 
 
-def _bad(name: str, counted_: RequestCounts) -> str:
+def _describe_bad(name: str, counted_: RequestCounts) -> str:
     what = "failed" if name == "availability" else "were too slow"
     return f"{counted_.share:.2%} of {counted(int(counted_.total), 'request')} {what}"
 

@@ -92,7 +92,7 @@ class ScheduledFlow:
     def _overdue(self, now: datetime) -> Finding:
         assert self.due is not None
         last = (
-            f"its last success started {format_duration(now - _began(self.succeeded[0]))} ago"
+            f"its last success started {format_duration(now - _start_time(self.succeeded[0]))} ago"
             if self.succeeded
             else "it has never run"
         )
@@ -111,8 +111,8 @@ class ScheduledFlow:
         last = self.finished[0]
         page = failed > 1 or self.period is None or self.period > OFTEN
         times = f" {failed} times in a row" if failed > 1 else ""
-        why = f": {_line(last.message)}" if last.message else "."
-        what = f"The flow {self.name} {last.outcome}{times}, last at {_began(last):%Y-%m-%d %H:%M} UTC{why}"
+        why = f": {_first_line(last.message)}" if last.message else "."
+        what = f"The flow {self.name} {last.outcome}{times}, last at {_start_time(last):%Y-%m-%d %H:%M} UTC{why}"
         yield pipeline_finding(f"flow {self.name}", last.outcome, page, what, times=failed)
 
     def _slow(self) -> Iterable[Finding]:
@@ -137,7 +137,7 @@ class ScheduledFlow:
             "known": self.runs is not None,
             "due": self.due.isoformat() if self.due else None,
             "overdue": self.runs is not None and self.overdue(now),
-            "last_success": _began(self.succeeded[0]).isoformat() if self.succeeded else None,
+            "last_success": _start_time(self.succeeded[0]).isoformat() if self.succeeded else None,
             "last": newest.outcome if newest else None,
             "seconds": taken[0] if taken else None,
             "usual_seconds": median(taken) if taken else None,
@@ -146,10 +146,10 @@ class ScheduledFlow:
         }
 
 
-def _began(run: Run) -> datetime:
+def _start_time(run: Run) -> datetime:
     return run.began or run.expected
 
 
-def _line(message: str) -> str:
+def _first_line(message: str) -> str:
     first = message.strip().splitlines()[0][:200]
     return first if first.endswith(".") else f"{first}."

@@ -46,14 +46,14 @@ def find_stuck(
 
     `waiting`: runs that should have started; `held`: runs with a process according to Prefect's API. `names`: flow
     names by flow id. `past`: the seconds that a flow's successful runs took."""
-    found = [one for run in held if (one := _check_held(run, names, past.get(run["flow_id"], ()), now)) is not None]
+    stuck = [one for run in held if (one := _check_held(run, names, past.get(run["flow_id"], ()), now)) is not None]
     groups: dict[tuple[str, bool], list[Run]] = {}
     for run in waiting:
         if now - _moment(run["expected_start_time"]) > PATIENCE:
             groups.setdefault((run["deployment_id"] or run["flow_id"], _wants_slot(run)), []).append(run)
-    found += [_describe_waiting(runs, [one for one in held if one["deployment_id"] == key], names, now)
+    stuck += [_describe_waiting(runs, [one for one in held if one["deployment_id"] == key], names, now)
               for (key, _), runs in groups.items()]  # fmt: skip
-    return sorted(found, key=lambda one: one.since)
+    return sorted(stuck, key=lambda one: one.since)
 
 
 def _check_held(run: Run, names: Mapping[str, str], past: Sequence[float], now: datetime) -> StuckRun | None:
@@ -98,9 +98,9 @@ def _describe_waiting(runs: Sequence[Run], holders: Sequence[Run], names: Mappin
     return StuckRun(name, oldest["id"], since, "waits for a slot", message, f"truecourse release {holder['id']}")
 
 
-def findings(found: Iterable[StuckRun]) -> list[Finding]:
+def findings(stuck: Iterable[StuckRun]) -> list[Finding]:
     """Return one finding per flow and cause."""
-    return list({(one.flow, one.cause): one.finding() for one in found}.values())
+    return list({(one.flow, one.cause): one.finding() for one in stuck}.values())
 
 
 def _wants_slot(run: Run) -> bool:

@@ -77,15 +77,15 @@ def daily_cohorts(
     scored = ScoredRows.of(problem.kind, labels, output)
     days = frame["decision_time"].cast(pa.timestamp("us")).to_numpy().astype("datetime64[D]")
     for day in np.unique(days):
-        mine = np.flatnonzero(days == day)
+        positions = np.flatnonzero(days == day)
         part = ScoredRows(
-            *(getattr(scored, name)[mine] for name in ("score", "outcome", "loss", "expected", "variance"))
+            *(getattr(scored, name)[positions] for name in ("score", "outcome", "loss", "expected", "variance"))
         )
-        rows, columns = frame.take(pa.array(mine)), problem.monitoring.slices
+        rows, columns = frame.take(pa.array(positions)), problem.monitoring.slices
         yield Cohort(
             day=day.item(),
-            decisions=len(mine),
-            labelled=len(mine),
+            decisions=len(positions),
+            labelled=len(positions),
             loss=float(part.loss.sum()),
             expected=float(part.expected.sum()),
             variance=float(part.variance.sum()),
@@ -94,7 +94,7 @@ def daily_cohorts(
             bins=sums_by_bin(edges, part),
             slices=sums_by_slice(rows, columns, part),
             slice_bins=bins_by_slice(rows, columns, part, edges),
-            **(residuals.sums(mine) if residuals else {}),
+            **(residuals.sums(positions) if residuals else {}),
         )
 
 
@@ -149,9 +149,9 @@ def _compute(problem: Problem, tables: Tables, version: ModelVersion) -> Quality
     chosen = frame.take(pa.array(places))
     label_model = None
     if "known_at" in frame.column_names:
-        kept = rows_of(frame, "train") if len(chosen) else fitted
-        matrix, labels = matrix_of(model.vocabulary, kept), model.vocabulary.labels(kept)
-        label_model = LabelModel.fit(problem.kind, model.vocabulary, matrix, kept, labels)
+        training_rows = rows_of(frame, "train") if len(chosen) else fitted
+        matrix, labels = matrix_of(model.vocabulary, training_rows), model.vocabulary.labels(training_rows)
+        label_model = LabelModel.fit(problem.kind, model.vocabulary, matrix, training_rows, labels)
     # The bin edges come from rows that trained or chose the model: held-out rows must not set the bins they fall into.
     outputs = (model.vocabulary.labels(chosen), predicted) if len(chosen) else labels_and_output(model, fitted)
     edges = np.unique(np.quantile(ScoredRows.of(problem.kind, *outputs).score, np.linspace(0, 1, BINS + 1)[1:-1]))

@@ -101,24 +101,24 @@ def _degradation(
     loss = sum(one.loss for one in reference) / rows
     variance = loss if problem.kind == "regression" else sum(one.variance for one in reference) / rows
     watch, scale = problem.monitoring.quality, float(np.sqrt(variance))
-    found = find_alarms(reference, own, days, watch, scale, loss, len(classes))
-    rules = [alarm for alarm in found if alarm.stream in ("labels", "turned")]
-    if not found:
+    alarms = find_alarms(reference, own, days, watch, scale, loss, len(classes))
+    rules = [alarm for alarm in alarms if alarm.stream in ("labels", "turned")]
+    if not alarms:
         return []
     if rules:  # another label rule is not a degradation of the model
         return [_finding(problem, classes, "label", "label rule", rules)]
-    return [_finding(problem, classes, problem.metric, "concept drift", found)]
+    return [_finding(problem, classes, problem.metric, "concept drift", alarms)]
 
 
-def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: str, found: Sequence[Alarm]) -> Finding:
+def _finding(problem: Problem, classes: Sequence[str], subject: str, cause: str, alarms: Sequence[Alarm]) -> Finding:
     """Return one finding for all alarms of a cause."""
-    most = max(found, key=lambda alarm: alarm.evidence)
-    figures: dict[str, Any] = {"since": str(most.since)}
+    strongest = max(alarms, key=lambda alarm: alarm.evidence)
+    figures: dict[str, Any] = {"since": str(strongest.since)}
     figures["threshold"] = threshold(problem.monitoring.quality, len(classes))
     # Of the classes whose labels were flipped, keep the one with the most evidence.
-    for alarm in sorted(found, key=lambda alarm: alarm.evidence):
+    for alarm in sorted(alarms, key=lambda alarm: alarm.evidence):
         figures[alarm.stream] = {"size": alarm.size, "evidence": alarm.evidence}
-    shown = [most] if cause == "label rule" else found
+    shown = [strongest] if cause == "label rule" else alarms
     sentence = " ".join(_SENTENCES[alarm.stream](problem, classes, alarm) for alarm in shown)
     return Finding(check="quality", subject=subject, cause=cause, page=True, sentence=sentence, figures=figures)
 

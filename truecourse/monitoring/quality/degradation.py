@@ -69,7 +69,7 @@ class Stream:
     """A daily figure that is tested for an upward shift.
 
     `before`, `days`: the figure in the baseline period and on the n days tested. `size`: (n,) the quantity that must
-    have a practical size, at least `least`, and its level before. `most`: where a day is clipped, in standard
+    have a practical size, at least `least`, and its level before. `clip`: where a day is clipped, in standard
     deviations. `recent`: whether the level is the median of the last weeks, because the season changes it."""
 
     name: str
@@ -78,7 +78,7 @@ class Stream:
     days: Series
     size: tuple[Array, float]
     least: float
-    most: float | Array
+    clip: float | Array
     recent: bool = False
 
     def shift(self, top: float) -> Shift | None:
@@ -98,14 +98,14 @@ class Stream:
         if self.recent:
             level = sizes = _levels(self.before.value, self.days.value)
         values = np.where(np.isfinite(values), values, sizes)
-        z, most = usual.standardised(self.days, level), np.broadcast_to(self.most, (len(level),))
-        tails = mean_e_values(usual.standardised(self.before, usual.mean), float(np.min(most, initial=_CLIP_ONE_DAY)))
+        z, clip = usual.standardised(self.days, level), np.broadcast_to(self.clip, (len(level),))
+        tails = mean_e_values(usual.standardised(self.before, usual.mean), float(np.min(clip, initial=_CLIP_ONE_DAY)))
         shifts = []
-        for start, first, end in _episodes(_Evidence(z, most, tails), values, sizes, self.least, top):
+        for start, first, end in _episodes(_Evidence(z, clip, tails), values, sizes, self.least, top):
             so_far = np.cumsum(values[start:end]) / np.arange(1, end - start + 1) - sizes[start]
             critical = np.flatnonzero(so_far[first - start :] >= self.least)
             if len(critical):
-                evidence = float(e_detector(z[start:end], most[start:end], tails).max())
+                evidence = float(e_detector(z[start:end], clip[start:end], tails).max())
                 lasts_until = end if so_far[-1] >= self.least else -1
                 shift = Shift(start, float(so_far[-1]), evidence)
                 shifts.append(CriticalShift(first + int(critical[0]), lasts_until, shift))
@@ -192,8 +192,8 @@ def _of_labels(
         before, now = (_flip_series(side, number, unit, None if classes else squares / rows) for side in (usual, days))
         far = now.value - _levels(before.value, now.value) >= _ONE_DAY_FACTOR * watch.labels_turned
         enough = np.array([one.turned[number][1] >= _MIN_INFORMATION for one in days])
-        most = np.where(enough, np.where(far, _CLIP_ONE_DAY, _CLIP_TWO_DAYS), _CLIP)
-        yield Stream("turned", number, before, now, (now.value, 0.0), watch.labels_turned, most, recent=True)
+        clip = np.where(enough, np.where(far, _CLIP_ONE_DAY, _CLIP_TWO_DAYS), _CLIP)
+        yield Stream("turned", number, before, now, (now.value, 0.0), watch.labels_turned, clip, recent=True)
 
 
 def _mean_residual(one: Cohort, place: int) -> float:
@@ -204,7 +204,7 @@ def _mean_residual(one: Cohort, place: int) -> float:
 def _series(days: Sequence[Cohort], value: Callable[[Cohort], float], noise: float) -> Series:
     """Return the daily means of `value`. `noise`: the variance of a row."""
     rows = np.array([one.labelled for one in days], dtype=np.float64)
-    return Series(_places(days), np.array([value(one) for one in days]), noise / rows)
+    return Series(_day_numbers(days), np.array([value(one) for one in days]), noise / rows)
 
 
 def _flip_series(days: Sequence[Cohort], place: int, unit: float, noise: float | None) -> Series:
@@ -214,10 +214,10 @@ def _flip_series(days: Sequence[Cohort], place: int, unit: float, noise: float |
     sums = np.array([one.turned[place] for one in days]).reshape(-1, 2)
     information = np.where(sums[:, 1] >= 1, sums[:, 1], np.nan)
     chance = np.nan_to_num((1.0 if noise is None else noise / unit**2) / information, nan=np.inf)
-    return Series(_places(days), sums[:, 0] / information / unit, chance)
+    return Series(_day_numbers(days), sums[:, 0] / information / unit, chance)
 
 
-def _places(days: Sequence[Cohort]) -> Array:
+def _day_numbers(days: Sequence[Cohort]) -> Array:
     return np.array([one.day.toordinal() for one in days], dtype=np.float64)
 
 
@@ -250,11 +250,11 @@ class _Evidence(NamedTuple):
     """The arguments of e_detector()."""
 
     z: Array
-    most: Array
+    clip: Array
     usual: Array
 
     def part(self, first: int, end: int) -> "_Evidence":
-        return _Evidence(self.z[first:end], self.most[first:end], self.usual)
+        return _Evidence(self.z[first:end], self.clip[first:end], self.usual)
 
 
 def _episodes(
@@ -281,5 +281,5 @@ def _episodes(
 
 def _onset(evidence: _Evidence) -> int:
     """Return the most likely first day of a shift that lasts to the last day, over all sizes in SHIFTS."""
-    since = np.log(e_values(evidence.z, evidence.most) / evidence.usual[:, None])[:, ::-1].cumsum(axis=1)[:, ::-1]
+    since = np.log(e_values(evidence.z, evidence.clip) / evidence.usual[:, None])[:, ::-1].cumsum(axis=1)[:, ::-1]
     return int(since.max(axis=0).argmax())

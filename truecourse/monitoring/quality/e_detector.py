@@ -74,8 +74,8 @@ class DailyVariation:
         square = float((1.48 * np.median(np.abs(value - mean))) ** 2) or float(value.var())
         for _ in range(_ROUNDS):
             total = np.maximum(square + noise, 1e-24)
-            weight, most = 1 / total, WILD * np.sqrt(total)
-            off = np.clip(value - mean, -most, most)
+            weight, clip = 1 / total, WILD * np.sqrt(total)
+            off = np.clip(value - mean, -clip, clip)
             mean += float(weight @ off / weight.sum())
             square = float(np.maximum(weight @ (off**2 / _CUT - noise) / weight.sum(), 0.0))
         pairs = np.diff(day) == 1
@@ -95,8 +95,8 @@ class DailyVariation:
         square, errors = self.spread**2, np.zeros(len(off))
         variance = square
         for n, (day, value, noise) in enumerate(zip(series.day, off, series.noise, strict=True)):
-            kept = self.memory ** float(day - last) if n else 0.0
-            state, variance, last = kept * state, kept**2 * variance + (1 - kept**2) * square, day
+            decay = self.memory ** float(day - last) if n else 0.0
+            state, variance, last = decay * state, decay**2 * variance + (1 - decay**2) * square, day
             if np.isfinite(value):
                 total = variance + noise
                 errors[n] = (value - state) / np.sqrt(total)
@@ -105,29 +105,29 @@ class DailyVariation:
         return errors
 
 
-def e_values(z: Array, most: float | Array) -> Array:
+def e_values(z: Array, clip: float | Array) -> Array:
     """Compute e-values (shifts, n) of z (n,): their mean is at most 1 if z has mean at most 0 and at most normal tails.
 
-    `most`: z is clipped at this many standard deviations; one number or (n,). Clipping keeps the bound, and sets how
+    `clip`: z is clipped at this many standard deviations; one number or (n,). Clipping keeps the bound, and sets how
     many days a detection takes: three or four at 2.5, however large a single day is."""
     shifts = np.array(SHIFTS)[:, None]
-    return np.asarray(np.exp(shifts * np.minimum(z, most) - shifts**2 / 2))
+    return np.asarray(np.exp(shifts * np.minimum(z, clip) - shifts**2 / 2))
 
 
-def mean_e_values(z: Array, most: float) -> Array:
+def mean_e_values(z: Array, clip: float) -> Array:
     """Return the mean e-value (shifts,) of baseline days plus one standard error, at least 1.
 
     It exceeds 1 where tails are heavier than normal; e_detector() divides by it."""
-    values = e_values(z, most)
+    values = e_values(z, clip)
     return np.asarray(np.maximum(values.mean(axis=1) + values.std(axis=1) / np.sqrt(max(len(z), 1)), 1.0))
 
 
-def e_detector(z: Array, most: float | Array, usual: Array | float = 1.0) -> Array:
+def e_detector(z: Array, clip: float | Array, usual: Array | float = 1.0) -> Array:
     """Return the evidence (n,) by each day that the mean of z rose above 0 on some earlier day.
 
-    `most`: as in e_values(). `usual`: what the e-values are divided by, see mean_e_values()."""
+    `clip`: as in e_values(). `usual`: what the e-values are divided by, see mean_e_values()."""
     evidence, total = np.zeros(len(SHIFTS)), np.empty(len(z))
-    for day, ratio in enumerate((e_values(z, most) / np.reshape(usual, (-1, 1))).T):
+    for day, ratio in enumerate((e_values(z, clip) / np.reshape(usual, (-1, 1))).T):
         evidence = np.minimum((evidence + 1) * ratio, 1e12)
         total[day] = evidence.mean()
     return total

@@ -50,15 +50,18 @@ def check_selection(problem: Problem, days: Sequence[Cohort], base_rate: float |
         return []
     decided = np.array([one.decided for one in counted], dtype=np.float64)
     sums = np.array([one.bins for one in counted], dtype=np.float64)
-    found = selection_finding(problem, decided, sums[..., 0])
-    if found is None or base_rate is None:
-        return [found] if found else []
+    finding = selection_finding(problem, decided, sums[..., 0])
+    if finding is None or base_rate is None:
+        return [finding] if finding else []
     rows, decisions, outcomes = sums[..., 0].sum(axis=0), decided.sum(axis=0), sums[..., 2].sum(axis=0)
     used = rows > 0
     reweighted = float((decisions[used] * outcomes[used] / rows[used]).sum() / decisions[used].sum())
     rates = f"base rate {base_rate:.3f}, and {reweighted:.3f} when reweighted to all decisions"
-    changes = {"sentence": f"{found.sentence[:-1]} ({rates}).", "figures": found.figures | {"base_rate": reweighted}}
-    return [found.model_copy(update=changes)]
+    changes = {
+        "sentence": f"{finding.sentence[:-1]} ({rates}).",
+        "figures": finding.figures | {"base_rate": reweighted},
+    }
+    return [finding.model_copy(update=changes)]
 
 
 def selection_finding(problem: Problem, decided: Array, labelled: Array) -> Finding | None:

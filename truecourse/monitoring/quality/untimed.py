@@ -79,9 +79,9 @@ def _labelled(
     if reference is None:
         return empty, empty
     at = pa.scalar(moment.replace(tzinfo=UTC), UTC_TIME)
-    mine = (pc.field(MODEL_VERSION) == version.version) & (pc.field(SCORED_AT) <= at)
-    mine &= ~pc.field("id").isin(learned)
-    predictions = tables.read(reference, ["id", *scores, SCORED_AT], mine).sort_by([(SCORED_AT, "ascending")])
+    condition = (pc.field(MODEL_VERSION) == version.version) & (pc.field(SCORED_AT) <= at)
+    condition &= ~pc.field("id").isin(learned)
+    predictions = tables.read(reference, ["id", *scores, SCORED_AT], condition).sort_by([(SCORED_AT, "ascending")])
     if not len(predictions):
         return empty, empty
     rows = pl.DataFrame(predictions).unique("id", keep="last", maintain_order=True)
@@ -99,8 +99,8 @@ def _check_selection(problem: Problem, model: Model, decided: pa.Table, labelled
     scores = [ScoredRows.of(problem.kind, np.zeros(len(side), dtype=np.int64), side).score for side in sides]
     edges = np.unique(np.quantile(scores[0], np.linspace(0, 1, BINS + 1)[1:-1]))
     counts = [np.bincount(bin_index(edges, side), minlength=len(edges) + 1)[None].astype(np.float64) for side in scores]
-    found = selection_finding(problem, *counts)
-    return [found] if found else []
+    finding = selection_finding(problem, *counts)
+    return [finding] if finding else []
 
 
 def _check_classes(model: Model, rows: pa.Table) -> tuple[list[Finding], pa.Table]:
@@ -130,9 +130,9 @@ def _degradation(problem: Problem, figures: dict[str, Any]) -> list[Finding]:
     held_out = metric["reference"]["value"]
     if low is None or low <= 0 or value <= problem.monitoring.quality.loss * held_out:
         return []
-    now, most = metric["now"]["value"], metric["difference"]["high"]
+    now, high = metric["now"]["value"], metric["difference"]["high"]
     message = f"{_metric_name(problem)} is {now:.4g} on {figures['rows']:,} labelled rows that training did not have, "
-    message += f"{held_out:.4g} on {figures['reference']}: higher by {low:.4g} to {most:.4g} (95% interval)."
+    message += f"{held_out:.4g} on {figures['reference']}: higher by {low:.4g} to {high:.4g} (95% interval)."
     return [
         Finding(
             check="quality", subject=problem.metric, cause="concept drift", page=True, sentence=message,

@@ -1,8 +1,8 @@
-"""How long what piles up is kept: training runs and versions that nothing needs, frames, reports, the prediction log.
+"""Retention: deletion of old training runs, versions, frames, reports and days of the prediction log.
 
-Kept whatever its age: every version that is or was champion, is challenger, answered or shadowed requests, was
-deployed, scored rows that are still there, or is a retraining's that the record of findings still tells of; the newest
-version and run; and every run and frame of these. Each step is safe to repeat: what refers to a thing goes after it.
+Never deleted: versions that are or were champion, are challenger, answered or shadowed requests, were deployed, scored
+rows that still exist, or belong to a retraining in the current findings; the newest version and run; and the runs and
+frames of all these. Every step is safe to repeat: an object is deleted before what refers to it.
 """
 
 import json
@@ -35,26 +35,26 @@ from truecourse.storage.tables import Tables
 
 log = logging.getLogger("truecourse.retention")
 PERIOD = timedelta(hours=20)
-"""It is enough to clean up once a day."""
+"""Minimum time between two cleanups."""
 _DIGEST = re.compile("[0-9a-f]{64}")
 _WINDOW = re.compile(r"(drift|evidently)-\d{8}T\d{4}-(?P<end>\d{8}T\d{4})\.(html|parquet)")
 _ENTRIES = 200
-"""So many of the newest entries of the record of findings stay, however old."""
+"""The number of newest entries of the findings ledger that are always kept."""
 
 
-class Memory(Reference):
-    """`cleaned`: when this was done last; `unused`: since when (UTC) a frame is known to belong to no run."""
+class RetentionState(Reference):
+    """State between cleanups. `cleaned`: time of the last one. `unused`: since when (UTC) a frame belongs to no run."""
 
     cleaned: UtcTime
     unused: dict[str, UtcTime] = Field(default_factory=dict)
 
 
 def clean(problem: str, now: datetime) -> dict[str, int] | None:
-    """Remove what the settings keep no longer: how many of each kind. None where it was done less than a day ago.
+    """Delete what is older than the settings allow; returns the number of each kind.
 
-    `now`: by the wall clock, UTC. Raises StorageError."""
+    None if the last cleanup was less than PERIOD ago. `now`: wall clock, UTC. Raises StorageError."""
     store, settings, tables = open_store(), get_settings(), Tables()
-    before = _memory(store, problem)
+    before = _load_state(store, problem)
     if before is not None and now - before.cleaned < PERIOD:
         return None
     unused = before.unused if before else {}
@@ -64,24 +64,24 @@ def clean(problem: str, now: datetime) -> dict[str, int] | None:
         removed |= _clean_models(store, tables, problem, limit)
         unused, removed["frames"] = _clean_frames(store, problem, unused, now, limit)
         removed["unpacked Bentos"] = _clean_unpacked(store, settings.home / "serving")
-    store.put(_memory_key(problem), Memory(cleaned=now, unused=unused).model_dump_json().encode())
+    store.put(_state_key(problem), RetentionState(cleaned=now, unused=unused).model_dump_json().encode())
     log.info("removed: %s", ", ".join(f"{count} {kind}" for kind, count in removed.items() if count) or "nothing")
     return removed
 
 
-def _memory_key(problem: str) -> str:
+def _state_key(problem: str) -> str:
     return f"retention/{problem}.json"
 
 
-def _memory(store: ObjectStore, problem: str) -> Memory | None:
+def _load_state(store: ObjectStore, problem: str) -> RetentionState | None:
     try:
-        return Memory.model_validate_json(store.get(_memory_key(problem)))
+        return RetentionState.model_validate_json(store.get(_state_key(problem)))
     except NotFound:
         return None
 
 
 def kept_versions(store: ObjectStore, problem: str) -> set[int]:
-    """Numbers of the versions that are kept whatever their age, but for those that rows tell of."""
+    """Return the numbers of the versions that are always kept, apart from those named in rows of predictions."""
     entries, kept = aliases.history(problem), set[int]()
     for entry in entries:
         kept |= {entry.champion.version} if entry.champion else set()
@@ -97,31 +97,31 @@ def kept_versions(store: ObjectStore, problem: str) -> set[int]:
 
 
 def _clean_models(store: ObjectStore, tables: Tables, problem: str, limit: datetime) -> dict[str, int]:
-    """Versions and runs that are older than the limit and that nothing refers to; none where MLflow cannot be told."""
+    """Delete versions and runs older than the limit that nothing refers to; none if MLflow cannot be updated."""
     kept, entries = kept_versions(store, problem), registry.ledger(problem).entries()
     old = [entry.of(problem) for entry in entries if entry.at < limit and entry.number not in kept]
     if old:
-        told = _answering(tables, problem)
-        old = [version for version in old if version.version not in told]
+        used = _versions_with_rows(tables, problem)
+        old = [version for version in old if version.version not in used]
     gone = {version.version for version in old}
     held = {entry.run_id for entry in entries if entry.number not in gone} | _held_runs(store, problem)
     loose = [one for one in _records(problem) if one.at < limit and one.run.run_id not in held]
     try:
         shown = _clean_mlflow(problem, old, loose, limit)
     except MirrorError as error:
-        log.warning("models are cleaned up when MLflow can be told of it: %s", error)
+        log.warning("no models deleted, since MLflow cannot be updated: %s", error)
         return {"versions": 0, "runs": 0}
     for version in old:
-        _forget_version(store, version)
+        _delete_version(store, version)
     for one in loose:
-        _forget_run(store, one)
-    for version in old:  # last: what is cut short before is found again by it
+        _delete_run(store, one)
+    for version in old:  # last: an interrupted cleanup finds the version again
         store.delete(registry.ledger(problem).key(version.version))
     return {"versions": len(old), "runs": len(loose), "runs of tuning and failed ones in MLflow": shown}
 
 
-def _answering(tables: Tables, problem: str) -> set[int]:
-    """Versions that rows of predictions tell of, logged or scored in batch."""
+def _versions_with_rows(tables: Tables, problem: str) -> set[int]:
+    """Return the versions named in rows of predictions, logged or scored in batch."""
     found = set[int]()
     for name, column in ((log_table(problem), "model_version"), (predictions_table(problem), MODEL_VERSION)):
         reference = tables.version(name)
@@ -131,7 +131,7 @@ def _answering(tables: Tables, problem: str) -> set[int]:
 
 
 def _held_runs(store: ObjectStore, problem: str) -> set[str]:
-    """Runs that are kept though no version is theirs: the newest, and a retraining's."""
+    """Return the runs that are kept without a version: the newest, and those of retraining attempts."""
     try:
         held = {runs.trained_run(problem).run_id}
     except ModelError:
@@ -145,8 +145,9 @@ def _records(problem: str) -> Iterator[RunRecord]:
 
 
 def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[RunRecord], limit: datetime) -> int:
-    """Delete there what goes, and old runs that are none of a model: trials, searches and trainings that failed; how
-    many of those. Raises MirrorError."""
+    """Delete in MLflow these versions and runs, and old runs without a model (trials, searches, failed trainings).
+
+    Returns the number of the latter. Raises MirrorError."""
     if mlflow_runs.is_new():
         return 0
     client, going = mlflow_runs.connect_mlflow(), {one.run.run_id for one in loose}
@@ -174,7 +175,7 @@ def _clean_mlflow(problem: str, old: Iterable[ModelVersion], loose: Iterable[Run
     return len(others)
 
 
-def _forget_version(store: ObjectStore, version: ModelVersion) -> None:
+def _delete_version(store: ObjectStore, version: ModelVersion) -> None:
     problem, number = version.problem, version.version
     if load_package(problem, number) is not None:
         store.delete(package_key(problem, number))
@@ -183,7 +184,7 @@ def _forget_version(store: ObjectStore, version: ModelVersion) -> None:
         store.delete(key)
 
 
-def _forget_run(store: ObjectStore, one: RunRecord) -> None:
+def _delete_run(store: ObjectStore, one: RunRecord) -> None:
     run_id = one.run.run_id
     store.delete(f"reports/{one.run.problem}/model-{run_id}.html")
     _delete(store, mlflow_runs.run_artifact_key(run_id, ""))
@@ -200,34 +201,37 @@ def _delete(store: ObjectStore, prefix: str) -> int:
 def _clean_frames(
     store: ObjectStore, problem: str, unused: dict[str, datetime], now: datetime, limit: datetime
 ) -> tuple[dict[str, datetime], int]:
-    """Training frames that belong to no run since before the limit; those that do so for a shorter time, since when."""
+    """Delete training frames that have belonged to no run since before the limit.
+
+    Returns the remaining unused frames, each with the time since when, and the number of deleted ones."""
     used = {one.run.snapshot.sha256 for one in _records(problem)}
     there = {key.split("/")[2] for key in store.list(f"snapshots/{problem}/")} - {"inputs"}
     since = {sha: unused.get(sha, now) for sha in there - used}
     gone = [sha for sha, moment in since.items() if moment < limit]
     for sha in gone:
-        store.delete(f"snapshots/{problem}/{sha}/manifest.json")  # first: a frame is there when its manifest is
+        store.delete(f"snapshots/{problem}/{sha}/manifest.json")  # first: a frame exists if its manifest does
         _delete(store, f"snapshots/{problem}/{sha}/")
         store.delete(f"tuning/{problem}/{sha}.json")
     return {sha: moment for sha, moment in since.items() if sha not in gone}, len(gone)
 
 
 def _clean_unpacked(store: ObjectStore, place: Path) -> int:
-    """Folders on this machine of Bentos that storage has no longer, of whatever problem; how many. One that a server
-    still runs from is left."""
+    """Delete unpacked Bentos on this machine that are no longer in storage, of any problem; returns their number.
+
+    Bentos of running servers are kept."""
     packed = {key.rpartition("-")[2].removesuffix(".bento") for key in store.list("bentos/") if key.endswith(".bento")}
     digests = [folder for folder in place.glob("*") if _DIGEST.fullmatch(folder.name)]
-    doomed = [folder for folder in digests if folder.name[:12] not in packed]
-    used = processes.command_line_words() if doomed else set()
-    gone = [folder for folder in doomed if str(folder) not in used]
+    unpacked = [folder for folder in digests if folder.name[:12] not in packed]
+    used = processes.command_line_words() if unpacked else set()
+    gone = [folder for folder in unpacked if str(folder) not in used]
     for folder in gone:
         shutil.rmtree(folder, ignore_errors=True)
     return len(gone)
 
 
 def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict[str, int]:
-    """Reports of checks, daily histograms and entries of the record of findings. Counted back from the newest of each,
-    which may be dated by the data's clock."""
+    """Delete old reports, daily histograms and findings; ages are relative to the newest of each kind, since they may
+    be dated by the data's clock."""
     removed = {"reports": 0, "histograms": 0, "findings": 0}
     if not settings.report_retention:
         return removed
@@ -248,7 +252,7 @@ def _clean_reports(store: ObjectStore, problem: str, settings: Settings) -> dict
 
 
 def _clean_windows(store: ObjectStore, problem: str, days: timedelta) -> int:
-    """Pages and samples that are named after the window they look at, counted back from the newest window."""
+    """Delete pages and samples named after a time window; ages are relative to the newest window."""
     place, ends = f"reports/{problem}/", dict[str, str]()
     for key in store.list(place):
         named = _WINDOW.fullmatch(key.removeprefix(place))
@@ -275,7 +279,7 @@ def _clean_record(store: ObjectStore, problem: str, days: timedelta) -> int:
 
 
 def _clean_log(tables: Tables, problem: str, settings: Settings) -> dict[str, int]:
-    """Days of the prediction log, counted back from its newest; and files that compaction replaced, after a week."""
+    """Delete days of the prediction log, relative to its newest one, and after a week files replaced by compaction."""
     name = log_table(problem)
     reference = tables.version(name)
     if reference is None:

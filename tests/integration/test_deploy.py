@@ -204,7 +204,7 @@ def test_a_bento_whose_bytes_were_changed_is_refused(port: int, trained: Trained
 
 
 def test_only_one_deploys_at_a_time(port: int, trained: Trained) -> None:
-    with deployments.deployment_lock("here"), pytest.raises(PlatformError, match="under way"):
+    with deployments.deployment_lock("here"), pytest.raises(PlatformError, match="in progress"):
         deploy("here")
 
 

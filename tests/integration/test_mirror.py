@@ -127,7 +127,7 @@ def delete_experiment(client: Any, wines: Wines) -> None:
 
 EDITS: list[tuple[Callable[[Any, Wines], None], str, str]] = [
     (edit_version_tags, "Tags of versions 1, 2 were edited", "mirror write"),
-    (edit_run_tags, "Tags of the MLflow run of version 1 are not what they were", "mirror write"),
+    (edit_run_tags, "Tags of the MLflow run of version 1 differ from those at training", "mirror write"),
     (move_alias, "alias champion names version 3; our records name version 2", "promote 3 --problem wine"),
     (move_alias_back, "alias champion names version 1; our records name version 2", "rollback --to 1 --problem wine"),
     (delete_alias, "alias champion was deleted; our records name version 2", "mirror write"),
@@ -185,7 +185,7 @@ def test_a_deleted_database_is_filled_again(wines: Wines, capsys: pytest.Capture
     aside = (wines[0] / "mlflow.db").rename(wines[0] / "aside.db")
     try:
         (gone,) = mirror_check.differences("wine")
-        assert gone.sentence == "MLflow's database is gone: it shows none of 3 versions of wine."
+        assert gone.sentence == "MLflow's database is missing: it shows none of 3 versions of wine."
         _serves_on(wines, capsys)
         # In a process of its own: SQLAlchemy holds on to the file that was there.
         command = [str(Path(sys.executable).with_name("truecourse")), "mirror", "write", "--json"]

@@ -110,7 +110,7 @@ def test_only_what_nothing_needs_is_removed(wines: Home, monkeypatch: pytest.Mon
     assert retention.clean("wine", NOW + timedelta(hours=1)) is None, "it was done an hour ago"
 
     with monkeypatch.context() as patch:
-        patch.setattr(retention, "_forget_run", _killed)
+        patch.setattr(retention, "_delete_run", _killed)
         with pytest.raises(StorageError, match="killed"):
             retention.clean("wine", LATER)
     assert wines.left() == everything, "what was cut short is found again"

@@ -50,12 +50,12 @@ def test_all_faults_are_reported_at_once_with_lines(tmp_path: Path, configure: C
 @pytest.mark.parametrize(
     ("line", "place", "message"),
     [
-        ("host: 0.0.0.0", "3 host", "nobody is asked for a key"),
+        ("host: 0.0.0.0", "3 host", "no API key is required"),
         ("container: {replicas_min: 5}", "3 container.replicas_min", "above replicas_max"),
         ("settings: {s3_secret_access_key: abc}", "3 settings.s3_secret_access_key", "under secrets"),
-        ("secrets: {s3_region: REGION}", "3 secrets.s3_region", "holds no secret"),
+        ("secrets: {s3_region: REGION}", "3 secrets.s3_region", "is not a secret"),
         ("secrets: {webhook: https://hooks.example.com/abc}", "3 secrets.webhook", "pattern"),
-        ("settings: {colour: red}", "3 settings.colour", "no such setting"),
+        ("settings: {colour: red}", "3 settings.colour", "unknown setting"),
         ("settings: {endpoint_port: 1}", "3 settings.endpoint_port", "write it as port"),
         ('workers: "2"', "3 workers", "valid integer"),
     ],

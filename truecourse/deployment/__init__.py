@@ -1,4 +1,4 @@
-"""What is deployed and where: inference and deployment configurations, Bentos, endpoints, container and cluster files.
+"""Deployment: inference and deployment configurations, Bentos, endpoints, Compose and Kubernetes files.
 
 Depends on `registry` and `modeling`.
 """

@@ -1,4 +1,4 @@
-"""What goes into a Bento, and where one is. Building it is tasks/release/package.py."""
+"""The contents of a Bento, and the record of its location. tasks/release/package.py builds it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,11 +23,11 @@ REQUIREMENTS = "requirements.txt"
 PACKAGES = ("truecourse", "feature_repo", "services")
 CODE = {".py", ".sql", ".md", ".html", ".yaml", ".yml", ".toml", ".json"}
 UNSERVED = EVALUATION_PARTS | {"split", "model", "serving", "description"}
-"""Parts of a problem that do not reach what its model answers (limits of serving are in the contract)."""
+"""Parts of a problem that do not affect predictions (the limits of `serving` are in the contract)."""
 
 
 def load_package(problem: str, number: int) -> Package | None:
-    """What object storage says of a version's Bento: an endpoint reads it, and needs no registry."""
+    """Load the record of a version's Bento from object storage; None if there is none. It needs no registry."""
     try:
         return Package.model_validate_json(open_store().get(package_key(problem, number)))
     except NotFound:
@@ -35,7 +35,7 @@ def load_package(problem: str, number: int) -> Package | None:
 
 
 def record_package(package: Package) -> None:
-    """In object storage, for endpoints, and in the version's tags, for people."""
+    """Record a package in object storage, for endpoints, and in the version's tags, for people."""
     version, bento, document = package.version, package.bento, package.model_dump_json(indent=1).encode()
     open_store().put(package_key(version.problem, version.version), document)
     tags = {BENTO_SHA256: bento.sha256, BENTO_KEY: bento.key, BENTO_INPUTS: package.inputs}
@@ -43,7 +43,7 @@ def record_package(package: Package) -> None:
 
 
 def is_recorded(package: Package) -> bool:
-    """Whether record_package() came to its end."""
+    """Return whether record_package() has completed."""
     document = package.model_dump_json(indent=1).encode()
     return registry.tags(package.version).get(PACKAGE_SHA256) == sha256(document)
 
@@ -53,24 +53,25 @@ def package_key(problem: str, number: int) -> str:
 
 
 def bento_code(root: Path) -> dict[str, bytes]:
-    """Our code, by path, below the checkout or an unpacked Bento's `src`."""
+    """Read our code, by path, below the checkout or an unpacked Bento's `src`."""
     return {f"{name}/{path}": data for name in PACKAGES for path, data in _code(root / name)}
 
 
 def code_digest(files: Mapping[str, bytes]) -> str:
-    """Of those files of a Bento that are the same for every model: our code and the locked environment."""
+    """Hash the files of a Bento that are the same for every model: our code and the locked requirements."""
     ours = {name: data for name, data in files.items() if name.split("/")[0] in PACKAGES or name == REQUIREMENTS}
     return sha256_json({name: sha256(data) for name, data in ours.items()})
 
 
 def running_code(source: Path) -> str:
-    """code_digest() of an unpacked Bento's `src` folder."""
+    """Compute code_digest() of an unpacked Bento's `src` folder."""
     return code_digest(bento_code(source) | {REQUIREMENTS: (source / REQUIREMENTS).read_bytes()})
 
 
 def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
-    """Every file of the Bento by its path. Raises IntegrityError for a model whose bytes were changed, ModelError for
-    one whose problem has changed since."""
+    """Collect every file of the Bento, by path.
+
+    Raises IntegrityError if the model's bytes were changed, ModelError if the problem has changed since training."""
     model = model_files(version)
     if sha256(model["model.ubj"]) != version.model_sha256:
         where = f"version {version.version} of {problem.name}"
@@ -85,7 +86,7 @@ def bento_files(problem: Problem, version: ModelVersion) -> dict[str, bytes]:
 
 
 def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVersion) -> None:
-    """Raises ModelError if the problem is no longer what its problem.json, `recorded`, says."""
+    """Raise ModelError if the problem has changed since its problem.json, `recorded`, was written."""
     if changed := _changed(problem, recorded):
         where = f"version {version.version} of {problem.name}"
         hint = f"restore the problem, or `truecourse run train --problem {problem.name}` and register that"
@@ -93,7 +94,7 @@ def check_problem(problem: Problem, recorded: dict[str, Any], version: ModelVers
 
 
 def changed_parts(problem: Problem, version: ModelVersion) -> list[str]:
-    """The parts of the problem that have changed since a version was trained, and reach what the model answers."""
+    """Return the parts of the problem that have changed since a version was trained and affect predictions."""
     return _changed(problem, json.loads(model_files(version)["problem.json"]))
 
 

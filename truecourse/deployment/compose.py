@@ -1,4 +1,4 @@
-"""The compose file of an environment: the endpoint, and beside it all that the platform stands on."""
+"""The Docker Compose file of an environment: the endpoint and the platform's services."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ Document = dict[str, Any]
 PLATFORM = "truecourse-platform"
 """The image of the flows, built from a checkout by deployments/platform.Dockerfile."""
 DATABASES = "CREATE DATABASE prefect;\nCREATE DATABASE mlflow;\n"
-"""One each: both keep a table alembic_version."""
+"""Separate databases, since both have a table alembic_version."""
 POSTGRES = "postgresql://truecourse:${POSTGRES_PASSWORD}@postgres:5432"
 BUCKET = """
 import os, time, boto3
@@ -27,7 +27,7 @@ except client.exceptions.ClientError:
 
 
 def compose(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef) -> Document:
-    """Secrets are references to the shell's variables; `docker compose` refuses to start where one is not set."""
+    """Build the Compose file. Secrets are references to shell variables; `docker compose` refuses to start without."""
     return {
         "name": f"truecourse-{config.environment}",
         "services": {
@@ -51,7 +51,7 @@ def _endpoint(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRe
         "environment": variables(config) | secrets(config),
         "ports": [f"{config.port}:{config.port}"],
         "depends_on": {"valkey": {"condition": "service_healthy"}, "storage": {"condition": "service_started"}},
-        "healthcheck": _answers(
+        "healthcheck": _http_check(
             f"{'https' if config.authentication.tls else 'http'}://127.0.0.1:{config.port}/readyz",
             config.timeouts.ready_seconds,
         ),
@@ -68,8 +68,8 @@ def secrets(config: DeploymentConfig) -> dict[str, str]:
 
 
 def _platform(config: DeploymentConfig, command: Iterable[str]) -> Document:
-    said = {name: value for name, value in config.settings.items() if isinstance(value, str)}
-    environment = {f"TRUECOURSE_{name.upper()}": value for name, value in sorted(said.items())} | secrets(config)
+    texts = {name: value for name, value in config.settings.items() if isinstance(value, str)}
+    environment = {f"TRUECOURSE_{name.upper()}": value for name, value in sorted(texts.items())} | secrets(config)
     return {
         "image": PLATFORM,
         "build": {"context": "${TRUECOURSE_SOURCE:?}", "dockerfile": "deployments/platform.Dockerfile"},
@@ -105,7 +105,7 @@ def _prefect() -> Document:
         },
         "ports": ["4200:4200"],
         "depends_on": {"postgres": {"condition": "service_healthy"}},
-        "healthcheck": _answers("http://127.0.0.1:4200/api/health", 120),
+        "healthcheck": _http_check("http://127.0.0.1:4200/api/health", 120),
         "restart": "unless-stopped",
     }
 
@@ -120,7 +120,7 @@ def _mlflow() -> Document:
         "environment": {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
         "ports": ["5000:5000"],
         "depends_on": {"postgres": {"condition": "service_healthy"}},
-        "healthcheck": _answers("http://127.0.0.1:5000/health", 120),
+        "healthcheck": _http_check("http://127.0.0.1:5000/health", 120),
         "restart": "unless-stopped",
     }  # fmt: skip
 
@@ -131,14 +131,14 @@ def _stores() -> Document:
             "image": "postgres:18",
             "environment": {"POSTGRES_USER": "truecourse", "POSTGRES_PASSWORD": "${POSTGRES_PASSWORD:?}"},
             "volumes": ["postgres:/var/lib/postgresql", "./databases.sql:/docker-entrypoint-initdb.d/databases.sql:ro"],
-            "healthcheck": _healthy(["CMD", "pg_isready", "-U", "truecourse", "-d", "mlflow"], 60),
+            "healthcheck": _healthcheck(["CMD", "pg_isready", "-U", "truecourse", "-d", "mlflow"], 60),
             "restart": "unless-stopped",
         },
         "valkey": {
             "image": "valkey/valkey:9",
             "command": ["valkey-server", "--appendonly", "yes"],
             "volumes": ["valkey:/data"],
-            "healthcheck": _healthy(["CMD", "valkey-cli", "ping"], 30),
+            "healthcheck": _healthcheck(["CMD", "valkey-cli", "ping"], 30),
             "restart": "unless-stopped",
         },
         "storage": {
@@ -154,13 +154,13 @@ def _stores() -> Document:
     }
 
 
-def _answers(url: str, seconds: float) -> Document:
-    """A probe with what every Python image has. Inside its own container a server is known without its certificate."""
+def _http_check(url: str, seconds: float) -> Document:
+    """Build an HTTP health check with Python's standard library. Within the container it skips the certificate."""
     code = f"import ssl, urllib.request as r; r.urlopen('{url}', timeout=5, context=ssl._create_unverified_context())"
-    return _healthy(["CMD", "python", "-c", code], seconds)
+    return _healthcheck(["CMD", "python", "-c", code], seconds)
 
 
-def _healthy(test: list[str], seconds: float) -> Document:
+def _healthcheck(test: list[str], seconds: float) -> Document:
     return {"test": test, "interval": "5s", "timeout": "6s", "retries": 3, "start_period": f"{int(seconds)}s"}
 
 

@@ -1,6 +1,6 @@
-"""The deployment configuration: where and how a model version runs, one file an environment, `deployments/<name>.yaml`.
+"""The deployment configuration: where and how a model version runs; `deployments/<name>.yaml`.
 
-Secrets are given by reference alone: the name of a variable that holds one, never its value.
+Secrets are given by reference only: the name of a variable that holds the value.
 """
 
 from typing import Annotated, Any, Literal
@@ -20,21 +20,21 @@ class Part(BaseModel):
 
 class Limits(Part):
     requests_per_second: float | None = Field(None, gt=0)
-    """Of one key (of one address where no keys are asked for), of all workers together, each of which grants its part;
-    more is answered 429. Unlimited if empty."""
+    """Rate limit per API key (without keys: per address), for all workers together; each worker grants its part.
+    Requests above it get 429. Unlimited if empty."""
     burst: int | None = Field(None, ge=1)
-    """Requests that may come at once on top of that."""
+    """Additional requests allowed at once."""
     queue_seconds: float | None = Field(None, gt=0)
-    """Requests that would wait longer than this are answered 429; as the endpoint's settings say if empty."""
+    """Requests that would wait longer than this get 429. The endpoint's setting if empty."""
 
 
 class Timeouts(Part):
     ready_seconds: float = Field(120, gt=0)
-    """A new server that is not ready by then is stopped, and the one before stays."""
+    """A new server that is not ready by then is stopped, and the previous one stays."""
     request_seconds: int | None = Field(None, ge=1, le=3600)
-    """A request that takes longer is refused; as the endpoint's settings say if empty."""
+    """Timeout of a request. The endpoint's setting if empty."""
     drain_seconds: float = Field(2, ge=0, le=600)
-    """How long a server that is replaced goes on answering while its clients are asked to connect anew."""
+    """How long a replaced server still answers while its clients are told to reconnect."""
 
 
 class Tls(Part):
@@ -46,7 +46,7 @@ class Tls(Part):
 
 class Authentication(Part):
     kind: Literal["none", "keys"] = "none"
-    """`none` answers everybody who can connect, and is for loopback; `keys` asks for an API key."""
+    """`none`: anyone who can connect gets an answer; for loopback. `keys`: requests need an API key."""
     tls: Tls | None = None
 
 
@@ -59,9 +59,9 @@ class Traffic(Part):
 
 class Log(Part):
     access: bool = False
-    """A line for every request, but a probe's, in the server's log."""
+    """Whether the server logs every request, except probes."""
     predictions: bool = True
-    """Whether answers are kept in the prediction log."""
+    """Whether predictions are recorded in the prediction log."""
 
 
 class Metrics(Part):
@@ -74,12 +74,12 @@ class Batch(Part):
     """When the score flow runs: minute, hour, day of month, month, day of week."""
     timezone: str = "UTC"
     explain: bool = False
-    """Whether every prediction comes with its contributions."""
+    """Whether predictions include their contributions."""
 
 
 class Resources(Part):
     cpu: str = Field("1", pattern=r"^\d+(\.\d+)?m?$")
-    """Kubernetes' quantity: 1, 0.5 or 500m."""
+    """A Kubernetes quantity: 1, 0.5 or 500m."""
     memory: str = Field("1Gi", pattern=r"^\d+(Mi|Gi)$")
 
 
@@ -89,7 +89,7 @@ class Container(Part):
     replicas_min: int = Field(1, ge=1)
     replicas_max: int = Field(4, ge=1)
     cpu_percent: int = Field(70, ge=1, le=100)
-    """The use of the processors that the autoscaler keeps to."""
+    """The CPU utilization that the autoscaler aims for, in percent."""
     resources: Resources = Resources()
     namespace: str = Field("truecourse", pattern=r"^[a-z0-9-]+$")
     secret: str = Field("truecourse", pattern=r"^[a-z0-9.-]+$")
@@ -111,14 +111,14 @@ class DeploymentConfig(Part):
     """The address that the server listens on."""
     port: int = Field(3000, ge=1, le=65535)
     workers: int = Field(1, ge=1, le=256)
-    """Processes that answer, each with a model of its own."""
+    """Server processes, each with its own copy of the model."""
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     authentication: Authentication = Authentication()
     cors_origins: list[str] = []
-    """Origins whose pages may ask the endpoint."""
+    """Origins whose pages may call the endpoint."""
     traffic: Traffic | None = None
-    """What the challenger sees; as it is if empty."""
+    """The challenger's traffic; unchanged if empty."""
     log: Log = Log()
     metrics: Metrics = Metrics()
     batch: Batch = Batch()
@@ -126,7 +126,7 @@ class DeploymentConfig(Part):
     settings: dict[str, str | int | float | bool] = {}
     """Settings of docs/configuration.md by name, without TRUECOURSE_; none that holds a secret."""
     secrets: dict[str, Variable] = {}
-    """Settings that hold secrets, each with the name of the variable that its value is taken from."""
+    """Settings that hold secrets, each with the name of the variable that holds the value."""
 
     @property
     def digest(self) -> str:
@@ -134,5 +134,5 @@ class DeploymentConfig(Part):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a configuration, as deployments/schema.json holds it."""
+    """Return the JSON schema of a configuration, stored as deployments/schema.json."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **DeploymentConfig.model_json_schema()}

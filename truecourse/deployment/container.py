@@ -1,4 +1,4 @@
-"""What compose and Kubernetes say alike of the endpoint's container."""
+"""Settings of the endpoint's container that Compose and Kubernetes share."""
 
 from truecourse.deployment.config import DeploymentConfig
 from truecourse.deployment.loader import server_variables
@@ -11,16 +11,16 @@ SOURCE = "/home/bentoml/bento/src"
 
 
 def image(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef) -> str:
-    """Named by what is in it, so that no two Bentos share a tag."""
+    """Return the image's name, with a tag of version and Bento digest, so that no two Bentos share a tag."""
     return f"{config.container.image}:{version.version}-{bento.sha256[:12]}"
 
 
 def variables(config: DeploymentConfig) -> dict[str, str]:
-    """The container's variables; none holds a secret."""
+    """Return the container's environment variables, without secrets."""
     return {
         **server_variables(config),
         "TRUECOURSE_HOME": HOME,
-        "NUMBA_CACHE_DIR": f"{HOME}/numba",  # beside the source nothing can be written
+        "NUMBA_CACHE_DIR": f"{HOME}/numba",  # the source folder is read-only
         "TRUECOURSE_PROBLEMS": f"{SOURCE}/problems",
         "BENTOML_PORT": str(config.port),
         "BENTOML_DO_NOT_TRACK": "True",

@@ -1,5 +1,5 @@
-"""The endpoints that should answer for a problem: those that commands serve on this machine, those that were deployed
-here, and those elsewhere that the settings name."""
+"""The endpoints that should be running for a problem: served by commands on this machine, deployed here, or listed in
+the settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +17,8 @@ from truecourse.settings import get_settings
 
 
 class ExpectedEndpoint(Reference):
-    """`name`: of its environment, `local` for what `truecourse serve` or `up` runs, or its host. `certificate`:
-    the file of the one that it shows, where we serve it."""
+    """An endpoint that should be running. `name`: its environment, `local` for `truecourse serve` and `up`, or its
+    host. `certificate`: the file of its TLS certificate, if we serve it."""
 
     name: str
     url: str
@@ -28,25 +28,26 @@ class ExpectedEndpoint(Reference):
 
 @contextmanager
 def announce_endpoint(problem: str, url: str) -> Iterator[None]:
-    """Leave word that an endpoint serves until the block ends. One that is killed, or ends by itself (PlatformError),
-    leaves it behind, and is missed."""
+    """Register an endpoint as running until the block ends.
+
+    If it is killed or fails (PlatformError), the registration stays, so that monitoring reports it as down."""
     file = _place() / f"{urlsplit(url).port}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     local = ExpectedEndpoint(name="local", url=url, problem=problem, certificate=get_settings().tls_certificate)
     file.write_text(local.model_dump_json())
-    meant = True
+    stopped = True
     try:
         yield
     except PlatformError:
-        meant = False
+        stopped = False
         raise
     finally:
-        if meant:
+        if stopped:
             file.unlink(missing_ok=True)
 
 
 def expected_endpoints(problem: str) -> list[ExpectedEndpoint]:
-    """Those of one problem. An endpoint elsewhere counts for every problem: only it knows which it serves."""
+    """List the expected endpoints of a problem. Endpoints from the settings are listed for every problem."""
     settings = get_settings()
     elsewhere = [url.strip().rstrip("/") for url in settings.endpoints.split(",") if url.strip()]
     found = [
@@ -63,7 +64,7 @@ def _place() -> Path:
 
 def _local() -> Iterator[ExpectedEndpoint]:
     for file in sorted(_place().glob("*.json")):
-        with suppress(OSError, ValidationError):  # ended meanwhile, or half-written as it began
+        with suppress(OSError, ValidationError):  # stopped meanwhile, or still being written
             yield ExpectedEndpoint.model_validate_json(file.read_bytes())
 
 
@@ -79,7 +80,7 @@ def _deployed() -> Iterator[ExpectedEndpoint]:
 def _certificate(environment: str) -> str:
     try:
         tls = load_deployment(environment).authentication.tls
-    except DeploymentError:  # edited since, and wrong now
+    except DeploymentError:  # edited since, and now invalid
         return ""
     return tls.certificate if tls else ""
 

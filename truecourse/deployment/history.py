@@ -1,4 +1,4 @@
-"""What is deployed: the history of an environment in object storage, and on this machine its server."""
+"""Deployment history of an environment in object storage, and its running server on this machine."""
 
 import fcntl
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from truecourse.storage.object_store import open_store
 
 
 class RunningServer(Reference):
-    """The server that an environment's requests are meant for: its number at the keeper, and what it serves since
-    when (UTC). `folder`: the unpacked Bento."""
+    """The server of an environment. `server`: its number at the supervisor. `folder`: the unpacked Bento. `since`: in
+    UTC."""
 
     server: int
     version: ModelVersion
@@ -39,7 +39,7 @@ def ledger(environment: str, problem: str) -> Ledger[Deployment]:
 
 
 def current_deployment(environment: str, problem: str) -> Deployment | None:
-    """The deployment whose version is in place: the newest that neither failed nor was cut short nor was stopped."""
+    """Return the current deployment: the newest that neither failed nor was interrupted; None if it was stopped."""
     for entry in reversed(ledger(environment, problem).entries()):
         if entry.outcome in ("deployed", "stopped"):
             return entry if entry.outcome == "deployed" else None
@@ -47,17 +47,17 @@ def current_deployment(environment: str, problem: str) -> Deployment | None:
 
 
 def environment_folder(environment: str) -> Path:
-    """Where the state of an environment on this machine is kept."""
+    """Return the folder for the state of an environment on this machine."""
     return get_settings().home / "deployments" / environment
 
 
 def server_folder(environment: str, host: str, port: int) -> Path:
-    """Of the keeper that listens there, and its servers."""
+    """Return the folder of the supervisor that listens on this address, and of its servers."""
     return environment_folder(environment) / f"{host.replace(':', '_')}-{port}"
 
 
 def running_server(environment: str) -> RunningServer | None:
-    """What was put to work last on this machine; whether it lives, its keeper knows."""
+    """Return the last server deployed on this machine; only its supervisor knows whether it is alive."""
     try:
         return RunningServer.model_validate_json((environment_folder(environment) / "server.json").read_bytes())
     except (OSError, ValidationError):
@@ -76,14 +76,14 @@ def record_running_server(environment: str, now: RunningServer | None) -> None:
 
 @contextmanager
 def deployment_lock(environment: str) -> Iterator[None]:
-    """Raises PlatformError while another process deploys to the environment on this machine. A killed one holds
-    nothing."""
+    """Lock the environment on this machine. Raises PlatformError while another process deploys to it; a dead process
+    holds no lock."""
     folder = environment_folder(environment)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            what = "another deployment is under way"
-            raise PlatformError(what, where=f"environment {environment}", hint="wait for its end") from None
+            what = "another deployment is in progress"
+            raise PlatformError(what, where=f"environment {environment}", hint="wait until it has ended") from None
         yield

@@ -1,7 +1,7 @@
-"""The inference configuration: all that scoring needs, in one typed document beside the model.
+"""The inference configuration: everything that scoring needs, in one typed document next to the model.
 
-It is `model/inference.json` in a Bento, `inference/<problem>/<version>.json` in object storage, and its SHA-256 is a
-tag of the model version. Scoring by it is services/model/scoring_script.py.
+It is `model/inference.json` in a Bento and `inference/<problem>/<version>.json` in object storage; its SHA-256 is a tag
+of the model version. services/model/scoring_script.py scores by it.
 """
 
 import sys
@@ -25,8 +25,9 @@ SCRIPT = "services/model/scoring_script.py"
 
 
 class FeatureSource(Reference):
-    """Where an input of the model comes from: `request`, `request function`, or `view NAME` of the online store, and
-    then how old its value may be in seconds (0: unlimited)."""
+    """The source of a model input: `request`, `request function`, or `view NAME` of the online store.
+
+    `ttl`: the maximum age of a view's value in seconds, 0 for unlimited."""
 
     kind: FeatureKind
     source: str
@@ -34,15 +35,17 @@ class FeatureSource(Reference):
 
 
 class Environment(Reference):
-    """What the model was packaged under: the Python version and the SHA-256 of the locked requirements."""
+    """The environment of packaging: Python version and SHA-256 of the locked requirements."""
 
     python: str
     requirements_sha256: str
 
 
 class InferenceConfig(Reference):
-    """`form`: what the model is made of, in words. `features` in the order of the model's inputs; `files` the model's
-    own, each with its SHA-256; `script` the file of the Bento whose init() loads the model and whose run() scores."""
+    """The inference configuration of a model version.
+
+    `form`: the model's form, in words. `features`: in the order of the model's inputs. `files`: of the model, with
+    their SHA-256. `script`: the Bento's scoring script, with init() to load the model and run() to score."""
 
     problem: str
     kind: Kind
@@ -62,12 +65,14 @@ class InferenceConfig(Reference):
 
 
 def model_files(version: ModelVersion) -> dict[str, bytes]:
-    """The model's files by name, as they were trained."""
+    """Read the model's files from its training run, by name."""
     return {name: registry.artifact(version.run_id, f"model/{name}") for name in MODEL_FILES}
 
 
 def inference_config(problem: Problem, version: ModelVersion, files: Mapping[str, bytes]) -> InferenceConfig:
-    """The configuration of a registered version with these model_files()."""
+    """Build the configuration of a registered version. `files`: model_files().
+
+    Raises ModelError for a run of an older Truecourse."""
     entry = runs.load_record(problem.name, version.run_id)
     if runs.FORM not in entry.tags:
         where, hint = f"version {version.version} of {problem.name}", "train and register it again"
@@ -102,19 +107,19 @@ def feature_sources(problem: Problem, vocabulary: Vocabulary) -> dict[str, Featu
 
 
 def document_key(version: ModelVersion) -> str:
-    """Where a version's configuration lies in object storage."""
+    """Return the key of a version's configuration in object storage."""
     return f"inference/{version.problem}/{version.version}.json"
 
 
 def save_inference_config(store: ObjectStore, version: ModelVersion, document: bytes) -> ArtifactRef:
-    """Keep a version's configuration in object storage, and its digest on the version."""
+    """Store a version's configuration in object storage, and its digest in the version's tags."""
     reference = put_artifact(store, document_key(version), document)
     registry.set_tags(version, {INFERENCE_SHA256: reference.sha256})
     return reference
 
 
 def load_inference_config(store: ObjectStore, version: ModelVersion) -> InferenceConfig | None:
-    """What record() kept. Raises IntegrityError if it was changed since."""
+    """Load a version's configuration; None if there is none. Raises IntegrityError if it was changed."""
     digest = registry.tags(version).get(INFERENCE_SHA256)
     if digest is None:
         return None

@@ -12,7 +12,7 @@ WRITABLE = {"home": "/home/bentoml/truecourse", "bentoml": "/home/bentoml/bentom
 
 
 def manifests(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef) -> list[Document]:
-    """What `kubectl apply -f` takes. Secrets are references to the keys of one Kubernetes secret."""
+    """Build the manifests for `kubectl apply -f`. Secrets are references to keys of one Kubernetes secret."""
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": config.container.namespace}},
         _deployment(config, version, bento),
@@ -22,17 +22,17 @@ def manifests(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRe
     ]
 
 
-def _named(config: DeploymentConfig, version: ModelVersion | None = None) -> Document:
-    labels = _selected(config) | ({"truecourse/version": str(version.version)} if version else {})
+def _metadata(config: DeploymentConfig, version: ModelVersion | None = None) -> Document:
+    labels = _selector(config) | ({"truecourse/version": str(version.version)} if version else {})
     return {"name": NAME, "namespace": config.container.namespace, "labels": labels}
 
 
-def _selected(config: DeploymentConfig) -> dict[str, str]:
+def _selector(config: DeploymentConfig) -> dict[str, str]:
     return {"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": config.environment}
 
 
 def _deployment(config: DeploymentConfig, version: ModelVersion, bento: ArtifactRef) -> Document:
-    metadata = _named(config, version)
+    metadata = _metadata(config, version)
     metadata["annotations"] = {"truecourse/bento": bento.sha256, "truecourse/model": version.model_sha256}
     template = {
         "metadata": {"labels": metadata["labels"]},
@@ -44,14 +44,14 @@ def _deployment(config: DeploymentConfig, version: ModelVersion, bento: Artifact
             "volumes": [{"name": name, "emptyDir": {}} for name in WRITABLE],
         },
     }
-    # A new pod is ready before an old one leaves: requests go on being answered.
+    # A new pod is ready before an old one is removed, so that requests are always answered.
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
-            "selector": {"matchLabels": _selected(config)},
+            "selector": {"matchLabels": _selector(config)},
             "strategy": strategy,
             "progressDeadlineSeconds": int(config.timeouts.ready_seconds) + 60,
             "template": template,
@@ -71,7 +71,7 @@ def _container(config: DeploymentConfig, version: ModelVersion, bento: ArtifactR
         | {"failureThreshold": max(1, int(config.timeouts.ready_seconds) // 5)},
         "livenessProbe": _probe(config, "/livez"),
         "readinessProbe": _probe(config, "/readyz"),
-        # The service stops sending requests some time after the pod is told to stop.
+        # The service still sends requests for a while after the pod is told to stop.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(int(config.timeouts.drain_seconds))]}}},
         "resources": {"requests": needed, "limits": {"memory": needed["memory"]}},
         "securityContext": {
@@ -94,7 +94,7 @@ def _secrets(config: DeploymentConfig) -> list[Document]:
 
 
 def _probe(config: DeploymentConfig, path: str) -> Document:
-    scheme = {"scheme": "HTTPS"} if config.authentication.tls else {}  # Kubernetes verifies no certificate
+    scheme = {"scheme": "HTTPS"} if config.authentication.tls else {}  # Kubernetes probes do not verify certificates
     return {"httpGet": {"path": path, "port": "http", **scheme}, "periodSeconds": 5, "timeoutSeconds": 5}
 
 
@@ -103,8 +103,8 @@ def _service(config: DeploymentConfig) -> Document:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _named(config),
-        "spec": {"selector": _selected(config), "ports": ports},
+        "metadata": _metadata(config),
+        "spec": {"selector": _selector(config), "ports": ports},
     }
 
 
@@ -113,7 +113,7 @@ def _autoscaler(config: DeploymentConfig) -> Document:
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": _named(config),
+        "metadata": _metadata(config),
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME},
             "minReplicas": config.container.replicas_min,
@@ -124,10 +124,10 @@ def _autoscaler(config: DeploymentConfig) -> Document:
 
 
 def _budget(config: DeploymentConfig) -> Document:
-    """At most one pod at a time is taken away for a machine's sake."""
+    """Allow at most one pod at a time to be evicted from a node."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _named(config),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selected(config)}},
+        "metadata": _metadata(config),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _selector(config)}},
     }

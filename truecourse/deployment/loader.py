@@ -1,4 +1,4 @@
-"""Reading deployment configurations: every fault at once, each with its file, line, field and hint."""
+"""Loading of deployment configurations, with all faults at once, each with file, line, field and hint."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from truecourse.errors import DeploymentError, Fault, SettingsError
 from truecourse.settings import Settings, get_settings
 
 OWN = {"host": "host", "endpoint_port": "port", "problem": "problem", "workers": "workers"}
-"""Settings that are fields of a configuration by another name."""
+"""Settings that are fields of a configuration, by the field's name."""
 SERVER: Mapping[str, str] = {
     "limits.requests_per_second": "rate_limit",
     "limits.burst": "rate_burst",
@@ -28,7 +28,7 @@ SERVER: Mapping[str, str] = {
     "log.predictions": "log",
     "metrics.enabled": "metrics",
 }
-"""Fields that the endpoint reads as settings, and which."""
+"""Fields that the endpoint reads as settings, with the setting's name."""
 
 
 def environment_names() -> list[str]:
@@ -36,7 +36,7 @@ def environment_names() -> list[str]:
 
 
 def load_deployment(name: str) -> DeploymentConfig:
-    """The configuration of `<deployments>/<name>.yaml`. Raises DeploymentError with every fault."""
+    """Load `<deployments>/<name>.yaml`. Raises DeploymentError with every fault."""
     file = get_settings().deployments / f"{name}.yaml"
     try:
         text = file.read_text()
@@ -45,9 +45,9 @@ def load_deployment(name: str) -> DeploymentConfig:
         hint = f"known environments: {', '.join(environment_names()) or 'none'}"
         raise DeploymentError(name, [Fault(str(file), f"cannot be read: {error.strerror}", hint)]) from None
     except yaml.YAMLError as error:
-        raise DeploymentError(name, [Fault(str(file), f"is no YAML: {error}")]) from None
+        raise DeploymentError(name, [Fault(str(file), f"is not valid YAML: {error}")]) from None
     if not isinstance(values, dict):
-        raise DeploymentError(name, [Fault(str(file), "holds no fields", "see deployments/schema.json")])
+        raise DeploymentError(name, [Fault(str(file), "has no fields", "see deployments/schema.json")])
     try:
         config = DeploymentConfig.model_validate(values)
     except ValidationError as error:
@@ -64,7 +64,7 @@ def _place(file: Path, node: Any, path: tuple[int | str, ...]) -> str:
 
 
 def _line(node: Any, path: tuple[int | str, ...]) -> int:
-    """The line of the field, or of the nearest part that is there."""
+    """Return the line of the field, or of its nearest existing parent."""
     line: int = node.start_mark.line + 1
     for step in path:
         if isinstance(node, yaml.MappingNode):
@@ -85,11 +85,11 @@ def _hint(error: Any) -> str:
     return "" if error["type"] == "missing" else f"got {error['input']!r:.80}"
 
 
-Found = tuple[tuple[int | str, ...], str, str]
+FaultAt = tuple[tuple[int | str, ...], str, str]
 
 
-def _faults(name: str, config: DeploymentConfig) -> Iterator[Found]:
-    """What types alone do not say."""
+def _faults(name: str, config: DeploymentConfig) -> Iterator[FaultAt]:
+    """Check rules that types do not express; yield (path, fault, hint)."""
     if config.environment != name:
         yield ("environment",), f"is {config.environment!r} in the file of {name!r}", "name it as its file"
     container = config.container
@@ -97,41 +97,41 @@ def _faults(name: str, config: DeploymentConfig) -> Iterator[Found]:
         yield ("container", "replicas_min"), "is above replicas_max", f"at most {container.replicas_max}"
     reachable = config.target == "container" or (config.target == "process" and not _is_loopback(config.host))
     if reachable and config.authentication.kind == "none" and not config.settings.get("allow_anonymous"):
-        hint = "authentication: {kind: keys}, or host: 127.0.0.1; settings: {allow_anonymous: true} to answer anybody"
-        told = config.host if config.target == "process" else "a container"
-        yield ("host",), f"{told} can be reached by others, and nobody is asked for a key", hint
+        hint = "authentication: {kind: keys}, or host: 127.0.0.1; settings: {allow_anonymous: true} to allow anyone"
+        address = config.host if config.target == "process" else "a container"
+        yield ("host",), f"{address} is reachable from other machines, and no API key is required", hint
     for setting in config.settings:
         yield from _setting_faults(setting, secret=False)
     for setting in config.secrets:
         yield from _setting_faults(setting, secret=True)
     for path, setting in SERVER.items():
-        if setting not in Settings.model_fields and _said(config, path):
-            yield tuple(path.split(".")), "is nothing that this version's endpoint can do", "leave it out"
+        if setting not in Settings.model_fields and _explicit(config, path):
+            yield tuple(path.split(".")), "is not supported by this version's endpoint", "leave it out"
 
 
 def _is_loopback(host: str) -> bool:
     try:
         return is_loopback(host)
-    except SettingsError:  # a name of the machine that it is deployed to
+    except SettingsError:  # a host name, valid on the machine it is deployed to
         return False
 
 
-def _setting_faults(setting: str, *, secret: bool) -> Iterator[Found]:
+def _setting_faults(setting: str, *, secret: bool) -> Iterator[FaultAt]:
     place = ("secrets" if secret else "settings", setting)
     if setting not in Settings.model_fields:
-        yield place, "there is no such setting", "see docs/configuration.md"
+        yield place, "unknown setting", "see docs/configuration.md"
     elif setting in OWN or setting in SERVER.values():
         fields = OWN | {value: path for path, value in SERVER.items()}
         yield place, "is a field of the configuration", f"write it as {fields[setting]}"
     elif secret is not (Settings.model_fields[setting].annotation is SecretStr):
         yield place, *(
-            ("holds no secret", "write it under settings") if secret else
-            ("holds a secret", "write the name of a variable that holds it under secrets")
+            ("is not a secret", "write it under settings") if secret else
+            ("is a secret", "write the name of the variable that holds it under secrets")
         )  # fmt: skip
 
 
-def _said(config: DeploymentConfig, path: str) -> Any:
-    """The field's value, None where it is the default."""
+def _explicit(config: DeploymentConfig, path: str) -> Any:
+    """Return the field's value; None if it is the default."""
     value, default = _at(config, path), _at(DeploymentConfig(environment="x", target="process"), path)
     return None if value == default else value
 
@@ -144,19 +144,23 @@ def _at(config: DeploymentConfig, path: str) -> Any:
 
 
 def server_settings(config: DeploymentConfig) -> dict[str, Any]:
-    """The settings of docs/configuration.md that the configuration says, for a server; secrets are not among them."""
-    said = {setting: _said(config, path) for path, setting in SERVER.items()}
+    """Return the server settings (docs/configuration.md) of a configuration, without secrets."""
+    explicit = {setting: _explicit(config, path) for path, setting in SERVER.items()}
     own = {name: _at(config, field) for name, field in OWN.items()}
-    return {name: value for name, value in (said | own | config.settings).items() if value is not None}
+    return {name: value for name, value in (explicit | own | config.settings).items() if value is not None}
 
 
 def server_variables(config: DeploymentConfig) -> dict[str, str]:
-    """The same, and what BentoML itself is told, as variables."""
-    said = {f"TRUECOURSE_{name.upper()}": _told(value) for name, value in sorted(server_settings(config).items())}
-    return said | {"BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"truecourse": {"workers": config.workers}}})}
+    """Return server_settings() and BentoML's own configuration as environment variables."""
+    variables = {
+        f"TRUECOURSE_{name.upper()}": _format(value) for name, value in sorted(server_settings(config).items())
+    }
+    return variables | {
+        "BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"truecourse": {"workers": config.workers}}})
+    }
 
 
-def _told(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Verification of what was recorded, from a prediction to the bytes of its sources.
+"""Verification of recorded lineage, from a prediction to the bytes of its sources.
 
 Depends on `registry`, `deployment` and `serving`.
 """

@@ -1,4 +1,4 @@
-"""The inputs of a prediction scored in batch, computed again from the tables, or files, that its commit names."""
+"""Verification of the inputs of a batch prediction: computed again from the tables or files named in its commit."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -30,12 +30,12 @@ Record = Mapping[str, Any]
 
 
 def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Iterator[Link]:
-    """Request fields looked up again where they came from, and the features computed from them again."""
+    """Look up the request fields in their source again, and compute the features again; yield a link for each."""
     id = str(record["id"])
     try:
         commit = _commit(tables, problem, record)
         if commit is None:
-            yield unknown_link("inputs", id, "no commit of the table says what the row was scored from")
+            yield unknown_link("inputs", id, "no commit of the table names the inputs of the row")
             return
         versions = {item.name: item for item in map(TableVersion.model_validate, commit["tables"])}
         if commit["source"]:
@@ -51,7 +51,7 @@ def batch_input_links(tables: Tables, problem: Problem, record: Record) -> Itera
 
 
 def _commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] | None:
-    """Of the commits of the row's batch the last one whose span holds it."""
+    """Find the last commit of the row's batch whose span contains the row."""
     decided = naive_utc(record["decision_time"])
     for _, commit in reversed(tables.commits(predictions_table(problem.name))):
         if commit.get("batch") != record["batch"]:
@@ -59,13 +59,13 @@ def _commit(tables: Tables, problem: Problem, record: Record) -> dict[str, Any] 
         span = Span.load(commit["span"])
         place = decided if isinstance(span.start, datetime) else record["row"]
         if place is not None and span.holds(place):
-            found: dict[str, Any] = commit
-            return found
+            last: dict[str, Any] = commit
+            return last
     return None
 
 
 def _decision_link(tables: Tables, problem: Problem, record: Record, versions: Mapping[str, TableVersion]) -> Link:
-    """The row's request fields against its decision in the clean tables."""
+    """Compare the row's request fields with its decision in the clean tables."""
     kind, id = "decision", str(record["id"])
     clean = {table.name: versions[clean_table(problem.name, table.name)] for table in problem.tables}
     decided = naive_utc(record["decision_time"])
@@ -73,14 +73,14 @@ def _decision_link(tables: Tables, problem: Problem, record: Record, versions: M
     rows = frames.read_spine(frames.without_labels(problem), tables, clean, window)
     row = rows.filter(pc.equal(rows["id"], id))
     if not len(row):
-        return link(kind, id, False, "the clean tables that it was scored from hold no such decision")
+        return link(kind, id, False, "no such decision in the clean tables that it was scored from")
     names = list(problem.request_fields)
     wrong = _unequal(columns_of(row, names), _columns(problem, record, names))
     return link(
         kind,
         id,
         not wrong,
-        f"not what the clean tables say: {', '.join(wrong)}" if wrong else "looked up again, the same",
+        f"differs from the clean tables: {', '.join(wrong)}" if wrong else "looked up again, equal",
     )
 
 
@@ -90,20 +90,20 @@ def _columns(problem: Problem, record: Record, names: list[str]) -> dict[str, Ar
     return columns_of(table, names)
 
 
-def _unequal(expected: Mapping[str, Array], told: Mapping[str, Array]) -> list[str]:
+def _unequal(expected: Mapping[str, Array], recorded: Mapping[str, Array]) -> list[str]:
     def equal(a: Array, b: Array) -> bool:
         if a.dtype.kind == "M":
             return bool(a[0] == b[0] or (np.isnat(a[0]) and np.isnat(b[0])))
         return bool(equal_values(a, b)[0])
 
-    return [name for name, values in expected.items() if not equal(values, told[name])]
+    return [name for name, values in expected.items() if not equal(values, recorded[name])]
 
 
 def _feature_links(
     tables: Tables, problem: Problem, record: Record, versions: Mapping[str, TableVersion]
 ) -> Iterator[Link]:
     id, declared = str(record["id"]), problem.request_features
-    again = "computed again, the same"
+    again = "computed again, equal"
     if declared is not None:
         inputs = [name for name in declared.inputs if name != "decision_time"]
         given = _columns(problem, record, inputs)
@@ -117,17 +117,17 @@ def _feature_links(
             "request features",
             id,
             not wrong,
-            f"not what they are computed to again: {', '.join(wrong)}" if wrong else again,
+            f"computed again, different: {', '.join(wrong)}" if wrong else again,
         )
     moment = naive_utc(record["decision_time"]) or NO_TIME
     for view in problem.views:
         kind, version = f"features of view {view.name}", versions.get(feature_table(problem, view.name))
         if version is None:
-            yield unknown_link(kind, id, "the problem defined the view otherwise when it was scored")
+            yield unknown_link(kind, id, "the view's definition was different when it was scored")
             continue
         history = read_history(problem, tables, view, moment, moment, datetime(9999, 1, 1), version)
         if history is None:
-            yield unknown_link(kind, id, "its table is gone")
+            yield unknown_link(kind, id, "its table no longer exists")
             continue
         columns = key_columns(problem, view)
         keys = {name: pa.array([record["values"].get(name)], arrow_type(column)) for name, column in columns.items()}
@@ -137,5 +137,5 @@ def _feature_links(
             kind,
             id,
             not wrong,
-            f"not what {version} says: {', '.join(wrong)}" if wrong else f"looked up again in {version}, the same",
+            f"differs from {version}: {', '.join(wrong)}" if wrong else f"looked up again in {version}, equal",
         )

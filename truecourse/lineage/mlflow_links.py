@@ -1,4 +1,4 @@
-"""Whether MLflow shows of a version what was recorded: parameters, metrics, tags, and the copies of the run's files."""
+"""Verification of MLflow's copy of a version: parameters, metrics, tags and the run's files."""
 
 import json
 import sqlite3
@@ -16,13 +16,13 @@ from truecourse.storage.lineage_links import Link, link, unknown_link
 from truecourse.storage.object_store import ObjectStore
 from truecourse.wording import counted
 
-_WRITE = "`truecourse mirror write` makes up for it"
+_WRITE = "run `truecourse mirror write`"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What MLflow shows of a run and of its version. `metrics`: values and steps by name, in the order of time;
-    `version_tags`: None where it shows no such version."""
+    """What MLflow shows for a run and its version. `metrics`: values and steps by name, in order of time.
+    `version_tags`: None if MLflow has no such version."""
 
     run_id: str
     parameters: Mapping[str, str]
@@ -32,11 +32,10 @@ class Shown:
 
 
 def mirror_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
-    """Nothing rests on MLflow: what it does not show, or cannot be asked for, is unknown, and what it shows otherwise
-    is changed."""
+    """Compare MLflow's copy with our records. Missing or unreadable parts are unknown, different ones are changed."""
     kind, name = "MLflow version", f"{version.problem} {version.version}"
     if mlflow_runs.is_new():
-        yield unknown_link("MLflow run", version.run_id, f"MLflow's database is not there; {_WRITE}")
+        yield unknown_link("MLflow run", version.run_id, f"MLflow's database does not exist; {_WRITE}")
         return
     try:
         shown = _shown(version)
@@ -47,30 +46,31 @@ def mirror_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     if shown is None:
         yield unknown_link("MLflow run", version.run_id, f"MLflow shows no such run; {_WRITE}")
         return
-    yield _compared("MLflow run", version.run_id, [*_run_differences(shown, version)])
+    yield _comparison_link("MLflow run", version.run_id, [*_run_differences(shown, version)])
     yield _copies(store, shown.run_id, version)
     if shown.version_tags is None:
         yield unknown_link(kind, name, f"MLflow shows no such version; {_WRITE}")
     else:
-        yield _compared(kind, name, _unequal("tag", wanted, shown.version_tags))
+        yield _comparison_link(kind, name, _unequal("tag", wanted, shown.version_tags))
 
 
 def _shown(version: ModelVersion) -> Shown | None:
-    """Raises MirrorError where MLflow cannot be asked."""
+    """Read what MLflow shows for a version; None if it has no such run. Raises MirrorError if it cannot be read."""
     uri = get_settings().mlflow_tracking_uri
     if uri.startswith("sqlite:///"):
         try:
             with closing(sqlite3.connect(f"file:{uri.removeprefix('sqlite:///')}?mode=ro", uri=True)) as database:
-                if (found := _of_database(database, version)) is not None:
+                if (found := _read_database(database, version)) is not None:
                     return found
-        except sqlite3.Error:  # of another version of MLflow, or damaged: its client says what is wrong
+        except sqlite3.Error:  # damaged, or of another version of MLflow: its client reports the error
             pass
-    return _of_client(version)
+    return _read_client(version)
 
 
-def _of_database(database: sqlite3.Connection, version: ModelVersion) -> Shown | None:
-    """Read without MLflow, whose import takes longer than the rest of a trace. None where the version is shown under
-    another number or run than ours."""
+def _read_database(database: sqlite3.Connection, version: ModelVersion) -> Shown | None:
+    """Read the database without importing MLflow, which takes longer than the rest of a trace.
+
+    None if MLflow has the version under another number or run than ours."""
 
     def pairs(query: str, *values: object) -> dict[str, str]:
         return dict(database.execute(query, values).fetchall())
@@ -94,7 +94,7 @@ def _of_database(database: sqlite3.Connection, version: ModelVersion) -> Shown |
     )
 
 
-def _of_client(version: ModelVersion) -> Shown | None:
+def _read_client(version: ModelVersion) -> Shown | None:
     client = mlflow_runs.connect_mlflow()
     run, shown = mirror.mlflow_run(client, version.run_id), mirror.find_entry(client, version)
     if run is None:
@@ -107,9 +107,9 @@ def _of_client(version: ModelVersion) -> Shown | None:
     return Shown(run.info.run_id, run.data.params, metrics, run.data.tags, tags)
 
 
-def _compared(kind: str, id: str, different: list[str]) -> Link:
+def _comparison_link(kind: str, id: str, different: list[str]) -> Link:
     more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-    return link(kind, id, not different, "; ".join(different[:3]) + more if different else "shows what was recorded")
+    return link(kind, id, not different, "; ".join(different[:3]) + more if different else "equal to our records")
 
 
 def _unequal(what: str, wanted: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
@@ -126,7 +126,7 @@ def _run_differences(shown: Shown, version: ModelVersion) -> Iterator[str]:
         entry = runs.load_record(version.problem, version.run_id)
         trained = mlflow_runs.training_metrics(account)
         parameters = mlflow_runs.logged_parameters(account)
-    except (TruecourseError, ValueError, KeyError, TypeError) as error:  # its own link says what is wrong with it
+    except (TruecourseError, ValueError, KeyError, TypeError) as error:  # its own link reports the error
         yield f"cannot be compared: {error}"
         return
     yield from _unequal("parameter", parameters, shown.parameters)
@@ -146,14 +146,14 @@ def _run_differences(shown: Shown, version: ModelVersion) -> Iterator[str]:
 
 
 def _copies(store: ObjectStore, place: str, version: ModelVersion) -> Link:
-    """The copies of a run's files that MLflow shows and loads models from."""
+    """Compare MLflow's copies of a run's files with the originals."""
     kind, prefix = "MLflow artifacts", runs.artifact_key(version.run_id, "")
     ours = {key.removeprefix(prefix): key for key in store.list(prefix)}
     copies = {name: mlflow_runs.run_artifact_key(place, name) for name in ours}
     there = set(store.list(mlflow_runs.run_artifact_key(place, "")))
     if missing := [name for name, key in copies.items() if key not in there]:
-        return unknown_link(kind, place, f"{counted(len(missing), 'copy')} not there: {missing[0]}; {_WRITE}")
+        return unknown_link(kind, place, f"{counted(len(missing), 'copy')} missing: {missing[0]}; {_WRITE}")
     for name, key in copies.items():
         if store.digest(key) != store.digest(ours[name]):
-            return link(kind, place, False, f"{name} is not the run's file")
+            return link(kind, place, False, f"{name} differs from the run's file")
     return link(kind, place, True, f"{counted(len(copies), 'copy')} compared with the run's files")

@@ -1,7 +1,7 @@
-"""A recorded prediction, verified: its file's digest, and its score, answer, explanation and inputs computed again.
+"""Verification of a recorded prediction: its file's digest; its score, prediction, explanation and inputs, recomputed.
 
-It is computed by the model that answered and the problem that was archived with its training, from the features that
-were recorded; and these from what was asked and from the feature tables.
+The score is recomputed with the recorded model and features; the features from the request and the feature tables, with
+the problem that was archived at training.
 """
 
 import json
@@ -42,7 +42,7 @@ Record = Mapping[str, Any]
 
 
 def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> list[Link]:
-    """`record`: of predictionlog.find() or scoring.scored_by_id()."""
+    """Verify a record of prediction_log.find_records() or batch_scoring.find_scored_rows()."""
     links = [_model_link(record, version), file_digests.verify(tables.store, record["file"])]
     with ExitStack() as stack:
         folder = stack.enter_context(scratch())
@@ -50,8 +50,8 @@ def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> l
             problem = archived_problem(version, folder)
             model = registry.open_model(version, problem.kind)
         except TruecourseError as error:
-            said = f"its model or the problem archived with it cannot be opened: {error.what}"
-            return [*links, unknown_link("score", _id(record), said), unknown_link("inputs", _id(record), said)]
+            why = f"its model or archived problem cannot be opened: {error.what}"
+            return [*links, unknown_link("score", _id(record), why), unknown_link("inputs", _id(record), why)]
         links += answer_links(problem, model, record)
         inputs = batch_input_links if "batch" in record and "values" in record else _logged_input_links
         links += inputs(tables, problem, record)
@@ -59,7 +59,7 @@ def prediction_links(tables: Tables, record: Record, version: ModelVersion) -> l
 
 
 def archived_problem(version: ModelVersion | TrainedRun, folder: Path) -> Problem:
-    """The problem that a version was trained for, as it was then, unpacked into `folder`."""
+    """Load the problem as archived with a version's training, unpacked into `folder`."""
     run_archive.unpack_folder(runs.artifact(version.run_id, run_archive.FOLDER), folder / version.problem)
     return load_problem(version.problem, folder)
 
@@ -69,46 +69,44 @@ def _id(record: Record) -> str:
 
 
 def _model_link(record: Record, version: ModelVersion) -> Link:
-    said = f"answered by version {record['model_version']}, SHA-256 {record['model_sha256']}"
+    detail = f"predicted by version {record['model_version']}, SHA-256 {record['model_sha256']}"
     same = record["model_sha256"] == version.model_sha256
-    return link("prediction", _id(record), same, said if same else f"{said}, which is not that version's")
+    return link("prediction", _id(record), same, detail if same else f"{detail}, which is not that version's")
 
 
 def answer_links(problem: Problem, model: Model, record: Record) -> list[Link]:
-    """The score, what it says, and its explanation, of the features that were recorded."""
+    """Recompute score, prediction and explanation from the recorded features."""
     id, vocabulary = _id(record), model.vocabulary
     given = record["values"] if "values" in record else record["features"]
     if record.get("score") is None and not record.get("scores"):
-        return [unknown_link("score", id, f"nothing was answered: {record.get('error') or 'no score is recorded'}")]
+        return [unknown_link("score", id, f"no prediction: {record.get('error') or 'no score is recorded'}")]
     if absent := [name for name in vocabulary.features if name not in given]:
-        return [unknown_link("score", id, f"the record does not tell the model's inputs {', '.join(absent[:3])}")]
+        return [unknown_link("score", id, f"the record lacks the model's inputs {', '.join(absent[:3])}")]
     columns = {name: _column(kind, given[name]) for name, kind in vocabulary.kinds.items()}
     if masked := [name for name, values in columns.items() if values is None]:
         return [unknown_link("score", id, f"the record hides the model's inputs {', '.join(masked[:3])}")]
     matrix = vocabulary.encode({name: values for name, values in columns.items() if values is not None})
     output = model.predict(matrix).astype(np.float64)
-    told = np.array([_output(problem, vocabulary, record)], dtype=np.float64)
-    same = _near(output, told)
-    said = f"{told.tolist()[0]} is recorded, the recorded features give {output.tolist()[0]}"
-    links = [link("score", id, same, "computed again from the recorded features, the same" if same else said)]
-    answer, expected = record["prediction"], predicted_label(problem.kind, vocabulary.classes, told.tolist()[0])
+    recorded = np.array([_output(problem, vocabulary, record)], dtype=np.float64)
+    same = _near(output, recorded)
+    different = f"recorded {recorded.tolist()[0]}, computed from the recorded features {output.tolist()[0]}"
+    links = [link("score", id, same, "computed again from the recorded features, equal" if same else different)]
+    answer, expected = record["prediction"], predicted_label(problem.kind, vocabulary.classes, recorded.tolist()[0])
     number = problem.kind == "regression"
     right = _near(float(answer), float(expected)) if number else str(answer) == str(expected)
-    links.append(
-        link("answer", id, right, f"{answer}" if right else f"{answer} is recorded, the score says {expected}")
-    )
+    links.append(link("answer", id, right, f"{answer}" if right else f"recorded {answer}, by the score {expected}"))
     if (explained := _explained(record)) is not None:
         links.append(_explanation_link(id, model, matrix, *explained))
     return links
 
 
 def _near(a: Any, b: Any) -> bool:
-    """Whether numbers that were computed again are equal within some steps of a float32."""
+    """Return whether recomputed numbers are equal within a few float32 steps."""
     return bool(np.isclose(a, b, rtol=1e-5, atol=1e-6).all())
 
 
 def _column(kind: str, value: Any) -> Array | None:
-    """A recorded value as encode() takes it; None for one that the log hides, or that is no such value."""
+    """Convert a recorded value for encode(); None if the log masks it, or it is not of this kind."""
     if isinstance(value, str) and value.startswith(HASHED):
         return None
     if kind == "category":
@@ -125,7 +123,7 @@ def _output(problem: Problem, vocabulary: Vocabulary, record: Record) -> Any:
 
 
 def _explained(record: Record) -> tuple[float, dict[str, float]] | None:
-    """The base and the contributions that were recorded, by feature; None where there are none."""
+    """Return the recorded base and contributions by feature; None without an explanation."""
     found = record.get("contributions")
     if found is None:
         return None
@@ -135,19 +133,19 @@ def _explained(record: Record) -> tuple[float, dict[str, float]] | None:
     return record["base"], {one["feature"]: one["contribution"] for one in found}
 
 
-def _explanation_link(id: str, model: Model, matrix: Array, base: float, told: Mapping[str, float]) -> Link:
+def _explanation_link(id: str, model: Model, matrix: Array, base: float, recorded: Mapping[str, float]) -> Link:
     bases, _, parts = attributions(model, matrix)
     expected = dict(zip(model.vocabulary.features, parts[0].tolist(), strict=True))
-    wrong = [name for name, share in expected.items() if not _near(told.get(name, np.nan), share)]
+    wrong = [name for name, share in expected.items() if not _near(recorded.get(name, np.nan), share)]
     wrong += [] if _near(base, float(bases[0])) else ["the base"]
-    said = "base and contributions computed again, the same"
+    same = "base and contributions computed again, equal"
     return link(
-        "explanation", id, not wrong, said if not wrong else f"not what the model gives: {', '.join(wrong[:3])}"
+        "explanation", id, not wrong, same if not wrong else f"computed again, different: {', '.join(wrong[:3])}"
     )
 
 
 def _logged_input_links(tables: Tables, problem: Problem, record: Record) -> Iterator[Link]:
-    """Features of the request computed again from it, and those of views looked up again as of the decision."""
+    """Compute request features again, and look up view features again as of the decision time."""
     reference = tables.version(log_table(problem.name))
     assert reference is not None
     chosen = (pc.field("prediction_id") == record["prediction_id"]) & (pc.field("role") == record["role"])
@@ -160,10 +158,10 @@ def _logged_input_links(tables: Tables, problem: Problem, record: Record) -> Ite
     except (TruecourseError, pa.ArrowInvalid, KeyError) as error:
         yield unknown_link("inputs", _id(record), f"cannot be computed again: {error}")
         return
-    yield from _audited(tables, problem, record, audit)
+    yield from _audit_links(tables, problem, record, audit)
 
 
-def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> Iterator[Link]:
+def _audit_links(tables: Tables, problem: Problem, record: Record, audit: Audit) -> Iterator[Link]:
     id, views = _id(record), {view.name: view for view in problem.views}
     of_view = {name: view.name for view in problem.views for name in view.features}
     wrong: dict[str, list[str]] = {}
@@ -182,21 +180,21 @@ def _audited(tables: Tables, problem: Problem, record: Record, audit: Audit) -> 
             yield unknown_link(kind, id, why)
         elif subject in wrong:
             features = ", ".join(wrong[subject][:5])
-            yield link(kind, id, False, f"not what they are computed to again: {features}")
+            yield link(kind, id, False, f"computed again, different: {features}")
         else:
-            said = f"computed again, the same but {'; '.join(causes[subject])}" if subject in causes else ""
-            yield link(kind, id, True, said or "computed again, the same")
+            detail = f"computed again, equal except {'; '.join(causes[subject])}" if subject in causes else ""
+            yield link(kind, id, True, detail or "computed again, equal")
     for reason, names in audit.not_compared.items():
         yield unknown_link("inputs", id, f"{', '.join(names[:5])}: {reason}")
 
 
 def redefinition_reason(tables: Tables, problem: Problem, view: str, version: int | None = None) -> str:
-    """Why a feature table's rows are not of the problem's own definition of a view; empty if they are."""
+    """Describe why a feature table does not match the problem's definition of a view; empty if it does."""
     name = feature_table(problem, view)
     if not tables.exists(name):
-        return "the view is defined otherwise than any table that was computed"
+        return "no feature table was computed with this definition of the view"
     commits = [commit for number, commit in tables.commits(name) if version is None or number <= version]
-    told = commits[-1].get("view_digest") if commits else None
-    if told is not None and told != view_digest(problem, problem.view(view)):
-        return "the view was defined otherwise when its table was computed"
+    recorded = commits[-1].get("view_digest") if commits else None
+    if recorded is not None and recorded != view_digest(problem, problem.view(view)):
+        return "the view's definition was different when its table was computed"
     return ""

@@ -1,4 +1,4 @@
-"""What is known of a registered version, verified: its run, gates, package, aliases and deployments."""
+"""Verification of a registered version: its run, gates, package, aliases and deployments."""
 
 import json
 import tarfile
@@ -24,7 +24,7 @@ MODEL = "model/model.ubj"
 
 
 def chain_link(kind: str, id: str, ledger: Ledger[Any], detail: str = "", *, gaps: bool = False) -> Link:
-    """Whether every entry of a ledger is as it was written, and follows from the one before it. `gaps`: as faults()."""
+    """Verify a ledger's chain of hashes: every entry is unchanged and follows its predecessor. `gaps`: as faults()."""
     if faults := ledger.faults(gaps=gaps):
         return link(kind, id, False, faults[0])
     newest, entries = ledger.newest(), counted(len(ledger.numbers()), "entry")
@@ -33,7 +33,7 @@ def chain_link(kind: str, id: str, ledger: Ledger[Any], detail: str = "", *, gap
 
 
 def run_links(store: ObjectStore, version: ModelVersion) -> list[Link]:
-    """The version, its run and the run's list of files: do they name the same model, and are they as they were?"""
+    """Verify the version and its run: both are unchanged and name the same model."""
     ledger = registry.ledger(version.problem)
     name = f"{version.problem} {version.version}"
     found = [chain_link("version", name, ledger, f"; of run {version.run_id}", gaps=True)]
@@ -43,27 +43,29 @@ def run_links(store: ObjectStore, version: ModelVersion) -> list[Link]:
     found.append(record)
     if record["verified"]:
         tags = runs.load_record(version.problem, version.run_id).tags
-        named = {version.model_sha256, tags.get(runs.SHA256), artifacts_of(tags).get(MODEL)}
-        if len(named) != 1:
+        digests = {version.model_sha256, tags.get(runs.SHA256), artifacts_of(tags).get(MODEL)}
+        if len(digests) != 1:
             found[0] = link("version", name, False, "the version and its run name different models")
     return found
 
 
 def artifacts_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 of a run's files, by name."""
+    """Return the SHA-256 of a run's files, by name."""
     digests: dict[str, str] = json.loads(tags.get("truecourse.artifacts", "{}"))
     return digests
 
 
 def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
-    """The results of the gates, and the report of the evaluation that they are of, with its files."""
+    """Verify the gate results, and the evaluation report they come from with its files."""
     results = registry.gate_ledger(version.problem)
     if not results.numbers():
         return
     chain = chain_link("gate results", version.problem, results)
     yield chain
-    told = [e.report_sha256 for e in results.entries() if e.version == version.version] if chain["verified"] else None
-    if told is not None and not any(told):  # it was judged without an evaluation of its own
+    recorded = (
+        [e.report_sha256 for e in results.entries() if e.version == version.version] if chain["verified"] else None
+    )
+    if recorded is not None and not any(recorded):  # its gates were evaluated without a report
         return
     key = runs.artifact_key(version.run_id, "report.json")
     try:
@@ -73,12 +75,12 @@ def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
         return
     report = unseal(data)
     if report is None:
-        yield link("gate report", key, False, "its bytes are not of the SHA-256 that it holds")
+        yield link("gate report", key, False, "its bytes do not match the SHA-256 in it")
         return
-    if told is not None and sha256(data) not in told:
-        yield unknown_link("gate report", key, "its version was judged by another report than this one")
+    if recorded is not None and sha256(data) not in recorded:
+        yield unknown_link("gate report", key, "the gate results name another report")
     else:
-        yield link("gate report", key, True, f"SHA-256 {sha256(data)}, as the gate results name it")
+        yield link("gate report", key, True, f"SHA-256 {sha256(data)}, as in the gate results")
     for name, digest in report["files"].items():
         one = verify_object(store, "gate report", runs.artifact_key(version.run_id, name), digest)
         if not one["verified"]:
@@ -86,8 +88,9 @@ def gate_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
 
 
 def package_links(store: ObjectStore, version: ModelVersion, home: Path | None = None) -> Iterator[Link]:
-    """What is known of the version, its inference configuration, its Bento, and the Bento unpacked on this machine.
-    Nothing is said of a version that was never packaged."""
+    """Verify the version's tags, inference configuration, Bento, and the Bento unpacked on this machine.
+
+    A version that was never packaged has fewer links."""
     key = registry.tags_key(version.problem, version.version)
     try:
         tags = registry.tags(version)
@@ -95,7 +98,7 @@ def package_links(store: ObjectStore, version: ModelVersion, home: Path | None =
         yield unreadable_link("version's tags", key, error)
         return
     if tags:
-        yield link("version's tags", key, True, f"{counted(len(tags), 'tag')}, as their SHA-256 says")
+        yield link("version's tags", key, True, f"{counted(len(tags), 'tag')}, matching their SHA-256")
     if digest := tags.get(inference_config.INFERENCE_SHA256):
         place = inference_config.document_key(version)
         yield verify_object(store, "inference configuration", place, digest)
@@ -108,7 +111,7 @@ def package_links(store: ObjectStore, version: ModelVersion, home: Path | None =
     if package is None:
         return
     if package.bento.sha256 != tags[BENTO_SHA256]:
-        yield link("package", place, False, f"names the Bento {package.bento.sha256}, tags {tags[BENTO_SHA256]}")
+        yield link("package", place, False, f"names the Bento {package.bento.sha256}, the tags {tags[BENTO_SHA256]}")
     bento = verify_object(store, "Bento", package.bento.key, package.bento.sha256)
     yield bento
     folder = (home or get_settings().home) / "serving" / package.bento.sha256
@@ -117,7 +120,7 @@ def package_links(store: ObjectStore, version: ModelVersion, home: Path | None =
 
 
 def _unpacked_link(store: ObjectStore, package: Package, folder: Path) -> Link:
-    """Whether the files that servers on this machine run are those of the Bento."""
+    """Verify that the unpacked files on this machine are those of the Bento."""
     kind, count = "unpacked Bento", 0
     place = folder.with_name(f".{folder.name}.verified")
     store.download(package.bento.key, place)
@@ -130,22 +133,22 @@ def _unpacked_link(store: ObjectStore, package: Package, folder: Path) -> Link:
                 file, packed = folder / member.name, tar.extractfile(member)
                 assert packed is not None
                 if not file.is_file():
-                    return link(kind, str(folder), "missing", f"{member.name} is gone")
+                    return link(kind, str(folder), "missing", f"{member.name} is missing")
                 if file.read_bytes() != packed.read():
-                    return link(kind, str(folder), False, f"{member.name} is not the file that was packaged")
+                    return link(kind, str(folder), False, f"{member.name} differs from the packaged file")
     finally:
         place.unlink(missing_ok=True)
     return link(kind, str(folder), True, f"{counted(count, 'file')} compared with the Bento's")
 
 
 def alias_link(problem: str) -> Link:
-    """The history of champion and challenger."""
+    """Verify the history of champion and challenger."""
     ledger = aliases.ledger(problem)
     return chain_link("alias ledger", problem, ledger)
 
 
 def deployment_links(store: ObjectStore, version: ModelVersion) -> Iterator[Link]:
-    """The deployment history of every environment in which the problem was deployed."""
+    """Verify the deployment history of every environment that the problem was deployed to."""
     keys = store.list("deployments/")
     environments = sorted({key.split("/")[1] for key in keys if key.split("/")[2:3] == [version.problem]})
     for environment in environments:

@@ -1,4 +1,4 @@
-"""History played forward: the world's rows in order of time, planted faults, and what came of it.
+"""Replay of history: source data in order of time, planted faults, and the outcome.
 
 Depends on `monitoring` and `data`.
 """

@@ -1,7 +1,7 @@
-"""Faults to plant in a replay, as a person writes them: `unit:weather.temp:f_to_c@2013-06-10`.
+"""Parsing of faults to plant in a replay, as `unit:weather.temp:f_to_c@2013-06-10`.
 
-A fault is `KIND:TARGET[:HOW]@FIRST[..LAST]`: from the UTC day FIRST, through LAST if it is given, something in the
-world is not as it was. What each kind does is told in docs/replay.md.
+A fault `KIND:TARGET[:HOW]@FIRST[..LAST]` changes the source data from the UTC day FIRST, until LAST inclusive if given.
+docs/replay.md describes the kinds.
 """
 
 import re
@@ -23,8 +23,8 @@ _TEXT = re.compile(r"(?P<kind>[a-z]+)(?::(?P<rest>.*))?@(?P<first>[^@.]+)(?:\.\.
 
 @dataclass(frozen=True)
 class PlantedFault:
-    """A fault that is planted. `table`, `column`: what it befalls, empty where the kind has none; the feature of a
-    skew is its `column`. `start` <= t < `end`, UTC; no end: to the end of the replay."""
+    """A planted fault. `table`, `column`: its target, empty if the kind has none; for a skew, `column` is the feature.
+    Active for `start` <= t < `end`, UTC; None: until the end of the replay."""
 
     kind: Kind
     table: str
@@ -39,38 +39,38 @@ class PlantedFault:
 
     @property
     def swapped(self) -> tuple[str, str]:
-        """Of a category: the value that goes, and the one that comes."""
+        """For a category: the replaced value and the new one."""
         old, _, new = self.how.partition(">")
         return old, new
 
 
 def parse_faults(problem: Problem, texts: list[str], first: date, last: date) -> tuple[PlantedFault, ...]:
-    """The faults, by their starts. Raises ReplayError that names every text that is wrong, and what it should be."""
+    """Parse faults; returns them ordered by start. Raises ReplayError that lists every invalid text with a hint."""
     faults: list[Fault] = []
     found: list[PlantedFault] = []
     for text in texts:
         try:
-            found.append(_parsed(problem, text, first, last))
-        except _Wrong as wrong:
-            faults.append(Fault(f"--inject {text}", wrong.what, wrong.hint))
+            found.append(_parse(problem, text, first, last))
+        except _Invalid as error:
+            faults.append(Fault(f"--inject {text}", error.what, error.hint))
     if faults:
         raise ReplayError(problem.name, faults)
     return tuple(sorted(found, key=lambda fault: (fault.start, fault.text)))
 
 
-class _Wrong(Exception):
+class _Invalid(Exception):
     def __init__(self, what: str, hint: str) -> None:
         self.what, self.hint = what, hint
         super().__init__(what)
 
 
-def _parsed(problem: Problem, text: str, first: date, last: date) -> PlantedFault:
+def _parse(problem: Problem, text: str, first: date, last: date) -> PlantedFault:
     match = _TEXT.fullmatch(text.strip())
     if match is None:
-        raise _Wrong("is no fault", f"write {FORM}")
+        raise _Invalid("is not a fault", f"write {FORM}")
     kind = next((kind for kind in KINDS if kind == match["kind"]), None)
     if kind is None:
-        raise _Wrong(f"there is no kind {match['kind']!r}", f"one of {', '.join(KINDS)}")
+        raise _Invalid(f"unknown kind {match['kind']!r}", f"one of {', '.join(KINDS)}")
     start, end = _days(match["first"], match["last"], first, last)
     table, column, how = _target(problem, kind, match["rest"] or "")
     return PlantedFault(kind, table, column, how, start, end, text.strip())
@@ -79,9 +79,9 @@ def _parsed(problem: Problem, text: str, first: date, last: date) -> PlantedFaul
 def _days(start: str, end: str | None, first: date, last: date) -> tuple[datetime, datetime | None]:
     begins, ends = _day(start), None if end is None else _day(end)
     if not first <= begins <= last:
-        raise _Wrong(f"{begins} is not in the replay", f"a day from {first} to {last}")
+        raise _Invalid(f"{begins} is not in the replay", f"a day from {first} to {last}")
     if ends is not None and ends < begins:
-        raise _Wrong("it ends before it starts", "write the first day, then the last: 2024-06-10..2024-06-20")
+        raise _Invalid("it ends before it starts", "write the first day, then the last: 2024-06-10..2024-06-20")
     until = None if ends is None else (midnight(ends) + timedelta(days=1)).replace(tzinfo=UTC)
     return midnight(begins).replace(tzinfo=UTC), until
 
@@ -90,11 +90,11 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise _Wrong(f"{text!r} is no day", "write it 2024-06-10") from None
+        raise _Invalid(f"{text!r} is not a date", "write it as 2024-06-10") from None
 
 
 def _target(problem: Problem, kind: Kind, rest: str) -> tuple[str, str, str]:
-    """(table, column or feature, how)."""
+    """Parse and check the target; returns (table, column or feature, how)."""
     if kind == "label":
         return "", "", _rule(problem, rest)
     target, _, how = rest.partition(":")
@@ -104,7 +104,7 @@ def _target(problem: Problem, kind: Kind, rest: str) -> tuple[str, str, str]:
     _require_timed(problem, table)
     if kind == "dead":
         if column or how:
-            raise _Wrong("a dead feed is a whole table", f"write dead:{table}@FIRST")
+            raise _Invalid("a dead feed has only a table as its target", f"write dead:{table}@FIRST")
         return table, "", ""
     declared = problem.table(table).columns
     _require_one_of(column, list(declared), f"{table} has no column")
@@ -114,43 +114,43 @@ def _target(problem: Problem, kind: Kind, rest: str) -> tuple[str, str, str]:
 
 def _require_one_of(name: str, known: list[str], what: str) -> None:
     if name not in known:
-        raise _Wrong(f"{what} {name!r}", f"one of {', '.join(known)}")
+        raise _Invalid(f"{what} {name!r}", f"one of {', '.join(known)}")
 
 
 def _require_timed(problem: Problem, name: str) -> None:
     timed = [table.name for table in problem.tables if table.time]
     _require_one_of(name, [table.name for table in problem.tables], "there is no table")
     if name not in timed:
-        raise _Wrong(f"{name} has no time: it is delivered once, before the replay", f"one of {', '.join(timed)}")
+        raise _Invalid(f"{name} has no time: it is delivered once, before the replay", f"one of {', '.join(timed)}")
 
 
 def _unit(target: str, column: AnyColumn, how: str) -> str:
     if not isinstance(column, Integer | Float):
-        raise _Wrong(f"{target} is no number", "name a column declared Integer or Float")
+        raise _Invalid(f"{target} is not a number", "name a column declared Integer or Float")
     return _changed(how)
 
 
 def _changed(how: str) -> str:
     if parse_change(how) is None:
-        raise _Wrong(f"{how!r} is no change of a number", f"one of {FORMS}")
+        raise _Invalid(f"{how!r} is not a change of a number", f"one of {FORMS}")
     return how
 
 
 def _category(target: str, column: AnyColumn, how: str) -> str:
     old, _, new = how.partition(">")
     if not isinstance(column, Text) or not old or not new or old == new:
-        raise _Wrong(f"{how!r} swaps no values of {target}", "name a column declared Text, and OLD>NEW")
+        raise _Invalid(f"{how!r} swaps no values of {target}", "name a column declared Text, and OLD>NEW")
     return how
 
 
 def _rule(problem: Problem, how: str) -> str:
     if problem.label.sql is None:
-        raise _Wrong("the label is a column", "plant `unit` or `category` in that column instead")
+        raise _Invalid("the label is a column", "plant `unit` or `category` in that column instead")
     if problem.kind == "regression":
         if not re.fullmatch(r"[+-]\d+(\.\d+)?", how):
-            raise _Wrong(f"{how!r} is no rule", "write label:+NUMBER@FIRST")
+            raise _Invalid(f"{how!r} is not a rule", "write label:+NUMBER@FIRST")
     elif how != "flip" and not re.fullmatch(r"0?\.\d+|1(\.0+)?", how):
-        raise _Wrong(f"{how!r} is no rule", "write label:flip@FIRST, or a share: label:0.3@FIRST")
+        raise _Invalid(f"{how!r} is not a rule", "write label:flip@FIRST, or a share: label:0.3@FIRST")
     return how
 
 
@@ -159,5 +159,5 @@ def _skew(problem: Problem, feature: str, how: str) -> tuple[str, str]:
     if how == "missing":
         return feature, how
     if not isinstance(problem.features[feature], Integer | Float):
-        raise _Wrong(f"{feature} is no number", "write skew:FEATURE:missing@FIRST")
+        raise _Invalid(f"{feature} is not a number", "write skew:FEATURE:missing@FIRST")
     return feature, _changed(how)

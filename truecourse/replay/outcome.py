@@ -1,4 +1,4 @@
-"""What came of a replay: quality by month of both systems, what was found and what it was about, and a digest of it."""
+"""The outcome of a replay: monthly metrics of both systems, alarms matched with faults, and a digest."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,15 +22,16 @@ CAUSES = {
     "label": ("concept drift", "label rule", "calibration", "quality"),
     "skew": ("code", "serving code"),
 }
-"""By kind of planted fault: the causes that name it."""
+"""By kind of planted fault: the causes of findings that identify it."""
 AFTERMATH = timedelta(days=35)
-"""So long after a fault has ended, what its data left in windows and histories may still be found."""
+"""How long after its end a fault's data may still cause findings, in windows and histories."""
 RANKING = {"binary": "auc", "multiclass": "auc", "regression": "r2"}
 
 
 @dataclass
 class ReplayedPredictions:
-    """Everything served, in order: decision times, each row's maintained and frozen output, who answered, labels."""
+    """All served predictions in order: decision times, ids, versions, and the outputs of the maintained system and the
+    frozen champion."""
 
     times: list[Array] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
@@ -47,7 +48,9 @@ class ReplayedPredictions:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A finding that pages, when it was first raised: again only after it was away. `fault`: what it is about."""
+    """A critical finding when it is first raised, and again after it was resolved.
+
+    `fault`: the planted fault behind it. `named`: whether the finding's cause identifies it."""
 
     at: datetime
     finding: Finding
@@ -55,27 +58,27 @@ class Alarm:
     named: bool
 
     def to_document(self) -> Document:
-        about = None if self.fault is None else self.fault.text
-        told = self.finding.model_dump(mode="json", exclude={"figures"})
-        return {"at": self.at.isoformat(), **told, "fault": about, "named": self.named}
+        fault = None if self.fault is None else self.fault.text
+        finding = self.finding.model_dump(mode="json", exclude={"figures"})
+        return {"at": self.at.isoformat(), **finding, "fault": fault, "named": self.named}
 
 
 def match_alarm(at: datetime, finding: Finding, faults: Iterable[PlantedFault]) -> Alarm:
-    """A page with the fault that it is about: one that is at work, or was lately, whose cause it names, or else any."""
-    near = [f for f in faults if f.start <= at and (f.end is None or at < f.end + AFTERMATH)]
-    named = [f for f in near if finding.cause in CAUSES[f.kind]]
-    about = named or near
-    return Alarm(at, finding, about[-1] if about else None, bool(named))
+    """Match a critical finding with an active or recent fault: one that its cause identifies, otherwise any."""
+    recent = [f for f in faults if f.start <= at and (f.end is None or at < f.end + AFTERMATH)]
+    named = [f for f in recent if finding.cause in CAUSES[f.kind]]
+    candidates = named or recent
+    return Alarm(at, finding, candidates[-1] if candidates else None, bool(named))
 
 
 def detections(alarms: list[Alarm], faults: Iterable[PlantedFault]) -> list[Document]:
-    """For each fault: when it was first found at all, when named by its cause, and in how many days."""
-    told = []
+    """Return for each fault when it was first found, when first named by its cause, and after how many days."""
+    documents = []
     for fault in faults:
         mine = [a for a in alarms if a.fault == fault]
         first = next((a for a in mine), None)
         named = next((a for a in mine if a.named), None)
-        told.append(
+        documents.append(
             {
                 "fault": fault.text,
                 "found": first.at.isoformat() if first else None,
@@ -84,11 +87,11 @@ def detections(alarms: list[Alarm], faults: Iterable[PlantedFault]) -> list[Docu
                 "sentence": named.finding.sentence if named else "",
             }
         )
-    return told
+    return documents
 
 
 def monthly_metrics(kind: Kind, played: ReplayedPredictions, labels: Array) -> list[Document]:
-    """Metrics of both systems with 95% intervals from whole days, month by month. `labels`: NaN where there is none."""
+    """Compute monthly metrics of both systems with 95% intervals over whole days. `labels`: NaN where missing."""
     times = np.concatenate(played.times)
     outputs = {name: np.concatenate(parts) for name, parts in played.outputs.items()}
     versions, month = np.concatenate(played.versions), times.astype("datetime64[M]")
@@ -97,7 +100,7 @@ def monthly_metrics(kind: Kind, played: ReplayedPredictions, labels: Array) -> l
         mask = (month == one) & ~np.isnan(labels)
         if not mask.any():
             continue
-        figures = {name: _figures(kind, labels[mask], said[mask], times[mask]) for name, said in outputs.items()}
+        figures = {name: _figures(kind, labels[mask], output[mask], times[mask]) for name, output in outputs.items()}
         here = sorted({int(v) for v in versions[month == one]})
         found.append({"month": str(one), "rows": int(mask.sum()), "versions": here, **figures})
     return found
@@ -109,7 +112,7 @@ def _figures(kind: Kind, labels: Array, outputs: Array, times: Array) -> Documen
 
 
 def weekly_losses(kind: Kind, played: ReplayedPredictions, labels: Array) -> list[Document]:
-    """The loss of both systems by week, for the picture."""
+    """Compute the weekly loss of both systems, for the plot."""
     times, known = np.concatenate(played.times), ~np.isnan(labels)
     week = (times.astype("datetime64[D]").astype(np.int64) - 4) // 7
     rows = []
@@ -122,25 +125,25 @@ def weekly_losses(kind: Kind, played: ReplayedPredictions, labels: Array) -> lis
     return rows
 
 
-def summarize_months(kind: Kind, metric: str, told: list[Document], retrained: set[str]) -> Document:
-    """Means over the months, and in how many of the months after a promotion the maintained system lost less."""
+def summarize_months(kind: Kind, metric: str, months: list[Document], retrained: set[str]) -> Document:
+    """Average metrics over the months; count months after a promotion in which the maintained system had less loss."""
     ranking = RANKING[kind]
     means = {
-        f"{name}_{figure}": float(np.mean([month[name][figure]["value"] for month in told]))
+        f"{name}_{figure}": float(np.mean([month[name][figure]["value"] for month in months]))
         for name in ("maintained", "frozen")
         for figure in (ranking, metric)
     }
-    served = [month for month in told if month["month"] in retrained]
+    served = [month for month in months if month["month"] in retrained]
     better = [m for m in served if m["maintained"][metric]["value"] < m["frozen"][metric]["value"]]
     return means | {"ranking": ranking, "metric": metric, "months_retrained": len(served), "months_better": len(better)}
 
 
 def loss_difference(kind: Kind, labels: Array, new: Array, old: Array, times: Array) -> dict[str, float | None]:
-    """The loss of the new outputs minus that of the old ones, with its interval from whole days."""
+    """Compute the loss of the new outputs minus that of the old ones, with its interval over whole days."""
     blocks = np.unique(times.astype("datetime64[D]"), return_inverse=True)[1]
     return paired_difference(kind, labels, new, old, blocks)
 
 
 def digest(document: Document) -> str:
-    """Of everything that is the same in every run of the same replay."""
+    """Hash everything that is equal in every run of the same replay."""
     return sha256_json({name: part for name, part in document.items() if name not in ("digest", "seconds", "page")})

@@ -1,6 +1,6 @@
-"""The problem as it is replayed: the user's own, its tables fed by the replay, in a problems folder of the replay's.
+"""The replayed problem: a copy of the user's problem in the replay's problems folder, with tables fed by the replay.
 
-Everything that finds a problem by its name (training, judging, serving) then finds this one, with no special way.
+Training, evaluation and serving load it by name, without special cases.
 """
 
 import dataclasses
@@ -29,20 +29,19 @@ PROBLEM = restaged({name!r}, Path(__file__).parent / {original!r}, {stage!r})
 '''
 LABEL = "replayed_label.sql"
 ORIGINAL = "original"
-"""The folder, beside the replayed problem.py, of the user's problem as it is when the replay begins."""
+"""The folder, next to the replayed problem.py, with the user's problem as it is when the replay starts."""
 
 
 def batch_key(table: str, number: int | str) -> str:
-    """Where a table's batch lies in storage."""
+    """Return the key of a table's batch in storage."""
     return f"batches/{table}/{number if isinstance(number, str) else f'{number:04d}'}.parquet"
 
 
 def write_problem_copy(problem: Problem, place: Path, first: date, faults: tuple[PlantedFault, ...]) -> None:
-    """Write the problems folder of a replay that begins on `first`. Raises ReplayError for a problem that has no time
-    to replay."""
+    """Write the problems folder of a replay that starts on `first`. Raises ReplayError for a problem without time."""
     if not problem.has_spine or not isinstance(problem.split, TimeSplit):
-        what = "has no spine with decision times, split by time"
-        hint = "only a problem whose decisions are dated and split by a TimeSplit can be played forward"
+        what = "has no spine with decision times and a time split"
+        hint = "only problems with decision times and a TimeSplit can be replayed"
         raise ReplayError(problem.name, [Fault("problem.py", what, hint)])
     folder = place / problem.name
     folder.mkdir(parents=True)
@@ -60,32 +59,32 @@ def write_problem_copy(problem: Problem, place: Path, first: date, faults: tuple
 
 
 def restaged(name: str, problems: Path, stage: str) -> Problem:
-    """The user's problem with sources, label, split and gates of the replay.
+    """Load the user's problem with the sources, label, split and gates of the replay.
 
-    Gates that bound a figure are left out: they were set for one test window, and a harder season is not a worse
-    model. Those that compare, with a baseline and with the champion, stay as the problem has them."""
-    said: dict[str, Any] = json.loads(stage)
+    Gates with absolute bounds are left out: they were set for one test window, and a harder season does not mean a
+    worse model. Gates that compare with baselines and the champion stay."""
+    settings: dict[str, Any] = json.loads(stage)
     problem = load_problem(name, problems)
     tables = tuple(dataclasses.replace(t, source=Objects(batch_key(t.name, "*"))) for t in problem.tables)
-    label: Label = problem.label if not said["rules"] else dataclasses.replace(problem.label, sql=LABEL)
+    label: Label = problem.label if not settings["rules"] else dataclasses.replace(problem.label, sql=LABEL)
     kept = BeatsBaseline | NotWorseThanLinear | EveryClass | BeatsChampion
     gates = tuple(gate for gate in problem.gates if isinstance(gate, kept))
     staged = dataclasses.replace(problem, tables=tables, label=label, gates=gates)
-    return problem_at(staged, midnight(date.fromisoformat(said["first"])))
+    return problem_at(staged, midnight(date.fromisoformat(settings["first"])))
 
 
 def label_sql(problem: Problem, rules: list[PlantedFault]) -> str:
-    """The label's SQL with the rules that hold from their days on, by when the label became known."""
+    """Build the label's SQL with the planted rules, each applied by the time when the label became known."""
     column = "label"
     for rule in rules:
         within = [f"known_at >= TIMESTAMP '{rule.start:%Y-%m-%d}'"]
         within += [f"known_at < TIMESTAMP '{rule.end:%Y-%m-%d}'"] if rule.end else []
-        column = f"CASE WHEN {' AND '.join(within)} THEN {_told(problem, rule, column)} ELSE {column} END"
+        column = f"CASE WHEN {' AND '.join(within)} THEN {_rule_sql(problem, rule, column)} ELSE {column} END"
     body = problem.text(str(problem.label.sql)).strip().rstrip(";")
     return f"SELECT id, {column} AS label, known_at FROM ({body}\n)\n"  # noqa: S608
 
 
-def _told(problem: Problem, rule: PlantedFault, column: str) -> str:
+def _rule_sql(problem: Problem, rule: PlantedFault, column: str) -> str:
     if problem.kind == "regression":
         return f"{column} {rule.how}"
     classes = problem.label.classes or ("0", "1")

@@ -1,4 +1,4 @@
-"""A replay, drawn: the loss of both systems over time, and what happened when."""
+"""Plots of a replay: the loss of both systems over time, with alarms and events."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ Document = dict[str, Any]
 
 
 def timeline(document: Document) -> Any:
-    """The weekly loss, with alarms and retrainings below it on the same axis of time."""
+    """Draw the weekly loss, with alarms and retrainings below it on the same time axis."""
     drawn, axis = figure(9.0, 4.2)
     weeks = document["weeks"]
     at = [datetime.fromisoformat(week["week"]) for week in weeks]
@@ -39,17 +39,17 @@ def timeline(document: Document) -> Any:
 
 
 def ranking(document: Document) -> Any:
-    """The monthly ranking metric of both systems with its intervals."""
-    metric, told = document["means"]["ranking"], document["months"]
+    """Draw the monthly ranking metric of both systems with its intervals."""
+    metric, months = document["means"]["ranking"], document["months"]
     drawn, axis = figure(9.0, 2.8)
     for shift, (name, colour) in zip((-0.12, 0.12), (("frozen", _SOFT), ("maintained", PALETTE[0])), strict=True):
-        for place, month in enumerate(told):
+        for place, month in enumerate(months):
             found = month[name][metric]
             if found["low"] is not None:
                 axis.plot([place + shift] * 2, [found["low"], found["high"]], color=colour, linewidth=1.2)
-        values = [month[name][metric]["value"] for month in told]
-        axis.plot([place + shift for place in range(len(told))], values, "o", color=colour, label=name)
-    axis.set_xticks(range(len(told)), [month["month"] for month in told])
+        values = [month[name][metric]["value"] for month in months]
+        axis.plot([place + shift for place in range(len(months))], values, "o", color=colour, label=name)
+    axis.set_xticks(range(len(months)), [month["month"] for month in months])
     axis.set_ylabel({"auc": "AUC", "r2": "R²"}.get(metric, metric))
     axis.legend(loc="best", labelcolor=_SOFT, frameon=False, ncols=2)
     return drawn

@@ -1,4 +1,4 @@
-"""The world outside: every row that the problem's sources hold, read once, and given out in the order of time."""
+"""The source data of a replay: all rows of the problem's sources, read once and delivered in order of time."""
 
 import json
 from collections.abc import Mapping
@@ -25,32 +25,35 @@ from truecourse.storage.object_store import ObjectStore
 
 @dataclass(frozen=True)
 class SourceData:
-    """Tables by name, their rows in the order of the sources, under cells.batch_schema. `arrivals`: of a table without
-    time, rows that are there only from a moment on."""
+    """Tables by name, with rows in the order of the sources, as read_batches() returns them.
+
+    `arrivals`: for tables without time, rows that exist only from a given time on."""
 
     problem: Problem
     tables: Mapping[str, pa.Table]
     arrivals: Mapping[str, tuple[tuple[datetime, pa.Table], ...]]
 
     def rows(self, name: str, start: datetime | None, end: datetime) -> pa.Table:
-        """The rows whose time lies in [start, end); with no start, all before and those that have no time. Of a table
-        without time everything at the start, then what arrives."""
+        """Return the rows with times in [start, end); without `start`, all before `end` and those without a time.
+
+        For a table without time: everything without `start`, later only new arrivals."""
         table, rows = self.problem.table(name), self.tables[name]
         if table.time is None:
-            came = [new for at, new in self.arrivals.get(name, ()) if (start is None or start <= at) and at < end]
-            return pa.concat_tables([*([rows] if start is None else []), *came]) if came or start is None else rows[:0]
+            arrived = [new for at, new in self.arrivals.get(name, ()) if (start is None or start <= at) and at < end]
+            parts = [*([rows] if start is None else []), *arrived]
+            return pa.concat_tables(parts) if parts else rows[:0]
         times = row_times(rows, table.time)
         mask = np.isnat(times) if start is None else times >= naive(start)
         before = times < naive(end)
         return rows.filter(pa.array((mask | before) if start is None else (mask & before)))
 
     def complete(self, name: str) -> pa.Table:
-        """All rows of a table, those that arrive later among them."""
+        """Return all rows of a table, including later arrivals."""
         return pa.concat_tables([self.tables[name], *(new for _, new in self.arrivals.get(name, ()))])
 
 
 def row_times(rows: pa.Table, name: str) -> Array:
-    """(n,) datetime64[us]; NaT where there is none."""
+    """Return a time column as (n,) datetime64[us], NaT where missing."""
     return columns_of(rows, [name])[name]
 
 
@@ -59,7 +62,7 @@ def naive(moment: datetime) -> np.datetime64:
 
 
 def read_source_data(problem: Problem, store: ObjectStore, faults: tuple[PlantedFault, ...]) -> SourceData:
-    """Raises SourceError for a source that cannot be read."""
+    """Read all sources and plant the faults. Raises SourceError for a source that cannot be read."""
     tables: dict[str, pa.Table] = {}
     for table in problem.tables:
         with scratch() as folder:
@@ -69,14 +72,14 @@ def read_source_data(problem: Problem, store: ObjectStore, faults: tuple[Planted
     arrivals: dict[str, tuple[tuple[datetime, pa.Table], ...]] = {}
     for fault in faults:
         if fault.table:
-            tables[fault.table] = _befallen(problem.table(fault.table), tables[fault.table], fault)
+            tables[fault.table] = _apply_fault(problem.table(fault.table), tables[fault.table], fault)
         if fault.kind == "category":
-            arrivals |= _newcomer(problem, tables, arrivals, fault)
+            arrivals |= _new_category_arrival(problem, tables, arrivals, fault)
     return SourceData(problem, tables, arrivals)
 
 
-def _befallen(table: Table, rows: pa.Table, fault: PlantedFault) -> pa.Table:
-    """The rows as a source delivers them that has the fault."""
+def _apply_fault(table: Table, rows: pa.Table, fault: PlantedFault) -> pa.Table:
+    """Return the rows as a source with the fault would deliver them."""
     times = row_times(rows, str(table.time))
     mask = times >= naive(fault.start)
     if fault.end is not None:
@@ -89,19 +92,21 @@ def _befallen(table: Table, rows: pa.Table, fault: PlantedFault) -> pa.Table:
         mask &= np.asarray(pc.fill_null(pc.equal(values, old), False))
         values = pc.if_else(pa.array(mask), new, values)
     else:
-        made = parse_change(fault.how)
-        assert made is not None
-        changed = pc.if_else(pc.is_null(values), None, pa.array(made(columns_of(rows, [fault.column])[fault.column])))
+        convert = parse_change(fault.how)
+        assert convert is not None
+        changed = pc.if_else(
+            pc.is_null(values), None, pa.array(convert(columns_of(rows, [fault.column])[fault.column]))
+        )
         kind = arrow_type(table.columns[fault.column])
         changed = pc.round(changed) if pa.types.is_integer(kind) else changed
         values = pc.if_else(pa.array(mask), changed.cast(kind), values)
     return rows.set_column(rows.schema.get_field_index(fault.column), rows.schema.field(fault.column), values)
 
 
-def _newcomer(
+def _new_category_arrival(
     problem: Problem, tables: Mapping[str, pa.Table], arrivals: Mapping[str, Any], fault: PlantedFault
 ) -> dict[str, tuple[tuple[datetime, pa.Table], ...]]:
-    """A new value of a column that refers to another table is entered there too, as a copy of the value it replaces."""
+    """Add the new value of a reference column to the referenced table, as a copy of the replaced value's row."""
     other = problem.table(fault.table).columns[fault.column].in_table
     if other is None or problem.table(other).time is not None:
         return {}
@@ -115,7 +120,7 @@ def _newcomer(
 
 
 def as_delivered(rows: pa.Table) -> pa.Table:
-    """The rows as a file holds them: a column with cells that could not be read holds their text again."""
+    """Return the rows as in a file: a column with unreadable cells becomes text again."""
     lost = rows[UNREADABLE]
     plain = rows.drop_columns([UNREADABLE])
     if lost.null_count == len(rows):
@@ -124,13 +129,13 @@ def as_delivered(rows: pa.Table) -> pa.Table:
     for place, name in enumerate(plain.column_names):
         if any(name in text for text in texts):
             cells = plain[name].cast(pa.string()).to_pylist()
-            told = [text.get(name, cell) for text, cell in zip(texts, cells, strict=True)]
-            plain = plain.set_column(place, name, pa.array(told, pa.string()))
+            original = [text.get(name, cell) for text, cell in zip(texts, cells, strict=True)]
+            plain = plain.set_column(place, name, pa.array(original, pa.string()))
     return plain
 
 
 def as_clean(table: Table, rows: pa.Table) -> pa.Table:
-    """The rows that were read, the last of each key, in the form of a clean table: for reading decisions off them."""
+    """Convert the rows, the last of each key, to the schema of a clean table, for deriving decisions from them."""
     rows = rows.append_column("_tc_row", pa.array(range(len(rows)), pa.int64()))
     keys = ", ".join(f'"{key}"' for key in table.key)
     last = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _tc_row DESC) = 1" if keys else ""

@@ -135,7 +135,7 @@ def _run(run: Any, now: datetime) -> Run:
     return Run(
         outcome=_OUTCOMES.get(state, "waiting"),
         expected=_utc(run.expected_start_time) or now,
-        began=started,
+        started=started,
         seconds=(now - started).total_seconds()
         if started and state == "RUNNING"
         else run.total_run_time.total_seconds(),

@@ -96,7 +96,7 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
     if guarded and (why := logging_off_reason(problem.name)):
         reason = f"its predictions cannot be evaluated, because the prediction log is off: {why}"
         return _decision("withdraw", StepResult("withdraw", reason, "unlogged"), step, cause="unlogged")
-    canary, records = problem.promotion.canary, read_log(problem, tables, step.began)
+    canary, records = problem.promotion.canary, read_log(problem, tables, step.canary_started)
     result = _combine(
         evaluate_step(problem, canary or Canary(), step, records), evaluate_quality(problem, step, tables, records, now)
     )
@@ -107,9 +107,9 @@ def decide(problem: Problem, tables: Tables, entries: list[Aliases], at: datetim
             result, sentence=f"{result.sentence}; its traffic was set by hand and is increased by hand only"
         )
         return _decision("wait", manual, step, step.share)
-    if not len(records) and now - step.at > SILENCE:
+    if not len(records) and now - step.started > SILENCE:
         hint = "there was no request, its endpoint does not log (TRUECOURSE_LOG), or its log is not shipped"
-        silent = replace(result, sentence=f"nothing was logged since {step.began:%Y-%m-%d %H:%M} UTC: {hint}")
+        silent = replace(result, sentence=f"nothing was logged since {step.canary_started:%Y-%m-%d %H:%M} UTC: {hint}")
         return _decision("wait", silent, step, step.share, "silent")
     if result.action == "wait":
         return _decision("wait", result, step, step.share)

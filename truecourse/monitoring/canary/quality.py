@@ -39,7 +39,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.Table, at: datetime) -> StepResult:
     """Evaluate the challenger's quality: roll back or wait. Only the service level increases traffic.
 
-    `records`: the prediction log since `step.began`. `at` (UTC): labels known by then are used."""
+    `records`: the prediction log since `step.canary_started`. `at` (UTC): labels known by then are used."""
     rows = labelled(problem, tables, records, at)
     sides = pa.array([step.champion.model_sha256, step.challenger.model_sha256])
     rows = rows.filter(pc.is_in(rows["model_sha256"], sides))
@@ -48,7 +48,7 @@ def evaluate_quality(problem: Problem, step: Step, tables: Tables, records: pa.T
     is_challenger = pc.equal(rows["model_sha256"], step.challenger.model_sha256).to_numpy()
     given = request_times(rows)
     answers = Labelled(
-        given, step_numbers(given, step.moves), entity_groups(problem, rows), is_challenger, losses(problem, rows)
+        given, step_numbers(given, step.starts), entity_groups(problem, rows), is_challenger, losses(problem, rows)
     )
     failure, figures = compare_losses(problem, answers, ALPHA / TESTS)
     if failure:
@@ -178,7 +178,7 @@ def _margin(problem: Problem, champion: float) -> float:
     return (np.sqrt(champion) + allowed) ** 2 - champion if problem.kind == "regression" else allowed
 
 
-def step_numbers(at: Array, moves: Sequence[datetime]) -> Array:
-    """Return each prediction's step number. `at`: microseconds; `moves`: when each step started, oldest first."""
-    started = np.array([(moment - _EPOCH) // timedelta(microseconds=1) for moment in moves])
+def step_numbers(at: Array, starts: Sequence[datetime]) -> Array:
+    """Return each prediction's step number. `at`: microseconds; `starts`: when each step started, oldest first."""
+    started = np.array([(moment - _EPOCH) // timedelta(microseconds=1) for moment in starts])
     return np.searchsorted(started, at, side="right")

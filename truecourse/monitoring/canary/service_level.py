@@ -57,40 +57,40 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """The current step of a canary. `moves`: when each of its steps started, the current one last."""
+    """The current step of a canary. `starts`: when each of its steps started, the current one last."""
 
     champion: ModelVersion
     challenger: ModelVersion
     share: float
-    moves: tuple[datetime, ...]
+    starts: tuple[datetime, ...]
 
     @property
-    def began(self) -> datetime:
+    def canary_started(self) -> datetime:
         """When the canary started."""
-        return self.moves[0]
+        return self.starts[0]
 
     @property
-    def at(self) -> datetime:
+    def started(self) -> datetime:
         """When this step started."""
-        return self.moves[-1]
+        return self.starts[-1]
 
 
 def step_of(entries: list[Aliases]) -> Step | None:
     """Return the current step from the alias history (oldest first); None if no challenger has a share of traffic."""
     if not entries or entries[-1].champion is None or entries[-1].challenger is None or not entries[-1].share:
         return None
-    now, moves = entries[-1], list[datetime]()
+    now, starts = entries[-1], list[datetime]()
     for entry in reversed(entries):
         if (entry.champion, entry.challenger) != (now.champion, now.challenger) or not entry.share:
             break
-        moves.append(entry.at)
+        starts.append(entry.at)
     assert now.champion is not None
     assert now.challenger is not None
-    return Step(now.champion, now.challenger, now.share, tuple(reversed(moves)))
+    return Step(now.champion, now.challenger, now.share, tuple(reversed(starts)))
 
 
 def evaluate_step(problem: Problem, canary: Canary, step: Step, records: pa.Table) -> StepResult:
-    """Evaluate a step. `records`: the prediction log since `step.began`.
+    """Evaluate a step. `records`: the prediction log since `step.canary_started`.
 
     The challenger is compared with the champion's predictions of the same step. At a share of 100% the champion has
     none, so its predictions since the start of the canary are used, but not for latency, which varies with load over
@@ -129,8 +129,8 @@ def _sides(step: Step, records: pa.Table) -> tuple[pa.Table, pa.Table]:
     failed = pc.and_(pc.equal(records["role"], "shadow"), pc.is_valid(records["error"]))
     challenger = pc.and_(_of(records, step.challenger), pc.or_(pc.equal(records["role"], "challenger"), failed))
     champion = pc.and_(_of(records, step.champion), pc.equal(records["role"], "champion"))
-    since = step.began if step.share >= 1 else step.at
-    return _since(records.filter(challenger), step.at), _since(records.filter(champion), since)
+    since = step.canary_started if step.share >= 1 else step.started
+    return _since(records.filter(challenger), step.started), _since(records.filter(champion), since)
 
 
 def _of(records: pa.Table, version: ModelVersion) -> Any:
@@ -155,7 +155,7 @@ def _refused(problem: Problem, step: Step, records: pa.Table) -> str:
     """Return why the endpoint seems to refuse the challenger; empty if it does not.
 
     It does if so many entities got predictions that the challenger should have answered some of them."""
-    entities = set(_entities(problem, _since(records, step.at + GRACE)))
+    entities = set(_entities(problem, _since(records, step.started + GRACE)))
     if not entities or (1 - step.share) ** len(entities) > ALPHA / TESTS:
         return ""
     return f"the endpoint refuses it: {len(entities)} entities got predictions, none from the challenger"

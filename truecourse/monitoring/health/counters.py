@@ -134,7 +134,7 @@ class CounterHistory(Reference):
         return CounterIncrease(values, timedelta(seconds=past[-1][0] - first[0]))
 
     @property
-    def began(self) -> datetime | None:
+    def started(self) -> datetime | None:
         return datetime.fromtimestamp(self.samples[0][0], UTC) if self.samples else None
 
 

@@ -241,7 +241,7 @@ class _EndpointState:
             "error": self.probe.error,
             "looks": window.values.get(PROBES, 0.0),
             "silent": window.values.get(UNANSWERED, 0.0),
-            "since": self.history.began.isoformat() if self.history.began else None,
+            "since": self.history.started.isoformat() if self.history.started else None,
             "hour_seconds": hour.span.total_seconds(),
             "requests": requests,
             "shed_share": shed / requests if requests else 0.0,

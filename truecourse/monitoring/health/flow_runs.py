@@ -37,7 +37,7 @@ class Run:
 
     outcome: Outcome
     expected: datetime
-    began: datetime | None
+    started: datetime | None
     seconds: float
     message: str = ""
 
@@ -85,7 +85,7 @@ class ScheduledFlow:
             return False
         earliest, patience = self.due - EARLY, longest_run([run.seconds for run in self.succeeded])
         return not any(
-            (run.began and run.began >= earliest) or (run.outcome == "running" and run.seconds <= patience)
+            (run.started and run.started >= earliest) or (run.outcome == "running" and run.seconds <= patience)
             for run in self.runs or ()
         )
 
@@ -147,7 +147,7 @@ class ScheduledFlow:
 
 
 def _start_time(run: Run) -> datetime:
-    return run.began or run.expected
+    return run.started or run.expected
 
 
 def _first_line(message: str) -> str:

